@@ -1,0 +1,80 @@
+"""Every error Millrace raises on purpose.
+
+MillraceError                 exit 1   something failed; the message says what, `fix` says what to do
+|- UsageError                 exit 2   a setting, argument or file given by a person is wrong
+|- CheckFailed                exit 3   a check ran and said no
+|- DependencyDown             exit 4   a server, port, disk or package that is needed is missing
+|- TransientError             exit 4   may work when tried again after `retry_after_s`
+|- InvariantError             exit 1   going on would corrupt something: the process stops
+`- ContractError              exit 1   a message breaks its contract: dead letter, never retried
+   |- MalformedMessage                 not JSON, a wrong type, a missing or impossible value
+   `- UnsupportedSchema                a `schema_version` this release does not know
+"""
+
+from typing import ClassVar
+
+
+class MillraceError(Exception):
+    """An expected failure: one line of cause, one of fix, and the exit code of the process it ends."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, fix: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.fix = fix
+
+
+class UsageError(MillraceError):
+    """A setting, argument or file is wrong. Operator action: correct what the message names."""
+
+    exit_code = 2
+
+
+class CheckFailed(MillraceError):
+    """A check ran and its answer is no. Operator action: read the named check."""
+
+    exit_code = 3
+
+
+class DependencyDown(MillraceError):
+    """A server, port, disk or package is missing. Operator action: the fix in the message."""
+
+    exit_code = 4
+
+
+class TransientError(MillraceError):
+    """A call failed in a way that may pass. Operator action: none unless it persists."""
+
+    exit_code = 4
+
+    def __init__(self, message: str, *, fix: str = "", retry_after_s: float = 1.0) -> None:
+        super().__init__(message, fix=fix)
+        self.retry_after_s = retry_after_s
+
+
+class InvariantError(MillraceError):
+    """A fact that must hold does not. Operator action: report it; the process stopped before writing anything wrong."""
+
+
+class ContractError(MillraceError):
+    """A message breaks its contract.
+
+    Args:
+        reason: stable word for counters and dead letters, e.g. ``malformed_json``, ``missing``, ``out_of_range``.
+        message: sentence for people.
+        field: dotted path of the offending field, where one is to blame.
+    """
+
+    def __init__(self, reason: str, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.field = field
+
+
+class MalformedMessage(ContractError):
+    """Not JSON, a wrong type, a missing or impossible value."""
+
+
+class UnsupportedSchema(ContractError):
+    """A `schema_version` that this release does not know. Operator action: upgrade the reader first."""

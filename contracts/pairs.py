@@ -1,0 +1,93 @@
+"""Preference pairs: for this query, shoppers preferred one product to another, and how much that weighs."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from contracts.base import (
+    Count,
+    Finite,
+    Id,
+    Label,
+    Message,
+    Part,
+    Position,
+    ProductId,
+    Query,
+    Ratio,
+    Release,
+    Time,
+)
+from contracts.ids import RULE_VERSION
+from contracts.joined import Origin
+
+PairSource = Literal["click", "rule", "curated", "value"]
+Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+
+
+class PairSide(Part):
+    """One product of a pair."""
+
+    product_id: ProductId
+    position: Position | None = None
+    grade: Annotated[int, Field(ge=0, le=4)]
+    """0 skipped, 1 click, 2 long click, 3 cart, 4 purchase."""
+
+
+class Factors(Part):
+    """Everything a weight is the product of."""
+
+    value: Weight
+    """Worth of the chosen grade."""
+    ratio: Ratio
+    """min(1, theta_rejected / theta_chosen)."""
+    similarity: Ratio = 1.0
+    sampling: Weight = 1.0
+    """Inverse of the chance that this pair was kept."""
+    cap: Ratio = 1.0
+
+    def weight(self) -> float:
+        """Return the product of all factors.
+
+        >>> Factors(value=2.0, ratio=0.5).weight()
+        1.0
+        """
+        return self.value * self.ratio * self.similarity * self.sampling * self.cap
+
+
+class PreferencePair(Message):
+    """A weighted preference, ready to train on."""
+
+    pair_id: Id
+    search_id: Id
+    query: Query
+    source: PairSource
+    chosen: PairSide
+    rejected: PairSide
+    weight: Weight
+    factors: Factors
+    confidence: Ratio = 1.0
+    """For people and filters; not a factor of the weight."""
+    propensity_version: Count = 0
+    filters: Annotated[tuple[Label, ...], Field(strict=False, max_length=32)] = ()
+    query_release: Release | None = None
+    product_release: Release | None = None
+    arm: Label = "live"
+    event_time: Time
+    """When the chosen product was clicked."""
+    closed_at: Time
+    origins: Annotated[tuple[Origin, ...], Field(strict=False, max_length=10_000)] = ()
+    rule_version: Count = RULE_VERSION
+
+
+class CuratedPair(Message):
+    """A preference that a person wrote; either product may be given as text instead of an id."""
+
+    pair_id: Id | None = None
+    query: Annotated[str, Field(min_length=1, max_length=1000)]
+    chosen: ProductId | None = None
+    rejected: ProductId | None = None
+    chosen_text: Annotated[str, Field(min_length=1, max_length=4000)] | None = None
+    rejected_text: Annotated[str, Field(min_length=1, max_length=4000)] | None = None
+    weight: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = 1.0
+    margin: Finite | None = None

@@ -1,0 +1,65 @@
+"""How far an agent has come in one partition, and what became of every record below that offset.
+
+Written before the held offset moves; after a crash the counts and the position return together.
+"""
+
+from pydantic import Field
+
+from contracts.base import Count, Message, Part
+
+
+class EventCounts(Part):
+    """Outcomes of the records of `search-events` below `next_offset`; with `ticks` they sum to that many records."""
+
+    joined: Count = 0
+    late: Count = 0
+    orphan: Count = 0
+    duplicate: Count = 0
+    dead_lettered: Count = 0
+    pending: Count = 0
+    """In searches that are still open, or waiting for an impression."""
+    ticks: Count = 0
+
+
+class JoinProgress(Message):
+    """State of the join in one partition of `search-events`."""
+
+    partition: Count
+    start_offset: Count = 0
+    """First offset this group ever read here; the counts begin with it."""
+    next_offset: Count
+    hold_offset: Count
+    """Oldest record that a restart has to read again."""
+    watermark_ms: int
+    """Closed watermark: searches with an earlier deadline are closed for good. -1 before the first record."""
+    counts: EventCounts = EventCounts()
+    searches_closed: Count = 0
+    open_searches: Count = 0
+
+
+class SearchCounts(Part):
+    """Outcomes of the records of `joined-searches` below `next_offset`."""
+
+    paired: Count = 0
+    held_out: Count = 0
+    filtered: dict[str, Count] = Field(default_factory=dict)
+    unpaired: dict[str, Count] = Field(default_factory=dict)
+
+
+class PairsProgress(Message):
+    """State of the pairs agent in one partition of `joined-searches`."""
+
+    partition: Count
+    start_offset: Count = 0
+    next_offset: Count
+    hold_offset: Count
+    counts: SearchCounts = SearchCounts()
+    pairs: Count = 0
+
+
+class CatalogCounts(Part):
+    """Outcomes of the records of one `catalog` partition below the committed offset; kept as its commit metadata."""
+
+    catalogue: Count = 0
+    dead_lettered: Count = 0
+    start_offset: Count = 0

@@ -1,0 +1,68 @@
+"""Releases of the two towers and the record that says which of them are in force."""
+
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
+
+from contracts.base import Count, Finite, Label, Message, Part, Ratio, Release, Time
+
+Kind = Literal["query", "product"]
+SERVING_KEY: Final = b"serving"
+PROBE_COUNT: Final = 16
+PROBE_TOLERANCE: Final = 1e-4
+"""Largest difference at which a recomputed probe vector still proves the release."""
+
+
+def release_key(kind: Kind, release: int) -> bytes:
+    """Return the key of a release on `models`.
+
+    >>> release_key("query", 7)
+    b'query-7'
+    """
+    return f"{kind}-{release}".encode()
+
+
+class SafetyCheck(Part):
+    """One safety check of a release, with its numbers."""
+
+    name: Label
+    value: Finite
+    limit: Finite
+    passed: bool
+
+
+class ReleaseManifest(Message):
+    """What a release is, what it was trained on and why it was let out. The weights travel beside it."""
+
+    kind: Kind
+    release: Release
+    product_release: Release
+    """The product release a query head was trained for; of a product release, its own number."""
+    query_release: Release
+    """The first query release of a product release; of a query release, its own number."""
+    parent: Release | None = None
+    """The release of the same kind that training went on from."""
+    base_version: str
+    dim: Annotated[int, Field(ge=1)]
+    created_at: Time
+    pairs_trained: Count
+    lists_trained: Count
+    offsets: dict[str, Count]
+    """`preference-pairs` partition -> next offset: every pair below it has been trained on."""
+    click_times: Annotated[tuple[Time, ...], Field(strict=False, max_length=256)] = ()
+    """Even sample of the click times that this release learned from and its parent had not."""
+    drift_mean: Ratio = 0.0
+    checks: Annotated[tuple[SafetyCheck, ...], Field(strict=False, max_length=32)] = ()
+    probe_texts: Annotated[tuple[str, ...], Field(strict=False, max_length=64)] = ()
+    """Texts whose vectors travel with the weights as `probe_vectors`, shape (probes, dim)."""
+    weights_sha256: str
+
+
+class Serving(Message):
+    """The pair in force: query head, product release and the collection that holds its vectors."""
+
+    query_release: Release
+    product_release: Release
+    collection: str
+    published_at: Time
+    reason: Label = "release"
