@@ -1,10 +1,14 @@
 """Releases of the two towers and the record that says which of them are in force."""
 
+import struct
 from typing import Annotated, Final, Literal
 
-from pydantic import Field
+import orjson
+from pydantic import Field, TypeAdapter
 
+from contracts import wire
 from contracts.base import Count, Finite, Label, Message, Part, Ratio, Release, Time
+from contracts.errors import MalformedMessage
 
 Kind = Literal["query", "product"]
 SERVING_KEY: Final = b"serving"
@@ -20,6 +24,10 @@ def release_key(kind: Kind, release: int) -> bytes:
     b'query-7'
     """
     return f"{kind}-{release}".encode()
+
+
+MANIFEST_ENTRY: Final = "manifest"
+"""The entry of a release's safetensors metadata that holds its manifest as JSON."""
 
 
 class SafetyCheck(Part):
@@ -66,3 +74,23 @@ class Serving(Message):
     collection: str
     published_at: Time
     reason: Label = "release"
+
+
+MANIFEST: Final[TypeAdapter[ReleaseManifest]] = TypeAdapter(ReleaseManifest)
+SERVING: Final[TypeAdapter[Serving]] = TypeAdapter(Serving)
+
+
+def manifest_of(value: bytes) -> ReleaseManifest:
+    """Return the manifest of a release as it stands on `models`, without touching the weights.
+
+    A safetensors file begins with the length of its JSON header as a little-endian 64-bit integer.
+
+    Raises:
+        MalformedMessage: the bytes are no release.
+    """
+    try:
+        (length,) = struct.unpack_from("<Q", value)
+        manifest = orjson.loads(value[8 : 8 + length])["__metadata__"][MANIFEST_ENTRY]
+    except (struct.error, orjson.JSONDecodeError, KeyError, TypeError) as exc:
+        raise MalformedMessage("malformed_release", f"not a release file: {exc!r}") from exc
+    return wire.decode(manifest.encode(), MANIFEST)
