@@ -1,0 +1,117 @@
+"""What Kafka's errors mean to an operator: one clear line with the fix, for kafka-python and aiokafka alike.
+
+Both libraries have a class of the same name for most broker answers but share none, so errors are told apart by the
+names of their classes; that also spares each process the import of the library it does not use.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from contracts.errors import DependencyDown, MillraceError, TransientError, UsageError
+from service.settings import Settings
+
+_LIBRARIES: Final = ("kafka", "aiokafka")
+_LOGIN: Final = frozenset(
+    {
+        "SaslAuthenticationFailed",
+        "SaslAuthenticationFailedError",
+        "AuthenticationFailedError",
+        "AuthenticationMethodNotSupported",
+        "UnsupportedSaslMechanismError",
+        "IllegalSaslStateError",
+    }
+)
+_LOST_GROUP: Final = frozenset(
+    {"CommitFailedError", "IllegalGenerationError", "UnknownMemberIdError", "RebalanceInProgressError"}
+)
+_SAME_WORKER: Final = frozenset({"FencedInstanceIdError", "FencedInstanceId", "UnreleasedInstanceIdError"})
+_TOO_LARGE: Final = frozenset({"MessageSizeTooLargeError", "RecordListTooLargeError", "RecordTooLargeError"})
+_REPLICATION: Final = frozenset({"InvalidReplicationFactorError"})
+_CONFIGURATION: Final = frozenset({"KafkaConfigurationError", "IllegalArgumentError", "UnsupportedCodecError"})
+
+
+@contextmanager
+def translate_kafka_errors(settings: Settings | None = None) -> Iterator[None]:
+    """Turn the Kafka errors of the block into ours, each with its fix.
+
+    Raises:
+        UsageError: a setting that the broker refuses: session timeout, login, rights, replication.
+        DependencyDown: no answer, or a topic that is missing.
+        TransientError: the group moved its partitions to another worker.
+    """
+    try:
+        yield
+    except Exception as error:
+        translated = expected_kafka_error(error, settings)
+        if translated is None:
+            raise
+        raise translated from error
+
+
+def expected_kafka_error(error: BaseException, settings: Settings | None = None) -> MillraceError | None:
+    """Return what an error of a Kafka client means, or None where it is not one."""
+    if not any(base.__module__.split(".")[0] in _LIBRARIES for base in type(error).__mro__):
+        return None
+    names = {base.__name__ for base in type(error).__mro__}
+    return _refused(names, error, settings) or _passing(names, error) or _no_answer(error, settings)
+
+
+def _refused(names: set[str], error: BaseException, settings: Settings | None) -> MillraceError | None:
+    """Return the meaning of an answer that trying again does not change."""
+    if "InvalidSessionTimeoutError" in names:
+        timeout = "" if settings is None else f"={settings.session_timeout_s:g}"
+        return UsageError(
+            f"Kafka refuses the session timeout MILLRACE_SESSION_TIMEOUT_S{timeout}",
+            fix="set it between the broker's group.min.session.timeout.ms and group.max.session.timeout.ms",
+        )
+    if any("AuthorizationFailed" in name for name in names):
+        return UsageError(f"Kafka does not allow this: {_text(error)}", fix="grant the user that right on the cluster")
+    if names & _LOGIN:
+        return UsageError(
+            f"Kafka refuses the login: {_text(error)}",
+            fix="correct MILLRACE_KAFKA_SECURITY_PROTOCOL and MILLRACE_KAFKA_SASL_*",
+        )
+    if names & _REPLICATION:
+        copies = "" if settings is None else f"={settings.replication_factor}"
+        return UsageError(
+            f"Kafka has fewer brokers than MILLRACE_REPLICATION_FACTOR{copies}", fix="lower it or start more brokers"
+        )
+    if names & _SAME_WORKER:
+        worker = "" if settings is None else f"={settings.worker_id}"
+        return UsageError(
+            f"another process holds MILLRACE_WORKER_ID{worker}", fix="give each worker of a group a name of its own"
+        )
+    if names & _TOO_LARGE:
+        return UsageError(
+            f"a record is larger than its topic allows: {_text(error)}", fix="raise the topic's max.message.bytes"
+        )
+    if names & _CONFIGURATION:
+        return UsageError(f"Kafka client settings are refused: {_text(error)}", fix="correct MILLRACE_KAFKA_*")
+    return None
+
+
+def _passing(names: set[str], error: BaseException) -> MillraceError | None:
+    """Return the meaning of an answer about something that is not there, or not there any more."""
+    if names & {"UnknownTopicOrPartitionError", "UnknownTopicIdError"}:
+        return DependencyDown(
+            f"Kafka does not know a topic: {_text(error)}", fix="`millrace up` or a restart of any service creates it"
+        )
+    if names & _LOST_GROUP:
+        return TransientError(f"the group gave its partitions to another worker: {_text(error)}")
+    return None
+
+
+def _no_answer(error: BaseException, settings: Settings | None) -> MillraceError:
+    """Return the meaning of every other failure: Kafka does not do its work."""
+    where = "" if settings is None or settings.kafka_bootstrap is None else f" at {settings.kafka_bootstrap}"
+    return DependencyDown(
+        f"Kafka does not answer{where} ({_text(error)})",
+        fix="start it (`millrace up` does), or correct MILLRACE_KAFKA_BOOTSTRAP",
+    )
+
+
+def _text(error: BaseException) -> str:
+    """Return an error in one short line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -1,0 +1,97 @@
+"""One line per fact, the same from our code and from every library: JSON for machines, columns on a terminal.
+
+Lines go to standard error, so that standard output stays free for what a command prints. Every line has `ts`, `level`,
+`event` and `process`. Libraries speak from warning upwards: what they say at info is not a fact about the shop.
+"""
+
+import logging
+import sys
+from typing import Any, Final, TextIO, cast
+
+import orjson
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from service.settings import Settings
+
+OUR_LOGGER: Final = "millrace"
+_QUIET_LIBRARIES: Final = ("kafka", "aiokafka", "faust", "mode")
+
+
+def configure(process: str, settings: Settings | None = None, *, stream: TextIO | None = None) -> None:
+    """Route every log line of this process, ours and the libraries', to one stream in one form.
+
+    Args:
+        process: name put on each line.
+        settings: level and form; defaults where settings could not be read.
+        stream: standard error where None.
+    """
+    settings = settings or Settings()
+    target = sys.stderr if stream is None else stream
+    shared = _shared_processors(process)
+    handler = logging.StreamHandler(target)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(settings, target)],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger(OUR_LOGGER).setLevel(settings.log_level.upper())
+    logging.captureWarnings(capture=True)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+
+
+def get_logger(**fields: object) -> structlog.stdlib.BoundLogger:
+    """Return our logger; `fields` are put on each of its lines."""
+    return cast("structlog.stdlib.BoundLogger", structlog.get_logger(OUR_LOGGER, **fields))
+
+
+def _shared_processors(process: str) -> list[Processor]:
+    """Return what happens to every line, whoever wrote it."""
+
+    def name_process(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        """Put the process on the line."""
+        event["process"] = process
+        return event
+
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
+        name_process,
+        _name_library,
+    ]
+
+
+def _name_library(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Say which library a line comes from, where it is not ours."""
+    record = event.get("_record")
+    if record is not None and record.name != OUR_LOGGER:
+        event["library"] = record.name
+    return event
+
+
+def _renderers(settings: Settings, stream: TextIO) -> list[Processor]:
+    """Return the last steps: columns on a terminal, one JSON object per line elsewhere."""
+    on_terminal = settings.log_format == "console" or (settings.log_format == "auto" and stream.isatty())
+    if on_terminal:
+        return [structlog.dev.ConsoleRenderer(timestamp_key="ts", colors=stream.isatty())]
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_to_json)]
+
+
+def _to_json(event: EventDict, **_: Any) -> str:
+    """Return one line of JSON; what JSON lacks (paths, secrets) appears as its text, and a secret's text is stars."""
+    return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode()

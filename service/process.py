@@ -1,0 +1,223 @@
+"""How every process starts and ends: settings, logs, signals, exit codes.
+
+A stop is asked for once, by SIGTERM or SIGINT, and the process then has 18 s of the 20 s that its supervisor grants; a
+second signal ends it at once. Delivery never depends on a clean end: what is not committed is done again.
+"""
+
+import asyncio
+import errno
+import inspect
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Final, NoReturn
+
+from contracts.errors import DependencyDown, MillraceError
+from contracts.telemetry import Process
+from service import logging
+from service.health import listen_error
+from service.settings import Settings, load_settings
+
+STOP_GRACE_S: Final = 18.0
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+class Shutdown:
+    """A request to stop that threads, event loops and signal handlers share.
+
+    It is a pipe whose reading end stays readable once stop was asked for: unlike the locks of `threading.Event`, a pipe
+    can be written by a signal handler that interrupted its own thread in the middle of waiting.
+    """
+
+    def __init__(self) -> None:
+        self._reading, self._writing = os.pipe()
+        self._requested = False
+
+    def request(self) -> None:
+        """Ask everything that waits here to stop; harmless when repeated."""
+        if not self._requested:
+            self._requested = True
+            os.write(self._writing, b"s")
+
+    def is_set(self) -> bool:
+        """Return whether stop was asked for."""
+        return self._requested
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until stop is asked for or the time is over; return whether it was asked for."""
+        poll = select.poll()
+        poll.register(self._reading, select.POLLIN)
+        return bool(poll.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000))
+
+    async def wait_async(self) -> None:
+        """Wait until stop is asked for, while the event loop runs on."""
+        loop = asyncio.get_running_loop()
+        asked: asyncio.Future[None] = loop.create_future()
+        duplicate = os.dup(self._reading)  # a loop keeps one callback per descriptor, and several may wait
+        loop.add_reader(duplicate, _resolve, asked)
+        try:
+            await asked
+        finally:
+            loop.remove_reader(duplicate)
+            os.close(duplicate)
+
+    def close(self) -> None:
+        """Free the pipe once nothing waits any more."""
+        os.close(self._reading)
+        os.close(self._writing)
+
+
+def _resolve(future: "asyncio.Future[None]") -> None:
+    """Mark a future as done, once."""
+    if not future.done():
+        future.set_result(None)
+
+
+Main = Callable[[Settings, Shutdown], Awaitable[None] | None]
+"""What a process does, sync or async, until it is done or `shutdown` is set."""
+
+
+def run(process: Process | str, main: Main, *, overrides: Mapping[str, Any] | None = None) -> NoReturn:
+    """Run a process to its end and exit; the whole of a `__main__`.
+
+    Args:
+        process: its name in logs and metrics.
+        main: what it does.
+        overrides: settings from the command line.
+    """
+    sys.exit(execute(Process(process), main, overrides=overrides))
+
+
+def execute(process: Process, main: Main, *, overrides: Mapping[str, Any] | None = None) -> int:
+    """Run a process to its end and return its exit code; every failure becomes one line in the log."""
+    logging.configure(process)
+    settings: Settings | None = None
+    try:
+        settings = load_settings(overrides)
+        logging.configure(process, settings)
+        with _stopping_on_signals() as shutdown:
+            _call(main, settings, shutdown)
+    except Exception as error:  # noqa: BLE001 - the last line of defence: everything ends as one line and an exit code
+        return _report(error, process, settings)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return 0
+    return 0
+
+
+def _call(main: Main, settings: Settings, shutdown: Shutdown) -> None:
+    """Run `main`, in an event loop of its own where it is async."""
+    outcome = main(settings, shutdown)
+    if inspect.isawaitable(outcome):
+        asyncio.run(_awaited(outcome))
+
+
+async def _awaited(outcome: Awaitable[None]) -> None:
+    """Await what `main` returned; `asyncio.run` takes coroutines only."""
+    await outcome
+
+
+@contextmanager
+def _stopping_on_signals() -> Iterator[Shutdown]:
+    """Give a `Shutdown` that SIGTERM and SIGINT set; afterwards signals do what they did before."""
+    shutdown = Shutdown()
+    ended = threading.Event()
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        """Ask for a stop; when asked twice, end at once."""
+        if shutdown.is_set():
+            os._exit(128 + number)
+        shutdown.request()
+
+    before = {number: signal.signal(number, on_signal) for number in _SIGNALS}
+    watchdog = threading.Thread(target=_end_late_stop, args=(shutdown, ended), name="stop-watchdog", daemon=True)
+    watchdog.start()
+    try:
+        yield shutdown
+    finally:
+        ended.set()
+        shutdown.request()
+        watchdog.join()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        shutdown.close()
+
+
+def _end_late_stop(shutdown: Shutdown, ended: threading.Event, grace_s: float = STOP_GRACE_S) -> None:
+    """End the process where a stop that was asked for takes too long."""
+    shutdown.wait()
+    if not ended.wait(grace_s):
+        logging.get_logger().error(
+            "stop took too long", error=f"still running {grace_s:g} s after the stop", exit_code=1
+        )
+        os._exit(1)
+
+
+def _report(error: Exception, process: Process, settings: Settings | None) -> int:
+    """Log a failure as one line and return its exit code; only an unexpected one carries its traceback."""
+    log = logging.get_logger()
+    expected = expected_failure(error, process=process, settings=settings)
+    if expected is None:
+        log.error("crashed", error=repr(error), exit_code=1, exc_info=error)
+        return 1
+    log.error(
+        "stopped", error=expected.message, fix=expected.fix, kind=type(expected).__name__, exit_code=expected.exit_code
+    )
+    return expected.exit_code
+
+
+def expected_failure(
+    error: BaseException, *, process: Process | str, settings: Settings | None = None
+) -> MillraceError | None:
+    """Return what a failure means to an operator, or None where nobody foresaw it.
+
+    Args:
+        error: our own, one of a Kafka or Redis client, or of the operating system (port, disk, rights); in a group, the
+            first that is expected decides, unless an unexpected one stands beside it.
+        process: whose failure it is, for its port.
+        settings: the settings in force, where they could be read.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        meanings = [expected_failure(inner, process=process, settings=settings) for inner in error.exceptions]
+        return None if None in meanings else meanings[0]
+    if isinstance(error, MillraceError):
+        return error
+    if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
+        return _expected_os_error(error, process=process, settings=settings or Settings())
+    return _expected_client_error(error, settings)
+
+
+def _expected_client_error(error: BaseException, settings: Settings | None) -> MillraceError | None:
+    """Return the meaning of an error of a client library; its translation is imported only if it comes to that."""
+    library = next((base.__module__.split(".")[0] for base in type(error).__mro__ if "." in base.__module__), "")
+    if library in {"kafka", "aiokafka"}:
+        from service.kafka_errors import expected_kafka_error
+
+        return expected_kafka_error(error, settings)
+    if library == "redis":
+        from service.redis import expected_redis_error
+
+        return expected_redis_error(error, settings or Settings())
+    return None
+
+
+def _expected_os_error(error: OSError, *, process: Process | str, settings: Settings) -> MillraceError | None:
+    """Return the meaning of a busy port, a full disk or a missing right; None for every other."""
+    if error.errno == errno.EADDRINUSE:
+        return listen_error(error, host=settings.host, port=settings.listen_port(process))
+    where = error.filename or settings.data_dir
+    if error.errno in _FULL:
+        return DependencyDown(
+            f"disk full: cannot write {where}", fix="free some space, or set MILLRACE_DATA_DIR to a larger disk"
+        )
+    if error.errno in _REFUSED and error.filename:
+        return DependencyDown(
+            f"cannot write {where}: {error.strerror}", fix="grant the right, or set MILLRACE_DATA_DIR to another folder"
+        )
+    return None

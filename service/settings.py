@@ -1,0 +1,330 @@
+"""Every setting of every process: one frozen model, read once in `__main__`.
+
+`millrace.toml` < environment (`MILLRACE_*`) < command line. A name that is not ours is refused with the nearest one
+that is, because a misspelt window would otherwise run for days with the default. Secrets never appear in a repr, a log
+or an error. Core code receives plain values, never this object.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, Self, cast
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+
+from contracts.errors import UsageError
+from contracts.telemetry import DEFAULT_PORTS, Process
+from contracts.topics import GROUP_PREFIX
+
+ENV_PREFIX: Final = "MILLRACE_"
+SETTINGS_FILE: Final = "millrace.toml"
+BUILT_AGENTS: Final = ("join", "pairs")
+PLANNED_AGENTS: Final = ("propensity", "attribution")
+_NEVER_SHOWN: Final = ("redis_url",)
+_UNSET_FIXES: Final = {
+    "kafka_bootstrap": "start everything with `millrace up`, or set MILLRACE_KAFKA_BOOTSTRAP=host:port",
+    "redis_url": "start everything with `millrace up`, or set MILLRACE_REDIS_URL=redis://host:port/0",
+    "qdrant_url": "start everything with `millrace up`, or set MILLRACE_QDRANT_URL=http://host:port",
+}
+
+SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["auto", "json", "console"]
+
+
+def _setting(default: Any, unit: str, meaning: str, **limits: Any) -> Any:
+    """Return a field with its default, unit (empty where it has none) and meaning with the reason for the default."""
+    return Field(default=default, description=meaning, json_schema_extra={"unit": unit}, **limits)
+
+
+class Settings(BaseModel):
+    """The settings in force. A field's environment variable is `MILLRACE_` and its name in capitals."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+    kafka_bootstrap: str | None = _setting(
+        None,
+        "",
+        "Kafka brokers as host:port, comma-separated; no default, so that nothing joins a cluster by accident.",
+    )
+    kafka_security_protocol: SecurityProtocol = _setting("PLAINTEXT", "", "How to talk to Kafka; plain on one machine.")
+    kafka_sasl_mechanism: SaslMechanism = _setting("PLAIN", "", "How to log in where the protocol is SASL_*.")
+    kafka_sasl_username: str | None = _setting(None, "", "Login name where the protocol is SASL_*.")
+    kafka_sasl_password: SecretStr | None = _setting(None, "", "Login password where the protocol is SASL_*.")
+    kafka_ssl_cafile: Path | None = _setting(None, "", "CA certificates (PEM) for SSL; the system's where unset.")
+    kafka_ssl_certfile: Path | None = _setting(None, "", "Client certificate (PEM) where the brokers ask for one.")
+    kafka_ssl_keyfile: Path | None = _setting(None, "", "Private key (PEM) of the client certificate.")
+    redis_url: str | None = _setting(None, "", "Redis as redis://host:port/db; may be emptied at any time.", repr=False)
+    qdrant_url: str | None = _setting(None, "", "Vector store as http://host:port.")
+    qdrant_api_key: SecretStr | None = _setting(None, "", "Key of the vector store where it asks for one.")
+    topic_prefix: str = _setting(
+        "", "", "Put before every topic, group and collection name: several shops or tests on one cluster."
+    )
+    partitions: int = _setting(4, "partitions", "Of every keyed topic: the most workers that can share a topic.", ge=1)
+    replication_factor: int = _setting(1, "brokers", "Copies of every partition; 1 runs on one broker, use 3.", ge=1)
+    session_timeout_s: float = _setting(
+        10, "s", "A worker silent for so long loses its partitions; 10 s outlives a pause and is short for shoppers."
+    )
+    worker_id: str | None = _setting(
+        None, "", "Name of this worker for static group membership: a restart within the session timeout moves nothing."
+    )
+    dependency_wait_s: float = _setting(
+        30, "s", "How long a start waits for Kafka, Redis and the vector store before it gives up.", ge=0
+    )
+    join_window_s: float = _setting(600, "s", "How long after a search its events count; covers a usual visit.", gt=0)
+    lateness_s: float = _setting(10, "s", "How much disorder the join waits for; above the usual beacon delay.", ge=0)
+    freshness_window_s: float = _setting(60, "s", "Catalogue change to searchable: the promise boards show.", gt=0)
+    refresh_window_s: float = _setting(900, "s", "Product release to whole index refreshed.", gt=0)
+    release_interval_s: float = _setting(
+        15, "s", "Shortest time between query releases; shoppers see it within 30 s.", gt=0
+    )
+    product_release_interval_s: float = _setting(
+        3600, "s", "Shortest time between product releases; each re-embeds the whole catalogue.", gt=0
+    )
+    anchor_share: float = _setting(0.1, "ratio", "Share of clients served by the anchor arm.", ge=0, le=1)
+    base_model: str = _setting(
+        "sentence-transformers/all-MiniLM-L6-v2",
+        "",
+        "Any sentence-transformers model; small enough for a CPU.",
+        min_length=1,
+    )
+    write_key: SecretStr | None = _setting(None, "", "Browser key: shop events only. No default, on purpose.")
+    secret_key: SecretStr | None = _setting(None, "", "Server key: everything. No default, on purpose.")
+    person_key: SecretStr | None = _setting(
+        None, "", "HMAC-SHA256 key for client and user ids. No default, on purpose."
+    )
+    data_dir: Path = _setting(Path(".millrace"), "", "Checkpoints, embedded stores and logs.")
+    agents: str = _setting("join,pairs", "", "Agents that a stream worker runs, comma-separated; all that are built.")
+    cors_origins: str = _setting("", "", "Origins that may call the collector from a browser, comma-separated; none.")
+    host: str = _setting("127.0.0.1", "", "Address to listen on; loopback unless told otherwise.", min_length=1)
+    port: int | None = _setting(None, "", "Port to listen on; each process has its own default.", ge=0, le=65535)
+    scrape: str = _setting(
+        "", "", "Where the page finds the other processes, name=http://host:port, comma-separated; `up` fills it in."
+    )
+    log_level: LogLevel = _setting("info", "", "Least level of our own log lines; libraries log from warning.")
+    log_format: LogFormat = _setting("auto", "", "json, console, or auto: console on a terminal, JSON elsewhere.")
+
+    @field_validator("kafka_bootstrap")
+    @classmethod
+    def _names_hosts_and_ports(cls, value: str | None) -> str | None:
+        """Refuse what is not a list of host:port."""
+        for server in [] if value is None else _comma_list(value) or [""]:
+            if not re.fullmatch(r".+:\d{1,5}", server):
+                raise ValueError(f"{server!r} is not host:port")
+        return value
+
+    @field_validator("topic_prefix")
+    @classmethod
+    def _fits_into_a_topic_name(cls, value: str) -> str:
+        """Refuse characters that Kafka refuses in topic names."""
+        if not re.fullmatch(r"[a-zA-Z0-9._-]{0,100}", value):
+            raise ValueError("only letters, digits, '.', '_' and '-', at most 100 of them")
+        return value
+
+    @field_validator("session_timeout_s")
+    @classmethod
+    def _is_accepted_by_brokers(cls, value: float) -> float:
+        """Refuse what brokers refuse by default (`group.min.session.timeout.ms`)."""
+        if value < 6:
+            raise ValueError("the broker refuses session timeouts under 6 s")
+        return value
+
+    @field_validator("agents")
+    @classmethod
+    def _are_built(cls, value: str) -> str:
+        """Refuse agents by name that this version does not have."""
+        for name in _comma_list(value):
+            if name in PLANNED_AGENTS:
+                raise ValueError(f"agent {name} is not built yet; built: {', '.join(BUILT_AGENTS)}")
+            if name not in BUILT_AGENTS:
+                raise ValueError(f"there is no agent {name}; built: {', '.join(BUILT_AGENTS)}")
+        if not _comma_list(value):
+            raise ValueError(f"names no agent; built: {', '.join(BUILT_AGENTS)}")
+        return value
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        """Refuse combinations that lose events or cannot connect."""
+        if self.lateness_s >= self.join_window_s:
+            raise ValueError(
+                f"MILLRACE_LATENESS_S={self.lateness_s:g} must be less than "
+                f"MILLRACE_JOIN_WINDOW_S={self.join_window_s:g}"
+            )
+        needs_login = self.kafka_security_protocol.startswith("SASL_")
+        if needs_login and (self.kafka_sasl_username is None or self.kafka_sasl_password is None):
+            raise ValueError(
+                f"MILLRACE_KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol} needs MILLRACE_KAFKA_SASL_USERNAME "
+                "and MILLRACE_KAFKA_SASL_PASSWORD"
+            )
+        if not needs_login and self.kafka_sasl_password is not None:
+            raise ValueError("MILLRACE_KAFKA_SASL_PASSWORD is unused unless MILLRACE_KAFKA_SECURITY_PROTOCOL is SASL_*")
+        if (self.kafka_ssl_certfile is None) != (self.kafka_ssl_keyfile is None):
+            raise ValueError("MILLRACE_KAFKA_SSL_CERTFILE and MILLRACE_KAFKA_SSL_KEYFILE go together")
+        return self
+
+    def topic(self, name: str) -> str:
+        """Return a topic's name on the cluster."""
+        return f"{self.topic_prefix}{name}"
+
+    def group(self, name: str) -> str:
+        """Return a consumer group's name on the cluster, `join` -> `millrace-join`."""
+        return f"{self.topic_prefix}{GROUP_PREFIX}{name}"
+
+    def collection(self, product_release: int) -> str:
+        """Return the collection that a product release created."""
+        return f"{self.topic_prefix}products-r{product_release}"
+
+    def alias(self) -> str:
+        """Return the alias under which the collection in force is found."""
+        return f"{self.topic_prefix}products"
+
+    def listen_port(self, process: Process | str) -> int:
+        """Return the port that a process listens on."""
+        return DEFAULT_PORTS[Process(process)] if self.port is None else self.port
+
+    def agent_names(self) -> tuple[str, ...]:
+        """Return the agents that this worker runs."""
+        return tuple(_comma_list(self.agents))
+
+    def cors_origin_list(self) -> tuple[str, ...]:
+        """Return the origins that may call the collector from a browser."""
+        return tuple(_comma_list(self.cors_origins))
+
+    @property
+    def join_window_ms(self) -> int:
+        """The join window in the wire's unit."""
+        return round(self.join_window_s * 1000)
+
+    @property
+    def lateness_ms(self) -> int:
+        """The lateness in the wire's unit."""
+        return round(self.lateness_s * 1000)
+
+    def require(self, *names: str) -> tuple[str, ...]:
+        """Return the named settings as plain text (secrets revealed), refusing those that are unset.
+
+        Raises:
+            UsageError: naming the first setting that is missing, and the fix.
+        """
+        return tuple(self._required(name) for name in names)
+
+    def _required(self, name: str) -> str:
+        """Return one setting as plain text."""
+        value = getattr(self, name)
+        if value is None:
+            fix = _UNSET_FIXES.get(name, f"start everything with `millrace up`, or set {env_name(name)}")
+            raise UsageError(f"{env_name(name)} is not set", fix=fix)
+        return _plain(value)
+
+    def as_environ(self) -> dict[str, str]:
+        """Return the environment that gives a child these settings, secrets in plain text; unset ones left out."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return {env_name(name): _plain(value) for name, value in values.items() if value is not None}
+
+
+def env_name(field: str) -> str:
+    """Return a setting's environment variable.
+
+    >>> env_name("join_window_s")
+    'MILLRACE_JOIN_WINDOW_S'
+    """
+    return ENV_PREFIX + field.upper()
+
+
+def load_settings(
+    overrides: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+) -> Settings:
+    """Read the settings in force.
+
+    Args:
+        overrides: field name -> value from the command line; None means not given.
+        environ: the environment; the process's own where None.
+        directory: where `millrace.toml` is looked for; the working directory where None.
+
+    Raises:
+        UsageError: an unknown name, an impossible value or combination, or an unreadable file.
+    """
+    from_file = _read_file((Path.cwd() if directory is None else directory) / SETTINGS_FILE)
+    from_environ = _read_environ(os.environ if environ is None else environ)
+    from_command_line = {name: value for name, value in (overrides or {}).items() if value is not None}
+    for name in (*from_file, *from_environ, *from_command_line):
+        _refuse_unknown(name)
+    try:
+        return Settings(**{**from_file, **from_environ, **from_command_line})
+    except ValidationError as error:
+        raise _usage_error(error) from None
+
+
+def settings_table() -> list[tuple[str, str, str, str]]:
+    """Return (variable, default, unit, meaning) of every setting, in order, for the documentation."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default is None else _plain(field.default)
+        unit = cast("dict[str, str]", field.json_schema_extra)["unit"]
+        rows.append((env_name(name), default, unit, field.description or ""))
+    return rows
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    """Return the settings of the file, or none where there is no file."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not TOML: {error}", fix="correct the line that the message names") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", fix="make it readable or remove it") from None
+
+
+def _read_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return our settings of an environment; an empty variable counts as unset, as `NAME=` in a compose file means."""
+    ours = {name: value for name, value in environ.items() if name.startswith(ENV_PREFIX) and value != ""}
+    return {name.removeprefix(ENV_PREFIX).lower(): value for name, value in ours.items()}
+
+
+def _refuse_unknown(name: str) -> None:
+    """Raise where a name is not a setting, with the nearest one that is."""
+    if name in Settings.model_fields:
+        return
+    nearest = difflib.get_close_matches(name.lower(), Settings.model_fields, n=1)
+    if not nearest:
+        raise UsageError(f"unknown setting {env_name(name)}", fix="remove it; the README lists every setting")
+    suggestion = env_name(nearest[0])
+    raise UsageError(f"unknown setting {env_name(name)}; did you mean {suggestion}?", fix=f"rename it to {suggestion}")
+
+
+def _usage_error(error: ValidationError) -> UsageError:
+    """Return one line that names each wrong setting with its value, unless the value is a secret."""
+    problems, fixes = [], []
+    for problem in error.errors(include_url=False):
+        text = problem["msg"].removeprefix("Value error, ")
+        if not problem["loc"]:
+            problems.append(text)
+            continue
+        name = str(problem["loc"][0])
+        shown = "" if _is_secret(name) else f"={problem['input']}"
+        problems.append(f"{env_name(name)}{shown}: {text}")
+        fixes.append(f"{env_name(name)}: {Settings.model_fields[name].description}")
+    return UsageError("; ".join(problems), fix="; ".join(fixes) or "correct the settings that the message names")
+
+
+def _is_secret(name: str) -> bool:
+    """Return whether a setting's value must never be shown."""
+    return name in _NEVER_SHOWN or "SecretStr" in str(Settings.model_fields[name].annotation)
+
+
+def _comma_list(value: str) -> list[str]:
+    """Return the non-empty parts of a comma-separated list."""
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _plain(value: object) -> str:
+    """Return a setting as it is written in an environment."""
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
