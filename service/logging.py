@@ -6,6 +6,7 @@ Lines go to standard error, so that standard output stays free for what a comman
 
 import logging
 import sys
+import threading
 from typing import Any, Final, TextIO, cast
 
 import orjson
@@ -15,7 +16,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from service.settings import Settings
 
 OUR_LOGGER: Final = "millrace"
-_QUIET_LIBRARIES: Final = ("kafka", "aiokafka", "faust", "mode")
+_FIRST_FIELDS: Final = ("ts", "level", "process", "event")
 
 
 def configure(process: str, settings: Settings | None = None, *, stream: TextIO | None = None) -> None:
@@ -41,6 +42,7 @@ def configure(process: str, settings: Settings | None = None, *, stream: TextIO 
     root.setLevel(logging.WARNING)
     logging.getLogger(OUR_LOGGER).setLevel(settings.log_level.upper())
     logging.captureWarnings(capture=True)
+    threading.excepthook = _log_thread_crash
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -56,6 +58,13 @@ def configure(process: str, settings: Settings | None = None, *, stream: TextIO 
 def get_logger(**fields: object) -> structlog.stdlib.BoundLogger:
     """Return our logger; `fields` are put on each of its lines."""
     return cast("structlog.stdlib.BoundLogger", structlog.get_logger(OUR_LOGGER, **fields))
+
+
+def _log_thread_crash(crash: threading.ExceptHookArgs) -> None:
+    """Say as one line that a thread ended in an error nobody caught."""
+    error = crash.exc_value or crash.exc_type()
+    thread = None if crash.thread is None else crash.thread.name
+    get_logger().error("thread crashed", thread=thread, error=repr(error), exc_info=error)
 
 
 def _shared_processors(process: str) -> list[Processor]:
@@ -94,4 +103,5 @@ def _renderers(settings: Settings, stream: TextIO) -> list[Processor]:
 
 def _to_json(event: EventDict, **_: Any) -> str:
     """Return one line of JSON; what JSON lacks (paths, secrets) appears as its text, and a secret's text is stars."""
-    return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    first = {name: event[name] for name in _FIRST_FIELDS if name in event}
+    return orjson.dumps({**first, **event}, default=str, option=orjson.OPT_NON_STR_KEYS).decode()

@@ -93,7 +93,9 @@ METRICS_OF: Final[dict[Process, tuple[MetricWrapperBase, ...]]] = {
 
 LANES: Final = ("query", "product")
 STARTS_AT_ZERO: Final[dict[MetricWrapperBase, Iterable[tuple[str, ...]]]] = {
-    EVENTS_ACCEPTED: [(kind,) for kind in ("impression", "view", "click", "dwell", "cart", "purchase", "product")],
+    EVENTS_ACCEPTED: [
+        (kind,) for kind in ("impression", "view", "click", "dwell", "cart", "purchase", "product", "product_deleted")
+    ],
     EVENT_OUTCOMES: [(outcome,) for outcome in EventOutcome if outcome is not EventOutcome.PENDING],
     SEARCH_OUTCOMES: [
         ("paired", ""),

@@ -12,6 +12,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
@@ -24,6 +25,7 @@ from service.health import listen_error
 from service.settings import Settings, load_settings
 
 STOP_GRACE_S: Final = 18.0
+SAME_STOP_S: Final = 1.0  # Ctrl-C reaches a child twice: from the terminal, and from its supervisor
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -102,8 +104,10 @@ def execute(process: Process, main: Main, *, overrides: Mapping[str, Any] | None
     try:
         settings = load_settings(overrides)
         logging.configure(process, settings)
+        logging.get_logger().info("started", pid=os.getpid())
         with _stopping_on_signals() as shutdown:
             _call(main, settings, shutdown)
+        logging.get_logger().info("ended")
     except Exception as error:  # noqa: BLE001 - the last line of defence: everything ends as one line and an exit code
         return _report(error, process, settings)
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -128,10 +132,13 @@ def _stopping_on_signals() -> Iterator[Shutdown]:
     """Give a `Shutdown` that SIGTERM and SIGINT set; afterwards signals do what they did before."""
     shutdown = Shutdown()
     ended = threading.Event()
+    first_asked: list[float] = []
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
-        """Ask for a stop; when asked twice, end at once."""
-        if shutdown.is_set():
+        """Ask for a stop; when asked again later, end at once."""
+        now = time.monotonic()
+        first_asked.append(now)
+        if now - first_asked[0] > SAME_STOP_S:
             os._exit(128 + number)
         shutdown.request()
 
@@ -195,12 +202,12 @@ def expected_failure(
 
 def _expected_client_error(error: BaseException, settings: Settings | None) -> MillraceError | None:
     """Return the meaning of an error of a client library; its translation is imported only if it comes to that."""
-    library = next((base.__module__.split(".")[0] for base in type(error).__mro__ if "." in base.__module__), "")
-    if library in {"kafka", "aiokafka"}:
+    libraries = {base.__module__.split(".")[0] for base in type(error).__mro__}
+    if libraries & {"kafka", "aiokafka"}:
         from service.kafka_errors import expected_kafka_error
 
         return expected_kafka_error(error, settings)
-    if library == "redis":
+    if "redis" in libraries:
         from service.redis import expected_redis_error
 
         return expected_redis_error(error, settings or Settings())
