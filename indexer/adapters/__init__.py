@@ -1,0 +1,1 @@
+"""Adapters of the indexer: the only places that talk to servers."""
