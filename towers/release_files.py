@@ -1,0 +1,129 @@
+"""A release as it travels on `models`: one safetensors file, weights and probe vectors, its manifest in the metadata.
+
+`unpack` trusts nothing: digest, kind, width and shapes are checked before a head is built from the bytes.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from contracts import wire
+from contracts.base import YEAR_2000_MS
+from contracts.errors import MalformedMessage
+from contracts.releases import MANIFEST_ENTRY, Kind, ReleaseManifest, manifest_of
+from towers.heads import Head, ProductHead, QueryHead, apply_head, head_tensors
+from towers.probes import PROBE_TEXTS
+
+PROBE_VECTORS: Final = "probe_vectors"
+
+
+class Encoder(Protocol):
+    """What a release needs of a base encoder; `BaseEncoder` is one."""
+
+    dim: int
+    base_version: str
+
+    def encode(self, texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
+        """Return unit float32 rows (N, D)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A release in memory: its manifest, the head's weights and the probe vectors by name."""
+
+    manifest: ReleaseManifest
+    tensors: dict[str, np.ndarray]
+
+    def head(self) -> Head:
+        """Return the trained head."""
+        kind = QueryHead if self.manifest.kind == "query" else ProductHead
+        return kind.from_tensors(self.tensors)
+
+
+def pack(release: Release) -> bytes:
+    """Return a release as the value of its record on `models`."""
+    return bytes(save(release.tensors, metadata={MANIFEST_ENTRY: wire.encode(release.manifest).decode()}))
+
+
+def unpack(value: bytes) -> Release:
+    """Return the release in a record's value.
+
+    Raises:
+        ContractError: the bytes are no release, damaged, or do not fit their manifest.
+    """
+    manifest = manifest_of(value)
+    try:
+        tensors: dict[str, np.ndarray] = load(value)
+    except (SafetensorError, KeyError, ValueError) as exc:
+        raise MalformedMessage("malformed_release", f"not a release file: {exc}") from exc
+    if weights_sha256(tensors) != manifest.weights_sha256:
+        raise MalformedMessage("wrong_digest", "the weights are not those of the manifest", field="weights_sha256")
+    _check_shapes(manifest, tensors)
+    return Release(manifest, tensors)
+
+
+def weights_sha256(tensors: Mapping[str, np.ndarray]) -> str:
+    """Return the digest of tensors: names, types, shapes and little-endian bytes, in the order of names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = np.ascontiguousarray(tensors[name])
+        digest.update(f"{name} {tensor.dtype.str} {tensor.shape}\n".encode())
+        digest.update(tensor.tobytes())
+    return digest.hexdigest()
+
+
+def release_tensors(head: Head, encoder: Encoder) -> dict[str, np.ndarray]:
+    """Return what a release of this head carries: its weights and the vectors of the probe texts."""
+    return {**head_tensors(head), PROBE_VECTORS: apply_head(head, encoder.encode(PROBE_TEXTS))}
+
+
+def identity_release(kind: Kind, encoder: Encoder) -> Release:
+    """Return release 0 of a tower: the head that changes nothing. It is built in and never stands on a topic."""
+    tensors = release_tensors((QueryHead if kind == "query" else ProductHead)(encoder.dim), encoder)
+    manifest = ReleaseManifest(
+        kind=kind,
+        release=0,
+        product_release=0,
+        query_release=0,
+        base_version=encoder.base_version,
+        dim=encoder.dim,
+        created_at=YEAR_2000_MS,
+        pairs_trained=0,
+        lists_trained=0,
+        offsets={},
+        probe_texts=PROBE_TEXTS,
+        weights_sha256=weights_sha256(tensors),
+    )
+    return Release(manifest, tensors)
+
+
+def probe_difference(release: Release, encoder: Encoder) -> float:
+    """Return the largest absolute difference between a release's probe vectors and their recomputation here.
+
+    `contracts.releases.PROBE_TOLERANCE` is the most at which the release may be used.
+    """
+    recomputed = apply_head(release.head(), encoder.encode(release.manifest.probe_texts))
+    return float(np.abs(recomputed - release.tensors[PROBE_VECTORS]).max(initial=0.0))
+
+
+def _check_shapes(manifest: ReleaseManifest, tensors: Mapping[str, np.ndarray]) -> None:
+    """Raise where tensors are missing, superfluous, of the wrong type or of shapes that do not fit together."""
+    dim, probes = manifest.dim, len(manifest.probe_texts)
+    first = tensors.get("down" if manifest.kind == "query" else "hidden_weight")
+    width = 0 if first is None else len(first)
+    expected: dict[str, tuple[int, ...]] = {PROBE_VECTORS: (probes, dim)}
+    if manifest.kind == "query":
+        expected |= {"down": (width, dim), "up": (dim, width)}
+    else:
+        expected |= {"hidden_weight": (width, dim), "hidden_bias": (width,), "output_weight": (dim, width)}
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    if found != expected:
+        raise MalformedMessage("wrong_shape", f"tensors {found} are not those of a {manifest.kind} head of width {dim}")
+    if any(tensor.dtype != np.float32 for tensor in tensors.values()):
+        raise MalformedMessage("wrong_type", "the weights are not float32")
