@@ -32,6 +32,13 @@ class JoinProgress(Message):
     """Oldest record that a restart has to read again."""
     watermark_ms: int
     """Closed watermark: searches with an earlier deadline are closed for good. -1 before the first record."""
+    hold_watermark_ms: int = -1
+    """The watermark just before the record at `hold_offset`: where a restart begins to repeat what was decided."""
+    newest_append_ms: int = -1
+    """When Kafka appended the record that carried the newest event time; ticks count on from it."""
+    window_ms: Count | None = None
+    lateness_ms: Count | None = None
+    """The windows in force, so that a restart with other settings repeats the past with the old ones."""
     counts: EventCounts = EventCounts()
     searches_closed: Count = 0
     open_searches: Count = 0
@@ -44,6 +51,8 @@ class SearchCounts(Part):
     held_out: Count = 0
     filtered: dict[str, Count] = Field(default_factory=dict)
     unpaired: dict[str, Count] = Field(default_factory=dict)
+    dead_lettered: Count = 0
+    """Records that are no joined search; only somebody else can have written them."""
 
 
 class PairsProgress(Message):

@@ -6,6 +6,8 @@ from typing import Final, Literal
 Cleanup = Literal["delete", "compact"]
 
 DAY_MS: Final = 86_400_000
+LARGE_RECORD_BYTES: Final = 2 * 1024 * 1024
+"""Room for the largest record that a shop may send plus what we add to it: outcomes per slot, or headers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ DEAD_LETTERS: Final = "dead-letters"
 
 TOPICS: Final[tuple[TopicSpec, ...]] = (
     TopicSpec(SEARCH_EVENTS, key="search_id", log_append_time=True),
-    TopicSpec(JOINED_SEARCHES, key="session_id, else search_id"),
+    TopicSpec(JOINED_SEARCHES, key="session_id, else search_id", max_message_bytes=LARGE_RECORD_BYTES),
     TopicSpec(PREFERENCE_PAIRS, key="search_id"),
     TopicSpec(HOLDOUT_SEARCHES, key="search_id"),
     TopicSpec(CURATED_PAIRS, key="query"),
@@ -74,9 +76,9 @@ TOPICS: Final[tuple[TopicSpec, ...]] = (
     ),
     TopicSpec(JOIN_PROGRESS, key="partition", cleanup="compact"),
     TopicSpec(PAIRS_PROGRESS, key="partition", cleanup="compact"),
-    TopicSpec(LATE_EVENTS, key="as the source record"),
-    TopicSpec(ORPHAN_EVENTS, key="as the source record"),
-    TopicSpec(DEAD_LETTERS, key="as the source record"),
+    TopicSpec(LATE_EVENTS, key="as the source record", max_message_bytes=LARGE_RECORD_BYTES),
+    TopicSpec(ORPHAN_EVENTS, key="as the source record", max_message_bytes=LARGE_RECORD_BYTES),
+    TopicSpec(DEAD_LETTERS, key="as the source record", max_message_bytes=LARGE_RECORD_BYTES),
 )
 
 TOPIC_BY_NAME: Final = {spec.name: spec for spec in TOPICS}
