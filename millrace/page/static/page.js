@@ -1,0 +1,132 @@
+"use strict";
+const HISTORY = 120;
+const history = {};
+const byId = (id) => document.getElementById(id);
+const number = (value) => Number(value).toLocaleString("en");
+const seconds = (value) => (value === null || value === undefined ? "–" : value < 10 ? value.toFixed(1) + " s" : Math.round(value) + " s");
+
+function element(tag, text, className) {
+  const made = document.createElement(tag);
+  if (text !== undefined) made.textContent = text;
+  if (className) made.className = className;
+  return made;
+}
+
+function svg(width, height, children) {
+  const root = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  root.setAttribute("width", width);
+  root.setAttribute("height", height);
+  root.setAttribute("aria-hidden", "true");
+  children.forEach(([tag, attributes]) => {
+    const child = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    Object.entries(attributes).forEach(([name, value]) => child.setAttribute(name, value));
+    root.append(child);
+  });
+  return root;
+}
+
+function sparkline(values) {
+  const top = Math.max(1, ...values);
+  const points = values.map((value, i) => `${(i * 120 / (HISTORY - 1)).toFixed(1)},${(21 - 19 * value / top).toFixed(1)}`);
+  return svg(124, 23, values.length > 1 ? [["path", { d: "M" + points.join("L") }]] : []);
+}
+
+function bars(values) {
+  const top = Math.max(1, ...values);
+  return svg(values.length * 10, 20, values.map((value, i) => ["rect", { x: i * 10, width: 8, y: 19 - 18 * value / top, height: 1 + 18 * value / top }]));
+}
+
+function tile(value, label, className) {
+  const made = element("div", undefined, "tile " + (className || ""));
+  made.append(element("b", value), element("span", label));
+  return made;
+}
+
+function row(cells) {
+  const made = element("tr");
+  cells.forEach((cell) => {
+    const td = element("td", undefined, cell.className);
+    td.append(cell.node || cell.text || "");
+    made.append(td);
+  });
+  return made;
+}
+
+function showFreshness(freshness) {
+  const names = { click_to_search: "click to search", product_to_search: "product to search" };
+  byId("freshness").replaceChildren(...Object.entries(names).flatMap(([path, name]) => [
+    tile(seconds(freshness[path].p50), `${name}, half within`),
+    tile(seconds(freshness[path].p99), `${name}, 99 % within (${number(freshness[path].count)} measured)`),
+  ]));
+}
+
+function showLag(lag) {
+  byId("lag").replaceChildren(...Object.entries(lag.groups).map(([group, totals]) => {
+    const partitions = lag.partitions.filter((entry) => entry.group === group);
+    history[group] = [...(history[group] || []), totals.records].slice(-HISTORY);
+    return row([
+      { text: group }, { text: partitions.length ? partitions[0].topic : "" },
+      { text: number(totals.records), className: "n" }, { text: number(totals.held), className: "n" },
+      { node: bars(partitions.map((entry) => entry.lag)) }, { node: sparkline(history[group]) },
+    ]);
+  }));
+}
+
+function showLedger(id, ledger) {
+  const balanced = ledger.balance === 0;
+  const tiles = [tile(number(ledger.balance), balanced ? "balance: every one accounted for" : "balance: some unaccounted for", balanced ? "good" : "bad")];
+  Object.entries(ledger).forEach(([term, value]) => {
+    if (term === "balance") return;
+    if (typeof value === "object") Object.entries(value).forEach(([reason, count]) => tiles.push(tile(number(count), `${term}: ${reason.replaceAll("_", " ")}`)));
+    else tiles.push(tile(number(value), term.replaceAll("_", " ")));
+  });
+  byId(id).replaceChildren(...tiles);
+}
+
+function showReleases(releases) {
+  const serving = releases.serving;
+  byId("serving").textContent = serving ? `serving query release ${serving.query_release} on product release ${serving.product_release} (${serving.collection})` : "nothing is served yet";
+  byId("releases").replaceChildren(...releases.releases.slice(0, 12).map((release) => {
+    const name = element("span", `${release.kind} ${release.release} `);
+    if (release.in_force) name.append(element("span", "in force", "pill on"));
+    const failed = release.checks.filter((check) => !check.passed);
+    const checks = failed.length ? element("span", failed.map((check) => check.name).join(", "), "pill failed") : element("span", `${release.checks.length} passed`);
+    return row([
+      { node: name }, { text: new Date(release.created_at).toLocaleTimeString() },
+      { text: number(release.pairs_trained), className: "n" }, { text: release.drift_mean.toFixed(4), className: "n" }, { node: checks },
+    ]);
+  }));
+}
+
+function showProcesses(processes) {
+  byId("processes").replaceChildren(...processes.map((process) => row([
+    { text: process.name }, { node: element("span", process.state, "pill " + process.state) }, { text: process.reasons.join("; ") },
+  ])));
+}
+
+function showTrouble(text) {
+  byId("trouble").hidden = !text;
+  byId("trouble").textContent = text || "";
+}
+
+async function refresh() {
+  try {
+    const answer = await fetch("/api/snapshot", { cache: "no-store" });
+    const view = await answer.json();
+    if (!answer.ok) return showTrouble(view.error);
+    showTrouble(view.trouble);
+    showFreshness(view.freshness_s);
+    showLag(view.lag);
+    showLedger("events", view.ledger.events);
+    showLedger("searches", view.ledger.searches);
+    showReleases(view.releases);
+    showProcesses(view.processes);
+    byId("clock").textContent = new Date(view.at).toLocaleTimeString();
+  } catch (error) {
+    showTrouble("The page's own process does not answer: " + error.message);
+  } finally {
+    setTimeout(refresh, 1000);
+  }
+}
+
+refresh();

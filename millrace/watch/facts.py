@@ -1,0 +1,47 @@
+"""Facts read from Kafka at one moment, before anything is concluded from them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from contracts.progress import CatalogCounts, JoinProgress, PairsProgress
+from service.kafka import Committed, OffsetRange, Partition
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """Records of `search-events` that the join had not read when the facts were taken, counted by reading them."""
+
+    events: int
+    ticks: int
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaFacts:
+    """One look at Kafka. Topics and groups are named without the deployment's prefix.
+
+    Args:
+        ends: (topic, partition) -> first offset kept and next offset to come.
+        committed: group -> (topic, partition) -> what the group committed.
+        join: partition -> the join's last progress.
+        pairs: partition -> the pairs agent's last progress.
+        tails: partition of `search-events` -> what lies between the join's `next_offset` and the end.
+    """
+
+    ends: Mapping[Partition, OffsetRange]
+    committed: Mapping[str, Mapping[Partition, Committed]] = field(default_factory=dict)
+    join: Mapping[int, JoinProgress] = field(default_factory=dict)
+    pairs: Mapping[int, PairsProgress] = field(default_factory=dict)
+    tails: Mapping[int, Tail] = field(default_factory=dict)
+
+    def partitions(self, topic: str) -> list[tuple[int, OffsetRange]]:
+        """Return the partitions of a topic in order, with what each holds."""
+        return sorted((number, ends) for (name, number), ends in self.ends.items() if name == topic)
+
+
+def catalog_counts(metadata: str) -> CatalogCounts:
+    """Return the indexer's counts from its commit metadata; zeros where it has not committed.
+
+    >>> catalog_counts("").catalogue
+    0
+    """
+    return CatalogCounts.model_validate_json(metadata) if metadata else CatalogCounts()
