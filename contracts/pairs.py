@@ -1,8 +1,8 @@
 """Preference pairs: for this query, shoppers preferred one product to another, and how much that weighs."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter, model_validator
 
 from contracts.base import (
     Count,
@@ -91,3 +91,17 @@ class CuratedPair(Message):
     rejected_text: Annotated[str, Field(min_length=1, max_length=4000)] | None = None
     weight: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = 1.0
     margin: Finite | None = None
+
+    @model_validator(mode="after")
+    def _two_products(self) -> Self:
+        if (self.chosen is None) == (self.chosen_text is None):
+            raise ValueError("give chosen or chosen_text, not both")
+        if (self.rejected is None) == (self.rejected_text is None):
+            raise ValueError("give rejected or rejected_text, not both")
+        if (self.chosen, self.chosen_text) == (self.rejected, self.rejected_text):
+            raise ValueError("chosen and rejected are the same")
+        return self
+
+
+CURATED_PAIR: Final[TypeAdapter[CuratedPair]] = TypeAdapter(CuratedPair)
+"""What may stand on `curated-pairs`."""

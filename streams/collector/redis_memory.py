@@ -1,0 +1,117 @@
+"""The collector's memory in Redis: ids seen in the last day, and items per caller and window.
+
+An id is marked after Kafka acknowledged its event, never before: a mark set first would, after a crash or a failed
+acknowledgement, answer "duplicate" to the resend of an event that is nowhere. The price is that two copies in flight at
+once may both pass; the join removes the second.
+
+Redis may be gone at any time. Then nothing is recalled, nothing is limited, every event is accepted; the outage is one
+line in the log, and Redis is asked again once a second.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from contracts.telemetry import Process
+from service import metrics
+from service.logging import get_logger
+from streams.collector.ports import Recollection
+
+SEEN_S: Final = 86_400
+WINDOW_KEPT_S: Final = 60
+PAUSE_S: Final = 1.0
+FAILURES: Final = (RedisError, OSError, TimeoutError)
+
+
+class RedisMemory:
+    """Remembers by Redis, and does without it.
+
+    Args:
+        client: gives up quickly, see `service.redis`.
+        prefix: the deployment's, before each key.
+        monotonic_s: clock that decides when to ask again.
+    """
+
+    def __init__(
+        self, client: redis.asyncio.Redis, *, prefix: str, monotonic_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._client = client
+        self._prefix = f"{prefix}millrace:collector:"
+        self._monotonic_s = monotonic_s
+        self._down_until_s: float | None = None
+        metrics.DEPENDENCY_UP.labels(Process.REDIS).set(1)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether Redis answered when last asked."""
+        return self._down_until_s is None
+
+    async def recall(self, ids: Sequence[str], *, caller: str, item_count: int, window: int) -> Recollection:
+        """Return which ids were seen, and count the caller's items, in one round trip."""
+        counter = f"{self._prefix}rate:{caller}:{window}"
+
+        def ask(pipeline: Any) -> None:
+            pipeline.incrby(counter, item_count)
+            pipeline.expire(counter, WINDOW_KEPT_S)
+            if ids:
+                pipeline.mget([self._key(item_id) for item_id in ids])
+
+        answers = await self._ask(ask)
+        if answers is None:
+            return Recollection()
+        found = answers[2] if ids else []
+        seen = frozenset(item_id for item_id, mark in zip(ids, found, strict=True) if mark is not None)
+        return Recollection(seen, int(answers[0]))
+
+    async def remember(self, ids: Sequence[str]) -> None:
+        """Mark ids as acknowledged for a day."""
+
+        def ask(pipeline: Any) -> None:
+            for item_id in ids:
+                pipeline.set(self._key(item_id), 1, ex=SEEN_S)
+
+        if ids:
+            await self._ask(ask)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    def _key(self, item_id: str) -> str:
+        """Return the key of an id."""
+        return f"{self._prefix}seen:{item_id}"
+
+    async def _ask(self, ask: Callable[[Any], None]) -> list[Any] | None:
+        """Return the answers of one pipeline, or None where Redis is of no use now."""
+        if self._down_until_s is not None and self._monotonic_s() < self._down_until_s:
+            metrics.DEGRADED.labels("without_redis").inc()
+            return None
+        try:
+            async with self._client.pipeline(transaction=False) as pipeline:
+                ask(pipeline)
+                answers: list[Any] = await pipeline.execute()
+        except FAILURES as error:
+            self._lost(error)
+            return None
+        self._found()
+        return answers
+
+    def _lost(self, error: BaseException) -> None:
+        """Note that Redis is gone; say so once per outage."""
+        if self._down_until_s is None:
+            get_logger().warning(
+                "Redis lost", error=type(error).__name__, meaning="accepting without duplicate and rate checks"
+            )
+        self._down_until_s = self._monotonic_s() + PAUSE_S
+        metrics.DEPENDENCY_UP.labels(Process.REDIS).set(0)
+        metrics.DEGRADED.labels("without_redis").inc()
+
+    def _found(self) -> None:
+        """Note that Redis answers."""
+        if self._down_until_s is not None:
+            get_logger().info("Redis found again")
+            metrics.DEPENDENCY_UP.labels(Process.REDIS).set(1)
+        self._down_until_s = None
