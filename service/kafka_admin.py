@@ -10,7 +10,12 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
 
 from kafka import KafkaAdminClient, OffsetSpec, TopicPartition
-from kafka.errors import for_code
+from kafka.errors import (
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    NotCoordinatorError,
+    for_code,
+)
 
 from contracts.errors import DependencyDown, MillraceError, UsageError
 from contracts.topics import TOPICS, TopicSpec
@@ -126,7 +131,11 @@ def _check_partition_count(spec: TopicSpec, found: int, settings: Settings) -> N
 def beginning_and_end_offsets(
     client: KafkaAdminClient, settings: Settings, topics: Iterable[str]
 ) -> dict[Partition, OffsetRange]:
-    """Return what each partition of the topics holds, asked from outside any group."""
+    """Return what each partition of the topics holds, asked from outside any group.
+
+    Raises:
+        DependencyDown: Kafka does not answer, or lacks one of the topics.
+    """
     with translate_kafka_errors(settings):
         partitions = _partitions(client, settings, topics)
         begins = client.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.EARLIEST))
@@ -141,7 +150,7 @@ def committed_offsets(client: KafkaAdminClient, settings: Settings, group: str) 
     """Return what a group (`join`, `trainer`, ...) committed; partitions without a commit are absent."""
     name = settings.group(group)
     with translate_kafka_errors(settings):
-        offsets = client.list_group_offsets({name: None})[name]
+        offsets = _once_coordinated(lambda: client.list_group_offsets({name: None}))[name]
     return {
         (_short(found.topic, settings), found.partition): Committed(committed.offset, committed.metadata or "")
         for found, committed in offsets.items()
@@ -149,12 +158,29 @@ def committed_offsets(client: KafkaAdminClient, settings: Settings, group: str) 
     }
 
 
+def _once_coordinated(call: Callable[[], Any]) -> Any:
+    """Return a call's answer; the first group of a new cluster waits for the offsets topic to be created."""
+    deadline = time.monotonic() + REQUEST_TIMEOUT_MS / 1000
+    while True:
+        try:
+            return call()
+        except (CoordinatorNotAvailableError, CoordinatorLoadInProgressError, NotCoordinatorError):
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(POLL_S)
+
+
 def _partitions(client: KafkaAdminClient, settings: Settings, topics: Iterable[str]) -> list[TopicPartition]:
-    """Return every partition of the topics."""
-    names = [settings.topic(topic) for topic in topics]
+    """Return every partition of the topics, refusing topics that are missing: absent is not empty."""
+    found = client.describe_topics([settings.topic(topic) for topic in topics])
+    missing = [topic["name"] for topic in found if not topic["partitions"]]
+    if missing:
+        raise DependencyDown(
+            f"Kafka does not know {', '.join(missing)}", fix="`millrace up` or a restart of any service creates it"
+        )
     return [
         TopicPartition(topic["name"], partition["partition_index"])
-        for topic in client.describe_topics(names)
+        for topic in found
         for partition in topic["partitions"]
     ]
 

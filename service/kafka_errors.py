@@ -105,6 +105,11 @@ def _passing(names: set[str], error: BaseException) -> MillraceError | None:
 def _no_answer(error: BaseException, settings: Settings | None) -> MillraceError:
     """Return the meaning of every other failure: Kafka does not do its work."""
     where = "" if settings is None or settings.kafka_bootstrap is None else f" at {settings.kafka_bootstrap}"
+    if "update metadata" in str(error):
+        return DependencyDown(
+            f"Kafka{where} does not answer or lacks a topic ({_text(error)})",
+            fix="start it (`millrace up` does); if it runs, a restart of any service creates missing topics",
+        )
     return DependencyDown(
         f"Kafka does not answer{where} ({_text(error)})",
         fix="start it (`millrace up` does), or correct MILLRACE_KAFKA_BOOTSTRAP",

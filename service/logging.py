@@ -1,21 +1,25 @@
 """One line per fact, the same from our code and from every library: JSON for machines, columns on a terminal.
 
 Lines go to standard error, so that standard output stays free for what a command prints. Every line has `ts`, `level`,
-`event` and `process`. Libraries speak from warning upwards: what they say at info is not a fact about the shop.
+`event` and `process`. Libraries speak from warning upwards, and say the same thing at most twice a minute: what they
+tell at info is not a fact about the shop.
 """
 
 import logging
 import sys
 import threading
+import time
 from typing import Any, Final, TextIO, cast
 
 import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
+from typing_extensions import override
 
 from service.settings import Settings
 
 OUR_LOGGER: Final = "millrace"
+REPEAT_S: Final = 30.0
 _FIRST_FIELDS: Final = ("ts", "level", "process", "event")
 
 
@@ -37,6 +41,7 @@ def configure(process: str, settings: Settings | None = None, *, stream: TextIO 
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(settings, target)],
         )
     )
+    handler.addFilter(_RepeatFilter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
@@ -58,6 +63,27 @@ def configure(process: str, settings: Settings | None = None, *, stream: TextIO 
 def get_logger(**fields: object) -> structlog.stdlib.BoundLogger:
     """Return our logger; `fields` are put on each of its lines."""
     return cast("structlog.stdlib.BoundLogger", structlog.get_logger(OUR_LOGGER, **fields))
+
+
+class _RepeatFilter(logging.Filter):
+    """Lets a library say the same thing once in a while: a client that waits for a topic says so ten times a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said_at: dict[tuple[str, str], float] = {}
+
+    @override
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a line is written."""
+        if record.name == OUR_LOGGER:
+            return True
+        now = time.monotonic()
+        said = (record.name, record.getMessage())
+        if now - self._said_at.get(said, -REPEAT_S) < REPEAT_S:
+            return False
+        self._said_at = {line: at for line, at in self._said_at.items() if now - at < REPEAT_S}
+        self._said_at[said] = now
+        return True
 
 
 def _log_thread_crash(crash: threading.ExceptHookArgs) -> None:
