@@ -49,7 +49,7 @@ def _add_catalog(facts: KafkaFacts, partition: int, end: int, terms: Counter[str
 
 def search_ledger(facts: KafkaFacts) -> dict[str, Any]:
     """Return closed searches, the terms they fell into, and the balance."""
-    paired = held_out = pending = closed = 0
+    paired = held_out = pending = closed = dead_lettered = 0
     filtered: Counter[str] = Counter()
     unpaired: Counter[str] = Counter()
     for partition, ends in facts.partitions(JOINED_SEARCHES):
@@ -60,15 +60,17 @@ def search_ledger(facts: KafkaFacts) -> dict[str, Any]:
         if progress:
             paired += progress.counts.paired
             held_out += progress.counts.held_out
+            dead_lettered += progress.counts.dead_lettered
             filtered.update(progress.counts.filtered)
             unpaired.update(progress.counts.unpaired)
-    accounted = paired + held_out + pending + filtered.total() + unpaired.total()
+    accounted = paired + held_out + dead_lettered + pending + filtered.total() + unpaired.total()
     return {
         "closed": closed,
         "paired": paired,
         "held_out": held_out,
         "filtered": dict(sorted(filtered.items())),
         "unpaired": dict(sorted(unpaired.items())),
+        "dead_lettered": dead_lettered,
         "pending": pending,
         "balance": closed - accounted,
     }

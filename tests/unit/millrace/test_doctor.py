@@ -1,0 +1,72 @@
+"""The doctor names a cause and a fix for whatever is wrong, and one dead server hides nothing else."""
+
+from pathlib import Path
+
+import pytest
+
+from contracts.errors import DependencyDown
+from millrace.doctor import (
+    Check,
+    check_disk,
+    check_keys,
+    check_loopback,
+    check_processes,
+    check_python,
+    doctor_report,
+    examine,
+)
+from service.settings import Settings, load_settings
+
+
+def settings(tmp_path: Path, **changes: str) -> Settings:
+    """Return settings that name no server."""
+    return load_settings({"data_dir": str(tmp_path), **changes}, environ={}, directory=tmp_path)
+
+
+def test_a_supported_python_is_well(tmp_path: Path) -> None:
+    """The interpreter that runs the tests is one that is supported."""
+    assert check_python(settings(tmp_path)).status == "ok"
+
+
+def test_a_folder_that_cannot_be_made_fails_with_the_setting_to_change(tmp_path: Path) -> None:
+    """A data folder below a file can never be written."""
+    (tmp_path / "file").write_text("")
+    check = check_disk(settings(tmp_path, data_dir=str(tmp_path / "file" / "below")))
+    assert (check.status, "MILLRACE_DATA_DIR" in check.fix) == ("fail", True)
+
+
+def test_short_keys_fail_without_showing_them(tmp_path: Path) -> None:
+    """A key that can be guessed is a failure; its value is never printed."""
+    keys = {"write_key": "hunter2", "secret_key": "s" * 32, "person_key": "p" * 32}
+    check = check_keys(settings(tmp_path, **keys))
+    assert check.status == "fail"
+    assert "MILLRACE_WRITE_KEY" in check.cause
+    assert "hunter2" not in check.cause + check.fix
+
+
+def test_listening_beyond_this_machine_is_a_warning(tmp_path: Path) -> None:
+    """It may be meant, in containers; it must not go unseen."""
+    assert check_loopback(settings(tmp_path, host="0.0.0.0")).status == "warn"  # noqa: S104 - the very thing warned of
+
+
+def test_a_silent_process_is_named(tmp_path: Path) -> None:
+    """Nothing listens on port 1: the process is named as not ready."""
+    check = check_processes(settings(tmp_path, scrape="search=http://127.0.0.1:1"))
+    assert (check.status, "search" in check.cause) == ("fail", True)
+
+
+def test_a_failing_check_keeps_its_cause_and_fix(tmp_path: Path) -> None:
+    """An expected failure inside a check becomes that check's outcome; the others still report."""
+
+    def check_broken_thing(_settings: Settings) -> Check:
+        raise DependencyDown("it is down", fix="start it")
+
+    broken, python = examine(settings(tmp_path), (check_broken_thing, check_python))
+    assert broken == Check("broken thing", "fail", "it is down", "start it")
+    assert python.status == "ok"
+
+
+@pytest.mark.parametrize("key", ["name", "status", "cause", "fix"])
+def test_the_report_has_the_published_form(key: str) -> None:
+    """`--json` carries name, status, cause and fix of every check."""
+    assert key in doctor_report([Check("a", "ok", "b")])["checks"][0]
