@@ -73,7 +73,7 @@ def test_a_misspelt_key_of_the_file_is_refused_too(tmp_path: Path) -> None:
 def test_a_misspelt_override_is_refused_too() -> None:
     """The command line is held to the same names."""
     with pytest.raises(UsageError, match="did you mean MILLRACE_PARTITIONS"):
-        load(partitons=3)
+        load(partition=3)
 
 
 def test_an_unknown_name_like_no_other_is_refused_without_a_guess() -> None:
