@@ -1,0 +1,166 @@
+"""What a running `up` leaves in its data folder for the other commands: up.env, up.json and a lock.
+
+up.env holds the settings and keys in force, mode 0600; its keys outlive a stop, so that pages and scripts of the shop
+keep working. up.json holds what runs. The lock is the operating system's: it ends with its holder however that ends, so
+neither file is believed while nobody holds it.
+"""
+
+import fcntl
+import json
+import os
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+from contracts.errors import UsageError
+from service.settings import ENV_PREFIX, Settings, load_settings
+
+ENV_FILE: Final = "up.env"
+STATE_FILE: Final = "up.json"
+LOCK_FILE: Final = "up.lock"
+LOG_FOLDER: Final = "logs"
+KEYS: Final = ("write_key", "secret_key", "person_key")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessState:
+    """One process as its supervisor sees it; `detail` says why it is not ready."""
+
+    name: str
+    state: str
+    pid: int | None
+    port: int | None
+    restarts: int = 0
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UpState:
+    """A supervisor and its processes."""
+
+    pid: int
+    processes: tuple[ProcessState, ...]
+
+
+class DataFolderLock:
+    """The right to run on a data folder; one supervisor at a time has it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: int | None = descriptor
+
+    @classmethod
+    def acquire(cls, data_dir: Path) -> Self:
+        """Take the lock.
+
+        Raises:
+            UsageError: another supervisor has it.
+        """
+        descriptor = os.open(data_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if not _try_lock(descriptor):
+            holder = os.read(descriptor, 32).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            raise UsageError(
+                f"Millrace already runs on {data_dir} (process {holder or 'unknown'})",
+                fix="`millrace down` stops it; another MILLRACE_DATA_DIR runs a second one beside it",
+            )
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode("ascii"))
+        return cls(descriptor)
+
+    def release(self) -> None:
+        """Give the lock back; harmless when repeated."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _try_lock(descriptor: int) -> bool:
+    """Lock an open file unless it is locked."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def is_running(data_dir: Path) -> bool:
+    """Return whether a supervisor runs on the data folder now."""
+    try:
+        descriptor = os.open(data_dir / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return not _try_lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def holder_pid(data_dir: Path) -> int | None:
+    """Return the process id of the supervisor that runs on the data folder, or None."""
+    if not is_running(data_dir):
+        return None
+    text = (data_dir / LOCK_FILE).read_text(encoding="ascii").strip()
+    return int(text) if text.isdecimal() else None
+
+
+def write_env(data_dir: Path, environ: Mapping[str, str]) -> None:
+    """Write the settings in force, readable by their owner alone, in a form that a shell can source."""
+    rows = (f"{name}={shlex.quote(value)}\n" for name, value in sorted(environ.items()) if value)
+    _replace(data_dir / ENV_FILE, "".join(rows))
+
+
+def read_env(data_dir: Path) -> dict[str, str]:
+    """Return what up.env holds, from this run or the last; empty where there was none."""
+    try:
+        text = (data_dir / ENV_FILE).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    pairs = (line.partition("=") for line in text.splitlines() if line.startswith(ENV_PREFIX))
+    return {name: "".join(shlex.split(value)) for name, _, value in pairs}
+
+
+def write_state(data_dir: Path, processes: Iterable[ProcessState]) -> None:
+    """Write what runs, in one step: a reader sees the old state or the new one."""
+    state = UpState(os.getpid(), tuple(processes))
+    _replace(data_dir / STATE_FILE, json.dumps(asdict(state), indent=1) + "\n")
+
+
+def read_state(data_dir: Path) -> UpState | None:
+    """Return what the running supervisor last wrote, or None where none runs."""
+    if not is_running(data_dir):
+        return None
+    try:
+        stored = json.loads((data_dir / STATE_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    if stored["pid"] != holder_pid(data_dir):
+        return None
+    return UpState(stored["pid"], tuple(ProcessState(**row) for row in stored["processes"]))
+
+
+def load_running_settings(
+    overrides: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
+) -> Settings:
+    """Return the settings for a command that is a client of what runs.
+
+    millrace.toml < up.env, while an `up` runs < environment < command line.
+
+    Raises:
+        UsageError: as `load_settings`.
+    """
+    given = dict(os.environ if environ is None else environ)
+    settings = load_settings(overrides, given)
+    if not is_running(settings.data_dir):
+        return settings
+    return load_settings(overrides, {**read_env(settings.data_dir), **given})
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a private file in one step."""
+    temporary = path.with_suffix(f"{path.suffix}.{os.getpid()}.new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    temporary.replace(path)

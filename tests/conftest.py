@@ -1,0 +1,71 @@
+"""What every test may use: real servers once per session, a name space of its own, settings without surprises.
+
+No MILLRACE_* of the developer's shell reaches a test; servers named there are used by the session's fixtures alone.
+"""
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.settings import ENV_PREFIX, Settings, load_settings
+from tests.support.servers import running_server
+
+GIVEN = {name: value for name, value in os.environ.items() if name.startswith(ENV_PREFIX)}
+
+SettingsFactory = Callable[..., Settings]
+
+TEST_KEYS = {"write_key": "test-write-key", "secret_key": "test-secret-key", "person_key": "test-person-key"}
+
+
+@pytest.fixture(autouse=True)
+def clean_environ(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take every MILLRACE_* out of the environment, so that a test sees only what it sets itself."""
+    for name in [name for name in os.environ if name.startswith(ENV_PREFIX)]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Give a real Kafka as host:port, the same for the whole session."""
+    with running_server("kafka", tmp_path_factory.mktemp("kafka-server"), GIVEN) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Give a real Redis, the same for the whole session; tests keep apart by their topic prefix."""
+    with running_server("redis", tmp_path_factory.mktemp("redis-server"), GIVEN) as address:
+        yield address
+
+
+@pytest.fixture
+def topic_prefix() -> str:
+    """Give a prefix for topics, groups and collections that no other test has."""
+    return f"t{uuid.uuid4().hex[:12]}-"
+
+
+@pytest.fixture
+def settings(topic_prefix: str, tmp_path: Path) -> SettingsFactory:
+    """Give a factory of settings with this test's own prefix and data folder, test keys, and no server."""
+
+    def make(**overrides: Any) -> Settings:
+        """Return the settings of one process of this test."""
+        own = {"topic_prefix": topic_prefix, "data_dir": tmp_path / "data", **TEST_KEYS}
+        return load_settings({**own, **overrides}, environ={}, directory=tmp_path)
+
+    return make
+
+
+@pytest.fixture
+def kafka_settings(settings: SettingsFactory, kafka_bootstrap: str) -> SettingsFactory:
+    """Give the factory of settings with the session's Kafka filled in."""
+
+    def make(**overrides: Any) -> Settings:
+        """Return the settings of one process that speaks to Kafka."""
+        return settings(**{"kafka_bootstrap": kafka_bootstrap, **overrides})
+
+    return make
