@@ -1,0 +1,100 @@
+"""A vector store in a process of its own, for tests that kill it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+import httpx
+
+from tests.support.poll import eventually
+
+_START_TIMEOUT_S = 30.0
+_STOP_TIMEOUT_S = 20.0
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+class QdrantProcess:
+    """A process that answers Qdrant's REST API.
+
+    Args:
+        command: what to run.
+        environ: added to this process's environment.
+        port: where it will answer.
+        log: file for its output.
+    """
+
+    def __init__(self, command: Sequence[str], environ: Mapping[str, str], *, port: int, log: Path) -> None:
+        self._command = list(command)
+        self._environ = {**os.environ, **environ}
+        self._log = log
+        self.url = f"http://127.0.0.1:{port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def embedded(cls, data_dir: Path, **environ: str) -> Self:
+        """Return our embedded Qdrant on a free port, not yet started."""
+        port = free_port()
+        settings = {"MILLRACE_DATA_DIR": str(data_dir), "MILLRACE_HOST": "127.0.0.1", "MILLRACE_PORT": str(port)}
+        command = [sys.executable, "-m", "indexer.embedded"]
+        return cls(command, {**settings, **environ}, port=port, log=data_dir.with_suffix(".log"))
+
+    @classmethod
+    def server(cls, binary: str, folder: Path) -> Self:
+        """Return a Qdrant server on free ports, not yet started."""
+        port = free_port()
+        environ = {
+            "QDRANT__SERVICE__HOST": "127.0.0.1",
+            "QDRANT__SERVICE__HTTP_PORT": str(port),
+            "QDRANT__SERVICE__GRPC_PORT": str(free_port()),
+            "QDRANT__STORAGE__STORAGE_PATH": str(folder / "storage"),
+            "QDRANT__STORAGE__SNAPSHOTS_PATH": str(folder / "snapshots"),
+            "QDRANT__TELEMETRY_DISABLED": "true",
+        }
+        return cls([binary], environ, port=port, log=folder.with_suffix(".log"))
+
+    def start(self) -> Self:
+        """Start it and wait until it is ready."""
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(self._command, env=self._environ, stdout=log, stderr=log)
+        eventually(self._ready, timeout_s=_START_TIMEOUT_S, what=f"{self._command[-1]} is ready, see {self._log}")
+        return self
+
+    def _ready(self) -> bool:
+        if self.process is not None and self.process.poll() is not None:
+            raise AssertionError(f"it ended with {self.process.returncode}: {self.log_text()}")
+        try:
+            return httpx.get(f"{self.url}/readyz", timeout=2).is_success
+        except httpx.TransportError:
+            return False
+
+    def log_text(self) -> str:
+        """Return what it wrote."""
+        return self._log.read_text(errors="replace")
+
+    def kill(self) -> None:
+        """End it by SIGKILL."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> int:
+        """End it by SIGTERM; return its exit code."""
+        return self._end(signal.SIGTERM)
+
+    def _end(self, number: signal.Signals) -> int:
+        if self.process is None:
+            return 0
+        self.process.send_signal(number)
+        code = self.process.wait(_STOP_TIMEOUT_S)
+        self.process = None
+        return code
