@@ -4,15 +4,21 @@ Every failure names a stable reason and the field, so that a dead letter or an H
 """
 
 from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import orjson
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from contracts.errors import ContractError, MalformedMessage, UnsupportedSchema
 
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
 _TAGS: Final = {"impression", "view", "click", "dwell", "cart", "purchase", "tick", "product", "product_deleted"}
-"""Union tags that pydantic puts before a field's path; no field has such a name."""
+"""Union tags that pydantic puts before a field's path."""
+_MEMBERS: Final = {"bool", "int", "float", "str", "constrained-str"}
+"""What pydantic puts behind the path of a field that may hold several plain types, with one complaint for each."""
+_TAG_PROBLEMS: Final = {"union_tag_invalid", "union_tag_not_found"}
 
 M = TypeVar("M")
 
@@ -76,10 +82,31 @@ def validate(value: Any, contract: TypeAdapter[M]) -> M:
 
 def contract_error(exc: ValidationError) -> ContractError:
     """Translate pydantic's first complaint into ours."""
-    first = exc.errors(include_url=False, include_input=False)[0]
-    path = [str(part) for part in first["loc"] if part not in _TAGS]
+    problem = _most_telling(exc.errors(include_url=False, include_input=False))
+    path = _path(problem)
     field = ".".join(path) or None
-    if path and path[-1] == "schema_version" and first["type"] != "missing":
+    if path and path[-1] == "schema_version" and problem["type"] != "missing":
         return UnsupportedSchema("unsupported_schema", "schema_version is not one this release knows", field=field)
-    reason = _REASONS.get(first["type"], "wrong_type")
-    return MalformedMessage(reason, f"{field or 'message'}: {first['msg'].removeprefix('Value error, ')}", field=field)
+    reason = _REASONS.get(problem["type"], "wrong_type")
+    return MalformedMessage(
+        reason, f"{field or 'message'}: {problem['msg'].removeprefix('Value error, ')}", field=field
+    )
+
+
+def _most_telling(problems: "list[ErrorDetails]") -> "ErrorDetails":
+    """Return the first complaint; of those about the members of a union, the one whose type fitted."""
+    first = problems[0]
+    if first["loc"][-1:] and first["loc"][-1] in _MEMBERS:
+        about = [problem for problem in problems if problem["loc"][:-1] == first["loc"][:-1]]
+        return next((problem for problem in about if problem["type"] in _REASONS), first)
+    return first
+
+
+def _path(problem: "ErrorDetails") -> list[str]:
+    """Return where the complaint lies, in the sender's words."""
+    path = [str(part) for part in problem["loc"]]
+    if path and path[0] in _TAGS:
+        del path[0]
+    if len(path) > 1 and path[-1] in _MEMBERS:
+        del path[-1]
+    return [*path, "type"] if problem["type"] in _TAG_PROBLEMS else path

@@ -19,7 +19,7 @@ from streams.collector.access import Keys
 from streams.collector.app import Collector, Policy
 from streams.collector.kafka_writer import KafkaWriter
 from streams.collector.redis_memory import RedisMemory
-from streams.collector.web import build_app
+from streams.collector.web import RUNNER_OPTIONS, build_app
 
 FINISH_S: Final = 10.0
 """How long open requests may take after a stop; with the flush it stays below the supervisor's 20 s."""
@@ -65,7 +65,7 @@ async def serve(settings: Settings, shutdown: Shutdown, *, policy: Policy) -> No
         health = Health(Process.COLLECTOR)
         health.add_check("kafka", writer.not_ready)
         app = build_app(Collector(policy, writer, memory=memory), health, redis_is_up=lambda: memory.is_up)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=FINISH_S)
+        runner = web.AppRunner(app, shutdown_timeout=FINISH_S, **RUNNER_OPTIONS)
         stack.push_async_callback(runner.cleanup)
         await runner.setup()
         await web.SockSite(runner, socket).start()

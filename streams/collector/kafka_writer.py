@@ -7,7 +7,7 @@ counts once. A producer that can never write again (its identity fenced off, its
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer, errors
@@ -43,10 +43,18 @@ class KafkaWriter:
     Args:
         settings: the settings in force.
         ack_timeout_s: how long a caller is kept waiting.
+        monotonic_s: clock that decides how long Kafka has been silent.
     """
 
-    def __init__(self, settings: Settings, *, ack_timeout_s: float = ACK_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        ack_timeout_s: float = ACK_TIMEOUT_S,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._settings = settings
+        self._monotonic_s = monotonic_s
         self._ack_timeout_s = ack_timeout_s
         self._producer: Any = None
         self._probing: asyncio.Task[None] | None = None
@@ -65,7 +73,7 @@ class KafkaWriter:
         self._producer = AIOKafkaProducer(**config)
         with translate_kafka_errors(self._settings):
             await self._producer.start()
-        self._answered_s = time.monotonic()
+        self._answered_s = self._monotonic_s()
         self._probing = asyncio.create_task(self._probe())
 
     async def failed(self) -> MillraceError:
@@ -103,7 +111,7 @@ class KafkaWriter:
         """Return the reason why Kafka cannot be written to now, or None; the form of a health check."""
         if self._answered_s is None:
             return "not connected yet"
-        silent_s = time.monotonic() - self._answered_s
+        silent_s = self._monotonic_s() - self._answered_s
         return None if silent_s <= STALE_AFTER_S else f"Kafka has not answered for {silent_s:.0f} s"
 
     async def _send(self, record: OutgoingRecord) -> "asyncio.Future[Any]":
@@ -130,7 +138,7 @@ class KafkaWriter:
 
     def _note_answer(self) -> None:
         """Note that Kafka answers; say so where it had not."""
-        self._answered_s = time.monotonic()
+        self._answered_s = self._monotonic_s()
         if not self._is_up:
             get_logger().info("Kafka answers again")
         self._is_up = True

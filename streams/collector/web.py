@@ -14,6 +14,8 @@ from streams.collector import access
 from streams.collector.access import Refused
 from streams.collector.app import EVENTS, PAIRS, PRODUCTS, Collector, Kind
 
+RUNNER_OPTIONS: Final[Mapping[str, Any]] = {"access_log": None, "auto_decompress": False}
+"""How the application must be run: `body` unpacks, and requests are counted, not logged one by one."""
 INTAKE_ROUTES: Final[Mapping[str, Kind]] = {"/v1/events": EVENTS, "/v1/products": PRODUCTS, "/v1/pairs": PAIRS}
 NOT_BUILT: Final = (("POST", "/ubi_events"), ("POST", "/ubi_queries"), ("GET", "/millrace.js"))
 _PREFLIGHT: Final = {
