@@ -1,0 +1,1 @@
+"""The `millrace` command, its built-in page and the shop simulator. Nothing imports this package."""
