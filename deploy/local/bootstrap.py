@@ -1,0 +1,276 @@
+"""`make setup`: everything that Millrace needs, on a machine that has Python and make and nothing else.
+
+System packages where they are missing and may be installed, a virtual environment from a lock with hashes, Kafka's jars
+from a list with checksums. Each step runs only when it has something to do, so that the second time takes a moment.
+Only the standard library is used.
+"""
+
+import fcntl
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from deploy.local import jars, system_packages
+from deploy.local.jars import REPOSITORY
+
+LEAST: Final = (3, 11)
+BELOW: Final = (3, 14)
+HEARTBEAT_S: Final = 15.0
+ATTEMPTS: Final = 2  # registries hiccup
+SHOWN_LINES: Final = 4
+
+
+class SetupError(Exception):
+    """Set-up cannot go on; the message is one line with the fix."""
+
+
+def say(text: str) -> None:
+    """Print one line of progress."""
+    sys.stderr.write(f"setup: {text}\n")
+    sys.stderr.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where set-up finds and puts things.
+
+    Args:
+        root: the repository.
+    """
+
+    root: Path = REPOSITORY
+
+    @property
+    def venv(self) -> Path:
+        """The virtual environment."""
+        return self.root / ".venv"
+
+    @property
+    def python(self) -> Path:
+        """Its interpreter."""
+        return self.venv / "bin" / "python"
+
+    @property
+    def stamp(self) -> Path:
+        """Holds the fingerprint of what was installed into it."""
+        return self.venv / "millrace-setup"
+
+    @property
+    def cache(self) -> Path:
+        """What can be fetched again."""
+        return self.root / ".cache"
+
+    @property
+    def log(self) -> Path:
+        """What the installers said."""
+        return self.cache / "setup.log"
+
+    def lock(self, name: str) -> Path:
+        """A lock file with hashes."""
+        return self.root / "locks" / f"{name}.txt"
+
+    def fingerprint(self) -> str:
+        """Return what changes when the packages must be installed again."""
+        digest = hashlib.sha256(f"{sys.version_info[:2]}\n".encode())
+        for path in (self.lock("uv"), self.lock("all"), self.root / "pyproject.toml"):
+            digest.update(path.read_bytes())
+        return digest.hexdigest()
+
+
+def venv_is_good(layout: Layout) -> bool:
+    """Return whether the virtual environment works, belongs to this folder and to a Python that we support."""
+    try:
+        made_for = (layout.venv / "bin" / "activate").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    if str(layout.venv) not in made_for and str(layout.venv.resolve()) not in made_for:
+        return False  # it was moved: its scripts point to where it was
+    question = f"import sys; sys.exit(not ({LEAST} <= sys.version_info[:2] < {BELOW}))"
+    try:
+        return subprocess.run([layout.python, "-I", "-c", question], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def packages_are_installed(layout: Layout) -> bool:
+    """Return whether the virtual environment holds what the locks say."""
+    try:
+        return layout.stamp.read_text(encoding="ascii") == layout.fingerprint()
+    except OSError:
+        return False
+
+
+class Installer:
+    """Runs the commands of the steps, keeps what they say in a log, and shows that they live.
+
+    Args:
+        layout: where the log is.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def run(self, command: Sequence[str | Path]) -> None:
+        """Run one command, again where it fails the first time.
+
+        Raises:
+            SetupError: it failed each time; the message holds what it said last.
+        """
+        for _ in range(ATTEMPTS):
+            said_from = self._size()
+            if self._run_once([str(part) for part in command]) == 0:
+                return
+        raise SetupError(
+            f"{self._short(command)} failed: {self._last_lines(said_from)} (all of it: {self._layout.log})"
+        )
+
+    def _run_once(self, command: list[str]) -> int:
+        """Run a command into the log and return its exit code, with a line now and then while it runs."""
+        started = time.monotonic()
+        with self._layout.log.open("ab") as log:
+            log.write(f"$ {' '.join(command)}\n".encode())
+            log.flush()
+            try:
+                process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=self._layout.root
+                )
+            except OSError as error:
+                raise SetupError(f"cannot run {command[0]}: {error.strerror}") from error
+            with process:
+                while True:
+                    try:
+                        return process.wait(HEARTBEAT_S)
+                    except subprocess.TimeoutExpired:
+                        say(f"    still at it, {time.monotonic() - started:.0f} s")
+
+    def _size(self) -> int:
+        """Return how long the log is."""
+        return self._layout.log.stat().st_size if self._layout.log.exists() else 0
+
+    def _last_lines(self, since: int) -> str:
+        """Return what the last command said at its end, in one line."""
+        text = self._layout.log.read_bytes()[since:].decode("utf-8", "replace")
+        lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
+        return " | ".join(lines[-SHOWN_LINES:])[:600] or "it said nothing"
+
+    @staticmethod
+    def _short(command: Sequence[str | Path]) -> str:
+        """Return a command as people speak of it."""
+        words = [Path(part).name if os.sep in str(part) else str(part) for part in command]
+        return " ".join(word for word in words if not word.startswith("-"))[:80]
+
+
+def make_venv(layout: Layout, installer: Installer) -> None:
+    """Make the virtual environment anew."""
+    if layout.venv.is_symlink():
+        layout.venv.unlink()
+    elif layout.venv.exists():
+        shutil.rmtree(layout.venv)
+    installer.run([sys.executable, "-m", "venv", layout.venv])
+
+
+def install_packages(layout: Layout, installer: Installer) -> None:
+    """Install the locked packages and Millrace itself, which stays editable."""
+    pip: list[str | Path] = [layout.python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
+    installer.run([*pip, "--require-hashes", "-r", layout.lock("uv")])
+    uv: list[str | Path] = [layout.venv / "bin" / "uv", "pip", "install", "--python", layout.python]
+    installer.run([*uv, "--require-hashes", "-r", layout.lock("all")])
+    installer.run([*uv, "--no-deps", "--no-build-isolation", "-e", layout.root])
+    layout.stamp.write_text(layout.fingerprint(), encoding="ascii")
+
+
+def install_system_packages(needs: Sequence[system_packages.Need], installer: Installer) -> None:
+    """Install what the system lacks, or say what to install.
+
+    Raises:
+        SetupError: it may not be installed here, or it still is not there afterwards.
+    """
+    before = system_packages.privilege()
+    if before is None:
+        raise SetupError(system_packages.how_to_install(needs))
+    system_packages.install(needs, before, installer.run)
+
+
+def missing_packages(layout: Layout) -> list[system_packages.Need]:
+    """Return what the steps to come need from the system and do not find."""
+    lacks_venv = not venv_is_good(layout) and importlib.util.find_spec("ensurepip") is None
+    venv = system_packages.venv_need(sys.version_info[:2]) if lacks_venv else None
+    return system_packages.missing(venv=venv, jars=not jars.are_complete())
+
+
+@contextmanager
+def one_at_a_time(layout: Layout) -> Iterator[None]:
+    """Hold the lock of set-up; wait while another has it."""
+    layout.cache.mkdir(exist_ok=True)
+    with (layout.cache / "setup.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another set-up of this folder")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def timed(name: str, step: Callable[[], None]) -> None:
+    """Run one step, with a line before and after."""
+    say(f"{name} ...")
+    started = time.monotonic()
+    step()
+    say(f"    done in {time.monotonic() - started:.1f} s")
+
+
+def set_up(layout: Layout) -> None:
+    """Run each step that has something to do.
+
+    Raises:
+        SetupError: one failed.
+        JarError: Kafka's jars could not be fetched, or are not the locked ones.
+    """
+    installer = Installer(layout)
+    if needs := missing_packages(layout):
+        names = ", ".join(need.what for need in needs)
+        timed(f"system packages: {names}", lambda: install_system_packages(needs, installer))
+        if still := missing_packages(layout):
+            raise SetupError(system_packages.how_to_install(still))
+    if not venv_is_good(layout):
+        version = ".".join(str(part) for part in sys.version_info[:2])
+        timed(f"virtual environment with Python {version}", lambda: make_venv(layout, installer))
+    if not packages_are_installed(layout):
+        timed("Python packages (some minutes and 6 GB the first time)", lambda: install_packages(layout, installer))
+    if not jars.are_complete():
+        timed(f"Apache Kafka {jars.KAFKA_VERSION}", jars.fetch)
+
+
+def main() -> int:
+    """Set up; every expected failure is one line and exit code 4."""
+    os.environ.setdefault("UV_HTTP_TIMEOUT", "180")
+    layout, started = Layout(), time.monotonic()
+    if not os.environ.get("HOME"):
+        os.environ.setdefault("UV_CACHE_DIR", str(layout.cache / "uv"))
+    try:
+        with one_at_a_time(layout):
+            set_up(layout)
+    except (SetupError, jars.JarError) as error:
+        say(str(error))
+        return 4
+    except OSError as error:
+        say(f"{error.filename or layout.root}: {error.strerror}; is the disk full, or the folder not writable?")
+        return 4
+    except KeyboardInterrupt:
+        say("interrupted; run it again to go on")
+        return 130
+    say(f"in place ({time.monotonic() - started:.1f} s)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
