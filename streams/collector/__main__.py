@@ -17,7 +17,7 @@ from service.redis import async_redis_client
 from service.settings import Settings
 from streams.collector.access import Keys
 from streams.collector.app import Collector, Policy
-from streams.collector.kafka_writer import KafkaWriter
+from streams.collector.kafka_writer import ACK_TIMEOUT_S, KafkaWriter
 from streams.collector.redis_memory import RedisMemory
 from streams.collector.web import RUNNER_OPTIONS, build_app
 
@@ -48,8 +48,16 @@ def read_policy(settings: Settings) -> Policy:
     return Policy(Keys(write, secret), person, origins=settings.cors_origin_list())
 
 
-async def serve(settings: Settings, shutdown: Shutdown, *, policy: Policy) -> None:
+async def serve(
+    settings: Settings, shutdown: Shutdown, *, policy: Policy, ack_timeout_s: float = ACK_TIMEOUT_S
+) -> None:
     """Listen until a stop is asked for; then finish what is open and flush.
+
+    Args:
+        settings: the settings in force.
+        shutdown: asks for the stop.
+        policy: how callers are treated.
+        ack_timeout_s: how long a caller is kept waiting for Kafka.
 
     Raises:
         MillraceError: Kafka refuses to be written to for good.
@@ -59,7 +67,7 @@ async def serve(settings: Settings, shutdown: Shutdown, *, policy: Policy) -> No
         socket = stack.enter_context(bind_socket(settings.host, port))
         memory = RedisMemory(async_redis_client(settings), prefix=settings.topic_prefix)
         stack.push_async_callback(memory.close)
-        writer = KafkaWriter(settings)
+        writer = KafkaWriter(settings, ack_timeout_s=ack_timeout_s)
         stack.push_async_callback(writer.stop)
         await writer.start()
         health = Health(Process.COLLECTOR)

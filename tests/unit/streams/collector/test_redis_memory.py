@@ -1,7 +1,6 @@
 """What the collector does when Redis does not answer."""
 
 import asyncio
-import socket
 from typing import Any
 
 import redis.asyncio
@@ -11,13 +10,7 @@ from service.redis import async_redis_client
 from service.settings import Settings
 from streams.collector.ports import Recollection
 from streams.collector.redis_memory import PAUSE_S, RedisMemory
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        return int(unused.getsockname()[1])
+from tests.support.ports import free_port
 
 
 class HandClock:
