@@ -1,0 +1,101 @@
+"""Follows a compacted topic in a thread: from its beginning to its end, then live, without a consumer group.
+
+How search, trainer, indexer and page learn of releases, base vectors and progress: everyone reads everything, nobody
+commits, and a restart simply reads again.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from kafka import KafkaConsumer, TopicPartition
+
+from contracts.errors import DependencyDown, MillraceError, TransientError
+from service.kafka import consumer_config, translate_kafka_errors
+from service.logging import get_logger
+from service.settings import Settings
+
+OnRecord = Callable[[bytes, bytes | None, int], None]
+"""Takes (key, value, broker timestamp in epoch ms); a value of None removes the key."""
+
+POLL_MS: Final = 200
+RETRY_S: Final = 1.0
+
+
+class TopicFollower:
+    """Hands every record of a topic to a callback, in the order of each partition.
+
+    After a broker was away it begins again from the beginning: the callback must take a record twice without harm. An
+    error that the callback raises ends the follower; it is kept in `failure`, because going on past a record that could
+    not be applied would show a state that never was.
+
+    Args:
+        settings: of the deployment.
+        topic: without the deployment's prefix.
+        on_record: called in the follower's thread.
+    """
+
+    def __init__(self, settings: Settings, topic: str, on_record: OnRecord) -> None:
+        self._settings = settings
+        self._topic = topic
+        self._on_record = on_record
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"follow-{topic}", daemon=True)
+        self.caught_up = threading.Event()
+        """Set once everything that the topic held at the start was handed over."""
+        self.failure: MillraceError | None = None
+        """Why it ended by itself; None while it runs."""
+
+    def start(self) -> None:
+        """Begin to follow."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop and wait for the callback in progress; harmless when repeated or never started."""
+        self._stop.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(timeout=10)
+
+    def not_caught_up(self) -> str | None:
+        """Return why its view is not current yet, as a readiness check."""
+        if self.failure:
+            return self.failure.message
+        return None if self.caught_up.is_set() else f"{self._topic} has not been read to its end yet"
+
+    def _run(self) -> None:
+        while not self._stop.is_set() and self.failure is None:
+            try:
+                with translate_kafka_errors(self._settings):
+                    self._follow()
+            except (DependencyDown, TransientError) as exc:
+                get_logger().warning("follower_waits", topic=self._topic, error=exc.message, fix=exc.fix)
+                self._stop.wait(RETRY_S)
+            except MillraceError as exc:
+                get_logger().error("follower_stopped", topic=self._topic, error=exc.message, fix=exc.fix)
+                self.failure = exc
+
+    def _follow(self) -> None:
+        with KafkaConsumer(**consumer_config(self._settings)) as consumer:
+            partitions = self._partitions(consumer)
+            consumer.assign(partitions)
+            consumer.seek_to_beginning(*partitions)
+            ends = consumer.end_offsets(partitions)
+            while not self._stop.is_set():
+                if not self.caught_up.is_set() and all(consumer.position(p) >= end for p, end in ends.items()):
+                    self.caught_up.set()
+                self._hand_over(consumer)
+
+    def _partitions(self, consumer: KafkaConsumer) -> list[TopicPartition]:
+        name = self._settings.topic(self._topic)
+        numbers = consumer.partitions_for_topic(name)
+        if not numbers:
+            raise DependencyDown(f"topic {name} does not exist yet", fix="any Millrace process creates it at its start")
+        return [TopicPartition(name, number) for number in sorted(numbers)]
+
+    def _hand_over(self, consumer: KafkaConsumer) -> None:
+        for records in consumer.poll(timeout_ms=POLL_MS).values():
+            for record in records:
+                if self._stop.is_set():
+                    return
+                if record.key is not None:
+                    self._on_record(record.key, record.value, record.timestamp)
