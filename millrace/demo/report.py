@@ -117,3 +117,13 @@ def live_view(progress: Mapping[str, Any]) -> RenderableType:
     for name in ("in force", "click to search", "product to search", "quality so far"):
         table.add_row(name, progress[name])
     return Panel(table, title="Millrace demo", title_align="left")
+
+
+def live_line(progress: Mapping[str, Any]) -> str:
+    """Return the live view as one line, for logs and pipes."""
+    return (
+        f"{progress['clock']}: {progress['searches']:,} searches, {progress['clicks']:,} clicks, "
+        f"{progress['events']:,} events ({progress['events_per_s']:.0f}/s), {progress['pairs']:,} pairs, "
+        f"{progress['query_releases']} query and {progress['product_releases']} product releases; "
+        f"click to search {progress['click to search']}; quality so far {progress['quality so far']}"
+    )

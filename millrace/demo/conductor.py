@@ -1,0 +1,251 @@
+"""The demo from start to end: start, load, measure, shop, wait for the last release, measure again, show.
+
+The demo is a client like any shop: it talks to the collector and the search API, and looks at Kafka as the page does.
+"""
+
+import asyncio
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import orjson
+from qdrant_client import QdrantClient
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from contracts.errors import CheckFailed, UsageError
+from contracts.topics import MODELS
+from deploy.local.state import is_running
+from deploy.local.supervisor import LocalMillrace
+from millrace.demo.freshness import quantiles
+from millrace.demo.measure import Measurement, figures_of
+from millrace.demo.options import COMPRESSED, DemoOptions
+from millrace.demo.probes import LaunchProbe
+from millrace.demo.report import closing_screen
+from millrace.demo.shopping import Shopping
+from millrace.demo.state import ReleaseLog
+from millrace.demo.trail import ClickTrail
+from millrace.output import messages, out
+from millrace.shop.commands import world_of
+from millrace.shop.loading import load_products
+from millrace.shop.world import World
+from millrace.watch.ledger import ledger_report
+from millrace.watch.observer import Observer
+from service.follow import TopicFollower
+from service.settings import Settings, load_settings
+
+INDEX_TIMEOUT_S: Final = 300.0
+RELEASE_TIMEOUT_S: Final = 120.0
+SETTLE_TIMEOUT_S: Final = 60.0
+POLL_S: Final = 0.25
+
+
+def run_demo(options: DemoOptions) -> None:
+    """Run the demo and show its closing screen.
+
+    Raises:
+        UsageError: a demo already runs here, or the world's folder is wrong.
+        DependencyDown: something that is needed is missing.
+        CheckFailed: the chain did not do its work in time.
+    """
+    console = messages()
+    began = time.monotonic()
+    console.print(f"building the shop's world (seed {options.seed})" if options.world is None else "reading the world")
+    world = world_of(options.world, options.seed)
+    overrides = fresh_deployment(load_settings())
+    with LocalMillrace(overrides, on_progress=_progress_printer(console, began)) as running:
+        asyncio.run(Demo(options, world, running, console).run())
+        if options.keep or (out().is_terminal and console.is_terminal):
+            _serve_until_stopped(console)
+
+
+def fresh_deployment(settings: Settings) -> dict[str, Any]:
+    """Return the settings of a deployment in which nothing has been learned yet.
+
+    The demo has a data folder of its own, emptied at each start; where servers are named in the settings, topics and
+    collections get a prefix of their own.
+
+    Raises:
+        UsageError: a demo runs in that folder now.
+    """
+    folder = settings.data_dir / "demo"
+    if is_running(folder):
+        raise UsageError(
+            "a demo is running already", fix="stop it with Ctrl-C, or set MILLRACE_DATA_DIR for a second one"
+        )
+    shutil.rmtree(folder, ignore_errors=True)
+    overrides: dict[str, Any] = {**COMPRESSED, "data_dir": folder}
+    if settings.kafka_bootstrap or settings.qdrant_url:
+        overrides["topic_prefix"] = f"demo-{int(time.time())}-"
+    return overrides
+
+
+def _progress_printer(console: Console, began: float) -> Callable[[str, str, str], None]:
+    def show(name: str, state: str, detail: str) -> None:
+        if state in ("ready", "external", "failed", "backing_off"):
+            console.print(f"{time.monotonic() - began:6.1f} s  {name} {state} {detail}".rstrip(), markup=False)
+
+    return show
+
+
+def _serve_until_stopped(console: Console) -> None:
+    console.print("\nserving until Ctrl-C", style="bold")
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        console.print("stopping")
+
+
+class Demo:
+    """One demo against a running deployment.
+
+    Args:
+        options: what was asked for.
+        world: the shop.
+        running: the deployment.
+        console: where progress goes.
+    """
+
+    def __init__(self, options: DemoOptions, world: World, running: LocalMillrace, console: Console) -> None:
+        self._options = options
+        self._world = world
+        self._settings = running.settings
+        self._urls: Mapping[str, str] = running.urls
+        self._console = console
+        self._releases = ReleaseLog()
+        self._trail = ClickTrail(running.settings)
+        (secret,) = running.settings.require("secret_key")
+        urls = self._urls
+        self._launches = LaunchProbe(
+            world, urls["collector"], urls["search"], secret_key=secret, seed=1000 * options.seed
+        )
+
+    async def run(self) -> None:
+        """Run every phase and print the closing screen."""
+        await self._load()
+        measurement = Measurement(self._world, self._urls["search"])
+        self._say("measuring the untrained system")
+        await measurement.before()
+        follower = TopicFollower(self._settings, MODELS, self._releases.apply)
+        follower.start()
+        self._trail.start()
+        with Observer(self._settings) as observer:
+            shopping = Shopping(self._world, self._settings, self._urls, options=self._options, console=self._console)
+            async with httpx.AsyncClient(timeout=30.0) as client:
+                await shopping.run(client, trail=self._trail, launches=self._launches, releases=self._releases)
+                await self._settle(client, shopping)
+            self._say("measuring the trained system")
+            await measurement.after()
+            ledger = await self._settled_ledger(observer)
+        self._trail.stop()
+        follower.stop()
+        figures = self._figures(measurement, shopping, ledger)
+        self._show(figures, measurement)
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False)
+
+    async def _load(self) -> None:
+        """Send the catalogue and wait until every product of it is in the index."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        total = len(self._world.products)
+        with Progress(*columns, console=self._console) as bars:
+            sent, indexed = (
+                bars.add_task("catalogue sent", total=total),
+                bars.add_task("products searchable", total=total),
+            )
+            (secret,) = self._settings.require("secret_key")
+            await load_products(
+                self._world,
+                self._urls["collector"],
+                secret_key=secret,
+                progress=lambda done, _: bars.update(sent, completed=done),
+            )
+            await self._until_indexed(total, lambda done: bars.update(indexed, completed=done))
+
+    async def _until_indexed(self, total: int, progress: Callable[[int], None]) -> None:
+        key = self._settings.qdrant_api_key
+        store = QdrantClient(url=self._urls["qdrant"], api_key=key.get_secret_value() if key else None, timeout=30)
+        deadline = time.monotonic() + INDEX_TIMEOUT_S
+        try:
+            while (done := (await asyncio.to_thread(store.count, self._settings.alias())).count) < total:
+                if time.monotonic() > deadline:
+                    fix = f"read {self._settings.data_dir}/logs/indexer.log"
+                    raise CheckFailed(
+                        f"only {done} of {total} products are searchable after {INDEX_TIMEOUT_S:g} s", fix=fix
+                    )
+                progress(done)
+                await asyncio.sleep(POLL_S)
+            progress(total)
+        finally:
+            store.close()
+
+    async def _settle(self, client: httpx.AsyncClient, shopping: Shopping) -> None:
+        """Wait until what the shoppers did is in force: a product release, and a release trained on the last click."""
+        self._say("waiting for the last clicks to be learned")
+        await shopping.wait_until(
+            lambda: self._releases.product_releases_served() >= 1,
+            client,
+            trail=self._trail,
+            timeout_s=RELEASE_TIMEOUT_S,
+        )
+        if self._releases.product_releases_served() == 0:
+            fix = f"read the logs of trainer and indexer in {self._settings.data_dir}/logs"
+            raise CheckFailed(f"no product release came into force within {RELEASE_TIMEOUT_S:g} s", fix=fix)
+        await shopping.wait_until(self._all_clicks_learned, client, trail=self._trail, timeout_s=SETTLE_TIMEOUT_S)
+
+    def _all_clicks_learned(self) -> bool:
+        return len(self._trail.click_to_search_s(self._releases.manifests)) >= self._trail.clicks_with_pairs()
+
+    async def _settled_ledger(self, observer: Observer) -> dict[str, Any]:
+        """Return the ledgers once nothing is pending any more, or as they are after the settling time."""
+        deadline = time.monotonic() + SETTLE_TIMEOUT_S
+        await asyncio.to_thread(observer.wait_caught_up, 30.0)
+        while True:
+            report = ledger_report(await asyncio.to_thread(observer.look))
+            pending = report["events"]["pending"] + report["searches"]["pending"]
+            if pending == 0 or time.monotonic() > deadline:
+                return report
+            await asyncio.sleep(POLL_S)
+
+    def _figures(self, measurement: Measurement, shopping: Shopping, ledger: dict[str, Any]) -> dict[str, Any]:
+        """Return every figure of the closing screen (interfaces.md section 7)."""
+        freshness = {
+            "click_to_search": quantiles(self._trail.click_to_search_s(self._releases.manifests)),
+            "product_to_search": quantiles(self._launches.found_s),
+        }
+        return figures_of(
+            options=self._options,
+            world=self._world,
+            quality=measurement.quality(seed=self._options.seed),
+            totals=shopping.totals,
+            ledger=ledger,
+            releases=self._releases,
+            freshness=freshness,
+        )
+
+    def _show(self, figures: dict[str, Any], measurement: Measurement) -> None:
+        if self._options.json_file:
+            self._options.json_file.write_bytes(orjson.dumps(figures, option=orjson.OPT_INDENT_2) + b"\n")
+        links = {
+            "the page": self._urls["page"] + "/",
+            "search API": self._urls["search"] + "/docs",
+            "Qdrant (any client)": self._urls["qdrant"],
+            "lag, ledgers": f"MILLRACE_DATA_DIR={_short(self._settings.data_dir)} .venv/bin/millrace status",
+            "logs": f"{_short(self._settings.data_dir)}/logs/",
+            "documentation": "README.md, docs/quickstart.md",
+        }
+        examples = measurement.examples(seed=self._options.seed)
+        out().print(closing_screen(figures, examples, links))
+
+
+def _short(path: Path) -> str:
+    """Return a path as short as it can be written from here."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
