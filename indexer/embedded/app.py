@@ -120,18 +120,22 @@ class Api:
 
     async def _flush_for_ever(self) -> None:
         while True:
-            await self._worker.run(self._flush)
+            await self._worker.run(self.flush)
             await asyncio.sleep(FLUSH_INTERVAL_S)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         """Write out what changed; a disk that refuses makes the process not ready, and is tried again."""
         try:
             self._store.flush()
-            self._flush_failure = None
+            self._count_points()
         except Exception as exc:  # noqa: BLE001 -- Edge raises bare exceptions; the log still holds every write
             if self._flush_failure is None:
                 get_logger().error("flush failed", error=str(exc))
             self._flush_failure = f"cannot write to disk: {exc}"
+        else:
+            self._flush_failure = None
+
+    def _count_points(self) -> None:
         metrics.INDEX_POINTS.clear()
         for name, points in self._store.points_counts().items():
             metrics.INDEX_POINTS.labels(name).set(points)

@@ -139,11 +139,11 @@ def dense_vector(value: Json, name: str, sizes: Mapping[str, int]) -> list[float
     Raises:
         BadRequest: unknown name, wrong dimension, or a value that is not a finite number. Edge itself stores NaN.
     """
+    if type(value) is not list:
+        raise _not_dense(value)
     size = sizes.get(name)
     if size is None:
         raise BadRequest(f"Wrong input: Not existing vector name error: {name}")
-    if type(value) is not list:
-        raise _not_dense(value)
     if len(value) != size:
         raise BadRequest(f"Wrong input: Vector dimension error: expected dim: {size}, got {len(value)}")
     if not _length(value) <= MAX_FLOAT32:

@@ -36,8 +36,8 @@ class QdrantProcess:
     """
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str], *, port: int, log: Path) -> None:
-        self._command = list(command)
-        self._environ = {**os.environ, **environ}
+        self.command = list(command)
+        self.environ = {**os.environ, **environ}
         self._log = log
         self.url = f"http://127.0.0.1:{port}"
         self.process: subprocess.Popen[bytes] | None = None
@@ -67,8 +67,8 @@ class QdrantProcess:
     def start(self) -> Self:
         """Start it and wait until it is ready."""
         with self._log.open("ab") as log:
-            self.process = subprocess.Popen(self._command, env=self._environ, stdout=log, stderr=log)
-        eventually(self._ready, timeout_s=_START_TIMEOUT_S, what=f"{self._command[-1]} is ready, see {self._log}")
+            self.process = subprocess.Popen(self.command, env=self.environ, stdout=log, stderr=log)
+        eventually(self._ready, timeout_s=_START_TIMEOUT_S, what=f"{self.command[-1]} is ready, see {self._log}")
         return self
 
     def _ready(self) -> bool:

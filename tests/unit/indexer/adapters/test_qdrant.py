@@ -1,0 +1,170 @@
+"""The product store's own decisions; what it does on real stores stands in tests/conformance."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+from qdrant_client import QdrantClient, models
+from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+
+from contracts.errors import DependencyDown, InvariantError, MillraceError, TransientError, UsageError
+from contracts.ids import point_id
+from contracts.versions import PointVersion, newer_only_filter
+from indexer.adapters.qdrant import PAYLOAD_INDEXES, ProductStore, connect, write_condition
+from indexer.adapters.qdrant_errors import qdrant_errors
+from indexer.core.points import ProductPoint
+from service.settings import Settings
+from tests.support.qdrant_process import free_port
+
+
+def product(product_id: str, version: int, release: int = 1) -> ProductPoint:
+    """Return a product of two dimensions."""
+    return ProductPoint(product_id, version, release, [1.0, 0.0])
+
+
+class Recorder:
+    """A client that only notes what it is asked to write."""
+
+    def __init__(self) -> None:
+        self.upserts: list[dict[str, Any]] = []
+
+    def upsert(self, collection: str, **arguments: Any) -> None:
+        """Note one request."""
+        self.upserts.append({"collection": collection, **arguments})
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    """A client that writes nothing."""
+    return Recorder()
+
+
+@pytest.fixture
+def store(recorder: Recorder) -> ProductStore:
+    """A store of two points a request over it."""
+    return ProductStore(recorder, batch_size=2)  # type: ignore[arg-type]  # stands in for a client
+
+
+def refused(status: int, body: bytes = b'{"status":{"error":"because"}}', retry_after: str = "") -> UnexpectedResponse:
+    """Return an answer that is an error."""
+    return UnexpectedResponse(
+        status, "reason", body, httpx.Headers({"Retry-After": retry_after} if retry_after else {})
+    )
+
+
+def test_write_goes_in_batches_one_condition_each(store: ProductStore, recorder: Recorder) -> None:
+    """Five products of a batch size of two make three requests."""
+    assert store.write("shop", [product(f"P-{number}", 1) for number in range(5)]) == 5
+    assert [len(request["points"]) for request in recorder.upserts] == [2, 2, 1]
+    assert {request["collection"] for request in recorder.upserts} == {"shop"}
+
+
+def test_nothing_to_write_asks_nothing(store: ProductStore, recorder: Recorder) -> None:
+    """An empty write makes no request."""
+    assert store.write("shop", []) == 0
+    assert recorder.upserts == []
+
+
+def test_tombstone_is_a_point_without_vectors(store: ProductStore, recorder: Recorder) -> None:
+    """A deletion carries no vector and only what orders it."""
+    store.write("shop", [ProductPoint("P-1", 7, 2, None, {"title": "Kettle"})])
+    (struct,) = recorder.upserts[0]["points"]
+    assert (struct.id, struct.vector) == (point_id("P-1"), {})
+    assert struct.payload == {"product_id": "P-1", "version": 7, "product_release": 2, "deleted": 1}
+
+
+def test_shared_version_takes_one_condition() -> None:
+    """Points of one version and release share the plain rule of the contract."""
+    condition = write_condition([product("P-1", 5), product("P-2", 5)])
+    assert condition == models.Filter.model_validate(newer_only_filter(PointVersion(5, 1)))
+
+
+def test_mixed_versions_take_a_condition_each() -> None:
+    """Points of several versions are each judged by their own, bound to their id."""
+    condition = write_condition([product("P-1", 5), product("P-2", 6)])
+    assert isinstance(condition.should, list)
+    for entry, (product_id, version) in zip(condition.should, [("P-1", 5), ("P-2", 6)], strict=True):
+        assert isinstance(entry, models.Filter)
+        assert entry.must == [models.HasIdCondition(has_id=[point_id(product_id)])]
+        rule = models.Filter.model_validate(newer_only_filter(PointVersion(version, 1)))
+        assert entry.must_not == rule.must_not
+
+
+@pytest.mark.parametrize(
+    ("error", "meaning", "says"),
+    [
+        (ResponseHandlingException(httpx.ReadTimeout("slow")), TransientError, "in time"),
+        (ResponseHandlingException(httpx.ConnectError("refused")), TransientError, "reached"),
+        (ResponseHandlingException(KeyError("result")), InvariantError, "unknown"),
+        (ResourceExhaustedResponse("busy", 7), TransientError, "overloaded"),
+        (refused(500), TransientError, "because"),
+        (refused(503, b"<html>"), TransientError, "<html>"),
+        (refused(429), TransientError, "because"),
+        (refused(400), InvariantError, "because"),
+        (refused(404), InvariantError, "because"),
+        (refused(501), InvariantError, "because"),
+        (refused(401, b""), UsageError, "reason"),
+        (ValueError("Collection x not found"), InvariantError, "not found"),
+    ],
+)
+def test_foreign_errors_are_translated(error: Exception, meaning: type[MillraceError], says: str) -> None:
+    """Each failure of the client means one of ours, with the cause kept."""
+    with pytest.raises(meaning, match=says) as caught, qdrant_errors("write to shop"):
+        raise error
+    assert "write to shop" in caught.value.message
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    ("error", "wait_s"),
+    [(ResourceExhaustedResponse("busy", 7), 7.0), (refused(503, retry_after="3"), 3.0), (refused(503), 1.0)],
+)
+def test_asked_for_pause_is_kept(error: Exception, wait_s: float) -> None:
+    """Where the store says when to come back, the error says so too."""
+    with pytest.raises(TransientError) as caught, qdrant_errors("write"):
+        raise error
+    assert caught.value.retry_after_s == wait_s
+
+
+def test_store_that_never_answers_is_down() -> None:
+    """A start without a vector store ends with one line that names it and the fix."""
+    url = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(DependencyDown, match=url) as caught:
+        ProductStore.open(Settings(qdrant_url=url, dependency_wait_s=0.1))
+    assert "MILLRACE_QDRANT_URL" in caught.value.fix
+
+
+def test_unset_url_is_a_usage_error() -> None:
+    """Without a URL nothing is guessed."""
+    with pytest.raises(UsageError, match="MILLRACE_QDRANT_URL"):
+        connect(Settings())
+
+
+def test_key_travels_without_a_warning() -> None:
+    """A key over plain HTTP on loopback is no cause for a warning per start."""
+    client = connect(Settings(qdrant_url="http://127.0.0.1:1", qdrant_api_key=SecretStr("sesame")))
+    client.close()
+
+
+@pytest.fixture
+def memory() -> Iterator[ProductStore]:
+    """A store in memory."""
+    client = QdrantClient(":memory:")
+    yield ProductStore(client)
+    client.close()
+
+
+def test_collection_of_another_shape_is_not_taken(memory: ProductStore) -> None:
+    """A collection that somebody made without our vector is refused, not filled."""
+    params = models.VectorParams(size=2, distance=models.Distance.COSINE)
+    memory._client.create_collection("theirs", vectors_config=params)
+    with pytest.raises(InvariantError, match="None dimensions"):
+        memory.ensure_collection("theirs", 2)
+
+
+def test_filtered_fields_are_indexed() -> None:
+    """Every field that search filters by has an index."""
+    assert {"brand", "price", "in_stock", "category", "locale"} <= set(PAYLOAD_INDEXES)
