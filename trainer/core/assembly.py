@@ -1,0 +1,171 @@
+"""From preference pairs to the tensors of one step.
+
+Everything random or remembered comes in as an argument, so that the same arguments give the same tensors to the bit.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from contracts.pairs import PreferencePair
+from trainer.core.losses import trusted_negatives
+
+
+class Batch(NamedTuple):
+    """One micro-batch. Q queries with A more for the anchor, C candidate products, B pairs, R rows, width D.
+
+    Vectors are those of the base encoder; the heads are applied by the lane.
+    """
+
+    queries: Tensor
+    """(Q + A, D): the distinct queries of the pairs, then recent ones for the anchor."""
+    products: Tensor
+    """(C, D): the distinct products of the pairs, then `uniform` random ones of the catalogue."""
+    uniform: int
+    """How many of the candidates, at the end, were drawn from the whole catalogue."""
+    pair_query: Tensor
+    """Index into `queries`, (B,)."""
+    pair_chosen: Tensor
+    """Index into `products`, (B,)."""
+    pair_rejected: Tensor
+    """Index into `products`, (B,)."""
+    pair_weight: Tensor
+    """(B,)."""
+    row_query: Tensor
+    """One row per distinct (query, chosen): index into `queries`, (R,)."""
+    row_positive: Tensor
+    """Index into `products`, (R,)."""
+    row_weight: Tensor
+    """Share of the row in the contrastive term: the weights of its pairs, divided by B, (R,)."""
+    negatives: Tensor
+    """Which candidates count against each row, (R, C) bool."""
+    log_q: Tensor
+    """Log of the chance that a candidate stands in a step, (C,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a step needs besides its pairs.
+
+    Args:
+        uniform_ids: products drawn from the whole catalogue.
+        anchor_queries: vectors of recent queries, (A, D).
+        catalogue_size: products of the catalogue, at least 1.
+        positives: query -> products that pleased it before.
+        rates: chance per step of standing in a micro-batch, for product ids, (n,).
+    """
+
+    uniform_ids: Sequence[str]
+    anchor_queries: np.ndarray
+    catalogue_size: int
+    positives: Mapping[str, Sequence[str]]
+    rates: Callable[[Sequence[str]], np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class MaskSettings:
+    """When a candidate is not trusted as a negative.
+
+    Args:
+        guide_ratio: rho, share of the positive's reference score above which a candidate may be relevant itself.
+        duplicate_cosine: base cosine from which two products count as the same.
+    """
+
+    guide_ratio: float = 0.85
+    duplicate_cosine: float = 0.95
+
+
+def assemble(
+    pairs: Sequence[PreferencePair],
+    around: Surroundings,
+    *,
+    query_vectors: Callable[[Sequence[str]], np.ndarray],
+    product_vectors: Callable[[Sequence[str]], np.ndarray],
+    masks: MaskSettings,
+) -> Batch:
+    """Return the tensors of one step.
+
+    Args:
+        pairs: at least one; every product is known to `product_vectors`.
+        around: what the step needs besides.
+        query_vectors: base vectors (n, D) of texts.
+        product_vectors: base vectors (n, D) of product ids.
+        masks: thresholds of the negatives.
+    """
+    texts = _distinct(pair.query for pair in pairs)
+    paired = _distinct(side.product_id for pair in pairs for side in (pair.chosen, pair.rejected))
+    uniform = [product_id for product_id in around.uniform_ids if product_id not in paired]
+    candidates = {product_id: at for at, product_id in enumerate([*paired, *uniform])}
+    queries = torch.from_numpy(np.concatenate([query_vectors(list(texts)), around.anchor_queries]))
+    products = torch.from_numpy(product_vectors(list(candidates)))
+    rows = _rows(pairs)
+    row_query = torch.tensor([texts[query] for query, _ in rows])
+    row_positive = torch.tensor([candidates[chosen] for _, chosen in rows])
+    return Batch(
+        queries=queries,
+        products=products,
+        uniform=len(uniform),
+        pair_query=torch.tensor([texts[pair.query] for pair in pairs]),
+        pair_chosen=torch.tensor([candidates[pair.chosen.product_id] for pair in pairs]),
+        pair_rejected=torch.tensor([candidates[pair.rejected.product_id] for pair in pairs]),
+        pair_weight=torch.tensor([pair.weight for pair in pairs]),
+        row_query=row_query,
+        row_positive=row_positive,
+        row_weight=torch.tensor(list(rows.values())) / len(pairs),
+        negatives=trusted_negatives(
+            queries[row_query] @ products.T,
+            (queries[row_query] * products[row_positive]).sum(dim=1),
+            similarities=products[row_positive] @ products.T,
+            known_positives=_left_out(pairs, list(rows), candidates=candidates, remembered=around.positives),
+            guide_ratio=masks.guide_ratio,
+            duplicate_cosine=masks.duplicate_cosine,
+        ),
+        log_q=_log_q(list(candidates), around, uniform=len(around.uniform_ids)),
+    )
+
+
+def _distinct(keys: Iterable[str]) -> dict[str, int]:
+    """Return each key's place among the distinct ones, in order of first appearance."""
+    places: dict[str, int] = {}
+    for key in keys:
+        places.setdefault(key, len(places))
+    return places
+
+
+def _rows(pairs: Sequence[PreferencePair]) -> dict[tuple[str, str], float]:
+    """Return the summed weight of each (query, chosen)."""
+    rows: dict[tuple[str, str], float] = defaultdict(float)
+    for pair in pairs:
+        rows[pair.query, pair.chosen.product_id] += pair.weight
+    return rows
+
+
+def _left_out(
+    pairs: Sequence[PreferencePair],
+    rows: Sequence[tuple[str, str]],
+    *,
+    candidates: Mapping[str, int],
+    remembered: Mapping[str, Sequence[str]],
+) -> Tensor:
+    """Return which candidates please a row's query, or were shown for it and are the pair term's affair, (R, C)."""
+    own: dict[str, set[int]] = defaultdict(set)
+    for pair in pairs:
+        own[pair.query] |= {candidates[pair.chosen.product_id], candidates[pair.rejected.product_id]}
+    for query in own:
+        own[query] |= {candidates[product] for product in remembered.get(query, ()) if product in candidates}
+    mask = torch.zeros(len(rows), len(candidates), dtype=torch.bool)
+    for row, (query, _) in enumerate(rows):
+        mask[row, sorted(own[query])] = True
+    return mask
+
+
+def _log_q(candidate_ids: Sequence[str], around: Surroundings, *, uniform: int) -> Tensor:
+    """Return the log of each candidate's chance of standing in a step, by its pairs or by the uniform draw, (C,)."""
+    drawn = uniform / max(1, around.catalogue_size)
+    chances = np.clip(around.rates(candidate_ids) + drawn, 1e-6, 1.0)
+    return torch.from_numpy(np.log(chances).astype(np.float32))

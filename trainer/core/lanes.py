@@ -1,0 +1,146 @@
+"""A lane: a query head and a product head that belong together, and the optimiser of what is trained in them.
+
+Three lanes learn from every micro-batch: the pair in force (its product head frozen), the candidate (both heads
+trained), and while a product release is being rolled out, the query head that will serve it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from towers.heads import Head, ProductHead, QueryHead, head_tensors
+from trainer.core.assembly import Batch
+from trainer.core.losses import dpo_loss, kl_anchor, multi_positive_loss
+
+ADAM_BUFFERS: Final = ("step", "exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True, slots=True)
+class LossSettings:
+    """Constants of the loss; guides/algorithms.md 4.3 and 4.7 say where they come from.
+
+    Args:
+        b: nats of preference per unit of cosine.
+        tau: temperature of the softmax terms.
+        lam_mp: share of the contrastive term.
+        lam_kl: share of the anchor to the reference.
+        learning_rate: AdamW's; what mattered most in every simulation.
+        gradient_norm: longest gradient of a step.
+    """
+
+    b: float = 10.0
+    tau: float = 0.05
+    lam_mp: float = 1.0
+    lam_kl: float = 0.1
+    learning_rate: float = 1e-3
+    gradient_norm: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What one step of one lane measured, all of it before the weights moved (prequential).
+
+    Args:
+        dpo: weighted DPO term.
+        multi_positive: contrastive term, before its factor.
+        kl: anchor term, before its factor.
+        gradient_norm: length of the gradient before it was clipped.
+        margin_gain: mean of (policy - reference) over the weighted pairs; falls when squeezing sets in.
+    """
+
+    dpo: float
+    multi_positive: float
+    kl: float
+    gradient_norm: float
+    margin_gain: float
+
+
+class Lane:
+    """Heads that belong together and their optimiser.
+
+    Args:
+        query_head: always trained.
+        product_head: trained where `joint`, else frozen.
+        settings: of the loss.
+        joint: whether the product head is trained too.
+    """
+
+    def __init__(
+        self, query_head: QueryHead, product_head: ProductHead, *, settings: LossSettings, joint: bool = False
+    ) -> None:
+        self.query_head = query_head
+        self.product_head = product_head
+        self.joint = joint
+        self._settings = settings
+        product_head.requires_grad_(requires_grad=joint)
+        trained: tuple[Head, ...] = (query_head, product_head) if joint else (query_head,)
+        self._parameters = [weights for head in trained for weights in head.parameters()]
+        self._optimiser = torch.optim.AdamW(self._parameters, lr=settings.learning_rate, foreach=False)
+
+    def step(self, batch: Batch) -> StepReport:
+        """Learn from one micro-batch, once."""
+        dpo, multi_positive, kl, gain = self._terms(batch)
+        loss = dpo + self._settings.lam_mp * multi_positive + self._settings.lam_kl * kl
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call] # torch ships this without an annotation
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.gradient_norm, foreach=False)
+        if torch.isfinite(norm):
+            self._optimiser.step()
+        return StepReport(dpo.item(), multi_positive.item(), kl.item(), norm.item(), gain.item())
+
+    def _terms(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the three terms and the mean gain of margin over the reference."""
+        with torch.set_grad_enabled(self.joint):
+            products = self.product_head(batch.products)  # (C, D)
+        scores = self.query_head(batch.queries) @ products.T  # (Q + A, C)
+        reference = batch.queries @ batch.products.T  # (Q + A, C)
+        margins, reference_margins = _margins(scores, batch), _margins(reference, batch)
+        anchors = batch.products.shape[0] - batch.uniform
+        return (
+            dpo_loss(margins, reference_margins, weights=batch.pair_weight, b=self._settings.b),
+            multi_positive_loss(
+                scores[batch.row_query] / self._settings.tau - batch.log_q,
+                batch.row_positive,
+                negatives=batch.negatives,
+                weights=batch.row_weight,
+            ),
+            kl_anchor(scores[:, anchors:], reference[:, anchors:], tau=self._settings.tau),
+            (batch.pair_weight * (margins - reference_margins)).detach().sum()
+            / batch.pair_weight.sum().clamp_min(1e-9),
+        )
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Return copies of weights and optimiser state by name."""
+        tensors = {f"query.{name}": tensor for name, tensor in head_tensors(self.query_head).items()}
+        tensors |= {f"product.{name}": tensor for name, tensor in head_tensors(self.product_head).items()}
+        for index, state in self._optimiser.state_dict()["state"].items():
+            tensors |= {f"adam.{index}.{name}": state[name].numpy().copy() for name in ADAM_BUFFERS}
+        return tensors
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray], *, settings: LossSettings, joint: bool = False) -> Self:
+        """Return the lane that `tensors` described, optimiser included."""
+        query_head = QueryHead.from_tensors(_under(tensors, "query."))
+        product_head = ProductHead.from_tensors(_under(tensors, "product."))
+        lane = cls(query_head, product_head, settings=settings, joint=joint)
+        state = {
+            index: {name: torch.from_numpy(tensors[f"adam.{index}.{name}"].copy()) for name in ADAM_BUFFERS}
+            for index in range(len(lane._parameters))
+            if f"adam.{index}.step" in tensors
+        }
+        lane._optimiser.load_state_dict({**lane._optimiser.state_dict(), "state": state})
+        return lane
+
+
+def _margins(scores: Tensor, batch: Batch) -> Tensor:
+    """Return s(q, chosen) - s(q, rejected) of every pair, (B,)."""
+    return scores[batch.pair_query, batch.pair_chosen] - scores[batch.pair_query, batch.pair_rejected]
+
+
+def _under(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """Return the tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
