@@ -1,7 +1,7 @@
 """Process `qdrant`: the embedded Qdrant, for machines where no Qdrant server is given.
 
 What was acknowledged with `wait=true` is in the log of its shard and survives the end of the process, however it ends;
-a loss of power may take the last seconds, which the indexer writes again from Kafka.
+a loss of power may take the last half minute (`app.FLUSH_INTERVAL_S`): the truth is in Kafka, not here.
 """
 
 import socket

@@ -27,7 +27,10 @@ QDRANT_VERSION: Final = "1.19.2"
 """The API that is spoken; `qdrant-client` compares it with its own version."""
 
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
-FLUSH_INTERVAL_S: Final = 5.0
+FLUSH_INTERVAL_S: Final = 30.0
+"""Between two flushes: each stops the readers for as long as the disk takes, and only shortens the next start."""
+
+COUNT_INTERVAL_S: Final = 5.0
 _OPEN_PATHS: Final = frozenset({"/", "/healthz", "/livez", "/readyz", "/live", "/ready", "/metrics"})
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -62,7 +65,7 @@ class Api:
         for route in ROUTES:
             app.router.add_route(route.method, route.path, self._endpoint(route))
         app.router.add_route("*", "/{path:.*}", _unknown_path)
-        app.cleanup_ctx.append(self._flushing)
+        app.cleanup_ctx.append(self._keeping_house)
         return app
 
     def _endpoint(self, route: Route) -> Handler:
@@ -112,22 +115,24 @@ class Api:
         holds, reasons = self._health.ready() if request.path == "/readyz" else self._health.live()
         return web.Response(status=200 if holds else 503, text="all shards are ready" if holds else "; ".join(reasons))
 
-    async def _flushing(self, app: web.Application) -> AsyncIterator[None]:
-        """Flush while the application runs."""
+    async def _keeping_house(self, app: web.Application) -> AsyncIterator[None]:
+        """Flush and count while the application runs."""
         del app
-        async with _background(self._flush_for_ever()):
+        async with (
+            _background(self._every(FLUSH_INTERVAL_S, self.flush)),
+            _background(self._every(COUNT_INTERVAL_S, self._count_points)),
+        ):
             yield
 
-    async def _flush_for_ever(self) -> None:
+    async def _every(self, interval_s: float, call: Callable[[], None]) -> None:
         while True:
-            await self._worker.run(self.flush)
-            await asyncio.sleep(FLUSH_INTERVAL_S)
+            await self._worker.run(call)
+            await asyncio.sleep(interval_s)
 
     def flush(self) -> None:
         """Write out what changed; a disk that refuses makes the process not ready, and is tried again."""
         try:
             self._store.flush()
-            self._count_points()
         except Exception as exc:  # noqa: BLE001 -- Edge raises bare exceptions; the log still holds every write
             if self._flush_failure is None:
                 get_logger().error("flush failed", error=str(exc))

@@ -30,6 +30,7 @@ class Backend:
         self.client = self._connect()
 
     def _connect(self) -> QdrantClient:
+        """Return a client as any user makes it."""
         return QdrantClient(url=self.url) if self.url else QdrantClient(":memory:")
 
     def kill_and_restart(self) -> None:
@@ -47,6 +48,7 @@ class Backend:
 
 
 def _open(name: str, folder: Path) -> Backend:
+    """Start or reach a store, or skip with the reason why it is not there."""
     if name == "memory":
         return Backend(name)
     if name == "embedded":

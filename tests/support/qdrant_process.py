@@ -72,6 +72,7 @@ class QdrantProcess:
         return self
 
     def _ready(self) -> bool:
+        """Return whether it answers that it is ready; that it ended is a failure, not a wait."""
         if self.process is not None and self.process.poll() is not None:
             raise AssertionError(f"it ended with {self.process.returncode}: {self.log_text()}")
         try:
@@ -92,6 +93,7 @@ class QdrantProcess:
         return self._end(signal.SIGTERM)
 
     def _end(self, number: signal.Signals) -> int:
+        """Send a signal and wait for the end."""
         if self.process is None:
             return 0
         self.process.send_signal(number)

@@ -56,6 +56,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collection]:
 
 
 def _shop(store: Store) -> Collection:
+    """Make and fill the collection."""
     store.create("shop", CREATE)
     made = store.collection("shop")
     made.create_index({"field_name": "brand", "field_schema": "keyword"})

@@ -114,6 +114,7 @@ async def test_failing_disk_makes_it_not_ready(
 
 
 def _fail() -> None:
+    """Fail as a full disk does."""
     raise OSError(28, "No space left on device")
 
 

@@ -82,6 +82,7 @@ def test_failed_creation_leaves_nothing(store: Store, monkeypatch: pytest.Monkey
 
 
 def _no_space(*_: object) -> None:
+    """Fail as a full disk does."""
     raise OSError(28, "No space left on device")
 
 

@@ -13,6 +13,7 @@ async def test_calls_run_in_order_on_one_thread() -> None:
     worker, ran = Worker(), []
 
     def call(number: int) -> str:
+        """Note the call and name its thread."""
         ran.append(number)
         return threading.current_thread().name
 
@@ -37,6 +38,7 @@ async def test_caller_that_leaves_does_not_stop_the_others() -> None:
     worker, begun, end = Worker(), threading.Event(), threading.Event()
 
     def slow() -> bool:
+        """Hold the thread until told."""
         begun.set()
         return end.wait(10)
 
