@@ -64,6 +64,7 @@ FRESHNESS = Histogram(
 SEARCH_SECONDS = Histogram(
     names.M_SEARCH_SECONDS, "Time of a search, by stage.", ("stage",), buckets=_SECONDS, **_unregistered
 )
+IMPRESSIONS = Counter(names.M_IMPRESSIONS, "Impressions taken over from search.", ("outcome",), **_unregistered)
 DEGRADED = Counter(names.M_DEGRADED, "Answers given without a dependency.", ("mode",), **_unregistered)
 DEPENDENCY_UP = Gauge(names.M_DEPENDENCY_UP, "1 while the dependency answers.", ("dependency",), **_unregistered)
 LEDGER_BALANCE = Gauge(names.M_LEDGER_BALANCE, "Accepted minus all accounted; 0.", ("ledger",), **_unregistered)
@@ -83,11 +84,14 @@ METRICS_OF: Final[dict[Process, tuple[MetricWrapperBase, ...]]] = {
     ),
     Process.INDEXER: (
         DEAD_LETTERS, STAGE_WATERMARK, STAGE_PROGRESS, RELEASES, RELEASE_INFO, INDEX_WRITES, INDEX_WRITE_SECONDS,
-        INDEX_POINTS, ROLLOVER, DEPENDENCY_UP,
+        INDEX_POINTS, ROLLOVER, FRESHNESS, DEPENDENCY_UP,
     ),
-    Process.SEARCH: (REQUESTS, REQUEST_SECONDS, SEARCH_SECONDS, RELEASE_INFO, DEGRADED, DEPENDENCY_UP),
+    Process.SEARCH: (
+        REQUESTS, REQUEST_SECONDS, SEARCH_SECONDS, FRESHNESS, IMPRESSIONS, RELEASES, RELEASE_INFO, DEGRADED,
+        DEPENDENCY_UP,
+    ),
     Process.QDRANT: (REQUESTS, REQUEST_SECONDS, INDEX_POINTS),
-    Process.PAGE: (LAG_RECORDS, FRESHNESS, LEDGER_BALANCE, LEDGER, DEPENDENCY_UP),
+    Process.PAGE: (LAG_RECORDS, LEDGER_BALANCE, LEDGER, DEPENDENCY_UP),
 }  # fmt: skip
 """What each process feeds, and therefore exposes."""
 
@@ -110,6 +114,7 @@ STARTS_AT_ZERO: Final[dict[MetricWrapperBase, Iterable[tuple[str, ...]]]] = {
     TRAIN_STEP_SECONDS: [(lane,) for lane in LANES],
     RELEASE_INFO: [(lane,) for lane in LANES],
     INDEX_WRITES: [("upsert",), ("tombstone",), ("stale",)],
+    IMPRESSIONS: [("written",), ("lost",)],
     FRESHNESS: [(path,) for path in names.FRESHNESS_PATHS],
     LEDGER_BALANCE: [("events",), ("searches",)],
 }
