@@ -27,6 +27,7 @@ BELOW: Final = (3, 14)
 HEARTBEAT_S: Final = 15.0
 ATTEMPTS: Final = 2  # registries hiccup
 SHOWN_LINES: Final = 4
+SYSTEM_CERTIFICATES: Final = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
 class SetupError(Exception):
@@ -125,13 +126,11 @@ class Installer:
         Raises:
             SetupError: it failed each time; the message holds what it said last.
         """
+        begin = self._size()
         for _ in range(ATTEMPTS):
-            said_from = self._size()
             if self._run_once([str(part) for part in command]) == 0:
                 return
-        raise SetupError(
-            f"{self._short(command)} failed: {self._last_lines(said_from)} (all of it: {self._layout.log})"
-        )
+        raise SetupError(f"{self._short(command)} failed: {self._last_lines(begin)} (all of it: {self._layout.log})")
 
     def _run_once(self, command: list[str]) -> int:
         """Run a command into the log and return its exit code, with a line now and then while it runs."""
@@ -250,12 +249,19 @@ def set_up(layout: Layout) -> None:
         timed(f"Apache Kafka {jars.KAFKA_VERSION}", jars.fetch)
 
 
-def main() -> int:
-    """Set up; every expected failure is one line and exit code 4."""
+def configure_uv(layout: Layout) -> None:
+    """Let uv work behind a firm's proxy, on slow lines and for users without a home folder; what is set stays."""
     os.environ.setdefault("UV_HTTP_TIMEOUT", "180")
-    layout, started = Layout(), time.monotonic()
+    if SYSTEM_CERTIFICATES.exists():
+        os.environ.setdefault("UV_SYSTEM_CERTS", "true")
     if not os.environ.get("HOME"):
         os.environ.setdefault("UV_CACHE_DIR", str(layout.cache / "uv"))
+
+
+def main() -> int:
+    """Set up; every expected failure is one line and exit code 4."""
+    layout, started = Layout(), time.monotonic()
+    configure_uv(layout)
     try:
         with one_at_a_time(layout):
             set_up(layout)

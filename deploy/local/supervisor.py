@@ -130,7 +130,7 @@ class LocalMillrace:
     def _open(self) -> None:
         """Take the folder, decide, start the servers, create the topics, start the processes."""
         folder = self._given.data_dir
-        (folder / LOG_FOLDER).mkdir(parents=True, exist_ok=True)
+        _make_folder(folder / LOG_FOLDER)
         self._lock = DataFolderLock.acquire(folder)
         _require_disk(folder)
         self._plan = plan.make_plan(self._given, self._names, self._table, brokers=self._brokers)
@@ -285,6 +285,15 @@ class LocalMillrace:
                 fix = f"start it, correct {setting}, or unset that to have one started here"
                 raise DependencyDown(f"{name}, named by {setting}: {problem}", fix=fix)
             self._on_progress(name, State.EXTERNAL.value, "")
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it; what stands in the way is named."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        fix = "grant the right, or set MILLRACE_DATA_DIR to another folder"
+        raise DependencyDown(f"cannot make {folder}: {error.strerror}", fix=fix) from error
 
 
 def _require_disk(folder: Path) -> None:

@@ -1,0 +1,147 @@
+"""Set-up: what it finds out before it acts, and what it says where it may not act."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from deploy.local import bootstrap, java, system_packages
+from deploy.local.bootstrap import Installer, Layout, SetupError
+from deploy.local.system_packages import JAVA, MAVEN, REDIS
+
+REPOSITORY = Path(__file__).resolve().parents[4]
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    """Give a repository in a path with a space, with locks and a virtual environment that works."""
+    root = tmp_path / "a clone"
+    made = Layout(root)
+    (root / "locks").mkdir(parents=True)
+    for path in (made.lock("uv"), made.lock("all"), root / "pyproject.toml"):
+        path.write_text("x\n", encoding="ascii")
+    made.cache.mkdir()
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", made.venv], check=True)
+    return made
+
+
+def test_a_virtual_environment_that_works_is_kept(layout: Layout) -> None:
+    """The second time nothing is made anew."""
+    assert bootstrap.venv_is_good(layout)
+
+
+def test_a_virtual_environment_that_was_moved_is_made_anew(layout: Layout) -> None:
+    """The scripts of a moved environment point to where it was, so it counts as broken."""
+    moved = Layout(layout.root.rename(layout.root.with_name("moved")))
+    assert not bootstrap.venv_is_good(moved)
+
+
+def test_a_virtual_environment_without_its_python_is_made_anew(layout: Layout) -> None:
+    """A system upgrade that takes the interpreter away leaves an environment that counts as broken."""
+    layout.python.unlink()
+    assert not bootstrap.venv_is_good(layout)
+
+
+def test_packages_are_installed_again_when_a_lock_changes(layout: Layout) -> None:
+    """The stamp holds for these locks and this project file alone."""
+    assert not bootstrap.packages_are_installed(layout)
+    layout.stamp.write_text(layout.fingerprint(), encoding="ascii")
+    assert bootstrap.packages_are_installed(layout)
+    layout.lock("all").write_text("y\n", encoding="ascii")
+    assert not bootstrap.packages_are_installed(layout)
+
+
+def test_a_failed_command_is_one_line_with_what_it_said(layout: Layout) -> None:
+    """The message names the command and its last words, and it was tried twice."""
+    script = "import sys; print('registry is away'); sys.exit(1)"
+    with pytest.raises(SetupError, match="registry is away") as raised:
+        Installer(layout).run([sys.executable, "-c", script])
+    assert "\n" not in str(raised.value)
+    assert layout.log.read_text(encoding="ascii").count("\nregistry is away") == bootstrap.ATTEMPTS
+
+
+def test_a_command_that_works_at_the_second_try_is_no_failure(layout: Layout) -> None:
+    """A registry's hiccup does not end set-up."""
+    script = "import pathlib, sys; p = pathlib.Path('once'); old = p.exists(); p.touch(); sys.exit(not old)"
+    Installer(layout).run([sys.executable, "-c", script])
+    assert (layout.root / "once").exists()
+
+
+def test_what_is_missing_is_named_for_debian_macos_and_docker() -> None:
+    """One line says what to install wherever people are."""
+    venv = system_packages.venv_need((3, 12))
+    line = system_packages.how_to_install([venv, JAVA, MAVEN, REDIS])
+    assert "sudo apt-get install python3-venv default-jre-headless maven redis-server" in line
+    assert "brew install python@3.12 openjdk@17 maven redis" in line
+    assert "docker compose up" in line
+    assert "\n" not in line
+
+
+def test_where_nothing_may_be_installed_set_up_says_what_to_install(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without root and without sudo nothing is tried."""
+    monkeypatch.setattr(system_packages, "privilege", lambda: None)
+    with pytest.raises(SetupError, match="install redis-server"):
+        bootstrap.install_system_packages([REDIS], Installer(layout))
+
+
+def test_packages_come_in_one_go_after_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list of packages is refreshed first, and the newest Java that the system knows is taken."""
+    commands: list[str] = []
+
+    def run(command: Sequence[str]) -> None:
+        """Note a command instead of running it."""
+        commands.append(" ".join(command))
+
+    monkeypatch.setattr(system_packages, "_is_known", lambda name: name != "openjdk-21-jre-headless")
+    system_packages.install([JAVA, REDIS], ["sudo", "-n"], run)
+    assert [command.endswith("update") for command in commands] == [True, False]
+    assert commands[1].endswith("install -y --no-install-recommends openjdk-17-jre-headless redis-server")
+    assert all(command.startswith("sudo -n env DEBIAN_FRONTEND=noninteractive apt-get") for command in commands)
+
+
+def test_only_what_is_missing_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Maven is needed only while Kafka's jars are not here."""
+    monkeypatch.setattr(system_packages, "find_java", lambda: "java")
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert system_packages.missing(venv=None, jars=False) == [REDIS]
+    assert system_packages.missing(venv=None, jars=True) == [MAVEN, REDIS]
+
+
+@pytest.mark.parametrize(("main", "found"), [(11, False), (17, True), (21, True)])
+def test_an_old_java_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, main: int, found: bool) -> None:
+    """Kafka needs Java 17, so an older one is as good as none."""
+    program = tmp_path / "bin" / "java"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\necho 'openjdk version \"{main}.0.1\"' >&2\n", encoding="ascii")
+    program.chmod(0o755)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", "/nowhere:/bin")
+    assert (java.find_java() == str(program)) is found
+
+
+def test_a_python_that_does_not_suit_is_refused_in_one_line() -> None:
+    """Naming a Python that is not there ends set-up with what to install, before anything is touched."""
+    script = REPOSITORY / "deploy" / "local" / "setup.sh"
+    done = subprocess.run(
+        ["sh", script],
+        env={"PATH": "/usr/bin:/bin", "PYTHON": "/nowhere/python3"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 4
+    assert "/nowhere/python3 is not Python 3.11, 3.12 or 3.13" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_no_lock_names_a_registry() -> None:
+    """Locks hold names, versions and hashes alone, so that every machine uses its own registry."""
+    for path in (REPOSITORY / "locks").iterdir():
+        text = path.read_text(encoding="utf-8")
+        assert "://" not in text
+        assert "--index-url" not in text
+    assert "--hash=sha256:" in (REPOSITORY / "locks" / "uv.txt").read_text(encoding="utf-8")

@@ -1,0 +1,105 @@
+"""What one machine will run, decided before anything starts."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from contracts.errors import UsageError
+from deploy.local import plan, state
+from deploy.local.plan import make_plan
+from deploy.local.processes import TABLE, resolve
+from service.settings import Settings, load_settings
+
+SettingsFactory = Callable[..., Settings]
+
+
+def whole(settings: Settings, brokers: int = 1) -> plan.Plan:
+    """Return the plan of everything."""
+    return make_plan(settings, resolve(None), TABLE, brokers=brokers)
+
+
+def test_every_name_has_a_port_and_an_address_of_its_own(settings: SettingsFactory) -> None:
+    """No two processes are given the same port, and each is found by its name."""
+    made = whole(settings())
+    assert set(made.ports) == set(resolve(None))
+    assert len(set(made.ports.values())) == len(made.ports)
+    assert made.urls["search"] == f"http://127.0.0.1:{made.ports['search']}"
+
+
+def test_servers_and_targets_are_filled_in(settings: SettingsFactory) -> None:
+    """The settings of the plan are complete: a child process needs nothing else."""
+    made = whole(settings())
+    assert made.settings.kafka_bootstrap == f"127.0.0.1:{made.ports['kafka']}"
+    assert made.settings.redis_url == f"redis://127.0.0.1:{made.ports['redis']}/0"
+    assert made.settings.qdrant_url == made.urls["qdrant"]
+    assert f"search={made.urls['search']}" in made.settings.scrape.split(",")
+
+
+def test_a_server_that_the_settings_name_is_used(settings: SettingsFactory) -> None:
+    """What is named is not started, and its address is passed on as it is."""
+    named = settings(kafka_bootstrap="kafka.example:9092", redis_url="redis://r.example:7/1", qdrant_url="http://q:1")
+    made = whole(named)
+    assert made.external == {"kafka", "redis", "qdrant"}
+    assert made.nodes == ()
+    assert (made.settings.kafka_bootstrap, made.ports["redis"]) == ("kafka.example:9092", 7)
+
+
+def test_only_needed_servers_are_filled_in(settings: SettingsFactory) -> None:
+    """A deployment without the vector store names none."""
+    made = make_plan(settings(), resolve(["streams"]), TABLE)
+    assert made.settings.qdrant_url is None
+    assert set(made.names) == {"kafka", "redis", "streams"}
+
+
+def test_keys_are_made_once_and_kept(tmp_path: Path) -> None:
+    """Keys are random, and the next start of the same folder has the same, unless others are given."""
+    bare = load_settings({"data_dir": tmp_path}, environ={}, directory=tmp_path)
+    first = whole(bare).settings
+    state.write_env(tmp_path, first.as_environ())
+    again = whole(bare).settings
+    keys = [getattr(first, name).get_secret_value() for name in state.KEYS]
+    assert keys == [getattr(again, name).get_secret_value() for name in state.KEYS]
+    assert len(set(keys)) == 3
+    given = load_settings({"data_dir": tmp_path, "write_key": "mine"}, environ={}, directory=tmp_path)
+    kept = whole(given).settings.write_key
+    assert kept is not None
+    assert kept.get_secret_value() == "mine"
+
+
+def test_three_brokers_keep_three_copies(settings: SettingsFactory) -> None:
+    """With three nodes every topic of ours has three copies too."""
+    made = whole(settings(), brokers=3)
+    assert len(made.nodes) == 3
+    assert made.settings.replication_factor == 3
+    assert len({port for node in made.nodes for port in (node.port, node.controller_port)}) == 6
+
+
+def test_two_brokers_are_refused(settings: SettingsFactory) -> None:
+    """Two nodes cannot agree once one is gone; only 1 and 3 make sense."""
+    with pytest.raises(UsageError, match="2 Kafka brokers"):
+        whole(settings(), brokers=2)
+
+
+def test_one_port_for_many_processes_is_refused(settings: SettingsFactory) -> None:
+    """MILLRACE_PORT is a setting of one process."""
+    with pytest.raises(UsageError, match="MILLRACE_PORT"):
+        whole(settings(port=8080))
+
+
+def test_children_get_their_settings_and_nothing_of_ours_from_outside(
+    settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child sees the settings in force, its own port and worker id, and no stray MILLRACE_* of the shell."""
+    monkeypatch.setenv("MILLRACE_FROM_THE_SHELL", "1")
+    monkeypatch.setenv("SOMETHING_ELSE", "1")
+    made = make_plan(settings(kafka_bootstrap="k:1", redis_url="redis://r:1"), resolve(["streams", "streams-2"]), TABLE)
+    first, second = plan.launches(made)
+    assert first.environ["MILLRACE_PORT"] == str(made.ports["streams"])
+    assert second.environ["MILLRACE_PORT"] == str(made.ports["streams-2"])
+    assert first.environ["MILLRACE_WORKER_ID"] != second.environ["MILLRACE_WORKER_ID"]
+    assert first.environ["MILLRACE_WRITE_KEY"] == "test-write-key"
+    assert "MILLRACE_FROM_THE_SHELL" not in first.environ
+    assert first.environ["SOMETHING_ELSE"] == "1"
+    accepted = load_settings(environ=dict(first.environ), directory=made.data_dir)
+    assert accepted.port == made.ports["streams"]

@@ -1,0 +1,78 @@
+"""The table of processes: names, ports, commands, and the order that their needs give."""
+
+import importlib.util
+import itertools
+
+import pytest
+
+from contracts.errors import UsageError
+from contracts.telemetry import DEFAULT_PORTS, Process
+from deploy.local.processes import PROCESSES, TABLE, ProcessSpec, level, probe_host, resolve
+
+
+def test_every_process_of_telemetry_stands_in_the_table() -> None:
+    """What status, logs and metrics name is what is run, servers apart."""
+    assert {spec.name for spec in PROCESSES} == {process.value for process in Process} - {"kafka", "redis"}
+
+
+def test_commands_and_default_ports_are_those_of_the_fixed_interfaces() -> None:
+    """Each command and port is the one that people and containers know."""
+    found = {spec.name: (" ".join(spec.command()), spec.default_port) for spec in PROCESSES}
+    assert found == {
+        "collector": ("python -m streams.collector", 8080),
+        "streams": ("python -m streams", 9101),
+        "trainer": ("python -m trainer", 9102),
+        "indexer": ("python -m indexer", 9103),
+        "search": ("python -m indexer.search", 8081),
+        "qdrant": ("python -m indexer.embedded", 6333),
+        "page": ("python -m millrace.page", 8082),
+    }
+
+
+@pytest.mark.parametrize("spec", PROCESSES, ids=lambda spec: str(spec.name))
+def test_every_command_names_a_package_that_can_be_run(spec: ProcessSpec) -> None:
+    """No command of the table starts something that is not there."""
+    assert importlib.util.find_spec(f"{spec.module}.__main__") is not None
+
+
+def test_everything_comes_after_what_it_needs() -> None:
+    """In the order of `resolve`, no name stands before one of its needs."""
+    order = resolve(None)
+    for name in TABLE:
+        assert all(order.index(need) < order.index(name) for need in TABLE[name].needs)
+
+
+def test_a_subset_brings_what_it_needs_and_nothing_else() -> None:
+    """Asking for the indexer starts Kafka and the vector store, but no Redis."""
+    assert set(resolve(["indexer"])) == {"kafka", "qdrant", "indexer"}
+
+
+def test_a_further_instance_has_the_needs_of_its_process() -> None:
+    """`streams-2` is a stream worker of its own, beside or without the first."""
+    assert set(resolve(["streams-2"])) == {"kafka", "redis", "streams-2"}
+    assert level("streams-2") == level("streams") == 1
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+    """A misspelt process is a usage error, not an empty deployment."""
+    with pytest.raises(UsageError, match="serch") as raised:
+        resolve(["serch"])
+    assert "search" in raised.value.fix
+
+
+def test_default_ports_differ() -> None:
+    """No two processes of one machine want the same port."""
+    assert all(one != other for one, other in itertools.combinations(DEFAULT_PORTS.values(), 2))
+
+
+@pytest.mark.parametrize(
+    ("host", "reached"),
+    [
+        ("0.0.0.0", "127.0.0.1"),  # noqa: S104 - nothing is bound
+        ("::", "[::1]"),
+        ("10.0.0.7", "10.0.0.7"),
+    ],
+)
+def test_a_process_on_all_addresses_is_asked_on_loopback(host: str, reached: str) -> None:
+    """An address to listen on is turned into one that can be spoken to."""
+    assert probe_host(host) == reached
