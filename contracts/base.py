@@ -1,6 +1,6 @@
 """What every message has in common: immutability, kept unknown fields, strict types, bounded values."""
 
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,7 +26,9 @@ Release = Annotated[int, Field(ge=0, le=2**53 - 1)]
 class Part(BaseModel):
     """A piece of a message: immutable, strictly typed, unknown fields kept."""
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="allow", strict=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        frozen=True, extra="allow", strict=True, use_attribute_docstrings=True
+    )
 
 
 class Message(Part):
@@ -34,3 +36,8 @@ class Message(Part):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     """Version of the message's form; readers refuse versions they do not know."""
+
+
+def gives_text(field: str) -> dict[str, Any]:
+    """Return the JSON Schema of an object in which a field stands with a text, for rules about several fields."""
+    return {"required": [field], "properties": {field: {"type": "string"}}}

@@ -6,7 +6,7 @@ at which the search closes is a function of the event alone: a replayed straggle
 
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, model_validator
 
 from contracts.base import (
     Count,
@@ -22,6 +22,7 @@ from contracts.base import (
     Query,
     Release,
     Time,
+    gives_text,
 )
 
 MAX_SLOTS: Final = 500
@@ -40,6 +41,8 @@ def deadline_ms(search_time: int, window_ms: int) -> int:
 
 class Envelope(Message):
     """Fields of every shop event."""
+
+    model_config = ConfigDict(json_schema_extra={"anyOf": [gives_text("session_id"), gives_text("client_id")]})
 
     event_id: Id
     """Unique per event; a repeat is a duplicate. UUIDv7 is advised."""

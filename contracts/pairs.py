@@ -2,7 +2,7 @@
 
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, model_validator
 
 from contracts.base import (
     Count,
@@ -17,6 +17,7 @@ from contracts.base import (
     Ratio,
     Release,
     Time,
+    gives_text,
 )
 from contracts.ids import RULE_VERSION
 from contracts.joined import Origin
@@ -82,6 +83,12 @@ class PreferencePair(Message):
 
 class CuratedPair(Message):
     """A preference that a person wrote; either product may be given as text instead of an id."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "allOf": [{"oneOf": [gives_text(side), gives_text(f"{side}_text")]} for side in ("chosen", "rejected")]
+        }
+    )
 
     pair_id: Id | None = None
     query: Annotated[str, Field(min_length=1, max_length=1000)]

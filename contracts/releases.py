@@ -74,6 +74,8 @@ class Serving(Message):
     collection: str
     published_at: Time
     reason: Label = "release"
+    previous_collection: str | None = None
+    """The collection in force before this one, kept for a rollback; older ones are dropped."""
 
 
 MANIFEST: Final[TypeAdapter[ReleaseManifest]] = TypeAdapter(ReleaseManifest)

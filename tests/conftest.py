@@ -9,10 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from service.settings import ENV_PREFIX, Settings, load_settings
 from tests.support.servers import running_server
+
+hypothesis.settings.register_profile("millrace", deadline=None)  # a slow machine is no failure
+hypothesis.settings.load_profile("millrace")
 
 GIVEN = {name: value for name, value in os.environ.items() if name.startswith(ENV_PREFIX)}
 

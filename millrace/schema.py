@@ -1,0 +1,222 @@
+"""The contracts for people and tools outside: JSON Schema 2020-12 of every message, and one AsyncAPI 3.0 document.
+
+Both are made from the models that the services decode with, so they cannot promise anything else. What a schema cannot
+say (a position that stands twice, a number too large for a topic) is refused by the models alone.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic.json_schema import GenerateJsonSchema
+from typing_extensions import override
+
+from contracts import dead_letters, topics
+from contracts.base import SCHEMA_VERSION
+from contracts.messages import MESSAGES, MessageSpec
+from contracts.topics import GROUP_PREFIX, GROUP_TOPICS, TOPICS, TopicSpec
+from service.settings import Settings
+
+DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+ASYNCAPI_FILE: Final = "asyncapi.json"
+BINDING_VERSION: Final = "0.5.0"
+RELEASE: Final = "release"
+DEAD_LETTER: Final = "dead_letter"
+
+SENDERS: Final[dict[str, tuple[str, ...]]] = {
+    "collector": (topics.SEARCH_EVENTS, topics.CATALOG, topics.CURATED_PAIRS),
+    "search": (topics.SEARCH_EVENTS,),
+    "join": (
+        topics.SEARCH_EVENTS,
+        topics.JOINED_SEARCHES,
+        topics.JOIN_PROGRESS,
+        topics.LATE_EVENTS,
+        topics.ORPHAN_EVENTS,
+        topics.DEAD_LETTERS,
+    ),
+    "pairs": (topics.PREFERENCE_PAIRS, topics.PAIRS_PROGRESS, topics.DEAD_LETTERS),
+    "trainer": (topics.MODELS, topics.DEAD_LETTERS),
+    "indexer": (topics.PRODUCT_VECTORS, topics.MODELS, topics.DEAD_LETTERS),
+}
+"""Who writes what; shops write to `search-events`, `catalog` and `curated-pairs` directly if they like."""
+
+FOLLOWERS: Final[dict[str, tuple[str, ...]]] = {
+    "search": (topics.MODELS,),
+    "trainer": (topics.MODELS, topics.PRODUCT_VECTORS),
+    "indexer": (topics.MODELS, topics.PRODUCT_VECTORS),
+}
+"""Who reads a compacted topic from its beginning, without a group."""
+
+Json = dict[str, Any]
+
+
+class _Generator(GenerateJsonSchema):
+    """Writes no titles beside fields: they only repeat the names."""
+
+    schema_dialect = DIALECT
+
+    @override
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        """Return False."""
+        return False
+
+
+def message_schema(spec: MessageSpec) -> Json:
+    """Return the JSON Schema of one message, for validating what is about to be sent."""
+    schema = spec.model.model_json_schema(mode="validation", schema_generator=_Generator)
+    return {"$schema": DIALECT, "$id": f"urn:millrace:v{SCHEMA_VERSION}:{spec.name}", **schema}
+
+
+def schema_file(spec: MessageSpec) -> str:
+    """Return the file of a message's schema.
+
+    >>> from contracts.messages import MESSAGE_BY_NAME
+    >>> schema_file(MESSAGE_BY_NAME["click"])
+    'click.schema.json'
+    """
+    return f"{spec.name}.schema.json"
+
+
+def asyncapi() -> Json:
+    """Return the AsyncAPI document: every topic with its key, partitions and clean-up, its writers and its readers."""
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Millrace",
+            "version": f"{SCHEMA_VERSION}.0.0",
+            "description": "Kafka topics and messages of Millrace. A deployment puts MILLRACE_TOPIC_PREFIX before each "
+            "topic and group. Keys are raw UTF-8 bytes, partitioned by murmur2. Unknown fields are kept.",
+        },
+        "defaultContentType": "application/json",
+        "channels": {spec.name: _channel(spec) for spec in TOPICS},
+        "operations": {**_sending(), **_receiving()},
+        "components": {"messages": {**{spec.name: _message(spec) for spec in MESSAGES}, **_messages_without_json()}},
+    }
+
+
+def export(folder: Path) -> list[Path]:
+    """Write every schema and the AsyncAPI document; return the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    documents = {schema_file(spec): message_schema(spec) for spec in MESSAGES} | {ASYNCAPI_FILE: asyncapi()}
+    for name, document in documents.items():
+        text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+        (folder / name).write_text(text, encoding="utf-8")
+    return [folder / name for name in documents]
+
+
+def _channel(topic: TopicSpec) -> Json:
+    """Return one topic."""
+    names = _messages_on(topic.name)
+    channel: Json = {
+        "address": topic.name,
+        "description": f"Key: {topic.key}." + ("" if names else " Reserved: nothing writes here yet."),
+        "bindings": {"kafka": _channel_binding(topic)},
+    }
+    if names:
+        channel["messages"] = {name: {"$ref": f"#/components/messages/{name}"} for name in names}
+    return channel
+
+
+def _channel_binding(topic: TopicSpec) -> Json:
+    """Return what Kafka has to know of a topic."""
+    configuration: Json = {"cleanup.policy": [topic.cleanup], "max.message.bytes": topic.max_message_bytes}
+    if topic.cleanup == "delete":
+        configuration["retention.ms"] = topic.retention_ms
+    defaults = Settings.model_fields
+    return {
+        "topic": topic.name,
+        "partitions": defaults["partitions"].default if topic.keyed else 1,
+        "replicas": defaults["replication_factor"].default,
+        "topicConfiguration": configuration,
+        "bindingVersion": BINDING_VERSION,
+    }
+
+
+def _messages_on(topic: str) -> list[str]:
+    """Return the names of the messages that stand on a topic."""
+    if topic == topics.DEAD_LETTERS:
+        return [DEAD_LETTER]
+    names = [spec.name for spec in MESSAGES if topic in spec.topics]
+    return [RELEASE if name == "release_manifest" else name for name in names]
+
+
+def _message(spec: MessageSpec) -> Json:
+    """Return one message; its payload is the schema beside the document."""
+    summary = (spec.model.__doc__ or "").split("\n")[0]
+    return {
+        "name": spec.name,
+        "summary": summary,
+        "contentType": "application/json",
+        "payload": {"$ref": f"./{schema_file(spec)}"},
+        "bindings": {"kafka": {"key": {"type": "string"}, "bindingVersion": BINDING_VERSION}},
+    }
+
+
+def _messages_without_json() -> Json:
+    """Return the two messages whose value is not JSON of ours: a release's file, and whatever was set aside."""
+    header_names = (
+        dead_letters.ID,
+        dead_letters.ORIGIN_TOPIC,
+        dead_letters.ORIGIN_PARTITION,
+        dead_letters.ORIGIN_OFFSET,
+        dead_letters.STAGE,
+        dead_letters.REASON,
+        dead_letters.ERROR,
+    )
+    binding = {"kafka": {"key": {"type": "string"}, "bindingVersion": BINDING_VERSION}}
+    return {
+        RELEASE: {
+            "name": RELEASE,
+            "summary": "A release: safetensors whose metadata entry `manifest` is a release_manifest; null removes it.",
+            "contentType": "application/octet-stream",
+            "payload": {"type": ["string", "null"], "format": "binary"},
+            "bindings": binding,
+        },
+        DEAD_LETTER: {
+            "name": DEAD_LETTER,
+            "summary": "A record that was set aside, value and key as they came.",
+            "contentType": "application/octet-stream",
+            "headers": {
+                "type": "object",
+                "required": list(header_names),
+                "properties": {name: {"type": "string"} for name in header_names},
+            },
+            "payload": {"type": ["string", "null"], "format": "binary"},
+            "bindings": binding,
+        },
+    }
+
+
+def _sending() -> Json:
+    """Return an operation for each topic that one of ours writes."""
+    return {
+        f"{sender}-writes-{topic}": {"action": "send", "channel": {"$ref": f"#/channels/{topic}"}}
+        for sender, written in SENDERS.items()
+        for topic in written
+    }
+
+
+def _receiving() -> Json:
+    """Return an operation for each topic that a consumer group reads, or that a process follows without one."""
+    in_groups = {
+        f"{group}-reads-{topic}": {**_receive(topic), "bindings": {"kafka": _group_binding(group)}}
+        for group, read in GROUP_TOPICS.items()
+        for topic in read
+    }
+    following = {
+        f"{follower}-follows-{topic}": _receive(topic) for follower, read in FOLLOWERS.items() for topic in read
+    }
+    return {**in_groups, **following}
+
+
+def _receive(topic: str) -> Json:
+    """Return the reading of a topic."""
+    return {"action": "receive", "channel": {"$ref": f"#/channels/{topic}"}}
+
+
+def _group_binding(group: str) -> Json:
+    """Return the consumer group of an operation."""
+    return {
+        "groupId": {"type": "string", "enum": [f"{GROUP_PREFIX}{group}"]},
+        "bindingVersion": BINDING_VERSION,
+    }

@@ -1,0 +1,65 @@
+"""Names that boards and scripts rely on."""
+
+import pytest
+
+from contracts import telemetry
+from contracts.dead_letters import MAX_ERROR_CHARS, set_aside_headers
+from contracts.errors import (
+    CheckFailed,
+    ContractError,
+    DependencyDown,
+    InvariantError,
+    MillraceError,
+    TransientError,
+    UsageError,
+)
+from contracts.events import deadline_ms
+from contracts.telemetry import DEFAULT_PORTS, Process
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MillraceError("m"), 1),
+        (InvariantError("m"), 1),
+        (ContractError("missing", "m"), 1),
+        (UsageError("m"), 2),
+        (CheckFailed("m"), 3),
+        (DependencyDown("m"), 4),
+        (TransientError("m"), 4),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_error_has_the_exit_code_of_the_interfaces(error: MillraceError, code: int) -> None:
+    """0 ok, 1 failed, 2 usage, 3 a check failed, 4 a dependency is down."""
+    assert error.exit_code == code
+
+
+def test_metric_names_are_ours_with_units_and_unique() -> None:
+    """Prometheus names: prefix, base units, `_total` for counters."""
+    names = [value for name, value in vars(telemetry).items() if name.startswith("M_")]
+    assert len(set(names)) == len(names)
+    assert all(name.startswith("millrace_") and name == name.lower() for name in names)
+    assert not [name for name in names if name.endswith(("_ms", "_milliseconds", "_count"))]
+
+
+def test_default_ports_are_those_of_the_interfaces() -> None:
+    """Each process has its own."""
+    assert DEFAULT_PORTS[Process.COLLECTOR] == 8080
+    assert DEFAULT_PORTS[Process.SEARCH] == 8081
+    assert DEFAULT_PORTS[Process.PAGE] == 8082
+    assert [DEFAULT_PORTS[name] for name in (Process.STREAMS, Process.TRAINER, Process.INDEXER)] == [9101, 9102, 9103]
+    assert len(set(DEFAULT_PORTS.values())) == len(DEFAULT_PORTS) == len(Process)
+
+
+def test_a_deadline_depends_on_the_event_alone() -> None:
+    """Search time and window decide, not the moment of processing."""
+    assert deadline_ms(1_795_196_006_756, 600_000) == 1_795_196_606_756
+
+
+def test_headers_of_a_record_set_aside_say_where_and_why() -> None:
+    """The id is made of the origin, and a long error is cut."""
+    headers = dict(set_aside_headers("catalog", 2, 7, stage="indexer", reason="missing", error="x" * 5_000))
+    assert headers["millrace.id"] == b"indexer:catalog:2:7"
+    assert (headers["millrace.origin.partition"], headers["millrace.origin.offset"]) == (b"2", b"7")
+    assert len(headers["millrace.error"]) == MAX_ERROR_CHARS

@@ -1,0 +1,62 @@
+"""The table of topics and groups."""
+
+import re
+
+import pytest
+
+from contracts.messages import MESSAGES
+from contracts.topics import CATALOG, GROUP_TOPICS, GROUPS, MODELS, SEARCH_EVENTS, TOPIC_BY_NAME, TOPICS, TopicSpec
+
+NAMED_IN_THE_INTERFACES = {
+    "search-events": "delete",
+    "joined-searches": "delete",
+    "preference-pairs": "delete",
+    "holdout-searches": "delete",
+    "curated-pairs": "delete",
+    "propensities": "compact",
+    "catalog": "compact",
+    "product-vectors": "compact",
+    "models": "compact",
+    "join-progress": "compact",
+    "late-events": "delete",
+    "orphan-events": "delete",
+    "dead-letters": "delete",
+}
+
+
+@pytest.mark.parametrize(("name", "cleanup"), NAMED_IN_THE_INTERFACES.items())
+def test_a_published_topic_keeps_its_name_and_clean_up(name: str, cleanup: str) -> None:
+    """Shops and tools rely on these names."""
+    assert TOPIC_BY_NAME[name].cleanup == cleanup
+
+
+@pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)
+def test_a_topic_is_one_that_kafka_takes(topic: TopicSpec) -> None:
+    """Names fit, and the configuration is text as the broker wants it; compacted topics are kept for ever."""
+    assert re.fullmatch(r"[a-z-]{1,60}", topic.name)
+    config = topic.config()
+    assert config["cleanup.policy"] == topic.cleanup
+    assert ("retention.ms" in config) is (topic.cleanup == "delete")
+    assert int(config["max.message.bytes"]) >= 1_048_588
+    assert all(isinstance(value, str) for value in config.values())
+
+
+def test_the_broker_stamps_what_time_is_measured_from() -> None:
+    """A sender's clock must not decide when an event arrived, nor how fresh a product is."""
+    for name in (SEARCH_EVENTS, CATALOG, MODELS):
+        assert TOPIC_BY_NAME[name].config()["message.timestamp.type"] == "LogAppendTime"
+
+
+def test_a_release_of_16_mib_fits() -> None:
+    """The size that the interfaces promise for `models`."""
+    assert TOPIC_BY_NAME[MODELS].max_message_bytes == 16 * 1024 * 1024
+
+
+def test_topics_groups_and_messages_fit_together() -> None:
+    """Names are unique, every group reads topics of the table, every message stands on one."""
+    names = [topic.name for topic in TOPICS]
+    assert len(set(names)) == len(names)
+    assert set(GROUP_TOPICS) == set(GROUPS)
+    assert {topic for read in GROUP_TOPICS.values() for topic in read} <= set(names)
+    assert {topic for spec in MESSAGES for topic in spec.topics} <= set(names)
+    assert all(spec.topics for spec in MESSAGES)
