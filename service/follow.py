@@ -10,7 +10,7 @@ from typing import Final
 
 from kafka import KafkaConsumer, TopicPartition
 
-from contracts.errors import DependencyDown, MillraceError, TransientError
+from contracts.errors import DependencyDown, InvariantError, MillraceError, TransientError
 from service.kafka import consumer_config, translate_kafka_errors
 from service.logging import get_logger
 from service.settings import Settings
@@ -73,6 +73,9 @@ class TopicFollower:
             except MillraceError as exc:
                 get_logger().error("follower_stopped", topic=self._topic, error=exc.message, fix=exc.fix)
                 self.failure = exc
+            except Exception as exc:
+                self.failure = InvariantError(f"a record of {self._topic} could not be applied: {exc!r}")
+                raise
 
     def _follow(self) -> None:
         with KafkaConsumer(**consumer_config(self._settings)) as consumer:
