@@ -5,6 +5,7 @@ digest is taken over the weights themselves: the same weights give the same vers
 """
 
 import hashlib
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -22,7 +23,7 @@ DEFAULT_THREADS: Final = 1
 
 
 class BaseEncoder:
-    """A sentence-transformers model in inference mode.
+    """A sentence-transformers model in inference mode; several threads may share it, one encodes at a time.
 
     Args:
         model: the model.
@@ -31,6 +32,7 @@ class BaseEncoder:
 
     def __init__(self, model: "SentenceTransformer", *, name: str) -> None:
         self._model = model
+        self._encoding = threading.Lock()
         self.dim = int(self.encode([""]).shape[1])
         self.base_version = f"{name}/{_digest(model)}/t{TEMPLATE_VERSION}"
 
@@ -38,13 +40,14 @@ class BaseEncoder:
         """Return unit float32 rows (N, D), in the order of the texts."""
         if not texts:
             return np.empty((0, self.dim), dtype=np.float32)
-        rows = self._model.encode(
-            list(texts),
-            batch_size=batch_size,
-            convert_to_numpy=True,
-            normalize_embeddings=True,
-            show_progress_bar=False,
-        )
+        with self._encoding:
+            rows = self._model.encode(
+                list(texts),
+                batch_size=batch_size,
+                convert_to_numpy=True,
+                normalize_embeddings=True,
+                show_progress_bar=False,
+            )
         return np.ascontiguousarray(rows, dtype=np.float32)
 
 

@@ -15,7 +15,7 @@ HOT_QUERIES: Final = 20_000
 class QueryEncoder:
     """Encodes queries with the base encoder and remembers the most recent.
 
-    Safe for several threads: one encodes at a time, because tokenizers are not.
+    Safe for several threads.
 
     Args:
         encoder: the base encoder.
@@ -26,7 +26,6 @@ class QueryEncoder:
         self.encoder = encoder
         self._capacity = capacity
         self._hot: OrderedDict[str, np.ndarray] = OrderedDict()
-        self._encoding = threading.Lock()
         self._remembering = threading.Lock()
 
     def known(self, texts: Sequence[str]) -> np.ndarray | None:
@@ -43,8 +42,7 @@ class QueryEncoder:
         remembered = self.known(texts)
         if remembered is not None:
             return remembered
-        with self._encoding:
-            rows = self.encoder.encode(list(texts))
+        rows = self.encoder.encode(list(texts))
         with self._remembering:
             for text, row in zip(texts, rows, strict=True):
                 self._hot[text] = row
@@ -52,8 +50,3 @@ class QueryEncoder:
             while len(self._hot) > self._capacity:
                 self._hot.popitem(last=False)
         return rows
-
-    def probe(self, texts: Sequence[str]) -> np.ndarray:
-        """Return base vectors of probe texts without remembering them."""
-        with self._encoding:
-            return self.encoder.encode(list(texts))

@@ -122,7 +122,7 @@ class PairKeeper:
             wanted.query_release, wanted.product_release, wanted.collection,
             down=release.tensors["down"], up=release.tensors["up"], click_times=manifest.click_times,
         )  # fmt: skip
-        recomputed = pair.transform(self._encoder.probe(manifest.probe_texts))
+        recomputed = pair.transform(self._encoder.encoder.encode(manifest.probe_texts))
         difference = float(np.abs(recomputed - release.tensors[PROBE_VECTORS]).max(initial=0.0))
         if not difference <= PROBE_TOLERANCE:
             raise InvariantError(f"its probe texts differ by {difference:.2e}", fix="compare the base models' versions")
