@@ -191,6 +191,7 @@ async def test_when_kafka_does_not_acknowledge_nothing_is_accepted_and_the_resen
         await asyncio.to_thread(ensure_topics, own)
 
         async def accepted() -> bool:
+            """Send both again."""
             status, answer = await client.post("/v1/events", {"events": [current(click("a")), current(click("b"))]})
             return status == 200 and answer["accepted"] == 2
 
@@ -220,6 +221,7 @@ async def test_with_redis_killed_events_are_still_accepted_and_its_return_is_not
             await asyncio.to_thread(servers.start, "redis")
 
             async def found_again() -> bool:
+                """Send a repeat."""
                 return await client.statuses(current(click("b"))) == ["duplicate"]
 
             await eventually_async(found_again, timeout_s=30, what="duplicates are found again")
@@ -260,6 +262,7 @@ async def test_the_process_ends_cleanly_on_sigterm_after_finishing_what_is_open(
         sending = asyncio.create_task(keep_sending())
 
         async def some_are_accepted() -> bool:
+            """Return whether enough clicks went through."""
             return len(accepted) >= 20
 
         await eventually_async(some_are_accepted, timeout_s=30)

@@ -156,6 +156,7 @@ async def test_readiness_follows_the_probe(writer: KafkaWriter, clock: HandClock
     producer_of(writer).metadata_is_there = True
 
     async def ready_again() -> bool:
+        """Return whether nothing speaks against."""
         return writer.not_ready() is None
 
     await eventually_async(ready_again)

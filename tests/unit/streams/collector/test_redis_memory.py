@@ -69,6 +69,7 @@ async def test_a_redis_that_hangs_is_given_up_quickly() -> None:
     connections: list[asyncio.StreamWriter] = []
 
     async def say_nothing(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Accept and keep silent."""
         connections.append(writer)
 
     server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)

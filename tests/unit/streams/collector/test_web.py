@@ -199,6 +199,7 @@ async def test_a_large_body_is_refused_with_the_limit(strict: Running) -> None:
     assert "2000 bytes" in (await response.json())["message"]
 
     async def pieces() -> AsyncIterator[bytes]:
+        """Send the body in two pieces, its length unsaid."""
         yield body[:1_500]
         yield body[1_500:]
 
@@ -322,6 +323,7 @@ async def test_an_unforeseen_failure_is_one_line_and_a_500(running: Running, mon
     """A fault of ours neither ends the process nor shows a traceback to the caller."""
 
     async def burst(_records: object) -> None:
+        """Fail as nobody foresaw."""
         raise ZeroDivisionError
 
     monkeypatch.setattr(running.log, "write", burst)
@@ -356,6 +358,7 @@ async def test_requests_beyond_what_can_be_held_are_sent_back(
     under_way, release = asyncio.Event(), asyncio.Event()
 
     async def hang(_records: object) -> None:
+        """Wait until the test lets go."""
         under_way.set()
         await release.wait()
 
