@@ -90,11 +90,11 @@ class Poster:
             await asyncio.sleep(wait_s)
             pause_s, retries = min(2 * pause_s, LONGEST_PAUSE_S), retries + 1
 
-    async def _attempt(self, body: dict[str, Any]) -> httpx.Response | httpx.TransportError:
+    async def _attempt(self, body: dict[str, Any]) -> httpx.Response | httpx.HTTPError:
         """Return the answer, or the error that kept it from coming."""
         try:
             return await self._client.post(self._url, json=body, headers=self._headers)
-        except httpx.TransportError as error:
+        except httpx.HTTPError as error:
             return error
 
     async def _settle(
@@ -108,7 +108,10 @@ class Poster:
             return found
         if not answer.is_success:
             return Delivery(failed=len(items), reasons=Counter({_why(answer): len(items)}))
-        return _counted(IntakeAnswer.model_validate_json(answer.content), len(items))
+        try:
+            return _counted(IntakeAnswer.model_validate_json(answer.content), len(items))
+        except ValueError:
+            return Delivery(failed=len(items), reasons=Counter(unreadable_answer=len(items)))
 
 
 def _counted(answer: IntakeAnswer, sent: int) -> Delivery:
@@ -121,11 +124,11 @@ def _counted(answer: IntakeAnswer, sent: int) -> Delivery:
     return Delivery(found["accepted"], found["duplicate"], found["rejected"], missing, reasons=reasons)
 
 
-def _retry_after_s(answer: httpx.Response | httpx.TransportError) -> float:
+def _retry_after_s(answer: httpx.Response | httpx.HTTPError) -> float:
     """Return the seconds that a Retry-After asks for, 0 where there is none."""
     text = answer.headers.get("Retry-After", "") if isinstance(answer, httpx.Response) else ""
     return float(text) if text.replace(".", "", 1).isdigit() else 0.0
 
 
-def _why(answer: httpx.Response | httpx.TransportError) -> str:
+def _why(answer: httpx.Response | httpx.HTTPError) -> str:
     return f"http_{answer.status_code}" if isinstance(answer, httpx.Response) else type(answer).__name__

@@ -279,7 +279,9 @@ class _Similar:
         for words in self._words:
             for word in words:
                 holders[word] = holders.get(word, 0) + 1
-        self._rarity: Mapping[str, float] = {word: math.log(len(queries) / count) for word, count in holders.items()}
+        self._rarity: Mapping[str, float] = {
+            word: math.log(1 + len(queries) / count) for word, count in holders.items()
+        }
 
     def to(self, query: Query, rng: Random) -> Query | None:
         """Return one of the three queries nearest in words, None where none shares a word."""

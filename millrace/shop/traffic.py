@@ -123,13 +123,11 @@ class Traffic:
         async with httpx.AsyncClient(transport=self._transport, timeout=SEARCH_TIMEOUT_S) as client:
             poster = Poster(client, f"{self._site.collector_url}/v1/events", key=self._site.write_key, name="events")
             outbox = Outbox(poster, self.totals.delivery)
-            sending = asyncio.create_task(outbox.run())
-            try:
+            async with asyncio.TaskGroup() as running:
+                sending = running.create_task(outbox.run())
                 await self._visits(client, outbox)
                 await outbox.drain()
-            finally:
                 sending.cancel()
-                await asyncio.gather(sending, return_exceptions=True)
         return self.totals
 
     async def _visits(self, client: httpx.AsyncClient, outbox: Outbox) -> None:
