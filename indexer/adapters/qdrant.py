@@ -31,13 +31,11 @@ PAYLOAD_INDEXES: Final[dict[str, models.PayloadSchemaType]] = {
     "brand": models.PayloadSchemaType.KEYWORD,
     "category": models.PayloadSchemaType.KEYWORD,
     "locale": models.PayloadSchemaType.KEYWORD,
-    "parent_id": models.PayloadSchemaType.KEYWORD,
     "price": models.PayloadSchemaType.FLOAT,
     "in_stock": models.PayloadSchemaType.INTEGER,
-    "launched_at": models.PayloadSchemaType.INTEGER,
     "deleted": models.PayloadSchemaType.INTEGER,
 }
-"""Fields that are filtered, grouped or counted by; made before loading, when it costs nothing."""
+"""Fields that search filters or counts by, and no others; made before loading, when it costs least."""
 
 _ORDERING: Final = ("product_id", "version", "product_release", "deleted")
 _IS_TOMBSTONE: Final = models.FieldCondition(key="deleted", match=models.MatchValue(value=1))
@@ -191,6 +189,12 @@ class ProductStore:
                 records = self._client.retrieve(collection, ids, with_payload=True, with_vectors=True)
             found.update((point.product_id, point) for point in map(_to_point, records))
         return found
+
+    def count_nearest(self, collection: str, vector: Sequence[float], *, k: int = 10) -> int:
+        """Return how many products a query vector finds, k at most."""
+        with qdrant_errors(f"search {collection}"):
+            answer = self._client.query_points(collection, query=list(vector), using=VECTOR_NAME, limit=k)
+        return len(answer.points)
 
     def scroll(self, collection: str) -> Iterator[tuple[str, PointVersion, bool]]:
         """Yield (product id, version, is tombstone) of every point, in pages; what changes meanwhile may be missed."""
