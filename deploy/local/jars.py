@@ -5,6 +5,7 @@ standard library is used, because this runs before anything is installed.
 """
 
 import hashlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -71,7 +72,8 @@ def copy_by_maven(folder: Path, *, maven: str = "mvn") -> None:
     Raises:
         JarError: with Maven's own first error.
     """
-    goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={folder}"]
+    plugin = "org.apache.maven.plugins:maven-dependency-plugin"  # in the version that the pom pins
+    goal = [f"{plugin}:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={folder}"]
     command = [maven, "-q", "-B", "-ntp", "-Dstyle.color=never", "-f", str(POM), *goal]
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
@@ -80,9 +82,10 @@ def copy_by_maven(folder: Path, *, maven: str = "mvn") -> None:
 
 def _first_error(output: str) -> str:
     """Return the line of Maven's output that says what is wrong."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    plain = re.sub(r"\x1b\[[\d;]*m", "", output)
+    lines = [line.strip() for line in plain.splitlines() if line.strip()]
     errors = [line.removeprefix("[ERROR]").strip() for line in lines if line.startswith("[ERROR]")]
-    return next(iter(errors or lines), "no output")[:300]
+    return next(filter(None, errors or lines), "no output")[:600]
 
 
 def write_checksums(folder: Path, path: Path = CHECKSUMS) -> None:

@@ -71,7 +71,10 @@ def test_jars_that_fail_the_check_are_never_put_in_place(tmp_path: Path, monkeyp
 def test_mavens_failure_is_its_own_first_error(tmp_path: Path) -> None:
     """Where Maven fails, the line that says why is shown, not its whole output."""
     maven = tmp_path / "mvn"
-    maven.write_text("#!/bin/sh\necho '[INFO] hm'; echo '[ERROR] no route to registry'; exit 1\n", encoding="ascii")
+    maven.write_text(
+        "#!/bin/sh\necho '[INFO] hm'; printf '\\033[0m[ERROR] no route to registry\\n[ERROR]\\n'; exit 1\n",
+        encoding="ascii",
+    )
     maven.chmod(0o755)
     with pytest.raises(JarError, match="no route to registry"):
         jars.copy_by_maven(tmp_path / "jars", maven=str(maven))
