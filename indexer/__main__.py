@@ -1,8 +1,14 @@
-"""Start the indexer: `python -m indexer`."""
+"""Process `indexer`: catalogue and releases -> Qdrant; the only writer of the index and of `serving`."""
 
 from contracts.telemetry import Process
 from indexer.app import serve
 from service.process import run
 
-if __name__ == "__main__":
+
+def main() -> None:
+    """Run the process."""
     run(Process.INDEXER, serve)
+
+
+if __name__ == "__main__":
+    main()

@@ -64,15 +64,8 @@ class VectorStore(Protocol):
 class Encoder(Protocol):
     """The base encoder."""
 
-    @property
-    def dim(self) -> int:
-        """Width of its vectors."""
-        ...
-
-    @property
-    def base_version(self) -> str:
-        """Which model, weights and template it is."""
-        ...
+    dim: int
+    base_version: str
 
     def encode(self, texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
         """Return unit float32 rows (N, D)."""

@@ -100,17 +100,14 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """Verify the first query release and put (query head, collection) in force as one."""
+    """Verify the query release and put (query head, collection under construction) in force as one."""
 
-    product_release: int
     query_release: int
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
     """Stop the construction: its release was refused or taken back."""
-
-    product_release: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +151,7 @@ def _write_along(facts: Facts, serving: Serving) -> Step:
     """Return what an indexer does that does not lead: write wherever the leader may be filling."""
     candidate = _candidate(facts, serving)
     if facts.construction is not None and facts.construction.product_release != candidate:
-        return GiveUp(facts.construction.product_release)
+        return GiveUp()
     if facts.construction is None and candidate is not None:
         return Build(candidate)
     return Wait()
@@ -164,7 +161,7 @@ def _roll_out(facts: Facts, serving: Serving) -> Step | None:
     """Return the next step of the roll-out in progress or due, None where there is none."""
     candidate, construction = _candidate(facts, serving), facts.construction
     if construction is not None and construction.product_release != candidate:
-        return GiveUp(construction.product_release)
+        return GiveUp()
     if candidate is None:
         return None
     if construction is None:
@@ -176,7 +173,7 @@ def _roll_out(facts: Facts, serving: Serving) -> Step | None:
     query = _newest_query(facts, candidate, above=facts.product_releases[candidate] - 1)
     if query is None:
         return Wait(f"the first query release of product-{candidate} is not there or was refused")
-    return Switch(candidate, query)
+    return Switch(query)
 
 
 def _candidate(facts: Facts, serving: Serving) -> int | None:

@@ -1,0 +1,69 @@
+"""Whether a release may be used here: whole, finite, and of the same base encoder as ours."""
+
+from typing import Final
+
+import numpy as np
+
+from contracts.errors import CheckFailed
+from contracts.releases import PROBE_TOLERANCE, Kind, release_key
+from indexer.ports import Encoder, Releases
+from towers.heads import ProductHead, QueryHead
+from towers.release_files import Release, identity_release, probe_difference, unpack
+
+IDENTITY: Final = 0
+
+
+def verified_release(kind: Kind, release: int, *, releases: Releases, encoder: Encoder) -> Release:
+    """Return a release that may be used with this encoder; release 0 is built in.
+
+    Raises:
+        CheckFailed: it is not there, not finite, of another base encoder, or its probe texts come out differently.
+        ContractError: its bytes are damaged.
+    """
+    if release == IDENTITY:
+        return identity_release(kind, encoder)
+    key = release_key(kind, release)
+    value = releases.value(key)
+    if value is None:
+        raise CheckFailed(f"{key.decode()} is not on models any more")
+    found = unpack(value)
+    if (found.manifest.kind, found.manifest.release) != (kind, release):
+        raise CheckFailed(f"{key.decode()} calls itself {found.manifest.kind}-{found.manifest.release}")
+    check_release(found, encoder)
+    return found
+
+
+def check_release(release: Release, encoder: Encoder) -> None:
+    """Raise where a release must not be used with this encoder.
+
+    Raises:
+        CheckFailed: not finite, another base encoder, or probe texts come out differently.
+    """
+    manifest = release.manifest
+    name = release_key(manifest.kind, manifest.release).decode()
+    if (manifest.base_version, manifest.dim) != (encoder.base_version, encoder.dim):
+        raise CheckFailed(
+            f"{name} belongs to base encoder {manifest.base_version}, here is {encoder.base_version}",
+            fix="give every process the same MILLRACE_BASE_MODEL",
+        )
+    if not all(np.isfinite(tensor).all() for tensor in release.tensors.values()):
+        raise CheckFailed(f"{name} holds weights that are not finite")
+    difference = probe_difference(release, encoder)
+    if not difference <= PROBE_TOLERANCE:
+        raise CheckFailed(f"{name}: probe texts differ by {difference:.2g}, at most {PROBE_TOLERANCE:g} is allowed")
+
+
+def product_head(release: Release) -> ProductHead:
+    """Return the head of a product release."""
+    head = release.head()
+    if not isinstance(head, ProductHead):
+        raise CheckFailed(f"{release.manifest.kind}-{release.manifest.release} is no product release")
+    return head
+
+
+def query_head(release: Release) -> QueryHead:
+    """Return the head of a query release."""
+    head = release.head()
+    if not isinstance(head, QueryHead):
+        raise CheckFailed(f"{release.manifest.kind}-{release.manifest.release} is no query release")
+    return head
