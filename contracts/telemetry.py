@@ -66,6 +66,7 @@ class PairDropReason(StrEnum):
 
     DUPLICATE = "duplicate"
     UNKNOWN_PRODUCT = "unknown_product"
+    UNSUPPORTED_SOURCE = "unsupported_source"
     MALFORMED = "malformed"
 
 

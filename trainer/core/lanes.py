@@ -124,8 +124,8 @@ class Lane:
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, np.ndarray], *, settings: LossSettings, joint: bool = False) -> Self:
         """Return the lane that `tensors` described, optimiser included."""
-        query_head = QueryHead.from_tensors(_under(tensors, "query."))
-        product_head = ProductHead.from_tensors(_under(tensors, "product."))
+        query_head = QueryHead.from_tensors(under(tensors, "query."))
+        product_head = ProductHead.from_tensors(under(tensors, "product."))
         lane = cls(query_head, product_head, settings=settings, joint=joint)
         state = {
             index: {name: torch.from_numpy(tensors[f"adam.{index}.{name}"].copy()) for name in ADAM_BUFFERS}
@@ -141,6 +141,6 @@ def _margins(scores: Tensor, batch: Batch) -> Tensor:
     return scores[batch.pair_query, batch.pair_chosen] - scores[batch.pair_query, batch.pair_rejected]
 
 
-def _under(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+def under(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     """Return the tensors whose names begin with a prefix, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
