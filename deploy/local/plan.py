@@ -15,7 +15,7 @@ from typing import Any, Final
 from contracts.errors import UsageError
 from contracts.telemetry import DEFAULT_PORTS, Process
 from deploy.local import kafka, redis
-from deploy.local.child import Launch
+from deploy.local.child import Launch, Probe
 from deploy.local.jars import REPOSITORY
 from deploy.local.ports import choose_port
 from deploy.local.probes import http_problem
@@ -164,13 +164,19 @@ def _kafka_launches(plan: Plan) -> list[Launch]:
             argv=kafka.broker_argv(node, brokers=brokers, java=java),
             environ=_outer_environ(),
             log_path=plan.log_path(name),
-            probe=lambda: kafka.kafka_problem(plan.settings, brokers=brokers),
+            probe=_kafka_probe(plan.settings, node, brokers),
             port=node.port,
             cwd=node.folder,
             explain=kafka.last_error,
         )
         for name, node in zip(names, plan.nodes, strict=True)
     ]
+
+
+def _kafka_probe(settings: Settings, node: kafka.Node, brokers: int) -> Probe:
+    """Return the question to one node: do you answer, and do you see the others?"""
+    asked = settings.model_copy(update={"kafka_bootstrap": kafka.bootstrap([node])})
+    return lambda: kafka.kafka_problem(asked, brokers=brokers)
 
 
 def _redis_launch(plan: Plan) -> list[Launch]:
