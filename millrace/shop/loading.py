@@ -12,7 +12,7 @@ from millrace.shop.world import ProductMessage, World
 
 BATCH: Final = 200
 PATIENCE_S: Final = 120.0
-_SYLLABLES: Final = ("zor", "bla", "quix", "yth", "vom", "kra", "jep", "tul", "wexi", "ond", "fyr", "gux")
+_SYLLABLES: Final = ("zor", "bla", "quix", "yth", "vom", "kra", "jep", "tul", "wexi", "ondu", "fyr", "gux")
 
 Progress = Callable[[int, int], None]
 """Called with products acknowledged so far, and all."""
