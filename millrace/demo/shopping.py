@@ -18,6 +18,7 @@ from millrace.demo.state import ReleaseLog
 from millrace.demo.trail import ClickTrail
 from millrace.evaluation import QueryScore
 from millrace.shop.ask import evaluate
+from millrace.shop.shoppers import ShopperOptions
 from millrace.shop.traffic import Site, Totals, Traffic
 from millrace.shop.world import World
 from service.settings import Settings
@@ -42,7 +43,14 @@ class Shopping:
     ) -> None:
         (write_key,) = settings.require("write_key")
         site = Site(urls["collector"], urls["search"], write_key)
-        self._traffic = Traffic(world, site, seed=options.seed, rate_per_s=RATE_PER_S, seconds=float(options.seconds))
+        self._traffic = Traffic(
+            world,
+            site,
+            seed=options.seed,
+            rate_per_s=RATE_PER_S,
+            seconds=float(options.seconds),
+            options=ShopperOptions(compressed=True),
+        )
         self._sample = replace(world, queries=world.of_split("test")[:SAMPLE])
         self._probe_query = cheapest_probe_query([query.query for query in world.of_split("train")])
         self._search_url = urls["search"]
