@@ -57,8 +57,8 @@ def test_a_detached_up_that_fails_says_why(own: dict[str, Any]) -> None:
 
 def test_a_detached_up_with_a_wrong_name_is_a_usage_error(own: dict[str, Any]) -> None:
     """An unknown process is refused with the known ones, also through the background."""
-    with pytest.raises(UsageError, match="serch"):
-        processes.up(own, detach=True, processes=["serch"])
+    with pytest.raises(UsageError, match="shearch"):
+        processes.up(own, detach=True, processes=["shearch"])
 
 
 def test_status_asks_each_process_now(own: dict[str, Any]) -> None:

@@ -55,8 +55,8 @@ def test_a_further_instance_has_the_needs_of_its_process() -> None:
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     """A misspelt process is a usage error, not an empty deployment."""
-    with pytest.raises(UsageError, match="serch") as raised:
-        resolve(["serch"])
+    with pytest.raises(UsageError, match="shearch") as raised:
+        resolve(["shearch"])
     assert "search" in raised.value.fix
 
 

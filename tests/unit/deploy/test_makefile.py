@@ -1,0 +1,67 @@
+"""The Makefile and CI: the targets that people are promised, described, and refused by name where not built."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+TARGETS = [
+    "setup",
+    "format",
+    "lint",
+    "types",
+    "imports",
+    "test",
+    "check",
+    "demo",
+    "up",
+    "down",
+    "bench",
+    "faults",
+    "soak",
+    "help",
+    "lock",
+]
+
+
+def make(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run make in the repository."""
+    return subprocess.run(["make", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+
+def test_help_describes_every_target() -> None:
+    """`make` alone lists each target with what it does."""
+    described = dict(re.findall(r"^make (\w+) +(.+)$", make().stdout, flags=re.MULTILINE))
+    assert sorted(described) == sorted(TARGETS)
+
+
+def test_what_is_not_built_is_refused_by_name() -> None:
+    """Asking for a later target ends with exit code 2 and one line that names it."""
+    done = make("soak")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0].startswith("make soak is not built yet")
+
+
+@pytest.mark.parametrize(
+    ("target", "command"),
+    [
+        ("demo", ".venv/bin/millrace demo --seed 3"),
+        ("test", ".venv/bin/python -m pytest --seed 3"),
+        ("up", ".venv/bin/millrace up --seed 3"),
+        ("bench", ".venv/bin/millrace bench --seed 3"),
+    ],
+)
+def test_targets_set_up_first_and_pass_arguments_on(target: str, command: str) -> None:
+    """Each command comes after set-up and gets what stands in ARGS."""
+    lines = make("-n", target, "ARGS=--seed 3").stdout.splitlines()
+    assert "deploy/local/setup.sh" in lines[0]
+    assert lines[-1] == command
+
+
+def test_ci_runs_the_test_command_and_nothing_else() -> None:
+    """What CI runs is what the README tells people to run."""
+    script = (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
+    commands = [line for line in script.splitlines() if line and not line.startswith("#")]
+    assert commands == ["set -eu", 'cd "$(dirname "$0")/.."', "make test"]
