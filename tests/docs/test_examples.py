@@ -1,0 +1,251 @@
+"""Every example in the documentation is one that the code takes: JSON, curl bodies, Python, files of a world."""
+
+import csv
+import io
+import json
+import re
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import qdrant_client
+from pydantic import BaseModel, TypeAdapter
+from qdrant_client import models
+
+from contracts.catalog import CATALOG_CHANGE
+from contracts.events import SEARCH_RECORD
+from contracts.ids import point_id
+from contracts.intake import IntakeAnswer
+from contracts.joined import JoinedSearch
+from contracts.pairs import CURATED_PAIR, Factors, PairSide, PreferencePair
+from contracts.progress import JoinProgress
+from contracts.releases import MANIFEST, SERVING, SafetyCheck
+from contracts.search import EncodeAnswer, EncodeRequest, SearchAnswer, SearchRequest
+from contracts.vectors import ProductVector
+from millrace.shop.folder import load_world
+from service.settings import load_settings
+from streams.collector.decisions import Accepted
+from streams.collector.intake import Facts as RequestFacts
+from streams.collector.intake import decide_event, decide_pair, decide_product
+from tests.support.markdown import ROOT, Fence, documents, fences
+from trainer.core.learner import Facts
+
+
+class Measured(BaseModel):
+    """What a training step says of its loss, as far as the tour shows it."""
+
+    dpo: float
+    kl: float
+    margin_gain: float
+
+
+NOW_MS = 1_795_196_100_000
+REQUEST = RequestFacts(received_at=NOW_MS, person_key=b"key")
+SHELL_VALUES = {"$SEARCH_ID": "01J", "$SEARCH_TIME": str(NOW_MS - 9_000), "$(date +%s)000": str(NOW_MS - 2_000)}
+WHOLE: tuple[tuple[str, TypeAdapter[Any]], ...] = (
+    ("step", TypeAdapter(Facts)),
+    ("accepted", TypeAdapter(IntakeAnswer)),
+    ("took_ms", TypeAdapter(SearchAnswer)),
+    ("vectors", TypeAdapter(EncodeAnswer)),
+    ("texts", TypeAdapter(EncodeRequest)),
+    ("published_at", SERVING),
+    ("weights_sha256", MANIFEST),
+    ("factors", TypeAdapter(PreferencePair)),
+    ("next_offset", TypeAdapter(JoinProgress)),
+    ("chosen", CURATED_PAIR),
+    ("ratio", TypeAdapter(Factors)),
+    ("grade", TypeAdapter(PairSide)),
+    ("passed", TypeAdapter(SafetyCheck)),
+    ("dpo", TypeAdapter(Measured)),
+    ("query", TypeAdapter(SearchRequest)),
+)
+"""A field that tells one form from all others -> that form; the first that fits is meant."""
+BATCHES = {"events": decide_event, "products": decide_product, "pairs": decide_pair}
+TYPED: Mapping[str, TypeAdapter[Any]] = {
+    "joined_search": TypeAdapter(JoinedSearch),
+    "product_vector": TypeAdapter(ProductVector),
+    "product": CATALOG_CHANGE,
+    "product_deleted": CATALOG_CHANGE,
+}
+
+
+def all_fences(*languages: str) -> list[Fence]:
+    """Return the fenced blocks of every document."""
+    return [fence for path in documents() for fence in fences(path, *languages)]
+
+
+def check(value: dict[str, Any]) -> None:
+    """Check one JSON example against the form that it is of; one that is of none fails."""
+    for name, decide in BATCHES.items():
+        if name in value:
+            outcomes = [decide(item, REQUEST) for item in value[name]]
+            assert all(isinstance(outcome, Accepted) for outcome in outcomes), outcomes
+            return
+    if "payload" in value:
+        assert value["id"] == point_id(value["payload"]["product_id"])
+        return
+    if "error" in value:
+        assert set(value) == {"error", "message"}
+        return
+    contract = TYPED.get(value["type"], SEARCH_RECORD) if "type" in value else form_of(value)
+    read = contract.validate_python(value, strict=False)
+    assert isinstance(read, BaseModel)
+    assert set(value) <= set(type(read).model_fields), "an example shows a field that we do not have"
+
+
+def form_of(value: dict[str, Any]) -> TypeAdapter[Any]:
+    """Return the form of a message that has no type."""
+    return next(contract for field, contract in WHOLE if field in value)
+
+
+@pytest.mark.parametrize("fence", all_fences("json"), ids=lambda fence: fence.where)
+def test_json_is_valid(fence: Fence) -> None:
+    """A JSON block is a message, a request or an answer of ours, and the contract takes it."""
+    check(json.loads(fence.text))
+
+
+def curl_bodies() -> Iterator[Any]:
+    """Yield (path, the whole call, body) of every curl call in the documentation that sends something."""
+    for fence in all_fences("bash"):
+        for call in re.split(r"^(?=curl )", fence.text, flags=re.MULTILINE):
+            body = re.search(r"-d '([^']*)'", call) or re.search(r"<<END\n(.*)\nEND", call, re.DOTALL)
+            if body is not None:
+                path = re.search(r"https?://[^/\s]+(/[^\s'\"?]*)", call)
+                assert path is not None, call
+                yield pytest.param(path[1], call, body[1], id=f"{fence.where}-{path[1]}")
+
+
+@pytest.mark.parametrize(("path", "call", "body"), list(curl_bodies()))
+def test_curl_bodies_are_accepted(path: str, call: str, body: str) -> None:
+    """What a curl command sends is accepted by the route it is sent to, with the key that the route takes."""
+    for name, value in SHELL_VALUES.items():
+        body = body.replace(name, value)
+    assert "$" not in body
+    value = json.loads(body)
+    if path in ("/v1/search", "/v1/encode"):
+        contract: type[BaseModel] = SearchRequest if path == "/v1/search" else EncodeRequest
+        contract.model_validate_json(body)
+        return
+    assert list(value) == [path.rsplit("/", 1)[1]]
+    check(value)
+    key = "MILLRACE_WRITE_KEY" if path == "/v1/events" else "MILLRACE_SECRET_KEY"
+    assert f"Authorization: Bearer ${key}" in call
+
+
+def test_curl_calls_are_found() -> None:
+    """The search for curl calls finds one for events, products and search, so that the test above can fail."""
+    assert {"/v1/events", "/v1/products", "/v1/search"} <= {parameter.values[0] for parameter in curl_bodies()}
+
+
+@pytest.mark.parametrize("fence", all_fences("python"), ids=lambda fence: fence.where)
+def test_python_compiles(fence: Fence) -> None:
+    """A Python block is Python."""
+    compile(fence.text, fence.where, "exec")
+
+
+@pytest.mark.parametrize("fence", all_fences("toml"), ids=lambda fence: fence.where)
+def test_settings_files_are_taken(fence: Fence, tmp_path: Path) -> None:
+    """A TOML block is a settings file that the processes read."""
+    (tmp_path / "millrace.toml").write_text(fence.text, encoding="utf-8")
+    load_settings(environ={}, directory=tmp_path)
+
+
+def test_the_world_of_the_quickstart_loads(tmp_path: Path) -> None:
+    """The three files that the quickstart shows are a world that the demo reads."""
+    for fence in fences(ROOT / "docs/quickstart.md", "jsonl"):
+        (tmp_path / fence.name).write_text(fence.text, encoding="utf-8")
+    world = load_world(tmp_path)
+    assert len(world.products) >= 2
+    assert {query.split for query in world.queries} == {"train", "test"}
+
+
+class Sent:
+    """Stands for the network: keeps what the snippets send and answers as our services do."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, Mapping[str, str], Any]] = []
+
+    def urlopen(self, request: urllib.request.Request) -> io.BytesIO:
+        """Take a request of urllib."""
+        assert isinstance(request.data, bytes)
+        self.requests.append((request.full_url, dict(request.header_items()), json.loads(request.data)))
+        (items,) = self.requests[-1][2].values()
+        results = [{"event_id": item.get("event_id"), "status": "accepted"} for item in items]
+        return io.BytesIO(json.dumps({"accepted": len(items), "rejected": 0, "results": results}).encode())
+
+
+def snippet(document: str, name: str) -> str:
+    """Return the Python block of a document that has a name."""
+    return next(fence.text for fence in fences(ROOT / document, "python") if fence.name == name)
+
+
+def test_csv_snippet_sends_a_valid_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The quickstart's script turns its example CSV into products that the collector accepts."""
+    sent = Sent()
+    (table,) = fences(ROOT / "docs/quickstart.md", "csv")
+    (tmp_path / table.name).write_text(table.text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MILLRACE_SECRET_KEY", "secret")
+    monkeypatch.setattr(urllib.request, "urlopen", sent.urlopen)
+    exec(compile(snippet("docs/quickstart.md", "send_catalogue.py"), "send_catalogue.py", "exec"), {})  # noqa: S102 - our own page
+    ((url, headers, body),) = sent.requests
+    assert url.endswith("/v1/products")
+    assert headers["Authorization"] == "Bearer secret"
+    check(body)
+    assert len(body["products"]) == len(list(csv.reader(io.StringIO(table.text)))) - 1
+
+
+def test_server_snippet_sends_valid_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The quickstart's server-side function sends an order that the collector accepts."""
+    sent = Sent()
+    monkeypatch.setenv("MILLRACE_SECRET_KEY", "secret")
+    monkeypatch.setattr(urllib.request, "urlopen", sent.urlopen)
+    monkeypatch.setattr("time.time", lambda: NOW_MS / 1000)
+    exec(compile(snippet("docs/quickstart.md", "send_events.py"), "send_events.py", "exec"), {})  # noqa: S102 - our own page
+    ((url, _, body),) = sent.requests
+    assert url.endswith("/v1/events")
+    check(body)
+
+
+def test_query_snippet_finds_products_that_can_be_bought(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The README's snippet asks for a vector, queries the alias, and shows neither deleted nor unavailable products."""
+    store = qdrant_client.QdrantClient(":memory:")
+    store.create_collection(
+        "products-r3", vectors_config={"product": models.VectorParams(size=2, distance=models.Distance.COSINE)}
+    )
+    rows: dict[str, dict[str, Any]] = {
+        "P-1": {"title": "Quiet fridge", "in_stock": 1, "deleted": 0},
+        "P-2": {"title": "Sold out fridge", "in_stock": 0, "deleted": 0},
+        "P-3": {"title": "Gone fridge", "in_stock": 1, "deleted": 1},
+    }
+    points = [
+        models.PointStruct(
+            id=point_id(product_id),
+            vector={"product": [0.6, 0.8]},
+            payload={"product_id": product_id, "product_release": 3, **payload},
+        )
+        for product_id, payload in rows.items()
+    ]
+    store.upsert("products-r3", points)
+    alias = models.CreateAlias(collection_name="products-r3", alias_name="products")
+    store.update_collection_aliases([models.CreateAliasOperation(create_alias=alias)])
+    answer = {"query_release": 17, "product_release": 3, "vectors": [[0.6, 0.8]]}
+
+    def post(url: str, *, json: Any) -> httpx.Response:
+        """Answer as the search service does."""
+        EncodeRequest.model_validate(json)
+        assert url.endswith("/v1/encode")
+        return httpx.Response(200, json=answer, request=httpx.Request("POST", url))
+
+    monkeypatch.setattr(httpx, "post", post)
+    monkeypatch.setattr(qdrant_client, "QdrantClient", lambda url: store)
+    exec(compile(snippet("README.md", "ask_qdrant.py"), "ask_qdrant.py", "exec"), {})  # noqa: S102 - our own page
+    printed = capsys.readouterr().out
+    assert "Quiet fridge" in printed
+    assert "Sold out" not in printed
+    assert "Gone" not in printed

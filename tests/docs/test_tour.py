@@ -1,0 +1,120 @@
+"""The README's tour is what the code does: its records, run through the real cores, give one another."""
+
+import json
+import math
+import re
+import textwrap
+from dataclasses import dataclass, fields
+from typing import Any
+
+import pytest
+import torch
+
+from streams.collector.decisions import Accepted
+from streams.collector.intake import Facts, decide_event
+from streams.core.join import PartitionJoin
+from streams.core.outputs import Emit, Plan
+from streams.core.pairs import PartitionPairs
+from streams.core.propensity import examination_ratio
+from tests.support.markdown import ROOT, sections
+from trainer.core.lanes import StepReport
+from trainer.core.losses import dpo_loss
+
+STOPS = re.split(r"^\d+\. ", sections(ROOT / "README.md")["The way of one click"], flags=re.MULTILINE)[1:]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A record as Kafka would keep it."""
+
+    offset: int
+    timestamp: int
+    key: bytes
+    value: bytes
+
+
+def record_of(stop: str) -> dict[str, Any]:
+    """Return the record that a stop shows."""
+    (text,) = re.findall(r"^ *```json\n(.*?)^ *```", stop, re.MULTILINE | re.DOTALL)
+    shown: dict[str, Any] = json.loads(textwrap.dedent(text))
+    return shown
+
+
+TOUR = {re.findall(r"^\[`([^`]+)`\]", stop)[0]: record_of(stop) for stop in STOPS}
+IMPRESSION = TOUR["contracts/events.py"]
+CLICK = TOUR["streams/collector/intake.py"]
+TICK = TOUR["streams/core/watermark.py"]
+PROGRESS = TOUR["streams/core/join.py"]
+JOINED = TOUR["streams/core/open_search.py"]
+PAIR = TOUR["streams/core/pairing.py"]
+
+
+def joined() -> tuple[PartitionJoin, Plan]:
+    """Return the join after the tour's impression, click and tick, and what it planned."""
+    join = PartitionJoin(PROGRESS["partition"], window_ms=PROGRESS["window_ms"], lateness_ms=PROGRESS["lateness_ms"])
+    plan: Plan = []
+    delays_ms = {"impression": 4, "click": 31, "tick": 49}
+    for number, event in enumerate((IMPRESSION, CLICK, TICK)):
+        appended_ms = event["event_time"] + delays_ms[event["type"]]
+        offset = PROGRESS["start_offset"] + number
+        join.take(Record(offset, appended_ms, b"01J", json.dumps(event).encode()), plan)
+    return join, plan
+
+
+def paired() -> list[dict[str, Any]]:
+    """Return the pairs that come of the tour's joined search."""
+    plan: Plan = []
+    PartitionPairs(0).take(Record(40, JOINED["closed_at"], b"k3", json.dumps(JOINED).encode()), plan)
+    return [json.loads(output.value) for output in plan if isinstance(output, Emit)]
+
+
+def test_the_collector_makes_the_record_shown() -> None:
+    """The click as the site sends it becomes the click that the tour shows."""
+    sent = {**CLICK, "client_id": "c9"}
+    del sent["received_at"]
+    decision = decide_event(sent, Facts(received_at=CLICK["received_at"], person_key=b"a key of the shop"))
+    assert isinstance(decision, Accepted)
+    assert json.loads(decision.records[0].value) == CLICK
+
+
+def test_the_join_makes_the_search_and_the_progress_shown() -> None:
+    """Impression, click and tick give the joined search and the progress that the tour shows."""
+    join, plan = joined()
+    (output,) = plan
+    assert isinstance(output, Emit)
+    assert json.loads(output.value) == JOINED
+    assert json.loads(join.progress().model_dump_json(exclude_none=True)) == PROGRESS
+
+
+def test_the_pairs_agent_makes_the_pair_shown() -> None:
+    """The joined search gives two pairs, and one of them is the pair that the tour shows."""
+    pairs = paired()
+    assert len(pairs) == TOUR["trainer/core/learner.py"]["pairs_trained"]
+    assert PAIR in pairs
+    assert PAIR["chosen"] == TOUR["streams/core/grading.py"]
+
+
+def test_the_ratio_shown_is_the_one_of_the_prior() -> None:
+    """The factors shown are those of the third slot against the second."""
+    shown = TOUR["streams/core/propensity.py"]
+    assert shown["ratio"] == pytest.approx(examination_ratio(2, 3))
+    assert shown in [pair["factors"] for pair in paired()]
+
+
+def test_the_loss_shown_is_the_one_before_the_first_step() -> None:
+    """An untrained model's preference term over the tour's pairs is log 2 times their mean weight."""
+    shown = TOUR["trainer/core/losses.py"]
+    weights = torch.tensor([pair["weight"] for pair in paired()])
+    loss = dpo_loss(torch.zeros(2), torch.zeros(2), weights=weights, b=10.0).item()
+    assert shown["dpo"] == pytest.approx(loss, abs=1e-6)
+    assert shown["dpo"] == pytest.approx(math.log(2) * 5 / 6, abs=1e-6)
+    assert set(shown) <= {field.name for field in fields(StepReport)}
+
+
+def test_the_releases_follow_one_another() -> None:
+    """The release made is the one that is served and the one that answers."""
+    manifest, serving = TOUR["trainer/core/releasing.py"], TOUR["indexer/core/rollover.py"]
+    answer = TOUR["indexer/search/answering.py"]
+    assert manifest["release"] == serving["query_release"] == answer["query_release"]
+    assert manifest["product_release"] == serving["product_release"] == answer["product_release"]
+    assert TOUR["trainer/core/safety.py"] in manifest["checks"]
