@@ -1,5 +1,6 @@
 """The indexer put together: both lanes, what they read and write, and how it starts, says how it is, and ends."""
 
+import os
 import threading
 import time
 from contextlib import ExitStack
@@ -10,7 +11,6 @@ from kafka import KafkaProducer
 from contracts.errors import DependencyDown, MillraceError, TransientError, UsageError
 from contracts.telemetry import Process
 from indexer.adapters.catalog_topic import CatalogTopic
-from indexer.adapters.encoder import SharedEncoder, load_shared_encoder
 from indexer.adapters.models_topic import ModelsTopic
 from indexer.adapters.qdrant import ProductStore, connect
 from indexer.adapters.shadow import ShadowSearch
@@ -26,7 +26,10 @@ from service.kafka import ensure_topics, producer_config, translate_kafka_errors
 from service.logging import get_logger
 from service.process import Shutdown
 from service.settings import Settings
+from towers.encoder import BaseEncoder, load_encoder
 
+BULK_THREADS: Final = 2
+"""Torch threads where whole catalogues are encoded; more gain little on texts this short."""
 IDLE_S: Final = 1.0
 RETRY_S: Final = 1.0
 COUNT_EVERY_S: Final = 10.0
@@ -82,12 +85,11 @@ class Indexer:
         self._starting = "waiting for Kafka"
         ensure_topics(settings, wait=self._shutdown.wait)
         self._starting = "loading the base encoder"
-        encoder = load_shared_encoder(settings.base_model, bulk=True)
+        encoder = load_encoder(settings.base_model, torch_threads=min(BULK_THREADS, os.cpu_count() or 1))
         self._starting = "waiting for the vector store"
-        client = connect(settings)
-        store = ProductStore(client)
+        store, client = ProductStore.open(settings), connect(settings)
         stack.callback(store.close)
-        store.wait_until_answering(settings.dependency_wait_s, where=settings.qdrant_url or "")
+        stack.callback(client.close)
         with translate_kafka_errors(settings):
             producer = KafkaProducer(**producer_config(settings))
         stack.callback(producer.close)
@@ -97,7 +99,7 @@ class Indexer:
         lane = ModelsLane(
             Parts(
                 settings=settings,
-                store=store,
+                store=ProductStore(client),  # a store belongs to one thread
                 releases=models,
                 encoder=encoder,
                 vectors=vectors,
@@ -126,7 +128,7 @@ class Indexer:
     def _leads(self) -> bool:
         return self._catalog is not None and self._catalog.leads()
 
-    def _read_topics(self, models: ModelsTopic, encoder: SharedEncoder) -> BaseVectors:
+    def _read_topics(self, models: ModelsTopic, encoder: BaseEncoder) -> BaseVectors:
         """Return the base vectors, once they and the releases have been read.
 
         Raises:

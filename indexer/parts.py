@@ -38,7 +38,7 @@ class Parts:
             CheckFailed: it may not.
             ContractError: its bytes are damaged.
         """
-        return verified_release(kind, release, releases=self.releases, encoder=self.encoder)
+        return verified_release(kind, release, value_of=self.releases.value, encoder=self.encoder)
 
     def use_or_refuse(self, kind: Kind, release: int) -> Release | None:
         """Return a release that may be used; one that may not is refused for good."""

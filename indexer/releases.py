@@ -1,19 +1,24 @@
 """Whether a release may be used here: whole, finite, and of the same base encoder as ours."""
 
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 
 from contracts.errors import CheckFailed
 from contracts.releases import PROBE_TOLERANCE, Kind, release_key
-from indexer.ports import Encoder, Releases
+from indexer.ports import Encoder
 from towers.heads import ProductHead, QueryHead
 from towers.release_files import Release, identity_release, probe_difference, unpack
 
 IDENTITY: Final = 0
 
 
-def verified_release(kind: Kind, release: int, *, releases: Releases, encoder: Encoder) -> Release:
+ValueOf = Callable[[bytes], bytes | None]
+"""Returns the value of a key on `models`, None where there is none."""
+
+
+def verified_release(kind: Kind, release: int, *, value_of: ValueOf, encoder: Encoder) -> Release:
     """Return a release that may be used with this encoder; release 0 is built in.
 
     Raises:
@@ -23,7 +28,7 @@ def verified_release(kind: Kind, release: int, *, releases: Releases, encoder: E
     if release == IDENTITY:
         return identity_release(kind, encoder)
     key = release_key(kind, release)
-    value = releases.value(key)
+    value = value_of(key)
     if value is None:
         raise CheckFailed(f"{key.decode()} is not on models any more")
     found = unpack(value)

@@ -1,1 +1,1 @@
-"""The search service: encodes a query, asks the vector store, answers, and writes what was shown."""
+"""Search: one immutable (query head, collection) pair per request, and the impressions that close the loop."""

@@ -1,21 +1,22 @@
-"""Puts the search service together and serves it until asked to stop."""
+"""The search service put together: what it follows, asks and writes, and how it starts, says how it is, and ends."""
 
 import asyncio
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from typing import Final
 
 import uvicorn
 from typing_extensions import override
 
+from contracts.errors import DependencyDown, MillraceError
 from contracts.telemetry import Process
-from indexer.search.answering import Searcher
+from indexer.adapters.qdrant import ProductStore, connect
 from indexer.search.encoding import QueryEncoder
 from indexer.search.impressions import ImpressionWriter
-from indexer.search.keeper import PairKeeper
-from indexer.search.retrieval import connect
-from indexer.search.routes import build_app
+from indexer.search.retrieval import QdrantRetrieval, async_connect
+from indexer.search.service import SearchService
+from indexer.search.serving import ServingPairs
+from indexer.search.web import build
 from service.health import Health, bind_socket
 from service.kafka import ensure_topics
 from service.logging import get_logger
@@ -23,57 +24,109 @@ from service.process import Shutdown
 from service.settings import Settings
 from towers.encoder import load_encoder
 
-DEADLINE_S: Final = 1.0
-STOP_S: Final = 5
+WATCH_S: Final = 0.5
+GRACE_S: Final = 5
+METADATA_TIMEOUT_S: Final = 2
+RETRIEVAL_TIMEOUT_S: Final = 2
 
 
-class Server(uvicorn.Server):
-    """uvicorn, but the process's own handling of signals stays in force."""
+async def serve(settings: Settings, shutdown: Shutdown) -> None:
+    """Answer searches until asked to stop.
+
+    Raises:
+        MillraceError: it cannot start, or `models` cannot be followed any more.
+    """
+    settings.require("kafka_bootstrap", "qdrant_url", "person_key")
+    health = Health(Process.SEARCH)
+    listening = bind_socket(settings.host, settings.listen_port(Process.SEARCH))
+    starting = Starting()
+    health.add_check("start", starting.not_ready)
+    server = _Server(
+        uvicorn.Config(
+            build(starting.service, health),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=GRACE_S,
+        )
+    )
+    async with AsyncExitStack() as stack:
+        answering = asyncio.create_task(server.serve(sockets=[listening]))
+        stack.push_async_callback(server.stop, answering)
+        pairs = await starting.run(settings, shutdown, stack)
+        health.add_check("pair", pairs.not_ready)
+        stopping = asyncio.create_task(shutdown.wait_async())
+        while not stopping.done() and pairs.follower.failure is None:
+            await asyncio.wait({stopping, answering}, timeout=WATCH_S, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if pairs.follower.failure is not None:
+            raise pairs.follower.failure
+
+
+class Starting:
+    """The service while it starts: says what it waits for."""
+
+    def __init__(self) -> None:
+        self._reason: str | None = "starting"
+        self._service: SearchService | None = None
+
+    def not_ready(self) -> str | None:
+        """Return what it waits for, as a readiness check."""
+        return self._reason
+
+    def service(self) -> SearchService:
+        """Return the service.
+
+        Raises:
+            DependencyDown: it has not started yet.
+        """
+        if self._service is None:
+            raise DependencyDown(f"search is starting: {self._reason}")
+        return self._service
+
+    async def run(self, settings: Settings, shutdown: Shutdown, stack: AsyncExitStack) -> ServingPairs:
+        """Open everything, each closed by the stack, and return what follows the pair in force."""
+        (person_key,) = settings.require("person_key")
+        self._reason = "waiting for Kafka"
+        await asyncio.to_thread(ensure_topics, settings, wait=shutdown.wait)
+        impressions = await asyncio.to_thread(ImpressionWriter, settings)
+        impressions.start()
+        stack.push_async_callback(asyncio.to_thread, impressions.close)
+        self._reason = "loading the base encoder"
+        encoder = await asyncio.to_thread(load_encoder, settings.base_model)
+        store = ProductStore(connect(settings, timeout_s=METADATA_TIMEOUT_S))
+        stack.callback(store.close)
+        pairs = ServingPairs(settings, encoder, store.metadata)
+        stack.push_async_callback(asyncio.to_thread, pairs.stop)
+        pairs.start()
+        queries = QueryEncoder(encoder)
+        stack.callback(queries.close)
+        client = async_connect(settings, timeout_s=RETRIEVAL_TIMEOUT_S)
+        stack.push_async_callback(client.close)
+        self._service = SearchService(
+            lambda: pairs.current,
+            queries,
+            retrieval=QdrantRetrieval(client),
+            impressions=impressions,
+            person_key=person_key.encode(),
+        )
+        self._reason = None
+        return pairs
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server that leaves the signals to the process."""
 
     @contextmanager
     @override
     def capture_signals(self) -> Iterator[None]:
-        """Leave signals alone."""
+        """Capture none."""
         yield
 
-
-async def serve(settings: Settings, shutdown: Shutdown) -> None:
-    """Serve search until asked to stop.
-
-    Raises:
-        UsageError: a setting is missing or wrong.
-        DependencyDown: Kafka does not answer, the port is taken, or the base model is nowhere to be had.
-    """
-    _, _, person_key = settings.require("kafka_bootstrap", "qdrant_url", "person_key")
-    socket = bind_socket(settings.host, settings.listen_port(Process.SEARCH))
-    health = Health(Process.SEARCH)
-    await asyncio.to_thread(ensure_topics, settings, wait=shutdown.wait)
-    encoder = QueryEncoder(await asyncio.to_thread(load_encoder, settings.base_model))
-    keeper, retrieval = PairKeeper(settings, encoder), connect(settings, deadline_s=DEADLINE_S)
-    health.add_check("pair", keeper.not_ready)
-    impressions = ImpressionWriter(settings)
-    searcher = Searcher(
-        lambda: keeper.pair,
-        encoder,
-        retrieval,
-        write=impressions.write,
-        person_key=person_key.encode(),
-        deadline_s=DEADLINE_S,
-        now_ms=lambda: time.time_ns() // 1_000_000,
-    )
-    config = uvicorn.Config(
-        build_app(searcher, health), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=STOP_S
-    )
-    server = Server(config)
-    await impressions.start()
-    keeper.start()
-    serving = asyncio.create_task(server.serve(sockets=[socket]))
-    get_logger().info("search_started", url=f"http://{settings.host}:{socket.getsockname()[1]}/docs")
-    try:
-        await asyncio.wait([serving, asyncio.create_task(shutdown.wait_async())], return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        server.should_exit = True
-        await serving
-        await impressions.stop()
-        await retrieval.close()
-        await asyncio.to_thread(keeper.stop)
+    async def stop(self, answering: "asyncio.Task[None]") -> None:
+        """Finish the requests in progress and close."""
+        self.should_exit = True
+        try:
+            await answering
+        except MillraceError as error:
+            get_logger().error("server_ended", error=error.message)

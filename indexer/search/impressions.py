@@ -1,85 +1,145 @@
-"""Writes what was shown to `search-events`; the shopper does not wait for it.
+"""Impressions: what was served, complete and at once, written by this service so that the events close the loop.
 
-Impressions wait in memory, bounded, until Kafka acknowledged them, and are flushed at a stop. What cannot be kept or
-written is counted and logged: the shopper's later events then become orphans, which the ledger shows.
+The shopper does not wait for Kafka. What that costs is said here: an impression is held in memory until Kafka has
+acknowledged it, at most `HELD` of them wait to be sent; those beyond, and those that Kafka has not taken within
+a minute, are lost, counted and said once per outage. A stop
+flushes; a SIGKILL loses what was not acknowledged yet, a few milliseconds' worth. Clicks on a lost impression end as
+orphans, never as pairs.
 """
 
-import asyncio
-from typing import Final
+import queue
+import threading
+from typing import Final, Protocol
 
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
 
 from contracts import wire
-from contracts.events import Impression
+from contracts.events import Impression, Ranking, Slot
+from contracts.search import SearchAnswer, SearchRequest
 from contracts.topics import SEARCH_EVENTS
+from indexer.search.ids import time_ordered_id
 from service import metrics
-from service.kafka import aiokafka_producer_config, translate_kafka_errors
+from service.kafka import producer_config, translate_kafka_errors
 from service.logging import get_logger
+from service.people import person_id
 from service.settings import Settings
 
-log = get_logger()
-MOST_WAITING: Final = 20_000
-FLUSH_S: Final = 10.0
+HELD: Final = 10_000
+FLUSH_S: Final = 8.0
+SURFACE: Final = "search"
+
+
+class ImpressionLog(Protocol):
+    """Where impressions go."""
+
+    def send(self, impression: Impression) -> None:
+        """Take an impression and return at once."""
+        ...
+
+
+def impression_of(request: SearchRequest, answer: SearchAnswer, *, query: str, person_key: bytes) -> Impression:
+    """Return the impression of an answer.
+
+    Args:
+        request: what was asked.
+        answer: what was served.
+        query: as it was searched for.
+        person_key: replaces the client's id, as the collector does.
+    """
+    client_id = None if request.client_id is None else person_id(request.client_id, person_key)
+    nobody = request.session_id is None and client_id is None
+    return Impression(
+        type="impression",
+        event_id=time_ordered_id(answer.search_time),
+        event_time=answer.search_time,
+        session_id=f"anonymous-{answer.search_id}" if nobody else request.session_id,
+        client_id=client_id,
+        locale=request.filters.locale,
+        surface=SURFACE,
+        search_id=answer.search_id,
+        query=query,
+        total_results=answer.total,
+        slots=tuple(
+            Slot(
+                product_id=result.product_id,
+                position=result.position,
+                in_stock=result.in_stock,
+                price=result.price,
+                score=result.score,
+                parent_id=result.parent_id,
+            )
+            for result in answer.results
+        ),
+        ranking=Ranking(
+            query_release=answer.query_release,
+            product_release=answer.product_release,
+            arm=answer.arm,
+            exploration=answer.exploration,
+        ),
+    )
 
 
 class ImpressionWriter:
-    """Sends impressions in the background.
+    """Sends impressions to `search-events` from a thread of its own.
 
     Args:
         settings: of the deployment.
+        held: how many may wait to be sent.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, held: int = HELD) -> None:
         self._settings = settings
         self._topic = settings.topic(SEARCH_EVENTS)
-        self._waiting: set[asyncio.Task[None]] = set()
-        self._producer: AIOKafkaProducer | None = None
-        self.failing = False
-        """Whether the last impression could not be written."""
+        self._waiting: queue.Queue[Impression | None] = queue.Queue(held)
+        self._thread = threading.Thread(target=self._run, name="impressions", daemon=True)
+        self._losing = False
+        with translate_kafka_errors(settings):
+            self._producer = KafkaProducer(**producer_config(settings))
 
-    async def start(self) -> None:
-        """Connect.
+    def start(self) -> None:
+        """Begin to send."""
+        self._thread.start()
 
-        Raises:
-            DependencyDown: Kafka does not answer.
-        """
-        with translate_kafka_errors(self._settings):
-            self._producer = AIOKafkaProducer(**aiokafka_producer_config(self._settings))
-            await self._producer.start()
-
-    def write(self, impression: Impression) -> None:
-        """Take one impression over; returns at once."""
-        if len(self._waiting) >= MOST_WAITING:
-            self._lost("too many wait for Kafka")
-            return
-        task = asyncio.create_task(self._send(impression))
-        self._waiting.add(task)
-        task.add_done_callback(self._waiting.discard)
-
-    async def stop(self) -> None:
-        """Give what waits a last chance, then disconnect."""
-        if self._waiting:
-            _, late = await asyncio.wait(self._waiting, timeout=FLUSH_S)
-            for task in late:
-                task.cancel()
-                self._lost("stopped before Kafka acknowledged")
-        if self._producer is not None:
-            await self._producer.stop()
-
-    async def _send(self, impression: Impression) -> None:
-        assert self._producer is not None  # noqa: S101 - `start` is awaited before requests come in
-        value, key = wire.encode(impression), impression.search_id.encode()
+    def send(self, impression: Impression) -> None:
+        """Take an impression and return at once; where too many wait it is lost, and counted."""
         try:
-            await self._producer.send_and_wait(self._topic, value, key=key)
-        except KafkaError as exc:
-            self._lost(str(exc) or type(exc).__name__)
-        else:
-            metrics.IMPRESSIONS.labels(outcome="written").inc()
-            self.failing = False
+            self._waiting.put_nowait(impression)
+        except queue.Full:
+            self._lost("too many impressions wait for Kafka")
 
-    def _lost(self, why: str) -> None:
-        metrics.IMPRESSIONS.labels(outcome="lost").inc()
-        if not self.failing:
-            log.error("impressions_lost", error=why, fix="bring Kafka back; later events of these searches are orphans")
-        self.failing = True
+    def close(self) -> None:
+        """Send what waits, wait for Kafka's acknowledgement for some seconds, and say what is lost."""
+        self._waiting.put(None)
+        self._thread.join(FLUSH_S)
+        try:
+            self._producer.flush(timeout=FLUSH_S)
+        except KafkaError as error:
+            get_logger().error("impressions_not_flushed", error=str(error))
+        self._producer.close(timeout=1)
+
+    def _run(self) -> None:
+        while (impression := self._waiting.get()) is not None:
+            key = impression.search_id.encode()
+            try:
+                future = self._producer.send(self._topic, value=wire.encode(impression), key=key)
+            except KafkaError as error:
+                self._lost(str(error))
+            else:
+                future.add_callback(self._acknowledged)
+                future.add_errback(self._failed)
+
+    def _acknowledged(self, _metadata: object) -> None:
+        metrics.IMPRESSIONS.labels("written").inc()
+        if self._losing:
+            self._losing = False
+            get_logger().info("impressions_written_again")
+
+    def _failed(self, error: BaseException) -> None:
+        self._lost(str(error))
+
+    def _lost(self, reason: str) -> None:
+        metrics.IMPRESSIONS.labels("lost").inc()
+        if not self._losing:
+            self._losing = True
+            get_logger().error("impressions_lost", error=reason, fix="see whether Kafka answers: millrace doctor")

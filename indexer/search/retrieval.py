@@ -1,109 +1,119 @@
-"""Asks the vector store for the nearest products that meet the filters."""
+"""Asking the vector store: the nearest products that meet the filters, and how many there are."""
 
 import time
-from dataclasses import dataclass
-from typing import Any, Final
+from collections import OrderedDict
+from typing import Any, Final, NamedTuple, Protocol
 
+import numpy as np
 from qdrant_client import AsyncQdrantClient, models
 
 from contracts.search import Filters
+from indexer.adapters.qdrant import VECTOR_NAME
 from indexer.adapters.qdrant_errors import qdrant_errors
 from service.settings import Settings
 
-VECTOR: Final = "product"
-PAYLOAD: Final = ["product_id", "title", "price", "brand", "category", "in_stock", "parent_id", "product_release"]
-TOTAL_KEPT_S: Final = 5.0
-_TOMBSTONE: Final = models.FieldCondition(key="deleted", match=models.MatchValue(value=1))
+TOTAL_FOR_S: Final = 5.0
+"""How long a number of matching products is good enough."""
+KEPT_TOTALS: Final = 1000
+SHOWN: Final = ["product_id", "title", "price", "brand", "category", "in_stock", "parent_id", "product_release"]
+"""What a result says of its product; the rest of the payload stays in the store."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """One product that the vector store returned."""
+class Hit(NamedTuple):
+    """One product found: its cosine and the shown part of its payload."""
 
     score: float
     payload: dict[str, Any]
 
 
-class Retrieval:
-    """The vector store as search sees it.
+class Retrieval(Protocol):
+    """What search asks of the vector store; raises MillraceError where it does not answer."""
+
+    async def nearest(self, collection: str, vector: np.ndarray, *, k: int, filters: Filters) -> list[Hit]:
+        """Return the k nearest products that meet the filters, nearest first."""
+        ...
+
+    async def total(self, collection: str, filters: Filters) -> int:
+        """Return about how many products meet the filters."""
+        ...
+
+
+class QdrantRetrieval:
+    """Qdrant over REST, from one event loop.
 
     Args:
-        client: of the vector store.
-        deadline_s: longest wait for one answer.
+        client: of the configured vector store.
     """
 
-    def __init__(self, client: AsyncQdrantClient, *, deadline_s: float) -> None:
+    def __init__(self, client: AsyncQdrantClient) -> None:
         self._client = client
-        self._deadline_s = deadline_s
-        self._totals: dict[tuple[str, str], tuple[float, int]] = {}
+        self._totals: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()
 
-    async def nearest(self, collection: str, vector: list[float], filters: Filters, *, k: int) -> list[Hit]:
-        """Return the k nearest live products.
-
-        Raises:
-            TransientError: the store does not answer in time.
-            InvariantError: it refuses the question.
-        """
+    async def nearest(self, collection: str, vector: np.ndarray, *, k: int, filters: Filters) -> list[Hit]:
+        """Return the k nearest products that meet the filters, nearest first."""
         with qdrant_errors(f"search {collection}"):
             answer = await self._client.query_points(
                 collection,
-                query=vector,
-                using=VECTOR,
+                query=vector.tolist(),
+                using=VECTOR_NAME,
                 query_filter=to_filter(filters),
                 limit=k,
-                with_payload=models.PayloadSelectorInclude(include=PAYLOAD),
-                timeout=max(1, round(self._deadline_s)),
+                with_payload=SHOWN,
             )
-        return [Hit(point.score, point.payload or {}) for point in answer.points]
+        return [Hit(point.score, dict(point.payload or {})) for point in answer.points]
 
     async def total(self, collection: str, filters: Filters) -> int:
-        """Return how many live products meet the filters; an answer is kept for a few seconds."""
+        """Return about how many products meet the filters; asked again after a few seconds."""
         key, now = (collection, filters.model_dump_json()), time.monotonic()
-        if key in self._totals and now - self._totals[key][0] < TOTAL_KEPT_S:
-            return self._totals[key][1]
-        wanted = to_filter(filters)
-        counted = models.Filter(must=wanted.must if wanted else None, must_not=[_TOMBSTONE])
+        known = self._totals.get(key)
+        if known is not None and now - known[0] < TOTAL_FOR_S:
+            return known[1]
         with qdrant_errors(f"count {collection}"):
-            count = (await self._client.count(collection, count_filter=counted, exact=False)).count
-        self._totals = {kept: value for kept, value in self._totals.items() if now - value[0] < TOTAL_KEPT_S}
+            count = (await self._client.count(collection, to_live_filter(filters), exact=False)).count
         self._totals[key] = (now, count)
+        self._totals.move_to_end(key)
+        while len(self._totals) > KEPT_TOTALS:
+            self._totals.popitem(last=False)
         return count
 
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._client.close()
 
-
-def connect(settings: Settings, *, deadline_s: float) -> Retrieval:
-    """Return retrieval on the configured vector store.
+def async_connect(settings: Settings, *, timeout_s: int) -> AsyncQdrantClient:
+    """Return an asyncio client of the configured vector store; nothing is asked of it yet.
 
     Raises:
-        UsageError: none is named.
+        UsageError: no vector store is named.
     """
     (url,) = settings.require("qdrant_url")
     key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
-    # As a header, because the argument warns on every plain-HTTP connection, loopback included.
     headers = {"api-key": key} if key else None
-    timeout = max(1, round(deadline_s))
-    client = AsyncQdrantClient(url=url, headers=headers, timeout=timeout, check_compatibility=False)
-    return Retrieval(client, deadline_s=deadline_s)
+    return AsyncQdrantClient(url=url, headers=headers, timeout=timeout_s, check_compatibility=False)
 
 
 def to_filter(filters: Filters) -> models.Filter | None:
-    """Return the filters of a request as Qdrant's; None where there is none.
+    """Return the conditions as Qdrant has them, None where there are none."""
+    must = _conditions(filters)
+    return models.Filter(must=must) if must else None
 
-    >>> to_filter(Filters(in_stock=True)).must[0].match.value
-    1
-    """
+
+def to_live_filter(filters: Filters) -> models.Filter:
+    """Return the conditions for a count, where deleted products must be left out by name: they have no vector."""
+    deleted = models.FieldCondition(key="deleted", match=models.MatchValue(value=1))
+    return models.Filter(must=_conditions(filters) or None, must_not=[deleted])
+
+
+def _conditions(filters: Filters) -> list[models.Condition]:
     must: list[models.Condition] = []
-    if filters.brand is not None:
+    if filters.brand:
         must.append(models.FieldCondition(key="brand", match=models.MatchAny(any=list(filters.brand))))
-    if filters.price is not None:
+    if filters.price is not None and (filters.price.gte is not None or filters.price.lte is not None):
         bounds = models.Range(gte=filters.price.gte, lte=filters.price.lte)
         must.append(models.FieldCondition(key="price", range=bounds))
-    for key, value in (("category", filters.category), ("locale", filters.locale)):
-        if value is not None:
-            must.append(models.FieldCondition(key=key, match=models.MatchValue(value=value)))
+    equal = {"category": filters.category, "locale": filters.locale}
     if filters.in_stock is not None:
         must.append(models.FieldCondition(key="in_stock", match=models.MatchValue(value=int(filters.in_stock))))
-    return models.Filter(must=must) if must else None
+    must += [
+        models.FieldCondition(key=name, match=models.MatchValue(value=value))
+        for name, value in equal.items()
+        if value is not None
+    ]
+    return must
