@@ -66,3 +66,11 @@ def test_every_page_can_be_found_from_the_readme() -> None:
             targets = [urlsplit(target).path for target in links(page) if not urlsplit(target).scheme]
             open_pages += [(page.parent / name).resolve() for name in targets if name.endswith(".md")]
     assert sorted(set(documents()) - reached) == []
+
+
+def test_every_promise_names_its_test() -> None:
+    """Each promise of docs/guarantees.md, in bold at the beginning of its paragraph, says which test holds it."""
+    promised, _, _ = prose(ROOT / "docs/guarantees.md").partition("## Not promised")
+    promises = [part for part in promised.split("\n\n") if part.startswith("**")]
+    assert len(promises) >= 15
+    assert [part.splitlines()[0] for part in promises if not re.search(r"`tests/[\w./]+\.py::\w+`", part)] == []

@@ -82,7 +82,7 @@ def raised_in(path: Path, errors: Set[str]) -> Iterator[str]:
 
 PROCESSES = dict.fromkeys(
     ("service", "towers", "streams", "trainer", "indexer"),
-    frozenset({"DependencyDown", "UsageError", "InvariantError"}),
+    frozenset({"DependencyDown", "UsageError", "InvariantError", "CheckFailed"}),
 )
 """Package -> the errors that operators see in its logs; `deploy` also refuses wrong calls, which are for developers."""
 
