@@ -141,7 +141,7 @@ def difference(
 
 
 def comparison(before: Sequence[QueryScore], after: Sequence[QueryScore], *, seed: int = 0) -> dict[str, Any]:
-    """Return before, after and difference in the form of the demo's report (interfaces.md section 7)."""
+    """Return before, after and difference in the form of the demo's report."""
     changes = {name: difference(before, after, metric=name, seed=seed) for name in METRICS}
     return {
         "queries": len(before),

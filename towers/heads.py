@@ -2,7 +2,7 @@
 
 Both start as the identity (their last layer is zero), so an untrained Millrace ranks exactly as its base model does.
 The query head is linear and low-rank: it changes with every release and costs no index work. The product head is a
-residual MLP: a linear one would be a query transform up to a scalar per product (guides/algorithms.md 4.8).
+residual MLP: a linear one would be a query transform up to a scalar per product (docs/papers.md, "The heads").
 """
 
 import math

@@ -16,7 +16,7 @@ class ProductPoint:
         version: the shop's version of the product.
         product_release: release of the product tower that made the vector.
         vector: in the space of that release, shape (dim,); None for a tombstone, which keeps older writes out.
-        payload: the other fields of interfaces.md section 6: title, category, brand, price and so on.
+        payload: the other fields that the README names: title, category, brand, price and so on.
     """
 
     product_id: str

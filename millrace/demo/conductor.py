@@ -213,7 +213,7 @@ class Demo:
             await asyncio.sleep(POLL_S)
 
     def _figures(self, measurement: Measurement, shopping: Shopping, ledger: dict[str, Any]) -> dict[str, Any]:
-        """Return every figure of the closing screen (interfaces.md section 7)."""
+        """Return every figure of the closing screen, in the form that `--json` writes."""
         freshness = {
             "click_to_search": quantiles(self._trail.click_to_search_s(self._releases.manifests)),
             "product_to_search": quantiles(self._launches.found_s),

@@ -1,4 +1,4 @@
-"""A world as a folder that anyone can write: products.jsonl, queries.jsonl, judgments.jsonl (interfaces.md 7)."""
+"""A world as a folder that anyone can write: products.jsonl, queries.jsonl, judgments.jsonl."""
 
 import json
 from collections.abc import Iterator, Mapping

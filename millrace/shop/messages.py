@@ -1,4 +1,4 @@
-"""From a shopper's action to the event that the shop's site sends (interfaces.md section 4)."""
+"""From a shopper's action to the event that the shop's site sends (docs/events.md)."""
 
 from collections.abc import Mapping
 from typing import Any

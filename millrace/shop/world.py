@@ -17,7 +17,7 @@ WORLD_EPOCH_MS: Final = 1_795_132_800_000
 """The built-in world's present: 20 November 2026, 00:00 UTC. Launch dates and versions count from here."""
 
 ProductMessage = Mapping[str, Any]
-"""A product message of interfaces.md section 4, as parsed JSON."""
+"""A product message (docs/events.md), as parsed JSON."""
 
 
 @dataclass(frozen=True, slots=True)

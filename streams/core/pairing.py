@@ -5,7 +5,7 @@ Every factor of a weight is symmetric in (chosen, rejected) but for the value of
 ratio, which undoes position bias; nothing is normalised inside a list, which would undo the ratio again. Sampling goes
 by a hash of the pair's id: the same search gives the same pairs, and a weight carries the inverse of its chance.
 
-Source: guides/algorithms.md 1.5 and 2.
+Source: docs/papers.md, "The weight of a pair".
 """
 
 from dataclasses import dataclass

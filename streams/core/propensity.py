@@ -24,7 +24,7 @@ def examination_ratio(chosen_position: int, rejected_position: int) -> float:
     It has the same fixed point as 1 / theta_chosen, is bounded by 1 and needs no clipping. It is 1 for a product that
     was chosen from below and less the further down the passed-over product stood.
 
-    Source: guides/algorithms.md 1.5.
+    Source: docs/papers.md, "The weight of a pair".
 
     >>> examination_ratio(4, 1), examination_ratio(1, 4)
     (1.0, 0.25)

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support.markdown import ROOT, anchors, code_spans, documents, links, prose, tracked_files
+from tests.support.markdown import ROOT, anchors, code_spans, documents, links, prose, sections, tracked_files
 
 TOPS = {path.parts[0] for path in tracked_files() if len(path.parts) > 1}
 MADE_AT_RUN_TIME = (".millrace/", ".venv/", ".cache/")
@@ -74,3 +74,17 @@ def test_every_promise_names_its_test() -> None:
     promises = [part for part in promised.split("\n\n") if part.startswith("**")]
     assert len(promises) >= 15
     assert [part.splitlines()[0] for part in promises if not re.search(r"`tests/[\w./]+\.py::\w+`", part)] == []
+
+
+def test_code_points_to_documents_that_are_here() -> None:
+    """A document named in a docstring, a comment or a message lies in this tree, with the section that is named."""
+    here = {path.name for path in documents()}
+    missing = set()
+    for path in tracked_files():
+        if path.suffix in {".py", ".toml", ".yml", ".sh"}:
+            text = (ROOT / path).read_text(encoding="utf-8")
+            missing |= {f"{path}: {name}" for name in re.findall(r"[\w/-]+\.md\b", text) if Path(name).name not in here}
+            for name, heading in re.findall(r'(docs/[\w-]+\.md), "([^"]+)"', text):
+                if heading not in sections(ROOT / name):
+                    missing.add(f"{path}: {name}, {heading}")
+    assert sorted(missing) == []

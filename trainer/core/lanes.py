@@ -21,7 +21,7 @@ ADAM_BUFFERS: Final = ("step", "exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True, slots=True)
 class LossSettings:
-    """Constants of the loss; guides/algorithms.md 4.3 and 4.7 say where they come from.
+    """Constants of the loss; docs/papers.md, "The loss", says what each does.
 
     Args:
         b: nats of preference per unit of cosine.

@@ -1,6 +1,6 @@
 """The terms of the loss, as pure functions of scores, weights and masks.
 
-L = L_DPO + lam_MP L_MP + lam_KL L_KL (guides/algorithms.md 4.7). Notation: B pairs, R rows of (query, chosen
+L = L_DPO + lam_MP L_MP + lam_KL L_KL (docs/papers.md, "The loss"). Notation: B pairs, R rows of (query, chosen
 product), C candidate products, Q queries, N products of the catalogue; scores s are cosines in [-1, 1].
 
 Departures from the literature: the log-ratio of DPO (Rafailov et al. 2023, eq. 7) is a difference of cosines, so that
@@ -21,7 +21,7 @@ def dpo_loss(policy_margins: Tensor, reference_margins: Tensor, *, weights: Tens
     """Return the weighted DPO loss on cosine margins: mean of w * -log sigma(b * (policy - reference)).
 
     Divided by the number of pairs, not by the sum of weights: only the ratio of the weights of (i, j) and (j, i)
-    carries meaning, and a normalisation within a few lists would destroy it (guides/algorithms.md 1.5).
+    carries meaning, and a normalisation within a few lists would destroy it (docs/papers.md, "The weight of a pair").
 
     Args:
         policy_margins: s(q, chosen) - s(q, rejected) of the trained heads, (B,).
@@ -32,7 +32,7 @@ def dpo_loss(policy_margins: Tensor, reference_margins: Tensor, *, weights: Tens
     Returns:
         A scalar; 0 where there is no pair.
 
-    Source: guides/algorithms.md 4.1.
+    Source: docs/papers.md, "The loss".
 
     >>> import torch
     >>> margins = torch.tensor([0.25])
@@ -55,7 +55,7 @@ def multi_positive_loss(logits: Tensor, positives: Tensor, *, negatives: Tensor,
     Returns:
         A scalar; 0 where no row has a negative.
 
-    Source: guides/algorithms.md 4.5, L_MP; log Q as in Yi et al. 2019.
+    Source: docs/papers.md, "The loss"; log Q as in Yi et al. 2019.
 
     >>> import torch
     >>> logits = torch.tensor([[2.0, 1.0, 5.0]])
@@ -82,7 +82,7 @@ def kl_anchor(policy_scores: Tensor, reference_scores: Tensor, *, tau: float) ->
     Returns:
         A scalar; 0 where there is no query or no product.
 
-    Source: guides/algorithms.md 4.6.
+    Source: docs/papers.md, "The anchor".
 
     >>> import torch
     >>> scores = torch.tensor([[0.5, 0.1]])
@@ -108,7 +108,7 @@ def trusted_negatives(
     """Return which candidates may count against each row: neither liked before, nor a twin, nor suspiciously close.
 
     Only for in-batch and uniform candidates: on products that were shown and passed over, the guide would remove
-    exactly the pairs that contradict it (guides/algorithms.md 0, finding 3).
+    exactly the pairs that contradict it (docs/papers.md, "The loss").
 
     Args:
         reference_scores: cosines of each row's query with the candidates under the reference, (R, C).
@@ -121,7 +121,7 @@ def trusted_negatives(
     Returns:
         True where trusted, (R, C).
 
-    Source: GISTEmbed and NV-Retriever in relative form; guides/algorithms.md 3.3.
+    Source: GISTEmbed and NV-Retriever in relative form; docs/papers.md, "The loss".
     """
     limits = own_scores - (1 - guide_ratio) * own_scores.abs()  # (R,)
     return (reference_scores <= limits.unsqueeze(1)) & (similarities < duplicate_cosine) & ~known_positives

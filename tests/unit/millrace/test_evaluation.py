@@ -109,7 +109,7 @@ def test_no_comparable_query_gives_an_empty_interval() -> None:
 
 
 def test_the_report_has_the_agreed_form() -> None:
-    """Names of interfaces.md section 7: queries, before, after, difference with mean, low and high."""
+    """The names that `--json` promises: queries, before, after, difference with mean, low and high."""
     before, after = [_score("1", 0.2), _score("2", None)], [_score("1", 0.6), _score("2", None)]
     found = comparison(before, after)
     assert found["queries"] == 2
