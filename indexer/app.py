@@ -144,8 +144,8 @@ class Indexer:
         foreign = vectors.foreign_base_version(encoder.base_version)
         if foreign is not None:
             raise UsageError(
-                f"the product vectors were made by base encoder {foreign}, here is {encoder.base_version}",
-                fix="set MILLRACE_BASE_MODEL back, or start afresh under another MILLRACE_TOPIC_PREFIX",
+                f"the vectors on this cluster were made by {foreign}, this process has {encoder.base_version}",
+                fix="set MILLRACE_BASE_MODEL back, or choose another MILLRACE_TOPIC_PREFIX and send the catalogue anew",
             )
         return vectors
 

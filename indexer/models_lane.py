@@ -113,7 +113,7 @@ class ModelsLane:
             release = self._parts.verified("product", product_release)
         except (CheckFailed, ContractError) as error:
             raise InvariantError(
-                f"product-{product_release} is in force and cannot be used: {error.message}",
+                f"product release {product_release} is in force and cannot be used: {error.message}",
                 fix="give this process the base model of the others, or restore that record on models",
             ) from error
         return Target(serving.collection, product_release, product_head(release))

@@ -30,10 +30,10 @@ def verified_release(kind: Kind, release: int, *, value_of: ValueOf, encoder: En
     key = release_key(kind, release)
     value = value_of(key)
     if value is None:
-        raise CheckFailed(f"{key.decode()} is not on models any more")
+        raise CheckFailed(f"{kind} release {release} is not on the topic")
     found = unpack(value)
     if (found.manifest.kind, found.manifest.release) != (kind, release):
-        raise CheckFailed(f"{key.decode()} calls itself {found.manifest.kind}-{found.manifest.release}")
+        raise CheckFailed(f"it calls itself {found.manifest.kind} release {found.manifest.release}")
     check_release(found, encoder)
     return found
 
@@ -45,17 +45,18 @@ def check_release(release: Release, encoder: Encoder) -> None:
         CheckFailed: not finite, another base encoder, or probe texts come out differently.
     """
     manifest = release.manifest
-    name = release_key(manifest.kind, manifest.release).decode()
     if (manifest.base_version, manifest.dim) != (encoder.base_version, encoder.dim):
         raise CheckFailed(
-            f"{name} belongs to base encoder {manifest.base_version}, here is {encoder.base_version}",
-            fix="give every process the same MILLRACE_BASE_MODEL",
+            f"it was trained over {manifest.base_version}, this process has {encoder.base_version}",
+            fix="give trainer, indexer and search the same MILLRACE_BASE_MODEL",
         )
     if not all(np.isfinite(tensor).all() for tensor in release.tensors.values()):
-        raise CheckFailed(f"{name} holds weights that are not finite")
+        raise CheckFailed("it holds weights that are not finite")
     difference = probe_difference(release, encoder)
     if not difference <= PROBE_TOLERANCE:
-        raise CheckFailed(f"{name}: probe texts differ by {difference:.2g}, at most {PROBE_TOLERANCE:g} is allowed")
+        raise CheckFailed(
+            f"its probe texts differ by {difference:.2e}", fix="install the same versions for every process"
+        )
 
 
 def product_head(release: Release) -> ProductHead:

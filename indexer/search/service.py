@@ -96,7 +96,7 @@ class SearchService:
         if request.impression == "server":
             self._impressions.send(impression_of(request, answer, query=query, person_key=self._person_key))
         self._observe_first_answer(found.pair)
-        metrics.SEARCH_SECONDS.labels("all").observe(time.perf_counter() - began)
+        metrics.SEARCH_SECONDS.labels("total").observe(time.perf_counter() - began)
         return answer
 
     async def encode(self, texts: tuple[str, ...]) -> EncodeAnswer:
@@ -116,7 +116,7 @@ class SearchService:
     def _in_force(self) -> Pair:
         pair = self._pair()
         if pair is None:
-            raise DependencyDown("no release is in force yet", fix="start the indexer: it publishes the first one")
+            raise DependencyDown("nothing is served yet", fix="start the indexer: it publishes the first pair")
         return pair
 
     async def _find(self, query: str, request: SearchRequest) -> tuple[Found, str | None]:
@@ -127,7 +127,7 @@ class SearchService:
         vector = pair.transform(base)[0]
         key = (query, request.k, request.filters.model_dump_json())
         try:
-            with _stage("retrieve"):
+            with _stage("store"):
                 async with asyncio.timeout(self._deadline_s):
                     hits, total = await asyncio.gather(
                         self._retrieval.nearest(pair.collection, vector, k=request.k, filters=request.filters),

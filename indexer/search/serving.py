@@ -120,10 +120,7 @@ class ServingPairs:
     def _verified(self, serving: Serving) -> Release:
         release = verified_release("query", serving.query_release, value_of=self._values.get, encoder=self._encoder)
         if release.manifest.product_release != serving.product_release and serving.query_release != 0:
-            raise CheckFailed(
-                f"query-{serving.query_release} was trained for product-{release.manifest.product_release}, "
-                f"not product-{serving.product_release}"
-            )
+            raise CheckFailed(f"it was trained for product release {release.manifest.product_release}")
         return release
 
     def _check_collection(self, serving: Serving) -> None:

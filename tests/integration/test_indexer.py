@@ -1,0 +1,297 @@
+"""The indexer on a real Kafka and a vector store in a process of its own: catalogue, releases, crashes."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from kafka import KafkaConsumer, TopicPartition
+
+from contracts import wire
+from contracts.ids import point_id
+from contracts.progress import CatalogCounts
+from contracts.releases import SERVING, SERVING_KEY, Serving
+from contracts.topics import CATALOG, DEAD_LETTERS, MODELS
+from indexer.adapters.qdrant import ProductStore, connect
+from service.kafka import admin, committed_offsets, consumer_config, read_compacted
+from service.settings import Settings
+from tests.support.indexing import ServiceProcess, Shop, deleted, product, product_release, query_release
+from tests.support.poll import eventually
+from tests.support.ports import free_port
+from tests.support.qdrant_process import QdrantProcess
+from tests.support.tiny_encoder import WORDS, write_tiny_model
+from towers.encoder import BaseEncoder, load_encoder
+from towers.heads import apply_head
+from towers.text import product_text
+
+pytestmark = [pytest.mark.kafka, pytest.mark.qdrant, pytest.mark.slow]
+
+SettingsFactory = Callable[..., Settings]
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a small real model as a folder."""
+    return write_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def encoder(model_folder: Path) -> BaseEncoder:
+    """Give the encoder that the processes load."""
+    return load_encoder(str(model_folder))
+
+
+@pytest.fixture
+def qdrant(tmp_path: Path) -> Iterator[QdrantProcess]:
+    """Give an embedded Qdrant of this test's own."""
+    process = QdrantProcess.embedded(tmp_path / "qdrant").start()
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+def own(kafka_settings: SettingsFactory, qdrant: QdrantProcess, model_folder: Path) -> Settings:
+    """Give the settings of an indexer with all its servers."""
+    return kafka_settings(
+        qdrant_url=qdrant.url, base_model=str(model_folder), port=free_port(), worker_id="indexer-1", partitions=2
+    )
+
+
+@pytest.fixture
+def indexer(own: Settings, tmp_path: Path) -> Iterator[ServiceProcess]:
+    """Give an indexer that is ready."""
+    process = ServiceProcess("indexer", own, tmp_path / "indexer.log").start()
+    yield process
+    assert process.stop() == 0, process.log_text()[-3000:]
+
+
+@pytest.fixture
+def shop(own: Settings, indexer: ServiceProcess) -> Iterator[Shop]:
+    """Give a writer of catalogue changes and releases."""
+    writer = Shop(own)
+    yield writer
+    writer.close()
+
+
+@pytest.fixture
+def store(own: Settings) -> Iterator[ProductStore]:
+    """Give the store as a reader has it."""
+    reader = ProductStore(connect(own))
+    yield reader
+    reader.close()
+
+
+def serving_of(settings: Settings) -> Serving:
+    """Return the pair that `models` says is in force."""
+    found = {key: value for (_, key), value in read_compacted(settings, MODELS).items()}
+    return wire.decode(found[SERVING_KEY], SERVING)
+
+
+def titles(settings: Settings, encoder: BaseEncoder, text: str, limit: int = 3) -> list[str]:
+    """Return the titles nearest to a text through the alias, as anyone may ask."""
+    client = connect(settings)
+    vector = encoder.encode([text])[0].tolist()
+    answer = client.query_points(settings.alias(), query=vector, using="product", limit=limit)
+    client.close()
+    return [str((point.payload or {})["title"]) for point in answer.points]
+
+
+def dead_letters(settings: Settings) -> list[Any]:
+    """Return the records of `dead-letters`."""
+    with KafkaConsumer(**consumer_config(settings)) as consumer:
+        partitions = [TopicPartition(settings.topic(DEAD_LETTERS), number) for number in range(settings.partitions)]
+        consumer.assign(partitions)
+        consumer.seek_to_beginning(*partitions)
+        ends = consumer.end_offsets(partitions)
+        found: list[Any] = []
+        while any(consumer.position(partition) < end for partition, end in ends.items()):
+            found += [record for records in consumer.poll(timeout_ms=200).values() for record in records]
+    return found
+
+
+def catalogue_counts(settings: Settings) -> tuple[int, int]:
+    """Return (catalogue, dead-lettered) over all partitions, as they stand in the commits."""
+    with admin(settings) as client:
+        committed = committed_offsets(client, settings, "indexer")
+    counts = [
+        CatalogCounts.model_validate_json(entry.metadata) for (topic, _), entry in committed.items() if topic == CATALOG
+    ]
+    return sum(count.catalogue for count in counts), sum(count.dead_lettered for count in counts)
+
+
+def in_words(number: int) -> str:
+    """Return a title of words that differs from its neighbours'."""
+    return " ".join(WORDS[(number * step) % len(WORDS)] for step in (1, 3, 7)) + f" {number}"
+
+
+def test_a_first_start_serves_release_0_of_an_empty_collection(
+    own: Settings, indexer: ServiceProcess, store: ProductStore
+) -> None:
+    """The first pair is published, and the alias and collection carry the deployment's prefix."""
+    serving = serving_of(own)
+    assert (serving.query_release, serving.product_release) == (0, 0)
+    assert serving.collection == own.collection(0)
+    assert store.alias_target(own.alias()) == own.collection(0)
+    assert store.metadata(own.collection(0))["product_release"] == 0
+    assert indexer.metric('millrace_release_in_force{tower="product"}') == 0
+
+
+def test_changes_become_searchable_and_deletions_gone_while_poison_is_set_aside(
+    own: Settings, shop: Shop, encoder: BaseEncoder, store: ProductStore, indexer: ServiceProcess
+) -> None:
+    """Malformed records reach dead-letters as they came; every other change is applied; each record is counted."""
+    shop.send(product("P-1", title="quiet fridge"), product("P-2", title="gaming laptop"))
+    shop.send_raw((b"P-9", b'{"type":"product"'), (b"P-8", b'{"type":"product","product_id":"P-8"}'), (b"P-7", None))
+    shop.send(product("P-3", title="red oven", price=10.0, brand="Kelto"), deleted("P-2", 2), product("P-2", 1))
+    eventually(lambda: store.counts(own.collection(0)) == (2, 1), timeout_s=60, what="two products and a tombstone")
+    assert set(titles(own, encoder, "fridge")) == {"quiet fridge", "red oven"}
+    stored = store.retrieve(own.collection(0), ["P-3"])["P-3"]
+    assert stored.payload["price"] == 10.0
+    assert stored.payload["brand"] == "Kelto"
+    assert stored.payload["base_version"] == encoder.base_version
+
+    eventually(lambda: catalogue_counts(own) == (6, 2), timeout_s=30, what="every record counted")
+    letters = {record.key: record for record in dead_letters(own)}
+    assert set(letters) == {b"P-9", b"P-8"}
+    headers = dict(letters[b"P-8"].headers)
+    assert letters[b"P-8"].value == b'{"type":"product","product_id":"P-8"}'
+    assert headers["millrace.origin.topic"] == b"catalog"
+    assert headers["millrace.reason"] == b"missing"
+    assert dict(letters[b"P-9"].headers)["millrace.reason"] == b"malformed_json"
+    assert indexer.metric('millrace_freshness_seconds_count{path="product_to_search"}') >= 4
+
+
+def test_only_a_newer_version_changes_a_product(
+    own: Settings, shop: Shop, store: ProductStore, indexer: ServiceProcess
+) -> None:
+    """A newer version replaces the product, an older one is counted as stale, whatever the order of arrival."""
+    shop.send(product("P-1", 5, "quiet fridge"))
+    eventually(lambda: store.counts(own.collection(0)).live == 1, timeout_s=60)
+    shop.send(product("P-1", 4, "old fridge"), product("P-1", 6, "new fridge", price=5.0))
+
+    def title() -> str:
+        return str(store.retrieve(own.collection(0), ["P-1"])["P-1"].payload["title"])
+
+    eventually(lambda: title() == "new fridge", timeout_s=30)
+    shop.send(product("P-1", 3, "oldest fridge"))
+    eventually(lambda: catalogue_counts(own) == (4, 0), timeout_s=30)
+    assert title() == "new fridge"
+    assert indexer.metric('millrace_index_writes_total{kind="stale"}') >= 2
+
+
+def test_a_query_release_is_served_and_a_broken_one_refused(
+    own: Settings, shop: Shop, encoder: BaseEncoder, indexer: ServiceProcess
+) -> None:
+    """A verified query release comes into force at once; one whose probe texts come out differently never does."""
+    shop.release(query_release(1, encoder))
+    eventually(lambda: serving_of(own).query_release == 1, timeout_s=30)
+    wrong = query_release(2, encoder)
+    wrong.tensors["probe_vectors"][0, 0] += 0.01
+    shop.release(rehashed(wrong), query_release(3, encoder, product_release=7))
+    eventually(lambda: indexer.events("release_refused"), timeout_s=30)
+    shop.release(query_release(4, encoder))
+    eventually(lambda: serving_of(own).query_release == 4, timeout_s=30)
+    assert [line["release"] for line in indexer.events("release_refused")] == ["query-2"]
+    assert [line["query_release"] for line in indexer.events("serving_published")] == [0, 1, 4]
+
+
+def rehashed(release: Any) -> Any:
+    """Return a release whose digest fits its changed tensors."""
+    from towers.release_files import Release, weights_sha256
+
+    digest = weights_sha256(release.tensors)
+    return Release(release.manifest.model_copy(update={"weights_sha256": digest}), release.tensors)
+
+
+def test_a_product_release_is_rolled_out_over_the_whole_index(
+    own: Settings, shop: Shop, encoder: BaseEncoder, store: ProductStore
+) -> None:
+    """Its collection holds every product in its own space, deletions stay deleted, the pair switches as one."""
+    products = [product(f"P-{number}", title=in_words(number)) for number in range(300)]
+    shop.send(*products, deleted("P-7", 2))
+    eventually(lambda: store.counts(own.collection(0)) == (299, 1), timeout_s=90)
+    release = product_release(1, encoder, query_release=1)
+    shop.release(query_release(1, encoder, product_release=1), release)
+    shop.send(product("P-new", title="small oven"), product("P-1", 2, "large tv"), deleted("P-8", 2))
+    eventually(lambda: serving_of(own).product_release == 1, timeout_s=90)
+
+    serving = serving_of(own)
+    assert (serving.query_release, serving.collection) == (1, own.collection(1))
+    assert serving.previous_collection == own.collection(0)
+    assert store.alias_target(own.alias()) == own.collection(1)
+    eventually(lambda: store.counts(own.collection(1)) == (299, 2), timeout_s=30)
+    assert {entry.product_release for entry in store.versions(own.collection(1)).values()} == {1}
+    found = store.retrieve(own.collection(1), ["P-3", "P-1"])
+    expected = apply_head(release.head(), encoder.encode([product_text(products[3]), "large tv"]))
+    np.testing.assert_allclose(np.array(found["P-3"].vector), expected[0], atol=1e-4)
+    np.testing.assert_allclose(np.array(found["P-1"].vector), expected[1], atol=1e-4)
+
+
+def test_older_collections_are_dropped_but_the_one_before(
+    own: Settings, shop: Shop, encoder: BaseEncoder, store: ProductStore
+) -> None:
+    """After two roll-outs the collection in force and the one before are there, the first is gone."""
+    shop.send(product("P-1"))
+    for number in (1, 2):
+        first = query_release(number, encoder, product_release=number)
+        shop.release(product_release(number, encoder, query_release=number), first)
+        eventually(lambda number=number: serving_of(own).product_release == number, timeout_s=60)  # type: ignore[misc]
+    names = {own.collection(1), own.collection(2)}
+    eventually(
+        lambda: {name for name in store.collections() if name.startswith(own.topic_prefix)} == names, timeout_s=30
+    )
+
+
+def test_an_indexer_killed_in_the_middle_of_a_roll_out_completes_it_after_a_restart(
+    own: Settings, shop: Shop, encoder: BaseEncoder, store: ProductStore, indexer: ServiceProcess
+) -> None:
+    """SIGKILL while the second collection is being filled: the old pair stays in force, then the roll-out completes."""
+    count = 3_000
+    shop.send(*(product(f"P-{number}", title=in_words(number)) for number in range(count)))
+    eventually(lambda: store.counts(own.collection(0)).live == count, timeout_s=180, interval_s=0.5)
+    shop.release(query_release(1, encoder, product_release=1), product_release(1, encoder, query_release=1))
+    eventually(lambda: indexer.events("rollout_progress"), timeout_s=60, interval_s=0.01)
+    indexer.kill()
+    assert serving_of(own).product_release == 0
+    assert 0 < store.counts(own.collection(1)).live < count
+
+    shop.send(deleted("P-5", 2), product("P-late", title="small oven"))
+    indexer.start()
+    eventually(lambda: serving_of(own).product_release == 1, timeout_s=120)
+    eventually(lambda: store.counts(own.collection(1)) == (count, 1), timeout_s=30)
+    assert {entry.product_release for entry in store.versions(own.collection(1)).values()} == {1}
+    eventually(lambda: catalogue_counts(own) == (count + 2, 0), timeout_s=30)
+
+
+def test_an_empty_vector_store_is_filled_again_before_the_indexer_is_ready(
+    own: Settings, shop: Shop, store: ProductStore, indexer: ServiceProcess, encoder: BaseEncoder
+) -> None:
+    """With the collection in force gone, a restart writes every product again from the base vectors."""
+    shop.send(*(product(f"P-{number}", title=in_words(number)) for number in range(50)), deleted("P-3", 2))
+    eventually(lambda: store.counts(own.collection(0)) == (49, 1), timeout_s=60)
+    assert indexer.stop() == 0
+    store.drop(own.collection(0))
+    indexer.start()
+    assert store.counts(own.collection(0)) == (49, 1)
+    assert store.alias_target(own.alias()) == own.collection(0)
+    assert titles(own, encoder, in_words(4), limit=1) == [in_words(4)]
+
+
+def test_a_vector_store_that_is_away_holds_the_catalogue_and_loses_nothing(
+    own: Settings, shop: Shop, store: ProductStore, indexer: ServiceProcess, qdrant: QdrantProcess
+) -> None:
+    """While the store is away the indexer says so and waits; afterwards everything is written, once."""
+    shop.send(product("P-1"))
+    eventually(lambda: store.counts(own.collection(0)).live == 1, timeout_s=60)
+    qdrant.kill()
+    shop.send(product("P-2", title="red oven"), deleted("P-1", 2))
+    eventually(lambda: "catalogue" in (indexer.not_ready() or ""), timeout_s=30, what="it says what it waits for")
+    qdrant.start()
+    eventually(lambda: store.counts(own.collection(0)) == (1, 1), timeout_s=60)
+    eventually(lambda: indexer.not_ready() is None, timeout_s=30)
+    assert catalogue_counts(own) == (3, 0)
+    assert store.retrieve(own.collection(0), ["P-2"])["P-2"].product_id == "P-2"
+    assert point_id("P-2")
+    assert orjson.loads(indexer.log_text().splitlines()[0])["process"] == "indexer"

@@ -1,0 +1,216 @@
+"""What tests of the indexer and of search share: real processes, catalogue messages, releases made with the towers."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import numpy as np
+import orjson
+import torch
+from kafka import KafkaProducer
+
+from contracts.catalog import CatalogChange, Product, ProductDeleted
+from contracts.releases import Kind, ReleaseManifest, release_key
+from contracts.topics import CATALOG, MODELS
+from service.kafka import OutgoingRecord, produce_all, producer_config
+from service.settings import Settings
+from tests.support.poll import eventually
+from towers.heads import ProductHead, QueryHead
+from towers.probes import PROBE_TEXTS
+from towers.release_files import Encoder, Release, pack, release_tensors, weights_sha256
+
+NOW_MS = 1_795_196_600_000
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 25.0
+
+
+def product(product_id: str = "P-1", version: int = 1, title: str = "quiet fridge", **fields: Any) -> Product:
+    """Return a product message."""
+    return Product(type="product", product_id=product_id, version=version, title=title, **fields)
+
+
+def deleted(product_id: str = "P-1", version: int = 2) -> ProductDeleted:
+    """Return a deletion."""
+    return ProductDeleted(type="product_deleted", product_id=product_id, version=version)
+
+
+def trained(
+    kind: Kind, release: int, encoder: Encoder, *, product_release: int, query_release: int, scale: float = 0.05
+) -> Release:
+    """Return a release whose head changes vectors, as if it had been trained.
+
+    Args:
+        kind: of which tower.
+        release: its number.
+        encoder: the base encoder.
+        product_release: that it belongs to.
+        query_release: its own number, or the first one of a product release.
+        scale: how far it moves vectors.
+    """
+    head = QueryHead(encoder.dim) if kind == "query" else ProductHead(encoder.dim)
+    changed = head.up if isinstance(head, QueryHead) else head.output_weight
+    generator = torch.Generator().manual_seed(release)
+    with torch.no_grad():
+        changed.copy_(scale * torch.randn(changed.shape, generator=generator))
+    tensors = release_tensors(head, encoder)
+    return Release(_manifest(kind, release, encoder, tensors, product_release, query_release), tensors)
+
+
+def _manifest(
+    kind: Kind,
+    release: int,
+    encoder: Encoder,
+    tensors: Mapping[str, np.ndarray],
+    product_release: int,
+    query_release: int,
+) -> ReleaseManifest:
+    return ReleaseManifest(
+        kind=kind,
+        release=release,
+        product_release=product_release,
+        query_release=query_release,
+        base_version=encoder.base_version,
+        dim=encoder.dim,
+        created_at=NOW_MS,
+        pairs_trained=100,
+        lists_trained=50,
+        offsets={"0": 100},
+        click_times=(NOW_MS,),
+        probe_texts=PROBE_TEXTS,
+        weights_sha256=weights_sha256(tensors),
+    )
+
+
+def query_release(release: int, encoder: Encoder, *, product_release: int = 0, scale: float = 0.05) -> Release:
+    """Return a query release."""
+    return trained("query", release, encoder, product_release=product_release, query_release=release, scale=scale)
+
+
+def product_release(release: int, encoder: Encoder, *, query_release: int, scale: float = 0.05) -> Release:
+    """Return a product release."""
+    return trained("product", release, encoder, product_release=release, query_release=query_release, scale=scale)
+
+
+class Shop:
+    """Writes to Kafka what the collector and the trainer would write.
+
+    Args:
+        settings: of the deployment.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._producer = KafkaProducer(**producer_config(settings))
+
+    def send(self, *changes: CatalogChange) -> None:
+        """Write catalogue changes; Kafka has them on return."""
+        self.send_raw(
+            *((change.product_id.encode(), orjson.dumps(change.model_dump(mode="json"))) for change in changes)
+        )
+
+    def send_raw(self, *records: tuple[bytes, bytes | None]) -> None:
+        """Write catalogue records as they are."""
+        topic = self._settings.topic(CATALOG)
+        produce_all(self._producer, [OutgoingRecord(topic, value, key=key) for key, value in records])
+
+    def release(self, *releases: Release) -> None:
+        """Write releases to `models`."""
+        topic = self._settings.topic(MODELS)
+        records = [
+            OutgoingRecord(topic, pack(one), key=release_key(one.manifest.kind, one.manifest.release))
+            for one in releases
+        ]
+        produce_all(self._producer, records)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._producer.close()
+
+
+class ServiceProcess:
+    """A process of ours, as `millrace up` runs it.
+
+    Args:
+        module: what `python -m` runs.
+        settings: with a port of its own.
+        log: file for its output.
+    """
+
+    def __init__(self, module: str, settings: Settings, log: Path) -> None:
+        self._module = module
+        self._environ = {**os.environ, **settings.as_environ(), "MILLRACE_LOG_FORMAT": "json"}
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = f"http://127.0.0.1:{settings.port}"
+
+    def start(self, *, wait: bool = True) -> Self:
+        """Start it and, unless told otherwise, wait until it is ready."""
+        with self._log.open("ab") as log:
+            command: Sequence[str] = [sys.executable, "-m", self._module]
+            self._process = subprocess.Popen(command, env=self._environ, stdout=log, stderr=log)
+        if wait:
+            self.wait_ready()
+        return self
+
+    def wait_ready(self) -> None:
+        """Wait until it says that it is ready."""
+        eventually(
+            lambda: self.not_ready() is None, timeout_s=START_TIMEOUT_S, interval_s=0.2, what=f"{self._module} is ready"
+        )
+
+    def not_ready(self) -> str | None:
+        """Return what it says against being ready, None where it is."""
+        if self._process is not None and self._process.poll() is not None:
+            raise AssertionError(f"{self._module} ended with {self._process.returncode}: {self.log_text()[-3000:]}")
+        try:
+            answer = httpx.get(f"{self.url}/ready", timeout=5)
+        except httpx.TransportError as error:
+            return str(error) or type(error).__name__
+        return None if answer.is_success else answer.text
+
+    def log_text(self) -> str:
+        """Return what it wrote."""
+        return self._log.read_text(errors="replace")
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Return its log lines of one event."""
+        lines = (line for line in self.log_text().splitlines() if line.startswith("{"))
+        return [line for line in map(orjson.loads, lines) if line.get("event") == name]
+
+    def metric(self, line_start: str) -> float:
+        """Return the value of the metric whose line begins so; 0 where there is none."""
+        for line in httpx.get(f"{self.url}/metrics", timeout=5).text.splitlines():
+            if line.startswith(line_start):
+                return float(line.rsplit(" ", 1)[1])
+        return 0.0
+
+    def kill(self) -> None:
+        """End it by SIGKILL."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> int:
+        """End it by SIGTERM; return its exit code."""
+        return self._end(signal.SIGTERM)
+
+    def _end(self, number: signal.Signals) -> int:
+        process, self._process = self._process, None
+        if process is None:
+            return 0
+        process.send_signal(number)
+        try:
+            return process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+
+
+def now_ms() -> int:
+    """Return the time now, for events that processes with a real clock judge."""
+    return time.time_ns() // 1_000_000
