@@ -1,17 +1,19 @@
-"""The `millrace` command."""
+"""The `millrace` command: what it is called, and what becomes of every failure.
+
+Typer answers wrong usage (exit code 2, with the nearest name), Ctrl-C and closed pipes; every other expected failure is
+a MillraceError, which knows its exit code.
+"""
 
 import sys
 from typing import Annotated
 
-import click
 import typer
-from rich.table import Table
 
-from contracts.errors import CheckFailed, MillraceError
+from contracts.errors import MillraceError, UsageError
+from contracts.telemetry import Process
 from millrace.commands import asking, looking, planned, running
-from millrace.commands.looking import Json
-from millrace.doctor import doctor_report, examine
-from millrace.output import messages, out, print_error, print_json
+from millrace.output import print_error
+from service.process import expected_failure
 
 app = typer.Typer(
     help="Millrace turns shop clicks into better product search, continuously.\n\nBegin with `millrace demo`.",
@@ -27,6 +29,7 @@ app.command(rich_help_panel="Run")(running.demo)
 app.command(rich_help_panel="Run")(running.up)
 app.command(rich_help_panel="Run")(running.down)
 app.command(rich_help_panel="Watch")(running.status)
+app.command(rich_help_panel="Watch")(looking.doctor)
 app.command(rich_help_panel="Watch")(looking.lag)
 app.command(rich_help_panel="Watch")(looking.ledger)
 app.command(rich_help_panel="Watch")(looking.freshness)
@@ -38,28 +41,6 @@ schema_app.command("export")(running.schema_export)
 app.add_typer(looking.releases_app, name="releases", rich_help_panel="Watch")
 app.add_typer(shop_app, name="shop", rich_help_panel="Measure")
 app.add_typer(schema_app, name="schema", rich_help_panel="Measure")
-
-
-@app.command(rich_help_panel="Watch")
-def doctor(json: Json = False) -> None:
-    """Find what is wrong and say how to mend it, in under 10 s. Exit code 3 where a check fails.
-
-    Example: millrace doctor
-    """
-    from millrace.context import running_settings
-
-    checks = examine(running_settings())
-    if json:
-        print_json(doctor_report(checks))
-    else:
-        table = Table("check", "", "what was seen", "fix")
-        colours = {"ok": "green", "warn": "yellow", "fail": "red"}
-        for check in checks:
-            table.add_row(check.name, f"[{colours[check.status]}]{check.status}[/]", check.cause, check.fix)
-        out().print(table)
-    failed = [check.name for check in checks if check.status == "fail"]
-    if failed:
-        raise CheckFailed(f"failed: {', '.join(failed)}", fix="the table above says how to mend each")
 
 
 @app.callback(invoke_without_command=True)
@@ -77,14 +58,18 @@ planned.add_planned(app, looking.releases_app)
 def main() -> None:
     """Run the command line; every expected failure is one line, its fix and an exit code."""
     try:
-        code = app(standalone_mode=False)
-    except MillraceError as exc:
-        print_error(exc)
-        sys.exit(exc.exit_code)
-    except click.ClickException as exc:
-        exc.show()
-        sys.exit(exc.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        messages().print("stopped")
-        sys.exit(1)
-    sys.exit(code if isinstance(code, int) else 0)
+        app()
+    except Exception as exc:
+        failure = meaning(exc)
+        if failure is None:
+            raise
+        print_error(failure)
+        sys.exit(failure.exit_code)
+
+
+def meaning(error: Exception) -> MillraceError | None:
+    """Return what a failure means to the person at the terminal, or None where nobody foresaw it."""
+    expected = expected_failure(error, process=Process.PAGE)
+    if expected is None and isinstance(error, OSError) and error.filename is not None:
+        return UsageError(f"{error.filename}: {error.strerror}", fix="give a path that can be read or written")
+    return expected

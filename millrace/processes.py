@@ -40,6 +40,7 @@ def up(
     processes: Sequence[str] | None = None,
     brokers: int = 1,
     on_progress: OnProgress | None = None,
+    on_ready: Callable[[Report], None] | None = None,
 ) -> Report:
     """Run everything on this machine.
 
@@ -49,6 +50,7 @@ def up(
         processes: what to run; None for everything.
         brokers: Kafka nodes, 1 or 3.
         on_progress: told (name, state, detail) at each change.
+        on_ready: given the report once all are ready.
 
     Returns:
         The processes and their addresses as they were when all were ready.
@@ -58,17 +60,21 @@ def up(
         DependencyDown: something that is needed is missing or does not start.
     """
     tell = on_progress or (lambda name, state, detail: None)
+    hand_over = on_ready or (lambda report: None)
     if detach:
-        return _up_detached(overrides or {}, processes, brokers, tell)
-    report: Report = {}
+        report = _up_detached(overrides or {}, processes, brokers, tell)
+        hand_over(report)
+        return report
+    kept: Report = {}
 
-    def on_ready(running: LocalMillrace) -> None:
+    def keep(running: LocalMillrace) -> None:
         """Keep what runs for the report, and say where to look."""
-        report.update(_report(read_state(running.settings.data_dir), running.settings))
+        kept.update(_report(read_state(running.settings.data_dir), running.settings))
         tell("up", "ready", f"{_addresses(running.urls)}; Ctrl-C stops everything")
+        hand_over(kept)
 
-    run_until_stopped(overrides, on_ready=on_ready, on_progress=tell, processes=processes, brokers=brokers)
-    return report
+    run_until_stopped(overrides, on_ready=keep, on_progress=tell, processes=processes, brokers=brokers)
+    return kept
 
 
 def _addresses(urls: Mapping[str, str]) -> str:

@@ -1,37 +1,44 @@
 """Commands that ask the search service, as any client does."""
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-import httpx
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from contracts.errors import DependencyDown, MillraceError, UsageError
 from millrace.commands.looking import Json
 from millrace.context import running_settings, service_url
-from millrace.output import out, print_json
+from millrace.output import messages, out, print_json
 
-TIMEOUT_S = 10.0
+if TYPE_CHECKING:
+    import httpx
+
+TIMEOUT_S: Final = 10.0
+SHOWN_CHARACTERS: Final = 500
 
 
-def post(url: str, body: dict[str, Any]) -> Any:
+def post(url: str, body: Mapping[str, Any]) -> Any:
     """Return the JSON answer to a POST.
 
     Raises:
         DependencyDown: the service does not answer, or says that it cannot.
         UsageError: it refuses the request.
     """
+    import httpx
+
     try:
         answer = httpx.post(url, json=body, timeout=TIMEOUT_S)
-    except httpx.HTTPError as exc:
-        raise DependencyDown(f"{url} does not answer: {exc}", fix="see `millrace status`") from exc
-    if answer.is_success:
-        return answer.json()
+        if answer.is_success:
+            return answer.json()
+    except (httpx.HTTPError, ValueError) as exc:
+        raise DependencyDown(f"{url} does not answer as it should: {exc}", fix="see `millrace status`") from exc
     raise _refusal(answer)
 
 
-def _refusal(answer: httpx.Response) -> MillraceError:
-    text = f"{answer.url.path} answers {answer.status_code}: {answer.text[:500]}"
+def _refusal(answer: "httpx.Response") -> MillraceError:
+    text = f"{answer.url.path} answers {answer.status_code}: {answer.text[:SHOWN_CHARACTERS]}"
     if answer.is_client_error:
         return UsageError(text, fix="correct the request; `/docs` of the search service shows its form")
     return DependencyDown(text, fix="see `millrace status`")
@@ -48,33 +55,37 @@ def search(
 
     Example: millrace search "quiet fridge for a bachelor" -k 5
     """
-    filters: dict[str, Any] = {"brand": brand} if brand else {}
-    if max_price is not None:
-        filters["price"] = {"lte": max_price}
-    body = {"query": query, "k": k, "filters": filters, "impression": "none"}
+    body = {"query": query, "k": k, "filters": _filters(brand, max_price), "impression": "none"}
     answer = post(f"{service_url(running_settings(), 'search')}/v1/search", body)
-    if json:
-        print_json(answer)
-        return
-    table = Table(
-        "#",
-        "score",
-        "product",
-        "title",
-        "price",
-        title=f"releases {answer['query_release']}/{answer['product_release']}",
-    )
+    print_json(answer) if json else out().print(results_table(answer))
+    if answer["degraded"] is not None:
+        messages().print(f"degraded answer: {answer['degraded']}", markup=False)
+
+
+def _filters(brand: list[str] | None, max_price: float | None) -> dict[str, Any]:
+    given = {"brand": brand or None, "price": None if max_price is None else {"lte": max_price}}
+    return {name: condition for name, condition in given.items() if condition is not None}
+
+
+def results_table(answer: Mapping[str, Any]) -> Table:
+    """Return the results of a search; the shop's texts are shown as they are, never as markup."""
+    title = f"query release {answer['query_release']}, product release {answer['product_release']}"
+    table = Table("#", "score", "product", "title", "price", title=title)
     for result in answer["results"]:
-        price = "" if result.get("price") is None else f"{result['price']:,.0f}"
-        table.add_row(str(result["position"]), f"{result['score']:.3f}", result["product_id"], result["title"], price)
-    out().print(table)
+        price = "" if result.get("price") is None else f"{result['price']:,.2f}"
+        texts = (Text(result["product_id"]), Text(result["title"]))
+        table.add_row(str(result["position"]), f"{result['score']:.3f}", *texts, price)
+    return table
 
 
 def encode(
     texts: Annotated[list[str], typer.Argument(help="Queries to encode.")],
     json: Json = False,
 ) -> None:
-    """Encode queries with the query tower in force, for asking Qdrant yourself."""
+    """Encode queries with the query tower in force, for asking Qdrant yourself.
+
+    Example: millrace encode "quiet fridge" --json
+    """
     answer = post(f"{service_url(running_settings(), 'search')}/v1/encode", {"texts": texts})
     if json:
         print_json(answer)

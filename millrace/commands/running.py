@@ -1,20 +1,24 @@
 """Commands that start, stop and measure things, and write files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
-from contracts.errors import UsageError
+from contracts.errors import DependencyDown, UsageError
 from millrace.commands.looking import CATCH_UP_S, Json
 from millrace.context import running_settings
 from millrace.output import messages, out, print_json
+from service.settings import Settings
 
-BENCHES = ("streams",)
-PLANNED_BENCHES = ("collector", "trainer", "indexer", "search")
+BENCHES: Final = ("streams",)
+PLANNED_BENCHES: Final = ("collector", "trainer", "indexer", "search")
+KAFKA_WAIT_S: Final = 3.0
+"""How long `status` waits for Kafka: it is asked most when something is down."""
 
 
 def demo(
@@ -28,7 +32,8 @@ def demo(
 
     Example: millrace demo --seed 3
     """
-    from millrace.demo.conductor import DemoOptions, run_demo
+    from millrace.demo.options import DemoOptions
+    from millrace.demo.stage import run_demo
 
     run_demo(DemoOptions(world=world, seed=seed, seconds=seconds, keep=keep, json_file=json))
 
@@ -49,44 +54,55 @@ def up(
     from millrace import processes
 
     if brokers not in (1, 3):
-        raise UsageError(f"--brokers {brokers}", fix="use 1 or 3")
-    report = processes.up(detach=detach, brokers=brokers, on_progress=_progress)
-    if json:
-        print_json(report)
+        raise UsageError(f"--brokers {brokers} is not possible", fix="use 1 or 3")
+    on_ready = print_json if json else None
+    processes.up(detach=detach, brokers=brokers, on_progress=_progress, on_ready=on_ready)
 
 
 def down(json: Json = False) -> None:
-    """Stop what `millrace up` runs here."""
+    """Stop what `millrace up` runs here.
+
+    Example: millrace down
+    """
     from millrace import processes
 
     report = processes.down()
     if json:
         print_json(report)
+        return
+    what = "stopped what ran" if report["stopped"] else "nothing ran"
+    messages().print(f"{what} on {report['data_dir']}", markup=False)
 
 
 def status(json: Json = False) -> None:
-    """Show every process, the releases in force, lag and freshness."""
+    """Show every process, the releases in force, lag and freshness.
+
+    Example: millrace status --json
+    """
     report = status_report()
     if json:
         print_json(report)
         return
-    table = Table("process", "state", "pid", "port", "waits for")
-    for row in report["processes"]:
-        reasons = "; ".join(row.get("reasons", ()))
-        table.add_row(row["name"], row["state"], str(row["pid"] or ""), str(row["port"] or ""), reasons)
-    out().print(table)
+    out().print(processes_table(report["processes"]))
     for line in _summary(report):
         out().print(line, markup=False)
 
 
-def _summary(report: dict[str, Any]) -> list[str]:
-    serving = report["releases"].get("serving")
+def processes_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the processes as a table; what they wait for is shown as it is, never as markup."""
+    table = Table("process", "state", "pid", "port", "waits for")
+    for row in rows:
+        reasons = Text("; ".join(row.get("reasons", ())))
+        table.add_row(row["name"], row["state"], str(row["pid"] or ""), str(row["port"] or ""), reasons)
+    return table
+
+
+def _summary(report: Mapping[str, Any]) -> list[str]:
     lines = []
-    if serving:
-        lines.append(
-            f"in force: query release {serving['query_release']}, product release {serving['product_release']}"
-        )
-    lines += [f"lag {group}: {totals['records']:,} records" for group, totals in report["lag"].items()]
+    if serving := report["releases"].get("serving"):
+        releases = f"query release {serving['query_release']}, product release {serving['product_release']}"
+        lines.append(f"in force: {releases}")
+    lines += [f"lag of {group}: {totals['records']:,} records" for group, totals in report["lag"].items()]
     for path, row in report["freshness_s"].items():
         if row["p50"] is not None:
             lines.append(f"{path.replace('_', ' ')}: p50 {row['p50']:.1f} s, p99 {row['p99']:.1f} s")
@@ -97,25 +113,32 @@ def status_report() -> dict[str, Any]:
     """Return `status` as stable JSON; what cannot be read because nothing runs is empty, not an error."""
     from millrace import processes
     from millrace.watch.freshness import freshness_report
-    from millrace.watch.lag import lag_report
-    from millrace.watch.observer import Observer
     from millrace.watch.scrape import look_at_processes, scrape_targets
     from millrace.watch.snapshot import status_freshness
 
-    report: dict[str, Any] = processes.status()
+    report = processes.status()
     settings = running_settings()
     views = look_at_processes(scrape_targets(settings))
     fresh = status_freshness(freshness_report(view.metrics for view in views.values()))
-    report |= {"releases": {}, "lag": {}, "freshness_s": fresh}
-    kafka_runs = any(row["name"] == "kafka" and row["state"] in ("ready", "external") for row in report["processes"])
-    if settings.kafka_bootstrap is None or not kafka_runs:
-        return report
-    with Observer(settings) as observer:
-        observer.wait_caught_up(CATCH_UP_S)
-        report["lag"] = lag_report(observer.look())["groups"]
-        serving = observer.releases.serving
-        report["releases"] = {"serving": serving.model_dump(mode="json") if serving else None}
-    return report
+    return {**report, **_seen_in_kafka(settings), "freshness_s": fresh}
+
+
+def _seen_in_kafka(settings: Settings) -> dict[str, Any]:
+    """Return the releases in force and the lag; empty, with a word on stderr, where Kafka does not tell."""
+    from millrace.watch.lag import lag_report
+    from millrace.watch.observer import Observer
+
+    if settings.kafka_bootstrap is None:
+        return {"releases": {}, "lag": {}}
+    try:
+        with Observer(settings.model_copy(update={"dependency_wait_s": KAFKA_WAIT_S})) as observer:
+            observer.wait_caught_up(CATCH_UP_S)
+            lag = lag_report(observer.look())["groups"]
+            serving = observer.releases.serving
+    except DependencyDown as exc:
+        messages().print(f"releases and lag are not known: {exc.message}", markup=False)
+        return {"releases": {}, "lag": {}}
+    return {"releases": {"serving": serving.model_dump(mode="json") if serving else None}, "lag": lag}
 
 
 def bench(
@@ -126,23 +149,22 @@ def bench(
 
     Example: millrace bench streams --json
     """
-    if name in PLANNED_BENCHES:
-        raise UsageError(f"bench {name} is not built yet", fix=f"built: {', '.join(BENCHES)}")
     if name not in BENCHES:
-        raise UsageError(f"there is no bench {name}", fix=f"built: {', '.join(BENCHES)}")
+        problem = f"bench {name} is not built yet" if name in PLANNED_BENCHES else f"there is no bench {name}"
+        raise UsageError(problem, fix=f"built: {', '.join(BENCHES)}")
     run: Callable[[Callable[[str], None]], dict[str, Any]] = import_module(f"millrace.bench.{name}").run
     report = run(lambda line: messages().print(line, markup=False))
-    if json:
-        print_json(report)
-        return
+    print_json(report) if json else out().print(bench_table(report))
+
+
+def bench_table(report: Mapping[str, Any]) -> Table:
+    """Return what a bench measured as a table."""
     table = Table("what", "unit", "ours", "peer", "peer's", "ratio", "goal", "met")
     for row in report["results"]:
-        figures = (f"{row[key]:,.2f}" for key in ("ours",))
-        ratio, met = f"{row['ratio']:.3f}", "yes" if row["met"] else "no"
-        table.add_row(
-            row["name"], row["unit"], *figures, row["peer"], f"{row['peer_value']:,.2f}", ratio, str(row["goal"]), met
-        )
-    out().print(table)
+        ours, peers, ratio = f"{row['ours']:,.2f}", f"{row['peer_value']:,.2f}", f"{row['ratio']:.3f}"
+        met = "yes" if row["met"] else "no"
+        table.add_row(row["name"], row["unit"], ours, row["peer"], peers, ratio, str(row["goal"]), met)
+    return table
 
 
 def shop_export(
@@ -162,7 +184,10 @@ def shop_export(
 def schema_export(
     folder: Annotated[Path, typer.Argument(help="Folder to write.")] = Path("docs/schemas"),
 ) -> None:
-    """Write JSON Schema of every message and one AsyncAPI document."""
+    """Write JSON Schema of every message and one AsyncAPI document.
+
+    Example: millrace schema export docs/schemas
+    """
     from millrace.schema import export
 
     export(folder)
