@@ -3,8 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pydantic import TypeAdapter
+
+from contracts import wire
 from contracts.progress import CatalogCounts, JoinProgress, PairsProgress
 from service.kafka import Committed, OffsetRange, Partition
+
+_CATALOG_COUNTS = TypeAdapter(CatalogCounts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,10 @@ class KafkaFacts:
 def catalog_counts(metadata: str) -> CatalogCounts:
     """Return the indexer's counts from its commit metadata; zeros where it has not committed.
 
+    Raises:
+        MalformedMessage: somebody else committed for the group with a text of their own.
+
     >>> catalog_counts("").catalogue
     0
     """
-    return CatalogCounts.model_validate_json(metadata) if metadata else CatalogCounts()
+    return wire.decode(metadata.encode(), _CATALOG_COUNTS) if metadata else CatalogCounts()
