@@ -1,10 +1,9 @@
-"""The demo from start to end: start, load, measure, shop, wait for the last release, measure again, show.
+"""The demo on a deployment that runs: load, measure, shop, wait for the last release, measure again, show.
 
 The demo is a client like any shop: it talks to the collector and the search API, and looks at Kafka as the page does.
 """
 
 import asyncio
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,88 +15,28 @@ from qdrant_client import QdrantClient
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from contracts.errors import CheckFailed, UsageError
+from contracts.errors import CheckFailed
 from contracts.topics import MODELS
-from deploy.local.state import is_running
 from deploy.local.supervisor import LocalMillrace
 from millrace.demo.freshness import quantiles
 from millrace.demo.measure import Measurement, figures_of
-from millrace.demo.options import COMPRESSED, DemoOptions
+from millrace.demo.options import DemoOptions
 from millrace.demo.probes import LaunchProbe
 from millrace.demo.report import closing_screen
 from millrace.demo.shopping import Shopping
 from millrace.demo.state import ReleaseLog
 from millrace.demo.trail import ClickTrail
-from millrace.output import messages, out
-from millrace.shop.commands import world_of
+from millrace.output import out
 from millrace.shop.loading import load_products
 from millrace.shop.world import World
 from millrace.watch.ledger import ledger_report
 from millrace.watch.observer import Observer
 from service.follow import TopicFollower
-from service.settings import Settings, load_settings
 
 INDEX_TIMEOUT_S: Final = 300.0
 RELEASE_TIMEOUT_S: Final = 120.0
 SETTLE_TIMEOUT_S: Final = 60.0
 POLL_S: Final = 0.25
-
-
-def run_demo(options: DemoOptions) -> None:
-    """Run the demo and show its closing screen.
-
-    Raises:
-        UsageError: a demo already runs here, or the world's folder is wrong.
-        DependencyDown: something that is needed is missing.
-        CheckFailed: the chain did not do its work in time.
-    """
-    console = messages()
-    began = time.monotonic()
-    console.print(f"building the shop's world (seed {options.seed})" if options.world is None else "reading the world")
-    world = world_of(options.world, options.seed)
-    overrides = fresh_deployment(load_settings())
-    with LocalMillrace(overrides, on_progress=_progress_printer(console, began)) as running:
-        asyncio.run(Demo(options, world, running, console).run())
-        if options.keep or (out().is_terminal and console.is_terminal):
-            _serve_until_stopped(console)
-
-
-def fresh_deployment(settings: Settings) -> dict[str, Any]:
-    """Return the settings of a deployment in which nothing has been learned yet.
-
-    The demo has a data folder of its own, emptied at each start; where servers are named in the settings, topics and
-    collections get a prefix of their own.
-
-    Raises:
-        UsageError: a demo runs in that folder now.
-    """
-    folder = settings.data_dir / "demo"
-    if is_running(folder):
-        raise UsageError(
-            "a demo is running already", fix="stop it with Ctrl-C, or set MILLRACE_DATA_DIR for a second one"
-        )
-    shutil.rmtree(folder, ignore_errors=True)
-    overrides: dict[str, Any] = {**COMPRESSED, "data_dir": folder}
-    if settings.kafka_bootstrap or settings.qdrant_url:
-        overrides["topic_prefix"] = f"demo-{int(time.time())}-"
-    return overrides
-
-
-def _progress_printer(console: Console, began: float) -> Callable[[str, str, str], None]:
-    def show(name: str, state: str, detail: str) -> None:
-        if state in ("ready", "external", "failed", "backing_off"):
-            console.print(f"{time.monotonic() - began:6.1f} s  {name} {state} {detail}".rstrip(), markup=False)
-
-    return show
-
-
-def _serve_until_stopped(console: Console) -> None:
-    console.print("\nserving until Ctrl-C", style="bold")
-    try:
-        while True:
-            time.sleep(3600)
-    except KeyboardInterrupt:
-        console.print("stopping")
 
 
 class Demo:
@@ -143,6 +82,8 @@ class Demo:
             ledger = await self._settled_ledger(observer)
         self._trail.stop()
         follower.stop()
+        if failure := self._trail.failure or follower.failure:
+            raise failure
         figures = self._figures(measurement, shopping, ledger)
         self._show(figures, measurement)
 
@@ -169,7 +110,12 @@ class Demo:
 
     async def _until_indexed(self, total: int, progress: Callable[[int], None]) -> None:
         key = self._settings.qdrant_api_key
-        store = QdrantClient(url=self._urls["qdrant"], api_key=key.get_secret_value() if key else None, timeout=30)
+        store = QdrantClient(
+            url=self._urls["qdrant"],
+            api_key=key.get_secret_value() if key else None,
+            timeout=30,
+            check_compatibility=False,
+        )
         deadline = time.monotonic() + INDEX_TIMEOUT_S
         try:
             while (done := (await asyncio.to_thread(store.count, self._settings.alias())).count) < total:

@@ -5,6 +5,7 @@ on a click when the click's pair lies below the release's offset in its partitio
 search: from sending a product to the first answer that lists it.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -64,5 +65,4 @@ def quantiles(values: Iterable[float]) -> dict[str, float | None]:
     ordered = sorted(values)
     if not ordered:
         return {"p50": None, "p99": None}
-    rank = {name: min(len(ordered) - 1, int(q * len(ordered))) for name, q in (("p50", 0.5), ("p99", 0.99))}
-    return {name: ordered[at] for name, at in rank.items()}
+    return {name: ordered[math.ceil(q * len(ordered)) - 1] for name, q in (("p50", 0.5), ("p99", 0.99))}

@@ -91,8 +91,7 @@ def figures_of(
     freshness: dict[str, Any],
 ) -> dict[str, Any]:
     """Return the demo's closing figures as one JSON document."""
-    unseen_classes = quality["unseen"].pop("by_class")
-    seen_classes = quality["seen"].pop("by_class")
+    splits = {name: {key: part[key] for key in part if key != "by_class"} for name, part in quality.items()}
     return {
         "seed": options.seed,
         "world": world.name,
@@ -101,7 +100,7 @@ def figures_of(
         "searches": {"answered": totals.searches, "failed": totals.search_errors, "clicks": totals.clicks},
         "ledger": ledger,
         "releases": {"query": releases.query_releases_served(), "product": releases.product_releases_served()},
-        "quality": {**quality, "by_class": {"unseen": unseen_classes, "seen": seen_classes}},
+        "quality": {**splits, "by_class": {name: part["by_class"] for name, part in quality.items()}},
         "freshness_s": freshness,
         "search_ms": quantiles(totals.search_ms),
     }

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import httpx
@@ -26,7 +26,7 @@ async def watch_answers(client: httpx.AsyncClient, search_url: str, *, query: st
         try:
             trail.note_answer((await ask(client, search_url, query=query, k=1)).query_release)
         except DependencyDown as exc:
-            get_logger().warning("probe_unanswered", error=exc.message)
+            get_logger().warning("probe unanswered", error=exc.message)
         await asyncio.sleep(ANSWER_EVERY_S)
 
 
@@ -64,12 +64,20 @@ class LaunchProbe:
         self.launched += 1
         await send_products([product], self._collector_url, secret_key=self._secret_key)
         while time.monotonic() - began < GIVE_UP_S:
-            answer = await ask(client, self._search_url, query=product["title"], k=10)
-            if product["product_id"] in [result.product_id for result in answer.results]:
+            if await self._is_found(client, product):
                 self.found_s.append(time.monotonic() - began)
                 return
             await asyncio.sleep(FIND_EVERY_S)
         self.never_found.append(product["product_id"])
+
+    async def _is_found(self, client: httpx.AsyncClient, product: Mapping[str, Any]) -> bool:
+        """Return whether search lists the product; a search that fails has not found it."""
+        try:
+            answer = await ask(client, self._search_url, query=product["title"], k=10)
+        except DependencyDown as exc:
+            get_logger().warning("probe unanswered", error=exc.message)
+            return False
+        return product["product_id"] in [result.product_id for result in answer.results]
 
 
 def cheapest_probe_query(queries: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import httpx
 from rich.console import Console
 
+from contracts.errors import DependencyDown
 from millrace.demo.freshness import quantiles
 from millrace.demo.live import LiveView
 from millrace.demo.measure import sample_gain
@@ -21,6 +22,7 @@ from millrace.shop.ask import evaluate
 from millrace.shop.shoppers import ShopperOptions
 from millrace.shop.traffic import Site, Totals, Traffic
 from millrace.shop.world import World
+from service.logging import get_logger
 from service.settings import Settings
 
 REFRESH_S: Final = 0.5
@@ -103,7 +105,10 @@ class Shopping:
     async def _sample_now_and_then(self) -> None:
         while True:
             await asyncio.sleep(SAMPLE_EVERY_S)
-            self._quality = sample_gain(self._first, await self._ask_sample())
+            try:
+                self._quality = sample_gain(self._first, await self._ask_sample())
+            except DependencyDown as exc:
+                get_logger().warning("sample unanswered", error=exc.message)
 
     def _progress(self, trail: ClickTrail, launches: LaunchProbe, releases: ReleaseLog) -> dict[str, Any]:
         """Return what the live view shows now."""

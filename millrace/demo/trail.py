@@ -2,25 +2,29 @@
 
 import threading
 import time
+from typing import Final
 
 from kafka import KafkaConsumer, TopicPartition
 from pydantic import TypeAdapter
 
 from contracts import wire
+from contracts.errors import DependencyDown, MillraceError
 from contracts.pairs import PreferencePair
 from contracts.releases import ReleaseManifest
 from contracts.topics import PREFERENCE_PAIRS
 from millrace.demo.freshness import FirstAnswers, PairPlace, click_to_search_s
-from service.kafka import consumer_config
+from service.kafka import consumer_config, translate_kafka_errors
+from service.logging import get_logger
 from service.settings import Settings
 
-_PAIR = TypeAdapter(PreferencePair)
+POLL_MS: Final = 250
+_PAIR: Final = TypeAdapter(PreferencePair)
 
 
 class ClickTrail:
     """Reads `preference-pairs` beside the trainer and keeps the first pair of every click.
 
-    Read `pairs_seen` and `places` at any time; start and stop it once.
+    Ask it at any time; start and stop it once. What ended it by itself is kept in `failure`.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -30,15 +34,17 @@ class ClickTrail:
         self._places: dict[tuple[str, str], PairPlace] = {}
         self.pairs_seen = 0
         self.answers = FirstAnswers()
+        self.failure: MillraceError | None = None
 
     def start(self) -> None:
         """Begin to read."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop reading."""
+        """Stop reading; harmless when it was never started."""
         self._stop.set()
-        self._thread.join(timeout=10)
+        if self._thread.is_alive():
+            self._thread.join(timeout=10)
 
     def note_answer(self, query_release: int) -> None:
         """Note that search has just answered with this release."""
@@ -53,15 +59,30 @@ class ClickTrail:
         return click_to_search_s(list(self._places.values()), dict(self.answers.seen), manifests)
 
     def _run(self) -> None:
-        with KafkaConsumer(**consumer_config(self._settings)) as consumer:
-            name = self._settings.topic(PREFERENCE_PAIRS)
-            consumer.assign([TopicPartition(name, number) for number in sorted(consumer.partitions_for_topic(name))])
-            while not self._stop.is_set():
-                for partition, records in consumer.poll(timeout_ms=250).items():
-                    for record in records:
-                        self._note_pair(record.value, partition.partition, record.offset)
+        try:
+            with translate_kafka_errors(self._settings), KafkaConsumer(**consumer_config(self._settings)) as consumer:
+                self._read(consumer)
+        except MillraceError as exc:
+            get_logger().error("click trail lost", error=exc.message, fix=exc.fix)
+            self.failure = exc
 
-    def _note_pair(self, value: bytes, partition: int, offset: int) -> None:
+    def _read(self, consumer: KafkaConsumer) -> None:
+        name = self._settings.topic(PREFERENCE_PAIRS)
+        numbers = consumer.partitions_for_topic(name)
+        if not numbers:
+            raise DependencyDown(f"Kafka does not know the topic {name}", fix="a restart of any service creates it")
+        consumer.assign([TopicPartition(name, number) for number in sorted(numbers)])
+        while not self._stop.is_set():
+            for partition, records in consumer.poll(timeout_ms=POLL_MS).items():
+                for record in records:
+                    self.note_pair(record.value, partition.partition, record.offset)
+
+    def note_pair(self, value: bytes, partition: int, offset: int) -> None:
+        """Take one record of `preference-pairs`; of a click only its first pair is kept.
+
+        Raises:
+            MalformedMessage: it is no pair.
+        """
         pair = wire.decode(value, _PAIR)
         self.pairs_seen += 1
         place = PairPlace(partition, offset, pair.event_time)
