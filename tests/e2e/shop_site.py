@@ -62,6 +62,7 @@ class ShopSite:
 
     @staticmethod
     def _answer(response: httpx.Response) -> dict[str, Any]:
+        """Return an answer's JSON, or fail with what it said."""
         assert response.is_success, f"{response.status_code}: {response.text}"
         answer: dict[str, Any] = response.json()
         return answer
@@ -73,6 +74,7 @@ def now_ms() -> int:
 
 
 def _event(kind: str, answer: dict[str, Any], session: str) -> dict[str, Any]:
+    """Return an event of a search that was answered."""
     return {
         "schema_version": 1, "type": kind, "event_id": uuid.uuid4().hex, "event_time": now_ms(), "session_id": session,
         "search_id": answer["search_id"], "search_time": answer["search_time"],

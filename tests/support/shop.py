@@ -33,6 +33,7 @@ class Shop:
         self.transport = httpx.MockTransport(self._answer)
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
+        """Answer as the search service or the collector."""
         body = json.loads(request.content)
         if request.url.path == "/v1/search":
             return self._search(body)
@@ -49,6 +50,7 @@ class Shop:
         return self._take(items)
 
     def _take(self, items: list[dict[str, Any]]) -> httpx.Response:
+        """Take a batch as the collector does."""
         self.items.extend(items)
         self.largest_batch = max(self.largest_batch, len(items))
         results = [self._result(str(item.get("event_id") or item.get("product_id"))) for item in items]
@@ -57,12 +59,14 @@ class Shop:
         return httpx.Response(200, json={**body, "results": results})
 
     def _result(self, item_id: str) -> dict[str, Any]:
+        """Return one item's outcome."""
         if item_id in self.rejected_ids:
             return {"event_id": item_id, "status": "rejected", "reason": "missing", "field": "title"}
         self.seen[item_id] += 1
         return {"event_id": item_id, "status": "duplicate" if self.seen[item_id] > 1 else "accepted"}
 
     def _search(self, body: dict[str, Any]) -> httpx.Response:
+        """Answer a search with the list that the test set."""
         self.searches.append(body)
         if self.search_status != 200:
             return httpx.Response(self.search_status)

@@ -23,6 +23,7 @@ GRADES = {"a": 4, "b": 3, "c": 1, "d": 0}
 
 
 def _score(query_id: str, value: float | None, query_class: str = "plain") -> QueryScore:
+    """Return a query's score with one value for every metric."""
     return QueryScore(query_id, query_class, (), value, value, value)
 
 

@@ -20,6 +20,7 @@ JUDGMENT = {"query_id": "Q-1", "product_id": "P-1", "grade": 3, "attraction": 0.
 
 
 def _write(folder: Path, **files: list[Any]) -> Path:
+    """Write a world's folder, with the given rows in place of good ones."""
     for name in ("products", "queries", "judgments"):
         rows = files.get(name, {"products": [PRODUCT], "queries": [QUERY], "judgments": [JUDGMENT]}[name])
         lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]

@@ -4,6 +4,7 @@ from millrace.shop.lexicon import Family, lexicon
 
 
 def _traits_of(family: Family) -> set[str]:
+    """Return every trait that a family's words can give."""
     kinds = [*family.types, *family.features]
     return {trait for kind in kinds for trait in kind.traits} | {family.sizes.low, family.sizes.high}
 

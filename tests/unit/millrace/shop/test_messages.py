@@ -12,10 +12,12 @@ SEARCH_TIME = 1_795_196_006_756
 
 
 def _visit(world: World, skew_ms: int = 0) -> Visit:
+    """Return one visit."""
     return Visit(0, "s1-0", "c1-0", "position", "mobile", skew_ms, world.queries[0])
 
 
 def _event(world: World, kind: Kind, *, skew_ms: int = 0) -> Event:
+    """Return the event of one action."""
     action = Action(kind, 2, "P-1", 700, 700, dwell_ms=42_000, visible=((1, "P-0", 900), (2, "P-1", 800)))
     return event_of(
         action, _visit(world, skew_ms), search_id="S-1", search_time=SEARCH_TIME, products=world.by_product_id

@@ -10,6 +10,7 @@ ITEMS = [{"event_id": f"e-{number}"} for number in range(8)]
 
 
 async def _post(shop: Shop, *, patience_s: float = 5.0) -> Delivery:
+    """Post a few items to the stand-in of the collector."""
     async with httpx.AsyncClient(transport=shop.transport) as client:
         poster = Poster(client, "http://collector/v1/events", key="write", name="events", patience_s=patience_s)
         return await poster.post(ITEMS)

@@ -33,17 +33,20 @@ def _even(attraction: float = 0.4) -> World:
 def _reactions(
     world: World, options: ShopperOptions, *, visits: int = 4000, returned: Sequence[str] = LIST
 ) -> list[Reaction]:
+    """Return what many visitors do with the same list."""
     shoppers = Shoppers(world, 7, options=options)
     query = world.of_split("train")[0]
     return [shoppers.react(shoppers.visit(number), 0, query=query, returned=returned) for number in range(visits)]
 
 
 def _clicks_by_position(reactions: Sequence[Reaction]) -> list[int]:
+    """Return how often each position was clicked."""
     count = Counter(click.position for reaction in reactions for click in reaction.clicks())
     return [count[position] for position in range(1, 11)]
 
 
 def _actions(reactions: Sequence[Reaction], kind: str) -> list[Action]:
+    """Return every action of one kind."""
     return [action for reaction in reactions for action in reaction.actions if action.kind == kind]
 
 

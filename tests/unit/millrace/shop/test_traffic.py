@@ -26,15 +26,18 @@ LIST = [f"P-{number}" for number in range(10)]
 
 
 def _traffic(world: World, shop: Shop, options: ShopperOptions = QUICK, *, seed: int = 1) -> Traffic:
+    """Return traffic against the stand-in of the services."""
     return Traffic(world, SITE, seed=seed, rate_per_s=60.0, seconds=0.5, options=options, transport=shop.transport)
 
 
 def _clicks(shop: Shop) -> Counter[tuple[str, str]]:
+    """Return how often each product of each search was clicked."""
     clicks = (item for item in shop.items if item["type"] == "click")
     return Counter((item["session_id"], item["product_id"]) for item in clicks)
 
 
 async def _run(world: World, shop: Shop, options: ShopperOptions = QUICK) -> Totals:
+    """Let the traffic run to its end."""
     return await _traffic(world, shop, options).run()
 
 
@@ -135,6 +138,7 @@ async def test_stop_ends_a_run_early(small: World) -> None:
     traffic = Traffic(small, SITE, seed=1, rate_per_s=20.0, seconds=3600.0, transport=shop.transport)
 
     async def under_way() -> bool:
+        """Stop the traffic once it has searched."""
         if traffic.totals.searches:
             traffic.stop()
         return traffic.totals.searches > 0

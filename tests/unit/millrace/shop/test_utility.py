@@ -22,6 +22,7 @@ def judge(made: tuple[Made, ...]) -> Judge:
 
 
 def _best(judge: Judge, made: tuple[Made, ...], intent: Intent) -> list[Made]:
+    """Return the products that an intent values most."""
     by_id = {one.message["product_id"]: one for one in made}
     return [by_id[product_id] for product_id, judgment in judge.judge(intent).items() if judgment.grade == 4]
 
