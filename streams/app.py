@@ -21,8 +21,8 @@ AGENTS: Final[dict[str, type[PartitionAgent[Any, Any]]]] = {"join": JoinAgent, "
 WATCH_S: Final = 0.1
 GC_THRESHOLDS: Final = (50_000, 20, 50)
 """Records come and go by the thousand without cycles: fewer young collections are worth a fifth of the throughput."""
-SPOKEN_FOR: Final = ("aiokafka", "faust", "mode")
-"""Libraries whose failures end this process with a line of ours; theirs would say it again, with tracebacks."""
+SPOKEN_FOR: Final = ("aiokafka", "faust", "mode", "streams.transport")
+"""Loggers of Faust's services, ours among them: their failures end this process with one line, not with theirs too."""
 
 
 async def run_worker(settings: Settings, shutdown: Shutdown) -> None:

@@ -19,6 +19,7 @@ from faust.types.tuples import ConsumerMessage
 from mode import Service
 from typing_extensions import override
 
+from service.logging import get_logger
 from streams.transport.chunk import Chunk
 from streams.transport.group import GroupThread
 
@@ -97,7 +98,7 @@ class BatchConsumer(driver.Consumer):
             await self.perform_seek()
             self._dirty = False
         except Exception as error:  # noqa: BLE001 - fails where a rebalance overtakes it; stays dirty, so it is done again
-            self.log.warning("seek after a stale fetch: %r", error)
+            get_logger().warning("seek failed", error=repr(error))
         return {tp: fetched for tp, fetched in records.items() if not self._tracked(tp)}
 
     def _cut(self, tp: TP, fetched: list[ConsumerRecord]) -> list[Any]:
@@ -125,7 +126,13 @@ class BatchConsumer(driver.Consumer):
             self._next.clear()
         if records[0].offset != self._next.get(tp, records[0].offset):
             self.gaps += 1
-            self.log.warning("%r: offset %d, expected %d", tp, records[0].offset, self._next[tp])
+            get_logger().warning(
+                "offsets skipped",
+                topic=tp.topic,
+                partition=tp.partition,
+                found=records[0].offset,
+                expected=self._next[tp],
+            )
         self._next[tp] = records[-1].offset + 1
         self._sent.setdefault(tp, deque()).append(message)
 

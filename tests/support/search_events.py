@@ -1,6 +1,7 @@
 """Builders of `search-events` records: bytes as a shop would send them, with times relative to a fixed moment."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,12 +132,24 @@ def tick(time_ms: int) -> dict[str, Any]:
     return {"type": "tick", "event_time": at(time_ms)}
 
 
+def moved(events: Sequence[dict[str, Any] | bytes], start_ms: int) -> list[dict[str, Any] | bytes]:
+    """Return events with every time moved from T0 to another start, for a real clock."""
+    return [event if isinstance(event, bytes) else _moved(event, start_ms - T0) for event in events]
+
+
+def _moved(event: dict[str, Any], by_ms: int) -> dict[str, Any]:
+    """Return one event moved in time, its order lines too."""
+    times: dict[str, Any] = {name: event[name] + by_ms for name in ("event_time", "search_time") if name in event}
+    lines = {"items": [_moved(line, by_ms) for line in event["items"]]} if "items" in event else {}
+    return {**event, **times, **lines}
+
+
 def encoded(event: dict[str, Any] | bytes) -> bytes:
     """Return an event as it stands on the wire; bytes stay as they are."""
     return event if isinstance(event, bytes) else json.dumps(event).encode()
 
 
-def log(events: "list[dict[str, Any] | bytes]", *, delay_ms: int = 0, first_offset: int = 0) -> list[Record]:
+def log(events: Sequence[dict[str, Any] | bytes], *, delay_ms: int = 0, first_offset: int = 0) -> list[Record]:
     """Return events as consecutive records, each appended so long after its own time; raw bytes right after T0."""
     return [
         Record(

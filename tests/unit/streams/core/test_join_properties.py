@@ -28,7 +28,10 @@ def _event(draw: st.DrawFn) -> dict[str, Any]:
     search_id, search_time = draw(searches)
     kind = draw(st.sampled_from(["impression", "click", "click", "dwell", "view", "cart", "purchase", "tick", "none"]))
     time = search_time + draw(offsets_ms)
-    named = {"search_id": search_id, "search_time_ms": draw(st.sampled_from([search_time, search_time, None]))}
+    named: dict[str, Any] = {
+        "search_id": search_id,
+        "search_time_ms": draw(st.sampled_from([search_time, search_time, None])),
+    }
     event_id = draw(st.sampled_from([None, None, "again"]))
     product = draw(products)
     match kind:
@@ -155,7 +158,7 @@ def test_reading_from_before_the_held_offset_changes_nothing(stream: list[dict[s
 @settings(max_examples=100, deadline=None)
 def test_every_record_has_exactly_one_outcome(stream: list[dict[str, Any] | bytes]) -> None:
     """At every offset the counts, pending included, sum to the records read, and the plan agrees with them."""
-    join, plan = new_join(), []
+    join, plan = new_join(), Plan()
     for number, record in enumerate(log(ended(stream)), start=1):
         join.take(record, plan)
         counts = join.counts()

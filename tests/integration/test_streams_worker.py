@@ -1,0 +1,226 @@
+"""The stream worker as a process on a real Kafka: what it makes of events, and how it ends when it cannot go on."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka import KafkaAdminClient, KafkaProducer
+
+from contracts.topics import (
+    DEAD_LETTERS,
+    JOIN_PROGRESS,
+    JOINED_SEARCHES,
+    LATE_EVENTS,
+    ORPHAN_EVENTS,
+    PREFERENCE_PAIRS,
+    SEARCH_EVENTS,
+)
+from service.kafka import OutgoingRecord, admin, ensure_topics, produce_all, producer_config
+from service.settings import Settings
+from tests.conftest import SettingsFactory
+from tests.support.poll import eventually
+from tests.support.ports import free_port
+from tests.support.search_events import cart, click, dwell, encoded, impression, moved
+from tests.support.stream_worker import Worker
+from tests.support.topics import LoggedRecord, join_progress, pairs_progress, read_topic
+
+pytestmark = [pytest.mark.kafka]
+
+WorkerFactory = Callable[..., Worker]
+
+
+@pytest.fixture
+def worker(kafka_settings: SettingsFactory, tmp_path: Path) -> Iterator[WorkerFactory]:
+    """Give a factory of started workers with short windows, and leave none behind."""
+    started: list[Worker] = []
+
+    def start(**overrides: Any) -> Worker:
+        """Start a worker of this test's shop."""
+        windows = {"join_window_s": 3, "lateness_s": 1, "partitions": 2, "worker_id": "w1"}
+        settings = kafka_settings(**{**windows, "port": free_port(), **overrides})
+        one = Worker(settings, tmp_path / f"worker-{len(started)}.log")
+        started.append(one)
+        one.start()
+        return one
+
+    yield start
+    for one in started:
+        one.end()
+
+
+def send(settings: Settings, events: list[dict[str, Any] | bytes]) -> None:
+    """Send events as a shop does, keyed by search."""
+    records = [
+        OutgoingRecord(
+            settings.topic(SEARCH_EVENTS), encoded(event), key=b"s1" if isinstance(event, bytes) else _key(event)
+        )
+        for event in events
+    ]
+    with KafkaProducer(**producer_config(settings)) as producer:
+        produce_all(producer, records)
+
+
+def _key(event: dict[str, Any]) -> bytes:
+    """Return the key that a shop gives an event."""
+    return str(event.get("search_id") or event.get("session_id")).encode()
+
+
+def everything(settings: Settings, topic: str) -> list[LoggedRecord]:
+    """Return all records of a topic."""
+    return [record for own in read_topic(settings, topic).values() for record in own]
+
+
+def now_ms() -> int:
+    """Return the wall clock."""
+    return time.time_ns() // 1_000_000
+
+
+def wait_paired(settings: Settings, searches: int) -> None:
+    """Wait until so many searches went through both agents."""
+
+    def paired() -> bool:
+        """Return whether pairs has counted them."""
+        return sum(progress.next_offset for progress in pairs_progress(settings).values()) >= searches
+
+    eventually(paired, timeout_s=30, interval_s=0.3, what=f"{searches} searches paired")
+
+
+def test_a_click_becomes_pairs_though_nothing_follows_it(worker: WorkerFactory) -> None:
+    """A search on a partition that falls silent is closed by ticks, joined, and paired, with its stages' times."""
+    one = worker()
+    one.wait_ready()
+    events = [impression(), click("d"), dwell("d", dwell_ms=42_000), impression("s2"), cart("e", search_id="s2")]
+    send(one.settings, moved(events, now_ms()))
+    wait_paired(one.settings, 2)
+    pairs = [json.loads(record.value) for record in everything(one.settings, PREFERENCE_PAIRS)]
+    assert {(p["search_id"], p["chosen"]["product_id"], p["chosen"]["grade"]) for p in pairs} == {
+        ("s1", "d", 2),
+        ("s2", "e", 3),
+    }
+    assert {p["rejected"]["product_id"] for p in pairs if p["search_id"] == "s1"} == {"a", "b", "c", "e", "f"}
+    assert {record.key for record in everything(one.settings, JOINED_SEARCHES)} == {b"k1"}
+    for record in everything(one.settings, PREFERENCE_PAIRS):
+        assert int(record.headers["millrace.closed_at_ms"]) <= int(record.headers["millrace.paired_at_ms"])
+    assert any(b'"tick"' in record.value for record in everything(one.settings, SEARCH_EVENTS))
+    assert one.stop() == 0
+    assert one.complaints() == []
+
+
+def test_bad_records_are_set_aside_and_nothing_else_is_lost(worker: WorkerFactory) -> None:
+    """An unusable record keeps its bytes and gains its origin and a reason; the search beside it is joined."""
+    one = worker()
+    one.wait_ready()
+    bad: list[dict[str, Any] | bytes] = [
+        b"\xff not json",
+        b'{"type":"click"}',
+        b'{"type":"impression","price":NaN}',
+        {**click(), "event_time": 4_000_000_000_000},
+        {**impression(), "schema_version": 99},
+        click("a", search_id="ghost"),
+        cart("a", search_id=None, search_time_ms=None),
+        click("a", time_ms=4_500, event_id="late"),
+    ]
+    send(one.settings, moved([impression(), click("b"), *bad], now_ms() - 5_000))
+    wait_paired(one.settings, 1)
+    eventually(lambda: len(everything(one.settings, ORPHAN_EVENTS)) == 2, timeout_s=20, interval_s=0.3)
+    dead = everything(one.settings, DEAD_LETTERS)
+    reasons = {record.headers["millrace.reason"].decode() for record in dead}
+    assert reasons == {"malformed_json", "missing", "too_far_ahead", "unsupported_schema"}
+    assert {record.value for record in dead} >= {b"\xff not json", b'{"type":"click"}'}
+    assert {record.headers["millrace.stage"] for record in dead} == {b"join"}
+    assert [json.loads(record.value)["event_id"] for record in everything(one.settings, LATE_EVENTS)] == ["late"]
+    counts = [progress.counts for progress in join_progress(one.settings).values()]
+    assert sum(c.joined for c in counts) == 2
+    assert (sum(c.dead_lettered for c in counts), sum(c.late for c in counts), sum(c.orphan for c in counts)) == (
+        5,
+        1,
+        2,
+    )
+
+
+def test_a_restarted_worker_takes_its_place_without_moving_others(worker: WorkerFactory) -> None:
+    """A worker killed and started again under its name gets its partitions back at once; its peer notices nothing."""
+    peer = worker(worker_id="peer")
+    one = worker(worker_id="again")
+    one.wait_ready()
+    peer.wait_ready()
+    before = peer.lines().count("partitions assigned")
+    one.kill()
+    one.start()
+    one.wait_ready()
+    assert peer.lines().count("partitions assigned") == before
+
+
+def test_a_refused_session_timeout_ends_with_one_line(worker: WorkerFactory) -> None:
+    """A session timeout that the broker refuses ends the process with a usage error that names setting and fix."""
+    one = worker(session_timeout_s=7_200)
+    assert one.wait_ended() == 2
+    (line,) = one.complaints()
+    assert "MILLRACE_SESSION_TIMEOUT_S=7200" in line["error"]
+    assert "group.max.session.timeout.ms" in line["fix"]
+
+
+def test_a_deleted_topic_ends_with_one_line(worker: WorkerFactory) -> None:
+    """A worker whose topic is gone ends, naming it, instead of waiting for it in silence."""
+    one = worker()
+    one.wait_ready()
+    delete_topic(one.settings, SEARCH_EVENTS)
+    assert one.wait_ended() == 4
+    (line,) = one.complaints()
+    assert one.settings.topic(SEARCH_EVENTS) in line["error"]
+
+
+def test_a_namesake_ends_with_one_line(worker: WorkerFactory) -> None:
+    """Of two workers with one name, which would take each other's place for ever, one ends and says why."""
+    first, second = worker(worker_id="same"), worker(worker_id="same")
+    eventually(lambda: first.has_ended() or second.has_ended(), timeout_s=60, what="one of the two ended")
+    ended = first if first.has_ended() else second
+    assert ended.wait_ended() == 2
+    (line,) = ended.complaints()
+    assert "MILLRACE_WORKER_ID" in line["fix"]
+
+
+def test_progress_beyond_the_log_ends_with_one_line(worker: WorkerFactory, kafka_settings: SettingsFactory) -> None:
+    """Where a topic was replaced and its progress was not, the worker refuses to pass over the new records."""
+    settings = kafka_settings(partitions=2)
+    ensure_topics(settings)
+    progress = b'{"schema_version":1,"partition":0,"next_offset":1000,"hold_offset":1000,"watermark_ms":-1}'
+    with KafkaProducer(**producer_config(settings)) as producer:
+        produce_all(producer, [OutgoingRecord(settings.topic(JOIN_PROGRESS), progress, key=b"0", partition=0)])
+    one = worker()
+    assert one.wait_ended() == 1
+    (line,) = one.complaints()
+    assert "ends at 0" in line["error"]
+    assert line["fix"]
+
+
+def test_an_agent_that_is_not_built_is_refused_by_name(worker: WorkerFactory, kafka_settings: SettingsFactory) -> None:
+    """Asking for a planned agent is a usage error, not a worker that quietly does less."""
+    one = worker(worker_id="w1")
+    one.end()
+    one.environ = {**one.settings.as_environ(), "MILLRACE_AGENTS": "join,propensity"}
+    one.log_path.unlink()
+    one.start()
+    assert one.wait_ended() == 2
+    (line,) = one.complaints()
+    assert "propensity" in line["error"]
+
+
+def test_a_busy_port_ends_with_one_line(worker: WorkerFactory) -> None:
+    """A port held by another process is said, with the fix."""
+    one = worker()
+    one.wait_ready()
+    other = worker(worker_id="w2", port=one.settings.port)
+    assert other.wait_ended() == 4
+    (line,) = other.complaints()
+    assert f"port {one.settings.port} is in use" in line["error"]
+
+
+def delete_topic(settings: Settings, topic: str) -> None:
+    """Delete a topic of this test's shop."""
+    client: KafkaAdminClient
+    with admin(settings) as client:
+        client.delete_topics([settings.topic(topic)])

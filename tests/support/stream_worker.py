@@ -1,0 +1,112 @@
+"""A real stream worker of a test: a process that can be asked, killed and started again under the same name."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from service.settings import Settings
+from tests.support.poll import eventually
+
+READY_TIMEOUT_S = 60.0
+
+
+class Worker:
+    """A process `python -m streams`.
+
+    Args:
+        settings: its settings, with a worker id and a port of its own.
+        log_path: where its lines go.
+    """
+
+    def __init__(self, settings: Settings, log_path: Path) -> None:
+        self.settings = settings
+        self.environ = settings.as_environ()
+        self.log_path = log_path
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def name(self) -> str:
+        """The worker's id."""
+        return self.settings.worker_id or "?"
+
+    def start(self) -> None:
+        """Start it; it is ready some seconds later."""
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "streams"],
+                env={**os.environ, **self.environ},
+                stdout=log,
+                stderr=log,
+                cwd=Path(__file__).parents[2],
+            )
+
+    def kill(self) -> None:
+        """End it as a power cut would, and see that it was running until then."""
+        assert self.process is not None
+        assert self.process.poll() is None, self.lines()[-2000:]
+        self.process.send_signal(signal.SIGKILL)
+        assert self.process.wait() == -signal.SIGKILL
+
+    def stop(self, *, timeout_s: float = 20.0) -> int:
+        """Ask it to end and return its exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout_s)
+
+    def has_ended(self) -> bool:
+        """Return whether the process is gone."""
+        return self.process is not None and self.process.poll() is not None
+
+    def wait_ended(self, *, timeout_s: float = READY_TIMEOUT_S) -> int:
+        """Wait until it ends by itself and return its exit code."""
+        assert self.process is not None
+        return self.process.wait(timeout_s)
+
+    def complaints(self) -> list[dict[str, Any]]:
+        """Return the lines above info that it logged; every line must be one JSON object."""
+        return [line for line in map(json.loads, self.lines().splitlines()) if line["level"] != "info"]
+
+    def end(self) -> None:
+        """Leave no process behind, whatever happened."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def is_ready(self) -> bool:
+        """Return whether `/ready` says so."""
+        return b'"ready":true' in self._get("/ready")
+
+    def wait_ready(self) -> None:
+        """Wait until it is ready, or fail with its log."""
+        eventually(self._ready_or_dead, timeout_s=READY_TIMEOUT_S, interval_s=0.1, what=f"{self.name} ready")
+
+    def open_searches(self) -> int:
+        """Return how many searches it holds open, by its own metric."""
+        found = re.search(rb"^millrace_join_open_searches (\S+)", self._get("/metrics"), re.MULTILINE)
+        return 0 if found is None else int(float(found.group(1)))
+
+    def lines(self) -> str:
+        """Return what it logged."""
+        return self.log_path.read_text(encoding="utf-8") if self.log_path.exists() else ""
+
+    def _ready_or_dead(self) -> bool:
+        """Return whether it is ready; fail at once where it has ended."""
+        assert self.process is not None
+        assert self.process.poll() is None, self.lines()[-2000:]
+        return self.is_ready()
+
+    def _get(self, path: str) -> bytes:
+        """Return an answer of its admin port; nothing where it does not answer or is not well."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.settings.port}{path}", timeout=5) as answer:
+                body: bytes = answer.read()
+                return body
+        except (OSError, urllib.error.URLError):
+            return b""

@@ -1,0 +1,57 @@
+"""Whole topics read back after a test, in the order of each partition."""
+
+import time
+
+from kafka import KafkaConsumer, TopicPartition
+
+from contracts.progress import JoinProgress, PairsProgress
+from service.kafka import consumer_config
+from service.settings import Settings
+
+Records = dict[int, list["LoggedRecord"]]
+
+
+class LoggedRecord:
+    """A record as it stands on a topic."""
+
+    __slots__ = ("headers", "key", "offset", "timestamp", "value")
+
+    def __init__(self, offset: int, timestamp: int, key: bytes | None, value: bytes, headers: dict[str, bytes]) -> None:
+        self.offset = offset
+        self.timestamp = timestamp
+        self.key = key
+        self.value = value
+        self.headers = headers
+
+
+def read_topic(settings: Settings, topic: str, *, timeout_s: float = 30.0) -> Records:
+    """Return everything on a topic up to where it ends now, by partition."""
+    with KafkaConsumer(**consumer_config(settings)) as consumer:
+        name = settings.topic(topic)
+        partitions = [TopicPartition(name, number) for number in sorted(consumer.partitions_for_topic(name))]
+        consumer.assign(partitions)
+        consumer.seek_to_beginning(*partitions)
+        ends = consumer.end_offsets(partitions)
+        found: Records = {tp.partition: [] for tp in partitions}
+        deadline = time.monotonic() + timeout_s
+        while any(consumer.position(tp) < ends[tp] for tp in partitions):
+            assert time.monotonic() < deadline, f"{topic} could not be read to its end"
+            for tp, records in consumer.poll(200).items():
+                found[tp.partition] += [
+                    LoggedRecord(r.offset, r.timestamp, r.key, r.value, dict(r.headers or ()))
+                    for r in records
+                    if r.offset < ends[tp]
+                ]
+        return found
+
+
+def join_progress(settings: Settings) -> dict[int, JoinProgress]:
+    """Return the newest progress of the join, by partition."""
+    records = read_topic(settings, "join-progress")
+    return {number: JoinProgress.model_validate_json(own[-1].value) for number, own in records.items() if own}
+
+
+def pairs_progress(settings: Settings) -> dict[int, PairsProgress]:
+    """Return the newest progress of the pairs agent, by partition."""
+    records = read_topic(settings, "pairs-progress")
+    return {number: PairsProgress.model_validate_json(own[-1].value) for number, own in records.items() if own}
