@@ -79,6 +79,8 @@ class PartitionWork(Generic[C]):
     starts_at: int
     end_at_start: int
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    owes_outputs: bool = False
+    """Whether outputs of what the core has taken are not acknowledged: until they are, progress must not count it."""
     written_offset: int = -1
     written_s: float = 0.0
     moved_s: float = field(default_factory=time.monotonic)
@@ -92,8 +94,9 @@ class PartitionWork(Generic[C]):
 
     @property
     def has_news(self) -> bool:
-        """Whether something happened that the written progress does not say."""
-        return not self.core.replaying and self.core.next_offset > max(self.written_offset, 0)
+        """Whether something happened that the written progress does not say and may say."""
+        is_current = not self.core.replaying and not self.owes_outputs
+        return is_current and self.core.next_offset > max(self.written_offset, 0)
 
 
 class PartitionAgent(ABC, Generic[C, P]):
@@ -188,10 +191,12 @@ class PartitionAgent(ABC, Generic[C, P]):
         async with work.lock:
             plan: Plan = []
             take = work.core.take
+            work.owes_outputs = True  # and for good where a step below fails: the timer writes progress too
             for record in chunk:
                 take(record, plan)
             work.moved_s = time.monotonic()
             await self._carry_out(plan, chunk.tp)
+            work.owes_outputs = False
             if plan or work.moved_s - work.written_s >= PROGRESS_EVERY_S:
                 await self._write_progress(work)
 
@@ -291,6 +296,7 @@ class PartitionAgent(ABC, Generic[C, P]):
         work = PartitionWork(tp, self.new_core(number, progress), starts_at, standing.end_offset)
         if progress is not None:
             work.written_offset = progress.next_offset
+            self.app.consumer.hold[tp] = progress.hold_offset  # or what is only repeated would be committed as finished
             self.begin_counting(work, progress)
         return work
 
