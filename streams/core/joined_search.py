@@ -80,6 +80,6 @@ def decode(value: bytes | None) -> JoinedSearch:
 
 
 def _by_contract(parsed: Any) -> JoinedSearch:
-    """Let the contract decide: it names what is wrong, or accepts and says the same in plain types."""
-    plain = validate(parsed, CONTRACT).model_dump(mode="json")
-    return msgspec.convert({**plain, "schema_version": 1}, JoinedSearch)
+    """Let the contract decide: it names what is wrong, or accepts another way to write the version, such as 1.0."""
+    validate(parsed, CONTRACT)
+    return msgspec.convert({**parsed, "schema_version": 1}, JoinedSearch)

@@ -202,8 +202,7 @@ def _is_consistent(record: SearchRecord) -> bool:
 
 
 def _by_contract(parsed: Any) -> SearchRecord:
-    """Let the contract decide: it names what is wrong, or accepts and says the same in plain types."""
-    message = validate(parsed, SEARCH_RECORD)
-    plain = message.model_dump(mode="json")
-    record: SearchRecord = msgspec.convert({**plain, "schema_version": 1}, _FORM)
+    """Let the contract decide: it names what is wrong, or accepts another way to write the version, such as 1.0."""
+    validate(parsed, SEARCH_RECORD)
+    record: SearchRecord = msgspec.convert({**parsed, "schema_version": 1}, _FORM)
     return record
