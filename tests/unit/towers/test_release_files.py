@@ -1,0 +1,86 @@
+"""Releases as bytes: they come back whole, and nothing damaged is accepted."""
+
+import numpy as np
+import pytest
+
+from contracts.errors import ContractError
+from contracts.releases import PROBE_COUNT, PROBE_TOLERANCE, Kind, manifest_of
+from tests.support.tiny_encoder import TinyEncoder
+from towers.heads import ProductHead, QueryHead
+from towers.probes import PROBE_TEXTS
+from towers.release_files import Release, identity_release, pack, probe_difference, unpack, weights_sha256
+
+KINDS: tuple[Kind, Kind] = ("query", "product")
+
+
+def broken(release: Release, **tensors: np.ndarray) -> bytes:
+    """Return a release whose tensors were replaced and whose digest is right all the same."""
+    changed = {**release.tensors, **tensors}
+    manifest = release.manifest.model_copy(update={"weights_sha256": weights_sha256(changed)})
+    return pack(Release(manifest, changed))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_release_returns_from_its_bytes(kind: Kind) -> None:
+    """Manifest, weights and probe vectors come back equal; the manifest alone can be read without the weights."""
+    release = identity_release(kind, TinyEncoder())
+    value = pack(release)
+    again = unpack(value)
+    assert again.manifest == release.manifest == manifest_of(value)
+    assert isinstance(again.head(), QueryHead if kind == "query" else ProductHead)
+    for name, tensor in release.tensors.items():
+        np.testing.assert_array_equal(again.tensors[name], tensor)
+
+
+def test_packing_twice_gives_the_same_bytes() -> None:
+    """A release that is published again after a crash is the same record."""
+    assert pack(identity_release("query", TinyEncoder())) == pack(identity_release("query", TinyEncoder()))
+
+
+def test_release_0_is_the_identity_with_sixteen_probes() -> None:
+    """Both towers' release 0 leaves vectors as they are."""
+    encoder = TinyEncoder()
+    release = identity_release("product", encoder)
+    assert len(PROBE_TEXTS) == len(set(PROBE_TEXTS)) == PROBE_COUNT
+    np.testing.assert_allclose(release.tensors["probe_vectors"], encoder.encode(PROBE_TEXTS), atol=1e-6)
+    assert release.manifest.release == release.manifest.product_release == 0
+
+
+def test_probe_difference_proves_the_encoder() -> None:
+    """With the encoder that made it the difference is nil; with another it is far above the tolerance."""
+    release = identity_release("query", TinyEncoder())
+    other = TinyEncoder()
+    other.encode = lambda texts, *, batch_size=64: np.eye(16, dtype=np.float32)[: len(texts)]  # type: ignore[method-assign] # another model of the same width
+    assert probe_difference(release, TinyEncoder()) <= PROBE_TOLERANCE < probe_difference(release, other)
+
+
+def test_a_flipped_bit_is_refused() -> None:
+    """Weights that are not those of the manifest are named as such."""
+    value = bytearray(pack(identity_release("query", TinyEncoder())))
+    value[-1] ^= 1
+    with pytest.raises(ContractError) as refused:
+        unpack(bytes(value))
+    assert refused.value.reason == "wrong_digest"
+
+
+@pytest.mark.parametrize("value", [b"", b"{}", b"\x00" * 64, pack(identity_release("query", TinyEncoder()))[:-8]])
+def test_bytes_that_are_no_release_are_refused(value: bytes) -> None:
+    """Anything else on the topic is a contract error, never a crash."""
+    with pytest.raises(ContractError):
+        unpack(value)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "content", "reason"),
+    [
+        ("up", np.zeros((16, 3), dtype=np.float32), "wrong_shape"),
+        ("down", np.zeros((64, 5), dtype=np.float32), "wrong_shape"),
+        ("more", np.zeros(1, dtype=np.float32), "wrong_shape"),
+        ("up", np.zeros((16, 64), dtype=np.float64), "wrong_type"),
+    ],
+)
+def test_tensors_that_do_not_fit_together_are_refused(tensor: str, content: np.ndarray, reason: str) -> None:
+    """A right digest does not make wrong shapes right."""
+    with pytest.raises(ContractError) as refused:
+        unpack(broken(identity_release("query", TinyEncoder()), **{tensor: content}))
+    assert refused.value.reason == reason
