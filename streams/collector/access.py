@@ -32,7 +32,7 @@ class Refused(Exception):
         super().__init__(message)
         self.status = status
         self.reason = reason
-        self.message = message
+        self.message = message.encode(errors="replace").decode()  # it may repeat a header that is not UTF-8
         self.headers = headers
 
 
@@ -99,7 +99,7 @@ def authorise(keys: Keys, *, authorization: str | None, query_key: str | None, s
     Raises:
         Refused: 401 where the key is missing or wrong, 403 where it is the write key and does not suffice.
     """
-    given = (_bearer(authorization) if authorization is not None else query_key or "").encode()
+    given = (_bearer(authorization) if authorization is not None else query_key or "").encode(errors="replace")
     if not given:
         raise Refused(401, "no_key", "send the key as `Authorization: Bearer KEY`", headers=_CHALLENGE)
     is_write, is_secret = hmac.compare_digest(given, keys.write), hmac.compare_digest(given, keys.secret)
@@ -126,9 +126,17 @@ def check_origin(origin: str | None, *, host: str, allowed: Collection[str]) -> 
     Raises:
         Refused: 403.
     """
-    if origin is None or origin in allowed or urlsplit(origin).netloc == host:
+    if origin is None or origin in allowed or _host_of(origin) == host:
         return
     raise Refused(403, "origin_not_allowed", f"add the origin {origin} to MILLRACE_CORS_ORIGINS")
+
+
+def _host_of(origin: str) -> str | None:
+    """Return the host and port of an origin, or None where it is no address."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def retry_after_s(items_in_window: int | None, *, limit: int, window_s: int, now_s: float) -> int | None:

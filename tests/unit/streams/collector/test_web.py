@@ -319,6 +319,28 @@ async def test_wrong_addresses_are_answered_in_json(running: Running, method: st
     assert path in (await response.json())["message"]
 
 
+@pytest.mark.parametrize(
+    ("headers", "status", "reason"),
+    [
+        ("Authorization: Bearer \xff", 401, "wrong_key"),
+        ("Origin: http://\xff", 403, "origin_not_allowed"),
+        ("Origin: http://[", 403, "origin_not_allowed"),
+        ("Authorization: Bearer write\r\nContent-Encoding: \xff", 415, "content_encoding"),
+    ],
+)
+async def test_headers_that_are_no_text_are_refused_as_any_other(
+    running: Running, headers: str, status: int, reason: str
+) -> None:
+    """Bytes that are no UTF-8, and an origin that is no address, are the sender's fault and never a 500."""
+    server = running.client.server
+    reader, writer = await asyncio.open_connection(server.host, server.port)
+    writer.write(f"POST /v1/events HTTP/1.0\r\nContent-Length: 2\r\n{headers}\r\n\r\n{{}}".encode("latin-1"))
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    assert int(head.split()[1]) == status
+    assert orjson.loads(body)["error"] == reason
+
+
 async def test_an_unforeseen_failure_is_one_line_and_a_500(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault of ours neither ends the process nor shows a traceback to the caller."""
 
