@@ -1,0 +1,140 @@
+"""What the watching commands print, and which exit code their findings have."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from contracts.errors import CheckFailed, DependencyDown
+from millrace.commands import looking
+from millrace.watch.facts import KafkaFacts, Tail
+from millrace.watch.releases import ReleaseBook
+from tests.support.deployment import busy_facts, process_views, release_book
+
+
+class Seen:
+    """An observer that saw a deployment once."""
+
+    def __init__(self, facts: KafkaFacts, releases: ReleaseBook) -> None:
+        self._facts = facts
+        self.releases = releases
+
+    def look(self) -> KafkaFacts:
+        """Return what was seen."""
+        return self._facts
+
+
+@pytest.fixture
+def deployment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """Give a function that sets what the commands see."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def show(facts: KafkaFacts | None = None, releases: ReleaseBook | None = None) -> None:
+        """Let every question be asked of these facts."""
+        seen = Seen(facts or busy_facts(), releases or release_book())
+        monkeypatch.setattr(looking, "observe", lambda question: question(seen))
+
+    show()
+    return show
+
+
+@pytest.mark.usefixtures("deployment")
+def test_lag_shows_every_partition_of_every_group(capsys: pytest.CaptureFixture[str]) -> None:
+    """The table has a line per group and partition, with what is held."""
+    looking.lag()
+    printed = capsys.readouterr().out
+    assert sum("search-events" in line for line in printed.splitlines()) == 4
+    assert "1,060" in printed
+    assert "30" in printed
+
+
+@pytest.mark.usefixtures("deployment")
+def test_lag_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """With `--json` the totals per group and every partition are on stdout."""
+    looking.lag(json=True)
+    report = json.loads(capsys.readouterr().out)
+    assert report["groups"]["trainer"] == {"records": 40, "held": 0, "worst_partition": 10}
+
+
+@pytest.mark.usefixtures("deployment")
+def test_a_balanced_ledger_is_well(capsys: pytest.CaptureFixture[str]) -> None:
+    """Both ledgers are shown, with each reason below its sum; nothing is raised."""
+    looking.ledger()
+    printed = capsys.readouterr().out
+    assert "no click" in printed
+    assert "balance" in printed
+
+
+def test_an_unbalanced_ledger_fails_the_command(
+    deployment: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One event that nobody accounts for is exit code 3, after the figures were printed."""
+    facts = busy_facts()
+    deployment(replace(facts, tails={**facts.tails, 1: Tail(events=18, ticks=1)}))
+    with pytest.raises(CheckFailed, match="events"):
+        looking.ledger(json=True)
+    report = json.loads(capsys.readouterr().out)
+    assert (report["events"]["balance"], report["searches"]["balance"]) == (1, 0)
+
+
+@pytest.mark.usefixtures("deployment")
+def test_releases_are_listed_with_the_pair_in_force(capsys: pytest.CaptureFixture[str]) -> None:
+    """The newest stands first; the ones in force are marked and named above."""
+    looking.releases_ls()
+    printed = capsys.readouterr().out
+    assert "in force: query release 2, product release 1" in printed
+    assert printed.index("query 3") < printed.index("query 2 ")
+    assert "0/1" in printed
+
+
+def test_nothing_in_force_is_said(deployment: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    """An empty topic is no error."""
+    deployment(releases=ReleaseBook())
+    looking.releases_ls()
+    assert "nothing is in force yet" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("deployment")
+def test_freshness_needs_to_know_where_the_processes_run() -> None:
+    """Without addresses there is nothing to show, and the fix is named."""
+    with pytest.raises(DependencyDown, match="where the processes run"):
+        looking.freshness()
+
+
+@pytest.mark.usefixtures("deployment")
+def test_freshness_names_who_is_silent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A process that does not answer is named on stderr; stdout stays JSON."""
+    monkeypatch.setattr("millrace.watch.scrape.look_at_processes", lambda _targets: process_views())
+    looking.freshness(json=True)
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["click_to_search"]["p50"] is None
+    assert "indexer does not answer" in printed.err
+
+
+def test_freshness_is_shown_in_seconds() -> None:
+    """Measured quantiles have a unit, missing ones a dash."""
+    report: dict[str, Any] = {
+        "click_to_search": {"p50": 12.345, "p99": 20.0, "count": 1_234.0},
+        "product_to_search": {"p50": None, "p99": None, "count": 0.0},
+    }
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(looking.freshness_table(report))
+    assert "12.35 s" in captured.get() or "12.34 s" in captured.get()
+    assert "1,234" in captured.get()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_lag_fits_its_terminal(width: int) -> None:
+    """No line of the table is wider than the terminal."""
+    from millrace.watch.lag import lag_report
+
+    console = Console(width=width, soft_wrap=True)
+    with console.capture() as captured:
+        console.print(looking.lag_table(lag_report(busy_facts())))
+    assert max(len(line) for line in captured.get().splitlines()) <= width

@@ -1,0 +1,200 @@
+"""The command line as published: every command is there or refused by name, and every failure has its exit code."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from kafka.errors import KafkaTimeoutError
+
+from contracts.errors import CheckFailed, DependencyDown, InvariantError, MillraceError, TransientError, UsageError
+from millrace import cli
+from millrace.doctor import Check
+
+PUBLISHED = (
+    "demo", "up", "down", "status", "doctor", "lag", "ledger", "search", "encode", "releases ls", "releases show",
+    "releases diff", "releases promote", "releases rollback", "pairs ls", "pairs import", "pairs export", "pairs stats",
+    "pairs explain", "propensities", "freshness", "replay", "dlq ls", "dlq show", "dlq replay", "golden import",
+    "shop export", "experiment run", "bench", "schema export", "erase",
+)  # fmt: skip
+"""Section 7 of the published interfaces."""
+WRITES_FILES = {"shop export", "schema export", "demo"}
+ROOT_COMMAND: Any = typer.main.get_command(cli.app)
+
+Run = Callable[..., int]
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Run in an empty folder: no settings file, no deployment; lines are wide enough not to be broken."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Give a function that runs the command line and returns its exit code."""
+
+    def call(*words: str) -> int:
+        """Run `millrace` with these words."""
+        monkeypatch.setattr(sys, "argv", ["millrace", *words])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code
+
+    return call
+
+
+def leaves(command: Any = ROOT_COMMAND, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Yield each command that the help shows, by its full name."""
+    for name, below in getattr(command, "commands", {}).items():
+        if hasattr(below, "commands"):
+            yield from leaves(below, (*path, name))
+        elif not below.hidden:
+            yield " ".join((*path, name)), below
+
+
+BUILT = dict(leaves())
+
+
+def test_nothing_is_built_that_is_not_published() -> None:
+    """The help shows published commands only."""
+    assert set(BUILT) <= set(PUBLISHED)
+
+
+@pytest.mark.parametrize("name", sorted(set(PUBLISHED) - set(BUILT)))
+def test_what_is_not_built_is_refused_by_name(name: str, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """A planned command exits with 2 and one line with its name, whatever follows it."""
+    assert run(*name.split(), "--json", "argument") == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.splitlines()[0] == f"error: `millrace {name}` is not built yet"
+    assert len(printed.err.splitlines()) == 2
+
+
+@pytest.mark.parametrize("name", sorted(BUILT))
+def test_help_shows_an_example(name: str, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """The help of each command ends with one line that can be typed."""
+    assert run(*name.split(), "--help") == 0
+    assert f"Example: millrace {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", sorted(set(BUILT) - WRITES_FILES))
+def test_what_prints_can_print_json(name: str) -> None:
+    """Every command that prints takes `--json`."""
+    assert "--json" in {option for parameter in BUILT[name].params for option in parameter.opts}
+
+
+def test_an_unknown_command_is_refused_with_the_nearest(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """A misspelt command exits with 2 and suggests the one that was meant."""
+    assert run("serch", "fridge") == 2
+    printed = capsys.readouterr()
+    assert (printed.out, "Did you mean 'search'" in printed.err) == ("", True)
+
+
+def test_an_unknown_option_is_refused_with_the_nearest(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """A misspelt option exits with 2 and suggests the one that was meant."""
+    assert run("lag", "--jsno") == 2
+    assert "--json" in capsys.readouterr().err
+
+
+def test_an_impossible_value_is_refused(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """A number out of its range exits with 2 and names the option."""
+    assert run("search", "fridge", "-k", "0") == 2
+    assert "'-k'" in capsys.readouterr().err
+
+
+def test_version(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """The version is one line on stdout."""
+    assert run("--version") == 0
+    assert capsys.readouterr().out.startswith("millrace 0.")
+
+
+def test_without_arguments_the_help_is_shown(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Somebody who types only `millrace` learns where to begin."""
+    run()
+    printed = capsys.readouterr()
+    assert "Begin with `millrace demo`" in printed.out + printed.err
+
+
+FAILURES = [
+    (MillraceError("it broke"), 1),
+    (InvariantError("it broke"), 1),
+    (UsageError("it broke"), 2),
+    (CheckFailed("it broke"), 3),
+    (DependencyDown("it broke"), 4),
+    (TransientError("it broke"), 4),
+    (KafkaTimeoutError("it broke"), 4),
+    (ExceptionGroup("tasks", [DependencyDown("it broke")]), 4),
+    (FileNotFoundError(2, "it broke", "folder/file"), 2),
+]
+
+
+@pytest.mark.parametrize(("failure", "code"), FAILURES, ids=lambda value: type(value).__name__)
+def test_every_expected_failure_has_its_exit_code(
+    failure: Exception, code: int, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What fails is said in one line on stderr, with the exit code of its kind and no traceback."""
+
+    def fail() -> None:
+        """Stand for any command."""
+        raise failure
+
+    monkeypatch.setattr(cli, "app", fail)
+    assert run("anything") == code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert "it broke" in printed.err.splitlines()[0]
+
+
+def test_an_unforeseen_failure_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of ours is not dressed up as the user's."""
+
+    def fail() -> None:
+        """Stand for any command."""
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+def test_json_is_all_there_is_on_stdout(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A failing check exits with 3; stdout is the JSON document, the message goes to stderr."""
+    found = [Check("disk", "ok", "fine"), Check("kafka", "fail", "[bold]silent[/bold]", "start it")]
+    monkeypatch.setattr("millrace.doctor.examine", lambda _settings: found)
+    assert run("doctor", "--json") == 3
+    printed = capsys.readouterr()
+    assert [check["status"] for check in json.loads(printed.out)["checks"]] == ["ok", "fail"]
+    assert printed.err.startswith("error: failed: kafka")
+
+
+def test_what_servers_say_is_never_markup(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Brackets in a cause are shown as they are."""
+    monkeypatch.setattr("millrace.doctor.examine", lambda _settings: [Check("kafka", "warn", "[bold]silent", "[/x]")])
+    assert run("doctor") == 0
+    assert "[bold]silent" in capsys.readouterr().out
+
+
+def test_without_a_deployment_the_fix_is_named(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where no Kafka is named and none runs, the fix is how to start one."""
+    assert run("lag") == 2
+    assert "millrace up" in capsys.readouterr().err
+
+
+def test_a_misspelt_setting_is_refused(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A setting that does not exist is not ignored by commands either."""
+    monkeypatch.setenv("MILLRACE_KAFKA_BOOTSTRAPP", "localhost:9092")
+    assert run("ledger") == 2
+    assert "MILLRACE_KAFKA_BOOTSTRAP" in capsys.readouterr().err
