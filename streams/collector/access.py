@@ -6,7 +6,7 @@ origin list, the limits and the bot list stand beside it. The secret key opens e
 
 import hmac
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -47,8 +47,8 @@ class Holder(StrEnum):
 class Keys:
     """The deployment's two keys."""
 
-    write: bytes
-    secret: bytes
+    write: bytes = field(repr=False)
+    secret: bytes = field(repr=False)
 
     def __post_init__(self) -> None:
         if hmac.compare_digest(self.write, self.secret):
@@ -97,7 +97,7 @@ def authorise(keys: Keys, *, authorization: str | None, query_key: str | None, s
         secret_only: the route takes the secret key alone.
 
     Raises:
-        Refused: 401 where the key is missing or wrong, 403 where it is the write key and does not suffice.
+        Refused: 401 where the key is missing, wrong, or the write key where that does not suffice.
     """
     given = (_bearer(authorization) if authorization is not None else query_key or "").encode(errors="replace")
     if not given:
@@ -110,7 +110,8 @@ def authorise(keys: Keys, *, authorization: str | None, query_key: str | None, s
     if not is_write and not is_secret:
         raise Refused(401, "wrong_key", "the key is not one of this deployment", headers=_CHALLENGE)
     if secret_only and not is_secret:
-        raise Refused(403, "secret_key_needed", "the write key sends shop events only; use the secret key here")
+        text = "the write key sends shop events only; use the secret key here"
+        raise Refused(401, "secret_key_needed", text, headers=_CHALLENGE)
     return Holder.SECRET if is_secret else Holder.WRITE
 
 

@@ -68,7 +68,7 @@ class Policy:
     """
 
     keys: Keys
-    person_key: bytes
+    person_key: bytes = field(repr=False)
     origins: tuple[str, ...] = ()
     bots: Sequence[str] = field(default_factory=access.read_bot_list)
     limits: Limits = field(default_factory=Limits)

@@ -36,7 +36,7 @@ def status_of(
         ("Bearer secret", None, False, Holder.SECRET),
         ("Bearer secret", None, True, Holder.SECRET),
         (None, "write", False, Holder.WRITE),
-        ("Bearer write", None, True, 403),
+        ("Bearer write", None, True, 401),
         (None, None, False, 401),
         (None, "", False, 401),
         ("", "write", False, 401),
