@@ -123,7 +123,9 @@ def _renderers(settings: Settings, stream: TextIO) -> list[Processor]:
     """Return the last steps: columns on a terminal, one JSON object per line elsewhere."""
     on_terminal = settings.log_format == "console" or (settings.log_format == "auto" and stream.isatty())
     if on_terminal:
-        return [structlog.dev.ConsoleRenderer(timestamp_key="ts", colors=stream.isatty())]
+        # The default shows local variables, and with them keys and shoppers' data.
+        plain = structlog.dev.plain_traceback
+        return [structlog.dev.ConsoleRenderer(timestamp_key="ts", colors=stream.isatty(), exception_formatter=plain)]
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_to_json)]
 
 

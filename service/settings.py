@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, Self, cast
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
@@ -113,8 +114,19 @@ class Settings(BaseModel):
     def _names_hosts_and_ports(cls, value: str | None) -> str | None:
         """Refuse what is not a list of host:port."""
         for server in [] if value is None else _comma_list(value) or [""]:
-            if not re.fullmatch(r".+:\d{1,5}", server):
+            host, _, port = server.rpartition(":")
+            if not host or not re.fullmatch(r"\d{1,5}", port) or int(port) > 65_535:
                 raise ValueError(f"{server!r} is not host:port")
+        return value
+
+    @field_validator("redis_url", "qdrant_url")
+    @classmethod
+    def _names_a_port_that_exists(cls, value: str | None) -> str | None:
+        """Refuse an address that no client could take apart, without repeating it: it may hold a password."""
+        try:
+            _ = urlsplit(value or "").port  # is taken apart only when asked for
+        except ValueError:
+            raise ValueError("is not an address: host or port is malformed") from None
         return value
 
     @field_validator("topic_prefix")

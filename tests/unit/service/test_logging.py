@@ -121,6 +121,18 @@ def test_the_console_form_is_for_people() -> None:
     assert not text.startswith("{")
 
 
+def test_a_traceback_on_a_terminal_shows_no_local_variable() -> None:
+    """What the code held when it failed, keys among it, is not printed."""
+    stream = configured(log_format="console")
+    key = "hush-hush"
+    try:
+        raise ZeroDivisionError(f"{len(key)} letters")
+    except ZeroDivisionError as error:
+        get_logger().error("request failed", exc_info=error)
+    assert "ZeroDivisionError: 9 letters" in stream.getvalue()
+    assert key not in stream.getvalue()
+
+
 def test_auto_means_console_on_a_terminal() -> None:
     """Who looks at a terminal gets columns without asking."""
 
