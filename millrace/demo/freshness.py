@@ -45,7 +45,8 @@ def click_to_search_s(
 
     Clicks that no answering release has covered yet are left out; compare the length with the number of pairs.
     """
-    timeline = sorted((at_ms, manifests[release].offsets) for release, at_ms in answers.items() if release in manifests)
+    seen = sorted((at_ms, release) for release, at_ms in answers.items() if release in manifests)
+    timeline = [(at_ms, manifests[release].offsets) for at_ms, release in seen]
     return [waited for pair in pairs if (waited := _waited_s(pair, timeline)) is not None]
 
 

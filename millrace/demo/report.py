@@ -1,15 +1,16 @@
 """The demo's closing figures: one JSON document, and the same as a screen for people."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-METRICS = ("ndcg@10", "recall@10", "mrr@10")
-LINES_PER_EXAMPLE = 5
+from millrace.evaluation import METRICS
+
+LINES_PER_EXAMPLE: Final = 5
 
 
 def closing_screen(

@@ -67,6 +67,7 @@ class LogInMemory:
         return {partition: records for partition in self.assigned if (records := self._next(partition.partition))}
 
     def _next(self, number: int) -> list[Record]:
+        """Return the next two records of a log."""
         log, at = self.logs[number], self.positions[number]
         offsets = sorted(offset for offset in log if offset >= at)[:2]
         self.handed_over += [(number, offset) for offset in offsets]
