@@ -84,6 +84,8 @@ class PartitionWork(Generic[C]):
     written_offset: int = -1
     written_s: float = 0.0
     moved_s: float = field(default_factory=time.monotonic)
+    at_end_s: float = field(default_factory=time.monotonic)
+    """When it was last seen to be read to its end."""
     counted: dict[str, int] = field(default_factory=dict)
     lost_reported: int = 0
 
@@ -164,7 +166,7 @@ class PartitionAgent(ABC, Generic[C, P]):
         stuck = [
             number
             for number, work in self.works.items()
-            if work.position < (self._end(work.tp) or 0) and now_s - work.moved_s > STUCK_AFTER_S
+            if self._is_behind(work) and now_s - max(work.moved_s, work.at_end_s) > STUCK_AFTER_S
         ]
         return f"no progress for {STUCK_AFTER_S:g} s on partitions {stuck}" if stuck else None
 
@@ -172,6 +174,10 @@ class PartitionAgent(ABC, Generic[C, P]):
         """Return whether a partition was read to where it ended when it was assigned."""
         work = self.works.get(number)
         return work is not None and work.position >= work.end_at_start
+
+    def _is_behind(self, work: PartitionWork[C]) -> bool:
+        """Return whether a partition holds records that are known and not taken."""
+        return work.position < (self._end(work.tp) or 0)
 
     def _end(self, tp: TP) -> int | None:
         """Return where a partition's log ends, as far as is known."""
@@ -259,6 +265,8 @@ class PartitionAgent(ABC, Generic[C, P]):
         with translate_kafka_errors(self.settings):
             await self._load(self.assigned)
             for work in list(self.works.values()):
+                if not self._is_behind(work):
+                    work.at_end_s = time.monotonic()
                 if work.lock.locked():
                     continue
                 async with work.lock:

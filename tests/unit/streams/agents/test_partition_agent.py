@@ -1,109 +1,231 @@
-"""What an agent may write down and commit, with Kafka in the test's hands: never more than its outputs allow."""
+"""The order of writing that the delivery promise rests on, and what an agent says about itself."""
 
+import asyncio
 from collections.abc import Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
 import pytest
 from faust.types import TP
 
-from contracts.progress import EventCounts, JoinProgress
-from contracts.topics import JOIN_PROGRESS, JOINED_SEARCHES, SEARCH_EVENTS
-from contracts.wire import encode
-from streams.agents import partition_agent
+from contracts.progress import JoinProgress
+from service.metrics import EVENT_OUTCOMES
 from streams.agents.join import JoinAgent
-from streams.agents.progress import Standing
+from streams.agents.pairs import PairsAgent
+from streams.agents.partition_agent import STUCK_AFTER_S, PartitionWork
+from streams.core.join import PartitionJoin
 from streams.transport.chunk import Chunk
 from streams.transport.output import OutRecord
 from tests.conftest import SettingsFactory
-from tests.support.search_events import T0, Record, impression, tick
+from tests.support.search_events import T0, click, impression, log, tick
 
-WINDOW_MS = 3_000
-
-
-class HeldTopics:
-    """Takes what an agent writes; refuses the topics that it is told to refuse."""
-
-    def __init__(self) -> None:
-        self.written: dict[str, list[OutRecord]] = {}
-        self.refused: set[str] = set()
-
-    async def send(self, topic: str, _partition: int, records: Iterable[OutRecord]) -> None:
-        """Take records, or fail as Kafka does."""
-        if topic in self.refused:
-            raise ConnectionError(topic)
-        self.written.setdefault(topic, []).extend(records)
-
-    async def send_keyed(self, topic: str, _partitions: int, records: Iterable[OutRecord]) -> None:
-        """Take records, or fail as Kafka does."""
-        await self.send(topic, 0, records)
+PARTITION = 2
 
 
-def _agent(settings: SettingsFactory) -> tuple[JoinAgent, HeldTopics]:
-    """Return a join agent to which partition 0 is assigned, and what it writes to."""
-    agent = JoinAgent(settings(kafka_bootstrap="127.0.0.1:1", join_window_s=WINDOW_MS / 1000, lateness_s=1))
-    topics = HeldTopics()
-    agent._output = topics  # type: ignore[assignment] # stands in for the producer
-    agent.assigned = {0}
+class Topics:
+    """Stands where Kafka is: notes what is written in which order, and refuses a topic at will."""
+
+    def __init__(self, holds: dict[TP, int], *, refuse: str = "") -> None:
+        self.written: list[tuple[str, int, int]] = []
+        self.records: dict[str, list[OutRecord]] = {}
+        self.holds_then: list[dict[TP, int]] = []
+        self._holds = holds
+        self._refuse = refuse
+
+    async def send(self, topic: str, partition: int, records: Iterable[OutRecord]) -> None:
+        """Note records written to a partition."""
+        self._note(topic, partition, list(records))
+
+    async def send_keyed(self, topic: str, partitions: int, records: Iterable[OutRecord]) -> None:
+        """Note records written by key."""
+        self._note(topic, -partitions, list(records))
+
+    def _note(self, topic: str, partition: int, records: list[OutRecord]) -> None:
+        """Note a write, or refuse it."""
+        name = topic.partition("-")[2]
+        if name == self._refuse:
+            raise OSError("refused")
+        if records:
+            self.written.append((name, partition, len(records)))
+            self.records.setdefault(name, []).extend(records)
+            self.holds_then.append(dict(self._holds))
+
+
+def join_agent(settings: SettingsFactory, *, end: int = 0, refuse: str = "") -> tuple[JoinAgent, Topics]:
+    """Return a join agent with one partition and no broker."""
+    agent = JoinAgent(settings(kafka_bootstrap="127.0.0.1:1", join_window_s=1, lateness_s=0.1))
+    hold: dict[TP, int] = {}
+    consumer = SimpleNamespace(hold=hold, highwater=lambda tp: end)
+    agent.app = SimpleNamespace(consumer=consumer, crashed=False, rebalancing=False)
+    agent.assigned = {PARTITION}
+    topics = Topics(hold, refuse=refuse)
+    agent._output = topics  # type: ignore[assignment] # stands in for the output
+    tp = TP(agent.settings.topic("search-events"), PARTITION)
+    agent.works[PARTITION] = PartitionWork(tp, agent.new_core(PARTITION, None), 0, end)
     return agent, topics
 
 
-def _standing(agent: JoinAgent, monkeypatch: pytest.MonkeyPatch, progress: JoinProgress | None) -> TP:
-    """Let a partition stand where a progress record says; return it."""
-
-    async def read_standings(*_: Any, **__: Any) -> dict[int, Standing[JoinProgress]]:
-        """Answer as Kafka would."""
-        return {0: Standing(progress, 0, 10)}
-
-    monkeypatch.setattr(partition_agent, "read_standings", read_standings)
-    return TP(agent.settings.topic(SEARCH_EVENTS), 0)
+def chunk(agent: JoinAgent, *events: dict[str, Any] | bytes) -> Chunk:
+    """Return events as one chunk of the agent's partition."""
+    return Chunk(agent.works[PARTITION].tp, log(list(events)))
 
 
-def _chunk(tp: TP, *events: dict[str, Any], begin: int = 0) -> Any:
-    """Return consecutive records as a chunk."""
-    records: list[Any] = [
-        Record(offset, event["event_time"], orjson.dumps(event)) for offset, event in enumerate(events, start=begin)
-    ]
-    return Chunk(tp, records)
+async def test_outputs_then_progress_then_hold(settings: SettingsFactory) -> None:
+    """The hold moves last: when anything is written it still stands where it stood."""
+    agent, topics = join_agent(settings)
+    await agent._on_chunk(chunk(agent, impression(), click(), b"junk", tick(9_000), impression("s2", 9_000)))
+    assert [name for name, _, _ in topics.written] == ["joined-searches", "dead-letters", "join-progress"]
+    assert topics.holds_then == [{}, {}, {}]
+    assert agent.app.consumer.hold == {agent.works[PARTITION].tp: 4}
 
 
-async def test_a_restart_commits_nothing_above_what_a_further_one_would_need(
+@pytest.mark.parametrize("refused", ["joined-searches", "dead-letters"])
+async def test_a_refused_output_moves_nothing(settings: SettingsFactory, refused: str) -> None:
+    """The error goes up, no progress is written and nothing may be committed."""
+    agent, topics = join_agent(settings, refuse=refused)
+    with pytest.raises(OSError, match="refused"):
+        await agent._on_chunk(chunk(agent, impression(), b"junk", tick(9_000)))
+    assert "join-progress" not in topics.records
+    assert agent.app.consumer.hold == {}
+
+
+async def test_a_refused_progress_moves_no_hold(settings: SettingsFactory) -> None:
+    """What was not counted durably must be read again."""
+    agent, _ = join_agent(settings, refuse="join-progress")
+    with pytest.raises(OSError, match="refused"):
+        await agent._on_chunk(chunk(agent, impression(), tick(9_000)))
+    assert agent.app.consumer.hold == {}
+
+
+async def test_records_go_aside_unchanged_with_their_origin(settings: SettingsFactory) -> None:
+    """Bytes and key as they came, the same partition, where they stood and why in the headers."""
+    agent, topics = join_agent(settings)
+    await agent._on_chunk(chunk(agent, impression(), b"junk", click(search_id="ghost"), tick(9_000)))
+    (dead,) = topics.records["dead-letters"]
+    headers = dict(dead.headers)
+    assert (dead.key, dead.value) == (b"key-1", b"junk")
+    assert headers["millrace.id"] == b"join:search-events:2:1"
+    assert (headers["millrace.reason"], headers["millrace.stage"]) == (b"malformed_json", b"join")
+    (orphan,) = topics.records["orphan-events"]
+    assert dict(orphan.headers)["millrace.reason"] == b"no_impression"
+    assert {(name, partition) for name, partition, _ in topics.written if name != "joined-searches"} == {
+        ("dead-letters", PARTITION),
+        ("orphan-events", PARTITION),
+        ("join-progress", PARTITION),
+    }
+
+
+async def test_progress_is_kept_fresh_while_something_moves(settings: SettingsFactory) -> None:
+    """The timer writes what a chunk without outputs left unwritten, once, and then nothing more."""
+    agent, topics = join_agent(settings, end=1)
+    work = agent.works[PARTITION]
+    work.written_s = asyncio.get_running_loop().time() + 60
+    await agent._on_chunk(chunk(agent, impression()))
+    assert topics.written == []
+    work.written_s = 0.0
+    await agent._on_timer()
+    await agent._on_timer()
+    assert topics.written == [("join-progress", PARTITION, 1)]
+    progress = JoinProgress.model_validate_json(topics.records["join-progress"][0].value)
+    assert (progress.next_offset, progress.hold_offset, progress.counts.pending) == (1, 0, 1)
+
+
+@pytest.mark.parametrize(("end", "ticks"), [(1, 1), (5, 0)])
+async def test_a_partition_read_to_its_end_gets_ticks(settings: SettingsFactory, end: int, ticks: int) -> None:
+    """A quiet partition that is read to its end gets a tick a second; one with records to read gets none."""
+    agent, topics = join_agent(settings, end=end)
+    await agent._on_chunk(chunk(agent, impression()))
+    agent.works[PARTITION].moved_s -= 2
+    await agent._on_timer()
+    await agent._on_timer()
+    assert len(topics.records.get("search-events", [])) == ticks
+    for record in topics.records.get("search-events", []):
+        assert orjson.loads(record.value)["event_time"] > T0
+
+
+async def test_outcomes_are_counted_once(settings: SettingsFactory) -> None:
+    """Metrics grow by what came, not by what progress repeats."""
+    agent, _ = join_agent(settings)
+    before = _joined_on_the_metric()
+    await agent._on_chunk(chunk(agent, impression(), click(), tick(9_000)))
+    agent.works[PARTITION].written_offset = 0
+    await agent._write_progress(agent.works[PARTITION])
+    assert _joined_on_the_metric() - before == 2
+
+
+def _joined_on_the_metric() -> float:
+    """Return what the outcome counter shows."""
+    value: float = EVENT_OUTCOMES.labels("joined")._value.get()
+    return value
+
+
+async def test_an_agent_says_why_it_is_not_ready(settings: SettingsFactory) -> None:
+    """Waiting, rebalancing, behind and crashed are told apart; one that has caught up is ready."""
+    agent, _ = join_agent(settings, end=1)
+    assert agent.not_ready() == "catches up on partitions [2]"
+    await agent._on_chunk(chunk(agent, impression()))
+    assert agent.not_ready() is None
+    agent.app.rebalancing = True
+    assert agent.not_ready() == "waits for its partitions"
+    agent.app.crashed = True
+    assert agent.not_ready() == agent.stuck() == "crashed"
+
+
+async def test_lag_without_progress_for_long_is_death(settings: SettingsFactory) -> None:
+    """A worker that reads nothing although there is something to read is restarted; an idle one is not."""
+    agent, _ = join_agent(settings, end=4)
+    assert agent.stuck() is None
+    agent.works[PARTITION].moved_s -= STUCK_AFTER_S + 1
+    assert "partitions [2]" in (agent.stuck() or "")
+    idle, _ = join_agent(settings, end=0)
+    idle.works[PARTITION].moved_s -= STUCK_AFTER_S + 1
+    assert idle.stuck() is None
+
+
+async def test_revoked_partitions_are_forgotten(settings: SettingsFactory) -> None:
+    """Whoever gets them next starts from their written progress."""
+    agent, _ = join_agent(settings)
+    await agent._on_revoked(None, [agent.works[PARTITION].tp])
+    assert (agent.works, agent.assigned) == ({}, None)
+
+
+def test_a_resumed_partition_counts_on_from_its_progress(settings: SettingsFactory) -> None:
+    """What an earlier process counted does not appear on the metrics again."""
+    agent = JoinAgent(settings(kafka_bootstrap="127.0.0.1:1"))
+    core = PartitionJoin(PARTITION, window_ms=1_000, lateness_ms=100)
+    for record in log([impression(), tick(9_000)]):
+        core.take(record, [])
+    work = agent._take_up(PARTITION, _standing(core.progress()))
+    assert work.counted["joined"] == 1
+    assert work.position == 2
+
+
+def _standing(progress: JoinProgress) -> Any:
+    """Return a partition's standing with this progress."""
+    return SimpleNamespace(progress=progress, begin_offset=0, end_offset=2)
+
+
+def test_the_pairs_agent_is_built_alike(settings: SettingsFactory) -> None:
+    """Group and topics are its own."""
+    agent = PairsAgent(settings(kafka_bootstrap="127.0.0.1:1"))
+    assert agent.app.conf.id == agent.settings.group("pairs")
+    assert agent.app.batch_topics == {agent.settings.topic("joined-searches")}
+
+
+async def test_a_record_after_a_quiet_hour_is_no_reason_to_restart(
     settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Records that are only read a second time do not move the offset past the search that is still open."""
+    """Liveness counts the time behind the log's end, not the time since the last record."""
     agent, _ = _agent(settings)
-    past = JoinProgress(
-        partition=0, start_offset=0, next_offset=2, hold_offset=0, watermark_ms=T0 - 1_000, window_ms=WINDOW_MS,
-        lateness_ms=1_000, counts=EventCounts(pending=2), open_searches=2,
-    )  # fmt: skip
-    tp = _standing(agent, monkeypatch, past)
-    await agent._on_chunk(_chunk(tp, impression("s1"), impression("s2")))
-    consumer = agent.app.consumer
-    consumer._finished[tp] = 2
-    assert consumer._new_offset(tp) == 0
-
-
-async def test_no_progress_is_written_past_outputs_that_were_not_acknowledged(
-    settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where a closed search could not be written, the timer does not count it either while the process ends."""
-    agent, topics = _agent(settings)
     tp = _standing(agent, monkeypatch, None)
-    topics.refused.add(agent.settings.topic(JOINED_SEARCHES))
-    with pytest.raises(ConnectionError):
-        await agent._on_chunk(_chunk(tp, impression("s1"), tick(WINDOW_MS + 5_000)))
-    await agent._write_progress(agent.works[0])
-    assert agent.settings.topic(JOIN_PROGRESS) not in topics.written
-
-
-async def test_progress_follows_outputs_that_were_acknowledged(
-    settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A closed search is written, then the progress that counts it."""
-    agent, topics = _agent(settings)
-    tp = _standing(agent, monkeypatch, None)
-    await agent._on_chunk(_chunk(tp, impression("s1"), tick(WINDOW_MS + 5_000)))
-    assert list(topics.written) == [agent.settings.topic(JOINED_SEARCHES), agent.settings.topic(JOIN_PROGRESS)]
-    (written,) = topics.written[agent.settings.topic(JOIN_PROGRESS)]
-    assert written.value == encode(agent.works[0].core.progress())
-    assert agent.works[0].core.progress().searches_closed == 1
+    await agent._on_chunk(_chunk(tp, impression("s1")))
+    ends = {tp: 1}
+    monkeypatch.setattr(agent, "_end", ends.get)
+    work = agent.works[0]
+    work.moved_s = work.at_end_s = time.monotonic() - 3_600
+    await agent._on_timer()
+    ends[tp] = 2
+    assert agent.stuck() is None
+    work.at_end_s = work.moved_s
+    assert agent.stuck() is not None

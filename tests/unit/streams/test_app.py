@@ -1,0 +1,46 @@
+"""How a worker says what it crashed with."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka.errors import InvalidSessionTimeoutError
+
+from contracts.errors import InvariantError, MillraceError, UsageError
+from service.settings import BUILT_AGENTS
+from streams.agents.join import JoinAgent
+from streams.app import AGENTS, _raise_crash
+from tests.conftest import SettingsFactory
+
+
+def crashed(reason: BaseException | None) -> Any:
+    """Return an agent whose app crashed with a reason."""
+    return SimpleNamespace(name="join", app=SimpleNamespace(crashed=reason is not None, crash_reason=reason))
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind", "words"),
+    [
+        (UsageError("no such thing", fix="do this"), UsageError, "no such thing"),
+        (InvalidSessionTimeoutError(), UsageError, "MILLRACE_SESSION_TIMEOUT_S"),
+        (KeyError("oops"), InvariantError, "agent join crashed"),
+    ],
+)
+def test_a_crash_ends_as_one_error_with_its_fix(
+    settings: SettingsFactory, reason: BaseException, kind: type[MillraceError], words: str
+) -> None:
+    """Ours as it is, Kafka's translated, anything else named with its agent."""
+    with pytest.raises(kind, match=words) as raised:
+        _raise_crash(crashed(reason), settings())
+    assert raised.value.fix
+
+
+def test_an_agent_that_runs_raises_nothing(settings: SettingsFactory) -> None:
+    """Watching costs nothing while all is well."""
+    _raise_crash(crashed(None), settings())
+
+
+def test_every_agent_that_the_settings_accept_is_built() -> None:
+    """A name is refused by the settings or run by the worker, never neither."""
+    assert tuple(AGENTS) == BUILT_AGENTS
+    assert AGENTS["join"] is JoinAgent

@@ -1,0 +1,162 @@
+"""What may be committed: finished chunks in order, never above the hold, and none whose body did not end."""
+
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from faust.types import TP
+from typing_extensions import override
+
+from streams.transport.chunk import Chunk
+from streams.transport.consumer import BatchConsumer
+from streams.transport.stream import BatchStream
+
+PARTITION = TP("search-events", 0)
+
+
+class Bare(BatchConsumer):
+    """The consumer without its thread, its app or a broker."""
+
+    def __init__(self, *, batch_size: int = 3) -> None:  # skips the service's constructor, which wants a whole app
+        self.app = SimpleNamespace(
+            batch_topics={PARTITION.topic},
+            batch_size=batch_size,
+            topics=SimpleNamespace(acks_enabled_for=lambda topic: True),
+            monitor=SimpleNamespace(track_tp_end_offset=lambda tp, end: None),
+            consumer_generation_id=1,
+        )
+        self.hold, self._sent, self._finished, self._next = {}, {}, {}, {}
+        self._acked, self._acked_index = {}, {}
+        self.records_in = self.gaps = self._epoch = self._sent_epoch = 0
+
+    @override
+    def highwater(self, tp: TP) -> int:
+        """Return where the log ends."""
+        return 100
+
+
+def records(*offsets: int) -> list[Any]:
+    """Return records at these offsets."""
+    return [SimpleNamespace(offset=offset, timestamp=0, timestamp_type=0) for offset in offsets]
+
+
+def hand_out(consumer: BatchConsumer, *offsets: int) -> Any:
+    """Hand out one chunk."""
+    return consumer._hand_out(PARTITION, records(*offsets), 0)
+
+
+def test_a_fetch_is_cut_into_chunks() -> None:
+    """Each chunk is one message whose offset is its last record's."""
+    consumer = Bare(batch_size=3)
+    pieces = consumer._cut(PARTITION, records(*range(7)))
+    assert [len(piece) for piece in pieces] == [3, 3, 1]
+    message: Any = consumer._hand_out(PARTITION, pieces[0], 0)
+    assert isinstance(message.value, Chunk)
+    assert (message.offset, message.value.tp, consumer.records_in) == (2, PARTITION, 3)
+
+
+def test_topics_that_are_not_ours_are_left_as_they_are() -> None:
+    """Only topics of chunks are cut."""
+    fetched = records(1, 2)
+    assert Bare()._cut(TP("other", 0), fetched) is fetched
+
+
+def test_nothing_is_committed_while_the_first_chunk_runs() -> None:
+    """A later chunk that is done does not carry an unfinished one with it."""
+    consumer = Bare()
+    first, second = hand_out(consumer, 0, 1), hand_out(consumer, 2, 3)
+    second.acked = True
+    assert consumer._new_offset(PARTITION) is None
+    first.acked = True
+    assert consumer._new_offset(PARTITION) == 4
+
+
+def test_a_commit_never_passes_the_hold() -> None:
+    """Finished chunks whose searches are open stay uncommitted."""
+    consumer = Bare()
+    hand_out(consumer, 0, 1).acked = True
+    consumer.hold[PARTITION] = 1
+    assert consumer._new_offset(PARTITION) == 1
+    consumer.hold[PARTITION] = 9
+    assert consumer._new_offset(PARTITION) == 2
+
+
+def test_a_seek_forgets_what_was_handed_out_before() -> None:
+    """Chunks of before cannot be finished into a position of after."""
+    consumer = Bare()
+    before = hand_out(consumer, 0, 1)
+    consumer._hand_out(PARTITION, records(0, 1, 2), 1)
+    before.acked = True
+    assert consumer._new_offset(PARTITION) is None
+
+
+def test_skipped_offsets_are_counted() -> None:
+    """Without compaction there are none; one would mean that records were lost on the way."""
+    consumer = Bare()
+    hand_out(consumer, 0, 1)
+    hand_out(consumer, 4)
+    assert consumer.gaps == 1
+
+
+class Event:
+    """An event whose acknowledgement can be seen."""
+
+    def __init__(self) -> None:
+        self.references = 1
+        self.acked = False
+        self.message = self
+
+    def incref(self) -> None:
+        """Take a reference."""
+        self.references += 1
+
+    def ack(self) -> None:
+        """Drop a reference."""
+        self.references -= 1
+
+
+class Source:
+    """A stream's own side: the events, as stock Faust would yield and acknowledge them."""
+
+    def __init__(self, count: int) -> None:
+        self.events = [Event() for _ in range(count)]
+        self.current_event: Event | None = None
+
+    async def stock(self) -> AsyncIterator[int]:
+        """Yield values; each event loses stock's reference whatever the loop does."""
+        for number, event in enumerate(self.events):
+            self.current_event = event
+            try:
+                yield number
+            finally:
+                event.ack()
+
+    def finished_only(self) -> AsyncIterator[int]:
+        """Return the values as `BatchStream` yields them."""
+        return BatchStream._finished_only(self, self.stock())  # type: ignore[arg-type] # stands in for a stream
+
+
+async def test_a_value_is_acknowledged_when_the_next_is_asked_for() -> None:
+    """The last reference goes only once the body came to its end."""
+    source = Source(2)
+    references = [source.events[0].references async for _ in source.finished_only()]
+    assert references[0] > 0
+    assert [event.references for event in source.events] == [0, 0]
+
+
+async def fail_at(values: AsyncIterator[int], failing: int) -> None:
+    """Read values as an agent whose body fails at one of them."""
+    async for number in values:
+        if number == failing:
+            raise ValueError("broken")
+
+
+async def test_a_value_whose_body_raised_is_never_acknowledged() -> None:
+    """It comes back after the restart, and so does what follows it."""
+    source = Source(3)
+    with pytest.raises(ValueError, match="broken"):
+        await fail_at(source.finished_only(), 1)
+    assert source.events[0].references == 0
+    assert source.events[1].references > 0
+    assert source.events[2].references > 0

@@ -1,0 +1,74 @@
+"""What ends a worker whose group, topic or rights are gone."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka.errors import InvalidSessionTimeoutError, TopicAuthorizationFailedError, UnknownTopicOrPartitionError
+
+from contracts.errors import UsageError
+from streams.transport.group import MISSING_TOPIC_S, GroupWatch
+
+
+def consumer(**changes: Any) -> Any:
+    """Return a consumer that is well, but for what is changed."""
+    coordinator = SimpleNamespace(
+        _pending_exception=None,
+        _coordination_task=None,
+        _group_instance_id="w1-join",
+        group_id="millrace-join",
+        member_id=changes.get("member_id", "m1"),
+    )
+    coordinator._pending_exception = changes.get("parked")
+    cluster = SimpleNamespace(
+        unauthorized_topics=changes.get("unauthorized", set()),
+        partitions_for_topic=lambda topic: changes.get("partitions", {0}),
+    )
+    client = SimpleNamespace(cluster=cluster)
+    return SimpleNamespace(_coordinator=coordinator, _client=client, subscription=lambda: {"search-events"})
+
+
+def test_a_consumer_that_is_well_goes_on() -> None:
+    """No error, however long it runs."""
+    watch = GroupWatch()
+    assert [watch.fatal_error(consumer(), now_s=now) for now in range(100)] == [None] * 100
+
+
+def test_a_parked_error_is_found() -> None:
+    """The client keeps it for a call that Faust never makes."""
+    parked = InvalidSessionTimeoutError()
+    assert GroupWatch().fatal_error(consumer(parked=parked), now_s=0) is parked
+
+
+def test_a_missing_right_is_found() -> None:
+    """A topic that may not be read is named."""
+    error = GroupWatch().fatal_error(consumer(unauthorized={"search-events"}), now_s=0)
+    assert isinstance(error, TopicAuthorizationFailedError)
+
+
+@pytest.mark.parametrize("gone", [None, set()])
+def test_a_topic_may_be_unknown_for_a_moment_only(gone: set[int] | None) -> None:
+    """A new topic takes a moment to be known; one that stays unknown was deleted."""
+    watch = GroupWatch()
+    assert watch.fatal_error(consumer(partitions=gone), now_s=0) is None
+    assert watch.fatal_error(consumer(), now_s=5) is None
+    assert watch.fatal_error(consumer(partitions=gone), now_s=6) is None
+    assert watch.fatal_error(consumer(partitions=gone), now_s=MISSING_TOPIC_S) is None
+    assert isinstance(
+        watch.fatal_error(consumer(partitions=gone), now_s=6 + MISSING_TOPIC_S), UnknownTopicOrPartitionError
+    )
+
+
+def test_losing_the_place_again_and_again_means_a_namesake() -> None:
+    """Once is a pause that was too long; three times within a minute is another process of that name."""
+    watch = GroupWatch()
+    assert [watch.fatal_error(consumer(member_id=f"m{n}"), now_s=n) for n in range(3)] == [None] * 3
+    error = watch.fatal_error(consumer(member_id="m9"), now_s=9)
+    assert isinstance(error, UsageError)
+    assert "w1-join" in error.message
+
+
+def test_losing_the_place_now_and_then_is_no_namesake() -> None:
+    """Pauses far apart are pauses."""
+    watch = GroupWatch()
+    assert [watch.fatal_error(consumer(member_id=f"m{n}"), now_s=n * 40.0) for n in range(9)] == [None] * 9

@@ -1,0 +1,91 @@
+"""Writing in batches: every record acknowledged or an error, no batch above the brokers' limit."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.producer.message_accumulator import BatchBuilder
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.errors import InvariantError
+from streams.transport.output import BATCH_BYTES, Output, OutRecord, partition_for
+
+
+class Broker:
+    """Stands where the producer's sending half is: real batches, acknowledged or refused at will."""
+
+    def __init__(self, *, refuse: int | None = None, batch_bytes: int = 2 * BATCH_BYTES) -> None:
+        self._batch_bytes = batch_bytes
+        self.batches: list[tuple[str, int, int, int]] = []
+        self._refuse = refuse
+
+    def create_batch(self) -> Any:
+        """Return a real, empty batch."""
+        return BatchBuilder(self._batch_bytes, 0)
+
+    async def send_batch(self, batch: Any, topic: str, *, partition: int) -> "asyncio.Future[None]":
+        """Note a batch, and answer for it."""
+        acknowledged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._refuse == len(self.batches):
+            acknowledged.set_exception(OSError("refused"))
+        else:
+            acknowledged.set_result(None)
+        self.batches.append((topic, partition, batch.record_count(), batch.size()))
+        return acknowledged
+
+
+def records(*sizes: int) -> list[OutRecord]:
+    """Return records of these sizes."""
+    return [OutRecord(b"k", b"v" * size) for size in sizes]
+
+
+async def test_records_travel_in_one_batch() -> None:
+    """What fits together goes together."""
+    broker = Broker()
+    await Output(broker).send("t", 3, records(10, 20, 30))
+    assert [(topic, partition, n) for topic, partition, n, _ in broker.batches] == [("t", 3, 3)]
+
+
+async def test_no_batch_is_larger_than_the_brokers_take() -> None:
+    """Many records are spread over batches, and a single large one travels alone."""
+    broker = Broker()
+    await Output(broker).send("t", 0, records(*[300_000] * 7, 1_500_000, 5))
+    assert [n for _, _, n, _ in broker.batches] == [2, 2, 2, 1, 1, 1]
+    assert all(size <= 1_000_000 or n == 1 for _, _, n, size in broker.batches)
+
+
+async def test_nothing_to_write_writes_nothing() -> None:
+    """An empty plan costs no request."""
+    broker = Broker()
+    await Output(broker).send("t", 0, [])
+    assert broker.batches == []
+
+
+@pytest.mark.parametrize("refused", [0, 1])
+async def test_a_refused_batch_is_raised(refused: int) -> None:
+    """Whichever batch the broker refuses, the caller learns it before it commits its input."""
+    with pytest.raises(OSError, match="refused"):
+        await Output(Broker(refuse=refused)).send("t", 0, records(800_000, 800_000))
+
+
+async def test_a_batch_that_is_full_too_early_is_a_bug_said_aloud() -> None:
+    """A producer configured with smaller batches would lose records silently."""
+    with pytest.raises(InvariantError):
+        await Output(Broker(batch_bytes=200)).send("t", 0, records(150, 150))
+
+
+async def test_keyed_records_go_to_the_partitions_of_their_keys() -> None:
+    """Records of one key keep their order in one partition."""
+    broker = Broker()
+    await Output(broker).send_keyed("t", 4, [OutRecord(b"k%d" % (n % 3), b"v") for n in range(9)])
+    assert {partition for _, partition, _, _ in broker.batches} == {partition_for(b"k%d" % n, 4) for n in range(3)}
+    assert sum(n for _, _, n, _ in broker.batches) == 9
+
+
+@given(key=st.binary(min_size=1, max_size=50), partitions=st.integers(1, 64))
+def test_keys_are_placed_as_kafkas_clients_place_them(key: bytes, partitions: int) -> None:
+    """Murmur2 as every default client: what a shop writes itself lies beside what we write."""
+    every = list(range(partitions))
+    assert partition_for(key, partitions) == DefaultPartitioner()(key, every, every)
