@@ -20,6 +20,7 @@ from contracts.pairs import PreferencePair
 from contracts.topics import DEAD_LETTERS, PREFERENCE_PAIRS
 from service import metrics
 from service.kafka import OutgoingRecord, consumer_config, produce_all, translate_kafka_errors
+from service.kafka_group import keep_joining
 from service.logging import get_logger
 from service.settings import Settings
 from trainer.adapters.sole_assignor import SoleAssignor
@@ -117,6 +118,7 @@ class KafkaPairs:
 
     def _fetch(self, *, timeout_s: float) -> None:
         """Poll Kafka; what comes waits for `poll`."""
+        keep_joining(self._consumer)
         with translate_kafka_errors(self._settings):
             fetched = self._consumer.poll(timeout_ms=round(timeout_s * 1000), max_records=MAX_RECORDS)
         if self._next is None:

@@ -56,7 +56,7 @@ class LearnerSettings:
     masks: MaskSettings = field(default_factory=MaskSettings)
     uniform_products: int = 512
     anchor_queries: int = 128
-    keep_ratio: float = 0.0
+    keep_ratio: float = 0.7
     seed: int = 1
 
 
@@ -88,9 +88,10 @@ class Facts(BaseModel):
     query_parent: int = 0
     """Last query release of the pair in force, which the next goes on from."""
     click_times: list[int] = []
-    query_lane_moved: bool = False
-    """Whether there was a step since the last query release."""
+    unserved_ratio: float = 0.0
+    """How much of what the query lane learned the released head still lacks: 1 after a step, less with each release."""
     product_lane_moved: bool = False
+    """Whether there was a step since the last product release."""
     query_released_ms: int = 0
     product_released_ms: int = 0
 
@@ -203,7 +204,7 @@ class Learner:
         self.lanes.released = copied(head)
         self.facts.last_query_release = self.facts.query_parent = number
         self.facts.click_times = []
-        self.facts.query_lane_moved = False
+        self.facts.unserved_ratio *= self.settings.keep_ratio
         self.facts.query_released_ms = now_ms
 
     def note_product_release(self, pending: PendingRelease, towers: Towers, *, now_ms: int) -> None:
@@ -225,6 +226,7 @@ class Learner:
         lanes.pending = lanes.pending_released = None
         self.facts.product_release, self.facts.query_release = pending.product_release, query_release
         self.facts.query_parent = pending.query_release
+        self.facts.unserved_ratio = 1.0
         self.facts.pending = None
 
     def adopt_foreign(self, towers: Towers, *, query_release: int, product_release: int) -> None:
@@ -238,7 +240,7 @@ class Learner:
         self.facts.product_release, self.facts.query_release = product_release, query_release
         self.facts.query_parent = query_release
         self.facts.pending = None
-        self.facts.query_lane_moved = self.facts.product_lane_moved = False
+        self.facts.unserved_ratio, self.facts.product_lane_moved = 0.0, False
 
     def _reason_against(self, pair: PreferencePair | None) -> PairDropReason | None:
         """Return why a pair must not be trained on, and remember it."""
@@ -299,4 +301,4 @@ class Learner:
         self.facts.click_times = times if len(times) <= CLICK_TIMES else times[::2]
         self.facts.step += 1
         self.facts.pairs_trained += len(pairs)
-        self.facts.query_lane_moved = self.facts.product_lane_moved = True
+        self.facts.unserved_ratio, self.facts.product_lane_moved = 1.0, True

@@ -18,6 +18,9 @@ from trainer.core.safety import SafetyCaps, Towers, Verdict, first_safe
 CLICK_TIMES_SENT: Final = 256
 SAMPLE_QUERIES: Final = 256
 SAMPLE_PRODUCTS: Final = 4096
+SERVED_ENOUGH: Final = 0.1
+"""Once the released head lacks less than this of what was learned, a quiet shop gets no further releases."""
+
 KEPT_RELEASES: Final = 3
 """Of each kind; the ones that a rollback could want."""
 
@@ -30,8 +33,8 @@ class Cadence:
     product_ms: int
 
     def query_due(self, facts: Facts, *, now_ms: int) -> bool:
-        """Return whether the query lane may release: it learned something and the interval is over."""
-        return facts.query_lane_moved and now_ms - facts.query_released_ms >= self.query_ms
+        """Return whether the query lane may release: it learned what is not served yet and the interval is over."""
+        return facts.unserved_ratio > SERVED_ENOUGH and now_ms - facts.query_released_ms >= self.query_ms
 
     def product_due(self, facts: Facts, *, now_ms: int) -> bool:
         """Return whether the product lane may release; never while another is on its way."""
@@ -155,7 +158,7 @@ def _built(
         lists_trained=facts.lists_trained,
         offsets={str(partition): offset for partition, offset in sorted(facts.offsets.items())},
         click_times=tuple(even_sample(draft.click_times, CLICK_TIMES_SENT)),
-        drift_mean=verdict.drift_mean,
+        drift_mean=verdict.query_drift_mean if draft.kind == "query" else verdict.product_drift_mean,
         checks=(*verdict.checks, share),
         probe_texts=PROBE_TEXTS,
         weights_sha256=weights_sha256(tensors),

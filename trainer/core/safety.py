@@ -63,8 +63,8 @@ class Verdict(NamedTuple):
     """What may be released; None where not even the smallest step passed."""
     share: float
     """Which share of the way to the new weights it went."""
-    drift_mean: float
-    """Mean drift of the tower that the release is of."""
+    query_drift_mean: float
+    product_drift_mean: float
     checks: tuple[SafetyCheck, ...]
 
 
@@ -80,7 +80,7 @@ def first_safe(
         caps: how far one release may go.
         shares: shares of the way, largest first.
     """
-    verdict = Verdict(None, 0.0, 0.0, ())
+    verdict = Verdict(None, 0.0, 0.0, 0.0, ())
     for share in shares:
         towers = Towers(
             mixed(in_force.query, wanted.query, share=share), mixed(in_force.product, wanted.product, share=share)
@@ -94,7 +94,7 @@ def first_safe(
 def judge(before: Towers, after: Towers, sample: Sample, *, caps: SafetyCaps) -> Verdict:
     """Return what the checks say of one step."""
     if not _finite(after):
-        return Verdict(None, 1.0, 0.0, (SafetyCheck(name="finite", value=0.0, limit=1.0, passed=False),))
+        return Verdict(None, 1.0, 0.0, 0.0, (SafetyCheck(name="finite", value=0.0, limit=1.0, passed=False),))
     queries = apply_head(before.query, sample.queries), apply_head(after.query, sample.queries)
     products = apply_head(before.product, sample.products), apply_head(after.product, sample.products)
     query_drift, product_drift = drift(*queries), drift(*products)
@@ -105,9 +105,8 @@ def judge(before: Towers, after: Towers, sample: Sample, *, caps: SafetyCaps) ->
         _at_most("product_drift_p95", _p95(product_drift), caps.product_drift_p95),
         SafetyCheck(name="overlap_at_10", value=overlap, limit=caps.overlap, passed=overlap >= caps.overlap),
     )
-    moved = query_drift if before.product is after.product or not product_drift.any() else product_drift
-    mean = float(moved.mean()) if len(moved) else 0.0
-    return Verdict(after if all(check.passed for check in checks) else None, 1.0, mean, checks)
+    safe = all(check.passed for check in checks)
+    return Verdict(after if safe else None, 1.0, _mean(query_drift), _mean(product_drift), checks)
 
 
 def drift(before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -150,6 +149,11 @@ def copied(head: AnyHead) -> AnyHead:
 def _finite(towers: Towers) -> bool:
     """Return whether every weight is a number."""
     return all(np.isfinite(weights).all() for head in towers for weights in head_tensors(head).values())
+
+
+def _mean(values: np.ndarray) -> float:
+    """Return the mean, 0 of nothing."""
+    return float(values.mean()) if len(values) else 0.0
 
 
 def _p95(values: np.ndarray) -> float:

@@ -1,0 +1,164 @@
+"""Fakes of the trainer's ports and a small world to learn from."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from contracts.pairs import PreferencePair
+from contracts.releases import Serving, manifest_of
+from tests.support.pairs import preference_pair
+from tests.support.tiny_encoder import WORDS, TinyEncoder
+from trainer.adapters.query_vectors import QueryVectors
+from trainer.core.learner import Learner, LearnerSettings
+from trainer.core.records import PairRecord
+from trainer.core.state import Snapshot, fresh_learner
+
+DIM = 16
+PRODUCTS = tuple(f"{first} {second}" for first in WORDS[:10] for second in WORDS[10:14])
+SETTINGS = LearnerSettings(uniform_products=12, anchor_queries=4)
+
+
+class FakeProducts:
+    """A catalogue whose products are named by their texts."""
+
+    def __init__(self, encoder: TinyEncoder, names: Sequence[str] = PRODUCTS) -> None:
+        self._names = sorted(names)
+        self._vectors = dict(zip(self._names, encoder.encode(self._names), strict=True))
+
+    def ids(self) -> Sequence[str]:
+        """Return every product."""
+        return self._names
+
+    def __contains__(self, product_id: object) -> bool:
+        return product_id in self._vectors
+
+    def vectors(self, product_ids: Sequence[str]) -> np.ndarray:
+        """Return base vectors."""
+        return np.array([self._vectors[name] for name in product_ids], dtype=np.float32).reshape(-1, DIM)
+
+
+def new_learner(settings: LearnerSettings = SETTINGS) -> Learner:
+    """Return a learner that has seen nothing, over a small catalogue."""
+    encoder = TinyEncoder(DIM)
+    return fresh_learner(DIM, settings=settings, products=FakeProducts(encoder), query_vectors=QueryVectors(encoder))
+
+
+def pair_number(number: int) -> PreferencePair:
+    """Return one of endlessly many different pairs; shoppers prefer every tenth product."""
+    return preference_pair(
+        f"s-{number}",
+        query=WORDS[number % 7],
+        chosen=PRODUCTS[10 * (number % 4)],
+        rejected=PRODUCTS[1 + number % 9],
+        weight=0.25 + number % 3,
+        event_time=1_795_196_000_000 + number,
+    )
+
+
+def records(first: int, last: int, *, partitions: int = 2) -> list[PairRecord]:
+    """Return the records of pairs from `first` up to `last`, spread over partitions."""
+    return [PairRecord(number % partitions, number // partitions, pair_number(number)) for number in range(first, last)]
+
+
+class FakeSource:
+    """Pairs from a list; remembers what was committed."""
+
+    def __init__(self, log: Sequence[PairRecord] = ()) -> None:
+        self.log = list(log)
+        self.committed: list[dict[int, int]] = []
+        self.lost: Exception | None = None
+        """Raised by the next commit, as from a group that has moved on."""
+        self._next: dict[int, int] = {}
+
+    def held(self) -> bool:
+        """Return whether this trainer holds every partition."""
+        return self.lost is None
+
+    def seek(self, offsets: Mapping[int, int]) -> None:
+        """Read on from these offsets."""
+        self._next = dict(offsets)
+
+    def poll(self, timeout_s: float) -> list[PairRecord]:
+        """Return everything that was not read yet."""
+        del timeout_s  # the fake never waits
+        fresh = [record for record in self.log if record.offset >= self._next.get(record.partition, 0)]
+        for record in fresh:
+            self._next[record.partition] = record.offset + 1
+        return fresh
+
+    def commit(self, offsets: Mapping[int, int]) -> None:
+        """Commit."""
+        if self.lost is not None:
+            raise self.lost
+        self.committed.append(dict(offsets))
+
+
+class FakeCheckpoints:
+    """Checkpoints in memory."""
+
+    def __init__(self) -> None:
+        self.saved: list[Snapshot] = []
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Keep a state."""
+        self.saved.append(snapshot)
+
+    def load(self) -> Snapshot | None:
+        """Return the newest state."""
+        return self.saved[-1] if self.saved else None
+
+
+class FakeModels:
+    """`models` in memory: what is published is read at once."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, bytes] = {}
+        self.order: list[str] = []
+        """Every key ever written, in order."""
+        self.retired: list[str] = []
+        self.in_force: Serving | None = None
+
+    def publish(self, values: Mapping[str, bytes]) -> None:
+        """Write releases."""
+        self.values |= values
+        self.order += values
+
+    def retire(self, keys: Sequence[str]) -> None:
+        """Write tombstones."""
+        self.retired += keys
+        for key in keys:
+            del self.values[key]
+
+    def serve(self, query_release: int, product_release: int) -> None:
+        """Put a pair in force."""
+        self.in_force = Serving(
+            query_release=query_release,
+            product_release=product_release,
+            collection=f"products-r{product_release}",
+            published_at=1_795_196_006_756,
+        )
+
+    def serving(self) -> Serving | None:
+        """Return the pair in force."""
+        return self.in_force
+
+    def value(self, key: str) -> bytes | None:
+        """Return a release's bytes."""
+        return self.values.get(key)
+
+    def seen(self, key: str) -> bool:
+        """Return whether a release ever stood there."""
+        return key in self.order
+
+    def keys(self) -> Sequence[str]:
+        """Return the releases that stand there."""
+        return sorted(self.values)
+
+    def first_queries(self) -> Mapping[int, int]:
+        """Return each product release's first query release."""
+        manifests = [manifest_of(value) for value in self.values.values()]
+        return {found.release: found.query_release for found in manifests if found.kind == "product"}
+
+    def highest(self, kind: str) -> int:
+        """Return the highest number of a kind."""
+        return max((int(key.partition("-")[2]) for key in self.order if key.startswith(kind)), default=0)
