@@ -164,6 +164,9 @@ class ModelsLane:
         filling = Filling(target, self._parts.store, self._parts.vectors, window_s=0.0)
         while not filling.is_done:
             filling.write_batch()
+        alias = self._parts.settings.alias()
+        if self._parts.store.alias_target(alias) is None:
+            self._parts.store.publish_alias(alias, target.collection)
         self._repaired = True
         if filling.total:
             get_logger().warning("collection_repaired", collection=target.collection, points=filling.total)

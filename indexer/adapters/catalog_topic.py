@@ -7,7 +7,7 @@ from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 from typing_extensions import override
 
-from contracts.errors import TransientError
+from contracts.errors import DependencyDown, TransientError
 from contracts.progress import CatalogCounts
 from contracts.topics import CATALOG
 from indexer.core.planner import CatalogRecord, PartitionProgress
@@ -56,7 +56,16 @@ class CatalogTopic:
         self._progress: dict[int, PartitionProgress] = {}
         with translate_kafka_errors(settings):
             self._consumer = KafkaConsumer(**consumer_config(settings, GROUP), max_poll_records=MAX_RECORDS)
-            self._consumer.subscribe([settings.topic(CATALOG)], listener=self._assignment)
+            self._join(settings.topic(CATALOG))
+
+    def _join(self, topic: str) -> None:
+        """Subscribe, once the topic's partitions are known: kafka-python hands out what it knows when it joins.
+
+        A member that joins before it knows the topic is given no partition and may not notice for minutes.
+        """
+        if not self._consumer.partitions_for_topic(topic):
+            raise DependencyDown(f"Kafka does not know the topic {topic}", fix="a restart of any service creates it")
+        self._consumer.subscribe([topic], listener=self._assignment)
 
     def leads(self) -> bool:
         """Return whether this member moves the releases."""

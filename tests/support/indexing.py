@@ -1,11 +1,15 @@
 """What tests of the indexer and of search share: real processes, catalogue messages, releases made with the towers."""
 
+import asyncio
+import inspect
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,11 +18,13 @@ import numpy as np
 import orjson
 import torch
 from kafka import KafkaProducer
+from typing_extensions import override
 
 from contracts.catalog import CatalogChange, Product, ProductDeleted
 from contracts.releases import Kind, ReleaseManifest, release_key
 from contracts.topics import CATALOG, MODELS
 from service.kafka import OutgoingRecord, produce_all, producer_config
+from service.process import Main, Shutdown
 from service.settings import Settings
 from tests.support.poll import eventually
 from towers.heads import ProductHead, QueryHead
@@ -133,7 +139,99 @@ class Shop:
         self._producer.close()
 
 
-class ServiceProcess:
+class Service:
+    """A service under test that answers over HTTP.
+
+    Args:
+        settings: with a port of its own.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.url = f"http://127.0.0.1:{settings.port}"
+
+    def died(self) -> str | None:
+        """Return how it ended, None while it runs."""
+        raise NotImplementedError
+
+    def wait_ready(self) -> None:
+        """Wait until it says that it is ready."""
+        eventually(lambda: self.not_ready() is None, timeout_s=START_TIMEOUT_S, interval_s=0.1, what="ready")
+
+    def not_ready(self) -> str | None:
+        """Return what it says against being ready, None where it is."""
+        died = self.died()
+        if died is not None:
+            raise AssertionError(f"it ended: {died}")
+        try:
+            answer = httpx.get(f"{self.url}/ready", timeout=5)
+        except httpx.TransportError as error:
+            return str(error) or type(error).__name__
+        return None if answer.is_success else answer.text
+
+    def metric(self, line_start: str) -> float:
+        """Return the value of the metric whose line begins so; 0 where there is none."""
+        for line in httpx.get(f"{self.url}/metrics", timeout=5).text.splitlines():
+            if line.startswith(line_start):
+                return float(line.rsplit(" ", 1)[1])
+        return 0.0
+
+
+class ServiceThread(Service):
+    """A service in a thread of the test's process: starts at once, because the libraries are loaded.
+
+    Args:
+        main: what its process runs.
+        settings: with a port of its own.
+    """
+
+    def __init__(self, main: Main, settings: Settings) -> None:
+        super().__init__(settings)
+        self._main = main
+        self._settings = settings
+        self._shutdown = Shutdown()
+        self._thread = threading.Thread(target=self._run, name="service-under-test", daemon=True)
+        self._error: BaseException | None = None
+
+    def start(self) -> Self:
+        """Start it and wait until it is ready."""
+        self._thread.start()
+        self.wait_ready()
+        return self
+
+    @override
+    def died(self) -> str | None:
+        """Return how it ended, None while it runs."""
+        return None if self._thread.is_alive() else f"{self._error!r}"
+
+    def stop(self) -> BaseException | None:
+        """Ask it to stop; return the error it ended with, if any."""
+        self._shutdown.request()
+        self._thread.join(STOP_TIMEOUT_S)
+        assert not self._thread.is_alive(), "it does not stop"
+        self._shutdown.close()
+        return self._error
+
+    def _run(self) -> None:
+        try:
+            outcome = self._main(self._settings, self._shutdown)
+            if inspect.iscoroutine(outcome):
+                asyncio.run(outcome)
+        except BaseException as error:  # noqa: BLE001 - handed to the test
+            self._error = error
+
+
+@contextmanager
+def running(main: Main, settings: Settings) -> Iterator[ServiceThread]:
+    """Run a service in a thread until the block ends; it must end without an error."""
+    service = ServiceThread(main, settings)
+    try:
+        yield service.start()
+    finally:
+        error = service.stop()
+    assert error is None, error
+
+
+class ServiceProcess(Service):
     """A process of ours, as `millrace up` runs it.
 
     Args:
@@ -143,11 +241,11 @@ class ServiceProcess:
     """
 
     def __init__(self, module: str, settings: Settings, log: Path) -> None:
+        super().__init__(settings)
         self._module = module
         self._environ = {**os.environ, **settings.as_environ(), "MILLRACE_LOG_FORMAT": "json"}
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
-        self.url = f"http://127.0.0.1:{settings.port}"
 
     def start(self, *, wait: bool = True) -> Self:
         """Start it and, unless told otherwise, wait until it is ready."""
@@ -158,21 +256,12 @@ class ServiceProcess:
             self.wait_ready()
         return self
 
-    def wait_ready(self) -> None:
-        """Wait until it says that it is ready."""
-        eventually(
-            lambda: self.not_ready() is None, timeout_s=START_TIMEOUT_S, interval_s=0.2, what=f"{self._module} is ready"
-        )
-
-    def not_ready(self) -> str | None:
-        """Return what it says against being ready, None where it is."""
-        if self._process is not None and self._process.poll() is not None:
-            raise AssertionError(f"{self._module} ended with {self._process.returncode}: {self.log_text()[-3000:]}")
-        try:
-            answer = httpx.get(f"{self.url}/ready", timeout=5)
-        except httpx.TransportError as error:
-            return str(error) or type(error).__name__
-        return None if answer.is_success else answer.text
+    @override
+    def died(self) -> str | None:
+        """Return how it ended, None while it runs."""
+        if self._process is None or self._process.poll() is None:
+            return None
+        return f"{self._process.returncode}: {self.log_text()[-3000:]}"
 
     def log_text(self) -> str:
         """Return what it wrote."""
@@ -180,15 +269,8 @@ class ServiceProcess:
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """Return its log lines of one event."""
-        lines = (line for line in self.log_text().splitlines() if line.startswith("{"))
+        lines = (line for line in self.log_text().splitlines() if line.startswith("{") and line.endswith("}"))
         return [line for line in map(orjson.loads, lines) if line.get("event") == name]
-
-    def metric(self, line_start: str) -> float:
-        """Return the value of the metric whose line begins so; 0 where there is none."""
-        for line in httpx.get(f"{self.url}/metrics", timeout=5).text.splitlines():
-            if line.startswith(line_start):
-                return float(line.rsplit(" ", 1)[1])
-        return 0.0
 
     def kill(self) -> None:
         """End it by SIGKILL."""

@@ -1,0 +1,282 @@
+"""Search on a real Kafka and a vector store in a process of its own, filled and moved by a real indexer."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import orjson
+import pytest
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+from contracts import wire
+from contracts.events import SHOP_EVENT, Impression
+from contracts.releases import SERVING_KEY, Serving
+from contracts.search import SearchAnswer
+from contracts.topics import MODELS, SEARCH_EVENTS
+from indexer.app import serve as index
+from indexer.search.app import serve
+from service.kafka import OutgoingRecord, consumer_config, ensure_topics, produce_all, producer_config
+from service.people import person_id
+from service.settings import Settings
+from tests.support.indexing import (
+    ServiceProcess,
+    ServiceThread,
+    Shop,
+    now_ms,
+    product,
+    product_release,
+    query_release,
+    running,
+)
+from tests.support.poll import eventually
+from tests.support.ports import free_port
+from tests.support.qdrant_process import QdrantProcess
+from tests.support.tiny_encoder import write_tiny_model
+from towers.encoder import BaseEncoder, load_encoder
+from towers.heads import apply_head
+from towers.text import product_text
+
+pytestmark = [pytest.mark.kafka, pytest.mark.qdrant, pytest.mark.slow]
+
+SettingsFactory = Callable[..., Settings]
+
+PRODUCTS = [
+    product("P-1", title="quiet fridge", price=400.0, brand="Kelto", category=("Appliances", "Fridges"), locale="en"),
+    product("P-2", title="double door fridge", price=900.0, brand="Arvo", category=("Appliances", "Fridges")),
+    product("P-3", title="gaming laptop", price=1200.0, brand="Kelto", category=("Computers",), in_stock=False),
+    product("P-4", title="wireless earbuds", price=50.0, brand="Sonu", category=("Audio",), parent_id="V-4"),
+]
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a small real model as a folder."""
+    return write_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def encoder(model_folder: Path) -> BaseEncoder:
+    """Give the encoder that the services load."""
+    return load_encoder(str(model_folder))
+
+
+@pytest.fixture
+def qdrant(tmp_path: Path) -> Iterator[QdrantProcess]:
+    """Give an embedded Qdrant of this test's own."""
+    process = QdrantProcess.embedded(tmp_path / "qdrant").start()
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+def own(kafka_settings: SettingsFactory, qdrant: QdrantProcess, model_folder: Path) -> Settings:
+    """Give the settings of search with all its servers."""
+    return kafka_settings(qdrant_url=qdrant.url, base_model=str(model_folder), port=free_port(), partitions=2)
+
+
+@pytest.fixture
+def shop(own: Settings) -> Iterator[Shop]:
+    """Give a writer of catalogue changes and releases."""
+    ensure_topics(own)
+    writer = Shop(own)
+    yield writer
+    writer.close()
+
+
+@pytest.fixture
+def indexer(own: Settings) -> Iterator[ServiceThread]:
+    """Give an indexer that is ready."""
+    with running(index, own.model_copy(update={"port": free_port()})) as service:
+        yield service
+
+
+@pytest.fixture
+def search(own: Settings, indexer: ServiceThread) -> Iterator[ServiceThread]:
+    """Give a search service that is ready."""
+    assert indexer.not_ready() is None
+    with running(serve, own) as service:
+        yield service
+
+
+def ask(search: ServiceThread, query: str, **fields: Any) -> SearchAnswer:
+    """Return the answer to a search."""
+    answer = httpx.post(f"{search.url}/v1/search", json={"query": query, "impression": "none", **fields}, timeout=10)
+    assert answer.status_code == 200, answer.text
+    return SearchAnswer.model_validate_json(answer.content)
+
+
+def found(search: ServiceThread, query: str, **fields: Any) -> list[str]:
+    """Return the products found, best first."""
+    return [result.product_id for result in ask(search, query, **fields).results]
+
+
+def load(shop: Shop, search: ServiceThread, *, count: int = len(PRODUCTS)) -> None:
+    """Write the products and wait until all are found."""
+    shop.send(*PRODUCTS)
+    eventually(lambda: len(found(search, "fridge", k=100)) == count, timeout_s=60, what="all products are found")
+
+
+def impressions(settings: Settings) -> list[Impression]:
+    """Return the impressions on `search-events`."""
+    with KafkaConsumer(**consumer_config(settings)) as consumer:
+        partitions = [TopicPartition(settings.topic(SEARCH_EVENTS), number) for number in range(settings.partitions)]
+        consumer.assign(partitions)
+        consumer.seek_to_beginning(*partitions)
+        ends = consumer.end_offsets(partitions)
+        records: list[Any] = []
+        while any(consumer.position(partition) < end for partition, end in ends.items()):
+            records += [record for batch in consumer.poll(timeout_ms=200).values() for record in batch]
+    decoded = [wire.decode(record.value, SHOP_EVENT) for record in records]
+    assert [record.key.decode() for record in records] == [getattr(event, "search_id", None) for event in decoded]
+    return [event for event in decoded if isinstance(event, Impression)]
+
+
+def test_search_finds_filters_and_counts(search: ServiceThread, shop: Shop) -> None:
+    """Each filter holds on every result, by GET as by POST, and the total counts what meets them."""
+    load(shop, search)
+    assert found(search, "quiet fridge")[0] == "P-1"
+    assert set(found(search, "fridge", filters={"brand": ["Kelto", "Arvo"]})) == {"P-1", "P-2", "P-3"}
+    assert set(found(search, "fridge", filters={"price": {"gte": 100, "lte": 900}})) == {"P-1", "P-2"}
+    assert found(search, "fridge", filters={"category": "Audio"}) == ["P-4"]
+    assert found(search, "fridge", filters={"in_stock": False}) == ["P-3"]
+    assert found(search, "fridge", filters={"locale": "en"}) == ["P-1"]
+    by_get = httpx.get(
+        f"{search.url}/v1/search",
+        params=[("q", "fridge"), ("brand", "Kelto"), ("brand", "Arvo"), ("price_lte", "900"), ("impression", "none")],
+        timeout=10,
+    ).json()
+    assert {result["product_id"] for result in by_get["results"]} == {"P-1", "P-2"}
+    assert by_get["total"] == 2
+    explained = ask(search, "quiet fridge", explain=True).results[0]
+    assert explained.explanation == {"cosine": explained.score}
+    assert explained.title == "quiet fridge"
+
+
+def test_impressions_stand_in_kafka_as_served(search: ServiceThread, shop: Shop, own: Settings) -> None:
+    """The default writes one whole impression keyed by search_id, persons replaced; `client` and `none` write none."""
+    load(shop, search)
+    answer = ask(search, "fridge", impression="server", client_id="c9", session_id="k3", k=2)
+    anonymous = ask(search, "laptop", impression="server")
+    ask(search, "earbuds", impression="client")
+    eventually(lambda: len(impressions(own)) == 2, timeout_s=20)
+    written = {one.search_id: one for one in impressions(own)}
+    one = written[answer.search_id]
+    assert one.event_time == answer.search_time
+    assert one.client_id == person_id("c9", own.require("person_key")[0].encode())
+    assert (one.session_id, one.query, one.surface) == ("k3", "fridge", "search")
+    assert [(slot.product_id, slot.position, slot.score) for slot in one.slots] == [
+        (result.product_id, result.position, result.score) for result in answer.results
+    ]
+    assert (one.ranking.query_release, one.ranking.product_release, one.ranking.arm) == (0, 0, "live")
+    assert written[anonymous.search_id].session_id
+    assert written[anonymous.search_id].client_id is None
+
+
+def test_encode_gives_vectors_that_anyone_can_ask_qdrant_with(
+    search: ServiceThread, shop: Shop, encoder: BaseEncoder
+) -> None:
+    """The vectors are those of the head in force, with its releases named."""
+    release = query_release(1, encoder)
+    shop.release(release)
+    eventually(lambda: ask(search, "x").query_release == 1, timeout_s=30)
+    answer = httpx.post(f"{search.url}/v1/encode", json={"texts": ["quiet fridge", "tv"]}, timeout=10).json()
+    assert (answer["query_release"], answer["product_release"]) == (1, 0)
+    expected = apply_head(release.head(), encoder.encode(["quiet fridge", "tv"]))
+    np.testing.assert_allclose(np.array(answer["vectors"]), expected, atol=1e-5)
+
+
+async def test_no_answer_mixes_releases_while_a_product_release_is_rolled_out(
+    search: ServiceThread, shop: Shop, encoder: BaseEncoder
+) -> None:
+    """Every answer's scores are those of its own query head and product head, before, during and after the switch."""
+    load(shop, search)
+    query, products = query_release(1, encoder, product_release=1), product_release(1, encoder, query_release=1)
+    base_query, base = encoder.encode(["fridge"]), encoder.encode([product_text(one) for one in PRODUCTS])
+    new_query, new = apply_head(query.head(), base_query), apply_head(products.head(), base)
+    expected = {
+        (0, 0): dict(zip((one.product_id for one in PRODUCTS), (base @ base_query[0]).tolist(), strict=True)),
+        (1, 1): dict(zip((one.product_id for one in PRODUCTS), (new @ new_query[0]).tolist(), strict=True)),
+    }
+    seen: set[tuple[int, int]] = set()
+    async with httpx.AsyncClient(timeout=10) as client:
+        shop.release(query, products)
+        async with asyncio.timeout(60):
+            while (1, 1) not in seen:
+                body = {"query": "fridge", "k": 10, "impression": "none"}
+                answer = (await client.post(f"{search.url}/v1/search", json=body)).json()
+                releases = (answer["query_release"], answer["product_release"])
+                seen.add(releases)
+                for result in answer["results"]:
+                    assert result["score"] == pytest.approx(expected[releases][result["product_id"]], abs=1e-3)
+                    assert result["product_release"] == releases[1]
+    assert seen == {(0, 0), (1, 1)}
+
+
+def test_a_pair_that_cannot_be_proven_is_refused_and_the_one_before_goes_on(
+    search: ServiceThread, shop: Shop, own: Settings, encoder: BaseEncoder
+) -> None:
+    """`serving` that names a release for other product vectors moves nothing; the next sound one does."""
+    load(shop, search)
+    refused = 'millrace_releases_total{decision="refused",tower="query"}'
+    before = search.metric(refused)
+    shop.release(query_release(5, encoder, product_release=3))
+    publish(own, Serving(query_release=5, product_release=0, collection=own.collection(0), published_at=now_ms()))
+    eventually(lambda: search.metric(refused) == before + 1, timeout_s=20, what="refused")
+    assert ask(search, "fridge").query_release == 0
+    shop.release(query_release(6, encoder))
+    publish(own, Serving(query_release=6, product_release=0, collection=own.collection(0), published_at=now_ms()))
+    eventually(lambda: ask(search, "fridge").query_release == 6, timeout_s=20)
+
+
+def publish(settings: Settings, serving: Serving) -> None:
+    """Write a pair to `models` as the indexer would."""
+    producer = KafkaProducer(**producer_config(settings))
+    produce_all(producer, [OutgoingRecord(settings.topic(MODELS), wire.encode(serving), key=SERVING_KEY)])
+    producer.close()
+
+
+def test_without_the_vector_store_search_answers_what_it_remembers(
+    search: ServiceThread, shop: Shop, qdrant: QdrantProcess
+) -> None:
+    """A search asked before is answered and marked; a new one is refused with the fix; both heal."""
+    load(shop, search)
+    whole = ask(search, "quiet fridge")
+    qdrant.kill()
+    remembered = ask(search, "quiet fridge")
+    assert remembered.degraded == "remembered"
+    assert remembered.results == whole.results
+    assert remembered.search_id != whole.search_id
+    refused = httpx.post(f"{search.url}/v1/search", json={"query": "never asked", "impression": "none"}, timeout=10)
+    assert refused.status_code == 503
+    assert refused.headers["content-type"] == "application/problem+json"
+    assert "vector store does not answer" in refused.json()["detail"]
+    qdrant.start()
+    eventually(lambda: ask(search, "quiet fridge").degraded is None, timeout_s=30)
+
+
+def test_the_process_is_not_ready_before_a_pair_is_in_force_and_ends_cleanly(
+    own: Settings, shop: Shop, tmp_path: Path
+) -> None:
+    """Without an indexer /ready says what is missing; once `serving` stands there it answers, until SIGTERM."""
+    process = ServiceProcess("indexer.search", own, tmp_path / "search.log")
+    try:
+        process.start(wait=False)
+        eventually(lambda: "no pair is in force" in (process.not_ready() or ""), timeout_s=90, interval_s=0.2)
+        answer = httpx.post(f"{process.url}/v1/search", json={"query": "fridge"}, timeout=10)
+        assert (answer.status_code, answer.json()["reason"]) == (503, "unavailable")
+        with running(index, own.model_copy(update={"port": free_port()})):
+            process.wait_ready()
+            shop.send(*PRODUCTS)
+            body = orjson.dumps({"query": "fridge", "session_id": "k1"})
+            answers = [httpx.post(f"{process.url}/v1/search", content=body, headers=JSON, timeout=10) for _ in range(5)]
+            assert {one.status_code for one in answers} == {200}
+        assert process.stop() == 0
+    finally:
+        process.kill()
+    assert len(impressions(own)) == 5
+
+
+JSON = {"Content-Type": "application/json"}
