@@ -154,6 +154,8 @@ class Settings(BaseModel):
                 raise ValueError(f"agent {name} is not built yet; built: {', '.join(BUILT_AGENTS)}")
             if name not in BUILT_AGENTS:
                 raise ValueError(f"there is no agent {name}; built: {', '.join(BUILT_AGENTS)}")
+        if len(set(_comma_list(value))) < len(_comma_list(value)):
+            raise ValueError("names an agent twice; a second worker shares its work, not a second copy in this one")
         if not _comma_list(value):
             raise ValueError(f"names no agent; built: {', '.join(BUILT_AGENTS)}")
         return value

@@ -94,6 +94,7 @@ def test_an_unknown_name_like_no_other_is_refused_without_a_guess() -> None:
         ("MILLRACE_AGENTS", "join,propensity", "agent propensity is not built yet; built: join, pairs"),
         ("MILLRACE_AGENTS", "jion", "there is no agent jion; built: join, pairs"),
         ("MILLRACE_AGENTS", ",", "names no agent"),
+        ("MILLRACE_AGENTS", "join,pairs,join", "names an agent twice"),
         ("MILLRACE_KAFKA_BOOTSTRAP", "broker-without-port", "is not host:port"),
         ("MILLRACE_KAFKA_BOOTSTRAP", "broker:99999", "is not host:port"),
         ("MILLRACE_REDIS_URL", "redis://:hush@redis:99999/0", "is not an address"),
