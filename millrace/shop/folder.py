@@ -7,7 +7,7 @@ from typing import Any, Final, NoReturn
 
 from contracts.catalog import CATALOG_CHANGE, Product
 from contracts.errors import ContractError, UsageError
-from contracts.wire import validate
+from contracts.wire import parse, validate
 from millrace.shop.world import MAX_GRADE, SPLITS, Judgment, ProductMessage, Query, World
 
 PRODUCTS: Final = "products.jsonl"
@@ -76,9 +76,9 @@ class _Row:
     def __init__(self, path: Path, number: int, line: str) -> None:
         self._where = f"{path}, line {number}"
         try:
-            fields = json.loads(line)
-        except ValueError as exc:
-            self.refuse(f"not JSON ({exc})")
+            fields = parse(line.encode())
+        except ContractError as exc:
+            self.refuse(str(exc))
         if not isinstance(fields, dict):
             self.refuse("not a JSON object")
         self.fields: dict[str, Any] = fields

@@ -89,12 +89,14 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     ("files", "place", "what"),
     [
         ({"products": [PRODUCT, "{"]}, "products.jsonl, line 2", "not JSON"),
+        ({"products": ['{"title":"\\ud800"}']}, "products.jsonl, line 1", "not JSON"),
+        ({"products": ["[" * 5_000]}, "products.jsonl, line 1", "not JSON"),
         ({"products": ["[1]"]}, "products.jsonl, line 1", "not a JSON object"),
         ({"products": [{**PRODUCT, "title": ""}]}, "products.jsonl, line 1", "title"),
         (
             {"products": ['{"type":"product","product_id":"P-1","version":1,"title":"x","price":NaN}']},
             "line 1",
-            "price",
+            "not JSON",
         ),
         ({"products": [PRODUCT, PRODUCT]}, "products.jsonl, line 2", "stands twice"),
         ({"products": [{"type": "product_deleted", "product_id": "P-1", "version": 1}]}, "line 1", "only products"),
