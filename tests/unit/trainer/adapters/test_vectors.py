@@ -1,0 +1,101 @@
+"""The table of base vectors: newest version wins, deletions stay deleted, foreign vectors stay out."""
+
+import numpy as np
+import pytest
+
+from contracts import wire
+from tests.support.pairs import product_vector
+from trainer.adapters.vectors import FIRST_ROWS, VectorTable
+
+BASE = "tiny/4/t1"
+ROW = np.array([1.0, 0.0, 0.0, 0.0], dtype=np.float32)
+OTHER = np.array([0.0, 1.0, 0.0, 0.0], dtype=np.float32)
+
+
+def put(table: VectorTable, product_id: str, vector: np.ndarray | None, *, version: int = 1, base: str = BASE) -> None:
+    """Hand a record to the table as a follower does."""
+    message = product_vector(product_id, vector, base_version=base, version=version)
+    table.on_record(product_id.encode(), wire.encode(message), 0)
+
+
+def new_table() -> VectorTable:
+    """Return an empty table."""
+    return VectorTable(4, base_version=BASE)
+
+
+def test_products_are_sorted_whatever_the_order_of_arrival() -> None:
+    """What is drawn at random must not depend on how the topic was read."""
+    forward, backward = new_table(), new_table()
+    for name in ("a", "b", "c"):
+        put(forward, name, ROW)
+    for name in ("c", "b", "a"):
+        put(backward, name, ROW)
+    assert list(forward.ids()) == list(backward.ids()) == ["a", "b", "c"]
+
+
+def test_the_newer_version_wins_in_every_order() -> None:
+    """A record that is read again, or late, changes nothing."""
+    table = new_table()
+    put(table, "a", OTHER, version=2)
+    put(table, "a", ROW, version=1)
+    np.testing.assert_array_equal(table.vectors(["a"])[0], OTHER)
+    put(table, "a", ROW, version=3)
+    np.testing.assert_array_equal(table.vectors(["a"])[0], ROW)
+
+
+def test_a_deleted_product_is_gone_and_its_older_versions_stay_away() -> None:
+    """A deletion is a version too."""
+    table = new_table()
+    put(table, "a", ROW)
+    put(table, "a", None, version=2)
+    put(table, "a", ROW, version=1)
+    assert "a" not in table
+    assert list(table.ids()) == []
+    assert not table.vectors(["a"]).any()
+
+
+def test_a_tombstone_of_the_topic_removes_the_product() -> None:
+    """Compaction's null value is a removal without a version."""
+    table = new_table()
+    put(table, "a", ROW)
+    table.on_record(b"a", None, 0)
+    assert "a" not in table
+
+
+def test_vectors_of_another_base_or_width_are_left_out_and_counted() -> None:
+    """They mean something else: training on them would be wrong in silence."""
+    table = new_table()
+    put(table, "a", ROW, base="other/4/t1")
+    put(table, "b", np.ones(3, dtype=np.float32))
+    assert list(table.ids()) == []
+    assert table.foreign_records == 2
+
+
+@pytest.mark.parametrize("value", [b"", b"{}", b"\xff", b'{"product_id": 1}'])
+def test_a_broken_record_changes_nothing(value: bytes) -> None:
+    """One bad record does not end the trainer."""
+    table = new_table()
+    put(table, "a", ROW)
+    table.on_record(b"a", value, 0)
+    assert "a" in table
+
+
+def test_the_table_grows_and_uses_freed_rows_again() -> None:
+    """More products than rows at the start, each with its own vector."""
+    table = new_table()
+    for number in range(FIRST_ROWS + 10):
+        put(table, f"p-{number:05d}", np.array([number, 1, 0, 0], dtype=np.float32))
+    put(table, "p-00000", None, version=2)
+    put(table, "new", OTHER)
+    assert len(table.ids()) == FIRST_ROWS + 10
+    found = table.vectors([f"p-{FIRST_ROWS + 5:05d}", "new", "p-00001"])
+    np.testing.assert_array_equal(found[:, 0], [FIRST_ROWS + 5, 0, 1])
+
+
+def test_vectors_are_copies() -> None:
+    """A later update does not change what a step is computed on."""
+    table = new_table()
+    put(table, "a", ROW)
+    found = table.vectors(["a"])
+    put(table, "a", OTHER, version=2)
+    np.testing.assert_array_equal(found[0], ROW)
