@@ -46,7 +46,7 @@ class BatchApp(faust.App):
         self.batch_size = batch_size
         self.batch_topics: set[str] = set()
         self.consumer_config = _consumer_config(settings, agent)
-        self.producer_config = _producer_config(settings)
+        self.producer_config = producer_arguments(settings)
         defaults: dict[str, Any] = {
             "broker": "kafka://" + ";kafka://".join(self.consumer_config["bootstrap_servers"]),
             "broker_session_timeout": settings.session_timeout_s,
@@ -104,8 +104,8 @@ def _consumer_config(settings: Settings, agent: str) -> dict[str, Any]:
     return {**config, "group_instance_id": instance, "fetch_max_wait_ms": FETCH_WAIT_MS}
 
 
-def _producer_config(settings: Settings) -> dict[str, Any]:
-    """Return the arguments of the producer; batches are made by `Output`, so none waits for more."""
+def producer_arguments(settings: Settings) -> dict[str, Any]:
+    """Return the arguments of a producer behind an `Output`, which makes the batches: none waits for more."""
     return {
         **aiokafka_producer_config(settings),
         "linger_ms": 0,
