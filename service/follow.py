@@ -45,6 +45,7 @@ class TopicFollower:
         """Set once everything that the topic held at the start was handed over."""
         self.failure: MillraceError | None = None
         """Why it ended by itself; None while it runs."""
+        self._waits_for: str | None = None
 
     def start(self) -> None:
         """Begin to follow."""
@@ -68,7 +69,7 @@ class TopicFollower:
                 with translate_kafka_errors(self._settings):
                     self._follow()
             except (DependencyDown, TransientError) as exc:
-                get_logger().warning("follower_waits", topic=self._topic, error=exc.message, fix=exc.fix)
+                self._note_wait(exc)
                 self._stop.wait(RETRY_S)
             except MillraceError as exc:
                 get_logger().error("follower_stopped", topic=self._topic, error=exc.message, fix=exc.fix)
@@ -77,12 +78,19 @@ class TopicFollower:
                 self.failure = InvariantError(f"a record of {self._topic} could not be applied: {exc!r}")
                 raise
 
+    def _note_wait(self, exc: MillraceError) -> None:
+        """Log what it waits for once, not at every attempt."""
+        if exc.message != self._waits_for:
+            get_logger().warning("follower_waits", topic=self._topic, error=exc.message, fix=exc.fix)
+        self._waits_for = exc.message
+
     def _follow(self) -> None:
         with KafkaConsumer(**consumer_config(self._settings)) as consumer:
             partitions = self._partitions(consumer)
             consumer.assign(partitions)
             consumer.seek_to_beginning(*partitions)
             ends = consumer.end_offsets(partitions)
+            self._waits_for = None
             while not self._stop.is_set():
                 if not self.caught_up.is_set() and all(consumer.position(p) >= end for p, end in ends.items()):
                     self.caught_up.set()

@@ -99,6 +99,7 @@ async def test_answers_are_noted_until_cancelled(monkeypatch: pytest.MonkeyPatch
         watching = asyncio.create_task(watch_answers(client, "http://search", query="cheap", trail=trail))
 
         async def third_answered() -> bool:
+            """Return whether the answer after the missed one was noted."""
             return 3 in trail.answers.seen
 
         await eventually_async(third_answered)

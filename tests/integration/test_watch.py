@@ -1,0 +1,198 @@
+"""Lag, ledgers and releases on a real Kafka: what stands on the topics is what is shown, again and again."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.structs import OffsetAndMetadata
+from pydantic import BaseModel
+
+from contracts.errors import CheckFailed, DependencyDown
+from contracts.progress import CatalogCounts, EventCounts, JoinProgress, PairsProgress, SearchCounts
+from contracts.topics import (
+    CATALOG,
+    JOIN_PROGRESS,
+    JOINED_SEARCHES,
+    MODELS,
+    PAIRS_PROGRESS,
+    PREFERENCE_PAIRS,
+    SEARCH_EVENTS,
+)
+from contracts.wire import encode
+from millrace.commands import looking
+from millrace.watch.lag import lag_report
+from millrace.watch.ledger import ledger_report
+from millrace.watch.observer import Observer
+from service.kafka import OutgoingRecord, consumer_config, ensure_topics, produce_all, producer_config
+from service.settings import Settings
+from tests.support.deployment import release_value, serving_value
+from tests.support.poll import eventually
+
+pytestmark = pytest.mark.kafka
+
+CLICK = b'{"schema_version":1,"type":"click","event_time":1795196006756}'
+TICK = b'{"schema_version":1,"type":"tick","event_time":1795196006756}'
+SettingsFactory = Callable[..., Settings]
+
+
+class Deployment:
+    """Topics of a deployment, written by hand."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        ensure_topics(settings)
+        self._producer = KafkaProducer(**producer_config(settings))
+
+    def write(self, topic: str, *values: bytes, partition: int = 0, key: bytes | None = None) -> None:
+        """Append records to one partition."""
+        name = self.settings.topic(topic)
+        produce_all(self._producer, [OutgoingRecord(name, value, key, partition=partition) for value in values])
+
+    def progress(self, topic: str, message: BaseModel, *, partition: int = 0) -> None:
+        """Append an agent's progress."""
+        self.write(topic, encode(message), partition=partition, key=b"%d" % partition)
+
+    def commit(self, group: str, topic: str, offset: int, metadata: str = "", *, partition: int = 0) -> None:
+        """Commit for a group as its consumer does."""
+        with KafkaConsumer(**consumer_config(self.settings, group)) as consumer:
+            place = TopicPartition(self.settings.topic(topic), partition)
+            consumer.assign([place])
+            consumer.commit({place: OffsetAndMetadata(offset, metadata, -1)})
+
+    def close(self) -> None:
+        """Close the producer."""
+        self._producer.close()
+
+
+def join_progress(**changes: Any) -> JoinProgress:
+    """Return the progress of a join that read four records of partition 0: three events and a tick."""
+    counts = EventCounts(joined=2, pending=1, ticks=1)
+    values = {"partition": 0, "next_offset": 4, "hold_offset": 2, "watermark_ms": 1, "counts": counts, **changes}
+    return JoinProgress.model_validate(values)
+
+
+@pytest.fixture
+def deployment(kafka_settings: SettingsFactory) -> Iterator[Deployment]:
+    """Give a deployment in the middle of its work, in which everything is accounted for."""
+    made = Deployment(kafka_settings(partitions=2))
+    made.write(SEARCH_EVENTS, CLICK, CLICK, TICK, CLICK, CLICK, b"not json", TICK)
+    made.write(SEARCH_EVENTS, CLICK, CLICK, CLICK, TICK, partition=1)
+    made.progress(JOIN_PROGRESS, join_progress())
+    made.write(JOINED_SEARCHES, *[b"{}"] * 3)
+    counts = SearchCounts(paired=1, unpaired={"no_click": 1})
+    made.progress(PAIRS_PROGRESS, PairsProgress(partition=0, next_offset=2, hold_offset=1, counts=counts))
+    made.write(PREFERENCE_PAIRS, *[b"{}"] * 4)
+    made.commit("trainer", PREFERENCE_PAIRS, 1)
+    made.write(CATALOG, *[b"{}"] * 6, key=b"P-1")
+    made.commit("indexer", CATALOG, 4, CatalogCounts(catalogue=3, dead_lettered=1).model_dump_json())
+    for number in (1, 2):
+        made.write(MODELS, release_value("query", number), key=b"query-%d" % number)
+    made.write(MODELS, serving_value(2, 0), key=b"serving")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def observer(deployment: Deployment) -> Iterator[Observer]:
+    """Give an observer that has read all progress and releases."""
+    with Observer(deployment.settings) as watching:
+        watching.wait_caught_up(30)
+        yield watching
+
+
+def test_both_ledgers_balance_by_counting(observer: Observer) -> None:
+    """Ticks are in neither side; what the join has not read is pending, in both partitions."""
+    report = ledger_report(observer.look())
+    events, searches = report["events"], report["searches"]
+    assert events["accepted"] == 5 + 3 + 6
+    assert (events["joined"], events["catalogue"], events["dead_lettered"]) == (2, 3, 1)
+    assert events["pending"] == 1 + 2 + 3 + 2
+    assert events["balance"] == 0
+    assert searches == {
+        "closed": 3, "paired": 1, "held_out": 0, "filtered": {}, "unpaired": {"no_click": 1}, "dead_lettered": 0,
+        "pending": 1, "balance": 0,
+    }  # fmt: skip
+
+
+def test_lag_is_what_lies_behind_each_group(observer: Observer) -> None:
+    """Join and pairs are measured by their progress, the others by their commits; held records stand apart."""
+    groups = lag_report(observer.look())["groups"]
+    assert groups == {
+        "join": {"records": 3 + 4, "held": 2, "worst_partition": 4},
+        "pairs": {"records": 1, "held": 1, "worst_partition": 1},
+        "trainer": {"records": 3, "held": 0, "worst_partition": 3},
+        "indexer": {"records": 2, "held": 0, "worst_partition": 2},
+    }
+
+
+def test_the_next_look_sees_what_happened_since(deployment: Deployment, observer: Observer) -> None:
+    """An observer goes on reading: new records, new progress, new releases."""
+    observer.look()
+    deployment.write(SEARCH_EVENTS, CLICK, TICK)
+    counts = EventCounts(joined=4, pending=0, dead_lettered=1, ticks=2)
+    deployment.progress(JOIN_PROGRESS, join_progress(next_offset=7, hold_offset=7, counts=counts))
+    deployment.write(MODELS, serving_value(1, 0), key=b"serving")
+
+    def caught_up() -> bool:
+        """Return whether the followers have handed over both."""
+        serving = observer.releases.serving
+        join = lag_report(observer.look())["groups"]["join"]
+        return serving is not None and serving.query_release == 1 and join["records"] == 2 + 4
+
+    eventually(caught_up)
+    events = ledger_report(observer.look())["events"]
+    assert (events["joined"], events["pending"], events["balance"]) == (4, 1 + 3 + 2, 0)
+
+
+def test_an_event_that_nobody_counts_is_seen(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`millrace ledger` prints the balance as JSON and fails with the exit code of a check."""
+    deployment.progress(JOIN_PROGRESS, join_progress(counts=EventCounts(joined=1, pending=1, ticks=1)))
+    monkeypatch.chdir(tmp_path)
+    for name in ("kafka_bootstrap", "topic_prefix"):
+        monkeypatch.setenv(f"MILLRACE_{name.upper()}", getattr(deployment.settings, name))
+    with pytest.raises(CheckFailed) as raised:
+        looking.ledger(json=True)
+    assert raised.value.exit_code == 3
+    report = json.loads(capsys.readouterr().out)
+    assert (report["events"]["balance"], report["searches"]["balance"]) == (1, 0)
+
+
+def test_releases_on_the_topic_are_listed(observer: Observer) -> None:
+    """The newest first, the one in force marked."""
+    rows = observer.releases.report()["releases"]
+    assert [(row["release"], row["in_force"]) for row in rows] == [(2, True), (1, False)]
+
+
+def test_topics_that_nobody_made_are_a_clear_failure(kafka_settings: SettingsFactory) -> None:
+    """An empty cluster is not an empty deployment: nothing is shown as zero."""
+    with Observer(kafka_settings(topic_prefix="missing-")) as watching:
+        with pytest.raises(DependencyDown, match="join-progress"):
+            watching.wait_caught_up(0.5)
+        with pytest.raises(DependencyDown, match="missing-"):
+            watching.look()
+
+
+def test_a_kafka_that_is_not_there_is_a_clear_failure(settings: SettingsFactory) -> None:
+    """Nothing hangs, and the address is named."""
+    with pytest.raises(DependencyDown, match=r"127\.0\.0\.1:1"):
+        Observer(settings(kafka_bootstrap="127.0.0.1:1", dependency_wait_s=0))
+
+
+def test_a_producer_with_transactions_does_not_stop_the_look(deployment: Deployment, observer: Observer) -> None:
+    """The marks that its commits leave on the topic hold no record; the end is reached all the same."""
+    settings = deployment.settings
+    config = {**producer_config(settings), "transactional_id": f"{settings.topic_prefix}shop"}
+    before = observer.look().tails[1]
+    with KafkaProducer(**config) as producer:
+        producer.init_transactions()
+        producer.begin_transaction()
+        producer.send(settings.topic(SEARCH_EVENTS), value=CLICK, partition=1).get(timeout=30)
+        producer.commit_transaction()
+    eventually(lambda: observer.look().ends[SEARCH_EVENTS, 1].end == 4 + 2, what="the record and its mark")
+    after = observer.look().tails[1]
+    assert (after.events, after.ticks) == (before.events + 1, before.ticks)
