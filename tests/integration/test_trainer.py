@@ -187,6 +187,10 @@ class RunningTrainer:
         """Return its log."""
         return [orjson.loads(line) for line in self._log.read_bytes().splitlines()]
 
+    def published(self) -> int:
+        """Return how often it wrote to `models`."""
+        return sum(line["event"] == "releases published" for line in self.lines())
+
 
 @contextmanager
 def running(settings: Settings, log: Path) -> Iterator[RunningTrainer]:
@@ -238,7 +242,8 @@ def test_the_query_lane_moves_to_a_product_release_only_when_serving_names_it(sh
     assert product.release == 1
     assert before.release > product.query_release
     assert after.release > before.release
-    assert after.parent == product.query_release
+    assert after.parent is not None
+    assert after.parent >= product.query_release
 
 
 def test_sigkill_neither_loses_a_pair_nor_trains_one_twice(shop: Shop, tmp_path: Path) -> None:
@@ -272,15 +277,14 @@ def test_a_trainer_that_was_succeeded_cannot_publish(shop: Shop, tmp_path: Path)
             shop.send_pairs(0, 130)
             shop.wait_for("query", pairs=130)
             first.process.send_signal(signal.SIGSTOP)
+            published = first.published()
             second.wait_ready()
             shop.send_pairs(130, 300)
-            taken = shop.wait_for("query", pairs=300)
+            shop.wait_for("query", pairs=300)
             first.process.send_signal(signal.SIGCONT)
             assert first.process.wait(timeout=60) == 4
-            newest = shop.newest("query")
-            assert second.process.poll() is None
-    assert newest is not None
-    assert newest.manifest == taken.manifest
+            assert second.reasons() == []
+    assert first.published() == published
     (line,) = [line for line in first.lines() if line["level"] == "error"]
     assert line["kind"] == "TransientError"
 

@@ -76,6 +76,7 @@ def _manifest(
     product_release: int,
     query_release: int,
 ) -> ReleaseManifest:
+    """Return what a release says of itself."""
     return ReleaseManifest(
         kind=kind,
         release=release,
@@ -212,6 +213,7 @@ class ServiceThread(Service):
         return self._error
 
     def _run(self) -> None:
+        """Run the service and keep its error."""
         try:
             outcome = self._main(self._settings, self._shutdown)
             if inspect.iscoroutine(outcome):
@@ -281,6 +283,7 @@ class ServiceProcess(Service):
         return self._end(signal.SIGTERM)
 
     def _end(self, number: signal.Signals) -> int:
+        """Send a signal and wait for the end."""
         process, self._process = self._process, None
         if process is None:
             return 0

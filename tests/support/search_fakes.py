@@ -1,0 +1,94 @@
+"""Stand-ins for what the search service talks to."""
+
+import asyncio
+from typing import Any
+
+import numpy as np
+
+from contracts.errors import TransientError
+from contracts.events import Impression
+from contracts.search import Filters
+from indexer.search.encoding import QueryEncoder
+from indexer.search.pair import Pair, QueryTransform
+from indexer.search.retrieval import Hit
+from indexer.search.service import SearchService
+from tests.support.tiny_encoder import TinyEncoder
+
+NOW_MS = 1_795_196_600_000
+DIM = 16
+
+
+def pair(query: int = 0, product: int = 0, *, click_times: tuple[int, ...] = ()) -> Pair:
+    """Return a pair whose head moves vectors by its number; release 0 moves nothing."""
+    up = np.zeros((DIM, 2), dtype=np.float32)
+    up[0, 0] = query
+    down = np.ones((2, DIM), dtype=np.float32)
+    return Pair(query, product, f"products-r{product}", QueryTransform(down, up), click_times)
+
+
+class Store:
+    """A vector store that answers with what it was asked, or does not answer."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, np.ndarray, int, Filters]] = []
+        self.was_asked = asyncio.Event()
+        self.down = False
+        self.hangs = False
+        self.count_fails = False
+        self.gate: asyncio.Event | None = None
+
+    async def nearest(self, collection: str, vector: np.ndarray, *, k: int, filters: Filters) -> list[Hit]:
+        """Return k products of the collection."""
+        self.asked.append((collection, vector, k, filters))
+        self.was_asked.set()
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.down:
+            raise TransientError("Qdrant cannot be reached")
+        release = int(collection.removeprefix("products-r"))
+        return [Hit(1 - 0.1 * number, payload(f"P-{number}", release)) for number in range(1, k + 1)]
+
+    async def total(self, collection: str, filters: Filters) -> int:
+        """Return a number."""
+        if self.count_fails:
+            raise TransientError("count failed")
+        return 412
+
+
+def payload(product_id: str, release: int) -> dict[str, Any]:
+    """Return what the store shows of a product."""
+    shown = {"title": f"title of {product_id}", "price": 4.5, "brand": "Kelto", "category": ["A", "B"], "in_stock": 0}
+    return {"product_id": product_id, "product_release": release, "parent_id": "V-1", **shown}
+
+
+class Impressions:
+    """Keeps what was sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[Impression] = []
+
+    def send(self, impression: Impression) -> None:
+        """Keep an impression."""
+        self.sent.append(impression)
+
+
+class Search:
+    """A search service over stand-ins; `pair` is what is in force."""
+
+    def __init__(self, *, deadline_s: float = 5.0) -> None:
+        self.pair: Pair | None = pair()
+        self.store = Store()
+        self.impressions = Impressions()
+        self.encoder = TinyEncoder(DIM)
+        self.now_ms = NOW_MS
+        self.service = SearchService(
+            lambda: self.pair,
+            QueryEncoder(self.encoder),
+            retrieval=self.store,
+            impressions=self.impressions,
+            person_key=b"key",
+            clock_ms=lambda: self.now_ms,
+            deadline_s=deadline_s,
+        )

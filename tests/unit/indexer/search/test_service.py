@@ -1,0 +1,178 @@
+"""One search from request to answer, over stand-ins."""
+
+import asyncio
+
+import numpy as np
+import pytest
+from prometheus_client import REGISTRY
+
+from contracts.errors import DependencyDown
+from contracts.search import Filters, SearchRequest
+from service.health import Health
+from service.people import person_id
+from tests.support.search_fakes import NOW_MS, Search, pair
+
+
+@pytest.fixture
+def search() -> Search:
+    """A search service with release 0 in force."""
+    Health("search")
+    return Search()
+
+
+def request(query: str = "quiet fridge", **fields: object) -> SearchRequest:
+    """Return a request."""
+    return SearchRequest.model_validate({"query": query, **fields})
+
+
+def observed() -> float:
+    """Return how many click-to-search times were measured so far."""
+    labels = {"path": "click_to_search"}
+    return REGISTRY.get_sample_value("millrace_freshness_seconds_count", labels) or 0.0
+
+
+async def test_an_answer_names_its_search_its_pair_and_its_products(search: Search) -> None:
+    """Everything that later events need is in the answer."""
+    answer = await search.service.search(request(k=3))
+    assert answer.search_time == NOW_MS
+    assert (answer.query_release, answer.product_release, answer.arm, answer.degraded) == (0, 0, "live", None)
+    assert (answer.exploration.policy, answer.total) == ("none", 412)
+    assert [(one.product_id, one.position) for one in answer.results] == [("P-1", 1), ("P-2", 2), ("P-3", 3)]
+    first = answer.results[0]
+    assert (first.title, first.price, first.category, first.in_stock) == ("title of P-1", 4.5, ("A", "B"), False)
+    assert first.explanation is None
+    assert (await search.service.search(request(explain=True))).results[0].explanation == {"cosine": first.score}
+
+
+async def test_search_ids_are_unique_and_sort_by_time(search: Search) -> None:
+    """Two searches of one millisecond differ; a later one sorts behind."""
+    ids = [(await search.service.search(request())).search_id for _ in range(20)]
+    assert len(set(ids)) == 20
+    search.now_ms += 1
+    assert (await search.service.search(request())).search_id > max(ids)
+
+
+async def test_the_impression_is_what_was_served(search: Search) -> None:
+    """Same search, time, slots and releases; the client by its stand-in, spaces in the query tidied."""
+    answer = await search.service.search(request("  quiet \n fridge ", k=2, client_id="c9", session_id="k3"))
+    (sent,) = search.impressions.sent
+    assert (sent.search_id, sent.event_time, sent.query) == (answer.search_id, NOW_MS, "quiet fridge")
+    assert (sent.client_id, sent.session_id) == (person_id("c9", b"key"), "k3")
+    assert [(slot.product_id, slot.position, slot.parent_id) for slot in sent.slots] == [
+        ("P-1", 1, "V-1"),
+        ("P-2", 2, "V-1"),
+    ]
+    assert sent.ranking.model_dump(include={"query_release", "product_release", "ranker", "arm"}) == {
+        "ranker": "millrace",
+        "query_release": 0,
+        "product_release": 0,
+        "arm": "live",
+    }
+
+
+async def test_a_search_of_nobody_gets_a_session_of_its_own(search: Search) -> None:
+    """Its events still join by search; two of them are never taken for one person."""
+    for _ in range(2):
+        await search.service.search(request())
+    sessions = [sent.session_id for sent in search.impressions.sent]
+    assert all(sessions)
+    assert len(set(sessions)) == 2
+
+
+@pytest.mark.parametrize("impression", ["client", "none"])
+async def test_no_impression_is_written_where_the_request_says_so(search: Search, impression: str) -> None:
+    """The site writes it itself, or nobody does."""
+    await search.service.search(request(impression=impression))
+    assert search.impressions.sent == []
+
+
+async def test_a_request_keeps_its_pair_while_another_is_swapped_in(search: Search) -> None:
+    """Query head, collection and the releases named all come from the pair taken at the start."""
+    search.store.gate = asyncio.Event()
+    running = asyncio.create_task(search.service.search(request()))
+    await search.store.was_asked.wait()
+    search.pair = pair(7, 3)
+    search.store.gate.set()
+    answer = await running
+    assert (answer.query_release, answer.product_release) == (0, 0)
+    assert {result.product_release for result in answer.results} == {0}
+    later = await search.service.search(request())
+    assert (later.query_release, later.product_release) == (7, 3)
+    (old_collection, old_vector, *_), (new_collection, new_vector, *_) = search.store.asked
+    assert (old_collection, new_collection) == ("products-r0", "products-r3")
+    assert not np.allclose(old_vector, new_vector)
+
+
+async def test_a_swap_while_the_query_is_encoded_changes_neither_half(search: Search) -> None:
+    """The vector of the old head never meets the new collection."""
+    running = asyncio.create_task(search.service.search(request()))
+    await asyncio.sleep(0)
+    search.pair = pair(7, 3)
+    answer = await running
+    assert (answer.query_release, search.store.asked[0][0]) == (0, "products-r0")
+
+
+async def test_without_the_store_the_same_search_is_remembered(search: Search) -> None:
+    """The earlier results with the releases that made them, marked; another filter is another search."""
+    whole = await search.service.search(request())
+    search.pair, search.store.down = pair(5, 1), True
+    remembered = await search.service.search(request())
+    assert remembered.degraded == "remembered"
+    assert remembered.results == whole.results
+    assert (remembered.query_release, remembered.product_release) == (0, 0)
+    assert remembered.search_id != whole.search_id
+    assert search.impressions.sent[-1].ranking.query_release == 0
+    for unknown in (request("tv"), request(k=3), request(filters={"in_stock": True})):
+        with pytest.raises(DependencyDown, match="no earlier answer is remembered"):
+            await search.service.search(unknown)
+    search.store.down = False
+    assert (await search.service.search(request())).degraded is None
+
+
+async def test_a_store_that_hangs_is_given_up_at_the_deadline() -> None:
+    """The shopper gets an answer or an error, never a wait without end."""
+    search = Search(deadline_s=0.05)
+    search.store.hangs = True
+    with pytest.raises(DependencyDown, match="vector store does not answer"):
+        await search.service.search(request())
+
+
+async def test_a_count_that_fails_does_not_fail_the_search(search: Search) -> None:
+    """The total is then what was found."""
+    search.store.count_fails = True
+    assert (await search.service.search(request(k=4))).total == 4
+
+
+async def test_nothing_is_answered_before_a_pair_is_in_force(search: Search) -> None:
+    """Search and encode say what is missing."""
+    search.pair = None
+    with pytest.raises(DependencyDown, match="nothing is served yet"):
+        await search.service.search(request())
+    with pytest.raises(DependencyDown, match="nothing is served yet"):
+        await search.service.encode(("x",))
+
+
+async def test_the_first_answer_of_a_release_measures_click_to_search_once(search: Search) -> None:
+    """Each click that it learned from counts once, even where the impression is left out."""
+    search.pair = pair(3, 0, click_times=(NOW_MS - 20_000, NOW_MS - 5_000))
+    before = observed()
+    for _ in range(3):
+        await search.service.search(request(impression="none"))
+    assert observed() == before + 2
+
+
+async def test_encode_returns_vectors_of_the_pair_in_force(search: Search) -> None:
+    """In the order of the texts, with the releases they belong to."""
+    search.pair = pair(2, 1)
+    answer = await search.service.encode(("fridge", "tv"))
+    assert (answer.query_release, answer.product_release) == (2, 1)
+    expected = search.pair.transform(search.encoder.encode(["fridge", "tv"]))
+    np.testing.assert_allclose(np.array(answer.vectors), expected, rtol=1e-6)
+
+
+async def test_filters_reach_the_store_as_they_were_asked(search: Search) -> None:
+    """They are conditions of the query itself, not of its results."""
+    await search.service.search(request(filters={"brand": ["Kelto"], "price": {"lte": 500}}, k=7))
+    _, _, k, filters = search.store.asked[0]
+    assert k == 7
+    assert filters == Filters.model_validate({"brand": ("Kelto",), "price": {"lte": 500}})

@@ -1,0 +1,197 @@
+"""The catalogue lane on a store in memory: order of outputs, failures, repeats."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pytest
+from typing_extensions import override
+
+from contracts.errors import InvariantError
+from contracts.progress import CatalogCounts
+from contracts.versions import PointVersion
+from indexer.core.base_vectors import BaseVectors
+from indexer.core.planner import CatalogRecord
+from indexer.core.points import ProductPoint
+from indexer.loop import CatalogLane, Stopped
+from indexer.targets import Target, Targets
+from tests.support.indexer_fakes import Catalog, FlakyStore, Log, first_target, record
+from tests.support.indexing import deleted, product
+from tests.support.tiny_encoder import TinyEncoder
+from towers.heads import ProductHead
+
+R0 = "products-r0"
+R1 = "products-r1"
+
+
+class Lane:
+    """A lane with everything around it.
+
+    Args:
+        batches: of the catalogue.
+        stop_after: how many pauses it takes before it is asked to stop.
+    """
+
+    def __init__(self, *batches: Sequence[CatalogRecord], stop_after: int = 1_000) -> None:
+        self.catalog = Catalog(*batches)
+        self.log = Log()
+        self.store = FlakyStore()
+        self.encoder = TinyEncoder()
+        self.vectors = BaseVectors()
+        self.targets = Targets()
+        self.pauses: list[float] = []
+        self.held_while_paused: list[str | None] = []
+        self._stop_after = stop_after
+        for collection in (R0, R1):
+            self.store.ensure_collection(collection, self.encoder.dim)
+        self.targets.put_in_force(first_target(self.encoder))
+        self.lane = self.new_process()
+
+    def new_process(self) -> CatalogLane:
+        """Return the lane of an indexer that has just started."""
+        return CatalogLane(
+            self.catalog,
+            self.log,
+            store=self.store,
+            encoder=self.encoder,
+            vectors=self.vectors,
+            targets=self.targets,
+            pause=self._pause,
+        )
+
+    def _pause(self, seconds: float) -> bool:
+        """Note a pause, and end the process where told."""
+        self.pauses.append(seconds)
+        self.held_while_paused.append(self.lane.held())
+        return len(self.pauses) >= self._stop_after
+
+    def versions(self, collection: str = R0) -> dict[str, PointVersion]:
+        """Return what is stored."""
+        return self.store.versions(collection)
+
+
+def test_a_batch_is_kept_written_and_then_committed() -> None:
+    """Products reach the log and the store; the commit counts every record."""
+    it = Lane([record(product("P-1"), 0), record(b"{", 1), record(None, 2), record(deleted("P-2"), 3)])
+    assert it.lane.step() == 4
+    assert [(vector.product_id, vector.deleted) for vector in it.log.vectors] == [("P-1", False), ("P-2", True)]
+    assert [refusal.record.offset for refusal in it.log.refusals] == [1]
+    assert it.store.counts(R0) == (1, 1)
+    assert it.catalog.committed[0].counts == CatalogCounts(catalogue=3, dead_lettered=1)
+    assert it.catalog.committed[0].next_offset == 4
+    assert it.lane.held() is None
+
+
+def test_an_unchanged_text_is_not_encoded_again() -> None:
+    """A price change reuses the base vector; equal texts of two products are encoded once."""
+    it = Lane(
+        [record(product("P-1"), 0), record(product("P-2"), 1)],
+        [record(product("P-1", 2, price=9.0), 2)],
+        [record(product("P-1", 3, "large fridge"), 3)],
+    )
+    while it.lane.step():
+        pass
+    assert it.encoder.encoded == ["quiet fridge", "large fridge"]
+    assert it.log.vectors[2].vector == it.log.vectors[0].vector
+    payload = it.log.vectors[2].payload
+    assert payload is not None
+    assert payload.price == 9.0
+
+
+def test_new_products_are_written_before_refreshes() -> None:
+    """Two writes: what cannot be found yet first."""
+    it = Lane([record(product("P-1"))], [record(product("P-1", 2, "x"), 1), record(product("P-2"), 2)])
+    it.lane.step()
+    it.lane.step()
+    assert it.store.writes == [(R0, ["P-1"]), (R0, ["P-2"]), (R0, ["P-1"])]
+
+
+def test_during_a_roll_out_every_write_goes_to_both_collections_in_its_own_space() -> None:
+    """The collection in force and the one under construction get the product of their own head."""
+    it = Lane([record(product("P-1"))])
+    head = ProductHead(it.encoder.dim)
+    head.output_weight.data.fill_(0.1)
+    it.targets.build(Target(R1, 1, head))
+    it.lane.step()
+    assert it.versions(R0) == {"P-1": PointVersion(1, 0)}
+    assert it.versions(R1) == {"P-1": PointVersion(1, 1)}
+    old, new = (it.store.retrieve(name, ["P-1"])["P-1"].vector for name in (R0, R1))
+    assert old is not None
+    assert new is not None
+    assert not np.allclose(old, new, atol=1e-3)
+
+
+def test_a_store_that_does_not_answer_holds_the_lane_and_keeps_its_place_in_the_group() -> None:
+    """It tries again with growing pauses, says why it is not ready, and commits only afterwards."""
+    it = Lane([record(product("P-1"))])
+    it.store.failures = 3
+    assert it.lane.step() == 1
+    assert it.held_while_paused == ["Qdrant cannot be reached"] * 3
+    assert it.pauses == sorted(it.pauses)
+    assert len(set(it.pauses)) == 3
+    assert it.catalog.membership_kept == 3
+    assert it.store.counts(R0).live == 1
+    assert it.lane.held() is None
+
+
+def test_a_log_that_does_not_acknowledge_lets_nothing_into_the_index() -> None:
+    """The point is written only once its base vector is kept."""
+    it = Lane([record(product("P-1"))], stop_after=1)
+    it.log.failures = 5
+    with pytest.raises(Stopped):
+        it.lane.step()
+    assert it.store.writes == []
+    assert it.catalog.committed == {}
+
+
+def test_a_member_that_lost_its_partitions_gives_the_batch_up_and_reads_it_again() -> None:
+    """What the group moved elsewhere is not committed here; still held, it is read again and nothing is lost."""
+    it = Lane([record(product("P-1"))])
+    it.store.failures = 1
+    it.catalog.loses_group = True
+    assert it.lane.step() == 0
+    assert it.catalog.committed == {}
+    assert it.lane.step() == 1
+    assert it.catalog.started_again == 1
+    assert it.store.counts(R0).live == 1
+
+
+def test_a_crash_between_base_vector_and_point_is_made_good_by_the_repeat() -> None:
+    """The version is known from the log, is not encoded or logged again, and yet written."""
+    it = Lane([record(product("P-1"))], stop_after=1)
+    it.store.failures = 1
+    with pytest.raises(Stopped):
+        it.lane.step()
+    it.catalog.start_again()
+    assert it.new_process().step() == 1
+    assert len(it.log.vectors) == 1
+    assert it.encoder.encoded == ["quiet fridge"]
+    assert it.versions() == {"P-1": PointVersion(1, 0)}
+
+
+def test_a_construction_given_up_meanwhile_takes_no_writes_any_more() -> None:
+    """Its collection is gone: the batch goes on with the others."""
+    it = Lane([record(product("P-1"))])
+
+    class Vanishing(FlakyStore):
+        """A store whose second collection is dropped by the other lane in the middle of a batch."""
+
+        @override
+        def write(self, collection: str, points: Iterable[ProductPoint]) -> int:
+            """Write, but for the collection that is gone."""
+            if collection == R1:
+                it.targets.build(None)
+                raise InvariantError("Qdrant refused: collection not found")
+            return 1
+
+    it.targets.build(Target(R1, 1, ProductHead(it.encoder.dim)))
+    it.store = Vanishing()
+    assert it.new_process().step() == 1
+
+
+def test_a_collection_in_force_that_refuses_writes_stops_the_process() -> None:
+    """Going on would lose products silently."""
+    it = Lane([record(product("P-1"))])
+    it.store.drop(R0)
+    with pytest.raises(InvariantError):
+        it.lane.step()
+    assert it.catalog.committed == {}

@@ -1,0 +1,155 @@
+"""Following a compacted topic: from the beginning, live, and what an error in the callback does."""
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from kafka import KafkaProducer
+
+from contracts.errors import MalformedMessage
+from contracts.topics import MODELS, PRODUCT_VECTORS
+from service.follow import TopicFollower
+from service.kafka import OutgoingRecord, ensure_topics, produce_all, producer_config
+from service.settings import Settings
+from tests.support.poll import eventually
+
+SettingsFactory = Callable[..., Settings]
+
+Write = Callable[..., None]
+
+
+@pytest.fixture
+def deployment(kafka_settings: SettingsFactory) -> Settings:
+    """Settings of a deployment whose topics exist."""
+    settings = kafka_settings(partitions=2)
+    ensure_topics(settings)
+    return settings
+
+
+@pytest.fixture
+def write(deployment: Settings) -> Iterator[Write]:
+    """A function that writes (key, value) records to a topic."""
+    producer = KafkaProducer(**producer_config(deployment))
+
+    def send(topic: str, *records: tuple[bytes, bytes | None]) -> None:
+        produce_all(producer, [OutgoingRecord(deployment.topic(topic), value, key=key) for key, value in records])
+
+    yield send
+    producer.close()
+
+
+class Seen:
+    """What a follower handed over."""
+
+    def __init__(self) -> None:
+        self.values: dict[bytes, bytes | None] = {}
+        self.count = 0
+        self.timestamps: list[int] = []
+
+    def take(self, key: bytes, value: bytes | None, timestamp_ms: int) -> None:
+        """Keep a record."""
+        self.values[key] = value
+        self.timestamps.append(timestamp_ms)
+        self.count += 1
+
+
+@pytest.mark.kafka
+def test_it_reads_from_the_beginning_and_then_live(deployment: Settings, write: Write) -> None:
+    """What was there is handed over before `caught_up`; what comes later follows, tombstones included."""
+    write(PRODUCT_VECTORS, *((b"P-%d" % number, b"old") for number in range(20)))
+    seen = Seen()
+    follower = TopicFollower(deployment, PRODUCT_VECTORS, seen.take)
+    assert follower.not_caught_up() is not None
+    follower.start()
+    assert follower.caught_up.wait(30)
+    assert seen.count == 20
+    assert follower.not_caught_up() is None
+    write(PRODUCT_VECTORS, (b"P-1", b"new"), (b"P-2", None))
+    eventually(lambda: seen.count == 22)
+    assert seen.values[b"P-1"] == b"new"
+    assert seen.values[b"P-2"] is None
+    assert min(seen.timestamps) > 1_600_000_000_000
+    follower.stop()
+
+
+@pytest.mark.kafka
+def test_an_empty_topic_is_caught_up_at_once(deployment: Settings) -> None:
+    """Nobody waits for records that never come."""
+    follower = TopicFollower(deployment, MODELS, Seen().take)
+    follower.start()
+    assert follower.caught_up.wait(30)
+    follower.stop()
+
+
+@pytest.mark.kafka
+def test_it_waits_for_a_topic_that_is_not_there_yet(kafka_settings: SettingsFactory) -> None:
+    """A process may start before the one that creates the topics."""
+    settings = kafka_settings()
+    follower = TopicFollower(settings, MODELS, Seen().take)
+    follower.start()
+    assert not follower.caught_up.wait(0.5)
+    ensure_topics(settings)
+    assert follower.caught_up.wait(30)
+    assert follower.failure is None
+    follower.stop()
+
+
+@pytest.mark.kafka
+def test_a_record_that_cannot_be_applied_ends_it_and_is_kept(deployment: Settings, write: Write) -> None:
+    """Going on would show a state that never was; readiness says why."""
+    taken: list[bytes] = []
+
+    def refuse(key: bytes, _value: bytes | None, _timestamp_ms: int) -> None:
+        taken.append(key)
+        raise MalformedMessage("malformed_json", "not a release")
+
+    write(MODELS, (b"query-1", b"{"), (b"query-2", b"{"))
+    follower = TopicFollower(deployment, MODELS, refuse)
+    follower.start()
+    eventually(lambda: follower.failure is not None, timeout_s=30)
+    assert taken == [b"query-1"]
+    assert follower.not_caught_up() == "not a release"
+    follower.stop()
+
+
+@pytest.mark.kafka
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_error_nobody_foresaw_is_a_failure_too(deployment: Settings, write: Write) -> None:
+    """The thread dies loudly, and whoever waits for it learns of it instead of waiting for ever."""
+
+    def crash(_key: bytes, _value: bytes | None, _timestamp_ms: int) -> None:
+        raise ZeroDivisionError
+
+    write(MODELS, (b"query-1", b"x"))
+    follower = TopicFollower(deployment, MODELS, crash)
+    follower.start()
+    eventually(lambda: follower.failure is not None, timeout_s=30)
+    assert "could not be applied" in (follower.not_caught_up() or "")
+    follower.stop()
+
+
+@pytest.mark.kafka
+def test_stop_ends_it_in_the_middle_of_a_topic(deployment: Settings, write: Write) -> None:
+    """A stop does not wait for the rest; it is harmless when repeated or never started."""
+    write(PRODUCT_VECTORS, *((b"P-%d" % number, b"x") for number in range(50)))
+    first, go_on = threading.Event(), threading.Event()
+    count = 0
+
+    def slow(_key: bytes, _value: bytes | None, _timestamp_ms: int) -> None:
+        nonlocal count
+        count += 1
+        first.set()
+        go_on.wait(10)
+
+    follower = TopicFollower(deployment, PRODUCT_VECTORS, slow)
+    follower.start()
+    assert first.wait(30)
+    stopping = threading.Thread(target=follower.stop)
+    stopping.start()
+    eventually(follower._stop.is_set)
+    go_on.set()
+    stopping.join(20)
+    assert not stopping.is_alive()
+    assert count < 50
+    follower.stop()
+    TopicFollower(deployment, MODELS, slow).stop()
