@@ -3,6 +3,7 @@ const HISTORY = 120;
 const history = {};
 const byId = (id) => document.getElementById(id);
 const number = (value) => Number(value).toLocaleString("en");
+const clock = (milliseconds) => new Date(milliseconds).toLocaleTimeString("en", { hourCycle: "h23" });
 const seconds = (value) => (value === null || value === undefined ? "–" : value < 10 ? value.toFixed(1) + " s" : Math.round(value) + " s");
 
 function element(tag, text, className) {
@@ -33,7 +34,11 @@ function sparkline(values) {
 
 function bars(values) {
   const top = Math.max(1, ...values);
-  return svg(values.length * 10, 20, values.map((value, i) => ["rect", { x: i * 10, width: 8, y: 19 - 18 * value / top, height: 1 + 18 * value / top }]));
+  const drawn = svg(values.length * 10, 20, values.map((value, i) => ["rect", { x: i * 10, width: 8, y: 19 - 18 * value / top, height: 1 + 18 * value / top }]));
+  const made = element("span");
+  made.title = values.map((value, i) => `partition ${i}: ${number(value)}`).join(", ");
+  made.append(drawn);
+  return made;
 }
 
 function tile(value, label, className) {
@@ -92,7 +97,7 @@ function showReleases(releases) {
     const failed = release.checks.filter((check) => !check.passed);
     const checks = failed.length ? element("span", failed.map((check) => check.name).join(", "), "pill failed") : element("span", `${release.checks.length} passed`);
     return row([
-      { node: name }, { text: new Date(release.created_at).toLocaleTimeString() },
+      { node: name }, { text: clock(release.created_at) },
       { text: number(release.pairs_trained), className: "n" }, { text: release.drift_mean.toFixed(4), className: "n" }, { node: checks },
     ]);
   }));
@@ -105,6 +110,7 @@ function showProcesses(processes) {
 }
 
 function showTrouble(text) {
+  document.body.classList.toggle("stale", Boolean(text));
   byId("trouble").hidden = !text;
   byId("trouble").textContent = text || "";
 }
@@ -115,13 +121,14 @@ async function refresh() {
     const view = await answer.json();
     if (!answer.ok) return showTrouble(view.error);
     showTrouble(view.trouble);
+    document.querySelector("main").hidden = false;
     showFreshness(view.freshness_s);
     showLag(view.lag);
     showLedger("events", view.ledger.events);
     showLedger("searches", view.ledger.searches);
     showReleases(view.releases);
     showProcesses(view.processes);
-    byId("clock").textContent = new Date(view.at).toLocaleTimeString();
+    byId("clock").textContent = clock(view.at);
   } catch (error) {
     showTrouble("The page's own process does not answer: " + error.message);
   } finally {
