@@ -91,7 +91,7 @@ def test_what_prints_can_print_json(name: str) -> None:
 
 def test_an_unknown_command_is_refused_with_the_nearest(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     """A misspelt command exits with 2 and suggests the one that was meant."""
-    assert run("serch", "fridge") == 2
+    assert run("searchh", "fridge") == 2
     printed = capsys.readouterr()
     assert (printed.out, "Did you mean 'search'" in printed.err) == ("", True)
 

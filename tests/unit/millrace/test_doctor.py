@@ -1,5 +1,6 @@
 """The doctor names a cause and a fix for whatever is wrong, and one dead server hides nothing else."""
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,13 @@ from contracts.errors import DependencyDown
 from millrace.doctor import (
     Check,
     check_disk,
+    check_kafka,
     check_keys,
     check_loopback,
     check_processes,
     check_python,
+    check_qdrant,
+    check_redis,
     doctor_report,
     examine,
 )
@@ -64,6 +68,52 @@ def test_a_failing_check_keeps_its_cause_and_fix(tmp_path: Path) -> None:
     broken, python = examine(settings(tmp_path), (check_broken_thing, check_python))
     assert broken == Check("broken thing", "fail", "it is down", "start it")
     assert python.status == "ok"
+
+
+def test_a_check_that_hangs_hides_no_other(tmp_path: Path) -> None:
+    """All checks share one deadline; the one that hangs is named and does not keep the command from ending."""
+    release = threading.Event()
+
+    def check_slow_thing(_settings: Settings) -> Check:
+        release.wait()
+        return Check("slow thing", "ok", "at last")
+
+    slow, python = examine(settings(tmp_path), (check_slow_thing, check_python), deadline_s=0.5)
+    release.set()
+    assert (slow.name, slow.status, slow.cause) == ("slow thing", "fail", "no answer in time")
+    assert python.status == "ok"
+
+
+def test_a_check_that_breaks_hides_no_other(tmp_path: Path) -> None:
+    """A fault of ours in one check is shown as such; the others still report."""
+
+    def check_faulty_thing(_settings: Settings) -> Check:
+        raise ZeroDivisionError
+
+    faulty, python = examine(settings(tmp_path), (check_faulty_thing, check_python))
+    assert (faulty.status, "ZeroDivisionError" in faulty.cause) == ("fail", True)
+    assert python.status == "ok"
+
+
+def test_servers_that_are_away_are_named_with_their_setting(tmp_path: Path) -> None:
+    """Kafka, Redis and the vector store each say where nothing answers."""
+    named = settings(
+        tmp_path,
+        kafka_bootstrap="127.0.0.1:1",
+        redis_url="redis://:hunter2@127.0.0.1:2/0",
+        qdrant_url="http://127.0.0.1:3",
+    )
+    kafka, redis, qdrant = examine(named, (check_kafka, check_redis, check_qdrant))
+    assert [check.status for check in (kafka, redis, qdrant)] == ["fail"] * 3
+    assert ("127.0.0.1:1" in kafka.cause, "MILLRACE_KAFKA_BOOTSTRAP" in kafka.fix) == (True, True)
+    assert ("127.0.0.1:2" in redis.cause, "hunter2" in redis.cause + redis.fix) == (True, False)
+    assert "127.0.0.1:3" in qdrant.cause
+
+
+def test_where_no_server_is_named_the_fix_is_up(tmp_path: Path) -> None:
+    """Nothing is wrong yet: a warning with the command that starts everything."""
+    for check in examine(settings(tmp_path), (check_kafka, check_redis, check_qdrant, check_processes)):
+        assert (check.status, check.fix) == ("warn", "`millrace up`")
 
 
 @pytest.mark.parametrize("key", ["name", "status", "cause", "fix"])

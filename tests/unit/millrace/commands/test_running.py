@@ -107,8 +107,8 @@ def test_a_planned_bench_is_refused_by_name(name: str) -> None:
 
 def test_an_unknown_bench_is_refused() -> None:
     """The ones that exist are named."""
-    with pytest.raises(UsageError, match="there is no bench strems") as raised:
-        running.bench("strems")
+    with pytest.raises(UsageError, match="there is no bench stream") as raised:
+        running.bench("stream")
     assert "streams" in raised.value.fix
 
 
