@@ -15,7 +15,7 @@ from service.logging import get_logger
 from service.process import Shutdown
 from service.settings import Settings
 from towers.encoder import BaseEncoder, load_encoder
-from trainer.adapters.checkpoints import FileCheckpoints
+from trainer.adapters.checkpoints import FileCheckpoints, writable_folder
 from trainer.adapters.models import KafkaReleases, ModelsTable
 from trainer.adapters.pairs_source import KafkaPairs
 from trainer.adapters.query_vectors import QueryVectors
@@ -41,6 +41,7 @@ class TrainerApp:
         self._shutdown = shutdown
         self._waiting_for: str | None = "the base encoder is being loaded"
         self._followers: list[TopicFollower] = []
+        self._folder = settings.data_dir / "trainer"
 
     def run(self) -> None:
         """Train until stopped.
@@ -49,6 +50,7 @@ class TrainerApp:
             MillraceError: a dependency is missing, or another trainer took over.
         """
         self._settings.require("kafka_bootstrap")
+        writable_folder(self._folder)
         health = Health(Process.TRAINER)
         health.add_check("trainer", lambda: self._waiting_for)
         with AdminServer(health, self._settings.host, self._settings.listen_port(Process.TRAINER)):
@@ -93,8 +95,7 @@ class TrainerApp:
         producer: KafkaProducer,
     ) -> None:
         """Run the loop until stopped; what was learned is durable when it returns."""
-        folder = self._settings.data_dir / "trainer"
-        checkpoints = FileCheckpoints(folder, base_version=encoder.base_version)
+        checkpoints = FileCheckpoints(self._folder, base_version=encoder.base_version)
         snapshot = checkpoints.load()
         query_vectors = QueryVectors(encoder)
         settings = LearnerSettings()

@@ -13,7 +13,8 @@ from contracts.releases import Kind, Serving, release_key
 from service.logging import get_logger
 from towers.heads import ProductHead, QueryHead
 from towers.release_files import Encoder, Release, identity_release, unpack
-from trainer.core.learner import Learner, PendingRelease
+from trainer.core.facts import PendingRelease
+from trainer.core.learner import Learner
 from trainer.core.microbatch import MicroBatcher
 from trainer.core.records import PairRecord
 from trainer.core.releasing import Cadence, plan_product_release, plan_query_release, retired_keys
@@ -76,6 +77,7 @@ class TrainerLoop:
         self._saved_ms = clock_ms()
         self._unsaved = False
         self._reporting = Reporting()
+        learner.timed = self._reporting.timed
 
     def resume(self, outbox: Mapping[str, bytes]) -> None:
         """Take up work where the checkpoint left it: position, numbers, and releases that were not published."""
@@ -109,8 +111,7 @@ class TrainerLoop:
 
     def _learn(self, batch: list[PairRecord], *, now_ms: int) -> None:
         """Train on one micro-batch."""
-        with self._reporting.timed():
-            lesson = self.learner.learn(batch)
+        lesson = self.learner.learn(batch)
         self._unsaved = True
         if lesson.reports and not self.learner.facts.product_released_ms:
             self.learner.facts.product_released_ms = (

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from contracts.releases import Kind
 from service import metrics
 from service.logging import get_logger
-from trainer.core.learner import Facts, Lesson
+from trainer.core.facts import Facts
+from trainer.core.learner import Lesson
 from trainer.core.records import PairRecord
 from trainer.core.releasing import PlannedRelease
 
@@ -20,11 +21,12 @@ class Reporting:
     """Counts and logs; takes no decision."""
 
     @contextmanager
-    def timed(self) -> Iterator[None]:
-        """Observe how long one micro-batch took, all lanes together."""
+    def timed(self, lane: str) -> Iterator[None]:
+        """Observe how long a step of a lane took; the pending lane is a query lane."""
         started_s = time.perf_counter()
         yield
-        metrics.TRAIN_STEP_SECONDS.labels("query").observe(time.perf_counter() - started_s)
+        tower = "product" if lane == "product" else "query"
+        metrics.TRAIN_STEP_SECONDS.labels(tower).observe(time.perf_counter() - started_s)
 
     def lesson(self, lesson: Lesson, records: Sequence[PairRecord], *, step: int) -> None:
         """Count what became of a micro-batch."""

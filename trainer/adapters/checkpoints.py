@@ -7,6 +7,7 @@ still writes into the same folder never counts as newer than its successor's wor
 
 import hashlib
 import os
+import tempfile
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -16,7 +17,7 @@ from pydantic import BaseModel
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from contracts.errors import UsageError
+from contracts.errors import DependencyDown, UsageError
 from service.logging import get_logger
 from trainer.core.state import Snapshot
 
@@ -48,16 +49,32 @@ class Place(NamedTuple):
     sequence: int
 
 
+def writable_folder(folder: Path) -> Path:
+    """Return a folder that checkpoints can be written into; made if missing.
+
+    Raises:
+        DependencyDown: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise DependencyDown(
+            f"cannot write checkpoints into {folder}: {error.strerror}",
+            fix="grant the right, free some space, or set MILLRACE_DATA_DIR to another folder",
+        ) from error
+
+
 class FileCheckpoints:
     """The newest checkpoints of one trainer in one folder.
 
     Args:
-        folder: made if missing.
+        folder: an existing one, see `writable_folder`.
         base_version: of the encoder in use; a state of another cannot go on.
     """
 
     def __init__(self, folder: Path, *, base_version: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._base_version = base_version
         newest = max(self._places(), default=Place(0, 0))

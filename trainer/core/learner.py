@@ -6,16 +6,17 @@ randomness is drawn from (seed, step), so that the same records after the same c
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import numpy as np
-from pydantic import BaseModel
 
 from contracts.pairs import PreferencePair
 from contracts.telemetry import PairDropReason
 from towers.heads import QueryHead
-from trainer.core.assembly import MaskSettings, Surroundings, assemble
+from trainer.core.assembly import Batch, MaskSettings, Surroundings, assemble
+from trainer.core.facts import Facts, PendingRelease
 from trainer.core.frequency import FrequencyEstimator
 from trainer.core.lanes import Lane, LossSettings, StepReport
 from trainer.core.memory import LikedProducts, RecentIds, RecentQueries
@@ -58,42 +59,6 @@ class LearnerSettings:
     anchor_queries: int = 128
     keep_ratio: float = 0.7
     seed: int = 1
-
-
-class PendingRelease(BaseModel):
-    """A product release that the index is being moved to."""
-
-    product_release: int
-    query_release: int
-    """Its first query release."""
-
-
-class Facts(BaseModel):
-    """The numbers of the state, as JSON in the checkpoint."""
-
-    step: int = 0
-    pairs_trained: int = 0
-    lists_trained: int = 0
-    offsets: dict[int, int] = {}
-    """Partition -> offset of the next record to learn from."""
-    newest_list: dict[int, str] = {}
-    """Partition -> search_id of the last pair; the pairs of a list stand together."""
-    last_query_release: int = 0
-    """Highest number given out; numbers only grow."""
-    last_product_release: int = 0
-    query_release: int = 0
-    """In force, as `serving` says."""
-    product_release: int = 0
-    pending: PendingRelease | None = None
-    query_parent: int = 0
-    """Last query release of the pair in force, which the next goes on from."""
-    click_times: list[int] = []
-    unserved_ratio: float = 0.0
-    """How much of what the query lane learned the released head still lacks: 1 after a step, less with each release."""
-    product_lane_moved: bool = False
-    """Whether there was a step since the last product release."""
-    query_released_ms: int = 0
-    product_released_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +120,8 @@ class Learner:
         products: Products,
         query_vectors: Callable[[Sequence[str]], np.ndarray],
     ) -> None:
+        self.timed: Callable[[str], AbstractContextManager[None]] = _untimed
+        """Surrounds each lane's step; the core has no clock of its own."""
         self.lanes = lanes
         self.facts = facts
         self.settings = settings
@@ -270,9 +237,14 @@ class Learner:
             product_vectors=self._products.vectors,
             masks=self.settings.masks,
         )
-        reports = {name: lane.step(batch) for name, lane in self.lanes.each().items()}
+        reports = {name: self._lane_step(name, lane, batch) for name, lane in self.lanes.each().items()}
         self._remember(pairs)
         return reports
+
+    def _lane_step(self, name: str, lane: Lane, batch: Batch) -> StepReport:
+        """Let one lane take its step."""
+        with self.timed(name):
+            return lane.step(batch)
 
     def _surroundings(self, pairs: Sequence[PreferencePair]) -> Surroundings:
         """Return what a step needs besides its pairs."""
@@ -302,3 +274,8 @@ class Learner:
         self.facts.step += 1
         self.facts.pairs_trained += len(pairs)
         self.facts.unserved_ratio, self.facts.product_lane_moved = 1.0, True
+
+
+def _untimed(_lane: str) -> AbstractContextManager[None]:
+    """Surround a step with nothing."""
+    return nullcontext()

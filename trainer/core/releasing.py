@@ -11,7 +11,8 @@ from contracts.releases import PROBE_TOLERANCE, Kind, ReleaseManifest, SafetyChe
 from towers.heads import Head
 from towers.probes import PROBE_TEXTS
 from towers.release_files import Encoder, Release, pack, probe_difference, release_tensors, unpack, weights_sha256
-from trainer.core.learner import Facts, Learner, PendingRelease
+from trainer.core.facts import Facts, PendingRelease
+from trainer.core.learner import Learner
 from trainer.core.memory import even_sample
 from trainer.core.safety import SafetyCaps, Towers, Verdict, first_safe
 

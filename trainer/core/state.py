@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from towers.heads import ProductHead, QueryHead, head_tensors
+from trainer.core.facts import Facts
 from trainer.core.frequency import FrequencyEstimator
 from trainer.core.lanes import Lane, under
-from trainer.core.learner import Facts, Lanes, Learner, LearnerSettings, Products
+from trainer.core.learner import Lanes, Learner, LearnerSettings, Products
 from trainer.core.memory import LikedProducts, RecentIds, RecentQueries
 
 

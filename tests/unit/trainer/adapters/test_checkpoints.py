@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from contracts.errors import UsageError
+from contracts.errors import DependencyDown, UsageError
 from trainer.adapters import checkpoints
-from trainer.adapters.checkpoints import KEPT, FileCheckpoints
+from trainer.adapters.checkpoints import KEPT, FileCheckpoints, writable_folder
 from trainer.core.state import Snapshot
 
 BASE = "tiny/16/t1"
@@ -48,7 +48,17 @@ def test_a_state_returns_whole_with_its_outbox_in_order(tmp_path: Path) -> None:
 
 def test_an_empty_folder_has_no_state(tmp_path: Path) -> None:
     """A fresh trainer begins anew; its folder is made."""
-    assert FileCheckpoints(tmp_path / "new" / "trainer", base_version=BASE).load() is None
+    folder = writable_folder(tmp_path / "new" / "trainer")
+    assert FileCheckpoints(folder, base_version=BASE).load() is None
+    assert list(folder.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_named_with_a_fix(tmp_path: Path) -> None:
+    """Found out at the start, in one line, not at the first checkpoint."""
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DependencyDown, match="file") as refused:
+        writable_folder(tmp_path / "file" / "trainer")
+    assert "MILLRACE_DATA_DIR" in refused.value.fix
 
 
 def test_the_newest_is_loaded_and_the_oldest_are_dropped(tmp_path: Path) -> None:

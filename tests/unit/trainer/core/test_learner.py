@@ -7,7 +7,8 @@ from contracts.telemetry import PairDropReason
 from tests.support.pairs import preference_pair
 from tests.support.trainer import DIM, PRODUCTS, new_learner, pair_number, records
 from towers.heads import ProductHead, QueryHead, head_tensors
-from trainer.core.learner import Learner, PendingRelease
+from trainer.core.facts import PendingRelease
+from trainer.core.learner import Learner
 from trainer.core.records import PairRecord
 from trainer.core.safety import Towers
 

@@ -6,7 +6,8 @@ from contracts.releases import PROBE_COUNT, ReleaseManifest, manifest_of
 from tests.support.tiny_encoder import TinyEncoder
 from tests.support.trainer import DIM, new_learner, records
 from towers.release_files import probe_difference, unpack
-from trainer.core.learner import Facts, Learner, PendingRelease
+from trainer.core.facts import Facts, PendingRelease
+from trainer.core.learner import Learner
 from trainer.core.releasing import Cadence, plan_product_release, plan_query_release, retired_keys
 from trainer.core.safety import SafetyCaps
 

@@ -8,7 +8,8 @@ import pytest
 from tests.support.tiny_encoder import TinyEncoder
 from tests.support.trainer import DIM, SETTINGS, FakeProducts, new_learner, records
 from trainer.adapters.query_vectors import QueryVectors
-from trainer.core.learner import Learner, PendingRelease
+from trainer.core.facts import PendingRelease
+from trainer.core.learner import Learner
 from trainer.core.state import Snapshot, restored_learner, snapshot_of
 
 
