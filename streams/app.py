@@ -35,7 +35,7 @@ async def run_worker(settings: Settings, shutdown: Shutdown) -> None:
     await asyncio.to_thread(ensure_topics, settings, wait=shutdown.wait)
     if shutdown.is_set():
         return
-    gc.set_threshold(*GC_THRESHOLDS)
+    tune_interpreter()
     agents = [AGENTS[name](settings) for name in settings.agent_names()]
     health = Health(Process.STREAMS)
     for agent in agents:
@@ -76,6 +76,11 @@ def _raise_crash(agent: PartitionAgent[Any, Any], settings: Settings) -> None:
     raise InvariantError(
         f"agent {agent.name} crashed: {reason!r}", fix="report it with this line; nothing was committed past it"
     ) from reason
+
+
+def tune_interpreter() -> None:
+    """Set Python up for millions of short-lived objects."""
+    gc.set_threshold(*GC_THRESHOLDS)
 
 
 def _quieten_libraries() -> None:

@@ -6,11 +6,11 @@ end and prints what it took after its first chunk, when every connection is warm
 """
 
 import asyncio
-import gc
 import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -20,18 +20,16 @@ from typing_extensions import override
 from contracts.telemetry import Process
 from contracts.topics import JOIN_PROGRESS, JOINED_SEARCHES, SEARCH_EVENTS
 from contracts.wire import encode
-from service.kafka import aiokafka_consumer_config
 from service.logging import configure
 from service.settings import Settings, load_settings
 from streams.agents.join import JoinAgent
-from streams.app import GC_THRESHOLDS
+from streams.agents.partition_agent import PROGRESS_AFTER_OUTPUT_S
+from streams.app import tune_interpreter
 from streams.core.join import PartitionJoin
 from streams.core.outputs import Emit, Plan
-from streams.transport.app import BATCH_SIZE, FETCH_WAIT_MS, producer_arguments
+from streams.transport.app import BATCH_SIZE, COMMIT_INTERVAL_S, FETCH_WAIT_MS, consumer_arguments, producer_arguments
 from streams.transport.chunk import Chunk
 from streams.transport.output import Output, OutRecord
-
-COMMIT_EVERY_S: Final = 1.0
 
 
 class Clock:
@@ -67,6 +65,15 @@ class Clock:
         }
 
 
+@dataclass(slots=True)
+class Part:
+    """One partition of the bare loop: its join, what may be committed, when progress was written."""
+
+    join: PartitionJoin
+    held: int = 0
+    written_s: float = 0.0
+
+
 class TimedJoin(JoinAgent):
     """Our join, timed."""
 
@@ -89,21 +96,21 @@ async def run_ours(settings: Settings, clock: Clock) -> None:
 
 async def run_bare(settings: Settings, clock: Clock) -> None:
     """Read the log with nothing but aiokafka and the same core."""
-    config = {**aiokafka_consumer_config(settings, "join"), "fetch_max_wait_ms": FETCH_WAIT_MS}
+    config = consumer_arguments(settings, "join")
     consumer = AIOKafkaConsumer(settings.topic(SEARCH_EVENTS), **config, max_poll_records=4 * BATCH_SIZE)
     producer = AIOKafkaProducer(**producer_arguments(settings))
     await asyncio.gather(consumer.start(), producer.start())
-    output, joins = Output(producer), dict[TopicPartition, PartitionJoin]()
-    committed_s, held = time.monotonic(), dict[TopicPartition, int]()
+    output, parts = Output(producer), dict[TopicPartition, Part]()
+    committed_s = time.monotonic()
     while not clock.over.is_set():
         for tp, records in (await consumer.getmany(timeout_ms=FETCH_WAIT_MS)).items():
+            part = parts.setdefault(tp, Part(_new_join(settings, tp.partition)))
             for start in range(0, len(records), BATCH_SIZE):
                 chunk = records[start : start + BATCH_SIZE]
-                join = joins.setdefault(tp, _new_join(settings, tp.partition))
-                held[tp] = await _join_chunk(settings, output, join, chunk)
+                await _join_chunk(settings, output, part, chunk)
                 clock.note(len(chunk))
-        if time.monotonic() - committed_s >= COMMIT_EVERY_S and held:
-            await consumer.commit(held)
+        if time.monotonic() - committed_s >= COMMIT_INTERVAL_S:
+            await consumer.commit({tp: part.held for tp, part in parts.items()})
             committed_s = time.monotonic()
 
 
@@ -112,19 +119,20 @@ def _new_join(settings: Settings, partition: int) -> PartitionJoin:
     return PartitionJoin(partition, window_ms=settings.join_window_ms, lateness_ms=settings.lateness_ms)
 
 
-async def _join_chunk(settings: Settings, output: Output, join: PartitionJoin, chunk: list[Any]) -> int:
-    """Join a chunk, write what came of it, then progress; return the held offset."""
+async def _join_chunk(settings: Settings, output: Output, part: Part, chunk: list[Any]) -> None:
+    """Join a chunk, write what came of it, and progress as often as our agent does."""
     plan: Plan = []
     for record in chunk:
-        join.take(record, plan)
+        part.join.take(record, plan)
     header = [("millrace.closed_at_ms", b"%d" % (time.time_ns() // 1_000_000))]
     closed = [OutRecord(one.key, one.value, header) for one in plan if isinstance(one, Emit)]
     await output.send_keyed(settings.topic(JOINED_SEARCHES), settings.partitions, closed)
-    progress = join.progress()
-    await output.send(
-        settings.topic(JOIN_PROGRESS), join.partition, [OutRecord(b"%d" % join.partition, encode(progress))]
-    )
-    return progress.hold_offset
+    if time.monotonic() - part.written_s < PROGRESS_AFTER_OUTPUT_S:
+        return
+    progress = part.join.progress()
+    record = OutRecord(b"%d" % progress.partition, encode(progress))
+    await output.send(settings.topic(JOIN_PROGRESS), progress.partition, [record])
+    part.held, part.written_s = progress.hold_offset, time.monotonic()
 
 
 SIDES: Final[dict[str, Callable[[Settings, Clock], Awaitable[None]]]] = {"ours": run_ours, "bare": run_bare}
@@ -132,7 +140,7 @@ SIDES: Final[dict[str, Callable[[Settings, Clock], Awaitable[None]]]] = {"ours":
 
 async def run_side(side: str, total: int) -> None:
     """Run one side on the settings of the environment and print its figures; the process ends without ceremony."""
-    gc.set_threshold(*GC_THRESHOLDS)
+    tune_interpreter()
     settings, clock = load_settings(), Clock(total)
     configure(Process.STREAMS, settings)
     await SIDES[side](settings, clock)

@@ -32,6 +32,8 @@ from streams.transport.output import Output, OutRecord
 TIMER_S: Final = 0.25
 PROGRESS_EVERY_S: Final = 1.0
 """How old the ledger may be while something moves."""
+PROGRESS_AFTER_OUTPUT_S: Final = 0.2
+"""How much may be repeated after a kill; under load, most chunks are spared the wait for their progress."""
 STUCK_AFTER_S: Final = 60.0
 """Lag without any progress for so long means that only a restart helps."""
 ASIDE_TOPICS: Final = {
@@ -81,6 +83,8 @@ class PartitionWork(Generic[C]):
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     owes_outputs: bool = False
     """Whether outputs of what the core has taken are not acknowledged: until they are, progress must not count it."""
+    owes_progress: bool = False
+    """Whether outputs were written that the written progress does not count."""
     written_offset: int = -1
     written_s: float = 0.0
     moved_s: float = field(default_factory=time.monotonic)
@@ -93,6 +97,11 @@ class PartitionWork(Generic[C]):
     def position(self) -> int:
         """Offset of the next record to decide on."""
         return max(self.core.next_offset, self.starts_at)
+
+    @property
+    def progress_age_s(self) -> float:
+        """How long ago progress was written."""
+        return time.monotonic() - self.written_s
 
     @property
     def has_news(self) -> bool:
@@ -203,7 +212,8 @@ class PartitionAgent(ABC, Generic[C, P]):
             work.moved_s = time.monotonic()
             await self._carry_out(plan, chunk.tp)
             work.owes_outputs = False
-            if plan or work.moved_s - work.written_s >= PROGRESS_EVERY_S:
+            work.owes_progress = work.owes_progress or bool(plan)
+            if work.progress_age_s >= (PROGRESS_AFTER_OUTPUT_S if work.owes_progress else PROGRESS_EVERY_S):
                 await self._write_progress(work)
 
     async def _carry_out(self, plan: Plan, tp: TP) -> None:
@@ -244,6 +254,7 @@ class PartitionAgent(ABC, Generic[C, P]):
         await self.output.send(self.settings.topic(self.progress_topic), work.tp.partition, [record])
         self.app.consumer.hold[work.tp] = progress.hold_offset
         work.written_offset, work.written_s = progress.next_offset, time.monotonic()
+        work.owes_progress = False
         metrics.STAGE_PROGRESS.labels(self.name).set(time.time())
         self.observe(work, progress)
         if work.core.lost_records > work.lost_reported:
@@ -270,7 +281,7 @@ class PartitionAgent(ABC, Generic[C, P]):
                 if work.lock.locked():
                     continue
                 async with work.lock:
-                    if time.monotonic() - work.written_s >= PROGRESS_EVERY_S:
+                    if work.owes_progress or work.progress_age_s >= PROGRESS_EVERY_S:
                         await self._write_progress(work)
                     await self.idle(work)
 
@@ -302,9 +313,10 @@ class PartitionAgent(ABC, Generic[C, P]):
         starts_at = standing.begin_offset if progress is None else progress.next_offset
         tp = TP(self.settings.topic(self.source), number)
         work = PartitionWork(tp, self.new_core(number, progress), starts_at, standing.end_offset)
+        # without a hold, what is only repeated or not counted yet would be committed as finished
+        self.app.consumer.hold[tp] = standing.begin_offset if progress is None else progress.hold_offset
         if progress is not None:
             work.written_offset = progress.next_offset
-            self.app.consumer.hold[tp] = progress.hold_offset  # or what is only repeated would be committed as finished
             self.begin_counting(work, progress)
         return work
 

@@ -19,6 +19,8 @@ BATCH_SIZE: Final = 4000
 """Records per chunk: on a real cluster the wait for an acknowledgement rules, so chunks are long."""
 CHUNKS_BUFFERED: Final = 8
 FETCH_WAIT_MS: Final = 500
+PARTITION_FETCH_BYTES: Final = 4 * 1024 * 1024
+"""A fetch that fills a chunk; the clients' 1 MiB would halve it."""
 SEND_TIMEOUT_MS: Final = 60_000
 """How long a send may take before the process gives up: longer than a broker's restart."""
 COMMIT_INTERVAL_S: Final = 1.0
@@ -45,7 +47,7 @@ class BatchApp(faust.App):
     def __init__(self, settings: Settings, agent: str, *, batch_size: int = BATCH_SIZE, **options: Any) -> None:
         self.batch_size = batch_size
         self.batch_topics: set[str] = set()
-        self.consumer_config = _consumer_config(settings, agent)
+        self.consumer_config = consumer_arguments(settings, agent)
         self.producer_config = producer_arguments(settings)
         defaults: dict[str, Any] = {
             "broker": "kafka://" + ";kafka://".join(self.consumer_config["bootstrap_servers"]),
@@ -97,11 +99,16 @@ class BatchApp(faust.App):
         """Create none: there are no tables."""
 
 
-def _consumer_config(settings: Settings, agent: str) -> dict[str, Any]:
+def consumer_arguments(settings: Settings, agent: str) -> dict[str, Any]:
     """Return the arguments of the group's consumer; a worker with a name takes its place back after a restart."""
     config = aiokafka_consumer_config(settings, agent)
     instance = None if settings.worker_id is None else f"{settings.worker_id}-{agent}"
-    return {**config, "group_instance_id": instance, "fetch_max_wait_ms": FETCH_WAIT_MS}
+    return {
+        **config,
+        "group_instance_id": instance,
+        "fetch_max_wait_ms": FETCH_WAIT_MS,
+        "max_partition_fetch_bytes": PARTITION_FETCH_BYTES,
+    }
 
 
 def producer_arguments(settings: Settings) -> dict[str, Any]:
