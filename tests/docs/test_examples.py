@@ -31,7 +31,7 @@ from streams.collector.decisions import Accepted
 from streams.collector.intake import Facts as RequestFacts
 from streams.collector.intake import decide_event, decide_pair, decide_product
 from tests.support.markdown import ROOT, Fence, documents, fences
-from trainer.core.learner import Facts
+from trainer.core.facts import Facts
 
 
 class Measured(BaseModel):

@@ -31,6 +31,7 @@ class Record:
     timestamp: int
     key: bytes
     value: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 def record_of(stop: str) -> dict[str, Any]:
