@@ -64,6 +64,8 @@ class PairsProgress(Message):
     hold_offset: Count
     counts: SearchCounts = SearchCounts()
     pairs: Count = 0
+    turns: dict[str, Count] = Field(default_factory=dict)
+    """Join -> the last closed search that was seen of it; one with the same number or a smaller one is a repeat."""
 
 
 class CatalogCounts(Part):

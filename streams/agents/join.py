@@ -14,7 +14,7 @@ from service import metrics
 from streams.agents.partition_agent import PartitionAgent, PartitionWork
 from streams.agents.ticks import is_due, now_ms, tick_value
 from streams.core.join import PartitionJoin
-from streams.core.outputs import Emit
+from streams.core.outputs import TURN_HEADER, Emit
 from streams.transport.output import OutRecord
 
 CLOSED_AT_HEADER = "millrace.closed_at_ms"
@@ -42,8 +42,12 @@ class JoinAgent(PartitionAgent[PartitionJoin, JoinProgress]):
     @override
     async def emit(self, outputs: list[Emit], tp: TP) -> None:
         """Write closed searches, keyed by session."""
-        headers = [(CLOSED_AT_HEADER, b"%d" % now_ms())]
-        records = [OutRecord(output.key, output.value, headers) for output in outputs]
+        closed_at = (CLOSED_AT_HEADER, b"%d" % now_ms())
+        records = [
+            OutRecord(output.key, output.value, [closed_at, (TURN_HEADER, output.turn.encode())])
+            for output in outputs
+            if output.turn is not None
+        ]
         await self.output.send_keyed(self.settings.topic(JOINED_SEARCHES), self.settings.partitions, records)
 
     @override

@@ -18,7 +18,7 @@ from contracts.progress import EventCounts, JoinProgress
 from contracts.telemetry import EventOutcome
 from streams.core.hold import Hold
 from streams.core.open_search import Held, OpenSearch, joined_search, search_of
-from streams.core.outputs import AsideReason, Emit, LogRecord, Plan, SetAside
+from streams.core.outputs import AsideReason, Emit, LogRecord, Plan, SetAside, Turn
 from streams.core.shop_events import Purchase, ShopEvent, Tick, decode
 from streams.core.strays import Stray, Strays
 from streams.core.watermark import BEFORE_FIRST_MS, Watermark, record_time_ms
@@ -259,9 +259,9 @@ class PartitionJoin:
         """Plan a closed search's message."""
         shown, happened = search.close()
         key, value = joined_search(search, shown, happened, partition=self.partition)
-        plan.append(Emit(key, value))
         joined = 1 + len(happened)
         self._searches_closed += 1
+        plan.append(Emit(key, value, turn=Turn(f"{self.partition}-{self.start_offset}", self._searches_closed)))
         self._counts[EventOutcome.PENDING] -= len(search.events)
         self._counts[EventOutcome.JOINED] += joined
         self._counts[EventOutcome.DUPLICATE] += len(search.events) - joined

@@ -1,10 +1,52 @@
 """What a core decides about the records it was given: plans that an agent carries out."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, NamedTuple, Protocol
 
 from contracts.telemetry import EventOutcome
+
+TURN_HEADER: Final = "millrace.turn"
+"""Which closed search of its join a record of `joined-searches` is."""
+
+Headers = Sequence[tuple[str, bytes]]
+
+
+class Turn(NamedTuple):
+    """Where a closed search stands in the order in which one partition's join closes searches.
+
+    A join that was killed between its output and its progress closes the same searches again, in the same order: what
+    comes with a number already seen from that join is a repeat, however much was written in between.
+
+    Args:
+        join: the join's partition and the offset it began at; a join that begins anew is another one.
+        number: counts from 1.
+    """
+
+    join: str
+    number: int
+
+    def encode(self) -> bytes:
+        """Return the value of the header.
+
+        >>> Turn("2-0", 17).encode()
+        b'2-0:17'
+        """
+        return f"{self.join}:{self.number}".encode()
+
+
+def turn_of(headers: Iterable[tuple[str, bytes]]) -> Turn | None:
+    """Return a record's turn, or None where somebody else wrote it.
+
+    >>> turn_of([("millrace.turn", b"2-0:17")])
+    Turn(join='2-0', number=17)
+    """
+    for name, value in headers:
+        if name == TURN_HEADER:
+            join, _, number = value.decode("ascii", "replace").rpartition(":")
+            return Turn(join, int(number)) if join and number.isdecimal() else None
+    return None
 
 
 class LogRecord(Protocol):
@@ -25,6 +67,10 @@ class LogRecord(Protocol):
     @property
     def value(self) -> bytes | None:
         """Its value."""
+
+    @property
+    def headers(self) -> Headers:
+        """Its headers."""
 
 
 class AsideReason(StrEnum):
@@ -60,6 +106,8 @@ class Emit:
     value: bytes
     record: LogRecord | None = None
     """The record that it was made from, where it was made from one."""
+    turn: Turn | None = None
+    """Of a closed search, its place in the order of its join."""
 
 
 Plan = list[SetAside | Emit]

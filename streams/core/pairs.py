@@ -1,21 +1,15 @@
-"""The pairs agent's state in one partition of `joined-searches`: what was seen lately, and what became of each search.
+"""The pairs agent's state in one partition of `joined-searches`: how far each join was seen, what became of searches.
 
-A search that was seen among the last records is a repeat, written again by a join that was killed between its output
-and its progress. How far back that looks is counted in records of the log, so that a restart that reads as far back
-decides as the process before it did.
+A search whose turn was seen before is a repeat, written again by a join that was killed between its output and its
+progress. The turns seen are part of the progress, so a restart reads nothing twice and decides as before.
 """
-
-from typing import Final
 
 from contracts.errors import ContractError
 from contracts.progress import PairsProgress, SearchCounts
 from contracts.telemetry import EventOutcome, FilterReason, UnpairedReason
 from streams.core.joined_search import JoinedSearch, decode
-from streams.core.outputs import Emit, LogRecord, Plan, SetAside
+from streams.core.outputs import Emit, LogRecord, Plan, SetAside, turn_of
 from streams.core.pairing import filter_reason, pairs_of
-
-MEMORY_RECORDS: Final = 5_000
-"""How far back a repeat is recognised. A killed join repeats what it wrote since its last progress: a chunk or two."""
 
 
 class PartitionPairs:
@@ -24,14 +18,10 @@ class PartitionPairs:
     Args:
         partition: of `joined-searches`.
         progress: what the last process that had this partition wrote; None where none ever had.
-        memory_records: how far back a repeat is recognised.
     """
 
-    def __init__(
-        self, partition: int, *, progress: PairsProgress | None = None, memory_records: int = MEMORY_RECORDS
-    ) -> None:
+    def __init__(self, partition: int, *, progress: PairsProgress | None = None) -> None:
         self.partition = partition
-        self.memory_records = memory_records
         self.closed_at_ms = -1
         """Deadline of the newest search seen."""
         self.start_offset = self.next_offset = -1
@@ -39,15 +29,14 @@ class PartitionPairs:
         self.paired = self.dead_lettered = self.pairs = 0
         self.filtered: dict[str, int] = {}
         self.unpaired: dict[str, int] = {}
-        self._seen: dict[str, int] = {}
-        self._resume_at = -1
+        self._turns: dict[str, int] = {}
         if progress is not None:
             self._resume(progress)
 
     @property
     def replaying(self) -> bool:
-        """Whether records are still being read a second time."""
-        return self.next_offset < self._resume_at
+        """Whether records are still being read a second time: never, the turns seen say all that is needed."""
+        return False
 
     def take(self, record: LogRecord, plan: Plan) -> None:
         """Take the partition's next record and add what follows from it to the plan; one seen before adds nothing."""
@@ -57,16 +46,11 @@ class PartitionPairs:
             self.start_offset = record.offset
         elif record.offset > self.next_offset:
             self.lost_records += record.offset - self.next_offset
-        replayed = record.offset < self._resume_at
         try:
-            search = decode(record.value)
-            repeated = self._remember(search.search_id, record.offset)
-            if not replayed:
-                self._decide(search, record, plan, repeated=repeated)
+            self._decide(decode(record.value), record, plan, repeated=self._note_turn(record))
         except ContractError as error:
-            if not replayed:
-                self.dead_lettered += 1
-                plan.append(SetAside(EventOutcome.DEAD_LETTERED, error.reason, record, str(error)))
+            self.dead_lettered += 1
+            plan.append(SetAside(EventOutcome.DEAD_LETTERED, error.reason, record, str(error)))
         self.next_offset = record.offset + 1
 
     def progress(self) -> PairsProgress:
@@ -75,7 +59,7 @@ class PartitionPairs:
             partition=self.partition,
             start_offset=self.start_offset,
             next_offset=self.next_offset,
-            hold_offset=max(self.start_offset, self.next_offset - self.memory_records),
+            hold_offset=self.next_offset,
             counts=SearchCounts(
                 paired=self.paired,
                 filtered=dict(self.filtered),
@@ -83,6 +67,7 @@ class PartitionPairs:
                 dead_lettered=self.dead_lettered,
             ),
             pairs=self.pairs,
+            turns=dict(self._turns),
         )
 
     def _decide(self, search: JoinedSearch, record: LogRecord, plan: Plan, *, repeated: bool) -> None:
@@ -101,19 +86,20 @@ class PartitionPairs:
         key = search.search_id.encode()
         plan.extend(Emit(key, value, record) for value in made)
 
-    def _remember(self, search_id: str, offset: int) -> bool:
-        """Note a search id and return whether it stood among the last records."""
-        oldest = offset - self.memory_records
-        last = self._seen.pop(search_id, -1)
-        self._seen[search_id] = offset
-        while self._seen and (first := next(iter(self._seen))) != search_id and self._seen[first] < oldest:
-            del self._seen[first]
-        return last >= max(0, oldest)
+    def _note_turn(self, record: LogRecord) -> bool:
+        """Note a record's turn and return whether it was seen before."""
+        turn = turn_of(record.headers)
+        if turn is None:
+            return False
+        repeated = turn.number <= self._turns.get(turn.join, 0)
+        if not repeated:
+            self._turns[turn.join] = turn.number
+        return repeated
 
     def _resume(self, progress: PairsProgress) -> None:
         """Go on where the last process had come to, once its memory is rebuilt."""
-        self.start_offset, self._resume_at = progress.start_offset, progress.next_offset
-        self.next_offset = progress.hold_offset
+        self.start_offset, self.next_offset = progress.start_offset, progress.next_offset
+        self._turns = dict(progress.turns)
         counts = progress.counts
         self.paired, self.dead_lettered, self.pairs = counts.paired, counts.dead_lettered, progress.pairs
         self.filtered, self.unpaired = dict(counts.filtered), dict(counts.unpaired)

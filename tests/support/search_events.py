@@ -17,6 +17,7 @@ class Record:
     timestamp: int
     value: bytes | None
     key: bytes | None = None
+    headers: Sequence[tuple[str, bytes]] = ()
 
 
 def at(time_ms: int) -> int:
