@@ -14,6 +14,7 @@ _FENCE: Final = re.compile(r"^ *```(?P<info>[^\n`]*)\n(?P<text>.*?)^ *```[ \t]*$
 _SPAN: Final = re.compile(r"`([^`\n]+)`")
 _LINK: Final = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
 SHELLS: Final = ("bash", "sh", "console")
+MADE: Final = frozenset({"__pycache__", "build", "dist"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +52,18 @@ class Table:
 
 @cache
 def tracked_files() -> list[Path]:
-    """Return every file that git knows or would take, as paths from the root."""
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    """Return every file that git knows, as paths from the root; without git, every file that is not made by a tool."""
+    try:
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return sorted(path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file() and not _is_made(path))
     return sorted({Path(name) for name in listed.split("\0") if name and (ROOT / name).is_file()})
+
+
+def _is_made(path: Path) -> bool:
+    """Return whether a file lies in a folder that tools make."""
+    folders = path.relative_to(ROOT).parts[:-1]
+    return any(name in MADE or name.endswith(".egg-info") or name.startswith(".") for name in folders)
 
 
 def documents() -> list[Path]:
