@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from contracts.errors import InvariantError, MillraceError
 from contracts.telemetry import Process
+from service import metrics
 from service.health import AdminServer, Health
 from service.kafka import ensure_topics, expected_kafka_error
 from service.logging import get_logger
@@ -35,6 +36,7 @@ async def run_worker(settings: Settings, shutdown: Shutdown) -> None:
     await asyncio.to_thread(ensure_topics, settings, wait=shutdown.wait)
     if shutdown.is_set():
         return
+    metrics.DEPENDENCY_UP.labels("kafka").set(1)
     tune_interpreter()
     agents = [AGENTS[name](settings) for name in settings.agent_names()]
     health = Health(Process.STREAMS)
