@@ -24,6 +24,8 @@ ENV_PREFIX: Final = "MILLRACE_"
 SETTINGS_FILE: Final = "millrace.toml"
 BUILT_AGENTS: Final = ("join", "pairs")
 PLANNED_AGENTS: Final = ("propensity", "attribution")
+PLANNED_SETTINGS: Final = {"anchor_share": "every client is served by the arm `live`"}
+"""Settings of the plan that this version does not have, and what holds instead."""
 _NEVER_SHOWN: Final = ("redis_url",)
 _UNSET_FIXES: Final = {
     "kafka_bootstrap": "start everything with `millrace up`, or set MILLRACE_KAFKA_BOOTSTRAP=host:port",
@@ -86,7 +88,6 @@ class Settings(BaseModel):
     product_release_interval_s: float = _setting(
         3600, "s", "Shortest time between product releases; each re-embeds the whole catalogue.", gt=0
     )
-    anchor_share: float = _setting(0.1, "ratio", "Share of clients served by the anchor arm.", ge=0, le=1)
     base_model: str = _setting(
         "sentence-transformers/all-MiniLM-L6-v2",
         "",
@@ -307,6 +308,9 @@ def _refuse_unknown(name: str) -> None:
     """Raise where a name is not a setting, with the nearest one that is."""
     if name in Settings.model_fields:
         return
+    if name.lower() in PLANNED_SETTINGS:
+        held = PLANNED_SETTINGS[name.lower()]
+        raise UsageError(f"{env_name(name)} is not built yet: {held}", fix="remove it")
     nearest = difflib.get_close_matches(name.lower(), Settings.model_fields, n=1)
     if not nearest:
         raise UsageError(f"unknown setting {env_name(name)}", fix="remove it; the README lists every setting")

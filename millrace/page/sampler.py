@@ -82,7 +82,13 @@ class Sampler:
 
     def _look(self, observer: Observer, scraper: Scraper) -> None:
         facts = observer.look()
-        view = snapshot(facts, observer.releases.report(), scraper.look(), at_ms=int(time.time() * 1000))
+        view = snapshot(
+            facts,
+            observer.releases.report(),
+            scraper.look(),
+            at_ms=int(time.time() * 1000),
+            promise_s=self._settings.freshness_window_s,
+        )
         if self._failure is not None:
             get_logger().info("view is current", partitions=len(facts.ends))
         self.latest, self._failure, self._taken_at = view, None, time.monotonic()

@@ -12,14 +12,28 @@ from millrace.watch.scrape import ProcessView
 
 
 def snapshot(
-    facts: KafkaFacts, releases: Mapping[str, Any], processes: Mapping[str, ProcessView], *, at_ms: int
+    facts: KafkaFacts,
+    releases: Mapping[str, Any],
+    processes: Mapping[str, ProcessView],
+    *,
+    at_ms: int,
+    promise_s: float,
 ) -> dict[str, Any]:
-    """Return the whole view of one moment."""
+    """Return the whole view of one moment.
+
+    Args:
+        facts: of Kafka.
+        releases: as `ReleaseBook.report` gives them.
+        processes: what each process answered.
+        at_ms: the moment, epoch ms.
+        promise_s: within how many seconds a catalogue change should be searchable.
+    """
     return {
         "at": at_ms,
         "lag": lag_report(facts),
         "ledger": ledger_report(facts),
         "freshness_s": freshness_report(view.metrics for view in processes.values()),
+        "promise_s": {"product_to_search": promise_s},
         "releases": dict(releases),
         "processes": [
             {"name": name, "state": state_of(view), "reasons": list(view.reasons)} for name, view in processes.items()

@@ -108,4 +108,4 @@ def process_views() -> dict[str, ProcessView]:
 
 def busy_snapshot() -> dict[str, Any]:
     """Return the snapshot of that deployment."""
-    return snapshot(busy_facts(), release_book().report(), process_views(), at_ms=NOW_MS)
+    return snapshot(busy_facts(), release_book().report(), process_views(), at_ms=NOW_MS, promise_s=60)

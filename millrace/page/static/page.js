@@ -57,11 +57,16 @@ function row(cells) {
   return made;
 }
 
-function showFreshness(freshness) {
+function kept(measured, promised) {
+  if (!promised || measured === null) return "";
+  return measured <= promised ? "good" : "bad";
+}
+
+function showFreshness(freshness, promises) {
   const names = { click_to_search: "click to search", product_to_search: "product to search" };
   byId("freshness").replaceChildren(...Object.entries(names).flatMap(([path, name]) => [
     tile(seconds(freshness[path].p50), `${name}, half within`),
-    tile(seconds(freshness[path].p99), `${name}, 99 % within (${number(freshness[path].count)} measured)`),
+    tile(seconds(freshness[path].p99), `${name}, 99 % within (${number(freshness[path].count)} measured${promises[path] ? `, promised ${seconds(promises[path])}` : ""})`, kept(freshness[path].p99, promises[path])),
   ]));
 }
 
@@ -122,7 +127,7 @@ async function refresh() {
     if (!answer.ok) return showTrouble(view.error);
     showTrouble(view.trouble);
     document.querySelector("main").hidden = false;
-    showFreshness(view.freshness_s);
+    showFreshness(view.freshness_s, view.promise_s);
     showLag(view.lag);
     showLedger("events", view.ledger.events);
     showLedger("searches", view.ledger.searches);

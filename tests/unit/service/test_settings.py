@@ -27,7 +27,7 @@ def test_defaults_are_those_of_the_interface() -> None:
     settings = load()
     assert (settings.partitions, settings.join_window_s, settings.lateness_s) == (4, 600, 10)
     assert (settings.freshness_window_s, settings.refresh_window_s) == (60, 900)
-    assert (settings.release_interval_s, settings.product_release_interval_s, settings.anchor_share) == (15, 3600, 0.1)
+    assert (settings.release_interval_s, settings.product_release_interval_s) == (15, 3600)
     assert settings.data_dir == Path(".millrace")
     assert (settings.kafka_bootstrap, settings.write_key, settings.secret_key, settings.person_key) == (None,) * 4
 
@@ -84,7 +84,7 @@ def test_an_unknown_name_like_no_other_is_refused_without_a_guess() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("MILLRACE_ANCHOR_SHARE", "1.5", "less than or equal to 1"),
+        ("MILLRACE_ANCHOR_SHARE", "0.1", "not built yet"),
         ("MILLRACE_PARTITIONS", "0", "greater than or equal to 1"),
         ("MILLRACE_PARTITIONS", "four", "valid integer"),
         ("MILLRACE_JOIN_WINDOW_S", "nan", "finite"),
@@ -118,7 +118,7 @@ def test_impossible_values_are_refused_by_name(name: str, value: str, says: str)
 
 def test_a_refused_value_is_shown() -> None:
     """People see what they wrote."""
-    assert "MILLRACE_ANCHOR_SHARE=1.5" in refusal({"MILLRACE_ANCHOR_SHARE": "1.5"}).message
+    assert "MILLRACE_PARTITIONS=0" in refusal({"MILLRACE_PARTITIONS": "0"}).message
 
 
 def test_secrets_never_show() -> None:

@@ -13,7 +13,7 @@ from tests.support.deployment import NOW_MS, busy_facts, busy_snapshot, process_
 def test_the_parts_are_those_that_the_page_reads() -> None:
     """Page and commands show the same numbers under the same names."""
     view = busy_snapshot()
-    assert set(view) == {"at", "lag", "ledger", "freshness_s", "releases", "processes"}
+    assert set(view) == {"at", "lag", "ledger", "freshness_s", "promise_s", "releases", "processes"}
     assert view["at"] == NOW_MS
     assert view["releases"] == release_book().report()
     assert (view["ledger"]["events"]["balance"], view["ledger"]["searches"]["balance"]) == (0, 0)
@@ -45,7 +45,7 @@ def test_processes_keep_their_order_and_reasons() -> None:
 
 def test_status_leaves_the_counts_out() -> None:
     """`status` prints the quantiles of both ways only."""
-    report = snapshot(busy_facts(), {}, {}, at_ms=NOW_MS)["freshness_s"]
+    report = snapshot(busy_facts(), {}, {}, at_ms=NOW_MS, promise_s=60)["freshness_s"]
     assert status_freshness(report) == {
         "click_to_search": {"p50": None, "p99": None}, "product_to_search": {"p50": None, "p99": None},
     }  # fmt: skip
