@@ -49,7 +49,11 @@ def serve(settings: Settings, shutdown: Shutdown) -> None:
         try:
             indexer.run()
         except Stopped:
-            get_logger().info("stopped_while_starting_or_working")
+            get_logger().info("stopped_in_the_middle")
+        except DependencyDown as error:
+            if not shutdown.is_set():
+                raise
+            get_logger().info("stopped_while_waiting", error=error.message)
 
 
 class Indexer:
@@ -81,37 +85,24 @@ class Indexer:
         Raises:
             Stopped: asked to stop in the middle of something.
         """
-        settings, stack = self._settings, self._stack
+        settings = self._settings
         self._starting = "waiting for Kafka"
         ensure_topics(settings, wait=self._shutdown.wait)
         self._starting = "loading the base encoder"
         encoder = load_encoder(settings.base_model, torch_threads=min(BULK_THREADS, os.cpu_count() or 1))
         self._starting = "waiting for the vector store"
-        store, client = ProductStore.open(settings), connect(settings)
-        stack.callback(store.close)
-        stack.callback(client.close)
+        store = ProductStore.open(settings)
+        self._stack.callback(store.close)
         with translate_kafka_errors(settings):
             producer = KafkaProducer(**producer_config(settings))
-        stack.callback(producer.close)
+        self._stack.callback(producer.close)
         models = ModelsTopic(settings, producer, self._models_changed.set)
         vectors = self._read_topics(models, encoder)
         targets = Targets()
-        lane = ModelsLane(
-            Parts(
-                settings=settings,
-                store=ProductStore(client),  # a store belongs to one thread
-                releases=models,
-                encoder=encoder,
-                vectors=vectors,
-                targets=targets,
-                shadow=ShadowSearch(client),
-                leads=self._leads,
-                pause=self._shutdown.wait,
-            )
-        )
+        lane = self._models_lane(models, encoder, vectors, targets)
         self._settle(lane)
         source = self._catalog = CatalogTopic(settings)
-        stack.callback(source.close)
+        self._stack.callback(source.close)
         catalogue = CatalogLane(
             source,
             VectorsTopic(settings, producer),
@@ -124,6 +115,26 @@ class Indexer:
         self._health.add_check("catalogue", catalogue.held)
         self._health.add_check("group", source.not_assigned)
         self._run_lanes(lane, catalogue)
+
+    def _models_lane(
+        self, models: ModelsTopic, encoder: BaseEncoder, vectors: BaseVectors, targets: Targets
+    ) -> ModelsLane:
+        """Return the models lane with connections of its own: a store belongs to one thread."""
+        client = connect(self._settings)
+        self._stack.callback(client.close)
+        return ModelsLane(
+            Parts(
+                settings=self._settings,
+                store=ProductStore(client),
+                releases=models,
+                encoder=encoder,
+                vectors=vectors,
+                targets=targets,
+                shadow=ShadowSearch(client),
+                leads=self._leads,
+                pause=self._shutdown.wait,
+            )
+        )
 
     def _leads(self) -> bool:
         return self._catalog is not None and self._catalog.leads()

@@ -102,6 +102,7 @@ class CatalogLane:
         for changes in plan.lanes():
             self._apply(changes, plan)
         self._commit(records, plan)
+        self._show_progress(records)
         self._count(plan)
 
     def _apply(self, changes: Sequence[Change], plan: Plan) -> None:
@@ -164,10 +165,15 @@ class CatalogLane:
             done[partition] = advance(self._source.progress(partition), list(group), offsets)
         self._until_done(Process.KAFKA, lambda: self._source.commit(done))
 
+    def _show_progress(self, records: Sequence[CatalogRecord]) -> None:
+        """Show up to when the catalogue is done, per partition."""
+        metrics.STAGE_PROGRESS.labels(STAGE).set_to_current_time()
+        for record in records:  # in the order of each partition: the last one stays
+            metrics.STAGE_WATERMARK.labels(STAGE, record.partition).set(record.timestamp_ms / 1000)
+
     def _count(self, plan: Plan) -> None:
         """Say what became of the batch."""
         metrics.INDEX_WRITES.labels("stale").inc(plan.stale_count)
-        metrics.STAGE_PROGRESS.labels(STAGE).set_to_current_time()
         for refusal in plan.refusals:
             record = refusal.record
             metrics.DEAD_LETTERS.labels(STAGE, refusal.reason).inc()

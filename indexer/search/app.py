@@ -1,6 +1,7 @@
 """The search service put together: what it follows, asks and writes, and how it starts, says how it is, and ends."""
 
 import asyncio
+import socket
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from typing import Final
@@ -39,6 +40,7 @@ async def serve(settings: Settings, shutdown: Shutdown) -> None:
     settings.require("kafka_bootstrap", "qdrant_url", "person_key")
     health = Health(Process.SEARCH)
     listening = bind_socket(settings.host, settings.listen_port(Process.SEARCH))
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else the body waits 40 ms for the header's ACK
     starting = Starting()
     health.add_check("start", starting.not_ready)
     server = _Server(
@@ -53,7 +55,13 @@ async def serve(settings: Settings, shutdown: Shutdown) -> None:
     async with AsyncExitStack() as stack:
         answering = asyncio.create_task(server.serve(sockets=[listening]))
         stack.push_async_callback(server.stop, answering)
-        pairs = await starting.run(settings, shutdown, stack)
+        try:
+            pairs = await starting.run(settings, shutdown, stack)
+        except DependencyDown as error:
+            if not shutdown.is_set():
+                raise
+            get_logger().info("stopped_while_waiting", error=error.message)
+            return
         health.add_check("pair", pairs.not_ready)
         stopping = asyncio.create_task(shutdown.wait_async())
         while not stopping.done() and pairs.follower.failure is None:
