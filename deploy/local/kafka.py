@@ -131,9 +131,15 @@ def _cluster_id(folder: Path) -> str:
     return path.read_text(encoding="ascii")
 
 
+def format_arguments(node: Node, cluster_id: str) -> list[str]:
+    """Return what is asked of Kafka's storage tool; an id that begins with a dash must not read as an option."""
+    options = [f"--cluster-id={cluster_id}", f"--config={node.config_path}", "--ignore-formatted"]
+    return ["kafka.tools.StorageTool", "format", *options]
+
+
 def _format(node: Node, cluster_id: str, *, java: str) -> None:
     """Make a node's data folder by Kafka's own tool."""
-    tool = ["kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(node.config_path), "--ignore-formatted"]
+    tool = format_arguments(node, cluster_id)
     command = [java, "-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", *_log_options(), *_classpath(), *tool]
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode != 0:

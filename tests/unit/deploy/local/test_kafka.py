@@ -75,6 +75,11 @@ def test_the_cluster_keeps_its_id_and_its_size(tmp_path: Path, monkeypatch: pyte
         kafka.prepare(nodes(tmp_path, 3), java="java")
 
 
+def test_a_cluster_id_that_begins_with_a_dash_is_no_option(tmp_path: Path) -> None:
+    """One random id in sixty-four begins with a dash; the storage tool must take it for the id."""
+    assert "--cluster-id=-abc" in kafka.format_arguments(nodes(tmp_path, 1)[0], "-abc")
+
+
 def test_missing_java_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without Java the message names it and the fix."""
     monkeypatch.setattr(kafka, "find_java", lambda: None)
