@@ -20,6 +20,7 @@ from streams.agents.partition_agent import PartitionAgent
 
 AGENTS: Final[dict[str, type[PartitionAgent[Any, Any]]]] = {"join": JoinAgent, "pairs": PairsAgent}
 WATCH_S: Final = 0.1
+STOP_TIMEOUT_S: Final = 12.0
 GC_THRESHOLDS: Final = (50_000, 20, 50)
 """Records come and go by the thousand without cycles: fewer young collections are worth a fifth of the throughput."""
 SPOKEN_FOR: Final = ("aiokafka", "faust", "mode", "streams.transport")
@@ -48,7 +49,7 @@ async def run_worker(settings: Settings, shutdown: Shutdown) -> None:
         try:
             await _run_agents(agents, settings, shutdown)
         finally:
-            await asyncio.gather(*(agent.app.stop() for agent in agents))
+            await _stop_agents(agents)
 
 
 async def _run_agents(agents: Sequence[PartitionAgent[Any, Any]], settings: Settings, shutdown: Shutdown) -> None:
@@ -62,6 +63,14 @@ async def _run_agents(agents: Sequence[PartitionAgent[Any, Any]], settings: Sett
                 _raise_crash(agent, settings)
             await asyncio.wait([stop], timeout=WATCH_S)
     finally:
+        stop.cancel()
+
+
+async def _stop_agents(agents: Sequence[PartitionAgent[Any, Any]]) -> None:
+    """Let the running chunks end and commit; where Kafka does not answer there is nothing to wait for."""
+    stops = [asyncio.create_task(agent.app.stop()) for agent in agents]
+    _, unfinished = await asyncio.wait(stops, timeout=STOP_TIMEOUT_S)
+    for stop in unfinished:
         stop.cancel()
 
 

@@ -13,10 +13,12 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.partitioner import murmur2
 from aiokafka.producer.message_accumulator import BatchBuilder
 
-from contracts.errors import InvariantError
+from contracts.errors import DependencyDown, InvariantError
 
 BATCH_BYTES: Final = 900_000
 """Below the brokers' default limit of 1 MiB for a batch; a larger record travels alone."""
+PATIENCE_S: Final = 60.0
+"""Longer than a broker's restart; a client whose broker hangs would wait for ever."""
 RECORD_OVERHEAD_BYTES: Final = 70
 HEADER_OVERHEAD_BYTES: Final = 10
 
@@ -44,22 +46,32 @@ class Output:
 
     Args:
         producer: a started producer; closing it stays with its owner.
+        patience_s: how long a send may take before it is given up.
     """
 
-    def __init__(self, producer: AIOKafkaProducer) -> None:
+    def __init__(self, producer: AIOKafkaProducer, *, patience_s: float = PATIENCE_S) -> None:
         self._producer = producer
+        self._patience_s = patience_s
 
     async def send(self, topic: str, partition: int, records: Iterable[OutRecord]) -> None:
         """Write records to one partition in order and wait until all are acknowledged.
 
         Raises:
             KafkaError: one was not; which of the later ones were is then unknown.
+            DependencyDown: Kafka neither acknowledged nor refused for longer than its restart takes.
         """
-        pending = [
-            await self._producer.send_batch(batch, topic, partition=partition) for batch in self._batches(records)
-        ]
-        for acknowledged in pending:
-            await acknowledged
+        try:
+            async with asyncio.timeout(self._patience_s):
+                pending = [
+                    await self._producer.send_batch(batch, topic, partition=partition)
+                    for batch in self._batches(records)
+                ]
+                for acknowledged in pending:
+                    await acknowledged
+        except TimeoutError as error:
+            raise DependencyDown(
+                f"Kafka acknowledged nothing on {topic} for {self._patience_s:g} s", fix="look at the brokers' log"
+            ) from error
 
     async def send_keyed(self, topic: str, partitions: int, records: Iterable[OutRecord]) -> None:
         """Write records to the partitions of their keys, all at once, and wait until all are acknowledged."""

@@ -9,17 +9,18 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.errors import InvariantError
+from contracts.errors import DependencyDown, InvariantError
 from streams.transport.output import BATCH_BYTES, Output, OutRecord, partition_for
 
 
 class Broker:
     """Stands where the producer's sending half is: real batches, acknowledged or refused at will."""
 
-    def __init__(self, *, refuse: int | None = None, batch_bytes: int = 2 * BATCH_BYTES) -> None:
+    def __init__(self, *, refuse: int | None = None, silent: bool = False, batch_bytes: int = 2 * BATCH_BYTES) -> None:
         self._batch_bytes = batch_bytes
         self.batches: list[tuple[str, int, int, int]] = []
         self._refuse = refuse
+        self._silent = silent
 
     def create_batch(self) -> Any:
         """Return a real, empty batch."""
@@ -30,7 +31,7 @@ class Broker:
         acknowledged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self._refuse == len(self.batches):
             acknowledged.set_exception(OSError("refused"))
-        else:
+        elif not self._silent:
             acknowledged.set_result(None)
         self.batches.append((topic, partition, batch.record_count(), batch.size()))
         return acknowledged
@@ -68,6 +69,12 @@ async def test_a_refused_batch_is_raised(refused: int) -> None:
     """Whichever batch the broker refuses, the caller learns it before it commits its input."""
     with pytest.raises(OSError, match="refused"):
         await Output(Broker(refuse=refused)).send("t", 0, records(800_000, 800_000))
+
+
+async def test_a_broker_that_says_nothing_is_given_up() -> None:
+    """A hanging broker ends the worker with a line instead of holding it for ever."""
+    with pytest.raises(DependencyDown, match="acknowledged nothing on t"):
+        await Output(Broker(silent=True), patience_s=0.01).send("t", 0, records(1))
 
 
 async def test_a_batch_that_is_full_too_early_is_a_bug_said_aloud() -> None:
