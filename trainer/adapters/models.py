@@ -65,8 +65,13 @@ class ModelsTable:
             return max((_number(key) for key in self._seen if key.startswith(f"{kind}-")), default=0)
 
     def _set_serving(self, value: bytes | None) -> None:
-        """Take the pair in force."""
-        self._serving = None if value is None else wire.decode(value, SERVING)
+        """Keep the newest pair: a follower that begins again hands over what was in force long ago.
+
+        An old pair taken for the one in force would make the trainer begin again from it and forget what it learned.
+        """
+        serving, known = None if value is None else wire.decode(value, SERVING), self._serving
+        if serving is not None and (known is None or serving.published_at >= known.published_at):
+            self._serving = serving
 
     def _set_release(self, key: str, value: bytes | None) -> None:
         """Take a release or its retirement."""

@@ -52,6 +52,16 @@ def test_serving_is_the_newest_record_of_its_key() -> None:
     assert table.serving() == serving
 
 
+def test_a_follower_that_begins_again_brings_no_old_pair_back() -> None:
+    """Else a broker that was away would make the trainer forget what it learned since the first pair."""
+    first = Serving(query_release=0, product_release=0, collection="products-r0", published_at=1_795_196_006_756)
+    newest = first.model_copy(update={"query_release": 9, "published_at": first.published_at + 1})
+    table = ModelsTable()
+    for serving in (first, newest, first):
+        table.on_record(b"serving", wire.encode(serving), 0)
+    assert table.serving() == newest
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [(b"query-x", b""), (b"other-1", b""), (b"query-1", b"junk"), (b"serving", b"{}"), (b"\xff", b"")],
