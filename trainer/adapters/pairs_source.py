@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from typing_extensions import override
 
 from contracts import wire
+from contracts.dead_letters import set_aside_headers
 from contracts.errors import ContractError, TransientError
 from contracts.pairs import PreferencePair
 from contracts.topics import DEAD_LETTERS, PREFERENCE_PAIRS
@@ -144,24 +145,20 @@ class KafkaPairs:
 
     def _set_aside(self, record: Any, error: ContractError) -> None:
         """Write a record to `dead-letters`, unchanged, with where it stood and why."""
-        headers = {
-            "stage": STAGE,
-            "reason": error.reason,
-            "error": error.message,
-            "topic": PREFERENCE_PAIRS,
-            "partition": str(record.partition),
-            "offset": str(record.offset),
-        }
-        letter = OutgoingRecord(
-            self._settings.topic(DEAD_LETTERS),
-            record.value,
-            key=record.key,
-            headers=[(name, value.encode()) for name, value in headers.items()],
-        )
+        place = (PREFERENCE_PAIRS, record.partition, record.offset)
+        headers = set_aside_headers(*place, stage=STAGE, reason=error.reason, error=error.message)
+        letter = OutgoingRecord(self._settings.topic(DEAD_LETTERS), record.value, key=record.key, headers=headers)
         with translate_kafka_errors(self._settings):
             produce_all(self._producer, [letter])
         metrics.DEAD_LETTERS.labels(STAGE, error.reason).inc()
-        get_logger().warning("dead letter", **headers)
+        get_logger().warning(
+            "dead letter",
+            topic=PREFERENCE_PAIRS,
+            partition=record.partition,
+            offset=record.offset,
+            reason=error.reason,
+            error=error.message,
+        )
 
 
 class _Reassigned(ConsumerRebalanceListener):  # type: ignore[misc] # kafka-python ships without types
