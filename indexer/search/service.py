@@ -69,7 +69,7 @@ class SearchService:
         self._clock_ms = clock_ms
         self._deadline_s = deadline_s
         self._answers: OrderedDict[tuple[str, int, str], Found] = OrderedDict()
-        self._first_answered: Pair | None = None
+        self._answered_release = 0
         self._retrieval_failed = False
 
     async def search(self, request: SearchRequest) -> SearchAnswer:
@@ -176,10 +176,13 @@ class SearchService:
         self._retrieval_failed = reason is not None
 
     def _observe_first_answer(self, pair: Pair) -> None:
-        """Measure click to search at the first answer of a release: how old are the clicks that it learned from?"""
-        if pair is self._first_answered:
+        """Measure click to search at the first answer of a release: how old are the clicks that it learned from?
+
+        Releases only grow: an answer from an older one is a remembered answer, or one overtaken by a swap.
+        """
+        if pair.query_release <= self._answered_release:
             return
-        self._first_answered = pair
+        self._answered_release = pair.query_release
         now_ms = self._clock_ms()
         for click_time in pair.click_times:
             metrics.FRESHNESS.labels("click_to_search").observe(max(now_ms - click_time, 0) / 1000)

@@ -161,6 +161,20 @@ async def test_the_first_answer_of_a_release_measures_click_to_search_once(searc
     assert observed() == before + 2
 
 
+async def test_an_answer_of_an_older_release_is_no_first_answer(search: Search) -> None:
+    """A remembered answer names the release that made it, whose clicks were measured long ago."""
+    search.pair = pair(3, 0, click_times=(NOW_MS - 5_000,))
+    await search.service.search(request())
+    search.pair = pair(4, 0, click_times=(NOW_MS - 1_000,))
+    await search.service.search(request(k=3))
+    before = observed()
+    search.store.down = True
+    assert (await search.service.search(request())).query_release == 3
+    search.store.down = False
+    await search.service.search(request(k=3))
+    assert observed() == before
+
+
 async def test_encode_returns_vectors_of_the_pair_in_force(search: Search) -> None:
     """In the order of the texts, with the releases they belong to."""
     search.pair = pair(2, 1)
