@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from contracts.errors import CheckFailed
 from contracts.topics import MODELS
 from deploy.local.supervisor import LocalMillrace
-from millrace.demo.freshness import quantiles
+from millrace.demo.freshness import measured
 from millrace.demo.measure import Measurement, figures_of
 from millrace.demo.options import DemoOptions
 from millrace.demo.probes import LaunchProbe
@@ -160,9 +160,10 @@ class Demo:
 
     def _figures(self, measurement: Measurement, shopping: Shopping, ledger: dict[str, Any]) -> dict[str, Any]:
         """Return every figure of the closing screen, in the form that `--json` writes."""
+        learned_s, found_s = self._trail.click_to_search_s(self._releases.manifests), self._launches.found_s
         freshness = {
-            "click_to_search": quantiles(self._trail.click_to_search_s(self._releases.manifests)),
-            "product_to_search": quantiles(self._launches.found_s),
+            "click_to_search": measured(learned_s, of=self._trail.clicks_with_pairs()),
+            "product_to_search": measured(found_s, of=self._launches.launched),
         }
         return figures_of(
             options=self._options,

@@ -6,7 +6,7 @@ search: from sending a product to the first answer that lists it.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from contracts.releases import ReleaseManifest
@@ -67,3 +67,12 @@ def quantiles(values: Iterable[float]) -> dict[str, float | None]:
     if not ordered:
         return {"p50": None, "p99": None}
     return {name: ordered[math.ceil(q * len(ordered)) - 1] for name, q in (("p50", 0.5), ("p99", 0.99))}
+
+
+def measured(values: Sequence[float], *, of: int) -> dict[str, float | int | None]:
+    """Return p50 and p99 with how many were measured, and how many were given up: these would have been the slowest.
+
+    >>> measured([3.0, 1.0], of=3)
+    {'p50': 1.0, 'p99': 3.0, 'measured': 2, 'missing': 1}
+    """
+    return {**quantiles(values), "measured": len(values), "missing": max(0, of - len(values))}

@@ -75,7 +75,8 @@ def facts_table(figures: Mapping[str, Any]) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     for path, name in (("click_to_search", "click to search"), ("product_to_search", "product to search")):
         row = figures["freshness_s"][path]
-        table.add_row(name, f"{_seconds(row['p50'])} (p50), {_seconds(row['p99'])} (p99)")
+        missing = f"; {row['missing']:,} not seen in time" if row.get("missing") else ""
+        table.add_row(name, f"{_seconds(row['p50'])} (p50), {_seconds(row['p99'])} (p99){missing}")
     latency = figures["search_ms"]
     table.add_row("search", f"{latency['p50']:.1f} ms (p50), {latency['p99']:.1f} ms (p99), as the shop's site saw it")
     releases, events = figures["releases"], figures["events"]

@@ -89,6 +89,15 @@ def test_facts_name_what_was_not_measured() -> None:
     assert "late" not in facts
 
 
+def test_facts_name_what_was_given_up() -> None:
+    """Quantiles of those that came say nothing of those that did not."""
+    late = {"p50": 1.0, "p99": 2.0, "measured": 3, "missing": 2}
+    facts = shown(
+        facts_table({**FIGURES, "freshness_s": {"click_to_search": late, "product_to_search": late}}), width=120
+    )
+    assert facts.count("2.0 s (p99); 2 not seen in time") == 2
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_live_view_fits_a_terminal(width: int) -> None:
     """Every figure of the view is on it."""
