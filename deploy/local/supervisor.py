@@ -25,7 +25,7 @@ from service.process import expected_failure
 from service.settings import Settings, load_settings
 
 START_TIMEOUT_S: Final = 300.0
-LEAST_FREE_MB: Final = 200
+LEAST_FREE_MB: Final = 400
 POLL_S: Final = 0.05
 
 OnProgress = Callable[[str, str, str], None]

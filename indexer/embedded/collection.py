@@ -25,6 +25,7 @@ from indexer.embedded.fields import (
     unsupported,
 )
 from indexer.embedded.refusals import refusals
+from indexer.embedded.room import require_room
 from indexer.embedded.translate_config import CollectionSpec, create_index, describe_indexes
 from indexer.embedded.translate_filters import to_filter
 from indexer.embedded.translate_queries import Scope, to_query, to_scroll, with_payload, with_vectors
@@ -48,6 +49,7 @@ class Collection:
         self.dirty = False
         self._sizes = spec.sizes()
         self._operation = 0
+        self._folder = shard_path
         try:
             self._shard = edge.EdgeShard.load(str(shard_path))
         except Exception as exc:
@@ -59,6 +61,7 @@ class Collection:
     @staticmethod
     def make_shard(spec: CollectionSpec, shard_path: Path) -> None:
         """Make an empty shard on disk and leave it closed."""
+        require_room(shard_path.parent)
         shard_path.mkdir()
         with refusals():
             edge.EdgeShard.create(str(shard_path), spec.edge_config()).close()
@@ -111,6 +114,7 @@ class Collection:
             return self._apply(edge.UpdateOperation.delete_field_index(field_name))
 
     def _apply(self, operation: edge.UpdateOperation) -> dict[str, Json]:
+        require_room(self._folder)
         self.dirty = True
         self._shard.update(operation)
         self._operation += 1

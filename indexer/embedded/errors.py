@@ -6,6 +6,7 @@ ApiError            any refusal
 |- Conflict     409 the name is taken
 |- NotSupported 501 a Qdrant server does this, the embedded one does not
 `- InternalError 500 the engine failed
+   `- DiskFull  500 the disk has no room for a write
 """
 
 from typing import ClassVar
@@ -54,3 +55,7 @@ class InternalError(ApiError):
     """The engine failed in a way that no request should cause. Operator action: report it with the log line."""
 
     status = 500
+
+
+class DiskFull(InternalError):
+    """The disk has no room for a write; reads go on. Operator action: free some space; the writer tries again."""

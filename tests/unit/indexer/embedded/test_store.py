@@ -7,7 +7,8 @@ import pytest
 
 from contracts.errors import DependencyDown, InvariantError
 from indexer.embedded import collection as collection_module
-from indexer.embedded.errors import ApiError, BadRequest, Conflict, NotFound
+from indexer.embedded import room
+from indexer.embedded.errors import ApiError, BadRequest, Conflict, DiskFull, NotFound
 from indexer.embedded.store import Store
 from tests.unit.indexer.embedded.conftest import CREATE, point
 
@@ -166,3 +167,21 @@ def test_damaged_file_is_named(tmp_path: Path, damaged: str) -> None:
     assert "away" in failure.value.fix
     (tmp_path / damaged).write_bytes(whole)
     Store(tmp_path).close()
+
+
+def test_a_disk_about_to_be_full_refuses_writes_and_goes_on_answering(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write into a mapped file on a full disk would end the process; with room again it succeeds."""
+    store.create("a", CREATE)
+    store.collection("a").write("upsert", {"points": [point(1)]})
+    with monkeypatch.context() as full:
+        full.setattr(room, "RESERVE_BYTES", 2**62)
+        with pytest.raises(DiskFull, match="MILLRACE_DATA_DIR"):
+            store.collection("a").write("upsert", {"points": [point(2)]})
+        with pytest.raises(DiskFull, match="free some space"):
+            store.create("b", CREATE)
+        assert store.points_counts() == {"a": 1}
+    store.collection("a").write("upsert", {"points": [point(2)]})
+    store.create("b", CREATE)
+    assert store.points_counts() == {"a": 2, "b": 0}
