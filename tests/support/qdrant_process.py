@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,17 +11,10 @@ from typing import Self
 import httpx
 
 from tests.support.poll import eventually
+from tests.support.ports import free_port
 
 _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 20.0
-
-
-def free_port() -> int:
-    """Return a port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 class QdrantProcess:

@@ -17,7 +17,7 @@ from indexer.adapters.qdrant import PAYLOAD_INDEXES, ProductStore, connect, writ
 from indexer.adapters.qdrant_errors import qdrant_errors
 from indexer.core.points import ProductPoint
 from service.settings import Settings
-from tests.support.qdrant_process import free_port
+from tests.support.ports import free_port
 
 
 def product(product_id: str, version: int, release: int = 1) -> ProductPoint:
