@@ -135,12 +135,11 @@ def check_redis(settings: Settings) -> Check:
 
 def check_qdrant(settings: Settings) -> Check:
     """The vector store answers and the alias of the products exists."""
-    from qdrant_client import QdrantClient
+    from indexer.adapters.qdrant import connect
 
     if settings.qdrant_url is None:
         return Check("qdrant", "warn", "MILLRACE_QDRANT_URL is not set and no `millrace up` runs", "`millrace up`")
-    key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
-    client = QdrantClient(url=settings.qdrant_url, api_key=key, timeout=3, check_compatibility=False)
+    client = connect(settings, timeout_s=3)
     try:
         aliases = {entry.alias_name: entry.collection_name for entry in client.get_aliases().aliases}
     except Exception as exc:  # noqa: BLE001 - whatever the client raises, the finding is that it does not answer

@@ -11,13 +11,13 @@ from typing import Any, Final
 
 import httpx
 import orjson
-from qdrant_client import QdrantClient
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from contracts.errors import CheckFailed
 from contracts.topics import MODELS
 from deploy.local.supervisor import LocalMillrace
+from indexer.adapters.qdrant import connect
 from millrace.demo.freshness import measured
 from millrace.demo.measure import Measurement, figures_of
 from millrace.demo.options import DemoOptions
@@ -109,13 +109,7 @@ class Demo:
             await self._until_indexed(total, lambda done: bars.update(indexed, completed=done))
 
     async def _until_indexed(self, total: int, progress: Callable[[int], None]) -> None:
-        key = self._settings.qdrant_api_key
-        store = QdrantClient(
-            url=self._urls["qdrant"],
-            api_key=key.get_secret_value() if key else None,
-            timeout=30,
-            check_compatibility=False,
-        )
+        store = connect(self._settings, timeout_s=30)
         deadline = time.monotonic() + INDEX_TIMEOUT_S
         try:
             while (done := (await asyncio.to_thread(store.count, self._settings.alias())).count) < total:
