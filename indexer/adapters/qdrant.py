@@ -190,12 +190,6 @@ class ProductStore:
             found.update((point.product_id, point) for point in map(_to_point, records))
         return found
 
-    def count_nearest(self, collection: str, vector: Sequence[float], *, k: int = 10) -> int:
-        """Return how many products a query vector finds, k at most."""
-        with qdrant_errors(f"search {collection}"):
-            answer = self._client.query_points(collection, query=list(vector), using=VECTOR_NAME, limit=k)
-        return len(answer.points)
-
     def scroll(self, collection: str) -> Iterator[tuple[str, PointVersion, bool]]:
         """Yield (product id, version, is tombstone) of every point, in pages; what changes meanwhile may be missed."""
         offset: Any = None
