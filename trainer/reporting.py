@@ -1,5 +1,6 @@
 """What the trainer says of itself: metrics for boards, one log line per fact for people."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -75,6 +76,8 @@ class Reporting:
         metrics.TRAIN_LOSS.labels(lane, "multi_positive").set(report.multi_positive)
         metrics.TRAIN_LOSS.labels(lane, "kl").set(report.kl)
         metrics.GRADIENT_NORM.labels(lane).set(report.gradient_norm)
+        if not math.isfinite(report.gradient_norm):
+            get_logger().error("step_skipped", lane=lane, error="the gradient is not finite", loss_dpo=report.dpo)
 
     def _watermarks(self, records: Sequence[PairRecord]) -> None:
         """Observe how far in event time each partition has come."""

@@ -12,6 +12,7 @@ from contracts.progress import CatalogCounts
 from contracts.topics import CATALOG
 from indexer.core.planner import CatalogRecord, PartitionProgress
 from service.kafka import consumer_config, translate_kafka_errors
+from service.kafka_group import keep_joining
 from service.logging import get_logger
 from service.settings import Settings
 
@@ -78,6 +79,7 @@ class CatalogTopic:
     def poll(self) -> list[CatalogRecord]:
         """Return the next records, in the order of each partition."""
         with translate_kafka_errors(self._settings):
+            keep_joining(self._consumer)
             fetched = self._consumer.poll(timeout_ms=POLL_MS)
         if self._assignment.epoch != self._epoch:
             self._epoch = self._assignment.epoch
@@ -116,6 +118,7 @@ class CatalogTopic:
         held = self._consumer.assignment()
         with translate_kafka_errors(self._settings):
             self._consumer.pause(*held)
+            keep_joining(self._consumer)
             self._consumer.poll(timeout_ms=0)
             self._consumer.resume(*(held & self._consumer.assignment()))
         if self._assignment.epoch != self._epoch:

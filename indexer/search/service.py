@@ -143,8 +143,9 @@ class SearchService:
     async def _total(self, collection: str, filters: Filters) -> int:
         """Return the number of matching products; it is not worth failing a search for."""
         try:
-            return await self._retrieval.total(collection, filters)
-        except MillraceError:
+            async with asyncio.timeout(self._deadline_s / 2):
+                return await self._retrieval.total(collection, filters)
+        except (MillraceError, TimeoutError):
             return 0
 
     def _keep(self, key: tuple[str, int, str], found: Found) -> None:

@@ -98,7 +98,15 @@ class ServingPairs:
                 return
         while not self._stopping.is_set():
             self._changed.clear()
-            self._changed.wait(None if self.follow_wanted() else RETRY_S)
+            self._changed.wait(None if self._followed() else RETRY_S)
+
+    def _followed(self) -> bool:
+        """Follow what is wanted; an unforeseen error is logged and tried again, because search must go on moving."""
+        try:
+            return self.follow_wanted()
+        except Exception as error:  # noqa: BLE001 - a thread that ended here would leave search on an old pair for ever
+            get_logger().error("pair_not_followed", error=repr(error), exc_info=error)
+            return False
 
     def follow_wanted(self) -> bool:
         """Swap to the pair that is wanted; return False where that has to be tried again."""

@@ -1,5 +1,6 @@
 """Freshness from the histograms that the processes expose: how long until a change was visible in search."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -52,14 +53,29 @@ def quantile(histogram: Histogram, q: float) -> float | None:
     return low
 
 
+def together(parts: Iterable[Histogram]) -> Histogram:
+    """Return what several processes measured as one histogram; their buckets are the same.
+
+    >>> together([Histogram(((1.0, 2.0), (2.0, 3.0))), Histogram(((1.0, 1.0), (2.0, 5.0)))]).buckets
+    ((1.0, 3.0), (2.0, 8.0))
+    """
+    sums: Counter[float] = Counter()
+    for part in parts:
+        sums.update(dict(part.buckets))
+    return Histogram(tuple(sorted(sums.items())))
+
+
 def freshness_report(texts: Iterable[str]) -> dict[str, dict[str, float | None]]:
     """Return p50, p99 and the number of observations of both ways, from the processes' metrics."""
     report: dict[str, dict[str, float | None]] = {
         path: {"p50": None, "p99": None, "count": 0.0} for path in FRESHNESS_PATHS
     }
+    parts: dict[str, list[Histogram]] = {}
     for text in texts:
         for path, histogram in histograms(text, M_FRESHNESS, "path").items():
-            if histogram.count:
-                values = {name: quantile(histogram, q) for name, q in QUANTILES.items()}
-                report[path] = {**values, "count": histogram.count}
+            parts.setdefault(path, []).append(histogram)
+    for path, measured in parts.items():
+        whole = together(measured)
+        if whole.count:
+            report[path] = {**{name: quantile(whole, q) for name, q in QUANTILES.items()}, "count": whole.count}
     return report

@@ -26,6 +26,15 @@ def test_each_way_is_read_from_the_process_that_measures_it() -> None:
     assert report["product_to_search"]["p99"] == pytest.approx(0.4975)
 
 
+def test_several_processes_of_one_kind_are_measured_together() -> None:
+    """Two search services each saw some of the clicks; the quantiles are over all of them."""
+    texts = [exposed({"click_to_search": [0.1] * 10}), exposed({"click_to_search": [50.0] * 90})]
+    report = freshness_report(texts)
+    assert report["click_to_search"]["count"] == 100
+    assert report["click_to_search"]["p50"] is not None
+    assert report["click_to_search"]["p50"] > 45
+
+
 def test_nothing_measured_is_none_not_zero() -> None:
     """A way without observations has no quantiles: a zero would look like perfect freshness."""
     assert freshness_report([exposed({})])["click_to_search"] == {"p50": None, "p99": None, "count": 0.0}
