@@ -1,6 +1,7 @@
 """The search service put together: what it follows, asks and writes, and how it starts, says how it is, and ends."""
 
 import asyncio
+import math
 import socket
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -15,7 +16,7 @@ from indexer.adapters.qdrant import ProductStore, connect
 from indexer.search.encoding import QueryEncoder
 from indexer.search.impressions import ImpressionWriter
 from indexer.search.retrieval import QdrantRetrieval, async_connect
-from indexer.search.service import SearchService
+from indexer.search.service import DEADLINE_S, SearchService
 from indexer.search.serving import ServingPairs
 from indexer.search.web import build
 from service.health import Health, bind_socket
@@ -28,11 +29,15 @@ from towers.encoder import load_encoder
 WATCH_S: Final = 0.5
 GRACE_S: Final = 5
 METADATA_TIMEOUT_S: Final = 2
-RETRIEVAL_TIMEOUT_S: Final = 2
 
 
-async def serve(settings: Settings, shutdown: Shutdown) -> None:
+async def serve(settings: Settings, shutdown: Shutdown, *, deadline_s: float = DEADLINE_S) -> None:
     """Answer searches until asked to stop.
+
+    Args:
+        settings: of the deployment.
+        shutdown: ends it.
+        deadline_s: how long the vector store may take for one answer.
 
     Raises:
         MillraceError: it cannot start, or `models` cannot be followed any more.
@@ -41,7 +46,7 @@ async def serve(settings: Settings, shutdown: Shutdown) -> None:
     health = Health(Process.SEARCH)
     listening = bind_socket(settings.host, settings.listen_port(Process.SEARCH))
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else the body waits 40 ms for the header's ACK
-    starting = Starting()
+    starting = Starting(deadline_s)
     health.add_check("start", starting.not_ready)
     server = _Server(
         uvicorn.Config(
@@ -72,9 +77,14 @@ async def serve(settings: Settings, shutdown: Shutdown) -> None:
 
 
 class Starting:
-    """The service while it starts: says what it waits for."""
+    """The service while it starts: says what it waits for.
 
-    def __init__(self) -> None:
+    Args:
+        deadline_s: how long the vector store may take for one answer.
+    """
+
+    def __init__(self, deadline_s: float) -> None:
+        self._deadline_s = deadline_s
         self._reason: str | None = "starting"
         self._service: SearchService | None = None
 
@@ -109,7 +119,7 @@ class Starting:
         pairs.start()
         queries = QueryEncoder(encoder)
         stack.callback(queries.close)
-        client = async_connect(settings, timeout_s=RETRIEVAL_TIMEOUT_S)
+        client = async_connect(settings, timeout_s=math.ceil(self._deadline_s) + 1)
         stack.push_async_callback(client.close)
         self._service = SearchService(
             lambda: pairs.current,
@@ -117,6 +127,7 @@ class Starting:
             retrieval=QdrantRetrieval(client),
             impressions=impressions,
             person_key=person_key.encode(),
+            deadline_s=self._deadline_s,
         )
         self._reason = None
         return pairs

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +98,13 @@ def indexer(own: Settings) -> Iterator[ServiceThread]:
 def search(own: Settings, indexer: ServiceThread) -> Iterator[ServiceThread]:
     """Give a search service that is ready."""
     assert indexer.not_ready() is None
-    with running(serve, own) as service:
+    with running(partial(serve, deadline_s=8.0), own) as service:  # a busy machine must not degrade an answer
         yield service
 
 
 def ask(search: ServiceThread, query: str, **fields: Any) -> SearchAnswer:
     """Return the answer to a search."""
-    answer = httpx.post(f"{search.url}/v1/search", json={"query": query, "impression": "none", **fields}, timeout=10)
+    answer = httpx.post(f"{search.url}/v1/search", json={"query": query, "impression": "none", **fields}, timeout=20)
     assert answer.status_code == 200, answer.text
     return SearchAnswer.model_validate_json(answer.content)
 
@@ -146,7 +147,7 @@ def test_search_finds_filters_and_counts(search: ServiceThread, shop: Shop) -> N
     by_get = httpx.get(
         f"{search.url}/v1/search",
         params=[("q", "fridge"), ("brand", "Kelto"), ("brand", "Arvo"), ("price_lte", "900"), ("impression", "none")],
-        timeout=10,
+        timeout=20,
     ).json()
     assert {result["product_id"] for result in by_get["results"]} == {"P-1", "P-2"}
     assert by_get["total"] == 2
@@ -182,7 +183,7 @@ def test_encode_gives_vectors_that_anyone_can_ask_qdrant_with(
     release = query_release(1, encoder)
     shop.release(release)
     eventually(lambda: ask(search, "x").query_release == 1, timeout_s=30)
-    answer = httpx.post(f"{search.url}/v1/encode", json={"texts": ["quiet fridge", "tv"]}, timeout=10).json()
+    answer = httpx.post(f"{search.url}/v1/encode", json={"texts": ["quiet fridge", "tv"]}, timeout=20).json()
     assert (answer["query_release"], answer["product_release"]) == (1, 0)
     expected = apply_head(release.head(), encoder.encode(["quiet fridge", "tv"]))
     np.testing.assert_allclose(np.array(answer["vectors"]), expected, atol=1e-5)
@@ -201,7 +202,7 @@ async def test_no_answer_mixes_releases_while_a_product_release_is_rolled_out(
         (1, 1): dict(zip((one.product_id for one in PRODUCTS), (new @ new_query[0]).tolist(), strict=True)),
     }
     seen: set[tuple[int, int]] = set()
-    async with httpx.AsyncClient(timeout=10) as client:
+    async with httpx.AsyncClient(timeout=20) as client:
         shop.release(query, products)
         async with asyncio.timeout(60):
             while (1, 1) not in seen:
@@ -249,7 +250,7 @@ def test_without_the_vector_store_search_answers_what_it_remembers(
     assert remembered.degraded == "remembered"
     assert remembered.results == whole.results
     assert remembered.search_id != whole.search_id
-    refused = httpx.post(f"{search.url}/v1/search", json={"query": "never asked", "impression": "none"}, timeout=10)
+    refused = httpx.post(f"{search.url}/v1/search", json={"query": "never asked", "impression": "none"}, timeout=20)
     assert refused.status_code == 503
     assert refused.headers["content-type"] == "application/problem+json"
     assert "vector store does not answer" in refused.json()["detail"]
@@ -265,13 +266,13 @@ def test_the_process_is_not_ready_before_a_pair_is_in_force_and_ends_cleanly(
     try:
         process.start(wait=False)
         eventually(lambda: "no pair is in force" in (process.not_ready() or ""), timeout_s=90, interval_s=0.2)
-        answer = httpx.post(f"{process.url}/v1/search", json={"query": "fridge"}, timeout=10)
+        answer = httpx.post(f"{process.url}/v1/search", json={"query": "fridge"}, timeout=20)
         assert (answer.status_code, answer.json()["reason"]) == (503, "unavailable")
         with running(index, own.model_copy(update={"port": free_port()})):
             process.wait_ready()
             shop.send(*PRODUCTS)
             body = orjson.dumps({"query": "fridge", "session_id": "k1"})
-            answers = [httpx.post(f"{process.url}/v1/search", content=body, headers=JSON, timeout=10) for _ in range(5)]
+            answers = [httpx.post(f"{process.url}/v1/search", content=body, headers=JSON, timeout=20) for _ in range(5)]
             assert {one.status_code for one in answers} == {200}
         assert process.stop() == 0
     finally:
