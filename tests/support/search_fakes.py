@@ -35,6 +35,7 @@ class Store:
         self.down = False
         self.hangs = False
         self.count_fails = False
+        self.count_hangs = False
         self.gate: asyncio.Event | None = None
 
     async def nearest(self, collection: str, vector: np.ndarray, *, k: int, filters: Filters) -> list[Hit]:
@@ -52,6 +53,8 @@ class Store:
 
     async def total(self, collection: str, filters: Filters) -> int:
         """Return a number."""
+        if self.count_hangs:
+            await asyncio.Event().wait()
         if self.count_fails:
             raise TransientError("count failed")
         return 412

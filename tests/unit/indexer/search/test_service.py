@@ -143,6 +143,14 @@ async def test_a_count_that_fails_does_not_fail_the_search(search: Search) -> No
     assert (await search.service.search(request(k=4))).total == 4
 
 
+async def test_a_count_that_hangs_does_not_cost_the_answer() -> None:
+    """The results are there: they are served, not thrown away at the deadline."""
+    search = Search(deadline_s=0.4)
+    search.store.count_hangs = True
+    answer = await search.service.search(request(k=2))
+    assert (answer.degraded, answer.total) == (None, 2)
+
+
 async def test_nothing_is_answered_before_a_pair_is_in_force(search: Search) -> None:
     """Search and encode say what is missing."""
     search.pair = None
