@@ -35,8 +35,7 @@ from tests.support.indexing import (
 from tests.support.poll import eventually
 from tests.support.ports import free_port
 from tests.support.qdrant_process import QdrantProcess
-from tests.support.tiny_encoder import write_tiny_model
-from towers.encoder import BaseEncoder, load_encoder
+from towers.encoder import BaseEncoder
 from towers.heads import apply_head
 from towers.text import product_text
 
@@ -50,26 +49,6 @@ PRODUCTS = [
     product("P-3", title="gaming laptop", price=1200.0, brand="Kelto", category=("Computers",), in_stock=False),
     product("P-4", title="wireless earbuds", price=50.0, brand="Sonu", category=("Audio",), parent_id="V-4"),
 ]
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a small real model as a folder."""
-    return write_tiny_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def encoder(model_folder: Path) -> BaseEncoder:
-    """Give the encoder that the services load."""
-    return load_encoder(str(model_folder))
-
-
-@pytest.fixture
-def qdrant(tmp_path: Path) -> Iterator[QdrantProcess]:
-    """Give an embedded Qdrant of this test's own."""
-    process = QdrantProcess.embedded(tmp_path / "qdrant").start()
-    yield process
-    process.stop()
 
 
 @pytest.fixture
