@@ -1,7 +1,8 @@
 """What Kafka's errors mean to an operator: one clear line with the fix, for kafka-python and aiokafka alike.
 
 Both libraries have a class of the same name for most broker answers but share none, so errors are told apart by the
-names of their classes; that also spares each process the import of the library it does not use.
+names of their classes; that also spares each process the import of the library it does not use. aiokafka puts some
+answers into the text of a general error: there the name is looked for in the text.
 """
 
 from collections.abc import Iterator
@@ -77,10 +78,11 @@ def _refused(names: set[str], error: BaseException, settings: Settings | None) -
         return UsageError(
             f"Kafka has fewer brokers than MILLRACE_REPLICATION_FACTOR{copies}", fix="lower it or start more brokers"
         )
-    if names & _SAME_WORKER:
+    if names & _SAME_WORKER or any(name in str(error) for name in _SAME_WORKER):
         worker = "" if settings is None else f"={settings.worker_id}"
         return UsageError(
-            f"another process holds MILLRACE_WORKER_ID{worker}", fix="give each worker of a group a name of its own"
+            f"another process holds MILLRACE_WORKER_ID{worker}",
+            fix="give each worker of a group a MILLRACE_WORKER_ID of its own",
         )
     if names & _TOO_LARGE:
         return UsageError(

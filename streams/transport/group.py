@@ -8,7 +8,12 @@ import time
 from typing import Any, Final
 
 import aiokafka
-from aiokafka.errors import TopicAuthorizationFailedError, UnknownTopicOrPartitionError
+from aiokafka.errors import (
+    BrokerResponseError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+    kafka_errors,
+)
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from typing_extensions import override
 
@@ -19,6 +24,17 @@ MISSING_TOPIC_S: Final = 10.0
 TAKEOVERS: Final = 3
 TAKEOVER_WINDOW_S: Final = 60.0
 """A static member loses its place once when it was silent for too long, again and again only to a namesake."""
+
+
+class FencedInstanceIdError(BrokerResponseError):
+    """Another process joined the group under this static member's name; aiokafka 0.14 does not know the code."""
+
+    errno = 82
+    message = "FENCED_INSTANCE_ID"
+    description = "The broker rejected this static consumer since another consumer has its group.instance.id."
+
+
+kafka_errors.setdefault(FencedInstanceIdError.errno, FencedInstanceIdError)
 
 
 class GroupThread(AIOKafkaConsumerThread):

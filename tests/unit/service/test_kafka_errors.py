@@ -30,6 +30,7 @@ def translated(error: Exception) -> MillraceError:
         (aiokafka.errors.AuthenticationFailedError(), UsageError, "refuses the login"),
         (kafka.errors.InvalidReplicationFactorError(), UsageError, "MILLRACE_REPLICATION_FACTOR=3"),
         (kafka.errors.FencedInstanceIdError(), UsageError, "MILLRACE_WORKER_ID=w1"),
+        (aiokafka.errors.KafkaError("FencedInstanceIdError()"), UsageError, "MILLRACE_WORKER_ID=w1"),
         (kafka.errors.MessageSizeTooLargeError(), UsageError, "larger than its topic allows"),
         (kafka.errors.KafkaConfigurationError("nope"), UsageError, "settings are refused"),
         (kafka.errors.UnknownTopicOrPartitionError("catalog"), DependencyDown, "does not know a topic"),

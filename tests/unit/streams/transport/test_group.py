@@ -4,9 +4,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiokafka.errors import InvalidSessionTimeoutError, TopicAuthorizationFailedError, UnknownTopicOrPartitionError
+from aiokafka.errors import (
+    InvalidSessionTimeoutError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
 
 from contracts.errors import UsageError
+from service.kafka_errors import expected_kafka_error
+from service.settings import Settings
 from streams.transport.group import MISSING_TOPIC_S, GroupWatch
 
 
@@ -72,3 +80,10 @@ def test_losing_the_place_now_and_then_is_no_namesake() -> None:
     """Pauses far apart are pauses."""
     watch = GroupWatch()
     assert [watch.fatal_error(consumer(member_id=f"m{n}"), now_s=n * 40.0) for n in range(9)] == [None] * 9
+
+
+def test_the_answer_to_a_namesake_is_known() -> None:
+    """Kafka's answer to a static member whose place was taken has a name here, not that of an unknown error."""
+    assert for_code(82).__name__ == "FencedInstanceIdError"
+    meaning = expected_kafka_error(KafkaError(repr(for_code(82)())), Settings(worker_id="w1"))
+    assert isinstance(meaning, UsageError)
