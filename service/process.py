@@ -110,16 +110,21 @@ def execute(process: Process, main: Main, *, overrides: Mapping[str, Any] | None
         logging.get_logger().info("ended")
     except Exception as error:  # noqa: BLE001 - the last line of defence: everything ends as one line and an exit code
         return _report(error, process, settings)
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except KeyboardInterrupt:
         return 0
     return 0
 
 
 def _call(main: Main, settings: Settings, shutdown: Shutdown) -> None:
-    """Run `main`, in an event loop of its own where it is async."""
+    """Run `main`, in an event loop of its own where it is async; a cancellation is its end only after a stop."""
     outcome = main(settings, shutdown)
-    if inspect.isawaitable(outcome):
+    if not inspect.isawaitable(outcome):
+        return
+    try:
         asyncio.run(_awaited(outcome))
+    except asyncio.CancelledError as error:
+        if not shutdown.is_set():
+            raise RuntimeError("cancelled although nobody asked for a stop") from error
 
 
 async def _awaited(outcome: Awaitable[None]) -> None:

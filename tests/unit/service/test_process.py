@@ -105,6 +105,34 @@ def test_an_unexpected_failure_carries_its_traceback_in_one_line(capsys: pytest.
     assert "Traceback" in line["exception"]
 
 
+async def cancelled(_settings: Settings, _shutdown: Shutdown) -> None:
+    """Await a task that somebody cancels."""
+    task = asyncio.create_task(asyncio.sleep(60))
+    asyncio.get_running_loop().call_soon(task.cancel)
+    await task
+
+
+def test_a_cancellation_that_nobody_asked_for_is_a_crash(capsys: pytest.CaptureFixture[str]) -> None:
+    """A process whose work was cancelled under it has not done its work, and says where."""
+    assert execute(Process.SEARCH, cancelled) == 1
+    line = last_line(capsys)
+    assert (line["event"], line["exit_code"]) == ("crashed", 1)
+    assert "cancelled" in line["error"]
+    assert "await task" in line["exception"]
+
+
+def test_a_cancellation_after_a_stop_is_a_clean_end(capsys: pytest.CaptureFixture[str]) -> None:
+    """Tasks that a stop cancels are no failure."""
+
+    async def stopped(settings: Settings, shutdown: Shutdown) -> None:
+        """End by cancellation once stop was asked for."""
+        shutdown.request()
+        await cancelled(settings, shutdown)
+
+    assert execute(Process.SEARCH, stopped) == 0
+    assert last_line(capsys)["event"] == "ended"
+
+
 def test_wrong_settings_end_before_anything_starts(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
