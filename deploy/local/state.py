@@ -2,14 +2,16 @@
 
 up.env holds the settings and keys in force, mode 0600; its keys outlive a stop, so that pages and scripts of the shop
 keep working. up.json holds what runs. The lock is the operating system's: it ends with its holder however that ends, so
-neither file is believed while nobody holds it.
+neither file is believed while nobody holds it. Whether it is held shows only by trying it, so whoever looks and whoever
+takes it pass a gate, a second lock held for that moment: a look never stands in the way of a start.
 """
 
 import fcntl
 import json
 import os
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -20,6 +22,7 @@ from service.settings import ENV_PREFIX, Settings, load_settings
 ENV_FILE: Final = "up.env"
 STATE_FILE: Final = "up.json"
 LOCK_FILE: Final = "up.lock"
+GATE_FILE: Final = "up.gate"
 LOG_FOLDER: Final = "logs"
 KEYS: Final = ("write_key", "secret_key", "person_key")
 
@@ -58,7 +61,9 @@ class DataFolderLock:
             UsageError: another supervisor has it.
         """
         descriptor = os.open(data_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        if not _try_lock(descriptor):
+        with _gate(data_dir, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX):
+            taken = _try_lock(descriptor, fcntl.LOCK_EX)
+        if not taken:
             holder = os.read(descriptor, 32).decode("ascii", "replace").strip()
             os.close(descriptor)
             raise UsageError(
@@ -76,10 +81,21 @@ class DataFolderLock:
             self._descriptor = None
 
 
-def _try_lock(descriptor: int) -> bool:
-    """Lock an open file unless it is locked."""
+@contextmanager
+def _gate(data_dir: Path, flags: int, kind: int) -> Iterator[None]:
+    """Hold the gate, shared by those who look and exclusive for one who takes the lock; wait a moment for it."""
+    descriptor = os.open(data_dir / GATE_FILE, flags | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int, kind: int) -> bool:
+    """Lock an open file unless another has a lock on it that excludes this kind."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
@@ -88,13 +104,14 @@ def _try_lock(descriptor: int) -> bool:
 def is_running(data_dir: Path) -> bool:
     """Return whether a supervisor runs on the data folder now."""
     try:
-        descriptor = os.open(data_dir / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
+        with _gate(data_dir, os.O_RDONLY, fcntl.LOCK_SH):
+            descriptor = os.open(data_dir / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return not _try_lock(descriptor, fcntl.LOCK_SH)
+            finally:
+                os.close(descriptor)
     except OSError:
         return False
-    try:
-        return not _try_lock(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def holder_pid(data_dir: Path) -> int | None:

@@ -1,7 +1,12 @@
 """What a running `up` leaves in its data folder, and who may believe it."""
 
+import fcntl
 import stat
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +32,63 @@ def test_a_second_holder_is_refused_with_the_first_ones_process(tmp_path: Path) 
     assert "millrace down" in raised.value.fix
     lock.release()
     DataFolderLock.acquire(tmp_path).release()
+
+
+class Meanwhile:
+    """Has something done in the middle of a look at the lock, up to where it ends or has to wait for the lock.
+
+    Args:
+        monkeypatch: of the test.
+        action: what is done.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, action: Callable[[], Any]) -> None:
+        self._action = action
+        self._lock = fcntl.flock
+        self._thread = ThreadPoolExecutor(1)
+        self._got_there = threading.Event()
+        self.outcome: Future[Any] | None = None
+        monkeypatch.setattr(fcntl, "flock", self._flock)
+
+    def _flock(self, descriptor: int, operation: int) -> None:
+        """Lock as the operating system does, and have the action done once the first look holds what it needs."""
+        waits = not operation & fcntl.LOCK_NB
+        if threading.current_thread() is not threading.main_thread():
+            self._lock_beside(descriptor, operation, waits=waits)
+            return
+        self._lock(descriptor, operation)
+        if self.outcome is None and not waits:
+            self.outcome = self._thread.submit(self._action)
+            assert self._got_there.wait(10)
+
+    def _lock_beside(self, descriptor: int, operation: int, *, waits: bool) -> None:
+        """Lock for the action, which got there once it waits or has its answer."""
+        if waits:
+            self._got_there.set()
+        try:
+            self._lock(descriptor, operation)
+        finally:
+            self._got_there.set()
+
+
+def test_looking_never_stands_in_the_way_of_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`millrace status` at any moment does not make `millrace up` refuse."""
+    DataFolderLock.acquire(tmp_path).release()
+    start = Meanwhile(monkeypatch, lambda: DataFolderLock.acquire(tmp_path))
+    assert not state.is_running(tmp_path)
+    assert start.outcome is not None
+    lock = start.outcome.result(10)
+    assert state.is_running(tmp_path)
+    lock.release()
+
+
+def test_two_that_look_do_not_take_each_other_for_a_supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where none runs nobody is told that one does, however many look at once."""
+    DataFolderLock.acquire(tmp_path).release()
+    look = Meanwhile(monkeypatch, lambda: state.is_running(tmp_path))
+    assert not state.is_running(tmp_path)
+    assert look.outcome is not None
+    assert look.outcome.result(10) is False
 
 
 def test_a_state_without_a_supervisor_is_not_believed(tmp_path: Path) -> None:
