@@ -2,13 +2,14 @@
 
 The shopper does not wait for Kafka. What that costs is said here: an impression is held in memory until Kafka has
 acknowledged it, at most `HELD` of them wait to be sent; those beyond, and those that Kafka has not taken within
-a minute, are lost, counted and said once per outage. A stop
-flushes; a SIGKILL loses what was not acknowledged yet, a few milliseconds' worth. Clicks on a lost impression end as
-orphans, never as pairs.
+a minute, are lost, counted and said once per outage. A stop waits `FLUSH_S` for Kafka and says how many it lost; a
+SIGKILL loses what was not acknowledged yet, a few milliseconds' worth. Clicks on a lost impression end as orphans,
+never as pairs.
 """
 
 import queue
 import threading
+from contextlib import suppress
 from typing import Final, Protocol
 
 from kafka import KafkaProducer
@@ -28,6 +29,7 @@ from service.settings import Settings
 HELD: Final = 10_000
 FLUSH_S: Final = 8.0
 SURFACE: Final = "search"
+KAFKA_FIX: Final = "see whether Kafka answers: millrace doctor"
 
 
 class ImpressionLog(Protocol):
@@ -94,6 +96,8 @@ class ImpressionWriter:
         self._waiting: queue.Queue[Impression | None] = queue.Queue(held)
         self._thread = threading.Thread(target=self._run, name="impressions", daemon=True)
         self._losing = False
+        self._unsettled = 0
+        self._settling = threading.Condition()
         with translate_kafka_errors(settings):
             self._producer = KafkaProducer(**producer_config(settings))
 
@@ -103,20 +107,26 @@ class ImpressionWriter:
 
     def send(self, impression: Impression) -> None:
         """Take an impression and return at once; where too many wait it is lost, and counted."""
+        with self._settling:
+            self._unsettled += 1
         try:
             self._waiting.put_nowait(impression)
         except queue.Full:
             self._lost("too many impressions wait for Kafka")
 
     def close(self) -> None:
-        """Send what waits, wait for Kafka's acknowledgement for some seconds, and say what is lost."""
-        self._waiting.put(None)
-        self._thread.join(FLUSH_S)
-        try:
-            self._producer.flush(timeout=FLUSH_S)
-        except KafkaError as error:
-            get_logger().error("impressions_not_flushed", error=str(error))
-        self._producer.close(timeout=1)
+        """Wait some seconds until Kafka has acknowledged everything, and say how many impressions are lost."""
+        with self._settling:
+            self._settling.wait_for(lambda: not self._unsettled, FLUSH_S)
+        with suppress(queue.Full):
+            self._waiting.put_nowait(None)
+        with suppress(KafkaError):  # it flushes once more and raises where it cannot
+            self._producer.close(timeout=1)
+        with self._settling:
+            lost = self._unsettled
+        if lost:
+            metrics.IMPRESSIONS.labels("lost").inc(lost)
+            get_logger().error("impressions_lost_at_stop", impressions=lost, fix=KAFKA_FIX)
 
     def _run(self) -> None:
         while (impression := self._waiting.get()) is not None:
@@ -134,6 +144,7 @@ class ImpressionWriter:
         if self._losing:
             self._losing = False
             get_logger().info("impressions_written_again")
+        self._settle()
 
     def _failed(self, error: BaseException) -> None:
         self._lost(str(error))
@@ -142,4 +153,11 @@ class ImpressionWriter:
         metrics.IMPRESSIONS.labels("lost").inc()
         if not self._losing:
             self._losing = True
-            get_logger().error("impressions_lost", error=reason, fix="see whether Kafka answers: millrace doctor")
+            get_logger().error("impressions_lost", error=reason, fix=KAFKA_FIX)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Note that the fate of one impression is known."""
+        with self._settling:
+            self._unsettled -= 1
+            self._settling.notify_all()

@@ -4,6 +4,7 @@ import threading
 from typing import Any
 
 import pytest
+import structlog.testing
 from kafka.errors import KafkaTimeoutError
 from prometheus_client import REGISTRY
 
@@ -55,7 +56,8 @@ class Producer:
         self.sending = threading.Event()
         self.refusal: Exception | None = None
         self.failure: Exception | None = None
-        self.flushed = False
+        self.unfinished: Exception | None = None
+        self.closed = False
 
     def send(self, topic: str, *, value: bytes, key: bytes) -> Future:
         """Take a record, once allowed."""
@@ -66,12 +68,11 @@ class Producer:
         self.sent.append((topic, value, key))
         return Future(self.failure)
 
-    def flush(self, timeout: float) -> None:
-        """Note the call."""
-        self.flushed = timeout > 0
-
     def close(self, timeout: float) -> None:
-        """Close."""
+        """Close, or fail as the real one does while records are not acknowledged."""
+        if self.unfinished is not None:
+            raise self.unfinished
+        self.closed = timeout > 0
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ def counted(outcome: str) -> float:
 
 
 def test_impressions_are_sent_in_order_under_their_search(producer: Producer) -> None:
-    """What was taken before the stop is sent, flushed and counted."""
+    """What was taken before the stop is sent, acknowledged and counted."""
     before = counted("written")
     writer = ImpressionWriter(SETTINGS)
     writer.start()
@@ -105,7 +106,7 @@ def test_impressions_are_sent_in_order_under_their_search(producer: Producer) ->
         ("shop-search-events", b"s2"),
     ]
     assert wire.decode(producer.sent[0][1], SHOP_EVENT) == impression(0)
-    assert producer.flushed
+    assert producer.closed
     assert counted("written") == before + 3
 
 
@@ -136,3 +137,24 @@ def test_what_kafka_does_not_take_is_counted_and_the_next_one_is_sent(producer: 
     assert producer.sending.wait(5)
     writer.close()
     assert (counted("lost"), counted("written")) == (before[0] + 1, before[1])
+
+
+def test_a_stop_ends_though_kafka_takes_nothing_and_says_how_many_are_lost(
+    producer: Producer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a full queue nor a producer that hangs holds the stop up: what waits is given up after the grace."""
+    monkeypatch.setattr(impressions, "FLUSH_S", 0.01)
+    before = counted("lost")
+    producer.may_send.clear()
+    producer.unfinished = KafkaTimeoutError("Timeout waiting for future")
+    writer = ImpressionWriter(SETTINGS, held=2)
+    writer.start()
+    writer.send(impression(0))
+    assert producer.sending.wait(5)
+    writer.send(impression(1))
+    writer.send(impression(2))
+    with structlog.testing.capture_logs() as lines:
+        writer.close()
+    assert [(line["event"], line["impressions"]) for line in lines] == [("impressions_lost_at_stop", 3)]
+    assert counted("lost") == before + 3
+    producer.may_send.set()
