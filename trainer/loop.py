@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from contracts.errors import InvariantError
+from contracts.errors import InvariantError, UsageError
 from contracts.releases import Kind, Serving, release_key
 from service.logging import get_logger
 from towers.heads import ProductHead, QueryHead
@@ -191,8 +191,24 @@ class TrainerLoop:
         return Towers(heads[0], heads[1])
 
     def _published(self, kind: Kind, number: int) -> Release | None:
-        """Return a release; number 0 is built in."""
+        """Return a release; number 0 is built in.
+
+        Raises:
+            UsageError: it was trained over another base model, whose vectors ours must never meet.
+        """
         if number == 0:
             return identity_release(kind, self._encoder)
-        value = self._ports.models.value(release_key(kind, number).decode())
-        return None if value is None else unpack(value)
+        key = release_key(kind, number).decode()
+        value = self._ports.models.value(key)
+        if value is None:
+            return None
+        release, ours = unpack(value), self._encoder
+        found = release.manifest
+        if (found.base_version, found.dim) != (ours.base_version, ours.dim):
+            raise UsageError(
+                f"{key} is in force and was trained over {found.base_version} ({found.dim} dimensions),"
+                f" not {ours.base_version} ({ours.dim})",
+                fix="set the MILLRACE_BASE_MODEL that it was trained over, or choose another MILLRACE_TOPIC_PREFIX and"
+                " send the catalogue anew",
+            )
+        return release

@@ -2,7 +2,7 @@
 
 import pytest
 
-from contracts.errors import TransientError
+from contracts.errors import TransientError, UsageError
 from contracts.releases import manifest_of
 from tests.support.tiny_encoder import TinyEncoder
 from tests.support.trainer import (
@@ -33,13 +33,14 @@ class World:
         self.models = FakeModels()
         self.now_ms = START_MS
         cadence = Cadence(query_ms=15_000, product_ms=60_000)
+        self.encoder = TinyEncoder(DIM)
         self.settings = LoopSettings(cadence, batch_pairs=16, batch_age_s=2.0, caps=caps or SafetyCaps())
         self.loop = self.start()
 
     def start(self) -> TrainerLoop:
         """Start a trainer as a new process would: from the newest checkpoint."""
         snapshot = self.checkpoints.load()
-        encoder = TinyEncoder(DIM)
+        encoder = self.encoder
         learner = (
             new_learner()
             if snapshot is None
@@ -216,6 +217,21 @@ def test_a_trainer_without_state_goes_on_from_what_is_served() -> None:
     assert world.models.order[-1] == "query-4"
     assert manifest_of(world.models.values["query-4"]).drift_mean < 0.05
     assert manifest_of(served).product_release == 1
+
+
+@pytest.mark.parametrize(("base_version", "dim"), [("other/16/t1", DIM), ("tiny/16/t1", 2 * DIM)])
+def test_a_trainer_without_state_does_not_go_on_from_another_base_model(base_version: str, dim: int) -> None:
+    """Heads trained over other vectors mean nothing here: the setting is put right before anything is learned."""
+    world = rolled_out()
+    world.models.serve(3, 1)
+    world.checkpoints.saved.clear()
+    world.encoder = TinyEncoder(dim)
+    world.encoder.base_version = base_version
+    order = list(world.models.order)
+    with pytest.raises(UsageError, match="query-3 is in force and was trained over tiny/16/t1") as raised:
+        world.start()
+    assert "MILLRACE_BASE_MODEL" in raised.value.fix
+    assert world.models.order == order
 
 
 def test_a_held_release_takes_no_number_and_is_tried_again_after_the_interval() -> None:
