@@ -78,3 +78,8 @@ def test_nothing_is_unpickled() -> None:
         r"\bimport (?:pickle|dill|joblib|shelve|marshal)\b|\btorch\.load\(|allow_pickle=True|yaml\.load\("
     )
     assert [one for one in found(unsafe) if not one.startswith("tests/docs/")] == []
+
+
+def test_tests_are_collected_from_folders_that_exist(pytestconfig: pytest.Config) -> None:
+    """A folder that is not there is passed over in silence, and its tests and examples with it."""
+    assert [path for path in pytestconfig.getini("testpaths") if not (ROOT / path).is_dir()] == []
