@@ -1,7 +1,6 @@
 """What is known of every product: its base vector and payload, newest wins. The source of every point in the index."""
 
 import threading
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,18 +82,10 @@ class BaseVectors:
         """Return what is known of a product."""
         return self._products.get(product_id)
 
-    def select(self, product_ids: Iterable[str]) -> list[BaseProduct]:
-        """Return what is known of these products, unknown ones left out."""
-        return [product for product_id in product_ids if (product := self._products.get(product_id)) is not None]
-
     def snapshot(self) -> list[BaseProduct]:
         """Return every product as it is now, deletions included."""
         with self._lock:
             return list(self._products.values())
-
-    def live_count(self) -> int:
-        """Return how many products are not deleted."""
-        return sum(not product.is_deleted for product in self.snapshot())
 
     def foreign_base_version(self, base_version: str) -> str | None:
         """Return a base version other than this one among the live products, None where there is none."""
