@@ -51,10 +51,6 @@ class Core(Protocol):
     next_offset: int
     lost_records: int
 
-    @property
-    def replaying(self) -> bool:
-        """Whether records are still being read a second time."""
-
     def take(self, record: LogRecord, plan: Plan) -> None:
         """Take the next record and add what follows from it to the plan."""
 
@@ -105,9 +101,11 @@ class PartitionWork(Generic[C]):
 
     @property
     def has_news(self) -> bool:
-        """Whether something happened that the written progress does not say and may say."""
-        is_current = not self.core.replaying and not self.owes_outputs
-        return is_current and self.core.next_offset > max(self.written_offset, 0)
+        """Whether something happened that the written progress does not say and may say.
+
+        What is read a second time lies below it.
+        """
+        return not self.owes_outputs and self.core.next_offset > max(self.written_offset, 0)
 
 
 class PartitionAgent(ABC, Generic[C, P]):

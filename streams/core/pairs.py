@@ -33,11 +33,6 @@ class PartitionPairs:
         if progress is not None:
             self._resume(progress)
 
-    @property
-    def replaying(self) -> bool:
-        """Whether records are still being read a second time: never, the turns seen say all that is needed."""
-        return False
-
     def take(self, record: LogRecord, plan: Plan) -> None:
         """Take the partition's next record and add what follows from it to the plan; one seen before adds nothing."""
         if record.offset < self.next_offset:

@@ -84,6 +84,24 @@ async def test_a_restart_commits_nothing_above_what_a_further_one_would_need(
     assert consumer._new_offset(tp) == 0
 
 
+async def test_no_progress_is_written_while_records_are_read_a_second_time(
+    settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of a replay the counts are not those of the position: the old progress has to stand."""
+    agent, topics = _agent(settings)
+    past = JoinProgress(
+        partition=0, start_offset=0, next_offset=2, hold_offset=0, watermark_ms=T0 - 1_000, window_ms=WINDOW_MS,
+        lateness_ms=1_000, counts=EventCounts(pending=2), open_searches=2,
+    )  # fmt: skip
+    tp = _standing(agent, monkeypatch, past)
+    await agent._on_chunk(_chunk(tp, impression("s1")))
+    await agent._write_progress(agent.works[0])
+    assert topics.written == {}
+    await agent._on_chunk(_chunk(tp, impression("s2"), impression("s3"), begin=1))
+    await agent._write_progress(agent.works[0])
+    assert agent.settings.topic(JOIN_PROGRESS) in topics.written
+
+
 async def test_no_progress_is_written_past_outputs_that_were_not_acknowledged(
     settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
