@@ -316,6 +316,9 @@ class PartitionAgent(ABC, Generic[C, P]):
         if progress is not None:
             work.written_offset = progress.next_offset
             self.begin_counting(work, progress)
+        self.log.info(
+            "partition taken up", partition=number, next_offset=work.position, hold_offset=self.app.consumer.hold[tp]
+        )
         return work
 
     @abstractmethod

@@ -1,7 +1,8 @@
 """The stream worker's delivery promise, tested by killing it: nothing lost, nothing counted twice, nothing wrong.
 
-Two real workers on a real Kafka, ten SIGKILLs while events arrive and searches are open. Afterwards everything that was
-written is compared with an oracle that read the same log.
+Two real workers on a real Kafka, ten SIGKILLs while events arrive and searches are open, one of them while a worker
+still reads a second time what the kill before had left open. Afterwards everything that was written is compared with
+an oracle that read the same log.
 """
 
 import json
@@ -34,6 +35,7 @@ from tests.support.stream_worker import Worker
 from tests.support.topics import Records, join_progress, pairs_progress, read_topic
 
 KILLS = 10
+KILL_IN_REPLAY = 5
 SEED = 20_261_121
 WINDOW_S, LATENESS_S = 3.0, 1.0
 
@@ -77,9 +79,15 @@ def test_ten_kills_lose_nothing_and_repeat_only_the_same(workers: list[Worker]) 
 
 
 def kill_while_busy(workers: list[Worker], site: ShopSite) -> None:
-    """Kill one worker after the other, each while events arrive and it holds searches open, and start it again."""
+    """Kill one worker after the other, each while events arrive and it holds searches open, and start it again.
+
+    One is killed again before it has rebuilt what it held.
+    """
     rng = random.Random(SEED)
     for number in range(KILLS):
+        if number == KILL_IN_REPLAY:
+            eventually(lambda: was_killed_in_replay(workers[(KILL_IN_REPLAY - 1) % len(workers)]), timeout_s=60)
+            continue
         worker = workers[number % len(workers)]
         worker.wait_ready()
         eventually(worker.open_searches, timeout_s=30, what=f"{worker.name} holds searches open")
@@ -88,6 +96,18 @@ def kill_while_busy(workers: list[Worker], site: ShopSite) -> None:
         worker.kill()
         worker.start()
         wait_for_more(site, 1)
+
+
+def was_killed_in_replay(worker: Worker) -> bool:
+    """Kill a worker that was just started as soon as it reads a second time; return whether that was soon enough.
+
+    It was where the progress that it began from still stands: the first that it writes lies beyond the replay.
+    """
+    replays = eventually(worker.replays, timeout_s=30, interval_s=0.005, what=f"{worker.name} reads a second time")
+    worker.kill()
+    stands = {number: progress.next_offset for number, progress in join_progress(worker.settings).items()}
+    worker.start()
+    return any(stands[number] == offset for number, offset in replays.items())
 
 
 def wait_for_more(site: ShopSite, events: int) -> None:

@@ -30,6 +30,7 @@ class Worker:
         self.environ = settings.as_environ()
         self.log_path = log_path
         self.process: subprocess.Popen[bytes] | None = None
+        self._logged_before = 0
 
     @property
     def name(self) -> str:
@@ -39,6 +40,7 @@ class Worker:
     def start(self) -> None:
         """Start it; it is ready some seconds later."""
         with self.log_path.open("ab") as log:
+            self._logged_before = log.tell()
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "streams"],
                 env={**os.environ, **self.environ},
@@ -91,6 +93,17 @@ class Worker:
         """Return how many searches it holds open, by its own metric."""
         found = re.search(rb"^millrace_join_open_searches (\S+)", self._get("/metrics"), re.MULTILINE)
         return 0 if found is None else int(float(found.group(1)))
+
+    def replays(self) -> dict[int, int]:
+        """Return the partitions whose join this process began to read a second time -> up to which offset."""
+        logged = self.log_path.read_bytes()[self._logged_before :].splitlines(keepends=True)
+        lines = [json.loads(line) for line in logged if line.endswith(b"\n")]
+        return {
+            line["partition"]: line["next_offset"]
+            for line in lines
+            if (line["event"], line.get("agent")) == ("partition taken up", "join")
+            and line["hold_offset"] < line["next_offset"]
+        }
 
     def lines(self) -> str:
         """Return what it logged."""
