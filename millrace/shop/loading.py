@@ -70,19 +70,19 @@ def launch_products(world: World, *, seed: int, count: int, now_ms: int) -> tupl
 
     Args:
         world: whose catalogue they join; their ids are not in it.
-        seed: decides names and kinds.
+        seed: decides ids, names and kinds.
         count: how many.
         now_ms: launch time and version.
     """
     rng = Random(f"launches:{seed}:{now_ms}")
     kinds = sorted({str(product["category"][-1]) for product in world.products if product.get("category")})
-    return tuple(_launch(rng, number, kinds or ["Electronics"], now_ms) for number in range(count))
+    ids = (f"L-{now_ms}-{seed}-{number:03d}" for number in range(count))
+    return tuple(_launch(rng, product_id, kinds or ["Electronics"], now_ms) for product_id in ids)
 
 
-def _launch(rng: Random, number: int, kinds: Sequence[str], now_ms: int) -> dict[str, Any]:
+def _launch(rng: Random, product_id: str, kinds: Sequence[str], now_ms: int) -> dict[str, Any]:
     name = "".join(rng.sample(_SYLLABLES, 3)).capitalize()
     model, kind = f"{rng.randrange(1000, 9999)}", rng.choice(kinds)
-    product_id = f"L-{now_ms}-{number:03d}"
     return {
         "type": "product",
         "schema_version": 1,

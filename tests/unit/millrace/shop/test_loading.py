@@ -65,3 +65,14 @@ def test_launches_are_new_valid_and_unmistakable(built_in: World) -> None:
     assert len({product["title"] for product in launched}) == 20
     assert launch_products(built_in, seed=1, count=20, now_ms=1_795_200_000_000) == launched
     assert launch_products(built_in, seed=2, count=20, now_ms=1_795_200_000_000) != launched
+
+
+def test_launches_of_several_seeds_in_one_millisecond_are_different_products(built_in: World) -> None:
+    """An id belongs to one seed, time and number: two launches never overwrite each other."""
+    launches = [
+        launched["product_id"]
+        for seed in range(12)
+        for now_ms in (1_795_200_000_000, 1_795_200_000_001)
+        for launched in launch_products(built_in, seed=seed, count=12, now_ms=now_ms)
+    ]
+    assert len(set(launches)) == len(launches) == 288
