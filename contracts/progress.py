@@ -3,6 +3,8 @@
 Written before the held offset moves; after a crash the counts and the position return together.
 """
 
+from typing import Annotated
+
 from pydantic import Field
 
 from contracts.base import Count, Message, Part
@@ -19,6 +21,17 @@ class EventCounts(Part):
     pending: Count = 0
     """In searches that are still open, or waiting for an impression."""
     ticks: Count = 0
+
+
+class EarlierWindows(Part):
+    """Windows that held before the settings were changed."""
+
+    until_ms: Count
+    """What was shown before this moment has this window."""
+    until_offset: Count
+    """Records below this offset were read with this lateness."""
+    window_ms: Count
+    lateness_ms: Count
 
 
 class JoinProgress(Message):
@@ -39,6 +52,8 @@ class JoinProgress(Message):
     window_ms: Count | None = None
     lateness_ms: Count | None = None
     """The windows in force, so that a restart with other settings repeats the past with the old ones."""
+    earlier_windows: Annotated[tuple[EarlierWindows, ...], Field(strict=False)] | None = None
+    """Those before them, oldest first, while something of their time could be open."""
     counts: EventCounts = EventCounts()
     searches_closed: Count = 0
     open_searches: Count = 0

@@ -22,6 +22,7 @@ from streams.core.outputs import AsideReason, Emit, LogRecord, Plan, SetAside, T
 from streams.core.shop_events import Purchase, ShopEvent, Tick, decode
 from streams.core.strays import Stray, Strays
 from streams.core.watermark import BEFORE_FIRST_MS, Watermark, record_time_ms
+from streams.core.windows import Windows
 
 
 class _Due(IntEnum):
@@ -46,7 +47,7 @@ class PartitionJoin:
         self, partition: int, *, window_ms: int, lateness_ms: int, progress: JoinProgress | None = None
     ) -> None:
         self.partition = partition
-        self.window_ms = window_ms
+        self._windows = Windows(window_ms, lateness_ms)
         self.watermark = Watermark(lateness_ms)
         self.newest_ms = self.newest_append_ms = BEFORE_FIRST_MS
         self.start_offset = self.next_offset = -1
@@ -63,7 +64,7 @@ class PartitionJoin:
         self._sequence = count()
         self._past: JoinProgress | None = None
         if progress is not None:
-            self._begin_replay(progress, lateness_ms)
+            self._begin_replay(progress)
 
     @property
     def replaying(self) -> bool:
@@ -80,6 +81,8 @@ class PartitionJoin:
         if record.offset < self.next_offset:
             return
         self._note_position(record.offset)
+        if self._windows.earlier:
+            self.watermark.lateness_ms = self._windows.lateness_at(record.offset)
         plan = [] if self.replaying else plan
         try:
             self._take(decode(record.value), record, plan)
@@ -99,8 +102,9 @@ class PartitionJoin:
             watermark_ms=self.watermark.at_ms,
             hold_watermark_ms=low_water.watermark_ms,
             newest_append_ms=self.newest_append_ms,
-            window_ms=self.window_ms,
-            lateness_ms=self.watermark.lateness_ms,
+            window_ms=self._windows.window_ms,
+            lateness_ms=self._windows.lateness_ms,
+            earlier_windows=self._windows.needed_at(low_water.watermark_ms),
             counts=EventCounts(**self.counts()),
             searches_closed=self._searches_closed,
             open_searches=self._open,
@@ -168,7 +172,7 @@ class PartitionJoin:
     def _attach(self, held: Held, search_id: str, search_time: int, *, watermark_ms: int, plan: Plan) -> None:
         """Give an event to the search that it names, or set it aside as late."""
         search = self._find(search_id, search_time)
-        deadline = deadline_ms(search_time, self.window_ms) if search is None else search.deadline
+        deadline = deadline_ms(search_time, self._windows.window_at(search_time)) if search is None else search.deadline
         if held.time_ms > deadline:
             self._set_aside(EventOutcome.LATE, AsideReason.AFTER_DEADLINE, held.record, plan)
             return
@@ -200,7 +204,8 @@ class PartitionJoin:
 
     def _wait(self, held: Held, search_id: str, *, watermark_ms: int) -> None:
         """Let an event without `search_time` wait for an impression."""
-        stray = Stray(search_id, held, held.time_ms + self.window_ms, held.record.offset, watermark_ms)
+        expires = held.time_ms + self._windows.window_at(held.time_ms)
+        stray = Stray(search_id, held, expires, held.record.offset, watermark_ms)
         self._counts[EventOutcome.PENDING] += 1
         self._strays.add(stray)
         self._hold.add(stray)
@@ -252,7 +257,7 @@ class PartitionJoin:
         if not search.strays:
             search.released = True
             return
-        until = max(stray.expires for stray in search.strays) + self.window_ms
+        until = max(stray.expires for stray in search.strays) + self._windows.longest_ms
         self._schedule(until, _Due.RELEASE, search.search_id, search)
 
     def _emit(self, search: OpenSearch, plan: Plan) -> None:
@@ -277,14 +282,17 @@ class PartitionJoin:
         self._counts[outcome] += 1
         plan.append(SetAside(outcome, reason, record, error))
 
-    def _begin_replay(self, past: JoinProgress, lateness_ms: int) -> None:
+    def _begin_replay(self, past: JoinProgress) -> None:
         """Stand where the oldest undecided record stands, with the windows of that time."""
         self._past = past
-        self._configured = (self.window_ms, lateness_ms)
-        self.window_ms = self.window_ms if past.window_ms is None else past.window_ms
-        self.watermark = Watermark(
-            lateness_ms if past.lateness_ms is None else past.lateness_ms, at_ms=past.hold_watermark_ms
+        configured = self._windows
+        self._configured = (configured.window_ms, configured.lateness_ms)
+        self._windows = Windows(
+            configured.window_ms if past.window_ms is None else past.window_ms,
+            configured.lateness_ms if past.lateness_ms is None else past.lateness_ms,
+            earlier=past.earlier_windows or (),
         )
+        self.watermark = Watermark(self._windows.lateness_ms, at_ms=past.hold_watermark_ms)
         self.start_offset, self.next_offset = past.start_offset, past.hold_offset
         self._maybe_end_replay()
 
@@ -303,5 +311,13 @@ class PartitionJoin:
         newest_ms = past.watermark_ms + self.watermark.lateness_ms
         if past.watermark_ms > BEFORE_FIRST_MS and newest_ms >= self.newest_ms:
             self.newest_ms, self.newest_append_ms = newest_ms, past.newest_append_ms
-        self.window_ms, lateness_ms = self._configured
-        self.watermark = Watermark(lateness_ms, at_ms=max(self.watermark.at_ms, past.watermark_ms))
+        self.watermark.at_ms = max(self.watermark.at_ms, past.watermark_ms)
+        self._change_windows()
+
+    def _change_windows(self) -> None:
+        """Let the configured windows hold for what comes now."""
+        window_ms, lateness_ms = self._configured
+        shown_ms = [search.search_time for same_id in self._searches.values() for search in same_id]
+        self._windows.change(
+            window_ms, lateness_ms, shown_from_ms=max(self.newest_ms, *shown_ms, -1) + 1, read_from=self.next_offset
+        )

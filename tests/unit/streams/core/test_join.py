@@ -342,18 +342,6 @@ def test_of_two_events_with_one_id_the_same_is_kept_in_any_order() -> None:
     assert joined(impression(), one, other).slots == joined(impression(), other, one).slots
 
 
-def test_other_windows_after_a_restart_do_not_rewrite_the_past() -> None:
-    """What was open keeps its deadline; only lists shown from then on have the new one."""
-    first = log([impression("s1"), tick(500)])
-    before, _ = run(first)
-    after = PartitionJoin(0, window_ms=5_000, lateness_ms=LATENESS_MS, progress=before.progress())
-    plan = Plan()
-    for record in [*first, *log([impression("s2", 600), tick(1_101)], first_offset=2)]:
-        after.take(record, plan)
-    assert [orjson.loads(one.value)["closed_at"] for one in plan if isinstance(one, Emit)] == [at(1_000)]
-    assert after.open_searches == 1
-
-
 def test_lost_records_are_noticed() -> None:
     """A hole in the offsets means that Kafka deleted what nobody had read, and what was pending cannot be rebuilt."""
     before, _ = run(log([impression("s1"), impression("s2", 10)]))

@@ -142,6 +142,45 @@ def test_a_restart_anywhere_changes_nothing(stream: list[dict[str, Any] | bytes]
     assert not after.replay_mismatch
 
 
+@given(
+    stream=streams,
+    changed=st.integers(1, 40),
+    further=st.lists(st.integers(1, 40), max_size=2),
+    windows=st.sampled_from([(300, LATENESS_MS), (3_000, LATENESS_MS), (WINDOW_MS, 0), (300, 500), (3_000, 0)]),
+)
+@settings(max_examples=300, deadline=None)
+def test_other_windows_change_nothing_about_what_was_shown_before(
+    stream: list[dict[str, Any] | bytes], changed: int, further: list[int], windows: tuple[int, int]
+) -> None:
+    """After a restart with other windows no search is emitted a second time, and further restarts change nothing."""
+    records = log(ended(stream))
+    before, plan = run(records[:changed])
+    expected_join, rest = _restarted(records, before, windows)
+    expected = plan + rest
+    identities = [(one["search_id"], one["search_time"]) for one in map(orjson.loads, content(expected))]
+    assert len(set(identities)) == len(identities)
+    join, stop = before, changed
+    for more in further:
+        stop += more
+        join, between = _restarted(records[:stop], join, windows)
+        plan += between
+        assert not join.replay_mismatch
+    join, between = _restarted(records, join, windows)
+    assert raw(plan + between) == raw(expected)
+    assert join.progress() == expected_join.progress()
+    assert not join.replay_mismatch
+
+
+def _restarted(
+    records: Sequence[Record], before: PartitionJoin, windows: tuple[int, int]
+) -> tuple[PartitionJoin, Plan]:
+    """Go on from what a process wrote last, with windows of its own."""
+    progress = before.progress()
+    window_ms, lateness_ms = windows
+    join = PartitionJoin(0, window_ms=window_ms, lateness_ms=lateness_ms, progress=progress)
+    return run(records[progress.hold_offset :], join)
+
+
 @given(stream=streams, early=st.integers(0, 40))
 @settings(max_examples=100, deadline=None)
 def test_reading_from_before_the_held_offset_changes_nothing(stream: list[dict[str, Any] | bytes], early: int) -> None:
