@@ -5,7 +5,7 @@ commits, and a restart simply reads again.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from kafka import KafkaConsumer, TopicPartition
@@ -46,6 +46,8 @@ class TopicFollower:
         self.failure: MillraceError | None = None
         """Why it ended by itself; None while it runs."""
         self._waits_for: str | None = None
+        self._next_offsets: dict[int, int] = {}
+        self._moved = threading.Condition()
 
     def start(self) -> None:
         """Begin to follow."""
@@ -62,6 +64,13 @@ class TopicFollower:
         if self.failure:
             return self.failure.message
         return None if self.caught_up.is_set() else f"{self._topic} has not been read to its end yet"
+
+    def wait_for_offsets(self, ends: Mapping[int, int], timeout_s: float) -> bool:
+        """Wait until every record below these ends (partition -> offset) was handed over; return whether it was."""
+        with self._moved:
+            return self._moved.wait_for(
+                lambda: all(self._next_offsets.get(number, 0) >= end for number, end in ends.items()), timeout_s
+            )
 
     def _run(self) -> None:
         while not self._stop.is_set() and self.failure is None:
@@ -94,7 +103,8 @@ class TopicFollower:
             while not self._stop.is_set():
                 if not self.caught_up.is_set() and all(consumer.position(p) >= end for p, end in ends.items()):
                     self.caught_up.set()
-                self._hand_over(consumer)
+                if self._hand_over(consumer):
+                    self._note_offsets({p.partition: consumer.position(p) for p in partitions})
 
     def _partitions(self, consumer: KafkaConsumer) -> list[TopicPartition]:
         name = self._settings.topic(self._topic)
@@ -103,10 +113,17 @@ class TopicFollower:
             raise DependencyDown(f"topic {name} does not exist yet", fix="any Millrace process creates it at its start")
         return [TopicPartition(name, number) for number in sorted(numbers)]
 
-    def _hand_over(self, consumer: KafkaConsumer) -> None:
+    def _hand_over(self, consumer: KafkaConsumer) -> bool:
+        """Hand over what has come; return False where a stop left some of it out."""
         for records in consumer.poll(timeout_ms=POLL_MS).values():
             for record in records:
                 if self._stop.is_set():
-                    return
+                    return False
                 if record.key is not None:
                     self._on_record(record.key, record.value, record.timestamp)
+        return True
+
+    def _note_offsets(self, next_offsets: dict[int, int]) -> None:
+        with self._moved:
+            self._next_offsets = next_offsets
+            self._moved.notify_all()

@@ -9,7 +9,14 @@ from kafka import KafkaProducer
 from contracts.errors import MalformedMessage
 from contracts.topics import MODELS, PRODUCT_VECTORS
 from service.follow import TopicFollower
-from service.kafka import OutgoingRecord, ensure_topics, produce_all, producer_config
+from service.kafka import (
+    OutgoingRecord,
+    admin,
+    beginning_and_end_offsets,
+    ensure_topics,
+    produce_all,
+    producer_config,
+)
 from service.settings import Settings
 from tests.support.poll import eventually
 
@@ -69,6 +76,32 @@ def test_it_reads_from_the_beginning_and_then_live(deployment: Settings, write: 
     assert seen.values[b"P-1"] == b"new"
     assert seen.values[b"P-2"] is None
     assert min(seen.timestamps) > 1_600_000_000_000
+    follower.stop()
+
+
+@pytest.mark.kafka
+def test_whoever_waits_for_offsets_learns_that_everything_below_was_handed_over(
+    deployment: Settings, write: Write
+) -> None:
+    """Not before the callback has returned, and not at all within a time that is too short."""
+    write(PRODUCT_VECTORS, *((b"P-%d" % number, b"x") for number in range(20)))
+    with admin(deployment) as client:
+        held = beginning_and_end_offsets(client, deployment, [PRODUCT_VECTORS])
+    ends = {number: offsets.end for (_, number), offsets in held.items()}
+    seen, go_on = Seen(), threading.Event()
+
+    def take(key: bytes, value: bytes | None, timestamp_ms: int) -> None:
+        """Take a record when told."""
+        go_on.wait(30)
+        seen.take(key, value, timestamp_ms)
+
+    follower = TopicFollower(deployment, PRODUCT_VECTORS, take)
+    assert not follower.wait_for_offsets(ends, 0.0)
+    follower.start()
+    assert not follower.wait_for_offsets(ends, 0.1)
+    go_on.set()
+    assert follower.wait_for_offsets(ends, 30.0)
+    assert seen.count == 20
     follower.stop()
 
 

@@ -1,0 +1,83 @@
+"""The frontier of a topic: what was acknowledged before the question has been read when the answer comes."""
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from kafka import KafkaProducer
+
+from contracts.errors import DependencyDown, TransientError
+from contracts.topics import PRODUCT_VECTORS
+from indexer.adapters import frontier
+from indexer.adapters.frontier import Frontier
+from service.follow import TopicFollower
+from service.kafka import OutgoingRecord, ensure_topics, produce_all, producer_config
+from service.settings import Settings
+
+SettingsFactory = Callable[..., Settings]
+
+pytestmark = pytest.mark.kafka
+
+
+@pytest.fixture
+def deployment(kafka_settings: SettingsFactory) -> Settings:
+    """Settings of a deployment whose topics exist."""
+    settings = kafka_settings(partitions=2)
+    ensure_topics(settings)
+    return settings
+
+
+@pytest.fixture
+def producer(deployment: Settings) -> Iterator[KafkaProducer]:
+    """A producer."""
+    client = KafkaProducer(**producer_config(deployment))
+    yield client
+    client.close()
+
+
+def test_what_was_acknowledged_before_has_been_read(deployment: Settings, producer: KafkaProducer) -> None:
+    """Again and again, one record after the other."""
+    seen: list[bytes] = []
+    follower = TopicFollower(deployment, PRODUCT_VECTORS, lambda key, _value, _timestamp_ms: seen.append(key))
+    reached = Frontier(deployment, PRODUCT_VECTORS, follower)
+    follower.start()
+    reached.reach()
+    for number in range(20):
+        key = b"P-%d" % number
+        produce_all(producer, [OutgoingRecord(deployment.topic(PRODUCT_VECTORS), b"x", key=key)])
+        reached.reach()
+        assert seen[-1] == key
+    reached.close()
+    follower.stop()
+
+
+def test_a_follower_that_does_not_get_there_is_said(
+    deployment: Settings, producer: KafkaProducer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks tries again; nothing is taken for read."""
+    monkeypatch.setattr(frontier, "READ_WITHIN_S", 0.05)
+    go_on = threading.Event()
+
+    def hang(_key: bytes, _value: bytes | None, _timestamp_ms: int) -> None:
+        """Take a record when told."""
+        go_on.wait(30)
+
+    follower = TopicFollower(deployment, PRODUCT_VECTORS, hang)
+    produce_all(producer, [OutgoingRecord(deployment.topic(PRODUCT_VECTORS), b"x", key=b"P-1")])
+    follower.start()
+    reached = Frontier(deployment, PRODUCT_VECTORS, follower)
+    with pytest.raises(TransientError, match="could not be read to its end"):
+        reached.reach()
+    go_on.set()
+    reached.close()
+    follower.stop()
+
+
+def test_a_topic_that_is_not_there_is_said(kafka_settings: SettingsFactory) -> None:
+    """Its end is unknown, not 0."""
+    settings = kafka_settings()
+    follower = TopicFollower(settings, PRODUCT_VECTORS, lambda _key, _value, _timestamp_ms: None)
+    reached = Frontier(settings, PRODUCT_VECTORS, follower)
+    with pytest.raises(DependencyDown, match="does not know the topic"):
+        reached.reach()
+    reached.close()
