@@ -57,7 +57,7 @@ class JoinAgent(PartitionAgent[PartitionJoin, JoinProgress]):
         tick_ms = work.core.tick_time_ms(now_ms())
         if tick_ms is None or work.core.replaying:
             return
-        if is_due(position=work.position, end=self._end(work.tp), idle_s=idle_s):
+        if is_due(position=self._read_to(work), end=self._end(work.tp), idle_s=idle_s):
             await self.output.send(work.tp.topic, work.tp.partition, [OutRecord(None, tick_value(tick_ms))])
             work.moved_s = time.monotonic()
 

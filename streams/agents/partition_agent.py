@@ -49,7 +49,7 @@ class Core(Protocol):
     """The pure state of one partition."""
 
     next_offset: int
-    lost_records: int
+    skipped_offsets: int
 
     def take(self, record: LogRecord, plan: Plan) -> None:
         """Take the next record and add what follows from it to the plan."""
@@ -87,7 +87,7 @@ class PartitionWork(Generic[C]):
     at_end_s: float = field(default_factory=time.monotonic)
     """When it was last seen to be read to its end."""
     counted: dict[str, int] = field(default_factory=dict)
-    lost_reported: int = 0
+    skipped_seen: int = 0
 
     @property
     def position(self) -> int:
@@ -180,11 +180,16 @@ class PartitionAgent(ABC, Generic[C, P]):
     def _caught_up(self, number: int) -> bool:
         """Return whether a partition was read to where it ended when it was assigned."""
         work = self.works.get(number)
-        return work is not None and work.position >= work.end_at_start
+        return work is not None and self._read_to(work) >= work.end_at_start
 
     def _is_behind(self, work: PartitionWork[C]) -> bool:
         """Return whether a partition holds records that are known and not taken."""
-        return work.position < (self._end(work.tp) or 0)
+        return self._read_to(work) < (self._end(work.tp) or 0)
+
+    def _read_to(self, work: PartitionWork[C]) -> int:
+        """Return how far a partition was read, past what holds no record."""
+        read_to: int = self.app.consumer.read_past(work.tp, work.position)
+        return read_to
 
     def _end(self, tp: TP) -> int | None:
         """Return where a partition's log ends, as far as is known."""
@@ -249,15 +254,25 @@ class PartitionAgent(ABC, Generic[C, P]):
             return
         progress = work.core.progress()
         record = OutRecord(b"%d" % work.tp.partition, encode(progress))
+        held_offset = self.app.consumer.hold.get(work.tp, 0)
         await self.output.send(self.settings.topic(self.progress_topic), work.tp.partition, [record])
         self.app.consumer.hold[work.tp] = progress.hold_offset
         work.written_offset, work.written_s = progress.next_offset, time.monotonic()
         work.owes_progress = False
         metrics.STAGE_PROGRESS.labels(self.name).set(time.time())
         self.observe(work, progress)
-        if work.core.lost_records > work.lost_reported:
-            work.lost_reported = work.core.lost_records
-            self.log.error("records lost", partition=work.tp.partition, records=work.core.lost_records,
+        if work.core.skipped_offsets > work.skipped_seen:
+            work.skipped_seen = work.core.skipped_offsets
+            await self._report_lost(work, held_offset)
+
+    async def _report_lost(self, work: PartitionWork[C], held_offset: int) -> None:
+        """Say that records are gone, where skipped offsets mean that.
+
+        Kafka deletes at the beginning of a log only: where that lies below what was held, they are transactions' marks.
+        """
+        begins = await self.app.consumer.earliest_offsets(work.tp)
+        if begins[work.tp] > held_offset:
+            self.log.error("records lost", partition=work.tp.partition, records=work.core.skipped_offsets,
                            fix="Kafka deleted them before they were read: raise the topic's retention")  # fmt: skip
 
     def count(self, work: PartitionWork[C], counts: dict[str, int], add: Callable[[str, int], None]) -> None:

@@ -51,8 +51,8 @@ class PartitionJoin:
         self.watermark = Watermark(lateness_ms)
         self.newest_ms = self.newest_append_ms = BEFORE_FIRST_MS
         self.start_offset = self.next_offset = -1
-        self.lost_records = 0
-        """Records between two reads that Kafka no longer had."""
+        self.skipped_offsets = 0
+        """Offsets at which there was no record: marks of transactions, or what Kafka had deleted."""
         self.replay_mismatch = False
         """Whether the last restart could not rebuild what had been pending, because records were gone."""
         self._counts = dict.fromkeys(EventOutcome, 0)
@@ -126,7 +126,7 @@ class PartitionJoin:
         if self.start_offset < 0:
             self.start_offset = offset
         elif offset > self.next_offset:
-            self.lost_records += offset - self.next_offset
+            self.skipped_offsets += offset - self.next_offset
 
     def _take(self, event: ShopEvent | Tick, record: LogRecord, plan: Plan) -> None:
         """Take one record whose form is right."""

@@ -25,7 +25,7 @@ class PartitionPairs:
         self.closed_at_ms = -1
         """Deadline of the newest search seen."""
         self.start_offset = self.next_offset = -1
-        self.lost_records = 0
+        self.skipped_offsets = 0
         self.paired = self.dead_lettered = self.pairs = 0
         self.filtered: dict[str, int] = {}
         self.unpaired: dict[str, int] = {}
@@ -40,7 +40,7 @@ class PartitionPairs:
         if self.start_offset < 0:
             self.start_offset = record.offset
         elif record.offset > self.next_offset:
-            self.lost_records += record.offset - self.next_offset
+            self.skipped_offsets += record.offset - self.next_offset
         try:
             self._decide(decode(record.value), record, plan, repeated=self._note_turn(record))
         except ContractError as error:

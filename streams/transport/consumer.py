@@ -44,6 +44,7 @@ class BatchConsumer(driver.Consumer):
         self._sent: dict[TP, deque[Message]] = {}
         self._finished: dict[TP, int] = {}
         self._next: dict[TP, int] = {}
+        self._passed: dict[TP, int] = {}
 
     @override
     def _new_consumer_thread(self) -> GroupThread:
@@ -69,7 +70,11 @@ class BatchConsumer(driver.Consumer):
         records, active = await self._wait_next_records(timeout)
         for tp in self._sent:
             self._advance(tp)  # lets go of finished chunks now, not at the next commit
-        if self.should_stop or not records:
+        if self.should_stop:
+            return
+        if not records:
+            if not self._dirty and epoch == self._epoch:
+                self._note_passed()
             return
         if self._dirty or epoch != self._epoch or not self.flow_active:
             records, epoch = await self._forget(records), self._epoch
@@ -81,6 +86,23 @@ class BatchConsumer(driver.Consumer):
             if self._wanted(tp, active):
                 yield tp, self._hand_out(tp, piece, epoch)
         self._dirty = dirty
+
+    def read_past(self, tp: TP, offset: int) -> int:
+        """Return up to where the log holds no more for one who has taken every record below an offset.
+
+        The marks that transactions leave behind take offsets too, and nobody is handed them.
+        """
+        return offset if self._next.get(tp, 0) > offset else max(offset, self._passed.get(tp, 0))
+
+    def _note_passed(self) -> None:
+        """Remember how far all was handed out, as the client's positions say when a fetch came back empty."""
+        if self._thread._consumer is None:
+            return
+        subscription = self._thread._consumer._subscription
+        for tp in filter(subscription.is_assigned, self.assignment()):
+            state = subscription.subscription.assignment.state_value(tp)
+            if state.has_valid_position:
+                self._passed[tp] = state.position
 
     def _tracked(self, tp: TP) -> bool:
         """Return whether a partition's offsets are ours to commit (a changelog's are not)."""
@@ -126,7 +148,7 @@ class BatchConsumer(driver.Consumer):
             self._next.clear()
         if records[0].offset != self._next.get(tp, records[0].offset):
             self.gaps += 1
-            get_logger().warning(
+            get_logger().debug(
                 "offsets skipped",
                 topic=tp.topic,
                 partition=tp.partition,
@@ -184,7 +206,7 @@ class BatchConsumer(driver.Consumer):
         for tp in revoked:
             self._advance(tp)  # the super call drops stock's lists before its last commit
         await super().on_partitions_revoked(revoked)  # waits for the running chunk, then commits
-        for state in (self._sent, self._finished, self._next, self.hold):
+        for state in (self._sent, self._finished, self._next, self._passed, self.hold):
             for tp in revoked:
                 state.pop(tp, None)
 

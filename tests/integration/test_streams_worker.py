@@ -141,6 +141,32 @@ def test_bad_records_are_set_aside_and_nothing_else_is_lost(worker: WorkerFactor
     )
 
 
+def send_transactions(settings: Settings, *transactions: list[dict[str, Any] | bytes]) -> None:
+    """Send events as somebody's transactional producer does: each commit leaves a record of its own behind."""
+    with KafkaProducer(**producer_config(settings), transactional_id="shop") as producer:
+        producer.init_transactions()
+        for events in transactions:
+            producer.begin_transaction()
+            for event in events:
+                producer.send(settings.topic(SEARCH_EVENTS), encoded(event), key=b"s1", partition=0)
+            producer.commit_transaction()
+
+
+def test_the_marks_of_transactions_hold_nothing_up(worker: WorkerFactory) -> None:
+    """A log that ends with a commit's mark is read to its end: its searches close, and no record seems lost."""
+    one = worker(partitions=1)
+    one.wait_ready()
+    send_transactions(one.settings, moved([impression()], now_ms()), moved([click("d")], now_ms()))
+    wait_paired(one.settings, 1)
+    assert one.complaints() == []
+    one.kill()
+    send_transactions(one.settings, moved([impression("s2")], now_ms()))
+    one.start()
+    one.wait_ready()
+    wait_paired(one.settings, 2)
+    assert one.complaints() == []
+
+
 def test_a_restarted_worker_takes_its_place_without_moving_others(worker: WorkerFactory) -> None:
     """A worker killed and started again under its name gets its partitions back at once; its peer notices nothing."""
     peer = worker(worker_id="peer")

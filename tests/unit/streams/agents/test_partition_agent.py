@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
+import structlog.testing
 from faust.types import TP
 
 from contracts.progress import JoinProgress
@@ -52,11 +53,13 @@ class Topics:
             self.holds_then.append(dict(self._holds))
 
 
-def join_agent(settings: SettingsFactory, *, end: int = 0, refuse: str = "") -> tuple[JoinAgent, Topics]:
+def join_agent(
+    settings: SettingsFactory, *, end: int = 0, refuse: str = "", passed: int = 0
+) -> tuple[JoinAgent, Topics]:
     """Return a join agent with one partition and no broker."""
     agent = JoinAgent(settings(kafka_bootstrap="127.0.0.1:1", join_window_s=1, lateness_s=0.1))
     hold: dict[TP, int] = {}
-    consumer = SimpleNamespace(hold=hold, highwater=lambda tp: end)
+    consumer = SimpleNamespace(hold=hold, highwater=lambda tp: end, read_past=lambda tp, offset: max(offset, passed))
     agent.app = SimpleNamespace(consumer=consumer, crashed=False, rebalancing=False)
     agent.assigned = {PARTITION}
     topics = Topics(hold, refuse=refuse)
@@ -142,6 +145,36 @@ async def test_a_partition_read_to_its_end_gets_ticks(settings: SettingsFactory,
     assert len(topics.records.get("search-events", [])) == ticks
     for record in topics.records.get("search-events", []):
         assert orjson.loads(record.value)["event_time"] > T0
+
+
+async def test_a_partition_whose_log_ends_with_a_mark_is_read_to_its_end(settings: SettingsFactory) -> None:
+    """What a transaction's commit leaves behind is no record to wait for: ticks come, and nothing is stuck."""
+    agent, topics = join_agent(settings, end=2, passed=2)
+    await agent._on_chunk(chunk(agent, impression()))
+    assert agent.not_ready() is None
+    work = agent.works[PARTITION]
+    work.moved_s = work.at_end_s = work.moved_s - STUCK_AFTER_S - 1
+    assert agent.stuck() is None
+    await agent._on_timer()
+    assert len(topics.records["search-events"]) == 1
+
+
+@pytest.mark.parametrize(("begin", "lost"), [(0, False), (3, True)])
+async def test_only_what_kafka_deleted_is_lost(settings: SettingsFactory, begin: int, lost: bool) -> None:
+    """Skipped offsets above the log's beginning are marks of transactions and worth no line."""
+    agent, _ = join_agent(settings)
+    work = agent.works[PARTITION]
+
+    async def earliest_offsets(*tps: TP) -> dict[TP, int]:
+        """Return where the log begins."""
+        return dict.fromkeys(tps, begin)
+
+    agent.app.consumer.earliest_offsets = earliest_offsets
+    with structlog.testing.capture_logs() as lines:
+        await agent._on_chunk(Chunk(work.tp, log([impression()])))
+        work.written_s = 0.0
+        await agent._on_chunk(Chunk(work.tp, log([click()], first_offset=3)))
+    assert [line["event"] for line in lines] == ["records lost"] * lost
 
 
 async def test_outcomes_are_counted_once(settings: SettingsFactory) -> None:

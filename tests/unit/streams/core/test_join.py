@@ -347,5 +347,5 @@ def test_lost_records_are_noticed() -> None:
     before, _ = run(log([impression("s1"), impression("s2", 10)]))
     after = PartitionJoin(0, window_ms=WINDOW_MS, lateness_ms=LATENESS_MS, progress=before.progress())
     after.take(Record(5, T0 + 20, encoded(impression("s3", 20))), [])
-    assert after.lost_records == 5
+    assert after.skipped_offsets == 5
     assert after.replay_mismatch

@@ -26,9 +26,14 @@ class Bare(BatchConsumer):
             monitor=SimpleNamespace(track_tp_end_offset=lambda tp, end: None),
             consumer_generation_id=1,
         )
-        self.hold, self._sent, self._finished, self._next = {}, {}, {}, {}
+        self.hold, self._sent, self._finished, self._next, self._passed = {}, {}, {}, {}, {}
         self._acked, self._acked_index = {}, {}
         self.records_in = self.gaps = self._epoch = self._sent_epoch = 0
+
+    @override
+    def assignment(self) -> set[TP]:
+        """Return the one partition."""
+        return {PARTITION}
 
     @override
     def highwater(self, tp: TP) -> int:
@@ -92,11 +97,35 @@ def test_a_seek_forgets_what_was_handed_out_before() -> None:
 
 
 def test_skipped_offsets_are_counted() -> None:
-    """Without compaction there are none; one would mean that records were lost on the way."""
+    """They are marks of transactions, or records that Kafka deleted before they were read."""
     consumer = Bare()
     hand_out(consumer, 0, 1)
     hand_out(consumer, 4)
     assert consumer.gaps == 1
+
+
+def fetch_nothing(consumer: BatchConsumer, *, position: int | None) -> None:
+    """Let a fetch come back empty with the client's position there; None where it has none yet."""
+    state = SimpleNamespace(position=position, has_valid_position=position is not None)
+    assignment = SimpleNamespace(state_value=lambda tp: state)
+    subscription = SimpleNamespace(
+        is_assigned=lambda tp: tp == PARTITION, subscription=SimpleNamespace(assignment=assignment)
+    )
+    thread: Any = SimpleNamespace(_consumer=SimpleNamespace(_subscription=subscription))
+    consumer._thread = thread
+    consumer._note_passed()
+
+
+def test_marks_of_transactions_are_passed_by_one_who_has_taken_all_before_them() -> None:
+    """An agent that has records to take is not told that it is further; a position that is not known passes nothing."""
+    consumer = Bare()
+    hand_out(consumer, 0, 1)
+    fetch_nothing(consumer, position=None)
+    assert consumer.read_past(PARTITION, 2) == 2
+    fetch_nothing(consumer, position=3)
+    assert [consumer.read_past(PARTITION, offset) for offset in (1, 2, 3, 4)] == [1, 3, 3, 4]
+    hand_out(consumer, 3, 4)
+    assert [consumer.read_past(PARTITION, offset) for offset in (2, 5)] == [2, 5]
 
 
 class Event:
