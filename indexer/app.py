@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Final
 
@@ -10,7 +11,9 @@ from kafka import KafkaProducer
 
 from contracts.errors import DependencyDown, MillraceError, TransientError, UsageError
 from contracts.telemetry import Process
+from contracts.topics import MODELS, PRODUCT_VECTORS
 from indexer.adapters.catalog_topic import CatalogTopic
+from indexer.adapters.frontier import Frontier
 from indexer.adapters.models_topic import ModelsTopic
 from indexer.adapters.qdrant import ProductStore, connect
 from indexer.adapters.shadow import ShadowSearch
@@ -19,6 +22,7 @@ from indexer.core.base_vectors import BaseVectors
 from indexer.loop import CatalogLane, Stopped
 from indexer.models_lane import ModelsLane
 from indexer.parts import Parts
+from indexer.ports import CatchUp, InForce
 from indexer.targets import Targets
 from service.follow import TopicFollower
 from service.health import AdminServer, Health
@@ -97,9 +101,13 @@ class Indexer:
             producer = KafkaProducer(**producer_config(settings))
         self._stack.callback(producer.close)
         models = ModelsTopic(settings, producer, self._models_changed.set)
-        vectors = self._read_topics(models, encoder)
+        vectors = BaseVectors()
+        vectors_topic = vectors_follower(settings, vectors)
+        self._read_topics({"models": models.follower, "vectors": vectors_topic})
+        _require_base_version(vectors, encoder)
         targets = Targets()
-        lane = self._models_lane(models, encoder, vectors, targets)
+        catch_up = self._frontier(PRODUCT_VECTORS, vectors_topic).reach
+        lane = self._models_lane(models, encoder, vectors, targets, catch_up)
         self._settle(lane)
         source = self._catalog = CatalogTopic(settings)
         self._stack.callback(source.close)
@@ -110,6 +118,7 @@ class Indexer:
             encoder=encoder,
             vectors=vectors,
             targets=targets,
+            in_force=_in_force(models, self._frontier(MODELS, models.follower)),
             pause=self._shutdown.wait,
         )
         self._health.add_check("catalogue", catalogue.held)
@@ -117,7 +126,7 @@ class Indexer:
         self._run_lanes(lane, catalogue)
 
     def _models_lane(
-        self, models: ModelsTopic, encoder: BaseEncoder, vectors: BaseVectors, targets: Targets
+        self, models: ModelsTopic, encoder: BaseEncoder, vectors: BaseVectors, targets: Targets, catch_up: CatchUp
     ) -> ModelsLane:
         """Return the models lane with connections of its own: a store belongs to one thread."""
         client = connect(self._settings)
@@ -129,6 +138,7 @@ class Indexer:
                 releases=models,
                 encoder=encoder,
                 vectors=vectors,
+                catch_up=catch_up,
                 targets=targets,
                 shadow=ShadowSearch(client),
                 leads=self._leads,
@@ -139,26 +149,19 @@ class Indexer:
     def _leads(self) -> bool:
         return self._catalog is not None and self._catalog.leads()
 
-    def _read_topics(self, models: ModelsTopic, encoder: BaseEncoder) -> BaseVectors:
-        """Return the base vectors, once they and the releases have been read.
+    def _frontier(self, topic: str, follower: TopicFollower) -> Frontier:
+        frontier = Frontier(self._settings, topic, follower)
+        self._stack.callback(frontier.close)
+        return frontier
 
-        Raises:
-            UsageError: the base vectors were made by another base encoder.
-        """
-        vectors = BaseVectors()
-        for name, follower in (("models", models.follower), ("vectors", vectors_follower(self._settings, vectors))):
+    def _read_topics(self, followers: Mapping[str, TopicFollower]) -> None:
+        """Return once everything that the topics hold has been read."""
+        for name, follower in followers.items():
             self._starting = f"reading {name}"
             self._stack.callback(follower.stop)
             follower.start()
             self._wait_for(follower)
             self._health.add_check(f"{name} topic", follower.not_caught_up)
-        foreign = vectors.foreign_base_version(encoder.base_version)
-        if foreign is not None:
-            raise UsageError(
-                f"the vectors on this cluster were made by {foreign}, this process has {encoder.base_version}",
-                fix="set MILLRACE_BASE_MODEL back, or choose another MILLRACE_TOPIC_PREFIX and send the catalogue anew",
-            )
-        return vectors
 
     def _wait_for(self, follower: TopicFollower) -> None:
         while not follower.caught_up.wait(POLL_S):
@@ -220,3 +223,26 @@ class Indexer:
         if self._models_wait is None:
             get_logger().warning("models_lane_waits", error=error.message, fix=error.fix)
         self._models_wait = error.message
+
+
+def _require_base_version(vectors: BaseVectors, encoder: BaseEncoder) -> None:
+    """Raise UsageError where the base vectors were made by another base encoder."""
+    foreign = vectors.foreign_base_version(encoder.base_version)
+    if foreign is not None:
+        raise UsageError(
+            f"the vectors on this cluster were made by {foreign}, this process has {encoder.base_version}",
+            fix="set MILLRACE_BASE_MODEL back, or choose another MILLRACE_TOPIC_PREFIX and send the catalogue anew",
+        )
+
+
+def _in_force(models: ModelsTopic, frontier: Frontier) -> InForce:
+    """Return what tells the collection in force from all that stands on `models` when asked."""
+
+    def in_force() -> str:
+        frontier.reach()
+        serving = models.view().serving
+        if serving is None:
+            raise TransientError("nothing is in force yet")
+        return serving.collection
+
+    return in_force

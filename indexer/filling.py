@@ -1,17 +1,18 @@
 """Bringing a collection to what the base vectors say: the missing points, batch by batch, with room for searches."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Final
 
 import numpy as np
 
 from contracts.errors import CheckFailed
-from contracts.versions import is_newer
+from contracts.versions import PointVersion, is_newer
 from indexer.core.base_vectors import BaseProduct, BaseVectors
+from indexer.core.points import ProductPoint
 from indexer.core.rollover import pause_s
-from indexer.ports import ShadowQueries, VectorStore
+from indexer.ports import CatchUp, ShadowQueries, VectorStore
 from indexer.targets import Target
 
 BATCH: Final = 256
@@ -34,11 +35,12 @@ class Filling:
         self._target = target
         self._store = store
         self._deadline = time.monotonic() + window_s
-        stored = store.versions(target.collection)
+        self.products = vectors.snapshot()
+        self.stored = store.versions(target.collection)
         self._missing = [
             product
-            for product in vectors.snapshot()
-            if is_newer(product.point_version(target.product_release), stored.get(product.product_id))
+            for product in self.products
+            if is_newer(product.point_version(target.product_release), self.stored.get(product.product_id))
         ]
         self.total = len(self._missing)
         self.written = 0
@@ -63,6 +65,11 @@ class Filling:
         batches_left = -(-(self.total - self.written) // BATCH)
         return pause_s(now - began, batches_left, self._deadline - now)
 
+    def write_all(self) -> None:
+        """Write every batch, one after the other."""
+        while not self.is_done:
+            self.write_batch()
+
 
 def check_collection(
     target: Target,
@@ -70,31 +77,67 @@ def check_collection(
     *,
     store: VectorStore,
     vectors: BaseVectors,
+    catch_up: CatchUp,
     shadow: ShadowQueries,
     probes: np.ndarray,
 ) -> None:
     """Raise where a new collection must not come into force.
+
+    It is held against what the collection in force holds at the beginning and what is known of every product a moment
+    later, so that changes which arrive meanwhile never fail it.
 
     Args:
         target: the new collection.
         reference: the collection in force.
         store: the index.
         vectors: every product.
+        catch_up: makes them current.
         shadow: asks the new collection.
         probes: query vectors (N, D) of the query release that comes with it.
 
     Raises:
         CheckFailed: which check failed, with its numbers.
     """
-    before = store.counts(reference).live
+    held = store.versions(reference)
+    catch_up()
+    filling = Filling(target, store, vectors, window_s=0.0)
+    filling.write_all()
+    _check_complete(target, filling, held, store)
+    _check_known(target, filling, vectors, catch_up, store)
+    _check_vectors(target, _sample(filling.products), store)
     live = store.counts(target.collection).live
-    after = store.counts(reference).live
-    if not min(before, after) <= live <= max(before, after):
-        raise CheckFailed(f"{target.collection} holds {live} products, {reference} holds {after}")
-    _check_vectors(target, _sample(vectors.snapshot()), store)
     answered = shadow.answered(target.collection, probes) if live else len(probes)
     if answered < len(probes):
         raise CheckFailed(f"{target.collection} answered {answered} of {len(probes)} shadow queries")
+
+
+def _check_complete(target: Target, filling: Filling, held: Mapping[str, PointVersion], store: VectorStore) -> None:
+    """Raise where a product is missing or old although everything that is known was written."""
+    wanted = {product_id: version.version for product_id, version in held.items()}
+    for product in filling.products:
+        wanted[product.product_id] = max(product.version, wanted.get(product.product_id, product.version))
+    points = {product_id: PointVersion(version, target.product_release) for product_id, version in wanted.items()}
+    doubtful = [product_id for product_id, point in points.items() if is_newer(point, filling.stored.get(product_id))]
+    found = {product_id: point.point_version for product_id, point in _retrieved(target, doubtful, store).items()}
+    lacking = [product_id for product_id in doubtful if is_newer(points[product_id], found.get(product_id))]
+    if lacking:
+        raise CheckFailed(f"{target.collection} lacks {len(lacking)} of {len(wanted)} products, {lacking[0]} for one")
+
+
+def _check_known(target: Target, filling: Filling, vectors: BaseVectors, catch_up: CatchUp, store: VectorStore) -> None:
+    """Raise where a product can be found that nobody ever sent: a base vector is acknowledged before its point."""
+    known = {product.product_id for product in filling.products}
+    unknown = filling.stored.keys() - known
+    if unknown:
+        catch_up()
+    foreign = [product_id for product_id in sorted(unknown) if vectors.get(product_id) is None]
+    live = [product_id for product_id, point in _retrieved(target, foreign, store).items() if not point.is_tombstone]
+    if live:
+        raise CheckFailed(f"{target.collection} holds {len(live)} products that nobody sent, {live[0]} for one")
+
+
+def _retrieved(target: Target, product_ids: Sequence[str], store: VectorStore) -> dict[str, ProductPoint]:
+    return store.retrieve(target.collection, product_ids) if product_ids else {}
 
 
 def _sample(products: Sequence[BaseProduct]) -> list[BaseProduct]:

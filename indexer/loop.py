@@ -18,7 +18,7 @@ from contracts.telemetry import Process
 from contracts.vectors import ProductVector
 from indexer.core.base_vectors import BaseProduct, BaseVectors
 from indexer.core.planner import CatalogRecord, Change, Plan, advance, payload_of, plan_batch
-from indexer.ports import CatalogSource, Encoder, Pause, VectorLog, VectorStore
+from indexer.ports import CatalogSource, Encoder, InForce, Pause, VectorLog, VectorStore
 from indexer.targets import Target, Targets
 from service import metrics
 from service.logging import get_logger
@@ -27,6 +27,7 @@ from towers.text import product_text, text_hash
 ENCODE_BATCH: Final = 64
 FIRST_PAUSE_S: Final = 0.2
 LONGEST_PAUSE_S: Final = 5.0
+TAKEOVER_PAUSE_S: Final = 0.05
 STAGE: Final = "indexer"
 
 T = TypeVar("T")
@@ -46,6 +47,7 @@ class CatalogLane:
         encoder: the base encoder.
         vectors: what is known of every product.
         targets: where writes go.
+        in_force: asked before every commit.
         pause: how to wait; True means stop.
     """
 
@@ -58,6 +60,7 @@ class CatalogLane:
         encoder: Encoder,
         vectors: BaseVectors,
         targets: Targets,
+        in_force: InForce,
         pause: Pause,
     ) -> None:
         self._source = source
@@ -66,9 +69,11 @@ class CatalogLane:
         self._encoder = encoder
         self._vectors = vectors
         self._targets = targets
+        self._in_force = in_force
         self._pause = pause
         self._held: str | None = None
         self._goes_back = False
+        self._given_up: str | None = None
 
     def held(self) -> str | None:
         """Return what the lane waits for, as a readiness check."""
@@ -114,24 +119,47 @@ class CatalogLane:
             self._until_done(Process.KAFKA, lambda: self._log.publish(messages))
         for product in fresh:
             self._vectors.apply(product)
-        for target in self._targets.current():
-            self._write(target, products)
+        self._write_everywhere(products)
         now_s = time.time()
         for product in products:
             metrics.INDEX_WRITES.labels("tombstone" if product.is_deleted else "upsert").inc()
             waited_s = now_s - plan.timestamps_ms[product.product_id] / 1000
             metrics.FRESHNESS.labels("product_to_search").observe(max(waited_s, 0.0))
 
-    def _write(self, target: Target, products: Sequence[BaseProduct]) -> None:
-        """Write products to one target; a construction that was given up meanwhile takes no writes any more."""
+    def _write_everywhere(self, products: Sequence[BaseProduct]) -> None:
+        """Write products to all targets; return once the collection that is in force after the writes has them."""
+        written: set[str] = set()
+        while True:
+            for target in self._targets.current():
+                if target.collection not in written and self._write(target, products):
+                    written.add(target.collection)
+            in_force = self._until_done(Process.KAFKA, self._in_force)
+            if in_force in written:
+                return
+            self._held = f"{in_force} came into force and is not written to yet"
+            self._wait(TAKEOVER_PAUSE_S)
+            self._source.keep_membership()
+
+    def _write(self, target: Target, products: Sequence[BaseProduct]) -> bool:
+        """Write products to one target; return whether it has them.
+
+        A collection under construction may have been given up by the indexer that leads; if not, that one's filling
+        brings what is not written here.
+        """
         points = target.points(products)
         began = time.perf_counter()
         try:
             self._until_done(Process.QDRANT, lambda: self._store.write(target.collection, points))
-        except InvariantError:
-            if any(target.collection == current.collection for current in self._targets.current()):
+        except InvariantError as error:
+            in_force = self._targets.in_force
+            if in_force is None or in_force.collection == target.collection:
                 raise
+            if self._given_up != target.collection:
+                get_logger().info("collection_left_to_its_filling", collection=target.collection, error=error.message)
+            self._given_up = target.collection
+            return False
         metrics.INDEX_WRITE_SECONDS.observe(time.perf_counter() - began)
+        return True
 
     def _encoded(self, changes: Sequence[Change]) -> list[BaseProduct]:
         """Return the products as they are kept; what was encoded before is not encoded again."""

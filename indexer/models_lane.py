@@ -3,6 +3,8 @@
 Decisions are `core/rollover.py`; here they are carried out, one step at a time, each safe to repeat after a crash.
 """
 
+from dataclasses import replace
+
 from contracts.errors import CheckFailed, ContractError, InvariantError
 from contracts.releases import Serving
 from indexer.core import rollover
@@ -26,7 +28,8 @@ class ModelsLane:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._rollout = RollOut(parts)
-        self._repaired = False
+        self._switches = 0
+        self._repaired_at: int | None = None
         self._waits_for = ""
         self._index: tuple[int | None, frozenset[int]] | None = None
 
@@ -46,8 +49,15 @@ class ModelsLane:
         return True
 
     def settle(self) -> None:
-        """Take the steps without which nothing can be served: a pair in force, and a collection that is complete."""
-        while isinstance(step := rollover.next_step(facts := self._facts()), rollover.Bootstrap | rollover.Repair):
+        """Take the steps without which nothing can be served: a pair in force, and a collection that is complete.
+
+        At its start each indexer takes them, whoever leads.
+        """
+        while True:
+            facts = replace(self._facts(), leads=True)
+            step = rollover.next_step(facts)
+            if not isinstance(step, rollover.Bootstrap | rollover.Repair):
+                return
             self._carry_out(step, facts)
 
     def count_points(self) -> None:
@@ -58,7 +68,7 @@ class ModelsLane:
 
     def _facts(self) -> Facts:
         view = self._parts.releases.view()
-        serving = view.serving
+        serving, self._switches = view.serving, view.switches
         if serving is not None:
             self._follow(serving)
         alias_target, collections = self._look_at_index()
@@ -66,7 +76,7 @@ class ModelsLane:
         return Facts(
             serving=serving,
             leads=self._parts.leads(),
-            repaired=self._repaired,
+            repaired=self._repaired_at == view.switches,
             query_releases={m.release: m.product_release for m in manifests if m.kind == "query"},
             product_releases={m.release: m.query_release for m in manifests if m.kind == "product"},
             refused=frozenset(self._parts.refused),
@@ -154,20 +164,24 @@ class ModelsLane:
         self._parts.publish(Serving(query_release=0, product_release=0, collection=collection, published_at=now_ms()))
 
     def _repair(self, serving: Serving) -> None:
-        """Write what the collection in force lacks: all of it on a new store, the last seconds after a lost one."""
+        """Write what the collection in force lacks.
+
+        All of it on a new store, the last seconds after a lost one, and after a switch what other indexers wrote to the
+        one before only.
+        """
         target = self._parts.targets.in_force
         if target is None:
             raise InvariantError("there is no collection in force to repair")
         self._parts.make_collection(
             target.collection, product_release=serving.product_release, query_release=serving.query_release
         )
+        self._parts.catch_up()
         filling = Filling(target, self._parts.store, self._parts.vectors, window_s=0.0)
-        while not filling.is_done:
-            filling.write_batch()
+        filling.write_all()
         alias = self._parts.settings.alias()
         if self._parts.store.alias_target(alias) is None:
             self._parts.store.publish_alias(alias, target.collection)
-        self._repaired = True
+        self._repaired_at = self._switches
         if filling.total:
             get_logger().warning("collection_repaired", collection=target.collection, points=filling.total)
 

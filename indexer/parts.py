@@ -7,7 +7,7 @@ from contracts.errors import CheckFailed, ContractError
 from contracts.releases import Kind, Serving
 from indexer.core.base_vectors import BaseVectors
 from indexer.core.rollover import ReleaseId
-from indexer.ports import Encoder, Pause, Releases, ShadowQueries, VectorStore
+from indexer.ports import CatchUp, Encoder, Pause, Releases, ShadowQueries, VectorStore
 from indexer.releases import verified_release
 from indexer.targets import Targets
 from service import metrics
@@ -25,6 +25,7 @@ class Parts:
     releases: Releases
     encoder: Encoder
     vectors: BaseVectors
+    catch_up: CatchUp
     targets: Targets
     shadow: ShadowQueries
     leads: Callable[[], bool]

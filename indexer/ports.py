@@ -121,6 +121,8 @@ class ReleaseView(NamedTuple):
 
     serving: Serving | None
     manifests: Mapping[bytes, ReleaseManifest]
+    switches: int = 0
+    """How often the collection in force was seen to change, between two looks too."""
 
 
 class Releases(Protocol):
@@ -146,6 +148,18 @@ class ShadowQueries(Protocol):
         """Return how many of the query vectors (N, D) found something."""
         ...
 
+
+InForce = Callable[[], str]
+"""Returns the collection that is in force at the moment of asking, as the topic itself says.
+
+Raises DependencyDown or TransientError where that cannot be known.
+"""
+
+CatchUp = Callable[[], None]
+"""Returns once the base vectors hold every record that was acknowledged on `product-vectors` before the call.
+
+Raises DependencyDown or TransientError where they do not in time.
+"""
 
 Pause = Callable[[float], bool]
 """Pauses for so many seconds; True means that the process is asked to stop."""

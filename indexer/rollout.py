@@ -78,6 +78,7 @@ class RollOut:
                 serving.collection,
                 store=self._parts.store,
                 vectors=self._parts.vectors,
+                catch_up=self._parts.catch_up,
                 shadow=self._parts.shadow,
                 probes=self._parts.encoder.encode(PROBE_TEXTS),
             )
@@ -98,7 +99,7 @@ class RollOut:
         self._parts.pause(CHECK_PAUSE_S)
 
     def switch(self, query_release: int, serving: Serving) -> None:
-        """Put (query head, collection) in force as one: the alias first, then the record that search moves on."""
+        """Put (query head, collection) in force as one: the alias first, then the record that everybody moves on."""
         target, _ = self._under_construction()
         if self._parts.use_or_refuse("query", query_release) is None:
             return
@@ -114,7 +115,6 @@ class RollOut:
         )
         metrics.RELEASES.labels("product", "in_force").inc()
         metrics.ROLLOVER.set(1)
-        self.taken_over(target)
 
     def taken_over(self, target: Target) -> None:
         """Let a target be in force; where it was the one under construction, the roll-out is over."""

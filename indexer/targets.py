@@ -31,8 +31,9 @@ class Target:
 class Targets:
     """The targets in force; whoever takes them once per batch writes to a set that belongs together.
 
-    The order that makes dual writes complete: a writer keeps a product in the base vectors first and takes the targets
-    then; a roll-out adds its target first and takes the base vectors then. So whatever one has missed, the other has.
+    The order that makes the dual writes of one indexer complete: a writer keeps a product in the base vectors first and
+    takes the targets then; a roll-out adds its target first and takes the base vectors then. So whatever one has
+    missed, the other has. What the others of the group write is the matter of `core/rollover.py`.
     """
 
     def __init__(self) -> None:

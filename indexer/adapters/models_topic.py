@@ -35,6 +35,7 @@ class ModelsTopic:
         self._values: dict[bytes, bytes] = {}
         self._manifests: dict[bytes, ReleaseManifest] = {}
         self._serving: Serving | None = None
+        self._switches = 0
         self._changed = threading.Condition()
         self.follower = TopicFollower(settings, MODELS, self.apply)
 
@@ -63,12 +64,13 @@ class ModelsTopic:
         serving = wire.decode(value, SERVING) if value else None
         known = self._serving
         if serving is not None and (known is None or serving.published_at >= known.published_at):
+            self._switches += known is None or known.collection != serving.collection
             self._serving = serving
 
     def view(self) -> ReleaseView:
         """Return what stands there now."""
         with self._changed:
-            return ReleaseView(self._serving, self._manifests)
+            return ReleaseView(self._serving, self._manifests, self._switches)
 
     def value(self, key: bytes) -> bytes | None:
         """Return a release's bytes, None where it is not there any more."""

@@ -1,8 +1,21 @@
 """Which step the models lane takes next: a pure function of what stands on `models` and in the vector store.
 
 One product release comes into force like this: a second collection is made and receives every new write from then on;
-it is filled from the base vectors; it is checked; (query head, collection) switch as one. Nothing of the way is kept on
-disk: after a crash the same facts lead to the same steps, and steps taken twice change nothing.
+it is filled from the base vectors; it is checked; (query head, collection) switch as one; it is compared with the base
+vectors once more. Nothing of the way is kept on disk: after a crash the same facts lead to the same steps, and steps
+taken twice change nothing.
+
+Why the collection in force then lacks no change, whichever indexers write and whenever one of them crashes. The moment
+that counts is when the `serving` record that changes it is acknowledged. A writer (1) has its base vector acknowledged
+on `product-vectors`, (2) writes to the collections it knows, (3) reads `models` to its end and goes back to (2) unless
+the collection in force has the change, (4) commits. Whoever leads, once it has seen the record, (5) reads
+`product-vectors` to its end and (6) writes what the collection lacks of the base vectors, newer-only.
+- (3) after the record: the writer has seen it and does not commit before the collection has the change.
+- (3) before the record: so was (1), hence (5) reads that base vector and (6) writes it.
+- A writer that ends before (4) has committed nothing: the next owner of the partition takes all four steps.
+- A leader that ends before (6) is done has kept nothing: the next one has not repaired this collection since it came
+  into force, or has just started, and both mean (5) and (6).
+So dual writes, the fill and the check decide only how little (6) finds.
 """
 
 import re
@@ -35,7 +48,7 @@ class Facts:
     Args:
         serving: the pair in force; None on a deployment that never served.
         leads: whether this indexer is the one that moves releases; the others only write along.
-        repaired: whether the collection in force was compared with the base vectors since this process started.
+        repaired: whether this process compared the collection in force with the base vectors since it came into force.
         query_releases: query release -> the product release that it was trained for.
         product_releases: product release -> its first query release.
         refused: releases that failed their verification here.
@@ -95,7 +108,7 @@ class Fill:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Compare the collection under construction with the one in force."""
+    """Compare the collection under construction with the base vectors and the one in force."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +148,10 @@ def next_step(facts: Facts) -> Step:
     """
     if facts.serving is None:
         return Bootstrap()
-    if not facts.repaired:
-        return Repair()
     if not facts.leads:
         return _write_along(facts, facts.serving)
+    if not facts.repaired:
+        return Repair()
     if facts.alias_target != facts.serving.product_release:
         return PublishAlias(facts.serving.product_release)
     query = _newest_query(facts, facts.serving.product_release, above=facts.serving.query_release)

@@ -123,6 +123,7 @@ class Topic:
 
     def __init__(self) -> None:
         self.serving: Serving | None = None
+        self._switches = 0
         self.history: list[tuple[int, int]] = []
         self._values: dict[bytes, bytes] = {}
         self._manifests: dict[bytes, ReleaseManifest] = {}
@@ -140,7 +141,7 @@ class Topic:
 
     def view(self) -> ReleaseView:
         """Return what stands there."""
-        return ReleaseView(self.serving, dict(self._manifests))
+        return ReleaseView(self.serving, dict(self._manifests), self._switches)
 
     def value(self, key: bytes) -> bytes | None:
         """Return a release's bytes."""
@@ -148,6 +149,7 @@ class Topic:
 
     def publish(self, serving: Serving) -> None:
         """Put a pair in force."""
+        self._switches += self.serving is None or self.serving.collection != serving.collection
         self.serving = serving
         self.history.append((serving.query_release, serving.product_release))
 
@@ -206,6 +208,7 @@ class Deployment:
             "releases": self.topic,
             "encoder": self.encoder,
             "vectors": self.vectors,
+            "catch_up": lambda: None,
             "targets": self.targets,
             "shadow": self.shadow,
             "leads": lambda: self.leads,

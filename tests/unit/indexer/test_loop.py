@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from typing_extensions import override
 
-from contracts.errors import InvariantError
+from contracts.errors import InvariantError, TransientError
 from contracts.progress import CatalogCounts
 from contracts.versions import PointVersion
 from indexer.core.base_vectors import BaseVectors
 from indexer.core.planner import CatalogRecord
 from indexer.core.points import ProductPoint
 from indexer.loop import CatalogLane, Stopped
+from indexer.ports import Pause
 from indexer.targets import Target, Targets
 from tests.support.indexer_fakes import Catalog, FlakyStore, Log, first_target, record
 from tests.support.indexing import deleted, product
@@ -40,25 +41,34 @@ class Lane:
         self.targets = Targets()
         self.pauses: list[float] = []
         self.held_while_paused: list[str | None] = []
+        self.in_force: str | None = R0
         self._stop_after = stop_after
         for collection in (R0, R1):
             self.store.ensure_collection(collection, self.encoder.dim)
         self.targets.put_in_force(first_target(self.encoder))
-        self.lane = self.new_process()
+        self.new_process()
 
-    def new_process(self) -> CatalogLane:
+    def new_process(self, pause: Pause | None = None) -> CatalogLane:
         """Return the lane of an indexer that has just started."""
-        return CatalogLane(
+        self.lane = CatalogLane(
             self.catalog,
             self.log,
             store=self.store,
             encoder=self.encoder,
             vectors=self.vectors,
             targets=self.targets,
-            pause=self._pause,
+            in_force=self._in_force,
+            pause=pause or self.pause,
         )
+        return self.lane
 
-    def _pause(self, seconds: float) -> bool:
+    def _in_force(self) -> str:
+        """Return the collection in force, or fail as told."""
+        if self.in_force is None:
+            raise TransientError("models could not be read")
+        return self.in_force
+
+    def pause(self, seconds: float) -> bool:
         """Note a pause, and end the process where told."""
         self.pauses.append(seconds)
         self.held_while_paused.append(self.lane.held())
@@ -186,6 +196,57 @@ def test_a_construction_given_up_meanwhile_takes_no_writes_any_more() -> None:
     it.targets.build(Target(R1, 1, ProductHead(it.encoder.dim)))
     it.store = Vanishing()
     assert it.new_process().step() == 1
+
+
+def test_a_construction_that_was_dropped_by_another_indexer_takes_nothing_from_the_others() -> None:
+    """Who leads has given the release up; this one has not heard of it, and still works off the catalogue."""
+    it = Lane([record(product("P-1"))], [record(product("P-2"), 1)])
+    it.targets.build(Target(R1, 1, ProductHead(it.encoder.dim)))
+    it.store.drop(R1)
+    assert (it.lane.step(), it.lane.step()) == (1, 1)
+    assert set(it.versions()) == {"P-1", "P-2"}
+
+
+def test_a_batch_is_not_committed_before_the_collection_that_came_into_force_has_it() -> None:
+    """Where `models` names another collection than those written to, the batch waits and is written there too."""
+    it = Lane([record(product("P-1"))])
+    it.in_force = R1
+    takes_over_at = 3
+
+    def pause(seconds: float) -> bool:
+        """Take over a little later, as the other lane does."""
+        assert it.catalog.committed == {}
+        if len(it.pauses) == takes_over_at:
+            it.targets.put_in_force(Target(R1, 1, ProductHead(it.encoder.dim)))
+        return it.pause(seconds)
+
+    lane = it.new_process(pause)
+    assert lane.step() == 1
+    assert it.versions(R1) == {"P-1": PointVersion(1, 1)}
+    assert it.catalog.committed[0].next_offset == 1
+    assert it.catalog.membership_kept == takes_over_at + 1
+    assert it.held_while_paused[0] == f"{R1} came into force and is not written to yet"
+    assert lane.held() is None
+
+
+def test_a_switch_to_a_collection_that_was_written_along_costs_nothing() -> None:
+    """Both collections have the batch: it is committed at once."""
+    it = Lane([record(product("P-1"))])
+    it.targets.build(Target(R1, 1, ProductHead(it.encoder.dim)))
+    it.in_force = R1
+    assert it.lane.step() == 1
+    assert it.pauses == []
+    assert [collection for collection, _ in it.store.writes] == [R0, R1]
+
+
+def test_nothing_is_committed_while_it_is_unknown_what_is_in_force() -> None:
+    """A `models` that cannot be read holds the lane, visibly."""
+    it = Lane([record(product("P-1"))], stop_after=2)
+    it.in_force = None
+    with pytest.raises(Stopped):
+        it.lane.step()
+    assert it.held_while_paused == 2 * ["models could not be read"]
+    assert it.catalog.committed == {}
 
 
 def test_a_collection_in_force_that_refuses_writes_stops_the_process() -> None:

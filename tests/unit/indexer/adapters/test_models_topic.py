@@ -75,6 +75,17 @@ def test_an_older_pair_that_is_read_again_moves_nothing(topic: Topic) -> None:
     assert topic.models.view().serving == serving(5, NOW_MS)
 
 
+def test_every_switch_of_the_collection_is_counted(topic: Topic) -> None:
+    """Whoever looks late sees that it went away and came back; a query release or a repeat is no switch."""
+    there = serving(2, NOW_MS + 2).model_copy(update={"collection": "products-r1"})
+    pairs = serving(0, NOW_MS), serving(1, NOW_MS + 1), there, there, serving(3, NOW_MS + 3), serving(0, NOW_MS)
+    seen = []
+    for pair in pairs:
+        topic.models.apply(SERVING_KEY, wire.encode(pair), NOW_MS)
+        seen.append(topic.models.view().switches)
+    assert seen == [1, 1, 2, 2, 3, 3]
+
+
 def test_publishing_returns_once_the_topic_shows_it(topic: Topic) -> None:
     """Every decision goes by the topic alone."""
     topic.models.publish(serving(1, NOW_MS))

@@ -104,6 +104,7 @@ CHECKED = Construction(1, filled=True, checked=True)
         pytest.param(facts(**BOTH, leads=False, construction=BUILDING), Wait(), id="and leaves the filling"),
         pytest.param(facts(leads=False, construction=BUILDING), GiveUp(), id="until it is over"),
         pytest.param(facts(leads=False, alias_target=9, collections=frozenset({7})), Wait(), id="and tidies nothing"),
+        pytest.param(facts(leads=False, repaired=False), Wait(), id="and repairs nothing after a switch"),
     ],
 )
 def test_the_facts_decide_the_step(given_facts: Facts, expected: Step) -> None:
@@ -140,7 +141,7 @@ def after(step: Step, before: Facts) -> Facts:
         case Switch(release) if construction is not None and current is not None:
             number = construction.product_release
             changes = {"serving": serving(release, number), "alias_target": number, "construction": None}
-            changes["previous"] = current.product_release
+            changes |= {"previous": current.product_release, "repaired": False}
         case GiveUp():
             changes = {"construction": None}
         case Drop(release):
@@ -165,6 +166,7 @@ def test_whatever_crashes_the_newest_pair_comes_into_force(crashes: set[int], re
         if taken in crashes:
             now = replace(now, construction=None, repaired=False)
     assert now.serving == serving(10 * releases, releases)
+    assert now.repaired
     assert now.alias_target == releases
     assert now.collections == {releases, now.previous}
 

@@ -1,0 +1,336 @@
+"""Several indexers at once: whatever the order of their steps and whoever ends in the middle, no change is lost.
+
+Both lanes are the real ones; the topics are lists that each indexer reads as late as the schedule lets it.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum, auto
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from typing_extensions import override
+
+from contracts import wire
+from contracts.catalog import CatalogChange
+from contracts.progress import CatalogCounts
+from contracts.releases import SERVING, SERVING_KEY, Serving, release_key
+from contracts.vectors import ProductVector
+from contracts.versions import PointVersion
+from indexer.adapters.models_topic import ModelsTopic
+from indexer.core.base_vectors import BaseProduct, BaseVectors
+from indexer.core.planner import CatalogRecord, PartitionProgress, Refusal
+from indexer.core.points import ProductPoint
+from indexer.loop import CatalogLane
+from indexer.models_lane import ModelsLane
+from indexer.parts import Parts
+from indexer.targets import Targets
+from service.settings import Settings
+from tests.support.indexer_fakes import FlakyStore, Shadow, record
+from tests.support.indexing import deleted, product, product_release, query_release
+from tests.support.tiny_encoder import TinyEncoder
+from towers.release_files import Release, pack
+
+Interrupt = Callable[[], None]
+
+
+class Killed(BaseException):
+    """An indexer ends as by SIGKILL."""
+
+
+class World:
+    """What outlives every indexer."""
+
+    def __init__(self) -> None:
+        self.encoder = TinyEncoder()
+        self.store = InterruptedStore(self)
+        self.models: list[tuple[bytes, bytes]] = []
+        self.vectors: list[ProductVector] = []
+        self.interrupt: Interrupt = _nobody
+
+    def release(self, *releases: Release) -> None:
+        """Put releases on `models`."""
+        self.models += [(release_key(one.manifest.kind, one.manifest.release), pack(one)) for one in releases]
+
+    def serving(self) -> Serving:
+        """Return the pair in force."""
+        return wire.decode([value for key, value in self.models if key == SERVING_KEY][-1], SERVING)
+
+
+class InterruptedStore(FlakyStore):
+    """The store: others may act before and after each write."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    @override
+    def write(self, collection: str, points: Iterable[ProductPoint]) -> int:
+        """Write between two interruptions."""
+        self._world.interrupt()
+        count = super().write(collection, points)
+        self._world.interrupt()
+        return count
+
+
+class Models(ModelsTopic):
+    """`models` as one indexer has read it."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(Settings(), object(), lambda: None)
+        self._world = world
+        self._read = 0
+
+    def read(self, count: int | None = None) -> None:
+        """Read some records on, all by default."""
+        end = len(self._world.models) if count is None else min(len(self._world.models), self._read + count)
+        for key, value in self._world.models[self._read : end]:
+            self.apply(key, value, 0)
+        self._read = end
+
+    @override
+    def publish(self, serving: Serving) -> None:
+        """Put a pair in force and read it."""
+        self._world.models.append((SERVING_KEY, wire.encode(serving)))
+        self._world.interrupt()
+        self.read()
+
+
+class Batch:
+    """One batch of the catalogue, handed out until it is committed; also the log that it ends in."""
+
+    def __init__(self, world: World, records: Sequence[CatalogRecord]) -> None:
+        self._world = world
+        self._records = list(records)
+        self.is_committed = False
+
+    def poll(self) -> list[CatalogRecord]:
+        """Return the batch."""
+        return [] if self.is_committed else self._records
+
+    def progress(self, partition: int) -> PartitionProgress:
+        """Begin at the beginning."""
+        return PartitionProgress(0, CatalogCounts())
+
+    def commit(self, progress: Mapping[int, PartitionProgress]) -> None:
+        """Keep that it is done."""
+        self._world.interrupt()
+        self.is_committed = True
+
+    def keep_membership(self) -> None:
+        """Do nothing."""
+
+    def start_again(self) -> None:
+        """Do nothing."""
+
+    def publish(self, vectors: Sequence[ProductVector]) -> None:
+        """Keep base vectors between two interruptions."""
+        self._world.interrupt()
+        self._world.vectors += vectors
+        self._world.interrupt()
+
+    def set_aside(self, refusals: Sequence[Refusal]) -> None:
+        """Refuse nothing."""
+        assert not refusals
+
+
+class Indexer:
+    """One process: it knows of the topics what it has read.
+
+    Args:
+        world: the servers.
+        leads: whether it moves releases.
+    """
+
+    def __init__(self, world: World, *, leads: bool) -> None:
+        self.world = world
+        self.leads = leads
+        self.models = Models(world)
+        self.vectors = BaseVectors()
+        self.targets = Targets()
+        self._read = 0
+        self._steps = False
+        self._lane = ModelsLane(
+            Parts(
+                settings=Settings(),
+                store=world.store,
+                releases=self.models,
+                encoder=world.encoder,
+                vectors=self.vectors,
+                catch_up=self.catch_up,
+                targets=self.targets,
+                shadow=Shadow(),
+                leads=lambda: self.leads,
+                pause=lambda _seconds: False,
+            )
+        )
+        self.models.read()
+        self.catch_up()
+        self._lane.settle()
+
+    def catch_up(self) -> None:
+        """Read `product-vectors` to its end; others act while it begins."""
+        self.world.interrupt()
+        for message in self.world.vectors[self._read :]:
+            self.vectors.apply(BaseProduct.from_message(message))
+        self._read = len(self.world.vectors)
+
+    def in_force(self) -> str:
+        """Read `models` to its end; others act before and after."""
+        self.world.interrupt()
+        self.models.read()
+        serving = self.models.view().serving
+        self.world.interrupt()
+        assert serving is not None
+        return serving.collection
+
+    def step(self) -> bool:
+        """Let the models lane take a step, unless it is in the middle of one; return whether there was one to take."""
+        if self._steps:
+            return False
+        self._steps = True
+        try:
+            return self._lane.step()
+        finally:
+            self._steps = False
+
+    def pause(self, _seconds: float) -> bool:
+        """Let the models lane have a turn while the catalogue lane pauses."""
+        self.step()
+        return False
+
+    def work_off(self, batch: Batch) -> None:
+        """Work off a batch of the catalogue."""
+        CatalogLane(
+            batch,
+            batch,
+            store=self.world.store,
+            encoder=self.world.encoder,
+            vectors=self.vectors,
+            targets=self.targets,
+            in_force=self.in_force,
+            pause=self.pause,
+        ).step()
+
+    def rest(self) -> None:
+        """Read everything and take steps until there is nothing to do."""
+        self.models.read()
+        while self.step():
+            self.models.read()
+
+
+class Turn(Enum):
+    """What happens while the writer could be overtaken."""
+
+    ON = auto()
+    """The writer goes on."""
+    LEAD = auto()
+    """The leader reads `models` and takes a step."""
+    FOLLOW = auto()
+    """The models lane of the writer reads a record on and takes a step."""
+    RESTART = auto()
+    """The leader ends; another process starts and leads."""
+    INHERIT = auto()
+    """The leader ends; the writer leads."""
+    DIE = auto()
+    """The writer ends in the middle; another process takes its partitions over."""
+
+
+class Schedule:
+    """Who acts whenever the writer could be overtaken.
+
+    Args:
+        world: the servers.
+        turns: taken one after the other, until `ON` at each interruption; none left means that the writer goes on.
+    """
+
+    def __init__(self, world: World, turns: Sequence[Turn]) -> None:
+        self._world = world
+        self._turns = iter(turns)
+        self._acts = False
+        self._writer = Indexer(world, leads=False)
+        self.leader = Indexer(world, leads=True)
+
+    def _interrupt(self) -> None:
+        if self._acts:
+            return
+        self._acts = True
+        try:
+            while (turn := next(self._turns, Turn.ON)) is not Turn.ON:
+                self._take(turn)
+        finally:
+            self._acts = False
+
+    def _take(self, turn: Turn) -> None:
+        match turn:
+            case Turn.LEAD:
+                self.leader.models.read()
+                self.leader.step()
+            case Turn.FOLLOW:
+                self._writer.models.read(1)
+                self._writer.step()
+            case Turn.RESTART:
+                self.leader.leads = False
+                self.leader = Indexer(self._world, leads=True)
+            case Turn.INHERIT:
+                self.leader.leads, self._writer.leads = False, True
+                self.leader = self._writer
+            case Turn.DIE:
+                raise Killed
+
+    def work_off(self, changes: Sequence[CatalogChange]) -> None:
+        """Have a batch committed, by whoever is left to do so."""
+        batch = Batch(self._world, [record(change, offset) for offset, change in enumerate(changes)])
+        self._world.interrupt = self._interrupt
+        while not batch.is_committed:
+            try:
+                self._writer.work_off(batch)
+            except Killed:
+                self._replace_writer()
+        self._world.interrupt = _nobody
+
+    def _replace_writer(self) -> None:
+        """Start a process in the writer's place; it leads if that one did."""
+        self._acts = True
+        was_leader = self._writer is self.leader
+        self._writer = Indexer(self._world, leads=was_leader)
+        if was_leader:
+            self.leader = self._writer
+        self._acts = False
+
+
+def _nobody() -> None:
+    """Let nobody act."""
+
+
+FIRST: list[CatalogChange] = [product("P-1"), product("P-2"), product("P-3")]
+SECOND: list[CatalogChange] = [product("P-1", 2, "large fridge"), product("P-4"), deleted("P-2", 2)]
+THIRD: list[CatalogChange] = [product("P-5"), product("P-4", 2, "red oven")]
+NEWEST = {"P-1": 2, "P-2": 2, "P-3": 1, "P-4": 2, "P-5": 1}
+
+
+BEFORE: list[Turn] = 7 * [Turn.ON]
+"""The first batch is worked off without interruption."""
+ROLL_OUT = 6 * [Turn.LEAD]
+
+
+@settings(max_examples=40)
+@given(turns=st.lists(st.sampled_from(Turn), max_size=60))
+@example(turns=[*BEFORE, *ROLL_OUT]).via("a writer that knows nothing of a switch long done")
+@example(turns=[*BEFORE, *3 * [Turn.LEAD], *5 * [Turn.ON], *ROLL_OUT]).via("a writer that commits after the switch")
+@example(turns=[*BEFORE, *3 * [Turn.LEAD], *5 * [Turn.ON], Turn.LEAD, Turn.INHERIT, *ROLL_OUT]).via(
+    "a leader that ends right after the switch"
+)
+def test_the_collection_in_force_has_every_committed_change(turns: list[Turn]) -> None:
+    """A follower works off the catalogue while leaders come, roll a release out and go: at rest nothing is missing."""
+    world = World()
+    schedule = Schedule(world, turns)
+    schedule.work_off(FIRST)
+    releases = product_release(1, world.encoder, query_release=1), query_release(1, world.encoder, product_release=1)
+    world.release(*releases)
+    schedule.work_off(SECOND)
+    schedule.work_off(THIRD)
+    schedule.leader.rest()
+    serving = world.serving()
+    assert (serving.query_release, serving.product_release) == (1, 1)
+    stored = world.store.versions(serving.collection)
+    assert stored == {product_id: PointVersion(version, 1) for product_id, version in NEWEST.items()}
