@@ -17,17 +17,18 @@ from trainer.core.losses import trusted_negatives
 
 
 class Batch(NamedTuple):
-    """One micro-batch. Q queries with A more for the anchor, C candidate products, B pairs, R rows, width D.
+    """One micro-batch. Q queries with A more for the anchor, P products of pairs, U uniform ones, B pairs, R rows.
 
-    Vectors are those of the base encoder; the heads are applied by the lane.
+    Vectors are those of the base encoder, of width D; the heads are applied by the lane. Only products of pairs count
+    against a row: they were shown, if only for another query. What nobody was shown could not be clicked.
     """
 
     queries: Tensor
     """(Q + A, D): the distinct queries of the pairs, then recent ones for the anchor."""
     products: Tensor
-    """(C, D): the distinct products of the pairs, then `uniform` random ones of the catalogue."""
+    """(P + U, D): the distinct products of the pairs, then random ones of the catalogue, for the anchor alone."""
     uniform: int
-    """How many of the candidates, at the end, were drawn from the whole catalogue."""
+    """U, how many of the products, at the end, were drawn from the whole catalogue."""
     pair_query: Tensor
     """Index into `queries`, (B,)."""
     pair_chosen: Tensor
@@ -43,9 +44,14 @@ class Batch(NamedTuple):
     row_weight: Tensor
     """Share of the row in the contrastive term: the weights of its pairs, divided by B, (R,)."""
     negatives: Tensor
-    """Which candidates count against each row, (R, C) bool."""
+    """Which products of pairs count against each row, (R, P) bool."""
     log_q: Tensor
-    """Log of the chance that a candidate stands in a step, (C,)."""
+    """Log of the chance that a product stands in the pairs of a step, (P,)."""
+
+    @property
+    def paired(self) -> int:
+        """P, how many of the products, at the beginning, stand in pairs."""
+        return len(self.products) - self.uniform
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +61,12 @@ class Surroundings:
     Args:
         uniform_ids: products drawn from the whole catalogue.
         anchor_queries: vectors of recent queries, (A, D).
-        catalogue_size: products of the catalogue, at least 1.
         positives: query -> products that pleased it before.
         rates: chance per step of standing in a micro-batch, for product ids, (n,).
     """
 
     uniform_ids: Sequence[str]
     anchor_queries: np.ndarray
-    catalogue_size: int
     positives: Mapping[str, Sequence[str]]
     rates: Callable[[Sequence[str]], np.ndarray]
 
@@ -100,32 +104,32 @@ def assemble(
     texts = _distinct(pair.query for pair in pairs)
     paired = _distinct(side.product_id for pair in pairs for side in (pair.chosen, pair.rejected))
     uniform = [product_id for product_id in around.uniform_ids if product_id not in paired]
-    candidates = {product_id: at for at, product_id in enumerate([*paired, *uniform])}
     queries = torch.from_numpy(np.concatenate([query_vectors(list(texts)), around.anchor_queries]))
-    products = torch.from_numpy(product_vectors(list(candidates)))
+    products = torch.from_numpy(product_vectors([*paired, *uniform]))
+    shown = products[: len(paired)]
     rows = _rows(pairs)
     row_query = torch.tensor([texts[query] for query, _ in rows])
-    row_positive = torch.tensor([candidates[chosen] for _, chosen in rows])
+    row_positive = torch.tensor([paired[chosen] for _, chosen in rows])
     return Batch(
         queries=queries,
         products=products,
         uniform=len(uniform),
         pair_query=torch.tensor([texts[pair.query] for pair in pairs]),
-        pair_chosen=torch.tensor([candidates[pair.chosen.product_id] for pair in pairs]),
-        pair_rejected=torch.tensor([candidates[pair.rejected.product_id] for pair in pairs]),
+        pair_chosen=torch.tensor([paired[pair.chosen.product_id] for pair in pairs]),
+        pair_rejected=torch.tensor([paired[pair.rejected.product_id] for pair in pairs]),
         pair_weight=torch.tensor([pair.weight for pair in pairs]),
         row_query=row_query,
         row_positive=row_positive,
         row_weight=torch.tensor(list(rows.values())) / len(pairs),
         negatives=trusted_negatives(
-            queries[row_query] @ products.T,
-            (queries[row_query] * products[row_positive]).sum(dim=1),
-            similarities=products[row_positive] @ products.T,
-            known_positives=_left_out(pairs, list(rows), candidates=candidates, remembered=around.positives),
+            queries[row_query] @ shown.T,
+            (queries[row_query] * shown[row_positive]).sum(dim=1),
+            similarities=shown[row_positive] @ shown.T,
+            known_positives=_left_out(pairs, list(rows), candidates=paired, remembered=around.positives),
             guide_ratio=masks.guide_ratio,
             duplicate_cosine=masks.duplicate_cosine,
         ),
-        log_q=_log_q(list(candidates), around, uniform=len(around.uniform_ids)),
+        log_q=_log_q(around.rates(list(paired))),
     )
 
 
@@ -152,7 +156,7 @@ def _left_out(
     candidates: Mapping[str, int],
     remembered: Mapping[str, Sequence[str]],
 ) -> Tensor:
-    """Return which candidates please a row's query, or were shown for it and are the pair term's affair, (R, C)."""
+    """Return which candidates please a row's query, or were shown for it and are the pair term's affair, (R, P)."""
     own: dict[str, set[int]] = defaultdict(set)
     for pair in pairs:
         own[pair.query] |= {candidates[pair.chosen.product_id], candidates[pair.rejected.product_id]}
@@ -164,8 +168,6 @@ def _left_out(
     return mask
 
 
-def _log_q(candidate_ids: Sequence[str], around: Surroundings, *, uniform: int) -> Tensor:
-    """Return the log of each candidate's chance of standing in a step, by its pairs or by the uniform draw, (C,)."""
-    drawn = uniform / max(1, around.catalogue_size)
-    chances = np.clip(around.rates(candidate_ids) + drawn, 1e-6, 1.0)
-    return torch.from_numpy(np.log(chances).astype(np.float32))
+def _log_q(rates: np.ndarray) -> Tensor:
+    """Return the log of each product's chance of standing in a step, (P,)."""
+    return torch.from_numpy(np.log(np.clip(rates, 1e-6, 1.0)).astype(np.float32))

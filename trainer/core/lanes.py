@@ -95,20 +95,19 @@ class Lane:
     def _terms(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the three terms and the mean gain of margin over the reference."""
         with torch.set_grad_enabled(self.joint):
-            products = self.product_head(batch.products)  # (C, D)
-        scores = self.query_head(batch.queries) @ products.T  # (Q + A, C)
-        reference = batch.queries @ batch.products.T  # (Q + A, C)
+            products = self.product_head(batch.products)  # (P + U, D)
+        scores = self.query_head(batch.queries) @ products.T  # (Q + A, P + U)
+        reference = batch.queries @ batch.products.T  # (Q + A, P + U)
         margins, reference_margins = _margins(scores, batch), _margins(reference, batch)
-        anchors = batch.products.shape[0] - batch.uniform
         return (
             dpo_loss(margins, reference_margins, weights=batch.pair_weight, b=self._settings.b),
             multi_positive_loss(
-                scores[batch.row_query] / self._settings.tau - batch.log_q,
+                scores[batch.row_query, : batch.paired] / self._settings.tau - batch.log_q,
                 batch.row_positive,
                 negatives=batch.negatives,
                 weights=batch.row_weight,
             ),
-            kl_anchor(scores[:, anchors:], reference[:, anchors:], tau=self._settings.tau),
+            kl_anchor(scores[:, batch.paired :], reference[:, batch.paired :], tau=self._settings.tau),
             (batch.pair_weight * (margins - reference_margins)).detach().sum()
             / batch.pair_weight.sum().clamp_min(1e-9),
         )

@@ -47,7 +47,7 @@ class LearnerSettings:
     Args:
         loss: constants of the loss and the optimiser.
         masks: which candidates are trusted as negatives.
-        uniform_products: random products per step, negatives and anchor at once.
+        uniform_products: random products per step, for the anchor.
         anchor_queries: recent queries per step that only the anchor uses.
         keep_ratio: share of the last release that a query release keeps (a moving average over releases).
         seed: of all randomness.
@@ -253,7 +253,6 @@ class Learner:
         return Surroundings(
             uniform_ids=self._drawn(self.settings.uniform_products),
             anchor_queries=self._query_vectors(recent),
-            catalogue_size=len(self._products.ids()),
             positives=self.liked.by_query,
             rates=self.frequencies.rates,
         )

@@ -107,8 +107,8 @@ def trusted_negatives(
 ) -> Tensor:
     """Return which candidates may count against each row: neither liked before, nor a twin, nor suspiciously close.
 
-    Only for in-batch and uniform candidates: on products that were shown and passed over, the guide would remove
-    exactly the pairs that contradict it (docs/papers.md, "The loss").
+    Only for products that were shown to other queries: on those that were shown to this one and passed over, the guide
+    would remove exactly the pairs that contradict it (docs/papers.md, "The loss").
 
     Args:
         reference_scores: cosines of each row's query with the candidates under the reference, (R, C).

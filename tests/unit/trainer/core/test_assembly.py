@@ -20,7 +20,7 @@ def batch_of(
     *,
     uniform: Sequence[str] = (),
     positives: dict[str, list[str]] | None = None,
-    rate: float = 0.0,
+    rate: float = 0.2,
     masks: MaskSettings = OPEN,
 ) -> Batch:
     """Return the tensors of pairs over the small catalogue."""
@@ -28,7 +28,6 @@ def batch_of(
     around = Surroundings(
         uniform_ids=uniform,
         anchor_queries=np.empty((0, DIM), dtype=np.float32),
-        catalogue_size=len(PRODUCTS),
         positives=positives or {},
         rates=lambda ids: np.full(len(ids), rate, dtype=np.float32),
     )
@@ -73,26 +72,40 @@ def test_what_was_shown_or_liked_for_a_query_is_no_negative_of_it() -> None:
         preference_pair("a", query="fridge", chosen=PRODUCTS[0], rejected=PRODUCTS[1]),
         preference_pair("b", query="laptop", chosen=PRODUCTS[2], rejected=PRODUCTS[3]),
     ]
-    batch = batch_of(pairs, uniform=[PRODUCTS[4], PRODUCTS[5]], positives={"fridge": [PRODUCTS[4], "unknown"]})
-    assert batch.negatives.tolist() == [[False, False, True, True, False, True], [True, True, False, False, True, True]]
+    batch = batch_of(pairs, positives={"fridge": [PRODUCTS[3], "unknown"]})
+    assert batch.negatives.tolist() == [[False, False, True, False], [True, True, False, False]]
+
+
+def test_a_product_that_nobody_was_shown_counts_against_no_row() -> None:
+    """Products drawn from the catalogue serve the anchor alone: where nobody looked, no click is no refusal."""
+    pairs = [
+        preference_pair("a", query="fridge", chosen=PRODUCTS[0], rejected=PRODUCTS[1]),
+        preference_pair("b", query="laptop", chosen=PRODUCTS[2], rejected=PRODUCTS[3]),
+    ]
+    alone, drawn = batch_of(pairs), batch_of(pairs, uniform=PRODUCTS[4:12])
+    assert (alone.paired, alone.uniform) == (4, 0)
+    assert (drawn.paired, drawn.uniform) == (4, 8)
+    assert drawn.negatives.tolist() == alone.negatives.tolist()
+    assert drawn.log_q.tolist() == alone.log_q.tolist()
 
 
 def test_uniform_products_that_stand_in_pairs_are_not_taken_twice() -> None:
-    """A candidate stands once; `uniform` counts those that came from the draw alone, at the end."""
+    """A product stands once; `uniform` counts those that came from the draw alone, at the end."""
     batch = batch_of([preference_pair(chosen=PRODUCTS[0], rejected=PRODUCTS[1])], uniform=[PRODUCTS[1], PRODUCTS[2]])
     assert batch.uniform == 1
     assert len(batch.products) == 3
 
 
-def test_log_q_adds_the_chance_of_the_draw_to_that_of_the_pairs() -> None:
-    """A product that never stood in a pair has the constant chance of the uniform draw."""
+def test_log_q_is_the_chance_of_standing_in_the_pairs_of_a_step() -> None:
+    """Products of pairs alone are negatives, so theirs is the only chance that matters."""
     batch = batch_of([preference_pair(chosen=PRODUCTS[0], rejected=PRODUCTS[1])], uniform=PRODUCTS[2:6], rate=0.2)
-    assert torch.allclose(batch.log_q, torch.full((6,), float(np.log(0.2 + 4 / len(PRODUCTS)))))
+    assert torch.allclose(batch.log_q, torch.full((2,), float(np.log(0.2))))
 
 
 def test_near_duplicates_and_suspiciously_close_candidates_are_masked() -> None:
     """With the default thresholds a twin of the chosen product is no negative of it."""
     pairs = [preference_pair(query="zzz", chosen=PRODUCTS[0], rejected=PRODUCTS[1])]
-    open_mask = batch_of(pairs, uniform=PRODUCTS[2:])
-    closed = batch_of(pairs, uniform=PRODUCTS[2:], masks=MaskSettings(guide_ratio=10.0, duplicate_cosine=0.3))
+    pairs += [preference_pair(query="other", chosen=PRODUCTS[2], rejected=product) for product in PRODUCTS[3:]]
+    open_mask = batch_of(pairs)
+    closed = batch_of(pairs, masks=MaskSettings(guide_ratio=10.0, duplicate_cosine=0.3))
     assert closed.negatives.sum() < open_mask.negatives.sum()

@@ -15,7 +15,7 @@ def test_a_product_of_every_fourth_step_has_a_rate_of_a_quarter() -> None:
 
 
 def test_a_product_that_was_never_seen_has_rate_0() -> None:
-    """The uniform draw alone speaks for it."""
+    """Nothing is known of it."""
     assert FrequencyEstimator().rates(["P-1"]).item() == 0.0
 
 

@@ -17,7 +17,6 @@ def batch_of(first: int, last: int) -> Batch:
     around = Surroundings(
         uniform_ids=PRODUCTS[20:32],
         anchor_queries=encoder.encode(["laptop", "oven"]),
-        catalogue_size=len(PRODUCTS),
         positives={},
         rates=lambda ids: np.full(len(ids), 0.1, dtype=np.float32),
     )
