@@ -20,6 +20,8 @@ from service.settings import Settings
 
 OUR_LOGGER: Final = "millrace"
 REPEAT_S: Final = 30.0
+_ERRORS_ONLY: Final = ("kafka.net.selector",)
+"""It calls every step of 0.1 s a fault of ours, which on a busy machine any step may be."""
 _FIRST_FIELDS: Final = ("ts", "level", "process", "event")
 
 
@@ -46,6 +48,8 @@ def configure(process: str, settings: Settings | None = None, *, stream: TextIO 
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger(OUR_LOGGER).setLevel(settings.log_level.upper())
+    for library in _ERRORS_ONLY:
+        logging.getLogger(library).setLevel(logging.ERROR)
     logging.captureWarnings(capture=True)
     threading.excepthook = _log_thread_crash
     structlog.configure(

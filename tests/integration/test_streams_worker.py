@@ -169,15 +169,18 @@ def test_the_marks_of_transactions_hold_nothing_up(worker: WorkerFactory) -> Non
 
 def test_a_restarted_worker_takes_its_place_without_moving_others(worker: WorkerFactory) -> None:
     """A worker killed and started again under its name gets its partitions back at once; its peer notices nothing."""
-    peer = worker(worker_id="peer")
-    one = worker(worker_id="again")
-    one.wait_ready()
-    peer.wait_ready()
+    peer, one = (worker(worker_id=name, session_timeout_s=60) for name in ("peer", "again"))
+    eventually(lambda: share_of_each(peer, one), timeout_s=60, what="each has one partition of each agent")
     before = peer.lines().count("partitions assigned")
     one.kill()
     one.start()
     one.wait_ready()
     assert peer.lines().count("partitions assigned") == before
+
+
+def share_of_each(*workers: Worker) -> bool:
+    """Return whether each worker was last given one partition of each agent."""
+    return all(len(one.partitions(agent)) == 1 for one in workers for agent in ("join", "pairs"))
 
 
 def test_a_refused_session_timeout_ends_with_one_line(worker: WorkerFactory) -> None:

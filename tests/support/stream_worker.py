@@ -72,8 +72,12 @@ class Worker:
         return self.process.wait(timeout_s)
 
     def complaints(self) -> list[dict[str, Any]]:
-        """Return the lines above info that it logged; every line must be one JSON object."""
-        return [line for line in map(json.loads, self.lines().splitlines()) if line["level"] != "info"]
+        """Return what it logged above info, and errors of its libraries; every line must be one JSON object."""
+        return [
+            line
+            for line in map(json.loads, self.lines().splitlines())
+            if line["level"] == "error" or (line["level"] != "info" and "library" not in line)
+        ]
 
     def end(self) -> None:
         """Leave no process behind, whatever happened."""
@@ -88,6 +92,14 @@ class Worker:
     def wait_ready(self) -> None:
         """Wait until it is ready, or fail with its log."""
         eventually(self._ready_or_dead, timeout_s=READY_TIMEOUT_S, interval_s=0.1, what=f"{self.name} ready")
+
+    def partitions(self, agent: str) -> list[int]:
+        """Return the partitions that it was last given for an agent, by its log; none before that."""
+        assigned: list[int] = []
+        for line in map(json.loads, self.lines().splitlines()):
+            if line["event"] == "partitions assigned" and line["agent"] == agent:
+                assigned = line["partitions"]
+        return assigned
 
     def open_searches(self) -> int:
         """Return how many searches it holds open, by its own metric."""

@@ -53,6 +53,14 @@ def test_libraries_are_quiet_below_warning() -> None:
     assert [line["event"] for line in lines(stream)] == ["ours"]
 
 
+def test_a_slow_moment_of_a_client_is_no_warning() -> None:
+    """kafka-python warns of each step over 0.1 s, which on a busy machine says nothing about the shop."""
+    stream = configured()
+    logging.getLogger("kafka.net.selector").warning("Task ran for 0.2s")
+    logging.getLogger("kafka.net.selector").error("broken")
+    assert [line["event"] for line in lines(stream)] == ["broken"]
+
+
 def test_our_level_is_the_setting() -> None:
     """Below the level nothing is written."""
     stream = configured(log_level="warning")
