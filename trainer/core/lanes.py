@@ -26,7 +26,7 @@ class LossSettings:
     Args:
         b: nats of preference per unit of cosine.
         tau: temperature of the softmax terms.
-        lam_mp: share of the contrastive term.
+        lam_mp: share of the contrastive term; b * tau / 2 lets it pull at most as hard as the pairs do at the start.
         lam_kl: share of the anchor to the reference.
         learning_rate: AdamW's; what mattered most in every simulation.
         gradient_norm: longest gradient of a step.
@@ -34,7 +34,7 @@ class LossSettings:
 
     b: float = 10.0
     tau: float = 0.05
-    lam_mp: float = 1.0
+    lam_mp: float = 0.25
     lam_kl: float = 0.1
     learning_rate: float = 1e-3
     gradient_norm: float = 1.0

@@ -9,6 +9,7 @@ from tests.support.trainer import DIM, PRODUCTS, FakeProducts, pair_number
 from towers.heads import ProductHead, QueryHead, head_tensors
 from trainer.core.assembly import Batch, MaskSettings, Surroundings, assemble
 from trainer.core.lanes import Lane, LossSettings
+from trainer.core.losses import dpo_loss, multi_positive_loss
 
 
 def batch_of(first: int, last: int) -> Batch:
@@ -100,6 +101,20 @@ def test_a_gradient_that_is_not_finite_moves_nothing() -> None:
     assert not np.isfinite(report.gradient_norm)
     for name, weights in head_tensors(lane.query_head).items():
         np.testing.assert_array_equal(weights, before[name])
+
+
+def test_the_contrastive_term_pulls_at_most_as_hard_as_the_pairs_at_the_start() -> None:
+    """Per unit of cosine and weight a pair begins with b / 2, a contrastive row with at most lam_mp / tau."""
+    settings = LossSettings()
+    margin, score = torch.zeros(1, requires_grad=True), torch.zeros(1, requires_grad=True)
+    dpo_loss(margin, torch.zeros(1), weights=torch.ones(1), b=settings.b).backward()  # type: ignore[no-untyped-call] # torch ships none
+    logits = torch.stack([score[0], torch.tensor(100.0)]).unsqueeze(0) / settings.tau
+    negatives = torch.tensor([[False, True]])
+    contrast = multi_positive_loss(logits, torch.tensor([0]), negatives=negatives, weights=torch.ones(1))
+    (settings.lam_mp * contrast).backward()  # type: ignore[no-untyped-call] # torch ships none
+    assert margin.grad is not None
+    assert score.grad is not None
+    assert score.grad.item() == pytest.approx(margin.grad.item())
 
 
 def test_without_the_other_terms_only_pairs_teach() -> None:
