@@ -24,7 +24,7 @@ def encoder(model_folder: Path) -> BaseEncoder:
 
 @pytest.fixture
 def qdrant(tmp_path: Path) -> Iterator[QdrantProcess]:
-    """Give an embedded Qdrant of this test's own."""
-    process = QdrantProcess.embedded(tmp_path / "qdrant").start()
+    """Give a vector store of this test's own: the embedded one, or a Qdrant server where QDRANT_BIN names one."""
+    process = QdrantProcess.at_hand(tmp_path / "qdrant").start()
     yield process
     process.stop()

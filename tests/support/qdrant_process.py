@@ -25,12 +25,16 @@ class QdrantProcess:
         environ: added to this process's environment.
         port: where it will answer.
         log: file for its output.
+        folder: where it runs, None for that of this process.
     """
 
-    def __init__(self, command: Sequence[str], environ: Mapping[str, str], *, port: int, log: Path) -> None:
+    def __init__(
+        self, command: Sequence[str], environ: Mapping[str, str], *, port: int, log: Path, folder: Path | None = None
+    ) -> None:
         self.command = list(command)
         self.environ = {**os.environ, **environ}
         self._log = log
+        self._folder = folder
         self.url = f"http://127.0.0.1:{port}"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -44,7 +48,8 @@ class QdrantProcess:
 
     @classmethod
     def server(cls, binary: str, folder: Path) -> Self:
-        """Return a Qdrant server on free ports, not yet started."""
+        """Return a Qdrant server on free ports, not yet started; it runs in its folder, for it leaves files there."""
+        folder.mkdir(exist_ok=True)
         port = free_port()
         environ = {
             "QDRANT__SERVICE__HOST": "127.0.0.1",
@@ -54,12 +59,19 @@ class QdrantProcess:
             "QDRANT__STORAGE__SNAPSHOTS_PATH": str(folder / "snapshots"),
             "QDRANT__TELEMETRY_DISABLED": "true",
         }
-        return cls([binary], environ, port=port, log=folder.with_suffix(".log"))
+        command = [str(Path(binary).resolve())]
+        return cls(command, environ, port=port, log=folder.with_suffix(".log"), folder=folder)
+
+    @classmethod
+    def at_hand(cls, folder: Path) -> Self:
+        """Return a Qdrant server where QDRANT_BIN names one, else the embedded Qdrant, not yet started."""
+        binary = os.environ.get("QDRANT_BIN")
+        return cls.server(binary, folder) if binary else cls.embedded(folder)
 
     def start(self) -> Self:
         """Start it and wait until it is ready."""
         with self._log.open("ab") as log:
-            self.process = subprocess.Popen(self.command, env=self.environ, stdout=log, stderr=log)
+            self.process = subprocess.Popen(self.command, env=self.environ, cwd=self._folder, stdout=log, stderr=log)
         eventually(self._ready, timeout_s=_START_TIMEOUT_S, what=f"{self.command[-1]} is ready, see {self._log}")
         return self
 
