@@ -30,7 +30,8 @@ def records(points: Iterable[edge.Record], *, with_vector: bool) -> list[dict[st
 
 
 def _with_rest(answer: dict[str, Json], point: Any, *, with_vector: bool) -> dict[str, Json]:
-    answer["payload"] = point.payload
+    if point.payload is not None:
+        answer["payload"] = point.payload
     if with_vector:
         answer["vector"] = _vector(point.vector)
     if point.order_value is not None:

@@ -96,8 +96,8 @@ class Api:
     async def _check_key(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Refuse a call without the key, where one is set."""
         if self._api_key is not None and request.path not in _OPEN_PATHS:
-            bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
-            given = request.headers.get("api-key") or bearer
+            scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
+            given = request.headers.get("api-key") or (bearer if scheme == "Bearer" else "")
             if not hmac.compare_digest(given.encode(), self._api_key.encode()):
                 return _refusal(401, "Must provide an API key or an Authorization bearer token", 0.0)
         return await handler(request)
@@ -112,8 +112,10 @@ class Api:
         return web.Response(status=status, body=body, headers={"Content-Type": content_type})
 
     async def _qdrant_health(self, request: web.Request) -> web.Response:
-        holds, reasons = self._health.ready() if request.path == "/readyz" else self._health.live()
-        return web.Response(status=200 if holds else 503, text="all shards are ready" if holds else "; ".join(reasons))
+        ready = request.path == "/readyz"
+        holds, reasons = self._health.ready() if ready else self._health.live()
+        well = "all shards are ready" if ready else "healthz check passed"
+        return web.Response(status=200 if holds else 503, text=well if holds else "; ".join(reasons))
 
     async def _keeping_house(self, app: web.Application) -> AsyncIterator[None]:
         """Flush and count while the application runs."""

@@ -16,7 +16,6 @@ from indexer.embedded.fields import (
     Json,
     PointId,
     as_flag,
-    as_integer,
     as_list,
     as_object,
     as_text,
@@ -24,14 +23,23 @@ from indexer.embedded.fields import (
     known_only,
     unsupported,
 )
+from indexer.embedded.group_pages import GroupPages
 from indexer.embedded.refusals import refusals
 from indexer.embedded.room import require_room
 from indexer.embedded.translate_config import CollectionSpec, create_index, describe_indexes
 from indexer.embedded.translate_filters import to_filter
-from indexer.embedded.translate_queries import Scope, to_query, to_scroll, with_payload, with_vectors
+from indexer.embedded.translate_queries import (
+    GROUP_REQUEST,
+    Scope,
+    to_query,
+    to_scroll,
+    with_payload,
+    with_vectors,
+)
 
 _SHARDING: Final = {"shard_key": "shard keys"}
-_GROUPS: Final = frozenset({"group_by", "group_size", "limit", "with_lookup"})
+_GROUPS: Final = 3
+"""Groups, and hits of each, where a request does not say how many."""
 
 
 class Collection:
@@ -141,21 +149,23 @@ class Collection:
     def query_groups(self, body: Json) -> dict[str, Json]:
         """Answer `points/query/groups`."""
         fields = as_object(body, "group request")
+        known_only(fields, GROUP_REQUEST, "group request")
         unsupported(fields, {"with_lookup": "lookup in another collection"})
         path = as_text(fields.get("group_by"), "group_by")
-        size = as_integer(fields.get("group_size") or 3, "group_size", least=1, most=1000)
-        groups = as_integer(fields.get("limit") or 3, "limit", least=1, most=1000)
-        plain = {name: value for name, value in fields.items() if name not in _GROUPS}
         with refusals():
-            finder = _Finder(self._shard, plain, path, self._scope())
-            found = grouping.best_groups(finder, groups=groups, size=size)
+            scope = self._scope()
+            size = scope.limit(fields.get("group_size"), "group_size", default=_GROUPS)
+            groups = scope.limit(fields.get("limit"), default=_GROUPS)
+            pages = GroupPages(self._shard, fields, scope, path=path, size=size)
+            largest_first = not self.spec.is_distance(fields.get("query"), fields.get("using"))
+            found = grouping.best_groups(pages, groups=groups, size=size, largest_first=largest_first)
             return {"groups": self._answer_groups(found, fields)}
 
     def _answer_groups(
         self, found: Mapping[grouping.Key, Sequence[grouping.Hit]], fields: dict[str, Any]
     ) -> list[dict[str, Json]]:
         ids = list(dict.fromkeys(hit.point for hits in found.values() for hit in hits))
-        stored = {record["id"]: record for record in self._retrieve(ids, fields, payload_default=False)}
+        stored = {record["id"]: record for record in self._retrieve(ids, fields)}
         return [
             {"id": key, "hits": [{"version": 0, **stored[hit.point], "score": hit.score} for hit in hits]}
             for key, hits in found.items()
@@ -167,7 +177,7 @@ class Collection:
         known_only(fields, frozenset({"ids", "with_payload", "with_vector", "shard_key"}), "point request")
         unsupported(fields, _SHARDING)
         with refusals():
-            return self._retrieve(translate_points.point_ids(fields.get("ids")), fields, payload_default=True)
+            return self._retrieve(translate_points.point_ids(fields.get("ids")), fields)
 
     def get(self, identity: str) -> dict[str, Json]:
         """Answer `GET /points/{id}`.
@@ -181,11 +191,9 @@ class Collection:
             raise NotFound(f"Not found: Point with id {identity} does not exists!")
         return found[0]
 
-    def _retrieve(
-        self, ids: Sequence[PointId], fields: dict[str, Any], *, payload_default: bool
-    ) -> list[dict[str, Json]]:
+    def _retrieve(self, ids: Sequence[PointId], fields: dict[str, Any]) -> list[dict[str, Json]]:
         vectors = with_vectors(fields.get("with_vector"))
-        payload = with_payload(fields.get("with_payload"), default=payload_default)
+        payload = with_payload(fields.get("with_payload"), default=False)
         found = self._shard.retrieve(list(ids), payload, vectors)
         return answers.records(found, with_vector=vectors is not False)
 
@@ -204,6 +212,7 @@ class Collection:
         fields = as_object(body, "count request")
         known_only(fields, frozenset({"filter", "exact", "shard_key"}), "count request")
         unsupported(fields, _SHARDING)
+        as_flag(fields.get("exact") or False, "exact")
         with refusals():
             return {"count": self._shard.count(edge.CountRequest(exact=True, filter=to_filter(fields.get("filter"))))}
 
@@ -229,30 +238,3 @@ class Collection:
         if stored is None:
             raise NotFound(f"Not found: No point with id {example} found, or it has no vector `{name}`")
         return dense_vector(stored, name, self._sizes)
-
-
-class _Finder:
-    """Finds hits for grouping: the same query with another limit, seen only in some groups where asked."""
-
-    def __init__(self, shard: edge.EdgeShard, body: dict[str, Any], path: str, scope: Scope) -> None:
-        self._shard = shard
-        self._body = {**body, "with_payload": [path], "with_vector": None}
-        self._path = path
-        self._scope = scope
-
-    def __call__(self, limit: int, among: Sequence[grouping.Key] | None) -> list[grouping.Hit]:
-        body = {**self._body, "limit": limit}
-        if among is not None:
-            body["filter"] = {"must": [{"should": self._among(among)}, *self._given()]}
-        return [self._hit(point) for point in self._shard.query(to_query(body, self._scope))]
-
-    def _given(self) -> list[Json]:
-        return [self._body["filter"]] if self._body.get("filter") else []
-
-    def _among(self, keys: Sequence[grouping.Key]) -> list[Json]:
-        kinds = ([key for key in keys if type(key) is str], [key for key in keys if type(key) is int])
-        return [{"key": self._path, "match": {"any": kind}} for kind in kinds if kind]
-
-    def _hit(self, point: edge.ScoredPoint) -> grouping.Hit:
-        identity = point.id if isinstance(point.id, int) else str(point.id)
-        return grouping.Hit(identity, point.score, grouping.keys_at(point.payload, self._path))

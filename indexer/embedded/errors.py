@@ -4,6 +4,7 @@ ApiError            any refusal
 |- BadRequest   400 the request breaks the API: wrong type, unknown field, wrong dimension
 |- NotFound     404 no such collection, alias or point
 |- Conflict     409 the name is taken
+|- Unprocessable 422 a value of the right type is out of its range
 |- NotSupported 501 a Qdrant server does this, the embedded one does not
 `- InternalError 500 the engine failed
    `- DiskFull  500 the disk has no room for a write
@@ -38,6 +39,12 @@ class Conflict(ApiError):
     """The name is taken. Operator action: choose another, or delete the old one first."""
 
     status = 409
+
+
+class Unprocessable(ApiError):
+    """A value is of the right type and out of its range. Operator action: correct what the sentence names."""
+
+    status = 422
 
 
 class NotSupported(ApiError):

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-from indexer.embedded.errors import BadRequest, NotSupported
+from indexer.embedded.errors import BadRequest, NotSupported, Unprocessable
 
 Json = Any
 """A value as orjson parsed it."""
@@ -22,6 +22,7 @@ MAX_DEPTH: Final = 32
 
 MAX_FLOAT32: Final = 3.4028234663852886e38
 _MAX_POINT_ID: Final = 2**64 - 1
+_MOST_INTEGER: Final = 2**63 - 1
 
 
 def as_object(value: Json, where: str) -> dict[str, Any]:
@@ -52,12 +53,14 @@ def as_flag(value: Json, where: str) -> bool:
     return value
 
 
-def as_integer(value: Json, where: str, *, least: int = 0, most: int = 2**63 - 1) -> int:
-    """Return the value if it is an integer in range."""
-    if type(value) is not int:
-        raise BadRequest(f"Format error in JSON body: {where} must be an integer")
+def as_integer(value: Json, where: str, *, least: int = 0, most: int = _MOST_INTEGER) -> int:
+    """Return the value if it is an integer in range; what is no integer of Qdrant's kind at all is another refusal."""
+    if type(value) is not int or not min(least, 0) <= value <= _MOST_INTEGER:
+        raise BadRequest(
+            f"Format error in JSON body: {where} must be an integer from {min(least, 0)} to {_MOST_INTEGER}"
+        )
     if not least <= value <= most:
-        raise BadRequest(f"Validation error in JSON body: {where} must be between {least} and {most}, got {value}")
+        raise Unprocessable(f"Validation error in JSON body: {where} must be between {least} and {most}, got {value}")
     return value
 
 

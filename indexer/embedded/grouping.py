@@ -1,90 +1,142 @@
 """Groups on top of plain queries: the best hits per value of a payload field, as `query/groups` answers them.
 
-Edge has no groups. The first query asks for ever more hits until enough groups were seen; since hits come best first,
-these are the best groups. Groups that are still short are then filled by queries that only see their values.
+Edge's binding has no groups, so they are gathered page by page, as a Qdrant server does it: each page leaves out the
+points already seen and the groups already full, so that a prefetch reaches deeper with every page too; further pages
+then fill groups that are still short. A server gives up after five pages of each kind. Here that holds only for what
+might be better, so an answer never lacks a group or a hit that is there.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, Final, NamedTuple
 
 Key = int | str
 """A group's value: Qdrant groups by strings and integers only."""
 
+_PAGES: Final = 5
+_PATH_PART: Final = re.compile(r'"([^"]*)"|([^."\[\]]+)|\[(\d*)\]')
+
 
 class Hit(NamedTuple):
-    """One result, best first, with the group values its payload holds."""
+    """One result with the group values its payload holds."""
 
     point: int | str
     score: float
     keys: tuple[Key, ...]
 
 
-Find = Callable[[int, Sequence[Key] | None], Sequence[Hit]]
-"""`find(limit, among)`: the best hits, only of groups `among` where given."""
+class Page(NamedTuple):
+    """What is asked for: the best hits but the points already seen.
 
-_GROWTH = 4
+    Args:
+        limit: how many.
+        seen: points left out.
+        full: groups left out.
+        among: only these groups, all where None.
+    """
+
+    limit: int
+    seen: Collection[int | str]
+    full: Sequence[Key] = ()
+    among: Sequence[Key] | None = None
 
 
-def best_groups(find: Find, *, groups: int, size: int) -> dict[Key, list[Hit]]:
+Find = Callable[[Page], Sequence[Hit]]
+
+
+def best_groups(find: Find, *, groups: int, size: int, largest_first: bool = True) -> dict[Key, list[Hit]]:
     """Return the best groups in order, each with its best hits.
 
     >>> hits = [Hit(1, 0.9, ("a",)), Hit(2, 0.8, ("a",)), Hit(3, 0.7, ("b",)), Hit(4, 0.6, ())]
-    >>> def find(limit, among):
-    ...     return [hit for hit in hits if among is None or set(hit.keys) & set(among)][:limit]
-    >>> {key: [hit.point for hit in found] for key, found in best_groups(find, groups=2, size=1).items()}
+    >>> def find(page):
+    ...     left = [hit for hit in hits if hit.point not in page.seen and not set(hit.keys) & set(page.full)]
+    ...     return [hit for hit in left if page.among is None or set(hit.keys) & set(page.among)][: page.limit]
+    >>> {key: [hit.point for hit in held] for key, held in best_groups(find, groups=2, size=1).items()}
     {'a': [1], 'b': [3]}
+
+    Args:
+        find: answers a page, best hits first.
+        groups: how many groups at most.
+        size: how many hits a group has at most.
+        largest_first: whether a larger score is better.
     """
-    found, exhausted = _grow(
-        lambda limit: find(limit, None), groups * size, lambda hits: len(_grouped(hits, groups, size)) == groups
-    )
-    chosen = _grouped(found, groups, size)
-    short = [key for key, hits in chosen.items() if len(hits) < size]
-    if not exhausted and short:
-        filling, _ = _grow(
-            lambda limit: find(limit, short),
-            len(short) * size,
-            lambda hits: all(len(group) == size for group in _grouped(hits, None, size, short).values()),
-        )
-        filled = _grouped(filling, None, size, short)
-        chosen = {key: max(hits, filled.get(key, []), key=len) for key, hits in chosen.items()}
-    return chosen
+    gathered = _Gathered(groups, size, largest_first=largest_first)
+    limit, pages = groups * size, 0
+    while gathered.lacks_groups() or (gathered.short() and pages < _PAGES):
+        pages += 1
+        if not gathered.add(find(Page(limit, gathered.seen, full=gathered.full()))):
+            break
+    pages = 0
+    while gathered.short() or (gathered.lacks_groups() and pages < _PAGES):
+        pages += 1
+        if not gathered.add(find(Page(limit, gathered.seen, among=gathered.short() or None))):
+            break
+    return gathered.best()
 
 
-def _grow(
-    find: Callable[[int], Sequence[Hit]], limit: int, enough: Callable[[Sequence[Hit]], bool]
-) -> tuple[Sequence[Hit], bool]:
-    """Ask for more until it is enough or there is no more; return the hits and whether there is no more."""
-    while True:
-        hits = find(limit)
-        exhausted = len(hits) < limit
-        if exhausted or enough(hits):
-            return hits, exhausted
-        limit *= _GROWTH
+class _Gathered:
+    """The hits of all pages by group."""
 
+    def __init__(self, groups: int, size: int, *, largest_first: bool) -> None:
+        self.seen: set[int | str] = set()
+        self._groups = groups
+        self._size = size
+        self._sign = -1 if largest_first else 1
+        self._held: dict[Key, list[Hit]] = {}
 
-def _grouped(
-    hits: Sequence[Hit], groups: int | None, size: int, wanted: Sequence[Key] | None = None
-) -> dict[Key, list[Hit]]:
-    """Return hits by group, groups in order of their best hit, none beyond the wanted number, none overfull."""
-    grouped: dict[Key, list[Hit]] = {key: [] for key in wanted or ()}
-    for hit in hits:
-        for key in hit.keys:
-            if key not in grouped and (wanted is not None or (groups is not None and len(grouped) >= groups)):
-                continue
-            group = grouped.setdefault(key, [])
-            if len(group) < size:
-                group.append(hit)
-    return grouped
+    def add(self, page: Iterable[Hit]) -> bool:
+        """Take a page; return whether there was anything in it."""
+        before = len(self.seen)
+        for hit in page:
+            self.seen.add(hit.point)
+            for key in hit.keys:
+                self._held.setdefault(key, []).append(hit)
+        return len(self.seen) > before
+
+    def lacks_groups(self) -> bool:
+        """Return whether fewer groups are known than wanted."""
+        return len(self._held) < self._groups
+
+    def full(self) -> list[Key]:
+        """Return the groups that need no more hits."""
+        return [key for key, held in self._held.items() if len(held) >= self._size]
+
+    def short(self) -> list[Key]:
+        """Return those of the best groups that could hold more."""
+        return [key for key, held in self.best().items() if len(held) < self._size]
+
+    def best(self) -> dict[Key, list[Hit]]:
+        """Return the best groups by their best hit."""
+        ordered = {key: sorted(held, key=self._rank) for key, held in self._held.items()}
+        first = sorted(ordered, key=lambda key: self._rank(ordered[key][0]))[: self._groups]
+        return {key: ordered[key][: self._size] for key in first}
+
+    def _rank(self, hit: Hit) -> float:
+        return self._sign * hit.score
 
 
 def keys_at(payload: object, path: str) -> tuple[Key, ...]:
-    """Return the group values at a dotted path; entries of a list count each, others than text and integers not.
+    """Return the group values at a path; a list counts entry by entry, a value that is no key spoils its point.
 
-    >>> keys_at({"a": {"b": ["x", 3, None, True]}}, "a.b")
-    ('x', 3)
+    >>> keys_at({"a": {"b": ["x", 3]}}, "a.b"), keys_at({"a": [{"b": 1}, {"b": 2}]}, "a[].b"), keys_at({"a": 0.5}, "a")
+    (('x', 3), (1, 2), ())
     """
-    value: Any = payload
-    for part in path.split("."):
-        value = value.get(part.removesuffix("[]")) if isinstance(value, dict) else None
-    entries = value if isinstance(value, list) else [value]
-    return tuple(dict.fromkeys(entry for entry in entries if type(entry) in (str, int)))
+    values: list[Any] = [payload]
+    for quoted, name, index in _PATH_PART.findall(path):
+        key = quoted or name
+        values = [found for value in values for found in (_field(value, key) if key else _entries(value, index))]
+    flat = [entry for value in values for entry in (value if isinstance(value, list) else [value])]
+    if any(type(entry) not in (str, int) for entry in flat):
+        return ()
+    return tuple(dict.fromkeys(flat))
+
+
+def _field(value: object, name: str) -> list[Any]:
+    return [value[name]] if isinstance(value, dict) and name in value else []
+
+
+def _entries(value: object, index: str) -> list[Any]:
+    """Return the entries of a list, or the one at an index."""
+    if not isinstance(value, list):
+        return []
+    return value[int(index) : int(index) + 1] if index else value

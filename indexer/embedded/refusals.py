@@ -26,6 +26,8 @@ def _refusal(exc: BaseException) -> BaseException:
     text = str(exc)
     if isinstance(exc, ValueError) and "as UUID" in text:
         return BadRequest(f"Format error in JSON body: {text}; a point ID is an unsigned integer or a UUID")
+    if "invalid JSON path" in text:
+        return BadRequest("Format error in JSON body: a field is named by an invalid JSON path")
     if isinstance(exc, ValueError):
         return BadRequest(f"Format error in JSON body: {text}")
     if type(exc).__name__ == "PanicException" or "Service runtime error" in text:

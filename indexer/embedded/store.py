@@ -21,7 +21,7 @@ import orjson
 
 from contracts.errors import DependencyDown, InvariantError
 from indexer.embedded.collection import Collection
-from indexer.embedded.errors import ApiError, BadRequest, Conflict, NotFound
+from indexer.embedded.errors import ApiError, BadRequest, Conflict, NotFound, Unprocessable
 from indexer.embedded.fields import Json, as_list, as_object, as_text, known_only
 from indexer.embedded.translate_config import CollectionSpec
 
@@ -105,13 +105,15 @@ class Store:
         """Create a collection; it is there complete or not at all.
 
         Raises:
-            BadRequest: the name or the request is wrong.
-            Conflict: the name is taken.
+            BadRequest: the request is wrong, or the name is an alias's.
+            Unprocessable: the name is impossible.
+            Conflict: there is such a collection.
         """
         _check_name(name, "collection")
-        if self.exists(name):
-            kind = "Collection" if name in self._collections else "Alias"
-            raise Conflict(f"Wrong input: {kind} `{name}` already exists!")
+        if name in self._collections:
+            raise Conflict(f"Wrong input: Collection `{name}` already exists!")
+        if name in self._aliases:
+            raise BadRequest(f"Wrong input: Can't create collection with name {name}. It is the name of an alias")
         spec = CollectionSpec.parse(body)
         making = self._folder / f"{_MAKING}{name}"
         shutil.rmtree(making, ignore_errors=True)
@@ -146,13 +148,12 @@ class Store:
         return True
 
     def aliases(self, name: str | None = None) -> dict[str, Json]:
-        """Return the aliases, of one collection or of all."""
-        target = None if name is None else self.collection(name).name
+        """Return the aliases, of one collection by its own name or of all."""
         return {
             "aliases": [
                 {"alias_name": alias, "collection_name": collection}
                 for alias, collection in sorted(self._aliases.items())
-                if target in (None, collection)
+                if name in (None, collection)
             ]
         }
 
@@ -202,7 +203,7 @@ class Store:
 
 def _check_name(name: str, kind: str) -> None:
     if not _NAME.fullmatch(name):
-        raise BadRequest(
+        raise Unprocessable(
             f"Validation error: {kind} name {name!r:.80} must have 1 to 200 characters, "
             'none of < > : " / \\ | ? * or control characters, and no dot in front'
         )

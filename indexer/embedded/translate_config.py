@@ -105,6 +105,12 @@ class CollectionSpec:
         """Return the dimension per vector name."""
         return {name: size for name, (size, _) in self.vectors.items()}
 
+    def is_distance(self, query: Json, using: Json) -> bool:
+        """Return whether the scores of a query are distances, of which the smallest is the best."""
+        plain = type(query) is not dict or query.get("nearest") is not None
+        _, kind = self.vectors.get(using or "", (0, "Cosine"))
+        return query is not None and plain and kind in {"Euclid", "Manhattan"}
+
     def edge_config(self) -> edge.EdgeConfig:
         """Return the configuration of the shard; its log is on, so that what was acknowledged survives a kill."""
         params = {name: edge.EdgeVectorParams(size, _DISTANCES[kind]) for name, (size, kind) in self.vectors.items()}
@@ -198,8 +204,10 @@ def create_index(value: Json) -> edge.UpdateOperation:
 
 
 def _schema_type(name: str) -> tuple[edge.PayloadSchemaType, Any]:
+    if name == "geo":
+        raise NotSupported("payload index of type `geo`")
     if name not in _SCHEMA_TYPES:
-        raise NotSupported(f"payload index of type `{name}`")
+        raise BadRequest(f"Format error in JSON body: unknown type of payload index `{name}`")
     return _SCHEMA_TYPES[name]
 
 

@@ -5,7 +5,7 @@ from typing import Any, Final
 import numpy as np
 import qdrant_edge as edge
 
-from indexer.embedded.errors import BadRequest, NotSupported
+from indexer.embedded.errors import BadRequest, NotSupported, Unprocessable
 from indexer.embedded.fields import (
     Json,
     as_flag,
@@ -81,14 +81,14 @@ def _min_should(value: Json) -> edge.MinShould:
     fields = as_object(value, "min_should")
     known_only(fields, frozenset({"conditions", "min_count"}), "min_should")
     conditions = [to_condition(entry) for entry in as_list(fields.get("conditions"), "min_should.conditions")]
-    return edge.MinShould(conditions, as_integer(fields.get("min_count"), "min_should.min_count"))
+    return edge.MinShould(conditions, as_integer(fields.get("min_count"), "min_should.min_count", least=1))
 
 
 def _field_condition(fields: dict[str, Any]) -> edge.FieldCondition:
     known_only(fields, _FIELD, "condition")
     judged = {name: value for name, value in fields.items() if name != "key" and value is not None}
     if not judged:
-        raise BadRequest(f"Format error in JSON body: the condition on `{fields['key']}` says nothing")
+        raise Unprocessable(f"Validation error in JSON body: the condition on `{fields['key']}` says nothing")
     if geo := next((name for name in judged if name.startswith("geo")), None):
         raise NotSupported(f"geographic conditions ({geo})")
     builders = {"match": _match, "range": _range, "values_count": _values_count}

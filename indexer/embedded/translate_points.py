@@ -1,11 +1,11 @@
 """REST writes -> Edge update operations."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import qdrant_edge as edge
 
-from indexer.embedded.errors import BadRequest, NotSupported
+from indexer.embedded.errors import BadRequest, Unprocessable
 from indexer.embedded.fields import (
     Json,
     PointId,
@@ -20,6 +20,8 @@ from indexer.embedded.fields import (
     within_depth,
 )
 from indexer.embedded.translate_filters import to_filter
+
+T = TypeVar("T")
 
 Sizes = Mapping[str, int]
 """Dimension per vector name; the unnamed vector's name is empty."""
@@ -44,7 +46,7 @@ def upsert(value: Json, sizes: Sizes) -> edge.UpdateOperation:
     body = as_object(value, "upsert")
     known_only(body, _UPSERT, "upsert")
     unsupported(body, _SHARDING)
-    points = [_point(entry, sizes) for entry in _points_of(body)]
+    points = _some([_point(entry, sizes) for entry in _points_of(body)])
     mode = body.get("update_mode")
     if mode is not None and mode not in _MODES:
         raise BadRequest(f"Format error in JSON body: update_mode must be one of {', '.join(_MODES)}")
@@ -64,7 +66,7 @@ def _points_of(body: dict[str, Any]) -> Iterator[Json]:
     payloads = batch.get("payloads") or [None] * len(ids)
     for name, column in (*columns.items(), ("payloads", payloads)):
         if len(as_list(column, f"batch column `{name}`")) != len(ids):
-            raise BadRequest(f"Format error in JSON body: batch column `{name}` and ids differ in length")
+            raise Unprocessable(f"Validation error in JSON body: batch column `{name}` and ids differ in length")
     for row, identity in enumerate(ids):
         by_name = {name: column[row] for name, column in columns.items() if column[row] is not None}
         vector = by_name if type(vectors) is dict else by_name.get("")
@@ -146,6 +148,8 @@ def update_vectors(value: Json, sizes: Sizes) -> edge.UpdateOperation:
         fields = as_object(entry, "point")
         known_only(fields, frozenset({"id", "vector"}), "point")
         changes.append(edge.PointVectors(point_id(fields.get("id")), _vectors(fields.get("vector"), sizes)))
+    if not changes:
+        raise Unprocessable("Validation error in JSON body: must specify points to update")
     return edge.UpdateOperation.update_vectors(changes, to_filter(body.get("update_filter")))
 
 
@@ -154,6 +158,8 @@ def delete_vectors(value: Json, sizes: Sizes) -> edge.UpdateOperation:
     body = as_object(value, "delete vectors")
     known_only(body, _TARGET | {"vector"}, "delete vectors")
     names = as_texts(body.get("vector"), "vector")
+    if not names:
+        raise Unprocessable("Validation error in JSON body: must specify vector names to delete")
     if unknown := [name for name in names if name not in sizes]:
         raise BadRequest(f"Wrong input: Not existing vector name error: {unknown[0]}")
     operations = edge.UpdateOperation
@@ -184,11 +190,17 @@ def _targeted(
     """Return the operation on the points that the body names: ids first, as in Qdrant, else its filter."""
     unsupported(body, _SHARDING)
     if body.get("points") is not None:
-        return by_ids(point_ids(body["points"]))
+        return by_ids(_some(point_ids(body["points"])))
     chosen = to_filter(body.get("filter"))
     if chosen is None:
         raise BadRequest("Format error in JSON body: name the points by `points` or by `filter`")
     return by_filter(chosen)
+
+
+def _some(entries: list[T]) -> list[T]:
+    if not entries:
+        raise BadRequest("Bad request: Empty update request")
+    return entries
 
 
 def point_ids(value: Json) -> list[PointId]:
@@ -221,5 +233,5 @@ def _operation(value: Json, sizes: Sizes) -> edge.UpdateOperation:
         raise BadRequest("Format error in JSON body: an operation is an object with one key, its kind")
     ((kind, body),) = fields.items()
     if kind not in OPERATIONS:
-        raise NotSupported(f"batch operation `{kind}`")
+        raise BadRequest(f"Format error in JSON body: unknown batch operation `{kind}`")
     return OPERATIONS[kind](body, sizes)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import qdrant_edge as edge
 
-from indexer.embedded.errors import BadRequest, NotSupported
+from indexer.embedded.errors import BadRequest, NotSupported, Unprocessable
 from indexer.embedded.fields import (
     Json,
     PointId,
@@ -33,10 +33,14 @@ from indexer.embedded.translate_formulas import to_formula
 _PREFETCH: Final = frozenset(
     {"prefetch", "query", "using", "filter", "params", "score_threshold", "limit", "lookup_from"}
 )
-_QUERY: Final = _PREFETCH | {"offset", "with_vector", "with_payload", "shard_key"}
+QUERY_FIELDS: Final = _PREFETCH | {"offset", "with_vector", "with_payload", "shard_key"}
+"""What a query request may hold."""
+GROUP_REQUEST: Final = (QUERY_FIELDS - {"offset"}) | {"group_by", "group_size", "with_lookup"}
+"""What a group request may hold."""
 _SCROLL: Final = frozenset({"offset", "limit", "filter", "with_payload", "with_vector", "order_by", "shard_key"})
 _ELSEWHERE: Final = {"shard_key": "shard keys", "lookup_from": "lookup in another collection"}
-_DEFAULT_LIMIT: Final = 10
+DEFAULT_LIMIT: Final = 10
+_CANDIDATES: Final = 100
 _MOST_CANDIDATES: Final = 16_384
 _RRF_K: Final = 2
 
@@ -58,9 +62,9 @@ class Scope:
     ceiling: int
     vector_of: Callable[[PointId, str], list[float]]
 
-    def limit(self, value: Json, where: str = "limit") -> int:
+    def limit(self, value: Json, where: str = "limit", *, default: int = DEFAULT_LIMIT) -> int:
         """Return a limit of at least 1, cut to the collection's size."""
-        return min(as_integer(_DEFAULT_LIMIT if value is None else value, where, least=1), max(self.ceiling, 1))
+        return min(as_integer(default if value is None else value, where, least=1), max(self.ceiling, 1))
 
 
 def to_query(value: Json, scope: Scope) -> edge.QueryRequest:
@@ -71,7 +75,7 @@ def to_query(value: Json, scope: Scope) -> edge.QueryRequest:
         NotSupported: what Edge or this service lacks, by name.
     """
     body = as_object(value, "query request")
-    known_only(body, _QUERY, "query request")
+    known_only(body, QUERY_FIELDS, "query request")
     within_depth(body, "query")
     unsupported(body, _ELSEWHERE)
     return edge.QueryRequest(
@@ -93,7 +97,7 @@ def _stage(body: dict[str, Any], scope: Scope) -> dict[str, Any]:
     """Return the arguments that a query and a prefetch share."""
     nested = body.get("prefetch")
     query, example = _scoring(body, scope)
-    threshold = body.get("score_threshold")
+    threshold = _threshold(body)
     return {
         "limit": scope.limit(body.get("limit")),
         "query": query,
@@ -101,9 +105,19 @@ def _stage(body: dict[str, Any], scope: Scope) -> dict[str, Any]:
         if nested
         else None,
         "filter": _without(to_filter(body.get("filter")), example),
-        "score_threshold": None if threshold is None else as_number(threshold, "score_threshold"),
+        "score_threshold": threshold,
         "params": _params(body.get("params")),
     }
+
+
+def _threshold(body: dict[str, Any]) -> float | None:
+    """Return the least score, which only something that scores can have."""
+    threshold, query = body.get("score_threshold"), body.get("query")
+    if threshold is None:
+        return None
+    if query is None or (type(query) is dict and query.get("order_by") is not None):
+        raise BadRequest("Bad request: score_threshold needs a query that gives scores")
+    return as_number(threshold, "score_threshold")
 
 
 def _without(given: edge.Filter | None, example: PointId | None) -> edge.Filter | None:
@@ -145,14 +159,19 @@ def _nearest(value: dict[str, Any], using: str, scope: Scope) -> tuple[Any, Poin
     known_only(mmr, frozenset({"diversity", "candidates_limit"}), "mmr")
     diversity = as_number(0.5 if mmr.get("diversity") is None else mmr["diversity"], "mmr.diversity")
     if not 0.0 <= diversity <= 1.0:
-        raise BadRequest("Validation error in JSON body: mmr.diversity must be between 0 and 1")
-    candidates = as_integer(mmr.get("candidates_limit") or 100, "mmr.candidates_limit", most=_MOST_CANDIDATES)
+        raise Unprocessable("Validation error in JSON body: mmr.diversity must be between 0 and 1")
+    candidates = as_integer(
+        _CANDIDATES if mmr.get("candidates_limit") is None else mmr["candidates_limit"],
+        "mmr.candidates_limit",
+        most=_MOST_CANDIDATES,
+    )
     # Edge's lambda weighs relevance, Qdrant's diversity the opposite.
     return edge.Mmr(vector, 1.0 - diversity, candidates, using=using or None), example
 
 
 def _fusion(value: dict[str, Any], using: str, scope: Scope) -> tuple[Any, PointId | None]:
-    del using, scope
+    del scope
+    _no_vector_name(using)
     known_only(value, frozenset({"fusion"}), "query")
     if value["fusion"] not in ("rrf", "dbsf"):
         raise BadRequest("Format error in JSON body: fusion must be rrf or dbsf")
@@ -160,15 +179,21 @@ def _fusion(value: dict[str, Any], using: str, scope: Scope) -> tuple[Any, Point
 
 
 def _rrf(value: dict[str, Any], using: str, scope: Scope) -> tuple[Any, PointId | None]:
-    del using, scope
+    del scope
+    _no_vector_name(using)
     known_only(value, frozenset({"rrf"}), "query")
     fields = as_object(value["rrf"], "rrf")
     known_only(fields, frozenset({"k", "weights"}), "rrf")
     weights = fields.get("weights")
     return edge.Fusion.Rrf(
-        as_integer(fields.get("k") or _RRF_K, "rrf.k", least=1),
+        as_integer(_RRF_K if fields.get("k") is None else fields["k"], "rrf.k", least=1),
         None if weights is None else [as_number(entry, "rrf.weights") for entry in as_list(weights, "rrf.weights")],
     ), None
+
+
+def _no_vector_name(using: str) -> None:
+    if using:
+        raise BadRequest("Bad request: Fusion queries cannot be combined with the `using` field")
 
 
 def _sample(value: dict[str, Any], using: str, scope: Scope) -> tuple[Any, PointId | None]:
@@ -248,7 +273,7 @@ def _params(value: Json) -> edge.SearchParams | None:
     unsupported(fields, {"idf": "idf parameters"})
     ef = fields.get("hnsw_ef")
     return edge.SearchParams(
-        hnsw_ef=None if ef is None else as_integer(ef, "params.hnsw_ef", most=_MOST_CANDIDATES),
+        hnsw_ef=None if ef is None else min(as_integer(ef, "params.hnsw_ef", least=1), _MOST_CANDIDATES),
         exact=as_flag(fields.get("exact") or False, "params.exact"),
         indexed_only=as_flag(fields.get("indexed_only") or False, "params.indexed_only"),
     )

@@ -60,6 +60,8 @@ async def test_waiting_decides_the_word_for_done(http: Http) -> None:
         ("PUT", "/collections/a/points", b'{"points":[{"id":"SKU-1","vector":{}}]}', 400, "SKU-1"),
         ("POST", "/collections/a/points/query", b"[" * 100_000, 400, "JSON"),
         ("POST", "/collections/a/points/query", b'{"filter":' * 500 + b"{}" + b"}" * 500, 400, "deeper"),
+        ("PUT", "/collections/a/points", b'{"points":[]}', 400, "Empty update request"),
+        ("POST", "/collections/a/points/query", b'{"limit":0}', 422, "limit"),
         ("POST", "/collections/absent/points/query", b"{}", 404, "`absent` doesn't exist"),
         ("GET", "/collections/absent", None, 404, "absent"),
         ("GET", "/collections/a/points/99", None, 404, "99"),
@@ -67,7 +69,7 @@ async def test_waiting_decides_the_word_for_done(http: Http) -> None:
         ("POST", "/collections/a/snapshots", b"{}", 501, "snapshots"),
         ("GET", "/cluster", None, 501, "/cluster"),
         ("DELETE", "/collections", None, 501, "DELETE /collections"),
-        ("PUT", "/collections/%2e%2e%2fescape", orjson.dumps(CREATE), 400, "name"),
+        ("PUT", "/collections/%2e%2e%2fescape", orjson.dumps(CREATE), 422, "name"),
     ],
 )  # fmt: skip
 async def test_refusals_have_qdrants_form(
@@ -126,7 +128,10 @@ async def test_unforeseen_failure_is_answered(http: Http, store: Store, monkeypa
     assert "No space" in answer["status"]["error"]
 
 
-@pytest.mark.parametrize("headers", [{}, {"api-key": "wrong"}, {"Authorization": "Bearer wrong"}, {"api-key": "ü"}])
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"api-key": "wrong"}, {"Authorization": "Bearer wrong"}, {"Authorization": "sesame"}, {"api-key": "ü"}],
+)
 async def test_calls_without_the_key_are_refused(guarded_http: Http, headers: dict[str, str]) -> None:
     """Where a key is set, every call but health asks for it."""
     answer = await guarded_http.get("/collections", headers=headers)

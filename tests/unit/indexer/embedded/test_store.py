@@ -8,7 +8,7 @@ import pytest
 from contracts.errors import DependencyDown, InvariantError
 from indexer.embedded import collection as collection_module
 from indexer.embedded import room
-from indexer.embedded.errors import ApiError, BadRequest, Conflict, DiskFull, NotFound
+from indexer.embedded.errors import ApiError, BadRequest, Conflict, DiskFull, NotFound, Unprocessable
 from indexer.embedded.store import Store
 from tests.unit.indexer.embedded.conftest import CREATE, point
 
@@ -105,6 +105,7 @@ def test_aliases_are_created_moved_renamed_and_deleted(store: Store) -> None:
     store.update_aliases({"actions": [create_alias("now", "a"), create_alias("now", "b"), create_alias("old", "a")]})
     assert targets(store) == {"now": "b", "old": "a"}
     assert store.aliases("a") == {"aliases": [{"alias_name": "old", "collection_name": "a"}]}
+    assert store.aliases("old") == store.aliases("absent") == {"aliases": []}
     rename = {"rename_alias": {"old_alias_name": "old", "new_alias_name": "older"}}
     store.update_aliases({"actions": [rename, {"delete_alias": {"alias_name": "now"}}]})
     assert targets(store) == {"older": "a"}
@@ -116,7 +117,7 @@ def test_aliases_are_created_moved_renamed_and_deleted(store: Store) -> None:
     [
         (create_alias("next", "absent"), NotFound),
         (create_alias("a", "a"), Conflict),
-        (create_alias("../x", "a"), BadRequest),
+        (create_alias("../x", "a"), Unprocessable),
         ({"rename_alias": {"old_alias_name": "absent", "new_alias_name": "x"}}, NotFound),
         ({"swap_alias": {}}, BadRequest),
         ({"create_alias": {"alias_name": "x"}}, BadRequest),
@@ -137,7 +138,7 @@ def test_one_wrong_alias_action_changes_none(store: Store, action: dict[str, Any
 def test_impossible_names_are_refused(store: Store, name: str, tmp_path: Path) -> None:
     """A name never leads out of the folder."""
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(BadRequest):
+    with pytest.raises(Unprocessable):
         store.create(name, CREATE)
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -146,9 +147,10 @@ def test_taken_names_are_refused(store: Store) -> None:
     """Neither a collection nor an alias is made twice under one name."""
     store.create("a", CREATE)
     store.update_aliases({"actions": [create_alias("now", "a")]})
-    for name in ("a", "now"):
-        with pytest.raises(Conflict):
-            store.create(name, CREATE)
+    with pytest.raises(Conflict):
+        store.create("a", CREATE)
+    with pytest.raises(BadRequest, match="alias"):
+        store.create("now", CREATE)
     with pytest.raises(NotFound):
         store.collection("b")
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from indexer.embedded.collection import Collection
-from indexer.embedded.errors import ApiError, BadRequest, NotSupported
+from indexer.embedded.errors import ApiError, BadRequest, NotSupported, Unprocessable
 from indexer.embedded.translate_config import CollectionSpec
 from tests.unit.indexer.embedded.conftest import CREATE
 
@@ -43,8 +43,8 @@ def test_metadata_is_merged_and_null_removes() -> None:
     [
         ([], BadRequest, "object"),
         ({}, NotSupported, "without vectors"),
-        ({"vectors": {"product": {"size": 0, "distance": "Cosine"}}}, BadRequest, "size"),
-        ({"vectors": {"product": {"size": 2**40, "distance": "Cosine"}}}, BadRequest, "size"),
+        ({"vectors": {"product": {"size": 0, "distance": "Cosine"}}}, Unprocessable, "size"),
+        ({"vectors": {"product": {"size": 2**40, "distance": "Cosine"}}}, Unprocessable, "size"),
         ({"vectors": {"product": {"size": 2, "distance": "Angle"}}}, BadRequest, "distance"),
         ({"vectors": {"product": {"size": 2}}}, BadRequest, "distance"),
         ({"vectors": {"product": 3}}, BadRequest, "vector params"),
@@ -87,6 +87,7 @@ def test_payload_index_comes_and_goes(collection: Collection, kind: str) -> None
     ("schema", "refusal"),
     [
         ("geo", NotSupported),
+        ("colour", BadRequest),
         ({"type": "text", "tokenizer": "word"}, NotSupported),
         ({"type": "float", "lookup": True}, BadRequest),
         ({}, BadRequest),

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from indexer.embedded.collection import Collection
-from indexer.embedded.errors import BadRequest, NotSupported
+from indexer.embedded.errors import BadRequest, NotSupported, Unprocessable
 from indexer.embedded.fields import MAX_DEPTH
 from indexer.embedded.translate_filters import to_filter
 
@@ -62,7 +62,6 @@ def test_filter_lets_through(shop: Collection, value: Any, expected: list[int]) 
         ([], "filter must be an object"),
         ({"must_also": []}, "must_also"),
         ({"must": [3]}, "condition"),
-        ({"must": [{"key": "brand"}]}, "says nothing"),
         ({"must": [{"key": "brand", "matches": {"value": 1}}]}, "matches"),
         ({"must": [{"key": 3, "match": {"value": 1}}]}, "key"),
         ({"must": [{"key": "brand", "match": {"value": 1.5}}]}, "match.value"),
@@ -83,6 +82,19 @@ def test_filter_lets_through(shop: Collection, value: Any, expected: list[int]) 
 def test_malformed_filter_is_refused_by_name(value: Any, names: str) -> None:
     """What is no filter is refused, and the refusal names the fault."""
     with pytest.raises(BadRequest, match=names):
+        to_filter(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        ({"must": [{"key": "brand"}]}, "says nothing"),
+        ({"min_should": {"conditions": [], "min_count": 0}}, "min_count"),
+    ],
+)
+def test_filter_that_means_nothing_is_refused(value: Any, names: str) -> None:
+    """What is well-formed and can mean nothing is another refusal, as it is a Qdrant server's."""
+    with pytest.raises(Unprocessable, match=names):
         to_filter(value)
 
 

@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 
 from indexer.embedded.collection import Collection
-from indexer.embedded.errors import ApiError, BadRequest, NotFound, NotSupported
+from indexer.embedded.errors import ApiError, BadRequest, NotFound, NotSupported, Unprocessable
 from indexer.embedded.store import Store
 from tests.unit.indexer.embedded.conftest import PAYLOADS, point
 
@@ -30,7 +30,7 @@ def test_batch_form_equals_list_form(collection: Collection) -> None:
     """Columns are read as rows."""
     columns = {"ids": [7, 8], "vectors": {"product": [[1, 0], None]}, "payloads": [{"n": 7}, None]}
     collection.write("upsert", {"batch": columns})
-    assert collection.retrieve({"ids": [7, 8], "with_vector": True}) == [
+    assert collection.retrieve({"ids": [7, 8], "with_payload": True, "with_vector": True}) == [
         {"id": 7, "payload": {"n": 7}, "vector": {"product": [1.0, 0.0]}},
         {"id": 8, "payload": {}, "vector": {}},
     ]
@@ -160,9 +160,15 @@ def test_malformed_point_refuses_the_request_whole(shop: Collection, fields: dic
         ("upsert", {"points": [], "update_mode": "replace"}, BadRequest),
         ("upsert", {"points": {}}, BadRequest),
         ("upsert", {"points": [{"id": 1}]}, BadRequest),
-        ("upsert", {"batch": {"ids": [1, 2], "vectors": {"product": [[1, 2]]}}}, BadRequest),
+        ("upsert", {"batch": {"ids": [1, 2], "vectors": {"product": [[1, 2]]}}}, Unprocessable),
+        ("upsert", {"points": []}, BadRequest),
+        ("upsert", {"batch": {"ids": [], "vectors": {}}}, BadRequest),
         ("upsert", [], BadRequest),
         ("delete", {}, BadRequest),
+        ("delete", {"points": []}, BadRequest),
+        ("set_payload", {"points": [], "payload": {"x": 1}}, BadRequest),
+        ("update_vectors", {"points": []}, Unprocessable),
+        ("delete_vectors", {"points": [1], "vector": []}, Unprocessable),
         ("delete_vectors", {"points": [1], "vector": ["other"]}, BadRequest),
         ("set_payload", {"points": [99], "payload": {}}, NotFound),
         ("update_vectors", {"points": [{"id": 99, "vector": {"product": [1, 2]}}]}, NotFound),

@@ -6,20 +6,29 @@ from typing import Any
 import pytest
 
 from indexer.embedded.collection import Collection
-from indexer.embedded.errors import ApiError, BadRequest, NotFound, NotSupported
+from indexer.embedded.errors import ApiError, BadRequest, NotFound, NotSupported, Unprocessable
+from indexer.embedded.store import Store
 
 NEAR = [1.0, 0.0]
 
 
 def ids(shop: Collection, **body: Any) -> list[int]:
     """Return the ids that a query finds, best first."""
-    return [hit["id"] for hit in shop.query({"using": "product", **body})["points"]]
+    return [hit["id"] for hit in shop.query(_with_vector_name(body))["points"]]
+
+
+def _with_vector_name(body: dict[str, Any]) -> dict[str, Any]:
+    """Name the vector, but in a fusion, which may not name one."""
+    query = body.get("query")
+    fuses = isinstance(query, dict) and bool(query.keys() & {"fusion", "rrf"})
+    return body if fuses else {"using": "product", **body}
 
 
 def test_nearest_hits_carry_scores_and_nothing_unasked(shop: Collection) -> None:
     """A hit is id, version and score; payload and vector come when asked for."""
     (hit,) = shop.query({"query": NEAR, "using": "product", "limit": 1})["points"]
-    assert (hit["id"], hit["payload"], "vector" in hit) == (1, None, False)
+    assert set(hit) == {"id", "version", "score"}
+    assert hit["id"] == 1
     assert hit["score"] == pytest.approx(math.cos(0.1))
     asked = {"query": NEAR, "using": "product", "limit": 1, "with_vector": True, "with_payload": ["brand"]}
     (hit,) = shop.query(asked)["points"]
@@ -122,7 +131,7 @@ def test_formula_over_times(shop: Collection) -> None:
         ({"query": [1.0]}, BadRequest, "expected dim: 2, got 1"),
         ({"query": [1.0, None]}, BadRequest, "numbers"),
         ({"query": NEAR, "using": "other"}, BadRequest, "Not existing vector name error: other"),
-        ({"query": NEAR, "limit": 0}, BadRequest, "limit"),
+        ({"query": NEAR, "limit": 0}, Unprocessable, "limit"),
         ({"query": NEAR, "limit": "3"}, BadRequest, "limit"),
         ({"query": NEAR, "offset": -1}, BadRequest, "offset"),
         ({"query": NEAR, "top": 3}, BadRequest, "top"),
@@ -130,9 +139,15 @@ def test_formula_over_times(shop: Collection) -> None:
         ({"query": NEAR, "with_vector": ["other"]}, BadRequest, "other"),
         ({"query": NEAR, "score_threshold": "high"}, BadRequest, "score_threshold"),
         ({"query": NEAR, "params": {"ef": 3}}, BadRequest, "ef"),
-        ({"query": {"nearest": NEAR, "mmr": {"diversity": 3}}}, BadRequest, "diversity"),
+        ({"query": {"nearest": NEAR, "mmr": {"diversity": 3}}}, Unprocessable, "diversity"),
         ({"query": {"fusion": "sum"}, "prefetch": {"query": NEAR}}, BadRequest, "fusion"),
         ({"query": {"rrf": {"k": -1}}, "prefetch": {"query": NEAR}}, BadRequest, "rrf.k"),
+        ({"query": {"rrf": {"k": 0}}, "prefetch": {"query": NEAR}}, Unprocessable, "rrf.k"),
+        ({"query": {"fusion": "rrf"}, "using": "product", "prefetch": {"query": NEAR}}, BadRequest, "using"),
+        ({"query": {"order_by": "price"}, "score_threshold": 0.5}, BadRequest, "score_threshold"),
+        ({"score_threshold": 0.5}, BadRequest, "score_threshold"),
+        ({"query": NEAR, "params": {"hnsw_ef": 0}}, Unprocessable, "hnsw_ef"),
+        ({"query": NEAR, "with_payload": ["a["]}, BadRequest, "JSON path"),
         ({"query": {"sample": "first"}}, BadRequest, "sample"),
         ({"query": {"order_by": "brand"}}, BadRequest, "range index"),
         ({"query": {"order_by": {"key": "price", "direction": "up"}}}, BadRequest, "direction"),
@@ -161,7 +176,7 @@ def test_wrong_query_is_refused_by_name(
     """What is wrong or beyond us is refused, and the refusal names it."""
     if isinstance(body, dict):
         prefetch = body.get("prefetch")
-        body = {"using": "product", **body} | ({"prefetch": {"using": "product", **prefetch}} if prefetch else {})
+        body = _with_vector_name(body) | ({"prefetch": {"using": "product", **prefetch}} if prefetch else {})
     with pytest.raises(refusal, match=names):
         shop.query(body)
 
@@ -196,12 +211,54 @@ def test_groups_are_best_first_and_full(shop: Collection) -> None:
     assert groups[1]["hits"][0]["score"] == pytest.approx(math.cos(0.2))
 
 
+def test_groups_by_the_entries_of_a_list(shop: Collection) -> None:
+    """A path may lead through a list; each entry's value is a group."""
+    body = {"query": NEAR, "using": "product", "group_by": "parts[].kind", "group_size": 1}
+    assert {group["id"]: group["hits"][0]["id"] for group in shop.query_groups(body)["groups"]} == {"x": 3, "y": 3}
+
+
+def test_groups_reach_beyond_a_prefetch(shop: Collection) -> None:
+    """A prefetch that is smaller than the groups wanted is asked again for what was not seen yet."""
+    prefetch = {"query": NEAR, "using": "product", "limit": 1}
+    formula = {"formula": {"neg": "price"}, "defaults": {"price": 0}}
+    body = {"prefetch": prefetch, "query": formula, "group_by": "brand", "limit": 3, "group_size": 1}
+    groups = shop.query_groups(body)["groups"]
+    assert [(group["id"], group["hits"][0]["id"]) for group in groups] == [("Core", 4), ("Acme", 1), ("Bolt", 2)]
+
+
+@pytest.mark.parametrize(
+    ("field", "refusal"),
+    [
+        ({"limit": 0}, Unprocessable),
+        ({"group_size": 0}, Unprocessable),
+        ({"group_by": "a["}, BadRequest),
+        ({"group_by": None}, BadRequest),
+        ({"offset": 1}, BadRequest),
+        ({"with_lookup": "other"}, NotSupported),
+    ],
+)
+def test_wrong_group_request_is_refused(shop: Collection, field: dict[str, Any], refusal: type[ApiError]) -> None:
+    """What a group request cannot have is refused, an offset among it."""
+    with pytest.raises(refusal):
+        shop.query_groups({"query": NEAR, "using": "product", "group_by": "brand", **field})
+
+
+def test_nearest_group_comes_first_where_scores_are_distances(store: Store) -> None:
+    """The smallest distance is the best, within a group and among groups."""
+    store.create("far", {"vectors": {"size": 1, "distance": "Euclid"}})
+    far = store.collection("far")
+    held = [(1, 5.0, "a"), (2, 1.0, "b"), (3, 2.0, "a")]
+    far.write("upsert", {"points": [{"id": i, "vector": [x], "payload": {"kind": kind}} for i, x, kind in held]})
+    groups = far.query_groups({"query": [0.0], "group_by": "kind", "group_size": 2})["groups"]
+    assert [(group["id"], [hit["id"] for hit in group["hits"]]) for group in groups] == [("b", [2]), ("a", [3, 1])]
+
+
 def test_scroll_pages_and_orders(shop: Collection) -> None:
     """Scroll goes through ids in order page by page, or by a field."""
     first = shop.scroll({"limit": 3})
     assert ([record["id"] for record in first["points"]], first["next_page_offset"]) == ([1, 2, 3], 4)
     rest = shop.scroll({"limit": 3, "offset": 4, "with_payload": False})
-    assert rest == {"points": [{"id": 4, "payload": None}], "next_page_offset": None}
+    assert rest == {"points": [{"id": 4}], "next_page_offset": None}
     ordered = shop.scroll({"order_by": {"key": "price", "direction": "desc"}})
     assert [(record["id"], record["order_value"]) for record in ordered["points"]] == [
         (3, 300.0),
@@ -215,6 +272,7 @@ def test_payload_selectors(shop: Collection) -> None:
     (kept,) = shop.retrieve({"ids": [4], "with_payload": {"include": ["brand"]}})
     (left,) = shop.retrieve({"ids": [4], "with_payload": {"exclude": ["brand"]}})
     assert (kept["payload"], left["payload"]) == ({"brand": "Core"}, {"title": "quiet fridge"})
+    assert shop.retrieve({"ids": [4]}) == [{"id": 4}]
 
 
 def test_count_and_facet(shop: Collection) -> None:
@@ -225,6 +283,8 @@ def test_count_and_facet(shop: Collection) -> None:
     assert {hit["value"]: hit["count"] for hit in hits} == {"Acme": 2, "Bolt": 1, "Core": 1}
     with pytest.raises(BadRequest, match="index"):
         shop.facet({"key": "title"})
+    with pytest.raises(BadRequest, match="exact"):
+        shop.count({"exact": "yes"})
 
 
 @pytest.mark.parametrize("identity", ["99", "SKU-1", "-1", "²"])
