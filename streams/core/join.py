@@ -308,7 +308,8 @@ class PartitionJoin:
         self._counts = {outcome: counted.get(outcome, 0) for outcome in EventOutcome}
         self._counts[EventOutcome.PENDING] = pending
         self._ticks, self._searches_closed = past.counts.ticks, past.searches_closed
-        newest_ms = past.watermark_ms + self.watermark.lateness_ms
+        # A watermark waits after lateness was raised; no record's time lies above its arrival.
+        newest_ms = min(past.watermark_ms + self.watermark.lateness_ms, past.newest_append_ms)
         if past.watermark_ms > BEFORE_FIRST_MS and newest_ms >= self.newest_ms:
             self.newest_ms, self.newest_append_ms = newest_ms, past.newest_append_ms
         self.watermark.at_ms = max(self.watermark.at_ms, past.watermark_ms)

@@ -74,3 +74,13 @@ def test_an_earlier_window_is_forgotten_once_nothing_of_it_can_be_open() -> None
     assert (earlier.window_ms, earlier.lateness_ms) == (WINDOW_MS, LATENESS_MS)
     after.take(Record(2, at(90_000), encoded(tick(90_000))), [])
     assert after.progress().earlier_windows is None
+
+
+def test_ticks_never_run_ahead_of_arrivals_after_lateness_was_raised() -> None:
+    """The watermark stands still for a while then: restarts in that time must not take it for a later newest event."""
+    records = log([impression("s1"), tick(2_000)])
+    first, _ = joined(records)
+    second, _ = joined([], lateness_ms=900, progress=first.progress())
+    third, _ = joined([], lateness_ms=900, progress=second.progress())
+    now_ms = records[-1].timestamp + 10
+    assert first.tick_time_ms(now_ms) == second.tick_time_ms(now_ms) == third.tick_time_ms(now_ms)
