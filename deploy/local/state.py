@@ -61,7 +61,7 @@ class DataFolderLock:
             UsageError: another supervisor has it.
         """
         descriptor = os.open(data_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        with _gate(data_dir, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX):
+        with _gate(data_dir, fcntl.LOCK_EX):
             taken = _try_lock(descriptor, fcntl.LOCK_EX)
         if not taken:
             holder = os.read(descriptor, 32).decode("ascii", "replace").strip()
@@ -82,9 +82,9 @@ class DataFolderLock:
 
 
 @contextmanager
-def _gate(data_dir: Path, flags: int, kind: int) -> Iterator[None]:
+def _gate(data_dir: Path, kind: int) -> Iterator[None]:
     """Hold the gate, shared by those who look and exclusive for one who takes the lock; wait a moment for it."""
-    descriptor = os.open(data_dir / GATE_FILE, flags | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(data_dir / GATE_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, kind)
         yield
@@ -104,7 +104,7 @@ def _try_lock(descriptor: int, kind: int) -> bool:
 def is_running(data_dir: Path) -> bool:
     """Return whether a supervisor runs on the data folder now."""
     try:
-        with _gate(data_dir, os.O_RDONLY, fcntl.LOCK_SH):
+        with _gate(data_dir, fcntl.LOCK_SH):
             descriptor = os.open(data_dir / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 return not _try_lock(descriptor, fcntl.LOCK_SH)

@@ -82,6 +82,15 @@ def test_looking_never_stands_in_the_way_of_a_start(tmp_path: Path, monkeypatch:
     lock.release()
 
 
+def test_a_supervisor_is_seen_though_the_gate_is_gone(tmp_path: Path) -> None:
+    """The lock alone says whether one runs; what those who look share is made where it is missing."""
+    lock = DataFolderLock.acquire(tmp_path)
+    (tmp_path / state.GATE_FILE).unlink()
+    assert state.is_running(tmp_path)
+    lock.release()
+    assert not state.is_running(tmp_path)
+
+
 def test_two_that_look_do_not_take_each_other_for_a_supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where none runs nobody is told that one does, however many look at once."""
     DataFolderLock.acquire(tmp_path).release()
