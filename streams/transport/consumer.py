@@ -98,11 +98,15 @@ class BatchConsumer(driver.Consumer):
         """Remember how far all was handed out, as the client's positions say when a fetch came back empty."""
         if self._thread._consumer is None:
             return
-        subscription = self._thread._consumer._subscription
-        for tp in filter(subscription.is_assigned, self.assignment()):
-            state = subscription.subscription.assignment.state_value(tp)
-            if state.has_valid_position:
-                self._passed[tp] = state.position
+        subscription = self._thread._consumer._subscription.subscription
+        assignment = None if subscription is None else subscription.assignment
+        if assignment is None:
+            return
+        for tp in self.assignment():
+            state = assignment.state_value(tp)
+            position = None if state is None else state._position
+            if position is not None:
+                self._passed[tp] = position
 
     def _tracked(self, tp: TP) -> bool:
         """Return whether a partition's offsets are ours to commit (a changelog's are not)."""

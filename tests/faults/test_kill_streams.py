@@ -31,7 +31,7 @@ from tests.faults.shop_site import ShopSite
 from tests.faults.traffic import Traffic
 from tests.support.poll import eventually
 from tests.support.ports import free_port
-from tests.support.stream_worker import Worker
+from tests.support.stream_worker import READY_TIMEOUT_S, Worker
 from tests.support.topics import Records, join_progress, pairs_progress, read_topic
 
 KILLS = 10
@@ -86,7 +86,7 @@ def kill_while_busy(workers: list[Worker], site: ShopSite) -> None:
     rng = random.Random(SEED)
     for number in range(KILLS):
         if number == KILL_IN_REPLAY:
-            eventually(lambda: was_killed_in_replay(workers[(KILL_IN_REPLAY - 1) % len(workers)]), timeout_s=60)
+            eventually(lambda: was_killed_in_replay(workers[(KILL_IN_REPLAY - 1) % len(workers)]), timeout_s=300)
             continue
         worker = workers[number % len(workers)]
         worker.wait_ready()
@@ -103,7 +103,9 @@ def was_killed_in_replay(worker: Worker) -> bool:
 
     It was where the progress that it began from still stands: the first that it writes lies beyond the replay.
     """
-    replays = eventually(worker.replays, timeout_s=30, interval_s=0.005, what=f"{worker.name} reads a second time")
+    replays = eventually(
+        worker.replays, timeout_s=READY_TIMEOUT_S, interval_s=0.005, what=f"{worker.name} reads a second time"
+    )
     worker.kill()
     stands = {number: progress.next_offset for number, progress in join_progress(worker.settings).items()}
     worker.start()

@@ -75,7 +75,7 @@ class Worker:
         """Return what it logged above info, and errors of its libraries; every line must be one JSON object."""
         return [
             line
-            for line in map(json.loads, self.lines().splitlines())
+            for line in _whole_lines(self.log_path.read_bytes())
             if line["level"] == "error" or (line["level"] != "info" and "library" not in line)
         ]
 
@@ -96,7 +96,7 @@ class Worker:
     def partitions(self, agent: str) -> list[int]:
         """Return the partitions that it was last given for an agent, by its log; none before that."""
         assigned: list[int] = []
-        for line in map(json.loads, self.lines().splitlines()):
+        for line in _whole_lines(self.log_path.read_bytes()):
             if line["event"] == "partitions assigned" and line["agent"] == agent:
                 assigned = line["partitions"]
         return assigned
@@ -108,8 +108,7 @@ class Worker:
 
     def replays(self) -> dict[int, int]:
         """Return the partitions whose join this process began to read a second time -> up to which offset."""
-        logged = self.log_path.read_bytes()[self._logged_before :].splitlines(keepends=True)
-        lines = [json.loads(line) for line in logged if line.endswith(b"\n")]
+        lines = _whole_lines(self.log_path.read_bytes()[self._logged_before :])
         return {
             line["partition"]: line["next_offset"]
             for line in lines
@@ -135,3 +134,8 @@ class Worker:
                 return body
         except (OSError, urllib.error.URLError):
             return b""
+
+
+def _whole_lines(logged: bytes) -> list[dict[str, Any]]:
+    """Return the lines of a log that is still being written, but for half a line at its end."""
+    return [json.loads(line) for line in logged.splitlines(keepends=True) if line.endswith(b"\n")]

@@ -106,11 +106,8 @@ def test_skipped_offsets_are_counted() -> None:
 
 def fetch_nothing(consumer: BatchConsumer, *, position: int | None) -> None:
     """Let a fetch come back empty with the client's position there; None where it has none yet."""
-    state = SimpleNamespace(position=position, has_valid_position=position is not None)
-    assignment = SimpleNamespace(state_value=lambda tp: state)
-    subscription = SimpleNamespace(
-        is_assigned=lambda tp: tp == PARTITION, subscription=SimpleNamespace(assignment=assignment)
-    )
+    assignment = SimpleNamespace(state_value={PARTITION: SimpleNamespace(_position=position)}.get)
+    subscription = SimpleNamespace(subscription=SimpleNamespace(assignment=assignment))
     thread: Any = SimpleNamespace(_consumer=SimpleNamespace(_subscription=subscription))
     consumer._thread = thread
     consumer._note_passed()
