@@ -15,6 +15,8 @@ from service.settings import Settings
 TOTAL_FOR_S: Final = 5.0
 """How long a number of matching products is good enough."""
 KEPT_TOTALS: Final = 1000
+EXACT_UP_TO: Final = 10_000
+"""Up to how many products are counted; a server's estimate is far off where one filter says much about another."""
 SHOWN: Final = ["product_id", "title", "price", "brand", "category", "in_stock", "parent_id", "product_release"]
 """What a result says of its product; the rest of the payload stays in the store."""
 
@@ -63,18 +65,25 @@ class QdrantRetrieval:
         return [Hit(point.score, dict(point.payload or {})) for point in answer.points]
 
     async def total(self, collection: str, filters: Filters) -> int:
-        """Return about how many products meet the filters; asked again after a few seconds."""
+        """Return how many products meet the filters, about how many where they are many; kept for a few seconds."""
         key, now = (collection, filters.model_dump_json()), time.monotonic()
         known = self._totals.get(key)
         if known is not None and now - known[0] < TOTAL_FOR_S:
             return known[1]
         with qdrant_errors(f"count {collection}"):
-            count = (await self._client.count(collection, to_live_filter(filters), exact=False)).count
+            count = await self._count(collection, to_live_filter(filters))
         self._totals[key] = (now, count)
         self._totals.move_to_end(key)
         while len(self._totals) > KEPT_TOTALS:
             self._totals.popitem(last=False)
         return count
+
+    async def _count(self, collection: str, chosen: models.Filter) -> int:
+        """Return how many products there are, estimated where counting them would take long."""
+        estimate = (await self._client.count(collection, chosen, exact=False)).count
+        if estimate > EXACT_UP_TO:
+            return estimate
+        return (await self._client.count(collection, chosen, exact=True)).count
 
 
 def async_connect(settings: Settings, *, timeout_s: int) -> AsyncQdrantClient:

@@ -6,14 +6,16 @@ from itertools import permutations
 
 import httpx
 import pytest
-from qdrant_client import QdrantClient, models
+from qdrant_client import AsyncQdrantClient, QdrantClient, models
 from typing_extensions import override
 
 from contracts.errors import InvariantError, MillraceError, TransientError
 from contracts.ids import point_id
+from contracts.search import Filters
 from contracts.versions import PointVersion
 from indexer.adapters.qdrant import VECTOR_NAME, Counts, ProductStore
 from indexer.core.points import ProductPoint
+from indexer.search.retrieval import QdrantRetrieval
 from tests.conformance.conftest import DIM, Backend
 from tests.support.poll import eventually
 
@@ -221,6 +223,21 @@ class TestVectorStore:
         everything = {point.product_id for point in CATALOGUE}
         assert set(found(client, collection, models.Filter(must_not=[condition]))) == everything - expected
         assert client.count(collection, models.Filter(must=[condition])).count == len(expected)
+
+    async def test_total_of_filters_that_hang_together(
+        self, backend: Backend, store: ProductStore, collection: str
+    ) -> None:
+        """Search counts what meets all filters, also where one filter says much about another."""
+        if backend.url is None:
+            pytest.skip("memory: it counts exactly, and no second client reaches it")
+        kinds = [("Acme", "Fridges"), ("Bolt", "Ovens"), ("Core", "Audio")]
+        products = [(number, *kinds[number % len(kinds)]) for number in range(300)]
+        store.write(collection, [live(f"P-{n}", 1, brand=brand, category=[kind]) for n, brand, kind in products])
+        client = AsyncQdrantClient(url=backend.url)
+        retrieval = QdrantRetrieval(client)
+        asked = [Filters(brand=("Acme",), category=kind) for kind in ("Fridges", "Ovens")]
+        assert [await retrieval.total(collection, filters) for filters in asked] == [100, 0]
+        await client.close()
 
     def test_order_scores_and_limit(self, store: ProductStore, client: QdrantClient, collection: str) -> None:
         """Hits come best first with their cosine, as many as asked for, after the offset."""

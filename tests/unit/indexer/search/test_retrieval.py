@@ -9,7 +9,7 @@ from qdrant_client import AsyncQdrantClient, models
 from contracts.errors import InvariantError
 from contracts.ids import point_id
 from contracts.search import Filters
-from indexer.search.retrieval import QdrantRetrieval, to_filter, to_live_filter
+from indexer.search.retrieval import EXACT_UP_TO, QdrantRetrieval, to_filter, to_live_filter
 
 PAYLOADS = {
     "P-1": {"brand": "Kelto", "price": 10.0, "category": ["Appliances", "Fridges"], "in_stock": 1, "locale": "en"},
@@ -70,6 +70,18 @@ async def test_a_total_is_asked_once_in_a_while(client: AsyncQdrantClient) -> No
     await client.delete("shop", points_selector=[point_id("P-1")])
     assert await retrieval.total("shop", Filters()) == 3
     assert await retrieval.total("shop", Filters(in_stock=True)) == 1
+
+
+async def test_few_are_counted_and_many_estimated(client: AsyncQdrantClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An estimate only says whether counting is worth its time; where it is, the count is the total."""
+    counted, estimates = client.count, iter((84, EXACT_UP_TO + 1))
+
+    async def count(name: str, chosen: models.Filter, *, exact: bool) -> models.CountResult:
+        return await counted(name, chosen) if exact else models.CountResult(count=next(estimates))
+
+    monkeypatch.setattr(client, "count", count)
+    assert await QdrantRetrieval(client).total("shop", Filters(locale="de", brand=("Kelto",))) == 0
+    assert await QdrantRetrieval(client).total("shop", Filters()) == EXACT_UP_TO + 1
 
 
 async def test_a_collection_that_is_gone_is_our_error(client: AsyncQdrantClient) -> None:
