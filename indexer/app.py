@@ -189,8 +189,11 @@ class Indexer:
         self._starting = None
         get_logger().info("ready")
         try:
-            while not self._shutdown.is_set() and self._failure is None:
+            while not self._shutdown.is_set():
                 catalogue.step()
+        except Stopped:
+            if self._failure is None:
+                raise
         finally:
             self._shutdown.request()
             self._models_changed.set()
@@ -199,7 +202,10 @@ class Indexer:
             raise self._failure
 
     def _follow_models(self, lane: ModelsLane) -> None:
-        """Take the models lane's steps until asked to stop; an error that does not pass ends the process."""
+        """Take the models lane's steps until asked to stop; an error that does not pass stops the catalogue lane too.
+
+        That lane may be waiting, in the middle of a batch, for what this one does not do any more.
+        """
         counted_at = -COUNT_EVERY_S
         while not self._shutdown.is_set():
             self._models_changed.clear()
@@ -214,6 +220,7 @@ class Indexer:
                 continue
             except Exception as error:  # noqa: BLE001 - whatever it is, the main thread ends the process with it
                 self._failure = error
+                self._shutdown.request()
                 return
             self._models_wait = None
             if not moved:
