@@ -5,7 +5,7 @@ commits, and a restart simply reads again.
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from kafka import KafkaConsumer, TopicPartition
@@ -19,6 +19,7 @@ OnRecord = Callable[[bytes, bytes | None, int], None]
 """Takes (key, value, broker timestamp in epoch ms); a value of None removes the key."""
 
 POLL_MS: Final = 200
+POSITION_MS: Final = 1000
 RETRY_S: Final = 1.0
 
 
@@ -101,10 +102,10 @@ class TopicFollower:
             ends = consumer.end_offsets(partitions)
             self._waits_for = None
             while not self._stop.is_set():
-                if not self.caught_up.is_set() and all(consumer.position(p) >= end for p, end in ends.items()):
+                if not self.caught_up.is_set() and _has_read(consumer, ends):
                     self.caught_up.set()
                 if self._hand_over(consumer):
-                    self._note_offsets({p.partition: consumer.position(p) for p in partitions})
+                    self._note_offsets(_positions(consumer, partitions))
 
     def _partitions(self, consumer: KafkaConsumer) -> list[TopicPartition]:
         name = self._settings.topic(self._topic)
@@ -123,7 +124,21 @@ class TopicFollower:
                     self._on_record(record.key, record.value, record.timestamp)
         return True
 
-    def _note_offsets(self, next_offsets: dict[int, int]) -> None:
+    def _note_offsets(self, next_offsets: Mapping[int, int]) -> None:
+        """Note how far it has come; what was handed over stays so when it begins again from the beginning."""
         with self._moved:
-            self._next_offsets = next_offsets
+            for number, offset in next_offsets.items():
+                self._next_offsets[number] = max(offset, self._next_offsets.get(number, 0))
             self._moved.notify_all()
+
+
+def _positions(consumer: KafkaConsumer, partitions: Iterable[TopicPartition]) -> dict[int, int]:
+    """Return the next offset of each partition; one whose position the broker has not told in time is left out."""
+    positions = {p.partition: consumer.position(p, timeout_ms=POSITION_MS) for p in partitions}
+    return {number: position for number, position in positions.items() if position is not None}
+
+
+def _has_read(consumer: KafkaConsumer, ends: Mapping[TopicPartition, int]) -> bool:
+    """Return whether a consumer has read every partition to this end."""
+    positions = _positions(consumer, ends)
+    return all(p.partition in positions and positions[p.partition] >= end for p, end in ends.items())

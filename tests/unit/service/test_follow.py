@@ -4,10 +4,12 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import KafkaConnectionError
 
 from contracts.errors import MalformedMessage
 from contracts.topics import MODELS, PRODUCT_VECTORS
+from service import follow
 from service.follow import TopicFollower
 from service.kafka import (
     OutgoingRecord,
@@ -43,6 +45,13 @@ def write(deployment: Settings) -> Iterator[Write]:
 
     yield send
     producer.close()
+
+
+def ends_of(deployment: Settings) -> dict[int, int]:
+    """Return where the partitions of `product-vectors` end."""
+    with admin(deployment) as client:
+        held = beginning_and_end_offsets(client, deployment, [PRODUCT_VECTORS])
+    return {number: offsets.end for (_, number), offsets in held.items()}
 
 
 class Seen:
@@ -85,9 +94,7 @@ def test_whoever_waits_for_offsets_learns_that_everything_below_was_handed_over(
 ) -> None:
     """Not before the callback has returned, and not at all within a time that is too short."""
     write(PRODUCT_VECTORS, *((b"P-%d" % number, b"x") for number in range(20)))
-    with admin(deployment) as client:
-        held = beginning_and_end_offsets(client, deployment, [PRODUCT_VECTORS])
-    ends = {number: offsets.end for (_, number), offsets in held.items()}
+    ends = ends_of(deployment)
     seen, go_on = Seen(), threading.Event()
 
     def take(key: bytes, value: bytes | None, timestamp_ms: int) -> None:
@@ -102,6 +109,69 @@ def test_whoever_waits_for_offsets_learns_that_everything_below_was_handed_over(
     go_on.set()
     assert follower.wait_for_offsets(ends, 30.0)
     assert seen.count == 20
+    follower.stop()
+
+
+@pytest.mark.kafka
+def test_a_partition_whose_position_is_not_known_yet_counts_as_not_read(
+    deployment: Settings, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that does not say in time where a partition begins delays that partition, and breaks nothing."""
+    write(PRODUCT_VECTORS, *((b"P-%d" % number, b"x") for number in range(20)))
+    ends = ends_of(deployment)
+    known, ask = threading.Event(), KafkaConsumer.position
+
+    def position(consumer: KafkaConsumer, partition: TopicPartition, timeout_ms: int | None = None) -> int | None:
+        """Return the position, that of the second partition when told."""
+        return ask(consumer, partition, timeout_ms) if known.is_set() or partition.partition == 0 else None
+
+    monkeypatch.setattr(KafkaConsumer, "position", position)
+    seen = Seen()
+    follower = TopicFollower(deployment, PRODUCT_VECTORS, seen.take)
+    follower.start()
+    assert follower.wait_for_offsets({0: ends[0]}, 30.0)
+    assert not follower.wait_for_offsets(ends, 0.0)
+    assert not follower.caught_up.is_set()
+    known.set()
+    assert follower.wait_for_offsets(ends, 30.0)
+    assert follower.caught_up.wait(30)
+    assert follower.failure is None
+    follower.stop()
+
+
+@pytest.mark.kafka
+def test_what_was_handed_over_stays_so_while_it_begins_again(
+    deployment: Settings, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an outage nobody waits for records that were taken before it."""
+    write(PRODUCT_VECTORS, *((b"P-%d" % number, b"x") for number in range(20)))
+    ends = ends_of(deployment)
+    fails, many_again, go_on = threading.Event(), threading.Event(), threading.Event()
+    poll, seen = KafkaConsumer.poll, Seen()
+
+    def failing_poll(consumer: KafkaConsumer, timeout_ms: int) -> object:
+        """Read one record, or fail once when told."""
+        if fails.is_set():
+            fails.clear()
+            raise KafkaConnectionError
+        return poll(consumer, timeout_ms=timeout_ms, max_records=1)
+
+    def take(key: bytes, value: bytes | None, timestamp_ms: int) -> None:
+        """Take a record; wait in the middle of the second time."""
+        seen.take(key, value, timestamp_ms)
+        if seen.count == 30:
+            many_again.set()
+            go_on.wait(30)
+
+    monkeypatch.setattr(KafkaConsumer, "poll", failing_poll)
+    monkeypatch.setattr(follow, "RETRY_S", 0.01)
+    follower = TopicFollower(deployment, PRODUCT_VECTORS, take)
+    follower.start()
+    assert follower.wait_for_offsets(ends, 30.0)
+    fails.set()
+    assert many_again.wait(30)
+    assert follower.wait_for_offsets(ends, 0.0)
+    go_on.set()
     follower.stop()
 
 
