@@ -1,7 +1,7 @@
 """Bringing a collection to what the base vectors say: the missing points, batch by batch, with room for searches."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
@@ -118,7 +118,7 @@ def _check_complete(target: Target, filling: Filling, held: Mapping[str, PointVe
         wanted[product.product_id] = max(product.version, wanted.get(product.product_id, product.version))
     points = {product_id: PointVersion(version, target.product_release) for product_id, version in wanted.items()}
     doubtful = [product_id for product_id, point in points.items() if is_newer(point, filling.stored.get(product_id))]
-    found = {product_id: point.point_version for product_id, point in _retrieved(target, doubtful, store).items()}
+    found = {point.product_id: point.point_version for point in _retrieved(target, doubtful, store)}
     lacking = [product_id for product_id in doubtful if is_newer(points[product_id], found.get(product_id))]
     if lacking:
         raise CheckFailed(f"{target.collection} lacks {len(lacking)} of {len(wanted)} products, {lacking[0]} for one")
@@ -131,13 +131,15 @@ def _check_known(target: Target, filling: Filling, vectors: BaseVectors, catch_u
     if unknown:
         catch_up()
     foreign = [product_id for product_id in sorted(unknown) if vectors.get(product_id) is None]
-    live = [product_id for product_id, point in _retrieved(target, foreign, store).items() if not point.is_tombstone]
+    live = [point.product_id for point in _retrieved(target, foreign, store) if not point.is_tombstone]
     if live:
         raise CheckFailed(f"{target.collection} holds {len(live)} products that nobody sent, {live[0]} for one")
 
 
-def _retrieved(target: Target, product_ids: Sequence[str], store: VectorStore) -> dict[str, ProductPoint]:
-    return store.retrieve(target.collection, product_ids) if product_ids else {}
+def _retrieved(target: Target, product_ids: Sequence[str], store: VectorStore) -> Iterator[ProductPoint]:
+    """Yield what is stored of these products, never more than a batch at once: after an outage it may be all."""
+    for start in range(0, len(product_ids), BATCH):
+        yield from store.retrieve(target.collection, product_ids[start : start + BATCH]).values()
 
 
 def _sample(products: Sequence[BaseProduct]) -> list[BaseProduct]:
