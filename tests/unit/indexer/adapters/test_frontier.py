@@ -35,12 +35,16 @@ def producer(deployment: Settings) -> Iterator[KafkaProducer]:
     client.close()
 
 
-def test_what_was_acknowledged_before_has_been_read(deployment: Settings, producer: KafkaProducer) -> None:
+def test_what_was_acknowledged_before_has_been_read(
+    deployment: Settings, producer: KafkaProducer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Again and again, one record after the other."""
+    monkeypatch.setattr(frontier, "READ_WITHIN_S", 60.0)
     seen: list[bytes] = []
     follower = TopicFollower(deployment, PRODUCT_VECTORS, lambda key, _value, _timestamp_ms: seen.append(key))
     reached = Frontier(deployment, PRODUCT_VECTORS, follower)
     follower.start()
+    assert follower.caught_up.wait(60)
     reached.reach()
     for number in range(20):
         key = b"P-%d" % number

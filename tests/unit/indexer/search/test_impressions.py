@@ -14,6 +14,7 @@ from indexer.search import impressions
 from indexer.search.impressions import ImpressionWriter
 from service.health import Health
 from service.settings import Settings
+from tests.support.poll import eventually
 
 
 def impression(number: int) -> Impression:
@@ -144,7 +145,7 @@ def test_a_stop_ends_though_kafka_takes_nothing_and_says_how_many_are_lost(
 ) -> None:
     """Neither a full queue nor a producer that hangs holds the stop up: what waits is given up after the grace."""
     monkeypatch.setattr(impressions, "FLUSH_S", 0.01)
-    before = counted("lost")
+    before, written = counted("lost"), counted("written")
     producer.may_send.clear()
     producer.unfinished = KafkaTimeoutError("Timeout waiting for future")
     writer = ImpressionWriter(SETTINGS, held=2)
@@ -158,3 +159,4 @@ def test_a_stop_ends_though_kafka_takes_nothing_and_says_how_many_are_lost(
     assert [(line["event"], line["impressions"]) for line in lines] == [("impressions_lost_at_stop", 3)]
     assert counted("lost") == before + 3
     producer.may_send.set()
+    eventually(lambda: counted("written") == written + 3, what="the thread has counted its last impression")
