@@ -1,6 +1,7 @@
 """Two indexers on a real Kafka and one vector store: the group shares the catalogue, one of them moves the releases."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -24,11 +25,12 @@ pytestmark = [pytest.mark.kafka, pytest.mark.qdrant, pytest.mark.slow]
 
 SettingsFactory = Callable[..., Settings]
 
-CATALOGUE = 800
+CATALOGUE = 600
+"""Three batches of a fill."""
 CHANGES = 24
 """Per round: new products, newer versions, deletions."""
-MOST_ROUNDS = 200
 MOST_BEHIND = 240
+ROLL_OUT_S = 240.0
 
 
 @pytest.fixture
@@ -41,14 +43,12 @@ def own(kafka_settings: SettingsFactory, qdrant: QdrantProcess, model_folder: Pa
 
 @pytest.fixture
 def pair(own: Settings, tmp_path: Path) -> Iterator[list[ServiceProcess]]:
-    """Give two indexers with a partition each, the leading one first."""
+    """Give two indexers with a partition each."""
     processes = [_indexer(own, f"indexer-{number}", tmp_path) for number in (1, 2)]
     for process in processes:
         process.start(wait=False)
-    for process in processes:
-        process.wait_ready()
-    eventually(lambda: sorted(_held(process) for process in processes) == [[0], [1]], timeout_s=60, what="one each")
-    yield sorted(processes, key=_held)
+    _wait_for_both(processes)
+    yield processes
     for process in processes:
         assert process.stop() == 0, process.log_text()[-3000:]
 
@@ -65,6 +65,18 @@ def _held(process: ServiceProcess) -> list[int]:
     return assigned[-1]["partitions"] if assigned else []
 
 
+def _wait_for_both(processes: Sequence[ServiceProcess]) -> None:
+    """Wait until both are ready and hold a partition each."""
+    for process in processes:
+        process.wait_ready()
+    eventually(lambda: sorted(_held(process) for process in processes) == [[0], [1]], timeout_s=60, what="one each")
+
+
+def _has_filled(process: ServiceProcess, release: int) -> bool:
+    """Return whether a process has filled a part of the collection of a product release."""
+    return any(line["product_release"] == release for line in process.events("rollout_progress"))
+
+
 class ChangingCatalogue:
     """A shop that never rests, and what it has sent.
 
@@ -75,12 +87,14 @@ class ChangingCatalogue:
     def __init__(self, own: Settings) -> None:
         self._own = own
         self._shop = Shop(own)
+        self._rounds = count()
         self.newest = {f"P-{number}": 1 for number in range(CATALOGUE)}
         self.sent = len(self.newest)
         self._shop.send(*(product(product_id, title=f"fridge {product_id}") for product_id in self.newest))
 
-    def send(self, number: int) -> None:
+    def send(self) -> None:
         """Send a round of changes; return once the indexers are not far behind."""
+        number = next(self._rounds)
         version = number + 2
         newer = [f"P-{(number * CHANGES + step) % CATALOGUE}" for step in range(CHANGES // 2)]
         arrived = [f"N-{number}-{step}" for step in range(CHANGES // 3)]
@@ -121,36 +135,60 @@ def serving_of(settings: Settings) -> Serving:
     return wire.decode(found[SERVING_KEY], SERVING)
 
 
-@pytest.mark.parametrize("ends", ["who leads", "who follows"])
-def test_a_catalogue_that_never_rests_is_rolled_out_whole(
-    ends: str, own: Settings, encoder: BaseEncoder, pair: list[ServiceProcess], catalogue: ChangingCatalogue
+def _roll_out(
+    release: int,
+    ending: ServiceProcess,
+    filling: ServiceProcess,
+    *,
+    own: Settings,
+    encoder: BaseEncoder,
+    catalogue: ChangingCatalogue,
 ) -> None:
-    """The release comes into force under steady changes, and its collection has the newest version of every product.
+    """Bring a release into force under steady changes, kill one process in the middle and start it again.
 
-    One of the two indexers is killed in the middle of the roll-out and comes back.
+    The query release is held back until after the kill: without it a roll-out goes as far as its switch.
+    """
+    shop = Shop(own)
+    shop.release(product_release(release, encoder, query_release=release))
+    eventually(lambda: _has_filled(filling, release), timeout_s=60, interval_s=0.01, what="the fill has begun")
+    ending.kill()
+    assert serving_of(own).product_release == release - 1
+    ending.start(wait=False)
+    shop.release(query_release(release, encoder, product_release=release))
+    shop.close()
+
+    def is_in_force() -> bool:
+        """Send another round, and ask."""
+        catalogue.send()
+        return serving_of(own).product_release == release
+
+    eventually(is_in_force, timeout_s=ROLL_OUT_S, interval_s=0)
+    for _ in range(3):
+        catalogue.send()
+
+
+def _assert_whole(release: int, own: Settings, catalogue: ChangingCatalogue) -> None:
+    """Check that the collection of a release is in force and has the newest version of every product."""
+    eventually(lambda: catalogue.counted() == catalogue.sent, timeout_s=120, interval_s=0.5)
+    store = ProductStore(connect(own))
+    expected = {product_id: PointVersion(version, release) for product_id, version in catalogue.newest.items()}
+    eventually(lambda: store.versions(own.collection(release)) == expected, timeout_s=60, interval_s=0.5)
+    store.close()
+    assert serving_of(own).collection == own.collection(release)
+
+
+def test_a_catalogue_that_never_rests_is_rolled_out_whole(
+    own: Settings, encoder: BaseEncoder, pair: list[ServiceProcess], catalogue: ChangingCatalogue
+) -> None:
+    """A release comes into force under steady changes, and its collection has the newest version of every product.
+
+    One of the two indexers is killed in the middle of each roll-out and comes back: first who leads, then who follows.
     """
     eventually(lambda: catalogue.counted() == catalogue.sent, timeout_s=180, interval_s=0.5)
-    shop = Shop(own)
-    shop.release(query_release(1, encoder, product_release=1), product_release(1, encoder, query_release=1))
-    shop.close()
-    leader, follower = pair
-    rounds = iter(range(MOST_ROUNDS))
-    eventually(lambda: leader.events("rollout_progress"), timeout_s=60, interval_s=0.01)
-    ending = leader if ends == "who leads" else follower
-    ending.kill()
-    ending.start(wait=False)
-    while serving_of(own).product_release == 0:
-        catalogue.send(next(rounds))
-    for _ in range(3):
-        catalogue.send(next(rounds))
-    eventually(lambda: catalogue.counted() == catalogue.sent, timeout_s=120, interval_s=0.5)
-
-    store = ProductStore(connect(own))
-    expected = {product_id: PointVersion(version, 1) for product_id, version in catalogue.newest.items()}
-    eventually(lambda: store.versions(own.collection(1)) == expected, timeout_s=60, interval_s=0.5)
-    store.close()
-    assert serving_of(own).collection == own.collection(1)
-    refused = [line for process in pair for line in process.events("release_refused")]
-    assert refused == []
-    for process in pair:
-        process.wait_ready()
+    for release in (1, 2):
+        leader, follower = sorted(pair, key=_held)
+        ending = leader if release == 1 else follower
+        _roll_out(release, ending, leader, own=own, encoder=encoder, catalogue=catalogue)
+        _assert_whole(release, own, catalogue)
+        _wait_for_both(pair)
+    assert [line for process in pair for line in process.events("release_refused")] == []
