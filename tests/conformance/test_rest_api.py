@@ -80,6 +80,7 @@ def result(answer: httpx.Response) -> Any:
         ("PUT", f"{SHOP}/index", {"field_name": "x", "field_schema": "colour"}, 400),
         ("PUT", POINTS, {"points": []}, 400),
         ("PUT", POINTS, {"points": [{"id": "SKU-1", "vector": {}}]}, 400),
+        ("PUT", POINTS, {"points": [{"id": 9, "vector": {"product": [None, 0.0]}}]}, 400),
         ("PUT", POINTS, {"points": [{"id": -1, "vector": {}}]}, 400),
         ("PUT", POINTS, {"points": [{"id": 9}]}, 400),
         ("PUT", POINTS, {"points": [{"id": 9, "vector": {"product": [1.0]}}]}, 400),

@@ -4,7 +4,6 @@ import math
 import threading
 from itertools import permutations
 
-import httpx
 import pytest
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 from typing_extensions import override
@@ -312,12 +311,6 @@ class TestVectorStore:
         assert end is None
         assert len({record.id for record in (*first, *second)}) == 10
 
-    def test_text_that_is_no_uuid_is_no_point_id(self, client: QdrantClient, collection: str) -> None:
-        """A shop's own id is refused as a point id."""
-        with pytest.raises(Exception, match="SKU-1"):
-            client.upsert(collection, [models.PointStruct(id="SKU-1", vector={VECTOR_NAME: vector(0.0)}, payload={})])
-        assert client.count(collection).count == 0
-
     def test_acknowledged_writes_survive_a_kill(self, backend: Backend, store: ProductStore, collection: str) -> None:
         """What was acknowledged is there after SIGKILL: points, tombstones, alias, metadata, newer-only rule."""
         if backend.process is None:
@@ -364,15 +357,6 @@ class TestVectorStore:
         for name, flag in (("P-1", True), ("P-2", False)):
             condition = models.FieldCondition(key="flag", match=models.MatchValue(value=flag))
             assert found(client, collection, models.Filter(must=[condition])) == [name], backend.name
-
-    def test_not_a_number_is_refused(self, backend: Backend, client: QdrantClient, collection: str) -> None:
-        """A vector that holds NaN is refused, not stored."""
-        if backend.url is None:
-            pytest.skip("memory: covered by the client's own check")
-        body = {"points": [{"id": 1, "vector": {VECTOR_NAME: [None, *[0.0] * (DIM - 1)]}}]}
-        answer = httpx.put(f"{backend.url}/collections/{collection}/points?wait=true", json=body)
-        assert answer.status_code == 400
-        assert client.count(collection).count == 0
 
 
 class _Writer(threading.Thread):

@@ -22,6 +22,7 @@ from indexer.parts import Parts
 from indexer.ports import ReleaseView
 from indexer.targets import Target, Targets
 from service.settings import Settings
+from tests.support.indexing import product_release, query_release
 from tests.support.tiny_encoder import TinyEncoder
 from towers.heads import ProductHead
 from towers.release_files import Release, pack
@@ -215,3 +216,16 @@ class Deployment:
             "pause": lambda _seconds: False,
         }
         return ModelsLane(Parts(**{**parts, **overrides}))
+
+
+def run(lane: ModelsLane, *, steps: int = 200) -> int:
+    """Take steps until there is nothing to do; return how many there were."""
+    for taken in range(steps):
+        if not lane.step():
+            return taken
+    raise AssertionError("the lane does not come to rest")
+
+
+def release_1(shop: Deployment) -> None:
+    """Put the first product release and its query release on the topic."""
+    shop.topic.add(product_release(1, shop.encoder, query_release=1), query_release(1, shop.encoder, product_release=1))
