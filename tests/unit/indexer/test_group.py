@@ -251,6 +251,7 @@ class Schedule:
         self.leader = Indexer(world, leads=True)
 
     def _interrupt(self) -> None:
+        """Take turns until the writer goes on; who acts is not interrupted."""
         if self._acts:
             return
         self._acts = True
@@ -261,6 +262,7 @@ class Schedule:
             self._acts = False
 
     def _take(self, turn: Turn) -> None:
+        """Do what a turn stands for."""
         match turn:
             case Turn.LEAD:
                 self.leader.models.read()

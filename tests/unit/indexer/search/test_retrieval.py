@@ -77,6 +77,7 @@ async def test_few_are_counted_and_many_estimated(client: AsyncQdrantClient, mon
     counted, estimates = client.count, iter((84, EXACT_UP_TO + 1))
 
     async def count(name: str, chosen: models.Filter, *, exact: bool) -> models.CountResult:
+        """Count as asked, or estimate what comes next."""
         return await counted(name, chosen) if exact else models.CountResult(count=next(estimates))
 
     monkeypatch.setattr(client, "count", count)
