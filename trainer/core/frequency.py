@@ -16,6 +16,10 @@ BUCKETS: Final = 1 << 16
 
 SMOOTHING: Final = 0.1
 
+FIRST_GAP: Final = 100
+"""Steps, at most, before a first sighting: a launch would else count as nearly impossible for long, and a contrastive
+term corrected for that would push it away from every other query."""
+
 
 class FrequencyEstimator:
     """Per-step probability of standing in a micro-batch, for every product, in constant memory.
@@ -34,7 +38,7 @@ class FrequencyEstimator:
         buckets = np.unique(buckets_of(product_ids))
         last = self.last_step[buckets]
         seen = last >= 0
-        gaps = np.where(seen, step - last, step + 1).astype(np.float32)
+        gaps = np.where(seen, step - last, min(step + 1, FIRST_GAP)).astype(np.float32)
         smoothing = np.where(seen, SMOOTHING, 1.0).astype(np.float32)
         self.gap_steps[buckets] = (1 - smoothing) * self.gap_steps[buckets] + smoothing * gaps
         self.last_step[buckets] = step

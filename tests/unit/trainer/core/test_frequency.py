@@ -26,6 +26,14 @@ def test_the_first_sighting_counts_the_steps_so_far() -> None:
     assert estimator.rates(["P-1"]).item() == pytest.approx(0.1)
 
 
+def test_a_launch_in_an_old_stream_is_soon_known_to_be_frequent() -> None:
+    """The age of the trainer says nothing of a product that could not be seen before."""
+    estimator = FrequencyEstimator()
+    for step in range(100_000, 100_030):
+        estimator.observe(["P-1"], step)
+    assert 0.1 < estimator.rates(["P-1"]).item() <= 1.0
+
+
 def test_several_sightings_in_one_step_count_once() -> None:
     """A product stands in a step or it does not."""
     once, twice = FrequencyEstimator(), FrequencyEstimator()
