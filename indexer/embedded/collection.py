@@ -157,7 +157,8 @@ class Collection:
             size = scope.limit(fields.get("group_size"), "group_size", default=_GROUPS)
             groups = scope.limit(fields.get("limit"), default=_GROUPS)
             pages = GroupPages(self._shard, fields, scope, path=path, size=size)
-            largest_first = not self.spec.is_distance(fields.get("query"), fields.get("using"))
+            using = None if fields.get("using") is None else as_text(fields["using"], "using")
+            largest_first = not self.spec.is_distance(fields.get("query"), using)
             found = grouping.best_groups(pages, groups=groups, size=size, largest_first=largest_first)
             return {"groups": self._answer_groups(found, fields)}
 

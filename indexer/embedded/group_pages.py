@@ -34,7 +34,7 @@ class GroupPages:
         conditions = [{"should": self._match("any", page.among)}] if page.among is not None else []
         conditions += self._match("except", page.full)
         must_not = [{"is_empty": {"key": self._path}}, {"has_id": list(page.seen)}]
-        given = [self._body["filter"]] if self._body.get("filter") else []
+        given = [self._body["filter"]] if self._body.get("filter") is not None else []
         body = {**self._body, "limit": page.limit, "filter": {"must": [*given, *conditions], "must_not": must_not}}
         return [self._hit(point) for point in self._shard.query(to_query(body, self._scope))]
 

@@ -3,7 +3,7 @@
 Edge's binding has no groups, so they are gathered page by page, as a Qdrant server does it: each page leaves out the
 points already seen and the groups already full, so that a prefetch reaches deeper with every page too; further pages
 then fill groups that are still short. A server gives up after five pages of each kind. Here that holds only for what
-might be better, so an answer never lacks a group or a hit that is there.
+might be better, so an answer never lacks a group or a hit that is there; pages grow while they bring no new group.
 """
 
 import re
@@ -64,8 +64,11 @@ def best_groups(find: Find, *, groups: int, size: int, largest_first: bool = Tru
     limit, pages = groups * size, 0
     while gathered.lacks_groups() or (gathered.short() and pages < _PAGES):
         pages += 1
+        known = gathered.known()
         if not gathered.add(find(Page(limit, gathered.seen, full=gathered.full()))):
             break
+        if gathered.lacks_groups() and gathered.known() == known:
+            limit *= 2
     pages = 0
     while gathered.short() or (gathered.lacks_groups() and pages < _PAGES):
         pages += 1
@@ -93,9 +96,13 @@ class _Gathered:
                 self._held.setdefault(key, []).append(hit)
         return len(self.seen) > before
 
+    def known(self) -> int:
+        """Return how many groups have a hit."""
+        return len(self._held)
+
     def lacks_groups(self) -> bool:
         """Return whether fewer groups are known than wanted."""
-        return len(self._held) < self._groups
+        return self.known() < self._groups
 
     def full(self) -> list[Key]:
         """Return the groups that need no more hits."""

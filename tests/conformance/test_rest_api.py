@@ -124,6 +124,8 @@ def result(answer: httpx.Response) -> Any:
         ("POST", f"{POINTS}/query/groups", {"query": NEAR, "using": "product"}, 400),
         ("POST", f"{POINTS}/query/groups", {"query": NEAR, "using": "product", "group_by": "brand", "limit": 0}, 422),
         ("POST", f"{POINTS}/query/groups", {"query": NEAR, "using": "product", "group_by": "a["}, 400),
+        ("POST", f"{POINTS}/query/groups", {"query": NEAR, "using": ["product"], "group_by": "brand"}, 400),
+        ("POST", f"{POINTS}/query/groups", {"query": NEAR, "using": "product", "group_by": "brand", "filter": 0}, 400),
     ],
 )  # fmt: skip
 def test_wrong_requests_are_refused_alike(

@@ -50,6 +50,20 @@ def test_short_groups_do_not_fetch_everything() -> None:
     assert finder.given < 50
 
 
+def test_values_that_make_no_group_are_passed_in_few_pages() -> None:
+    """A field of prices groups nothing: the request must not hold the store up page by page."""
+    hits = [Hit(number, -number, ()) for number in range(2_000)]
+    pages: list[Page] = []
+
+    def find(page: Page) -> Sequence[Hit]:
+        """Return the best hits of a page."""
+        pages.append(page)
+        return [hit for hit in hits if hit.point not in page.seen][: page.limit]
+
+    assert best_groups(find, groups=3, size=3) == {}
+    assert len(pages) < 15
+
+
 def test_smaller_is_better_where_scores_are_distances() -> None:
     """Groups and hits come in the order that the scores mean."""
     hits = [Hit(1, 1.0, ("a",)), Hit(2, 2.0, ("b",)), Hit(3, 3.0, ("a",))]
