@@ -33,6 +33,7 @@ class Frontier:
 
         Raises:
             DependencyDown: Kafka does not say where the topic ends.
+            MillraceError: what ended the follower, which will never get there.
             TransientError: the follower does not get there in time.
         """
         name = self._settings.topic(self._topic)
@@ -42,6 +43,8 @@ class Frontier:
                 raise DependencyDown(f"Kafka does not know the topic {name}", fix="a restart of any service creates it")
             ends = self._consumer.end_offsets([TopicPartition(name, number) for number in numbers])
         if not self._follower.wait_for_offsets({p.partition: end for p, end in ends.items()}, READ_WITHIN_S):
+            if self._follower.failure is not None:
+                raise self._follower.failure
             raise TransientError(f"{name} could not be read to its end within {READ_WITHIN_S:g} s")
 
     def close(self) -> None:

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 import pytest
 from kafka import KafkaProducer
 
-from contracts.errors import DependencyDown, TransientError
+from contracts.errors import DependencyDown, InvariantError, TransientError
 from contracts.topics import PRODUCT_VECTORS
 from indexer.adapters import frontier
 from indexer.adapters.frontier import Frontier
 from service.follow import TopicFollower
 from service.kafka import OutgoingRecord, ensure_topics, produce_all, producer_config
 from service.settings import Settings
+from tests.support.poll import eventually
 
 SettingsFactory = Callable[..., Settings]
 
@@ -73,6 +74,27 @@ def test_a_follower_that_does_not_get_there_is_said(
     with pytest.raises(TransientError, match="could not be read to its end"):
         reached.reach()
     go_on.set()
+    reached.close()
+    follower.stop()
+
+
+def test_what_ended_a_follower_is_said(
+    deployment: Settings, producer: KafkaProducer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It will never get there: whoever waits must not try again for ever."""
+    monkeypatch.setattr(frontier, "READ_WITHIN_S", 0.05)
+
+    def refuse(_key: bytes, _value: bytes | None, _timestamp_ms: int) -> None:
+        """Take no record."""
+        raise InvariantError("cannot be applied", fix="none")
+
+    follower = TopicFollower(deployment, PRODUCT_VECTORS, refuse)
+    produce_all(producer, [OutgoingRecord(deployment.topic(PRODUCT_VECTORS), b"x", key=b"P-1")])
+    follower.start()
+    eventually(lambda: follower.failure is not None, timeout_s=60, what="the follower ended")
+    reached = Frontier(deployment, PRODUCT_VECTORS, follower)
+    with pytest.raises(InvariantError, match="cannot be applied"):
+        reached.reach()
     reached.close()
     follower.stop()
 
