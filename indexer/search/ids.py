@@ -12,7 +12,7 @@ def time_ordered_id(time_ms: int, random: bytes | None = None) -> str:
         random: 10 bytes; drawn from the system where None.
 
     >>> time_ordered_id(1_795_196_006_756, bytes(10))
-    '01a1fb1c-cd64-7000-8000-000000000000'
+    '01a1fa05-3164-7000-8000-000000000000'
     """
     tail = int.from_bytes(os.urandom(10) if random is None else random, "big")
     high, low = tail >> 68, tail & (2**62 - 1)
