@@ -12,6 +12,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+from service.kafka import ensure_topics
 from service.settings import ENV_PREFIX, Settings, load_settings
 from tests.support.servers import running_server
 
@@ -73,3 +74,11 @@ def kafka_settings(settings: SettingsFactory, kafka_bootstrap: str) -> SettingsF
         return settings(**{"kafka_bootstrap": kafka_bootstrap, **overrides})
 
     return make
+
+
+@pytest.fixture
+def two_partitions(kafka_settings: SettingsFactory) -> Settings:
+    """Give the settings of a deployment whose topics exist, with two partitions each."""
+    own = kafka_settings(partitions=2)
+    ensure_topics(own)
+    return own

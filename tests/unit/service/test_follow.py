@@ -28,29 +28,21 @@ Write = Callable[..., None]
 
 
 @pytest.fixture
-def deployment(kafka_settings: SettingsFactory) -> Settings:
-    """Settings of a deployment whose topics exist."""
-    settings = kafka_settings(partitions=2)
-    ensure_topics(settings)
-    return settings
-
-
-@pytest.fixture
-def write(deployment: Settings) -> Iterator[Write]:
+def write(two_partitions: Settings) -> Iterator[Write]:
     """A function that writes (key, value) records to a topic."""
-    producer = KafkaProducer(**producer_config(deployment))
+    producer = KafkaProducer(**producer_config(two_partitions))
 
     def send(topic: str, *records: tuple[bytes, bytes | None]) -> None:
-        produce_all(producer, [OutgoingRecord(deployment.topic(topic), value, key=key) for key, value in records])
+        produce_all(producer, [OutgoingRecord(two_partitions.topic(topic), value, key=key) for key, value in records])
 
     yield send
     producer.close()
 
 
-def ends_of(deployment: Settings) -> dict[int, int]:
+def ends_of(two_partitions: Settings) -> dict[int, int]:
     """Return where the partitions of `product-vectors` end."""
-    with admin(deployment) as client:
-        held = beginning_and_end_offsets(client, deployment, [PRODUCT_VECTORS])
+    with admin(two_partitions) as client:
+        held = beginning_and_end_offsets(client, two_partitions, [PRODUCT_VECTORS])
     return {number: offsets.end for (_, number), offsets in held.items()}
 
 
@@ -70,11 +62,11 @@ class Seen:
 
 
 @pytest.mark.kafka
-def test_it_reads_from_the_beginning_and_then_live(deployment: Settings, write: Write) -> None:
+def test_it_reads_from_the_beginning_and_then_live(two_partitions: Settings, write: Write) -> None:
     """What was there is handed over before `caught_up`; what comes later follows, tombstones included."""
     write(PRODUCT_VECTORS, *((b"P-%d" % number, b"old") for number in range(20)))
     seen = Seen()
-    follower = TopicFollower(deployment, PRODUCT_VECTORS, seen.take)
+    follower = TopicFollower(two_partitions, PRODUCT_VECTORS, seen.take)
     assert follower.not_caught_up() is not None
     follower.start()
     assert follower.caught_up.wait(30)
@@ -90,11 +82,11 @@ def test_it_reads_from_the_beginning_and_then_live(deployment: Settings, write: 
 
 @pytest.mark.kafka
 def test_whoever_waits_for_offsets_learns_that_everything_below_was_handed_over(
-    deployment: Settings, write: Write
+    two_partitions: Settings, write: Write
 ) -> None:
     """Not before the callback has returned, and not at all within a time that is too short."""
     write(PRODUCT_VECTORS, *((b"P-%d" % number, b"x") for number in range(20)))
-    ends = ends_of(deployment)
+    ends = ends_of(two_partitions)
     seen, go_on = Seen(), threading.Event()
 
     def take(key: bytes, value: bytes | None, timestamp_ms: int) -> None:
@@ -102,7 +94,7 @@ def test_whoever_waits_for_offsets_learns_that_everything_below_was_handed_over(
         go_on.wait(30)
         seen.take(key, value, timestamp_ms)
 
-    follower = TopicFollower(deployment, PRODUCT_VECTORS, take)
+    follower = TopicFollower(two_partitions, PRODUCT_VECTORS, take)
     assert not follower.wait_for_offsets(ends, 0.0)
     follower.start()
     assert not follower.wait_for_offsets(ends, 0.1)
@@ -114,11 +106,11 @@ def test_whoever_waits_for_offsets_learns_that_everything_below_was_handed_over(
 
 @pytest.mark.kafka
 def test_a_partition_whose_position_is_not_known_yet_counts_as_not_read(
-    deployment: Settings, write: Write, monkeypatch: pytest.MonkeyPatch
+    two_partitions: Settings, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A broker that does not say in time where a partition begins delays that partition, and breaks nothing."""
     write(PRODUCT_VECTORS, *((b"P-%d" % number, b"x") for number in range(20)))
-    ends = ends_of(deployment)
+    ends = ends_of(two_partitions)
     known, ask = threading.Event(), KafkaConsumer.position
 
     def position(consumer: KafkaConsumer, partition: TopicPartition, timeout_ms: int | None = None) -> int | None:
@@ -127,7 +119,7 @@ def test_a_partition_whose_position_is_not_known_yet_counts_as_not_read(
 
     monkeypatch.setattr(KafkaConsumer, "position", position)
     seen = Seen()
-    follower = TopicFollower(deployment, PRODUCT_VECTORS, seen.take)
+    follower = TopicFollower(two_partitions, PRODUCT_VECTORS, seen.take)
     follower.start()
     assert follower.wait_for_offsets({0: ends[0]}, 30.0)
     assert not follower.wait_for_offsets(ends, 0.0)
@@ -141,11 +133,11 @@ def test_a_partition_whose_position_is_not_known_yet_counts_as_not_read(
 
 @pytest.mark.kafka
 def test_what_was_handed_over_stays_so_while_it_begins_again(
-    deployment: Settings, write: Write, monkeypatch: pytest.MonkeyPatch
+    two_partitions: Settings, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After an outage nobody waits for records that were taken before it."""
     write(PRODUCT_VECTORS, *((b"P-%d" % number, b"x") for number in range(20)))
-    ends = ends_of(deployment)
+    ends = ends_of(two_partitions)
     fails, many_again, go_on = threading.Event(), threading.Event(), threading.Event()
     poll, seen = KafkaConsumer.poll, Seen()
 
@@ -165,7 +157,7 @@ def test_what_was_handed_over_stays_so_while_it_begins_again(
 
     monkeypatch.setattr(KafkaConsumer, "poll", failing_poll)
     monkeypatch.setattr(follow, "RETRY_S", 0.01)
-    follower = TopicFollower(deployment, PRODUCT_VECTORS, take)
+    follower = TopicFollower(two_partitions, PRODUCT_VECTORS, take)
     follower.start()
     assert follower.wait_for_offsets(ends, 30.0)
     fails.set()
@@ -176,9 +168,9 @@ def test_what_was_handed_over_stays_so_while_it_begins_again(
 
 
 @pytest.mark.kafka
-def test_an_empty_topic_is_caught_up_at_once(deployment: Settings) -> None:
+def test_an_empty_topic_is_caught_up_at_once(two_partitions: Settings) -> None:
     """Nobody waits for records that never come."""
-    follower = TopicFollower(deployment, MODELS, Seen().take)
+    follower = TopicFollower(two_partitions, MODELS, Seen().take)
     follower.start()
     assert follower.caught_up.wait(30)
     follower.stop()
@@ -198,7 +190,7 @@ def test_it_waits_for_a_topic_that_is_not_there_yet(kafka_settings: SettingsFact
 
 
 @pytest.mark.kafka
-def test_a_record_that_cannot_be_applied_ends_it_and_is_kept(deployment: Settings, write: Write) -> None:
+def test_a_record_that_cannot_be_applied_ends_it_and_is_kept(two_partitions: Settings, write: Write) -> None:
     """Going on would show a state that never was; readiness says why."""
     taken: list[bytes] = []
 
@@ -207,7 +199,7 @@ def test_a_record_that_cannot_be_applied_ends_it_and_is_kept(deployment: Setting
         raise MalformedMessage("malformed_json", "not a release")
 
     write(MODELS, (b"query-1", b"{"), (b"query-2", b"{"))
-    follower = TopicFollower(deployment, MODELS, refuse)
+    follower = TopicFollower(two_partitions, MODELS, refuse)
     follower.start()
     eventually(lambda: follower.failure is not None, timeout_s=30)
     assert taken == [b"query-1"]
@@ -217,14 +209,14 @@ def test_a_record_that_cannot_be_applied_ends_it_and_is_kept(deployment: Setting
 
 @pytest.mark.kafka
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_an_error_nobody_foresaw_is_a_failure_too(deployment: Settings, write: Write) -> None:
+def test_an_error_nobody_foresaw_is_a_failure_too(two_partitions: Settings, write: Write) -> None:
     """The thread dies loudly, and whoever waits for it learns of it instead of waiting for ever."""
 
     def crash(_key: bytes, _value: bytes | None, _timestamp_ms: int) -> None:
         raise ZeroDivisionError
 
     write(MODELS, (b"query-1", b"x"))
-    follower = TopicFollower(deployment, MODELS, crash)
+    follower = TopicFollower(two_partitions, MODELS, crash)
     follower.start()
     eventually(lambda: follower.failure is not None, timeout_s=30)
     assert "could not be applied" in (follower.not_caught_up() or "")
@@ -232,7 +224,7 @@ def test_an_error_nobody_foresaw_is_a_failure_too(deployment: Settings, write: W
 
 
 @pytest.mark.kafka
-def test_stop_ends_it_in_the_middle_of_a_topic(deployment: Settings, write: Write) -> None:
+def test_stop_ends_it_in_the_middle_of_a_topic(two_partitions: Settings, write: Write) -> None:
     """A stop does not wait for the rest; it is harmless when repeated or never started."""
     write(PRODUCT_VECTORS, *((b"P-%d" % number, b"x") for number in range(50)))
     first, go_on = threading.Event(), threading.Event()
@@ -244,7 +236,7 @@ def test_stop_ends_it_in_the_middle_of_a_topic(deployment: Settings, write: Writ
         first.set()
         go_on.wait(10)
 
-    follower = TopicFollower(deployment, PRODUCT_VECTORS, slow)
+    follower = TopicFollower(two_partitions, PRODUCT_VECTORS, slow)
     follower.start()
     assert first.wait(30)
     stopping = threading.Thread(target=follower.stop)
@@ -255,4 +247,4 @@ def test_stop_ends_it_in_the_middle_of_a_topic(deployment: Settings, write: Writ
     assert not stopping.is_alive()
     assert count < 50
     follower.stop()
-    TopicFollower(deployment, MODELS, slow).stop()
+    TopicFollower(two_partitions, MODELS, slow).stop()

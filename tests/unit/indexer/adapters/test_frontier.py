@@ -11,7 +11,7 @@ from contracts.topics import PRODUCT_VECTORS
 from indexer.adapters import frontier
 from indexer.adapters.frontier import Frontier
 from service.follow import TopicFollower
-from service.kafka import OutgoingRecord, ensure_topics, produce_all, producer_config
+from service.kafka import OutgoingRecord, produce_all, producer_config
 from service.settings import Settings
 from tests.support.poll import eventually
 
@@ -21,35 +21,27 @@ pytestmark = pytest.mark.kafka
 
 
 @pytest.fixture
-def deployment(kafka_settings: SettingsFactory) -> Settings:
-    """Settings of a deployment whose topics exist."""
-    settings = kafka_settings(partitions=2)
-    ensure_topics(settings)
-    return settings
-
-
-@pytest.fixture
-def producer(deployment: Settings) -> Iterator[KafkaProducer]:
+def producer(two_partitions: Settings) -> Iterator[KafkaProducer]:
     """A producer."""
-    client = KafkaProducer(**producer_config(deployment))
+    client = KafkaProducer(**producer_config(two_partitions))
     yield client
     client.close()
 
 
 def test_what_was_acknowledged_before_has_been_read(
-    deployment: Settings, producer: KafkaProducer, monkeypatch: pytest.MonkeyPatch
+    two_partitions: Settings, producer: KafkaProducer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Again and again, one record after the other."""
     monkeypatch.setattr(frontier, "READ_WITHIN_S", 60.0)
     seen: list[bytes] = []
-    follower = TopicFollower(deployment, PRODUCT_VECTORS, lambda key, _value, _timestamp_ms: seen.append(key))
-    reached = Frontier(deployment, PRODUCT_VECTORS, follower)
+    follower = TopicFollower(two_partitions, PRODUCT_VECTORS, lambda key, _value, _timestamp_ms: seen.append(key))
+    reached = Frontier(two_partitions, PRODUCT_VECTORS, follower)
     follower.start()
     assert follower.caught_up.wait(60)
     reached.reach()
     for number in range(20):
         key = b"P-%d" % number
-        produce_all(producer, [OutgoingRecord(deployment.topic(PRODUCT_VECTORS), b"x", key=key)])
+        produce_all(producer, [OutgoingRecord(two_partitions.topic(PRODUCT_VECTORS), b"x", key=key)])
         reached.reach()
         assert seen[-1] == key
     reached.close()
@@ -57,7 +49,7 @@ def test_what_was_acknowledged_before_has_been_read(
 
 
 def test_a_follower_that_does_not_get_there_is_said(
-    deployment: Settings, producer: KafkaProducer, monkeypatch: pytest.MonkeyPatch
+    two_partitions: Settings, producer: KafkaProducer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever asks tries again; nothing is taken for read."""
     monkeypatch.setattr(frontier, "READ_WITHIN_S", 0.05)
@@ -67,10 +59,10 @@ def test_a_follower_that_does_not_get_there_is_said(
         """Take a record when told."""
         go_on.wait(30)
 
-    follower = TopicFollower(deployment, PRODUCT_VECTORS, hang)
-    produce_all(producer, [OutgoingRecord(deployment.topic(PRODUCT_VECTORS), b"x", key=b"P-1")])
+    follower = TopicFollower(two_partitions, PRODUCT_VECTORS, hang)
+    produce_all(producer, [OutgoingRecord(two_partitions.topic(PRODUCT_VECTORS), b"x", key=b"P-1")])
     follower.start()
-    reached = Frontier(deployment, PRODUCT_VECTORS, follower)
+    reached = Frontier(two_partitions, PRODUCT_VECTORS, follower)
     with pytest.raises(TransientError, match="could not be read to its end"):
         reached.reach()
     go_on.set()
@@ -79,7 +71,7 @@ def test_a_follower_that_does_not_get_there_is_said(
 
 
 def test_what_ended_a_follower_is_said(
-    deployment: Settings, producer: KafkaProducer, monkeypatch: pytest.MonkeyPatch
+    two_partitions: Settings, producer: KafkaProducer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It will never get there: whoever waits must not try again for ever."""
     monkeypatch.setattr(frontier, "READ_WITHIN_S", 0.05)
@@ -88,11 +80,11 @@ def test_what_ended_a_follower_is_said(
         """Take no record."""
         raise InvariantError("cannot be applied", fix="none")
 
-    follower = TopicFollower(deployment, PRODUCT_VECTORS, refuse)
-    produce_all(producer, [OutgoingRecord(deployment.topic(PRODUCT_VECTORS), b"x", key=b"P-1")])
+    follower = TopicFollower(two_partitions, PRODUCT_VECTORS, refuse)
+    produce_all(producer, [OutgoingRecord(two_partitions.topic(PRODUCT_VECTORS), b"x", key=b"P-1")])
     follower.start()
     eventually(lambda: follower.failure is not None, timeout_s=60, what="the follower ended")
-    reached = Frontier(deployment, PRODUCT_VECTORS, follower)
+    reached = Frontier(two_partitions, PRODUCT_VECTORS, follower)
     with pytest.raises(InvariantError, match="cannot be applied"):
         reached.reach()
     reached.close()

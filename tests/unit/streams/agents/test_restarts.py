@@ -68,16 +68,20 @@ def _chunk(tp: TP, *events: dict[str, Any], begin: int = 0) -> Any:
     return Chunk(tp, records)
 
 
+def _two_open() -> JoinProgress:
+    """Return the progress of a process that had read two records, each of a search that is still open."""
+    return JoinProgress(
+        partition=0, start_offset=0, next_offset=2, hold_offset=0, watermark_ms=T0 - 1_000, window_ms=WINDOW_MS,
+        lateness_ms=1_000, counts=EventCounts(pending=2), open_searches=2,
+    )  # fmt: skip
+
+
 async def test_a_restart_commits_nothing_above_what_a_further_one_would_need(
     settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Records that are only read a second time do not move the offset past the search that is still open."""
     agent, _ = _agent(settings)
-    past = JoinProgress(
-        partition=0, start_offset=0, next_offset=2, hold_offset=0, watermark_ms=T0 - 1_000, window_ms=WINDOW_MS,
-        lateness_ms=1_000, counts=EventCounts(pending=2), open_searches=2,
-    )  # fmt: skip
-    tp = _standing(agent, monkeypatch, past)
+    tp = _standing(agent, monkeypatch, _two_open())
     await agent._on_chunk(_chunk(tp, impression("s1"), impression("s2")))
     consumer = agent.app.consumer
     consumer._finished[tp] = 2
@@ -89,11 +93,7 @@ async def test_no_progress_is_written_while_records_are_read_a_second_time(
 ) -> None:
     """In the middle of a replay the counts are not those of the position: the old progress has to stand."""
     agent, topics = _agent(settings)
-    past = JoinProgress(
-        partition=0, start_offset=0, next_offset=2, hold_offset=0, watermark_ms=T0 - 1_000, window_ms=WINDOW_MS,
-        lateness_ms=1_000, counts=EventCounts(pending=2), open_searches=2,
-    )  # fmt: skip
-    tp = _standing(agent, monkeypatch, past)
+    tp = _standing(agent, monkeypatch, _two_open())
     await agent._on_chunk(_chunk(tp, impression("s1")))
     await agent._write_progress(agent.works[0])
     assert topics.written == {}
