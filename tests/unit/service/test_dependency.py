@@ -1,0 +1,76 @@
+"""One outage of a dependency: the metric, readiness and a single line in the log."""
+
+from io import StringIO
+
+import pytest
+from prometheus_client import REGISTRY
+
+from contracts.errors import DependencyDown, TransientError
+from contracts.telemetry import M_DEPENDENCY_UP, Process
+from service import logging, metrics
+from service.dependency import Dependency
+
+
+@pytest.fixture(autouse=True)
+def _exposed() -> None:
+    """Expose the metric."""
+    metrics.initialise(Process.SEARCH)
+
+
+def gauge(process: Process) -> float | None:
+    """Return what the metric shows."""
+    return REGISTRY.get_sample_value(M_DEPENDENCY_UP, {"dependency": process})
+
+
+def test_an_outage_is_said_once_and_its_end_once() -> None:
+    """However often a server fails, the log has one line for the outage and one for its end."""
+    log = StringIO()
+    logging.configure("test", stream=log)
+    store = Dependency(Process.QDRANT, meaning="answers are remembered ones")
+    for _ in range(5):
+        store.failed(DependencyDown("Qdrant cannot be reached", fix="start it"))
+    store.answered()
+    store.answered()
+    lines = log.getvalue().splitlines()
+    assert len(lines) == 2
+    assert "dependency_down" in lines[0]
+    assert "answers are remembered ones" in lines[0]
+    assert "start it" in lines[0]
+    assert "dependency_back" in lines[1]
+
+
+def test_the_metric_follows() -> None:
+    """The gauge is 0 during an outage and 1 after an answer."""
+    kafka = Dependency(Process.KAFKA)
+    kafka.failed("no broker answers")
+    assert gauge(Process.KAFKA) == 0
+    kafka.answered()
+    assert gauge(Process.KAFKA) == 1
+
+
+def test_a_short_outage_is_no_reason_against_readiness() -> None:
+    """Readiness waits as long as the patience says, then names the newest error."""
+    now_s = [100.0]
+    kafka = Dependency(Process.KAFKA, patience_s=8.0, monotonic_s=lambda: now_s[0])
+    kafka.failed("Kafka does not answer at a:1")
+    now_s[0] = 107.9
+    assert kafka.not_ready() is None
+    kafka.failed("Kafka does not answer at b:1")
+    now_s[0] = 108.0
+    assert kafka.not_ready() == "Kafka does not answer at b:1"
+    kafka.answered()
+    assert kafka.not_ready() is None
+
+
+def test_a_watched_block_tells_an_outage_from_a_fault_of_ours() -> None:
+    """Only errors of a missing server count as an outage; all are raised on."""
+    redis = Dependency(Process.REDIS)
+    with pytest.raises(TransientError), redis.watched():
+        raise TransientError("Redis timed out")
+    assert not redis.is_up
+    with redis.watched():
+        pass
+    assert redis.is_up
+    with pytest.raises(ZeroDivisionError), redis.watched():
+        raise ZeroDivisionError
+    assert redis.is_up

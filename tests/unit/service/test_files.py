@@ -1,0 +1,33 @@
+"""A file is replaced whole or not at all."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from service.files import PART_SUFFIX, write_atomically
+
+
+def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    """The new content stands there alone, with the rights that were asked for."""
+    target = tmp_path / "up.env"
+    write_atomically(target, b"one")
+    write_atomically(target, b"two", mode=0o600)
+    assert target.read_bytes() == b"two"
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["up.env"]
+
+
+def test_a_failed_write_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the disk refuses, the file is as before and no part of the new one is left."""
+    target = tmp_path / "state.json"
+    write_atomically(target, b"before")
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(target, b"after")
+    assert target.read_bytes() == b"before"
+    assert not list(tmp_path.glob(f"*{PART_SUFFIX}"))
