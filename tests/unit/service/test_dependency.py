@@ -65,12 +65,14 @@ def test_a_short_outage_is_no_reason_against_readiness() -> None:
 def test_a_watched_block_tells_an_outage_from_a_fault_of_ours() -> None:
     """Only errors of a missing server count as an outage; all are raised on."""
     redis = Dependency(Process.REDIS)
+    states = []
     with pytest.raises(TransientError), redis.watched():
         raise TransientError("Redis timed out")
-    assert not redis.is_up
+    states.append(redis.is_up)
     with redis.watched():
         pass
-    assert redis.is_up
+    states.append(redis.is_up)
     with pytest.raises(ZeroDivisionError), redis.watched():
         raise ZeroDivisionError
-    assert redis.is_up
+    states.append(redis.is_up)
+    assert states == [False, True, True]
