@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 SHELL := /bin/sh
 
 BIN := .venv/bin
-SOURCES := contracts service towers streams trainer indexer millrace deploy
+SOURCES := contracts service towers streams trainer indexer millrace simulator deploy
 PYTHON ?=
 
 help: ## Show this

@@ -14,9 +14,9 @@ from service.kafka import ensure_topics, expected_kafka_error
 from service.logging import get_logger
 from service.process import Shutdown
 from service.settings import Settings
-from streams.agents.join import JoinAgent
-from streams.agents.pairs import PairsAgent
 from streams.agents.partition_agent import PartitionAgent
+from streams.join.agent import JoinAgent
+from streams.pairs.agent import PairsAgent
 
 AGENTS: Final[dict[str, type[PartitionAgent[Any, Any]]]] = {"join": JoinAgent, "pairs": PairsAgent}
 WATCH_S: Final = 0.1

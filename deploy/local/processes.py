@@ -51,7 +51,7 @@ class ProcessSpec:
 
 
 PROCESSES: Final[tuple[ProcessSpec, ...]] = (
-    ProcessSpec("qdrant", "indexer.embedded"),
+    ProcessSpec("qdrant", "deploy.qdrant_edge"),
     ProcessSpec("collector", "streams.collector", needs=(KAFKA, REDIS)),
     ProcessSpec("streams", "streams", needs=(KAFKA, REDIS), static_member=True),
     ProcessSpec("trainer", "trainer", needs=(KAFKA,), static_member=True),

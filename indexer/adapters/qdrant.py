@@ -99,7 +99,7 @@ class ProductStore:
                 if time.monotonic() >= deadline:
                     raise DependencyDown(
                         f"no vector store answers at {where}: {exc.message}",
-                        fix="start it (`millrace up`, `python -m indexer.embedded`), or correct MILLRACE_QDRANT_URL",
+                        fix="start it (`millrace up`, `python -m deploy.qdrant_edge`), or correct MILLRACE_QDRANT_URL",
                     ) from exc
                 time.sleep(_POLL_S)
             else:

@@ -32,8 +32,8 @@ def demo(
 
     Example: millrace demo --seed 3
     """
-    from millrace.demo.options import DemoOptions
-    from millrace.demo.stage import run_demo
+    from simulator.demo.options import DemoOptions
+    from simulator.demo.stage import run_demo
 
     run_demo(DemoOptions(world=world, seed=seed, seconds=seconds, keep=keep, json_file=json))
 
@@ -152,7 +152,7 @@ def bench(
     if name not in BENCHES:
         problem = f"bench {name} is not built yet" if name in PLANNED_BENCHES else f"there is no bench {name}"
         raise UsageError(problem, fix=f"built: {', '.join(BENCHES)}")
-    run: Callable[[Callable[[str], None]], dict[str, Any]] = import_module(f"millrace.bench.{name}").run
+    run: Callable[[Callable[[str], None]], dict[str, Any]] = import_module(f"simulator.bench.{name}").run
     report = run(lambda line: messages().print(line, markup=False))
     print_json(report) if json else out().print(bench_table(report))
 
@@ -175,7 +175,7 @@ def shop_export(
 
     Example: millrace shop export my-world && millrace demo --world my-world
     """
-    from millrace.shop.commands import export
+    from simulator.shop.commands import export
 
     export(folder, seed)
     messages().print(f"world {seed} written to {folder}", markup=False)

@@ -23,8 +23,8 @@ from service import metrics
 from service.kafka import translate_kafka_errors
 from service.logging import get_logger
 from service.settings import Settings
+from streams.agents.outputs import Emit, LogRecord, Plan, SetAside
 from streams.agents.progress import Standing, read_standings
-from streams.core.outputs import Emit, LogRecord, Plan, SetAside
 from streams.transport.app import BatchApp
 from streams.transport.chunk import Chunk
 from streams.transport.output import Output, OutRecord

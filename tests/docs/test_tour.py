@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from streams.agents.outputs import Emit, Plan
 from streams.collector.decisions import Accepted
 from streams.collector.intake import Facts, decide_event
-from streams.core.join import PartitionJoin
-from streams.core.outputs import Emit, Plan
-from streams.core.pairs import PartitionPairs
-from streams.core.propensity import examination_ratio
+from streams.join.partition_join import PartitionJoin
+from streams.pairs.partition_pairs import PartitionPairs
+from streams.pairs.propensity import examination_ratio
 from tests.support.markdown import ROOT, sections
 from trainer.core.lanes import StepReport
 from trainer.core.losses import dpo_loss
@@ -44,10 +44,10 @@ def record_of(stop: str) -> dict[str, Any]:
 TOUR = {re.findall(r"^\[`([^`]+)`\]", stop)[0]: record_of(stop) for stop in STOPS}
 IMPRESSION = TOUR["contracts/events.py"]
 CLICK = TOUR["streams/collector/intake.py"]
-TICK = TOUR["streams/core/watermark.py"]
-PROGRESS = TOUR["streams/core/join.py"]
-JOINED = TOUR["streams/core/open_search.py"]
-PAIR = TOUR["streams/core/pairing.py"]
+TICK = TOUR["streams/join/watermark.py"]
+PROGRESS = TOUR["streams/join/partition_join.py"]
+JOINED = TOUR["streams/join/open_search.py"]
+PAIR = TOUR["streams/pairs/pairing.py"]
 
 
 def joined() -> tuple[PartitionJoin, Plan]:
@@ -92,12 +92,12 @@ def test_the_pairs_agent_makes_the_pair_shown() -> None:
     pairs = paired()
     assert len(pairs) == TOUR["trainer/core/learner.py"]["pairs_trained"]
     assert PAIR in pairs
-    assert PAIR["chosen"] == TOUR["streams/core/grading.py"]
+    assert PAIR["chosen"] == TOUR["streams/pairs/grading.py"]
 
 
 def test_the_ratio_shown_is_the_one_of_the_prior() -> None:
     """The factors shown are those of the third slot against the second."""
-    shown = TOUR["streams/core/propensity.py"]
+    shown = TOUR["streams/pairs/propensity.py"]
     assert shown["ratio"] == pytest.approx(examination_ratio(2, 3))
     assert shown in [pair["factors"] for pair in paired()]
 

@@ -1,6 +1,6 @@
 """What join and pairs must say about a log, computed a second time from the words of the interfaces alone.
 
-It shares no code with `streams/core`: no heap, no watermark object, no replay. It looks at the whole log at once, in
+It shares no code with `streams/join`: no heap, no watermark object, no replay. It looks at the whole log at once, in
 plain dictionaries, and may therefore be slow and simple.
 """
 

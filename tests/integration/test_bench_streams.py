@@ -2,8 +2,8 @@
 
 import pytest
 
-from millrace.bench import streams
 from service.settings import env_name
+from simulator.bench import streams
 
 pytestmark = [pytest.mark.kafka]
 

@@ -43,7 +43,7 @@ class QdrantProcess:
         """Return our embedded Qdrant on a free port, not yet started."""
         port = free_port()
         settings = {"MILLRACE_DATA_DIR": str(data_dir), "MILLRACE_HOST": "127.0.0.1", "MILLRACE_PORT": str(port)}
-        command = [sys.executable, "-m", "indexer.embedded"]
+        command = [sys.executable, "-m", "deploy.qdrant_edge"]
         return cls(command, {**settings, **environ}, port=port, log=data_dir.with_suffix(".log"))
 
     @classmethod

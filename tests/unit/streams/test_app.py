@@ -8,8 +8,8 @@ from aiokafka.errors import InvalidSessionTimeoutError
 
 from contracts.errors import InvariantError, MillraceError, UsageError
 from service.settings import BUILT_AGENTS
-from streams.agents.join import JoinAgent
 from streams.app import AGENTS, _raise_crash
+from streams.join.agent import JoinAgent
 from tests.conftest import SettingsFactory
 
 

@@ -24,7 +24,7 @@ def test_commands_and_default_ports_are_those_of_the_fixed_interfaces() -> None:
         "trainer": ("python -m trainer", 9102),
         "indexer": ("python -m indexer", 9103),
         "search": ("python -m indexer.search", 8081),
-        "qdrant": ("python -m indexer.embedded", 6333),
+        "qdrant": ("python -m deploy.qdrant_edge", 6333),
         "page": ("python -m millrace.page", 8082),
     }
 

@@ -12,7 +12,7 @@ import pytest
 from contracts.errors import UsageError
 from millrace import processes
 from millrace.commands import running
-from millrace.demo.options import DemoOptions
+from simulator.demo.options import DemoOptions
 
 REPORT = {"processes": [{"name": "search", "state": "ready", "pid": 7, "port": 8081, "restarts": 0, "reasons": []}]}
 
@@ -119,7 +119,7 @@ def test_a_bench_prints_what_it_measured(
     """Progress goes to stderr, figures to stdout."""
     row = {"name": "joined events", "unit": "events/s", "ours": 9.5, "peer": "bare loop", "peer_value": 10.0}
     report = {"bench": "streams", "machine": {}, "results": [{**row, "ratio": 0.95, "goal": 0.95, "met": True}]}
-    module = ModuleType("millrace.bench.streams")
+    module = ModuleType("simulator.bench.streams")
 
     def measure(tell: Callable[[str], None]) -> dict[str, Any]:
         """Stand for the bench."""
@@ -127,7 +127,7 @@ def test_a_bench_prints_what_it_measured(
         return report
 
     vars(module)["run"] = measure
-    monkeypatch.setitem(sys.modules, "millrace.bench.streams", module)
+    monkeypatch.setitem(sys.modules, "simulator.bench.streams", module)
     running.bench("streams", json=as_json)
     printed = capsys.readouterr()
     assert printed.err == "warming up\n"
@@ -146,7 +146,7 @@ def test_schemas_are_written_where_asked(tmp_path: Path, capsys: pytest.CaptureF
 def test_demo_passes_its_arguments_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every option reaches the demo."""
     asked: list[DemoOptions] = []
-    monkeypatch.setattr("millrace.demo.stage.run_demo", asked.append)
+    monkeypatch.setattr("simulator.demo.stage.run_demo", asked.append)
     running.demo(world=tmp_path, seed=3, seconds=30, keep=True, json=tmp_path / "figures.json")
     assert asked == [DemoOptions(tmp_path, seed=3, seconds=30, keep=True, json_file=tmp_path / "figures.json")]
 

@@ -12,10 +12,10 @@ from faust.types import TP
 
 from contracts.progress import JoinProgress
 from service.metrics import EVENT_OUTCOMES
-from streams.agents.join import JoinAgent
-from streams.agents.pairs import PairsAgent
 from streams.agents.partition_agent import STUCK_AFTER_S, PartitionWork
-from streams.core.join import PartitionJoin
+from streams.join.agent import JoinAgent
+from streams.join.partition_join import PartitionJoin
+from streams.pairs.agent import PairsAgent
 from streams.transport.chunk import Chunk
 from streams.transport.output import OutRecord
 from tests.conftest import SettingsFactory

@@ -12,8 +12,8 @@ from contracts.progress import EventCounts, JoinProgress
 from contracts.topics import JOIN_PROGRESS, JOINED_SEARCHES, SEARCH_EVENTS
 from contracts.wire import encode
 from streams.agents import partition_agent
-from streams.agents.join import JoinAgent
 from streams.agents.progress import Standing
+from streams.join.agent import JoinAgent
 from streams.transport.chunk import Chunk
 from streams.transport.output import OutRecord
 from tests.conftest import SettingsFactory

@@ -1,0 +1,1 @@
+"""A simulated shop, the demo, the benchmarks and the evaluation: clients of everything else."""

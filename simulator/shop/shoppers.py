@@ -1,0 +1,315 @@
+"""How shoppers decide: from a returned list to what they look at, click, read, buy, and type next.
+
+Pure: the same seed, visit and returned list give the same actions, whatever else happens. Each slot has draws of its
+own, so a product that moves changes only what happens where it was and where it went.
+
+Two kinds of shopper look at a list. The position-based one looks at slot k with probability k^-eta, independently of
+the other slots; the cascade one reads from the top and stops at some point, mostly after a good click. Both click on
+what they looked at by its attraction, a little more often than that near the top (trust), and now and then by mistake.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from random import Random
+from typing import Final, Literal
+
+from simulator.shop.world import Query, World
+
+Kind = Literal["view", "click", "dwell", "cart", "purchase"]
+ShopperKind = Literal["position", "cascade", "bot"]
+
+COMPRESSED_LOOK_MS: Final = 1_600
+"""In compressed time all clicks fall before this; dwell reports follow within 350 ms."""
+COMPRESSED_CART_MS: Final = 3_200
+DWELL_MEDIAN_MS: Final = (3_500, 8_000, 22_000, 55_000, 90_000)
+"""By grade: bounces are below 5 s, long clicks above 30 s."""
+CART_RATE: Final = (0.0, 0.005, 0.02, 0.08, 0.18)
+"""P(cart | click), by grade."""
+PURCHASE_RATE: Final = 0.4
+MAX_SEARCHES: Final = 3
+BOT_SEARCHES: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ShopperOptions:
+    """How shoppers, their devices and their network behave in one run."""
+
+    compressed: bool = False
+    """Clicks and dwell reports within 2 s of the impression; `dwell_ms` keeps the uncompressed value."""
+    results: int = 10
+    """Length of the lists asked for."""
+    eta: float = 1.0
+    """Position-based shoppers look at slot k with probability k^-eta."""
+    cascade_share: float = 0.3
+    cascade_go_on: float = 0.88
+    """P(next slot | no click here)."""
+    cascade_satisfied: float = 0.6
+    """P(stop | click)."""
+    trust: float = 0.04
+    """Extra P(click | looked) at the top, falling with 1/k: some click what ranks first because it ranks first."""
+    noise: float = 0.01
+    """P(click by mistake | looked)."""
+    abandon: float = 0.08
+    """P(leave at once, having seen only the first slots)."""
+    reformulate: float = 0.35
+    """P(ask in other words | no click)."""
+    again: float = 0.2
+    """P(search for something else | a click)."""
+    bots: float = 0.0
+    """Share of visits by robots that click everything."""
+    duplicates: float = 0.0
+    """Share of events sent twice under the same event_id."""
+    late: float = 0.0
+    """Share of events delivered `late_by_ms` after they happened."""
+    late_by_ms: int = 20_000
+    disorder_ms: int = 0
+    """Events are delivered up to this much after they happened, each by its own delay."""
+    clock_skew_ms: int = 0
+    """Standard deviation of the error of a device's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One shopper's stay in the shop."""
+
+    number: int
+    session_id: str
+    client_id: str
+    kind: ShopperKind
+    device: str
+    skew_ms: int
+    first: Query
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """Something a shopper did with a list; times count from the impression."""
+
+    kind: Kind
+    position: int
+    product_id: str
+    at_ms: int
+    send_ms: int
+    copies: int = 1
+    dwell_ms: int = 0
+    visible: tuple[tuple[int, str, int], ...] = ()
+    """Of a view: (position, product_id, visible_ms)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reaction:
+    """What a shopper makes of one list, and what they type next (None: they leave)."""
+
+    actions: tuple[Action, ...]
+    follow_up: Query | None
+
+    def clicks(self) -> tuple[Action, ...]:
+        """Return the clicks alone."""
+        return tuple(action for action in self.actions if action.kind == "click")
+
+
+class Shoppers:
+    """The shoppers of one run.
+
+    Args:
+        world: decides what they type (train queries, by popularity) and like.
+        seed: decides everything else.
+        options: how they behave.
+    """
+
+    def __init__(self, world: World, seed: int, *, options: ShopperOptions | None = None) -> None:
+        self._world = world
+        self._seed = seed
+        self._options = options or ShopperOptions()
+        self._queries = world.of_split("train")
+        self._popularity = list(accumulate(query.popularity for query in self._queries))
+        self._similar = _Similar(self._queries)
+
+    def visit(self, number: int) -> Visit:
+        """Return the visit of a number: who comes and what they type first."""
+        rng = Random(f"visit:{self._seed}:{number}")
+        options = self._options
+        draws = [rng.random() for _ in range(5)]
+        regular = draws[0] < 0.15 and number > 0
+        client = int(draws[1] * number) if regular else number
+        kind: ShopperKind = "cascade" if draws[2] < options.cascade_share else "position"
+        return Visit(
+            number=number,
+            session_id=f"s{self._seed}-{number}",
+            client_id=f"c{self._seed}-{client}",
+            kind="bot" if draws[3] < options.bots else kind,
+            device="mobile" if draws[4] < 0.7 else "desktop",
+            skew_ms=round(Random(f"skew:{self._seed}:{client}").gauss(0, options.clock_skew_ms)),
+            first=self._popular(rng),
+        )
+
+    def react(self, visit: Visit, step: int, *, query: Query, returned: Sequence[str]) -> Reaction:
+        """Return what the shopper does with a returned list.
+
+        Args:
+            visit: who.
+            step: 0 for the first search of the visit.
+            query: what was typed.
+            returned: product ids in the order shown; only these can be clicked.
+        """
+        rng = Random(f"list:{self._seed}:{visit.number}:{step}")
+        draws = [tuple(rng.random() for _ in range(9)) for _ in range(max(len(returned), self._options.results))]
+        mood, next_draw = rng.random(), rng.random()
+        if visit.kind == "bot":
+            actions = [action for slot, product in enumerate(returned) for action in _bot_click(slot + 1, product)]
+            return Reaction(self._delivered(actions, rng), self._popular(rng) if step + 1 < BOT_SEARCHES else None)
+        if mood < self._options.abandon or not returned:
+            seen = self._view(min(3, len(returned)), returned, at_ms=400)
+            return Reaction(self._delivered(seen, rng), None)
+        looked, clicked = self._look(visit.kind, query, returned, draws)
+        actions = self._behaviour(query, returned, looked, clicked, draws)
+        return Reaction(self._delivered(actions, rng), self._follow_up(step, query, bool(clicked), next_draw, rng))
+
+    def _look(
+        self, kind: ShopperKind, query: Query, returned: Sequence[str], draws: Sequence[tuple[float, ...]]
+    ) -> tuple[list[int], list[int]]:
+        """Return the slots looked at and the slots clicked, 0-based."""
+        options, looked, clicked = self._options, [], []
+        for slot, product_id in enumerate(returned):
+            look, click, go_on = draws[slot][:3]
+            if kind == "position" and look >= (slot + 1) ** -options.eta:
+                continue
+            looked.append(slot)
+            attraction = self._world.judgment(query.query_id, product_id).click_probability()
+            if click < click_probability(attraction, slot + 1, options=options):
+                clicked.append(slot)
+            stay = 1 - options.cascade_satisfied if slot in clicked else options.cascade_go_on
+            if kind == "cascade" and go_on >= stay:
+                break
+        return looked, clicked
+
+    def _behaviour(
+        self,
+        query: Query,
+        returned: Sequence[str],
+        looked: Sequence[int],
+        clicked: Sequence[int],
+        draws: Sequence[tuple[float, ...]],
+    ) -> list[Action]:
+        """Return the view, then each click with its dwell, cart and purchase, in order of time."""
+        seen = min(len(returned), max([3, *(slot + 1 for slot in looked)]))
+        compressed = self._options.compressed
+        actions, now_ms = list(self._view(seen, returned, at_ms=250 if compressed else 1_200 * seen)), 0
+        for order, slot in enumerate(clicked):
+            product_id, draw = returned[slot], draws[slot]
+            grade = self._world.judgment(query.query_id, product_id).grade
+            dwell_ms = _dwell_ms(grade, draw[3])
+            if compressed:
+                at_ms = 300 + int((COMPRESSED_LOOK_MS - 300) * (order + draw[4]) / len(clicked))
+                dwell_at = at_ms + 50 + int(250 * draw[5])
+            else:
+                at_ms = max(now_ms, 1_200 * (slot + 1)) + int(1_500 * draw[4])
+                dwell_at = now_ms = at_ms + dwell_ms
+            actions.append(Action("click", slot + 1, product_id, at_ms, at_ms))
+            actions.append(Action("dwell", slot + 1, product_id, dwell_at, dwell_at, dwell_ms=dwell_ms))
+            actions.extend(self._buying(slot + 1, product_id, after_ms=dwell_at, draw=draw, grade=grade))
+        return sorted(actions, key=lambda action: action.at_ms)
+
+    def _buying(
+        self, position: int, product_id: str, *, after_ms: int, draw: tuple[float, ...], grade: int
+    ) -> list[Action]:
+        """Return the cart and the purchase that follow a click; both come well after the click's own window."""
+        if draw[6] >= CART_RATE[grade]:
+            return []
+        if self._options.compressed:
+            cart_ms = COMPRESSED_CART_MS + int(1_000 * draw[7])
+            bought_ms = cart_ms + 300 + int(1_000 * draw[8])
+        else:
+            cart_ms = after_ms + int(120_000 * draw[7])
+            bought_ms = cart_ms + 60_000 + int(1_800_000 * draw[8])
+        bought = draw[6] < CART_RATE[grade] * PURCHASE_RATE
+        cart = Action("cart", position, product_id, cart_ms, cart_ms)
+        return [cart, Action("purchase", position, product_id, bought_ms, bought_ms)] if bought else [cart]
+
+    def _view(self, seen: int, returned: Sequence[str], *, at_ms: int) -> list[Action]:
+        """Return the viewport's report of the first slots; none of an empty list."""
+        visible = tuple((slot + 1, returned[slot], 900 + 150 * (seen - slot)) for slot in range(seen))
+        return [Action("view", 1, returned[0], at_ms, at_ms, visible=visible)] if visible else []
+
+    def _delivered(self, actions: Sequence[Action], rng: Random) -> tuple[Action, ...]:
+        """Put the network between what happened and what is sent: duplicates, lateness, disorder."""
+        options, delivered = self._options, []
+        for action in actions:
+            twice, late, delay = rng.random(), rng.random(), rng.random()
+            delivered.append(
+                Action(
+                    action.kind,
+                    action.position,
+                    action.product_id,
+                    action.at_ms,
+                    action.at_ms
+                    + int(delay * options.disorder_ms)
+                    + (options.late_by_ms if late < options.late else 0),
+                    copies=2 if twice < options.duplicates else 1,
+                    dwell_ms=action.dwell_ms,
+                    visible=action.visible,
+                )
+            )
+        return tuple(sorted(delivered, key=lambda action: action.send_ms))
+
+    def _follow_up(self, step: int, query: Query, clicked: bool, draw: float, rng: Random) -> Query | None:
+        """Return the next query of the visit: other words after no click, something else after one."""
+        if step + 1 >= MAX_SEARCHES:
+            return None
+        if clicked:
+            return self._popular(rng) if draw < self._options.again else None
+        return self._similar.to(query, rng) if draw < self._options.reformulate else None
+
+    def _popular(self, rng: Random) -> Query:
+        return self._queries[
+            min(bisect_right(self._popularity, rng.random() * self._popularity[-1]), len(self._queries) - 1)
+        ]
+
+
+class _Similar:
+    """Finds how else a shopper could have asked: train queries that share words, rare words first."""
+
+    def __init__(self, queries: Sequence[Query]) -> None:
+        self._queries = queries
+        self._words = [frozenset(query.query.lower().split()) for query in queries]
+        holders: dict[str, int] = {}
+        for words in self._words:
+            for word in words:
+                holders[word] = holders.get(word, 0) + 1
+        self._rarity: Mapping[str, float] = {
+            word: math.log(1 + len(queries) / count) for word, count in holders.items()
+        }
+
+    def to(self, query: Query, rng: Random) -> Query | None:
+        """Return one of the three queries nearest in words, None where none shares a word."""
+        mine = frozenset(query.query.lower().split())
+        shared = [math.fsum(self._rarity.get(word, 0.0) for word in mine & words) for words in self._words]
+        near = sorted(range(len(shared)), key=lambda place: -shared[place])[:4]
+        others = [self._queries[place] for place in near if shared[place] > 0 and self._queries[place] != query][:3]
+        return rng.choice(others) if others else None
+
+
+def click_probability(attraction: float, position: int, *, options: ShopperOptions) -> float:
+    """Return P(click | looked): the attraction, or trust in the ranking, or a mistake.
+
+    >>> click_probability(0.5, 1, options=ShopperOptions(trust=0.0, noise=0.0))
+    0.5
+    """
+    return 1 - (1 - attraction) * (1 - options.trust / position) * (1 - options.noise)
+
+
+def _dwell_ms(grade: int, draw: float) -> int:
+    """Return a reading time around the grade's median, half to double of it."""
+    return round(DWELL_MEDIAN_MS[grade] * 2 ** (2 * draw - 1))
+
+
+def _bot_click(position: int, product_id: str) -> list[Action]:
+    """Return a robot's click: at once, on everything, gone in 100 ms."""
+    at_ms = 20 * position
+    return [
+        Action("click", position, product_id, at_ms, at_ms),
+        Action("dwell", position, product_id, at_ms + 100, at_ms + 100, dwell_ms=100),
+    ]

@@ -1,0 +1,1 @@
+"""The join: impressions and what followed them become joined searches."""

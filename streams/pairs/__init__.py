@@ -1,0 +1,1 @@
+"""The pairs stage: joined searches become weighted preference pairs."""

@@ -1,0 +1,94 @@
+"""A small open store and the HTTP application over it."""
+
+import math
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from contracts.telemetry import Process
+from deploy.qdrant_edge.app import Api
+from deploy.qdrant_edge.collection import Collection
+from deploy.qdrant_edge.store import Store
+from deploy.qdrant_edge.worker import Worker
+from service.health import Health
+
+Http = TestClient[Any, Any]
+
+CREATE: dict[str, Any] = {"vectors": {"product": {"size": 2, "distance": "Cosine"}}, "metadata": {"release": 1}}
+
+PAYLOADS: dict[int, dict[str, Any]] = {
+    1: {"brand": "Acme", "price": 100.0, "stock": 1, "flag": True, "tags": ["a", "b"], "at": "2026-01-01T00:00:00Z"},
+    2: {"brand": "Bolt", "price": 200.0, "stock": 0, "flag": False, "tags": ["b"], "at": "2026-06-01T00:00:00Z"},
+    3: {"brand": "Acme", "price": 300.0, "stock": 1, "note": None, "parts": [{"kind": "x", "n": 1}, {"kind": "y"}]},
+    4: {"brand": "Core", "title": "quiet fridge"},
+}
+
+
+def point(identity: int, **payload: Any) -> dict[str, Any]:
+    """Return a point as REST takes it, further from (1, 0) the larger its id."""
+    angle = identity / 10
+    return {"id": identity, "vector": {"product": [math.cos(angle), math.sin(angle)]}, "payload": payload}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """An empty store on disk."""
+    opened = Store(tmp_path / "qdrant")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def collection(store: Store) -> Collection:
+    """A collection of four points, two of their fields indexed."""
+    return _shop(store)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collection]:
+    """The same, made once for all tests of a module that only read."""
+    opened = Store(tmp_path_factory.mktemp("shop") / "qdrant")
+    yield _shop(opened)
+    opened.close()
+
+
+def _shop(store: Store) -> Collection:
+    """Make and fill the collection."""
+    store.create("shop", CREATE)
+    made = store.collection("shop")
+    made.create_index({"field_name": "brand", "field_schema": "keyword"})
+    made.create_index({"field_name": "price", "field_schema": {"type": "float"}})
+    made.write("upsert", {"points": [point(identity, **payload) for identity, payload in PAYLOADS.items()]})
+    return made
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    """The thread that speaks to the engine."""
+    started = Worker()
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def api(store: Store, worker: Worker) -> Api:
+    """The application's owner, over an empty store, without a key."""
+    return Api(store, worker, Health(Process.QDRANT))
+
+
+@pytest.fixture
+async def http(api: Api) -> AsyncIterator[Http]:
+    """A client of the application."""
+    async with TestClient(TestServer(api.build())) as client:
+        yield client
+
+
+@pytest.fixture
+async def guarded_http(store: Store, worker: Worker) -> AsyncIterator[Http]:
+    """The same behind a key."""
+    app = Api(store, worker, Health(Process.QDRANT), api_key="sesame").build()
+    async with TestClient(TestServer(app)) as client:
+        yield client

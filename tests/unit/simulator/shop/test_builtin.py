@@ -1,0 +1,136 @@
+"""The built-in world keeps what the demo promises about it."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from contracts.catalog import CATALOG_CHANGE
+from contracts.wire import validate
+from simulator.shop.builtin import FEWEST_ANSWERS, builtin_world
+from simulator.shop.catalogue import CatalogueMaker
+from simulator.shop.lexicon import lexicon
+from simulator.shop.questions import CLASS_SIZES, QuestionMaker
+from simulator.shop.utility import MAX_JUDGED
+from simulator.shop.world import WORLD_EPOCH_MS, World
+
+
+def test_the_same_seed_makes_the_same_world(built_in: World) -> None:
+    """A seed decides everything; another seed makes another shop."""
+    assert builtin_world(1) == built_in
+    assert builtin_world(2) != built_in
+
+
+def test_every_product_keeps_the_contract(built_in: World) -> None:
+    """The catalogue is at least 5,000 product messages that the collector would accept, with ids of their own."""
+    for product in built_in.products:
+        validate(dict(product), CATALOG_CHANGE)
+    assert len(built_in.products) >= 5_000
+    assert len(built_in.by_product_id) == len(built_in.products)
+
+
+def test_the_catalogue_is_a_shops(built_in: World) -> None:
+    """Brands, variants, sellers, locales, stock, priority SKUs and recent launches are all there."""
+    products = built_in.products
+    variants = Counter(product["parent_id"] for product in products)
+    fresh = [product for product in products if product["launched_at"] > WORLD_EPOCH_MS - 60 * 86_400_000]
+    assert len({product["brand"] for product in products}) >= 60
+    assert sum(count > 1 for count in variants.values()) > 500
+    assert len({product["seller_id"] for product in products}) >= 20
+    assert {product["locale"] for product in products} == {"en-IN", "hi-IN"}
+    assert 0.9 < np.mean([product["in_stock"] for product in products]) < 0.98
+    assert 0.02 < np.mean([product["priority"] > 0 for product in products]) < 0.1
+    assert len(fresh) > 200
+    assert all(product["launched_at"] < WORLD_EPOCH_MS for product in products)
+
+
+def test_variants_differ_in_colour_only_in_their_title(built_in: World) -> None:
+    """Products of one parent are the same model: same brand, type and description."""
+    groups: dict[str, list[dict[str, object]]] = {}
+    for product in built_in.products:
+        groups.setdefault(str(product["parent_id"]), []).append(dict(product))
+    for group in groups.values():
+        assert len({str(product["description"]) for product in group}) == 1
+        assert len({str(product["title"]) for product in group}) == len(group)
+
+
+@pytest.mark.parametrize("query_class", CLASS_SIZES)
+def test_every_class_of_query_stands_in_both_splits(built_in: World, query_class: str) -> None:
+    """No class is missing from training or from the test."""
+    for split in ("train", "test"):
+        assert any(query.query_class == query_class and query.split == split for query in built_in.queries)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_splits_are_apart_and_large_enough(seed: int) -> None:
+    """At least 600 queries, at least 200 of them kept for the test, and no text stands in both splits."""
+    world = builtin_world(seed)
+    train, test = ({query.query for query in world.of_split(split)} for split in ("train", "test"))
+    assert len(world.queries) >= 600
+    assert len(test) >= 200
+    assert not train & test
+    assert len({query.query_id for query in world.queries}) == len(world.queries)
+
+
+def test_no_meaning_stands_in_both_splits() -> None:
+    """What a test query means was never typed in other words."""
+    questions = QuestionMaker(lexicon(), 1).make()
+    meanings = {split: {one.intent for one in questions if one.query.split == split} for split in ("train", "test")}
+    assert not meanings["train"] & meanings["test"]
+
+
+def test_every_query_has_an_answer_and_few_enough_judgments(built_in: World) -> None:
+    """Each query has a best product, and the judgments stay a small file."""
+    sizes = [len(built_in.judgments[query.query_id]) for query in built_in.queries]
+    assert min(sizes) >= FEWEST_ANSWERS
+    assert max(sizes) <= MAX_JUDGED
+    assert sum(sizes) <= 400_000
+    for judged in built_in.judgments.values():
+        assert max(judgment.grade for judgment in judged.values()) == 4
+        assert all(1 <= judgment.grade <= 4 and 0 < judgment.click_probability() <= 0.9 for judgment in judged.values())
+
+
+def test_judgments_name_products_of_the_catalogue(built_in: World) -> None:
+    """No judgment points outside the catalogue."""
+    judged = {product_id for judgments in built_in.judgments.values() for product_id in judgments}
+    assert judged <= set(built_in.by_product_id)
+
+
+def test_attraction_grows_with_the_grade(built_in: World) -> None:
+    """Better products are clicked more often when looked at."""
+    by_grade: dict[int, list[float]] = {}
+    for judgments in built_in.judgments.values():
+        for judgment in judgments.values():
+            by_grade.setdefault(judgment.grade, []).append(judgment.click_probability())
+    means = [float(np.mean(by_grade[grade])) for grade in (1, 2, 3, 4)]
+    assert means == sorted(means)
+    assert means[3] > 5 * means[0]
+
+
+def test_accessories_never_answer_a_query(built_in: World) -> None:
+    """Who asks for a fridge does not want its stand, however alike the texts are."""
+    for judgments in built_in.judgments.values():
+        for product_id in judgments:
+            assert built_in.by_product_id[product_id]["attributes"]["type"] != "Accessory"
+
+
+def test_the_hidden_numbers_stay_hidden() -> None:
+    """Brand quality, traits and worth stand in no product message."""
+    made = CatalogueMaker(lexicon(), 1).make()
+    for one in made[:500]:
+        assert not {"quality", "traits", "worth", "value", "assured"} & set(one.message)
+        if 0 < one.quality < 1:
+            assert str(one.quality) not in json.dumps(one.message)
+
+
+def test_good_brands_are_preferred_in_unseen_queries_too(built_in: World) -> None:
+    """The brands that train queries prefer are those that test queries prefer: the law is the world's."""
+    gains: dict[str, dict[str, list[int]]] = {"train": {}, "test": {}}
+    for query in built_in.queries:
+        for product_id, judgment in built_in.judgments[query.query_id].items():
+            brand = str(built_in.by_product_id[product_id]["brand"])
+            gains[query.split].setdefault(brand, []).append(2**judgment.grade - 1)
+    brands = sorted(set(gains["train"]) & set(gains["test"]))
+    train, test = ([float(np.mean(gains[split][brand])) for brand in brands] for split in ("train", "test"))
+    assert np.corrcoef(train, test)[0, 1] > 0.7

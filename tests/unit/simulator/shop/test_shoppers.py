@@ -1,0 +1,263 @@
+"""Shoppers decide by seed and returned list alone, and behave as their options say."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from simulator.shop.shoppers import (
+    BOT_SEARCHES,
+    COMPRESSED_CART_MS,
+    MAX_SEARCHES,
+    Action,
+    Reaction,
+    ShopperOptions,
+    Shoppers,
+    click_probability,
+)
+from simulator.shop.world import Judgment, Query, World
+
+LIST = tuple(f"P-{number}" for number in range(10))
+CAREFUL = ShopperOptions(noise=0.0, trust=0.0, abandon=0.0)
+
+
+def _even(attraction: float = 0.4) -> World:
+    """Return a world where every product of the list attracts alike."""
+    query = Query("Q-1", "fridge", "plain", "train")
+    products = tuple({"product_id": product_id} for product_id in LIST)
+    return World(products, (query,), {"Q-1": {product_id: Judgment(3, attraction) for product_id in LIST}})
+
+
+def _reactions(
+    world: World, options: ShopperOptions, *, visits: int = 4000, returned: Sequence[str] = LIST
+) -> list[Reaction]:
+    """Return what many visitors do with the same list."""
+    shoppers = Shoppers(world, 7, options=options)
+    query = world.of_split("train")[0]
+    return [shoppers.react(shoppers.visit(number), 0, query=query, returned=returned) for number in range(visits)]
+
+
+def _clicks_by_position(reactions: Sequence[Reaction]) -> list[int]:
+    """Return how often each position was clicked."""
+    count = Counter(click.position for reaction in reactions for click in reaction.clicks())
+    return [count[position] for position in range(1, 11)]
+
+
+def _actions(reactions: Sequence[Reaction], kind: str) -> list[Action]:
+    """Return every action of one kind."""
+    return [action for reaction in reactions for action in reaction.actions if action.kind == kind]
+
+
+def test_same_seed_and_lists_give_the_same_visits_and_clicks(built_in: World) -> None:
+    """Two shops of the same seed send the same people, who do the same with the same lists."""
+    first, second = Shoppers(built_in, 5), Shoppers(built_in, 5)
+    lists = [product["product_id"] for product in built_in.products[:10]]
+    for number in range(50):
+        visit = first.visit(number)
+        assert visit == second.visit(number)
+        assert first.react(visit, 1, query=visit.first, returned=lists) == second.react(
+            visit, 1, query=visit.first, returned=lists
+        )
+    assert [Shoppers(built_in, 6).visit(number) for number in range(20)] != [first.visit(n) for n in range(20)]
+
+
+def test_visits_can_be_made_in_any_order(built_in: World) -> None:
+    """What happens in one visit does not depend on those before it."""
+    shoppers = Shoppers(built_in, 5)
+    forwards = [shoppers.visit(number) for number in range(20)]
+    assert [shoppers.visit(number) for number in reversed(range(20))] == forwards[::-1]
+
+
+def test_only_train_queries_are_typed(built_in: World) -> None:
+    """Neither a first query nor a reformulation comes from the test split."""
+    shoppers, test = Shoppers(built_in, 1), set(built_in.of_split("test"))
+    typed = [shoppers.visit(number).first for number in range(500)]
+    followed = [shoppers.react(shoppers.visit(n), 0, query=typed[n], returned=LIST).follow_up for n in range(500)]
+    assert not test & {query for query in [*typed, *followed] if query is not None}
+    assert any(query is not None for query in followed)
+
+
+def test_popular_queries_are_typed_more_often(small: World) -> None:
+    """Queries come in proportion to their popularity."""
+    shoppers = Shoppers(small, 1)
+    count = Counter(shoppers.visit(number).first.query_id for number in range(4000))
+    assert count["Q-1"] / count["Q-2"] == pytest.approx(3.0, rel=0.15)
+
+
+def test_clicks_fall_only_on_returned_products(built_in: World) -> None:
+    """Every action names a product of the list at the position where it stood."""
+    shoppers = Shoppers(built_in, 2, options=ShopperOptions(bots=0.2, noise=0.3))
+    for number in range(300):
+        visit = shoppers.visit(number)
+        for action in shoppers.react(visit, 0, query=visit.first, returned=LIST[:7]).actions:
+            assert LIST[action.position - 1] == action.product_id
+            assert action.position <= 7
+
+
+def test_position_based_shoppers_click_in_proportion_to_examination() -> None:
+    """Over many lists of equal products, clicks at slot k fall as 1/k."""
+    clicks = _clicks_by_position(_reactions(_even(), replace(CAREFUL, cascade_share=0.0)))
+    measured = np.array(clicks) / clicks[0]
+    assert measured == pytest.approx(1 / np.arange(1, 11), abs=0.06)
+
+
+def test_eta_sets_how_steep_the_bias_is() -> None:
+    """With eta 0 every slot is looked at alike."""
+    clicks = _clicks_by_position(_reactions(_even(), replace(CAREFUL, cascade_share=0.0, eta=0.0)))
+    assert min(clicks) > 0.85 * max(clicks)
+
+
+def test_cascade_shoppers_stop_after_a_good_click() -> None:
+    """Where a click satisfies for certain, nobody clicks twice, and nobody looks below the click."""
+    options = replace(CAREFUL, cascade_share=1.0, cascade_satisfied=1.0, cascade_go_on=1.0)
+    reactions = _reactions(_even(), options, visits=500)
+    assert max(len(reaction.clicks()) for reaction in reactions) == 1
+    clicks = _clicks_by_position(reactions)
+    assert clicks[0] > clicks[1] > clicks[3]
+
+
+def test_noise_and_trust_add_clicks_where_nothing_attracts() -> None:
+    """Useless lists get no click from careful shoppers, some by mistake, more at the top by trust."""
+    nothing = _even(0.0)
+    assert sum(_clicks_by_position(_reactions(nothing, CAREFUL))) == 0
+    noisy = _clicks_by_position(_reactions(nothing, ShopperOptions(cascade_share=0.0, eta=0.0, noise=0.1, trust=0.3)))
+    assert noisy[0] > 2 * noisy[9] > 0
+    assert click_probability(0.0, 1, options=ShopperOptions(trust=0.3, noise=0.1)) == pytest.approx(0.37)
+
+
+def test_a_moved_product_changes_only_the_slots_concerned() -> None:
+    """Slots have draws of their own: swapping the last two leaves the clicks above as they were."""
+    world, options = _even(), replace(CAREFUL, cascade_share=0.0)
+    swapped = (*LIST[:8], LIST[9], LIST[8])
+    for before, after in zip(
+        _reactions(world, options, visits=200),
+        _reactions(world, options, visits=200, returned=swapped),
+        strict=True,
+    ):
+        assert [click.position for click in before.clicks()] == [click.position for click in after.clicks()]
+
+
+def test_compressed_time_ends_clicks_and_dwell_within_two_seconds() -> None:
+    """In the demo clicks and dwell reports arrive at once while the dwell keeps its length; carts come later."""
+    reactions = _reactions(_even(0.9), ShopperOptions(compressed=True))
+    for kind in ("view", "click", "dwell"):
+        assert max(action.at_ms for action in _actions(reactions, kind)) < 2_000
+    assert np.median([action.dwell_ms for action in _actions(reactions, "dwell")]) > 30_000
+    assert min(action.at_ms for action in _actions(reactions, "cart")) >= COMPRESSED_CART_MS
+    assert (
+        0 < len(_actions(reactions, "purchase")) < len(_actions(reactions, "cart")) < len(_actions(reactions, "click"))
+    )
+
+
+def test_uncompressed_time_takes_as_long_as_people_do() -> None:
+    """A dwell report comes after the time it reports, and a cart after the page was read."""
+    for reaction in _reactions(_even(0.9), ShopperOptions(), visits=300):
+        clicked = {click.position: click.at_ms for click in reaction.clicks()}
+        for dwell in _actions([reaction], "dwell"):
+            assert dwell.at_ms == clicked[dwell.position] + dwell.dwell_ms
+        for cart in _actions([reaction], "cart"):
+            assert cart.at_ms > clicked[cart.position]
+
+
+def test_good_products_are_read_longer() -> None:
+    """Dwell grows with the grade: bounces below 5 s at grade 0, long clicks above 30 s at grade 4."""
+    query = Query("Q-1", "fridge", "plain", "train")
+    grades = {product_id: Judgment(0 if number < 5 else 4, 0.5) for number, product_id in enumerate(LIST)}
+    world = World(tuple({"product_id": product_id} for product_id in LIST), (query,), {"Q-1": grades})
+    dwells = _actions(_reactions(world, ShopperOptions(eta=0.0)), "dwell")
+    assert np.median([dwell.dwell_ms for dwell in dwells if dwell.position <= 5]) < 5_000
+    assert np.median([dwell.dwell_ms for dwell in dwells if dwell.position > 5]) > 30_000
+
+
+def test_every_list_is_viewed_from_the_top() -> None:
+    """The viewport's report covers the first slots without a gap, down to the last click at least."""
+    for reaction in _reactions(_even(), ShopperOptions(), visits=300):
+        (view,) = _actions([reaction], "view")
+        assert [place for place, _, _ in view.visible] == list(range(1, len(view.visible) + 1))
+        assert all(click.position <= len(view.visible) for click in reaction.clicks())
+
+
+def test_abandoning_shoppers_leave_without_a_click() -> None:
+    """Where everybody abandons, nobody clicks and nobody searches again."""
+    reactions = _reactions(_even(0.9), ShopperOptions(abandon=1.0), visits=50)
+    assert not any(reaction.clicks() or reaction.follow_up for reaction in reactions)
+
+
+def test_an_empty_list_ends_the_visit() -> None:
+    """Nothing returned: nothing to see, nothing to click."""
+    assert _reactions(_even(), ShopperOptions(), visits=5, returned=()) == [Reaction((), None)] * 5
+
+
+def test_reformulations_share_a_word(small: World) -> None:
+    """After no click a shopper asks for the same in other words."""
+    shoppers = Shoppers(small, 1, options=ShopperOptions(reformulate=1.0, abandon=0.0, noise=0.0, trust=0.0))
+    first, second = small.of_split("train")
+    reaction = shoppers.react(shoppers.visit(0), 0, query=first, returned=["P-9"])
+    assert reaction.clicks() == ()
+    assert reaction.follow_up == second
+
+
+def test_a_visit_ends_after_a_few_searches() -> None:
+    """Nobody searches for ever."""
+    shoppers = Shoppers(_even(0.0), 1, options=ShopperOptions(reformulate=1.0, again=1.0))
+    query = _even().queries[0]
+    reaction = shoppers.react(shoppers.visit(0), MAX_SEARCHES - 1, query=query, returned=LIST)
+    assert reaction.follow_up is None
+
+
+def test_bots_click_everything_at_once() -> None:
+    """A robot clicks the whole list within half a second and goes on and on."""
+    shoppers = Shoppers(_even(0.0), 1, options=ShopperOptions(bots=1.0))
+    visit = shoppers.visit(0)
+    reaction = shoppers.react(visit, 0, query=visit.first, returned=LIST)
+    assert visit.kind == "bot"
+    assert [click.product_id for click in reaction.clicks()] == list(LIST)
+    assert max(action.at_ms for action in reaction.actions) <= 500
+    assert reaction.follow_up is not None
+    assert shoppers.react(visit, BOT_SEARCHES - 1, query=visit.first, returned=LIST).follow_up is None
+
+
+def test_the_share_of_bots_is_as_asked(small: World) -> None:
+    """A share of visits, no more and no less, is by robots; none without the option."""
+    some, none = (Shoppers(small, 1, options=ShopperOptions(bots=share)) for share in (0.2, 0.0))
+    assert np.mean([some.visit(number).kind == "bot" for number in range(3000)]) == pytest.approx(0.2, abs=0.03)
+    assert not any(none.visit(number).kind == "bot" for number in range(300))
+
+
+def test_duplicates_lateness_and_disorder_change_only_the_delivery() -> None:
+    """The network's options change copies and sending times, never what happened."""
+    clean = _reactions(_even(), ShopperOptions(), visits=400)
+    network = ShopperOptions(duplicates=0.3, late=0.2, late_by_ms=50_000, disorder_ms=900)
+    disturbed = _reactions(_even(), network, visits=400)
+    happened = [sorted((a.kind, a.position, a.at_ms) for a in reaction.actions) for reaction in clean]
+    assert [sorted((a.kind, a.position, a.at_ms) for a in reaction.actions) for reaction in disturbed] == happened
+    actions = [action for reaction in disturbed for action in reaction.actions]
+    assert all(action.copies == 1 and action.send_ms == action.at_ms for action in clean[0].actions)
+    assert np.mean([action.copies == 2 for action in actions]) == pytest.approx(0.3, abs=0.04)
+    assert np.mean([action.send_ms - action.at_ms >= 50_000 for action in actions]) == pytest.approx(0.2, abs=0.04)
+    assert any(
+        before.at_ms > after.at_ms
+        for reaction in disturbed
+        for before, after in zip(reaction.actions, reaction.actions[1:], strict=False)
+    )
+
+
+def test_a_skewed_clock_belongs_to_its_device(small: World) -> None:
+    """Clocks err by the asked spread, always alike on one device, and not at all without the option."""
+    shoppers = Shoppers(small, 1, options=ShopperOptions(clock_skew_ms=60_000))
+    visits = [shoppers.visit(number) for number in range(2000)]
+    by_client: dict[str, set[int]] = {}
+    for visit in visits:
+        by_client.setdefault(visit.client_id, set()).add(visit.skew_ms)
+    assert all(len(skews) == 1 for skews in by_client.values())
+    assert np.std([visit.skew_ms for visit in visits]) == pytest.approx(60_000, rel=0.1)
+    assert {Shoppers(small, 1).visit(number).skew_ms for number in range(50)} == {0}
+
+
+def test_some_clients_come_back(small: World) -> None:
+    """Sessions are new, while some devices have been here before."""
+    visits = [Shoppers(small, 1).visit(number) for number in range(500)]
+    assert len({visit.session_id for visit in visits}) == 500
+    assert 350 < len({visit.client_id for visit in visits}) < 490

@@ -1,0 +1,63 @@
+"""The pure cores agree with the oracle of the kill test, record for record, before any process is killed."""
+
+from collections import Counter
+
+import orjson
+import pytest
+
+from streams.agents.outputs import Emit, Plan, SetAside
+from streams.join.partition_join import PartitionJoin
+from streams.pairs.partition_pairs import PartitionPairs
+from tests.faults.oracle import LogEntry, expect, rounded
+from tests.faults.traffic import Traffic
+from tests.support.search_events import T0, Record
+
+WINDOW_MS, LATENESS_MS = 3_000, 1_000
+SECONDS = 60
+
+
+def traffic_log(seed: int) -> list[Record]:
+    """Return a minute of traffic as the log of one partition, ended by a tick that closes everything."""
+    traffic = Traffic(seed, searches_per_s=20, window_ms=WINDOW_MS, lateness_ms=LATENESS_MS)
+    sent = [
+        (now_ms, one)
+        for now_ms in range(T0, T0 + (SECONDS + 20) * 1000, 50)
+        for one in traffic.until(now_ms, searching=now_ms < T0 + SECONDS * 1000)
+    ]
+    end_ms = T0 + 120_000
+    ended = [(now_ms, one.value) for now_ms, one in sent] + [(end_ms, b'{"type":"tick","event_time":%d}' % end_ms)]
+    return [Record(offset, now_ms, value) for offset, (now_ms, value) in enumerate(ended)]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_join_and_pairs_say_what_the_oracle_says(seed: int) -> None:
+    """Outcomes, reasons, searches and every field of every pair are those of the oracle."""
+    log = traffic_log(seed)
+    expected = expect(
+        0,
+        [LogEntry(record.offset, record.timestamp, record.value or b"") for record in log],
+        window_ms=WINDOW_MS,
+        lateness_ms=LATENESS_MS,
+    )
+    join, plan = PartitionJoin(0, window_ms=WINDOW_MS, lateness_ms=LATENESS_MS), Plan()
+    for record in log:
+        join.take(record, plan)
+    assert {name: n for name, n in join.counts().items() if n} == expected.outcomes
+    assert {one.record.offset: (one.outcome, one.reason) for one in plan if isinstance(one, SetAside)} == expected.aside
+    pairs, made = PartitionPairs(0), Plan()
+    for offset, search in enumerate(one for one in plan if isinstance(one, Emit)):
+        pairs.take(Record(offset, T0, search.value), made)
+    found = {pair["pair_id"]: pair for pair in (orjson.loads(one.value) for one in made if isinstance(one, Emit))}
+    assert {pair_id: rounded(pair) for pair_id, pair in found.items()} == {
+        pair_id: rounded(pair) for pair_id, pair in expected.pairs.items()
+    }
+    assert len(expected.pairs) > 1000
+    assert search_outcomes(pairs) == expected.search_outcomes
+
+
+def search_outcomes(pairs: PartitionPairs) -> Counter[str]:
+    """Return what became of the searches, as one level."""
+    counts = Counter({"paired": pairs.paired})
+    counts.update({f"filtered/{reason}": n for reason, n in pairs.filtered.items()})
+    counts.update({f"unpaired/{reason}": n for reason, n in pairs.unpaired.items()})
+    return counts
