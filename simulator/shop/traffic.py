@@ -15,10 +15,10 @@ from typing import Final
 import httpx
 
 from contracts.search import SearchAnswer
-from simulator.shop.messages import event_of
+from service.clock import epoch_ms
 from simulator.shop.posting import USER_AGENT, Delivery, Poster
-from simulator.shop.sender import Due, Outbox, now_ms
 from simulator.shop.shoppers import Action, ShopperOptions, Shoppers, Visit
+from simulator.shop.site import Due, Outbox, event_of
 from simulator.shop.world import Query, World
 
 OPEN_SEARCHES: Final = 32
@@ -170,7 +170,7 @@ class Traffic:
                     await self._until(answer.search_time, _reading_ms(reaction.actions))
 
     async def _search(self, client: httpx.AsyncClient, visit: Visit, query: Query) -> SearchAnswer | None:
-        """Ask for a list as the site does; None where search failed, counted."""
+        """Ask for a list as the site does; None if search failed, which is counted."""
         body = {
             "query": query.query,
             "k": self._options.results,
@@ -225,12 +225,12 @@ class Traffic:
 
     async def _until(self, search_time: int, offset_ms: int) -> None:
         """Sleep until a moment counted from the impression; never longer than the offset, whatever the clocks say."""
-        pause_ms = max(0, min(offset_ms, search_time + offset_ms - now_ms()))
+        pause_ms = max(0, min(offset_ms, search_time + offset_ms - epoch_ms()))
         await self._wait_until(asyncio.get_running_loop().time() + pause_ms / 1000)
 
 
 def arrivals_s(seed: int, *, rate_per_s: float, seconds: float) -> list[float]:
-    """Return when visits begin, in seconds from the start: as they come, independently of one another.
+    """Draw when visits begin, in seconds from the start: as they come, independently of one another.
 
     >>> arrivals_s(1, rate_per_s=2.0, seconds=10.0) == arrivals_s(1, rate_per_s=2.0, seconds=10.0)
     True
@@ -242,5 +242,5 @@ def arrivals_s(seed: int, *, rate_per_s: float, seconds: float) -> list[float]:
 
 
 def _reading_ms(actions: Sequence[Action]) -> int:
-    """Return how long the shopper is busy with a list before typing again."""
+    """How long the shopper is busy with a list before typing again."""
     return max((action.at_ms for action in actions if action.kind in {"view", "click", "dwell"}), default=0)

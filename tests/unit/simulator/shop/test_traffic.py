@@ -10,8 +10,8 @@ import pytest
 
 from contracts.events import SHOP_EVENT
 from contracts.wire import validate
-from simulator.shop.sender import BATCH
 from simulator.shop.shoppers import ShopperOptions
+from simulator.shop.site import EVENTS_PER_REQUEST
 from simulator.shop.traffic import Site, Totals, Traffic, arrivals_s
 from simulator.shop.world import World
 from tests.support.poll import eventually_async
@@ -129,7 +129,7 @@ async def test_requests_stay_below_the_write_keys_limit(small: World) -> None:
     """No batch is larger than what a browser may send."""
     shop = Shop(DULL)
     await _run(small, shop, replace(QUICK, bots=1.0))
-    assert 1 < shop.largest_batch <= BATCH
+    assert 1 < shop.largest_batch <= EVENTS_PER_REQUEST
 
 
 async def test_stop_ends_a_run_early(small: World) -> None:
