@@ -18,7 +18,6 @@ from simulator.demo.phases import DemoOptions
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Run in an empty folder, where no deployment is."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "120")
 
 
 def test_an_unknown_bench_is_refused() -> None:

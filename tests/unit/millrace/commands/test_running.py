@@ -17,7 +17,6 @@ REPORT = {"processes": [{"name": "search", "state": "ready", "pid": 7, "port": 8
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Run in an empty folder, where no deployment is."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "120")
 
 
 def test_up_runs_one_or_three_brokers() -> None:
