@@ -64,7 +64,7 @@ def _numbers(*names: str) -> list[Column]:
 
 
 def ledger(json: Json = False) -> None:
-    """Show both ledgers; every accepted event and closed search is accounted for. Exit code 3 where one is not.
+    """Show both ledgers; every accepted event and closed search is accounted for. Exit code 3 if one is not.
 
     Example: millrace ledger
     """
@@ -123,7 +123,7 @@ def freshness_table(report: Mapping[str, Mapping[str, float | None]]) -> Table:
 
 
 def doctor(json: Json = False) -> None:
-    """Find what is wrong and say how to mend it, in under 10 s. Exit code 3 where a check fails.
+    """Find what is wrong and say how to mend it, in under 10 s. Exit code 3 if a check fails.
 
     Example: millrace doctor
     """

@@ -1,7 +1,6 @@
 """Search quality before and after, asked of the search service as any client asks."""
 
 import asyncio
-from collections.abc import Callable
 from typing import Any, Final
 
 import httpx
@@ -10,7 +9,7 @@ from contracts.errors import DependencyDown
 from contracts.search import SearchAnswer
 from simulator.evaluation import QueryScore, by_class, choose_examples, comparison, difference, means, score
 from simulator.shop.posting import USER_AGENT
-from simulator.shop.world import Split, World
+from simulator.shop.world import Query, Split, World
 
 SPLIT_NAMES: Final[dict[Split, str]] = {"train": "seen", "test": "unseen"}
 RESULTS: Final = 10
@@ -50,7 +49,6 @@ async def evaluate(
     *,
     split: Split,
     k: int = RESULTS,
-    progress: Callable[[int, int], None] | None = None,
     transport: httpx.AsyncBaseTransport | None = None,
 ) -> tuple[QueryScore, ...]:
     """Ask every query of one split and score the answers, in the world's order.
@@ -58,21 +56,16 @@ async def evaluate(
     Raises:
         DependencyDown: search did not answer one of them.
     """
-    queries, done, gate = world.of_split(split), 0, asyncio.Semaphore(QUERIES_AT_ONCE)
+    gate = asyncio.Semaphore(QUERIES_AT_ONCE)
 
-    async def one(number: int) -> QueryScore:
-        nonlocal done
-        query = queries[number]
+    async def one(query: Query) -> QueryScore:
         async with gate:
             answer = await ask(client, search_url, query=query.query, k=k)
-        done += 1
-        if progress is not None:
-            progress(done, len(queries))
         ranked = [result.product_id for result in answer.results]
         return score(query.query_id, ranked, query_class=query.query_class, grades=world.grades(query.query_id), k=k)
 
     async with httpx.AsyncClient(transport=transport, timeout=30.0) as client:
-        return tuple(await asyncio.gather(*(one(number) for number in range(len(queries)))))
+        return tuple(await asyncio.gather(*map(one, world.of_split(split))))
 
 
 class Measurement:

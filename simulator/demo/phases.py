@@ -26,7 +26,7 @@ from service.follow import TopicFollower
 from simulator.demo.freshness import ClickFreshness, ReleaseLog, measured
 from simulator.demo.launches import LaunchProbe
 from simulator.demo.measurement import Measurement
-from simulator.demo.report import closing_screen, figures_of
+from simulator.demo.report import closing_screen, figures_of, shortfalls
 from simulator.demo.shopping import Shopping
 from simulator.shop.posting import send_products
 from simulator.shop.world import World
@@ -99,6 +99,8 @@ class Demo:
             )
             async with httpx.AsyncClient(timeout=30.0) as client:
                 await shopping.run(client, clicks=self._clicks, launches=self._launches, releases=self._releases)
+                for line in shortfalls(shopping.totals, self._launches.never_found):
+                    self._say(line)
                 await self._settle(client, shopping)
             self._say("measuring the trained system")
             await measurement.after()

@@ -47,6 +47,25 @@ def figures_of(
     }
 
 
+def shortfalls(totals: Totals, never_found: Sequence[str]) -> list[str]:
+    """Say what went wrong while shoppers shopped, a line each.
+
+    >>> shortfalls(Totals(visits_skipped=3), ["L-1"])
+    ['3 visits did not begin: this machine was too slow', 'never found after their launch: L-1']
+    """
+    lines = []
+    if totals.search_errors:
+        lines.append(f"{totals.search_errors} searches failed, the last one with {totals.last_error}")
+    if totals.visits_skipped:
+        lines.append(f"{totals.visits_skipped} visits did not begin: this machine was too slow")
+    if totals.delivery.rejected or totals.delivery.failed:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in totals.delivery.reasons.most_common(3))
+        lines.append(f"{totals.delivery.rejected + totals.delivery.failed} events were not accepted: {reasons}")
+    if never_found:
+        lines.append(f"never found after their launch: {', '.join(never_found)}")
+    return lines
+
+
 def closing_screen(
     figures: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], links: Mapping[str, str]
 ) -> Group:

@@ -18,7 +18,8 @@ from simulator.demo.measurement import evaluate, sample_gain
 from simulator.demo.report import LiveView
 from simulator.evaluation import QueryScore
 from simulator.shop.shoppers import ShopperOptions
-from simulator.shop.traffic import Site, Totals, Traffic
+from simulator.shop.site import Site
+from simulator.shop.traffic import Totals, Traffic
 from simulator.shop.world import World
 
 RATE_PER_S: Final = 14.0

@@ -44,7 +44,7 @@ class Intent:
     cheap: bool = False
     hindi: bool = False
     strict: bool = field(default=False, compare=False)
-    """True where a product that breaks a wish is useless, not only worse."""
+    """True if a product that breaks a wish is useless, not only worse."""
     price_cap: float | None = field(default=None, compare=False)
 
 

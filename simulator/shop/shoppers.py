@@ -106,10 +106,6 @@ class Reaction:
     actions: tuple[Action, ...]
     follow_up: Query | None
 
-    def clicks(self) -> tuple[Action, ...]:
-        """The clicks alone."""
-        return tuple(action for action in self.actions if action.kind == "click")
-
 
 class Shoppers:
     """The shoppers of one run.

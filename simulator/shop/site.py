@@ -21,6 +21,15 @@ FLUSH_S: Final = 0.1
 REQUESTS_AT_ONCE: Final = 4
 
 
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What the shop's site talks to."""
+
+    collector_url: str
+    search_url: str
+    write_key: str
+
+
 def event_of(
     action: Action, visit: Visit, *, search_id: str, search_time: int, products: Mapping[str, ProductMessage]
 ) -> Event:

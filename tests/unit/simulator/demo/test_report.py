@@ -1,13 +1,16 @@
 """The closing screen and the live view: every figure is there, on any terminal and in any log."""
 
 import io
+from collections import Counter
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from simulator.demo import report
-from simulator.demo.report import LiveView, closing_screen, facts_table, live_line, live_view
+from simulator.demo.report import LiveView, closing_screen, facts_table, live_line, live_view, shortfalls
+from simulator.shop.posting import Delivery
+from simulator.shop.traffic import Totals
 
 PART = {
     "queries": 60,
@@ -148,3 +151,15 @@ def test_a_terminal_gets_a_panel_that_leaves_nothing_behind() -> None:
     written = live(XTERM, terminal=True, refreshed=1)
     assert "Millrace demo" in written
     assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")
+
+
+def test_what_went_wrong_is_said() -> None:
+    """Failed searches, refused events and lost launches do not hide in the figures; a good run says nothing."""
+    delivery = Delivery(accepted=7, rejected=2, failed=1, reasons=Counter(missing=2, http_503=1))
+    lines = shortfalls(Totals(search_errors=4, last_error="503", delivery=delivery), ["L-1", "L-2"])
+    assert lines == [
+        "4 searches failed, the last one with 503",
+        "3 events were not accepted: missing 2, http_503 1",
+        "never found after their launch: L-1, L-2",
+    ]
+    assert shortfalls(Totals(delivery=Delivery(accepted=7, duplicate=1)), []) == []
