@@ -20,7 +20,6 @@ from typing_extensions import override
 from contracts.telemetry import Process
 from contracts.topics import JOIN_PROGRESS, JOINED_SEARCHES, SEARCH_EVENTS
 from contracts.wire import encode
-from service.clock import epoch_ms
 from service.logging import configure
 from service.settings import Settings, load_settings
 from streams.agents.outputs import Emit, Plan
@@ -125,7 +124,7 @@ async def _join_chunk(settings: Settings, output: Output, part: Part, chunk: lis
     plan: Plan = []
     for record in chunk:
         part.join.take(record, plan)
-    header = [("millrace.closed_at_ms", b"%d" % epoch_ms())]
+    header = [("millrace.closed_at_ms", b"%d" % (time.time_ns() // 1_000_000))]
     closed = [OutRecord(one.key, one.value, header) for one in plan if isinstance(one, Emit)]
     await output.send_keyed(settings.topic(JOINED_SEARCHES), settings.partitions, closed)
     if time.monotonic() - part.written_s < PROGRESS_AFTER_OUTPUT_S:
