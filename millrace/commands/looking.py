@@ -1,21 +1,20 @@
 """Commands that look at a running deployment: lag, ledger, freshness, releases, and what is wrong."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 from rich.table import Column, Table
 from rich.text import Text
 
 from contracts.errors import CheckFailed, DependencyDown
-from millrace.context import running_settings
-from millrace.output import messages, out, print_json
+from deploy.local.state import load_running_settings
+from millrace.output import Json, messages, out, print_json
 
 if TYPE_CHECKING:
     from millrace.doctor import Check
     from millrace.watch.observer import Observer
 
-Json = Annotated[bool, typer.Option("--json", help="Print stable JSON on stdout.")]
 CATCH_UP_S = 30.0
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -23,7 +22,7 @@ T = TypeVar("T")
 
 
 def observe(question: Callable[["Observer"], T]) -> T:
-    """Return what an observer of the running deployment answers.
+    """Ask an observer of the running deployment.
 
     Raises:
         UsageError: no Kafka is named and none runs here.
@@ -31,7 +30,7 @@ def observe(question: Callable[["Observer"], T]) -> T:
     """
     from millrace.watch.observer import Observer
 
-    settings = running_settings()
+    settings = load_running_settings()
     settings.require("kafka_bootstrap")
     with Observer(settings) as observer:
         observer.wait_caught_up(CATCH_UP_S)
@@ -50,7 +49,7 @@ def lag(json: Json = False) -> None:
 
 
 def lag_table(report: Mapping[str, Any]) -> Table:
-    """Return the lag as a table, a line under each group."""
+    """The lag as a table, a line under each group."""
     table = Table("group", "topic", *_numbers("partition", "position", "end", "lag", "held"))
     rows = report["partitions"]
     for row, following in zip(rows, [*rows[1:], {"group": None}], strict=True):
@@ -65,7 +64,7 @@ def _numbers(*names: str) -> list[Column]:
 
 
 def ledger(json: Json = False) -> None:
-    """Show both ledgers; every accepted event and closed search is accounted for. Exit code 3 where one is not.
+    """Show both ledgers; every accepted event and closed search is accounted for. Exit code 3 if one is not.
 
     Example: millrace ledger
     """
@@ -82,7 +81,7 @@ def ledger(json: Json = False) -> None:
 
 
 def ledger_table(report: Mapping[str, Any]) -> Table:
-    """Return both ledgers as one table."""
+    """Both ledgers as one table."""
     table = Table("ledger", "term", *_numbers("records"))
     for name, terms in report.items():
         for term, value in terms.items():
@@ -102,7 +101,7 @@ def freshness(json: Json = False) -> None:
     from millrace.watch.freshness import freshness_report
     from millrace.watch.scrape import look_at_processes, scrape_targets
 
-    views = look_at_processes(scrape_targets(running_settings()))
+    views = look_at_processes(scrape_targets(load_running_settings()))
     if not views:
         raise DependencyDown(
             "it is not known where the processes run",
@@ -115,7 +114,7 @@ def freshness(json: Json = False) -> None:
 
 
 def freshness_table(report: Mapping[str, Mapping[str, float | None]]) -> Table:
-    """Return the freshness of both ways as a table."""
+    """The freshness of both ways as a table."""
     table = Table("way", *_numbers("p50", "p99", "measured"))
     for path, row in report.items():
         quantiles = ("-" if row[name] is None else f"{row[name]:.2f} s" for name in ("p50", "p99"))
@@ -124,13 +123,13 @@ def freshness_table(report: Mapping[str, Mapping[str, float | None]]) -> Table:
 
 
 def doctor(json: Json = False) -> None:
-    """Find what is wrong and say how to mend it, in under 10 s. Exit code 3 where a check fails.
+    """Find what is wrong and say how to mend it, in under 10 s. Exit code 3 if a check fails.
 
     Example: millrace doctor
     """
     from millrace.doctor import doctor_report, examine
 
-    checks = examine(running_settings())
+    checks = examine(load_running_settings())
     print_json(doctor_report(checks)) if json else out().print(checks_table(checks))
     failed = [check.name for check in checks if check.status == "fail"]
     if failed:
@@ -160,7 +159,7 @@ def releases_ls(json: Json = False) -> None:
 
 
 def releases_table(report: Mapping[str, Any]) -> Table:
-    """Return the releases as a table, with the pair in force above it."""
+    """The releases as a table, with the pair in force above it."""
     serving = report["serving"]
     title = "nothing is in force yet"
     if serving is not None:

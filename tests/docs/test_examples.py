@@ -26,7 +26,7 @@ from contracts.releases import MANIFEST, SERVING, SafetyCheck
 from contracts.search import EncodeAnswer, EncodeRequest, SearchAnswer, SearchRequest
 from contracts.vectors import ProductVector
 from service.settings import load_settings
-from simulator.shop.folder import load_world
+from simulator.shop.world_files import load_world
 from streams.collector.decisions import Accepted
 from streams.collector.intake import Facts as RequestFacts
 from streams.collector.intake import decide_event, decide_pair, decide_product

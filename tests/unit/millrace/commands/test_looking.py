@@ -32,7 +32,6 @@ class Seen:
 def deployment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
     """Give a function that sets what the commands see."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "120")
 
     def show(facts: KafkaFacts | None = None, releases: ReleaseBook | None = None) -> None:
         """Let every question be asked of these facts."""

@@ -1,10 +1,7 @@
-"""Commands that start, stop and measure: what they refuse, and what they print where."""
+"""Commands that start, stop and ask after a deployment: what they refuse, and what they print where."""
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,7 +9,6 @@ import pytest
 from contracts.errors import UsageError
 from millrace import processes
 from millrace.commands import running
-from simulator.demo.options import DemoOptions
 
 REPORT = {"processes": [{"name": "search", "state": "ready", "pid": 7, "port": 8081, "restarts": 0, "reasons": []}]}
 
@@ -21,7 +17,6 @@ REPORT = {"processes": [{"name": "search", "state": "ready", "pid": 7, "port": 8
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Run in an empty folder, where no deployment is."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "120")
 
 
 def test_up_runs_one_or_three_brokers() -> None:
@@ -98,61 +93,8 @@ def test_status_is_a_table_for_people(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "product to search" not in printed
 
 
-@pytest.mark.parametrize("name", running.PLANNED_BENCHES)
-def test_a_planned_bench_is_refused_by_name(name: str) -> None:
-    """What is not measured yet is not skipped."""
-    with pytest.raises(UsageError, match=f"bench {name} is not built yet"):
-        running.bench(name)
-
-
-def test_an_unknown_bench_is_refused() -> None:
-    """The ones that exist are named."""
-    with pytest.raises(UsageError, match="there is no bench stream") as raised:
-        running.bench("stream")
-    assert "streams" in raised.value.fix
-
-
-@pytest.mark.parametrize("as_json", [True, False])
-def test_a_bench_prints_what_it_measured(
-    as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Progress goes to stderr, figures to stdout."""
-    row = {"name": "joined events", "unit": "events/s", "ours": 9.5, "peer": "bare loop", "peer_value": 10.0}
-    report = {"bench": "streams", "machine": {}, "results": [{**row, "ratio": 0.95, "goal": 0.95, "met": True}]}
-    module = ModuleType("simulator.bench.streams")
-
-    def measure(tell: Callable[[str], None]) -> dict[str, Any]:
-        """Stand for the bench."""
-        tell("warming up")
-        return report
-
-    vars(module)["run"] = measure
-    monkeypatch.setitem(sys.modules, "simulator.bench.streams", module)
-    running.bench("streams", json=as_json)
-    printed = capsys.readouterr()
-    assert printed.err == "warming up\n"
-    assert "bare loop" in printed.out
-    if as_json:
-        assert json.loads(printed.out) == report
-
-
 def test_schemas_are_written_where_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The files are there, and the folder is named on stderr."""
     running.schema_export(tmp_path / "schemas")
     assert list((tmp_path / "schemas").glob("*.json"))
     assert str(tmp_path / "schemas") in capsys.readouterr().err.replace("\n", "")
-
-
-def test_demo_passes_its_arguments_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Every option reaches the demo."""
-    asked: list[DemoOptions] = []
-    monkeypatch.setattr("simulator.demo.stage.run_demo", asked.append)
-    running.demo(world=tmp_path, seed=3, seconds=30, keep=True, json=tmp_path / "figures.json")
-    assert asked == [DemoOptions(tmp_path, seed=3, seconds=30, keep=True, json_file=tmp_path / "figures.json")]
-
-
-def test_a_world_that_is_none_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    """The folder is read first; no server is started for nothing."""
-    with pytest.raises(UsageError):
-        running.demo(world=tmp_path / "missing")
-    assert list(tmp_path.iterdir()) == []

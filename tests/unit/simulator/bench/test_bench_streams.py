@@ -4,8 +4,7 @@ import pytest
 
 from contracts.events import SEARCH_RECORD
 from contracts.wire import decode
-from simulator.bench.report import machine, result
-from simulator.bench.stream_log import EVENTS_PER_SEARCH, bench_log
+from simulator.bench.streams import EVENTS_PER_SEARCH, bench_log, machine, result
 from streams.transport.output import partition_for
 from tests.support.search_events import T0
 

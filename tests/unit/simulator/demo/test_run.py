@@ -10,10 +10,11 @@ import pytest
 from contracts.errors import UsageError
 from deploy.local.foreground import SIGNALS
 from deploy.local.state import DataFolderLock
-from service.settings import Settings
-from simulator.demo import stage
-from simulator.demo.options import DemoOptions
-from simulator.demo.stage import fresh_deployment, run_demo, until_signalled
+from service.settings import Settings, load_settings
+from simulator.demo import run
+from simulator.demo.phases import DemoOptions
+from simulator.demo.run import COMPRESSED, fresh_deployment, run_demo, until_signalled
+from simulator.demo.shopping import LAUNCHES
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
@@ -86,6 +87,25 @@ def test_figures_that_cannot_be_written_are_refused_first(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four minutes of work are not thrown away for a wrong path: nothing is built or started before."""
-    monkeypatch.setattr(stage, "world_of", None)
+    monkeypatch.setattr(run, "world_of", None)
     with pytest.raises(UsageError, match="--json"):
         run_demo(DemoOptions(json_file=tmp_path / place))
+
+
+def test_the_compressed_windows_are_accepted(tmp_path: Path) -> None:
+    """They pass the checks of every process, as published: 3 s, 1 s and 45 s."""
+    settings = load_settings(COMPRESSED, environ={}, directory=tmp_path)
+    windows = (settings.join_window_s, settings.lateness_s, settings.product_release_interval_s)
+    assert windows == (3.0, 1.0, 45.0)
+
+
+def test_a_product_release_fits_into_the_default_demo() -> None:
+    """Shoppers shop for longer than the interval between product releases."""
+    options = DemoOptions()
+    assert options.seconds > 2 * COMPRESSED["product_release_interval_s"]
+    assert LAUNCHES > 1
+
+
+def test_a_demo_is_the_same_unless_told_otherwise() -> None:
+    """Seed 1, the built-in world, two minutes."""
+    assert DemoOptions() == DemoOptions(world=None, seed=1, seconds=120, keep=False, json_file=None)

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 
@@ -16,9 +16,15 @@ from deploy.local.state import is_running
 from deploy.local.supervisor import LocalMillrace
 from millrace.output import messages, out
 from service.settings import Settings, load_settings
-from simulator.demo.conductor import Demo
-from simulator.demo.options import COMPRESSED, DemoOptions
-from simulator.shop.commands import world_of
+from simulator.demo.phases import Demo, DemoOptions
+from simulator.shop.builtin import world_of
+
+COMPRESSED: Final[dict[str, Any]] = {
+    "join_window_s": 3.0,
+    "lateness_s": 1.0,
+    "product_release_interval_s": 45.0,
+}
+"""Shoppers report within 2 s in the demo, so a search may close after 3 s; product releases come within the minute."""
 
 
 def run_demo(options: DemoOptions) -> None:
@@ -71,10 +77,10 @@ def _require_writable(file: Path | None) -> None:
 
 
 def fresh_deployment(settings: Settings) -> dict[str, Any]:
-    """Return the settings of a deployment in which nothing has been learned yet.
+    """Settle the settings of a deployment in which nothing has been learned yet.
 
-    The demo has a data folder of its own, emptied at each start; where servers are named in the settings, topics and
-    collections get a prefix of their own.
+    The demo has a data folder of its own, emptied at each start; if the settings name servers, topics and collections
+    get a prefix of their own.
 
     Raises:
         UsageError: a demo runs in that folder now.

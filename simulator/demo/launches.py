@@ -1,33 +1,63 @@
-"""Probes that run beside the shoppers: which release answers now, and how soon a launched product is found."""
+"""Products that are launched while shoppers shop, each searched for until it is found."""
 
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from random import Random
 from typing import Any, Final
 
 import httpx
 
 from contracts.errors import DependencyDown
+from service.clock import epoch_ms
 from service.logging import get_logger
-from simulator.demo.trail import ClickTrail
-from simulator.shop.ask import ask
-from simulator.shop.loading import launch_products, send_products
-from simulator.shop.sender import now_ms
+from simulator.demo.measurement import ask
+from simulator.shop.posting import send_products
 from simulator.shop.world import World
 
-ANSWER_EVERY_S: Final = 0.25
 FIND_EVERY_S: Final = 0.1
 GIVE_UP_S: Final = 60.0
+_SYLLABLES: Final = ("zor", "bla", "quix", "yth", "vom", "kra", "jep", "tul", "wexi", "ondu", "fyr", "gux")
 
 
-async def watch_answers(client: httpx.AsyncClient, search_url: str, *, query: str, trail: ClickTrail) -> None:
-    """Ask a cheap query over and over and note which release answers, until cancelled."""
-    while True:
-        try:
-            trail.note_answer((await ask(client, search_url, query=query, k=1)).query_release)
-        except DependencyDown as exc:
-            get_logger().warning("probe unanswered", error=exc.message)
-        await asyncio.sleep(ANSWER_EVERY_S)
+def launch_products(world: World, *, seed: int, count: int, now_ms: int) -> tuple[dict[str, Any], ...]:
+    """Make products that are new to a world, with titles that nothing else resembles: a search for one finds it.
+
+    Args:
+        world: whose catalogue they join; their ids are not in it.
+        seed: decides ids, names and kinds.
+        count: how many.
+        now_ms: launch time and version.
+    """
+    rng = Random(f"launches:{seed}:{now_ms}")
+    kinds = sorted({str(product["category"][-1]) for product in world.products if product.get("category")})
+    ids = (f"L-{now_ms}-{seed}-{number:03d}" for number in range(count))
+    return tuple(_launch(rng, product_id, kinds or ["Electronics"], now_ms) for product_id in ids)
+
+
+def _launch(rng: Random, product_id: str, kinds: Sequence[str], now_ms: int) -> dict[str, Any]:
+    name = "".join(rng.sample(_SYLLABLES, 3)).capitalize()
+    model, kind = f"{rng.randrange(1000, 9999)}", rng.choice(kinds)
+    return {
+        "type": "product",
+        "schema_version": 1,
+        "product_id": product_id,
+        "version": now_ms,
+        "title": f"{name} {model} first edition, {kind.lower()}",
+        "description": f"The {name} {model} is launched today.",
+        "category": [kind],
+        "brand": name,
+        "attributes": {"model": model},
+        "price": 9990.0,
+        "currency": "INR",
+        "in_stock": True,
+        "launched_at": now_ms,
+        "priority": 0.0,
+        "parent_id": f"{product_id}-V",
+        "seller_id": "S-1",
+        "locale": "en-IN",
+        "url": f"https://shop.example/p/{product_id}",
+    }
 
 
 class LaunchProbe:
@@ -55,7 +85,7 @@ class LaunchProbe:
         """Launch `count` products evenly over `seconds`; return when each was found or given up."""
         async with asyncio.TaskGroup() as searches:
             for number in range(count):
-                (product,) = launch_products(self._world, seed=self._seed + number, count=1, now_ms=now_ms())
+                (product,) = launch_products(self._world, seed=self._seed + number, count=1, now_ms=epoch_ms())
                 searches.create_task(self._launch(client, product))
                 await asyncio.sleep(seconds / count)
 
@@ -71,15 +101,9 @@ class LaunchProbe:
         self.never_found.append(product["product_id"])
 
     async def _is_found(self, client: httpx.AsyncClient, product: Mapping[str, Any]) -> bool:
-        """Return whether search lists the product; a search that fails has not found it."""
         try:
             answer = await ask(client, self._search_url, query=product["title"], k=10)
-        except DependencyDown as exc:
-            get_logger().warning("probe unanswered", error=exc.message)
+        except DependencyDown as error:
+            get_logger().warning("probe_unanswered", error=error.message)
             return False
         return product["product_id"] in [result.product_id for result in answer.results]
-
-
-def cheapest_probe_query(queries: Sequence[str]) -> str:
-    """Return the query whose answer is asked for over and over: the shortest, then alphabetically the first."""
-    return min(queries, key=lambda query: (len(query), query))

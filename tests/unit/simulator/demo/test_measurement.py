@@ -1,18 +1,15 @@
-"""The demo's figures: before and after are asked alike, and the document has the published form."""
-
-from pathlib import Path
-from typing import Any
+"""Quality is asked as any client asks and leaves no trace; before and after are asked alike."""
 
 import pytest
 
-from simulator.demo import measure
-from simulator.demo.measure import Measurement, figures_of, sample_gain
-from simulator.demo.options import DemoOptions
-from simulator.demo.state import ReleaseLog
+from contracts.errors import DependencyDown
+from simulator.demo import measurement
+from simulator.demo.measurement import Measurement, evaluate, sample_gain
+from simulator.demo.report import figures_of
 from simulator.evaluation import QueryScore, score
 from simulator.shop.traffic import Totals
 from simulator.shop.world import Judgment, Query, Split, World
-from tests.support.deployment import NOW_MS, serving_value
+from tests.support.shop import Shop
 
 WORLD = World(
     tuple({"product_id": f"P-{number}", "title": f"Fridge {number}"} for number in range(3)),
@@ -27,7 +24,7 @@ async def measured(monkeypatch: pytest.MonkeyPatch) -> Measurement:
     """Give a measurement in which search learned to put the right product first."""
     ranked = [["P-2", "P-1", "P-0", "P-9"], ["P-1", "P-0", "P-2", "P-9"]]
 
-    async def evaluate(world: World, url: str, *, split: Split) -> tuple[QueryScore, ...]:
+    async def answered(world: World, url: str, *, split: Split) -> tuple[QueryScore, ...]:
         """Answer every query of a split with the same list."""
         assert url == "http://search"
         return tuple(
@@ -35,12 +32,12 @@ async def measured(monkeypatch: pytest.MonkeyPatch) -> Measurement:
             for query in world.of_split(split)
         )
 
-    monkeypatch.setattr(measure, "evaluate", evaluate)
-    measurement = Measurement(WORLD, "http://search")
-    await measurement.before()
+    monkeypatch.setattr(measurement, "evaluate", answered)
+    asked = Measurement(WORLD, "http://search")
+    await asked.before()
     ranked.pop(0)
-    await measurement.after()
-    return measurement
+    await asked.after()
+    return asked
 
 
 async def test_unseen_are_the_queries_that_nobody_typed(measured: Measurement) -> None:
@@ -62,15 +59,16 @@ async def test_examples_show_titles_and_grades(measured: Measurement) -> None:
 
 
 async def test_figures_have_the_published_form(measured: Measurement) -> None:
-    """Every key that others read is there; the classes stand beside the splits, not in them."""
+    """Every key that others read is there; the classes are beside the splits, not in them."""
     quality = measured.quality(seed=3)
-    log = ReleaseLog()
-    log.apply(b"serving", serving_value(2, 1), NOW_MS)
-    freshness: dict[str, Any] = {"click_to_search": {"p50": 1.0, "p99": 2.0}}
+    freshness = {"click_to_search": {"p50": 1.0, "p99": 2.0}}
     figures = figures_of(
-        options=DemoOptions(seed=3, json_file=Path("f")), world=WORLD, quality=quality, totals=Totals(sent=7),
-        ledger={"events": {"balance": 0}}, releases=log, freshness=freshness,
+        seed=3, seconds=120, world="tiny", quality=quality, totals=Totals(sent=7), ledger={"events": {"balance": 0}},
+        releases={"query": 1, "product": 1}, freshness=freshness,
     )  # fmt: skip
+    assert list(figures) == [
+        "seed", "world", "seconds", "events", "searches", "ledger", "releases", "quality", "freshness_s", "search_ms"
+    ]  # fmt: skip
     assert (figures["seed"], figures["world"], figures["seconds"]) == (3, "tiny", 120)
     assert figures["events"] == {"sent": 7, "accepted": 0}
     assert figures["releases"] == {"query": 1, "product": 1}
@@ -87,3 +85,41 @@ def test_the_live_sample_says_its_change() -> None:
     before = (score("Q-2", ["P-2", "P-1"], query_class="vague", grades={"P-1": 4}),)
     after = (score("Q-2", ["P-1"], query_class="vague", grades={"P-1": 4}),)
     assert sample_gain(before, after) == "nDCG@10 1.000 on 1 unseen queries (+0.369 since the start)"
+
+
+async def test_every_query_of_the_split_is_scored(small: World) -> None:
+    """Scores come in the world's order, from the judgments of the world."""
+    shop = Shop(["P-5", "P-4", "P-6"])
+    scores = await evaluate(small, "http://search", split="test", transport=shop.transport)
+    assert [one.query_id for one in scores] == ["Q-3", "Q-4"]
+    assert [one.query_class for one in scores] == ["vague", "plain"]
+    assert scores[0].recall == 1.0
+    assert scores[0].ranked == ("P-5", "P-4", "P-6")
+    assert scores[1].mrr is None
+
+
+async def test_evaluation_writes_no_impression(small: World) -> None:
+    """Nothing that is measured can be learned from."""
+    shop = Shop(["P-4"])
+    await evaluate(small, "http://search", split="test", transport=shop.transport)
+    assert {body["query"] for body in shop.searches} == {"fridge for bachelors", "double door fridge"}
+    for body in shop.searches:
+        assert body["impression"] == "none"
+        assert body["k"] == 10
+        assert not body["explore"]
+
+
+async def test_a_search_service_that_is_down_is_named(small: World) -> None:
+    """After some attempts the error says which service did not answer, and for what."""
+    shop = Shop(["P-4"])
+    shop.search_status = 503
+    with pytest.raises(DependencyDown, match="http://search did not answer"):
+        await evaluate(small, "http://search", split="test", transport=shop.transport)
+
+
+async def test_a_degraded_answer_is_no_measurement(small: World) -> None:
+    """Popular results in place of the model's say nothing about the model."""
+    shop = Shop(["P-4"])
+    shop.degraded = "popular"
+    with pytest.raises(DependencyDown, match="degraded"):
+        await evaluate(small, "http://search", split="test", transport=shop.transport)

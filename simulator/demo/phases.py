@@ -6,6 +6,7 @@ The demo is a client like any shop: it talks to the collector and the search API
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,15 +23,12 @@ from millrace.output import out
 from millrace.watch.ledger import ledger_report
 from millrace.watch.observer import Observer
 from service.follow import TopicFollower
-from simulator.demo.freshness import measured
-from simulator.demo.measure import Measurement, figures_of
-from simulator.demo.options import DemoOptions
-from simulator.demo.probes import LaunchProbe
-from simulator.demo.report import closing_screen
+from simulator.demo.freshness import ClickFreshness, ReleaseLog, measured
+from simulator.demo.launches import LaunchProbe
+from simulator.demo.measurement import Measurement
+from simulator.demo.report import closing_screen, figures_of, shortfalls
 from simulator.demo.shopping import Shopping
-from simulator.demo.state import ReleaseLog
-from simulator.demo.trail import ClickTrail
-from simulator.shop.loading import load_products
+from simulator.shop.posting import send_products
 from simulator.shop.world import World
 
 INDEX_STALL_S: Final = 120.0
@@ -38,6 +36,25 @@ INDEX_STALL_S: Final = 120.0
 RELEASE_TIMEOUT_S: Final = 120.0
 SETTLE_TIMEOUT_S: Final = 60.0
 POLL_S: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """The arguments of `millrace demo`.
+
+    Args:
+        world: folder of another world; None for the built-in one.
+        seed: of the world and its shoppers.
+        seconds: how long shoppers shop.
+        keep: serve on without a terminal as well.
+        json_file: where the closing figures go.
+    """
+
+    world: Path | None = None
+    seed: int = 1
+    seconds: int = 120
+    keep: bool = False
+    json_file: Path | None = None
 
 
 class Demo:
@@ -57,12 +74,10 @@ class Demo:
         self._urls: Mapping[str, str] = running.urls
         self._console = console
         self._releases = ReleaseLog()
-        self._trail = ClickTrail(running.settings)
-        (secret,) = running.settings.require("secret_key")
-        urls = self._urls
-        self._launches = LaunchProbe(
-            world, urls["collector"], urls["search"], secret_key=secret, seed=1000 * options.seed
-        )
+        self._clicks = ClickFreshness(running.settings, self._releases)
+        (self._secret_key,) = running.settings.require("secret_key")
+        collector_url, search_url, seed = self._urls["collector"], self._urls["search"], 1000 * options.seed
+        self._launches = LaunchProbe(world, collector_url, search_url, secret_key=self._secret_key, seed=seed)
 
     async def run(self) -> None:
         """Run every phase and print the closing screen."""
@@ -72,18 +87,27 @@ class Demo:
         await measurement.before()
         follower = TopicFollower(self._settings, MODELS, self._releases.apply)
         follower.start()
-        self._trail.start()
+        self._clicks.start()
         with Observer(self._settings) as observer:
-            shopping = Shopping(self._world, self._settings, self._urls, options=self._options, console=self._console)
+            shopping = Shopping(
+                self._world,
+                self._settings,
+                self._urls,
+                seed=self._options.seed,
+                seconds=self._options.seconds,
+                console=self._console,
+            )
             async with httpx.AsyncClient(timeout=30.0) as client:
-                await shopping.run(client, trail=self._trail, launches=self._launches, releases=self._releases)
+                await shopping.run(client, clicks=self._clicks, launches=self._launches, releases=self._releases)
+                for line in shortfalls(shopping.totals, self._launches.never_found):
+                    self._say(line)
                 await self._settle(client, shopping)
             self._say("measuring the trained system")
             await measurement.after()
             ledger = await self._settled_ledger(observer)
-        self._trail.stop()
+        self._clicks.stop()
         follower.stop()
-        if failure := self._trail.failure or follower.failure:
+        if failure := self._clicks.failure or follower.failure:
             raise failure
         figures = self._figures(measurement, shopping, ledger)
         self._show(figures, measurement)
@@ -100,11 +124,10 @@ class Demo:
                 bars.add_task("catalogue sent", total=total),
                 bars.add_task("products searchable", total=total),
             )
-            (secret,) = self._settings.require("secret_key")
-            await load_products(
-                self._world,
+            await send_products(
+                self._world.products,
                 self._urls["collector"],
-                secret_key=secret,
+                secret_key=self._secret_key,
                 progress=lambda done, _: bars.update(sent, completed=done),
             )
             await self._until_indexed(total, lambda done: bars.update(indexed, completed=done))
@@ -133,19 +156,16 @@ class Demo:
         await shopping.wait_until(
             lambda: self._releases.product_releases_served() >= 1,
             client,
-            trail=self._trail,
+            clicks=self._clicks,
             timeout_s=RELEASE_TIMEOUT_S,
         )
         if self._releases.product_releases_served() == 0:
             fix = f"read the logs of trainer and indexer in {self._settings.data_dir}/logs"
             raise CheckFailed(f"no product release came into force within {RELEASE_TIMEOUT_S:g} s", fix=fix)
-        await shopping.wait_until(self._all_clicks_learned, client, trail=self._trail, timeout_s=SETTLE_TIMEOUT_S)
-
-    def _all_clicks_learned(self) -> bool:
-        return len(self._trail.click_to_search_s(self._releases.manifests)) >= self._trail.clicks_with_pairs()
+        await shopping.wait_until(self._clicks.all_learned, client, clicks=self._clicks, timeout_s=SETTLE_TIMEOUT_S)
 
     async def _settled_ledger(self, observer: Observer) -> dict[str, Any]:
-        """Return the ledgers once nothing is pending any more, or as they are after the settling time."""
+        """The ledgers once nothing is pending any more, or as they are after the settling time."""
         deadline = time.monotonic() + SETTLE_TIMEOUT_S
         await asyncio.to_thread(observer.wait_caught_up, 30.0)
         while True:
@@ -156,20 +176,19 @@ class Demo:
             await asyncio.sleep(POLL_S)
 
     def _figures(self, measurement: Measurement, shopping: Shopping, ledger: dict[str, Any]) -> dict[str, Any]:
-        """Return every figure of the closing screen, in the form that `--json` writes."""
-        learned_s, found_s = self._trail.click_to_search_s(self._releases.manifests), self._launches.found_s
-        freshness = {
-            "click_to_search": measured(learned_s, of=self._trail.clicks_with_pairs()),
-            "product_to_search": measured(found_s, of=self._launches.launched),
-        }
+        releases, seed = self._releases, self._options.seed
         return figures_of(
-            options=self._options,
-            world=self._world,
-            quality=measurement.quality(seed=self._options.seed),
+            seed=seed,
+            seconds=self._options.seconds,
+            world=self._world.name,
+            quality=measurement.quality(seed=seed),
             totals=shopping.totals,
             ledger=ledger,
-            releases=self._releases,
-            freshness=freshness,
+            releases={"query": releases.query_releases_served(), "product": releases.product_releases_served()},
+            freshness={
+                "click_to_search": measured(self._clicks.learned_s(), of=self._clicks.clicks_with_pairs()),
+                "product_to_search": measured(self._launches.found_s, of=self._launches.launched),
+            },
         )
 
     def _show(self, figures: dict[str, Any], measurement: Measurement) -> None:
@@ -188,7 +207,7 @@ class Demo:
 
 
 def _short(path: Path) -> str:
-    """Return a path as short as it can be written from here."""
+    """A path as short as it can be written from here."""
     try:
         return str(path.relative_to(Path.cwd()))
     except ValueError:

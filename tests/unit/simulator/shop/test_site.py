@@ -4,8 +4,8 @@ import pytest
 
 from contracts.events import SHOP_EVENT, Dwell, Purchase, View
 from contracts.wire import validate
-from simulator.shop.messages import Event, event_id, event_of
 from simulator.shop.shoppers import Action, Kind, Visit
+from simulator.shop.site import Event, event_id, event_of
 from simulator.shop.world import World
 
 SEARCH_TIME = 1_795_196_006_756

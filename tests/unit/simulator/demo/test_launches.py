@@ -1,6 +1,5 @@
-"""Probes outlive a missed answer: one failed search does not end a demo."""
+"""Launches are unmistakable, and each is searched for until it is found; a missed answer does not end a demo."""
 
-import asyncio
 import itertools
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -9,13 +8,12 @@ from typing import Any
 import httpx
 import pytest
 
+from contracts.catalog import CATALOG_CHANGE
 from contracts.errors import DependencyDown
-from service.settings import Settings
-from simulator.demo import probes
-from simulator.demo.probes import LaunchProbe, cheapest_probe_query, watch_answers
-from simulator.demo.trail import ClickTrail
+from contracts.wire import validate
+from simulator.demo import launches
+from simulator.demo.launches import LaunchProbe, launch_products
 from simulator.shop.world import World
-from tests.support.poll import eventually_async
 
 WORLD = World(({"product_id": "P-1", "category": ["Fridges"]},), (), {}, name="tiny")
 
@@ -51,15 +49,14 @@ class Index:
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask again at once, while the clock goes on a second at each look."""
     clock = itertools.count(1_795_196_000_000, 1_000)
-    monkeypatch.setattr(probes, "now_ms", lambda: next(clock))
-    monkeypatch.setattr(probes, "FIND_EVERY_S", 0.0)
-    monkeypatch.setattr(probes, "ANSWER_EVERY_S", 0.0)
+    monkeypatch.setattr(launches, "epoch_ms", lambda: next(clock))
+    monkeypatch.setattr(launches, "FIND_EVERY_S", 0.0)
 
 
 async def launch(index: Index, monkeypatch: pytest.MonkeyPatch, *, count: int = 3) -> LaunchProbe:
     """Launch products into an index and return the probe when all are found or given up."""
-    monkeypatch.setattr(probes, "send_products", index.send)
-    monkeypatch.setattr(probes, "ask", index.ask)
+    monkeypatch.setattr(launches, "send_products", index.send)
+    monkeypatch.setattr(launches, "ask", index.ask)
     probe = LaunchProbe(WORLD, "http://collector", "http://search", secret_key="secret", seed=1000)
     async with httpx.AsyncClient() as client:
         await probe.run(client, count=count, seconds=0.0)
@@ -83,33 +80,32 @@ async def test_a_missed_answer_is_no_find_and_no_end(monkeypatch: pytest.MonkeyP
 
 async def test_what_is_never_found_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A product given up has no time, and is not forgotten."""
-    monkeypatch.setattr(probes, "GIVE_UP_S", 0.02)
+    monkeypatch.setattr(launches, "GIVE_UP_S", 0.02)
     index = Index([False])
     probe = await launch(index, monkeypatch, count=1)
     assert (probe.found_s, probe.never_found) == ([], list(index.sent.values()))
 
 
-async def test_answers_are_noted_until_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every release that answers is noted; a missed answer is passed over."""
-    index = Index([False, None, False])
-    index.sent["cheap"] = "P-1"
-    monkeypatch.setattr(probes, "ask", index.ask)
-    trail = ClickTrail(Settings(kafka_bootstrap="127.0.0.1:1"))
-    async with httpx.AsyncClient() as client:
-        watching = asyncio.create_task(watch_answers(client, "http://search", query="cheap", trail=trail))
-
-        async def third_answered() -> bool:
-            """Return whether the answer after the missed one was noted."""
-            return 3 in trail.answers.seen
-
-        await eventually_async(third_answered)
-        watching.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await watching
-    assert {1, 3} <= set(trail.answers.seen)
-    assert 2 not in trail.answers.seen
+def test_launches_are_new_valid_and_unmistakable(built_in: World) -> None:
+    """Launched products keep the contract, have ids and names of their own, and repeat for a seed."""
+    launched = launch_products(built_in, seed=1, count=20, now_ms=1_795_200_000_000)
+    brands = {product["brand"] for product in built_in.products}
+    for product in launched:
+        validate(product, CATALOG_CHANGE)
+        assert product["brand"] not in brands
+        assert product["version"] == product["launched_at"] == 1_795_200_000_000
+    assert len({product["product_id"] for product in launched} - set(built_in.by_product_id)) == 20
+    assert len({product["title"] for product in launched}) == 20
+    assert launch_products(built_in, seed=1, count=20, now_ms=1_795_200_000_000) == launched
+    assert launch_products(built_in, seed=2, count=20, now_ms=1_795_200_000_000) != launched
 
 
-def test_the_cheapest_query_is_chosen_by_a_rule() -> None:
-    """The shortest, then the first by alphabet, whatever the order."""
-    assert cheapest_probe_query(["washing machine", "tv", "ac"]) == "ac"
+def test_launches_of_several_seeds_in_one_millisecond_are_different_products(built_in: World) -> None:
+    """An id belongs to one seed, time and number: two launches never overwrite each other."""
+    launches = [
+        launched["product_id"]
+        for seed in range(12)
+        for now_ms in (1_795_200_000_000, 1_795_200_000_001)
+        for launched in launch_products(built_in, seed=seed, count=12, now_ms=now_ms)
+    ]
+    assert len(set(launches)) == len(launches) == 288
