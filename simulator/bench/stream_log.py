@@ -6,7 +6,8 @@ from typing import Any, Final
 
 import orjson
 
-from streams.transport.output import OutRecord, partition_for
+from contracts.topics import partition_for
+from streams.transport.output import OutRecord
 
 EVENTS_PER_SEARCH: Final = 9
 SLOTS: Final = 10

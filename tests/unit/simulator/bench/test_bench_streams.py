@@ -3,10 +3,10 @@
 import pytest
 
 from contracts.events import SEARCH_RECORD
+from contracts.topics import partition_for
 from contracts.wire import decode
 from simulator.bench.report import machine, result
 from simulator.bench.stream_log import EVENTS_PER_SEARCH, bench_log
-from streams.transport.output import partition_for
 from tests.support.search_events import T0
 
 
