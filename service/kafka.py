@@ -18,17 +18,18 @@ from service.kafka_admin import (
     admin,
     beginning_and_end_offsets,
     committed_offsets,
-    ensure_topics,
 )
 from service.kafka_config import (
     DELIVERY_TIMEOUT_MS,
     aiokafka_config,
     aiokafka_consumer_config,
     aiokafka_producer_config,
+    connected,
     consumer_config,
     producer_config,
 )
 from service.kafka_errors import expected_kafka_error, translate_kafka_errors
+from service.kafka_topics import TopicFinding, ensure_topics, topic_findings
 from service.settings import Settings
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "OffsetRange",
     "OutgoingRecord",
     "Partition",
+    "TopicFinding",
     "Wait",
     "admin",
     "aiokafka_config",
@@ -46,9 +48,12 @@ __all__ = [
     "consumer_config",
     "ensure_topics",
     "expected_kafka_error",
+    "keep_joining",
+    "open_consumer",
     "produce_all",
     "producer_config",
     "read_compacted",
+    "topic_findings",
     "translate_kafka_errors",
 ]
 
@@ -65,6 +70,11 @@ class OutgoingRecord(NamedTuple):
     partition: int | None = None
 
 
+def open_consumer(settings: Settings) -> KafkaConsumer:
+    """Return a consumer without a group, a context manager, for whoever tries again when Kafka is away."""
+    return connected(KafkaConsumer, consumer_config(settings))
+
+
 def read_compacted(settings: Settings, topic: str) -> dict[tuple[int, bytes], bytes]:
     """Read a compacted topic from its beginning to where it ended when asked.
 
@@ -74,7 +84,7 @@ def read_compacted(settings: Settings, topic: str) -> dict[tuple[int, bytes], by
     Raises:
         DependencyDown: Kafka does not answer, or does not know the topic.
     """
-    with translate_kafka_errors(settings), KafkaConsumer(**consumer_config(settings)) as consumer:
+    with translate_kafka_errors(settings), open_consumer(settings) as consumer:
         name = settings.topic(topic)
         numbers = consumer.partitions_for_topic(name) or set()
         partitions = [TopicPartition(name, number) for number in sorted(numbers)]
@@ -126,3 +136,16 @@ def produce_all(producer: KafkaProducer, records: Iterable[OutgoingRecord]) -> l
     producer.flush()
     acknowledged = [future.get(timeout=DELIVERY_TIMEOUT_MS / 1000) for future in pending]
     return [(metadata.partition, metadata.offset) for metadata in acknowledged]
+
+
+def keep_joining(consumer: KafkaConsumer) -> None:
+    """Make the next poll take up a join that an earlier one left in the middle; call it before every poll.
+
+    kafka-python 3.0.12 forgets a rebalance that its own leader started because the topic's metadata changed: if the
+    poll's timeout ends in the middle of it, `need_rejoin` turns false once the assignment is computed, nobody takes up
+    the finished join, and the member holds nothing for ever (kafka/coordinator/base.py, `join_group_async`). It happens
+    at about one start in ten on a topic that was just created.
+    """
+    coordinator = consumer._coordinator
+    if coordinator is not None and coordinator.rejoining:
+        coordinator.request_rejoin()

@@ -7,7 +7,7 @@ and the data stay.
 import base64
 import subprocess
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -88,8 +88,13 @@ def properties(node: Node, nodes: Sequence[Node]) -> dict[str, str]:
     }
 
 
-def prepare(nodes: Sequence[Node], *, java: str) -> None:
+def prepare(nodes: Sequence[Node], *, java: str, extra: Mapping[str, str] | None = None) -> None:
     """Write each node's configuration, and format the data folders that are new.
+
+    Args:
+        nodes: of the cluster.
+        java: the command.
+        extra: properties besides those of every node, or in their place.
 
     Raises:
         UsageError: the data are those of a cluster of another size, or the path is one that Kafka cannot hold.
@@ -100,7 +105,7 @@ def prepare(nodes: Sequence[Node], *, java: str) -> None:
         if "," in str(node.folder):
             raise UsageError(f"Kafka allows no comma in a path: {node.folder}", fix="choose another MILLRACE_DATA_DIR")
         node.folder.mkdir(parents=True, exist_ok=True)
-        rows = (f"{name}={_escape(value)}\n" for name, value in properties(node, nodes).items())
+        rows = (f"{name}={_escape(value)}\n" for name, value in {**properties(node, nodes), **(extra or {})}.items())
         node.config_path.write_text("".join(rows), encoding="ascii")
         if not (node.data_path / "meta.properties").exists():
             _format(node, _cluster_id(node.folder.parent), java=java)

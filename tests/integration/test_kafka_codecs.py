@@ -1,7 +1,7 @@
 """Whatever codec a batch is packed with, each of our readers takes it: one packed batch must not end a process."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -68,11 +68,11 @@ WRITERS = (produced_by_kafka_python, produced_by_aiokafka, packed_by_the_broker)
 
 
 @pytest.fixture
-def settings_of_one_partition(kafka_settings: SettingsFactory) -> Iterator[Settings]:
+def settings_of_one_partition(kafka_settings: SettingsFactory) -> Settings:
     """Give a deployment whose topics have one partition."""
     settings = kafka_settings(partitions=1)
     ensure_topics(settings)
-    yield settings
+    return settings
 
 
 def read_by_read_compacted(settings: Settings) -> list[bytes]:
