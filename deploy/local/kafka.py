@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from contracts.errors import DependencyDown, UsageError
+from contracts.errors import DependencyDown, MillraceError, UsageError
 from deploy.local.jars import JAR_FOLDER, are_complete
 from deploy.local.java import LEAST, find_java
-from service.kafka import admin, expected_kafka_error
+from service.kafka import admin, translate_kafka_errors
 from service.settings import Settings
 
 HEAP_MB: Final = {1: 512, 3: 384}
@@ -178,15 +178,10 @@ def kafka_problem(settings: Settings, *, brokers: int = 1) -> str | None:
     """Ask Kafka who is in the cluster; return what is wrong, or None."""
     asked = settings.model_copy(update={"dependency_wait_s": PROBE_S})
     try:
-        with admin(asked) as client:
+        with translate_kafka_errors(asked), admin(asked) as client:
             found = len(client.describe_cluster()["brokers"])
-    except DependencyDown as error:
+    except MillraceError as error:
         return error.message
-    except Exception as error:
-        expected = expected_kafka_error(error, settings)
-        if expected is None:
-            raise
-        return expected.message
     return None if found >= brokers else f"{found} of {brokers} brokers are there"
 
 
