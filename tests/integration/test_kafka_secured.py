@@ -251,7 +251,6 @@ class Running:
 
     def wait_ready(self, name: str) -> None:
         """Wait until a process is ready; what it says instead is in the failure."""
-
         said = ["nothing"]
 
         def ready() -> bool:
