@@ -95,7 +95,7 @@ class TopicFollower:
         self._waits_for = exc.message
 
     def _follow(self) -> None:
-        with open_consumer(self._settings) as consumer:
+        with open_consumer(self._settings, self._stop.wait) as consumer:
             partitions = self._partitions(consumer)
             consumer.assign(partitions)
             consumer.seek_to_beginning(*partitions)

@@ -5,7 +5,7 @@ Everything about Kafka is imported from here.
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
@@ -18,6 +18,8 @@ from service.kafka_admin import (
     admin,
     beginning_and_end_offsets,
     committed_offsets,
+    pause,
+    wait_for_listener,
 )
 from service.kafka_config import (
     DELIVERY_TIMEOUT_MS,
@@ -49,6 +51,7 @@ __all__ = [
     "ensure_topics",
     "expected_kafka_error",
     "keep_joining",
+    "newest_records",
     "open_consumer",
     "produce_all",
     "producer_config",
@@ -70,8 +73,13 @@ class OutgoingRecord(NamedTuple):
     partition: int | None = None
 
 
-def open_consumer(settings: Settings) -> KafkaConsumer:
-    """Return a consumer without a group, a context manager, for whoever tries again when Kafka is away."""
+def open_consumer(settings: Settings, wait: Wait = pause) -> KafkaConsumer:
+    """Return a consumer without a group, a context manager; waits for a broker that is still starting up.
+
+    Raises:
+        DependencyDown: no broker answered within `dependency_wait_s`.
+    """
+    wait_for_listener(settings, wait)
     return connected(KafkaConsumer, consumer_config(settings))
 
 
@@ -85,14 +93,44 @@ def read_compacted(settings: Settings, topic: str) -> dict[tuple[int, bytes], by
         DependencyDown: Kafka does not answer, or does not know the topic.
     """
     with translate_kafka_errors(settings), open_consumer(settings) as consumer:
-        name = settings.topic(topic)
-        numbers = consumer.partitions_for_topic(name) or set()
-        partitions = [TopicPartition(name, number) for number in sorted(numbers)]
-        if not partitions:
-            raise DependencyDown(f"Kafka does not know the topic {name}", fix="a restart of any service creates it")
-        consumer.assign(partitions)
+        partitions = _assign_all(consumer, settings.topic(topic))
         consumer.seek_to_beginning(*partitions)
         return _read_to_end(consumer, consumer.end_offsets(partitions))
+
+
+def newest_records(settings: Settings, topic: str, most: int, *, timeout_s: float) -> tuple[int, list[Any]]:
+    """Read the last records of each partition of a topic.
+
+    Args:
+        settings: the settings in force.
+        topic: without the deployment's prefix.
+        most: records of each partition.
+        timeout_s: how long to read; what has come by then is returned.
+
+    Returns:
+        How many partitions there are, and the records as kafka-python gives them.
+
+    Raises:
+        DependencyDown: Kafka does not answer, or does not know the topic.
+    """
+    with open_consumer(settings) as consumer:
+        partitions = _assign_all(consumer, settings.topic(topic))
+        begins, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
+        for partition in partitions:
+            consumer.seek(partition, max(begins[partition], ends[partition] - most))
+        deadline = time.monotonic() + timeout_s
+        records: list[Any] = []
+        while any(consumer.position(p) < ends[p] for p in partitions) and time.monotonic() < deadline:
+            records += [record for fetched in consumer.poll(timeout_ms=200).values() for record in fetched]
+        return len(partitions), records
+
+
+def _assign_all(consumer: KafkaConsumer, name: str) -> list[TopicPartition]:
+    partitions = [TopicPartition(name, number) for number in sorted(consumer.partitions_for_topic(name) or ())]
+    if not partitions:
+        raise DependencyDown(f"Kafka does not know the topic {name}", fix="a restart of any service creates it")
+    consumer.assign(partitions)
+    return partitions
 
 
 def _read_to_end(consumer: KafkaConsumer, ends: dict[TopicPartition, int]) -> dict[tuple[int, bytes], bytes]:

@@ -54,8 +54,7 @@ def admin(settings: Settings, *, wait: Wait | None = None) -> KafkaAdminClient:
     Raises:
         DependencyDown: no broker answered within `dependency_wait_s`.
     """
-    (bootstrap,) = settings.require("kafka_bootstrap")
-    _wait_for_listener(server_list(bootstrap), timeout_s=settings.dependency_wait_s, wait=wait or pause)
+    wait_for_listener(settings, wait or pause)
     with translate_kafka_errors(settings):
         if settings.kafka_security_protocol != "PLAINTEXT":
             _log_in(settings, wait or pause)
@@ -154,9 +153,16 @@ def pause(seconds: float) -> bool:
     return False
 
 
-def _wait_for_listener(servers: list[str], *, timeout_s: float, wait: Wait) -> None:
-    """Return once one of the brokers accepts connections: quieter and sooner to stop than a client that retries."""
-    deadline = time.monotonic() + timeout_s
+def wait_for_listener(settings: Settings, wait: Wait) -> None:
+    """Return once one of the brokers accepts connections: quieter and sooner to stop than a client that retries.
+
+    Raises:
+        UsageError: no broker is named.
+        DependencyDown: none did within `dependency_wait_s`, or `wait` gave up.
+    """
+    (bootstrap,) = settings.require("kafka_bootstrap")
+    servers = server_list(bootstrap)
+    deadline = time.monotonic() + settings.dependency_wait_s
     while not any(_accepts(server) for server in servers):
         if time.monotonic() >= deadline or wait(POLL_S):
             raise DependencyDown(

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="Print stable JSON on stdout.")]
 CATCH_UP_S = 30.0
+KAFKA_WAIT_S = 3.0
+"""How long a question waits for Kafka: most are asked when something is down."""
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 T = TypeVar("T")
@@ -34,7 +36,7 @@ def observe(question: Callable[["Observer"], T]) -> T:
 
     settings = running_settings()
     settings.require("kafka_bootstrap")
-    with Observer(settings) as observer:
+    with Observer(settings.model_copy(update={"dependency_wait_s": KAFKA_WAIT_S})) as observer:
         observer.wait_caught_up(CATCH_UP_S)
         return question(observer)
 

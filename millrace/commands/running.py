@@ -11,15 +11,13 @@ from rich.text import Text
 
 from contracts.errors import MillraceError, UsageError
 from contracts.telemetry import Process
-from millrace.commands.looking import CATCH_UP_S, Json
+from millrace.commands.looking import CATCH_UP_S, KAFKA_WAIT_S, Json
 from millrace.context import running_settings
 from millrace.output import messages, out, print_json
 from service.settings import Settings
 
 BENCHES: Final = ("streams",)
 PLANNED_BENCHES: Final = ("collector", "trainer", "indexer", "search")
-KAFKA_WAIT_S: Final = 3.0
-"""How long `status` waits for Kafka: it is asked most when something is down."""
 
 
 def demo(

@@ -116,6 +116,7 @@ class ConsumerInMemory:
 def consumer(monkeypatch: pytest.MonkeyPatch) -> type[ConsumerInMemory]:
     """Let reads use the consumer in memory."""
     monkeypatch.setattr(service_kafka, "KafkaConsumer", ConsumerInMemory)
+    monkeypatch.setattr(service_kafka, "wait_for_listener", lambda _settings, _wait: None)
     monkeypatch.setattr(ConsumerInMemory, "asked_again", 0)
     return ConsumerInMemory
 
