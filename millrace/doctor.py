@@ -272,7 +272,7 @@ PROBES: Final[tuple[Probe, ...]] = (
 
 def examine(settings: Settings, probes: tuple[Probe, ...] = PROBES, *, deadline_s: float = DEADLINE_S) -> list[Check]:
     """Run every check side by side and return their outcomes in order, each by the same deadline."""
-    quick = settings.model_copy(update={"dependency_wait_s": 3.0})
+    quick = settings.model_copy(update={"dependency_wait_s": 2.5})
     ends_at = time.monotonic() + deadline_s
     begun = [(probe, _begin(probe, quick)) for probe in probes]
     return [_outcome(probe, future, max(0.0, ends_at - time.monotonic())) for probe, future in begun]
