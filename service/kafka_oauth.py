@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import quote_plus, urlencode
@@ -27,6 +27,7 @@ TIMEOUT_S: Final = 5.0
 USED_SHARE: Final = 0.8
 """Of a token's life after which a new one is asked for: the old one still serves if that fails."""
 UNSTATED_LIFE_S: Final = 60.0
+ASK_AGAIN: Final = (408, 429)
 CORRECT: Final = "correct MILLRACE_KAFKA_SASL_OAUTH_*"
 
 
@@ -117,7 +118,7 @@ class ClientCredentials:
             with error:
                 said = error.read(200).decode("utf-8", "replace")
             problem = " ".join(f"{url} gives no Kafka token: HTTP {error.code} {said}".split())
-            if error.code < 500:
+            if error.code < 500 and error.code not in ASK_AGAIN:
                 raise UsageError(problem, fix=CORRECT) from error
             raise DependencyDown(problem, fix="look at the log of the token server") from error
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -175,9 +176,8 @@ def kafka_python_tokens(source: TokenSource) -> Any:
 
 def aiokafka_tokens(source: TokenSource) -> Any:
     """Return a source in the form that aiokafka takes."""
-    from aiokafka import conn
     from aiokafka.abc import AbstractTokenProvider
-    from aiokafka.errors import AuthenticationFailedError, KafkaConnectionError
+    from aiokafka.errors import KafkaConnectionError
 
     class Tokens(AbstractTokenProvider):
         """Fails as a connection does: any other error would end the client's own tasks in silence."""
@@ -189,8 +189,18 @@ def aiokafka_tokens(source: TokenSource) -> Any:
             except MillraceError as error:
                 raise KafkaConnectionError(error.message) from error
 
-    class HeardOut(conn.OAuthAuthenticator):
-        """Reads what the broker answers to a token; aiokafka 0.14.0 takes a refusal for a login and loops for ever."""
+    _hear_refusals()
+    return Tokens()
+
+
+@cache
+def _hear_refusals() -> None:
+    """Let aiokafka read what a broker answers to a token: 0.14.0 takes a refusal for a login, and loops for ever."""
+    from aiokafka import conn
+    from aiokafka.errors import AuthenticationFailedError
+
+    class Login(conn.OAuthAuthenticator):
+        """Ends with the broker's words if they are not empty."""
 
         async def step(self, payload: bytes | None) -> Any:
             """Return the next message of the login."""
@@ -198,5 +208,4 @@ def aiokafka_tokens(source: TokenSource) -> Any:
                 raise AuthenticationFailedError(payload.decode("utf-8", "replace"))
             return await super().step(payload)
 
-    conn.OAuthAuthenticator = HeardOut
-    return Tokens()
+    conn.OAuthAuthenticator = Login

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource
-from kafka.errors import for_code
+from kafka.errors import InvalidConfigurationError, InvalidPartitionsError, PolicyViolationError, for_code
 
 from contracts.errors import DependencyDown, MillraceError, UsageError
 from contracts.topics import CATALOG, DAY_MS, SEARCH_EVENTS, TOPICS, TopicSpec
@@ -216,7 +216,13 @@ def _create_missing(client: KafkaAdminClient, settings: Settings) -> None:
 
 def _creation_error(topic: dict[str, Any], settings: Settings) -> MillraceError:
     """Return what a refused creation means."""
-    error = for_code(topic["error_code"])(f"topic {topic['name']}: {topic.get('error_message') or ''}")
+    said = f"topic {topic['name']}: {topic.get('error_message') or ''}"
+    error = for_code(topic["error_code"])(said)
+    if isinstance(error, InvalidConfigurationError | InvalidPartitionsError | PolicyViolationError):
+        return UsageError(
+            f"Kafka refuses to create {said}",
+            fix="create it as the cluster allows; docs/operations.md says which differences only are warnings",
+        )
     return expected_kafka_error(error, settings) or DependencyDown(str(error))
 
 

@@ -25,6 +25,7 @@ from service.kafka import (
     aiokafka_producer_config,
     consumer_config,
     ensure_topics,
+    keep_joining,
     produce_all,
     producer_config,
     translate_kafka_errors,
@@ -96,6 +97,7 @@ def with_kafka_python(settings: Settings, value: bytes) -> list[bytes]:
 
         def complete() -> bool:
             """Return whether the value has come."""
+            keep_joining(consumer)
             found.extend(record.value for records in consumer.poll(200).values() for record in records)
             return value in found
 

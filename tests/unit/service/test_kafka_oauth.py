@@ -76,6 +76,7 @@ def test_the_old_token_serves_to_its_end(server: TokenServer) -> None:
         (400, '{"error":"invalid_scope"}', UsageError, "invalid_scope"),
         (302, "", UsageError, "HTTP 302"),
         (500, "oh no", DependencyDown, "HTTP 500 oh no"),
+        (429, "slow down", DependencyDown, "HTTP 429"),
         (200, "<html>", DependencyDown, "gives no Kafka token"),
         (200, "{}", DependencyDown, "access_token"),
         (200, "[]", DependencyDown, "gives no Kafka token"),

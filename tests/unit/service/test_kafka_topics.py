@@ -149,6 +149,10 @@ def test_a_refused_creation_is_one_clear_line(cluster: ClusterInMemory) -> None:
     cluster.refusal = 29
     with pytest.raises(UsageError, match=r"does not allow.*t-search-events"):
         ensure_topics(SETTINGS)
+    for refusal in (37, 40, 44):  # partitions, configuration, a policy of the cluster
+        cluster.refusal = refusal
+        with pytest.raises(UsageError, match="Kafka refuses to create topic t-search-events"):
+            ensure_topics(SETTINGS)
     cluster.refusal = 38
     with pytest.raises(UsageError, match="MILLRACE_REPLICATION_FACTOR=-1"):
         ensure_topics(SETTINGS)
