@@ -137,9 +137,10 @@ class Observer:
         return KafkaFacts(ends=ends, committed=committed, join=join, pairs=pairs, tails=tails, unknown=unknown)
 
     def _existing(self, topics: Iterable[str]) -> list[str]:
+        names = {self._settings.topic(topic): topic for topic in topics}
         with translate_kafka_errors(self._settings):
-            names = set(self._admin.list_topics())
-        return [topic for topic in topics if self._settings.topic(topic) in names]
+            found = self._admin.describe_topics(list(names))
+        return [names[topic["name"]] for topic in found if topic["partitions"]]
 
     def _not_read(self, topic: str) -> MillraceError | None:
         """Return why what a followed topic holds is not known."""
