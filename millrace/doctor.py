@@ -26,7 +26,7 @@ from service.process import expected_failure
 from service.settings import Settings
 
 Status = Literal["ok", "warn", "fail"]
-DEADLINE_S: Final = 6.0
+DEADLINE_S: Final = 5.0
 FREE_DISK_BYTES: Final = 2 * 1024**3
 EVENTS_SAMPLED: Final = 500
 SAMPLE_S: Final = 2.0
