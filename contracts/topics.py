@@ -1,5 +1,6 @@
-"""Every Kafka topic and consumer group of Millrace, in one table."""
+"""Every Kafka topic and consumer group of Millrace, in one table, and the partition that a key belongs to."""
 
+import struct
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -96,3 +97,32 @@ GROUP_TOPICS: Final[dict[str, tuple[str, ...]]] = {
     "indexer": (CATALOG,),
 }
 """What each group reads and commits."""
+
+
+def partition_for(key: bytes, partitions: int) -> int:
+    """Give a key's partition as Kafka's Java clients and all of ours choose it: by murmur2 (Appleby, 32 bits).
+
+    >>> partition_for(b"k1", 4)
+    1
+    """
+    mix, mask = 0x5BD1E995, 0xFFFFFFFF
+    hashed = 0x9747B28C ^ len(key)
+    whole = len(key) & ~3
+    for (word,) in struct.iter_unpack("<I", key[:whole]):
+        mixed = word * mix & mask
+        hashed = hashed * mix & mask ^ (mixed ^ mixed >> 24) * mix & mask
+    if rest := key[whole:]:
+        hashed = (hashed ^ int.from_bytes(rest, "little")) * mix & mask
+    hashed = (hashed ^ hashed >> 13) * mix & mask
+    return (hashed ^ hashed >> 15) % 0x80000000 % partitions
+
+
+def belongs(key: bytes | None, partition: int, partitions: int) -> bool:
+    """Tell whether a record lies where others with its key lie; one without a key belongs nowhere.
+
+    librdkafka's default partitioner (CRC-32) puts most keys elsewhere, and the join then never sees them together.
+
+    >>> belongs(b"k1", 1, 4), belongs(b"k1", 2, 4), belongs(None, 1, 4)
+    (True, False, False)
+    """
+    return key is not None and partition_for(key, partitions) == partition

@@ -44,8 +44,11 @@ FOLLOWERS: Final[dict[str, tuple[str, ...]]] = {
     "search": (topics.MODELS,),
     "trainer": (topics.MODELS, topics.PRODUCT_VECTORS),
     "indexer": (topics.MODELS, topics.PRODUCT_VECTORS),
+    "join": (topics.JOIN_PROGRESS,),
+    "pairs": (topics.PAIRS_PROGRESS,),
+    "page": (topics.SEARCH_EVENTS, topics.JOIN_PROGRESS, topics.PAIRS_PROGRESS, topics.MODELS),
 }
-"""Who reads a compacted topic from its beginning, without a group."""
+"""Who reads a topic without a group: compacted ones from their beginning, and what the join has not read yet."""
 
 Json = dict[str, Any]
 
@@ -126,7 +129,6 @@ def _channel_binding(topic: TopicSpec) -> Json:
     return {
         "topic": topic.name,
         "partitions": defaults["partitions"].default if topic.keyed else 1,
-        "replicas": defaults["replication_factor"].default,
         "topicConfiguration": configuration,
         "bindingVersion": BINDING_VERSION,
     }

@@ -1,4 +1,4 @@
-"""Makes the tables of the reference pages from the code: `python -m tests.support.reference settings|topics|NAME`.
+"""Makes the tables of the reference pages: `python -m tests.support.reference settings|topics|rights|NAME`.
 
 The pages hold these very cells, and `tests/docs` compares them; whoever changes a contract prints its table anew and
 writes the last column by hand.
@@ -7,7 +7,7 @@ writes the last column by hand.
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
@@ -15,7 +15,9 @@ from pydantic.json_schema import models_json_schema
 from contracts.catalog import Product, ProductDeleted
 from contracts.events import Cart, Click, Dwell, Envelope, Impression, Purchase, PurchaseItem, Slot, View, Viewed
 from contracts.pairs import CuratedPair
+from contracts.telemetry import Process
 from contracts.topics import DAY_MS, TOPICS
+from millrace.schema import asyncapi
 from service.settings import settings_table
 
 MODELS: Final[dict[str, type[BaseModel]]] = {
@@ -52,6 +54,38 @@ def topic_rows() -> list[tuple[str, ...]]:
             f"{spec.retention_ms // DAY_MS} days" if spec.cleanup == "delete" else "newest per key",
         )
         for spec in TOPICS
+    ]
+
+
+class Rights(NamedTuple):
+    """What a process does with topics and consumer groups; names as in `contracts/topics.py`, groups in full."""
+
+    reads: set[str]
+    writes: set[str]
+    groups: set[str]
+
+
+def rights() -> dict[str, Rights]:
+    """Return the rights of each process, from what the AsyncAPI document says that it does; agents are `streams`."""
+    found: dict[str, Rights] = {}
+    operations = asyncapi()["operations"]
+    for name, operation in operations.items():
+        doer, verb, topic = re.fullmatch(r"([a-z]+)-(writes|reads|follows)-(.*)", name).groups()  # type: ignore[union-attr]
+        process = doer if doer in set(Process) else Process.STREAMS.value
+        if process != doer and not any(other.startswith(f"{doer}-writes-") for other in operations):
+            continue  # an agent without output is none yet
+        own = found.setdefault(process, Rights(set(), set(), set()))
+        (own.writes if verb == "writes" else own.reads).add(topic)
+        if verb == "reads":
+            own.groups.update(operation["bindings"]["kafka"]["groupId"]["enum"])
+    return dict(sorted(found.items()))
+
+
+def rights_rows() -> list[tuple[str, ...]]:
+    """Return process, topics that it reads, topics that it writes, and its groups."""
+    return [
+        (f"`{process}`", *(", ".join(f"`{name}`" for name in sorted(names)) for names in own))
+        for process, own in rights().items()
     ]
 
 
@@ -148,6 +182,8 @@ def main(name: str) -> None:
     """Print one table."""
     if name == "settings":
         table = lines(("variable", "default", "unit", "meaning"), settings_rows())
+    elif name == "rights":
+        table = lines(("process", "reads", "writes", "groups"), rights_rows())
     elif name == "topics":
         table = lines(("topic", "key", "clean-up", "partitions", "kept"), topic_rows())
     else:

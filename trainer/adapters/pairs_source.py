@@ -20,8 +20,7 @@ from contracts.errors import ContractError, TransientError
 from contracts.pairs import PreferencePair
 from contracts.topics import DEAD_LETTERS, PREFERENCE_PAIRS
 from service import metrics
-from service.kafka import OutgoingRecord, consumer_config, produce_all, translate_kafka_errors
-from service.kafka_group import keep_joining
+from service.kafka import OutgoingRecord, consumer_config, keep_joining, produce_all, translate_kafka_errors
 from service.logging import get_logger
 from service.settings import Settings
 from trainer.adapters.sole_assignor import SoleAssignor

@@ -36,7 +36,7 @@ async def client(sampler: Sampler) -> AsyncIterator[Client]:
 
 def saw(sampler: Sampler, view: dict[str, Any]) -> None:
     """Let the sampler have looked."""
-    sampler.latest, sampler._failure = view, None
+    sampler.latest, sampler._unknown = view, None
 
 
 async def text(answer: ClientResponse) -> str:
@@ -96,7 +96,7 @@ async def test_after_a_look_the_snapshot_is_served(client: Client, sampler: Samp
 async def test_an_old_look_is_served_with_its_trouble(client: Client, sampler: Sampler) -> None:
     """Kafka went away: the last numbers stay, and the page says that they are old."""
     saw(sampler, busy_snapshot())
-    sampler._failure = "Kafka does not answer"
+    sampler._unknown = "Kafka does not answer"
     answer = await client.get("/api/snapshot")
     assert (answer.status, (await answer.json())["trouble"]) == (200, "Kafka does not answer")
 

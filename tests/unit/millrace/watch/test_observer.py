@@ -5,15 +5,15 @@ import json
 import orjson
 import pytest
 
+from millrace.watch.observer import snapshot, state_of, status_freshness
 from millrace.watch.scrape import ProcessView
-from millrace.watch.snapshot import snapshot, state_of, status_freshness
 from tests.support.deployment import NOW_MS, busy_facts, busy_snapshot, process_views, release_book
 
 
 def test_the_parts_are_those_that_the_page_reads() -> None:
     """Page and commands show the same numbers under the same names."""
     view = busy_snapshot()
-    assert set(view) == {"at", "lag", "ledger", "freshness_s", "promise_s", "releases", "processes"}
+    assert set(view) == {"at", "lag", "ledger", "freshness_s", "promise_s", "releases", "processes", "unknown"}
     assert view["at"] == NOW_MS
     assert view["releases"] == release_book().report()
     assert (view["ledger"]["events"]["balance"], view["ledger"]["searches"]["balance"]) == (0, 0)
