@@ -27,9 +27,8 @@ from contracts.search import EncodeAnswer, EncodeRequest, SearchAnswer, SearchRe
 from contracts.vectors import ProductVector
 from service.settings import load_settings
 from simulator.shop.folder import load_world
-from streams.collector.decisions import Accepted
+from streams.collector.intake import Accepted, decide_event, decide_pair, decide_product
 from streams.collector.intake import Facts as RequestFacts
-from streams.collector.intake import decide_event, decide_pair, decide_product
 from tests.support.markdown import ROOT, Fence, documents, fences
 from trainer.core.facts import Facts
 

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from streams.collector.decisions import OutgoingRecord
-from streams.collector.ports import NotAcknowledged, Recollection
+from contracts.errors import TransientError
+from streams.collector.intake import OutgoingRecord
+from streams.collector.web import Recollection
 
 NOW_MS: Final = 1_795_196_600_000
 SEARCH_TIME_MS: Final = NOW_MS - 30_000
@@ -74,7 +75,7 @@ class MemoryLog:
     async def write(self, records: Sequence[OutgoingRecord]) -> None:
         """Keep the records, or fail."""
         if not self.acknowledges:
-            raise NotAcknowledged("told to fail")
+            raise TransientError("told to fail")
         self.records.extend(records)
 
 

@@ -100,6 +100,8 @@ def test_an_unknown_name_like_no_other_is_refused_without_a_guess() -> None:
         ("MILLRACE_REDIS_URL", "redis://:hush@redis:99999/0", "is not an address"),
         ("MILLRACE_QDRANT_URL", "http://qdrant:port", "is not an address"),
         ("MILLRACE_TOPIC_PREFIX", "my shop/", "only letters, digits"),
+        ("MILLRACE_TRUSTED_PROXIES", "10.0.0.0/8,10.0.0.1/8", "10.0.0.1/8 has host bits set"),
+        ("MILLRACE_TRUSTED_PROXIES", "balancer", "does not appear to be an IPv4 or IPv6 network"),
         ("MILLRACE_PORT", "70000", "65535"),
         ("MILLRACE_LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
         ("MILLRACE_KAFKA_SECURITY_PROTOCOL", "SASL_SSL", "needs MILLRACE_KAFKA_SASL_USERNAME"),

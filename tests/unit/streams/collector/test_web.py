@@ -14,9 +14,9 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from contracts.telemetry import Process
 from service.health import Health
+from service.settings import Settings
 from streams.collector.access import Keys, Limits
-from streams.collector.app import Collector, Policy
-from streams.collector.web import RUNNER_OPTIONS, build_app
+from streams.collector.web import INTAKE, MAX_OPEN_REQUESTS, Collector, Policy, build
 from tests.support.collector import NOW_MS, MemoryLog, PlainMemory, click, impression, product, purchase
 
 WRITE = {"Authorization": "Bearer write"}
@@ -48,12 +48,12 @@ class Running:
         return answer
 
 
-async def start(policy: Policy) -> Running:
+async def start(policy: Policy, *, max_open: int = MAX_OPEN_REQUESTS) -> Running:
     """Start a collector."""
     log, memory, health = MemoryLog(), PlainMemory(), Health(Process.COLLECTOR)
     collector = Collector(policy, log, memory=memory, now_ms=lambda: NOW_MS)
-    server = TestServer(build_app(collector, health, redis_is_up=lambda: not memory.gone))
-    await server.start_server(**RUNNER_OPTIONS)
+    server = TestServer(build(collector, health, max_open=max_open))
+    await server.start_server(auto_decompress=False)
     return Running(TestClient(server), log, memory, health)
 
 
@@ -116,8 +116,8 @@ async def test_without_an_acknowledgement_nothing_was_accepted(running: Running)
     assert response.status == 503
     assert response.headers["Retry-After"] == "1"
     told = await response.json()
-    assert told["error"] == "not_acknowledged"
-    assert "nothing was accepted" in told["message"]
+    assert told["reason"] == "not_acknowledged"
+    assert "nothing was accepted" in told["detail"]
     running.log.acknowledges = True
     assert statuses(await running.send(click("a"))) == ["accepted"]
 
@@ -127,7 +127,6 @@ async def test_without_memory_everything_is_still_accepted(running: Running) -> 
     running.memory.gone = True
     assert statuses(await running.send(click("a"), click("a"))) == ["accepted", "duplicate"]
     assert statuses(await running.send(click("a"))) == ["accepted"]
-    assert (await (await running.client.get("/ready")).json())["redis"] == "down"
 
 
 @pytest.mark.parametrize(
@@ -187,7 +186,7 @@ async def test_a_body_that_is_no_list_of_events_is_refused_whole(running: Runnin
     """What cannot be read at all is 400 with a reason, and nothing is written."""
     response = await running.post("/v1/events", body)
     assert response.status == 400
-    assert (await response.json())["error"] == reason
+    assert (await response.json())["reason"] == reason
     assert running.log.records == []
 
 
@@ -196,7 +195,7 @@ async def test_a_large_body_is_refused_with_the_limit(strict: Running) -> None:
     body = orjson.dumps({"events": [click(extra="x" * 3_000)]})
     response = await strict.post("/v1/events", body)
     assert response.status == 413
-    assert "2000 bytes" in (await response.json())["message"]
+    assert "2000 bytes" in (await response.json())["detail"]
 
     async def pieces() -> AsyncIterator[bytes]:
         """Send the body in two pieces, its length unsaid."""
@@ -233,7 +232,7 @@ async def test_too_many_items_are_refused_with_the_limit(strict: Running) -> Non
     """More items than one request may hold is 413."""
     response = await strict.post("/v1/events", {"events": [1, 2, 3, 4]})
     assert response.status == 413
-    assert "at most 3" in (await response.json())["message"]
+    assert "at most 3" in (await response.json())["detail"]
 
 
 async def test_a_caller_that_sends_too_much_is_told_when_to_return(strict: Running) -> None:
@@ -308,7 +307,7 @@ async def test_what_is_not_built_is_refused_by_name(running: Running, method: st
     """A route of a later version says so; it is never silently ignored."""
     response = await running.client.request(method, path)
     assert response.status == 501
-    assert path in (await response.json())["message"]
+    assert path in (await response.json())["detail"]
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/v1/events", 405), ("GET", "/nothing", 404)])
@@ -316,7 +315,7 @@ async def test_wrong_addresses_are_answered_in_json(running: Running, method: st
     """Unknown paths and methods have the form of every other refusal."""
     response = await running.client.request(method, path)
     assert response.status == status
-    assert path in (await response.json())["message"]
+    assert path in (await response.json())["detail"]
 
 
 @pytest.mark.parametrize(
@@ -338,7 +337,7 @@ async def test_headers_that_are_no_text_are_refused_as_any_other(
     head, _, body = (await reader.read()).partition(b"\r\n\r\n")
     writer.close()
     assert int(head.split()[1]) == status
-    assert orjson.loads(body)["error"] == reason
+    assert orjson.loads(body)["reason"] == reason
 
 
 async def test_an_unforeseen_failure_is_one_line_and_a_500(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,16 +351,15 @@ async def test_an_unforeseen_failure_is_one_line_and_a_500(running: Running, mon
     with structlog.testing.capture_logs() as lines:
         response = await running.post("/v1/events", {"events": [click()]})
     assert response.status == 500
-    assert (await response.json())["error"] == "internal"
-    assert [line["event"] for line in lines] == ["request failed"]
+    assert (await response.json())["reason"] == "internal"
+    assert [line["event"] for line in lines] == ["request_failed"]
 
 
 async def test_health_and_metrics_are_on_the_same_port(running: Running) -> None:
-    """Readiness follows the checks, Redis is information only, and the counters count records."""
+    """Readiness follows the checks, and the counters count records."""
     await running.send(purchase("s1", "s2"), click("bad", position=0))
     assert (await running.client.get("/live")).status == 200
-    ready = await running.client.get("/ready")
-    assert (ready.status, (await ready.json())["redis"]) == (200, "up")
+    assert (await running.client.get("/ready")).status == 200
     running.health.add_check("kafka", lambda: "gone")
     refused = await running.client.get("/ready")
     assert refused.status == 503
@@ -372,11 +370,9 @@ async def test_health_and_metrics_are_on_the_same_port(running: Running) -> None
     assert 'millrace_requests_total{code="200",route="/v1/events"}' in text
 
 
-async def test_requests_beyond_what_can_be_held_are_sent_back(
-    running: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_requests_beyond_what_may_wait_are_sent_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """While Kafka hangs, open requests are bounded: the next one is 503 at once."""
-    monkeypatch.setattr("streams.collector.app.MAX_OPEN_REQUESTS", 1)
+    running = await start(POLICY, max_open=1)
     under_way, release = asyncio.Event(), asyncio.Event()
 
     async def hang(_records: object) -> None:
@@ -389,5 +385,37 @@ async def test_requests_beyond_what_can_be_held_are_sent_back(
     await under_way.wait()
     second = await running.post("/v1/events", {"events": [click("b")]})
     release.set()
-    assert (second.status, (await second.json())["error"]) == (503, "busy")
+    assert (second.status, (await second.json())["reason"]) == (503, "busy")
     assert (await first).status == 200
+    await running.client.close()
+
+
+@pytest.mark.parametrize(("proxies", "statuses"), [("127.0.0.0/8", [200, 200, 429]), ("", [200, 429, 429])])
+async def test_behind_a_load_balancer_each_caller_has_a_rate_of_its_own(proxies: str, statuses: list[int]) -> None:
+    """The balancer's word about the caller is taken only if its own address is one of the trusted proxies'."""
+    policy = replace(
+        POLICY,
+        limits=Limits(write_items_per_window=1),
+        trusted_proxies=Settings(trusted_proxies=proxies).trusted_proxy_list(),
+    )
+    running = await start(policy)
+    callers = ["203.0.113.9", "6.6.6.6, 203.0.113.10", "203.0.113.9"]
+    answers = [
+        await running.post("/v1/events", {"events": [click(str(n))]}, headers={**WRITE, "X-Forwarded-For": caller})
+        for n, caller in enumerate(callers)
+    ]
+    assert [answer.status for answer in answers] == statuses
+    await running.client.close()
+
+
+@pytest.mark.parametrize("path", INTAKE)
+async def test_the_documented_example_of_a_route_is_accepted(running: Running, path: str) -> None:
+    """What `/openapi.json` shows is what the collector takes, and `/docs` shows how to send it."""
+    document = await (await running.client.get("/openapi.json")).json()
+    body = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    schema = document["components"]["schemas"][body["$ref"].rsplit("/", 1)[-1]]
+    response = await running.post(path, schema["examples"][0], headers=SECRET)
+    assert statuses(await response.json()) == ["accepted"]
+    page = await (await running.client.get("/docs")).text()
+    assert f"POST {path}" in page
+    assert "Authorization: Bearer KEY" in page
