@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from contracts.errors import DependencyDown, InvariantError, MillraceError
+from contracts.telemetry import Process
 from millrace.watch.observer import Observer
 from millrace.watch.scrape import Scraper, scrape_targets
 from millrace.watch.snapshot import snapshot
 from service import metrics
+from service.clock import epoch_ms
+from service.dependency import Dependency
 from service.logging import get_logger
 from service.settings import Settings
 
@@ -33,6 +36,7 @@ class Sampler:
         self._targets = scrape_targets(settings)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
+        self._kafka = Dependency(Process.KAFKA, meaning="the page shows the last numbers it has")
         self.latest: dict[str, Any] | None = None
         self._failure: str | None = "no look taken yet"
         self._taken_at = time.monotonic()
@@ -64,8 +68,8 @@ class Sampler:
             with Scraper(self._targets) as scraper:
                 while not self._stop.is_set():
                     self._look_until_failure(scraper)
-        except Exception as exc:
-            self._ended = InvariantError(f"the sampler ended: {exc!r}")
+        except Exception as error:
+            self._ended = InvariantError(f"the sampler ended: {error!r}")
             raise
 
     def _look_until_failure(self, scraper: Scraper) -> None:
@@ -76,8 +80,8 @@ class Sampler:
                     began = time.monotonic()
                     self._look(observer, scraper)
                     self._stop.wait(max(0.0, PERIOD_S - (time.monotonic() - began)))
-        except MillraceError as exc:
-            self._note_failure(exc)
+        except MillraceError as error:
+            self._note_failure(error)
             self._stop.wait(RETRY_S)
 
     def _look(self, observer: Observer, scraper: Scraper) -> None:
@@ -86,25 +90,23 @@ class Sampler:
             facts,
             observer.releases.report(),
             scraper.look(),
-            at_ms=int(time.time() * 1000),
+            at_ms=epoch_ms(),
             promise_s=self._settings.freshness_window_s,
         )
-        if self._failure is not None:
-            get_logger().info("view is current", partitions=len(facts.ends))
+        self._kafka.answered()
         self.latest, self._failure, self._taken_at = view, None, time.monotonic()
         export(view)
 
-    def _note_failure(self, exc: MillraceError) -> None:
-        if self._failure != exc.message:
-            get_logger().warning("view is not current", error=exc.message, fix=exc.fix)
-        self._failure = exc.message
-        if isinstance(exc, DependencyDown):
-            metrics.DEPENDENCY_UP.labels(dependency="kafka").set(0)
+    def _note_failure(self, error: MillraceError) -> None:
+        if isinstance(error, DependencyDown):
+            self._kafka.failed(error)
+        elif self._failure != error.message:
+            get_logger().warning("view_not_current", error=error.message, fix=error.fix)
+        self._failure = error.message
 
 
 def export(view: Mapping[str, Any]) -> None:
     """Set the gauges that a Prometheus server scrapes from the page."""
-    metrics.DEPENDENCY_UP.labels(dependency="kafka").set(1)
     for row in view["lag"]["partitions"]:
         labels = {"group": row["group"], "topic": row["topic"], "partition": str(row["partition"])}
         metrics.LAG_RECORDS.labels(**labels).set(row["lag"])
