@@ -101,13 +101,13 @@ def problem(refused: Refused) -> web.Response:
         reason=refused.reason,
         field=refused.field,
     )
-    text = body.model_dump_json(exclude_none=True)
-    return web.Response(status=refused.status, text=text, content_type=PROBLEM, headers=refused.headers)
+    content = body.model_dump_json(exclude_none=True).encode()
+    return web.Response(status=refused.status, body=content, content_type=PROBLEM, headers=refused.headers)
 
 
 def json_answer(content: BaseModel) -> web.Response:
     """Return an answer that was validated when it was made."""
-    return web.Response(text=content.model_dump_json(), content_type=JSON)
+    return web.Response(body=content.model_dump_json().encode(), content_type=JSON)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +185,9 @@ class _Edge:
         route = "unknown" if resource is None else resource.canonical
         try:
             response = await (handler(request) if route in self._always else self._bounded(request, handler))
-        except ConnectionError:
-            raise  # nobody is there to be answered
-        except Exception as error:  # noqa: BLE001 - one broken request must not end the process or leak a traceback
+        except Exception as error:
+            if isinstance(error, ConnectionError) and request.transport is None:
+                raise  # the caller is gone; aiohttp knows what to do
             response = self._render(_refusal(request, error))
         response.headers.setdefault("Cache-Control", "no-store")
         metrics.REQUESTS.labels(route, str(response.status)).inc()
@@ -210,9 +210,9 @@ def _refusal(request: web.Request, error: Exception) -> Refused:
         case Refused():
             return error
         case web.HTTPException():
-            kept = {name: error.headers[name] for name in ("Allow", "Location") if name in error.headers}
+            allowed = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
             reason = HTTPStatus(error.status).name.lower()
-            return Refused(error.status, reason, f"{request.method} {request.path}: {error.reason}", headers=kept)
+            return Refused(error.status, reason, f"{request.method} {request.path}: {error.reason}", headers=allowed)
         case web.RequestPayloadError():
             return Refused(400, "malformed_body", f"the body cannot be read: {error}")
         case ContractError():

@@ -143,12 +143,10 @@ class KafkaWriter:
     def _note_failure(self, error: BaseException) -> None:
         """Note a failed write; if no later one can succeed, ask for the end of the process."""
         self._writes_failed = True
-        meaning = expected_kafka_error(error, self._settings) or DependencyDown(
-            f"Kafka did not acknowledge a write ({error!r})"
-        )
-        self._kafka.failed(meaning)
+        meaning = expected_kafka_error(error, self._settings)
+        self._kafka.failed(meaning or f"a write was not acknowledged ({error!r})")
         if _is_final(error) and self._failure is not None and not self._failure.done():
-            self._failure.set_result(meaning)
+            self._failure.set_result(meaning or DependencyDown(f"Kafka refuses to be written to ({error!r})"))
 
 
 def _is_final(error: BaseException) -> bool:

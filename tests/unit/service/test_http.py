@@ -99,7 +99,7 @@ async def client() -> AsyncIterator[Client]:
 
 async def refusal(answer: aiohttp.ClientResponse) -> dict[str, Any]:
     """Return the body of a refusal, which has the one form that all have."""
-    assert answer.content_type == "application/problem+json"
+    assert answer.headers["Content-Type"] == "application/problem+json"
     body: dict[str, Any] = await answer.json()
     assert (body["type"], body["status"]) == ("about:blank", answer.status)
     assert body["title"]
@@ -139,7 +139,9 @@ async def test_when_to_come_again_is_whole_seconds_and_at_least_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [ZeroDivisionError("/etc/secret"), InvariantError("/etc/secret")], ids=["bug", "ours"]
+    "error",
+    [ZeroDivisionError("/etc/secret"), InvariantError("/etc/secret"), ConnectionRefusedError("/etc/secret")],
+    ids=["bug", "ours", "a server behind us"],
 )
 async def test_a_fault_of_ours_is_one_line_and_says_nothing_of_the_inside(error: Exception) -> None:
     """The answer is 500 without the cause, which is in the log; the next request is answered."""
@@ -252,6 +254,29 @@ async def test_a_body_that_does_not_arrive_is_given_up(client: Client) -> None:
     writer.close()
 
 
+async def test_a_caller_that_goes_away_is_nobodys_fault() -> None:
+    """A connection that closes half-way through the body makes no log line and holds no request."""
+    reading, ended = asyncio.Event(), asyncio.Event()
+
+    async def read(request: web.Request) -> web.StreamResponse:
+        """Read the body, and say when that begins and ends."""
+        reading.set()
+        try:
+            return web.Response(body=await read_body(request, limit_bytes=LIMIT_BYTES))
+        finally:
+            ended.set()
+
+    async with asking(Route("POST", "/read", read), max_open=1) as client:
+        _, writer = await asyncio.open_connection(client.server.host, client.server.port)
+        with structlog.testing.capture_logs() as lines:
+            writer.write(b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            await asyncio.wait_for(reading.wait(), 10)
+            writer.close()
+            await asyncio.wait_for(ended.wait(), 10)
+            assert (await client.post("/read", data=b"{}")).status == 200
+    assert lines == []
+
+
 async def test_a_declared_size_is_refused_before_the_body_comes(client: Client) -> None:
     """Not a byte of a body that is too large has to be sent."""
     reader, writer = await asyncio.open_connection(client.server.host, client.server.port)
@@ -288,6 +313,7 @@ async def test_what_a_model_does_not_take_is_named(
     assert answer.status == status
     if reason is None:
         assert await answer.json() == {"name": "x", "count": 2}
+        assert answer.headers["Content-Type"] == "application/json"
     else:
         body = await refusal(answer)
         assert (body["reason"], body.get("field")) == (reason, field)

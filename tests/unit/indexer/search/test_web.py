@@ -86,7 +86,7 @@ async def test_what_is_wrong_with_a_body_is_named(
     """One problem with the field and a stable reason; nothing is searched."""
     answer = await client.post("/v1/search", json=body)
     assert answer.status == status
-    assert answer.content_type == "application/problem+json"
+    assert answer.headers["Content-Type"] == "application/problem+json"
     problem = await answer.json()
     assert (problem.get("field"), problem["reason"], problem["status"]) == (field, reason, status)
     assert problem["detail"]
@@ -118,7 +118,7 @@ async def test_a_body_that_is_no_json_is_refused(client: Client, body: bytes) ->
     """It is the sender's mistake, said in one line."""
     answer = await client.post("/v1/search", data=body, headers={"Content-Type": "application/json"})
     assert (answer.status, (await answer.json())["reason"]) == (400, "malformed_json")
-    assert answer.content_type == "application/problem+json"
+    assert answer.headers["Content-Type"] == "application/problem+json"
 
 
 async def test_a_body_too_large_is_refused(client: Client, search: Search) -> None:
