@@ -1,69 +1,22 @@
-"""The HTTP edge: one form of refusal, bounded bodies, bounded requests, and a server that ends cleanly."""
+"""The HTTP edge: one form of refusal, health, metrics by route, and a bound on requests under way."""
 
 import asyncio
-import gzip
-import http.client
-import json
-import threading
-import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any
 
-import aiohttp
 import pytest
 import structlog
 from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client import REGISTRY
-from pydantic import BaseModel, ConfigDict
 
-from contracts.errors import DependencyDown, InvariantError, MalformedMessage, TransientError, UsageError
+from contracts.errors import DependencyDown, InvariantError, MalformedMessage, TransientError
 from contracts.telemetry import Process
 from service.health import Health
 from service.http import (
-    AdminServer,
+    Handler,
     Refused,
     Route,
-    bind_socket,
-    build_app,
     come_again,
-    json_answer,
-    read_body,
-    read_model,
-    read_parameters,
-    serving,
 )
-from tests.support.poll import eventually_async
-
-LIMIT_BYTES = 1_000
-
-Client = TestClient[Any, Any]
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class Wish(BaseModel):
-    """What the routes of these tests take."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: str
-    count: int = 1
-
-
-async def echo(request: web.Request) -> web.StreamResponse:
-    """Answer with the body as it was read."""
-    return web.Response(body=await read_body(request, limit_bytes=LIMIT_BYTES, timeout_s=0.2))
-
-
-async def wish(request: web.Request) -> web.StreamResponse:
-    """Answer with the body as a model."""
-    return json_answer(await read_model(request, Wish, limit_bytes=LIMIT_BYTES))
-
-
-async def wish_by_parameters(request: web.Request) -> web.StreamResponse:
-    """Answer with the parameters as a model."""
-    return json_answer(read_parameters(request, Wish))
+from tests.support.http import Gate, asking, refusal
 
 
 def failing(error: Exception) -> Handler:
@@ -74,38 +27,6 @@ def failing(error: Exception) -> Handler:
         raise error
 
     return fail
-
-
-@asynccontextmanager
-async def asking(*routes: Route, health: Health | None = None, **options: Any) -> AsyncIterator[Client]:
-    """Give a client of an application with these routes."""
-    server = TestServer(build_app(health or Health(Process.SEARCH), routes, **options))
-    await server.start_server(auto_decompress=False)
-    async with TestClient(server) as client:
-        yield client
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[Client]:
-    """Give a client of the routes above."""
-    routes = (
-        Route("POST", "/echo", echo),
-        Route("POST", "/wish", wish),
-        Route("GET", "/wish", wish_by_parameters),
-    )
-    async with asking(*routes) as client:
-        yield client
-
-
-async def refusal(answer: aiohttp.ClientResponse) -> dict[str, Any]:
-    """Return the body of a refusal, which has the one form that all have."""
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    body: dict[str, Any] = await answer.json()
-    assert (body["type"], body["status"]) == ("about:blank", answer.status)
-    assert body["title"]
-    assert body["detail"]
-    assert set(body) <= {"type", "title", "status", "detail", "reason", "field"}
-    return body
 
 
 @pytest.mark.parametrize(
@@ -197,7 +118,7 @@ async def test_answers_are_not_kept_unless_they_say_so() -> None:
     assert [answer.headers["Cache-Control"] for answer in answers] == ["max-age=60", "no-store", "no-store"]
 
 
-async def test_requests_are_counted_by_route(client: Client) -> None:
+async def test_requests_are_counted_by_route() -> None:
     """By the route as it is declared: whoever invents paths makes no series."""
 
     def counted(route: str, code: str) -> float:
@@ -205,141 +126,15 @@ async def test_requests_are_counted_by_route(client: Client) -> None:
         labels = {"route": route, "code": code}
         return REGISTRY.get_sample_value("millrace_requests_total", labels) or 0.0
 
-    known, unknown = counted("/wish", "200"), counted("unknown", "404")
-    await client.get("/wish?name=x")
-    await client.get("/one")
-    await client.get("/other")
-    assert (counted("/wish", "200"), counted("unknown", "404")) == (known + 1, unknown + 2)
+    async def answer(_request: web.Request) -> web.StreamResponse:
+        """Answer."""
+        return web.Response()
 
-
-@pytest.mark.parametrize(
-    ("encoding", "pack"),
-    [("identity", bytes), ("gzip", gzip.compress), ("GZIP", gzip.compress), ("deflate", zlib.compress)],
-    ids=["identity", "gzip", "capitals", "deflate"],
-)
-async def test_a_packed_body_is_unpacked(client: Client, encoding: str, pack: Callable[[bytes], bytes]) -> None:
-    """Up to the limit, byte for byte; one byte more is 413, however small it was packed."""
-    headers = {"Content-Encoding": encoding}
-    most = await client.post("/echo", data=pack(b"x" * LIMIT_BYTES), headers=headers)
-    assert (most.status, await most.read()) == (200, b"x" * LIMIT_BYTES)
-    more = await client.post("/echo", data=pack(b"x" * (LIMIT_BYTES + 1)), headers=headers)
-    assert (more.status, (await refusal(more))["reason"]) == (413, "too_large")
-
-
-@pytest.mark.parametrize(
-    ("body", "headers", "status", "reason"),
-    [
-        (b"no gzip", {"Content-Encoding": "gzip"}, 400, "malformed_body"),
-        (gzip.compress(b"{}")[:-4], {"Content-Encoding": "gzip"}, 400, "malformed_body"),
-        (gzip.compress(b"{}") + b"more", {"Content-Encoding": "gzip"}, 400, "malformed_body"),
-        (gzip.compress(b"x" * 10**7), {"Content-Encoding": "gzip"}, 413, "too_large"),
-        (b"{}", {"Content-Encoding": "zstd"}, 415, "content_encoding"),
-        (b"{}", {"Content-Type": "text/html"}, 415, "content_type"),
-        (b"{}", {"Content-Type": "text/plain"}, 415, "content_type"),
-    ],
-)
-async def test_a_body_that_cannot_be_read_is_refused(
-    client: Client, body: bytes, headers: dict[str, str], status: int, reason: str
-) -> None:
-    """The status says whose mistake it is; nothing larger than the limit is ever unpacked."""
-    answer = await client.post("/echo", data=body, headers=headers)
-    assert (answer.status, (await refusal(answer))["reason"]) == (status, reason)
-
-
-async def test_a_body_that_does_not_arrive_is_given_up(client: Client) -> None:
-    """A sender that stops half-way gets 408 after the time it has, and holds no request."""
-    reader, writer = await asyncio.open_connection(client.server.host, client.server.port)
-    writer.write(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
-    assert b" 408 " in await asyncio.wait_for(reader.readline(), 10)
-    writer.close()
-
-
-async def test_a_caller_that_goes_away_is_nobodys_fault() -> None:
-    """A connection that closes half-way through the body makes no log line and holds no request."""
-    reading, ended = asyncio.Event(), asyncio.Event()
-
-    async def read(request: web.Request) -> web.StreamResponse:
-        """Read the body, and say when that begins and ends."""
-        reading.set()
-        try:
-            return web.Response(body=await read_body(request, limit_bytes=LIMIT_BYTES))
-        finally:
-            ended.set()
-
-    async with asking(Route("POST", "/read", read), max_open=1) as client:
-        _, writer = await asyncio.open_connection(client.server.host, client.server.port)
-        with structlog.testing.capture_logs() as lines:
-            writer.write(b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
-            await asyncio.wait_for(reading.wait(), 10)
-            writer.close()
-            await asyncio.wait_for(ended.wait(), 10)
-            assert (await client.post("/read", data=b"{}")).status == 200
-    assert lines == []
-
-
-async def test_a_declared_size_is_refused_before_the_body_comes(client: Client) -> None:
-    """Not a byte of a body that is too large has to be sent."""
-    reader, writer = await asyncio.open_connection(client.server.host, client.server.port)
-    writer.write(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5000000\r\n\r\n")
-    assert b" 413 " in await asyncio.wait_for(reader.readline(), 10)
-    writer.close()
-
-
-@pytest.mark.parametrize(
-    ("method", "given", "status", "reason", "field"),
-    [
-        ("POST", b'{"name": "x", "count": 2}', 200, None, None),
-        ("POST", b"{", 400, "malformed_json", None),
-        ("POST", b"", 400, "malformed_json", None),
-        ("POST", b'{"name": NaN}', 400, "malformed_json", None),
-        ("POST", b"[]", 422, "wrong_type", None),
-        ("POST", b"{}", 422, "missing", "name"),
-        ("POST", b'{"name": "x", "size": 1}', 422, "unknown_field", "size"),
-        ("GET", b"name=x&count=2", 200, None, None),
-        ("GET", b"", 422, "missing", "name"),
-        ("GET", b"name=x&count=many", 422, "wrong_type", "count"),
-        ("GET", b"name=x&name=y", 422, "wrong_type", "name"),
-        ("GET", b"name=x&size=1", 422, "unknown_field", "size"),
-    ],
-)
-async def test_what_a_model_does_not_take_is_named(
-    client: Client, method: str, given: bytes, status: int, reason: str | None, field: str | None
-) -> None:
-    """400 if it cannot be read at all, 422 with the field if a value is wrong; the same for body and parameters."""
-    if method == "POST":
-        answer = await client.post("/wish", data=given, headers={"Content-Type": "application/json"})
-    else:
-        answer = await client.get(f"/wish?{given.decode()}")
-    assert answer.status == status
-    if reason is None:
-        assert await answer.json() == {"name": "x", "count": 2}
-        assert answer.headers["Content-Type"] == "application/json"
-    else:
-        body = await refusal(answer)
-        assert (body["reason"], body.get("field")) == (reason, field)
-
-
-class Gate:
-    """A handler that waits until the test lets it go."""
-
-    def __init__(self) -> None:
-        self.waiting = 0
-        self.open = asyncio.Event()
-
-    async def pass_through(self, _request: web.Request) -> web.StreamResponse:
-        """Wait, then answer."""
-        self.waiting += 1
-        await self.open.wait()
-        return web.Response(text="done")
-
-    async def has(self, count: int) -> None:
-        """Wait until so many requests are here."""
-
-        async def here() -> bool:
-            """Return whether they are."""
-            return self.waiting == count
-
-        await eventually_async(here, interval_s=0.01)
+    known, unknown = counted("/wish/{name}", "200"), counted("unknown", "404")
+    async with asking(Route("GET", "/wish/{name}", answer)) as client:
+        for path in ("/wish/fridge", "/wish/lamp", "/one", "/other", "/third"):
+            await client.get(path)
+    assert (counted("/wish/{name}", "200"), counted("unknown", "404")) == (known + 2, unknown + 3)
 
 
 async def test_requests_beyond_those_that_may_be_under_way_are_refused_unread() -> None:
@@ -397,105 +192,3 @@ async def test_a_middleware_speaks_inside_the_edge() -> None:
     async with asking(middlewares=[nobody]) as client:
         answer = await client.get("/live")
         assert (answer.status, (await refusal(answer))["reason"]) == (403, "nobody")
-
-
-async def test_a_clean_end_answers_what_is_under_way_and_frees_the_port() -> None:
-    """A request that came before the end is answered; afterwards nobody listens and the port is free at once."""
-    gate = Gate()
-    listener = bind_socket("127.0.0.1", 0)
-    port = listener.getsockname()[1]
-    async with aiohttp.ClientSession() as session:
-        server = serving(
-            build_app(Health(Process.SEARCH), [Route("GET", "/slow", gate.pass_through)]), listener, finish_s=10
-        )
-        await server.__aenter__()
-        under_way = asyncio.create_task(session.get(f"http://127.0.0.1:{port}/slow"))
-        await gate.has(1)
-        ending = asyncio.create_task(server.__aexit__(None, None, None))
-
-        async def refuses() -> bool:
-            """Return whether nobody listens any more."""
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except ConnectionError:
-                return True
-            writer.close()
-            return False
-
-        await eventually_async(refuses)
-        assert not ending.done()
-        gate.open.set()
-        assert await (await under_way).text() == "done"
-        await ending
-    bind_socket("127.0.0.1", port).close()
-
-
-async def test_the_end_does_not_wait_for_ever() -> None:
-    """A request that does not end is cut off after the time it has."""
-    gate = Gate()
-    listener = bind_socket("127.0.0.1", 0)
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}/slow"
-    async with aiohttp.ClientSession() as session:
-        async with serving(
-            build_app(Health(Process.SEARCH), [Route("GET", "/slow", gate.pass_through)]), listener, finish_s=0.05
-        ):
-            under_way = asyncio.create_task(session.get(url))
-            await gate.has(1)
-        with pytest.raises(aiohttp.ClientError):
-            await asyncio.wait_for(under_way, 10)
-
-
-def ask(server: AdminServer, path: str, method: str = "GET") -> tuple[int, bytes]:
-    """Ask a server over HTTP."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
-    try:
-        connection.request(method, path)
-        response = connection.getresponse()
-        return response.status, response.read()
-    finally:
-        connection.close()
-
-
-def test_the_admin_server_answers_while_the_main_thread_is_busy() -> None:
-    """Health over HTTP needs no turn of the process's own loop."""
-    with AdminServer(Health(Process.TRAINER), "127.0.0.1", 0) as server:
-        assert ask(server, "/ready")[0] == 200
-        assert ask(server, "/ready", "HEAD") == (200, b"")
-        status, body = ask(server, "/nothing")
-        assert (status, json.loads(body)["reason"]) == (404, "not_found")
-
-
-def test_closing_frees_the_port_and_ends_the_thread() -> None:
-    """After the end the port can be taken again, at once, although a connection was left open."""
-    server = AdminServer(Health(Process.TRAINER), "127.0.0.1", 0).start()
-    silent = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
-    silent.request("GET", "/live")
-    silent.getresponse().read()
-    server.close()
-    server.close()
-    silent.close()
-    bind_socket("127.0.0.1", server.port).close()
-    assert "admin" not in {thread.name for thread in threading.enumerate()}
-
-
-def test_a_server_that_never_started_can_be_closed() -> None:
-    """A failed start does not hang on its way out."""
-    server = AdminServer(Health(Process.TRAINER), "127.0.0.1", 0)
-    server.close()
-    bind_socket("127.0.0.1", server.port).close()
-
-
-def test_a_busy_port_is_one_clear_line() -> None:
-    """The message names the port, the fix the setting; exit code 4."""
-    with bind_socket("127.0.0.1", 0) as held:
-        port = held.getsockname()[1]
-        with pytest.raises(DependencyDown, match=f"port {port} is in use") as caught:
-            AdminServer(Health(Process.TRAINER), "127.0.0.1", port)
-    assert "MILLRACE_PORT" in caught.value.fix
-    assert caught.value.exit_code == 4
-
-
-def test_a_foreign_address_is_one_clear_line() -> None:
-    """An address of another machine cannot be listened on."""
-    with pytest.raises(UsageError, match=r"cannot listen on 192\.0\.2\.1"):
-        bind_socket("192.0.2.1", 0)
