@@ -26,7 +26,7 @@ from indexer.ports import CatchUp, InForce
 from indexer.targets import Targets
 from service.follow import TopicFollower
 from service.health import Health
-from service.http import AdminServer
+from service.http_server import AdminServer
 from service.kafka import ensure_topics, producer_config, translate_kafka_errors
 from service.logging import get_logger
 from service.process import Shutdown

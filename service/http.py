@@ -1,4 +1,4 @@
-"""The HTTP edge that every process has: routes, refusals, limits, request metrics, health, and a clean end.
+"""The HTTP edge that every process has: routes, refusals, limits, request metrics and health.
 
 A handler takes what it needs from the request, returns the answer, and raises what is against it: `Refused`, an error
 of `contracts.errors`, or anything else, which is a fault of ours and one log line. All refusals have one form, problem
@@ -6,16 +6,12 @@ details (RFC 9457). Bodies are unpacked here, not by aiohttp, which would do it 
 """
 
 import asyncio
-import socket
-import threading
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, TypeVar
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -25,7 +21,6 @@ from contracts.errors import ContractError, DependencyDown, TransientError
 from service import metrics
 from service.health import HEALTH_PATHS, Health
 from service.logging import get_logger
-from service.process import Shutdown, listen_error
 
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
@@ -33,7 +28,6 @@ RETRY_AFTER_S: Final = 1
 """When a caller may come again after a 503: most of its causes pass within a second."""
 
 BODY_TIMEOUT_S: Final = 30.0
-ADMIN_FINISH_S: Final = 1.0
 _NO_TYPE: Final = "application/octet-stream"  # aiohttp's word for an absent header
 _PACKED: Final = frozenset({"gzip", "deflate"})
 _GZIP_OR_ZLIB: Final = 47  # zlib: 15 bits of window, plus 32 to tell the two headers apart
@@ -301,86 +295,3 @@ def _validated(model: type[M], content: Any) -> M:
     except ValidationError as error:
         wrong = wire.contract_error(error, tagged=False)
         raise Refused(422, wrong.reason, str(wrong), field=wrong.field) from error
-
-
-def bind_socket(host: str, port: int) -> socket.socket:
-    """Return a listening socket.
-
-    Raises:
-        DependencyDown: the port is held by another process.
-        UsageError: the address is not one of this machine's, or the port is not allowed.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=128)
-    except OSError as error:
-        raise listen_error(error, host=host, port=port) from error
-
-
-@asynccontextmanager
-async def serving(app: web.Application, listener: socket.socket, *, finish_s: float) -> AsyncIterator[None]:
-    """Answer inside the block; then take nothing more, finish what is under way, and close the socket.
-
-    Args:
-        app: what answers.
-        listener: from `bind_socket`.
-        finish_s: how long requests under way may take at the end.
-    """
-    runner = web.AppRunner(app, access_log=None, auto_decompress=False, shutdown_timeout=finish_s)
-    try:
-        await runner.setup()
-        await web.SockSite(runner, listener).start()
-        host, port = listener.getsockname()[:2]
-        get_logger().info("listening", host=host, port=port)
-        yield
-    finally:
-        await runner.cleanup()
-        listener.close()
-
-
-class AdminServer:
-    """Answers health and metrics of a process that has no other server, from a daemon thread.
-
-    The thread has an event loop of its own: a process busy with a training step still answers its supervisor.
-
-    Args:
-        health: what is answered.
-        host: address to listen on.
-        port: port to listen on; 0 takes a free one.
-    """
-
-    def __init__(self, health: Health, host: str, port: int) -> None:
-        self._health = health
-        self._listener = bind_socket(host, port)
-        self.port: int = self._listener.getsockname()[1]
-        self._stop = Shutdown()
-        self._closed = False
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._answer()), name="admin", daemon=True)
-
-    async def _answer(self) -> None:
-        async with serving(build_app(self._health), self._listener, finish_s=ADMIN_FINISH_S):
-            await self._stop.wait_async()
-
-    def start(self) -> Self:
-        """Begin to answer."""
-        self._thread.start()
-        return self
-
-    def close(self) -> None:
-        """Stop answering and free the port; harmless when repeated."""
-        if self._closed:
-            return
-        self._closed = True
-        if self._thread.is_alive():
-            self._stop.request()
-            self._thread.join()
-        self._stop.close()
-        self._listener.close()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()

@@ -10,7 +10,7 @@ from contracts.errors import InvariantError, MillraceError
 from contracts.telemetry import Process
 from service import metrics
 from service.health import Health
-from service.http import AdminServer
+from service.http_server import AdminServer
 from service.kafka import ensure_topics, expected_kafka_error
 from service.process import Shutdown
 from service.settings import Settings

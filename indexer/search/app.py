@@ -15,7 +15,7 @@ from indexer.search.service import DEADLINE_S, SearchService
 from indexer.search.serving import ServingPairs
 from indexer.search.web import build
 from service.health import Health
-from service.http import bind_socket, serving
+from service.http_server import bind_socket, serving
 from service.kafka import ensure_topics
 from service.logging import get_logger
 from service.process import Shutdown

@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import json
+import logging
 import threading
 
 import aiohttp
@@ -11,13 +12,8 @@ import pytest
 from contracts.errors import DependencyDown, UsageError
 from contracts.telemetry import Process
 from service.health import Health
-from service.http import (
-    AdminServer,
-    Route,
-    bind_socket,
-    build_app,
-    serving,
-)
+from service.http import Route, build_app
+from service.http_server import AdminServer, bind_socket, serving
 from tests.support.http import Gate
 from tests.support.poll import eventually_async
 
@@ -66,6 +62,19 @@ async def test_the_end_does_not_wait_for_ever() -> None:
             await gate.has(1)
         with pytest.raises(aiohttp.ClientError):
             await asyncio.wait_for(under_way, 10)
+
+
+async def test_what_is_no_http_is_answered_and_leaves_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever scans the port gets 400, and the log stays readable; aiohttp's other complaints pass."""
+    listener = bind_socket("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    async with serving(build_app(Health(Process.SEARCH)), listener, finish_s=1):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /live?q=\xff HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b" 400 " in await asyncio.wait_for(reader.readline(), 10)
+        writer.close()
+        logging.getLogger("aiohttp.server").error("Unhandled exception", exc_info=ZeroDivisionError())
+    assert [record.getMessage() for record in caplog.records] == ["Unhandled exception"]
 
 
 def ask(server: AdminServer, path: str, method: str = "GET") -> tuple[int, bytes]:
