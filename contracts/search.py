@@ -32,6 +32,12 @@ class Filters(_Body):
 class SearchRequest(_Body):
     """A search."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"query": "quiet fridge", "k": 5, "filters": {"price": {"lte": 500}, "in_stock": True}}]
+        }
+    )
+
     query: Query
     k: Annotated[int, Field(ge=1, le=100)] = 10
     filters: Filters = Filters()
@@ -76,6 +82,8 @@ class SearchAnswer(BaseModel):
 
 class EncodeRequest(_Body):
     """Texts to encode as queries."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"texts": ["quiet fridge"]}]})
 
     texts: Annotated[tuple[Query, ...], Field(min_length=1, max_length=256)]
 

@@ -25,6 +25,7 @@ M = TypeVar("M")
 _REASONS: Final[Mapping[str, str]] = {
     "json_invalid": "malformed_json",
     "missing": "missing",
+    "extra_forbidden": "unknown_field",
     "union_tag_invalid": "unknown_type",
     "union_tag_not_found": "missing",
     "finite_number": "not_finite",
@@ -80,10 +81,15 @@ def validate(value: Any, contract: TypeAdapter[M]) -> M:
         raise contract_error(exc) from exc
 
 
-def contract_error(exc: ValidationError) -> ContractError:
-    """Translate pydantic's first complaint into ours."""
+def contract_error(exc: ValidationError, *, tagged: bool = True) -> ContractError:
+    """Translate pydantic's first complaint into ours.
+
+    Args:
+        exc: what pydantic found.
+        tagged: the contract is a union, whose tag pydantic puts before a field's path.
+    """
     problem = _most_telling(exc.errors(include_url=False, include_input=False))
-    path = _path(problem)
+    path = _path(problem, tagged=tagged)
     field = ".".join(path) or None
     if path and path[-1] == "schema_version" and problem["type"] != "missing":
         return UnsupportedSchema("unsupported_schema", "schema_version is not one this release knows", field=field)
@@ -102,10 +108,10 @@ def _most_telling(problems: "list[ErrorDetails]") -> "ErrorDetails":
     return first
 
 
-def _path(problem: "ErrorDetails") -> list[str]:
+def _path(problem: "ErrorDetails", *, tagged: bool) -> list[str]:
     """Return where the complaint lies, in the sender's words."""
     path = [str(part) for part in problem["loc"]]
-    if path and path[0] in _TAGS:
+    if tagged and path and path[0] in _TAGS:
         del path[0]
     if len(path) > 1 and path[-1] in _MEMBERS:
         del path[-1]

@@ -10,6 +10,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, Final, Literal, Self, cast
 from urllib.parse import urlsplit
@@ -24,8 +25,6 @@ ENV_PREFIX: Final = "MILLRACE_"
 SETTINGS_FILE: Final = "millrace.toml"
 BUILT_AGENTS: Final = ("join", "pairs")
 PLANNED_AGENTS: Final = ("propensity", "attribution")
-PLANNED_SETTINGS: Final = {"anchor_share": "every client is served by the arm `live`"}
-"""Settings of the plan that this version does not have, and what holds instead."""
 _NEVER_SHOWN: Final = ("redis_url",)
 _PASSWORD: Final = ("kafka_sasl_username", "kafka_sasl_password")
 _TOKEN_FILE: Final = ("kafka_sasl_oauth_token_file",)
@@ -116,6 +115,12 @@ class Settings(BaseModel):
     data_dir: Path = _setting(Path(".millrace"), "", "Checkpoints, embedded stores and logs.")
     agents: str = _setting("join,pairs", "", "Agents that a stream worker runs, comma-separated; all that are built.")
     cors_origins: str = _setting("", "", "Origins that may call the collector from a browser, comma-separated; none.")
+    trusted_proxies: str = _setting(
+        "",
+        "",
+        "Networks (CIDR, comma-separated) of load balancers before the collector, whose X-Forwarded-For or Forwarded "
+        "names the caller; none.",
+    )
     host: str = _setting("127.0.0.1", "", "Address to listen on; loopback unless told otherwise.", min_length=1)
     port: int | None = _setting(None, "", "Port to listen on; each process has its own default.", ge=0, le=65535)
     scrape: str = _setting(
@@ -191,6 +196,14 @@ class Settings(BaseModel):
             raise ValueError(f"names no agent; built: {', '.join(BUILT_AGENTS)}")
         return value
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: str) -> str:
+        """Refuse what is no network, with what is wrong with it."""
+        for network in _comma_list(value):
+            ip_network(network)
+        return value
+
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         """Refuse combinations that lose events or cannot connect."""
@@ -244,6 +257,10 @@ class Settings(BaseModel):
     def cors_origin_list(self) -> tuple[str, ...]:
         """Return the origins that may call the collector from a browser."""
         return tuple(_comma_list(self.cors_origins))
+
+    def trusted_proxy_list(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """Return the networks whose word about a caller's address is taken."""
+        return tuple(ip_network(network) for network in _comma_list(self.trusted_proxies))
 
     @property
     def join_window_ms(self) -> int:
@@ -344,12 +361,9 @@ def _refuse_unknown(name: str) -> None:
     """Raise where a name is not a setting, with the nearest one that is."""
     if name in Settings.model_fields:
         return
-    if name.lower() in PLANNED_SETTINGS:
-        held = PLANNED_SETTINGS[name.lower()]
-        raise UsageError(f"{env_name(name)} is not built yet: {held}", fix="remove it")
     nearest = difflib.get_close_matches(name.lower(), Settings.model_fields, n=1)
     if not nearest:
-        raise UsageError(f"unknown setting {env_name(name)}", fix="remove it; the README lists every setting")
+        raise UsageError(f"unknown setting {env_name(name)}", fix="remove it; docs/settings.md lists every setting")
     suggestion = env_name(nearest[0])
     raise UsageError(f"unknown setting {env_name(name)}; did you mean {suggestion}?", fix=f"rename it to {suggestion}")
 

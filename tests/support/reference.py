@@ -6,7 +6,7 @@ writes the last column by hand.
 
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel
@@ -18,6 +18,7 @@ from contracts.pairs import CuratedPair
 from contracts.telemetry import Process
 from contracts.topics import DAY_MS, TOPICS
 from millrace.schema import asyncapi
+from service.api_docs import form_of
 from service.settings import settings_table
 
 MODELS: Final[dict[str, type[BaseModel]]] = {
@@ -98,7 +99,7 @@ def field_rows(name: str) -> list[tuple[str, str, str]]:
         common = {"schema_version"}
     needed = set(schema.get("required", ()))
     return [
-        (f"`{field}`", form_of(part, schema.get("$defs", {})), "yes" if field in needed else "")
+        (f"`{field}`", form_of(part), "yes" if field in needed else "")
         for field, part in schema["properties"].items()
         if field not in common
     ]
@@ -110,59 +111,6 @@ def _schema(model: type[BaseModel]) -> dict[str, Any]:
     name = found[model, "validation"]["$ref"].rsplit("/", 1)[-1]
     everything: dict[str, dict[str, Any]] = definitions["$defs"]
     return {**everything[name], "$defs": everything}
-
-
-def form_of(part: Mapping[str, Any], definitions: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return a field's form in words.
-
-    >>> form_of({"type": "string", "minLength": 1, "maxLength": 100}, {}), form_of({"const": "click"}, {})
-    ('text, 1 to 100 characters', '`click`')
-    """
-    if "anyOf" in part:
-        return " or ".join(dict.fromkeys(form_of(one, definitions) for one in part["anyOf"] if one != {"type": "null"}))
-    if "$ref" in part:
-        return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", str(part["$ref"].rsplit("/", 1)[-1])).lower()
-    if "const" in part:
-        return f"`{part['const']}`"
-    if "enum" in part:
-        return " or ".join(f"`{value}`" for value in part["enum"])
-    words: dict[str, Any] = {
-        "string": _text,
-        "integer": _number,
-        "number": _number,
-        "array": lambda one: _list(one, definitions),
-    }
-    kind = part.get("type", "object")
-    return str(words[kind](part)) if kind in words else {"boolean": "true or false"}.get(kind, "object")
-
-
-def _text(part: Mapping[str, Any]) -> str:
-    """Return the form of a text."""
-    most = part.get("maxLength")
-    return "text" if most is None else f"text, {'1 to ' if part.get('minLength') else 'up to '}{most} characters"
-
-
-def _number(part: Mapping[str, Any]) -> str:
-    """Return the form of a number, with its bounds where they say something."""
-    if "Epoch milliseconds" in part.get("description", ""):
-        return "epoch milliseconds"
-    kind = "whole number" if part["type"] == "integer" else "number"
-    least, most = part.get("minimum"), part.get("maximum")
-    above = part.get("exclusiveMinimum")
-    if above is not None:
-        return f"{kind} above {above:g}, at most {most:g}"
-    if least is None:
-        return kind
-    if most is None or most >= 2**53 - 1:
-        return f"{kind}, at least {least:g}"
-    return f"{kind}, {least:g} to {most:,g}" if most < 1e6 else f"{kind}, {least:g} to {most:g}"
-
-
-def _list(part: Mapping[str, Any], definitions: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the form of a list."""
-    inner = form_of(part["items"], definitions)
-    bound = f" up to {part['maxItems']}" if "maxItems" in part else ""
-    return f"list of{bound} ({inner})"
 
 
 def lines(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:

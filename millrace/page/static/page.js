@@ -126,7 +126,7 @@ async function refresh() {
   try {
     const answer = await fetch("/api/snapshot", { cache: "no-store" });
     const view = await answer.json();
-    if (!answer.ok) return showTrouble(view.error);
+    if (!answer.ok) return showTrouble(view.detail);
     showTrouble(view.trouble);
     document.querySelector("main").hidden = false;
     showFreshness(view.freshness_s, view.promise_s);

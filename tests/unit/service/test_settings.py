@@ -84,7 +84,7 @@ def test_an_unknown_name_like_no_other_is_refused_without_a_guess() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("MILLRACE_ANCHOR_SHARE", "0.1", "not built yet"),
+        ("MILLRACE_ANCHOR_SHARE", "0.1", "unknown setting"),
         ("MILLRACE_PARTITIONS", "0", "greater than or equal to 1"),
         ("MILLRACE_PARTITIONS", "four", "valid integer"),
         ("MILLRACE_JOIN_WINDOW_S", "nan", "finite"),
@@ -100,6 +100,8 @@ def test_an_unknown_name_like_no_other_is_refused_without_a_guess() -> None:
         ("MILLRACE_REDIS_URL", "redis://:hush@redis:99999/0", "is not an address"),
         ("MILLRACE_QDRANT_URL", "http://qdrant:port", "is not an address"),
         ("MILLRACE_TOPIC_PREFIX", "my shop/", "only letters, digits"),
+        ("MILLRACE_TRUSTED_PROXIES", "10.0.0.0/8,10.0.0.1/8", "10.0.0.1/8 has host bits set"),
+        ("MILLRACE_TRUSTED_PROXIES", "balancer", "does not appear to be an IPv4 or IPv6 network"),
         ("MILLRACE_PORT", "70000", "65535"),
         ("MILLRACE_LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
         ("MILLRACE_KAFKA_SASL_USERNAME", "shop", "is unused unless"),

@@ -9,16 +9,20 @@ from contracts import wire
 from contracts.base import YEAR_2000_MS, YEAR_2100_MS
 from contracts.events import FUTURE_TOLERANCE_MS, SHOP_EVENT
 from service.people import person_id
-from streams.collector.decisions import (
+from streams.collector.intake import (
+    MAX_RECORD_BYTES,
     Accepted,
     Decision,
     Duplicate,
+    Facts,
     OutgoingRecord,
     Rejected,
     answer,
+    decide_event,
+    decide_pair,
+    decide_product,
     set_aside_duplicates,
 )
-from streams.collector.intake import MAX_RECORD_BYTES, Facts, decide_event, decide_pair, decide_product
 from tests.support.collector import NOW_MS, SEARCH_TIME_MS, click, impression, product, purchase
 
 KEY = b"person"
@@ -193,6 +197,22 @@ def test_without_consent_nobody_is_named(event: dict[str, Any], facts: Facts) ->
     assert "client_id" not in record
     assert "user_id" not in record
     assert record["session_id"] == "k3"
+
+
+@pytest.mark.parametrize(
+    ("consent", "untracked", "cause"),
+    [("denied", False, "consent is denied"), ("granted", True, "Sec-GPC"), ("denied", True, "consent is denied")],
+)
+def test_a_refusal_without_a_session_names_what_forbids_the_client_id(
+    consent: str, untracked: bool, cause: str
+) -> None:
+    """A browser's wish not to be followed is never blamed on the consent that the event states."""
+    event = click(consent=consent, session_id=None)
+    decision = decide_event(event, Facts(received_at=NOW_MS, person_key=KEY, untracked=untracked))
+    assert isinstance(decision, Rejected), decision
+    assert (decision.reason, decision.field) == ("missing", "session_id")
+    assert cause in decision.message
+    assert ("consent" in decision.message) is (consent == "denied")
 
 
 def test_a_bot_is_refused_by_name() -> None:
