@@ -1,6 +1,7 @@
-"""Every Kafka topic and consumer group of Millrace, in one table."""
+"""Every Kafka topic and consumer group of Millrace, in one table, and the headers of records that were set aside."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final, Literal
 
 Cleanup = Literal["delete", "compact"]
@@ -96,3 +97,45 @@ GROUP_TOPICS: Final[dict[str, tuple[str, ...]]] = {
     "indexer": (CATALOG,),
 }
 """What each group reads and commits."""
+
+MAX_ERROR_CHARS: Final = 1000
+
+
+class AsideHeader(StrEnum):
+    """Headers of a record on `dead-letters`, `late-events` or `orphan-events`; value and key stay as they came."""
+
+    ID = "millrace.id"
+    """Made of the origin alone: a record that is set aside twice, after a crash, is recognised as one."""
+    ORIGIN_TOPIC = "millrace.origin.topic"
+    ORIGIN_PARTITION = "millrace.origin.partition"
+    ORIGIN_OFFSET = "millrace.origin.offset"
+    STAGE = "millrace.stage"
+    REASON = "millrace.reason"
+    ERROR = "millrace.error"
+
+
+def set_aside_headers(
+    topic: str, partition: int, offset: int, *, stage: str, reason: str, error: str = ""
+) -> list[tuple[str, bytes]]:
+    """Say in headers where a record stood and why it was set aside.
+
+    Args:
+        topic: where it stood, without the deployment's prefix.
+        partition: likewise.
+        offset: likewise.
+        stage: who set it aside: `join`, `pairs`, `trainer`, `indexer`.
+        reason: stable word for counters.
+        error: sentence for people; cut at 1,000 characters.
+
+    >>> dict(set_aside_headers("catalog", 2, 7, stage="indexer", reason="missing"))["millrace.id"]
+    b'indexer:catalog:2:7'
+    """
+    return [
+        (AsideHeader.ID, f"{stage}:{topic}:{partition}:{offset}".encode()),
+        (AsideHeader.ORIGIN_TOPIC, topic.encode()),
+        (AsideHeader.ORIGIN_PARTITION, b"%d" % partition),
+        (AsideHeader.ORIGIN_OFFSET, b"%d" % offset),
+        (AsideHeader.STAGE, stage.encode()),
+        (AsideHeader.REASON, reason.encode()),
+        (AsideHeader.ERROR, error[:MAX_ERROR_CHARS].encode()),
+    ]

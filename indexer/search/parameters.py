@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.base import Id, Label, Money, Query
-from contracts.search import Filters, PriceRange, SearchRequest
+from contracts.http import Filters, PriceRange, SearchRequest
 
 
 class SearchParameters(BaseModel):

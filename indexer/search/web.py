@@ -8,7 +8,7 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from contracts.search import EncodeAnswer, EncodeRequest, SearchAnswer, SearchRequest
+from contracts.http import EncodeAnswer, EncodeRequest, SearchAnswer, SearchRequest
 from indexer.search.parameters import SearchParameters
 from indexer.search.problems import MEDIA_TYPE, add_handlers, problem
 from indexer.search.service import SearchService

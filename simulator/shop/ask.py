@@ -7,7 +7,7 @@ from typing import Final
 import httpx
 
 from contracts.errors import DependencyDown
-from contracts.search import SearchAnswer
+from contracts.http import SearchAnswer
 from simulator.evaluation import QueryScore, score
 from simulator.shop.posting import USER_AGENT
 from simulator.shop.world import Split, World

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import httpx
 
-from contracts.intake import IntakeAnswer
+from contracts.http import IntakeAnswer
 
 Item = dict[str, Any]
 

@@ -14,7 +14,7 @@ from typing import Final
 
 import httpx
 
-from contracts.search import SearchAnswer
+from contracts.http import SearchAnswer
 from simulator.shop.messages import event_of
 from simulator.shop.posting import USER_AGENT, Delivery, Poster
 from simulator.shop.sender import Due, Outbox, now_ms

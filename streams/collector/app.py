@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from contracts.intake import IntakeAnswer
+from contracts.http import IntakeAnswer
 from service import metrics
 from service.people import person_id
 from streams.collector import access, intake

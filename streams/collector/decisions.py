@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from contracts.intake import IntakeAnswer, ItemResult
+from contracts.http import IntakeAnswer, ItemResult
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 import pytest
 
 from contracts import telemetry
-from contracts.dead_letters import MAX_ERROR_CHARS, set_aside_headers
 from contracts.errors import (
     CheckFailed,
     ContractError,
@@ -15,6 +14,7 @@ from contracts.errors import (
 )
 from contracts.events import deadline_ms
 from contracts.telemetry import DEFAULT_PORTS, Process
+from contracts.topics import MAX_ERROR_CHARS, set_aside_headers
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,50 @@
-"""The search service's requests and answers."""
+"""What goes over HTTP: the collector's answers, and the search service's requests and answers."""
 
+from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from contracts.base import Finite, Id, Label, Money, ProductId, Query, Release, Time
+from contracts.base import Finite, Id, Label, Money, NullIsAbsent, ProductId, Query, Release, Time
 from contracts.events import Exploration
 
+Status = Literal["accepted", "duplicate", "rejected"]
 
-class _Body(BaseModel):
+
+class IntakeReason(StrEnum):
+    """Why an item that reads well is still refused at intake."""
+
+    BOT = "bot"
+    """The sender's user agent is on the bot list."""
+    TOO_FAR_AHEAD = "too_far_ahead"
+    """A time lies more than five minutes after the collector's clock."""
+    TOO_DEEP = "too_deep"
+    """Objects and lists are nested deeper than any of our messages."""
+    TOO_LARGE = "too_large"
+    """The record would be larger than its topic allows."""
+
+
+class ItemResult(BaseModel):
+    """What became of one item of a request, in the order of the request."""
+
+    event_id: str | None
+    """`event_id` of an event, `product_id` of a product, `pair_id` of a curated pair; None where it had none."""
+    status: Status
+    reason: str | None = None
+    field: str | None = None
+    message: str | None = None
+
+
+class IntakeAnswer(BaseModel):
+    """A collector's answer: `accepted` counts what Kafka acknowledged."""
+
+    accepted: int
+    rejected: int
+    duplicate: int = 0
+    results: list[ItemResult]
+
+
+class _Body(NullIsAbsent):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
