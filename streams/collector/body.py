@@ -35,7 +35,7 @@ async def read_items(request: web.Request, name: str, *, limit_bytes: int, limit
     _refuse_form(request)
     body = await _read(request, limit_bytes)
     try:
-        content = wire.parse(body)
+        content = wire.parse_leniently(body)  # a text that is no Unicode costs its item, not the batch
     except ContractError as error:
         raise Refused(400, error.reason, str(error)) from error
     items = content.get(name) if isinstance(content, dict) else None
