@@ -130,12 +130,14 @@ def set_aside_headers(
     >>> dict(set_aside_headers("catalog", 2, 7, stage="indexer", reason="missing"))["millrace.id"]
     b'indexer:catalog:2:7'
     """
-    return [
-        (AsideHeader.ID, f"{stage}:{topic}:{partition}:{offset}".encode()),
-        (AsideHeader.ORIGIN_TOPIC, topic.encode()),
-        (AsideHeader.ORIGIN_PARTITION, b"%d" % partition),
-        (AsideHeader.ORIGIN_OFFSET, b"%d" % offset),
-        (AsideHeader.STAGE, stage.encode()),
-        (AsideHeader.REASON, reason.encode()),
-        (AsideHeader.ERROR, error[:MAX_ERROR_CHARS].encode()),
-    ]
+    headers = {
+        AsideHeader.ID: f"{stage}:{topic}:{partition}:{offset}",
+        AsideHeader.ORIGIN_TOPIC: topic,
+        AsideHeader.ORIGIN_PARTITION: str(partition),
+        AsideHeader.ORIGIN_OFFSET: str(offset),
+        AsideHeader.STAGE: stage,
+        AsideHeader.REASON: reason,
+        AsideHeader.ERROR: error[:MAX_ERROR_CHARS],
+    }
+    # aiokafka takes names that are of the type str itself, no subclass.
+    return [(header.value, text.encode()) for header, text in headers.items()]

@@ -89,7 +89,7 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     ("files", "place", "what"),
     [
         ({"products": [PRODUCT, "{"]}, "products.jsonl, line 2", "not JSON"),
-        ({"products": ['{"title":"\\ud800"}']}, "products.jsonl, line 1", "not JSON"),
+        ({"products": ['{"title":"\\ud800"}']}, "products.jsonl, line 1", "half of a surrogate pair"),
         ({"products": ["[" * 5_000]}, "products.jsonl, line 1", "not JSON"),
         ({"products": ["[1]"]}, "products.jsonl, line 1", "not a JSON object"),
         ({"products": [{**PRODUCT, "title": ""}]}, "products.jsonl, line 1", "title"),
