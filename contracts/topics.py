@@ -1,7 +1,8 @@
-"""Every Kafka topic and consumer group of Millrace, in one table, and the partition that a key belongs to."""
+"""Kafka topics and consumer groups in one table, the partition of a key, and the headers of set-aside records."""
 
 import struct
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final, Literal
 
 Cleanup = Literal["delete", "compact"]
@@ -126,3 +127,48 @@ def belongs(key: bytes | None, partition: int, partitions: int) -> bool:
     (True, False, False)
     """
     return key is not None and partition_for(key, partitions) == partition
+
+
+MAX_ERROR_CHARS: Final = 1000
+
+
+class AsideHeader(StrEnum):
+    """Headers of a record on `dead-letters`, `late-events` or `orphan-events`; value and key stay as they came."""
+
+    ID = "millrace.id"
+    """Made of the origin alone: a record that is set aside twice, after a crash, is recognised as one."""
+    ORIGIN_TOPIC = "millrace.origin.topic"
+    ORIGIN_PARTITION = "millrace.origin.partition"
+    ORIGIN_OFFSET = "millrace.origin.offset"
+    STAGE = "millrace.stage"
+    REASON = "millrace.reason"
+    ERROR = "millrace.error"
+
+
+def set_aside_headers(
+    topic: str, partition: int, offset: int, *, stage: str, reason: str, error: str = ""
+) -> list[tuple[str, bytes]]:
+    """Say in headers where a record stood and why it was set aside.
+
+    Args:
+        topic: where it stood, without the deployment's prefix.
+        partition: likewise.
+        offset: likewise.
+        stage: who set it aside: `join`, `pairs`, `trainer`, `indexer`.
+        reason: stable word for counters.
+        error: sentence for people; cut at 1,000 characters.
+
+    >>> dict(set_aside_headers("catalog", 2, 7, stage="indexer", reason="missing"))["millrace.id"]
+    b'indexer:catalog:2:7'
+    """
+    headers = {
+        AsideHeader.ID: f"{stage}:{topic}:{partition}:{offset}",
+        AsideHeader.ORIGIN_TOPIC: topic,
+        AsideHeader.ORIGIN_PARTITION: str(partition),
+        AsideHeader.ORIGIN_OFFSET: str(offset),
+        AsideHeader.STAGE: stage,
+        AsideHeader.REASON: reason,
+        AsideHeader.ERROR: error[:MAX_ERROR_CHARS],
+    }
+    # aiokafka takes names that are of the type str itself, no subclass.
+    return [(header.value, text.encode()) for header, text in headers.items()]

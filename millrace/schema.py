@@ -11,7 +11,7 @@ from typing import Any, Final
 from pydantic.json_schema import GenerateJsonSchema
 from typing_extensions import override
 
-from contracts import dead_letters, topics
+from contracts import topics
 from contracts.base import SCHEMA_VERSION
 from contracts.messages import MESSAGES, MessageSpec
 from contracts.topics import GROUP_PREFIX, GROUP_TOPICS, TOPICS, TopicSpec
@@ -156,15 +156,7 @@ def _message(spec: MessageSpec) -> Json:
 
 def _messages_without_json() -> Json:
     """Return the two messages whose value is not JSON of ours: a release's file, and whatever was set aside."""
-    header_names = (
-        dead_letters.ID,
-        dead_letters.ORIGIN_TOPIC,
-        dead_letters.ORIGIN_PARTITION,
-        dead_letters.ORIGIN_OFFSET,
-        dead_letters.STAGE,
-        dead_letters.REASON,
-        dead_letters.ERROR,
-    )
+    header_names = [str(header) for header in topics.AsideHeader]
     binding = {"kafka": {"key": {"type": "string"}, "bindingVersion": BINDING_VERSION}}
     return {
         RELEASE: {
@@ -180,7 +172,7 @@ def _messages_without_json() -> Json:
             "contentType": "application/octet-stream",
             "headers": {
                 "type": "object",
-                "required": list(header_names),
+                "required": header_names,
                 "properties": {name: {"type": "string"} for name in header_names},
             },
             "payload": {"type": ["string", "null"], "format": "binary"},

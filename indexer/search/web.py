@@ -7,7 +7,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from contracts.base import Id, Label, Money, Query
-from contracts.search import EncodeAnswer, EncodeRequest, Filters, PriceRange, SearchAnswer, SearchRequest
+from contracts.http import EncodeAnswer, EncodeRequest, Filters, PriceRange, SearchAnswer, SearchRequest
 from indexer.search.service import SearchService
 from service.api_docs import documentation
 from service.health import Health

@@ -19,14 +19,12 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Final
 
-import orjson
-
 from contracts import wire
-from contracts.base import SCHEMA_VERSION, YEAR_2000_MS
+from contracts.base import MAX_ID_CHARS, SCHEMA_VERSION, YEAR_2000_MS
 from contracts.catalog import CATALOG_CHANGE
 from contracts.errors import ContractError, MalformedMessage
 from contracts.events import FUTURE_TOLERANCE_MS, SHOP_EVENT
-from contracts.intake import IntakeAnswer, IntakeReason, ItemResult
+from contracts.http import IntakeAnswer, IntakeReason, ItemResult
 from contracts.pairs import CURATED_PAIR
 from contracts.topics import CATALOG, CURATED_PAIRS, SEARCH_EVENTS
 from service.people import person_id
@@ -36,7 +34,6 @@ CLOCK_TOLERANCE_MS: Final = 1_000
 MAX_DEPTH: Final = 16
 MAX_RECORD_BYTES: Final = 900_000
 """Below the topics' `max.message.bytes` with room for Kafka's envelope."""
-MAX_ID_LENGTH: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +97,7 @@ Decide = Callable[[Any, Facts], Accepted | Rejected]
 
 def decide_event(event: Any, facts: Facts) -> Accepted | Rejected:
     """Decide about one shop event."""
-    item_id = _id_of(event, "event_id", limit=MAX_ID_LENGTH)
+    item_id = _id_of(event, "event_id")
     try:
         _refuse_bot(facts)
         _refuse_depth(event)
@@ -113,7 +110,7 @@ def decide_event(event: Any, facts: Facts) -> Accepted | Rejected:
 
 def decide_product(product: Any, _facts: Facts) -> Accepted | Rejected:
     """Decide about one product or deletion; which version wins is the index's question, not ours."""
-    item_id = _id_of(product, "product_id", limit=256)
+    item_id = _id_of(product, "product_id")
     try:
         _refuse_depth(product)
         change = wire.validate(product, CATALOG_CHANGE)
@@ -124,7 +121,7 @@ def decide_product(product: Any, _facts: Facts) -> Accepted | Rejected:
 
 def decide_pair(pair: Any, _facts: Facts) -> Accepted | Rejected:
     """Decide about one curated pair."""
-    item_id = _id_of(pair, "pair_id", limit=MAX_ID_LENGTH)
+    item_id = _id_of(pair, "pair_id")
     try:
         _refuse_depth(pair)
         curated = wire.validate(pair, CURATED_PAIR)
@@ -133,10 +130,10 @@ def decide_pair(pair: Any, _facts: Facts) -> Accepted | Rejected:
         return Rejected(item_id, error.reason, str(error), error.field)
 
 
-def _id_of(part: Any, name: str, *, limit: int) -> str | None:
+def _id_of(part: Any, name: str) -> str | None:
     """Return an item's id, or None where it has none that could be repeated in the answer."""
     value = part.get(name) if isinstance(part, dict) else None
-    return value if isinstance(value, str) and 0 < len(value) <= limit else None
+    return value if isinstance(value, str) and 0 < len(value) <= MAX_ID_CHARS and wire.is_unicode(value) else None
 
 
 def _refuse_bot(facts: Facts) -> None:
@@ -229,7 +226,7 @@ def _event_records(event: dict[str, Any]) -> Iterator[OutgoingRecord]:
     lines = event["items"]
     for number, line in enumerate(lines):
         event_id = event["event_id"] if len(lines) == 1 else f"{event['event_id']}#{number}"
-        if len(event_id) > MAX_ID_LENGTH:
+        if len(event_id) > MAX_ID_CHARS:
             message = f"event_id: too long to number the {len(lines)} lines of the order"
             raise MalformedMessage("too_long", message, field="event_id")
         yield _record(SEARCH_EVENTS, line.get("search_id") or someone, {**event, "event_id": event_id, "items": [line]})
@@ -237,7 +234,7 @@ def _event_records(event: dict[str, Any]) -> Iterator[OutgoingRecord]:
 
 def _record(topic: str, key: Any, message: dict[str, Any]) -> OutgoingRecord:
     """Return one record, refused where Kafka would refuse it."""
-    value = orjson.dumps(message)
+    value = wire.dump(message)
     if len(value) > MAX_RECORD_BYTES:
         text = f"{len(value)} bytes as a record, more than the {MAX_RECORD_BYTES} that its topic takes"
         raise MalformedMessage(IntakeReason.TOO_LARGE, text)

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from contracts import wire
 from contracts.errors import TransientError
-from contracts.intake import EventBatch, IntakeAnswer, PairBatch, ProductBatch
+from contracts.http import EventBatch, IntakeAnswer, PairBatch, ProductBatch
 from service import metrics
 from service.api_docs import documentation
 from service.clock import EpochClock, epoch_ms
@@ -171,7 +171,9 @@ class Collector:
     async def _items(self, request: web.Request, kind: Kind, holder: Holder) -> list[Any]:
         """Return the items of the body, not yet looked at."""
         limits = self.policy.limits
-        content = wire.parse(await read_body(request, limit_bytes=limits.body_bytes(holder), types=BODY_TYPES))
+        content = wire.parse_leniently(
+            await read_body(request, limit_bytes=limits.body_bytes(holder), types=BODY_TYPES)
+        )
         items = content.get(kind.name) if isinstance(content, dict) else None
         if not isinstance(items, list):
             raise Refused(400, "wrong_type", f'the body must be {{"{kind.name}": [...]}}')

@@ -15,16 +15,13 @@ import qdrant_client
 from pydantic import BaseModel, TypeAdapter
 from qdrant_client import models
 
-from contracts.catalog import CATALOG_CHANGE
+from contracts.catalog import CATALOG_CHANGE, ProductVector, point_id
 from contracts.events import SEARCH_RECORD
-from contracts.ids import point_id
-from contracts.intake import IntakeAnswer
+from contracts.http import EncodeAnswer, EncodeRequest, IntakeAnswer, SearchAnswer, SearchRequest
 from contracts.joined import JoinedSearch
 from contracts.pairs import CURATED_PAIR, Factors, PairSide, PreferencePair
 from contracts.progress import JoinProgress
 from contracts.releases import MANIFEST, SERVING, SafetyCheck
-from contracts.search import EncodeAnswer, EncodeRequest, SearchAnswer, SearchRequest
-from contracts.vectors import ProductVector
 from service.http import Problem
 from service.settings import load_settings
 from simulator.shop.world_files import load_world

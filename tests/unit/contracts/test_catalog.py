@@ -1,5 +1,6 @@
-"""The newer-only rule: one order, the same in Python and as the filter that the vector store applies."""
+"""Products in the index: their ids, and the newer-only rule, the same in Python and as a filter of the store."""
 
+import uuid
 from itertools import permutations
 from typing import Any
 
@@ -8,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from qdrant_client import QdrantClient, models
 
-from contracts.versions import MAX_VERSION, PointVersion, is_newer, newer_only_filter
+from contracts.catalog import MAX_VERSION, PointVersion, is_newer, newer_only_filter, point_id
 
 SMALL = st.integers(0, 3)
 EDGES = st.sampled_from([0, 1, MAX_VERSION - 1, MAX_VERSION])
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 VERSIONS = st.builds(PointVersion, SMALL | EDGES, SMALL)
 
 
@@ -86,3 +88,14 @@ def test_neighbouring_versions_stay_apart_as_floats() -> None:
     """The store compares numbers as float64: up to the limit none of them falls together with its neighbour."""
     assert float(MAX_VERSION) != float(MAX_VERSION - 1)
     assert float(MAX_VERSION + 1) == float(MAX_VERSION + 2)
+
+
+def test_a_point_id_is_the_uuid_that_the_interfaces_name() -> None:
+    """Anyone can compute a product's point id with a standard library."""
+    assert point_id("P-1") == str(uuid.uuid5(uuid.NAMESPACE_OID, "P-1")) == "529a5352-385c-5db4-9dd0-0c347ac4b3bb"
+
+
+@given(TEXT, TEXT)
+def test_two_products_have_two_points(one: str, other: str) -> None:
+    """Different product ids never share a point."""
+    assert (point_id(one) == point_id(other)) is (one == other)

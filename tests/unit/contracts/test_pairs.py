@@ -1,21 +1,15 @@
-"""Identifiers that several services derive: the same everywhere, for ever."""
+"""The id of a preference pair: the same everywhere, for ever."""
 
 import hashlib
 import json
-import uuid
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.ids import RULE_VERSION, pair_id, point_id
+from contracts.pairs import RULE_VERSION, pair_id
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
-
-
-def test_a_point_id_is_the_uuid_that_the_interfaces_name() -> None:
-    """Anyone can compute a product's point id with a standard library."""
-    assert point_id("P-1") == str(uuid.uuid5(uuid.NAMESPACE_OID, "P-1")) == "529a5352-385c-5db4-9dd0-0c347ac4b3bb"
 
 
 def test_a_pair_id_is_the_hash_that_the_interfaces_name() -> None:
@@ -46,9 +40,3 @@ def test_any_ids_give_the_id_of_their_json_array(search_id: str, chosen: str, re
     """Quotes, control characters and every script go through JSON's own escaping."""
     array = json.dumps([search_id, chosen, rejected, "click", 1], separators=(",", ":"), ensure_ascii=False)
     assert pair_id(search_id, chosen, rejected, source="click") == hashlib.sha256(array.encode()).hexdigest()
-
-
-@given(TEXT, TEXT)
-def test_two_products_have_two_points(one: str, other: str) -> None:
-    """Different product ids never share a point."""
-    assert (point_id(one) == point_id(other)) is (one == other)
