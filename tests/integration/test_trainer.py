@@ -1,6 +1,7 @@
 """The trainer as a real process on a real Kafka: pairs in, releases out, crashes in between."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,6 +94,16 @@ class Shop:
     def send_raw(self, topic: str, key: str, value: bytes) -> None:
         """Write any bytes."""
         self._send(topic, {key: value})
+
+    def serve(self, query_release: int, product_release: int) -> None:
+        """Put a pair in force, as the indexer does."""
+        serving = Serving(
+            query_release=query_release,
+            product_release=product_release,
+            collection=f"products-r{product_release}",
+            published_at=1_795_196_006_756,
+        )
+        self.send_raw(MODELS, "serving", wire.encode(serving))
 
     def releases(self) -> dict[str, Release]:
         """Return the releases that stand on `models`, unpacked."""
@@ -189,7 +200,7 @@ class RunningTrainer:
 
     def published(self) -> int:
         """Return how often it wrote to `models`."""
-        return sum(line["event"] == "releases published" for line in self.lines())
+        return sum(line["event"].replace(" ", "_") == "releases_published" for line in self.lines())
 
 
 @contextmanager
@@ -219,7 +230,7 @@ def test_pairs_become_releases_of_both_towers(shop: Shop, encoder: BaseEncoder, 
     assert all(check.passed for check in query.manifest.checks)
     first = shop.releases()[f"query-{product.manifest.query_release}"]
     assert first.manifest.product_release == product.manifest.release == 1
-    letters = [line for line in trainer.lines() if line["event"] == "dead letter"]
+    letters = [line for line in trainer.lines() if line["event"] == "dead_letter"]
     assert [(line["reason"], line["topic"]) for line in letters] == [("missing", PREFERENCE_PAIRS)]
     assert len(read_compacted(shop.settings, DEAD_LETTERS)) == 1
 
@@ -231,13 +242,7 @@ def test_the_query_lane_moves_to_a_product_release_only_when_serving_names_it(sh
         product = shop.wait_for("product", feed=shop.feed).manifest
         seen = product.pairs_trained
         before = shop.wait_for("query", pairs=seen + 50, product_release=0, feed=shop.feed).manifest
-        serving = Serving(
-            query_release=product.query_release,
-            product_release=product.release,
-            collection="products-r1",
-            published_at=1_795_196_006_756,
-        )
-        shop.send_raw(MODELS, "serving", wire.encode(serving))
+        shop.serve(product.query_release, product.release)
         after = shop.wait_for("query", pairs=before.pairs_trained + 1, product_release=1, feed=shop.feed).manifest
     assert product.release == 1
     assert before.release > product.query_release
@@ -264,7 +269,7 @@ def test_sigkill_neither_loses_a_pair_nor_trains_one_twice(shop: Shop, tmp_path:
     assert second.manifest.release > first.manifest.release
     assert second.manifest.pairs_trained == second.manifest.lists_trained == 400
     assert third.manifest.pairs_trained == 500
-    loaded = [line for line in trainer.lines() if line["event"] == "checkpoint loaded"]
+    loaded = [line for line in trainer.lines() if line["event"] == "checkpoint_loaded"]
     assert loaded
 
 
@@ -287,6 +292,50 @@ def test_a_trainer_that_was_succeeded_cannot_publish(shop: Shop, tmp_path: Path)
     assert first.published() == published
     (line,) = [line for line in first.lines() if line["level"] == "error"]
     assert line["kind"] == "TransientError"
+
+
+def test_a_trainer_whose_successor_has_gone_cannot_publish(shop: Shop, tmp_path: Path) -> None:
+    """A trainer that comes back to a group without members knows nothing of what was learned meanwhile: it stops."""
+    with running(shop.settings, tmp_path / "first.log") as first:
+        first.wait_ready()
+        shop.send_pairs(0, 130)
+        shop.wait_for("query", pairs=130)
+        first.process.send_signal(signal.SIGSTOP)
+        published = first.published()
+        with running(shop.settings, tmp_path / "second.log") as second:
+            second.wait_ready()
+            shop.send_pairs(130, 300)
+            newest = shop.wait_for("query", pairs=300).manifest
+            second.process.send_signal(signal.SIGTERM)
+            assert second.process.wait(timeout=20) == 0
+        shop.send_pairs(300, 400)
+        first.process.send_signal(signal.SIGCONT)
+        assert first.process.wait(timeout=60) == 4
+    assert first.published() == published
+    found = shop.newest("query")
+    assert found is not None
+    assert found.manifest == newest
+
+
+def test_a_trainer_that_lost_its_disk_goes_on_from_what_is_served(shop: Shop, tmp_path: Path) -> None:
+    """It learns what came after the release in force, and nothing twice; numbers and counts go on."""
+    with running(shop.settings, tmp_path / "first.log") as trainer:
+        trainer.wait_ready()
+        shop.send_pairs(0, 200)
+        served = shop.wait_for("query", pairs=200, product_release=0).manifest
+        trainer.process.send_signal(signal.SIGTERM)
+        assert trainer.process.wait(timeout=20) == 0
+    shop.serve(served.release, 0)
+    shutil.rmtree(shop.settings.data_dir / "trainer")
+    shop.send_pairs(200, 260)
+    with running(shop.settings, tmp_path / "second.log") as trainer:
+        trainer.wait_ready()
+        release = shop.wait_for("query", pairs=260)
+        (training,) = [line for line in trainer.lines() if line["event"] == "training"]
+    assert training["offsets"] == served.offsets
+    assert training["pairs_trained"] == 200
+    assert release.manifest.pairs_trained == release.manifest.lists_trained == 260
+    assert sum(release.manifest.offsets.values()) == 260
 
 
 def _stands_by(trainer: RunningTrainer) -> bool:

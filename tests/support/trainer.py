@@ -5,13 +5,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from contracts.pairs import PreferencePair
-from contracts.releases import Serving, manifest_of
+from contracts.releases import Kind, Serving, manifest_of
 from tests.support.pairs import preference_pair
 from tests.support.tiny_encoder import WORDS, TinyEncoder
-from trainer.adapters.query_vectors import QueryVectors
-from trainer.core.learner import Learner, LearnerSettings
-from trainer.core.records import PairRecord
-from trainer.core.state import Snapshot, fresh_learner
+from trainer.adapters.vectors import QueryVectors
+from trainer.learner import Learner, LearnerSettings, PairRecord
+from trainer.state import Snapshot, learner_from
 
 DIM = 16
 PRODUCTS = tuple(f"{first} {second}" for first in WORDS[:10] for second in WORDS[10:14])
@@ -37,10 +36,16 @@ class FakeProducts:
         return np.array([self._vectors[name] for name in product_ids], dtype=np.float32).reshape(-1, DIM)
 
 
-def new_learner(settings: LearnerSettings = SETTINGS) -> Learner:
-    """Return a learner that has seen nothing, over a small catalogue."""
-    encoder = TinyEncoder(DIM)
-    return fresh_learner(DIM, settings=settings, products=FakeProducts(encoder), query_vectors=QueryVectors(encoder))
+def new_learner(snapshot: Snapshot | None = None, *, encoder: TinyEncoder | None = None) -> Learner:
+    """Return the learner of a snapshot, or one that has seen nothing, over a small catalogue."""
+    encoder = encoder or TinyEncoder(DIM)
+    return learner_from(
+        snapshot,
+        dim=DIM,
+        settings=SETTINGS,
+        products=FakeProducts(encoder),
+        query_vectors=QueryVectors(encoder),
+    )
 
 
 def pair_number(number: int) -> PreferencePair:
@@ -69,10 +74,6 @@ class FakeSource:
         self.lost: Exception | None = None
         """Raised by the next commit, as from a group that has moved on."""
         self._next: dict[int, int] = {}
-
-    def held(self) -> bool:
-        """Return whether this trainer holds every partition."""
-        return self.lost is None
 
     def seek(self, offsets: Mapping[int, int]) -> None:
         """Read on from these offsets."""
@@ -159,6 +160,6 @@ class FakeModels:
         manifests = [manifest_of(value) for value in self.values.values()]
         return {found.release: found.query_release for found in manifests if found.kind == "product"}
 
-    def highest(self, kind: str) -> int:
+    def highest(self, kind: Kind) -> int:
         """Return the highest number of a kind."""
         return max((int(key.partition("-")[2]) for key in self.order if key.startswith(kind)), default=0)
