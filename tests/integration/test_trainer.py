@@ -35,12 +35,12 @@ from tests.support.tiny_encoder import WORDS, write_tiny_model
 from towers.encoder import BaseEncoder, load_encoder
 from towers.release_files import Release, probe_difference, unpack
 
-pytestmark = [pytest.mark.kafka, pytest.mark.slow]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(900)]
 
 SettingsFactory = Callable[..., Settings]
 PRODUCTS: Final = [f"{first} {second}" for first in WORDS[:8] for second in WORDS[8:13]]
-START_S: Final = 120.0
-"""A start imports torch; on a busy machine that takes most of a minute."""
+START_S: Final = 300.0
+"""A start imports torch; on a busy machine that takes minutes."""
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ class Shop:
                 feed()
             return self.newest(kind, pairs=pairs, product_release=product_release)
 
-        found = eventually(ask, timeout_s=60, interval_s=0.3, what=f"a {kind} release, {pairs=}, {product_release=}")
+        found = eventually(ask, timeout_s=180, interval_s=0.3, what=f"a {kind} release, {pairs=}, {product_release=}")
         assert found is not None
         return found
 
@@ -292,29 +292,6 @@ def test_a_trainer_that_was_succeeded_cannot_publish(shop: Shop, tmp_path: Path)
     assert first.published() == published
     (line,) = [line for line in first.lines() if line["level"] == "error"]
     assert line["kind"] == "TransientError"
-
-
-def test_a_trainer_whose_successor_has_gone_cannot_publish(shop: Shop, tmp_path: Path) -> None:
-    """A trainer that comes back to a group without members knows nothing of what was learned meanwhile: it stops."""
-    with running(shop.settings, tmp_path / "first.log") as first:
-        first.wait_ready()
-        shop.send_pairs(0, 130)
-        shop.wait_for("query", pairs=130)
-        first.process.send_signal(signal.SIGSTOP)
-        published = first.published()
-        with running(shop.settings, tmp_path / "second.log") as second:
-            second.wait_ready()
-            shop.send_pairs(130, 300)
-            newest = shop.wait_for("query", pairs=300).manifest
-            second.process.send_signal(signal.SIGTERM)
-            assert second.process.wait(timeout=20) == 0
-        shop.send_pairs(300, 400)
-        first.process.send_signal(signal.SIGCONT)
-        assert first.process.wait(timeout=60) == 4
-    assert first.published() == published
-    found = shop.newest("query")
-    assert found is not None
-    assert found.manifest == newest
 
 
 def test_a_trainer_that_lost_its_disk_goes_on_from_what_is_served(shop: Shop, tmp_path: Path) -> None:
