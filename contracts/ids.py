@@ -1,9 +1,10 @@
 """Identifiers that several services must derive alike."""
 
 import hashlib
-import json
 from typing import Final
 from uuid import NAMESPACE_OID, uuid5
+
+import orjson
 
 EpochMs = int
 """Milliseconds since 1970-01-01 UTC."""
@@ -29,7 +30,4 @@ def pair_id(search_id: str, chosen: str, rejected: str, *, source: str, rule_ver
     >>> pair_id("s1", "P-4", "P-1", source="click")[:16]
     '159d57d9e42c164c'
     """
-    identity = json.dumps(
-        [search_id, chosen, rejected, source, rule_version], separators=(",", ":"), ensure_ascii=False
-    )
-    return hashlib.sha256(identity.encode()).hexdigest()
+    return hashlib.sha256(orjson.dumps([search_id, chosen, rejected, source, rule_version])).hexdigest()
