@@ -19,6 +19,7 @@ from service.kafka_admin import (
     beginning_and_end_offsets,
     committed_offsets,
     ensure_topics,
+    topic_ids,
 )
 from service.kafka_config import (
     DELIVERY_TIMEOUT_MS,
@@ -49,6 +50,7 @@ __all__ = [
     "produce_all",
     "producer_config",
     "read_compacted",
+    "topic_ids",
     "translate_kafka_errors",
 ]
 

@@ -6,7 +6,7 @@ here. Topics are created by us, never by a client's first touch.
 
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from kafka import KafkaAdminClient, OffsetSpec, TopicPartition
@@ -59,13 +59,14 @@ def admin(settings: Settings, *, wait: Wait | None = None) -> KafkaAdminClient:
         return KafkaAdminClient(**base_config(settings))
 
 
-def ensure_topics(settings: Settings, *, wait: Wait | None = None) -> None:
-    """Create every topic of `contracts/topics.py` that is missing, and wait until each partition has a leader.
+def ensure_topics(settings: Settings, topics: Iterable[TopicSpec] = TOPICS, *, wait: Wait | None = None) -> None:
+    """Create every topic that is missing, and wait until each partition has a leader.
 
     Any number of processes may do so at once. It tries again while the broker starts up.
 
     Args:
         settings: the settings in force.
+        topics: what there should be.
         wait: how to pause between two tries; `Shutdown.wait` lets a stop end the wait.
 
     Raises:
@@ -77,13 +78,13 @@ def ensure_topics(settings: Settings, *, wait: Wait | None = None) -> None:
     while True:
         try:
             with translate_kafka_errors(settings), admin(settings, wait=pause) as client:
-                return _create_missing(client, settings)
+                return _create_missing(client, settings, tuple(topics))
         except DependencyDown:
             if time.monotonic() >= deadline or pause(POLL_S):
                 raise
 
 
-def _create_missing(client: KafkaAdminClient, settings: Settings) -> None:
+def _create_missing(client: KafkaAdminClient, settings: Settings, topics: Sequence[TopicSpec]) -> None:
     """Create what is missing, wait for it, and check what is there."""
     existing = set(client.list_topics())
     missing = {
@@ -92,17 +93,17 @@ def _create_missing(client: KafkaAdminClient, settings: Settings) -> None:
             "replication_factor": settings.replication_factor,
             "configs": spec.config(),
         }
-        for spec in TOPICS
+        for spec in topics
         if settings.topic(spec.name) not in existing
     }
     if missing:
         for topic in client.create_topics(missing, raise_errors=False)["topics"]:
             if topic["error_code"] not in {0, TOPIC_EXISTS}:
                 raise _creation_error(topic, settings)
-    names = [settings.topic(spec.name) for spec in TOPICS]
+    names = [settings.topic(spec.name) for spec in topics]
     client.wait_for_topics(names, timeout_ms=REQUEST_TIMEOUT_MS)
     counts = {topic["name"]: len(topic["partitions"]) for topic in client.describe_topics(names)}
-    for spec in TOPICS:
+    for spec in topics:
         _check_partition_count(spec, counts[settings.topic(spec.name)], settings)
 
 
@@ -144,6 +145,17 @@ def beginning_and_end_offsets(
         (_short(found.topic, settings), found.partition): OffsetRange(begins[found].offset, ends[found].offset)
         for found in partitions
     }
+
+
+def topic_ids(settings: Settings, topics: Iterable[str]) -> dict[str, str]:
+    """Return Kafka's id of each topic; a topic that was deleted and made anew has another. Old brokers tell none.
+
+    Raises:
+        DependencyDown: Kafka does not answer.
+    """
+    with translate_kafka_errors(settings), admin(settings) as client:
+        found = client.describe_topics([settings.topic(topic) for topic in topics])
+    return {_short(topic["name"], settings): str(topic["topic_id"]) for topic in found if topic.get("topic_id")}
 
 
 def committed_offsets(client: KafkaAdminClient, settings: Settings, group: str) -> dict[Partition, Committed]:

@@ -22,8 +22,6 @@ from contracts.topics import GROUP_PREFIX
 
 ENV_PREFIX: Final = "MILLRACE_"
 SETTINGS_FILE: Final = "millrace.toml"
-BUILT_AGENTS: Final = ("join", "pairs")
-PLANNED_AGENTS: Final = ("propensity", "attribution")
 PLANNED_SETTINGS: Final = {"anchor_share": "every client is served by the arm `live`"}
 """Settings of the plan that this version does not have, and what holds instead."""
 _NEVER_SHOWN: Final = ("redis_url",)
@@ -100,7 +98,7 @@ class Settings(BaseModel):
         None, "", "HMAC-SHA256 key for client and user ids. No default, on purpose."
     )
     data_dir: Path = _setting(Path(".millrace"), "", "Checkpoints, embedded stores and logs.")
-    agents: str = _setting("join,pairs", "", "Agents that a stream worker runs, comma-separated; all that are built.")
+    agents: str = _setting("", "", "Agents that a stream worker runs, comma-separated; all of them if unset.")
     cors_origins: str = _setting("", "", "Origins that may call the collector from a browser, comma-separated; none.")
     host: str = _setting("127.0.0.1", "", "Address to listen on; loopback unless told otherwise.", min_length=1)
     port: int | None = _setting(None, "", "Port to listen on; each process has its own default.", ge=0, le=65535)
@@ -146,21 +144,6 @@ class Settings(BaseModel):
             raise ValueError("the broker refuses session timeouts under 6 s")
         return value
 
-    @field_validator("agents")
-    @classmethod
-    def _are_built(cls, value: str) -> str:
-        """Refuse agents by name that this version does not have."""
-        for name in _comma_list(value):
-            if name in PLANNED_AGENTS:
-                raise ValueError(f"agent {name} is not built yet; built: {', '.join(BUILT_AGENTS)}")
-            if name not in BUILT_AGENTS:
-                raise ValueError(f"there is no agent {name}; built: {', '.join(BUILT_AGENTS)}")
-        if len(set(_comma_list(value))) < len(_comma_list(value)):
-            raise ValueError("names an agent twice; a second worker shares its work, not a second copy in this one")
-        if not _comma_list(value):
-            raise ValueError(f"names no agent; built: {', '.join(BUILT_AGENTS)}")
-        return value
-
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         """Refuse combinations that lose events or cannot connect."""
@@ -200,10 +183,6 @@ class Settings(BaseModel):
     def listen_port(self, process: Process | str) -> int:
         """Return the port that a process listens on."""
         return DEFAULT_PORTS[Process(process)] if self.port is None else self.port
-
-    def agent_names(self) -> tuple[str, ...]:
-        """Return the agents that this worker runs."""
-        return tuple(_comma_list(self.agents))
 
     def cors_origin_list(self) -> tuple[str, ...]:
         """Return the origins that may call the collector from a browser."""

@@ -12,8 +12,8 @@ import msgspec
 import orjson
 
 from contracts.topics import SEARCH_EVENTS
-from streams.agents.outputs import LogRecord
 from streams.agents.shop_events import Cart, Click, Dwell, Impression, Purchase, PurchaseItem, ShopEvent, Slot, View
+from streams.agents.spec import LogRecord
 
 if TYPE_CHECKING:
     from streams.join.strays import Stray

@@ -4,7 +4,6 @@ Without them the last searches of an evening would stay open until the next morn
 in the log's order, so that a search which a tick closed is closed by every replay at the same place.
 """
 
-import time
 from typing import Final
 
 from contracts.events import Tick
@@ -15,7 +14,7 @@ IDLE_S: Final = 1.0
 
 
 def is_due(*, position: int, end: int | None, idle_s: float) -> bool:
-    """Return whether a partition was read to its end and has been quiet for long enough.
+    """Whether a partition was read to its end and has been quiet for long enough.
 
     >>> is_due(position=7, end=7, idle_s=1.5), is_due(position=6, end=7, idle_s=1.5)
     (True, False)
@@ -26,8 +25,3 @@ def is_due(*, position: int, end: int | None, idle_s: float) -> bool:
 def tick_value(event_time: int) -> bytes:
     """Return the record's value."""
     return encode(Tick(type="tick", event_time=event_time))
-
-
-def now_ms() -> int:
-    """Return the wall clock, epoch milliseconds."""
-    return time.time_ns() // 1_000_000

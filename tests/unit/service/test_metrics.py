@@ -34,11 +34,10 @@ def test_every_metric_is_fed_by_some_process() -> None:
 
 def test_bounded_series_exist_at_zero_before_anything_happened() -> None:
     """A board shows zero, not "no data", from the first scrape."""
-    Health(Process.STREAMS)
-    assert REGISTRY.get_sample_value("millrace_event_outcomes_total", {"outcome": "late"}) == 0
-    assert (
-        REGISTRY.get_sample_value("millrace_search_outcomes_total", {"outcome": "unpaired", "reason": "no_click"}) == 0
-    )
+    Health(Process.PAGE)
+    assert REGISTRY.get_sample_value("millrace_ledger_balance_records", {"ledger": "searches"}) == 0
+    Health(Process.INDEXER)
+    assert REGISTRY.get_sample_value("millrace_index_writes_total", {"kind": "tombstone"}) == 0
 
 
 def test_initialising_twice_keeps_what_was_counted() -> None:
