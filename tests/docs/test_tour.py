@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from streams.agents.outputs import Emit, Plan
+from streams.agents.spec import Emit, Plan
 from streams.collector.decisions import Accepted
 from streams.collector.intake import Facts, decide_event
 from streams.join.partition_join import PartitionJoin
