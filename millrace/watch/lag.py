@@ -1,15 +1,15 @@
 """Consumer lag per group and partition, measured from outside the consumers.
 
-A consumer that hangs reports whatever it last knew; the log's end and the group's position do not. The two agents that
-hold commits back on purpose are measured by their progress records, and what they hold is shown apart.
+A consumer that hangs reports whatever it last knew; the log's end and the group's position do not. Agents, which hold
+commits back on purpose, are measured by their progress records, and what they hold is shown apart.
 """
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from contracts.topics import GROUP_TOPICS, JOINED_SEARCHES, SEARCH_EVENTS
 from millrace.watch.facts import KafkaFacts
 from service.kafka import Committed, OffsetRange
+from streams.registry import group_topics
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,33 +26,23 @@ class PartitionLag:
     """Read already, but to be read again after a restart."""
 
 
-BUILT_GROUPS = ("join", "pairs", "trainer", "indexer")
-
-
 def partition_lags(facts: KafkaFacts) -> list[PartitionLag]:
-    """Return the lag of every group that this version runs, partition by partition."""
+    """Return the lag of every group, partition by partition."""
     return [
         _lag(facts, group, topic, partition, ends)
-        for group in BUILT_GROUPS
-        for topic in GROUP_TOPICS[group]
+        for group, read in group_topics().items()
+        for topic in read
         for partition, ends in facts.partitions(topic)
     ]
 
 
 def _lag(facts: KafkaFacts, group: str, topic: str, partition: int, ends: OffsetRange) -> PartitionLag:
     committed = facts.committed.get(group, {}).get((topic, partition), Committed(ends.begin, "")).offset
-    position, hold = _progress(facts, topic, partition) or (committed, committed)
+    progress = facts.progress_of(group, partition)
+    position, hold = (committed, committed) if progress is None else (progress.next_offset, progress.hold_offset)
     position = max(position, ends.begin)
     lag, held = max(ends.end - position, 0), max(position - hold, 0)
     return PartitionLag(group, topic, partition, position, ends.end, lag, held)
-
-
-def _progress(facts: KafkaFacts, topic: str, partition: int) -> tuple[int, int] | None:
-    if topic == SEARCH_EVENTS and partition in facts.join:
-        return facts.join[partition].next_offset, facts.join[partition].hold_offset
-    if topic == JOINED_SEARCHES and partition in facts.pairs:
-        return facts.pairs[partition].next_offset, facts.pairs[partition].hold_offset
-    return None
 
 
 def lag_report(facts: KafkaFacts) -> dict[str, Any]:
@@ -64,6 +54,6 @@ def lag_report(facts: KafkaFacts) -> dict[str, Any]:
             "held": sum(row.held for row in rows if row.group == group),
             "worst_partition": max((row.lag for row in rows if row.group == group), default=0),
         }
-        for group in BUILT_GROUPS
+        for group in group_topics()
     }
     return {"groups": groups, "partitions": [asdict(row) for row in rows]}

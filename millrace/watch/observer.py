@@ -7,33 +7,22 @@ yet (so that pending events are counted, not inferred), and one admin client ask
 import time
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Self
 
 from pydantic import TypeAdapter
 
 from contracts import wire
 from contracts.errors import DependencyDown
-from contracts.progress import JoinProgress, PairsProgress
-from contracts.topics import (
-    CATALOG,
-    JOIN_PROGRESS,
-    JOINED_SEARCHES,
-    MODELS,
-    PAIRS_PROGRESS,
-    PREFERENCE_PAIRS,
-    SEARCH_EVENTS,
-)
+from contracts.progress import PartitionProgress
+from contracts.topics import MODELS, SEARCH_EVENTS
 from millrace.watch.facts import KafkaFacts
-from millrace.watch.lag import BUILT_GROUPS
 from millrace.watch.releases import ReleaseBook
 from millrace.watch.tails import TailCounter
-from service.follow import TopicFollower
+from service.follow import OnRecord, TopicFollower
 from service.kafka import admin, beginning_and_end_offsets, committed_offsets
 from service.settings import Settings
-
-WATCHED: Final = (SEARCH_EVENTS, JOINED_SEARCHES, PREFERENCE_PAIRS, CATALOG)
-_JOIN: Final = TypeAdapter(JoinProgress)
-_PAIRS: Final = TypeAdapter(PairsProgress)
+from streams import registry
+from streams.agents.spec import AgentSpec
 
 
 class Observer:
@@ -49,11 +38,9 @@ class Observer:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.releases = ReleaseBook()
-        self._join: dict[int, JoinProgress] = {}
-        self._pairs: dict[int, PairsProgress] = {}
+        self._progress: dict[str, dict[int, PartitionProgress]] = {spec.name: {} for spec in registry.AGENTS}
         self._followers = (
-            TopicFollower(settings, JOIN_PROGRESS, self._on_join),
-            TopicFollower(settings, PAIRS_PROGRESS, self._on_pairs),
+            *(TopicFollower(settings, spec.progress_topic, self._on_progress(spec)) for spec in registry.AGENTS),
             TopicFollower(settings, MODELS, lambda key, value, _: self.releases.apply(key, value)),
         )
         with ExitStack() as opened:
@@ -101,24 +88,27 @@ class Observer:
         for follower in self._followers:
             if follower.failure:
                 raise follower.failure
-        committed = {group: committed_offsets(self._admin, self._settings, group) for group in BUILT_GROUPS}
-        join, pairs = dict(self._join), dict(self._pairs)
-        ends = beginning_and_end_offsets(self._admin, self._settings, WATCHED)
+        read = registry.group_topics()
+        committed = {group: committed_offsets(self._admin, self._settings, group) for group in read}
+        progress = {agent: dict(found) for agent, found in self._progress.items()}
+        ends = beginning_and_end_offsets(self._admin, self._settings, {topic for own in read.values() for topic in own})
         search = {number: found for (topic, number), found in ends.items() if topic == SEARCH_EVENTS}
+        join = progress["join"]
         positions = {n: join[n].next_offset if n in join else found.begin for n, found in search.items()}
         tails = self._tails.count(positions, search)
-        return KafkaFacts(ends=ends, committed=committed, join=join, pairs=pairs, tails=tails)
+        return KafkaFacts(ends=ends, committed=committed, progress=progress, tails=tails)
 
     def close(self) -> None:
         """Stop following and close every client."""
         self._opened.close()
 
-    def _on_join(self, _key: bytes, value: bytes | None, _timestamp_ms: int) -> None:
-        if value is not None:
-            progress = wire.decode(value, _JOIN)
-            self._join[progress.partition] = progress
+    def _on_progress(self, spec: AgentSpec[Any]) -> OnRecord:
+        """Return what takes an agent's progress records."""
+        contract: TypeAdapter[PartitionProgress] = TypeAdapter(spec.progress)
 
-    def _on_pairs(self, _key: bytes, value: bytes | None, _timestamp_ms: int) -> None:
-        if value is not None:
-            progress = wire.decode(value, _PAIRS)
-            self._pairs[progress.partition] = progress
+        def note(_key: bytes, value: bytes | None, _timestamp_ms: int) -> None:
+            if value is not None:
+                progress = wire.decode(value, contract)
+                self._progress[spec.name][progress.partition] = progress
+
+        return note

@@ -1,4 +1,4 @@
-"""Makes the tables of the reference pages from the code: `python -m tests.support.reference settings|topics|NAME`.
+"""Makes the tables of the reference pages: `python -m tests.support.reference settings|topics|agents|NAME`.
 
 The pages hold these very cells, and `tests/docs` compares them; whoever changes a contract prints its table anew and
 writes the last column by hand.
@@ -15,8 +15,9 @@ from pydantic.json_schema import models_json_schema
 from contracts.catalog import Product, ProductDeleted
 from contracts.events import Cart, Click, Dwell, Envelope, Impression, Purchase, PurchaseItem, Slot, View, Viewed
 from contracts.pairs import CuratedPair
-from contracts.topics import DAY_MS, TOPICS
+from contracts.topics import DAY_MS, GROUP_PREFIX
 from service.settings import settings_table
+from streams import registry
 
 MODELS: Final[dict[str, type[BaseModel]]] = {
     "Envelope": Envelope,
@@ -51,7 +52,21 @@ def topic_rows() -> list[tuple[str, ...]]:
             "`MILLRACE_PARTITIONS`" if spec.keyed else "1",
             f"{spec.retention_ms // DAY_MS} days" if spec.cleanup == "delete" else "newest per key",
         )
-        for spec in TOPICS
+        for spec in registry.all_topics()
+    ]
+
+
+def agent_rows() -> list[tuple[str, ...]]:
+    """Return name, consumer group, topics read and written, and outcomes of every agent."""
+    return [
+        (
+            f"`{spec.name}`",
+            f"`{GROUP_PREFIX}{spec.name}`",
+            f"`{spec.source}`",
+            ", ".join(f"`{topic}`" for topic in spec.written_topics),
+            ", ".join(f"`{outcome}`" for outcome in spec.outcomes),
+        )
+        for spec in registry.AGENTS
     ]
 
 
@@ -148,6 +163,8 @@ def main(name: str) -> None:
     """Print one table."""
     if name == "settings":
         table = lines(("variable", "default", "unit", "meaning"), settings_rows())
+    elif name == "agents":
+        table = lines(("agent", "group", "reads", "writes", "outcomes"), agent_rows())
     elif name == "topics":
         table = lines(("topic", "key", "clean-up", "partitions", "kept"), topic_rows())
     else:

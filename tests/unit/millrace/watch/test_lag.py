@@ -13,7 +13,7 @@ def test_the_join_is_measured_by_its_progress_not_by_its_held_commit() -> None:
     facts = KafkaFacts(
         ends={(SEARCH_EVENTS, 0): OffsetRange(0, 100)},
         committed={"join": {(SEARCH_EVENTS, 0): Committed(60, "")}},
-        join={0: progress},
+        progress={"join": {0: progress}},
     )
     (row,) = partition_lags(facts)
     assert (row.group, row.lag, row.held) == ("join", 10, 30)
