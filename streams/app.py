@@ -23,8 +23,11 @@ WATCH_S: Final = 0.1
 KAFKA_ASKED_EVERY_S: Final = 2.0
 KAFKA_ANSWERS_WITHIN_S: Final = 5.0
 STOP_TIMEOUT_S: Final = 12.0
-GC_THRESHOLDS: Final = (50_000, 20, 50)
-"""Records come and go by the thousand without cycles: fewer young collections are worth a fifth of the throughput."""
+GC_THRESHOLDS: Final = (50_000, 2, 1_000_000)
+"""Records come and go by the thousand without cycles: fewer young collections are worth a fifth of the throughput.
+
+Full collections never come: they would look at every open search and find nothing (docs/experiments.md).
+"""
 SILENCED: Final = ("aiokafka", "faust", "mode", "streams.transport")
 """Loggers of Faust's services, ours among them: their failures end this process with one line, not with theirs too."""
 

@@ -1,5 +1,7 @@
 """How a worker says what it crashed with."""
 
+import gc
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,7 +10,7 @@ from aiokafka.errors import InvalidSessionTimeoutError
 
 from contracts.errors import InvariantError, MillraceError, UsageError
 from streams.agents.partition_agent import PartitionAgent
-from streams.app import _raise_crash, agent_class
+from streams.app import _raise_crash, agent_class, tune_interpreter
 from streams.join.agent import JoinAgent
 from streams.registry import AGENTS
 from tests.conftest import SettingsFactory
@@ -44,3 +46,30 @@ def test_an_agent_that_runs_raises_nothing(settings: SettingsFactory) -> None:
 def test_every_agent_in_the_registry_can_be_run() -> None:
     """One that does more than its rules plan names its class; the others need none."""
     assert [agent_class(spec) for spec in AGENTS] == [JoinAgent, PartitionAgent]
+
+
+@pytest.fixture
+def collected() -> Iterator[list[int]]:
+    """Give the generations of the collections that come during the test; Python's thresholds return afterwards."""
+    generations: list[int] = []
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        """Note the generation of a collection."""
+        if phase == "start":
+            generations.append(info["generation"])
+
+    before = gc.get_threshold()
+    gc.callbacks.append(note)
+    yield generations
+    gc.callbacks.remove(note)
+    gc.set_threshold(*before)
+
+
+def test_what_is_kept_for_long_is_not_looked_at_again_and_again(collected: list[int]) -> None:
+    """A full collection would stop the worker for seconds with half a million searches open: none comes by itself."""
+    tune_interpreter()
+    gc.set_threshold(100, *gc.get_threshold()[1:])  # a small worker: as many collections for a fraction of the objects
+    collected.clear()
+    kept = [[number] for number in range(300_000)]
+    assert len(kept) == 300_000
+    assert set(collected) == {0, 1}
