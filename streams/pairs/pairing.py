@@ -44,13 +44,11 @@ VALUE: Final = {Grade.CLICK: 1.0, Grade.LONG_CLICK: 1.5, Grade.CART: 4.0, Grade.
 
 
 class GradedSlot(NamedTuple):
-    """A slot that may be part of a pair, with its grade."""
+    """A slot that may be part of a pair: chosen, or seen, as far as can be known, and passed over."""
 
     slot: JoinedSlot
     grade: Grade
     position: int
-    rejectable: bool
-    """Whether the shopper must have seen it, as far as can be known, and left its product for others."""
 
 
 class Pair(NamedTuple):
@@ -91,55 +89,62 @@ def pairs_of(search: JoinedSearch) -> list[Pair] | UnpairedReason:
     if not any(char > " " and char.isprintable() for char in search.query):
         return UnpairedReason.NO_QUERY
     grades = [grade(slot) for slot in search.slots]
-    if not any(grades):
+    engaged = [GradedSlot(slot, one, slot.position) for slot, one in zip(search.slots, grades, strict=True) if one]
+    if not engaged:
         return UnpairedReason.NO_CLICK
-    if all(not one or _is_bounce(slot, one) for slot, one in zip(search.slots, grades, strict=True)):
+    if all(map(_is_bounce, engaged)):
         return UnpairedReason.BOUNCED
-    usable = _usable(search.slots, grades)
-    pairs = [pair for chosen in usable if chosen.grade for pair in _pairs_with(search.search_id, chosen, usable)]
-    if not pairs:
-        return UnpairedReason.NO_REJECTED
-    return sorted(_sampled(pairs), key=lambda pair: pair.pair_id)
+    # A product that was engaged with as an advertisement, say, was not passed over in its other slot.
+    engaged_elsewhere = {one.slot.product_id for one in engaged if not _stood_by_rank(one.slot)}
+    rejectable = [
+        one
+        for one in _seen(search.slots, grades, last_click=max(one.position for one in engaged))
+        if _stood_by_rank(one.slot) and not _is_bounce(one) and one.slot.product_id not in engaged_elsewhere
+    ]
+    pairs = [
+        pair
+        for chosen in engaged
+        if _stood_by_rank(chosen.slot) and not _is_bounce(chosen)
+        for pair in _pairs_with(search.search_id, chosen, rejectable)
+    ]
+    return sorted(_sampled(pairs), key=lambda pair: pair.pair_id) if pairs else UnpairedReason.NO_REJECTED
 
 
-def _is_bounce(slot: JoinedSlot, graded: Grade) -> bool:
+def _is_bounce(graded: GradedSlot) -> bool:
     """Whether the shopper came straight back, which says nothing for the product and nothing against it."""
-    return graded is Grade.CLICK and slot.dwell_ms is not None and slot.dwell_ms < BOUNCE_MS
+    stay_ms = graded.slot.dwell_ms
+    return graded.grade is Grade.CLICK and stay_ms is not None and stay_ms < BOUNCE_MS
 
 
-def _usable(slots: Sequence[JoinedSlot], grades: Sequence[Grade]) -> list[GradedSlot]:
-    """Return the slots that had their position by their rank, could be bought, and were not bounced off.
+def _stood_by_rank(slot: JoinedSlot) -> bool:
+    """Whether a slot had its position by its rank, and could be bought.
 
-    Sponsored, pinned and sold-out slots are left out on both sides: a slot that could be chosen but never rejected
-    would pull its product up without end. A product that was engaged with in such a slot is not rejected in another.
+    The others are left out on both sides: a slot that could be chosen but never rejected would pull its product up
+    without end.
     """
-    last_seen = BELOW_LAST_CLICK + max(slot.position for slot, one in zip(slots, grades, strict=True) if one)
+    return slot.in_stock and not slot.sponsored and not slot.pinned
+
+
+def _seen(slots: Sequence[JoinedSlot], grades: Sequence[Grade], *, last_click: int) -> list[GradedSlot]:
+    """Return the slots that the shopper must have seen: by the viewport's report if there is one, else by position."""
+    lowest = last_click + BELOW_LAST_CLICK
     reported = any(slot.visible_ms is not None for slot in slots)
-    engaged_elsewhere: set[str] = set()
-    usable: list[GradedSlot] = []
-    for slot, one in zip(slots, grades, strict=True):
-        if not slot.in_stock or slot.sponsored or slot.pinned:
-            if one:
-                engaged_elsewhere.add(slot.product_id)
-        elif not _is_bounce(slot, one):
-            seen = slot.position <= last_seen and bool(not reported or slot.visible_ms or one)
-            usable.append(GradedSlot(slot, one, slot.position, seen))
-    if engaged_elsewhere:
-        return [
-            one._replace(rejectable=one.rejectable and one.slot.product_id not in engaged_elsewhere) for one in usable
-        ]
-    return usable
+    return [
+        GradedSlot(slot, one, slot.position)
+        for slot, one in zip(slots, grades, strict=True)
+        if slot.position <= lowest and (not reported or slot.visible_ms or one)
+    ]
 
 
-def _pairs_with(search_id: str, chosen: GradedSlot, usable: list[GradedSlot]) -> list[Pair]:
+def _pairs_with(search_id: str, chosen: GradedSlot, rejectable: list[GradedSlot]) -> list[Pair]:
     """Return the pairs of one chosen slot: a few with slots above it and a few with slots below it."""
-    lesser = [slot for slot in usable if slot.rejectable and slot.grade < chosen.grade]
-    above = [slot for slot in lesser if slot.position < chosen.position]
-    below = [slot for slot in lesser if slot.position > chosen.position]
+    product_id = chosen.slot.product_id
+    lesser = [one for one in rejectable if one.grade < chosen.grade]
+    above = [one for one in lesser if one.position < chosen.position]
+    below = [one for one in lesser if one.position > chosen.position]
     kept: list[Pair] = []
     for side in (above, below):
         rate = min(1.0, PER_SIDE / len(side)) if side else 1.0
-        product_id = chosen.slot.product_id
         pairs = [
             Pair(pair_id(search_id, product_id, one.slot.product_id, source=SOURCE), chosen, one, rate) for one in side
         ]

@@ -39,7 +39,7 @@ class PairedList(NamedTuple):
     search_id: str
     search_time: int
     closed_at: int
-    pair_ids: frozenset[str]
+    pair_ids: tuple[str, ...]
 
 
 class RecentLists:
@@ -177,7 +177,7 @@ class PartitionPairs(RecordRules):
         made = filter_reason(search) or pairs_of(search)
         earlier = list(self.lists.of(search.search_id))
         if isinstance(made, list):
-            ids = frozenset(pair.pair_id for pair in made)
+            ids = tuple(pair.pair_id for pair in made)
             self.lists.add(PairedList(offset, search.search_id, search.search_time, search.closed_at, ids))
         return made, earlier
 
