@@ -8,7 +8,7 @@ import pytest
 from contracts import telemetry
 from contracts.telemetry import DEFAULT_PORTS, EventOutcome, FilterReason, PairDropReason, UnpairedReason
 from tests.support.markdown import ROOT, Table, code_spans, documents, prose, shell_lines, tables, unquoted
-from tests.support.reference import MODELS, field_rows, settings_rows, topic_rows
+from tests.support.reference import MODELS, agent_rows, field_rows, settings_rows, topic_rows
 
 DOCS = ROOT / "docs"
 METRICS = {value for name, value in vars(telemetry).items() if name.startswith("M_")}
@@ -29,6 +29,12 @@ def test_settings_page_equals_the_settings() -> None:
 def test_topic_table_equals_the_contracts() -> None:
     """docs/operations.md lists every topic with key, clean-up, partitions and retention as they are made."""
     assert list(table_under("operations.md", "Topics").rows) == topic_rows()
+
+
+def test_agent_table_equals_the_registry() -> None:
+    """docs/operations.md lists every agent with its group, topics and outcomes."""
+    agents = [table for table in tables(DOCS / "operations.md") if table.columns[0] == "agent"]
+    assert [list(table.rows) for table in agents] == [agent_rows()]
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -92,7 +92,6 @@ def test_the_pairs_agent_makes_the_pair_shown() -> None:
     pairs = paired()
     assert len(pairs) == TOUR["trainer/core/learner.py"]["pairs_trained"]
     assert PAIR in pairs
-    assert PAIR["chosen"] == TOUR["streams/pairs/grading.py"]
 
 
 def test_the_ratio_shown_is_the_one_of_the_prior() -> None:

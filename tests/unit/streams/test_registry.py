@@ -1,8 +1,5 @@
 """The list of agents, and what follows from it for whoever runs, feeds or watches them."""
 
-import subprocess
-import sys
-
 import pytest
 
 from contracts.errors import UsageError
@@ -64,9 +61,3 @@ def test_every_agent_writes_only_to_topics_that_exist() -> None:
     names = {topic.name for topic in all_topics()}
     for spec in registry.AGENTS:
         assert {spec.source, *spec.written_topics} <= names
-
-
-def test_the_registry_is_light() -> None:
-    """Commands that only look at the list do not load Faust."""
-    code = "import sys, streams.registry; sys.exit('faust' in sys.modules or 'aiokafka' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
