@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka import KafkaAdminClient, KafkaProducer
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
 
 from contracts.topics import (
     DEAD_LETTERS,
@@ -21,7 +21,7 @@ from contracts.topics import (
 from millrace.watch.lag import lag_report
 from millrace.watch.ledger import ledger_report
 from millrace.watch.observer import Observer
-from service.kafka import OutgoingRecord, admin, ensure_topics, produce_all, producer_config
+from service.kafka import OutgoingRecord, admin, consumer_config, ensure_topics, produce_all, producer_config
 from service.settings import Settings
 from streams import registry
 from tests.conftest import SettingsFactory
@@ -278,6 +278,30 @@ def test_deleting_the_progress_topic_as_the_message_says_puts_things_right(
     found = ledgers(one.settings)
     assert (found["events"]["balance"], found["searches"]["balance"]) == (0, 0)
     assert found["searches"]["filtered"].get("duplicate", 0) == (0 if replaced else 3)
+
+
+@pytest.mark.parametrize("to_end", [False, True])
+def test_resetting_the_groups_offsets_moves_nothing(worker: WorkerFactory, to_end: bool) -> None:
+    """Where reading goes on stands in the progress: nothing is passed over, and nothing is written twice."""
+    one = worker(partitions=1, worker_id=None)  # a member with a name stays in the group, which nobody may reset then
+    one.wait_ready()
+    send(one.settings, searches("s1", "s2"))
+    wait_paired(one.settings, 2)
+    assert one.stop() == 0
+    send(one.settings, searches("s3"))
+    for agent, topic in (("join", SEARCH_EVENTS), ("pairs", JOINED_SEARCHES)):
+        with KafkaConsumer(**consumer_config(one.settings, agent)) as consumer:
+            place = TopicPartition(one.settings.topic(topic), 0)
+            consumer.assign([place])
+            end = consumer.end_offsets([place])[place]
+            consumer.commit({place: OffsetAndMetadata(end if to_end else 0, "", -1)})
+    one.start()
+    wait_paired(one.settings, 3)
+    made = [json.loads(record.value)["pair_id"] for record in everything(one.settings, PREFERENCE_PAIRS)]
+    assert pairs_made_of(one.settings) == {"s1", "s2", "s3"}
+    assert len(made) == len(set(made))
+    assert len(everything(one.settings, JOINED_SEARCHES)) == 3
+    assert one.complaints() == []
 
 
 def test_a_log_that_was_made_anew_is_never_taken_for_the_one_before_it(worker: WorkerFactory) -> None:
