@@ -39,5 +39,5 @@ def set_aside_headers(topic: str, partition: int, offset: int, *, stage: str, re
         (ORIGIN_OFFSET, b"%d" % offset),
         (STAGE, stage.encode()),
         (REASON, reason.encode()),
-        (ERROR, error[:MAX_ERROR_CHARS].encode()),
+        (ERROR, error[:MAX_ERROR_CHARS].encode(errors="replace")),
     ]

@@ -18,7 +18,7 @@ PAIRED_AT_HEADER: Final = "millrace.paired_at_ms"
 """When the pairs agent wrote a pair, by the wall clock."""
 CLOSING_NUMBER_HEADER: Final = "millrace.turn"
 MAX_CLOSING_NUMBER: Final = 2**53 - 1
-_CLOSING_NUMBER: Final = re.compile(rb"(\d{1,10}-\d{1,19}(?:-\d{1,16})?):(\d{1,16})")
+_CLOSING_NUMBER: Final = re.compile(rb"(\d{1,10}-\d{1,19}(?:-\d{1,16})?):([1-9]\d{0,15})")
 
 
 class ClosingNumber(NamedTuple):

@@ -26,7 +26,7 @@ STOP_TIMEOUT_S: Final = 12.0
 GC_THRESHOLDS: Final = (50_000, 2, 1_000_000)
 """Records come and go by the thousand without cycles: fewer young collections are worth a fifth of the throughput.
 
-Full collections never come: they would look at every open search and find nothing (docs/experiments.md).
+Full collections never come: with half a million searches open each would stop the worker for seconds and free nothing.
 """
 SILENCED: Final = ("aiokafka", "faust", "mode", "streams.transport")
 """Loggers of Faust's services, ours among them: their failures end this process with one line, not with theirs too."""

@@ -92,6 +92,7 @@ def test_each_join_counts_by_itself() -> None:
         b":5",
         b"0-0:-1",
         b"0-0: 5",
+        b"0-0:0",
         "0-0:٥".encode(),
         b"0-0:%d" % (MAX_CLOSING_NUMBER + 1),
         b"0-0:" + b"9" * 5_000,
