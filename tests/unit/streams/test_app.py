@@ -1,16 +1,21 @@
 """How a worker says what it crashed with."""
 
+import asyncio
 import gc
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog.testing
 from aiokafka.errors import InvalidSessionTimeoutError
 
 from contracts.errors import InvariantError, MillraceError, UsageError
+from contracts.telemetry import Process
+from service.dependency import Dependency
+from streams import app
 from streams.agents.partition_agent import PartitionAgent
-from streams.app import _raise_crash, agent_class, tune_interpreter
+from streams.app import _raise_crash, _watch_kafka, agent_class, tune_interpreter
 from streams.join.agent import JoinAgent
 from streams.registry import AGENTS
 from tests.conftest import SettingsFactory
@@ -73,3 +78,27 @@ def test_what_is_kept_for_long_is_not_looked_at_again_and_again(collected: list[
     kept = [[number] for number in range(300_000)]
     assert len(kept) == 300_000
     assert set(collected) == {0, 1}
+
+
+async def test_a_worker_is_not_ready_while_kafka_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No, silence and yes: one line when it goes, one when it is back, and a reason against readiness in between."""
+    monkeypatch.setattr(app, "KAFKA_ANSWERS_WITHIN_S", 0.01)
+    monkeypatch.setattr(app, "KAFKA_ASKED_EVERY_S", 0)
+    kafka = Dependency(Process.KAFKA)
+    answers: list[bool | None] = [True, False, None, True]
+    seen: list[str | None] = []
+
+    async def force_metadata_update() -> bool:
+        """Answer as the client does, or not at all; in the end the process stops."""
+        seen.append(kafka.not_ready())
+        if not answers:
+            raise asyncio.CancelledError
+        answer = answers.pop(0)
+        return await asyncio.Event().wait() if answer is None else answer
+
+    agent: Any = SimpleNamespace(output=SimpleNamespace(producer=SimpleNamespace(client=SimpleNamespace())))
+    agent.output.producer.client.force_metadata_update = force_metadata_update
+    with structlog.testing.capture_logs() as lines, pytest.raises(asyncio.CancelledError):
+        await _watch_kafka(agent, kafka)
+    assert seen == [None, None, "Kafka does not answer", "Kafka does not answer", None]
+    assert [line["event"] for line in lines] == ["dependency_down", "dependency_back"]
