@@ -11,7 +11,7 @@ from typing import Any, Final
 from pydantic.json_schema import GenerateJsonSchema
 from typing_extensions import override
 
-from contracts import dead_letters, topics
+from contracts import topics
 from contracts.base import SCHEMA_VERSION
 from contracts.messages import MessageSpec
 from contracts.topics import GROUP_PREFIX, TopicSpec
@@ -36,8 +36,12 @@ FOLLOWERS: Final[dict[str, tuple[str, ...]]] = {
     "search": (topics.MODELS,),
     "trainer": (topics.MODELS, topics.PRODUCT_VECTORS),
     "indexer": (topics.MODELS, topics.PRODUCT_VECTORS),
+    "page": (topics.SEARCH_EVENTS, topics.MODELS),
 }
-"""Who reads a compacted topic from its beginning, without a group."""
+"""Who reads a topic without a group: compacted ones from their beginning, and what the join has not read yet.
+
+An agent follows its own progress besides, and the page that of every agent.
+"""
 
 Json = dict[str, Any]
 
@@ -123,7 +127,6 @@ def _channel_binding(topic: TopicSpec) -> Json:
     return {
         "topic": topic.name,
         "partitions": defaults["partitions"].default if topic.keyed else 1,
-        "replicas": defaults["replication_factor"].default,
         "topicConfiguration": configuration,
         "bindingVersion": BINDING_VERSION,
     }
@@ -151,15 +154,7 @@ def _message(spec: MessageSpec) -> Json:
 
 def _messages_without_json() -> Json:
     """Return the two messages whose value is not JSON of ours: a release's file, and whatever was set aside."""
-    header_names = (
-        dead_letters.ID,
-        dead_letters.ORIGIN_TOPIC,
-        dead_letters.ORIGIN_PARTITION,
-        dead_letters.ORIGIN_OFFSET,
-        dead_letters.STAGE,
-        dead_letters.REASON,
-        dead_letters.ERROR,
-    )
+    header_names = [str(header) for header in topics.AsideHeader]
     binding = {"kafka": {"key": {"type": "string"}, "bindingVersion": BINDING_VERSION}}
     return {
         RELEASE: {
@@ -175,7 +170,7 @@ def _messages_without_json() -> Json:
             "contentType": "application/octet-stream",
             "headers": {
                 "type": "object",
-                "required": list(header_names),
+                "required": header_names,
                 "properties": {name: {"type": "string"} for name in header_names},
             },
             "payload": {"type": ["string", "null"], "format": "binary"},
@@ -201,8 +196,10 @@ def _receiving() -> Json:
         for group, read in registry.group_topics().items()
         for topic in read
     }
+    progress = {agent.name: (agent.progress_topic,) for agent in registry.AGENTS}
+    followers = {**FOLLOWERS, **progress, "page": (*FOLLOWERS["page"], *(topic for (topic,) in progress.values()))}
     following = {
-        f"{follower}-follows-{topic}": _receive(topic) for follower, read in FOLLOWERS.items() for topic in read
+        f"{follower}-follows-{topic}": _receive(topic) for follower, read in followers.items() for topic in read
     }
     return {**in_groups, **following}
 

@@ -1,24 +1,98 @@
-"""The ledgers: every accepted event and every closed search is accounted for under a named outcome.
+"""What the facts say: how far each consumer group is behind, and what became of every event and every closed search.
 
-Both sides are counted apart. What was accepted is Kafka's own offsets (less the ticks, which the join counts); what
-became of it is counted by the agents and kept with their positions, so a crash cannot separate the two; what is
-pending is counted by reading. The balance is their difference, and anything but 0 is a fault.
+Lag is measured from outside: a consumer that hangs reports whatever it last knew. Both sides of a ledger are counted
+apart: what was accepted is Kafka's own offsets (less the ticks); what became of it is counted by the agents and kept
+with their positions. The balance is their difference, and anything but 0 is a fault.
 """
 
 from collections import Counter
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Final
 
+from contracts.progress import CatalogCounts
 from contracts.telemetry import EventOutcome
-from contracts.topics import CATALOG, SEARCH_EVENTS
-from millrace.watch.facts import KafkaFacts, Tail, catalog_counts
-from service.kafka import Committed
+from contracts.topics import CATALOG, GROUP_PREFIX, SEARCH_EVENTS
+from millrace.watch.facts import COUNTS, UNREAD, KafkaFacts, Tail, catalog_counts
+from service.kafka import Committed, OffsetRange
 from streams import registry
 from streams.agents.spec import AgentSpec, outcome_counts
 from streams.join.spec import JOIN
 
+_OF_THE_INDEXER: Final = (CATALOG, f"{GROUP_PREFIX}indexer", COUNTS)
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionLag:
+    """Lag of one group in one partition, in records."""
+
+    group: str
+    topic: str
+    partition: int
+    position: int
+    end: int
+    lag: int
+    held: int
+    """Read already, but to be read again after a restart."""
+
+
+def partition_lags(facts: KafkaFacts) -> list[PartitionLag]:
+    """Return the lag of every group, partition by partition."""
+    return [
+        _lag(facts, group, topic, partition, ends)
+        for group, read in registry.group_topics().items()
+        if facts.knows(*_lag_needs(group))
+        for topic in read
+        for partition, ends in facts.partitions(topic)
+    ]
+
+
+def _lag_needs(group: str) -> tuple[str, ...]:
+    """Return the parts of the facts that a group's lag is made of."""
+    progress = [spec.progress_topic for spec in registry.AGENTS if spec.name == group]
+    return (f"{GROUP_PREFIX}{group}", *registry.group_topics()[group], *progress)
+
+
+def _lag(facts: KafkaFacts, group: str, topic: str, partition: int, ends: OffsetRange) -> PartitionLag:
+    committed = facts.committed.get(group, {}).get((topic, partition), Committed(ends.begin, "")).offset
+    progress = facts.progress_of(group, partition)
+    position, hold = (committed, committed) if progress is None else (progress.next_offset, progress.hold_offset)
+    position = max(position, ends.begin)
+    lag, held = max(ends.end - position, 0), max(position - hold, 0)
+    return PartitionLag(group, topic, partition, position, ends.end, lag, held)
+
+
+def lag_report(facts: KafkaFacts) -> dict[str, Any]:
+    """Return the lag as stable JSON: totals per group, None if they are not known, and every partition that is."""
+    rows = partition_lags(facts)
+    groups = {}
+    for group in registry.group_topics():
+        lags = [row.lag for row in rows if row.group == group]
+        known = facts.knows(*_lag_needs(group))
+        groups[group] = {
+            "records": sum(lags) if known else None,
+            "held": sum(row.held for row in rows if row.group == group) if known else None,
+            "worst_partition": max(lags, default=0) if known else None,
+        }
+    return {"groups": groups, "partitions": [asdict(row) for row in rows]}
+
+
+def unknown_report(facts: KafkaFacts) -> dict[str, str]:
+    """Return what is not known, and why, as stable JSON."""
+    return {part: error.message for part, error in facts.unknown.items()}
+
 
 def agent_ledger(facts: KafkaFacts, spec: AgentSpec[Any]) -> dict[str, Any]:
-    """Return what an agent was given to read, the terms that became of it, and the balance."""
+    """Return what an agent was given to read, the terms that became of it, and the balance; None for the unknown."""
+    ledger = _count(facts, spec)
+    return ledger if facts.knows(*_ledger_needs(spec)) else dict.fromkeys(ledger)
+
+
+def _ledger_needs(spec: AgentSpec[Any]) -> tuple[str, ...]:
+    """Return the parts of the facts that an agent's ledger is made of."""
+    return (spec.source, spec.progress_topic, *((UNREAD,) if spec.source == SEARCH_EVENTS else ()))
+
+
+def _count(facts: KafkaFacts, spec: AgentSpec[Any]) -> dict[str, Any]:
     read = pending = 0
     counts: Counter[tuple[str, str]] = Counter()
     for partition, ends in facts.partitions(spec.source):
@@ -42,19 +116,31 @@ def agent_ledger(facts: KafkaFacts, spec: AgentSpec[Any]) -> dict[str, Any]:
     return {spec.ledger[1]: read, **terms, "pending": pending, "balance": read - accounted}
 
 
-def event_ledger(facts: KafkaFacts) -> dict[str, int]:
-    """Return accepted events, the terms they fell into, and the balance; changes of the catalogue are events too."""
-    joined = agent_ledger(facts, JOIN)
+def event_ledger(facts: KafkaFacts) -> dict[str, int | None]:
+    """Return accepted events, the terms they fell into, and the balance; None for what is not known.
+
+    Changes of the catalogue are events too, which the indexer counts.
+    """
+    joined = _count(facts, JOIN)
     terms = {outcome.value: joined.get(outcome, 0) for outcome in EventOutcome}
     accepted = joined["accepted"]
     for partition, ends in facts.partitions(CATALOG):
         committed = facts.committed.get("indexer", {}).get((CATALOG, partition), Committed(0, ""))
-        counts = catalog_counts(committed.metadata)
+        counts = catalog_counts(committed.metadata) if facts.knows(COUNTS) else CatalogCounts()
         terms[EventOutcome.CATALOGUE] += counts.catalogue
         terms[EventOutcome.DEAD_LETTERED] += counts.dead_lettered
         terms[EventOutcome.PENDING] += ends.end - committed.offset
         accepted += ends.end - counts.start_offset
-    return {"accepted": accepted, **terms, "balance": accepted - sum(terms.values())}
+    ledger = {"accepted": accepted, **terms, "balance": accepted - sum(terms.values())}
+    of_the_join = _ledger_needs(JOIN)
+    needs: dict[str, tuple[str, ...]] = {
+        **dict.fromkeys(JOIN.outcomes, of_the_join),
+        EventOutcome.ATTRIBUTED: (),
+        EventOutcome.CATALOGUE: _OF_THE_INDEXER,
+        EventOutcome.DEAD_LETTERED: (*of_the_join, *_OF_THE_INDEXER),
+    }
+    everything = (*of_the_join, *_OF_THE_INDEXER)
+    return {term: value if facts.knows(*needs.get(term, everything)) else None for term, value in ledger.items()}
 
 
 def ledger_report(facts: KafkaFacts) -> dict[str, Any]:

@@ -14,11 +14,10 @@ from typing import Any, Final, Generic, TypeVar
 
 from faust.types import TP
 
-from contracts.dead_letters import set_aside_headers
 from contracts.errors import DependencyDown
 from contracts.progress import PartitionProgress
 from contracts.telemetry import EventOutcome
-from contracts.topics import TOPIC_BY_NAME
+from contracts.topics import TOPIC_BY_NAME, set_aside_headers
 from contracts.wire import encode
 from service import metrics
 from service.clock import epoch_ms

@@ -16,9 +16,9 @@ from contracts.errors import ContractError, MalformedMessage
 from contracts.events import deadline_ms
 from contracts.joined import CLOSING_NUMBER_HEADER, ClosingNumber
 from contracts.progress import EventCounts, JoinProgress
+from contracts.structs import SEARCH_RECORD, Purchase, ShopEvent, Tick
 from contracts.telemetry import AsideReason, EventOutcome
 from contracts.topics import JOINED_SEARCHES
-from streams.agents.shop_events import Purchase, ShopEvent, Tick, decode
 from streams.agents.spec import Emit, LogRecord, Plan, SetAside
 from streams.join.hold import Hold
 from streams.join.open_search import Held, OpenSearch, joined_search, search_of
@@ -88,7 +88,7 @@ class PartitionJoin:
             self.watermark.lateness_ms = self._windows.lateness_at(record.offset)
         plan = [] if self.replaying else plan
         try:
-            self._take(decode(record.value), record, plan)
+            self._take(SEARCH_RECORD.decode(record.value), record, plan)
         except ContractError as error:
             self._set_aside(EventOutcome.DEAD_LETTERED, error.reason, record, plan, error=str(error))
         self.next_offset = record.offset + 1

@@ -11,9 +11,10 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from contracts.ids import RULE_VERSION, pair_id
+from contracts.base import is_visible
+from contracts.pairs import RULE_VERSION, pair_id
+from contracts.structs import JoinedSearch, JoinedSlot
 from contracts.telemetry import FilterReason, UnpairedReason
-from streams.agents.joined_search import JoinedSearch, JoinedSlot
 from streams.pairs.propensity import PRIOR_VERSION, examination_ratio
 
 SOURCE: Final = "click"
@@ -86,7 +87,7 @@ def filter_reason(search: JoinedSearch) -> FilterReason | None:
 
 def pairs_of(search: JoinedSearch) -> list[Pair] | UnpairedReason:
     """Return the pairs of a search in the order of their ids, or why it gives none."""
-    if not any(char > " " and char.isprintable() for char in search.query):
+    if not is_visible(search.query):
         return UnpairedReason.NO_QUERY
     grades = [grade(slot) for slot in search.slots]
     engaged = [GradedSlot(slot, one, slot.position) for slot, one in zip(search.slots, grades, strict=True) if one]

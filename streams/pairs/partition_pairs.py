@@ -15,11 +15,11 @@ from typing_extensions import override
 from contracts.errors import ContractError
 from contracts.joined import CLOSED_AT_HEADER, PAIRED_AT_HEADER, closing_number_of
 from contracts.progress import PairsProgress, SearchCounts
+from contracts.structs import JOINED_SEARCH, JoinedSearch
 from contracts.telemetry import FilterReason, UnpairedReason
 from contracts.topics import DEAD_LETTERS, JOINED_SEARCHES, PREFERENCE_PAIRS
 from service import metrics
 from service.settings import Settings
-from streams.agents.joined_search import JoinedSearch, decode
 from streams.agents.spec import AgentSpec, Emit, Headers, LogRecord, Plan, RecordRules
 from streams.pairs.pairing import SOURCE, Pair, encode_pairs, filter_reason, pairs_of
 
@@ -119,7 +119,7 @@ class PartitionPairs(RecordRules):
     @override
     def decide(self, record: LogRecord, plan: Plan) -> str:
         """Filter a search or make its pairs."""
-        search = decode(record.value)
+        search = JOINED_SEARCH.decode(record.value)
         repeated = self._is_repeat(record)
         made, earlier = self._pairs(search, record.offset)
         if repeated:
@@ -184,7 +184,7 @@ class PartitionPairs(RecordRules):
     def _remember_again(self, record: LogRecord) -> None:
         self._remembers_from = record.offset + 1
         with suppress(ContractError):
-            self._pairs(decode(record.value), record.offset)
+            self._pairs(JOINED_SEARCH.decode(record.value), record.offset)
 
     def _by_reason(self, outcome: str) -> dict[str, int]:
         prefix = f"{outcome}/"

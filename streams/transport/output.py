@@ -12,7 +12,6 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import aiokafka
 import faust
-from aiokafka.partitioner import murmur2
 from aiokafka.producer.message_accumulator import BatchBuilder
 from faust.transport.drivers import aiokafka as driver
 from faust.transport.producer import ProducerBuffer
@@ -20,6 +19,7 @@ from faust.types import FutureMessage
 from typing_extensions import override
 
 from contracts.errors import DependencyDown, InvariantError
+from contracts.topics import partition_for
 from service.clock import epoch_ms
 
 BATCH_BYTES: Final = 900_000
@@ -56,16 +56,6 @@ class OutRecord(NamedTuple):
     key: bytes | None
     value: bytes
     headers: Headers = ()
-
-
-def partition_for(key: bytes, partitions: int) -> int:
-    """Return the partition of a key as Kafka's own clients choose it.
-
-    >>> partition_for(b"k1", 4)
-    1
-    """
-    hashed: int = murmur2(key) & 0x7FFFFFFF
-    return hashed % partitions
 
 
 class Output:

@@ -18,8 +18,7 @@ from contracts.topics import (
     PREFERENCE_PAIRS,
     SEARCH_EVENTS,
 )
-from millrace.watch.lag import lag_report
-from millrace.watch.ledger import ledger_report
+from millrace.watch.ledger import lag_report, ledger_report
 from millrace.watch.observer import Observer
 from service.kafka import OutgoingRecord, admin, consumer_config, ensure_topics, produce_all, producer_config
 from service.settings import Settings

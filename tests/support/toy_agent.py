@@ -8,9 +8,9 @@ from prometheus_client import Counter
 from typing_extensions import override
 
 from contracts.progress import AgentProgress
+from contracts.structs import JOINED_SEARCH
 from contracts.topics import DEAD_LETTERS, JOINED_SEARCHES, TopicSpec
 from service.settings import Settings
-from streams.agents.joined_search import decode
 from streams.agents.spec import AgentSpec, Emit, LogRecord, Plan, RecordRules
 
 LISTS: Final = TopicSpec("toy-lists", key="search_id")
@@ -24,7 +24,7 @@ class ListLengths(RecordRules):
     @override
     def decide(self, record: LogRecord, plan: Plan) -> str:
         """Note one list."""
-        search = decode(record.value)
+        search = JOINED_SEARCH.decode(record.value)
         if not search.slots:
             return "left/empty"
         note = {"search_id": search.search_id, "products": len(search.slots)}
@@ -33,6 +33,7 @@ class ListLengths(RecordRules):
 
 
 def _new_state(partition: int, progress: AgentProgress | None, _: Settings) -> ListLengths:
+    """Return the state of a partition; it knows its position and its counts only."""
     return ListLengths(partition, progress)
 
 

@@ -1,11 +1,18 @@
 """The list of agents, and what follows from it for whoever runs, feeds or watches them."""
 
+from dataclasses import replace
+
 import pytest
 
-from contracts.errors import UsageError
+from contracts.errors import DependencyDown, UsageError
+from contracts.progress import AgentProgress
 from contracts.topics import TOPICS
+from millrace.watch.facts import KafkaFacts
+from millrace.watch.ledger import lag_report, ledger_report
+from service.kafka import OffsetRange
 from streams import registry
 from streams.registry import all_messages, all_topics, chosen_agents, group_topics
+from tests.support.reference import rights
 from tests.support.toy_agent import TOY
 
 
@@ -54,6 +61,31 @@ def test_an_agents_group_and_message_follow_from_its_line() -> None:
     assert group_topics()["toy"] == ("joined-searches",)
     assert [spec.topics for spec in all_messages() if spec.name == "toy_progress"] == [("toy-progress",)]
     assert len({spec.name for spec in all_messages()}) == len(all_messages())
+
+
+@pytest.mark.usefixtures("with_toy")
+def test_an_agents_rights_follow_from_its_line() -> None:
+    """The worker reads its source and follows its progress, as the page does, and may write all that it declares."""
+    worker, page = rights()["streams"], rights()["page"]
+    assert {"joined-searches", "toy-progress"} <= worker.reads
+    assert {"toy-lists", "toy-progress"} <= worker.writes
+    assert "millrace-toy" in worker.groups
+    assert "toy-progress" in page.reads
+
+
+@pytest.mark.usefixtures("with_toy")
+def test_an_agents_ledger_and_lag_follow_from_its_line() -> None:
+    """Both are told from its progress, and are unknown without it; the others then stand."""
+    progress = AgentProgress(partition=0, next_offset=3, hold_offset=2, counts={"noted": 2, "left/empty": 1})
+    facts = KafkaFacts(ends={("joined-searches", 0): OffsetRange(0, 5)}, progress={"toy": {0: progress}})
+    ledger = {"read": 5, "noted": 2, "left": {"empty": 1}, "dead_lettered": 0, "pending": 2, "balance": 0}
+    assert ledger_report(facts)["toy"] == ledger
+    assert lag_report(facts)["groups"]["toy"] == {"records": 2, "held": 1, "worst_partition": 2}
+    without = replace(facts, unknown={"toy-progress": DependencyDown("gone")})
+    assert ledger_report(without)["toy"] == dict.fromkeys(ledger)
+    assert ledger_report(without)["searches"]["balance"] == 0
+    assert lag_report(without)["groups"]["toy"]["records"] is None
+    assert lag_report(without)["groups"]["pairs"]["records"] == 5
 
 
 def test_every_agent_writes_only_to_topics_that_exist() -> None:

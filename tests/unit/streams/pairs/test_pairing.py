@@ -3,14 +3,15 @@
 from itertools import count
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.pairs import PreferencePair
+from contracts.structs import JOINED_SEARCH, JoinedSearch, JoinedSlot, encode, struct_of
 from contracts.telemetry import FilterReason, UnpairedReason
-from streams.agents.joined_search import JoinedSearch, JoinedSlot, decode
 from streams.pairs.pairing import PER_LIST, VALUE, Grade, encode_pairs, filter_reason, grade, pairs_of
 from streams.pairs.propensity import examination_ratio
 from tests.support.search_events import T0
@@ -35,7 +36,7 @@ def search(*slots: dict[str, Any], search_id: str = "s1", **fields: Any) -> Join
         "origins": [{"topic": "search-events", "partition": 1, "offset": 7}],
         **fields,
     }
-    return decode(orjson.dumps(message))
+    return JOINED_SEARCH.decode(orjson.dumps(message))
 
 
 def messages(made_of: JoinedSearch) -> list[bytes] | UnpairedReason:
@@ -117,7 +118,7 @@ def test_a_product_that_was_chosen_in_another_slot_is_not_rejected(elsewhere: di
     assert sides({**SKIPPED, **listed_twice, **elsewhere}, CLICKED, {**SKIPPED, **listed_twice}) == {(2, 3)}
 
 
-@pytest.mark.parametrize("query", ["", "   ", "\t\n", "\u00a0\u3000", "\u200b\ufeff", "\x00\x1b"])
+@pytest.mark.parametrize("query", ["", "   ", "\t\n", "\u00a0\u3000", "\u200b\ufeff", "\u3164", "\x1b\x7f"])
 def test_a_list_without_a_query_gives_no_pairs(query: str) -> None:
     """Browsing a category says nothing about any query: neither none, nor blanks, nor what nobody can see."""
     assert pairs_of(search(SKIPPED, CLICKED, query=query)) is UnpairedReason.NO_QUERY
@@ -215,6 +216,14 @@ def test_sampling_keeps_the_weight_in_expectation() -> None:
 def _skipped(slots: list[dict[str, Any]]) -> list[int]:
     """Return the positions of skipped slots."""
     return [position for position, slot in zip(count(1), slots, strict=False) if not slot]
+
+
+def test_a_pair_is_written_as_its_contract_writes_it() -> None:
+    """What the pairs of a list share is encoded once; the bytes are those of the whole message all the same."""
+    ranking = {"query_release": 3, "arm": "anchor"}
+    made = messages(search(SKIPPED, LONG_CLICKED, IN_CART, SKIPPED, query='Größe "42"', ranking=ranking))
+    assert isinstance(made, list)
+    assert [encode(msgspec.json.decode(value, type=struct_of(PreferencePair))) for value in made] == made
 
 
 def test_the_same_search_gives_the_same_bytes() -> None:
