@@ -10,6 +10,12 @@ import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
+import qdrant_edge as edge
+from qdrant_client import models
+
+from deploy.qdrant_edge.queries import DEFAULT_LIMIT, Scope, to_query
+from deploy.qdrant_edge.requests import PointId
+
 Key = int | str
 """A group's value: Qdrant groups by strings and integers only."""
 
@@ -20,7 +26,7 @@ _PATH_PART: Final = re.compile(r'"([^"]*)"|([^."\[\]]+)|\[(\d*)\]')
 class Hit(NamedTuple):
     """One result with the group values its payload holds."""
 
-    point: int | str
+    point: PointId
     score: float
     keys: tuple[Key, ...]
 
@@ -36,7 +42,7 @@ class Page(NamedTuple):
     """
 
     limit: int
-    seen: Collection[int | str]
+    seen: Collection[PointId]
     full: Sequence[Key] = ()
     among: Sequence[Key] | None = None
 
@@ -81,7 +87,7 @@ class _Gathered:
     """The hits of all pages by group."""
 
     def __init__(self, groups: int, size: int, *, largest_first: bool) -> None:
-        self.seen: set[int | str] = set()
+        self.seen: set[PointId] = set()
         self._groups = groups
         self._size = size
         self._sign = -1 if largest_first else 1
@@ -147,3 +153,60 @@ def _entries(value: object, index: str) -> list[Any]:
     if not isinstance(value, list):
         return []
     return value[int(index) : int(index) + 1] if index else value
+
+
+class GroupPages:
+    """Answers the pages of a group request by plain queries, shaped as a Qdrant server shapes them.
+
+    Args:
+        shard: where to look.
+        given: the group request.
+        scope: of the collection.
+        size: of a group; prefetches fetch as many times more, so that enough is left after each step.
+    """
+
+    def __init__(self, shard: edge.EdgeShard, given: models.QueryGroupsRequest, scope: Scope, *, size: int) -> None:
+        self._shard = shard
+        self._scope = scope
+        self._path = given.group_by
+        self._given = [given.filter] if given.filter is not None else []
+        self._query = models.QueryRequest.model_construct(
+            query=given.query,
+            using=given.using,
+            prefetch=_enlarged(given.prefetch, size),
+            params=given.params,
+            score_threshold=given.score_threshold,
+            with_payload=[given.group_by.removesuffix("[]")],
+        )
+
+    def __call__(self, page: Page) -> list[Hit]:
+        """Return the hits of a page; points without the field are in no group, so they are left out as well."""
+        among = [models.Filter(should=self._match(models.MatchAny, "any", page.among))] if page.among else []
+        full = self._match(models.MatchExcept, "except", page.full)
+        missing = models.IsEmptyCondition(is_empty=models.PayloadField(key=self._path))
+        chosen = models.Filter.model_construct(
+            must=[*self._given, *among, *full],
+            must_not=[missing, models.HasIdCondition.model_construct(has_id=list(page.seen))],
+        )
+        query = self._query.model_copy(update={"limit": page.limit, "filter": chosen})
+        found = self._shard.query(to_query(query, self._scope))
+        return [Hit(point.id, point.score, keys_at(point.payload, self._path)) for point in found]
+
+    def _match(self, model: type[Any], name: str, keys: Sequence[Key]) -> list[models.Condition]:
+        """Return the conditions on the group value, one for each type of key."""
+        kinds = ([key for key in keys if type(key) is str], [key for key in keys if type(key) is int])
+        return [models.FieldCondition(key=self._path, match=model(**{name: kind})) for kind in kinds if kind]
+
+
+def _enlarged(given: list[models.Prefetch] | models.Prefetch | None, size: int) -> list[models.Prefetch]:
+    """Return prefetches with their limits multiplied."""
+    entries = given if isinstance(given, list) else [given] if given else []
+    return [
+        entry.model_copy(
+            update={
+                "limit": (DEFAULT_LIMIT if entry.limit is None else entry.limit) * size,
+                "prefetch": _enlarged(entry.prefetch, size),
+            }
+        )
+        for entry in entries
+    ]

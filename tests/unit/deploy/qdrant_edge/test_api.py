@@ -1,16 +1,21 @@
 """The HTTP side: forms of answers and refusals, health, the key."""
 
+import asyncio
 import io
+import itertools
 from typing import Any
 
 import orjson
 import pytest
 from prometheus_client import REGISTRY
 
-from deploy.qdrant_edge.app import MAX_BODY_BYTES, Api
+from contracts.telemetry import Process
+from deploy.qdrant_edge.api import MAX_BODY_BYTES, Api
 from deploy.qdrant_edge.store import Store
-from deploy.qdrant_edge.worker import Worker
-from tests.unit.deploy.qdrant_edge.conftest import CREATE, Http, point
+from deploy.qdrant_edge.worker import Kind, Worker
+from service.health import Health
+from tests.support.poll import eventually_async
+from tests.unit.deploy.qdrant_edge.conftest import CREATE, Held, Http, point, serving
 
 
 async def call(http: Http, method: str, path: str, body: Any = None) -> tuple[int, Any]:
@@ -107,11 +112,11 @@ async def test_failing_disk_makes_it_not_ready(
 ) -> None:
     """A flush that fails is a reason against readiness, with its cause, until one succeeds."""
     monkeypatch.setattr(store, "flush", _fail)
-    await worker.run(api.flush)
+    await worker.run(Kind.WRITE, api.flush)
     answer = await http.get("/ready")
     assert (answer.status, "No space" in (await answer.text())) == (503, True)
     monkeypatch.undo()
-    await worker.run(api.flush)
+    await worker.run(Kind.WRITE, api.flush)
     assert (await http.get("/ready")).status == 200
 
 
@@ -126,6 +131,68 @@ async def test_unforeseen_failure_is_answered(http: Http, store: Store, monkeypa
     status, answer = await call(http, "GET", "/collections")
     assert status == 500
     assert "No space" in answer["status"]["error"]
+
+
+async def test_overload_is_answered_at_once(http: Http, worker: Worker) -> None:
+    """When as many reads wait as may, the next is told when to come back; writes, health and the waiting go on."""
+    held = Held(worker, Kind.WRITE)
+    await held.begun()
+    _, most_reads = Kind.READ.value
+    waiting = [asyncio.create_task(worker.run(Kind.READ, lambda: True)) for _ in range(most_reads)]
+    await asyncio.sleep(0)
+    answer = await http.get("/collections")
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+    assert "reads wait" in (await answer.json())["status"]["error"]
+    assert (await http.get("/ready")).status == 200
+    write = asyncio.create_task(call(http, "PUT", "/collections/a", CREATE))
+    await eventually_async(lambda: counted(worker, Kind.WRITE), what="the write waits")
+    await held.let_go()
+    assert await asyncio.gather(*waiting) == [True] * most_reads
+    assert (await write)[0] == 200
+    assert (await http.get("/collections")).status == 200
+
+
+async def counted(worker: Worker, kind: Kind) -> int:
+    """Return how many calls wait."""
+    return worker.waiting(kind)
+
+
+async def test_request_whose_time_is_over_is_not_begun(store: Store) -> None:
+    """The `timeout` of a request is how long it may wait; a write that waited longer was not done."""
+    seconds = itertools.count()
+    hurried = Worker(lambda: next(seconds))
+    async with serving(Api(store, hurried, Health(Process.QDRANT))) as http:
+        assert (await call(http, "PUT", "/collections/a?timeout=1", CREATE))[0] == 408
+        assert (await call(http, "PUT", "/collections/a?timeout=9", CREATE))[0] == 200
+    hurried.close()
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "1.5", "soon", "²"])
+async def test_impossible_timeout_is_refused(http: Http, given: str) -> None:
+    """A timeout is a whole number of seconds."""
+    status, answer = await call(http, "GET", f"/collections?timeout={given}")
+    assert (status, "timeout" in answer["status"]["error"]) == (400, True)
+
+
+async def test_client_that_goes_away_takes_its_request_along(http: Http, worker: Worker, store: Store) -> None:
+    """What nobody waits for any more is not begun, frees its place, and is counted."""
+    labels = {"route": "/collections/{name}", "code": "499"}
+    before = REGISTRY.get_sample_value("millrace_requests_total", labels) or 0
+    held = Held(worker)
+    await held.begun()
+    gone = asyncio.create_task(call(http, "PUT", "/collections/a", CREATE))
+    await eventually_async(lambda: counted(worker, Kind.WRITE), what="the write waits")
+    gone.cancel()
+
+    async def taken_back() -> bool:
+        """Return whether the request is out of the queue and counted."""
+        after = REGISTRY.get_sample_value("millrace_requests_total", labels)
+        return after == before + 1 and not worker.waiting(Kind.WRITE)
+
+    await eventually_async(taken_back)
+    await held.let_go()
+    await worker.run(Kind.WRITE, lambda: None)
+    assert store.names() == []
 
 
 @pytest.mark.parametrize(
