@@ -5,21 +5,17 @@ a loss of power may take the last half minute (`api.FLUSH_INTERVAL_S`): the trut
 """
 
 import socket
-import sys
-from typing import Final
 
 from aiohttp import web
 
 from contracts.telemetry import Process
 from deploy.qdrant_edge.api import Api
 from deploy.qdrant_edge.store import Store
-from deploy.qdrant_edge.worker import Kind, Worker
+from deploy.qdrant_edge.worker import Worker
 from service.health import Health, bind_socket
 from service.logging import get_logger
 from service.process import Shutdown, run
 from service.settings import Settings
-
-SWITCH_INTERVAL_S: Final = 0.0005
 
 
 async def serve(settings: Settings, shutdown: Shutdown) -> None:
@@ -29,20 +25,15 @@ async def serve(settings: Settings, shutdown: Shutdown) -> None:
         DependencyDown: the port or the data folder is in use.
     """
     listening = bind_socket(settings.host, settings.listen_port(Process.QDRANT))
-    # The engine's thread waits this long for the event loop to give way, each time: 5 ms is longer than most queries.
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    worker = Worker()
     try:
-        folder = settings.data_dir / "qdrant"
-        store = await worker.run(Kind.WRITE, lambda: Store(folder))
+        store = Store(settings.data_dir / "qdrant")
         try:
             key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
-            await _answer(Api(store, worker, Health(Process.QDRANT), api_key=key), listening, shutdown)
+            await _answer(Api(store, Worker(), Health(Process.QDRANT), api_key=key), listening, shutdown)
         finally:
-            await worker.run(Kind.WRITE, store.close, must_run=True)
+            store.close()
     finally:
         listening.close()
-        worker.close()
 
 
 async def _answer(api: Api, listening: socket.socket, shutdown: Shutdown) -> None:

@@ -50,7 +50,7 @@ class Route(NamedTuple):
         method: HTTP method.
         path: with the parts of `Names`.
         kind: which queue it waits in.
-        call: runs on the worker thread; takes the JSON body, None if the method has none.
+        call: runs in its turn; takes the JSON body, None if the method has none.
     """
 
     method: str
@@ -71,6 +71,9 @@ _NAME: Final = "/collections/{name}"
 _POINTS: Final = "/collections/{name}/points"
 
 ROUTES: Final = (
+    # The router tries them in this order: first what is asked for most.
+    Route("POST", f"{_POINTS}/query", Kind.READ, _to(Collection.query)),
+    Route("PUT", _POINTS, Kind.WRITE, _write("upsert")),
     Route("GET", "/collections", Kind.READ, lambda store, names, body: store.describe()),
     Route("GET", "/aliases", Kind.READ, lambda store, names, body: store.aliases()),
     Route("POST", "/collections/aliases", Kind.WRITE, lambda store, names, body: store.update_aliases(body)),
@@ -88,7 +91,6 @@ ROUTES: Final = (
         lambda store, names, body: store.collection(names["name"]).delete_index(names["field"]),
     ),
     Route("POST", f"{_NAME}/facet", Kind.READ, _to(Collection.facet)),
-    Route("PUT", _POINTS, Kind.WRITE, _write("upsert")),
     Route("POST", f"{_POINTS}/delete", Kind.WRITE, _write("delete")),
     Route("POST", f"{_POINTS}/payload", Kind.WRITE, _write("set_payload")),
     Route("PUT", f"{_POINTS}/payload", Kind.WRITE, _write("overwrite_payload")),
@@ -97,7 +99,6 @@ ROUTES: Final = (
     Route("PUT", f"{_POINTS}/vectors", Kind.WRITE, _write("update_vectors")),
     Route("POST", f"{_POINTS}/vectors/delete", Kind.WRITE, _write("delete_vectors")),
     Route("POST", f"{_POINTS}/batch", Kind.WRITE, _to(Collection.write_batch)),
-    Route("POST", f"{_POINTS}/query", Kind.READ, _to(Collection.query)),
     Route("POST", f"{_POINTS}/query/batch", Kind.READ, _to(Collection.query_batch)),
     Route("POST", f"{_POINTS}/query/groups", Kind.READ, _to(Collection.query_groups)),
     Route("POST", f"{_POINTS}/scroll", Kind.READ, _to(Collection.scroll)),
@@ -116,8 +117,8 @@ class Api:
     """The routes bound to one store.
 
     Args:
-        store: open data folder; from now on only touched by the worker.
-        worker: the thread that speaks to Edge.
+        store: open data folder.
+        worker: gives each call its turn.
         health: what `/live`, `/ready` and `/metrics` say.
         api_key: asked of every call but the health paths, if set.
     """
@@ -151,8 +152,8 @@ class Api:
 
         async def endpoint(request: web.Request) -> web.Response:
             started = time.perf_counter()
-            timeout_s = _timeout_s(request)
             self._worker.admit(route.kind)
+            timeout_s = _timeout_s(request)
             body = await request.read() if has_body else b"null"
             result = await self._worker.run(
                 route.kind, lambda: route.call(self._store, request.match_info, _parse(body)), timeout_s=timeout_s
@@ -221,6 +222,7 @@ class Api:
         """Flush and count while the application runs."""
         del app
         tasks = [
+            asyncio.create_task(self._worker.work()),
             asyncio.create_task(self._every(FLUSH_INTERVAL_S, Kind.WRITE, self.flush)),
             asyncio.create_task(self._every(COUNT_INTERVAL_S, Kind.READ, self._count_points)),
         ]

@@ -1,7 +1,4 @@
-"""One collection: a shard of Qdrant Edge with its spec, spoken to in REST JSON.
-
-Nothing here is shared between threads: every call comes from the one worker thread.
-"""
+"""One collection: a shard of Qdrant Edge with its spec, spoken to in REST JSON."""
 
 import shutil
 from collections.abc import Iterable, Sequence

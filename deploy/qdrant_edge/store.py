@@ -6,7 +6,7 @@
     <folder>/<name>/shard/              Edge's files
 
 A collection is made under a hidden name and renamed when complete; it is deleted by renaming it away first. A crash in
-between leaves a hidden folder, which the next start removes. Nothing here is shared between threads.
+between leaves a hidden folder, which the next start removes.
 """
 
 import fcntl

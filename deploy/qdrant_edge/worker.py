@@ -1,16 +1,16 @@
-"""The one thread that speaks to Edge, and the two queues before it.
+"""Who may speak to Edge, and when: one call at a time, from the thread of the event loop, out of two queues.
 
-Edge holds the interpreter's lock while it works, so more threads would not make it faster, and one thread keeps writes
-in the order in which they came. Reads and writes wait apart: while both wait, each kind gets half of the thread's time,
-however long its calls are. What could not begin soon is refused at once, and what nobody waits for is not begun.
+Edge holds the interpreter's lock while it works, so a thread of its own would not leave the event loop free. It would
+take the lock whenever the loop sends an answer, and under overload hardly any request would even be refused. Between
+two calls the loop reads and answers what came meanwhile. Reads and writes wait apart: while both wait, each kind gets
+half of the time, however long its calls are. What could not begin soon is refused at once, and what nobody waits for
+is not begun.
 """
 
 import asyncio
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
@@ -27,20 +27,19 @@ _WEIGHT: Final = 0.1
 class Kind(Enum):
     """What a call does, with the most that may wait before it: seconds of work, and calls."""
 
-    READ = (0.1, 256)
+    READ = (0.25, 256)
     WRITE = (1.0, 16)
 
 
 @dataclass(slots=True, eq=False)
 class _Job:
     call: Callable[[], Any]
+    outcome: "asyncio.Future[Any]"
     expires_s: float | None
-    outcome: "Future[Any]" = field(default_factory=Future)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Queue:
-    kind: Kind
     jobs: deque[_Job] = field(default_factory=deque)
     mean_s: float = 0.0
     used_s: float = 0.0
@@ -48,7 +47,7 @@ class _Queue:
 
 
 class Worker:
-    """Runs calls one after another on a thread of its own, those of a kind in the order of asking.
+    """Runs calls one after another, those of a kind in the order of asking.
 
     Args:
         clock: monotonic seconds.
@@ -56,11 +55,8 @@ class Worker:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._queues = {kind: _Queue(kind) for kind in Kind}
-        self._changed = threading.Condition()
-        self._closing = False
-        self._thread = threading.Thread(target=self._work, name="edge", daemon=True)
-        self._thread.start()
+        self._queues = {kind: _Queue() for kind in Kind}
+        self._asked = asyncio.Event()
 
     def waiting(self, kind: Kind) -> int:
         """Return how many calls of a kind wait for their turn."""
@@ -73,8 +69,9 @@ class Worker:
             ApiError: as much waits already as may wait.
         """
         most_s, most_calls = kind.value
-        waiting = self.waiting(kind)
-        if waiting >= most_calls or waiting * self._queues[kind].mean_s > most_s:
+        queue = self._queues[kind]
+        waiting = len(queue.jobs)
+        if waiting >= most_calls or waiting * queue.mean_s > most_s:
             raise ApiError(503, f"Service overloaded: {waiting} {kind.name.lower()}s wait; try again later")
 
     async def run(
@@ -82,7 +79,7 @@ class Worker:
     ) -> T:
         """Run a call when its turn comes, and return what it returns.
 
-        A caller that goes away takes back a call that has not begun; one that began is finished.
+        A caller that goes away takes its call back.
 
         Args:
             kind: which queue it waits in.
@@ -96,51 +93,41 @@ class Worker:
         if not must_run:
             self.admit(kind)
         queue = self._queues[kind]
-        job = _Job(call, None if timeout_s is None else self._clock() + timeout_s)
-        with self._changed:
-            if not queue.jobs:  # time that it did not need is not owed to it
-                queue.used_s = max(other.used_s for other in self._queues.values())
-            queue.jobs.append(job)
-            self._changed.notify()
+        expires_s = None if timeout_s is None else self._clock() + timeout_s
+        job = _Job(call, asyncio.get_running_loop().create_future(), expires_s)
+        if not queue.jobs:  # time that it did not need is not owed to it
+            queue.used_s = max(other.used_s for other in self._queues.values())
+        queue.jobs.append(job)
+        self._asked.set()
         try:
-            result: T = await asyncio.wrap_future(job.outcome)
+            result: T = await job.outcome
         except asyncio.CancelledError:
-            with self._changed, suppress(ValueError):
+            with suppress(ValueError):
                 queue.jobs.remove(job)
             raise
         return result
 
-    def close(self) -> None:
-        """Finish what was asked for and end the thread."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
-        self._thread.join()
-
-    def _work(self) -> None:
-        while (taken := self._next()) is not None:
-            queue, job = taken
-            began_s = self._clock()
-            if not job.outcome.set_running_or_notify_cancel():
-                continue
-            if job.expires_s is not None and began_s >= job.expires_s:
-                job.outcome.set_exception(ApiError(408, "Timeout error: the request waited longer than its timeout"))
-                continue
-            try:
-                result = job.call()
-            except BaseException as error:  # noqa: BLE001 -- it is the caller's; the thread goes on
-                job.outcome.set_exception(error)
-            else:
-                job.outcome.set_result(result)
-            took_s = self._clock() - began_s
-            queue.used_s += took_s
-            queue.mean_s += _WEIGHT * (took_s - queue.mean_s)
-
-    def _next(self) -> tuple[_Queue, _Job] | None:
-        with self._changed:
+    async def work(self) -> None:
+        """Run what is asked for, until cancelled."""
+        while True:
             while not (waiting := [queue for queue in self._queues.values() if queue.jobs]):
-                if self._closing:
-                    return None
-                self._changed.wait()
-            queue = min(waiting, key=lambda queue: queue.used_s)
-            return queue, queue.jobs.popleft()
+                self._asked.clear()
+                await self._asked.wait()
+            self._run_next(min(waiting, key=lambda queue: queue.used_s))
+            await asyncio.sleep(0)
+
+    def _run_next(self, queue: _Queue) -> None:
+        job = queue.jobs.popleft()
+        if job.outcome.cancelled():  # its caller went away and had no turn yet to take it back
+            return
+        began_s = self._clock()
+        if job.expires_s is not None and began_s >= job.expires_s:
+            job.outcome.set_exception(ApiError(408, "Timeout error: the request waited longer than its timeout"))
+            return
+        try:
+            job.outcome.set_result(job.call())
+        except BaseException as error:  # noqa: BLE001 -- it is the caller's; the others are served
+            job.outcome.set_exception(error)
+        took_s = self._clock() - began_s
+        queue.used_s += took_s
+        queue.mean_s += _WEIGHT * (took_s - queue.mean_s)

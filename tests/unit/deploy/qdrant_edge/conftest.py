@@ -2,21 +2,21 @@
 
 import asyncio
 import math
-import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import ClientSession, web
+from typing_extensions import override
 
 from contracts.telemetry import Process
 from deploy.qdrant_edge.api import Api
 from deploy.qdrant_edge.collection import Collection
 from deploy.qdrant_edge.errors import ApiError
 from deploy.qdrant_edge.store import Store
-from deploy.qdrant_edge.worker import Kind, Worker
+from deploy.qdrant_edge.worker import Worker
 from service.health import Health
 
 Http = ClientSession
@@ -77,41 +77,24 @@ def _shop(store: Store) -> Collection:
     return made
 
 
-@pytest.fixture
-def worker() -> Iterator[Worker]:
-    """The thread that speaks to the engine."""
-    started = Worker()
-    yield started
-    started.close()
+class HeldWorker(Worker):
+    """A worker that begins nothing until it is let go."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.let_go = asyncio.Event()
 
-class Held:
-    """Keeps the thread busy until it is let go, so that what a test asks for waits."""
-
-    def __init__(self, worker: Worker, kind: Kind = Kind.READ) -> None:
-        self._begun, self._end = threading.Event(), threading.Event()
-        self.task = asyncio.create_task(worker.run(kind, self._hold))
-
-    def _hold(self) -> bool:
-        """Hold the thread until told."""
-        self._begun.set()
-        return self._end.wait(10)
-
-    async def begun(self) -> None:
-        """Wait until the thread is busy."""
-        await asyncio.to_thread(self._begun.wait, 10)
-
-    async def let_go(self) -> None:
-        """Give the thread free."""
-        self._end.set()
-        with suppress(asyncio.CancelledError):
-            await self.task
+    @override
+    async def work(self) -> None:
+        """Wait to be let go, then work."""
+        await self.let_go.wait()
+        await super().work()
 
 
 @pytest.fixture
-def api(store: Store, worker: Worker) -> Api:
+def api(store: Store) -> Api:
     """The application's owner, over an empty store, without a key."""
-    return Api(store, worker, Health(Process.QDRANT))
+    return Api(store, Worker(), Health(Process.QDRANT))
 
 
 @asynccontextmanager
@@ -135,7 +118,7 @@ async def http(api: Api) -> AsyncIterator[Http]:
 
 
 @pytest.fixture
-async def guarded_http(store: Store, worker: Worker) -> AsyncIterator[Http]:
+async def guarded_http(store: Store) -> AsyncIterator[Http]:
     """The same behind a key."""
-    async with serving(Api(store, worker, Health(Process.QDRANT), api_key="sesame")) as client:
+    async with serving(Api(store, Worker(), Health(Process.QDRANT), api_key="sesame")) as client:
         yield client

@@ -1,14 +1,15 @@
-"""The one thread that speaks to the engine: order, fairness, and what is not begun."""
+"""Who may speak to the engine and when: order, fairness, and what is not begun."""
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 
 import pytest
 
 from deploy.qdrant_edge.worker import Kind, Worker
-from tests.unit.deploy.qdrant_edge.conftest import Held, refused
+from tests.unit.deploy.qdrant_edge.conftest import refused
 
 
 class HandClock:
@@ -21,6 +22,10 @@ class HandClock:
         """Return the time."""
         return self.now_s
 
+    def take(self, seconds: float) -> None:
+        """Take so long."""
+        self.now_s += seconds
+
 
 @pytest.fixture
 def clock() -> HandClock:
@@ -29,127 +34,138 @@ def clock() -> HandClock:
 
 
 @pytest.fixture
-def worker(clock: HandClock) -> Iterator[Worker]:
-    """A worker whose calls take the time that they say."""
-    started = Worker(clock)
-    yield started
-    started.close()
+def worker(clock: HandClock) -> Worker:
+    """A worker that has not begun; calls take the time that they say."""
+    return Worker(clock)
 
 
-async def waiting(worker: Worker, kind: Kind, calls: list[Callable[[], None]]) -> list["asyncio.Task[None]"]:
-    """Ask for calls that must wait, and return once all do."""
+@asynccontextmanager
+async def at_work(worker: Worker) -> AsyncIterator[None]:
+    """Let a worker work on what was asked for before, and on what is asked for inside."""
+    task = asyncio.create_task(worker.work())
+    yield
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def asked(worker: Worker, kind: Kind, *calls: Callable[[], object]) -> list["asyncio.Task[object]"]:
+    """Ask for calls, and return once they wait."""
     tasks = [asyncio.create_task(worker.run(kind, call, must_run=True)) for call in calls]
     await asyncio.sleep(0)
     return tasks
 
 
-async def test_calls_of_a_kind_run_in_order_on_a_thread_of_their_own(worker: Worker) -> None:
-    """However many are asked for at once, they run one after another as asked."""
+async def test_calls_of_a_kind_run_in_the_order_of_asking(worker: Worker) -> None:
+    """However many are asked for at once, they run one after another as asked, and each caller gets its own result."""
     ran: list[int] = []
 
-    def call(number: int) -> str:
-        """Note the call and name its thread."""
+    def call(number: int) -> int:
+        """Note the call."""
         ran.append(number)
-        return threading.current_thread().name
+        return number
 
-    asked = (worker.run(Kind.READ, partial(call, number), must_run=True) for number in range(50))
-    names = set(await asyncio.gather(*asked))
-    assert ran == list(range(50))
-    assert names == {"edge"}
+    async with at_work(worker):
+        numbers = await asyncio.gather(*await asked(worker, Kind.READ, *(partial(call, n) for n in range(50))))
+    assert numbers == ran == list(range(50))
 
 
-async def test_no_two_calls_run_at_once(worker: Worker) -> None:
-    """The engine is never in two calls, whatever their kinds: two that wait for each other to begin never meet."""
-    meeting = threading.Barrier(2, timeout=0.2)
-    calls = [worker.run(kind, meeting.wait) for kind in (Kind.READ, Kind.READ, Kind.WRITE, Kind.WRITE)]
-    outcomes = await asyncio.gather(*calls, return_exceptions=True)
-    assert [type(outcome) for outcome in outcomes] == [threading.BrokenBarrierError] * 4
+async def test_every_call_runs_on_the_thread_of_the_event_loop(worker: Worker) -> None:
+    """The engine is never in two calls, for there is one thread, whatever the kinds of the calls."""
+    async with at_work(worker):
+        calls = [worker.run(kind, threading.get_ident) for kind in (*Kind, *Kind)]
+        assert set(await asyncio.gather(*calls)) == {threading.get_ident()}
+
+
+async def test_the_event_loop_goes_on_between_two_calls(worker: Worker) -> None:
+    """What came in while a call ran is read, and if need be refused, before the next call."""
+    loop, order = asyncio.get_running_loop(), []
+
+    def call(number: int) -> None:
+        """Note the call, during which something comes in."""
+        order.append(f"call {number}")
+        loop.call_soon(order.append, f"came during {number}")
+
+    async with at_work(worker):
+        await asyncio.gather(*await asked(worker, Kind.READ, partial(call, 1), partial(call, 2)))
+    assert order[:3] == ["call 1", "came during 1", "call 2"]
 
 
 async def test_failure_reaches_the_caller_only(worker: Worker) -> None:
     """What a call raises is its caller's; the next call runs."""
-    with pytest.raises(ZeroDivisionError):
-        await worker.run(Kind.READ, partial(divmod, 1, 0))
-    assert await worker.run(Kind.READ, partial(divmod, 7, 2)) == (3, 1)
-
-
-async def test_call_that_began_is_finished_for_nobody(worker: Worker) -> None:
-    """A client that goes away while its call runs leaves the thread to the next."""
-    held = Held(worker)
-    await held.begun()
-    held.task.cancel()
-    await held.let_go()
-    assert await worker.run(Kind.READ, partial(divmod, 7, 2)) == (3, 1)
+    async with at_work(worker):
+        with pytest.raises(ZeroDivisionError):
+            await worker.run(Kind.READ, partial(divmod, 1, 0))
+        assert await worker.run(Kind.READ, partial(divmod, 7, 2)) == (3, 1)
 
 
 async def test_call_that_nobody_waits_for_is_not_begun(worker: Worker) -> None:
-    """A client that goes away before its turn frees its place, and its call never runs."""
+    """A caller that goes away before its turn frees its place at once, and its call never runs."""
     ran: list[str] = []
-    held = Held(worker)
-    await held.begun()
-    gone, stays = await waiting(worker, Kind.READ, [partial(ran.append, "gone"), partial(ran.append, "stays")])
+    gone, stays = await asked(worker, Kind.READ, partial(ran.append, "gone"), partial(ran.append, "stays"))
     gone.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await gone
-    await held.let_go()
-    await stays
+    await asyncio.sleep(0)
+    assert worker.waiting(Kind.READ) == 1
+    async with at_work(worker):
+        await stays
+    assert ran == ["stays"]
+
+
+async def test_caller_that_goes_away_as_its_turn_comes(worker: Worker) -> None:
+    """A call whose caller is cancelled in the very moment of its turn is not begun and harms nobody."""
+    ran: list[str] = []
+    gone, stays = await asked(worker, Kind.READ, partial(ran.append, "gone"), partial(ran.append, "stays"))
+    asyncio.get_running_loop().call_soon(gone.cancel)
+    async with at_work(worker):
+        await stays
     assert ran == ["stays"]
 
 
 async def test_call_whose_time_is_over_is_not_begun(worker: Worker, clock: HandClock) -> None:
     """A call that waited as long as its caller would is refused as too late; one with more time runs."""
     ran: list[str] = []
-    held = Held(worker)
-    await held.begun()
     late = asyncio.create_task(worker.run(Kind.READ, partial(ran.append, "late"), timeout_s=2))
     patient = asyncio.create_task(worker.run(Kind.READ, partial(ran.append, "patient"), timeout_s=3))
     await asyncio.sleep(0)
-    clock.now_s += 2
-    await held.let_go()
-    with refused(408, "Timeout"):
-        await late
-    await patient
+    clock.take(2)
+    async with at_work(worker):
+        with refused(408, "Timeout"):
+            await late
+        await patient
     assert ran == ["patient"]
 
 
 @pytest.mark.parametrize("kind", Kind)
 async def test_no_more_wait_than_may(worker: Worker, kind: Kind) -> None:
     """One call more than may wait is refused at once, of its kind only; when there is space again it is taken."""
-    _, most_jobs = kind.value
+    _, most_calls = kind.value
     other = next(entry for entry in Kind if entry is not kind)
-    held = Held(worker)
-    await held.begun()
-    tasks = await waiting(worker, kind, [lambda: None] * most_jobs)
-    with refused(503, "overloaded"):
+    tasks = await asked(worker, kind, *[lambda: None] * most_calls)
+    with refused(503, f"{most_calls} {kind.name.lower()}s wait"):
         await worker.run(kind, lambda: None)
-    taken = asyncio.create_task(worker.run(other, lambda: None))
+    worker.admit(other)
     tasks.pop().cancel()
     await asyncio.sleep(0)
-    tasks.append(asyncio.create_task(worker.run(kind, lambda: None)))
-    await asyncio.sleep(0)
-    await held.let_go()
-    await asyncio.gather(*tasks, taken)
+    worker.admit(kind)
+    async with at_work(worker):
+        await asyncio.gather(*tasks)
 
 
-async def test_slow_calls_wait_for_no_longer_than_quick_ones(worker: Worker, clock: HandClock) -> None:
-    """What may wait is a time: where a call takes a twentieth of a second, few may wait, and all if it takes none."""
-
-    def takes(seconds: float) -> None:
-        """Take so long."""
-        clock.now_s += seconds
-
-    for _ in range(100):
-        await worker.run(Kind.READ, partial(takes, 0.05))
-    held = Held(worker)
-    await held.begun()
-    tasks = await waiting(worker, Kind.READ, [lambda: None] * 2)
-    tasks.append(asyncio.create_task(worker.run(Kind.READ, lambda: None)))
-    await asyncio.sleep(0)
-    with refused(503):
+@pytest.mark.parametrize(("takes_s", "may_wait"), [(0.1, 3), (0.03, 9), (0.0, 200)])
+async def test_what_may_wait_is_a_time(worker: Worker, clock: HandClock, takes_s: float, may_wait: int) -> None:
+    """The longer calls have been, the fewer may wait; a single one always may."""
+    async with at_work(worker):
+        for _ in range(200):
+            await worker.run(Kind.READ, partial(clock.take, takes_s))
+    tasks = []
+    for _ in range(may_wait):
         worker.admit(Kind.READ)
-    await held.let_go()
-    await asyncio.gather(*tasks)
-    worker.admit(Kind.READ)
+        tasks += await asked(worker, Kind.READ, lambda: None)
+    if takes_s:
+        with refused(503):
+            worker.admit(Kind.READ)
+    async with at_work(worker):
+        await asyncio.gather(*tasks)
 
 
 async def test_both_kinds_get_half_of_the_time(worker: Worker, clock: HandClock) -> None:
@@ -159,28 +175,15 @@ async def test_both_kinds_get_half_of_the_time(worker: Worker, clock: HandClock)
     def call(name: str, seconds: float) -> None:
         """Note the call and take so long."""
         ran.append(name)
-        clock.now_s += seconds
+        clock.take(seconds)
 
-    for _ in range(50):  # what one kind used while the other asked for nothing is no debt
-        await worker.run(Kind.READ, partial(call, "alone", 1.0))
+    async with at_work(worker):
+        for _ in range(50):  # what one kind used while the other asked for nothing is no debt
+            await worker.run(Kind.READ, partial(call, "alone", 1.0))
     ran.clear()
-    held = Held(worker)
-    await held.begun()
-    reads = await waiting(worker, Kind.READ, [partial(call, "read", 1.0)] * 100)
-    writes = await waiting(worker, Kind.WRITE, [partial(call, "write", 10.0)] * 10)
-    await held.let_go()
-    await asyncio.gather(*reads, *writes)
+    reads = await asked(worker, Kind.READ, *[partial(call, "read", 1.0)] * 100)
+    writes = await asked(worker, Kind.WRITE, *[partial(call, "write", 10.0)] * 10)
+    async with at_work(worker):
+        await asyncio.gather(*reads, *writes)
     for number in range(1, 11):
         assert ran[: 11 * number].count("write") == number
-
-
-async def test_closing_finishes_what_was_asked_for(worker: Worker) -> None:
-    """What waits when the worker is closed is done first."""
-    held = Held(worker)
-    await held.begun()
-    ran: list[str] = []
-    tasks = await waiting(worker, Kind.WRITE, [partial(ran.append, "done")])
-    closing = asyncio.create_task(asyncio.to_thread(worker.close))
-    await held.let_go()
-    await asyncio.gather(*tasks, closing)
-    assert ran == ["done"]
