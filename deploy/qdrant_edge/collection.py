@@ -134,7 +134,7 @@ class Collection:
             scope = self._scope()
             size = scope.limit(request.group_size, "group_size", default=_GROUPS)
             found = groups.best_groups(
-                groups.GroupPages(self._shard, request, scope, size=size),
+                groups.pages_of(request, lambda query: self._shard.query(to_query(query, scope)), size=size),
                 groups=scope.limit(request.limit, default=_GROUPS),
                 size=size,
                 largest_first=not config.scores_are_distances(self.spec, request.query, request.using),

@@ -4,7 +4,7 @@ The create request itself is what is kept on disk, so that a restart builds the 
 are scanned exactly: HNSW and optimiser settings are taken, kept and answered, and have no effect here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Final
 
 import qdrant_edge as edge
@@ -14,23 +14,11 @@ from qdrant_client import models
 from deploy.qdrant_edge.errors import ApiError, not_supported
 from deploy.qdrant_edge.requests import Json, in_range, parse
 
-_NOT_CREATED: Final = {
-    "quantization_config": "quantisation",
-    "sparse_vectors": "sparse vectors",
-    "strict_mode_config": "strict mode",
-    "payload": "payload placement",
-    "id_tracker": "id tracker placement",
-}
-_NOT_IN_VECTOR: Final = {
-    "multivector_config": "multivectors",
-    "quantization_config": "quantisation",
-    "memory": "vector placement",
-}
-_ONE_OF_EACH: Final = {
-    "shard_number": "shards: one process holds each collection whole",
-    "replication_factor": "replication: one process holds each collection",
-    "write_consistency_factor": "replication: one process holds each collection",
-}
+_TAKEN: Final = frozenset(
+    {"vectors", "metadata", "hnsw_config", "optimizers_config", "wal_config", "on_disk_payload", "sharding_method",
+     "shard_number", "replication_factor", "write_consistency_factor"}
+)  # fmt: skip
+_TAKEN_OF_VECTORS: Final = frozenset({"size", "distance", "on_disk", "hnsw_config", "datatype"})
 _MOST_DIMENSIONS: Final = 65_536
 _HNSW_DEFAULTS: Final = models.HnswConfig(m=16, ef_construct=100, full_scan_threshold=10_000, max_indexing_threads=0)
 _OPTIMIZER_DEFAULTS: Final = {"default_segment_number": 1, "flush_interval_sec": 5}
@@ -50,10 +38,10 @@ def read_spec(body: Json) -> models.CreateCollection:
         ApiError: wrong type, unknown field, impossible size, or what only a Qdrant server has.
     """
     spec = parse(models.CreateCollection, body)
-    _refuse(spec, _NOT_CREATED)
-    for name, feature in _ONE_OF_EACH.items():
+    _take_only(_TAKEN, spec)
+    for name in ("shard_number", "replication_factor", "write_consistency_factor"):
         if getattr(spec, name) not in (None, 1):
-            raise not_supported(feature)
+            raise not_supported(f"`{name}` above 1: one process holds each collection whole")
     if spec.sharding_method is models.ShardingMethod.CUSTOM:
         raise not_supported("custom sharding")
     spaces = _spaces(spec)
@@ -61,16 +49,16 @@ def read_spec(body: Json) -> models.CreateCollection:
         raise not_supported("collections without vectors")
     for space in spaces.values():
         in_range(space.size, "size", most=_MOST_DIMENSIONS)
-        _refuse(space, _NOT_IN_VECTOR)
+        _take_only(_TAKEN_OF_VECTORS, space)
         if space.datatype not in (None, models.Datatype.FLOAT32):
             raise not_supported("vector data types other than float32")
     return spec
 
 
-def _refuse(given: BaseModel, features: Mapping[str, str]) -> None:
-    for name, feature in features.items():
-        if getattr(given, name) not in (None, {}):
-            raise not_supported(feature)
+def _take_only(names: Set[str], given: BaseModel) -> None:
+    for name, value in given:
+        if name not in names and value not in (None, {}):
+            raise not_supported(f"`{name}`")
 
 
 def _spaces(spec: models.CreateCollection) -> dict[str, models.VectorParams]:
@@ -107,9 +95,7 @@ def updated(spec: models.CreateCollection, body: Json) -> models.CreateCollectio
         ApiError: any other change of a living collection.
     """
     change = parse(models.UpdateCollection, body)
-    for name, value in change:
-        if name != "metadata" and value is not None:
-            raise not_supported(f"change of `{name}` in a living collection")
+    _take_only({"metadata"}, change)
     merged = {**(spec.metadata or {}), **(change.metadata or {})}
     return spec.model_copy(update={"metadata": {name: value for name, value in merged.items() if value is not None}})
 

@@ -10,10 +10,9 @@ import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-import qdrant_edge as edge
 from qdrant_client import models
 
-from deploy.qdrant_edge.queries import DEFAULT_LIMIT, Scope, to_query
+from deploy.qdrant_edge.queries import DEFAULT_LIMIT
 from deploy.qdrant_edge.requests import PointId
 
 Key = int | str
@@ -155,47 +154,44 @@ def _entries(value: object, index: str) -> list[Any]:
     return value[int(index) : int(index) + 1] if index else value
 
 
-class GroupPages:
-    """Answers the pages of a group request by plain queries, shaped as a Qdrant server shapes them.
+def pages_of(
+    given: models.QueryGroupsRequest, search: Callable[[models.QueryRequest], Sequence[Any]], *, size: int
+) -> Find:
+    """Return what answers the pages of a group request by plain queries, shaped as a Qdrant server shapes them.
 
     Args:
-        shard: where to look.
         given: the group request.
-        scope: of the collection.
+        search: answers a query.
         size: of a group; prefetches fetch as many times more, so that enough is left after each step.
     """
+    path = given.group_by
+    base = models.QueryRequest.model_construct(
+        query=given.query,
+        using=given.using,
+        prefetch=_enlarged(given.prefetch, size),
+        params=given.params,
+        score_threshold=given.score_threshold,
+        with_payload=[path.removesuffix("[]")],
+    )
 
-    def __init__(self, shard: edge.EdgeShard, given: models.QueryGroupsRequest, scope: Scope, *, size: int) -> None:
-        self._shard = shard
-        self._scope = scope
-        self._path = given.group_by
-        self._given = [given.filter] if given.filter is not None else []
-        self._query = models.QueryRequest.model_construct(
-            query=given.query,
-            using=given.using,
-            prefetch=_enlarged(given.prefetch, size),
-            params=given.params,
-            score_threshold=given.score_threshold,
-            with_payload=[given.group_by.removesuffix("[]")],
-        )
-
-    def __call__(self, page: Page) -> list[Hit]:
-        """Return the hits of a page; points without the field are in no group, so they are left out as well."""
-        among = [models.Filter(should=self._match(models.MatchAny, "any", page.among))] if page.among else []
-        full = self._match(models.MatchExcept, "except", page.full)
-        missing = models.IsEmptyCondition(is_empty=models.PayloadField(key=self._path))
-        chosen = models.Filter.model_construct(
-            must=[*self._given, *among, *full],
-            must_not=[missing, models.HasIdCondition.model_construct(has_id=list(page.seen))],
-        )
-        query = self._query.model_copy(update={"limit": page.limit, "filter": chosen})
-        found = self._shard.query(to_query(query, self._scope))
-        return [Hit(point.id, point.score, keys_at(point.payload, self._path)) for point in found]
-
-    def _match(self, model: type[Any], name: str, keys: Sequence[Key]) -> list[models.Condition]:
-        """Return the conditions on the group value, one for each type of key."""
+    def conditions(model: type[Any], name: str, keys: Sequence[Key]) -> list[models.Condition]:
         kinds = ([key for key in keys if type(key) is str], [key for key in keys if type(key) is int])
-        return [models.FieldCondition(key=self._path, match=model(**{name: kind})) for kind in kinds if kind]
+        return [models.FieldCondition(key=path, match=model(**{name: kind})) for kind in kinds if kind]
+
+    def find(page: Page) -> list[Hit]:
+        must: list[models.Condition] = conditions(models.MatchExcept, "except", page.full)
+        if given.filter is not None:
+            must.append(given.filter)
+        if page.among:
+            must.append(models.Filter(should=conditions(models.MatchAny, "any", page.among)))
+        # A point without the field is in no group.
+        missing = models.IsEmptyCondition(is_empty=models.PayloadField(key=path))
+        seen = models.HasIdCondition.model_construct(has_id=list(page.seen))
+        chosen = models.Filter.model_construct(must=must, must_not=[missing, seen])
+        query = base.model_copy(update={"limit": page.limit, "filter": chosen})
+        return [Hit(point.id, point.score, keys_at(point.payload, path)) for point in search(query)]
+
+    return find
 
 
 def _enlarged(given: list[models.Prefetch] | models.Prefetch | None, size: int) -> list[models.Prefetch]:

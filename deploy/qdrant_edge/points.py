@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import qdrant_edge as edge
+from pydantic import BaseModel
 from qdrant_client import models
 
 from deploy.qdrant_edge.conditions import to_filter
@@ -78,59 +79,56 @@ def update_vectors(body: Json, sizes: Sizes) -> edge.UpdateOperation:
     return _OPERATION.update_vectors(changes, to_filter(request.update_filter))
 
 
-def _delete_vectors(body: Json, sizes: Sizes) -> edge.UpdateOperation:
-    request = parse(models.DeleteVectors, body)
-    if not request.vector:
-        raise ApiError(422, "Validation error in JSON body: must specify vector names to delete")
-    if unknown := [name for name in request.vector if name not in sizes]:
-        raise ApiError(400, f"Wrong input: Not existing vector name error: {unknown[0]}")
-    return _on_chosen(request, _OPERATION.delete_vectors, _OPERATION.delete_vectors_by_filter, request.vector)
+def _on_points(model: type[BaseModel] | None, by_ids: Build, by_filter: Build, *arguments: str) -> Operation:
+    """Return an operation on the points that a request names: ids first, as in Qdrant, else its filter.
 
+    Args:
+        model: of the request; None if it says nothing but which points.
+        by_ids: builds it from ids and the arguments.
+        by_filter: builds it from a filter and the arguments.
+        arguments: names of the request's fields.
+    """
 
-def _delete_payload(body: Json, sizes: Sizes) -> edge.UpdateOperation:
-    del sizes
-    request = parse(models.DeletePayload, body)
-    return _on_chosen(request, _OPERATION.delete_payload, _OPERATION.delete_payload_by_filter, request.keys)
-
-
-def _with_payload(by_ids: Build, by_filter: Build) -> Operation:
     def operation(body: Json, sizes: Sizes) -> edge.UpdateOperation:
         del sizes
-        request = parse(models.SetPayload, body)
-        return _on_chosen(request, by_ids, by_filter, request.payload, request.key)
-
-    return operation
-
-
-def _of_points(by_ids: Build, by_filter: Build) -> Operation:
-    def operation(body: Json, sizes: Sizes) -> edge.UpdateOperation:
-        del sizes
-        names_ids = type(body) is dict and "points" in body
-        request = parse(models.PointIdsList, body) if names_ids else parse(models.FilterSelector, body)
-        return _on_chosen(request, by_ids, by_filter)
-
-    return operation
-
-
-def _on_chosen(request: Any, by_ids: Build, by_filter: Build, *arguments: Any) -> edge.UpdateOperation:
-    """Return the operation on the points that a request names: ids first, as in Qdrant, else its filter."""
-    ids, chosen = getattr(request, "points", None), getattr(request, "filter", None)
-    if ids is not None:
-        if not ids:
+        by_name = models.PointIdsList if type(body) is dict and "points" in body else models.FilterSelector
+        request = parse(model or by_name, body)
+        ids, chosen = getattr(request, "points", None), getattr(request, "filter", None)
+        given = [getattr(request, name) for name in arguments]
+        if ids:
+            return by_ids([point_id(entry) for entry in ids], *given)
+        if ids is not None:
             raise ApiError(400, _EMPTY)
-        return by_ids([point_id(entry) for entry in ids], *arguments)
-    if chosen is None:
-        raise ApiError(400, "Format error in JSON body: name the points by `points` or by `filter`")
-    return by_filter(to_filter(chosen), *arguments)
+        if chosen is None:
+            raise ApiError(400, "Format error in JSON body: name the points by `points` or by `filter`")
+        return by_filter(to_filter(chosen), *given)
+
+    return operation
+
+
+def _delete_vectors(body: Json, sizes: Sizes) -> edge.UpdateOperation:
+    names = parse(models.DeleteVectors, body).vector
+    if not names:
+        raise ApiError(422, "Validation error in JSON body: must specify vector names to delete")
+    if unknown := [name for name in names if name not in sizes]:
+        raise ApiError(400, f"Wrong input: Not existing vector name error: {unknown[0]}")
+    by_ids, by_filter = _OPERATION.delete_vectors, _OPERATION.delete_vectors_by_filter
+    return _on_points(models.DeleteVectors, by_ids, by_filter, "vector")(body, sizes)
 
 
 OPERATIONS: Final[dict[str, Operation]] = {
     "upsert": upsert,
-    "delete": _of_points(_OPERATION.delete_points, _OPERATION.delete_points_by_filter),
-    "set_payload": _with_payload(_OPERATION.set_payload, _OPERATION.set_payload_by_filter),
-    "overwrite_payload": _with_payload(_OPERATION.overwrite_payload, _OPERATION.overwrite_payload_by_filter),
-    "delete_payload": _delete_payload,
-    "clear_payload": _of_points(_OPERATION.clear_payload, _OPERATION.clear_payload_by_filter),
+    "delete": _on_points(None, _OPERATION.delete_points, _OPERATION.delete_points_by_filter),
+    "set_payload": _on_points(
+        models.SetPayload, _OPERATION.set_payload, _OPERATION.set_payload_by_filter, "payload", "key"
+    ),
+    "overwrite_payload": _on_points(
+        models.SetPayload, _OPERATION.overwrite_payload, _OPERATION.overwrite_payload_by_filter, "payload", "key"
+    ),
+    "delete_payload": _on_points(
+        models.DeletePayload, _OPERATION.delete_payload, _OPERATION.delete_payload_by_filter, "keys"
+    ),
+    "clear_payload": _on_points(None, _OPERATION.clear_payload, _OPERATION.clear_payload_by_filter),
     "update_vectors": update_vectors,
     "delete_vectors": _delete_vectors,
 }
