@@ -7,6 +7,7 @@ from qdrant_client import models
 
 from deploy.qdrant_edge.collection import Collection
 from deploy.qdrant_edge.conditions import to_filter
+from deploy.qdrant_edge.errors import edge_errors
 from deploy.qdrant_edge.requests import MAX_DEPTH, parse
 from tests.unit.deploy.qdrant_edge.conftest import refused
 
@@ -83,11 +84,18 @@ def test_filter_lets_through(shop: Collection, value: Any, expected: list[int]) 
         ({"must": [{"has_id": [-1]}]}, "point ID"),
         ({"must": [{"has_id": 3}]}, "has_id"),
         ({"min_should": {"conditions": []}}, "min_count"),
+        ({"min_should": {"conditions": [{"key": 3}], "min_count": 1}}, "key"),
+        ({"min_should": {"conditions": {}, "min_count": 1}}, "min_should.conditions"),
+        ({"must": [{"nested": {"key": "parts", "filter": {"must": [{"key": 3}]}}}]}, "key"),
+        ({"must": [{"nested": {"key": "parts", "filter": {}, "deep": 1}}]}, "nested.deep"),
+        ({"must": [{"key": "price", "range": {"gte": "5"}}]}, "date-time"),
+        ({"must": [{"key": "stock", "match": {"value": 2**63}}]}, "match"),
+        ({"must": [{"key": "stock", "match": {"any": [1, 2**63]}}]}, "match"),
     ],
 )  # fmt: skip
 def test_malformed_filter_is_refused_by_name(value: Any, names: str) -> None:
     """What is no filter is refused, and the refusal names the fault."""
-    with refused(400, match=names):
+    with refused(400, match=names), edge_errors():
         read(value)
 
 
@@ -119,6 +127,20 @@ def test_geographic_conditions_are_named_as_missing(kind: str, area: dict[str, A
     """What a server has and we have not is refused by name."""
     with refused(501, match=kind):
         read({"must": [{"key": "place", kind: area}]})
+
+
+@pytest.mark.parametrize(
+    ("condition", "names"),
+    [
+        ({"slice": {"total": 2, "index": 0}}, "slices"),
+        ({"key": "brand", "match": {"prefix": "A"}}, "prefix"),
+        ({"key": "brand", "match": {"substring": "A"}}, "substring"),
+    ],
+)
+def test_what_the_client_has_and_the_engine_lacks_is_refused(condition: dict[str, Any], names: str) -> None:
+    """A condition of a newer client, or one that needs a server, is refused by name instead of being left out."""
+    with refused(501, match=names):
+        read({"must": [condition]})
 
 
 def test_filter_nested_too_deeply_is_refused() -> None:

@@ -59,6 +59,8 @@ def test_metadata_is_merged_and_null_removes() -> None:
         ({"vectors": ONE_VECTOR, "strict_mode_config": {"enabled": True}}, 501, "strict_mode_config"),
         ({"vectors": {"m": {**DOT, "multivector_config": {"comparator": "max_sim"}}}}, 501, "multivector_config"),
         ({"vectors": {"m": {**DOT, "datatype": "uint8"}}}, 501, "data types"),
+        ({"vectors": {"m": {**DOT, "memory": "cold"}}}, 501, "memory"),
+        ({"vectors": ONE_VECTOR, "payload": {"memory": "cold"}}, 501, "payload"),
     ],
 )  # fmt: skip
 def test_wrong_collection_is_refused_by_name(body: Any, status: int, names: str) -> None:
@@ -90,6 +92,8 @@ def test_payload_index_comes_and_goes(collection: Collection, kind: str) -> None
         ("colour", 400),
         ({"type": "text", "tokenizer": "word"}, 501),
         ({"type": "float", "lookup": True}, 400),
+        ({"type": "keyword", "prefix": True}, 501),
+        ({"type": "keyword", "memory": "cold"}, 501),
         ({}, 400),
         (None, 400),
     ],

@@ -160,6 +160,8 @@ def test_malformed_point_refuses_the_request_whole(shop: Collection, fields: dic
         ("upsert", {"points": {}}, 400),
         ("upsert", {"points": [{"id": 1}]}, 400),
         ("upsert", {"batch": {"ids": [1, 2], "vectors": {"product": [[1, 2]]}}}, 422),
+        ("upsert", {"batch": {"ids": [1], "vectors": {"product": [[1, 2]]}, "colours": ["red"]}}, 400),
+        ("upsert", {"batch": {"ids": [1], "vectors": {"product": 3}}}, 400),
         ("upsert", {"points": []}, 400),
         ("upsert", {"batch": {"ids": [], "vectors": {}}}, 400),
         ("upsert", [], 400),

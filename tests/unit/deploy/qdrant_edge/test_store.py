@@ -8,6 +8,7 @@ import pytest
 from contracts.errors import DependencyDown, InvariantError
 from deploy.qdrant_edge import collection as collection_module
 from deploy.qdrant_edge.store import Store
+from service.files import PART_SUFFIX
 from tests.unit.deploy.qdrant_edge.conftest import CREATE, point, refused
 
 
@@ -62,9 +63,10 @@ def test_half_made_and_half_deleted_collections_are_cleared(tmp_path: Path) -> N
     """What a crash left unfinished is gone after the next start and hinders nothing."""
     for name in (".making-a", ".dropped-b"):
         (tmp_path / name / "shard").mkdir(parents=True)
+    (tmp_path / f".aliases.json.1{PART_SUFFIX}").touch()
     store = Store(tmp_path)
     assert store.names() == []
-    assert not [entry for entry in tmp_path.iterdir() if entry.is_dir()]
+    assert [entry.name for entry in tmp_path.iterdir()] == [".lock"]
     store.create("a", CREATE)
     store.close()
 
