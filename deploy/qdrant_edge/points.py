@@ -9,7 +9,7 @@ from qdrant_client import models
 
 from deploy.qdrant_edge.conditions import to_filter
 from deploy.qdrant_edge.errors import ApiError
-from deploy.qdrant_edge.requests import Json, Sizes, as_list, as_object, dense_vectors, parse, point_id
+from deploy.qdrant_edge.requests import MAX_DEPTH, Json, Sizes, as_list, as_object, dense_vectors, parse, point_id
 
 _MODES: Final = {
     models.UpdateMode.UPSERT: edge.UpdateMode.Upsert,
@@ -95,6 +95,9 @@ def _on_points(model: type[BaseModel] | None, by_ids: Build, by_filter: Build, *
         request = parse(model or by_name, body)
         ids, chosen = getattr(request, "points", None), getattr(request, "filter", None)
         given = [getattr(request, name) for name in arguments]
+        key = getattr(request, "key", None) or ""
+        if key.count(".") + key.count("[") > MAX_DEPTH:  # it would nest the payload deeper than Edge can read back
+            raise ApiError(400, f"Validation error in JSON body: `key` leads deeper than {MAX_DEPTH} levels")
         if ids:
             return by_ids([point_id(entry) for entry in ids], *given)
         if ids is not None:

@@ -168,6 +168,8 @@ def test_malformed_point_refuses_the_request_whole(shop: Collection, fields: dic
         ("delete", {}, 400),
         ("delete", {"points": []}, 400),
         ("set_payload", {"points": [], "payload": {"x": 1}}, 400),
+        ("set_payload", {"points": [1], "payload": {"x": 1}, "key": ".".join("a" * 200)}, 400),
+        ("overwrite_payload", {"points": [1], "payload": {"x": 1}, "key": "a" + "[0]" * 200}, 400),
         ("update_vectors", {"points": []}, 422),
         ("delete_vectors", {"points": [1], "vector": []}, 422),
         ("delete_vectors", {"points": [1], "vector": ["other"]}, 400),
