@@ -177,10 +177,8 @@ def _without_addresses(sent: dict[str, Any], form: Part, corrections: list[Corre
     corrections += [Correction.PERSONAL_FIELD] * len(personal)
     kept = {name: value for name, value in sent.items() if name not in personal}
     for name, value in kept.items():
-        if not isinstance(value, dict | list):
-            continue
-        read = vars(form).get(name)
-        if isinstance(read, Part):
+        read = vars(form).get(name) if isinstance(value, dict | list) else None
+        if isinstance(value, dict) and isinstance(read, Part):
             kept[name] = _without_addresses(value, read, corrections)
         elif isinstance(read, tuple) and any(one.model_extra for one in read):
             kept[name] = [_without_addresses(*both, corrections) for both in zip(value, read, strict=True)]

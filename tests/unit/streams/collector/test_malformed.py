@@ -90,6 +90,7 @@ def spoilt(item: dict[str, Any], random: Random) -> Any:
 
 
 def _containers(value: Any) -> list[Any]:
+    """Return every list and object inside a value, at any depth."""
     children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return [found for child in children if isinstance(child, dict | list) for found in (child, *_containers(child))]
 
@@ -121,6 +122,7 @@ def check(record: OutgoingRecord) -> None:
 
 
 def _nulls(value: Any) -> bool:
+    """Return whether any field is null."""
     parts = [value, *_containers(value)]
     return any(inner is None for part in parts if isinstance(part, dict) for inner in part.values())
 

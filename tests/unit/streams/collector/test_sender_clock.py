@@ -183,8 +183,8 @@ def test_an_event_that_names_no_time_comes_after_the_latest_list_that_it_can_mea
     """The list of a device may have moved half a minute further than the click did; one of no list moves exactly."""
     sent_at = NOW_MS - 95 * SECOND
     shown = taken(impression(event_time=sent_at - 100, sent_at=sent_at), NOW_MS)
-    named = {"type": "cart", "event_time": sent_at, "sent_at": sent_at}
-    put = {name: value for name, value in click(**named).items() if name != "search_time"}
+    put = click(type="cart", event_time=sent_at, sent_at=sent_at)
+    put.pop("search_time")
     assert shown["event_time"] == sent_at - 100 + 2 * MINUTE
     assert taken(put, NOW_MS)["event_time"] == sent_at + 2 * MINUTE
     put.pop("search_id")
