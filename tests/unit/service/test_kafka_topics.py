@@ -89,6 +89,7 @@ class ClusterInMemory:
         return {"topic": {resource.name: self._config(resource.name) for resource in asked}}
 
     def _config(self, name: str) -> dict[str, dict[str, str]]:
+        """Return what holds for one topic."""
         if name in self.hidden or name not in self.topics:
             return {}
         own = self.configs.get(name, {})
