@@ -10,6 +10,11 @@ import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
+from qdrant_client import models
+
+from deploy.qdrant_edge.queries import DEFAULT_LIMIT
+from deploy.qdrant_edge.requests import PointId
+
 Key = int | str
 """A group's value: Qdrant groups by strings and integers only."""
 
@@ -20,7 +25,7 @@ _PATH_PART: Final = re.compile(r'"([^"]*)"|([^."\[\]]+)|\[(\d*)\]')
 class Hit(NamedTuple):
     """One result with the group values its payload holds."""
 
-    point: int | str
+    point: PointId
     score: float
     keys: tuple[Key, ...]
 
@@ -36,7 +41,7 @@ class Page(NamedTuple):
     """
 
     limit: int
-    seen: Collection[int | str]
+    seen: Collection[PointId]
     full: Sequence[Key] = ()
     among: Sequence[Key] | None = None
 
@@ -81,7 +86,7 @@ class _Gathered:
     """The hits of all pages by group."""
 
     def __init__(self, groups: int, size: int, *, largest_first: bool) -> None:
-        self.seen: set[int | str] = set()
+        self.seen: set[PointId] = set()
         self._groups = groups
         self._size = size
         self._sign = -1 if largest_first else 1
@@ -147,3 +152,57 @@ def _entries(value: object, index: str) -> list[Any]:
     if not isinstance(value, list):
         return []
     return value[int(index) : int(index) + 1] if index else value
+
+
+def pages_of(
+    given: models.QueryGroupsRequest, search: Callable[[models.QueryRequest], Sequence[Any]], *, size: int
+) -> Find:
+    """Return what answers the pages of a group request by plain queries, shaped as a Qdrant server shapes them.
+
+    Args:
+        given: the group request.
+        search: answers a query.
+        size: of a group; prefetches fetch as many times more, so that enough is left after each step.
+    """
+    path = given.group_by
+    base = models.QueryRequest.model_construct(
+        query=given.query,
+        using=given.using,
+        prefetch=_enlarged(given.prefetch, size),
+        params=given.params,
+        score_threshold=given.score_threshold,
+        with_payload=[path.removesuffix("[]")],
+    )
+
+    def conditions(model: type[Any], name: str, keys: Sequence[Key]) -> list[models.Condition]:
+        kinds = ([key for key in keys if type(key) is str], [key for key in keys if type(key) is int])
+        return [models.FieldCondition(key=path, match=model(**{name: kind})) for kind in kinds if kind]
+
+    def find(page: Page) -> list[Hit]:
+        must: list[models.Condition] = conditions(models.MatchExcept, "except", page.full)
+        if given.filter is not None:
+            must.append(given.filter)
+        if page.among:
+            must.append(models.Filter(should=conditions(models.MatchAny, "any", page.among)))
+        # A point without the field is in no group.
+        missing = models.IsEmptyCondition(is_empty=models.PayloadField(key=path))
+        seen = models.HasIdCondition.model_construct(has_id=list(page.seen))
+        chosen = models.Filter.model_construct(must=must, must_not=[missing, seen])
+        query = base.model_copy(update={"limit": page.limit, "filter": chosen})
+        return [Hit(point.id, point.score, keys_at(point.payload, path)) for point in search(query)]
+
+    return find
+
+
+def _enlarged(given: list[models.Prefetch] | models.Prefetch | None, size: int) -> list[models.Prefetch]:
+    """Return prefetches with their limits multiplied."""
+    entries = given if isinstance(given, list) else [given] if given else []
+    return [
+        entry.model_copy(
+            update={
+                "limit": (DEFAULT_LIMIT if entry.limit is None else entry.limit) * size,
+                "prefetch": _enlarged(entry.prefetch, size),
+            }
+        )
+        for entry in entries
+    ]

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.qdrant_edge.grouping import Hit, Key, Page, best_groups, keys_at
+from deploy.qdrant_edge.groups import Hit, Key, Page, best_groups, keys_at
 
 keys = st.lists(st.sampled_from(["a", "b", "c", 1, 2]), max_size=2, unique=True).map(tuple)
 

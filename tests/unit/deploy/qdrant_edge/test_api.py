@@ -1,16 +1,22 @@
 """The HTTP side: forms of answers and refusals, health, the key."""
 
+import asyncio
 import io
+import itertools
+from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
 import pytest
 from prometheus_client import REGISTRY
 
-from deploy.qdrant_edge.app import MAX_BODY_BYTES, Api
+from contracts.telemetry import Process
+from deploy.qdrant_edge.api import MAX_BODY_BYTES, Api
 from deploy.qdrant_edge.store import Store
-from deploy.qdrant_edge.worker import Worker
-from tests.unit.deploy.qdrant_edge.conftest import CREATE, Http, point
+from deploy.qdrant_edge.worker import Kind, Worker
+from service.health import Health
+from tests.support.poll import eventually_async
+from tests.unit.deploy.qdrant_edge.conftest import CREATE, HeldWorker, Http, point, serving
 
 
 async def call(http: Http, method: str, path: str, body: Any = None) -> tuple[int, Any]:
@@ -103,15 +109,15 @@ async def test_health_and_metrics(http: Http) -> None:
 
 
 async def test_failing_disk_makes_it_not_ready(
-    http: Http, api: Api, worker: Worker, store: Store, monkeypatch: pytest.MonkeyPatch
+    http: Http, api: Api, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A flush that fails is a reason against readiness, with its cause, until one succeeds."""
     monkeypatch.setattr(store, "flush", _fail)
-    await worker.run(api.flush)
+    api.flush()
     answer = await http.get("/ready")
     assert (answer.status, "No space" in (await answer.text())) == (503, True)
     monkeypatch.undo()
-    await worker.run(api.flush)
+    api.flush()
     assert (await http.get("/ready")).status == 200
 
 
@@ -126,6 +132,76 @@ async def test_unforeseen_failure_is_answered(http: Http, store: Store, monkeypa
     status, answer = await call(http, "GET", "/collections")
     assert status == 500
     assert "No space" in answer["status"]["error"]
+
+
+@pytest.fixture
+def held() -> HeldWorker:
+    """A worker behind which all that a test asks for waits."""
+    return HeldWorker()
+
+
+@pytest.fixture
+async def held_http(store: Store, held: HeldWorker) -> AsyncIterator[Http]:
+    """A client of an application with that worker."""
+    async with serving(Api(store, held, Health(Process.QDRANT))) as client:
+        yield client
+
+
+async def some_wait(worker: Worker, kind: Kind) -> int:
+    """Return how many calls of a kind wait, beside the one that the application makes itself."""
+    return worker.waiting(kind) - 1
+
+
+async def test_overload_is_answered_at_once(held_http: Http, held: HeldWorker) -> None:
+    """When as many reads wait as may, the next is told when to come back; writes, health and the waiting go on."""
+    _, most_reads = Kind.READ.value
+    waiting = [asyncio.create_task(held.run(Kind.READ, lambda: True)) for _ in range(most_reads - 1)]
+    await eventually_async(lambda: some_wait(held, Kind.READ), what="reads wait")
+    answer = await held_http.get("/collections")
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+    assert "reads wait" in (await answer.json())["status"]["error"]
+    assert (await held_http.get("/ready")).status == 200
+    write = asyncio.create_task(call(held_http, "PUT", "/collections/a", CREATE))
+    await eventually_async(lambda: some_wait(held, Kind.WRITE), what="the write waits")
+    held.let_go.set()
+    assert await asyncio.gather(*waiting) == [True] * (most_reads - 1)
+    assert (await write)[0] == 200
+    assert (await held_http.get("/collections")).status == 200
+
+
+async def test_request_whose_time_is_over_is_not_begun(store: Store) -> None:
+    """The `timeout` of a request is how long it may wait; a write that waited longer was not done."""
+    seconds = itertools.count()
+    async with serving(Api(store, Worker(lambda: next(seconds)), Health(Process.QDRANT))) as http:
+        assert (await call(http, "PUT", "/collections/a?timeout=1", CREATE))[0] == 408
+        assert store.names() == []
+        assert (await call(http, "PUT", "/collections/a?timeout=9", CREATE))[0] == 200
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "1.5", "soon", "²"])
+async def test_impossible_timeout_is_refused(http: Http, given: str) -> None:
+    """A timeout is a whole number of seconds."""
+    status, answer = await call(http, "GET", f"/collections?timeout={given}")
+    assert (status, "timeout" in answer["status"]["error"]) == (400, True)
+
+
+async def test_client_that_goes_away_takes_its_request_along(held_http: Http, held: HeldWorker, store: Store) -> None:
+    """What nobody waits for any more is not begun, frees its place, and is counted."""
+    labels = {"route": "/collections/{name}", "code": "499"}
+    before = REGISTRY.get_sample_value("millrace_requests_total", labels) or 0
+    gone = asyncio.create_task(call(held_http, "PUT", "/collections/a", CREATE))
+    await eventually_async(lambda: some_wait(held, Kind.WRITE), what="the write waits")
+    gone.cancel()
+
+    async def taken_back() -> bool:
+        """Return whether the request is out of the queue and counted."""
+        after = REGISTRY.get_sample_value("millrace_requests_total", labels)
+        return after == before + 1 and not await some_wait(held, Kind.WRITE)
+
+    await eventually_async(taken_back)
+    held.let_go.set()
+    await held.run(Kind.WRITE, lambda: None)
+    assert store.names() == []
 
 
 @pytest.mark.parametrize(
