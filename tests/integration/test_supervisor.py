@@ -3,6 +3,7 @@
 Our own processes are stand-ins that start in no time; what is tested is how they are kept.
 """
 
+import errno
 import os
 import signal
 import socket
@@ -15,8 +16,7 @@ import psutil
 import pytest
 
 from contracts.errors import DependencyDown, UsageError
-from deploy.local import state
-from deploy.local.jars import REPOSITORY
+from deploy.local import REPOSITORY, state
 from deploy.local.processes import ProcessSpec
 from deploy.local.supervisor import LocalMillrace
 from service.settings import Settings
@@ -109,6 +109,43 @@ def test_a_killed_process_comes_back_and_a_stopped_one_stays_down(tmp_path: Path
         assert running.states()["redis"] == "ready"
 
 
+def test_a_full_disk_does_not_end_what_keeps_a_process_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If up.json cannot be written, a killed process still comes back, and the changes tell of the disk."""
+    details: list[str] = []
+
+    def refuse(_folder: Path, _processes: object) -> None:
+        """Write as a full disk lets."""
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with LocalMillrace(
+        data_dir=tmp_path,
+        table=table(COLLECTOR),
+        on_progress=lambda name, change, detail: details.append(detail),
+        environ={},
+        processes=["collector"],
+    ) as running:
+        monkeypatch.setattr("deploy.local.supervisor.write_state", refuse)
+        first = running.kill("collector")
+        eventually(lambda: running.pids.get("collector") not in {None, first})
+        running.wait_ready("collector")
+        assert "cannot write up.json: No space left on device" in details
+
+
+def test_a_listener_that_is_gone_does_not_end_what_keeps_a_process_running(tmp_path: Path) -> None:
+    """If whoever read the progress closed the pipe, everything still starts and comes back."""
+
+    def tell(_name: str, _change: str, _detail: str) -> None:
+        """Write to a pipe that nobody reads."""
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    with LocalMillrace(
+        data_dir=tmp_path, table=table(COLLECTOR), on_progress=tell, environ={}, processes=["collector"]
+    ) as running:
+        first = running.kill("collector")
+        eventually(lambda: running.pids.get("collector") not in {None, first})
+        running.wait_ready("collector")
+
+
 def test_a_server_of_the_settings_is_used_and_not_started(tmp_path: Path, redis_url: str) -> None:
     """With Redis named in the settings none is started, and children are given that one."""
     with LocalMillrace(
@@ -137,11 +174,11 @@ def test_a_server_of_the_settings_that_is_not_there_is_one_clear_line(tmp_path: 
         ("tests.support.dummies.never_ready", DependencyDown, "no disk left", "buy one"),
     ],
 )
-def test_a_process_that_does_not_start_ends_everything_with_its_own_words(
+def test_a_process_that_does_not_start_ends_everything_with_its_own_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, error: type[Exception], message: str, fix: str
 ) -> None:
-    """The exit code and the last words of the process become the error of the start, and nothing is left running."""
-    monkeypatch.setattr("deploy.local.child.FIRST_PAUSE_S", 0.01)
+    """The exit code and the last logged error of the process become the error of the start; nothing is left running."""
+    monkeypatch.setattr("deploy.local.supervised_process.FIRST_PAUSE_S", 0.01)
     failing = table(ProcessSpec("collector", module, needs=("redis",)))
     supervisor = LocalMillrace(data_dir=tmp_path, table=failing, environ={}, processes=["collector"])
     with pytest.raises(error, match=message) as raised:
