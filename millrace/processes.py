@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from contracts.errors import DependencyDown, MillraceError, UsageError
-from deploy.local.processes import KAFKA, REDIS, TABLE, base_name, http_problem, with_own_modules
+from deploy.local.processes import KAFKA, REDIS, TABLE, base_name, child_environ, http_problem
 from deploy.local.servers import kafka_problem, redis_problem
 from deploy.local.state import LOG_FOLDER, ProcessState, UpState, holder_pid, load_running_settings, read_state
 from deploy.local.supervised_process import State, last_logged_error, read_tail
@@ -132,7 +132,7 @@ def _spawn(overrides: Mapping[str, Any], processes: Sequence[str] | None, broker
     if processes is not None:
         argv += ["--processes", ",".join(processes)]
     given = {env_name(name): str(value) for name, value in overrides.items() if value is not None}
-    environ = {**with_own_modules(os.environ), **given}
+    environ = {**child_environ(os.environ), **given}
     redirected = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),

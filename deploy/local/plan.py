@@ -22,12 +22,13 @@ from deploy.local.processes import (
     SERVERS,
     Table,
     base_name,
+    child_environ,
     http_problem,
     http_url,
     port_of,
-    with_own_modules,
 )
 from deploy.local.servers import (
+    JAVA_LOCALE,
     KafkaNode,
     bootstrap_servers,
     broker_argv,
@@ -209,7 +210,7 @@ def _kafka_commands(plan: Plan) -> list[ProcessCommand]:
         ProcessCommand(
             name=name,
             argv=broker_argv(node, brokers=brokers, java=java),
-            environ=_outer_environ(),
+            environ={**_outer_environ(), **JAVA_LOCALE},
             log_path=plan.log_path(name),
             probe=_kafka_probe(plan.settings, node, brokers),
             port=node.port,
@@ -268,4 +269,4 @@ def _worker_id(plan: Plan, name: str) -> str:
 def _outer_environ() -> dict[str, str]:
     """Take this environment without our settings: a child is given those in force."""
     outer = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
-    return {**with_own_modules(outer), "PYTHONUNBUFFERED": "1"}
+    return {**child_environ(outer), "PYTHONUNBUFFERED": "1"}

@@ -23,6 +23,7 @@ REDIS: Final = Process.REDIS.value
 QDRANT: Final = Process.QDRANT.value
 READY_TIMEOUT_S: Final = 2.0
 LONGEST_REASONS: Final = 300
+LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +117,22 @@ def level(name: str, table: Table = TABLE) -> int:
     return 1 + max((level(need, table) for need in spec.needs), default=-1)
 
 
-def with_own_modules(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment in which Python finds our own modules under our names, whatever the working folder."""
+def past_proxies(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that exempt this machine from the proxies that an environment names.
+
+    >>> past_proxies({"NO_PROXY": "a.example"})["no_proxy"]
+    'a.example,127.0.0.1,localhost,::1'
+    """
+    hosts = [host.strip() for host in environ.get("no_proxy", environ.get("NO_PROXY", "")).split(",") if host.strip()]
+    if "*" not in hosts:
+        hosts += [host for host in LOOPBACK if host not in hosts]
+    return dict.fromkeys(("NO_PROXY", "no_proxy"), ",".join(hosts))
+
+
+def child_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment for what we start: our modules are found from any folder, and no proxy is asked for us."""
     paths = [str(REPOSITORY), *filter(None, [environ.get("PYTHONPATH")])]
-    return {**environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
+    return {**environ, **past_proxies(environ), "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
 
 
 def probe_host(host: str) -> str:

@@ -6,6 +6,7 @@ Kafka does not.
 """
 
 import base64
+import os
 import shutil
 import subprocess
 import uuid
@@ -22,6 +23,8 @@ from service.redis import redis_check, redis_client
 from service.settings import Settings
 
 HEAP_MB: Final = {1: 512, 3: 384}
+JAVA_LOCALE: Final = {"LC_ALL": "C.UTF-8"}
+"""Without an encoding of the system, as in a container, a JVM opens no path that has letters beyond ASCII."""
 PROBE_S: Final = 3.0
 LOGGED: Final = ("kafka.server.KafkaRaftServer", "org.apache.kafka.common.utils.AppInfoParser")
 REDIS_MEMORY_MB: Final = 256
@@ -144,7 +147,8 @@ def format_arguments(node: KafkaNode, cluster_id: str) -> list[str]:
 def _format(node: KafkaNode, cluster_id: str, *, java: str) -> None:
     options = ["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", *_java_options()]
     command = [java, *options, *format_arguments(node, cluster_id)]
-    done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL)
+    environ = {**os.environ, **JAVA_LOCALE}
+    done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL, env=environ)
     if done.returncode != 0:
         cause = last_kafka_error((done.stdout + done.stderr).decode("utf-8", "replace"))
         fix = "read its log, and see that the disk is not full and the folder writable"

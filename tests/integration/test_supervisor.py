@@ -256,15 +256,16 @@ def test_however_the_supervisor_ends_nothing_it_started_lives_on(
 
 
 @pytest.mark.kafka
-def test_kafka_keeps_its_records_from_one_up_to_the_next(tmp_path: Path) -> None:
-    """What was acknowledged before a stop is there after the next start, whatever the port."""
+def test_kafka_keeps_its_records_from_one_up_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was acknowledged before a stop is there after the next start, whatever port, locale and letters in paths."""
+    monkeypatch.setenv("LC_ALL", "C")
     from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
     from service.kafka import consumer_config, ensure_topics, producer_config
 
     def run(work: Callable[[Settings], None]) -> None:
         """Do something with Kafka between a start and a stop."""
-        with LocalMillrace({"partitions": 1}, data_dir=tmp_path, environ={}, processes=["kafka"]) as running:
+        with LocalMillrace({"partitions": 1}, data_dir=tmp_path / "été", environ={}, processes=["kafka"]) as running:
             ensure_topics(running.settings)
             work(running.settings)
 

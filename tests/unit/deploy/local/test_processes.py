@@ -3,16 +3,28 @@
 import http.server
 import importlib.util
 import itertools
+import os
 import socket
 import threading
+import urllib.request
 from collections.abc import Iterator
 
+import httpx
 import pytest
 from typing_extensions import override
 
 from contracts.errors import UsageError
 from contracts.telemetry import DEFAULT_PORTS, Process
-from deploy.local.processes import PROCESSES, TABLE, ProcessSpec, http_problem, level, probe_host, resolve
+from deploy.local.processes import (
+    PROCESSES,
+    TABLE,
+    ProcessSpec,
+    child_environ,
+    http_problem,
+    level,
+    probe_host,
+    resolve,
+)
 
 ANSWERS = {
     "/ready": (200, b'{"ready": true, "reasons": []}'),
@@ -142,7 +154,23 @@ def test_a_process_that_is_not_there_does_not_answer() -> None:
     assert http_problem(f"http://127.0.0.1:{port}/ready") == "does not answer (Connection refused)"
 
 
+@pytest.mark.parametrize("given", [{}, {"no_proxy": "a.example"}, {"NO_PROXY": "*"}, {"no_proxy": "localhost, ::1"}])
+def test_what_is_started_here_asks_no_proxy_for_this_machine(
+    url: str, monkeypatch: pytest.MonkeyPatch, given: dict[str, str]
+) -> None:
+    """With the variables of `child_environ` every client reaches loopback, and what the shell exempts stays exempt."""
+    for name, value in child_environ({"http_proxy": "http://127.0.0.1:1", **given}).items():
+        monkeypatch.setenv(name, value)
+    assert httpx.get(f"{url}/ready").status_code == 200
+    with urllib.request.urlopen(f"{url}/ready") as answer:  # noqa: S310 - the address is the test's own
+        assert answer.status == 200
+    exempt = {host.strip() for value in given.values() for host in value.split(",")}
+    assert exempt <= set(os.environ["NO_PROXY"].split(","))
+
+
 def test_a_proxy_of_the_shell_is_not_asked(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Readiness is a matter of this machine, whatever proxy the environment names."""
+    monkeypatch.delenv("NO_PROXY")
+    monkeypatch.delenv("no_proxy")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     assert http_problem(f"{url}/ready") is None
