@@ -53,7 +53,7 @@ def test_packages_are_installed_again_when_a_lock_changes(layout: Layout) -> Non
 
 
 def test_a_failed_command_is_one_line_with_what_it_said(layout: Layout) -> None:
-    """The message names the command and its last words, and it was tried twice."""
+    """The message names the command and what it said last, and it was tried twice."""
     script = "import sys; print('registry is away'); sys.exit(1)"
     with pytest.raises(SetupError, match="registry is away") as raised:
         Installer(layout).run([sys.executable, "-c", script])
