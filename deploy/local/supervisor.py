@@ -145,7 +145,7 @@ class LocalMillrace:
             )
             for command in process_commands(self._plan)
         }
-        self._states = {name: process.state for name, process in self._processes.items()}
+        self._states = dict.fromkeys(self._processes, State.WAITING)
         write_env(folder, self.env)
         self._start_in_order()
 
