@@ -17,7 +17,10 @@ from service.kafka import ensure_topics
 from service.settings import ENV_PREFIX, Settings, load_settings
 from tests.support.servers import running_server
 
-hypothesis.settings.register_profile("millrace", deadline=None)  # a slow machine is no failure
+# A slow machine is no failure, and neither what earlier runs left nor a checkout that cannot be written matters.
+hypothesis.settings.register_profile(
+    "millrace", deadline=None, database=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("millrace")
 
 SettingsFactory = Callable[..., Settings]
