@@ -91,7 +91,7 @@ METRICS_OF: Final[dict[Process, tuple[MetricWrapperBase, ...]]] = {
         DEPENDENCY_UP,
     ),
     Process.QDRANT: (REQUESTS, REQUEST_SECONDS, INDEX_POINTS),
-    Process.PAGE: (LAG_RECORDS, LEDGER_BALANCE, LEDGER, DEPENDENCY_UP),
+    Process.PAGE: (REQUESTS, REQUEST_SECONDS, LAG_RECORDS, LEDGER_BALANCE, LEDGER, DEPENDENCY_UP),
 }  # fmt: skip
 """What each process feeds, and therefore exposes."""
 

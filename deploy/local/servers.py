@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -95,8 +95,13 @@ def kafka_properties(node: KafkaNode, nodes: Sequence[KafkaNode]) -> dict[str, s
     }
 
 
-def prepare_kafka(nodes: Sequence[KafkaNode], *, java: str) -> None:
+def prepare_kafka(nodes: Sequence[KafkaNode], *, java: str, extra: Mapping[str, str] | None = None) -> None:
     """Write each node's configuration, and format the data folders that are new.
+
+    Args:
+        nodes: of the cluster.
+        java: the command.
+        extra: properties besides those of every node, or in their place.
 
     Raises:
         UsageError: the data belong to a cluster of another size, or Kafka cannot hold the path.
@@ -107,8 +112,9 @@ def prepare_kafka(nodes: Sequence[KafkaNode], *, java: str) -> None:
         if "," in str(node.folder):
             raise UsageError(f"Kafka allows no comma in a path: {node.folder}", fix="choose another MILLRACE_DATA_DIR")
         node.folder.mkdir(parents=True, exist_ok=True)
-        rows = (f"{name}={_escaped(value)}\n" for name, value in kafka_properties(node, nodes).items())
-        write_atomically(node.config_path, "".join(rows).encode("ascii"))
+        rows = {**kafka_properties(node, nodes), **(extra or {})}.items()
+        text = "".join(f"{name}={_escaped(value)}\n" for name, value in rows)
+        write_atomically(node.config_path, text.encode("ascii"))
         if not (node.data_path / "meta.properties").exists():
             _format(node, _cluster_id(node.folder.parent), java=java)
 

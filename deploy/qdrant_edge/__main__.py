@@ -13,7 +13,8 @@ from contracts.telemetry import Process
 from deploy.qdrant_edge.app import Api
 from deploy.qdrant_edge.store import Store
 from deploy.qdrant_edge.worker import Worker
-from service.health import Health, bind_socket
+from service.health import Health
+from service.http_server import bind_socket
 from service.logging import get_logger
 from service.process import Shutdown, run
 from service.settings import Settings

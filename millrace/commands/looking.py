@@ -13,9 +13,12 @@ from millrace.output import Json, messages, out, print_json
 
 if TYPE_CHECKING:
     from millrace.doctor import Check
+    from millrace.watch.facts import KafkaFacts
     from millrace.watch.observer import Observer
 
 CATCH_UP_S = 30.0
+KAFKA_WAIT_S = 3.0
+"""How long a question waits for Kafka: most are asked when something is down."""
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 T = TypeVar("T")
@@ -32,9 +35,26 @@ def observe(question: Callable[["Observer"], T]) -> T:
 
     settings = load_running_settings()
     settings.require("kafka_bootstrap")
-    with Observer(settings) as observer:
+    with Observer(settings.model_copy(update={"dependency_wait_s": KAFKA_WAIT_S})) as observer:
         observer.wait_caught_up(CATCH_UP_S)
         return question(observer)
+
+
+def tell_unknown(facts: "KafkaFacts", parts: Sequence[str] = ()) -> None:
+    """Say what is not known and why, and raise the first reason: what was printed is not the whole.
+
+    Args:
+        facts: what was seen.
+        parts: those that were asked for; all of them if empty.
+
+    Raises:
+        MillraceError: a part is not known; its exit code is 4 if a dependency is down.
+    """
+    told = {part: error for part, error in facts.unknown.items() if not parts or part in parts}
+    for part, error in told.items():
+        messages().print(f"{part} not known: {error.message}", markup=False)
+    for error in told.values():
+        raise error
 
 
 def lag(json: Json = False) -> None:
@@ -42,10 +62,12 @@ def lag(json: Json = False) -> None:
 
     Example: millrace lag --json
     """
-    from millrace.watch.lag import lag_report
+    from millrace.watch.ledger import lag_report, unknown_report
 
-    report = observe(lambda observer: lag_report(observer.look()))
-    print_json(report) if json else out().print(lag_table(report))
+    facts = observe(lambda observer: observer.look())
+    report = lag_report(facts)
+    print_json({**report, "unknown": unknown_report(facts)}) if json else out().print(lag_table(report))
+    tell_unknown(facts)
 
 
 def lag_table(report: Mapping[str, Any]) -> Table:
@@ -68,16 +90,18 @@ def ledger(json: Json = False) -> None:
 
     Example: millrace ledger
     """
-    from millrace.watch.ledger import ledger_report
+    from millrace.watch.ledger import ledger_report, unknown_report
 
-    report = observe(lambda observer: ledger_report(observer.look()))
-    print_json(report) if json else out().print(ledger_table(report))
-    unbalanced = [name for name, terms in report.items() if terms["balance"] != 0]
+    facts = observe(lambda observer: observer.look())
+    report = ledger_report(facts)
+    print_json({**report, "unknown": unknown_report(facts)}) if json else out().print(ledger_table(report))
+    unbalanced = [name for name, terms in report.items() if terms["balance"]]
     if unbalanced:
         raise CheckFailed(
             f"the ledger of {' and '.join(unbalanced)} does not balance",
             fix="compare the terms with the logs of `streams` and `indexer`; report it with both",
         )
+    tell_unknown(facts)
 
 
 def ledger_table(report: Mapping[str, Any]) -> Table:
@@ -87,7 +111,8 @@ def ledger_table(report: Mapping[str, Any]) -> Table:
         for term, value in terms.items():
             reasons = value if isinstance(value, Mapping) else {}
             total = sum(reasons.values()) if isinstance(value, Mapping) else value
-            table.add_row(name, term.replace("_", " "), f"{total:,}", end_section=term == "balance")
+            figure = "not known" if total is None else f"{total:,}"
+            table.add_row(name, term.replace("_", " "), figure, end_section=term == "balance")
             for reason, count in reasons.items():
                 table.add_row(name, f"  {reason.replace('_', ' ')}", f"{count:,}")
     return table
@@ -98,8 +123,7 @@ def freshness(json: Json = False) -> None:
 
     Example: millrace freshness --json
     """
-    from millrace.watch.freshness import freshness_report
-    from millrace.watch.scrape import look_at_processes, scrape_targets
+    from millrace.watch.scrape import freshness_report, look_at_processes, scrape_targets
 
     views = look_at_processes(scrape_targets(load_running_settings()))
     if not views:
@@ -107,9 +131,10 @@ def freshness(json: Json = False) -> None:
             "it is not known where the processes run",
             fix="start everything with `millrace up`, or set MILLRACE_SCRAPE=search=http://host:port,...",
         )
-    for name in [name for name, view in views.items() if view.ready is None]:
-        messages().print(f"{name} does not answer; what it measured is missing", markup=False)
-    report = freshness_report(view.metrics for view in views.values())
+    for name, view in views.items():
+        if view.problem:
+            messages().print(f"{name} {view.problem}; what it measured is missing", markup=False)
+    report = freshness_report(views.values())
     print_json(report) if json else out().print(freshness_table(report))
 
 
@@ -154,8 +179,11 @@ def releases_ls(json: Json = False) -> None:
 
     Example: millrace releases ls
     """
-    report = observe(lambda observer: observer.releases.report())
+    from contracts.topics import MODELS
+
+    facts, report = observe(lambda observer: (observer.look(), observer.releases.report()))
     print_json(report) if json else out().print(releases_table(report))
+    tell_unknown(facts, [MODELS])
 
 
 def releases_table(report: Mapping[str, Any]) -> Table:

@@ -2,20 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from contracts.errors import DependencyDown, UsageError
+from contracts.errors import MillraceError, UsageError
+from contracts.telemetry import Process
 from deploy.local.state import load_running_settings
-from millrace.commands.looking import CATCH_UP_S
+from millrace.commands.looking import CATCH_UP_S, KAFKA_WAIT_S
 from millrace.output import Json, messages, out, print_json
 from service.settings import Settings
-
-KAFKA_WAIT_S: Final = 3.0
-"""How long `status` waits for Kafka: it is asked most when something is down."""
 
 
 def _progress(name: str, state: str, detail: str) -> None:
@@ -82,43 +80,44 @@ def _summary(report: Mapping[str, Any]) -> list[str]:
     if serving := report["releases"].get("serving"):
         releases = f"query release {serving['query_release']}, product release {serving['product_release']}"
         lines.append(f"in force: {releases}")
-    lines += [f"lag of {group}: {totals['records']:,} records" for group, totals in report["lag"].items()]
+    for group, totals in report["lag"].items():
+        records = totals["records"]
+        lines.append(f"lag of {group}: " + ("not known" if records is None else f"{records:,} records"))
     for path, row in report["freshness_s"].items():
         if row["p50"] is not None:
             lines.append(f"{path.replace('_', ' ')}: p50 {row['p50']:.1f} s, p99 {row['p99']:.1f} s")
+    lines += [f"{part} not known: {reason}" for part, reason in report["unknown"].items()]
     return lines
 
 
 def status_report() -> dict[str, Any]:
-    """Gather `status` as stable JSON; what cannot be read because nothing runs is empty, not an error."""
+    """Return `status` as stable JSON; what cannot be told is empty or None, with its reason, and no error."""
     from millrace import processes
-    from millrace.watch.freshness import freshness_report
-    from millrace.watch.scrape import look_at_processes, scrape_targets
-    from millrace.watch.snapshot import status_freshness
+    from millrace.watch.observer import status_freshness
+    from millrace.watch.scrape import freshness_report, look_at_processes, scrape_targets
 
     report = processes.status()
     settings = load_running_settings()
     views = look_at_processes(scrape_targets(settings))
-    fresh = status_freshness(freshness_report(view.metrics for view in views.values()))
-    return {**report, **_seen_in_kafka(settings), "freshness_s": fresh}
+    return {**report, **_seen_in_kafka(settings), "freshness_s": status_freshness(freshness_report(views.values()))}
 
 
 def _seen_in_kafka(settings: Settings) -> dict[str, Any]:
-    """The releases in force and the lag; empty, with a word on stderr, if Kafka does not answer."""
-    from millrace.watch.lag import lag_report
+    """Return the releases in force, the lag, and what of both is not known."""
+    from millrace.watch.ledger import lag_report, unknown_report
     from millrace.watch.observer import Observer
 
     if settings.kafka_bootstrap is None:
-        return {"releases": {}, "lag": {}}
+        return {"releases": {}, "lag": {}, "unknown": {}}
     try:
         with Observer(settings.model_copy(update={"dependency_wait_s": KAFKA_WAIT_S})) as observer:
             observer.wait_caught_up(CATCH_UP_S)
-            lag = lag_report(observer.look())["groups"]
+            facts = observer.look()
             serving = observer.releases.serving
-    except DependencyDown as error:
-        messages().print(f"releases and lag are not known: {error.message}", markup=False)
-        return {"releases": {}, "lag": {}}
-    return {"releases": {"serving": serving.model_dump(mode="json") if serving else None}, "lag": lag}
+    except MillraceError as error:
+        return {"releases": {}, "lag": {}, "unknown": {Process.KAFKA.value: error.message}}
+    in_force = {"serving": serving.model_dump(mode="json") if serving else None}
+    return {"releases": in_force, "lag": lag_report(facts)["groups"], "unknown": unknown_report(facts)}
 
 
 def schema_export(

@@ -21,13 +21,13 @@ import orjson
 from aiokafka import AIOKafkaProducer
 
 from contracts.errors import MillraceError
-from contracts.topics import SEARCH_EVENTS, TOPICS
+from contracts.topics import SEARCH_EVENTS, TOPICS, partition_for
 from deploy.local.supervisor import LocalMillrace
 from service.clock import epoch_ms
 from service.kafka import admin, ensure_topics
 from service.settings import Settings
 from streams.transport.app import producer_arguments
-from streams.transport.output import Output, OutRecord, partition_for
+from streams.transport.output import Output, OutRecord
 
 GOAL: Final = 0.95
 ROUNDS: Final = 5

@@ -6,7 +6,7 @@ from typing import Any, Final
 import httpx
 
 from contracts.errors import DependencyDown
-from contracts.search import SearchAnswer
+from contracts.http import SearchAnswer
 from simulator.evaluation import QueryScore, by_class, choose_examples, comparison, difference, means, score
 from simulator.shop.posting import USER_AGENT
 from simulator.shop.world import Query, Split, World

@@ -170,8 +170,8 @@ class Demo:
         await asyncio.to_thread(observer.wait_caught_up, 30.0)
         while True:
             report = ledger_report(await asyncio.to_thread(observer.look))
-            pending = report["events"]["pending"] + report["searches"]["pending"]
-            if pending == 0 or time.monotonic() > deadline:
+            pending = [report[ledger]["pending"] for ledger in ("events", "searches")]
+            if pending == [0, 0] or time.monotonic() > deadline:
                 return report
             await asyncio.sleep(POLL_S)
 

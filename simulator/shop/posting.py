@@ -13,7 +13,7 @@ from typing import Any, Final
 import httpx
 
 from contracts.errors import CheckFailed
-from contracts.intake import IntakeAnswer
+from contracts.http import IntakeAnswer
 from simulator.shop.world import ProductMessage
 
 Item = dict[str, Any]

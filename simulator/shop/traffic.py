@@ -14,7 +14,7 @@ from typing import Final
 
 import httpx
 
-from contracts.search import SearchAnswer
+from contracts.http import SearchAnswer
 from service.clock import epoch_ms
 from simulator.shop.posting import USER_AGENT, Delivery, Poster
 from simulator.shop.shoppers import Action, ShopperOptions, Shoppers, Visit

@@ -14,29 +14,26 @@ search sees it; the lines of one order share its `event_id`, numbered `#0`, `#1`
 A record is the item as it came, unknown fields included, with what this module adds.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Final
 
-import orjson
-
 from contracts import wire
-from contracts.base import SCHEMA_VERSION, YEAR_2000_MS
+from contracts.base import MAX_ID_CHARS, SCHEMA_VERSION, YEAR_2000_MS
 from contracts.catalog import CATALOG_CHANGE
 from contracts.errors import ContractError, MalformedMessage
 from contracts.events import FUTURE_TOLERANCE_MS, SHOP_EVENT
-from contracts.intake import IntakeReason
+from contracts.http import IntakeAnswer, IntakeReason, ItemResult
 from contracts.pairs import CURATED_PAIR
 from contracts.topics import CATALOG, CURATED_PAIRS, SEARCH_EVENTS
 from service.people import person_id
-from streams.collector.decisions import Accepted, OutgoingRecord, Rejected
 
 CLOCK_TOLERANCE_MS: Final = 1_000
 """A smaller difference between the clocks is the way of the request, not an error."""
 MAX_DEPTH: Final = 16
 MAX_RECORD_BYTES: Final = 900_000
 """Below the topics' `max.message.bytes` with room for Kafka's envelope."""
-MAX_ID_LENGTH: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +53,51 @@ class Facts:
     untracked: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class OutgoingRecord:
+    """One Kafka record; `topic` is without the deployment's prefix."""
+
+    topic: str
+    key: bytes
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The item may go to Kafka."""
+
+    item_id: str | None
+    kind: str
+    records: tuple[OutgoingRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """The item went to Kafka before."""
+
+    item_id: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The item is refused; the reason is stable, the message is for people."""
+
+    item_id: str | None
+    reason: str
+    message: str
+    field: str | None = None
+
+
+Decision = Accepted | Duplicate | Rejected
+
+
 Decide = Callable[[Any, Facts], Accepted | Rejected]
 
 
 def decide_event(event: Any, facts: Facts) -> Accepted | Rejected:
     """Decide about one shop event."""
-    item_id = _id_of(event, "event_id", limit=MAX_ID_LENGTH)
+    item_id = _id_of(event, "event_id")
     try:
         _refuse_bot(facts)
         _refuse_depth(event)
@@ -74,7 +110,7 @@ def decide_event(event: Any, facts: Facts) -> Accepted | Rejected:
 
 def decide_product(product: Any, _facts: Facts) -> Accepted | Rejected:
     """Decide about one product or deletion; which version wins is the index's question, not ours."""
-    item_id = _id_of(product, "product_id", limit=256)
+    item_id = _id_of(product, "product_id")
     try:
         _refuse_depth(product)
         change = wire.validate(product, CATALOG_CHANGE)
@@ -85,7 +121,7 @@ def decide_product(product: Any, _facts: Facts) -> Accepted | Rejected:
 
 def decide_pair(pair: Any, _facts: Facts) -> Accepted | Rejected:
     """Decide about one curated pair."""
-    item_id = _id_of(pair, "pair_id", limit=MAX_ID_LENGTH)
+    item_id = _id_of(pair, "pair_id")
     try:
         _refuse_depth(pair)
         curated = wire.validate(pair, CURATED_PAIR)
@@ -94,10 +130,10 @@ def decide_pair(pair: Any, _facts: Facts) -> Accepted | Rejected:
         return Rejected(item_id, error.reason, str(error), error.field)
 
 
-def _id_of(part: Any, name: str, *, limit: int) -> str | None:
+def _id_of(part: Any, name: str) -> str | None:
     """Return an item's id, or None where it has none that could be repeated in the answer."""
     value = part.get(name) if isinstance(part, dict) else None
-    return value if isinstance(value, str) and 0 < len(value) <= limit else None
+    return value if isinstance(value, str) and 0 < len(value) <= MAX_ID_CHARS and wire.is_unicode(value) else None
 
 
 def _refuse_bot(facts: Facts) -> None:
@@ -168,9 +204,11 @@ def _times(event: dict[str, Any]) -> Iterator[tuple[str, int | None]]:
 
 def _protect_person(event: dict[str, Any], facts: Facts) -> None:
     """Replace the person's ids by their HMAC, or drop them where the person did not agree."""
-    if event.get("consent") == "denied" or facts.untracked:
+    denied = event.get("consent") == "denied"
+    if denied or facts.untracked:
         if event.get("session_id") is None:
-            message = "session_id: required where consent is denied, because client_id is dropped then"
+            cause = "consent is denied" if denied else "the browser sends `Sec-GPC: 1`"
+            message = f"session_id: required if {cause}, because client_id is dropped then"
             raise MalformedMessage("missing", message, field="session_id")
         event.pop("client_id", None)
         event.pop("user_id", None)
@@ -188,7 +226,7 @@ def _event_records(event: dict[str, Any]) -> Iterator[OutgoingRecord]:
     lines = event["items"]
     for number, line in enumerate(lines):
         event_id = event["event_id"] if len(lines) == 1 else f"{event['event_id']}#{number}"
-        if len(event_id) > MAX_ID_LENGTH:
+        if len(event_id) > MAX_ID_CHARS:
             message = f"event_id: too long to number the {len(lines)} lines of the order"
             raise MalformedMessage("too_long", message, field="event_id")
         yield _record(SEARCH_EVENTS, line.get("search_id") or someone, {**event, "event_id": event_id, "items": [line]})
@@ -196,8 +234,55 @@ def _event_records(event: dict[str, Any]) -> Iterator[OutgoingRecord]:
 
 def _record(topic: str, key: Any, message: dict[str, Any]) -> OutgoingRecord:
     """Return one record, refused where Kafka would refuse it."""
-    value = orjson.dumps(message)
+    value = wire.dump(message)
     if len(value) > MAX_RECORD_BYTES:
         text = f"{len(value)} bytes as a record, more than the {MAX_RECORD_BYTES} that its topic takes"
         raise MalformedMessage(IntakeReason.TOO_LARGE, text)
     return OutgoingRecord(topic, str(key).encode(), value)
+
+
+def set_aside_duplicates(decisions: Iterable[Accepted | Rejected], seen: AbstractSet[str]) -> list[Decision]:
+    """Return the decisions with repeats marked: of `seen` ids, and of ids that come twice in the request.
+
+    Args:
+        decisions: in the order of the request.
+        seen: ids that Kafka acknowledged before.
+    """
+    known = set(seen)
+    marked: list[Decision] = []
+    for decision in decisions:
+        if isinstance(decision, Rejected) or decision.item_id is None:
+            marked.append(decision)
+        elif decision.item_id in known:
+            marked.append(Duplicate(decision.item_id, decision.kind))
+        else:
+            known.add(decision.item_id)
+            marked.append(decision)
+    return marked
+
+
+def accepted_of(decisions: Iterable[Decision]) -> list[Accepted]:
+    """Return the accepted ones, in order."""
+    return [decision for decision in decisions if isinstance(decision, Accepted)]
+
+
+def answer(decisions: Sequence[Decision]) -> IntakeAnswer:
+    """Return the answer to a request whose accepted items Kafka has acknowledged."""
+    results = [_result(decision) for decision in decisions]
+    statuses = [result.status for result in results]
+    return IntakeAnswer(
+        accepted=statuses.count("accepted"),
+        rejected=statuses.count("rejected"),
+        duplicate=statuses.count("duplicate"),
+        results=results,
+    )
+
+
+def _result(decision: Decision) -> ItemResult:
+    match decision:
+        case Accepted(item_id=item_id):
+            return ItemResult(event_id=item_id, status="accepted")
+        case Duplicate(item_id=item_id):
+            return ItemResult(event_id=item_id, status="duplicate")
+        case Rejected(item_id=item_id, reason=reason, message=message, field=field):
+            return ItemResult(event_id=item_id, status="rejected", reason=reason, field=field, message=message)

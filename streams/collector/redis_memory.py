@@ -17,8 +17,8 @@ from redis.exceptions import RedisError
 
 from contracts.telemetry import Process
 from service import metrics
-from service.logging import get_logger
-from streams.collector.ports import Recollection
+from service.dependency import Dependency
+from streams.collector.web import Recollection
 
 SEEN_S: Final = 86_400
 WINDOW_KEPT_S: Final = 60
@@ -41,13 +41,13 @@ class RedisMemory:
         self._client = client
         self._prefix = f"{prefix}millrace:collector:"
         self._monotonic_s = monotonic_s
-        self._down_until_s: float | None = None
-        metrics.DEPENDENCY_UP.labels(Process.REDIS).set(1)
+        self._redis = Dependency(Process.REDIS, meaning="accepting without duplicate and rate checks")
+        self._asked_again_at_s = monotonic_s()
 
     @property
     def is_up(self) -> bool:
         """Whether Redis answered when last asked."""
-        return self._down_until_s is None
+        return self._redis.is_up
 
     async def recall(self, ids: Sequence[str], *, caller: str, item_count: int, window: int) -> Recollection:
         """Return which ids were seen, and count the caller's items, in one round trip."""
@@ -81,37 +81,19 @@ class RedisMemory:
         await self._client.aclose()
 
     def _key(self, item_id: str) -> str:
-        """Return the key of an id."""
         return f"{self._prefix}seen:{item_id}"
 
     async def _ask(self, ask: Callable[[Any], None]) -> list[Any] | None:
-        """Return the answers of one pipeline, or None where Redis is of no use now."""
-        if self._down_until_s is not None and self._monotonic_s() < self._down_until_s:
-            metrics.DEGRADED.labels("without_redis").inc()
-            return None
-        try:
-            async with self._client.pipeline(transaction=False) as pipeline:
-                ask(pipeline)
-                answers: list[Any] = await pipeline.execute()
-        except FAILURES as error:
-            self._lost(error)
-            return None
-        self._found()
-        return answers
-
-    def _lost(self, error: BaseException) -> None:
-        """Note that Redis is gone; say so once per outage."""
-        if self._down_until_s is None:
-            get_logger().warning(
-                "Redis lost", error=type(error).__name__, meaning="accepting without duplicate and rate checks"
-            )
-        self._down_until_s = self._monotonic_s() + PAUSE_S
-        metrics.DEPENDENCY_UP.labels(Process.REDIS).set(0)
+        """Return the answers of one pipeline, or None if Redis is of no use now."""
+        if self._monotonic_s() >= self._asked_again_at_s:
+            try:
+                async with self._client.pipeline(transaction=False) as pipeline:
+                    ask(pipeline)
+                    answers: list[Any] = await pipeline.execute()
+                self._redis.answered()
+                return answers
+            except FAILURES as error:
+                self._redis.failed(type(error).__name__)
+                self._asked_again_at_s = self._monotonic_s() + PAUSE_S
         metrics.DEGRADED.labels("without_redis").inc()
-
-    def _found(self) -> None:
-        """Note that Redis answers."""
-        if self._down_until_s is not None:
-            get_logger().info("Redis found again")
-            metrics.DEPENDENCY_UP.labels(Process.REDIS).set(1)
-        self._down_until_s = None
+        return None

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import orjson
 
+from contracts.joined import MAX_ORIGINS
+from contracts.structs import Cart, Click, Dwell, Impression, Purchase, PurchaseItem, ShopEvent, Slot, View
 from contracts.topics import SEARCH_EVENTS
 from streams.agents.outputs import LogRecord
-from streams.agents.shop_events import Cart, Click, Dwell, Impression, Purchase, PurchaseItem, ShopEvent, Slot, View
 
 if TYPE_CHECKING:
     from streams.join.strays import Stray
 
-MAX_ORIGINS: Final = 10_000
 _FROM_IMPRESSION: Final = (
     "session_id", "client_id", "user_id", "locale", "device", "surface", "total_results",
 )  # fmt: skip

@@ -15,9 +15,9 @@ from itertools import count
 from contracts.errors import ContractError, MalformedMessage
 from contracts.events import deadline_ms
 from contracts.progress import EventCounts, JoinProgress
+from contracts.structs import SEARCH_RECORD, Purchase, ShopEvent, Tick
 from contracts.telemetry import EventOutcome
 from streams.agents.outputs import AsideReason, Emit, LogRecord, Plan, SetAside, Turn
-from streams.agents.shop_events import Purchase, ShopEvent, Tick, decode
 from streams.join.hold import Hold
 from streams.join.open_search import Held, OpenSearch, joined_search, search_of
 from streams.join.strays import Stray, Strays
@@ -85,7 +85,7 @@ class PartitionJoin:
             self.watermark.lateness_ms = self._windows.lateness_at(record.offset)
         plan = [] if self.replaying else plan
         try:
-            self._take(decode(record.value), record, plan)
+            self._take(SEARCH_RECORD.decode(record.value), record, plan)
         except ContractError as error:
             self._set_aside(EventOutcome.DEAD_LETTERED, error.reason, record, plan, error=str(error))
         self.next_offset = record.offset + 1

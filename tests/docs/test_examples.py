@@ -15,21 +15,18 @@ import qdrant_client
 from pydantic import BaseModel, TypeAdapter
 from qdrant_client import models
 
-from contracts.catalog import CATALOG_CHANGE
+from contracts.catalog import CATALOG_CHANGE, ProductVector, point_id
 from contracts.events import SEARCH_RECORD
-from contracts.ids import point_id
-from contracts.intake import IntakeAnswer
+from contracts.http import EncodeAnswer, EncodeRequest, IntakeAnswer, SearchAnswer, SearchRequest
 from contracts.joined import JoinedSearch
 from contracts.pairs import CURATED_PAIR, Factors, PairSide, PreferencePair
 from contracts.progress import JoinProgress
 from contracts.releases import MANIFEST, SERVING, SafetyCheck
-from contracts.search import EncodeAnswer, EncodeRequest, SearchAnswer, SearchRequest
-from contracts.vectors import ProductVector
+from service.http import Problem
 from service.settings import load_settings
 from simulator.shop.world_files import load_world
-from streams.collector.decisions import Accepted
+from streams.collector.intake import Accepted, decide_event, decide_pair, decide_product
 from streams.collector.intake import Facts as RequestFacts
-from streams.collector.intake import decide_event, decide_pair, decide_product
 from tests.support.markdown import ROOT, Fence, documents, fences
 from trainer.core.facts import Facts
 
@@ -87,8 +84,8 @@ def check(value: dict[str, Any]) -> None:
     if "payload" in value:
         assert value["id"] == point_id(value["payload"]["product_id"])
         return
-    if "error" in value:
-        assert set(value) == {"error", "message"}
+    if "detail" in value:
+        Problem.model_validate(value, strict=True, extra="forbid")
         return
     contract = TYPED.get(value["type"], SEARCH_RECORD) if "type" in value else form_of(value)
     read = contract.validate_python(value, strict=False)

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from streams.agents.outputs import Emit, Plan
-from streams.collector.decisions import Accepted
-from streams.collector.intake import Facts, decide_event
+from streams.collector.intake import Accepted, Facts, decide_event
 from streams.join.partition_join import PartitionJoin
 from streams.pairs.partition_pairs import PartitionPairs
 from streams.pairs.propensity import examination_ratio

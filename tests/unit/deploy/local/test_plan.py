@@ -10,6 +10,7 @@ from contracts.errors import DependencyDown, UsageError
 from deploy.local import plan, state
 from deploy.local.plan import OTHER_PORTS, Plan, choose_port, is_free, make_plan, process_commands
 from deploy.local.processes import TABLE, resolve
+from deploy.local.servers import kafka_properties
 from service.settings import Settings, load_settings
 
 SettingsFactory = Callable[..., Settings]
@@ -69,10 +70,13 @@ def test_keys_are_made_once_and_kept(tmp_path: Path) -> None:
 
 
 def test_three_brokers_keep_three_copies(settings: SettingsFactory) -> None:
-    """With three nodes every topic of ours has three copies too."""
+    """With three nodes every topic of ours has three copies too, two of which must have a record."""
     made = whole(settings(), brokers=3)
     assert len(made.nodes) == 3
-    assert made.settings.replication_factor == 3
+    assert made.settings.replication_factor == -1
+    for node in made.nodes:
+        ours = kafka_properties(node, made.nodes)
+        assert (ours["default.replication.factor"], ours["min.insync.replicas"]) == ("3", "2")
     assert len({port for node in made.nodes for port in (node.port, node.controller_port)}) == 6
 
 

@@ -59,7 +59,7 @@ def test_status_where_nothing_runs(capsys: pytest.CaptureFixture[str]) -> None:
     running.status(json=True)
     report = json.loads(capsys.readouterr().out)
     assert {row["state"] for row in report["processes"]} == {"stopped"}
-    assert (report["releases"], report["lag"]) == ({}, {})
+    assert (report["releases"], report["lag"], report["unknown"]) == ({}, {}, {})
     assert report["freshness_s"]["click_to_search"] == {"p50": None, "p99": None}
 
 
@@ -72,7 +72,7 @@ def test_status_outlives_a_kafka_that_is_away(
     running.status()
     printed = capsys.readouterr()
     assert "stopped" in printed.out
-    assert "Kafka does not answer at 127.0.0.1:1" in printed.err
+    assert "kafka not known: Kafka does not answer at 127.0.0.1:1" in printed.out
 
 
 def test_status_is_a_table_for_people(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,7 +80,11 @@ def test_status_is_a_table_for_people(monkeypatch: pytest.MonkeyPatch, capsys: p
     report: dict[str, Any] = {
         **REPORT,
         "releases": {"serving": {"query_release": 7, "product_release": 2}},
-        "lag": {"join": {"records": 1_234, "held": 0, "worst_partition": 0}},
+        "lag": {
+            "join": {"records": 1_234, "held": 0, "worst_partition": 0},
+            "indexer": {"records": None, "held": None, "worst_partition": None},
+        },
+        "unknown": {"catalog": "Kafka does not know it"},
         "freshness_s": {"click_to_search": {"p50": 9.0, "p99": 21.5}, "product_to_search": {"p50": None, "p99": None}},
     }
     monkeypatch.setattr(running, "status_report", lambda: report)
@@ -89,6 +93,8 @@ def test_status_is_a_table_for_people(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "8081" in printed
     assert "in force: query release 7, product release 2" in printed
     assert "lag of join: 1,234 records" in printed
+    assert "lag of indexer: not known" in printed
+    assert "catalog not known: Kafka does not know it" in printed
     assert "click to search: p50 9.0 s, p99 21.5 s" in printed
     assert "product to search" not in printed
 

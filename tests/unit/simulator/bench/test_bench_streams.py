@@ -3,9 +3,9 @@
 import pytest
 
 from contracts.events import SEARCH_RECORD
+from contracts.topics import partition_for
 from contracts.wire import decode
 from simulator.bench.streams import EVENTS_PER_SEARCH, bench_log, machine, result
-from streams.transport.output import partition_for
 from tests.support.search_events import T0
 
 

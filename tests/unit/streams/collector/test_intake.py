@@ -9,16 +9,20 @@ from contracts import wire
 from contracts.base import YEAR_2000_MS, YEAR_2100_MS
 from contracts.events import FUTURE_TOLERANCE_MS, SHOP_EVENT
 from service.people import person_id
-from streams.collector.decisions import (
+from streams.collector.intake import (
+    MAX_RECORD_BYTES,
     Accepted,
     Decision,
     Duplicate,
+    Facts,
     OutgoingRecord,
     Rejected,
     answer,
+    decide_event,
+    decide_pair,
+    decide_product,
     set_aside_duplicates,
 )
-from streams.collector.intake import MAX_RECORD_BYTES, Facts, decide_event, decide_pair, decide_product
 from tests.support.collector import NOW_MS, SEARCH_TIME_MS, click, impression, product, purchase
 
 KEY = b"person"
@@ -58,7 +62,7 @@ BAD = [
     Bad("no product", {k: v for k, v in click().items() if k != "product_id"}, "missing", "product_id"),
     Bad("no event id", {k: v for k, v in click().items() if k != "event_id"}, "missing", "event_id"),
     Bad("an empty event id", click(event_id=""), "too_short", "event_id"),
-    Bad("a long event id", click(event_id="e" * 101), "too_long", "event_id"),
+    Bad("a long event id", click(event_id="e" * 257), "too_long", "event_id"),
     Bad("a number as an id", click(search_id=5), "wrong_type", "search_id"),
     Bad("a time as text", click(event_time="now"), "wrong_type", "event_time"),
     Bad("a time in seconds", click(event_time=NOW_MS // 1000), "out_of_range", "event_time"),
@@ -87,9 +91,17 @@ BAD = [
         "too_far_ahead",
         "items.0.search_time",
     ),
-    Bad("an order id too long to number", purchase("s1", "s2", event_id="b" * 99), "too_long", "event_id"),
+    Bad("an order id too long to number", purchase("s1", "s2", event_id="b" * 255), "too_long", "event_id"),
     Bad("consent denied without a session", click(consent="denied", session_id=None), "missing", "session_id"),
     Bad("an unknown consent", click(consent="perhaps"), "wrong_type", "consent"),
+    Bad("half an emoji", click(product_id="P-\ud83d"), "malformed_text", "product_id"),
+    Bad("half an emoji as the id", click("e-\ud83d"), "malformed_text", "event_id"),
+    Bad("half an emoji as the type", click(type="\ud83d"), "unknown_type", "type"),
+    Bad("half an emoji that nobody reads", click(note={"text": ["\ude00"]}), "malformed_text", "note.text.0"),
+    Bad("half an emoji as a name", click(note={"\ude00": 1}), "malformed_text", "note"),
+    Bad("half an emoji as the name of a field", {**click(), "\ude00": 1}, "malformed_text", None),
+    Bad("a blank id", click(search_id=" \u200b"), "blank", "search_id"),
+    Bad("NUL", click(device="a\0"), "malformed_text", "device"),
     Bad("too deep", click(extra=nested(40)), "too_deep", None),
     Bad("too large", click(extra="x" * MAX_RECORD_BYTES), "too_large", None),
 ]  # fmt: skip
@@ -102,6 +114,7 @@ def test_a_bad_event_is_refused_with_its_reason_and_field(bad: Bad) -> None:
     assert isinstance(decision, Rejected), decision
     assert (decision.reason, decision.field) == (bad.reason, bad.field)
     assert decision.message
+    answer([decision]).model_dump_json()
 
 
 def test_every_accepted_record_keeps_its_contract() -> None:
@@ -193,6 +206,22 @@ def test_without_consent_nobody_is_named(event: dict[str, Any], facts: Facts) ->
     assert "client_id" not in record
     assert "user_id" not in record
     assert record["session_id"] == "k3"
+
+
+@pytest.mark.parametrize(
+    ("consent", "untracked", "cause"),
+    [("denied", False, "consent is denied"), ("granted", True, "Sec-GPC"), ("denied", True, "consent is denied")],
+)
+def test_a_refusal_without_a_session_names_what_forbids_the_client_id(
+    consent: str, untracked: bool, cause: str
+) -> None:
+    """A browser's wish not to be followed is never blamed on the consent that the event states."""
+    event = click(consent=consent, session_id=None)
+    decision = decide_event(event, Facts(received_at=NOW_MS, person_key=KEY, untracked=untracked))
+    assert isinstance(decision, Rejected), decision
+    assert (decision.reason, decision.field) == ("missing", "session_id")
+    assert cause in decision.message
+    assert ("consent" in decision.message) is (consent == "denied")
 
 
 def test_a_bot_is_refused_by_name() -> None:
