@@ -8,7 +8,8 @@ import os
 import random
 import secrets
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -80,6 +81,44 @@ def choose_port(default: int, taken: Iterable[int] = (), *, host: str = "127.0.0
     raise DependencyDown(f"no free port on {host}: {PORT_TRIES} were tried", fix="stop what holds them, see `ss -tlnp`")
 
 
+ChoosePort = Callable[..., int]
+"""`choose_port`, or the method of `ReservedPorts` that takes the same arguments."""
+
+
+class ReservedPorts:
+    """Chooses ports that no other supervisor on this machine chooses, even before they are listened on.
+
+    On Linux an abstract socket stands for each port: there is one of each name, and it ends with its process.
+    """
+
+    def __init__(self) -> None:
+        self._claims: list[socket.socket] = []
+
+    def choose(self, default: int, taken: Iterable[int] = (), *, host: str = "127.0.0.1") -> int:
+        """Choose a port as `choose_port` does, and keep it."""
+        refused = set(taken)
+        while not self._claim(port := choose_port(default, refused, host=host)):
+            refused.add(port)
+        return port
+
+    def _claim(self, port: int) -> bool:
+        if sys.platform != "linux":
+            return True
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0millrace-port-{port}")
+        except OSError:
+            claim.close()
+            return False
+        self._claims.append(claim)
+        return True
+
+    def release(self) -> None:
+        """Let others have the ports; harmless when repeated."""
+        while self._claims:
+            self._claims.pop().close()
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What will run.
@@ -116,7 +155,9 @@ class Plan:
         return any(KAFKA in self.table[base_name(name)].needs for name in self.names if base_name(name) in self.table)
 
 
-def make_plan(settings: Settings, names: Sequence[str], table: Table, *, brokers: int = 1) -> Plan:
+def make_plan(
+    settings: Settings, names: Sequence[str], table: Table, *, brokers: int = 1, choose: ChoosePort = choose_port
+) -> Plan:
     """Decide what will run.
 
     Args:
@@ -124,6 +165,7 @@ def make_plan(settings: Settings, names: Sequence[str], table: Table, *, brokers
         names: as `processes.resolve` orders them.
         table: the processes there are.
         brokers: how many Kafka nodes to start, 1 or 3.
+        choose: chooses a free port.
 
     Raises:
         UsageError: a port or a number of brokers that makes no sense here.
@@ -139,8 +181,8 @@ def make_plan(settings: Settings, names: Sequence[str], table: Table, *, brokers
     for name in names:
         if name not in external:
             host = "127.0.0.1" if name in {KAFKA, REDIS} else settings.host
-            ports[name] = choose_port(DEFAULT_PORTS[Process(base_name(name))], ports.values(), host=host)
-    nodes = _nodes(settings, ports, brokers) if KAFKA in ports else ()
+            ports[name] = choose(DEFAULT_PORTS[Process(base_name(name))], ports.values(), host=host)
+    nodes = _nodes(settings, ports, brokers, choose) if KAFKA in ports else ()
     urls = _urls(settings, names, ports, nodes)
     complete = _complete(settings, urls, ports, table)
     for name in external:
@@ -149,14 +191,14 @@ def make_plan(settings: Settings, names: Sequence[str], table: Table, *, brokers
     return Plan(complete, tuple(names), ports, urls, external, nodes, table)
 
 
-def _nodes(settings: Settings, ports: Mapping[str, int], brokers: int) -> tuple[KafkaNode, ...]:
+def _nodes(settings: Settings, ports: Mapping[str, int], brokers: int, choose: ChoosePort) -> tuple[KafkaNode, ...]:
     """Choose the ports of the Kafka nodes; the first has Kafka's port."""
     taken = list(ports.values())
     nodes = []
     for number in range(1, brokers + 1):
-        port = ports[KAFKA] if number == 1 else choose_port(ports[KAFKA] + 2 * (number - 1), taken)
+        port = ports[KAFKA] if number == 1 else choose(ports[KAFKA] + 2 * (number - 1), taken)
         taken.append(port)
-        controller_port = choose_port(port + 1, taken)
+        controller_port = choose(port + 1, taken)
         taken.append(controller_port)
         nodes.append(KafkaNode(number, port, controller_port, settings.data_dir / KAFKA / f"node-{number}"))
     return tuple(nodes)

@@ -252,7 +252,7 @@ class SupervisedProcess:
         if self._stopping.is_set():
             process.terminate()  # the stop came between the decision to start and the start
         while process.poll() is None and not self._stopping.is_set():
-            problem = self._problem()
+            problem = self._problem(process.pid)
             if problem is None and process.poll() is None:
                 self._change(State.READY)
                 return True
@@ -260,11 +260,15 @@ class SupervisedProcess:
             self._stopping.wait(PROBE_INTERVAL_S)
         return False
 
-    def _problem(self) -> str | None:
+    def _problem(self, pid: int) -> str | None:
+        port = self.command.port
         try:
-            return self.command.probe()
+            problem = self.command.probe()
         except Exception as error:  # noqa: BLE001 - the end of this thread would end the process with it
             return f"asking it failed: {error!r}"
+        if problem is None and port is not None and not _listens(pid, port):
+            return f"another process answers on port {port}"
+        return problem
 
     def _why_it_ended(self) -> str:
         if self.exit_code is None:
@@ -278,6 +282,17 @@ class SupervisedProcess:
     def _change(self, state: State, detail: str = "") -> None:
         self.state, self.detail = state, detail
         self._on_change(self)
+
+
+def _listens(pid: int, port: int) -> bool:
+    """Return whether a process itself listens on a port; True if the system does not tell."""
+    import psutil  # not above: no package can be imported while this file runs as a script
+
+    try:
+        sockets = psutil.Process(pid).net_connections("tcp")
+    except psutil.Error:
+        return True
+    return any(found.status == psutil.CONN_LISTEN and found.laddr.port == port for found in sockets)
 
 
 def die_with_parent(parent: int) -> None:

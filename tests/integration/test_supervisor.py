@@ -9,7 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -94,6 +96,20 @@ def test_a_busy_port_gives_another(tmp_path: Path) -> None:
         with LocalMillrace(data_dir=tmp_path, table=table(COLLECTOR), environ={}, processes=["collector"]) as running:
             assert running.ports["collector"] != COLLECTOR.default_port
             assert running.states()["collector"] == "ready"
+
+
+def test_supervisors_that_start_at_the_same_moment_share_no_server(tmp_path: Path) -> None:
+    """Each has a Redis of its own that its own process serves, however close the starts."""
+    together = threading.Barrier(3)
+
+    def start(number: int) -> int:
+        """Run a Redis once all are about to, and return its port when all have started."""
+        with LocalMillrace(data_dir=tmp_path / str(number), environ={}, processes=["redis"]) as running:
+            together.wait(60)
+            return running.ports["redis"]
+
+    with ThreadPoolExecutor(3) as pool:
+        assert len(set(pool.map(start, range(3)))) == 3
 
 
 def test_a_killed_process_comes_back_and_a_stopped_one_stays_down(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from contracts.errors import DependencyDown, UsageError
 from deploy.local import plan, state
-from deploy.local.plan import OTHER_PORTS, Plan, choose_port, is_free, make_plan, process_commands
+from deploy.local.plan import OTHER_PORTS, Plan, ReservedPorts, choose_port, is_free, make_plan, process_commands
 from deploy.local.processes import TABLE, resolve
 from deploy.local.servers import kafka_properties
 from service.settings import Settings, load_settings
@@ -130,6 +130,21 @@ def test_a_port_promised_to_another_process_is_not_given_twice() -> None:
     with socket.create_server(("127.0.0.1", 0)) as held:
         free = held.getsockname()[1]
     assert choose_port(free, [free]) != free
+
+
+def test_two_supervisors_that_start_at_once_choose_different_ports() -> None:
+    """A port that nobody listens on yet is kept for the one who chose it first, until he gives it back."""
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        free = held.getsockname()[1]
+    first, second, third = ReservedPorts(), ReservedPorts(), ReservedPorts()
+    try:
+        assert first.choose(free) == free
+        assert second.choose(free) != free
+        first.release()
+        assert third.choose(free) == free
+    finally:
+        for ports in (first, second, third):
+            ports.release()
 
 
 def test_no_free_port_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,6 +91,25 @@ def test_a_probe_that_fails_says_not_ready(kept: Kept) -> None:
     process = kept.start(SLEEP)
     reached(process, State.READY)
     assert (failures, process.restarts) == ([], 0)
+
+
+def test_an_answer_of_another_process_is_not_its_own(tmp_path: Path) -> None:
+    """Somebody else who took the port and answers there does not make a process ready."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        command = ProcessCommand(
+            name="x",
+            argv=[sys.executable, "-c", SLEEP],
+            environ=dict(os.environ),
+            log_path=tmp_path / "x.log",
+            probe=lambda: None,
+            port=other.getsockname()[1],
+        )
+        process = SupervisedProcess(command, needs_ready=lambda: True, on_change=lambda changed: None)
+        process.start()
+        eventually(lambda: "another process answers" in process.detail or process.state is State.READY)
+        assert process.state is State.STARTING
+        process.request_stop()
+        process.finish_stop()
 
 
 def test_it_waits_for_what_it_needs(kept: Kept) -> None:
