@@ -1,10 +1,12 @@
-"""Kafka's jars: fetched once by Maven from the committed pom, each checked against a committed checksum.
+"""What runs Kafka here: a Java that is new enough, and Kafka's jars.
 
-They lie in .cache/kafka/VERSION, whole or not at all: a folder that is not complete never gets that name. Only the
-standard library is used, because this runs before anything is installed.
+Maven fetches the jars once, from the committed pom, and each is checked against a committed checksum. They lie in
+.cache/kafka/VERSION, whole or not at all. Only the standard library is used, because set-up runs before anything is
+installed.
 """
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -12,15 +14,43 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from deploy.local import REPOSITORY
+
+LEAST_JAVA: Final = 17
 KAFKA_VERSION: Final = "4.3.0"
-REPOSITORY: Final = Path(__file__).resolve().parents[2]
 JAR_FOLDER: Final = REPOSITORY / ".cache" / "kafka" / KAFKA_VERSION
 POM: Final = Path(__file__).with_name("kafka") / "pom.xml"
 CHECKSUMS: Final = POM.with_name("checksums.txt")
 
 
 class JarError(Exception):
-    """Kafka's jars could not be brought here, or are not the ones that were locked."""
+    """Kafka's jars cannot be fetched, or are not the locked ones; the message is one line."""
+
+
+def find_java() -> str | None:
+    """Look for a Java of version 17 or newer, in JAVA_HOME and then in PATH."""
+    home = os.environ.get("JAVA_HOME")
+    candidates = [shutil.which("java", path=os.path.join(home, "bin")) if home else None, shutil.which("java")]
+    return next((java for java in candidates if java is not None and _version(java) >= LEAST_JAVA), None)
+
+
+def _version(java: str) -> int:
+    """Ask a Java for its version; 0 if it does not run (macOS has a stub that only asks to install one)."""
+    try:
+        done = subprocess.run([java, "-version"], capture_output=True, check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    return main_version((done.stderr + done.stdout).decode("utf-8", "replace")) if done.returncode == 0 else 0
+
+
+def main_version(output: str) -> int:
+    """Read the main version from what `java -version` printed.
+
+    >>> main_version('openjdk version "17.0.15" 2025-04-15'), main_version('java version "1.8.0_391"')
+    (17, 8)
+    """
+    found = re.search(r'version "(?:1\.)?(\d+)', output)
+    return int(found[1]) if found else 0
 
 
 def read_checksums(path: Path = CHECKSUMS) -> dict[str, str]:
@@ -29,11 +59,18 @@ def read_checksums(path: Path = CHECKSUMS) -> dict[str, str]:
     return {name: digest for digest, name in rows}
 
 
+def write_checksums(folder: Path, path: Path = CHECKSUMS) -> None:
+    """Lock the jars of a folder; part of `make lock`."""
+    rows = [f"{hashlib.sha256(jar.read_bytes()).hexdigest()}  {jar.name}" for jar in sorted(folder.glob("*.jar"))]
+    head = f"# sha256 of every jar of Kafka {KAFKA_VERSION} and what it needs, written by `make lock` from pom.xml."
+    path.write_text("\n".join([head, *rows, ""]), encoding="utf-8")
+
+
 def verify(folder: Path, checksums: dict[str, str]) -> None:
-    """Check that a folder holds exactly the jars that were locked.
+    """Check that a folder holds exactly the locked jars.
 
     Raises:
-        JarError: one is missing, one too many, or one differs.
+        JarError: a jar is missing, not locked, or another than the locked one.
     """
     found = {path.name: path for path in folder.glob("*.jar")}
     if missing := sorted(checksums.keys() - found.keys()):
@@ -51,7 +88,7 @@ def are_complete(folder: Path = JAR_FOLDER) -> bool:
 
 
 def fetch(target: Path = JAR_FOLDER, *, maven: str = "mvn") -> None:
-    """Bring the jars here by Maven, check them and put them in place.
+    """Fetch the jars by Maven, check them and put them in place.
 
     Raises:
         JarError: Maven failed, or what came is not what was locked.
@@ -75,21 +112,13 @@ def copy_by_maven(folder: Path, *, maven: str = "mvn") -> None:
     plugin = "org.apache.maven.plugins:maven-dependency-plugin"  # in the version that the pom pins
     goal = [f"{plugin}:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={folder}"]
     command = [maven, "-q", "-B", "-ntp", "-Dstyle.color=never", "-f", str(POM), *goal]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
-        raise JarError(f"Maven failed: {_first_error(done.stdout + done.stderr)}")
+        raise JarError(f"Maven failed: {_first_error((done.stdout + done.stderr).decode('utf-8', 'replace'))}")
 
 
 def _first_error(output: str) -> str:
-    """Return the line of Maven's output that says what is wrong."""
     plain = re.sub(r"\x1b\[[\d;]*m", "", output)
     lines = [line.strip() for line in plain.splitlines() if line.strip()]
     errors = [line.removeprefix("[ERROR]").strip() for line in lines if line.startswith("[ERROR]")]
     return next(filter(None, errors or lines), "no output")[:600]
-
-
-def write_checksums(folder: Path, path: Path = CHECKSUMS) -> None:
-    """Lock the jars of a folder; part of `make lock`."""
-    rows = [f"{hashlib.sha256(jar.read_bytes()).hexdigest()}  {jar.name}" for jar in sorted(folder.glob("*.jar"))]
-    head = f"# sha256 of every jar of Kafka {KAFKA_VERSION} and what it needs, written by `make lock` from pom.xml."
-    path.write_text("\n".join([head, *rows, ""]), encoding="utf-8")

@@ -1,10 +1,13 @@
-"""Apache Kafka on this machine: KRaft, one broker or three, on loopback, with its data in the data folder.
+"""Apache Kafka and Redis on this machine, on loopback alone, and the questions whether they answer.
 
-Each node is broker and controller at once. The ports may differ from one start to the next; node ids, the cluster's id
-and the data stay.
+Kafka runs without ZooKeeper, as one broker or three, each of which is also a controller. Ports may differ from one
+start to the next; node ids, the cluster's id and the data stay. Redis keeps nothing, because it holds nothing that
+Kafka does not.
 """
 
 import base64
+import os
+import shutil
 import subprocess
 import uuid
 from collections.abc import Mapping, Sequence
@@ -13,25 +16,29 @@ from pathlib import Path
 from typing import Final
 
 from contracts.errors import DependencyDown, MillraceError, UsageError
-from deploy.local.jars import JAR_FOLDER, are_complete
-from deploy.local.java import LEAST, find_java
+from deploy.local.kafka_jars import JAR_FOLDER, LEAST_JAVA, are_complete, find_java
+from service.files import write_atomically
 from service.kafka import admin, translate_kafka_errors
+from service.redis import redis_check, redis_client
 from service.settings import Settings
 
 HEAP_MB: Final = {1: 512, 3: 384}
+JAVA_LOCALE: Final = {"LC_ALL": "C.UTF-8"}
+"""Without an encoding of the system, as in a container, a JVM opens no path that has letters beyond ASCII."""
 PROBE_S: Final = 3.0
-SHOWN: Final = ("kafka.server.KafkaRaftServer", "org.apache.kafka.common.utils.AppInfoParser")
-FULL: Final = "read its log, and see that the disk is not full and the folder writable"
+LOGGED: Final = ("kafka.server.KafkaRaftServer", "org.apache.kafka.common.utils.AppInfoParser")
+REDIS_MEMORY_MB: Final = 256
+INSTALL: Final = "`make setup` installs it if it may, and says how else"
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class KafkaNode:
     """One Kafka node.
 
     Args:
         number: from 1; the node id.
-        port: where clients connect.
-        controller_port: where the nodes talk about the cluster.
+        port: for clients.
+        controller_port: for the other nodes, about the cluster.
         folder: holds its configuration and its data.
     """
 
@@ -51,13 +58,13 @@ class Node:
         return self.folder / "data"
 
 
-def bootstrap(nodes: Sequence[Node]) -> str:
-    """Return the brokers as clients name them."""
+def bootstrap_servers(nodes: Sequence[KafkaNode]) -> str:
+    """Name the brokers as clients do."""
     return ",".join(f"127.0.0.1:{node.port}" for node in nodes)
 
 
-def properties(node: Node, nodes: Sequence[Node]) -> dict[str, str]:
-    """Return a node's configuration: small, loopback only, topics made by us alone."""
+def kafka_properties(node: KafkaNode, nodes: Sequence[KafkaNode]) -> dict[str, str]:
+    """Configure a node: small, loopback only, topics made by us alone."""
     copies = str(len(nodes))
     in_sync = "2" if len(nodes) >= 3 else "1"
     return {
@@ -88,7 +95,7 @@ def properties(node: Node, nodes: Sequence[Node]) -> dict[str, str]:
     }
 
 
-def prepare(nodes: Sequence[Node], *, java: str, extra: Mapping[str, str] | None = None) -> None:
+def prepare_kafka(nodes: Sequence[KafkaNode], *, java: str, extra: Mapping[str, str] | None = None) -> None:
     """Write each node's configuration, and format the data folders that are new.
 
     Args:
@@ -97,7 +104,7 @@ def prepare(nodes: Sequence[Node], *, java: str, extra: Mapping[str, str] | None
         extra: properties besides those of every node, or in their place.
 
     Raises:
-        UsageError: the data are those of a cluster of another size, or the path is one that Kafka cannot hold.
+        UsageError: the data belong to a cluster of another size, or Kafka cannot hold the path.
         DependencyDown: Kafka's own tool failed.
     """
     _refuse_other_size(nodes)
@@ -105,19 +112,20 @@ def prepare(nodes: Sequence[Node], *, java: str, extra: Mapping[str, str] | None
         if "," in str(node.folder):
             raise UsageError(f"Kafka allows no comma in a path: {node.folder}", fix="choose another MILLRACE_DATA_DIR")
         node.folder.mkdir(parents=True, exist_ok=True)
-        rows = (f"{name}={_escape(value)}\n" for name, value in {**properties(node, nodes), **(extra or {})}.items())
-        node.config_path.write_text("".join(rows), encoding="ascii")
+        rows = {**kafka_properties(node, nodes), **(extra or {})}.items()
+        text = "".join(f"{name}={_escaped(value)}\n" for name, value in rows)
+        write_atomically(node.config_path, text.encode("ascii"))
         if not (node.data_path / "meta.properties").exists():
             _format(node, _cluster_id(node.folder.parent), java=java)
 
 
-def _escape(value: str) -> str:
-    """Return a value as a properties file holds it."""
+def _escaped(value: str) -> str:
+    """Write a value as a properties file holds it."""
     escaped = value.replace("\\", "\\\\")
     return "".join(letter if letter.isascii() else f"\\u{ord(letter):04x}" for letter in escaped)
 
 
-def _refuse_other_size(nodes: Sequence[Node]) -> None:
+def _refuse_other_size(nodes: Sequence[KafkaNode]) -> None:
     """Refuse to start data with another number of nodes: the voters of a cluster are fixed when it is made."""
     folder = nodes[0].folder.parent
     formatted = len(list(folder.glob("node-*/data/meta.properties")))
@@ -129,33 +137,43 @@ def _refuse_other_size(nodes: Sequence[Node]) -> None:
 
 
 def _cluster_id(folder: Path) -> str:
-    """Return the cluster's id, made at the first start and kept beside the nodes."""
+    """Read the cluster's id, made at the first start and kept beside the nodes."""
     path = folder / "cluster.id"
     if not path.exists():
-        path.write_text(base64.urlsafe_b64encode(uuid.uuid4().bytes).decode("ascii").rstrip("="), encoding="ascii")
+        write_atomically(path, base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"="))
     return path.read_text(encoding="ascii")
 
 
-def format_arguments(node: Node, cluster_id: str) -> list[str]:
-    """Return what is asked of Kafka's storage tool; an id that begins with a dash must not read as an option."""
+def format_arguments(node: KafkaNode, cluster_id: str) -> list[str]:
+    """Say what is asked of Kafka's storage tool; an id that begins with a dash must not read as an option."""
     options = [f"--cluster-id={cluster_id}", f"--config={node.config_path}", "--ignore-formatted"]
     return ["kafka.tools.StorageTool", "format", *options]
 
 
-def _format(node: Node, cluster_id: str, *, java: str) -> None:
-    """Make a node's data folder by Kafka's own tool."""
-    tool = format_arguments(node, cluster_id)
-    command = [java, "-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", *_log_options(), *_classpath(), *tool]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+def _format(node: KafkaNode, cluster_id: str, *, java: str) -> None:
+    options = ["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", *_java_options()]
+    command = [java, *options, *format_arguments(node, cluster_id)]
+    environ = {**os.environ, **JAVA_LOCALE}
+    done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL, env=environ)
     if done.returncode != 0:
-        raise DependencyDown(f"Kafka cannot make {node.data_path}: {last_error(done.stdout + done.stderr)}", fix=FULL)
+        cause = last_kafka_error((done.stdout + done.stderr).decode("utf-8", "replace"))
+        fix = "read its log, and see that the disk is not full and the folder writable"
+        raise DependencyDown(f"Kafka cannot make {node.data_path}: {cause}", fix=fix)
 
 
-def broker_argv(node: Node, *, brokers: int, java: str) -> list[str]:
+def broker_argv(node: KafkaNode, *, brokers: int, java: str) -> list[str]:
     """Return the command that runs a node."""
     heap = HEAP_MB.get(brokers, 384)
     memory = [f"-Xmx{heap}m", "-Xms128m", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:+ExitOnOutOfMemoryError"]
-    return [java, *memory, *_log_options(), *_classpath(), "kafka.Kafka", str(node.config_path)]
+    return [java, *memory, *_java_options(), "kafka.Kafka", str(node.config_path)]
+
+
+def _java_options() -> list[str]:
+    """Name the jars, and have Kafka log its start, its end and warnings, with their time, and no routine."""
+    simple = "-Dorg.slf4j.simpleLogger"
+    form = [f"{simple}.showDateTime=true", f"{simple}.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSXXX"]
+    levels = [f"{simple}.defaultLogLevel=warn", *(f"{simple}.log.{name}=info" for name in LOGGED)]
+    return [*form, *levels, "-cp", f"{JAR_FOLDER}/*"]
 
 
 def require_java() -> str:
@@ -166,9 +184,7 @@ def require_java() -> str:
     """
     java = find_java()
     if java is None:
-        raise DependencyDown(
-            f"no Java {LEAST} or newer", fix="`make setup` installs it where it may, and says how else"
-        )
+        raise DependencyDown(f"no Java {LEAST_JAVA} or newer", fix=INSTALL)
     if not are_complete():
         raise DependencyDown(f"Kafka's jars are not in {JAR_FOLDER}", fix="run `make setup`")
     return java
@@ -185,20 +201,38 @@ def kafka_problem(settings: Settings, *, brokers: int = 1) -> str | None:
     return None if found >= brokers else f"{found} of {brokers} brokers are there"
 
 
-def last_error(output: str) -> str:
-    """Return the line of Kafka's output that says most about its end."""
+def last_kafka_error(output: str) -> str:
+    """Find the line of Kafka's output that says most about its end."""
     lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith(("\tat ", "    at "))]
     telling = [line for line in lines if any(word in line for word in ("Exception", "ERROR", "FATAL", "Error:"))]
     return next(iter(reversed(telling or lines)), "no output")[:300]
 
 
-def _classpath() -> list[str]:
-    """Return the option that names Kafka's jars."""
-    return ["-cp", f"{JAR_FOLDER}/*"]
+def redis_url(port: int) -> str:
+    """Return the address of the Redis that we start."""
+    return f"redis://127.0.0.1:{port}/0"
 
 
-def _log_options() -> list[str]:
-    """Return what makes Kafka log its start, its end and warnings, with their time, and no routine."""
-    simple = "-Dorg.slf4j.simpleLogger"
-    form = [f"{simple}.showDateTime=true", f"{simple}.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSXXX"]
-    return [*form, f"{simple}.defaultLogLevel=warn", *(f"{simple}.log.{name}=info" for name in SHOWN)]
+def redis_argv(port: int) -> list[str]:
+    """Return the command that runs Redis; its working folder is its own.
+
+    Raises:
+        DependencyDown: redis-server is not installed.
+    """
+    server = shutil.which("redis-server")
+    if server is None:
+        raise DependencyDown("redis-server is not installed", fix=INSTALL)
+    listen = ["--port", str(port), "--bind", "127.0.0.1"]
+    nothing_kept = ["--save", "", "--appendonly", "no"]
+    # Everything written there expires; under pressure what expires soonest goes first.
+    bounded = ["--maxmemory", f"{REDIS_MEMORY_MB}mb", "--maxmemory-policy", "volatile-ttl"]
+    return [server, *listen, *nothing_kept, *bounded, "--daemonize", "no"]
+
+
+def redis_problem(settings: Settings) -> str | None:
+    """Ask Redis for a PONG; return what is wrong, or None."""
+    client = redis_client(settings)
+    try:
+        return redis_check(client)
+    finally:
+        client.close()
