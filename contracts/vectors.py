@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from contracts.base import Finite, Label, Message, Money, Part, ProductId, Time
+from contracts.base import Count, Finite, Label, Message, Money, Part, ProductId, Time
 from contracts.catalog import Version
 
 
@@ -37,6 +37,10 @@ class ProductVector(Message):
     vector: str | None = None
     """Base64 of little-endian float32, unit length."""
     payload: PointPayload | None = None
+    catalog_offset: Count | None = None
+    """Offset of the `catalog` record that it comes from; a null value deletes what came before it, and nothing else."""
+    catalog_time: int | None = None
+    """Timestamp of that record, as Kafka has it; epoch ms."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
