@@ -155,7 +155,9 @@ def releases_ls(json: Json = False) -> None:
 
     Example: millrace releases ls
     """
-    report = observe(lambda observer: observer.releases.report())
+    from millrace.watch.releases import releases_report
+
+    report = observe(lambda observer: releases_report(observer.models.look()))
     print_json(report) if json else out().print(releases_table(report))
 
 

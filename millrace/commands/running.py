@@ -134,7 +134,7 @@ def _seen_in_kafka(settings: Settings) -> dict[str, Any]:
         with Observer(settings.model_copy(update={"dependency_wait_s": KAFKA_WAIT_S})) as observer:
             observer.wait_caught_up(CATCH_UP_S)
             lag = lag_report(observer.look())["groups"]
-            serving = observer.releases.serving
+            serving = observer.models.serving()
     except DependencyDown as exc:
         messages().print(f"releases and lag are not known: {exc.message}", markup=False)
         return {"releases": {}, "lag": {}}

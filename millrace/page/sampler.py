@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from contracts.errors import DependencyDown, InvariantError, MillraceError
 from millrace.watch.observer import Observer
+from millrace.watch.releases import releases_report
 from millrace.watch.scrape import Scraper, scrape_targets
 from millrace.watch.snapshot import snapshot
 from service import metrics
@@ -84,7 +85,7 @@ class Sampler:
         facts = observer.look()
         view = snapshot(
             facts,
-            observer.releases.report(),
+            releases_report(observer.models.look()),
             scraper.look(),
             at_ms=int(time.time() * 1000),
             promise_s=self._settings.freshness_window_s,

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from contracts import wire
 from contracts.errors import DependencyDown
 from contracts.progress import JoinProgress, PairsProgress
+from contracts.telemetry import Process
 from contracts.topics import (
     CATALOG,
     JOIN_PROGRESS,
@@ -25,10 +26,11 @@ from contracts.topics import (
 )
 from millrace.watch.facts import KafkaFacts
 from millrace.watch.lag import BUILT_GROUPS
-from millrace.watch.releases import ReleaseBook
 from millrace.watch.tails import TailCounter
-from service.follow import TopicFollower
+from service.dependency import Dependency
+from service.follow import PATIENCE_S, TopicFollower
 from service.kafka import admin, beginning_and_end_offsets, committed_offsets
+from service.models import ModelsTable
 from service.settings import Settings
 
 WATCHED: Final = (SEARCH_EVENTS, JOINED_SEARCHES, PREFERENCE_PAIRS, CATALOG)
@@ -48,13 +50,14 @@ class Observer:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.releases = ReleaseBook()
+        self.models = ModelsTable(bytes_of=())
         self._join: dict[int, JoinProgress] = {}
         self._pairs: dict[int, PairsProgress] = {}
+        kafka = Dependency(Process.KAFKA, patience_s=PATIENCE_S)
         self._followers = (
-            TopicFollower(settings, JOIN_PROGRESS, self._on_join),
-            TopicFollower(settings, PAIRS_PROGRESS, self._on_pairs),
-            TopicFollower(settings, MODELS, lambda key, value, _: self.releases.apply(key, value)),
+            TopicFollower(settings, JOIN_PROGRESS, self._on_join, on_new_topic=self._join.clear, kafka=kafka),
+            TopicFollower(settings, PAIRS_PROGRESS, self._on_pairs, on_new_topic=self._pairs.clear, kafka=kafka),
+            TopicFollower(settings, MODELS, self.models.apply, on_new_topic=self.models.forget, kafka=kafka),
         )
         with ExitStack() as opened:
             self._admin = admin(settings)

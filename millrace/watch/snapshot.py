@@ -23,7 +23,7 @@ def snapshot(
 
     Args:
         facts: of Kafka.
-        releases: as `ReleaseBook.report` gives them.
+        releases: as `releases_report` gives them.
         processes: what each process answered.
         at_ms: the moment, epoch ms.
         promise_s: within how many seconds a catalogue change should be searchable.

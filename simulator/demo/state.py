@@ -1,38 +1,25 @@
-"""What the demo knows while it runs, gathered by several threads and shown by one."""
+"""What the demo knows of releases while it runs; fed by a follower's thread, shown by others."""
 
-import threading
-from dataclasses import dataclass, field
-
-from contracts.releases import SERVING, SERVING_KEY, ReleaseManifest, Serving, manifest_of
-from contracts.wire import decode
+from contracts.releases import ReleaseManifest, Serving
+from service.models import ModelsTable
 
 
-@dataclass(slots=True)
 class ReleaseLog:
-    """Every release published during the demo, the tombstoned ones included, and every switch of `serving`."""
+    """Every query release published during the demo, the tombstoned ones included, and every switch of `serving`."""
 
-    manifests: dict[int, ReleaseManifest] = field(default_factory=dict)
-    products: dict[int, ReleaseManifest] = field(default_factory=dict)
-    serving: list[Serving] = field(default_factory=list)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(self) -> None:
+        self.table = ModelsTable(on_change=self._note, bytes_of=())
+        self.manifests: dict[int, ReleaseManifest] = {}
+        self.serving: list[Serving] = []
 
-    def apply(self, key: bytes, value: bytes | None, _timestamp_ms: int) -> None:
-        """Take one record of `models`.
-
-        Raises:
-            MalformedMessage: it is neither a release nor `serving`.
-        """
-        if value is None:
-            return
-        with self._lock:
-            if key == SERVING_KEY:
-                self.serving = [*self.serving, decode(value, SERVING)]
-                return
-            manifest = manifest_of(value)
-            if manifest.kind == "query":
-                self.manifests = {**self.manifests, manifest.release: manifest}
-            else:
-                self.products = {**self.products, manifest.release: manifest}
+    def _note(self) -> None:
+        """Keep what is new; readers hold what was, because nothing is changed in place."""
+        view = self.table.look()
+        found = {one.release: one for one in view.manifests.values() if one.kind == "query"}
+        if found.keys() - self.manifests.keys():
+            self.manifests = {**self.manifests, **found}
+        if view.serving is not None and view.serving not in self.serving[-1:]:
+            self.serving = [*self.serving, view.serving]
 
     def in_force(self) -> str:
         """Return the pair in force, in words."""

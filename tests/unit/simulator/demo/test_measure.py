@@ -12,7 +12,7 @@ from simulator.demo.state import ReleaseLog
 from simulator.evaluation import QueryScore, score
 from simulator.shop.traffic import Totals
 from simulator.shop.world import Judgment, Query, Split, World
-from tests.support.deployment import NOW_MS, serving_value
+from tests.support.deployment import serving_value
 
 WORLD = World(
     tuple({"product_id": f"P-{number}", "title": f"Fridge {number}"} for number in range(3)),
@@ -65,7 +65,7 @@ async def test_figures_have_the_published_form(measured: Measurement) -> None:
     """Every key that others read is there; the classes stand beside the splits, not in them."""
     quality = measured.quality(seed=3)
     log = ReleaseLog()
-    log.apply(b"serving", serving_value(2, 1), NOW_MS)
+    log.table.apply(b"serving", serving_value(2, 1))
     freshness: dict[str, Any] = {"click_to_search": {"p50": 1.0, "p99": 2.0}}
     figures = figures_of(
         options=DemoOptions(seed=3, json_file=Path("f")), world=WORLD, quality=quality, totals=Totals(sent=7),
