@@ -1,10 +1,16 @@
-"""A product as one point of the index, and which of several points of one product is written."""
+"""A product as a point of a collection, whose the collections are, and which of them every write goes to."""
 
+import re
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from contracts.versions import PointVersion, is_newer
+from indexer.catalog.base_vectors import BaseProduct
+from towers.heads import ProductHead, apply_head
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +34,7 @@ class ProductPoint:
     @property
     def point_version(self) -> PointVersion:
         """What orders the writes of this product."""
-        return PointVersion(self.version, self.product_release)
+        return PointVersion(self.version, self.product_release, self.is_tombstone)
 
     @property
     def is_tombstone(self) -> bool:
@@ -61,7 +67,104 @@ def newest_per_id(points: Iterable[ProductPoint]) -> list[ProductPoint]:
     """
     newest: dict[str, ProductPoint] = {}
     for point in points:
-        held = newest.get(point.product_id)
-        if is_newer(point.point_version, held.point_version if held else None):
+        known = newest.get(point.product_id)
+        if is_newer(point.point_version, known.point_version if known else None):
             newest[point.product_id] = point
     return list(newest.values())
+
+
+class Owner(NamedTuple):
+    """The deployment that a collection belongs to, and how it names its collections."""
+
+    kafka_cluster: str
+    topic_prefix: str
+
+    @property
+    def name(self) -> str:
+        """The owner as it is written into metadata."""
+        return f"{self.kafka_cluster}/{self.topic_prefix}"
+
+    @property
+    def alias(self) -> str:
+        """The alias under which the collection in force is found."""
+        return f"{self.topic_prefix}products"
+
+    def collection(self, product_release: int) -> str:
+        """Return the collection that a product release makes."""
+        return f"{self.topic_prefix}products-r{product_release}"
+
+    def release_of(self, collection: str | None) -> int | None:
+        """Return the product release that made a collection, None if its name is not one of ours.
+
+        >>> Owner("k", "shop-").release_of("shop-products-r12"), Owner("k", "shop-").release_of("products-r1")
+        (12, None)
+        """
+        found = re.fullmatch(re.escape(self.topic_prefix) + r"products-r(\d+)", collection or "")
+        return int(found[1]) if found else None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Target:
+    """A collection and the product head whose vectors it holds."""
+
+    collection: str
+    product_release: int
+    head: ProductHead
+
+    def points(self, products: Sequence[BaseProduct]) -> list[ProductPoint]:
+        """Return the points of products in this collection; the head is applied to all of them at once."""
+        live = [product.vector for product in products if product.vector is not None]
+        vectors = iter(apply_head(self.head, np.stack(live)) if live else ())
+        return [self._point(product, None if product.is_deleted else next(vectors)) for product in products]
+
+    def version_of(self, product: BaseProduct) -> PointVersion:
+        """Return what orders a product's point here."""
+        return PointVersion(product.version, self.product_release, product.is_deleted)
+
+    def _point(self, product: BaseProduct, vector: np.ndarray | None) -> ProductPoint:
+        if vector is None or product.payload is None:
+            return ProductPoint(product.product_id, product.version, self.product_release, None)
+        payload = product.payload.model_dump(mode="json", exclude_none=True)
+        payload |= {"base_version": product.base_version, "text_hash": product.text_hash}
+        return ProductPoint(product.product_id, product.version, self.product_release, vector.tolist(), payload)
+
+
+class Targets:
+    """The targets of every write; whoever takes them once per batch writes to a set that belongs together.
+
+    The order that makes the dual writes of one indexer complete: a writer keeps a product in the base vectors first and
+    takes the targets then; a roll-out adds its target first and takes the base vectors then. So whatever one has
+    missed, the other has. What the others of the group write is the matter of `rollout/decisions.py`.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._in_force: Target | None = None
+        self._construction: Target | None = None
+
+    def current(self) -> tuple[Target, ...]:
+        """Return the targets, the one in force first."""
+        with self._lock:
+            return tuple(target for target in (self._in_force, self._construction) if target is not None)
+
+    @property
+    def in_force(self) -> Target | None:
+        """The collection that search reads."""
+        return self._in_force
+
+    @property
+    def construction(self) -> Target | None:
+        """The collection under construction."""
+        return self._construction
+
+    def put_in_force(self, target: Target) -> None:
+        """Let a target be the one in force; if it was under construction, it is not any more."""
+        with self._lock:
+            self._in_force = target
+            if self._construction is not None and self._construction.collection == target.collection:
+                self._construction = None
+
+    def build(self, target: Target | None) -> None:
+        """Let every write go to this collection too; None ends it."""
+        with self._lock:
+            self._construction = target

@@ -64,6 +64,9 @@ class Settings(BaseModel):
     redis_url: str | None = _setting(None, "", "Redis as redis://host:port/db; may be emptied at any time.", repr=False)
     qdrant_url: str | None = _setting(None, "", "Vector store as http://host:port.")
     qdrant_api_key: SecretStr | None = _setting(None, "", "Key of the vector store where it asks for one.")
+    qdrant_take_over: bool = _setting(
+        False, "", "Drop another deployment's collections under our names and fill them anew; set it for one start."
+    )
     topic_prefix: str = _setting(
         "", "", "Put before every topic, group and collection name: several shops or tests on one cluster."
     )

@@ -1,29 +1,34 @@
 """What a batch of catalogue records changes: newest per product, new products first, every record accounted for.
 
-Facts in, plan out: the loop encodes, writes and commits what is decided here.
+Records and what is known go in, a plan comes out: the loop encodes, writes and commits what is decided here.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from enum import IntEnum
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from contracts import wire
 from contracts.catalog import CATALOG_CHANGE, CatalogChange, Product, ProductDeleted
 from contracts.errors import ContractError
 from contracts.progress import CatalogCounts
 from contracts.vectors import PointPayload
-from indexer.core.base_vectors import BaseProduct
+from indexer.catalog.base_vectors import BaseProduct, CatalogPlace
+from towers.text import product_text, text_hash
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogRecord:
-    """One record of `catalog` as it was read; a value of None was removed from the topic by its writer."""
+    """One record of `catalog` as it was read; a value of None deletes the product of its key."""
 
     partition: int
     offset: int
     timestamp_ms: int
     key: bytes | None
     value: bytes | None
+
+    @property
+    def place(self) -> CatalogPlace:
+        """Where it is in its partition."""
+        return CatalogPlace(self.offset, self.timestamp_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +40,6 @@ class Refusal:
     error: str
 
 
-class Lane(IntEnum):
-    """In which order changes are worked off; lower first."""
-
-    URGENT = 0
-    """What shoppers cannot find yet, or must not find any more."""
-    REFRESH = 1
-    """Newer versions of products that are found already."""
-
-
 @dataclass(frozen=True, slots=True)
 class Change:
     """One change to apply.
@@ -51,17 +47,22 @@ class Change:
     Args:
         message: the newest of the product in the batch.
         known: what was known before; None for a product never seen.
-        lane: when it is worked off.
+        record: that the message comes from.
     """
 
     message: CatalogChange
     known: BaseProduct | None
-    lane: Lane
+    record: CatalogRecord
 
     @property
     def is_repeat(self) -> bool:
-        """Whether this very version was encoded before; its write may still be missing (a crash lay in between)."""
-        return self.known is not None and self.known.version == self.message.version
+        """Whether this very state was encoded before; its write may still be missing (a crash lay in between)."""
+        return self.known is not None and self.known.order == _order(self.message)
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether shoppers cannot find yet, or must not find any more, what it is about."""
+        return isinstance(self.message, ProductDeleted) or self.known is None or self.known.is_deleted
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,23 +70,23 @@ class Plan:
     """What to do about a batch.
 
     Args:
-        changes: to apply, in order of their lane.
+        changes: to apply, the urgent ones first.
         refusals: for `dead-letters`.
         stale_count: changes older than what is known, or than another of the same product in the batch.
-        nulls: records without a value: they clean the topic and change nothing.
-        timestamps_ms: product id -> when Kafka took in each version that is applied here.
+        same_version: records whose content is another than that of the same version before; they change nothing.
+        unknown_nulls: null values of products that nobody knows.
     """
 
     changes: tuple[Change, ...]
     refusals: tuple[Refusal, ...] = ()
     stale_count: int = 0
-    nulls: tuple[CatalogRecord, ...] = ()
-    timestamps_ms: Mapping[str, int] = field(default_factory=dict)
+    same_version: tuple[CatalogRecord, ...] = ()
+    unknown_nulls: int = 0
 
-    def lanes(self) -> list[list[Change]]:
-        """Return the changes of each lane that has any, most urgent first."""
-        lanes = ([change for change in self.changes if change.lane == lane] for lane in Lane)
-        return [changes for changes in lanes if changes]
+    def batches(self) -> list[list[Change]]:
+        """Return the urgent changes and the others, each kind that there is."""
+        kinds = ([change for change in self.changes if change.is_urgent is urgent] for urgent in (True, False))
+        return [changes for changes in kinds if changes]
 
 
 Known = Callable[[str], BaseProduct | None]
@@ -97,44 +98,98 @@ def plan_batch(records: Iterable[CatalogRecord], known: Known) -> Plan:
 
     Args:
         records: in the order of each partition.
-        known: what is known of a product before the batch.
+        known: what is known of a product before the batch; where a record has no value, all that came before it.
     """
-    newest: dict[str, tuple[CatalogChange, CatalogRecord]] = {}
-    refusals: list[Refusal] = []
-    nulls: list[CatalogRecord] = []
-    stale_count = 0
+    batch = _Batch(known)
     for record in records:
-        if record.value is None:
-            nulls.append(record)
-            continue
-        try:
-            message = wire.decode(record.value, CATALOG_CHANGE)
-        except ContractError as error:
-            refusals.append(Refusal(record, error.reason, error.message))
-            continue
-        held = newest.get(message.product_id)
-        stale_count += held is not None
-        if held is None or message.version > held[0].version:
-            newest[message.product_id] = (message, record)
-    changes = [_change(message, known(message.product_id)) for message, _ in newest.values()]
-    wanted = [change for change in changes if change is not None]
+        batch.add(record)
     return Plan(
-        changes=tuple(sorted(wanted, key=lambda change: change.lane)),
-        refusals=tuple(refusals),
-        stale_count=stale_count + len(changes) - len(wanted),
-        nulls=tuple(nulls),
-        timestamps_ms={
-            change.message.product_id: newest[change.message.product_id][1].timestamp_ms for change in wanted
-        },
+        changes=tuple(sorted(batch.changes.values(), key=lambda change: not change.is_urgent)),
+        refusals=tuple(batch.refusals),
+        stale_count=batch.stale_count,
+        same_version=tuple(batch.same_version),
+        unknown_nulls=batch.unknown_nulls,
     )
 
 
-def _change(message: CatalogChange, known: BaseProduct | None) -> Change | None:
-    """Return the change, or None where something newer is known."""
-    if known is not None and known.version > message.version:
-        return None
-    urgent = isinstance(message, ProductDeleted) or known is None or known.is_deleted
-    return Change(message, known, Lane.URGENT if urgent else Lane.REFRESH)
+class _Batch:
+    """The plan as it grows, record by record."""
+
+    def __init__(self, known: Known) -> None:
+        self._known = known
+        self.changes: dict[str, Change] = {}
+        self.refusals: list[Refusal] = []
+        self.stale_count = 0
+        self.same_version: list[CatalogRecord] = []
+        self.unknown_nulls = 0
+
+    def add(self, record: CatalogRecord) -> None:
+        """Account for the next record."""
+        message = self._deletion(record) if record.value is None else self._decoded(record, record.value)
+        if message is not None:
+            self._take(message, record)
+
+    def _decoded(self, record: CatalogRecord, value: bytes) -> CatalogChange | None:
+        try:
+            return wire.decode(value, CATALOG_CHANGE)
+        except ContractError as error:
+            self.refusals.append(Refusal(record, error.reason, error.message))
+            return None
+
+    def _deletion(self, record: CatalogRecord) -> CatalogChange | None:
+        """Return what a null value means: the product is gone, with the version that was the newest before it.
+
+        A null that is read again must not delete what came after it: then the product is known from a later record.
+        """
+        product_id = (record.key or b"").decode(errors="replace")
+        change, known = self.changes.get(product_id), self._known(product_id)
+        if change is not None:
+            version = change.message.version
+        elif known is None:
+            self.unknown_nulls += 1
+            return None
+        elif known.place is not None and known.place.is_after(record.place):
+            self.stale_count += 1
+            return None
+        else:
+            version = known.version
+        return ProductDeleted(type="product_deleted", product_id=product_id, version=version)
+
+    def _take(self, message: CatalogChange, record: CatalogRecord) -> None:
+        known, before = self._known(message.product_id), self.changes.get(message.product_id)
+        newest = _order(before.message) if before else known.order if known else None
+        if newest is None or _order(message) > newest:
+            self.stale_count += before is not None and before.record not in self.same_version
+            self.changes[message.product_id] = Change(message, known, record)
+            return
+        is_repeat = before is None and _order(message) == newest
+        if is_repeat:
+            self.changes[message.product_id] = Change(message, known, record)
+        if self._contradicts(message, record, before=before, known=known):
+            self.same_version.append(record)
+        elif not is_repeat:
+            self.stale_count += 1
+
+    def _contradicts(
+        self, message: CatalogChange, record: CatalogRecord, *, before: Change | None, known: BaseProduct | None
+    ) -> bool:
+        """Tell whether a message that is not newer says something else than was said of its version before."""
+        if not isinstance(message, Product):
+            return False
+        if before is not None:
+            return before.message.version == message.version and _content(before.message) != _content(message)
+        if known is None or known.version != message.version or (known.place and known.place.is_after(record.place)):
+            return False
+        return _content(message) != (None if known.is_deleted else (known.text_hash, known.payload))
+
+
+def _order(message: CatalogChange) -> tuple[int, bool]:
+    return message.version, isinstance(message, ProductDeleted)
+
+
+def _content(message: CatalogChange) -> tuple[str, PointPayload] | None:
+    """Return what the index holds of a product besides its versions, None of a deletion."""
+    return (text_hash(product_text(message)), payload_of(message)) if isinstance(message, Product) else None
 
 
 def payload_of(product: Product) -> PointPayload:

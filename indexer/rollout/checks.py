@@ -1,7 +1,7 @@
-"""Bringing a collection to what the base vectors say: the missing points, batch by batch, with room for searches."""
+"""What a collection lacks of the base vectors, written batch by batch, and whether a new one may come into force."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
@@ -9,11 +9,10 @@ import numpy as np
 
 from contracts.errors import CheckFailed
 from contracts.versions import PointVersion, is_newer
-from indexer.core.base_vectors import BaseProduct, BaseVectors
-from indexer.core.points import ProductPoint
-from indexer.core.rollover import pause_s
-from indexer.ports import CatchUp, ShadowQueries, VectorStore
-from indexer.targets import Target
+from indexer.catalog.base_vectors import BaseProduct, BaseVectors
+from indexer.points import ProductPoint, Target
+from indexer.ports import VectorStore
+from indexer.rollout.decisions import pause_s
 
 BATCH: Final = 256
 SAMPLE: Final = 64
@@ -21,26 +20,36 @@ VECTOR_TOLERANCE: Final = 1e-4
 """Largest difference at which a stored vector still is the one that the head makes of its base vector."""
 
 
-class Filling:
-    """What one collection lacks of the base vectors, taken when it began; writes made meanwhile reach it by themselves.
+class MissingPoints:
+    """What one collection lacks when this is made; writes that come later reach it by themselves.
 
     Args:
         target: the collection and its head.
         store: the index.
         vectors: every product.
-        window_s: within which it must be done.
+        window_s: within which everything must be written.
+        monotonic_s: clock that measures writes.
     """
 
-    def __init__(self, target: Target, store: VectorStore, vectors: BaseVectors, *, window_s: float) -> None:
+    def __init__(
+        self,
+        target: Target,
+        store: VectorStore,
+        vectors: BaseVectors,
+        *,
+        window_s: float = 0.0,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._target = target
         self._store = store
-        self._deadline = time.monotonic() + window_s
+        self._monotonic_s = monotonic_s
+        self._deadline = monotonic_s() + window_s
         self.products = vectors.snapshot()
         self.stored = store.versions(target.collection)
         self._missing = [
             product
             for product in self.products
-            if is_newer(product.point_version(target.product_release), self.stored.get(product.product_id))
+            if is_newer(target.version_of(product), self.stored.get(product.product_id))
         ]
         self.total = len(self._missing)
         self.written = 0
@@ -58,9 +67,9 @@ class Filling:
     def write_batch(self) -> float:
         """Write the next batch; return for how many seconds to leave the store alone."""
         batch = list(islice(self._missing, self.written, self.written + BATCH))
-        began = time.monotonic()
+        began = self._monotonic_s()
         self._store.write(self._target.collection, self._target.points(batch))
-        now = time.monotonic()
+        now = self._monotonic_s()
         self.written += len(batch)
         batches_left = -(-(self.total - self.written) // BATCH)
         return pause_s(now - began, batches_left, self._deadline - now)
@@ -77,11 +86,10 @@ def check_collection(
     *,
     store: VectorStore,
     vectors: BaseVectors,
-    catch_up: CatchUp,
-    shadow: ShadowQueries,
+    read_to_end: Callable[[], None],
     probes: np.ndarray,
 ) -> None:
-    """Raise where a new collection must not come into force.
+    """Raise if a new collection must not come into force.
 
     It is held against what the collection in force holds at the beginning and what is known of every product a moment
     later, so that changes which arrive meanwhile never fail it.
@@ -91,45 +99,48 @@ def check_collection(
         reference: the collection in force.
         store: the index.
         vectors: every product.
-        catch_up: makes them current.
-        shadow: asks the new collection.
+        read_to_end: makes them current.
         probes: query vectors (N, D) of the query release that comes with it.
 
     Raises:
         CheckFailed: which check failed, with its numbers.
     """
-    held = store.versions(reference)
-    catch_up()
-    filling = Filling(target, store, vectors, window_s=0.0)
-    filling.write_all()
-    _check_complete(target, filling, held, store)
-    _check_known(target, filling, vectors, catch_up, store)
-    _check_vectors(target, _sample(filling.products), store)
+    in_force = store.versions(reference)
+    read_to_end()
+    missing = MissingPoints(target, store, vectors)
+    missing.write_all()
+    _check_complete(target, missing, in_force, store)
+    _check_known(target, missing, vectors, read_to_end, store)
+    _check_vectors(target, _sample(missing.products), store)
     live = store.counts(target.collection).live
-    answered = shadow.answered(target.collection, probes) if live else len(probes)
+    answered = store.answered(target.collection, probes) if live else len(probes)
     if answered < len(probes):
         raise CheckFailed(f"{target.collection} answered {answered} of {len(probes)} shadow queries")
 
 
-def _check_complete(target: Target, filling: Filling, held: Mapping[str, PointVersion], store: VectorStore) -> None:
-    """Raise where a product is missing or old although everything that is known was written."""
-    wanted = {product_id: version.version for product_id, version in held.items()}
-    for product in filling.products:
-        wanted[product.product_id] = max(product.version, wanted.get(product.product_id, product.version))
-    points = {product_id: PointVersion(version, target.product_release) for product_id, version in wanted.items()}
-    doubtful = [product_id for product_id, point in points.items() if is_newer(point, filling.stored.get(product_id))]
+def _check_complete(
+    target: Target, missing: MissingPoints, in_force: Mapping[str, PointVersion], store: VectorStore
+) -> None:
+    """Raise if a product is missing or old although everything that is known was written."""
+    release = target.product_release
+    wanted = {product_id: found._replace(product_release=release) for product_id, found in in_force.items()}
+    for product in missing.products:
+        if is_newer(version := target.version_of(product), wanted.get(product.product_id)):
+            wanted[product.product_id] = version
+    doubtful = [product_id for product_id, point in wanted.items() if is_newer(point, missing.stored.get(product_id))]
     found = {point.product_id: point.point_version for point in _retrieved(target, doubtful, store)}
-    lacking = [product_id for product_id in doubtful if is_newer(points[product_id], found.get(product_id))]
+    lacking = [product_id for product_id in doubtful if is_newer(wanted[product_id], found.get(product_id))]
     if lacking:
         raise CheckFailed(f"{target.collection} lacks {len(lacking)} of {len(wanted)} products, {lacking[0]} for one")
 
 
-def _check_known(target: Target, filling: Filling, vectors: BaseVectors, catch_up: CatchUp, store: VectorStore) -> None:
-    """Raise where a product can be found that nobody ever sent: a base vector is acknowledged before its point."""
-    known = {product.product_id for product in filling.products}
-    unknown = filling.stored.keys() - known
+def _check_known(
+    target: Target, missing: MissingPoints, vectors: BaseVectors, read_to_end: Callable[[], None], store: VectorStore
+) -> None:
+    """Raise if a product can be found that nobody ever sent: a base vector is acknowledged before its point."""
+    unknown = missing.stored.keys() - {product.product_id for product in missing.products}
     if unknown:
-        catch_up()
+        read_to_end()
     foreign = [product_id for product_id in sorted(unknown) if vectors.get(product_id) is None]
     live = [point.product_id for point in _retrieved(target, foreign, store) if not point.is_tombstone]
     if live:

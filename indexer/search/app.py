@@ -12,13 +12,14 @@ from typing_extensions import override
 
 from contracts.errors import DependencyDown, MillraceError
 from contracts.telemetry import Process
-from indexer.adapters.qdrant import ProductStore, connect
+from indexer.qdrant import connect
 from indexer.search.encoding import QueryEncoder
 from indexer.search.impressions import ImpressionWriter
 from indexer.search.retrieval import QdrantRetrieval, async_connect
 from indexer.search.service import DEADLINE_S, SearchService
 from indexer.search.serving import ServingPairs
 from indexer.search.web import build
+from indexer.store import ProductStore
 from service.health import Health, bind_socket
 from service.kafka import ensure_topics
 from service.logging import get_logger

@@ -12,8 +12,9 @@ from contracts import wire
 from contracts.progress import CatalogCounts
 from contracts.releases import SERVING, SERVING_KEY, Serving
 from contracts.topics import CATALOG, DEAD_LETTERS, MODELS
-from indexer.adapters.qdrant import ProductStore, connect
 from indexer.app import serve
+from indexer.qdrant import connect
+from indexer.store import ProductStore
 from service.kafka import admin, committed_offsets, consumer_config, ensure_topics, read_compacted
 from service.settings import Settings
 from tests.support.indexing import (
@@ -220,7 +221,7 @@ def test_a_product_release_is_rolled_out_over_the_whole_index(
     serving = serving_of(own)
     assert (serving.query_release, serving.collection) == (1, own.collection(1))
     assert serving.previous_collection == own.collection(0)
-    assert store.alias_target(own.alias()) == own.collection(1)
+    eventually(lambda: store.alias_target(own.alias()) == own.collection(1), timeout_s=30)
     eventually(lambda: store.counts(own.collection(1)) == (299, 2), timeout_s=30)
     assert {entry.product_release for entry in store.versions(own.collection(1)).values()} == {1}
     assert indexer.metric("millrace_rollover_progress_ratio") == 1

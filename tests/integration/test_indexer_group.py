@@ -12,7 +12,8 @@ from contracts.progress import CatalogCounts
 from contracts.releases import SERVING, SERVING_KEY, Serving
 from contracts.topics import CATALOG, MODELS
 from contracts.versions import PointVersion
-from indexer.adapters.qdrant import ProductStore, connect
+from indexer.qdrant import connect
+from indexer.store import ProductStore
 from service.kafka import admin, committed_offsets, ensure_topics, read_compacted
 from service.settings import Settings
 from tests.support.indexing import ServiceProcess, Shop, deleted, product, product_release, query_release

@@ -5,7 +5,7 @@ from itertools import permutations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.core.points import ProductPoint, newest_per_id
+from indexer.points import ProductPoint, newest_per_id
 
 points = st.builds(
     ProductPoint,
@@ -18,13 +18,13 @@ points = st.builds(
 
 @given(st.lists(points))
 def test_newest_per_id_keeps_the_maximum_of_each_product(given_points: list[ProductPoint]) -> None:
-    """Of every product the greatest (version, product release) stays, once, and nothing else."""
+    """Of every product the greatest (version, deletion, product release) stays, once, and nothing else."""
     kept = newest_per_id(given_points)
-    greatest: dict[str, tuple[int, int]] = {}
+    greatest: dict[str, tuple[int, bool, int]] = {}
     for point in given_points:
-        version = (point.version, point.product_release)
-        greatest[point.product_id] = max(greatest.get(point.product_id, version), version)
-    assert {point.product_id: (point.version, point.product_release) for point in kept} == greatest
+        order = (point.version, point.is_tombstone, point.product_release)
+        greatest[point.product_id] = max(greatest.get(point.product_id, order), order)
+    assert {point.product_id: (point.version, point.is_tombstone, point.product_release) for point in kept} == greatest
     assert len(kept) == len(greatest)
 
 
@@ -36,7 +36,7 @@ def test_of_equals_the_first_stays() -> None:
 
 def test_order_does_not_matter_between_versions() -> None:
     """Every order of three writes leaves the same one."""
-    writes = [ProductPoint("P-1", 5, 9, (1.0,)), ProductPoint("P-1", 6, 1, None), ProductPoint("P-1", 6, 2, (2.0,))]
+    writes = [ProductPoint("P-1", 5, 9, (1.0,)), ProductPoint("P-1", 6, 3, (2.0,)), ProductPoint("P-1", 6, 2, None)]
     assert all(newest_per_id(order) == [writes[2]] for order in permutations(writes))
 
 
