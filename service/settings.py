@@ -348,4 +348,6 @@ def _comma_list(value: str) -> list[str]:
 
 def _plain(value: object) -> str:
     """Return a setting as it is written in an environment."""
+    if isinstance(value, bool):
+        return str(value).lower()
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
