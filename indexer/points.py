@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from contracts.releases import ALIAS, collection_name
 from contracts.versions import PointVersion, is_newer
 from indexer.catalog.base_vectors import BaseProduct
 from towers.heads import ProductHead, apply_head
@@ -87,11 +88,11 @@ class Owner(NamedTuple):
     @property
     def alias(self) -> str:
         """The alias under which the collection in force is found."""
-        return f"{self.topic_prefix}products"
+        return f"{self.topic_prefix}{ALIAS}"
 
     def collection(self, product_release: int) -> str:
         """Return the collection that a product release makes."""
-        return f"{self.topic_prefix}products-r{product_release}"
+        return f"{self.topic_prefix}{collection_name(product_release)}"
 
     def release_of(self, collection: str | None) -> int | None:
         """Return the product release that made a collection, None if its name is not one of ours.
@@ -99,7 +100,7 @@ class Owner(NamedTuple):
         >>> Owner("k", "shop-").release_of("shop-products-r12"), Owner("k", "shop-").release_of("products-r1")
         (12, None)
         """
-        found = re.fullmatch(re.escape(self.topic_prefix) + r"products-r(\d+)", collection or "")
+        found = re.fullmatch(re.escape(f"{self.topic_prefix}{ALIAS}-r") + r"(\d+)", collection or "")
         return int(found[1]) if found else None
 
 

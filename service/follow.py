@@ -48,7 +48,7 @@ class TopicFollower:
         topic: without the deployment's prefix.
         on_record: called in the follower's thread.
         on_new_topic: called there before it begins again, because the topic was deleted and made anew.
-        kafka: told whether Kafka answers; one of its own if None.
+        kafka: told whether Kafka answers, and a readiness check of its own; if None, `not_caught_up` names an outage.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class TopicFollower:
         self._on_record = on_record
         self._on_new_topic = on_new_topic
         self._kafka = kafka or Dependency(Process.KAFKA, patience_s=PATIENCE_S)
+        self._names_outages = kafka is None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"follow-{topic}", daemon=True)
         self.caught_up = threading.Event()
@@ -96,7 +97,7 @@ class TopicFollower:
             return self.failure.message
         if not self.caught_up.is_set():
             return f"{self._topic} has not been read to its end yet"
-        return self._kafka.not_ready()
+        return self._kafka.not_ready() if self._names_outages else None
 
     def read_to_end(self, timeout_s: float | None = None) -> None:
         """Wait until every record that was acknowledged before this call has been handed over.

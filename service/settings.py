@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from contracts.errors import UsageError
+from contracts.releases import ALIAS, collection_name
 from contracts.telemetry import DEFAULT_PORTS, Process
 from contracts.topics import GROUP_PREFIX
 
@@ -194,11 +195,11 @@ class Settings(BaseModel):
 
     def collection(self, product_release: int) -> str:
         """Return the collection that a product release created."""
-        return f"{self.topic_prefix}products-r{product_release}"
+        return f"{self.topic_prefix}{collection_name(product_release)}"
 
     def alias(self) -> str:
         """Return the alias under which the collection in force is found."""
-        return f"{self.topic_prefix}products"
+        return f"{self.topic_prefix}{ALIAS}"
 
     def listen_port(self, process: Process | str) -> int:
         """Return the port that a process listens on."""

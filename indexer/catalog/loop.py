@@ -19,6 +19,7 @@ from indexer.catalog.planning import CatalogRecord, Change, Plan, advance, paylo
 from indexer.points import Target, Targets
 from indexer.ports import CatalogSource, InForce, PartitionsMoved, Pause, VectorLog, VectorStore
 from service import metrics
+from service.clock import epoch_ms
 from service.logging import get_logger
 from towers.release_files import Encoder
 from towers.text import product_text, text_hash
@@ -118,11 +119,11 @@ class CatalogLoop:
         for product in fresh:
             self._log.known.apply(product)
         self._write_everywhere(products)
-        now_s = time.time()
+        now_ms = epoch_ms()
         for product, change in zip(products, changes, strict=True):
             metrics.INDEX_WRITES.labels("tombstone" if product.is_deleted else "upsert").inc()
-            waited_s = now_s - change.record.timestamp_ms / 1000
-            metrics.FRESHNESS.labels("product_to_search").observe(max(waited_s, 0.0))
+            waited_ms = max(now_ms - change.record.timestamp_ms, 0)
+            metrics.FRESHNESS.labels("product_to_search").observe(waited_ms / 1000)
 
     def _publish(self, fresh: Sequence[BaseProduct], changes: Sequence[Change]) -> None:
         """Keep base vectors, as a member of the group: one that stalled would write what is old by now."""

@@ -42,18 +42,21 @@ class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc] # the librar
 
     def __init__(self) -> None:
         self.epoch = 0
+        self.is_assigned = False
         self.partitions: frozenset[int] = frozenset()
 
     @override
     def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        """Give partitions up."""
+        """Give partitions up; the group does so at the first join too."""
         self.epoch += 1
+        self.is_assigned = False
         self.partitions -= {partition.partition for partition in revoked}
 
     @override
     def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """Take partitions over."""
         self.epoch += 1
+        self.is_assigned = True
         self.partitions |= {partition.partition for partition in assigned}
 
 
@@ -90,7 +93,7 @@ class CatalogTopic:
 
     def not_assigned(self) -> str | None:
         """Return why it reads nothing yet, as a readiness check."""
-        return None if self._assignment.epoch else "the consumer group has not assigned partitions yet"
+        return None if self._assignment.is_assigned else "the consumer group has not assigned partitions yet"
 
     def poll(self) -> list[CatalogRecord]:
         """Return the next records, in the order of each partition."""

@@ -94,6 +94,17 @@ def test_an_offset_behind_the_end_begins_again(own: Settings, kafka: Dependency,
     assert progress_of(own, kafka) == PartitionProgress(0, CatalogCounts())
 
 
+def test_a_member_is_not_ready_until_the_group_has_assigned_partitions(member: CatalogTopic, own: Settings) -> None:
+    """A join that has only begun, and gives up what the member held before, is no assignment."""
+    waiting = CatalogTopic(own, Dependency(Process.KAFKA))
+    assert waiting.not_assigned() is not None
+    waiting._assignment.on_partitions_revoked([])
+    assert waiting.not_assigned() is not None
+    waiting.close()
+    assert member.not_assigned() is None
+    assert member.leads()
+
+
 def test_a_member_is_confirmed_without_moving_anything(member: CatalogTopic, own: Settings, kafka: Dependency) -> None:
     """The same offset and counts are committed once more."""
     member.commit({0: PartitionProgress(2, CatalogCounts(catalogue=2))})
