@@ -1,6 +1,5 @@
 """The indexer on a real Kafka and a vector store in a process of its own: catalogue, releases, crashes."""
 
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,33 +7,31 @@ from typing import Any
 import numpy as np
 import pytest
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaConnectionError
 
 from contracts import wire
-from contracts.progress import CatalogCounts
 from contracts.releases import SERVING, SERVING_KEY, Serving
-from contracts.topics import CATALOG, DEAD_LETTERS, MODELS, PRODUCT_VECTORS
-from indexer import app
+from contracts.topics import DEAD_LETTERS, MODELS
 from indexer.app import serve
 from indexer.qdrant import connect
-from indexer.store import OWNER, ProductStore
-from service import follow
-from service.kafka import admin, committed_offsets, consumer_config, ensure_topics, read_compacted
+from indexer.store import ProductStore
+from service.kafka import consumer_config, ensure_topics, read_compacted
 from service.settings import Settings
 from tests.support.indexing import (
     ServiceProcess,
     ServiceThread,
     Shop,
+    catalogue_counts,
     deleted,
+    in_words,
     product,
     product_release,
     query_release,
     running,
+    titles,
 )
 from tests.support.poll import eventually
 from tests.support.ports import free_port
 from tests.support.qdrant_process import QdrantProcess
-from tests.support.tiny_encoder import WORDS
 from towers.encoder import BaseEncoder
 from towers.heads import apply_head
 from towers.text import product_text
@@ -92,15 +89,6 @@ def serving_of(settings: Settings) -> Serving:
     return wire.decode(found[SERVING_KEY], SERVING)
 
 
-def titles(settings: Settings, encoder: BaseEncoder, text: str, limit: int = 3) -> list[str]:
-    """Return the titles nearest to a text through the alias, as anyone may ask."""
-    client = connect(settings)
-    vector = encoder.encode([text])[0].tolist()
-    answer = client.query_points(settings.alias(), query=vector, using="product", limit=limit)
-    client.close()
-    return [str((point.payload or {})["title"]) for point in answer.points]
-
-
 def dead_letters(settings: Settings) -> list[Any]:
     """Return the records of `dead-letters`."""
     with KafkaConsumer(**consumer_config(settings)) as consumer:
@@ -112,21 +100,6 @@ def dead_letters(settings: Settings) -> list[Any]:
         while any(consumer.position(partition) < end for partition, end in ends.items()):
             found += [record for records in consumer.poll(timeout_ms=200).values() for record in records]
     return found
-
-
-def catalogue_counts(settings: Settings) -> tuple[int, int]:
-    """Return (catalogue, dead-lettered) over all partitions, as they stand in the commits."""
-    with admin(settings) as client:
-        committed = committed_offsets(client, settings, "indexer")
-    counts = [
-        CatalogCounts.model_validate_json(entry.metadata) for (topic, _), entry in committed.items() if topic == CATALOG
-    ]
-    return sum(count.catalogue for count in counts), sum(count.dead_lettered for count in counts)
-
-
-def in_words(number: int) -> str:
-    """Return a title of words that differs from its neighbours'."""
-    return " ".join(WORDS[(number * step) % len(WORDS)] for step in (1, 3, 7)) + f" {number}"
 
 
 def test_a_first_start_serves_release_0_of_an_empty_collection(
@@ -272,36 +245,6 @@ def test_an_indexer_killed_in_the_middle_of_a_roll_out_completes_it_after_a_rest
     eventually(lambda: catalogue_counts(own) == (count + 2, 0), timeout_s=30)
 
 
-def test_an_empty_vector_store_is_filled_again_before_the_indexer_is_ready(
-    own: Settings, shop: Shop, store: ProductStore, encoder: BaseEncoder
-) -> None:
-    """With the collection in force gone, a restart writes every product again from the base vectors."""
-    with running(serve, own):
-        shop.send(*(product(f"P-{number}", title=in_words(number)) for number in range(50)), deleted("P-3", 2))
-        eventually(lambda: store.counts(own.collection(0)) == (49, 1), timeout_s=60)
-    store.drop(own.collection(0))
-    with running(serve, own):
-        assert store.counts(own.collection(0)) == (49, 1)
-        assert store.alias_target(own.alias()) == own.collection(0)
-        assert titles(own, encoder, in_words(4), limit=1) == [in_words(4)]
-
-
-def test_a_vector_store_that_is_away_holds_the_catalogue_and_loses_nothing(
-    own: Settings, shop: Shop, store: ProductStore, indexer: ServiceThread, qdrant: QdrantProcess
-) -> None:
-    """While the store is away the indexer says so and waits; afterwards everything is written, once."""
-    shop.send(product("P-1"))
-    eventually(lambda: store.counts(own.collection(0)).live == 1, timeout_s=60)
-    qdrant.kill()
-    shop.send(product("P-2", title="red oven"), deleted("P-1", 2))
-    eventually(lambda: "catalogue" in (indexer.not_ready() or ""), timeout_s=30, what="it says what it waits for")
-    qdrant.start()
-    eventually(lambda: store.counts(own.collection(0)) == (1, 1), timeout_s=60)
-    eventually(lambda: indexer.not_ready() is None, timeout_s=30)
-    assert catalogue_counts(own) == (3, 0)
-    assert set(store.versions(own.collection(0))) == {"P-1", "P-2"}
-
-
 def test_a_null_deletes_a_product_and_a_higher_version_brings_it_back(
     own: Settings, shop: Shop, encoder: BaseEncoder, store: ProductStore, indexer: ServiceThread
 ) -> None:
@@ -319,56 +262,6 @@ def test_a_null_deletes_a_product_and_a_higher_version_brings_it_back(
     eventually(lambda: store.counts(collection) == (2, 0), timeout_s=30, what="a higher version is there again")
 
 
-def test_a_second_deployment_on_one_vector_store_is_refused_or_takes_over_on_purpose(
-    own: Settings, shop: Shop, store: ProductStore
-) -> None:
-    """An indexer that finds another Kafka's collections under its names ends with one line and touches nothing."""
-    with running(serve, own):
-        shop.send(product("P-1"))
-        eventually(lambda: store.counts(own.collection(0)).live == 1, timeout_s=60)
-    client = connect(own)
-    client.update_collection(own.collection(0), metadata={OWNER: "another-cluster/"})
-    with pytest.raises(AssertionError, match="belongs to another-cluster/"):
-        ServiceThread(serve, own).start()
-    assert store.counts(own.collection(0)).live == 1
-    assert store.alias_target(own.alias()) == own.collection(0)
-    with running(serve, own.model_copy(update={"qdrant_take_over": True})):
-        assert store.counts(own.collection(0)).live == 1
-        assert store.metadata(own.collection(0))[OWNER].endswith(f"/{own.topic_prefix}")
-        assert store.alias_target(own.alias()) == own.collection(0)
-    client.close()
-
-
-def test_a_vector_store_that_is_gone_makes_an_idle_indexer_not_ready(
-    own: Settings, indexer: ServiceThread, qdrant: QdrantProcess, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nobody sends anything, and it still says what is missing, in one line; afterwards it is ready again."""
-    monkeypatch.setattr(app, "COUNT_EVERY_S", 0.5)
-    qdrant.kill()
-    eventually(lambda: "qdrant: Qdrant cannot be reached" in (indexer.not_ready() or ""), timeout_s=60)
-    qdrant.start()
-    eventually(lambda: indexer.not_ready() is None, timeout_s=60)
-
-
-def test_a_kafka_that_is_gone_makes_an_idle_indexer_not_ready(
-    own: Settings, indexer: ServiceThread, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A consumer whose broker is gone only falls silent; the indexer asks, and says so in one line."""
-    gone, describe = threading.Event(), follow._described
-
-    def described(client: Any, name: str) -> Any:
-        """Describe a topic, unless the broker is gone."""
-        if gone.is_set():
-            raise KafkaConnectionError("no broker")
-        return describe(client, name)
-
-    monkeypatch.setattr(follow, "_described", described)
-    gone.set()
-    eventually(lambda: "kafka: Kafka" in (indexer.not_ready() or ""), timeout_s=60)
-    gone.clear()
-    eventually(lambda: indexer.not_ready() is None, timeout_s=60)
-
-
 def test_an_indexer_that_refuses_the_newest_release_is_not_ready(
     own: Settings, shop: Shop, encoder: BaseEncoder, indexer: ServiceThread
 ) -> None:
@@ -378,37 +271,3 @@ def test_an_indexer_that_refuses_the_newest_release_is_not_ready(
     eventually(lambda: reason in (indexer.not_ready() or ""), timeout_s=30)
     shop.release(query_release(2, encoder))
     eventually(lambda: indexer.not_ready() is None, timeout_s=30)
-
-
-def test_base_vectors_whose_topic_was_made_anew_are_there_again(
-    own: Settings, shop: Shop, store: ProductStore, indexer: ServiceThread
-) -> None:
-    """What the indexer knows is all that is left of it: it is written to the new topic, and a restart finds it."""
-    shop.send(*(product(f"P-{number}", title=in_words(number)) for number in range(30)), deleted("P-3", 2))
-    eventually(lambda: store.counts(own.collection(0)) == (29, 1), timeout_s=60)
-    name = own.topic(PRODUCT_VECTORS)
-    with admin(own) as client:
-        client.delete_topics([name])
-        eventually(lambda: name not in client.list_topics(), timeout_s=30)
-    ensure_topics(own)
-    eventually(lambda: len(read_compacted(own, PRODUCT_VECTORS)) == 30, timeout_s=60, interval_s=0.5)
-    eventually(lambda: indexer.not_ready() is None, timeout_s=30)
-    shop.send(product("P-new"))
-    eventually(lambda: store.counts(own.collection(0)) == (30, 1), timeout_s=60)
-
-
-def test_a_catalogue_that_was_made_anew_is_read_from_its_beginning(
-    own: Settings, shop: Shop, store: ProductStore
-) -> None:
-    """The committed offsets lie behind its end: nothing of it is passed over, and the counts begin again."""
-    with running(serve, own):
-        shop.send(*(product(f"P-{number}") for number in range(20)))
-        eventually(lambda: catalogue_counts(own) == (20, 0), timeout_s=60)
-    with admin(own) as client:
-        client.delete_topics([own.topic(CATALOG)])
-        eventually(lambda: own.topic(CATALOG) not in client.list_topics(), timeout_s=30)
-    ensure_topics(own)
-    shop.send(*(product(f"N-{number}") for number in range(4)))
-    with running(serve, own):
-        eventually(lambda: store.counts(own.collection(0)).live == 24, timeout_s=60)
-        eventually(lambda: catalogue_counts(own) == (4, 0), timeout_s=30)

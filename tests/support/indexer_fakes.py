@@ -22,7 +22,7 @@ from indexer.store import ProductStore
 from service.models import ModelsTable
 from tests.support.indexing import product, product_release, query_release
 from tests.support.tiny_encoder import TinyEncoder
-from towers.heads import ProductHead
+from towers.heads import ProductHead, apply_head
 from towers.release_files import Release, pack
 from towers.text import product_text, text_hash
 
@@ -231,3 +231,18 @@ class Deployment:
 def release_1(shop: Deployment) -> None:
     """Put the first product release and its query release on the topic."""
     shop.topic.add(product_release(1, shop.encoder, query_release=1), query_release(1, shop.encoder, product_release=1))
+
+
+def assert_serves_release_1(shop: Deployment) -> None:
+    """Check that everything is at release 1, whole and right."""
+    serving = shop.topic.serving()
+    assert serving is not None
+    assert (serving.query_release, serving.product_release, serving.collection) == (1, 1, "products-r1")
+    assert shop.store.alias_target("products") == "products-r1"
+    assert shop.store.counts("products-r1") == (599, 1)
+    head = product_release(1, shop.encoder, query_release=1).head()
+    known = shop.vectors.get("P-5")
+    assert known is not None
+    assert known.vector is not None
+    stored = shop.store.retrieve("products-r1", ["P-5"])["P-5"].vector
+    np.testing.assert_allclose(np.array(stored), apply_head(head, known.vector[None])[0], atol=1e-5)

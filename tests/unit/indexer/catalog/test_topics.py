@@ -45,8 +45,15 @@ def kafka() -> Dependency:
 def member(own: Settings, kafka: Dependency) -> Iterator[CatalogTopic]:
     """Give the only member of the group, which has read everything."""
     topic = CatalogTopic(own, kafka)
-    read: list[int] = []
-    eventually(lambda: read.extend(record.offset for record in topic.poll()) or len(read) == 5, timeout_s=60)
+    read = 0
+
+    def has_read_all() -> bool:
+        """Read on."""
+        nonlocal read
+        read += len(topic.poll())
+        return read == 5
+
+    eventually(has_read_all, timeout_s=60)
     yield topic
     topic.close()
 

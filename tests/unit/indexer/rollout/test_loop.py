@@ -2,34 +2,16 @@
 
 from collections.abc import Iterable
 
-import numpy as np
 import pytest
 
 from contracts.errors import InvariantError, TransientError, UsageError
-from contracts.releases import Serving
 from contracts.versions import PointVersion
 from indexer.catalog.base_vectors import BaseProduct
 from indexer.points import Owner, ProductPoint
 from indexer.rollout.checks import MissingPoints
 from indexer.store import ProductStore
-from tests.support.indexer_fakes import Deployment, base_product, first_target, release_1
+from tests.support.indexer_fakes import Deployment, assert_serves_release_1, base_product, first_target, release_1
 from tests.support.indexing import product_release, query_release
-from towers.heads import apply_head
-
-
-def assert_serves_release_1(shop: Deployment) -> None:
-    """Check that everything is at release 1, whole and right."""
-    serving = shop.topic.serving()
-    assert serving is not None
-    assert (serving.query_release, serving.product_release, serving.collection) == (1, 1, "products-r1")
-    assert shop.store.alias_target("products") == "products-r1"
-    assert shop.store.counts("products-r1") == (599, 1)
-    head = product_release(1, shop.encoder, query_release=1).head()
-    known = shop.vectors.get("P-5")
-    assert known is not None
-    assert known.vector is not None
-    stored = shop.store.retrieve("products-r1", ["P-5"])["P-5"].vector
-    np.testing.assert_allclose(np.array(stored), apply_head(head, known.vector[None])[0], atol=1e-5)
 
 
 def test_the_first_start_serves_what_is_known_already(shop: Deployment) -> None:
@@ -48,97 +30,6 @@ def test_a_product_release_is_rolled_out_and_the_pair_switches_once(shop: Deploy
     assert shop.topic.history == [(0, 0), (1, 1)]
     assert shop.store.collections() == ["products-r0", "products-r1"]
     assert [target.collection for target in shop.loop.targets.current()] == ["products-r1"]
-
-
-def test_a_crash_after_any_step_ends_in_the_same_place(shop: Deployment) -> None:
-    """For every step of a roll-out: end the process after it, start anew, and the roll-out completes."""
-    release_1(shop)
-    whole = shop.run(shop.new_process())
-    for crash_after in range(whole):
-        again = Deployment()
-        again.vectors = again.log.known = shop.vectors
-        again.new_process().settle()
-        release_1(again)
-        again.new_process()
-        for _ in range(crash_after):
-            again.step()
-        again.new_process().settle()
-        again.run()
-        assert_serves_release_1(again)
-
-
-class Crash(Exception):
-    """The process ends here."""
-
-
-def crash(*_arguments: object) -> None:
-    """End the process."""
-    raise Crash
-
-
-def test_the_alias_is_never_ahead_of_serving(shop: Deployment) -> None:
-    """A process that ends before the record is acknowledged has not moved the alias."""
-    release_1(shop)
-    loop = shop.new_process(put_in_force=crash)
-    loop.settle()
-    with pytest.raises(Crash):
-        shop.run(loop)
-    assert shop.topic.history == [(0, 0)]
-    assert shop.store.alias_target("products") == "products-r0"
-
-
-def test_the_first_alias_is_not_ahead_of_serving_either() -> None:
-    """It appears once there is something to serve."""
-    shop = Deployment()
-    with pytest.raises(Crash):
-        shop.new_process(put_in_force=crash).settle()
-    assert shop.store.alias_target("products") is None
-
-
-def test_an_alias_that_was_not_moved_follows_after_the_restart(
-    shop: Deployment, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A process that ends right after the record leaves the alias behind; the next one moves it."""
-    release_1(shop)
-    loop = shop.new_process()
-    loop.settle()
-    with monkeypatch.context() as patch:
-        patch.setattr(shop.store, "publish_alias", crash)
-        with pytest.raises(Crash):
-            shop.run(loop)
-    assert shop.topic.history == [(0, 0), (1, 1)]
-    assert shop.store.alias_target("products") == "products-r0"
-    shop.new_process().settle()
-    shop.run()
-    assert_serves_release_1(shop)
-
-
-def test_an_alias_that_somebody_moved_is_put_back(shop: Deployment) -> None:
-    """What `serving` says is in force, and the alias names it again."""
-    release_1(shop)
-    shop.store.ensure_collection("products-r1", shop.encoder.dim)
-    shop.store.publish_alias("products", "products-r1")
-    loop = shop.new_process()
-    loop.settle()
-    shop.step(loop)
-    assert shop.store.alias_target("products") == "products-r0"
-    shop.run(loop)
-    assert_serves_release_1(shop)
-
-
-def test_models_that_were_lost_begin_again_with_a_collection_that_is_complete(shop: Deployment) -> None:
-    """The first pair comes into force only when its collection has every product, as nobody can be served from less."""
-    shop.store.drop("products-r0")
-    shop.topic.forget()
-    complete: list[int] = []
-
-    def put_in_force(serving: Serving) -> None:
-        """Note what the collection holds when the pair comes into force."""
-        complete.append(shop.store.counts(serving.collection).live)
-        shop.topic.put_in_force(serving)
-
-    shop.new_process(put_in_force=put_in_force).settle()
-    assert complete == [599]
 
 
 def test_writes_made_during_the_fill_are_not_overwritten_by_it(shop: Deployment) -> None:
@@ -391,61 +282,6 @@ def test_a_fill_does_not_pause_if_the_window_would_be_missed(shop: Deployment) -
     shop.run(loop)
     assert_serves_release_1(shop)
     assert pauses == 3 * [0.0]
-
-
-def read_what_is_written(shop: Deployment) -> None:
-    """Let the base vectors follow what is written to `product-vectors`."""
-
-    def read() -> None:
-        """Read to the end."""
-        for product in shop.log.vectors:
-            shop.vectors.read(product)
-
-    shop.log.before_end = read
-
-
-def test_what_a_stalled_writer_has_overtaken_is_written_again_once(shop: Deployment) -> None:
-    """Compaction would keep its older record alone: who leads writes the newest again, and rests when it is read."""
-    newest = base_product(shop.encoder, "P-5", 7, "large fridge")
-    shop.vectors.read(newest)
-    shop.vectors.read(base_product(shop.encoder, "P-5", 6, "old fridge"))
-    read_what_is_written(shop)
-    shop.leads = False
-    shop.run()
-    assert shop.log.vectors == []
-    shop.leads = True
-    shop.run()
-    assert shop.log.vectors == [newest]
-
-
-def test_a_deletion_that_was_overtaken_is_written_again(shop: Deployment) -> None:
-    """Else the product would come back with the next collection."""
-    deletion = BaseProduct("P-5", 7, shop.encoder.base_version)
-    shop.vectors.read(deletion)
-    shop.vectors.read(base_product(shop.encoder, "P-5", 7))
-    read_what_is_written(shop)
-    shop.run()
-    assert shop.log.vectors == [deletion]
-
-
-def test_what_was_only_read_in_the_middle_is_not_written_again(shop: Deployment) -> None:
-    """The newer record comes a moment later: at the end of the topic nothing is out of date."""
-    newest = base_product(shop.encoder, "P-5", 7, "large fridge")
-    shop.vectors.apply(newest)
-    shop.vectors.read(base_product(shop.encoder, "P-5", 6, "old fridge"))
-    shop.log.before_end = lambda: shop.vectors.read(newest)
-    shop.run()
-    assert shop.log.vectors == []
-
-
-def test_base_vectors_whose_topic_was_made_anew_are_written_to_it(shop: Deployment) -> None:
-    """They are all that is left of the catalogue's encoding; what others have written there already is not repeated."""
-    shop.vectors.topic_is_new()
-    shop.vectors.read(shop.vectors.get("P-1") or BaseProduct("P-1", 0, ""))
-    read_what_is_written(shop)
-    shop.run()
-    assert len(shop.log.vectors) == 599
-    assert "P-1" not in {product.product_id for product in shop.log.vectors}
 
 
 def test_an_indexer_that_refuses_the_newest_release_says_so(shop: Deployment) -> None:
