@@ -207,7 +207,7 @@ def check_redis(settings: Settings) -> Check:
 
 def check_qdrant(settings: Settings) -> Check:
     """The vector store answers and the alias of the products exists."""
-    from indexer.adapters.qdrant import connect
+    from indexer.qdrant import connect
 
     if settings.qdrant_url is None:
         return Check("qdrant", "warn", "MILLRACE_QDRANT_URL is not set and no `millrace up` runs", "`millrace up`")

@@ -110,7 +110,7 @@ STARTS_AT_ZERO: Final[dict[MetricWrapperBase, Iterable[tuple[str, ...]]]] = {
     TRAIN_STEPS: [(lane,) for lane in LANES],
     TRAIN_STEP_SECONDS: [(lane,) for lane in LANES],
     RELEASE_INFO: [(lane,) for lane in LANES],
-    INDEX_WRITES: [("upsert",), ("tombstone",), ("stale",)],
+    INDEX_WRITES: [("upsert",), ("tombstone",), ("stale",), ("same_version",)],
     IMPRESSIONS: [("written",), ("lost",)],
     FRESHNESS: [(path,) for path in names.FRESHNESS_PATHS],
     LEDGER_BALANCE: [("events",), ("searches",)],

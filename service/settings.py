@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from contracts.errors import UsageError
+from contracts.releases import ALIAS, collection_name
 from contracts.telemetry import DEFAULT_PORTS, Process
 from contracts.topics import GROUP_PREFIX
 
@@ -73,6 +74,9 @@ class Settings(BaseModel):
     redis_url: str | None = _setting(None, "", "Redis as redis://host:port/db; may be emptied at any time.", repr=False)
     qdrant_url: str | None = _setting(None, "", "Vector store as http://host:port.")
     qdrant_api_key: SecretStr | None = _setting(None, "", "Key of the vector store where it asks for one.")
+    qdrant_take_over: bool = _setting(
+        False, "", "Drop another deployment's collections under our names and fill them anew; set it for one start."
+    )
     topic_prefix: str = _setting(
         "", "", "Put before every topic, group and collection name: several shops or tests on one cluster."
     )
@@ -223,11 +227,11 @@ class Settings(BaseModel):
 
     def collection(self, product_release: int) -> str:
         """Return the collection that a product release created."""
-        return f"{self.topic_prefix}products-r{product_release}"
+        return f"{self.topic_prefix}{collection_name(product_release)}"
 
     def alias(self) -> str:
         """Return the alias under which the collection in force is found."""
-        return f"{self.topic_prefix}products"
+        return f"{self.topic_prefix}{ALIAS}"
 
     def listen_port(self, process: Process | str) -> int:
         """Return the port that a process listens on."""
@@ -374,4 +378,6 @@ def _comma_list(value: str) -> list[str]:
 
 def _plain(value: object) -> str:
     """Return a setting as it is written in an environment."""
+    if isinstance(value, bool):
+        return str(value).lower()
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value)

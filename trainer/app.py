@@ -8,16 +8,16 @@ from kafka import KafkaProducer
 from contracts.errors import MillraceError
 from contracts.telemetry import Process
 from contracts.topics import MODELS, PRODUCT_VECTORS
-from service.follow import TopicFollower
+from service.follow import OnRecord, TopicFollower
 from service.health import Health
 from service.http_server import AdminServer
 from service.kafka import ensure_topics, producer_config, translate_kafka_errors
 from service.logging import get_logger
+from service.models import ModelsTable, ModelsWriter
 from service.process import Shutdown
 from service.settings import Settings
 from towers.encoder import BaseEncoder, load_encoder
 from trainer.adapters.checkpoints import FileCheckpoints, writable_folder
-from trainer.adapters.models import KafkaReleases, ModelsTable
 from trainer.adapters.pairs_source import KafkaPairs
 from trainer.adapters.query_vectors import QueryVectors
 from trainer.adapters.vectors import VectorTable
@@ -60,16 +60,18 @@ class TrainerApp:
             ensure_topics(self._settings, wait=self._shutdown.wait)
             vectors, models = VectorTable(encoder.dim, base_version=encoder.base_version), ModelsTable()
             self._follow(health, PRODUCT_VECTORS, vectors.on_record)
-            self._follow(health, MODELS, models.on_record)
+            self._follow(health, MODELS, models.apply, on_new_topic=models.forget)
             try:
                 self._train(encoder, vectors, models)
             finally:
                 for follower in self._followers:
                     follower.stop()
 
-    def _follow(self, health: Health, topic: str, on_record: Callable[[bytes, bytes | None, int], None]) -> None:
+    def _follow(
+        self, health: Health, topic: str, on_record: OnRecord, *, on_new_topic: Callable[[], None] = lambda: None
+    ) -> None:
         """Begin to follow a topic; the process is ready once it is caught up."""
-        follower = TopicFollower(self._settings, topic, on_record)
+        follower = TopicFollower(self._settings, topic, on_record, on_new_topic=on_new_topic)
         health.add_check(topic, follower.not_caught_up)
         follower.start()
         self._followers.append(follower)
@@ -105,7 +107,7 @@ class TrainerApp:
             if snapshot is None
             else restored_learner(snapshot, settings=settings, products=vectors, query_vectors=query_vectors)
         )
-        ports = Ports(source, checkpoints, models, KafkaReleases(self._settings, producer))
+        ports = Ports(source, checkpoints, models, ModelsWriter(self._settings, producer))
         loop = TrainerLoop(learner, ports, encoder=encoder, settings=self._loop_settings(), clock_ms=epoch_ms)
         loop.resume({} if snapshot is None else snapshot.outbox)
         self._waiting_for = None

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from contracts.releases import Serving
+from contracts.releases import Kind, Serving
 from trainer.core.learner import Products
 from trainer.core.records import PairRecord
 from trainer.core.state import Snapshot
@@ -63,7 +63,7 @@ class ModelsView(Protocol):
     def first_queries(self) -> Mapping[int, int]:
         """Return, for each product release that stands there, its first query release."""
 
-    def highest(self, kind: str) -> int:
+    def highest(self, kind: Kind) -> int:
         """Return the highest number that a kind of release ever had there, 0 where none."""
 
 

@@ -17,13 +17,13 @@ from pydantic import TypeAdapter
 from contracts import wire
 from contracts.errors import ContractError, DependencyDown, InvariantError, MillraceError
 from contracts.progress import PartitionProgress
-from contracts.telemetry import FRESHNESS_PATHS
+from contracts.telemetry import FRESHNESS_PATHS, Process
 from contracts.topics import CATALOG, GROUP_PREFIX, MODELS, SEARCH_EVENTS
 from millrace.watch.facts import COUNTS, UNREAD, KafkaFacts, Tail, TailCounter, catalog_counts
 from millrace.watch.ledger import lag_report, ledger_report, unknown_report
-from millrace.watch.releases import ReleaseBook
 from millrace.watch.scrape import ProcessView, freshness_report
-from service.follow import TopicFollower
+from service.dependency import Dependency
+from service.follow import PATIENCE_S, TopicFollower
 from service.kafka import (
     Committed,
     OffsetRange,
@@ -33,8 +33,10 @@ from service.kafka import (
     committed_offsets,
     translate_kafka_errors,
 )
+from service.models import ModelsTable
 from service.settings import Settings
 from streams import registry
+from streams.agents.spec import AgentSpec
 from streams.join.spec import JOIN
 
 LOOK_S: Final = 20.0
@@ -57,18 +59,15 @@ class Observer:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.releases = ReleaseBook()
+        self.models = ModelsTable(bytes_of=())
         self._progress: dict[str, dict[int, PartitionProgress]] = {spec.name: {} for spec in registry.AGENTS}
         self._unreadable: dict[str, dict[bytes, ContractError]] = {}
         self._answers_until_s = 0.0
+        kafka = Dependency(Process.KAFKA, patience_s=PATIENCE_S)
+        models = TopicFollower(settings, MODELS, self.models.apply, on_new_topic=self.models.forget, kafka=kafka)
         self._followers = {
-            **{
-                spec.progress_topic: self._follower(
-                    spec.progress_topic, _taker(TypeAdapter(spec.progress), self._progress[spec.name])
-                )
-                for spec in registry.AGENTS
-            },
-            MODELS: self._follower(MODELS, self.releases.apply),
+            **{spec.progress_topic: self._follower(spec, kafka) for spec in registry.AGENTS},
+            MODELS: models,
         }
         with ExitStack() as opened:
             self._admin = admin(settings)
@@ -145,7 +144,8 @@ class Observer:
             return failure
         if (waits := self._followers[topic].not_caught_up()) is not None:
             return DependencyDown(waits, fix="look at the broker with `millrace doctor`")
-        for key, error in list(self._unreadable[topic].items()):
+        unreadable = self.models.unreadable() if topic == MODELS else self._unreadable[topic]
+        for key, error in list(unreadable.items()):
             name = key.decode("utf-8", "replace")
             return InvariantError(f"the record {name} of {topic} cannot be read: {error.message}")
         return None
@@ -194,31 +194,24 @@ class Observer:
             unknown[part] = error
             return None
 
-    def _follower(self, topic: str, take: Callable[[bytes, bytes | None], None]) -> TopicFollower:
-        """Return a follower that outlives what it cannot read; that is noted until a readable record replaces it."""
-        unreadable = self._unreadable.setdefault(topic, {})
+    def _follower(self, spec: AgentSpec[Any], kafka: Dependency) -> TopicFollower:
+        """Return a follower of an agent's progress that outlives what it cannot read; that is noted while it stands."""
+        newest = self._progress[spec.name]
+        unreadable = self._unreadable.setdefault(spec.progress_topic, {})
+        contract = TypeAdapter(spec.progress)
 
         def on_record(key: bytes, value: bytes | None, _timestamp_ms: int) -> None:
             unreadable.pop(key, None)
             try:
-                take(key, value)
+                progress = wire.decode(value, contract) if value is not None else None
             except ContractError as error:
                 unreadable[key] = error
+            else:
+                if progress is not None:
+                    newest[progress.partition] = progress
 
-        return TopicFollower(self._settings, topic, on_record)
-
-
-def _taker(
-    contract: TypeAdapter[PartitionProgress], newest: dict[int, PartitionProgress]
-) -> Callable[[bytes, bytes | None], None]:
-    """Return what keeps the newest progress of each partition."""
-
-    def take(_key: bytes, value: bytes | None) -> None:
-        if value is not None:
-            progress = wire.decode(value, contract)
-            newest[progress.partition] = progress
-
-    return take
+        topic = spec.progress_topic
+        return TopicFollower(self._settings, topic, on_record, on_new_topic=newest.clear, kafka=kafka)
 
 
 def _refuse_positions_behind_the_end(

@@ -112,7 +112,7 @@ def test_the_loss_shown_is_the_one_before_the_first_step() -> None:
 
 def test_the_releases_follow_one_another() -> None:
     """The release made is the one that is served and the one that answers."""
-    manifest, serving = TOUR["trainer/core/releasing.py"], TOUR["indexer/core/rollover.py"]
+    manifest, serving = TOUR["trainer/core/releasing.py"], TOUR["indexer/rollout/decisions.py"]
     answer = TOUR["indexer/search/service.py"]
     assert manifest["release"] == serving["query_release"] == answer["query_release"]
     assert manifest["product_release"] == serving["product_release"] == answer["product_release"]
