@@ -115,11 +115,11 @@ def test_a_null_takes_away_what_could_not_be_read(key: bytes) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        (b"query-x", b""), (b"query-x", None), (b"other-1", b""), (b"query-1", b"junk"), (b"serving", b"{}"),
-        (b"serving", b"{"), (b"\xff", b""), (b"\xff", None),
+        (b"query-x", b""), (b"other-1", b""), (b"query-1", b"junk"), (b"serving", b"{}"), (b"serving", b"{"),
+        (b"\xff", b""),
     ],
 )  # fmt: skip
-def test_a_record_that_cannot_be_read_is_said_once_and_changes_nothing(key: bytes, value: bytes | None) -> None:
+def test_a_record_that_cannot_be_read_is_said_once_and_changes_nothing(key: bytes, value: bytes) -> None:
     """Someone else's mistake on the topic ends no process, and the others go on being read."""
     table = table_of(query_2=release_value("query", 2))
     with capture_logs() as lines:
