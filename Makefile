@@ -55,7 +55,7 @@ faults: setup ## Run only the tests that kill real processes
 	@$(BIN)/python -m pytest tests/faults $(ARGS)
 
 lock: setup ## Pin every package and jar anew; ARGS=--upgrade takes newer versions
-	@$(BIN)/python -m deploy.local.lock $(ARGS)
+	@$(BIN)/python -m deploy.local.bootstrap lock $(ARGS)
 
 soak: ## Not built yet
 	@echo "make soak is not built yet; make faults kills real processes" >&2; exit 2

@@ -1,7 +1,6 @@
 """Products: what the shop says of them, their base vectors, and which of two writes to the index wins.
 
-The shop's `version` decides first, then the product release: a refresh of the same product version by a newer model
-must be accepted, an older product version never, whatever the order of arrival.
+Whatever the order of arrival, the newest of a product wins; `is_newer` says which that is.
 """
 
 import base64
@@ -10,7 +9,7 @@ from uuid import NAMESPACE_OID, uuid5
 
 from pydantic import Field, TypeAdapter, model_validator
 
-from contracts.base import Finite, Label, Message, Money, Part, ProductId, Text, Time, VisibleText
+from contracts.base import Count, Finite, Label, Message, Money, Part, ProductId, Text, Time, VisibleText
 
 MAX_VERSION: Final = 2**53 - 1
 """Largest product version: Qdrant compares numbers as float64, above this it cannot tell neighbours apart."""
@@ -90,6 +89,10 @@ class ProductVector(Message):
     vector: str | None = None
     """Base64 of little-endian float32, unit length."""
     payload: PointPayload | None = None
+    catalog_offset: Count | None = None
+    """Offset of the `catalog` record that it comes from; a null value deletes what came before it, and nothing else."""
+    catalog_time: int | None = None
+    """Timestamp of that record, as Kafka has it; epoch ms."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -114,21 +117,32 @@ def point_id(product_id: str) -> str:
 
 
 class PointVersion(NamedTuple):
-    """What orders the writes of one product; compares field by field, in this order."""
+    """What orders the writes of one product; `is_newer` compares."""
 
     version: int
     product_release: int
+    deleted: bool = False
 
 
 def is_newer(candidate: PointVersion, stored: PointVersion | None) -> bool:
-    """Tell whether a write may replace what is stored.
+    """Tell whether a write may replace what is stored; the newer-only rule, defined here once.
+
+    The shop's `version` decides first. Of one version, a deletion wins over the product. Then the product release
+    decides: a refresh of the same version by a newer model must be accepted. So any order of arrival ends alike.
 
     >>> is_newer(PointVersion(5, 2), PointVersion(5, 1)), is_newer(PointVersion(4, 9), PointVersion(5, 1))
     (True, False)
     >>> is_newer(PointVersion(5, 1), PointVersion(5, 1)), is_newer(PointVersion(1, 0), None)
     (False, True)
+    >>> gone = PointVersion(5, 1, deleted=True)
+    >>> is_newer(gone, PointVersion(5, 2)), is_newer(PointVersion(5, 2), gone), is_newer(PointVersion(6, 1), gone)
+    (True, False, True)
     """
-    return stored is None or candidate > stored
+    return stored is None or _order(candidate) > _order(stored)
+
+
+def _order(point: PointVersion) -> tuple[int, bool, int]:
+    return point.version, point.deleted, point.product_release
 
 
 def newer_only_filter(candidate: PointVersion) -> dict[str, Any]:
@@ -136,10 +150,12 @@ def newer_only_filter(candidate: PointVersion) -> dict[str, Any]:
 
     Written as `must_not` so that a stored point without these fields is replaced, not kept for ever.
     """
-    same_version: dict[str, Any] = {
-        "must": [
-            {"key": "version", "match": {"value": candidate.version}},
-            {"key": "product_release", "range": {"gte": candidate.product_release}},
-        ]
-    }
-    return {"must_not": [{"key": "version", "range": {"gt": candidate.version}}, same_version]}
+    same_version = {"key": "version", "match": {"value": candidate.version}}
+    same_release = {"key": "product_release", "range": {"gte": candidate.product_release}}
+    is_deleted = {"key": "deleted", "match": {"value": 1}}
+    not_newer: dict[str, Any] = (
+        {"must": [same_version, is_deleted, same_release]}
+        if candidate.deleted
+        else {"must": [same_version], "should": [same_release, is_deleted]}
+    )
+    return {"must_not": [{"key": "version", "range": {"gt": candidate.version}}, not_newer]}

@@ -26,6 +26,19 @@ def release_key(kind: Kind, release: int) -> bytes:
     return f"{kind}-{release}".encode()
 
 
+ALIAS: Final = "products"
+"""The alias in Qdrant under which the collection in force is found, without the deployment's prefix."""
+
+
+def collection_name(product_release: int) -> str:
+    """Return the collection that a product release makes, without the deployment's prefix.
+
+    >>> collection_name(12)
+    'products-r12'
+    """
+    return f"{ALIAS}-r{product_release}"
+
+
 MANIFEST_ENTRY: Final = "manifest"
 """The entry of a release's safetensors metadata that holds its manifest as JSON."""
 

@@ -31,6 +31,17 @@ DEFAULT_PORTS: Final[dict[Process, int]] = {
 }
 
 
+class Correction(StrEnum):
+    """What the collector's record says otherwise than the event that was sent."""
+
+    CLOCK = "clock"
+    """Times were moved, because the sender's clock is wrong."""
+    SEARCH_TIME = "search_time"
+    """It is left out, because a wrong clock leaves open which time is meant; the join goes by `search_id`."""
+    PERSONAL_FIELD = "personal_field"
+    """A field beyond the form is left out, because it may hold an address of a person."""
+
+
 class EventOutcome(StrEnum):
     """What became of one accepted event; the terms of the event ledger."""
 
@@ -44,6 +55,23 @@ class EventOutcome(StrEnum):
     PENDING = "pending"
 
 
+class AsideReason(StrEnum):
+    """Why an event could not be joined although its form is right."""
+
+    AFTER_DEADLINE = "after_deadline"
+    """It happened after its search's window."""
+    AFTER_CLOSE = "after_close"
+    """It happened in time but arrived when its search was closed."""
+    NO_IMPRESSION = "no_impression"
+    """Its search never showed a list."""
+    WRONG_PARTITION = "wrong_partition"
+    """It lies in a partition that its search does not belong to: its producer places keys otherwise than Kafka's do."""
+    NO_SEARCH = "no_search"
+    """It names no search."""
+    UNSPLIT_PURCHASE = "unsplit_purchase"
+    """An order of several lines, which the collector would have split."""
+
+
 class FilterReason(StrEnum):
     """Why a closed search was kept out of learning on purpose."""
 
@@ -51,11 +79,14 @@ class FilterReason(StrEnum):
     SYNTHETIC = "synthetic"
     CONSENT = "consent"
     BOT = "bot"
+    RELOAD = "reload"
+    """An earlier list of the same search made all of its pairs; a pair id stands for one content."""
 
 
 class UnpairedReason(StrEnum):
     """Why a closed search gave no pair although it was not filtered."""
 
+    NO_QUERY = "no_query"
     NO_CLICK = "no_click"
     NO_REJECTED = "no_rejected"
     BOUNCED = "bounced"
@@ -74,6 +105,7 @@ M_REQUESTS: Final = "millrace_requests_total"
 M_REQUEST_SECONDS: Final = "millrace_request_duration_seconds"
 M_ACCEPTED: Final = "millrace_events_accepted_total"
 M_REJECTED: Final = "millrace_events_rejected_total"
+M_CORRECTIONS: Final = "millrace_intake_corrections_total"
 M_DUPLICATE: Final = "millrace_events_duplicate_total"
 M_OUTCOMES: Final = "millrace_event_outcomes_total"
 M_DEAD_LETTERS: Final = "millrace_dead_letters_total"

@@ -1,40 +1,38 @@
-"""The indexer put together: both lanes, what they read and write, and how it starts, says how it is, and ends."""
+"""The indexer put together: both loops, what they read and write, and how it starts, says how it is, and ends."""
 
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Final
 
 from kafka import KafkaProducer
 
-from contracts.errors import DependencyDown, MillraceError, TransientError, UsageError
+from contracts.errors import DependencyDown, TransientError, UsageError
 from contracts.telemetry import Process
-from contracts.topics import MODELS, PRODUCT_VECTORS
-from indexer.adapters.catalog_topic import CatalogTopic
-from indexer.adapters.frontier import Frontier
-from indexer.adapters.models_topic import ModelsTopic
-from indexer.adapters.qdrant import ProductStore, connect
-from indexer.adapters.shadow import ShadowSearch
-from indexer.adapters.vectors_topic import VectorsTopic, vectors_follower
-from indexer.core.base_vectors import BaseVectors
-from indexer.loop import CatalogLane, Stopped
-from indexer.models_lane import ModelsLane
-from indexer.parts import Parts
-from indexer.ports import CatchUp, InForce
-from indexer.targets import Targets
-from service.follow import TopicFollower
+from contracts.topics import MODELS
+from indexer.catalog.base_vectors import BaseVectors
+from indexer.catalog.loop import CatalogLoop, Stopped
+from indexer.catalog.topics import CatalogTopic, VectorsTopic
+from indexer.points import Owner
+from indexer.ports import InForce
+from indexer.qdrant import connect
+from indexer.rollout.loop import RollOutLoop
+from indexer.store import ProductStore
+from service.dependency import Dependency
+from service.follow import PATIENCE_S, TopicFollower
 from service.health import Health
 from service.http_server import AdminServer
-from service.kafka import ensure_topics, producer_config, translate_kafka_errors
+from service.kafka import admin, ensure_topics, producer_config, translate_kafka_errors
 from service.logging import get_logger
+from service.models import ModelsTable, ModelsWriter
 from service.process import Shutdown
 from service.settings import Settings
 from towers.encoder import BaseEncoder, load_encoder
 
 BULK_THREADS: Final = 2
-"""Torch threads where whole catalogues are encoded; more gain little on texts this short."""
+"""Torch threads for whole catalogues; more gain little on texts this short."""
 IDLE_S: Final = 1.0
 RETRY_S: Final = 1.0
 COUNT_EVERY_S: Final = 10.0
@@ -76,13 +74,17 @@ class Indexer:
         self._shutdown = shutdown
         self._health = health
         self._stack = stack
+        self._kafka = Dependency(Process.KAFKA, meaning="the index stays as it is", patience_s=PATIENCE_S)
+        self._qdrant = Dependency(Process.QDRANT, meaning="the catalogue waits", patience_s=PATIENCE_S)
         self._starting: str | None = "starting"
         self._models_changed = threading.Event()
-        self._models_wait: str | None = None
+        self._rollout_waits: str | None = None
+        self._followers: list[TopicFollower] = []
         self._failure: BaseException | None = None
-        self._catalog: CatalogTopic | None = None
         health.add_check("start", lambda: self._starting)
-        health.add_check("models", lambda: self._models_wait)
+        health.add_check("kafka", self._kafka.not_ready)
+        health.add_check("qdrant", self._qdrant.not_ready)
+        health.add_check("roll-out", lambda: self._rollout_waits)
 
     def run(self) -> None:
         """Start and work until asked to stop.
@@ -93,104 +95,113 @@ class Indexer:
         settings = self._settings
         self._starting = "waiting for Kafka"
         ensure_topics(settings, wait=self._shutdown.wait)
+        owner = self._owner()
         self._starting = "loading the base encoder"
         encoder = load_encoder(settings.base_model, torch_threads=min(BULK_THREADS, os.cpu_count() or 1))
         self._starting = "waiting for the vector store"
-        store = ProductStore.open(settings)
-        self._stack.callback(store.close)
+        store = self._open_store(owner)
+        store.wait_until_answering(settings.dependency_wait_s, where=settings.qdrant_url or "")
+        store.claim(encoder.base_version, take_over=settings.qdrant_take_over)
         with translate_kafka_errors(settings):
             producer = KafkaProducer(**producer_config(settings))
         self._stack.callback(producer.close)
-        models = ModelsTopic(settings, producer, self._models_changed.set)
-        vectors = BaseVectors()
-        vectors_topic = vectors_follower(settings, vectors)
-        self._read_topics({"models": models.follower, "vectors": vectors_topic})
-        _require_base_version(vectors, encoder)
-        targets = Targets()
-        catch_up = self._frontier(PRODUCT_VECTORS, vectors_topic).reach
-        lane = self._models_lane(models, encoder, vectors, targets, catch_up)
-        self._settle(lane)
-        source = self._catalog = CatalogTopic(settings)
+        models = ModelsTable(on_change=self._models_changed.set)
+        followed = TopicFollower(settings, MODELS, models.apply, on_new_topic=models.forget, kafka=self._kafka)
+        log = VectorsTopic(settings, producer, self._kafka)
+        self._read("models", followed)
+        self._read("vectors", log.follower)
+        _require_base_version(log.known, encoder)
+        writer = ModelsWriter(settings, producer)
+        rollout = RollOutLoop(
+            self._open_store(owner),  # a connection belongs to one thread
+            owner,
+            models=models,
+            put_in_force=lambda serving: writer.put_in_force(serving, models),
+            log=log,
+            encoder=encoder,
+            pause=self._shutdown.wait,
+            refresh_window_s=settings.refresh_window_s,
+        )
+        self._settle(rollout)
+        source = CatalogTopic(settings, self._kafka)
         self._stack.callback(source.close)
-        catalogue = CatalogLane(
+        catalogue = CatalogLoop(
             source,
-            VectorsTopic(settings, producer),
+            log,
             store=store,
             encoder=encoder,
-            vectors=vectors,
-            targets=targets,
-            in_force=_in_force(models, self._frontier(MODELS, models.follower)),
+            targets=rollout.targets,
+            in_force=_in_force(models, followed),
             pause=self._shutdown.wait,
         )
-        self._health.add_check("catalogue", catalogue.held)
+        self._health.add_check("catalogue", catalogue.waiting_for)
         self._health.add_check("group", source.not_assigned)
-        self._run_lanes(lane, catalogue)
+        self._health.add_check("releases", rollout.newest_refused)
+        self.run_loops(rollout, catalogue, leads=source.leads, models_not_read=followed.not_caught_up)
 
-    def _models_lane(
-        self, models: ModelsTopic, encoder: BaseEncoder, vectors: BaseVectors, targets: Targets, catch_up: CatchUp
-    ) -> ModelsLane:
-        """Return the models lane with connections of its own: a store belongs to one thread."""
-        client = connect(self._settings)
-        self._stack.callback(client.close)
-        return ModelsLane(
-            Parts(
-                settings=self._settings,
-                store=ProductStore(client),
-                releases=models,
-                encoder=encoder,
-                vectors=vectors,
-                catch_up=catch_up,
-                targets=targets,
-                shadow=ShadowSearch(client),
-                leads=self._leads,
-                pause=self._shutdown.wait,
-            )
-        )
+    def _owner(self) -> Owner:
+        with translate_kafka_errors(self._settings), admin(self._settings, wait=self._shutdown.wait) as client:
+            return Owner(str(client.describe_cluster()["cluster_id"]), self._settings.topic_prefix)
 
-    def _leads(self) -> bool:
-        return self._catalog is not None and self._catalog.leads()
+    def _open_store(self, owner: Owner) -> ProductStore:
+        store = ProductStore(connect(self._settings), owner=owner, qdrant=self._qdrant)
+        self._stack.callback(store.close)
+        return store
 
-    def _frontier(self, topic: str, follower: TopicFollower) -> Frontier:
-        frontier = Frontier(self._settings, topic, follower)
-        self._stack.callback(frontier.close)
-        return frontier
-
-    def _read_topics(self, followers: Mapping[str, TopicFollower]) -> None:
-        """Return once everything that the topics hold has been read."""
-        for name, follower in followers.items():
-            self._starting = f"reading {name}"
-            self._stack.callback(follower.stop)
-            follower.start()
-            self._wait_for(follower)
-            self._health.add_check(f"{name} topic", follower.not_caught_up)
-
-    def _wait_for(self, follower: TopicFollower) -> None:
+    def _read(self, name: str, follower: TopicFollower) -> None:
+        """Return once everything that a topic holds has been read."""
+        self._starting = f"reading {name}"
+        self._followers.append(follower)
+        self._stack.callback(follower.stop)
+        follower.start()
         while not follower.caught_up.wait(POLL_S):
-            if follower.failure is not None:
-                raise follower.failure
+            self._check_followers()
             if self._shutdown.is_set():
                 raise Stopped
+        self._health.add_check(f"{name} topic", follower.not_caught_up)
 
-    def _settle(self, lane: ModelsLane) -> None:
+    def _check_followers(self) -> None:
+        """Raise what ended a follower: going on with a view that stands still would be wrong in silence."""
+        for follower in self._followers:
+            if follower.failure is not None:
+                raise follower.failure
+
+    def _settle(self, rollout: RollOutLoop) -> None:
         """Have a pair in force and its collection complete before anything else."""
         while True:
             self._starting = "comparing the index with the base vectors"
             try:
-                return lane.settle()
+                return rollout.settle()
             except (TransientError, DependencyDown) as error:
                 self._starting = error.message
-                get_logger().warning("start_waits", error=error.message)
                 if self._shutdown.wait(RETRY_S):
                     raise Stopped from error
 
-    def _run_lanes(self, lane: ModelsLane, catalogue: CatalogLane) -> None:
-        """Run the catalogue lane here and the models lane in a thread, until asked to stop or one of them fails."""
-        thread = threading.Thread(target=self._follow_models, args=(lane,), name="models-lane", daemon=True)
+    def run_loops(
+        self,
+        rollout: RollOutLoop,
+        catalogue: CatalogLoop,
+        *,
+        leads: Callable[[], bool],
+        models_not_read: Callable[[], str | None],
+    ) -> None:
+        """Run the catalogue loop here and the roll-out loop in a thread, until asked to stop or one of them fails.
+
+        Args:
+            rollout: the roll-out loop.
+            catalogue: the catalogue loop.
+            leads: whether this indexer moves the releases.
+            models_not_read: why what `models` holds is not known, None if it is.
+        """
+        thread = threading.Thread(
+            target=self._run_rollout, args=(rollout, leads, models_not_read), name="rollout", daemon=True
+        )
         thread.start()
         self._starting = None
         get_logger().info("ready")
         try:
             while not self._shutdown.is_set():
+                self._check_followers()
                 catalogue.step()
         except Stopped:
             if self._failure is None:
@@ -202,39 +213,36 @@ class Indexer:
         if self._failure is not None:
             raise self._failure
 
-    def _follow_models(self, lane: ModelsLane) -> None:
-        """Take the models lane's steps until asked to stop; an error that does not pass stops the catalogue lane too.
+    def _run_rollout(
+        self, rollout: RollOutLoop, leads: Callable[[], bool], models_not_read: Callable[[], str | None]
+    ) -> None:
+        """Take steps until asked to stop; an error that does not pass stops the catalogue loop too.
 
-        That lane may be waiting, in the middle of a batch, for what this one does not do any more.
+        That loop may be waiting, in the middle of a batch, for what this one does not do any more.
         """
         counted_at = -COUNT_EVERY_S
         while not self._shutdown.is_set():
             self._models_changed.clear()
             try:
-                moved = lane.step()
+                moved = models_not_read() is None and rollout.step(leads=leads())
                 if not moved and time.monotonic() - counted_at >= COUNT_EVERY_S:
-                    lane.count_points()
+                    rollout.count_points()
                     counted_at = time.monotonic()
             except (TransientError, DependencyDown) as error:
-                self._say_models_wait(error)
+                self._rollout_waits = error.message
                 self._shutdown.wait(RETRY_S)
                 continue
             except Exception as error:  # noqa: BLE001 - whatever it is, the main thread ends the process with it
                 self._failure = error
                 self._shutdown.request()
                 return
-            self._models_wait = None
+            self._rollout_waits = None
             if not moved:
                 self._models_changed.wait(IDLE_S)
 
-    def _say_models_wait(self, error: MillraceError) -> None:
-        if self._models_wait is None:
-            get_logger().warning("models_lane_waits", error=error.message, fix=error.fix)
-        self._models_wait = error.message
-
 
 def _require_base_version(vectors: BaseVectors, encoder: BaseEncoder) -> None:
-    """Raise UsageError where the base vectors were made by another base encoder."""
+    """Raise UsageError if the base vectors were made by another base encoder."""
     foreign = vectors.foreign_base_version(encoder.base_version)
     if foreign is not None:
         raise UsageError(
@@ -243,12 +251,12 @@ def _require_base_version(vectors: BaseVectors, encoder: BaseEncoder) -> None:
         )
 
 
-def _in_force(models: ModelsTopic, frontier: Frontier) -> InForce:
-    """Return what tells the collection in force from all that stands on `models` when asked."""
+def _in_force(models: ModelsTable, followed: TopicFollower) -> InForce:
+    """Make what tells the collection in force from all that is on `models` when asked."""
 
     def in_force() -> str:
-        frontier.reach()
-        serving = models.view().serving
+        followed.read_to_end()
+        serving = models.serving()
         if serving is None:
             raise TransientError("nothing is in force yet")
         return serving.collection

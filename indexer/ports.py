@@ -1,14 +1,20 @@
-"""What the indexer's lanes need of the world. Each has one real adapter, and a fake in the tests."""
+"""What the indexer's loops need of the world. Each has one real adapter, and a fake in the tests."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from contracts.catalog import PointVersion, ProductVector
-from contracts.releases import ReleaseManifest, Serving
-from indexer.core.planner import CatalogRecord, PartitionProgress, Refusal
-from indexer.core.points import ProductPoint
+from contracts.catalog import PointVersion
+from contracts.errors import TransientError
+from contracts.releases import Serving
+from indexer.catalog.base_vectors import BaseProduct, BaseVectors
+from indexer.catalog.planning import CatalogRecord, PartitionProgress, Refusal
+from indexer.points import ProductPoint
+
+
+class PartitionsMoved(TransientError):
+    """The group has given partitions to another member, who reads again what was not committed here."""
 
 
 class LiveCounts(Protocol):
@@ -21,14 +27,14 @@ class LiveCounts(Protocol):
 
 
 class VectorStore(Protocol):
-    """The index. Every call raises TransientError where the store may answer later."""
+    """The index. Every call raises TransientError if the store may answer later, UsageError at another's collection."""
 
     def ensure_collection(self, name: str, dim: int, *, metadata: Mapping[str, Any] | None = None) -> bool:
         """Make a collection if there is none; return whether it was made."""
         ...
 
     def write(self, collection: str, points: Iterable[ProductPoint]) -> int:
-        """Write points, each only where it is newer; stored and searchable on return."""
+        """Write points, each only if it is newer; stored and searchable on return."""
         ...
 
     def counts(self, collection: str) -> LiveCounts:
@@ -41,6 +47,10 @@ class VectorStore(Protocol):
 
     def versions(self, collection: str) -> dict[str, PointVersion]:
         """Return the stored version of every product."""
+        ...
+
+    def answered(self, collection: str, vectors: np.ndarray) -> int:
+        """Ask a collection as search does; return how many of the query vectors (N, D) found something."""
         ...
 
     def collections(self) -> list[str]:
@@ -60,22 +70,11 @@ class VectorStore(Protocol):
         ...
 
 
-class Encoder(Protocol):
-    """The base encoder."""
-
-    dim: int
-    base_version: str
-
-    def encode(self, texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
-        """Return unit float32 rows (N, D)."""
-        ...
-
-
 class CatalogSource(Protocol):
     """The catalogue as one member of the consumer group reads it."""
 
     def poll(self) -> list[CatalogRecord]:
-        """Return the next records, none where there are none now."""
+        """Return the next records, none if there are none now."""
         ...
 
     def progress(self, partition: int) -> PartitionProgress:
@@ -86,7 +85,15 @@ class CatalogSource(Protocol):
         """Keep how far partitions were worked off, with the counts.
 
         Raises:
-            TransientError: the group has given a partition to another member.
+            PartitionsMoved: the group has given one of them to another member.
+        """
+        ...
+
+    def confirm(self, partitions: Iterable[int]) -> None:
+        """Let the group confirm that this member holds partitions at this moment.
+
+        Raises:
+            PartitionsMoved: it does not.
         """
         ...
 
@@ -94,7 +101,7 @@ class CatalogSource(Protocol):
         """Tell the group that this member lives while it works on a batch; reads nothing.
 
         Raises:
-            TransientError: the group has moved partitions; the batch is read again by whoever holds them now.
+            PartitionsMoved: the group has moved partitions; the batch is read again by whoever holds them now.
         """
         ...
 
@@ -104,10 +111,23 @@ class CatalogSource(Protocol):
 
 
 class VectorLog(Protocol):
-    """Where base vectors and dead letters are kept; acknowledged on return."""
+    """`product-vectors`, and where refused records go. Everything is acknowledged on return."""
 
-    def publish(self, vectors: Sequence[ProductVector]) -> None:
+    @property
+    def known(self) -> BaseVectors:
+        """What is known of every product, kept current with what the others of the group write."""
+        ...
+
+    def publish(self, products: Sequence[BaseProduct]) -> None:
         """Write base vectors to `product-vectors`."""
+        ...
+
+    def read_to_end(self) -> None:
+        """Return once the base vectors hold every record that was acknowledged on the topic before the call.
+
+        Raises:
+            DependencyDown: they do not in time.
+        """
         ...
 
     def set_aside(self, refusals: Sequence[Refusal]) -> None:
@@ -115,50 +135,14 @@ class VectorLog(Protocol):
         ...
 
 
-class ReleaseView(NamedTuple):
-    """What stands on `models` now."""
-
-    serving: Serving | None
-    manifests: Mapping[bytes, ReleaseManifest]
-    switches: int = 0
-    """How often the collection in force was seen to change, between two looks too."""
-
-
-class Releases(Protocol):
-    """The topic `models`, read by everyone, `serving` written by the indexer alone."""
-
-    def view(self) -> ReleaseView:
-        """Return what stands there now."""
-        ...
-
-    def value(self, key: bytes) -> bytes | None:
-        """Return a release's bytes."""
-        ...
-
-    def publish(self, serving: Serving) -> None:
-        """Put a pair in force; returns once the topic shows it."""
-        ...
-
-
-class ShadowQueries(Protocol):
-    """Searches that no shopper asked for, against a collection that is not in force yet."""
-
-    def answered(self, collection: str, vectors: np.ndarray) -> int:
-        """Return how many of the query vectors (N, D) found something."""
-        ...
-
-
 InForce = Callable[[], str]
 """Returns the collection that is in force at the moment of asking, as the topic itself says.
 
-Raises DependencyDown or TransientError where that cannot be known.
+Raises DependencyDown or TransientError if that cannot be known.
 """
 
-CatchUp = Callable[[], None]
-"""Returns once the base vectors hold every record that was acknowledged on `product-vectors` before the call.
-
-Raises DependencyDown or TransientError where they do not in time.
-"""
+PutInForce = Callable[[Serving], None]
+"""Puts a pair in force; returns once the topic shows it."""
 
 Pause = Callable[[float], bool]
 """Pauses for so many seconds; True means that the process is asked to stop."""

@@ -7,15 +7,13 @@ import numpy as np
 
 from contracts.errors import CheckFailed
 from contracts.releases import PROBE_TOLERANCE, Kind, release_key
-from indexer.ports import Encoder
-from towers.heads import ProductHead, QueryHead
-from towers.release_files import Release, identity_release, probe_difference, unpack
+from towers.heads import ProductHead
+from towers.release_files import Encoder, Release, identity_release, probe_difference, unpack
 
 IDENTITY: Final = 0
 
-
-ValueOf = Callable[[bytes], bytes | None]
-"""Returns the value of a key on `models`, None where there is none."""
+ValueOf = Callable[[str], bytes | None]
+"""Returns the value of a key on `models`, None if there is none."""
 
 
 def verified_release(kind: Kind, release: int, *, value_of: ValueOf, encoder: Encoder) -> Release:
@@ -27,36 +25,26 @@ def verified_release(kind: Kind, release: int, *, value_of: ValueOf, encoder: En
     """
     if release == IDENTITY:
         return identity_release(kind, encoder)
-    key = release_key(kind, release)
-    value = value_of(key)
+    value = value_of(release_key(kind, release).decode())
     if value is None:
         raise CheckFailed(f"{kind} release {release} is not on the topic")
     found = unpack(value)
-    if (found.manifest.kind, found.manifest.release) != (kind, release):
-        raise CheckFailed(f"it calls itself {found.manifest.kind} release {found.manifest.release}")
-    check_release(found, encoder)
-    return found
-
-
-def check_release(release: Release, encoder: Encoder) -> None:
-    """Raise where a release must not be used with this encoder.
-
-    Raises:
-        CheckFailed: not finite, another base encoder, or probe texts come out differently.
-    """
-    manifest = release.manifest
+    manifest = found.manifest
+    if (manifest.kind, manifest.release) != (kind, release):
+        raise CheckFailed(f"it calls itself {manifest.kind} release {manifest.release}")
     if (manifest.base_version, manifest.dim) != (encoder.base_version, encoder.dim):
         raise CheckFailed(
             f"it was trained over {manifest.base_version}, this process has {encoder.base_version}",
             fix="give trainer, indexer and search the same MILLRACE_BASE_MODEL",
         )
-    if not all(np.isfinite(tensor).all() for tensor in release.tensors.values()):
+    if not all(np.isfinite(tensor).all() for tensor in found.tensors.values()):
         raise CheckFailed("it holds weights that are not finite")
-    difference = probe_difference(release, encoder)
+    difference = probe_difference(found, encoder)
     if not difference <= PROBE_TOLERANCE:
         raise CheckFailed(
             f"its probe texts differ by {difference:.2e}", fix="install the same versions for every process"
         )
+    return found
 
 
 def product_head(release: Release) -> ProductHead:
@@ -64,12 +52,4 @@ def product_head(release: Release) -> ProductHead:
     head = release.head()
     if not isinstance(head, ProductHead):
         raise CheckFailed(f"{release.manifest.kind}-{release.manifest.release} is no product release")
-    return head
-
-
-def query_head(release: Release) -> QueryHead:
-    """Return the head of a query release."""
-    head = release.head()
-    if not isinstance(head, QueryHead):
-        raise CheckFailed(f"{release.manifest.kind}-{release.manifest.release} is no query release")
     return head

@@ -4,6 +4,7 @@ Typer answers wrong usage (exit code 2, with the nearest name), Ctrl-C and close
 a MillraceError, which knows its exit code.
 """
 
+import os
 import sys
 from typing import Annotated
 
@@ -11,6 +12,7 @@ import typer
 
 from contracts.errors import MillraceError, UsageError
 from contracts.telemetry import Process
+from deploy.local.processes import past_proxies
 from millrace.commands import asking, looking, running
 from millrace.output import print_error
 from service.process import expected_failure
@@ -55,6 +57,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 def main() -> None:
     """Run the command line; every expected failure is one line, its fix and an exit code."""
+    os.environ.update(past_proxies(os.environ))
     try:
         app()
     except Exception as error:

@@ -12,16 +12,12 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from contracts.errors import DependencyDown, MillraceError, UsageError
-from deploy.local.child import State
-from deploy.local.foreground import run_until_stopped
-from deploy.local.jars import REPOSITORY
-from deploy.local.kafka import kafka_problem
-from deploy.local.last_words import last_words, read_tail
-from deploy.local.probes import http_problem
-from deploy.local.processes import KAFKA, REDIS, TABLE, base_name
-from deploy.local.redis import redis_problem
+from deploy.local.processes import KAFKA, REDIS, TABLE, base_name, child_environ, http_problem
+from deploy.local.servers import kafka_problem, redis_problem
 from deploy.local.state import LOG_FOLDER, ProcessState, UpState, holder_pid, load_running_settings, read_state
+from deploy.local.supervised_process import State, last_logged_error, read_tail
 from deploy.local.supervisor import START_TIMEOUT_S, LocalMillrace, OnProgress
+from deploy.local.up import run_until_stopped
 from millrace.watch.scrape import scrape_targets
 from service.settings import Settings, env_name, load_settings
 
@@ -116,7 +112,7 @@ class Background(NamedTuple):
         if ended == 0:
             return None
         code = os.waitstatus_to_exitcode(status)
-        cause, _, fix = last_words(read_tail(self.log, self.since)).partition("; fix: ")
+        cause, _, fix = last_logged_error(read_tail(self.log, self.since)).partition("; fix: ")
         kinds = (UsageError, DependencyDown)
         kind = next((kind for kind in kinds if kind.exit_code == code), MillraceError)
         return kind(cause or f"the supervisor ended with exit code {code}", fix=fix or f"read {self.log}")
@@ -131,13 +127,12 @@ class Background(NamedTuple):
 
 
 def _spawn(overrides: Mapping[str, Any], processes: Sequence[str] | None, brokers: int, log: Path) -> int:
-    """Start `python -m deploy.local` in a session of its own; return its process id."""
-    argv = [sys.executable, "-m", "deploy.local", "--brokers", str(brokers)]
+    """Start `python -m deploy.local.up` in a session of its own; return its process id."""
+    argv = [sys.executable, "-m", "deploy.local.up", "--brokers", str(brokers)]
     if processes is not None:
         argv += ["--processes", ",".join(processes)]
     given = {env_name(name): str(value) for name, value in overrides.items() if value is not None}
-    paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environ = {**os.environ, **given, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
+    environ = {**child_environ(os.environ), **given}
     redirected = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
@@ -209,7 +204,7 @@ def _report(state: UpState | None, settings: Settings) -> Report:
     if state is not None:
         rows = [_row(process, _live_problem(process.name, settings, targets)) for process in state.processes]
     elif targets:
-        found = {name: http_problem(_ready_url(name, url)) for name, url in targets.items()}
+        found = {name: http_problem(f"{url}/ready") for name, url in targets.items()}
         rows = [_row(ProcessState(name, State.READY, None, None), found[name]) for name in targets]
     else:
         rows = [_row(ProcessState(name, State.STOPPED, None, None), None) for name in [KAFKA, REDIS, *TABLE]]
@@ -235,10 +230,4 @@ def _live_problem(name: str, settings: Settings, targets: Mapping[str, str]) -> 
     servers: dict[str, Callable[[Settings], str | None]] = {KAFKA: kafka_problem, REDIS: redis_problem}
     if base_name(name) in servers:
         return servers[base_name(name)](settings)
-    return http_problem(_ready_url(name, targets[name])) if name in targets else None
-
-
-def _ready_url(name: str, url: str) -> str:
-    """Return where a process says whether it is ready."""
-    spec = TABLE.get(base_name(name))
-    return url + ("/ready" if spec is None else spec.ready_path)
+    return http_problem(f"{targets[name]}/ready") if name in targets else None

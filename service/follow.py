@@ -5,13 +5,16 @@ commits, and a restart simply reads again.
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, OffsetSpec, TopicPartition
 
 from contracts.errors import DependencyDown, InvariantError, MillraceError, TransientError
-from service.kafka import open_consumer, translate_kafka_errors
+from contracts.telemetry import Process
+from service.dependency import Dependency
+from service.kafka import admin, open_consumer, translate_kafka_errors
 from service.logging import get_logger
 from service.settings import Settings
 
@@ -21,34 +24,59 @@ OnRecord = Callable[[bytes, bytes | None, int], None]
 POLL_MS: Final = 200
 POSITION_MS: Final = 1000
 RETRY_S: Final = 1.0
+PROBE_S: Final = 2.0
+"""How often Kafka is asked where the topic ends: a consumer whose broker is gone only falls silent."""
+PATIENCE_S: Final = 5.0
+READ_WITHIN_S: Final = 5.0
+
+
+class _Topic(NamedTuple):
+    """A topic as Kafka describes it: which one it is, although its name be used again, and where it ends."""
+
+    topic_id: str
+    ends: dict[int, int]
 
 
 class TopicFollower:
     """Hands every record of a topic to a callback, in the order of each partition.
 
-    After a broker was away it begins again from the beginning: the callback must take a record twice without harm. An
-    error that the callback raises ends the follower; it is kept in `failure`, because going on past a record that could
-    not be applied would show a state that never was.
+    After an outage it goes on where it was; some records may come twice. An error that the callback raises ends the
+    follower and is kept in `failure`, because going on past a record would show a state that never was.
 
     Args:
         settings: of the deployment.
         topic: without the deployment's prefix.
         on_record: called in the follower's thread.
+        on_new_topic: called there before it begins again, because the topic was deleted and made anew.
+        kafka: told whether Kafka answers, and a readiness check of its own; if None, `not_caught_up` names an outage.
     """
 
-    def __init__(self, settings: Settings, topic: str, on_record: OnRecord) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        topic: str,
+        on_record: OnRecord,
+        *,
+        on_new_topic: Callable[[], None] = lambda: None,
+        kafka: Dependency | None = None,
+    ) -> None:
         self._settings = settings
         self._topic = topic
         self._on_record = on_record
+        self._on_new_topic = on_new_topic
+        self._kafka = kafka or Dependency(Process.KAFKA, patience_s=PATIENCE_S)
+        self._names_outages = kafka is None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"follow-{topic}", daemon=True)
         self.caught_up = threading.Event()
         """Set once everything that the topic held at the start was handed over."""
         self.failure: MillraceError | None = None
         """Why it ended by itself; None while it runs."""
-        self._waits_for: str | None = None
-        self._next_offsets: dict[int, int] = {}
         self._moved = threading.Condition()
+        self._topic_id: str | None = None
+        self._next_offsets: dict[int, int] = {}
+        self._asking = threading.Lock()
+        self._admin: KafkaAdminClient | None = None
 
     def start(self) -> None:
         """Begin to follow."""
@@ -59,63 +87,97 @@ class TopicFollower:
         self._stop.set()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout=10)
+        if self._asking.acquire(timeout=1):
+            self._close_admin()
+            self._asking.release()
 
     def not_caught_up(self) -> str | None:
-        """Return why its view is not current yet, as a readiness check."""
+        """Return why its view is not current, as a readiness check."""
         if self.failure:
             return self.failure.message
-        return None if self.caught_up.is_set() else f"{self._topic} has not been read to its end yet"
+        if not self.caught_up.is_set():
+            return f"{self._topic} has not been read to its end yet"
+        return self._kafka.not_ready() if self._names_outages else None
 
-    def wait_for_offsets(self, ends: Mapping[int, int], timeout_s: float) -> bool:
-        """Wait until every record below these ends (partition -> offset) was handed over; return whether it was."""
+    def read_to_end(self, timeout_s: float | None = None) -> None:
+        """Wait until every record that was acknowledged before this call has been handed over.
+
+        Args:
+            timeout_s: how long at most; `READ_WITHIN_S` if None.
+
+        Raises:
+            DependencyDown: Kafka does not say where the topic ends, or the follower does not get there in time.
+            MillraceError: what ended the follower, which will never get there.
+        """
+        within_s = READ_WITHIN_S if timeout_s is None else timeout_s
+        topic = self._describe()
         with self._moved:
-            return self._moved.wait_for(
-                lambda: all(self._next_offsets.get(number, 0) >= end for number, end in ends.items()), timeout_s
+            read = self._moved.wait_for(lambda: self._has_read(topic), within_s)
+        if not read:
+            name = self._settings.topic(self._topic)
+            raise self.failure or DependencyDown(
+                f"{name} could not be read to its end within {within_s:g} s", fix="look at the broker's load and log"
             )
+
+    def _has_read(self, topic: _Topic) -> bool:
+        return topic.topic_id == self._topic_id and all(
+            self._next_offsets.get(number, 0) >= end for number, end in topic.ends.items()
+        )
 
     def _run(self) -> None:
         while not self._stop.is_set() and self.failure is None:
             try:
                 with translate_kafka_errors(self._settings):
                     self._follow()
-            except (DependencyDown, TransientError) as exc:
-                self._note_wait(exc)
+            except (DependencyDown, TransientError) as error:
+                self._kafka.failed(error)
                 self._stop.wait(RETRY_S)
-            except MillraceError as exc:
-                get_logger().error("follower_stopped", topic=self._topic, error=exc.message, fix=exc.fix)
-                self.failure = exc
-            except Exception as exc:
-                self.failure = InvariantError(f"a record of {self._topic} could not be applied: {exc!r}")
+            except MillraceError as error:
+                get_logger().error("follower_stopped", topic=self._topic, error=error.message, fix=error.fix)
+                self.failure = error
+            except Exception as error:
+                self.failure = InvariantError(f"a record of {self._topic} could not be applied: {error!r}")
                 raise
 
-    def _note_wait(self, exc: MillraceError) -> None:
-        """Log what it waits for once, not at every attempt."""
-        if exc.message != self._waits_for:
-            get_logger().warning("follower_waits", topic=self._topic, error=exc.message, fix=exc.fix)
-        self._waits_for = exc.message
-
     def _follow(self) -> None:
+        """Read until stopped, or until the topic is another one."""
+        topic = self._describe()
+        if self._topic_id not in {None, topic.topic_id}:
+            get_logger().warning("topic_made_anew", topic=self._topic)
+            self._forget_offsets()
+            self._on_new_topic()
+        elif self._is_cut(topic):
+            self._forget_offsets()
+        self._topic_id = topic.topic_id
         with open_consumer(self._settings, self._stop.wait) as consumer:
-            partitions = self._partitions(consumer)
+            partitions = [TopicPartition(self._settings.topic(self._topic), number) for number in sorted(topic.ends)]
             consumer.assign(partitions)
-            consumer.seek_to_beginning(*partitions)
-            ends = consumer.end_offsets(partitions)
-            self._waits_for = None
-            while not self._stop.is_set():
-                if not self.caught_up.is_set() and _has_read(consumer, ends):
-                    self.caught_up.set()
-                if self._hand_over(consumer):
-                    self._note_offsets(_positions(consumer, partitions))
+            for partition in partitions:
+                if (offset := self._next_offsets.get(partition.partition)) is None:
+                    consumer.seek_to_beginning(partition)
+                else:
+                    consumer.seek(partition, offset)
+            self._kafka.answered()
+            self._read(consumer, partitions, first_ends=topic.ends)
 
-    def _partitions(self, consumer: KafkaConsumer) -> list[TopicPartition]:
-        name = self._settings.topic(self._topic)
-        numbers = consumer.partitions_for_topic(name)
-        if not numbers:
-            raise DependencyDown(f"topic {name} does not exist yet", fix="any Millrace process creates it at its start")
-        return [TopicPartition(name, number) for number in sorted(numbers)]
+    def _read(
+        self, consumer: KafkaConsumer, partitions: list[TopicPartition], *, first_ends: Mapping[int, int]
+    ) -> None:
+        """Read on, until stopped or until what is read is no longer what Kafka holds under that name."""
+        probe_at = time.monotonic() + PROBE_S
+        while not self._stop.is_set():
+            if not self.caught_up.is_set() and _are_past(_positions(consumer, partitions), first_ends):
+                self.caught_up.set()
+            if self._hand_over(consumer) and not self._note_offsets(_positions(consumer, partitions)):
+                return self._forget_offsets()
+            if time.monotonic() >= probe_at:
+                if self._has_changed():
+                    return None
+                probe_at = time.monotonic() + PROBE_S
+        return None
 
     def _hand_over(self, consumer: KafkaConsumer) -> bool:
-        """Hand over what has come; return False where a stop left some of it out."""
+        """Hand over what has come; return False if a stop left some of it out."""
         for records in consumer.poll(timeout_ms=POLL_MS).values():
             for record in records:
                 if self._stop.is_set():
@@ -124,12 +186,63 @@ class TopicFollower:
                     self._on_record(record.key, record.value, record.timestamp)
         return True
 
-    def _note_offsets(self, next_offsets: Mapping[int, int]) -> None:
-        """Note how far it has come; what was handed over stays so when it begins again from the beginning."""
+    def _note_offsets(self, next_offsets: Mapping[int, int]) -> bool:
+        """Note how far it has come; return False if a position went back, because those records are gone."""
         with self._moved:
-            for number, offset in next_offsets.items():
-                self._next_offsets[number] = max(offset, self._next_offsets.get(number, 0))
+            if any(offset < self._next_offsets.get(number, 0) for number, offset in next_offsets.items()):
+                return False
+            self._next_offsets.update(next_offsets)
             self._moved.notify_all()
+            return True
+
+    def _has_changed(self) -> bool:
+        """Ask Kafka whether it still holds what was read; its silence is noted."""
+        try:
+            topic = self._describe()
+        except (DependencyDown, TransientError) as error:
+            self._kafka.failed(error)
+            return False
+        self._kafka.answered()
+        return topic.topic_id != self._topic_id or self._is_cut(topic)
+
+    def _is_cut(self, topic: _Topic) -> bool:
+        return any(self._next_offsets.get(number, 0) > end for number, end in topic.ends.items())
+
+    def _forget_offsets(self) -> None:
+        self.caught_up.clear()
+        with self._moved:
+            self._next_offsets.clear()
+
+    def _describe(self) -> _Topic:
+        name = self._settings.topic(self._topic)
+        with self._asking:
+            try:
+                with translate_kafka_errors(self._settings):
+                    if self._admin is None:
+                        self._admin = admin(self._settings, wait=_give_up)
+                    return _described(self._admin, name)
+            except MillraceError:
+                self._close_admin()  # a new one finds a broker that is back sooner than this one would
+                raise
+
+    def _close_admin(self) -> None:
+        if self._admin is not None:
+            self._admin.close()
+            self._admin = None
+
+
+def _give_up(_seconds: float) -> bool:
+    """Let one attempt be enough: whoever asks tries again."""
+    return True
+
+
+def _described(client: KafkaAdminClient, name: str) -> _Topic:
+    (topic,) = client.describe_topics([name])
+    partitions = [TopicPartition(name, partition["partition_index"]) for partition in topic["partitions"]]
+    if not partitions:
+        raise DependencyDown(f"topic {name} does not exist yet", fix="any Millrace process creates it at its start")
+    found = client.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST))
+    return _Topic(str(topic["topic_id"]), {partition.partition: end.offset for partition, end in found.items()})
 
 
 def _positions(consumer: KafkaConsumer, partitions: Iterable[TopicPartition]) -> dict[int, int]:
@@ -138,7 +251,5 @@ def _positions(consumer: KafkaConsumer, partitions: Iterable[TopicPartition]) ->
     return {number: position for number, position in positions.items() if position is not None}
 
 
-def _has_read(consumer: KafkaConsumer, ends: Mapping[TopicPartition, int]) -> bool:
-    """Return whether a consumer has read every partition to this end."""
-    positions = _positions(consumer, ends)
-    return all(p.partition in positions and positions[p.partition] >= end for p, end in ends.items())
+def _are_past(positions: Mapping[int, int], ends: Mapping[int, int]) -> bool:
+    return all(number in positions and positions[number] >= end for number, end in ends.items())

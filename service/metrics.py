@@ -6,18 +6,19 @@ a query or a product.
 """
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import prometheus_client
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
 from contracts import telemetry as names
-from contracts.telemetry import EventOutcome, FilterReason, PairDropReason, Process, UnpairedReason
+from contracts.telemetry import Correction, PairDropReason, Process
 
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call] # ships without an annotation
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+M = TypeVar("M", bound=MetricWrapperBase)
 _unregistered: Final[dict[str, Any]] = {"registry": None}
 
 REQUESTS = Counter(names.M_REQUESTS, "HTTP requests answered.", ("route", "code"), **_unregistered)
@@ -27,6 +28,7 @@ REQUEST_SECONDS = Histogram(
 EVENTS_ACCEPTED = Counter(names.M_ACCEPTED, "Messages acknowledged by Kafka.", ("type",), **_unregistered)
 EVENTS_REJECTED = Counter(names.M_REJECTED, "Messages refused at intake.", ("reason",), **_unregistered)
 EVENTS_DUPLICATE = Counter(names.M_DUPLICATE, "Messages seen before at intake.", ("type",), **_unregistered)
+CORRECTIONS = Counter(names.M_CORRECTIONS, "What intake changed in accepted events.", ("correction",), **_unregistered)
 EVENT_OUTCOMES = Counter(names.M_OUTCOMES, "What became of accepted events.", ("outcome",), **_unregistered)
 DEAD_LETTERS = Counter(names.M_DEAD_LETTERS, "Messages set aside.", ("stage", "reason"), **_unregistered)
 STAGE_WATERMARK = Gauge(
@@ -72,7 +74,8 @@ LEDGER = Gauge(names.M_LEDGER, "Terms of the ledgers.", ("ledger", "term"), **_u
 
 METRICS_OF: Final[dict[Process, tuple[MetricWrapperBase, ...]]] = {
     Process.COLLECTOR: (
-        REQUESTS, REQUEST_SECONDS, EVENTS_ACCEPTED, EVENTS_REJECTED, EVENTS_DUPLICATE, DEGRADED, DEPENDENCY_UP,
+        REQUESTS, REQUEST_SECONDS, EVENTS_ACCEPTED, EVENTS_REJECTED, EVENTS_DUPLICATE, CORRECTIONS,
+        DEGRADED, DEPENDENCY_UP,
     ),
     Process.STREAMS: (
         EVENT_OUTCOMES, DEAD_LETTERS, STAGE_WATERMARK, STAGE_PROGRESS, JOIN_OPEN, SEARCH_OUTCOMES, PAIRS_BUILT,
@@ -100,35 +103,35 @@ STARTS_AT_ZERO: Final[dict[MetricWrapperBase, Iterable[tuple[str, ...]]]] = {
     EVENTS_ACCEPTED: [
         (kind,) for kind in ("impression", "view", "click", "dwell", "cart", "purchase", "product", "product_deleted")
     ],
-    EVENT_OUTCOMES: [(outcome,) for outcome in EventOutcome if outcome is not EventOutcome.PENDING],
-    SEARCH_OUTCOMES: [
-        ("paired", ""),
-        ("held_out", ""),
-        *(("filtered", reason) for reason in FilterReason),
-        *(("unpaired", reason) for reason in UnpairedReason),
-    ],
+    CORRECTIONS: [(correction,) for correction in Correction],
     PAIRS_BUILT: [("click",), ("rule",), ("curated",), ("value",)],
     PAIRS_TRAINED: [("click",), ("rule",), ("curated",), ("value",)],
     PAIRS_DROPPED: [(reason,) for reason in PairDropReason],
     TRAIN_STEPS: [(lane,) for lane in LANES],
     TRAIN_STEP_SECONDS: [(lane,) for lane in LANES],
     RELEASE_INFO: [(lane,) for lane in LANES],
-    INDEX_WRITES: [("upsert",), ("tombstone",), ("stale",)],
+    INDEX_WRITES: [("upsert",), ("tombstone",), ("stale",), ("same_version",)],
     IMPRESSIONS: [("written",), ("lost",)],
     FRESHNESS: [(path,) for path in names.FRESHNESS_PATHS],
     LEDGER_BALANCE: [("events",), ("searches",)],
 }
-"""Label values that exist before anything happened."""
+"""Label values that exist before anything happened; outcomes of agents are declared with the agents."""
 
 
 def initialise(process: Process) -> None:
     """Expose the metrics of a process, each bounded series at zero; harmless when repeated."""
     for metric in METRICS_OF.get(process, ()):
-        if metric not in _exposed:
-            REGISTRY.register(metric)
-            _exposed.add(metric)
+        expose(metric)
         for labels in STARTS_AT_ZERO.get(metric, ()):
             metric.labels(*labels)
+
+
+def expose(metric: M) -> M:
+    """Show a metric at `/metrics` from now on, and return it; harmless when repeated."""
+    if metric not in _exposed:
+        REGISTRY.register(metric)
+        _exposed.add(metric)
+    return metric
 
 
 _exposed: Final[set[MetricWrapperBase]] = set()

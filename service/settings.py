@@ -18,13 +18,12 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from contracts.errors import UsageError
+from contracts.releases import ALIAS, collection_name
 from contracts.telemetry import DEFAULT_PORTS, Process
 from contracts.topics import GROUP_PREFIX
 
 ENV_PREFIX: Final = "MILLRACE_"
 SETTINGS_FILE: Final = "millrace.toml"
-BUILT_AGENTS: Final = ("join", "pairs")
-PLANNED_AGENTS: Final = ("propensity", "attribution")
 _NEVER_SHOWN: Final = ("redis_url",)
 _PASSWORD: Final = ("kafka_sasl_username", "kafka_sasl_password")
 _TOKEN_FILE: Final = ("kafka_sasl_oauth_token_file",)
@@ -75,6 +74,9 @@ class Settings(BaseModel):
     redis_url: str | None = _setting(None, "", "Redis as redis://host:port/db; may be emptied at any time.", repr=False)
     qdrant_url: str | None = _setting(None, "", "Vector store as http://host:port.")
     qdrant_api_key: SecretStr | None = _setting(None, "", "Key of the vector store where it asks for one.")
+    qdrant_take_over: bool = _setting(
+        False, "", "Drop another deployment's collections under our names and fill them anew; set it for one start."
+    )
     topic_prefix: str = _setting(
         "", "", "Put before every topic, group and collection name: several shops or tests on one cluster."
     )
@@ -113,7 +115,7 @@ class Settings(BaseModel):
         None, "", "HMAC-SHA256 key for client and user ids. No default, on purpose."
     )
     data_dir: Path = _setting(Path(".millrace"), "", "Checkpoints, embedded stores and logs.")
-    agents: str = _setting("join,pairs", "", "Agents that a stream worker runs, comma-separated; all that are built.")
+    agents: str = _setting("", "", "Agents that a stream worker runs, comma-separated; all of them if unset.")
     cors_origins: str = _setting("", "", "Origins that may call the collector from a browser, comma-separated; none.")
     trusted_proxies: str = _setting(
         "",
@@ -181,21 +183,6 @@ class Settings(BaseModel):
             raise ValueError("the broker refuses session timeouts under 6 s")
         return value
 
-    @field_validator("agents")
-    @classmethod
-    def _are_built(cls, value: str) -> str:
-        """Refuse agents by name that this version does not have."""
-        for name in _comma_list(value):
-            if name in PLANNED_AGENTS:
-                raise ValueError(f"agent {name} is not built yet; built: {', '.join(BUILT_AGENTS)}")
-            if name not in BUILT_AGENTS:
-                raise ValueError(f"there is no agent {name}; built: {', '.join(BUILT_AGENTS)}")
-        if len(set(_comma_list(value))) < len(_comma_list(value)):
-            raise ValueError("names an agent twice; a second worker shares its work, not a second copy in this one")
-        if not _comma_list(value):
-            raise ValueError(f"names no agent; built: {', '.join(BUILT_AGENTS)}")
-        return value
-
     @field_validator("trusted_proxies")
     @classmethod
     def _are_networks(cls, value: str) -> str:
@@ -240,19 +227,15 @@ class Settings(BaseModel):
 
     def collection(self, product_release: int) -> str:
         """Return the collection that a product release created."""
-        return f"{self.topic_prefix}products-r{product_release}"
+        return f"{self.topic_prefix}{collection_name(product_release)}"
 
     def alias(self) -> str:
         """Return the alias under which the collection in force is found."""
-        return f"{self.topic_prefix}products"
+        return f"{self.topic_prefix}{ALIAS}"
 
     def listen_port(self, process: Process | str) -> int:
         """Return the port that a process listens on."""
         return DEFAULT_PORTS[Process(process)] if self.port is None else self.port
-
-    def agent_names(self) -> tuple[str, ...]:
-        """Return the agents that this worker runs."""
-        return tuple(_comma_list(self.agents))
 
     def cors_origin_list(self) -> tuple[str, ...]:
         """Return the origins that may call the collector from a browser."""
@@ -395,4 +378,6 @@ def _comma_list(value: str) -> list[str]:
 
 def _plain(value: object) -> str:
     """Return a setting as it is written in an environment."""
+    if isinstance(value, bool):
+        return str(value).lower()
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value)

@@ -1,6 +1,7 @@
 """What every test may use: real servers once per session, a name space of its own, settings without surprises.
 
-No MILLRACE_* of the developer's shell reaches a test; servers named there are used by the session's fixtures alone.
+No MILLRACE_*, terminal or proxy of the developer's shell reaches a test; servers named there are used by the session's
+fixtures alone.
 """
 
 import os
@@ -16,28 +17,31 @@ from service.kafka import ensure_topics
 from service.settings import ENV_PREFIX, Settings, load_settings
 from tests.support.servers import running_server
 
-hypothesis.settings.register_profile("millrace", deadline=None)  # a slow machine is no failure
+# A slow machine is no failure, and neither what earlier runs left nor a checkout that cannot be written matters.
+hypothesis.settings.register_profile(
+    "millrace", deadline=None, database=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("millrace")
-
-GIVEN = {name: value for name, value in os.environ.items() if name.startswith(ENV_PREFIX)}
 
 SettingsFactory = Callable[..., Settings]
 
 TEST_KEYS = {"write_key": "test-write-key", "secret_key": "test-secret-key", "person_key": "test-person-key"}
 
-
 TERMINAL = ("TERM", "COLORTERM", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES")
 """What rich reads of the terminal: colours, cursor, size."""
+GIVEN = {name: value for name, value in os.environ.items() if name.startswith(ENV_PREFIX)}
+
+# At once, not in a fixture: fixtures of a module or session, and what modules do when imported, see no more of it.
+for surrounding in (*GIVEN, *TERMINAL, *(name for name in os.environ if name.lower().endswith("_proxy"))):
+    os.environ.pop(surrounding, None)
 
 
 @pytest.fixture(autouse=True)
 def clean_environ(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take every MILLRACE_* and the developer's terminal out of the environment: a test sees what it sets itself."""
-    for name in [name for name in os.environ if name.startswith(ENV_PREFIX)]:
-        monkeypatch.delenv(name)
-    for name in TERMINAL:
-        monkeypatch.delenv(name, raising=False)
+    """Give each test a terminal 120 columns wide and no proxy, whatever tests before it left."""
     monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setenv("no_proxy", "*")
 
 
 @pytest.fixture(scope="session")

@@ -10,16 +10,16 @@ from contracts.telemetry import Process
 from contracts.topics import MODELS, PRODUCT_VECTORS
 from service.clock import epoch_ms
 from service.dependency import Dependency
-from service.follow import TopicFollower
+from service.follow import OnRecord, TopicFollower
 from service.health import Health
 from service.http_server import AdminServer
 from service.kafka import ensure_topics, producer_config, translate_kafka_errors
 from service.logging import get_logger
+from service.models import ModelsTable, ModelsWriter
 from service.process import Shutdown
 from service.settings import Settings
 from towers.encoder import BaseEncoder, load_encoder
 from trainer.adapters.checkpoints import FileCheckpoints, writable_folder
-from trainer.adapters.models import KafkaReleases, ModelsTable
 from trainer.adapters.pairs_source import KafkaPairs
 from trainer.adapters.vectors import QueryVectors, VectorTable
 from trainer.learner import LearnerSettings
@@ -65,16 +65,16 @@ class TrainerApp:
             vectors, models = VectorTable(encoder.dim, base_version=encoder.base_version), ModelsTable()
             health.add_check("vectors", vectors.not_usable)
             self._follow(PRODUCT_VECTORS, vectors.on_record)
-            self._follow(MODELS, models.on_record)
+            self._follow(MODELS, models.apply, on_new_topic=models.forget)
             try:
                 self._train(encoder, vectors, models)
             finally:
                 for follower in self._followers:
                     follower.stop()
 
-    def _follow(self, topic: str, on_record: Callable[[bytes, bytes | None, int], None]) -> None:
+    def _follow(self, topic: str, on_record: OnRecord, *, on_new_topic: Callable[[], None] = lambda: None) -> None:
         """Begin to follow a topic; the process is not ready before all that it holds was read."""
-        follower = TopicFollower(self._settings, topic, on_record)
+        follower = TopicFollower(self._settings, topic, on_record, on_new_topic=on_new_topic)
         self._health.add_check(topic, follower.not_caught_up)
         follower.start()
         self._followers.append(follower)
@@ -126,7 +126,7 @@ class TrainerApp:
             source=source,
             checkpoints=checkpoints,
             models=models,
-            writer=KafkaReleases(self._settings, producer),
+            writer=ModelsWriter(self._settings, producer),
             encoder=encoder,
             settings=LoopSettings(cadence=cadence),
             clock_ms=epoch_ms,

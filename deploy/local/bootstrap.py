@@ -1,8 +1,8 @@
-"""`make setup`: everything that Millrace needs, on a machine that has Python and make and nothing else.
+"""`make setup` installs all that Millrace needs on a machine that has only Python and make; `make lock` pins it.
 
-System packages where they are missing and may be installed, a virtual environment from a lock with hashes, Kafka's jars
-from a list with checksums. Each step runs only when it has something to do, so that the second time takes a moment.
-Only the standard library is used.
+Missing system packages if that is allowed, a virtual environment from a lock with hashes, Kafka's jars from a list with
+checksums. Each step runs only when it has something to do, so that the second time takes a moment. Only the standard
+library is used.
 """
 
 import fcntl
@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,8 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from deploy.local import jars, system_packages
-from deploy.local.jars import REPOSITORY
+from deploy.local import REPOSITORY, kafka_jars, system_packages
 
 LEAST: Final = (3, 11)
 BELOW: Final = (3, 14)
@@ -28,6 +28,12 @@ HEARTBEAT_S: Final = 15.0
 ATTEMPTS: Final = 2  # registries hiccup
 SHOWN_LINES: Final = 4
 SYSTEM_CERTIFICATES: Final = Path("/etc/ssl/certs/ca-certificates.crt")
+LOCKED_EXTRAS: Final = {
+    "all": ("all", "dev"),
+    "full": ("all",),
+    "light": ("collector", "streams", "cli"),
+}
+"""Lock -> extras of pyproject.toml: the developer's machine, and the two container images."""
 
 
 class SetupError(Exception):
@@ -80,7 +86,7 @@ class Layout:
         return self.root / "locks" / f"{name}.txt"
 
     def fingerprint(self) -> str:
-        """Return what changes when the packages must be installed again."""
+        """Summarise what the packages depend on: when it changes they must be installed again."""
         digest = hashlib.sha256(f"{sys.version_info[:2]}\n".encode())
         for path in (self.lock("uv"), self.lock("all"), self.root / "pyproject.toml"):
             digest.update(path.read_bytes())
@@ -121,7 +127,7 @@ class Installer:
         self._layout = layout
 
     def run(self, command: Sequence[str | Path]) -> None:
-        """Run one command, again where it fails the first time.
+        """Run one command, and again if it fails the first time.
 
         Raises:
             SetupError: it failed each time; the message holds what it said last.
@@ -152,18 +158,17 @@ class Installer:
                         say(f"    still at it, {time.monotonic() - started:.0f} s")
 
     def _size(self) -> int:
-        """Return how long the log is."""
         return self._layout.log.stat().st_size if self._layout.log.exists() else 0
 
     def _last_lines(self, since: int) -> str:
-        """Return what the last command said at its end, in one line."""
+        """Put what the last command said at its end into one line."""
         text = self._layout.log.read_bytes()[since:].decode("utf-8", "replace")
         lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
         return " | ".join(lines[-SHOWN_LINES:])[:600] or "it said nothing"
 
     @staticmethod
     def _short(command: Sequence[str | Path]) -> str:
-        """Return a command as people speak of it."""
+        """Shorten a command to what people call it."""
         words = [Path(part).name if os.sep in str(part) else str(part) for part in command]
         return " ".join(word for word in words if not word.startswith("-"))[:80]
 
@@ -200,10 +205,10 @@ def install_system_packages(needs: Sequence[system_packages.Need], installer: In
 
 
 def missing_packages(layout: Layout) -> list[system_packages.Need]:
-    """Return what the steps to come need from the system and do not find."""
+    """List what the steps to come need from the system and do not find."""
     lacks_venv = not venv_is_good(layout) and importlib.util.find_spec("ensurepip") is None
     venv = system_packages.venv_need(sys.version_info[:2]) if lacks_venv else None
-    return system_packages.missing(venv=venv, jars=not jars.are_complete())
+    return system_packages.missing(venv=venv, jars=not kafka_jars.are_complete())
 
 
 @contextmanager
@@ -245,8 +250,8 @@ def set_up(layout: Layout) -> None:
         timed(f"virtual environment with Python {version}", lambda: make_venv(layout, installer))
     if not packages_are_installed(layout):
         timed("Python packages (some minutes and 6 GB the first time)", lambda: install_packages(layout, installer))
-    if not jars.are_complete():
-        timed(f"Apache Kafka {jars.KAFKA_VERSION}", jars.fetch)
+    if not kafka_jars.are_complete():
+        timed(f"Apache Kafka {kafka_jars.KAFKA_VERSION}", kafka_jars.fetch)
 
 
 def configure_uv(layout: Layout) -> None:
@@ -258,16 +263,44 @@ def configure_uv(layout: Layout) -> None:
         os.environ.setdefault("UV_CACHE_DIR", str(layout.cache / "uv"))
 
 
-def main() -> int:
-    """Set up; every expected failure is one line and exit code 4."""
+def lock_everything(layout: Layout, options: Sequence[str]) -> None:
+    """Pin every package with its hashes, and Kafka's jars with their checksums.
+
+    Locks name no registry: an installation uses the one that the machine is set up for. A version that a lock already
+    has stays, unless `--upgrade` is among the options.
+    """
+    _compile_lock(layout, "uv", layout.root / "locks" / "uv.in", options)
+    for name, extras in LOCKED_EXTRAS.items():
+        chosen = [option for extra in extras for option in ("--extra", extra)]
+        same = ["--constraint", "locks/all.txt"] if name != "all" else options
+        _compile_lock(layout, name, layout.root / "pyproject.toml", [*chosen, *same])
+    with tempfile.TemporaryDirectory() as folder:
+        kafka_jars.copy_by_maven(Path(folder))
+        kafka_jars.write_checksums(Path(folder))
+
+
+def _compile_lock(layout: Layout, name: str, source: Path, options: Sequence[str]) -> None:
+    form = ["--generate-hashes", "--universal", "--no-emit-index-url", "--no-emit-find-links", "--quiet"]
+    uv = [str(layout.venv / "bin" / "uv"), "pip", "compile", *form, "--custom-compile-command", "make lock", *options]
+    paths = [str(path.relative_to(layout.root)) for path in (source, layout.lock(name))]
+    subprocess.run([*uv, paths[0], "-o", paths[1]], check=True, cwd=layout.root)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Set up, or pin with `lock OPTIONS...`; every expected failure is one line and exit code 4."""
     layout, started = Layout(), time.monotonic()
     configure_uv(layout)
     try:
-        with one_at_a_time(layout):
-            set_up(layout)
-    except (SetupError, jars.JarError) as error:
+        if arguments[:1] == ["lock"]:
+            lock_everything(layout, arguments[1:])
+        else:
+            with one_at_a_time(layout):
+                set_up(layout)
+    except (SetupError, kafka_jars.JarError) as error:
         say(str(error))
         return 4
+    except subprocess.CalledProcessError as error:
+        return error.returncode  # it said itself what is wrong
     except OSError as error:
         say(f"{error.filename or layout.root}: {error.strerror}; is the disk full, or the folder not writable?")
         return 4
@@ -279,4 +312,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,30 +1,122 @@
 """What one machine will run: ports, addresses, keys and the command of each process, decided before anything starts.
 
-A server that the settings name is used; what they do not name, and the chosen processes need, is started here.
+A server that the settings name is used; any other that the chosen processes need is started here.
 """
 
 import hashlib
 import os
+import random
 import secrets
 import socket
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from contracts.errors import UsageError
+from contracts.errors import DependencyDown, UsageError
 from contracts.telemetry import DEFAULT_PORTS, Process
-from deploy.local import kafka, redis
-from deploy.local.child import Launch, Probe
-from deploy.local.jars import REPOSITORY
-from deploy.local.ports import choose_port
-from deploy.local.probes import http_problem
-from deploy.local.processes import KAFKA, QDRANT, REDIS, SERVERS, Table, base_name, http_url, port_of
+from deploy.local.processes import (
+    KAFKA,
+    QDRANT,
+    REDIS,
+    SERVERS,
+    Table,
+    base_name,
+    child_environ,
+    http_problem,
+    http_url,
+    port_of,
+)
+from deploy.local.servers import (
+    JAVA_LOCALE,
+    KafkaNode,
+    bootstrap_servers,
+    broker_argv,
+    kafka_problem,
+    last_kafka_error,
+    redis_argv,
+    redis_problem,
+    redis_url,
+    require_java,
+)
 from deploy.local.state import KEYS, LOG_FOLDER, read_env
+from deploy.local.supervised_process import Probe, ProcessCommand
 from service.settings import ENV_PREFIX, Settings, env_name
 
 BROKERS: Final = (1, 3)
 SERVER_SETTING: Final = {KAFKA: "kafka_bootstrap", REDIS: "redis_url", QDRANT: "qdrant_url"}
+OTHER_PORTS: Final = range(20_000, 32_000)
+"""Below the range from which the system takes ports for outgoing connections: none of those takes a chosen port."""
+PORT_TRIES: Final = 200
+
+
+def is_free(port: int, host: str = "127.0.0.1") -> bool:
+    """Return whether a server could listen on the port now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.create_server((host, port), family=family):
+            return True
+    except OSError:
+        return False
+
+
+def choose_port(default: int, taken: Iterable[int] = (), *, host: str = "127.0.0.1") -> int:
+    """Choose the default port if it is free, else another that is.
+
+    Args:
+        default: the port that people expect.
+        taken: ports given to processes that do not listen yet.
+        host: the address to listen on.
+
+    Raises:
+        DependencyDown: no port was free.
+    """
+    refused = set(taken)
+    # Random, so that two supervisors that start at once do not meet; a port is no secret.
+    candidates = [default, *random.sample(OTHER_PORTS, PORT_TRIES)]
+    for port in candidates:
+        if port not in refused and is_free(port, host):
+            return port
+    raise DependencyDown(f"no free port on {host}: {PORT_TRIES} were tried", fix="stop what holds them, see `ss -tlnp`")
+
+
+ChoosePort = Callable[..., int]
+"""`choose_port`, or the method of `ReservedPorts` that takes the same arguments."""
+
+
+class ReservedPorts:
+    """Chooses ports that no other supervisor on this machine chooses, even before they are listened on.
+
+    On Linux an abstract socket stands for each port: there is one of each name, and it ends with its process.
+    """
+
+    def __init__(self) -> None:
+        self._claims: list[socket.socket] = []
+
+    def choose(self, default: int, taken: Iterable[int] = (), *, host: str = "127.0.0.1") -> int:
+        """Choose a port as `choose_port` does, and keep it."""
+        refused = set(taken)
+        while not self._claim(port := choose_port(default, refused, host=host)):
+            refused.add(port)
+        return port
+
+    def _claim(self, port: int) -> bool:
+        if sys.platform != "linux":
+            return True
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0millrace-port-{port}")
+        except OSError:
+            claim.close()
+            return False
+        self._claims.append(claim)
+        return True
+
+    def release(self) -> None:
+        """Let others have the ports; harmless when repeated."""
+        while self._claims:
+            self._claims.pop().close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +127,7 @@ class Plan:
         settings: complete: servers, keys, where the page finds the others.
         names: each after what it needs.
         ports: of each name that listens.
-        urls: of each name that is spoken to.
+        urls: of each name, as its clients write it.
         external: servers that the settings name.
         nodes: the Kafka nodes to start.
         table: the processes there are.
@@ -46,7 +138,7 @@ class Plan:
     ports: dict[str, int]
     urls: dict[str, str]
     external: frozenset[str]
-    nodes: tuple[kafka.Node, ...]
+    nodes: tuple[KafkaNode, ...]
     table: Table
 
     @property
@@ -55,7 +147,7 @@ class Plan:
         return self.settings.data_dir
 
     def log_path(self, name: str) -> Path:
-        """Return where a process's output goes."""
+        """Return the file that gets a process's output."""
         return self.data_dir / LOG_FOLDER / f"{name}.log"
 
     def needs_topics(self) -> bool:
@@ -63,7 +155,9 @@ class Plan:
         return any(KAFKA in self.table[base_name(name)].needs for name in self.names if base_name(name) in self.table)
 
 
-def make_plan(settings: Settings, names: Sequence[str], table: Table, *, brokers: int = 1) -> Plan:
+def make_plan(
+    settings: Settings, names: Sequence[str], table: Table, *, brokers: int = 1, choose: ChoosePort = choose_port
+) -> Plan:
     """Decide what will run.
 
     Args:
@@ -71,6 +165,7 @@ def make_plan(settings: Settings, names: Sequence[str], table: Table, *, brokers
         names: as `processes.resolve` orders them.
         table: the processes there are.
         brokers: how many Kafka nodes to start, 1 or 3.
+        choose: chooses a free port.
 
     Raises:
         UsageError: a port or a number of brokers that makes no sense here.
@@ -82,8 +177,12 @@ def make_plan(settings: Settings, names: Sequence[str], table: Table, *, brokers
     if brokers not in BROKERS:
         raise UsageError(f"{brokers} Kafka brokers cannot be started here", fix="choose 1 or 3")
     external = frozenset(name for name in names if name in SERVERS and getattr(settings, SERVER_SETTING[name]))
-    ports = _choose_ports([name for name in names if name not in external], settings.host)
-    nodes = _nodes(settings, ports, brokers) if KAFKA in ports else ()
+    ports: dict[str, int] = {}
+    for name in names:
+        if name not in external:
+            host = "127.0.0.1" if name in {KAFKA, REDIS} else settings.host
+            ports[name] = choose(DEFAULT_PORTS[Process(base_name(name))], ports.values(), host=host)
+    nodes = _nodes(settings, ports, brokers, choose) if KAFKA in ports else ()
     urls = _urls(settings, names, ports, nodes)
     complete = _complete(settings, urls, ports, table)
     for name in external:
@@ -92,42 +191,32 @@ def make_plan(settings: Settings, names: Sequence[str], table: Table, *, brokers
     return Plan(complete, tuple(names), ports, urls, external, nodes, table)
 
 
-def _choose_ports(names: Sequence[str], host: str) -> dict[str, int]:
-    """Return a free port for each name."""
-    ports: dict[str, int] = {}
-    for name in names:
-        listens_on = "127.0.0.1" if name in {KAFKA, REDIS} else host
-        ports[name] = choose_port(DEFAULT_PORTS[Process(base_name(name))], ports.values(), host=listens_on)
-    return ports
-
-
-def _nodes(settings: Settings, ports: Mapping[str, int], brokers: int) -> tuple[kafka.Node, ...]:
-    """Return the Kafka nodes; the first has Kafka's port."""
+def _nodes(settings: Settings, ports: Mapping[str, int], brokers: int, choose: ChoosePort) -> tuple[KafkaNode, ...]:
+    """Choose the ports of the Kafka nodes; the first has Kafka's port."""
     taken = list(ports.values())
     nodes = []
     for number in range(1, brokers + 1):
-        port = ports[KAFKA] if number == 1 else choose_port(ports[KAFKA] + 2 * (number - 1), taken)
+        port = ports[KAFKA] if number == 1 else choose(ports[KAFKA] + 2 * (number - 1), taken)
         taken.append(port)
-        controller_port = choose_port(port + 1, taken)
+        controller_port = choose(port + 1, taken)
         taken.append(controller_port)
-        nodes.append(kafka.Node(number, port, controller_port, settings.data_dir / KAFKA / f"node-{number}"))
+        nodes.append(KafkaNode(number, port, controller_port, settings.data_dir / KAFKA / f"node-{number}"))
     return tuple(nodes)
 
 
 def _urls(
-    settings: Settings, names: Sequence[str], ports: Mapping[str, int], nodes: Sequence[kafka.Node]
+    settings: Settings, names: Sequence[str], ports: Mapping[str, int], nodes: Sequence[KafkaNode]
 ) -> dict[str, str]:
-    """Return the address of each name as its clients write it."""
     urls = {}
     for name in names:
         given = getattr(settings, SERVER_SETTING[name]) if name in SERVERS else None
-        started = {KAFKA: kafka.bootstrap(nodes), REDIS: redis.redis_url(ports.get(name, 0))}
+        started = {KAFKA: bootstrap_servers(nodes), REDIS: redis_url(ports.get(name, 0))}
         urls[name] = given or started.get(name) or http_url(settings.host, ports[name])
     return urls
 
 
 def _complete(settings: Settings, urls: Mapping[str, str], ports: Mapping[str, int], table: Table) -> Settings:
-    """Return the settings with servers, keys and the page's targets filled in."""
+    """Fill in servers, keys and the page's targets."""
     filled: dict[str, Any] = {SERVER_SETTING[name]: urls[name] for name in SERVERS if name in urls}
     kept = read_env(settings.data_dir)
     for key in KEYS:
@@ -138,82 +227,77 @@ def _complete(settings: Settings, urls: Mapping[str, str], ports: Mapping[str, i
     return Settings.model_validate({**settings.model_dump(), **filled})
 
 
-def launches(plan: Plan) -> list[Launch]:
-    """Return how each name that is started here is run; Kafka's nodes must have been prepared.
+def process_commands(plan: Plan) -> list[ProcessCommand]:
+    """Say how each name that is started here is run; Kafka's nodes must have been prepared.
 
     Raises:
         DependencyDown: Java, Kafka's jars or redis-server are missing.
     """
     ours = [name for name in plan.names if name not in plan.external and base_name(name) in plan.table]
-    return [*_kafka_launches(plan), *_redis_launch(plan), *(_process_launch(plan, name) for name in ours)]
+    redis = [_redis_command(plan)] if REDIS in plan.ports and REDIS not in plan.external else []
+    return [*_kafka_commands(plan), *redis, *(_own_command(plan, name) for name in ours)]
 
 
-def _kafka_launches(plan: Plan) -> list[Launch]:
-    """Return how the Kafka nodes are run: `kafka`, and `kafka-2` and `kafka-3` where there are three."""
+def _kafka_commands(plan: Plan) -> list[ProcessCommand]:
+    """Say how the Kafka nodes are run: `kafka`, and `kafka-2` and `kafka-3` if there are three."""
     if not plan.nodes:
         return []
-    java, brokers = kafka.require_java(), len(plan.nodes)
+    java, brokers = require_java(), len(plan.nodes)
     names = [KAFKA if node.number == 1 else f"{KAFKA}-{node.number}" for node in plan.nodes]
     return [
-        Launch(
+        ProcessCommand(
             name=name,
-            argv=kafka.broker_argv(node, brokers=brokers, java=java),
-            environ=_outer_environ(),
+            argv=broker_argv(node, brokers=brokers, java=java),
+            environ={**_outer_environ(), **JAVA_LOCALE},
             log_path=plan.log_path(name),
             probe=_kafka_probe(plan.settings, node, brokers),
             port=node.port,
-            cwd=node.folder,
-            explain=kafka.last_error,
+            folder=node.folder,
+            find_error=last_kafka_error,
         )
         for name, node in zip(names, plan.nodes, strict=True)
     ]
 
 
-def _kafka_probe(settings: Settings, node: kafka.Node, brokers: int) -> Probe:
-    """Return the question to one node: do you answer, and do you see the others?"""
-    asked = settings.model_copy(update={"kafka_bootstrap": kafka.bootstrap([node])})
-    return lambda: kafka.kafka_problem(asked, brokers=brokers)
+def _kafka_probe(settings: Settings, node: KafkaNode, brokers: int) -> Probe:
+    """Ask one node alone: does it answer, and does it see the others?"""
+    asked = settings.model_copy(update={"kafka_bootstrap": bootstrap_servers([node])})
+    return lambda: kafka_problem(asked, brokers=brokers)
 
 
-def _redis_launch(plan: Plan) -> list[Launch]:
-    """Return how Redis is run, where it is started here."""
-    if REDIS not in plan.ports or REDIS in plan.external:
-        return []
+def _redis_command(plan: Plan) -> ProcessCommand:
     folder = plan.data_dir / REDIS
     folder.mkdir(parents=True, exist_ok=True)
-    return [
-        Launch(
-            name=REDIS,
-            argv=redis.redis_argv(plan.ports[REDIS]),
-            environ=_outer_environ(),
-            log_path=plan.log_path(REDIS),
-            probe=lambda: redis.redis_problem(plan.settings),
-            port=plan.ports[REDIS],
-            cwd=folder,
-        )
-    ]
+    return ProcessCommand(
+        name=REDIS,
+        argv=redis_argv(plan.ports[REDIS]),
+        environ=_outer_environ(),
+        log_path=plan.log_path(REDIS),
+        probe=lambda: redis_problem(plan.settings),
+        port=plan.ports[REDIS],
+        folder=folder,
+    )
 
 
-def _process_launch(plan: Plan, name: str) -> Launch:
-    """Return how one of our processes is run."""
+def _own_command(plan: Plan, name: str) -> ProcessCommand:
     spec = plan.table[base_name(name)]
     own = {"MILLRACE_PORT": str(plan.ports[name])}
     if spec.static_member:
         own["MILLRACE_WORKER_ID"] = _worker_id(plan, name)
-    url = plan.urls[name] + spec.ready_path
-    return Launch(
+    ready_url = f"{plan.urls[name]}/ready"
+    return ProcessCommand(
         name=name,
         argv=spec.argv(),
         environ={**_outer_environ(), **plan.settings.as_environ(), **own},
         log_path=plan.log_path(name),
-        probe=lambda: http_problem(url),
+        probe=lambda: http_problem(ready_url),
         needs=spec.needs,
         port=plan.ports[name],
     )
 
 
 def _worker_id(plan: Plan, name: str) -> str:
-    """Return a worker's name: unique on the cluster, and the same after a restart."""
+    """Name a worker: unique on the cluster, and the same after a restart."""
     if KAFKA not in plan.external:
         return name
     place = hashlib.sha256(f"{socket.gethostname()}:{plan.data_dir}".encode()).hexdigest()[:8]
@@ -221,7 +305,6 @@ def _worker_id(plan: Plan, name: str) -> str:
 
 
 def _outer_environ() -> dict[str, str]:
-    """Return this environment without our settings, made so that only our own modules are found under our names."""
+    """Take this environment without our settings: a child is given those in force."""
     outer = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
-    paths = [str(REPOSITORY), *filter(None, [outer.get("PYTHONPATH")])]
-    return {**outer, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
+    return {**child_environ(outer), "PYTHONUNBUFFERED": "1"}

@@ -1,10 +1,14 @@
-"""The processes of one machine as a table: how each is started, what it needs, where it says that it is ready.
+"""The processes of one machine as a table: how each is started, what it needs, and the question whether it is ready.
 
-`docker-compose.yml` and `deploy/kubernetes` run the very same commands; a test compares them with this table.
+`docker-compose.yml` runs the very same commands; a test compares it with this table.
 """
 
+import http.client
+import json
+import os
 import re
 import sys
+import urllib.request
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -12,10 +16,14 @@ from urllib.parse import urlsplit
 
 from contracts.errors import UsageError
 from contracts.telemetry import DEFAULT_PORTS, Process
+from deploy.local import REPOSITORY
 
 KAFKA: Final = Process.KAFKA.value
 REDIS: Final = Process.REDIS.value
 QDRANT: Final = Process.QDRANT.value
+READY_TIMEOUT_S: Final = 2.0
+LONGEST_REASONS: Final = 300
+LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +34,17 @@ class ProcessSpec:
         name: as in `status`, logs and metrics.
         module: what `python -m` runs.
         needs: names of what must be ready before it starts.
-        ready_path: answers 200 over HTTP once it is ready.
-        static_member: True where it belongs to a consumer group and keeps its partitions over a quick restart.
+        static_member: True if it belongs to a consumer group and keeps its partitions over a quick restart.
     """
 
     name: str
     module: str
     needs: tuple[str, ...] = ()
-    ready_path: str = "/ready"
     static_member: bool = False
 
     @property
     def default_port(self) -> int:
-        """The port it listens on where that is free."""
+        """The port it listens on if that is free."""
         return DEFAULT_PORTS[Process(self.name)]
 
     def command(self) -> tuple[str, ...]:
@@ -61,7 +67,7 @@ PROCESSES: Final[tuple[ProcessSpec, ...]] = (
 )
 
 SERVERS: Final = (KAFKA, REDIS, QDRANT)
-"""What may be named in the settings instead of being started."""
+"""What the settings may name instead of having it started here."""
 
 Table = Mapping[str, ProcessSpec]
 
@@ -78,7 +84,7 @@ def base_name(name: str) -> str:
 
 
 def resolve(names: Iterable[str] | None, table: Table = TABLE) -> tuple[str, ...]:
-    """Return what to run: the names and all that they need, each after what it needs.
+    """List what to run: the names and all that they need, each after what it needs.
 
     Args:
         names: processes or servers, `streams-2` for a further instance; None for all.
@@ -94,7 +100,6 @@ def resolve(names: Iterable[str] | None, table: Table = TABLE) -> tuple[str, ...
 
 
 def _add(name: str, chosen: dict[str, None], table: Table) -> None:
-    """Add a name after what it needs."""
     base = base_name(name)
     if base not in table and name not in {KAFKA, REDIS}:
         known = ", ".join([*table, KAFKA, REDIS])
@@ -105,15 +110,33 @@ def _add(name: str, chosen: dict[str, None], table: Table) -> None:
 
 
 def level(name: str, table: Table = TABLE) -> int:
-    """Return how many steps of needs lie below a name: servers are 0; stops go from the highest down."""
+    """Count the steps of needs below a name: servers are 0; stops go from the highest down."""
     spec = table.get(base_name(name))
     if spec is None:
         return 0
     return 1 + max((level(need, table) for need in spec.needs), default=-1)
 
 
+def past_proxies(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that exempt this machine from the proxies that an environment names.
+
+    >>> past_proxies({"NO_PROXY": "a.example"})["no_proxy"]
+    'a.example,127.0.0.1,localhost,::1'
+    """
+    hosts = [host.strip() for host in environ.get("no_proxy", environ.get("NO_PROXY", "")).split(",") if host.strip()]
+    if "*" not in hosts:
+        hosts += [host for host in LOOPBACK if host not in hosts]
+    return dict.fromkeys(("NO_PROXY", "no_proxy"), ",".join(hosts))
+
+
+def child_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment for what we start: our modules are found from any folder, and no proxy is asked for us."""
+    paths = [str(REPOSITORY), *filter(None, [environ.get("PYTHONPATH")])]
+    return {**environ, **past_proxies(environ), "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
+
+
 def probe_host(host: str) -> str:
-    """Return the address at which a process that listens on `host` is reached from this machine.
+    """Return the address at which this machine reaches a process that listens on `host`.
 
     >>> probe_host("0.0.0.0"), probe_host("::1")
     ('127.0.0.1', '[::1]')
@@ -134,3 +157,38 @@ def port_of(url: str) -> int | None:
     (6379, 9092)
     """
     return urlsplit(url if "//" in url else f"//{url}").port
+
+
+def http_problem(url: str, headers: Mapping[str, str] | None = None) -> str | None:
+    """Ask a process whether it is ready; return what it has against it, or None.
+
+    Args:
+        url: its readiness address, of this machine or one that the settings name.
+        headers: what it asks for, such as a key.
+    """
+    request = urllib.request.Request(url, headers=dict(headers or {}))  # noqa: S310 - our own http:// addresses
+    try:
+        with _opener().open(request, timeout=READY_TIMEOUT_S) as answer:
+            status, body = answer.status, answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        cause = getattr(error, "reason", error)
+        return f"does not answer ({getattr(cause, 'strerror', None) or cause or type(error).__name__})"
+    return None if status == http.HTTPStatus.OK else _reasons(body) or f"answers {status}"
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Make what gives every answer as it is, whatever its status, and asks no proxy: none knows this machine."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (urllib.request.HTTPHandler(), urllib.request.HTTPSHandler(), urllib.request.UnknownHandler()):
+        opener.add_handler(handler)
+    return opener
+
+
+def _reasons(body: bytes) -> str:
+    """Read the reasons that a readiness answer gives, in one line."""
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        return ""
+    reasons = answer.get("reasons") if isinstance(answer, dict) else None
+    return "; ".join(str(reason) for reason in reasons)[:LONGEST_REASONS] if isinstance(reasons, list) else ""

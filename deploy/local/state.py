@@ -1,9 +1,8 @@
 """What a running `up` leaves in its data folder for the other commands: up.env, up.json and a lock.
 
-up.env holds the settings and keys in force, mode 0600; its keys outlive a stop, so that pages and scripts of the shop
-keep working. up.json holds what runs. The lock is the operating system's: it ends with its holder however that ends, so
-neither file is believed while nobody holds it. Whether it is held shows only by trying it, so whoever looks and whoever
-takes it pass a gate, a second lock held for that moment: a look never stands in the way of a start.
+up.env holds the settings and keys in force; its keys outlive a stop, so that pages and scripts of the shop keep
+working. up.json holds what runs. The operating system frees the lock however its holder ends, so neither file is
+believed while nobody holds it.
 """
 
 import fcntl
@@ -17,13 +16,15 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from contracts.errors import UsageError
+from service.files import write_atomically
 from service.settings import ENV_PREFIX, Settings, load_settings
 
 ENV_FILE: Final = "up.env"
 STATE_FILE: Final = "up.json"
 LOCK_FILE: Final = "up.lock"
-GATE_FILE: Final = "up.gate"
+MUTEX_FILE: Final = "up.mutex"
 LOG_FOLDER: Final = "logs"
+PRIVATE: Final = 0o600
 KEYS: Final = ("write_key", "secret_key", "person_key")
 
 
@@ -60,8 +61,8 @@ class DataFolderLock:
         Raises:
             UsageError: another supervisor has it.
         """
-        descriptor = os.open(data_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        with _gate(data_dir, fcntl.LOCK_EX):
+        descriptor = os.open(data_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+        with _mutex(data_dir, fcntl.LOCK_EX):
             taken = _try_lock(descriptor, fcntl.LOCK_EX)
         if not taken:
             holder = os.read(descriptor, 32).decode("ascii", "replace").strip()
@@ -82,9 +83,12 @@ class DataFolderLock:
 
 
 @contextmanager
-def _gate(data_dir: Path, kind: int) -> Iterator[None]:
-    """Hold the gate, shared by those who look and exclusive for one who takes the lock; wait a moment for it."""
-    descriptor = os.open(data_dir / GATE_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _mutex(data_dir: Path, kind: int) -> Iterator[None]:
+    """Keep those who look at the lock, who share this, apart from one who takes it.
+
+    Only an attempt to lock shows whether another holds the lock; without this, a look could make a start fail.
+    """
+    descriptor = os.open(data_dir / MUTEX_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
     try:
         fcntl.flock(descriptor, kind)
         yield
@@ -93,7 +97,7 @@ def _gate(data_dir: Path, kind: int) -> Iterator[None]:
 
 
 def _try_lock(descriptor: int, kind: int) -> bool:
-    """Lock an open file unless another has a lock on it that excludes this kind."""
+    """Lock an open file, unless another has a lock on it that excludes this kind."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -104,7 +108,7 @@ def _try_lock(descriptor: int, kind: int) -> bool:
 def is_running(data_dir: Path) -> bool:
     """Return whether a supervisor runs on the data folder now."""
     try:
-        with _gate(data_dir, fcntl.LOCK_SH):
+        with _mutex(data_dir, fcntl.LOCK_SH):
             descriptor = os.open(data_dir / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 return not _try_lock(descriptor, fcntl.LOCK_SH)
@@ -115,7 +119,7 @@ def is_running(data_dir: Path) -> bool:
 
 
 def holder_pid(data_dir: Path) -> int | None:
-    """Return the process id of the supervisor that runs on the data folder, or None."""
+    """Tell which process supervises the data folder now, if any."""
     if not is_running(data_dir):
         return None
     text = (data_dir / LOCK_FILE).read_text(encoding="ascii").strip()
@@ -125,27 +129,27 @@ def holder_pid(data_dir: Path) -> int | None:
 def write_env(data_dir: Path, environ: Mapping[str, str]) -> None:
     """Write the settings in force, readable by their owner alone, in a form that a shell can source."""
     rows = (f"{name}={shlex.quote(value)}\n" for name, value in sorted(environ.items()) if value)
-    _replace(data_dir / ENV_FILE, "".join(rows))
+    write_atomically(data_dir / ENV_FILE, "".join(rows).encode(), mode=PRIVATE)
 
 
 def read_env(data_dir: Path) -> dict[str, str]:
-    """Return what up.env holds, from this run or the last; empty where there was none."""
+    """Read up.env, of this run or the last; empty if there was none."""
     try:
         text = (data_dir / ENV_FILE).read_text(encoding="utf-8")
     except FileNotFoundError:
         return {}
-    pairs = (line.partition("=") for line in text.splitlines() if line.startswith(ENV_PREFIX))
-    return {name: "".join(shlex.split(value)) for name, _, value in pairs}
+    assignments = (word.partition("=") for word in shlex.split(text) if word.startswith(ENV_PREFIX))
+    return {name: value for name, _, value in assignments}
 
 
 def write_state(data_dir: Path, processes: Iterable[ProcessState]) -> None:
     """Write what runs, in one step: a reader sees the old state or the new one."""
     state = UpState(os.getpid(), tuple(processes))
-    _replace(data_dir / STATE_FILE, json.dumps(asdict(state), indent=1) + "\n")
+    write_atomically(data_dir / STATE_FILE, f"{json.dumps(asdict(state), indent=1)}\n".encode(), mode=PRIVATE)
 
 
 def read_state(data_dir: Path) -> UpState | None:
-    """Return what the running supervisor last wrote, or None where none runs."""
+    """Read what the running supervisor last wrote; None if none runs."""
     if not is_running(data_dir):
         return None
     try:
@@ -160,7 +164,7 @@ def read_state(data_dir: Path) -> UpState | None:
 def load_running_settings(
     overrides: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
 ) -> Settings:
-    """Return the settings for a command that is a client of what runs.
+    """Read the settings for a command that is a client of what runs.
 
     millrace.toml < up.env, while an `up` runs < environment < command line.
 
@@ -172,12 +176,3 @@ def load_running_settings(
     if not is_running(settings.data_dir):
         return settings
     return load_settings(overrides, {**read_env(settings.data_dir), **given})
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a private file in one step."""
-    temporary = path.with_suffix(f"{path.suffix}.{os.getpid()}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    temporary.replace(path)

@@ -11,18 +11,20 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 from contracts.errors import DependencyDown, MillraceError, UsageError
-from deploy.local import kafka, plan, probes, redis
-from deploy.local.child import STOP_GRACE_S, USAGE_EXIT, Child, State
-from deploy.local.processes import KAFKA, QDRANT, REDIS, TABLE, Table, level, resolve
-from deploy.local.state import LOG_FOLDER, DataFolderLock, ProcessState, write_env, write_state
+from deploy.local.plan import SERVER_SETTING, Plan, ReservedPorts, make_plan, process_commands
+from deploy.local.processes import KAFKA, QDRANT, REDIS, TABLE, Table, http_problem, level, resolve
+from deploy.local.servers import kafka_problem, prepare_kafka, redis_problem, require_java
+from deploy.local.state import LOG_FOLDER, STATE_FILE, DataFolderLock, ProcessState, write_env, write_state
+from deploy.local.supervised_process import STOP_GRACE_S, USAGE_EXIT, State, SupervisedProcess
 from service.kafka import ensure_topics
 from service.process import expected_failure
-from service.settings import Settings, load_settings
+from service.settings import Settings, env_name, load_settings
 
 START_TIMEOUT_S: Final = 300.0
 LEAST_FREE_MB: Final = 400
@@ -38,10 +40,10 @@ class LocalMillrace:
     Args:
         overrides: settings by field name, above the environment and millrace.toml.
         processes: what to run, with all that it needs; None for everything, `streams-2` for a further instance.
-        data_dir: the folder of this deployment; the setting's where None.
+        data_dir: the folder of this deployment; the setting's if None.
         brokers: how many Kafka nodes, 1 or 3.
         on_progress: told about each change of state.
-        environ: the environment that settings are read from; the process's own where None.
+        environ: the environment that settings are read from; the process's own if None.
         table: the processes there are.
     """
 
@@ -63,8 +65,10 @@ class LocalMillrace:
         self._brokers = brokers
         self._on_progress = on_progress or (lambda name, state, detail: None)
         self._telling = threading.Lock()
-        self._children: dict[str, Child] = {}
-        self._plan: plan.Plan | None = None
+        self._processes: dict[str, SupervisedProcess] = {}
+        self._states: dict[str, State] = {}  # as written to up.json and told: a state counts from then on
+        self._plan: Plan | None = None
+        self._reserved_ports = ReservedPorts()
         self._lock: DataFolderLock | None = None
 
     def __enter__(self) -> Self:
@@ -77,7 +81,7 @@ class LocalMillrace:
         self.close()
 
     @property
-    def plan(self) -> plan.Plan:
+    def plan(self) -> Plan:
         """What runs, once opened."""
         if self._plan is None:
             raise UsageError("this deployment is not open", fix="call open() or use it in a `with` block")
@@ -106,7 +110,7 @@ class LocalMillrace:
     @property
     def pids(self) -> dict[str, int]:
         """The process id of each name that runs now."""
-        return {name: child.pid for name, child in self._children.items() if child.pid is not None}
+        return {name: process.pid for name, process in self._processes.items() if process.pid is not None}
 
     def open(self) -> None:
         """Start everything; return when all are ready, or stop what was started and raise.
@@ -128,49 +132,55 @@ class LocalMillrace:
             raise
 
     def _open(self) -> None:
-        """Take the folder, decide, start the servers, create the topics, start the processes."""
         folder = self._given.data_dir
         _make_folder(folder / LOG_FOLDER)
         self._lock = DataFolderLock.acquire(folder)
         _require_disk(folder)
-        self._plan = plan.make_plan(self._given, self._names, self._table, brokers=self._brokers)
+        self._plan = make_plan(
+            self._given, self._names, self._table, brokers=self._brokers, choose=self._reserved_ports.choose
+        )
         self._check_external()
         if self._plan.nodes:
-            kafka.prepare(self._plan.nodes, java=kafka.require_java())
-        self._children = {
-            launch.name: Child(launch, needs_ready=self._needs_check(launch.needs), on_change=self._tell)
-            for launch in plan.launches(self._plan)
+            prepare_kafka(self._plan.nodes, java=require_java())
+        self._processes = {
+            command.name: SupervisedProcess(
+                command, needs_ready=self._needs_check(command.needs), on_change=self._changed
+            )
+            for command in process_commands(self._plan)
         }
+        self._states = dict.fromkeys(self._processes, State.WAITING)
         write_env(folder, self.env)
         self._start_in_order()
 
     def _start_in_order(self) -> None:
         """Start servers first; processes once their topics exist."""
-        servers = [name for name in self._children if level(name, self._table) == 0]
+        servers = [name for name in self._processes if level(name, self._table) == 0]
         for name in servers:
-            self._children[name].start()
+            self._processes[name].start()
         if self.plan.needs_topics():
             self._wait([name for name in servers if name.startswith(KAFKA)], START_TIMEOUT_S)
             ensure_topics(self.settings)
-        for name in self._children.keys() - servers:
-            self._children[name].start()
-        self._wait(list(self._children), START_TIMEOUT_S)
+        for name in self._processes.keys() - servers:
+            self._processes[name].start()
+        self._wait(list(self._processes), START_TIMEOUT_S)
 
     def close(self) -> None:
         """Stop everything in reverse order and give the data folder back; harmless when repeated."""
-        for depth in sorted({level(name, self._table) for name in self._children}, reverse=True):
-            self._stop_together([child for name, child in self._children.items() if level(name, self._table) == depth])
+        levels = {name: level(name, self._table) for name in self._processes}
+        for depth in sorted(set(levels.values()), reverse=True):
+            self._stop_together([self._processes[name] for name in levels if levels[name] == depth])
+        self._reserved_ports.release()
         if self._lock is not None:
             self._lock.release()
             self._lock = None
 
-    def _stop_together(self, children: Sequence[Child]) -> None:
+    def _stop_together(self, processes: Sequence[SupervisedProcess]) -> None:
         """Stop processes that do not need one another, within one grace."""
-        for child in children:
-            child.request_stop()
+        for process in processes:
+            process.request_stop()
         deadline = time.monotonic() + STOP_GRACE_S
-        for child in children:
-            child.finish_stop(deadline - time.monotonic())
+        for process in processes:
+            process.finish_stop(deadline - time.monotonic())
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> int:
         """Send a process a signal and return its process id; it comes back with back-off if that ended it.
@@ -178,24 +188,24 @@ class LocalMillrace:
         Raises:
             UsageError: it does not run.
         """
-        pid = self._child(name).send(number)
+        pid = self._process(name).send(number)
         if pid is None:
-            raise UsageError(f"{name} does not run: {self._child(name).state}")
+            raise UsageError(f"{name} does not run: {self._process(name).state}")
         return pid
 
     def stop(self, name: str) -> None:
         """Stop one process; it stays down until `start`."""
-        self._stop_together([self._child(name)])
+        self._stop_together([self._process(name)])
 
     def start(self, name: str, *, timeout_s: float = START_TIMEOUT_S) -> None:
         """Start one process again and return when it is ready."""
-        self._child(name).start()
+        self._process(name).start()
         self.wait_ready(name, timeout_s=timeout_s)
 
     def restart(self, name: str, *, timeout_s: float = START_TIMEOUT_S) -> None:
         """Stop one process cleanly, start it again and return when it is ready."""
         self.stop(name)
-        self._child(name).restarts += 1
+        self._process(name).restarts += 1
         self.start(name, timeout_s=timeout_s)
 
     def wait_ready(self, name: str, *, timeout_s: float = START_TIMEOUT_S) -> None:
@@ -204,66 +214,70 @@ class LocalMillrace:
         Raises:
             DependencyDown: it was given up, or the time is over.
         """
-        self._child(name)
+        self._process(name)
         self._wait([name], timeout_s)
 
     def states(self) -> dict[str, str]:
-        """Return where each name stands."""
-        started = {name: child.state.value for name, child in self._children.items()}
-        return {**dict.fromkeys(self.plan.external, State.EXTERNAL.value), **started}
+        """Return the state of each name."""
+        external = dict.fromkeys(self.plan.external, State.EXTERNAL)
+        return {name: state.value for name, state in {**external, **self._states}.items()}
 
     def restarts(self, name: str) -> int:
         """Return how often a process was started again."""
-        return self._child(name).restarts
+        return self._process(name).restarts
 
     def log_path(self, name: str) -> Path:
-        """Return where a process's output goes."""
+        """Return the file that gets a process's output."""
         return self.plan.log_path(name)
 
-    def _child(self, name: str) -> Child:
-        """Return the keeper of a process."""
-        if name not in self._children:
-            raise UsageError(f"{name} was not started here", fix=f"started here: {', '.join(self._children)}")
-        return self._children[name]
+    def _process(self, name: str) -> SupervisedProcess:
+        if name not in self._processes:
+            raise UsageError(f"{name} was not started here", fix=f"started here: {', '.join(self._processes)}")
+        return self._processes[name]
 
     def _needs_check(self, needs: Sequence[str]) -> Callable[[], bool]:
-        """Return a question whether all needs are ready; what is external was checked at the start."""
-        return lambda: all(self._children[need].state is State.READY for need in needs if need in self._children)
+        """Ask whether all needs are ready; what is external was checked at the start."""
+        return lambda: all(self._states[need] is State.READY for need in needs if need in self._states)
 
     def _wait(self, names: Sequence[str], timeout_s: float) -> None:
         """Return when all names are ready; raise as soon as one is given up."""
         deadline = time.monotonic() + timeout_s
-        while waiting := [self._children[name] for name in names if self._children[name].state is not State.READY]:
-            for child in waiting:
-                if child.state is State.FAILED:
-                    raise self._failure(child)
+        while waiting := [name for name in names if self._states[name] is not State.READY]:
+            for name in waiting:
+                if self._states[name] is State.FAILED:
+                    raise self._failure(self._processes[name])
             if time.monotonic() >= deadline:
-                raise self._failure(waiting[0], late_s=timeout_s)
+                raise self._failure(self._processes[waiting[0]], late_s=timeout_s)
             time.sleep(POLL_S)
 
-    def _failure(self, child: Child, *, late_s: float | None = None) -> MillraceError:
-        """Return what a process that does not start means, with its own last words."""
-        cause, _, fix = child.detail.partition("; fix: ")
+    def _failure(self, process: SupervisedProcess, *, late_s: float | None = None) -> MillraceError:
+        """Say that a process does not start, with the cause and the fix that it logged itself."""
+        cause, _, fix = process.detail.partition("; fix: ")
         when = "" if late_s is None else f" within {late_s:g} s"
-        error = UsageError if child.exit_code == USAGE_EXIT else DependencyDown
-        return error(f"{child.launch.name} did not start{when}: {cause}", fix=fix or f"read {child.launch.log_path}")
+        error = UsageError if process.exit_code == USAGE_EXIT else DependencyDown
+        command = process.command
+        return error(f"{command.name} did not start{when}: {cause}", fix=fix or f"read {command.log_path}")
 
-    def _tell(self, child: Child) -> None:
-        """Write down a change of state and tell who listens."""
+    def _changed(self, process: SupervisedProcess) -> None:
+        """Write down a change of state and tell who listens; neither may end the thread that keeps the process."""
+        name, detail = process.command.name, process.detail
         with self._telling:
-            write_state(self.plan.data_dir, self._process_states())
-            self._on_progress(child.launch.name, child.state.value, child.detail)
+            states = {**self._states, name: process.state}
+            try:
+                write_state(self.plan.data_dir, self._process_states(states))
+            except OSError as error:  # the disk is full
+                detail = f"{detail}; cannot write {STATE_FILE}: {error.strerror}".removeprefix("; ")
+            with suppress(OSError):  # who listened is gone, such as the reader of a pipe
+                self._on_progress(name, process.state.value, detail)
+            self._states = states
 
-    def _process_states(self) -> list[ProcessState]:
-        """Return the state of every name, servers of the settings included."""
-        used = [
-            ProcessState(name, State.EXTERNAL.value, None, self.plan.ports.get(name)) for name in self.plan.external
+    def _process_states(self, states: Mapping[str, State]) -> list[ProcessState]:
+        used = [ProcessState(name, State.EXTERNAL, None, self.plan.ports.get(name)) for name in self.plan.external]
+        started = [
+            ProcessState(name, states[name], process.pid, process.command.port, process.restarts, process.detail)
+            for name, process in self._processes.items()
         ]
-        kept = [
-            ProcessState(name, child.state.value, child.pid, child.launch.port, child.restarts, child.detail)
-            for name, child in self._children.items()
-        ]
-        return used + kept
+        return used + started
 
     def _check_external(self) -> None:
         """Ask each server that the settings name whether it is there.
@@ -275,12 +289,12 @@ class LocalMillrace:
         key = settings.qdrant_api_key
         headers = {} if key is None else {"api-key": key.get_secret_value()}
         questions: dict[str, Callable[[], str | None]] = {
-            KAFKA: lambda: kafka.kafka_problem(settings),
-            REDIS: lambda: redis.redis_problem(settings),
-            QDRANT: lambda: probes.http_problem(f"{settings.qdrant_url}/readyz", headers),
+            KAFKA: lambda: kafka_problem(settings),
+            REDIS: lambda: redis_problem(settings),
+            QDRANT: lambda: http_problem(f"{settings.qdrant_url}/readyz", headers),
         }
         for name in sorted(self.plan.external):
-            setting = f"MILLRACE_{plan.SERVER_SETTING[name].upper()}"
+            setting = env_name(SERVER_SETTING[name])
             if (problem := questions[name]()) is not None:
                 fix = f"start it, correct {setting}, or unset that to have one started here"
                 raise DependencyDown(f"{name}, named by {setting}: {problem}", fix=fix)
@@ -288,7 +302,6 @@ class LocalMillrace:
 
 
 def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it; what stands in the way is named."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:

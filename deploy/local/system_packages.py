@@ -1,4 +1,4 @@
-"""What set-up needs from the operating system: found, installed where that is allowed, or named in one line.
+"""What set-up needs from the operating system: found, installed if that is allowed, or else named in one line.
 
 Only the standard library is used, because this runs before anything is installed.
 """
@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from deploy.local.java import find_java
+from deploy.local.kafka_jars import find_java
 
 Run = Callable[[Sequence[str]], None]
-"""Runs a command, showing progress; raises where it fails."""
+"""Runs a command and shows progress; raises if it fails."""
 
 JAVA_CANDIDATES: Final = ("openjdk-21-jre-headless", "openjdk-17-jre-headless", "default-jre-headless")
 LOCK_WAIT_S: Final = 300  # a fresh machine may be updating itself
@@ -26,7 +26,7 @@ class Need:
     Args:
         what: in words.
         debian: package names in order of preference.
-        brew: the formula on macOS, empty where it comes with another.
+        brew: the formula on macOS.
     """
 
     what: str
@@ -40,17 +40,17 @@ REDIS: Final = Need("redis-server", ("redis-server",), "redis")
 
 
 def venv_need(version: tuple[int, int]) -> Need:
-    """Return what makes virtual environments for a version of Python."""
+    """Name what makes virtual environments for a version of Python."""
     name = f"python{version[0]}.{version[1]}"
     return Need(f"{name}'s venv", (f"{name}-venv", "python3-venv"), f"python@{version[0]}.{version[1]}")
 
 
 def missing(*, venv: Need | None, jars: bool) -> list[Need]:
-    """Return what the system lacks.
+    """List what the system lacks.
 
     Args:
-        venv: what makes a virtual environment, where one must be made and cannot be.
-        jars: True where Kafka's jars must be fetched.
+        venv: what makes a virtual environment, if one must be made and cannot be.
+        jars: True if Kafka's jars must be fetched.
     """
     needs = [venv] if venv is not None else []
     if find_java() is None:
@@ -63,7 +63,7 @@ def missing(*, venv: Need | None, jars: bool) -> list[Need]:
 
 
 def privilege() -> list[str] | None:
-    """Return what to put before a command that installs packages, or None where we may not."""
+    """Return what to put before a command that installs packages, or None if we may not install any."""
     if shutil.which("apt-get") is None:
         return None
     if os.geteuid() == 0:
@@ -97,14 +97,15 @@ def install(needs: Iterable[Need], before: Sequence[str], run: Run) -> None:
 
 
 def _is_known(package: str) -> bool:
-    """Return whether the system's sources have an installable package of that name."""
-    shown = subprocess.run(["apt-cache", "policy", package], capture_output=True, text=True, check=False)
-    candidates = [line.split(":", 1)[1].strip() for line in shown.stdout.splitlines() if "Candidate:" in line]
+    """Ask whether the system's sources have an installable package of that name."""
+    shown = subprocess.run(["apt-cache", "policy", package], capture_output=True, check=False)
+    lines = shown.stdout.decode("utf-8", "replace").splitlines()
+    candidates = [line.split(":", 1)[1].strip() for line in lines if "Candidate:" in line]
     return bool(candidates) and candidates[0] != "(none)"
 
 
 def how_to_install(needs: Sequence[Need]) -> str:
-    """Return one line that says what to install by hand."""
+    """Say in one line what to install by hand."""
     debian = " ".join(need.debian[-1] for need in needs)
     brew = " ".join(need.brew for need in needs)
     return (

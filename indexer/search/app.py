@@ -7,13 +7,14 @@ from typing import Final
 
 from contracts.errors import DependencyDown
 from contracts.telemetry import Process
-from indexer.adapters.qdrant import ProductStore, connect
+from indexer.qdrant import connect
 from indexer.search.encoding import QueryEncoder
 from indexer.search.impressions import ImpressionWriter
 from indexer.search.retrieval import QdrantRetrieval, async_connect
 from indexer.search.service import DEADLINE_S, SearchService
 from indexer.search.serving import ServingPairs
 from indexer.search.web import build
+from indexer.store import ProductStore
 from service.health import Health
 from service.http_server import bind_socket, serving
 from service.kafka import ensure_topics

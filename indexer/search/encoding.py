@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from indexer.ports import Encoder
+from towers.release_files import Encoder
 
 CACHED_QUERIES: Final = 10_000
 """About 16 MB of vectors; a shop's frequent queries are far fewer."""

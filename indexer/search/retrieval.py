@@ -8,8 +8,8 @@ import numpy as np
 from qdrant_client import AsyncQdrantClient, models
 
 from contracts.http import Filters
-from indexer.adapters.qdrant import VECTOR_NAME
-from indexer.adapters.qdrant_errors import qdrant_errors
+from indexer.qdrant import qdrant_errors
+from indexer.store import VECTOR_NAME
 from service.settings import Settings
 
 TOTAL_FOR_S: Final = 5.0

@@ -7,23 +7,22 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from contracts import wire
 from contracts.errors import CheckFailed, ContractError, MillraceError
-from contracts.releases import SERVING, SERVING_KEY, Serving
+from contracts.releases import Serving
 from contracts.topics import MODELS
-from indexer.ports import Encoder
 from indexer.releases import verified_release
 from indexer.search.pair import Pair, pair_of
 from service import metrics
 from service.follow import TopicFollower
 from service.logging import get_logger
+from service.models import ModelsTable
 from service.settings import Settings
-from towers.release_files import Release
+from towers.release_files import Encoder, Release
 
 RETRY_S: Final = 1.0
 
 Metadata = Callable[[str], Mapping[str, Any]]
-"""Returns what the creator of a collection wanted remembered; raises MillraceError where it cannot be asked."""
+"""Returns what the creator of a collection wanted remembered; raises MillraceError if it cannot be asked."""
 
 
 class ServingPairs:
@@ -38,14 +37,13 @@ class ServingPairs:
     def __init__(self, settings: Settings, encoder: Encoder, metadata: Metadata) -> None:
         self._encoder = encoder
         self._metadata = metadata
-        self._values: dict[bytes, bytes] = {}
-        self._wanted: Serving | None = None
         self._refused: Serving | None = None
         self._wait: str | None = None
         self._changed = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="serving-pairs", daemon=True)
-        self.follower = TopicFollower(settings, MODELS, self.apply)
+        self.models = ModelsTable(on_change=self._changed.set, bytes_of={"query"})
+        self.follower = TopicFollower(settings, MODELS, self.models.apply, on_new_topic=self.models.forget)
         self.current: Pair | None = None
         """The pair in force; take it once per request."""
 
@@ -70,28 +68,6 @@ class ServingPairs:
             return None
         return self._wait or self.follower.not_caught_up() or "no pair is in force yet: the indexer publishes the first"
 
-    def apply(self, key: bytes, value: bytes | None, _timestamp_ms: int) -> None:
-        """Take one record of `models`; the pair itself is swapped by the thread that verifies."""
-        if key == SERVING_KEY:
-            self._want(value)
-        elif not key.startswith(b"query-"):
-            return
-        elif value is None:
-            self._values.pop(key, None)
-        else:
-            self._values[key] = value
-
-    def _want(self, value: bytes | None) -> None:
-        """Keep which pair is wanted; a follower that begins again hands over what was in force long ago."""
-        try:
-            serving = wire.decode(value, SERVING) if value else None
-        except ContractError as error:
-            get_logger().error("serving_unreadable", error=error.message)
-            return
-        if serving is not None and (self._wanted is None or serving.published_at >= self._wanted.published_at):
-            self._wanted = serving
-            self._changed.set()
-
     def _run(self) -> None:
         while not self.follower.caught_up.wait(0.1):
             if self._stopping.is_set() or self.follower.failure is not None:
@@ -109,8 +85,8 @@ class ServingPairs:
             return False
 
     def follow_wanted(self) -> bool:
-        """Swap to the pair that is wanted; return False where that has to be tried again."""
-        serving, current = self._wanted, self.current
+        """Swap to the pair that is wanted; return False if that has to be tried again."""
+        serving, current = self.models.serving(), self.current
         if serving is None or serving is self._refused or (current is not None and current.is_of(serving)):
             return True
         try:
@@ -126,7 +102,7 @@ class ServingPairs:
         return True
 
     def _verified(self, serving: Serving) -> Release:
-        release = verified_release("query", serving.query_release, value_of=self._values.get, encoder=self._encoder)
+        release = verified_release("query", serving.query_release, value_of=self.models.value, encoder=self._encoder)
         if release.manifest.product_release != serving.product_release and serving.query_release != 0:
             raise CheckFailed(f"it was trained for product release {release.manifest.product_release}")
         return release

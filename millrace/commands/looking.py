@@ -180,8 +180,9 @@ def releases_ls(json: Json = False) -> None:
     Example: millrace releases ls
     """
     from contracts.topics import MODELS
+    from millrace.watch.releases import releases_report
 
-    facts, report = observe(lambda observer: (observer.look(), observer.releases.report()))
+    facts, report = observe(lambda observer: (observer.look(), releases_report(observer.models.look())))
     print_json(report) if json else out().print(releases_table(report))
     tell_unknown(facts, [MODELS])
 

@@ -113,7 +113,7 @@ def _seen_in_kafka(settings: Settings) -> dict[str, Any]:
         with Observer(settings.model_copy(update={"dependency_wait_s": KAFKA_WAIT_S})) as observer:
             observer.wait_caught_up(CATCH_UP_S)
             facts = observer.look()
-            serving = observer.releases.serving
+            serving = observer.models.serving()
     except MillraceError as error:
         return {"releases": {}, "lag": {}, "unknown": {Process.KAFKA.value: error.message}}
     in_force = {"serving": serving.model_dump(mode="json") if serving else None}

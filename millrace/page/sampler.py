@@ -11,11 +11,12 @@ from contracts.errors import InvariantError, MillraceError
 from contracts.telemetry import Process
 from millrace.watch.facts import KafkaFacts
 from millrace.watch.observer import Observer, snapshot
-from millrace.watch.releases import ReleaseBook
+from millrace.watch.releases import releases_report
 from millrace.watch.scrape import Scraper, scrape_targets
 from service import metrics
 from service.clock import epoch_ms
 from service.dependency import Dependency
+from service.models import ModelsView
 from service.settings import Settings
 
 PERIOD_S: Final = 1.0
@@ -82,16 +83,16 @@ class Sampler:
                     began = time.monotonic()
                     facts = observer.look()
                     self._kafka.answered()
-                    self._show(facts, observer.releases, scraper)
+                    self._show(facts, observer.models.look(), scraper)
                     self._stop.wait(max(0.0, PERIOD_S - (time.monotonic() - began)))
         except MillraceError as error:
             self._kafka.failed(error)
-            self._show(KafkaFacts(ends={}, unknown={Process.KAFKA.value: error}), ReleaseBook(), scraper)
+            self._show(KafkaFacts(ends={}, unknown={Process.KAFKA.value: error}), ModelsView(), scraper)
             self._stop.wait(RETRY_S)
 
-    def _show(self, facts: KafkaFacts, releases: ReleaseBook, scraper: Scraper) -> None:
+    def _show(self, facts: KafkaFacts, models: ModelsView, scraper: Scraper) -> None:
         promise_s = self._settings.freshness_window_s
-        view = snapshot(facts, releases.report(), scraper.look(), at_ms=epoch_ms(), promise_s=promise_s)
+        view = snapshot(facts, releases_report(models), scraper.look(), at_ms=epoch_ms(), promise_s=promise_s)
         export(view)
         self.latest, self._taken_at = view, time.monotonic()
         self._unknown = next((f"{part} not known: {reason}" for part, reason in view["unknown"].items()), None)

@@ -16,23 +16,14 @@ from pydantic import TypeAdapter
 
 from contracts import wire
 from contracts.errors import ContractError, DependencyDown, InvariantError, MillraceError
-from contracts.progress import JoinProgress, PairsProgress
-from contracts.telemetry import FRESHNESS_PATHS
-from contracts.topics import (
-    CATALOG,
-    GROUP_PREFIX,
-    JOIN_PROGRESS,
-    JOINED_SEARCHES,
-    MODELS,
-    PAIRS_PROGRESS,
-    PREFERENCE_PAIRS,
-    SEARCH_EVENTS,
-)
+from contracts.progress import PartitionProgress
+from contracts.telemetry import FRESHNESS_PATHS, Process
+from contracts.topics import CATALOG, GROUP_PREFIX, MODELS, SEARCH_EVENTS
 from millrace.watch.facts import COUNTS, UNREAD, KafkaFacts, Tail, TailCounter, catalog_counts
-from millrace.watch.ledger import BUILT_GROUPS, lag_report, ledger_report, unknown_report
-from millrace.watch.releases import ReleaseBook
+from millrace.watch.ledger import lag_report, ledger_report, unknown_report
 from millrace.watch.scrape import ProcessView, freshness_report
-from service.follow import TopicFollower
+from service.dependency import Dependency
+from service.follow import PATIENCE_S, TopicFollower
 from service.kafka import (
     Committed,
     OffsetRange,
@@ -42,15 +33,17 @@ from service.kafka import (
     committed_offsets,
     translate_kafka_errors,
 )
+from service.models import ModelsTable
 from service.settings import Settings
+from streams import registry
+from streams.agents.spec import AgentSpec
+from streams.join.spec import JOIN
 
 LOOK_S: Final = 20.0
 """How long one look goes on asking; a question that is under way takes its own time."""
-WATCHED: Final = (SEARCH_EVENTS, JOINED_SEARCHES, PREFERENCE_PAIRS, CATALOG)
-_JOIN: Final = TypeAdapter(JoinProgress)
-_PAIRS: Final = TypeAdapter(PairsProgress)
 
-P = TypeVar("P", JoinProgress, PairsProgress)
+Progress = Mapping[str, Mapping[int, PartitionProgress]]
+"""Agent -> partition -> its last progress."""
 T = TypeVar("T")
 
 
@@ -66,15 +59,15 @@ class Observer:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.releases = ReleaseBook()
-        self._join: dict[int, JoinProgress] = {}
-        self._pairs: dict[int, PairsProgress] = {}
+        self.models = ModelsTable(bytes_of=())
+        self._progress: dict[str, dict[int, PartitionProgress]] = {spec.name: {} for spec in registry.AGENTS}
         self._unreadable: dict[str, dict[bytes, ContractError]] = {}
         self._answers_until_s = 0.0
+        kafka = Dependency(Process.KAFKA, patience_s=PATIENCE_S)
+        models = TopicFollower(settings, MODELS, self.models.apply, on_new_topic=self.models.forget, kafka=kafka)
         self._followers = {
-            JOIN_PROGRESS: self._follower(JOIN_PROGRESS, _taker(_JOIN, self._join)),
-            PAIRS_PROGRESS: self._follower(PAIRS_PROGRESS, _taker(_PAIRS, self._pairs)),
-            MODELS: self._follower(MODELS, self.releases.apply),
+            **{spec.progress_topic: self._follower(spec, kafka) for spec in registry.AGENTS},
+            MODELS: models,
         }
         with ExitStack() as opened:
             self._admin = admin(settings)
@@ -121,8 +114,9 @@ class Observer:
         """
         self._answers_until_s = time.monotonic() + LOOK_S
         unknown: dict[str, MillraceError] = {}
-        existing = self._existing((*WATCHED, *self._followers))
-        for topic in (*WATCHED, *self._followers):
+        watched = tuple(dict.fromkeys(topic for read in registry.group_topics().values() for topic in read))
+        existing = self._existing((*watched, *self._followers))
+        for topic in (*watched, *self._followers):
             if topic not in existing:
                 name = self._settings.topic(topic)
                 fix = "`millrace up` or a restart of any service creates it"
@@ -130,11 +124,11 @@ class Observer:
             elif (problem := self._not_read(topic)) is not None:
                 unknown[topic] = problem
         committed = self._committed(unknown)
-        join, pairs = dict(self._join), dict(self._pairs)
-        ends = self._ends([topic for topic in WATCHED if topic in existing], unknown)
-        _refuse_positions_behind_the_end(committed, join, pairs, ends, unknown)
-        tails = self._unread(join, ends, unknown)
-        return KafkaFacts(ends=ends, committed=committed, join=join, pairs=pairs, tails=tails, unknown=unknown)
+        progress = {agent: dict(found) for agent, found in self._progress.items()}
+        ends = self._ends([topic for topic in watched if topic in existing], unknown)
+        _refuse_positions_behind_the_end(committed, progress, ends, unknown)
+        tails = self._unread(progress[JOIN.name], ends, unknown)
+        return KafkaFacts(ends=ends, committed=committed, progress=progress, tails=tails, unknown=unknown)
 
     def _existing(self, topics: Iterable[str]) -> list[str]:
         names = {self._settings.topic(topic): topic for topic in topics}
@@ -150,7 +144,8 @@ class Observer:
             return failure
         if (waits := self._followers[topic].not_caught_up()) is not None:
             return DependencyDown(waits, fix="look at the broker with `millrace doctor`")
-        for key, error in list(self._unreadable[topic].items()):
+        unreadable = self.models.unreadable() if topic == MODELS else self._unreadable[topic]
+        for key, error in list(unreadable.items()):
             name = key.decode("utf-8", "replace")
             return InvariantError(f"the record {name} of {topic} cannot be read: {error.message}")
         return None
@@ -158,7 +153,7 @@ class Observer:
     def _committed(self, unknown: dict[str, MillraceError]) -> dict[str, dict[Partition, Committed]]:
         """Return what each group committed, and whether the indexer's counts beside it can be read."""
         committed = {}
-        for group in BUILT_GROUPS:
+        for group in registry.group_topics():
             question = partial(committed_offsets, self._admin, self._settings, group)
             committed[group] = self._tell(f"{GROUP_PREFIX}{group}", question, unknown) or {}
         for (topic, _), found in committed["indexer"].items():
@@ -175,10 +170,13 @@ class Observer:
         return ends
 
     def _unread(
-        self, join: Mapping[int, JoinProgress], ends: Mapping[Partition, OffsetRange], unknown: dict[str, MillraceError]
+        self,
+        join: Mapping[int, PartitionProgress],
+        ends: Mapping[Partition, OffsetRange],
+        unknown: dict[str, MillraceError],
     ) -> dict[int, Tail]:
         """Count what the join has not read; from where is not known without its progress."""
-        for needed in (SEARCH_EVENTS, JOIN_PROGRESS):
+        for needed in (SEARCH_EVENTS, JOIN.progress_topic):
             if needed in unknown:
                 unknown[UNREAD] = unknown[needed]
                 return {}
@@ -196,35 +194,29 @@ class Observer:
             unknown[part] = error
             return None
 
-    def _follower(self, topic: str, take: Callable[[bytes, bytes | None], None]) -> TopicFollower:
-        """Return a follower that outlives what it cannot read; that is noted until a readable record replaces it."""
-        unreadable = self._unreadable.setdefault(topic, {})
+    def _follower(self, spec: AgentSpec[Any], kafka: Dependency) -> TopicFollower:
+        """Return a follower of an agent's progress that outlives what it cannot read; that is noted while it stands."""
+        newest = self._progress[spec.name]
+        unreadable = self._unreadable.setdefault(spec.progress_topic, {})
+        contract = TypeAdapter(spec.progress)
 
         def on_record(key: bytes, value: bytes | None, _timestamp_ms: int) -> None:
             unreadable.pop(key, None)
             try:
-                take(key, value)
+                progress = wire.decode(value, contract) if value is not None else None
             except ContractError as error:
                 unreadable[key] = error
+            else:
+                if progress is not None:
+                    newest[progress.partition] = progress
 
-        return TopicFollower(self._settings, topic, on_record)
-
-
-def _taker(contract: TypeAdapter[P], newest: dict[int, P]) -> Callable[[bytes, bytes | None], None]:
-    """Return what keeps the newest progress of each partition."""
-
-    def take(_key: bytes, value: bytes | None) -> None:
-        if value is not None:
-            progress = wire.decode(value, contract)
-            newest[progress.partition] = progress
-
-    return take
+        topic = spec.progress_topic
+        return TopicFollower(self._settings, topic, on_record, on_new_topic=newest.clear, kafka=kafka)
 
 
 def _refuse_positions_behind_the_end(
     committed: Mapping[str, Mapping[Partition, Committed]],
-    join: Mapping[int, JoinProgress],
-    pairs: Mapping[int, PairsProgress],
+    progress: Progress,
     ends: Mapping[Partition, OffsetRange],
     unknown: dict[str, MillraceError],
 ) -> None:
@@ -235,8 +227,11 @@ def _refuse_positions_behind_the_end(
             for group, own in committed.items()
             for at, found in own.items()
         },
-        **{(JOIN_PROGRESS, (SEARCH_EVENTS, number)): found.next_offset for number, found in join.items()},
-        **{(PAIRS_PROGRESS, (JOINED_SEARCHES, number)): found.next_offset for number, found in pairs.items()},
+        **{
+            (spec.progress_topic, (spec.source, number)): found.next_offset
+            for spec in registry.AGENTS
+            for number, found in progress[spec.name].items()
+        },
     }
     for (who, (topic, number)), offset in said.items():
         held = ends.get((topic, number))

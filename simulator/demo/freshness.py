@@ -9,7 +9,7 @@ import asyncio
 import math
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import httpx
@@ -18,12 +18,13 @@ from pydantic import TypeAdapter
 
 from contracts.errors import DependencyDown, MillraceError
 from contracts.pairs import PreferencePair
-from contracts.releases import SERVING, SERVING_KEY, ReleaseManifest, Serving, manifest_of
+from contracts.releases import ReleaseManifest, Serving
 from contracts.topics import PREFERENCE_PAIRS
 from contracts.wire import decode
 from service.clock import epoch_ms
 from service.kafka import consumer_config, translate_kafka_errors
 from service.logging import get_logger
+from service.models import ModelsTable
 from service.settings import Settings
 from simulator.demo.measurement import ask
 
@@ -86,32 +87,22 @@ def measured(values: Sequence[float], *, of: int) -> dict[str, float | int | Non
     return {**quantiles(values), "measured": len(values), "missing": max(0, of - len(values))}
 
 
-@dataclass(slots=True)
 class ReleaseLog:
-    """Every release published during the demo, the tombstoned ones included, and every switch of `serving`."""
+    """Every query release published during the demo, the tombstoned ones included, and every switch of `serving`."""
 
-    manifests: dict[int, ReleaseManifest] = field(default_factory=dict)
-    products: dict[int, ReleaseManifest] = field(default_factory=dict)
-    serving: list[Serving] = field(default_factory=list)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(self) -> None:
+        self.table = ModelsTable(on_change=self._note, bytes_of=())
+        self.manifests: dict[int, ReleaseManifest] = {}
+        self.serving: list[Serving] = []
 
-    def apply(self, key: bytes, value: bytes | None, _timestamp_ms: int) -> None:
-        """Take one record of `models`.
-
-        Raises:
-            MalformedMessage: it is neither a release nor `serving`.
-        """
-        if value is None:
-            return
-        with self._lock:
-            if key == SERVING_KEY:
-                self.serving = [*self.serving, decode(value, SERVING)]
-                return
-            manifest = manifest_of(value)
-            if manifest.kind == "query":
-                self.manifests = {**self.manifests, manifest.release: manifest}
-            else:
-                self.products = {**self.products, manifest.release: manifest}
+    def _note(self) -> None:
+        """Keep what is new; readers hold what was, because nothing is changed in place."""
+        view = self.table.look()
+        found = {one.release: one for one in view.manifests.values() if one.kind == "query"}
+        if found.keys() - self.manifests.keys():
+            self.manifests = {**self.manifests, **found}
+        if view.serving is not None and view.serving not in self.serving[-1:]:
+            self.serving = [*self.serving, view.serving]
 
     def in_force(self) -> str:
         """Say which releases are in force."""

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from contracts.errors import CheckFailed
 from contracts.topics import MODELS
 from deploy.local.supervisor import LocalMillrace
-from indexer.adapters.qdrant import connect
+from indexer.qdrant import connect
 from millrace.output import out
 from millrace.watch.ledger import ledger_report
 from millrace.watch.observer import Observer
@@ -85,7 +85,7 @@ class Demo:
         measurement = Measurement(self._world, self._urls["search"])
         self._say("measuring the untrained system")
         await measurement.before()
-        follower = TopicFollower(self._settings, MODELS, self._releases.apply)
+        follower = TopicFollower(self._settings, MODELS, self._releases.table.apply)
         follower.start()
         self._clicks.start()
         with Observer(self._settings) as observer:

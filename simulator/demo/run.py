@@ -11,9 +11,9 @@ from typing import Any, Final
 from rich.console import Console
 
 from contracts.errors import MillraceError, UsageError
-from deploy.local.foreground import SIGNALS, stopping_on_signals
 from deploy.local.state import is_running
 from deploy.local.supervisor import LocalMillrace
+from deploy.local.up import SIGNALS, stopping_on_signals
 from millrace.output import messages, out
 from service.settings import Settings, load_settings
 from simulator.demo.phases import Demo, DemoOptions

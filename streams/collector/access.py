@@ -87,7 +87,7 @@ def authorise(keys: Keys, *, authorization: str | None, query_key: str | None, s
         secret_only: the route takes the secret key alone.
 
     Raises:
-        Refused: 401 where the key is missing, wrong, or the write key where that does not suffice.
+        Refused: 401 if the key is missing, wrong, or the write key although that does not suffice.
     """
     given = (_bearer(authorization) if authorization is not None else query_key or "").encode(errors="replace")
     if not given:
@@ -122,7 +122,7 @@ def check_origin(origin: str | None, *, host: str, allowed: Collection[str]) -> 
 
 
 def _host_of(origin: str) -> str | None:
-    """Return the host and port of an origin, or None where it is no address."""
+    """Return the host and port of an origin; None if it is no address."""
     try:
         return urlsplit(origin).netloc
     except ValueError:
@@ -189,10 +189,10 @@ def _is_trusted(address: IPv4Address | IPv6Address | None, trusted: Collection[N
 
 
 def retry_after_s(items_in_window: int | None, *, limit: int, window_s: int, now_s: float) -> int | None:
-    """Return how long a caller has to wait, or None where it may go on.
+    """Tell how long a caller has to wait; None if it may go on.
 
     Args:
-        items_in_window: what the caller sent in the present window, this request included; None where nobody counts.
+        items_in_window: what the caller sent in the present window, this request included; None if nobody counts.
         limit: items per window.
         window_s: length of the window, which begins at a multiple of itself.
         now_s: seconds since the epoch.

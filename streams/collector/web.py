@@ -22,7 +22,7 @@ from service.http import JSON, Handler, Refused, Route, build_app, come_again, j
 from service.people import person_id
 from streams.collector import access, intake
 from streams.collector.access import Holder, Keys, Limits, Network
-from streams.collector.intake import Accepted, Decision, Duplicate, Facts, OutgoingRecord, Rejected
+from streams.collector.intake import Accepted, Arrival, Decision, Duplicate, OutgoingRecord, Rejected
 
 MAX_OPEN_REQUESTS: Final = 512
 BODY_TYPES: Final = (JSON, "text/plain")
@@ -57,7 +57,7 @@ class Recollection:
     """What the memory knows of a request.
 
     Args:
-        seen: ids that were acknowledged before.
+        seen: what of it was acknowledged before.
         items_in_window: what the caller sent in the present window; None if the memory is gone.
     """
 
@@ -68,12 +68,12 @@ class Recollection:
 class Memory(Protocol):
     """Best effort: whatever it forgets, the join finds again."""
 
-    async def recall(self, ids: Sequence[str], *, caller: str, item_count: int, window: int) -> Recollection:
-        """Return which ids were seen, and count the caller's items in the numbered window; never fails."""
+    async def recall(self, identities: Sequence[str], *, caller: str, item_count: int, window: int) -> Recollection:
+        """Return which events were seen, and count the caller's items in the numbered window; never fails."""
         ...
 
-    async def remember(self, ids: Sequence[str]) -> None:
-        """Mark ids as acknowledged; never fails."""
+    async def remember(self, identities: Sequence[str]) -> None:
+        """Mark events as acknowledged; never fails."""
         ...
 
 
@@ -86,7 +86,7 @@ class Kind:
         batch: form of the body.
         decide: what becomes of one item.
         secret_only: the secret key alone opens it.
-        once: items carry an id that must not count twice.
+        once: a repeat of an item must not count again.
     """
 
     name: str
@@ -149,10 +149,10 @@ class Collector:
         received_at = self._now_ms()
         holder = self._admit(request, kind)
         items = await self._items(request, kind, holder)
-        facts = self._facts(request, holder, received_at)
-        first: list[Accepted | Rejected] = [kind.decide(part, facts) for part in items]
-        ids = [one.item_id for one in intake.accepted_of(first) if one.item_id is not None] if kind.once else []
-        seen = await self._recall(request, holder, ids=ids, item_count=len(items), now_ms=received_at)
+        arrival = self._arrival(request, holder, received_at)
+        first = [kind.decide(item, arrival) for item in items]
+        identities = [one.identity for one in intake.accepted_of(first)] if kind.once else []
+        seen = await self._recall(request, holder, identities, item_count=len(items), now_ms=received_at)
         decisions = intake.set_aside_duplicates(first, seen) if kind.once else list(first)
         await self._write(decisions, remember=kind.once)
         _count(decisions)
@@ -182,10 +182,10 @@ class Collector:
             raise Refused(413, "too_many_items", text)
         return items
 
-    def _facts(self, request: web.Request, holder: Holder, received_at: int) -> Facts:
-        """Return what the request says about its events; a shop's server speaks for its shoppers, not for itself."""
+    def _arrival(self, request: web.Request, holder: Holder, received_at: int) -> Arrival:
+        """Return what the request says about its items; a shop's server speaks for its shoppers, not for itself."""
         from_browser = holder is Holder.WRITE
-        return Facts(
+        return Arrival(
             received_at=received_at,
             person_key=self.policy.person_key,
             bot=from_browser and access.is_bot(request.headers.get("User-Agent", ""), self.policy.bots),
@@ -193,9 +193,9 @@ class Collector:
         )
 
     async def _recall(
-        self, request: web.Request, holder: Holder, *, ids: Sequence[str], item_count: int, now_ms: int
+        self, request: web.Request, holder: Holder, identities: Sequence[str], *, item_count: int, now_ms: int
     ) -> frozenset[str]:
-        """Return which ids were seen before.
+        """Return which events were seen before.
 
         Raises:
             Refused: 429 if the caller sent too much.
@@ -209,7 +209,7 @@ class Collector:
         )
         caller = person_id(address, self.policy.person_key)[:16]  # no address is kept, even for seconds
         known = await self._memory.recall(
-            ids, caller=f"{holder}:{caller}", item_count=item_count, window=now_ms // 1000 // limits.window_s
+            identities, caller=f"{holder}:{caller}", item_count=item_count, window=now_ms // 1000 // limits.window_s
         )
         limit = limits.items_per_window(holder)
         wait_s = access.retry_after_s(known.items_in_window, limit=limit, window_s=limits.window_s, now_s=now_ms / 1000)
@@ -233,15 +233,17 @@ class Collector:
             text = "Kafka did not acknowledge; nothing was accepted, send the same again with the same ids"
             raise come_again(503, "not_acknowledged", text) from error
         if remember:
-            await self._memory.remember([one.item_id for one in accepted if one.item_id is not None])
+            await self._memory.remember([one.identity for one in accepted])
 
 
 def _count(decisions: Sequence[Decision]) -> None:
     """Count what became of each item; what Kafka holds is counted in records, as the ledger does."""
     for decision in decisions:
         match decision:
-            case Accepted(kind=kind, records=records):
+            case Accepted(kind=kind, records=records, corrections=corrections):
                 metrics.EVENTS_ACCEPTED.labels(kind).inc(len(records))
+                for correction in corrections:
+                    metrics.CORRECTIONS.labels(correction).inc()
             case Duplicate(kind=kind):
                 metrics.EVENTS_DUPLICATE.labels(kind).inc()
             case Rejected(reason=reason):

@@ -14,7 +14,7 @@ import orjson
 from contracts.joined import MAX_ORIGINS
 from contracts.structs import Cart, Click, Dwell, Impression, Purchase, PurchaseItem, ShopEvent, Slot, View
 from contracts.topics import SEARCH_EVENTS
-from streams.agents.outputs import LogRecord
+from streams.agents.spec import LogRecord
 
 if TYPE_CHECKING:
     from streams.join.strays import Stray

@@ -14,10 +14,12 @@ from itertools import count
 
 from contracts.errors import ContractError, MalformedMessage
 from contracts.events import deadline_ms
+from contracts.joined import CLOSING_NUMBER_HEADER, ClosingNumber
 from contracts.progress import EventCounts, JoinProgress
 from contracts.structs import SEARCH_RECORD, Purchase, ShopEvent, Tick
-from contracts.telemetry import EventOutcome
-from streams.agents.outputs import AsideReason, Emit, LogRecord, Plan, SetAside, Turn
+from contracts.telemetry import AsideReason, EventOutcome
+from contracts.topics import JOINED_SEARCHES
+from streams.agents.spec import Emit, LogRecord, Plan, SetAside
 from streams.join.hold import Hold
 from streams.join.open_search import Held, OpenSearch, joined_search, search_of
 from streams.join.strays import Stray, Strays
@@ -63,6 +65,7 @@ class PartitionJoin:
         self._due: list[tuple[int, _Due, str, int, OpenSearch | Stray]] = []
         self._sequence = count()
         self._past: JoinProgress | None = None
+        self._first_append_ms: int | None = None
         if progress is not None:
             self._begin_replay(progress)
 
@@ -80,7 +83,7 @@ class PartitionJoin:
         """Take the partition's next record and add what follows from it to the plan; one seen before adds nothing."""
         if record.offset < self.next_offset:
             return
-        self._note_position(record.offset)
+        self._note_position(record.offset, record.timestamp)
         if self._windows.earlier:
             self.watermark.lateness_ms = self._windows.lateness_at(record.offset)
         plan = [] if self.replaying else plan
@@ -97,6 +100,7 @@ class PartitionJoin:
         return JoinProgress(
             partition=self.partition,
             start_offset=self.start_offset,
+            first_append_ms=self._first_append_ms,
             next_offset=self.next_offset,
             hold_offset=low_water.offset,
             watermark_ms=self.watermark.at_ms,
@@ -121,10 +125,16 @@ class PartitionJoin:
             return None
         return self.newest_ms + max(0, now_ms - self.newest_append_ms)
 
-    def _note_position(self, offset: int) -> None:
+    @property
+    def _name(self) -> str:
+        """What tells this join from every other: an offset alone returns when a topic is made anew."""
+        begun = "" if self._first_append_ms is None else f"-{self._first_append_ms}"
+        return f"{self.partition}-{self.start_offset}{begun}"
+
+    def _note_position(self, offset: int, append_ms: int) -> None:
         """Remember where reading began, and notice records that are gone."""
         if self.start_offset < 0:
-            self.start_offset = offset
+            self.start_offset, self._first_append_ms = offset, append_ms
         elif offset > self.next_offset:
             self.skipped_offsets += offset - self.next_offset
 
@@ -266,7 +276,8 @@ class PartitionJoin:
         key, value = joined_search(search, shown, happened, partition=self.partition)
         joined = 1 + len(happened)
         self._searches_closed += 1
-        plan.append(Emit(key, value, turn=Turn(f"{self.partition}-{self.start_offset}", self._searches_closed)))
+        number = ClosingNumber(self._name, self._searches_closed)
+        plan.append(Emit(JOINED_SEARCHES, key, value, [(CLOSING_NUMBER_HEADER, number.encode())]))
         self._counts[EventOutcome.PENDING] -= len(search.events)
         self._counts[EventOutcome.JOINED] += joined
         self._counts[EventOutcome.DUPLICATE] += len(search.events) - joined
@@ -294,6 +305,7 @@ class PartitionJoin:
         )
         self.watermark = Watermark(self._windows.lateness_ms, at_ms=past.hold_watermark_ms)
         self.start_offset, self.next_offset = past.start_offset, past.hold_offset
+        self._first_append_ms = past.first_append_ms
         self._maybe_end_replay()
 
     def _maybe_end_replay(self) -> None:

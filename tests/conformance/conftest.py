@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from qdrant_client import QdrantClient
 
-from indexer.adapters.qdrant import ProductStore
+from indexer.store import ProductStore
 from tests.support.qdrant_process import QdrantProcess
 
 DIM = 8

@@ -25,8 +25,7 @@ from contracts.releases import MANIFEST, SERVING, SafetyCheck
 from service.http import Problem
 from service.settings import load_settings
 from simulator.shop.world_files import load_world
-from streams.collector.intake import Accepted, decide_event, decide_pair, decide_product
-from streams.collector.intake import Facts as RequestFacts
+from streams.collector.intake import Accepted, Arrival, decide_event, decide_pair, decide_product
 from tests.support.markdown import ROOT, Fence, documents, fences
 from trainer.memory import TrainingProgress
 
@@ -40,7 +39,7 @@ class Measured(BaseModel):
 
 
 NOW_MS = 1_795_196_100_000
-REQUEST = RequestFacts(received_at=NOW_MS, person_key=b"key")
+ARRIVAL = Arrival(received_at=NOW_MS, person_key=b"key")
 SHELL_VALUES = {"$SEARCH_ID": "01J", "$SEARCH_TIME": str(NOW_MS - 9_000), "$(date +%s)000": str(NOW_MS - 2_000)}
 WHOLE: tuple[tuple[str, TypeAdapter[Any]], ...] = (
     ("step", TypeAdapter(TrainingProgress)),
@@ -78,7 +77,7 @@ def check(value: dict[str, Any]) -> None:
     """Check one JSON example against the form that it is of; one that is of none fails."""
     for name, decide in BATCHES.items():
         if name in value:
-            outcomes = [decide(item, REQUEST) for item in value[name]]
+            outcomes = [decide(item, ARRIVAL) for item in value[name]]
             assert all(isinstance(outcome, Accepted) for outcome in outcomes), outcomes
             return
     if "payload" in value:

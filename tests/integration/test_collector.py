@@ -137,13 +137,14 @@ async def test_accepted_events_stand_in_kafka_under_their_keys_with_persons_prot
 
 
 async def test_a_repeat_is_a_duplicate_for_every_collector(own: Settings) -> None:
-    """What one collector acknowledged, another (or the same after a restart) knows by Redis."""
+    """What one collector acknowledged, another (or the same after a restart) knows by Redis; ids are its type's own."""
     async with running(own) as client:
         assert await client.statuses(current(click("a")), current(click("a"))) == ["accepted", "duplicate"]
     other = own.model_copy(update={"port": free_port()})
     async with running(other) as client:
-        assert await client.statuses(current(click("a")), current(click("b"))) == ["duplicate", "accepted"]
-    assert len(records_of(own, SEARCH_EVENTS)) == 2
+        again = [current(click("a")), current(click("b")), current(click("a", type="cart"))]
+        assert await client.statuses(*again) == ["duplicate", "accepted", "accepted"]
+    assert len(records_of(own, SEARCH_EVENTS)) == 3
 
 
 async def test_an_order_stands_as_one_record_per_line_beside_its_search(own: Settings) -> None:

@@ -9,27 +9,29 @@ import pytest
 from kafka import KafkaConsumer, TopicPartition
 
 from contracts import wire
-from contracts.progress import CatalogCounts
 from contracts.releases import SERVING, SERVING_KEY, Serving
-from contracts.topics import CATALOG, DEAD_LETTERS, MODELS
-from indexer.adapters.qdrant import ProductStore, connect
+from contracts.topics import DEAD_LETTERS, MODELS
 from indexer.app import serve
-from service.kafka import admin, committed_offsets, consumer_config, ensure_topics, read_compacted
+from indexer.qdrant import connect
+from indexer.store import ProductStore
+from service.kafka import consumer_config, ensure_topics, read_compacted
 from service.settings import Settings
 from tests.support.indexing import (
     ServiceProcess,
     ServiceThread,
     Shop,
+    catalogue_counts,
     deleted,
+    in_words,
     product,
     product_release,
     query_release,
     running,
+    titles,
 )
 from tests.support.poll import eventually
 from tests.support.ports import free_port
 from tests.support.qdrant_process import QdrantProcess
-from tests.support.tiny_encoder import WORDS
 from towers.encoder import BaseEncoder
 from towers.heads import apply_head
 from towers.text import product_text
@@ -87,15 +89,6 @@ def serving_of(settings: Settings) -> Serving:
     return wire.decode(found[SERVING_KEY], SERVING)
 
 
-def titles(settings: Settings, encoder: BaseEncoder, text: str, limit: int = 3) -> list[str]:
-    """Return the titles nearest to a text through the alias, as anyone may ask."""
-    client = connect(settings)
-    vector = encoder.encode([text])[0].tolist()
-    answer = client.query_points(settings.alias(), query=vector, using="product", limit=limit)
-    client.close()
-    return [str((point.payload or {})["title"]) for point in answer.points]
-
-
 def dead_letters(settings: Settings) -> list[Any]:
     """Return the records of `dead-letters`."""
     with KafkaConsumer(**consumer_config(settings)) as consumer:
@@ -107,21 +100,6 @@ def dead_letters(settings: Settings) -> list[Any]:
         while any(consumer.position(partition) < end for partition, end in ends.items()):
             found += [record for records in consumer.poll(timeout_ms=200).values() for record in records]
     return found
-
-
-def catalogue_counts(settings: Settings) -> tuple[int, int]:
-    """Return (catalogue, dead-lettered) over all partitions, as they stand in the commits."""
-    with admin(settings) as client:
-        committed = committed_offsets(client, settings, "indexer")
-    counts = [
-        CatalogCounts.model_validate_json(entry.metadata) for (topic, _), entry in committed.items() if topic == CATALOG
-    ]
-    return sum(count.catalogue for count in counts), sum(count.dead_lettered for count in counts)
-
-
-def in_words(number: int) -> str:
-    """Return a title of words that differs from its neighbours'."""
-    return " ".join(WORDS[(number * step) % len(WORDS)] for step in (1, 3, 7)) + f" {number}"
 
 
 def test_a_first_start_serves_release_0_of_an_empty_collection(
@@ -220,7 +198,7 @@ def test_a_product_release_is_rolled_out_over_the_whole_index(
     serving = serving_of(own)
     assert (serving.query_release, serving.collection) == (1, own.collection(1))
     assert serving.previous_collection == own.collection(0)
-    assert store.alias_target(own.alias()) == own.collection(1)
+    eventually(lambda: store.alias_target(own.alias()) == own.collection(1), timeout_s=30)
     eventually(lambda: store.counts(own.collection(1)) == (299, 2), timeout_s=30)
     assert {entry.product_release for entry in store.versions(own.collection(1)).values()} == {1}
     assert indexer.metric("millrace_rollover_progress_ratio") == 1
@@ -267,31 +245,29 @@ def test_an_indexer_killed_in_the_middle_of_a_roll_out_completes_it_after_a_rest
     eventually(lambda: catalogue_counts(own) == (count + 2, 0), timeout_s=30)
 
 
-def test_an_empty_vector_store_is_filled_again_before_the_indexer_is_ready(
-    own: Settings, shop: Shop, store: ProductStore, encoder: BaseEncoder
+def test_a_null_deletes_a_product_and_a_higher_version_brings_it_back(
+    own: Settings, shop: Shop, encoder: BaseEncoder, store: ProductStore, indexer: ServiceThread
 ) -> None:
-    """With the collection in force gone, a restart writes every product again from the base vectors."""
-    with running(serve, own):
-        shop.send(*(product(f"P-{number}", title=in_words(number)) for number in range(50)), deleted("P-3", 2))
-        eventually(lambda: store.counts(own.collection(0)) == (49, 1), timeout_s=60)
-    store.drop(own.collection(0))
-    with running(serve, own):
-        assert store.counts(own.collection(0)) == (49, 1)
-        assert store.alias_target(own.alias()) == own.collection(0)
-        assert titles(own, encoder, in_words(4), limit=1) == [in_words(4)]
+    """As change-data-capture sends it; a restart and what is read again change nothing about it."""
+    collection = own.collection(0)
+    shop.send(product("P-1", 5, "quiet fridge"), product("P-2", 1, "gaming laptop"))
+    shop.send_raw((b"P-1", None), (b"P-9", None))
+    eventually(lambda: store.counts(collection) == (1, 1), timeout_s=60, what="the product is gone")
+    assert titles(own, encoder, "quiet fridge") == ["gaming laptop"]
+    shop.send(product("P-1", 5, "quiet fridge"), product("P-1", 4, "old fridge"))
+    eventually(lambda: catalogue_counts(own) == (6, 0), timeout_s=30)
+    assert store.counts(collection) == (1, 1)
+    assert indexer.metric('millrace_index_writes_total{kind="same_version"}') >= 1
+    shop.send(product("P-1", 6, "quiet fridge"))
+    eventually(lambda: store.counts(collection) == (2, 0), timeout_s=30, what="a higher version is there again")
 
 
-def test_a_vector_store_that_is_away_holds_the_catalogue_and_loses_nothing(
-    own: Settings, shop: Shop, store: ProductStore, indexer: ServiceThread, qdrant: QdrantProcess
+def test_an_indexer_that_refuses_the_newest_release_is_not_ready(
+    own: Settings, shop: Shop, encoder: BaseEncoder, indexer: ServiceThread
 ) -> None:
-    """While the store is away the indexer says so and waits; afterwards everything is written, once."""
-    shop.send(product("P-1"))
-    eventually(lambda: store.counts(own.collection(0)).live == 1, timeout_s=60)
-    qdrant.kill()
-    shop.send(product("P-2", title="red oven"), deleted("P-1", 2))
-    eventually(lambda: "catalogue" in (indexer.not_ready() or ""), timeout_s=30, what="it says what it waits for")
-    qdrant.start()
-    eventually(lambda: store.counts(own.collection(0)) == (1, 1), timeout_s=60)
+    """It names the release and the cause until a newer one is in force."""
+    shop.release(query_release(1, encoder, scale=float("inf")))
+    reason = "releases: query-1 was refused: it holds weights that are not finite"
+    eventually(lambda: reason in (indexer.not_ready() or ""), timeout_s=30)
+    shop.release(query_release(2, encoder))
     eventually(lambda: indexer.not_ready() is None, timeout_s=30)
-    assert catalogue_counts(own) == (3, 0)
-    assert set(store.versions(own.collection(0))) == {"P-1", "P-2"}

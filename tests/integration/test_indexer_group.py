@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from contracts import wire
-from contracts.catalog import CatalogChange, PointVersion
+from contracts.catalog import CatalogChange, PointVersion, ProductDeleted
 from contracts.progress import CatalogCounts
 from contracts.releases import SERVING, SERVING_KEY, Serving
 from contracts.topics import CATALOG, MODELS
-from indexer.adapters.qdrant import ProductStore, connect
+from indexer.qdrant import connect
+from indexer.store import ProductStore
 from service.kafka import admin, committed_offsets, ensure_topics, read_compacted
 from service.settings import Settings
 from tests.support.indexing import ServiceProcess, Shop, deleted, product, product_release, query_release
@@ -87,7 +88,7 @@ class ChangingCatalogue:
         self._own = own
         self._shop = Shop(own)
         self._rounds = count()
-        self.newest = {f"P-{number}": 1 for number in range(CATALOGUE)}
+        self.newest = {f"P-{number}": PointVersion(1, 0) for number in range(CATALOGUE)}
         self.sent = len(self.newest)
         self._shop.send(*(product(product_id, title=f"fridge {product_id}") for product_id in self.newest))
 
@@ -104,7 +105,9 @@ class ChangingCatalogue:
             *(deleted(product_id, version) for product_id in dict.fromkeys(gone)),
         ]
         self._shop.send(*changes)
-        self.newest |= {change.product_id: version for change in changes}
+        self.newest |= {
+            change.product_id: PointVersion(version, 0, isinstance(change, ProductDeleted)) for change in changes
+        }
         self.sent += len(changes)
         eventually(lambda: self.counted() >= self.sent - MOST_BEHIND, timeout_s=120)
 
@@ -170,7 +173,7 @@ def _assert_whole(release: int, own: Settings, catalogue: ChangingCatalogue) -> 
     """Check that the collection of a release is in force and has the newest version of every product."""
     eventually(lambda: catalogue.counted() == catalogue.sent, timeout_s=120, interval_s=0.5)
     store = ProductStore(connect(own))
-    expected = {product_id: PointVersion(version, release) for product_id, version in catalogue.newest.items()}
+    expected = {product_id: newest._replace(product_release=release) for product_id, newest in catalogue.newest.items()}
     eventually(lambda: store.versions(own.collection(release)) == expected, timeout_s=60, interval_s=0.5)
     store.close()
     assert serving_of(own).collection == own.collection(release)

@@ -86,7 +86,7 @@ def read_by_a_follower(settings: Settings) -> list[bytes]:
     follower = TopicFollower(settings, CATALOG, lambda _key, value, _: values.append(value or b""))
     follower.start()
     try:
-        assert follower.wait_for_offsets({0: len(VALUES)}, 30), follower.failure
+        assert follower.caught_up.wait(30), follower.failure
     finally:
         follower.stop()
     return values

@@ -3,20 +3,22 @@
 Our own processes are stand-ins that start in no time; what is tested is how they are kept.
 """
 
+import errno
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 
 from contracts.errors import DependencyDown, UsageError
-from deploy.local import state
-from deploy.local.jars import REPOSITORY
+from deploy.local import REPOSITORY, state
 from deploy.local.processes import ProcessSpec
 from deploy.local.supervisor import LocalMillrace
 from service.settings import Settings
@@ -96,6 +98,20 @@ def test_a_busy_port_gives_another(tmp_path: Path) -> None:
             assert running.states()["collector"] == "ready"
 
 
+def test_supervisors_that_start_at_the_same_moment_share_no_server(tmp_path: Path) -> None:
+    """Each has a Redis of its own that its own process serves, however close the starts."""
+    together = threading.Barrier(3)
+
+    def start(number: int) -> int:
+        """Run a Redis once all are about to, and return its port when all have started."""
+        with LocalMillrace(data_dir=tmp_path / str(number), environ={}, processes=["redis"]) as running:
+            together.wait(60)
+            return running.ports["redis"]
+
+    with ThreadPoolExecutor(3) as pool:
+        assert len(set(pool.map(start, range(3)))) == 3
+
+
 def test_a_killed_process_comes_back_and_a_stopped_one_stays_down(tmp_path: Path) -> None:
     """SIGKILL is answered by a restart; `stop` by nothing until `start`."""
     with LocalMillrace(data_dir=tmp_path, table=table(COLLECTOR), environ={}, processes=["collector"]) as running:
@@ -107,6 +123,43 @@ def test_a_killed_process_comes_back_and_a_stopped_one_stays_down(tmp_path: Path
         assert running.states()["redis"] == "stopped"
         running.start("redis")
         assert running.states()["redis"] == "ready"
+
+
+def test_a_full_disk_does_not_end_what_keeps_a_process_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If up.json cannot be written, a killed process still comes back, and the changes tell of the disk."""
+    details: list[str] = []
+
+    def refuse(_folder: Path, _processes: object) -> None:
+        """Write as a full disk lets."""
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with LocalMillrace(
+        data_dir=tmp_path,
+        table=table(COLLECTOR),
+        on_progress=lambda name, change, detail: details.append(detail),
+        environ={},
+        processes=["collector"],
+    ) as running:
+        monkeypatch.setattr("deploy.local.supervisor.write_state", refuse)
+        first = running.kill("collector")
+        eventually(lambda: running.pids.get("collector") not in {None, first})
+        running.wait_ready("collector")
+        assert "cannot write up.json: No space left on device" in details
+
+
+def test_a_listener_that_is_gone_does_not_end_what_keeps_a_process_running(tmp_path: Path) -> None:
+    """If whoever read the progress closed the pipe, everything still starts and comes back."""
+
+    def tell(_name: str, _change: str, _detail: str) -> None:
+        """Write to a pipe that nobody reads."""
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    with LocalMillrace(
+        data_dir=tmp_path, table=table(COLLECTOR), on_progress=tell, environ={}, processes=["collector"]
+    ) as running:
+        first = running.kill("collector")
+        eventually(lambda: running.pids.get("collector") not in {None, first})
+        running.wait_ready("collector")
 
 
 def test_a_server_of_the_settings_is_used_and_not_started(tmp_path: Path, redis_url: str) -> None:
@@ -137,11 +190,11 @@ def test_a_server_of_the_settings_that_is_not_there_is_one_clear_line(tmp_path: 
         ("tests.support.dummies.never_ready", DependencyDown, "no disk left", "buy one"),
     ],
 )
-def test_a_process_that_does_not_start_ends_everything_with_its_own_words(
+def test_a_process_that_does_not_start_ends_everything_with_its_own_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, error: type[Exception], message: str, fix: str
 ) -> None:
-    """The exit code and the last words of the process become the error of the start, and nothing is left running."""
-    monkeypatch.setattr("deploy.local.child.FIRST_PAUSE_S", 0.01)
+    """The exit code and the last logged error of the process become the error of the start; nothing is left running."""
+    monkeypatch.setattr("deploy.local.supervised_process.FIRST_PAUSE_S", 0.01)
     failing = table(ProcessSpec("collector", module, needs=("redis",)))
     supervisor = LocalMillrace(data_dir=tmp_path, table=failing, environ={}, processes=["collector"])
     with pytest.raises(error, match=message) as raised:
@@ -219,15 +272,16 @@ def test_however_the_supervisor_ends_nothing_it_started_lives_on(
 
 
 @pytest.mark.kafka
-def test_kafka_keeps_its_records_from_one_up_to_the_next(tmp_path: Path) -> None:
-    """What was acknowledged before a stop is there after the next start, whatever the port."""
+def test_kafka_keeps_its_records_from_one_up_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was acknowledged before a stop is there after the next start, whatever port, locale and letters in paths."""
+    monkeypatch.setenv("LC_ALL", "C")
     from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
     from service.kafka import consumer_config, ensure_topics, producer_config
 
     def run(work: Callable[[Settings], None]) -> None:
         """Do something with Kafka between a start and a stop."""
-        with LocalMillrace({"partitions": 1}, data_dir=tmp_path, environ={}, processes=["kafka"]) as running:
+        with LocalMillrace({"partitions": 1}, data_dir=tmp_path / "été", environ={}, processes=["kafka"]) as running:
             ensure_topics(running.settings)
             work(running.settings)
 

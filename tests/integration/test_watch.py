@@ -26,9 +26,10 @@ from millrace.commands import looking
 from millrace.watch.facts import COUNTS, KafkaFacts
 from millrace.watch.ledger import lag_report, ledger_report
 from millrace.watch.observer import Observer
+from millrace.watch.releases import releases_report
 from service.kafka import OutgoingRecord, admin, consumer_config, ensure_topics, produce_all, producer_config
 from service.settings import Settings
-from tests.support.deployment import release_value, serving_value
+from tests.support.deployment import NOW_MS, release_value, serving_value
 from tests.support.poll import eventually
 
 pytestmark = pytest.mark.kafka
@@ -134,11 +135,11 @@ def test_the_next_look_sees_what_happened_since(deployment: Deployment, observer
     deployment.write(SEARCH_EVENTS, CLICK, TICK)
     counts = EventCounts(joined=4, pending=0, dead_lettered=1, ticks=2)
     deployment.progress(JOIN_PROGRESS, join_progress(next_offset=7, hold_offset=7, counts=counts))
-    deployment.write(MODELS, serving_value(1, 0), key=b"serving")
+    deployment.write(MODELS, serving_value(1, 0, published_at=NOW_MS + 1), key=b"serving")
 
     def caught_up() -> bool:
         """Return whether the followers have handed over both."""
-        serving = observer.releases.serving
+        serving = observer.models.serving()
         join = lag_report(observer.look())["groups"]["join"]
         return serving is not None and serving.query_release == 1 and join["records"] == 2 + 4
 
@@ -164,7 +165,7 @@ def test_an_event_that_nobody_counts_is_seen(
 
 def test_releases_on_the_topic_are_listed(observer: Observer) -> None:
     """The newest first, the one in force marked."""
-    rows = observer.releases.report()["releases"]
+    rows = releases_report(observer.models.look())["releases"]
     assert [(row["release"], row["in_force"]) for row in rows] == [(2, True), (1, False)]
 
 
@@ -227,7 +228,7 @@ def test_a_release_that_cannot_be_read_is_outlived(deployment: Deployment, obser
     deployment.write(MODELS, b"no release", key=b"query-\xff")
     facts = look_until_unknown(observer)
     assert set(facts.unknown) == {MODELS}
-    assert [row["release"] for row in observer.releases.report()["releases"]] == [2, 1]
+    assert [row["release"] for row in releases_report(observer.models.look())["releases"]] == [2, 1]
     with KafkaProducer(**producer_config(deployment.settings)) as producer:
         name = deployment.settings.topic(MODELS)
         produce_all(producer, [OutgoingRecord(name, None, b"query-\xff", partition=0)])

@@ -1,5 +1,6 @@
 """What tests of the collector share: events as a site sends them, a log that can fail, a memory, a client."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -99,17 +100,17 @@ class PlainMemory:
         self.counts: dict[tuple[str, int], int] = {}
         self.gone = False
 
-    async def recall(self, ids: Sequence[str], *, caller: str, item_count: int, window: int) -> Recollection:
+    async def recall(self, identities: Sequence[str], *, caller: str, item_count: int, window: int) -> Recollection:
         """Return what was seen and count the items."""
         if self.gone:
             return Recollection()
         self.counts[caller, window] = self.counts.get((caller, window), 0) + item_count
-        return Recollection(frozenset(self.seen & set(ids)), self.counts[caller, window])
+        return Recollection(frozenset(self.seen & set(identities)), self.counts[caller, window])
 
-    async def remember(self, ids: Sequence[str]) -> None:
-        """Mark ids."""
+    async def remember(self, identities: Sequence[str]) -> None:
+        """Mark events."""
         if not self.gone:
-            self.seen.update(ids)
+            self.seen.update(identities)
 
 
 @dataclass
@@ -125,7 +126,7 @@ class Running:
         """Post JSON, with the write key unless told otherwise."""
         content = body if isinstance(body, bytes) else orjson.dumps(body)
         headers = {"Content-Type": "application/json", **options.pop("headers", WRITE)}
-        return await self.client.post(path, data=content, headers=headers, **options)
+        return await self.client.post(path, data=io.BytesIO(content), headers=headers, **options)
 
     async def send(self, *events: Any, **options: Any) -> dict[str, Any]:
         """Post events and return the answer."""

@@ -11,9 +11,10 @@ from contracts.topics import CATALOG, JOINED_SEARCHES, PREFERENCE_PAIRS, SEARCH_
 from contracts.wire import encode
 from millrace.watch.facts import KafkaFacts, Tail
 from millrace.watch.observer import snapshot
-from millrace.watch.releases import ReleaseBook
+from millrace.watch.releases import releases_report
 from millrace.watch.scrape import ProcessView
 from service.kafka import Committed, OffsetRange
+from service.models import ModelsTable
 
 NOW_MS = 1_795_196_006_756
 PARTITIONS = range(4)
@@ -36,25 +37,25 @@ def release_value(kind: str, release: int, **changes: Any) -> bytes:
     return struct.pack("<Q", len(header)) + header
 
 
-def serving_value(query_release: int, product_release: int) -> bytes:
+def serving_value(query_release: int, product_release: int, *, published_at: int = NOW_MS) -> bytes:
     """Return the value of `serving`."""
     collection = f"products-r{product_release}"
     serving = Serving(
-        query_release=query_release, product_release=product_release, collection=collection, published_at=NOW_MS
+        query_release=query_release, product_release=product_release, collection=collection, published_at=published_at
     )
     return encode(serving)
 
 
-def release_book() -> ReleaseBook:
+def models_table() -> ModelsTable:
     """Return what three query releases and one product release left on `models`, one of them refused by a check."""
-    book = ReleaseBook()
+    table = ModelsTable()
     refused = SafetyCheck(name="overlap@10", value=0.62, limit=0.7, passed=False)
-    book.apply(b"product-1", release_value("product", 1, created_at=NOW_MS))
+    table.apply(b"product-1", release_value("product", 1, created_at=NOW_MS))
     for number in (1, 2):
-        book.apply(b"query-%d" % number, release_value("query", number))
-    book.apply(b"query-3", release_value("query", 3, checks=(refused,)))
-    book.apply(b"serving", serving_value(2, 1))
-    return book
+        table.apply(b"query-%d" % number, release_value("query", number))
+    table.apply(b"query-3", release_value("query", 3, checks=(refused,)))
+    table.apply(b"serving", serving_value(2, 1))
+    return table
 
 
 def join_progress(partition: int, **changes: Any) -> JoinProgress:
@@ -90,8 +91,10 @@ def busy_facts() -> KafkaFacts:
     return KafkaFacts(
         ends=ends,
         committed=committed,
-        join={number: join_progress(number) for number in PARTITIONS},
-        pairs={number: pairs_progress(number) for number in PARTITIONS},
+        progress={
+            "join": {number: join_progress(number) for number in PARTITIONS},
+            "pairs": {number: pairs_progress(number) for number in PARTITIONS},
+        },
         tails={number: Tail(events=19 * number, ticks=number) for number in PARTITIONS},
     )
 
@@ -110,4 +113,4 @@ def process_views() -> dict[str, ProcessView]:
 
 def busy_snapshot() -> dict[str, Any]:
     """Return the snapshot of that deployment."""
-    return snapshot(busy_facts(), release_book().report(), process_views(), at_ms=NOW_MS, promise_s=60)
+    return snapshot(busy_facts(), releases_report(models_table().look()), process_views(), at_ms=NOW_MS, promise_s=60)

@@ -1,6 +1,6 @@
-"""Stand-ins for what the indexer's lanes talk to; the vector store is Qdrant's own in-memory client."""
+"""Stand-ins for what the indexer's loops talk to; the vector store is Qdrant's own in-memory client."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,33 +8,38 @@ import orjson
 from qdrant_client import QdrantClient
 from typing_extensions import override
 
-from contracts.catalog import CatalogChange, ProductVector
+from contracts import wire
+from contracts.catalog import CatalogChange
 from contracts.errors import DependencyDown, TransientError
 from contracts.progress import CatalogCounts
-from contracts.releases import ReleaseManifest, Serving, release_key
-from indexer.adapters.qdrant import ProductStore
-from indexer.core.base_vectors import BaseProduct, BaseVectors
-from indexer.core.planner import CatalogRecord, PartitionProgress, Refusal
-from indexer.core.points import ProductPoint
-from indexer.models_lane import ModelsLane
-from indexer.parts import Parts
-from indexer.ports import ReleaseView
-from indexer.targets import Target, Targets
-from service.settings import Settings
-from tests.support.indexing import product_release, query_release
+from contracts.releases import SERVING_KEY, Serving, release_key
+from indexer.catalog.base_vectors import BaseProduct, BaseVectors
+from indexer.catalog.planning import CatalogRecord, PartitionProgress, Refusal, payload_of
+from indexer.points import Owner, ProductPoint, Target
+from indexer.ports import PartitionsMoved
+from indexer.rollout.loop import RollOutLoop
+from indexer.store import ProductStore
+from service.models import ModelsTable
+from tests.support.indexing import product, product_release, query_release
 from tests.support.tiny_encoder import TinyEncoder
-from towers.heads import ProductHead
+from towers.heads import ProductHead, apply_head
 from towers.release_files import Release, pack
 from towers.text import product_text, text_hash
 
 TIME_MS = 1_795_196_600_000
+OWNER = Owner("cluster", "")
 
 
-def record(change: CatalogChange | bytes | None, offset: int = 0, partition: int = 0) -> CatalogRecord:
+def record(change: CatalogChange | bytes, offset: int = 0, partition: int = 0) -> CatalogRecord:
     """Return a record of `catalog`."""
-    value = change if isinstance(change, bytes) or change is None else orjson.dumps(change.model_dump(mode="json"))
-    key = b"poison" if isinstance(change, bytes) or change is None else change.product_id.encode()
-    return CatalogRecord(partition, offset, TIME_MS, key, value)
+    value = change if isinstance(change, bytes) else orjson.dumps(change.model_dump(mode="json"))
+    key = b"poison" if isinstance(change, bytes) else change.product_id.encode()
+    return CatalogRecord(partition, offset, TIME_MS + offset, key, value)
+
+
+def null(product_id: str, offset: int = 0, partition: int = 0) -> CatalogRecord:
+    """Return a record of `catalog` without a value."""
+    return CatalogRecord(partition, offset, TIME_MS + offset, product_id.encode(), None)
 
 
 class Catalog:
@@ -44,8 +49,10 @@ class Catalog:
         self.batches = list(batches)
         self.committed: dict[int, PartitionProgress] = {}
         self.membership_kept = 0
+        self.confirmed: list[set[int]] = []
         self.started_again = 0
         self.loses_group = False
+        self.is_taken_for_dead = False
         self._at = 0
 
     def poll(self) -> list[CatalogRecord]:
@@ -66,7 +73,13 @@ class Catalog:
         self.membership_kept += 1
         if self.loses_group:
             self.loses_group = False
-            raise TransientError("the group has moved partitions meanwhile")
+            raise PartitionsMoved("the group has moved partitions meanwhile")
+
+    def confirm(self, partitions: Iterable[int]) -> None:
+        """Note the call; refuse a member that the group takes for dead."""
+        if self.is_taken_for_dead:
+            raise PartitionsMoved("the group gave its partitions to another worker")
+        self.confirmed.append(set(partitions))
 
     def start_again(self) -> None:
         """Hand the batch out again whose commit is missing."""
@@ -75,17 +88,30 @@ class Catalog:
 
 
 class Log:
-    """`product-vectors` and `dead-letters` in memory; refuses to acknowledge as often as told."""
+    """`product-vectors` and `dead-letters` in memory; refuses to acknowledge as often as told.
 
-    def __init__(self, *, failures: int = 0) -> None:
-        self.vectors: list[ProductVector] = []
+    Args:
+        known: what is known of every product.
+        failures: how often it refuses.
+    """
+
+    def __init__(self, known: BaseVectors | None = None, *, failures: int = 0) -> None:
+        self.known = known or BaseVectors()
+        self.vectors: list[BaseProduct] = []
         self.refusals: list[Refusal] = []
         self.failures = failures
+        self.before_end: Callable[[], None] = lambda: None
+        """What has come to the topic by the time it is read to its end."""
 
-    def publish(self, vectors: Sequence[ProductVector]) -> None:
+    def publish(self, products: Sequence[BaseProduct]) -> None:
         """Keep base vectors."""
         self._maybe_fail()
-        self.vectors += vectors
+        self.vectors += products
+
+    def read_to_end(self) -> None:
+        """Take what has come meanwhile."""
+        self._maybe_fail()
+        self.before_end()
 
     def set_aside(self, refusals: Sequence[Refusal]) -> None:
         """Keep refused records."""
@@ -103,8 +129,9 @@ class FlakyStore(ProductStore):
     """The product store over the in-memory client, with failures and a note of every write."""
 
     def __init__(self) -> None:
-        super().__init__(QdrantClient(":memory:"))
+        super().__init__(QdrantClient(":memory:"), owner=OWNER)
         self.failures = 0
+        self.answers = True
         self.writes: list[tuple[str, list[str]]] = []
 
     @override
@@ -117,59 +144,32 @@ class FlakyStore(ProductStore):
         self.writes.append((collection, [point.product_id for point in written]))
         return super().write(collection, written)
 
+    @override
+    def answered(self, collection: str, vectors: np.ndarray) -> int:
+        """Answer shadow queries, unless told otherwise."""
+        return super().answered(collection, vectors) if self.answers else 0
 
-class Topic:
+
+class Topic(ModelsTable):
     """`models` in memory."""
 
     def __init__(self) -> None:
-        self.serving: Serving | None = None
-        self._switches = 0
+        super().__init__()
         self.history: list[tuple[int, int]] = []
-        self._values: dict[bytes, bytes] = {}
-        self._manifests: dict[bytes, ReleaseManifest] = {}
 
     def add(self, *releases: Release) -> None:
         """Put releases on the topic."""
         for release in releases:
-            key = release_key(release.manifest.kind, release.manifest.release)
-            self._values[key] = pack(release)
-            self._manifests[key] = release.manifest
+            self.apply(release_key(release.manifest.kind, release.manifest.release), pack(release))
 
-    def remove(self, key: bytes) -> None:
-        """Take a release back."""
-        del self._values[key], self._manifests[key]
-
-    def view(self) -> ReleaseView:
-        """Return what stands there."""
-        return ReleaseView(self.serving, dict(self._manifests), self._switches)
-
-    def value(self, key: bytes) -> bytes | None:
-        """Return a release's bytes."""
-        return self._values.get(key)
-
-    def publish(self, serving: Serving) -> None:
+    def put_in_force(self, serving: Serving) -> None:
         """Put a pair in force."""
-        self._switches += self.serving is None or self.serving.collection != serving.collection
-        self.serving = serving
         self.history.append((serving.query_release, serving.product_release))
-
-
-class Shadow:
-    """Answers every shadow query, unless told otherwise."""
-
-    def __init__(self) -> None:
-        self.answers = True
-
-    def answered(self, collection: str, vectors: np.ndarray) -> int:
-        """Return how many were answered."""
-        return len(vectors) if self.answers else 0
+        self.apply(SERVING_KEY, wire.encode(serving))
 
 
 def base_product(encoder: TinyEncoder, product_id: str, version: int = 1, title: str = "quiet fridge") -> BaseProduct:
     """Return a product as `product-vectors` holds it."""
-    from indexer.core.planner import payload_of
-    from tests.support.indexing import product
-
     message = product(product_id, version, title)
     text = product_text(message)
     vector = encoder.encode([text])[0]
@@ -184,47 +184,65 @@ def first_target(encoder: TinyEncoder, collection: str = "products-r0") -> Targe
 class Deployment:
     """Everything that outlives an indexer: topics, the vector store, base vectors."""
 
-    def __init__(self, settings: Settings | None = None) -> None:
-        self.settings = settings or Settings()
+    def __init__(self) -> None:
         self.encoder = TinyEncoder()
         self.store = FlakyStore()
         self.topic = Topic()
         self.vectors = BaseVectors()
-        self.shadow = Shadow()
+        self.log = Log(self.vectors)
         self.leads = True
-        self.targets = Targets()
+        self.loop = self._loop()
 
     def fill(self, count: int) -> None:
         """Let there be products."""
         for number in range(count):
             self.vectors.apply(base_product(self.encoder, f"P-{number}", title=f"fridge {number}"))
 
-    def new_process(self, **overrides: Any) -> ModelsLane:
-        """Return the models lane of an indexer that has just started."""
-        self.targets = Targets()
-        parts: dict[str, Any] = {
-            "settings": self.settings,
+    def new_process(self, **overrides: Any) -> RollOutLoop:
+        """Return the roll-out loop of an indexer that has just started."""
+        self.loop = self._loop(**overrides)
+        return self.loop
+
+    def _loop(self, **overrides: Any) -> RollOutLoop:
+        arguments: dict[str, Any] = {
             "store": self.store,
-            "releases": self.topic,
+            "owner": OWNER,
+            "models": self.topic,
+            "put_in_force": self.topic.put_in_force,
+            "log": self.log,
             "encoder": self.encoder,
-            "vectors": self.vectors,
-            "catch_up": lambda: None,
-            "targets": self.targets,
-            "shadow": self.shadow,
-            "leads": lambda: self.leads,
             "pause": lambda _seconds: False,
+            "refresh_window_s": 900.0,
         }
-        return ModelsLane(Parts(**{**parts, **overrides}))
+        return RollOutLoop(**{**arguments, **overrides})
 
+    def step(self, loop: RollOutLoop | None = None) -> bool:
+        """Let a loop take a step, by default that of the newest process."""
+        return (loop or self.loop).step(leads=self.leads)
 
-def run(lane: ModelsLane, *, steps: int = 200) -> int:
-    """Take steps until there is nothing to do; return how many there were."""
-    for taken in range(steps):
-        if not lane.step():
-            return taken
-    raise AssertionError("the lane does not come to rest")
+    def run(self, loop: RollOutLoop | None = None, *, steps: int = 200) -> int:
+        """Take steps until there is nothing to do; return how many there were."""
+        for taken in range(steps):
+            if not self.step(loop):
+                return taken
+        raise AssertionError("the loop does not come to rest")
 
 
 def release_1(shop: Deployment) -> None:
     """Put the first product release and its query release on the topic."""
     shop.topic.add(product_release(1, shop.encoder, query_release=1), query_release(1, shop.encoder, product_release=1))
+
+
+def assert_serves_release_1(shop: Deployment) -> None:
+    """Check that everything is at release 1, whole and right."""
+    serving = shop.topic.serving()
+    assert serving is not None
+    assert (serving.query_release, serving.product_release, serving.collection) == (1, 1, "products-r1")
+    assert shop.store.alias_target("products") == "products-r1"
+    assert shop.store.counts("products-r1") == (599, 1)
+    head = product_release(1, shop.encoder, query_release=1).head()
+    known = shop.vectors.get("P-5")
+    assert known is not None
+    assert known.vector is not None
+    stored = shop.store.retrieve("products-r1", ["P-5"])["P-5"].vector
+    np.testing.assert_allclose(np.array(stored), apply_head(head, known.vector[None])[0], atol=1e-5)

@@ -21,12 +21,16 @@ from kafka import KafkaProducer
 from typing_extensions import override
 
 from contracts.catalog import CatalogChange, Product, ProductDeleted
+from contracts.progress import CatalogCounts
 from contracts.releases import Kind, ReleaseManifest, release_key
 from contracts.topics import CATALOG, MODELS
-from service.kafka import OutgoingRecord, produce_all, producer_config
+from indexer.qdrant import connect
+from service.kafka import OutgoingRecord, admin, committed_offsets, produce_all, producer_config
 from service.process import Main, Shutdown
 from service.settings import Settings
 from tests.support.poll import eventually
+from tests.support.tiny_encoder import WORDS
+from towers.encoder import BaseEncoder
 from towers.heads import ProductHead, QueryHead
 from towers.probes import PROBE_TEXTS
 from towers.release_files import Encoder, Release, pack, release_tensors, weights_sha256
@@ -294,6 +298,30 @@ class ServiceProcess(Service):
             process.kill()
             process.wait()
             raise
+
+
+def titles(settings: Settings, encoder: BaseEncoder, text: str, limit: int = 3) -> list[str]:
+    """Return the titles nearest to a text through the alias, as anyone may ask."""
+    client = connect(settings)
+    vector = encoder.encode([text])[0].tolist()
+    answer = client.query_points(settings.alias(), query=vector, using="product", limit=limit)
+    client.close()
+    return [str((point.payload or {})["title"]) for point in answer.points]
+
+
+def catalogue_counts(settings: Settings) -> tuple[int, int]:
+    """Return (catalogue, dead-lettered) over all partitions, as they stand in the commits."""
+    with admin(settings) as client:
+        committed = committed_offsets(client, settings, "indexer")
+    counts = [
+        CatalogCounts.model_validate_json(entry.metadata) for (topic, _), entry in committed.items() if topic == CATALOG
+    ]
+    return sum(count.catalogue for count in counts), sum(count.dead_lettered for count in counts)
+
+
+def in_words(number: int) -> str:
+    """Return a title of words that differs from its neighbours'."""
+    return " ".join(WORDS[(number * step) % len(WORDS)] for step in (1, 3, 7)) + f" {number}"
 
 
 def now_ms() -> int:

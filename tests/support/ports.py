@@ -2,9 +2,9 @@
 
 import random
 
-from deploy.local.ports import OTHERS, choose_port
+from deploy.local.plan import OTHER_PORTS, choose_port
 
 
 def free_port() -> int:
     """Return a port that nobody listens on now, and that no outgoing connection takes before the server starts."""
-    return choose_port(random.choice(OTHERS))
+    return choose_port(random.choice(OTHER_PORTS))

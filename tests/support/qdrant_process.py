@@ -72,7 +72,11 @@ class QdrantProcess:
         """Start it and wait until it is ready."""
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(self.command, env=self.environ, cwd=self._folder, stdout=log, stderr=log)
-        eventually(self._ready, timeout_s=_START_TIMEOUT_S, what=f"{self.command[-1]} is ready, see {self._log}")
+        try:
+            eventually(self._ready, timeout_s=_START_TIMEOUT_S, what=f"{self.command[-1]} is ready, see {self._log}")
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def _ready(self) -> bool:

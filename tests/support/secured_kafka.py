@@ -6,6 +6,7 @@ do what is decided by the broker's own authorizer; nobody may do anything until 
 
 import base64
 import json
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from typing import Any
 
 from kafka.admin import ACL, ACLOperation, ACLPermissionType, ACLResourcePatternType, ResourcePattern, ResourceType
 
-from deploy.local.kafka import Node, broker_argv, kafka_problem, prepare, require_java
+from deploy.local.servers import JAVA_LOCALE, KafkaNode, broker_argv, kafka_problem, prepare_kafka, require_java
 from service.kafka import admin
 from service.settings import Settings
 from tests.support.poll import eventually
@@ -86,7 +87,7 @@ class SecuredKafka:
         }
 
 
-def _properties(node: Node, port: int) -> dict[str, str]:
+def _properties(node: KafkaNode, port: int) -> dict[str, str]:
     """Return what makes a node ask; the open listener's users are nobody, and nobody may do everything."""
     users = " ".join(f'user_{user}="{password(user)}"' for user in USERS)
     address = f"127.0.0.1:{node.port}"
@@ -116,11 +117,12 @@ def secured_kafka(folder: Path) -> Iterator[SecuredKafka]:
         folder: an empty folder for its data.
     """
     port, secured_port, controller_port = free_port(), free_port(), free_port()
-    node = Node(1, port, controller_port, folder / "node-1")
+    node = KafkaNode(1, port, controller_port, folder / "node-1")
     java = require_java()
-    prepare([node], java=java, extra=_properties(node, secured_port))
+    prepare_kafka([node], java=java, extra=_properties(node, secured_port))
     with (folder / "kafka.log").open("wb") as log:
-        process = subprocess.Popen(broker_argv(node, brokers=1, java=java), stdout=log, stderr=log)
+        command, environ = broker_argv(node, brokers=1, java=java), {**os.environ, **JAVA_LOCALE}
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environ)
     running = SecuredKafka(f"127.0.0.1:{port}", f"127.0.0.1:{secured_port}")
     try:
         settings = Settings(kafka_bootstrap=running.open_bootstrap)

@@ -1,7 +1,7 @@
 """A supervisor in the foreground, of Kafka, Redis and one stand-in process, for tests that end it by signals."""
 
-from deploy.local.foreground import run_until_stopped
 from deploy.local.processes import ProcessSpec
+from deploy.local.up import run_until_stopped
 
 TABLE = {"collector": ProcessSpec("collector", "tests.support.dummies.steady", needs=("kafka", "redis"))}
 

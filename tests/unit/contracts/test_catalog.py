@@ -14,14 +14,16 @@ from contracts.catalog import MAX_VERSION, PointVersion, is_newer, newer_only_fi
 SMALL = st.integers(0, 3)
 EDGES = st.sampled_from([0, 1, MAX_VERSION - 1, MAX_VERSION])
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
-VERSIONS = st.builds(PointVersion, SMALL | EDGES, SMALL)
+VERSIONS = st.builds(PointVersion, SMALL | EDGES, SMALL, st.booleans())
 
 
 def holds(condition: dict[str, Any], payload: dict[str, Any]) -> bool:
     """Return whether a payload meets a Qdrant filter or condition, by Qdrant's documented rules."""
     if "key" not in condition:
-        return all(holds(inner, payload) for inner in condition.get("must", ())) and not any(
-            holds(inner, payload) for inner in condition.get("must_not", ())
+        return (
+            all(holds(inner, payload) for inner in condition.get("must", ()))
+            and ("should" not in condition or any(holds(inner, payload) for inner in condition["should"]))
+            and not any(holds(inner, payload) for inner in condition.get("must_not", ()))
         )
     if condition["key"] not in payload:
         return False
@@ -34,7 +36,9 @@ def holds(condition: dict[str, Any], payload: dict[str, Any]) -> bool:
 
 def payload_of(version: PointVersion) -> dict[str, Any]:
     """Return a stored point's payload."""
-    return {"version": version.version, "product_release": version.product_release}
+    return {
+        "version": version.version, "product_release": version.product_release, "deleted": int(version.deleted)
+    }  # fmt: skip
 
 
 @given(VERSIONS, VERSIONS)
@@ -50,7 +54,7 @@ def test_the_newest_wins_in_every_order_of_arrival(writes: list[PointVersion]) -
         stored = None
         for write in arrival:
             stored = write if is_newer(write, stored) else stored
-        assert stored == max(writes)
+        assert stored == max(writes, key=lambda write: (write.version, write.deleted, write.product_release))
 
 
 @given(VERSIONS, VERSIONS)
@@ -65,19 +69,31 @@ def test_a_refresh_of_the_same_product_version_is_accepted() -> None:
     assert not is_newer(PointVersion(6, 9), PointVersion(7, 3))
 
 
+def test_a_deletion_wins_over_the_product_of_the_same_version() -> None:
+    """Whichever release made the product's point, and in whatever order the two arrive."""
+    gone = PointVersion(7, 1, deleted=True)
+    assert is_newer(gone, PointVersion(7, 9))
+    assert not is_newer(PointVersion(7, 9), gone)
+    assert is_newer(PointVersion(8, 0), gone)
+
+
 @pytest.mark.parametrize("payload", [{}, {"version": None}, {"other": 1}])
 def test_a_point_without_versions_is_replaced(payload: dict[str, Any]) -> None:
     """A point that somebody else wrote must not stay for ever."""
     assert holds(newer_only_filter(PointVersion(0, 0)), {k: v for k, v in payload.items() if v is not None})
 
 
-@pytest.mark.parametrize("stored", [PointVersion(v, r) for v in (1, 2, 3) for r in (0, 1, 2)] + [PointVersion(0, 0)])
+@pytest.mark.parametrize(
+    "stored", [PointVersion(v, r, d) for v in (0, 1, 2, 3) for r in (0, 1, 2) for d in (False, True)]
+)
 def test_qdrants_own_client_understands_the_filter_alike(stored: PointVersion) -> None:
     """The interpreter above is checked against qdrant-client's in-memory store."""
     client = QdrantClient(":memory:")
     client.create_collection("c", vectors_config=models.VectorParams(size=1, distance=models.Distance.COSINE))
     client.upsert("c", [models.PointStruct(id=1, vector=[1.0], payload=payload_of(stored))])
-    for candidate in (PointVersion(2, 1), PointVersion(MAX_VERSION, 0), PointVersion(0, 0)):
+    for candidate in (
+        PointVersion(2, 1), PointVersion(2, 1, deleted=True), PointVersion(MAX_VERSION, 0), PointVersion(0, 0),
+    ):  # fmt: skip
         rule = newer_only_filter(candidate)
         found = client.count("c", count_filter=models.Filter.model_validate(rule)).count == 1
         assert found is holds(rule, payload_of(stored)) is is_newer(candidate, stored)

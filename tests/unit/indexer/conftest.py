@@ -1,8 +1,8 @@
-"""What the tests of the lanes share."""
+"""What the tests of the loops share."""
 
 import pytest
 
-from indexer.core.base_vectors import BaseProduct
+from indexer.catalog.base_vectors import BaseProduct
 from tests.support.indexer_fakes import Deployment
 
 

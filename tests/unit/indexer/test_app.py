@@ -1,4 +1,4 @@
-"""The indexer put together, without its servers: how the two lanes end each other."""
+"""The indexer put together, without its servers: how the two loops end each other."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -10,12 +10,12 @@ from contracts.errors import InvariantError, TransientError
 from contracts.releases import Serving
 from contracts.telemetry import Process
 from indexer.app import Indexer
-from indexer.loop import CatalogLane, Stopped
-from indexer.ports import ReleaseView
+from indexer.catalog.loop import CatalogLoop, Stopped
 from service.health import Health
+from service.models import ModelsView
 from service.process import Shutdown, expected_failure
 from service.settings import Settings
-from tests.support.indexer_fakes import TIME_MS, Catalog, Deployment, Log, Topic, record
+from tests.support.indexer_fakes import TIME_MS, Catalog, Deployment, Topic, record
 from tests.support.indexing import product
 from tests.support.poll import eventually
 
@@ -23,61 +23,59 @@ R1 = "products-r1"
 
 
 class OneBatch:
-    """An indexer whose catalogue lane gets one batch while another indexer puts release 1 in force."""
+    """An indexer whose catalogue loop gets one batch while another indexer puts release 1 in force."""
 
     def __init__(self) -> None:
         self.shop = Deployment()
         self.shop.new_process().settle()
-        self.targets = self.shop.targets
         self.catalog = Catalog([record(product("P-1"))])
         self.shutdown = Shutdown()
-        self.catalogue = CatalogLane(
+        self.catalogue = CatalogLoop(
             self.catalog,
-            Log(),
+            self.shop.log,
             store=self.shop.store,
             encoder=self.shop.encoder,
-            vectors=self.shop.vectors,
-            targets=self.targets,
+            targets=self.shop.loop.targets,
             in_force=lambda: R1,
             pause=self.shutdown.wait,
         )
 
-    def run(self, look: Callable[[], ReleaseView]) -> None:
-        """Run both lanes to their end; the models lane sees this once the batch waits."""
-        models = self.shop.new_process(releases=SeenLate(self, look), targets=self.targets)
+    def run(self, look: Callable[[], ModelsView]) -> None:
+        """Run both loops to their end; the roll-out loop sees this once the batch waits."""
+        self.shop.loop._models = SeenLate(self, look)
         indexer = Indexer(Settings(), self.shutdown, Health(Process.INDEXER), ExitStack())
         try:
-            indexer._run_lanes(models, self.catalogue)
+            indexer.run_loops(self.shop.loop, self.catalogue, leads=lambda: True, models_not_read=lambda: None)
         finally:
             self.shutdown.close()
 
 
 class SeenLate(Topic):
-    """`models`, which the models lane sees once the batch waits for it to take the switch over.
+    """`models`, which the roll-out loop sees once the batch waits for it to take the switch over.
 
     Args:
         batch: that waits.
         look: what it sees then.
     """
 
-    def __init__(self, batch: OneBatch, look: Callable[[], ReleaseView]) -> None:
+    def __init__(self, batch: OneBatch, look: Callable[[], ModelsView]) -> None:
         super().__init__()
         self._batch = batch
         self._look = look
 
     @override
-    def view(self) -> ReleaseView:
+    def look(self) -> ModelsView:
         """Wait and look."""
-        eventually(lambda: R1 in (self._batch.catalogue.held() or ""), interval_s=0.001)
+        eventually(lambda: R1 in (self._batch.catalogue.waiting_for() or ""), interval_s=0.001)
         return self._look()
 
 
 def test_a_batch_that_waits_for_a_switch_which_cannot_be_taken_over_ends_with_the_reason() -> None:
-    """The models lane fails on the release in force: the process ends with that failure, and commits nothing."""
+    """The roll-out loop fails on the release in force: the process ends with that failure, and commits nothing."""
     batch = OneBatch()
     serving = Serving(query_release=1, product_release=1, collection=R1, published_at=TIME_MS)
     with pytest.raises(InvariantError, match="product release 1 is in force and cannot be used") as raised:
-        batch.run(lambda: ReleaseView(serving, {}, switches=2))
+        batch.run(lambda: ModelsView(serving, {}, switches=2))
     failure = expected_failure(raised.value, process=Process.INDEXER)
     assert failure is not None
     assert failure.exit_code != 0
@@ -88,7 +86,7 @@ def test_a_batch_that_waits_for_a_switch_ends_when_asked_to() -> None:
     """Without a failure it is a stop in the middle, as ever."""
     batch = OneBatch()
 
-    def look() -> ReleaseView:
+    def look() -> ModelsView:
         """See nothing, while the process is asked to stop."""
         batch.shutdown.request()
         raise TransientError("models could not be read")

@@ -1,6 +1,6 @@
 """Several indexers at once: whatever the order of their steps and whoever ends in the middle, no change is lost.
 
-Both lanes are the real ones; the topics are lists that each indexer reads as late as the schedule lets it.
+Both loops are the real ones; the topics are lists that each indexer reads as late as the schedule lets it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,16 +14,13 @@ from contracts import wire
 from contracts.catalog import CatalogChange, PointVersion, ProductVector
 from contracts.progress import CatalogCounts
 from contracts.releases import SERVING, SERVING_KEY, Serving, release_key
-from indexer.adapters.models_topic import ModelsTopic
-from indexer.core.base_vectors import BaseProduct, BaseVectors
-from indexer.core.planner import CatalogRecord, PartitionProgress, Refusal
-from indexer.core.points import ProductPoint
-from indexer.loop import CatalogLane
-from indexer.models_lane import ModelsLane
-from indexer.parts import Parts
-from indexer.targets import Targets
-from service.settings import Settings
-from tests.support.indexer_fakes import FlakyStore, Shadow, record
+from indexer.catalog.base_vectors import BaseProduct, BaseVectors
+from indexer.catalog.loop import CatalogLoop
+from indexer.catalog.planning import CatalogRecord, PartitionProgress, Refusal
+from indexer.points import ProductPoint
+from indexer.rollout.loop import RollOutLoop
+from service.models import ModelsTable
+from tests.support.indexer_fakes import OWNER, FlakyStore, null, record
 from tests.support.indexing import deleted, product, product_release, query_release
 from tests.support.tiny_encoder import TinyEncoder
 from towers.release_files import Release, pack
@@ -70,11 +67,11 @@ class InterruptedStore(FlakyStore):
         return count
 
 
-class Models(ModelsTopic):
+class Models(ModelsTable):
     """`models` as one indexer has read it."""
 
     def __init__(self, world: World) -> None:
-        super().__init__(Settings(), object(), lambda: None)
+        super().__init__()
         self._world = world
         self._read = 0
 
@@ -82,19 +79,48 @@ class Models(ModelsTopic):
         """Read some records on, all by default."""
         end = len(self._world.models) if count is None else min(len(self._world.models), self._read + count)
         for key, value in self._world.models[self._read : end]:
-            self.apply(key, value, 0)
+            self.apply(key, value)
         self._read = end
 
-    @override
-    def publish(self, serving: Serving) -> None:
+    def put_in_force(self, serving: Serving) -> None:
         """Put a pair in force and read it."""
         self._world.models.append((SERVING_KEY, wire.encode(serving)))
         self._world.interrupt()
         self.read()
 
 
+class Vectors:
+    """`product-vectors` as one indexer has read it.
+
+    Args:
+        world: the servers.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._read = 0
+        self.known = BaseVectors()
+
+    def publish(self, products: Sequence[BaseProduct]) -> None:
+        """Keep base vectors between two interruptions."""
+        self._world.interrupt()
+        self._world.vectors += [product.to_message() for product in products]
+        self._world.interrupt()
+
+    def read_to_end(self) -> None:
+        """Read to the end; others act while it begins."""
+        self._world.interrupt()
+        for message in self._world.vectors[self._read :]:
+            self.known.read(BaseProduct.from_message(message))
+        self._read = len(self._world.vectors)
+
+    def set_aside(self, refusals: Sequence[Refusal]) -> None:
+        """Refuse nothing."""
+        assert not refusals
+
+
 class Batch:
-    """One batch of the catalogue, handed out until it is committed; also the log that it ends in."""
+    """One batch of the catalogue, handed out until it is committed."""
 
     def __init__(self, world: World, records: Sequence[CatalogRecord]) -> None:
         self._world = world
@@ -120,15 +146,8 @@ class Batch:
     def start_again(self) -> None:
         """Do nothing."""
 
-    def publish(self, vectors: Sequence[ProductVector]) -> None:
-        """Keep base vectors between two interruptions."""
-        self._world.interrupt()
-        self._world.vectors += vectors
-        self._world.interrupt()
-
-    def set_aside(self, refusals: Sequence[Refusal]) -> None:
-        """Refuse nothing."""
-        assert not refusals
+    def confirm(self, partitions: Iterable[int]) -> None:
+        """Do nothing."""
 
 
 class Indexer:
@@ -143,68 +162,54 @@ class Indexer:
         self.world = world
         self.leads = leads
         self.models = Models(world)
-        self.vectors = BaseVectors()
-        self.targets = Targets()
-        self._read = 0
+        self.log = Vectors(world)
         self._steps = False
-        self._lane = ModelsLane(
-            Parts(
-                settings=Settings(),
-                store=world.store,
-                releases=self.models,
-                encoder=world.encoder,
-                vectors=self.vectors,
-                catch_up=self.catch_up,
-                targets=self.targets,
-                shadow=Shadow(),
-                leads=lambda: self.leads,
-                pause=lambda _seconds: False,
-            )
+        self._rollout = RollOutLoop(
+            world.store,
+            OWNER,
+            models=self.models,
+            put_in_force=self.models.put_in_force,
+            log=self.log,
+            encoder=world.encoder,
+            pause=lambda _seconds: False,
+            refresh_window_s=900.0,
         )
         self.models.read()
-        self.catch_up()
-        self._lane.settle()
-
-    def catch_up(self) -> None:
-        """Read `product-vectors` to its end; others act while it begins."""
-        self.world.interrupt()
-        for message in self.world.vectors[self._read :]:
-            self.vectors.apply(BaseProduct.from_message(message))
-        self._read = len(self.world.vectors)
+        self.log.read_to_end()
+        self._rollout.settle()
 
     def in_force(self) -> str:
         """Read `models` to its end; others act before and after."""
         self.world.interrupt()
         self.models.read()
-        serving = self.models.view().serving
+        serving = self.models.serving()
         self.world.interrupt()
         assert serving is not None
         return serving.collection
 
     def step(self) -> bool:
-        """Let the models lane take a step, unless it is in the middle of one; return whether there was one to take."""
+        """Let the roll-out loop take a step, unless it is in one already; return whether there was one to take."""
         if self._steps:
             return False
         self._steps = True
         try:
-            return self._lane.step()
+            return self._rollout.step(leads=self.leads)
         finally:
             self._steps = False
 
     def pause(self, _seconds: float) -> bool:
-        """Let the models lane have a turn while the catalogue lane pauses."""
+        """Let the roll-out loop take a step while the catalogue loop pauses."""
         self.step()
         return False
 
     def work_off(self, batch: Batch) -> None:
         """Work off a batch of the catalogue."""
-        CatalogLane(
+        CatalogLoop(
             batch,
-            batch,
+            self.log,
             store=self.world.store,
             encoder=self.world.encoder,
-            vectors=self.vectors,
-            targets=self.targets,
+            targets=self._rollout.targets,
             in_force=self.in_force,
             pause=self.pause,
         ).step()
@@ -224,7 +229,7 @@ class Turn(Enum):
     LEAD = auto()
     """The leader reads `models` and takes a step."""
     FOLLOW = auto()
-    """The models lane of the writer reads a record on and takes a step."""
+    """The roll-out loop of the writer reads a record on and takes a step."""
     RESTART = auto()
     """The leader ends; another process starts and leads."""
     INHERIT = auto()
@@ -245,6 +250,7 @@ class Schedule:
         self._world = world
         self._turns = iter(turns)
         self._acts = False
+        self._offset = -1
         self._writer = Indexer(world, leads=False)
         self.leader = Indexer(world, leads=True)
 
@@ -277,9 +283,14 @@ class Schedule:
             case Turn.DIE:
                 raise Killed
 
-    def work_off(self, changes: Sequence[CatalogChange]) -> None:
+    def _record(self, change: CatalogChange | str) -> CatalogRecord:
+        """Return the next record of the catalogue; a product id alone deletes it by a null."""
+        self._offset += 1
+        return null(change, self._offset) if isinstance(change, str) else record(change, self._offset)
+
+    def work_off(self, changes: Sequence[CatalogChange | str]) -> None:
         """Have a batch committed, by whoever is left to do so."""
-        batch = Batch(self._world, [record(change, offset) for offset, change in enumerate(changes)])
+        batch = Batch(self._world, [self._record(change) for change in changes])
         self._world.interrupt = self._interrupt
         while not batch.is_committed:
             try:
@@ -302,10 +313,16 @@ def _nobody() -> None:
     """Let nobody act."""
 
 
-FIRST: list[CatalogChange] = [product("P-1"), product("P-2"), product("P-3")]
-SECOND: list[CatalogChange] = [product("P-1", 2, "large fridge"), product("P-4"), deleted("P-2", 2)]
-THIRD: list[CatalogChange] = [product("P-5"), product("P-4", 2, "red oven")]
-NEWEST = {"P-1": 2, "P-2": 2, "P-3": 1, "P-4": 2, "P-5": 1}
+FIRST: list[CatalogChange | str] = [product("P-1"), product("P-2"), product("P-3")]
+SECOND: list[CatalogChange | str] = [product("P-1", 2, "large fridge"), product("P-4"), deleted("P-2", 2), "P-3"]
+THIRD: list[CatalogChange | str] = [product("P-5"), product("P-4", 2, "red oven")]
+NEWEST = {
+    "P-1": PointVersion(2, 1),
+    "P-2": PointVersion(2, 1, deleted=True),
+    "P-3": PointVersion(1, 1, deleted=True),
+    "P-4": PointVersion(2, 1),
+    "P-5": PointVersion(1, 1),
+}
 
 
 BEFORE: list[Turn] = 7 * [Turn.ON]
@@ -332,5 +349,4 @@ def test_the_collection_in_force_has_every_committed_change(turns: list[Turn]) -
     schedule.leader.rest()
     serving = world.serving()
     assert (serving.query_release, serving.product_release) == (1, 1)
-    stored = world.store.versions(serving.collection)
-    assert stored == {product_id: PointVersion(version, 1) for product_id, version in NEWEST.items()}
+    assert world.store.versions(serving.collection) == NEWEST

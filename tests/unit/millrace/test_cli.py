@@ -1,6 +1,7 @@
 """The command line as published: nothing else is there, and every failure has its exit code."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -160,6 +161,14 @@ def test_every_expected_failure_has_its_exit_code(
     assert printed.out == ""
     assert printed.err.startswith("error: ")
     assert "it broke" in printed.err.splitlines()[0]
+
+
+def test_no_proxy_of_the_shell_is_asked_for_this_machine(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a firm's proxy every command still reaches what runs here, and the firm's exemptions stay."""
+    monkeypatch.delenv("no_proxy")
+    monkeypatch.setenv("NO_PROXY", "shop.example")
+    assert run("--version") == 0
+    assert os.environ["NO_PROXY"].split(",") == ["shop.example", "127.0.0.1", "localhost", "::1"]
 
 
 def test_an_unforeseen_failure_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

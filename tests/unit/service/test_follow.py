@@ -7,18 +7,11 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaConnectionError
 
-from contracts.errors import MalformedMessage
+from contracts.errors import DependencyDown, InvariantError, MalformedMessage
 from contracts.topics import MODELS, PRODUCT_VECTORS
 from service import follow
 from service.follow import TopicFollower
-from service.kafka import (
-    OutgoingRecord,
-    admin,
-    beginning_and_end_offsets,
-    ensure_topics,
-    produce_all,
-    producer_config,
-)
+from service.kafka import OutgoingRecord, admin, ensure_topics, produce_all, producer_config
 from service.settings import Settings
 from tests.support.poll import eventually
 
@@ -39,13 +32,6 @@ def write(two_partitions: Settings) -> Iterator[Write]:
     producer.close()
 
 
-def ends_of(two_partitions: Settings) -> dict[int, int]:
-    """Return where the partitions of `product-vectors` end."""
-    with admin(two_partitions) as client:
-        held = beginning_and_end_offsets(client, two_partitions, [PRODUCT_VECTORS])
-    return {number: offsets.end for (_, number), offsets in held.items()}
-
-
 class Seen:
     """What a follower handed over."""
 
@@ -53,6 +39,12 @@ class Seen:
         self.values: dict[bytes, bytes | None] = {}
         self.count = 0
         self.timestamps: list[int] = []
+        self.times_forgotten = 0
+
+    def forget(self) -> None:
+        """Forget the records of a topic that is gone."""
+        self.values.clear()
+        self.times_forgotten += 1
 
     def take(self, key: bytes, value: bytes | None, timestamp_ms: int) -> None:
         """Keep a record."""
@@ -81,12 +73,23 @@ def test_it_reads_from_the_beginning_and_then_live(two_partitions: Settings, wri
 
 
 @pytest.mark.kafka
-def test_whoever_waits_for_offsets_learns_that_everything_below_was_handed_over(
-    two_partitions: Settings, write: Write
-) -> None:
-    """Not before the callback has returned, and not at all within a time that is too short."""
+def test_what_was_acknowledged_before_has_been_read(two_partitions: Settings, write: Write) -> None:
+    """Whoever asks for the end of the topic gets it, again and again, one record after the other."""
+    seen = Seen()
+    follower = TopicFollower(two_partitions, PRODUCT_VECTORS, seen.take)
+    follower.start()
+    follower.read_to_end(60)
+    for number in range(20):
+        write(PRODUCT_VECTORS, (b"P-%d" % number, b"x"))
+        follower.read_to_end(60)
+        assert seen.count == number + 1
+    follower.stop()
+
+
+@pytest.mark.kafka
+def test_a_follower_that_does_not_get_to_the_end_in_time_is_said(two_partitions: Settings, write: Write) -> None:
+    """Nothing is taken for read before the callback has returned; whoever asks tries again."""
     write(PRODUCT_VECTORS, *((b"P-%d" % number, b"x") for number in range(20)))
-    ends = ends_of(two_partitions)
     seen, go_on = Seen(), threading.Event()
 
     def take(key: bytes, value: bytes | None, timestamp_ms: int) -> None:
@@ -95,12 +98,38 @@ def test_whoever_waits_for_offsets_learns_that_everything_below_was_handed_over(
         seen.take(key, value, timestamp_ms)
 
     follower = TopicFollower(two_partitions, PRODUCT_VECTORS, take)
-    assert not follower.wait_for_offsets(ends, 0.0)
     follower.start()
-    assert not follower.wait_for_offsets(ends, 0.1)
+    with pytest.raises(DependencyDown, match=r"could not be read to its end within 0\.05 s"):
+        follower.read_to_end(0.05)
     go_on.set()
-    assert follower.wait_for_offsets(ends, 30.0)
+    follower.read_to_end(30)
     assert seen.count == 20
+    follower.stop()
+
+
+@pytest.mark.kafka
+def test_what_ended_a_follower_ends_the_wait_for_it(two_partitions: Settings, write: Write) -> None:
+    """It will never get to the end: whoever waits must not try again for ever."""
+
+    def refuse(_key: bytes, _value: bytes | None, _timestamp_ms: int) -> None:
+        """Take no record."""
+        raise InvariantError("cannot be applied", fix="none")
+
+    write(PRODUCT_VECTORS, (b"P-1", b"x"))
+    follower = TopicFollower(two_partitions, PRODUCT_VECTORS, refuse)
+    follower.start()
+    eventually(lambda: follower.failure is not None, timeout_s=60, what="the follower ended")
+    with pytest.raises(InvariantError, match="cannot be applied"):
+        follower.read_to_end(0.05)
+    follower.stop()
+
+
+@pytest.mark.kafka
+def test_the_end_of_a_topic_that_is_not_there_is_unknown(kafka_settings: SettingsFactory) -> None:
+    """It is not 0: nobody takes a missing topic for one that was read."""
+    follower = TopicFollower(kafka_settings(), PRODUCT_VECTORS, Seen().take)
+    with pytest.raises(DependencyDown, match="does not exist yet"):
+        follower.read_to_end(0.05)
     follower.stop()
 
 
@@ -110,7 +139,6 @@ def test_a_partition_whose_position_is_not_known_yet_counts_as_not_read(
 ) -> None:
     """A broker that does not say in time where a partition begins delays that partition, and breaks nothing."""
     write(PRODUCT_VECTORS, *((b"P-%d" % number, b"x") for number in range(20)))
-    ends = ends_of(two_partitions)
     known, ask = threading.Event(), KafkaConsumer.position
 
     def position(consumer: KafkaConsumer, partition: TopicPartition, timeout_ms: int | None = None) -> int | None:
@@ -121,49 +149,120 @@ def test_a_partition_whose_position_is_not_known_yet_counts_as_not_read(
     seen = Seen()
     follower = TopicFollower(two_partitions, PRODUCT_VECTORS, seen.take)
     follower.start()
-    assert follower.wait_for_offsets({0: ends[0]}, 30.0)
-    assert not follower.wait_for_offsets(ends, 0.0)
+    eventually(lambda: seen.count == 20, timeout_s=30)
+    with pytest.raises(DependencyDown):
+        follower.read_to_end(0.1)
     assert not follower.caught_up.is_set()
     known.set()
-    assert follower.wait_for_offsets(ends, 30.0)
+    follower.read_to_end(30)
     assert follower.caught_up.wait(30)
     assert follower.failure is None
     follower.stop()
 
 
 @pytest.mark.kafka
-def test_what_was_handed_over_stays_so_while_it_begins_again(
+def test_after_an_outage_it_goes_on_where_it_was(
     two_partitions: Settings, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After an outage nobody waits for records that were taken before it."""
+    """What was in force long ago is not handed over again, and what came meanwhile is."""
     write(PRODUCT_VECTORS, *((b"P-%d" % number, b"x") for number in range(20)))
-    ends = ends_of(two_partitions)
-    fails, many_again, go_on = threading.Event(), threading.Event(), threading.Event()
-    poll, seen = KafkaConsumer.poll, Seen()
+    fails, poll, seen = threading.Event(), KafkaConsumer.poll, Seen()
+    failed = threading.Event()
 
     def failing_poll(consumer: KafkaConsumer, timeout_ms: int) -> object:
-        """Read one record, or fail once when told."""
+        """Poll, or fail as long as told."""
         if fails.is_set():
-            fails.clear()
+            failed.set()
             raise KafkaConnectionError
-        return poll(consumer, timeout_ms=timeout_ms, max_records=1)
-
-    def take(key: bytes, value: bytes | None, timestamp_ms: int) -> None:
-        """Take a record; wait in the middle of the second time."""
-        seen.take(key, value, timestamp_ms)
-        if seen.count == 30:
-            many_again.set()
-            go_on.wait(30)
+        return poll(consumer, timeout_ms=timeout_ms)
 
     monkeypatch.setattr(KafkaConsumer, "poll", failing_poll)
     monkeypatch.setattr(follow, "RETRY_S", 0.01)
-    follower = TopicFollower(two_partitions, PRODUCT_VECTORS, take)
+    follower = TopicFollower(two_partitions, PRODUCT_VECTORS, seen.take)
     follower.start()
-    assert follower.wait_for_offsets(ends, 30.0)
+    follower.read_to_end(30)
     fails.set()
-    assert many_again.wait(30)
-    assert follower.wait_for_offsets(ends, 0.0)
-    go_on.set()
+    assert failed.wait(30)
+    write(PRODUCT_VECTORS, (b"P-1", b"new"))
+    fails.clear()
+    follower.read_to_end(30)
+    assert seen.count == 21
+    assert seen.values[b"P-1"] == b"new"
+    follower.stop()
+
+
+@pytest.mark.kafka
+def test_a_broker_that_is_gone_is_said_although_a_consumer_only_falls_silent(
+    two_partitions: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Readiness names the outage after a while, and forgets it when the broker answers again."""
+    gone, describe = threading.Event(), follow._described
+
+    def described(client: object, name: str) -> object:
+        """Describe the topic, unless the broker is gone."""
+        if gone.is_set():
+            raise KafkaConnectionError("no broker")
+        return describe(client, name)
+
+    monkeypatch.setattr(follow, "_described", described)
+    monkeypatch.setattr(follow, "PROBE_S", 0.01)
+    monkeypatch.setattr(follow, "PATIENCE_S", 0.0)
+    follower = TopicFollower(two_partitions, MODELS, Seen().take)
+    follower.start()
+    assert follower.caught_up.wait(30)
+    assert follower.not_caught_up() is None
+    gone.set()
+    reason = eventually(follower.not_caught_up, timeout_s=30)
+    assert "Kafka" in str(reason)
+    gone.clear()
+    eventually(lambda: follower.not_caught_up() is None, timeout_s=30)
+    follower.stop()
+
+
+def make_anew(settings: Settings) -> None:
+    """Delete `product-vectors` and make it again."""
+    name = settings.topic(PRODUCT_VECTORS)
+    with admin(settings) as client:
+        client.delete_topics([name])
+        eventually(lambda: name not in client.list_topics(), timeout_s=30)
+    ensure_topics(settings)
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("records", [0, 3, 30], ids=["empty", "shorter", "longer"])
+def test_a_topic_that_was_made_anew_does_not_count_as_read(
+    two_partitions: Settings, write: Write, records: int
+) -> None:
+    """However long the new one is, it is read from its beginning, and the view is told to forget the old one."""
+    write(PRODUCT_VECTORS, *((b"old-%d" % number, b"x") for number in range(20)))
+    seen = Seen()
+    follower = TopicFollower(two_partitions, PRODUCT_VECTORS, seen.take, on_new_topic=seen.forget)
+    follower.start()
+    follower.read_to_end(30)
+    make_anew(two_partitions)
+    write(PRODUCT_VECTORS, *((b"new-%d" % number, b"x") for number in range(records)))
+    follower.read_to_end(60)
+    assert sorted(seen.values) == sorted(b"new-%d" % number for number in range(records))
+    assert seen.times_forgotten == 1
+    eventually(lambda: follower.not_caught_up() is None, timeout_s=30)
+    follower.stop()
+
+
+@pytest.mark.kafka
+def test_records_that_are_gone_from_the_end_are_no_reason_to_pass_over_what_follows(
+    two_partitions: Settings, write: Write
+) -> None:
+    """A broker that lost its last records gives their offsets out again: the topic is read again from its beginning."""
+    write(PRODUCT_VECTORS, (b"P-1", b"x"))
+    seen = Seen()
+    follower = TopicFollower(two_partitions, PRODUCT_VECTORS, seen.take)
+    follower.start()
+    follower.read_to_end(30)
+    with follower._moved:
+        follower._next_offsets = dict.fromkeys(follower._next_offsets, 100)
+    write(PRODUCT_VECTORS, (b"P-2", b"x"))
+    eventually(lambda: b"P-2" in seen.values, timeout_s=60)
+    follower.read_to_end(30)
     follower.stop()
 
 

@@ -2,16 +2,15 @@
 
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from deploy.local import bootstrap, java, system_packages
+from deploy.local import REPOSITORY, bootstrap, kafka_jars, system_packages
 from deploy.local.bootstrap import Installer, Layout, SetupError
 from deploy.local.system_packages import JAVA, MAVEN, REDIS
-
-REPOSITORY = Path(__file__).resolve().parents[4]
 
 
 @pytest.fixture
@@ -54,7 +53,7 @@ def test_packages_are_installed_again_when_a_lock_changes(layout: Layout) -> Non
 
 
 def test_a_failed_command_is_one_line_with_what_it_said(layout: Layout) -> None:
-    """The message names the command and its last words, and it was tried twice."""
+    """The message names the command and what it said last, and it was tried twice."""
     script = "import sys; print('registry is away'); sys.exit(1)"
     with pytest.raises(SetupError, match="registry is away") as raised:
         Installer(layout).run([sys.executable, "-c", script])
@@ -111,18 +110,6 @@ def test_only_what_is_missing_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> N
     assert system_packages.missing(venv=None, jars=True) == [MAVEN, REDIS]
 
 
-@pytest.mark.parametrize(("main", "found"), [(11, False), (17, True), (21, True)])
-def test_an_old_java_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, main: int, found: bool) -> None:
-    """Kafka needs Java 17, so an older one is as good as none."""
-    program = tmp_path / "bin" / "java"
-    program.parent.mkdir()
-    program.write_text(f"#!/bin/sh\necho 'openjdk version \"{main}.0.1\"' >&2\n", encoding="ascii")
-    program.chmod(0o755)
-    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    monkeypatch.setenv("PATH", "/nowhere:/bin")
-    assert (java.find_java() == str(program)) is found
-
-
 def test_a_python_that_does_not_suit_is_refused_in_one_line() -> None:
     """Naming a Python that is not there ends set-up with what to install, before anything is touched."""
     script = REPOSITORY / "deploy" / "local" / "setup.sh"
@@ -136,6 +123,35 @@ def test_a_python_that_does_not_suit_is_refused_in_one_line() -> None:
     assert done.returncode == 4
     assert "/nowhere/python3 is not Python 3.11, 3.12 or 3.13" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_every_lock_agrees_with_the_lock_of_all(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `--upgrade` moves, it moves in one place: the images' locks keep to what the developer's machine has."""
+    commands: dict[str, list[str]] = {}
+
+    def run(command: Sequence[str | Path], *, check: bool, cwd: Path) -> None:
+        """Note a command by the lock that it writes, instead of running it."""
+        assert (check, cwd) == (True, layout.root)
+        words = [str(word) for word in command]
+        commands[words[-1]] = words
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(kafka_jars, "copy_by_maven", lambda folder: None)
+    monkeypatch.setattr(kafka_jars, "write_checksums", lambda folder: None)
+    bootstrap.lock_everything(layout, ["--upgrade"])
+    assert list(commands) == ["locks/uv.txt", "locks/all.txt", "locks/full.txt", "locks/light.txt"]
+    assert all("--generate-hashes" in command for command in commands.values())
+    assert [name for name, command in commands.items() if "--upgrade" in command] == ["locks/uv.txt", "locks/all.txt"]
+    for name in ("locks/full.txt", "locks/light.txt"):
+        assert "--constraint locks/all.txt" in " ".join(commands[name])
+
+
+def test_every_lock_is_of_extras_that_exist() -> None:
+    """A renamed extra is noticed here, not when the next lock is made."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for name, extras in bootstrap.LOCKED_EXTRAS.items():
+        assert Layout(REPOSITORY).lock(name).exists()
+        assert set(extras) <= project["optional-dependencies"].keys()
 
 
 def test_no_lock_names_a_registry() -> None:

@@ -1,21 +1,22 @@
-"""What one machine will run, decided before anything starts."""
+"""What one machine will run, decided before anything starts; the ports first."""
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from contracts.errors import UsageError
+from contracts.errors import DependencyDown, UsageError
 from deploy.local import plan, state
-from deploy.local.kafka import properties
-from deploy.local.plan import make_plan
+from deploy.local.plan import OTHER_PORTS, Plan, ReservedPorts, choose_port, is_free, make_plan, process_commands
 from deploy.local.processes import TABLE, resolve
+from deploy.local.servers import kafka_properties
 from service.settings import Settings, load_settings
 
 SettingsFactory = Callable[..., Settings]
 
 
-def whole(settings: Settings, brokers: int = 1) -> plan.Plan:
+def whole(settings: Settings, brokers: int = 1) -> Plan:
     """Return the plan of everything."""
     return make_plan(settings, resolve(None), TABLE, brokers=brokers)
 
@@ -74,7 +75,7 @@ def test_three_brokers_keep_three_copies(settings: SettingsFactory) -> None:
     assert len(made.nodes) == 3
     assert made.settings.replication_factor == -1
     for node in made.nodes:
-        ours = properties(node, made.nodes)
+        ours = kafka_properties(node, made.nodes)
         assert (ours["default.replication.factor"], ours["min.insync.replicas"]) == ("3", "2")
     assert len({port for node in made.nodes for port in (node.port, node.controller_port)}) == 6
 
@@ -98,7 +99,7 @@ def test_children_get_their_settings_and_nothing_of_ours_from_outside(
     monkeypatch.setenv("MILLRACE_FROM_THE_SHELL", "1")
     monkeypatch.setenv("SOMETHING_ELSE", "1")
     made = make_plan(settings(kafka_bootstrap="k:1", redis_url="redis://r:1"), resolve(["streams", "streams-2"]), TABLE)
-    first, second = plan.launches(made)
+    first, second = process_commands(made)
     assert first.environ["MILLRACE_PORT"] == str(made.ports["streams"])
     assert second.environ["MILLRACE_PORT"] == str(made.ports["streams-2"])
     assert first.environ["MILLRACE_WORKER_ID"] != second.environ["MILLRACE_WORKER_ID"]
@@ -107,3 +108,47 @@ def test_children_get_their_settings_and_nothing_of_ours_from_outside(
     assert first.environ["SOMETHING_ELSE"] == "1"
     accepted = load_settings(environ=dict(first.environ), directory=made.data_dir)
     assert accepted.port == made.ports["streams"]
+
+
+def test_a_free_default_is_taken() -> None:
+    """People find a process where they expect it."""
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        free = held.getsockname()[1]
+    assert choose_port(free) == free
+
+
+def test_a_busy_default_gives_another_free_port() -> None:
+    """A port that another process holds is passed over, for one outside the range of outgoing connections."""
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        chosen = choose_port(held.getsockname()[1])
+    assert chosen in OTHER_PORTS
+    assert is_free(chosen)
+
+
+def test_a_port_promised_to_another_process_is_not_given_twice() -> None:
+    """A port that was chosen but is not listened on yet counts as taken."""
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        free = held.getsockname()[1]
+    assert choose_port(free, [free]) != free
+
+
+def test_two_supervisors_that_start_at_once_choose_different_ports() -> None:
+    """A port that nobody listens on yet is kept for the one who chose it first, until he gives it back."""
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        free = held.getsockname()[1]
+    first, second, third = ReservedPorts(), ReservedPorts(), ReservedPorts()
+    try:
+        assert first.choose(free) == free
+        assert second.choose(free) != free
+        first.release()
+        assert third.choose(free) == free
+    finally:
+        for ports in (first, second, third):
+            ports.release()
+
+
+def test_no_free_port_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If nothing is free, the error says so instead of trying for ever."""
+    monkeypatch.setattr(plan, "is_free", lambda port, host: False)
+    with pytest.raises(DependencyDown, match="no free port"):
+        choose_port(9092)

@@ -1,13 +1,39 @@
-"""The table of processes: names, ports, commands, and the order that their needs give."""
+"""The table of processes: names, ports, commands, the order of their needs, and how each is asked if it is ready."""
 
+import http.server
 import importlib.util
 import itertools
+import os
+import socket
+import threading
+import urllib.request
+from collections.abc import Iterator
 
+import httpx
 import pytest
+from typing_extensions import override
 
 from contracts.errors import UsageError
 from contracts.telemetry import DEFAULT_PORTS, Process
-from deploy.local.processes import PROCESSES, TABLE, ProcessSpec, level, probe_host, resolve
+from deploy.local.processes import (
+    PROCESSES,
+    TABLE,
+    ProcessSpec,
+    child_environ,
+    http_problem,
+    level,
+    probe_host,
+    resolve,
+)
+
+ANSWERS = {
+    "/ready": (200, b'{"ready": true, "reasons": []}'),
+    "/waiting": (503, b'{"ready": false, "reasons": ["kafka: no answer", "encoder: loading"]}'),
+    "/odd": (500, b"<html>"),
+    "/null": (503, b'{"ready": false, "reasons": null}'),
+    "/cut-ready": (200, b'{"ready": true, "reasons": []}'),
+    "/cut-waiting": (503, b"{}"),
+}
 
 
 def test_every_process_of_telemetry_stands_in_the_table() -> None:
@@ -76,3 +102,75 @@ def test_default_ports_differ() -> None:
 def test_a_process_on_all_addresses_is_asked_on_loopback(host: str, reached: str) -> None:
     """An address to listen on is turned into one that can be spoken to."""
     assert probe_host(host) == reached
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    """Give the address of a process that answers as the table says."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        """Answers from the table."""
+
+        def do_GET(self) -> None:
+            """Answer one question."""
+            status, body = ANSWERS[self.path]
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body) + (10 if "cut" in self.path else 0)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        @override
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("/ready", None),
+        ("/waiting", "kafka: no answer; encoder: loading"),
+        ("/odd", "answers 500"),
+        ("/null", "answers 503"),
+        ("/cut-ready", "does not answer (IncompleteRead(30 bytes read, 10 more expected))"),
+        ("/cut-waiting", "does not answer (IncompleteRead(2 bytes read, 10 more expected))"),
+    ],
+)
+def test_an_answer_is_read_for_its_reasons(url: str, path: str, problem: str | None) -> None:
+    """A process that is ready has nothing against it; one that is not says why."""
+    assert http_problem(url + path) == problem
+
+
+def test_a_process_that_is_not_there_does_not_answer() -> None:
+    """A closed port is named as such, without a traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+    assert http_problem(f"http://127.0.0.1:{port}/ready") == "does not answer (Connection refused)"
+
+
+@pytest.mark.parametrize("given", [{}, {"no_proxy": "a.example"}, {"NO_PROXY": "*"}, {"no_proxy": "localhost, ::1"}])
+def test_what_is_started_here_asks_no_proxy_for_this_machine(
+    url: str, monkeypatch: pytest.MonkeyPatch, given: dict[str, str]
+) -> None:
+    """With the variables of `child_environ` every client reaches loopback, and what the shell exempts stays exempt."""
+    for name, value in child_environ({"http_proxy": "http://127.0.0.1:1", **given}).items():
+        monkeypatch.setenv(name, value)
+    assert httpx.get(f"{url}/ready").status_code == 200
+    with urllib.request.urlopen(f"{url}/ready") as answer:  # noqa: S310 - the address is the test's own
+        assert answer.status == 200
+    exempt = {host.strip() for value in given.values() for host in value.split(",")}
+    assert exempt <= set(os.environ["NO_PROXY"].split(","))
+
+
+def test_a_proxy_of_the_shell_is_not_asked(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readiness is a matter of this machine, whatever proxy the environment names."""
+    monkeypatch.delenv("NO_PROXY")
+    monkeypatch.delenv("no_proxy")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    assert http_problem(f"{url}/ready") is None

@@ -17,7 +17,12 @@ from deploy.local.state import DataFolderLock, ProcessState
 
 def test_the_env_file_is_private_and_comes_back_as_it_was(tmp_path: Path) -> None:
     """Keys are readable by their owner alone, and odd characters survive."""
-    environ = {"MILLRACE_WRITE_KEY": "k$ey 'with\" all", "MILLRACE_PARTITIONS": "4", "MILLRACE_TOPIC_PREFIX": ""}
+    environ = {
+        "MILLRACE_WRITE_KEY": "k$ey 'with\" all",
+        "MILLRACE_PERSON_KEY": "two\nlines",
+        "MILLRACE_PARTITIONS": "4",
+        "MILLRACE_TOPIC_PREFIX": "",
+    }
     state.write_env(tmp_path, environ)
     assert stat.S_IMODE((tmp_path / state.ENV_FILE).stat().st_mode) == 0o600
     assert state.read_env(tmp_path) == {name: value for name, value in environ.items() if value}
@@ -82,10 +87,10 @@ def test_looking_never_stands_in_the_way_of_a_start(tmp_path: Path, monkeypatch:
     lock.release()
 
 
-def test_a_supervisor_is_seen_though_the_gate_is_gone(tmp_path: Path) -> None:
-    """The lock alone says whether one runs; what those who look share is made where it is missing."""
+def test_a_supervisor_is_seen_though_the_mutex_is_gone(tmp_path: Path) -> None:
+    """The lock alone says whether one runs; what those who look share is made if it is missing."""
     lock = DataFolderLock.acquire(tmp_path)
-    (tmp_path / state.GATE_FILE).unlink()
+    (tmp_path / state.MUTEX_FILE).unlink()
     assert state.is_running(tmp_path)
     lock.release()
     assert not state.is_running(tmp_path)

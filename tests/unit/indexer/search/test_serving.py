@@ -40,7 +40,7 @@ class Following:
     def add(self, release: Release) -> None:
         """Let a release come in."""
         manifest = release.manifest
-        self.pairs.apply(release_key(manifest.kind, manifest.release), pack(release), NOW_MS)
+        self.pairs.models.apply(release_key(manifest.kind, manifest.release), pack(release))
 
     def serve(self, query: int, product: int = 0, *, published_at: int | None = None) -> bool:
         """Let a pair come in, and follow it as the thread does."""
@@ -51,7 +51,7 @@ class Following:
             collection=f"products-r{product}",
             published_at=published_at or self._published,
         )
-        self.pairs.apply(SERVING_KEY, wire.encode(record), NOW_MS)
+        self.pairs.models.apply(SERVING_KEY, wire.encode(record))
         return self.pairs.follow_wanted()
 
     def releases(self) -> tuple[int, int] | None:
@@ -145,7 +145,7 @@ def test_a_release_that_cannot_be_proven_is_refused_once(following: Following, m
 def test_a_release_that_is_gone_is_refused(following: Following) -> None:
     """`serving` alone is not enough."""
     following.add(query_release(3, following.encoder))
-    following.pairs.apply(b"query-3", None, NOW_MS)
+    following.pairs.models.apply(b"query-3", None)
     following.serve(3)
     assert following.releases() == (0, 0)
 
@@ -179,7 +179,7 @@ def test_records_of_long_ago_move_nothing(following: Following) -> None:
 
 def test_an_unreadable_record_moves_nothing(following: Following) -> None:
     """It is said, and search goes on."""
-    following.pairs.apply(SERVING_KEY, b"{", NOW_MS)
+    following.pairs.models.apply(SERVING_KEY, b"{")
     assert following.pairs.follow_wanted()
     assert following.releases() == (0, 0)
 

@@ -12,16 +12,16 @@ from rich.console import Console
 from contracts.errors import CheckFailed, DependencyDown, InvariantError
 from millrace.commands import looking
 from millrace.watch.facts import KafkaFacts, Tail
-from millrace.watch.releases import ReleaseBook
-from tests.support.deployment import busy_facts, process_views, release_book
+from service.models import ModelsTable
+from tests.support.deployment import busy_facts, models_table, process_views
 
 
 class Seen:
     """An observer that saw a deployment once."""
 
-    def __init__(self, facts: KafkaFacts, releases: ReleaseBook) -> None:
+    def __init__(self, facts: KafkaFacts, models: ModelsTable) -> None:
         self._facts = facts
-        self.releases = releases
+        self.models = models
 
     def look(self) -> KafkaFacts:
         """Return what was seen."""
@@ -33,9 +33,9 @@ def deployment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[...,
     """Give a function that sets what the commands see."""
     monkeypatch.chdir(tmp_path)
 
-    def show(facts: KafkaFacts | None = None, releases: ReleaseBook | None = None) -> None:
+    def show(facts: KafkaFacts | None = None, models: ModelsTable | None = None) -> None:
         """Let every question be asked of these facts."""
-        seen = Seen(facts or busy_facts(), releases or release_book())
+        seen = Seen(facts or busy_facts(), models or models_table())
         monkeypatch.setattr(looking, "observe", lambda question: question(seen))
 
     show()
@@ -145,7 +145,7 @@ def test_releases_are_listed_with_the_pair_in_force(capsys: pytest.CaptureFixtur
 
 def test_nothing_in_force_is_said(deployment: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
     """An empty topic is no error."""
-    deployment(releases=ReleaseBook())
+    deployment(models=ModelsTable())
     looking.releases_ls()
     assert "nothing is in force yet" in capsys.readouterr().out
 

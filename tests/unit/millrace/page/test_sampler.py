@@ -17,7 +17,7 @@ from millrace.watch.facts import KafkaFacts
 from millrace.watch.observer import Observer, snapshot
 from service.health import Health
 from service.settings import Settings
-from tests.support.deployment import busy_facts, busy_snapshot, release_book
+from tests.support.deployment import busy_facts, busy_snapshot, models_table
 from tests.support.poll import eventually
 
 SETTINGS = Settings(kafka_bootstrap="broker:9092")
@@ -32,7 +32,7 @@ class Deployment:
 
     def __init__(self, settings: Settings) -> None:
         assert settings.dependency_wait_s < SETTINGS.dependency_wait_s
-        self.releases = release_book()
+        self.models = models_table()
 
     def __enter__(self) -> "Deployment":
         return self

@@ -6,8 +6,9 @@ import orjson
 import pytest
 
 from millrace.watch.observer import snapshot, state_of, status_freshness
+from millrace.watch.releases import releases_report
 from millrace.watch.scrape import ProcessView
-from tests.support.deployment import NOW_MS, busy_facts, busy_snapshot, process_views, release_book
+from tests.support.deployment import NOW_MS, busy_facts, busy_snapshot, models_table, process_views
 
 
 def test_the_parts_are_those_that_the_page_reads() -> None:
@@ -15,7 +16,7 @@ def test_the_parts_are_those_that_the_page_reads() -> None:
     view = busy_snapshot()
     assert set(view) == {"at", "lag", "ledger", "freshness_s", "promise_s", "releases", "processes", "unknown"}
     assert view["at"] == NOW_MS
-    assert view["releases"] == release_book().report()
+    assert view["releases"] == releases_report(models_table().look())
     assert (view["ledger"]["events"]["balance"], view["ledger"]["searches"]["balance"]) == (0, 0)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from contracts.errors import UsageError
-from deploy.local.foreground import SIGNALS
 from deploy.local.state import DataFolderLock
+from deploy.local.up import SIGNALS
 from service.settings import Settings, load_settings
 from simulator.demo import run
 from simulator.demo.phases import DemoOptions

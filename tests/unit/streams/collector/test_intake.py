@@ -12,9 +12,9 @@ from service.people import person_id
 from streams.collector.intake import (
     MAX_RECORD_BYTES,
     Accepted,
+    Arrival,
     Decision,
     Duplicate,
-    Facts,
     OutgoingRecord,
     Rejected,
     answer,
@@ -23,10 +23,10 @@ from streams.collector.intake import (
     decide_product,
     set_aside_duplicates,
 )
-from tests.support.collector import NOW_MS, SEARCH_TIME_MS, click, impression, product, purchase
+from tests.support.collector import NOW_MS, click, impression, product, purchase
 
 KEY = b"person"
-FACTS = Facts(received_at=NOW_MS, person_key=KEY)
+ARRIVAL = Arrival(received_at=NOW_MS, person_key=KEY)
 
 
 def nested(levels: int) -> Any:
@@ -37,9 +37,9 @@ def nested(levels: int) -> Any:
     return value
 
 
-def accepted(event: Any, facts: Facts = FACTS) -> list[dict[str, Any]]:
+def accepted(event: Any, arrival: Arrival = ARRIVAL) -> list[dict[str, Any]]:
     """Return the records that an event becomes, as JSON."""
-    decision = decide_event(event, facts)
+    decision = decide_event(event, arrival)
     assert isinstance(decision, Accepted), decision
     return [orjson.loads(record.value) for record in decision.records]
 
@@ -110,7 +110,7 @@ BAD = [
 @pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.name)
 def test_a_bad_event_is_refused_with_its_reason_and_field(bad: Bad) -> None:
     """Each bad event is refused alone, and the answer says what to correct."""
-    decision = decide_event(bad.event, FACTS)
+    decision = decide_event(bad.event, ARRIVAL)
     assert isinstance(decision, Rejected), decision
     assert (decision.reason, decision.field) == (bad.reason, bad.field)
     assert decision.message
@@ -148,14 +148,14 @@ def test_the_record_is_the_event_with_receipt_and_protected_person() -> None:
 )
 def test_the_key_is_the_search_else_the_session_else_the_client(event: dict[str, Any], key: str) -> None:
     """A record goes to the partition of its search; keys are plain UTF-8 bytes."""
-    decision = decide_event(event, FACTS)
+    decision = decide_event(event, ARRIVAL)
     assert isinstance(decision, Accepted)
     assert [(record.topic, record.key) for record in decision.records] == [("search-events", key.encode())]
 
 
 def test_an_order_becomes_one_numbered_record_per_line() -> None:
     """Each line goes to the search that it came from, else to the session."""
-    decision = decide_event(purchase("s1", "s2", None), FACTS)
+    decision = decide_event(purchase("s1", "s2", None), ARRIVAL)
     assert isinstance(decision, Accepted)
     assert [record.key for record in decision.records] == [b"s1", b"s2", b"k3"]
     records = [orjson.loads(record.value) for record in decision.records]
@@ -169,23 +169,6 @@ def test_an_order_of_one_line_keeps_its_id() -> None:
     assert [record["event_id"] for record in accepted(purchase("s1"))] == ["b1"]
 
 
-@pytest.mark.parametrize(
-    ("skew_ms", "moved_ms"), [(3_600_000, 3_600_000), (-3_600_000, -3_600_000), (1_001, 1_001), (1_000, 0), (0, 0)]
-)
-def test_a_wrong_clock_is_corrected_by_what_sent_at_shows(skew_ms: int, moved_ms: int) -> None:
-    """The event moves by the difference between our clock and the sender's, where it is over a second."""
-    sender_now = NOW_MS - skew_ms
-    (record,) = accepted(click(event_time=sender_now - 5_000, sent_at=sender_now))
-    assert record["event_time"] == sender_now - 5_000 + moved_ms
-    assert record["search_time"] == SEARCH_TIME_MS
-
-
-def test_an_impression_is_never_moved() -> None:
-    """Its time is the identity of its search, which every later event repeats."""
-    (record,) = accepted(impression(event_time=SEARCH_TIME_MS - 3_600_000, sent_at=NOW_MS - 3_600_000))
-    assert record["event_time"] == SEARCH_TIME_MS - 3_600_000
-
-
 def test_five_minutes_ahead_is_still_accepted() -> None:
     """The limit itself is inside."""
     (record,) = accepted(click(event_time=NOW_MS + FUTURE_TOLERANCE_MS))
@@ -193,16 +176,16 @@ def test_five_minutes_ahead_is_still_accepted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("event", "facts"),
+    ("event", "arrival"),
     [
-        (click(consent="denied", user_id="u1"), FACTS),
-        (click(user_id="u1"), Facts(received_at=NOW_MS, person_key=KEY, untracked=True)),
+        (click(consent="denied", user_id="u1"), ARRIVAL),
+        (click(user_id="u1"), Arrival(received_at=NOW_MS, person_key=KEY, untracked=True)),
     ],
     ids=["consent denied", "Sec-GPC"],
 )
-def test_without_consent_nobody_is_named(event: dict[str, Any], facts: Facts) -> None:
+def test_without_consent_nobody_is_named(event: dict[str, Any], arrival: Arrival) -> None:
     """Where the person did not agree, neither id leaves the collector, not even as HMAC."""
-    (record,) = accepted(event, facts)
+    (record,) = accepted(event, arrival)
     assert "client_id" not in record
     assert "user_id" not in record
     assert record["session_id"] == "k3"
@@ -217,7 +200,7 @@ def test_a_refusal_without_a_session_names_what_forbids_the_client_id(
 ) -> None:
     """A browser's wish not to be followed is never blamed on the consent that the event states."""
     event = click(consent=consent, session_id=None)
-    decision = decide_event(event, Facts(received_at=NOW_MS, person_key=KEY, untracked=untracked))
+    decision = decide_event(event, Arrival(received_at=NOW_MS, person_key=KEY, untracked=untracked))
     assert isinstance(decision, Rejected), decision
     assert (decision.reason, decision.field) == ("missing", "session_id")
     assert cause in decision.message
@@ -226,20 +209,20 @@ def test_a_refusal_without_a_session_names_what_forbids_the_client_id(
 
 def test_a_bot_is_refused_by_name() -> None:
     """A crawler's click is refused with a reason of its own."""
-    decision = decide_event(click(), Facts(received_at=NOW_MS, person_key=KEY, bot=True))
+    decision = decide_event(click(), Arrival(received_at=NOW_MS, person_key=KEY, bot=True))
     assert decision == Rejected("e1", "bot", "the user agent is on the bot list", None)
 
 
 def test_a_product_is_keyed_by_its_id() -> None:
     """A product goes to `catalog` as it came, with the version of its form."""
-    decision = decide_product(product(colour="red"), FACTS)
-    value = orjson.dumps({"schema_version": 1, **product(colour="red")})
+    decision = decide_product(product(colour="red"), ARRIVAL)
+    value = orjson.dumps({**product(colour="red"), "schema_version": 1})
     assert decision == Accepted("P-1", "product", (OutgoingRecord("catalog", b"P-1", value),))
 
 
 def test_a_deletion_is_a_message_like_any_other() -> None:
     """A deletion goes to `catalog` under the same key."""
-    decision = decide_product({"type": "product_deleted", "product_id": "P-1", "version": 8}, FACTS)
+    decision = decide_product({"type": "product_deleted", "product_id": "P-1", "version": 8}, ARRIVAL)
     assert isinstance(decision, Accepted)
     assert decision.kind == "product_deleted"
     assert decision.records[0].key == b"P-1"
@@ -262,14 +245,14 @@ def test_a_deletion_is_a_message_like_any_other() -> None:
 )
 def test_a_bad_product_is_refused_with_its_reason_and_field(bad: Any, reason: str, field: str | None) -> None:
     """Each bad product is refused alone."""
-    decision = decide_product(bad, FACTS)
+    decision = decide_product(bad, ARRIVAL)
     assert isinstance(decision, Rejected), decision
     assert (decision.reason, decision.field) == (reason, field)
 
 
 def test_a_curated_pair_is_keyed_by_its_query() -> None:
     """A pair that a person wrote goes to `curated-pairs`; texts may stand for products."""
-    decision = decide_pair({"query": "fridge", "chosen": "P-1", "rejected_text": "ice box"}, FACTS)
+    decision = decide_pair({"query": "fridge", "chosen": "P-1", "rejected_text": "ice box"}, ARRIVAL)
     assert isinstance(decision, Accepted)
     assert [(record.topic, record.key) for record in decision.records] == [("curated-pairs", b"fridge")]
 
@@ -285,16 +268,23 @@ def test_a_curated_pair_is_keyed_by_its_query() -> None:
 )
 def test_a_curated_pair_needs_two_different_sides(pair: dict[str, Any]) -> None:
     """One side missing, given twice or equal to the other says nothing."""
-    decision = decide_pair(pair, FACTS)
+    decision = decide_pair(pair, ARRIVAL)
     assert isinstance(decision, Rejected)
     assert decision.reason == "inconsistent"
 
 
 def test_repeats_are_marked_in_the_order_of_the_request() -> None:
-    """An id seen before, or earlier in the same request, is a duplicate; a refused item marks nothing."""
-    first = [decide_event(event, FACTS) for event in (click("a"), click("b"), click("a"), click("c", position=0))]
-    decisions = set_aside_duplicates([*first, decide_event(click("c"), FACTS)], {"b"})
+    """What was seen before, or earlier in the same request, is a duplicate; a refused item marks nothing."""
+    events = (click("a"), click("b"), click("a"), click("c", position=0), click("c"))
+    decisions = set_aside_duplicates([decide_event(event, ARRIVAL) for event in events], {"click b"})
     assert [type(decision) for decision in decisions] == [Accepted, Duplicate, Duplicate, Rejected, Accepted]
+
+
+def test_events_of_different_types_may_share_an_id() -> None:
+    """An id is unique among events of its type: a site may name a click and its stay alike."""
+    stay = {**click("a", type="dwell", dwell_ms=9), "position": 1}
+    decisions = set_aside_duplicates([decide_event(one, ARRIVAL) for one in (click("a"), stay, stay)], {"cart a"})
+    assert [type(decision) for decision in decisions] == [Accepted, Accepted, Duplicate]
 
 
 def test_the_answer_counts_and_keeps_the_order() -> None:

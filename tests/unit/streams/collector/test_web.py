@@ -37,12 +37,12 @@ async def test_good_items_are_accepted_beside_bad_ones(running: Running) -> None
 
 
 async def test_a_repeat_is_a_duplicate_and_is_not_written(running: Running) -> None:
-    """The same event_id counts once, within a request and across requests."""
+    """The same type and event_id count once, within a request and across requests."""
     assert statuses(await running.send(click("a"), click("a"))) == ["accepted", "duplicate"]
-    answer = await running.send(click("a"), click("b"))
-    assert statuses(answer) == ["duplicate", "accepted"]
+    answer = await running.send(click("a"), click("b"), click("b", type="cart"))
+    assert statuses(answer) == ["duplicate", "accepted", "accepted"]
     assert answer["duplicate"] == 1
-    assert len(running.log.records) == 2
+    assert len(running.log.records) == 3
 
 
 async def test_a_split_order_is_one_item_of_the_answer(running: Running) -> None:
@@ -251,7 +251,7 @@ async def test_an_unforeseen_failure_is_one_line_and_a_500(running: Running, mon
 
 async def test_health_and_metrics_are_on_the_same_port(running: Running) -> None:
     """Readiness follows the checks, and the counters count records."""
-    await running.send(purchase("s1", "s2"), click("bad", position=0))
+    await running.send(purchase("s1", "s2"), click("bad", position=0), click(mail="ann@example.com"))
     assert (await running.client.get("/live")).status == 200
     assert (await running.client.get("/ready")).status == 200
     running.health.add_check("kafka", lambda: "gone")
@@ -261,6 +261,7 @@ async def test_health_and_metrics_are_on_the_same_port(running: Running) -> None
     text = await (await running.client.get("/metrics")).text()
     assert 'millrace_events_accepted_total{type="purchase"}' in text
     assert 'millrace_events_rejected_total{reason="out_of_range"}' in text
+    assert 'millrace_intake_corrections_total{correction="personal_field"}' in text
     assert 'millrace_requests_total{code="200",route="/v1/events"}' in text
 
 

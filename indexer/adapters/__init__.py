@@ -1,1 +1,0 @@
-"""Adapters of the indexer: the only places that talk to servers."""

@@ -1,0 +1,1 @@
+"""From the catalogue to base vectors and into the index, batch by batch."""

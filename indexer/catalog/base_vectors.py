@@ -1,0 +1,147 @@
+"""What is known of every product: its base vector and payload, newest wins. The source of every point in the index."""
+
+import base64
+import threading
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from contracts.catalog import PointPayload, ProductVector
+
+
+class CatalogPlace(NamedTuple):
+    """Where a record of `catalog` is: its offset, and its timestamp in epoch ms."""
+
+    offset: int
+    timestamp_ms: int
+
+    def is_after(self, other: "CatalogPlace") -> bool:
+        """Tell whether this record came later in its partition.
+
+        Offsets alone do not tell: they begin again in a topic that was made anew, and then its clock has gone on.
+        """
+        return self.offset > other.offset and self.timestamp_ms >= other.timestamp_ms
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BaseProduct:
+    """One product as `product-vectors` holds it.
+
+    Args:
+        product_id: the shop's own id.
+        version: the shop's version.
+        base_version: which encoder and template made the vector.
+        text_hash: of the text that was encoded.
+        vector: (dim,) float32 of unit length; None once the product is deleted.
+        payload: what its point says; None once the product is deleted.
+        place: of the catalogue record that it comes from; None if an older version of Millrace wrote it.
+    """
+
+    product_id: str
+    version: int
+    base_version: str
+    text_hash: str = ""
+    vector: np.ndarray | None = None
+    payload: PointPayload | None = None
+    place: CatalogPlace | None = None
+
+    @classmethod
+    def from_message(cls, message: ProductVector) -> "BaseProduct":
+        """Make a product from its record on `product-vectors`."""
+        vector = None if message.deleted else np.frombuffer(message.vector_bytes(), dtype="<f4")
+        offset, time = message.catalog_offset, message.catalog_time
+        return cls(
+            message.product_id,
+            message.version,
+            message.base_version,
+            message.text_hash,
+            vector,
+            message.payload,
+            None if offset is None or time is None else CatalogPlace(offset, time),
+        )
+
+    def to_message(self) -> ProductVector:
+        """Make its record on `product-vectors`."""
+        vector = None if self.vector is None else base64.b64encode(self.vector.astype("<f4").tobytes()).decode()
+        return ProductVector(
+            product_id=self.product_id,
+            version=self.version,
+            deleted=self.is_deleted,
+            base_version=self.base_version,
+            text_hash=self.text_hash,
+            vector=vector,
+            payload=self.payload,
+            catalog_offset=None if self.place is None else self.place.offset,
+            catalog_time=None if self.place is None else self.place.timestamp_ms,
+        )
+
+    @property
+    def is_deleted(self) -> bool:
+        """Whether the product is gone."""
+        return self.vector is None
+
+    @property
+    def order(self) -> tuple[int, bool]:
+        """What decides between two states of a product: the version, and of one version the deletion."""
+        return self.version, self.is_deleted
+
+
+class BaseVectors:
+    """Every product's newest base vector, in memory; safe to use from several threads.
+
+    It also knows of which products the newest record on `product-vectors` is older than what is known: a writer that
+    stalled has written last. Compaction would keep that record alone, so somebody has to write the newest state again.
+    """
+
+    def __init__(self) -> None:
+        self._products: dict[str, BaseProduct] = {}
+        self._outdated: dict[str, None] = {}
+        self._lock = threading.Lock()
+
+    def apply(self, product: BaseProduct) -> None:
+        """Keep a product if it is newer than what is known of it."""
+        with self._lock:
+            self._keep(product)
+
+    def read(self, product: BaseProduct) -> None:
+        """Take the next record of `product-vectors`."""
+        with self._lock:
+            self._keep(product)
+            if product.order < self._products[product.product_id].order:
+                self._outdated[product.product_id] = None
+            else:
+                self._outdated.pop(product.product_id, None)
+
+    def _keep(self, product: BaseProduct) -> None:
+        known = self._products.get(product.product_id)
+        if known is None or product.order > known.order:
+            self._products[product.product_id] = product
+
+    def get(self, product_id: str) -> BaseProduct | None:
+        """Return what is known of a product."""
+        return self._products.get(product_id)
+
+    def snapshot(self) -> list[BaseProduct]:
+        """Return every product as it is now, deletions included."""
+        with self._lock:
+            return list(self._products.values())
+
+    def outdated(self) -> list[BaseProduct]:
+        """Return the products whose newest record on the topic is older than this."""
+        with self._lock:
+            return [self._products[product_id] for product_id in self._outdated]
+
+    def topic_is_new(self) -> None:
+        """Note that `product-vectors` was made anew: nothing that is known is there until it was read again."""
+        with self._lock:
+            self._outdated = dict.fromkeys(self._products)
+
+    def foreign_base_version(self, base_version: str) -> str | None:
+        """Return a base version other than this one among the live products, None if there is none."""
+        others = (
+            product.base_version
+            for product in self.snapshot()
+            if not product.is_deleted and product.base_version != base_version
+        )
+        return next(others, None)

@@ -1,0 +1,263 @@
+"""The catalogue loop: record -> text -> base vector -> `product-vectors` -> product head -> index -> commit.
+
+Every output is acknowledged before the offset moves, so a crash repeats work and loses none; repeats change nothing
+(newer-only). A vector store or a Kafka that does not answer holds the loop up, visibly, and never ends it.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from typing import Final, TypeVar
+
+import numpy as np
+
+from contracts.catalog import Product
+from contracts.errors import DependencyDown, InvariantError, TransientError
+from contracts.telemetry import Process
+from indexer.catalog.base_vectors import BaseProduct
+from indexer.catalog.planning import CatalogRecord, Change, Plan, advance, payload_of, plan_batch
+from indexer.points import Target, Targets
+from indexer.ports import CatalogSource, InForce, PartitionsMoved, Pause, VectorLog, VectorStore
+from service import metrics
+from service.clock import epoch_ms
+from service.logging import get_logger
+from towers.release_files import Encoder
+from towers.text import product_text, text_hash
+
+ENCODE_BATCH: Final = 64
+FIRST_PAUSE_S: Final = 0.2
+LONGEST_PAUSE_S: Final = 5.0
+TAKEOVER_PAUSE_S: Final = 0.05
+
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """The process is asked to stop in the middle of a batch; the batch is read again after the restart."""
+
+
+class CatalogLoop:
+    """Works off `catalog`, batch by batch.
+
+    Args:
+        source: the catalogue.
+        log: where base vectors and dead letters are kept, and what is known of every product.
+        store: the index.
+        encoder: the base encoder.
+        targets: where writes go.
+        in_force: asked before every commit.
+        pause: how to wait; True means stop.
+    """
+
+    def __init__(
+        self,
+        source: CatalogSource,
+        log: VectorLog,
+        *,
+        store: VectorStore,
+        encoder: Encoder,
+        targets: Targets,
+        in_force: InForce,
+        pause: Pause,
+    ) -> None:
+        self._source = source
+        self._log = log
+        self._store = store
+        self._encoder = encoder
+        self._targets = targets
+        self._in_force = in_force
+        self._pause = pause
+        self._waiting_for: str | None = None
+        self._goes_back = False
+        self._given_up: str | None = None
+
+    def waiting_for(self) -> str | None:
+        """Return what the loop waits for, as a readiness check."""
+        return self._waiting_for
+
+    def step(self) -> int:
+        """Work off the next batch; return how many records it had.
+
+        Raises:
+            Stopped: the process is asked to stop meanwhile.
+        """
+        try:
+            if self._goes_back:
+                self._source.start_again()
+                self._goes_back = False
+            records = self._source.poll()
+            if records:
+                self._work_off(records)
+        except (DependencyDown, TransientError) as error:
+            self._goes_back = True
+            self._waiting_for = error.message
+            if isinstance(error, PartitionsMoved):
+                get_logger().info("batch_given_up", error=error.message)
+            self._wait(FIRST_PAUSE_S)
+            return 0
+        self._waiting_for = None
+        return len(records)
+
+    def _work_off(self, records: Sequence[CatalogRecord]) -> None:
+        if any(record.value is None for record in records):
+            self._until_done(self._log.read_to_end)  # a null deletes what is known: also what another member wrote
+        plan = plan_batch(records, self._log.known.get)
+        if plan.refusals:
+            self._until_done(lambda: self._log.set_aside(plan.refusals))
+        for changes in plan.batches():
+            self._apply(changes)
+        self._commit(records, plan)
+        self._show_progress(records)
+        self._count(plan)
+
+    def _apply(self, changes: Sequence[Change]) -> None:
+        """Keep and write changes."""
+        products = self._encoded(changes)
+        fresh = [product for product, change in zip(products, changes, strict=True) if not change.is_repeat]
+        if fresh:
+            self._until_done(lambda: self._publish(fresh, changes))
+        for product in fresh:
+            self._log.known.apply(product)
+        self._write_everywhere(products)
+        now_ms = epoch_ms()
+        for product, change in zip(products, changes, strict=True):
+            metrics.INDEX_WRITES.labels("tombstone" if product.is_deleted else "upsert").inc()
+            waited_ms = max(now_ms - change.record.timestamp_ms, 0)
+            metrics.FRESHNESS.labels("product_to_search").observe(waited_ms / 1000)
+
+    def _publish(self, fresh: Sequence[BaseProduct], changes: Sequence[Change]) -> None:
+        """Keep base vectors, as a member of the group: one that stalled would write what is old by now."""
+        self._source.confirm({change.record.partition for change in changes})
+        self._log.publish(fresh)
+
+    def _write_everywhere(self, products: Sequence[BaseProduct]) -> None:
+        """Write products to all targets; return once the collection that is in force after the writes has them."""
+        written: set[str] = set()
+        while True:
+            for target in self._targets.current():
+                if target.collection not in written and self._write(target, products):
+                    written.add(target.collection)
+            in_force = self._until_done(self._in_force)
+            if in_force in written:
+                return
+            self._waiting_for = f"{in_force} came into force and is not written to yet"
+            self._wait(TAKEOVER_PAUSE_S)
+            self._source.keep_membership()
+
+    def _write(self, target: Target, products: Sequence[BaseProduct]) -> bool:
+        """Write products to one target; return whether it has them.
+
+        A collection under construction may have been given up by the indexer that leads; if not, that one's fill brings
+        what is not written here.
+        """
+        points = target.points(products)
+        began = time.perf_counter()
+        try:
+            self._until_done(lambda: self._store.write(target.collection, points))
+        except InvariantError as error:
+            in_force = self._targets.in_force
+            if in_force is None or in_force.collection == target.collection:
+                raise
+            if self._given_up != target.collection:
+                get_logger().info("collection_left_to_its_filling", collection=target.collection, error=error.message)
+            self._given_up = target.collection
+            return False
+        metrics.INDEX_WRITE_SECONDS.observe(time.perf_counter() - began)
+        return True
+
+    def _encoded(self, changes: Sequence[Change]) -> list[BaseProduct]:
+        """Return the products as they are kept; what was encoded before is not encoded again."""
+        texts = {text_hash(text): text for change in changes if (text := _text_to_encode(change)) is not None}
+        known: dict[str, np.ndarray | None] = {
+            change.known.text_hash: change.known.vector
+            for change in changes
+            if change.known is not None and change.known.base_version == self._encoder.base_version
+        }
+        missing = [text for key, text in texts.items() if known.get(key) is None]
+        rows = self._encoder.encode(missing, batch_size=ENCODE_BATCH) if missing else ()
+        # Copies: a row is a view, and one that is kept would keep the vectors of its whole batch in memory.
+        vectors = known | {text_hash(text): row.copy() for text, row in zip(missing, rows, strict=True)}
+        return [self._product(change, vectors) for change in changes]
+
+    def _product(self, change: Change, vectors: Mapping[str, np.ndarray | None]) -> BaseProduct:
+        message, base_version, place = change.message, self._encoder.base_version, change.record.place
+        if change.is_repeat and change.known is not None:
+            return change.known
+        if not isinstance(message, Product):
+            return BaseProduct(message.product_id, message.version, base_version, place=place)
+        key = text_hash(product_text(message))
+        return BaseProduct(
+            message.product_id, message.version, base_version, key, vectors[key], payload_of(message), place
+        )
+
+    def _commit(self, records: Sequence[CatalogRecord], plan: Plan) -> None:
+        """Move the offsets; everything before is acknowledged."""
+        refused = {(refusal.record.partition, refusal.record.offset) for refusal in plan.refusals}
+        by_partition = groupby(sorted(records, key=lambda record: record.partition), lambda record: record.partition)
+        done = {}
+        for partition, group in by_partition:
+            offsets = frozenset(offset for number, offset in refused if number == partition)
+            done[partition] = advance(self._source.progress(partition), list(group), offsets)
+        self._until_done(lambda: self._source.commit(done))
+
+    def _show_progress(self, records: Sequence[CatalogRecord]) -> None:
+        """Show up to when the catalogue is done, per partition."""
+        metrics.STAGE_PROGRESS.labels(Process.INDEXER).set_to_current_time()
+        for record in records:  # in the order of each partition: the last one stays
+            metrics.STAGE_WATERMARK.labels(Process.INDEXER, record.partition).set(record.timestamp_ms / 1000)
+
+    def _count(self, plan: Plan) -> None:
+        """Say what became of the batch."""
+        metrics.INDEX_WRITES.labels("stale").inc(plan.stale_count + plan.unknown_nulls)
+        metrics.INDEX_WRITES.labels("same_version").inc(len(plan.same_version))
+        for refusal in plan.refusals:
+            record = refusal.record
+            metrics.DEAD_LETTERS.labels(Process.INDEXER, refusal.reason).inc()
+            get_logger().warning(
+                "catalogue_record_refused",
+                partition=record.partition,
+                offset=record.offset,
+                reason=refusal.reason,
+                error=refusal.error,
+            )
+        if plan.same_version:
+            get_logger().warning(
+                "same_version_other_content",
+                count=len(plan.same_version),
+                partition=plan.same_version[0].partition,
+                offset=plan.same_version[0].offset,
+                fix="raise the version with every change of a product",
+            )
+        if plan.unknown_nulls:
+            get_logger().info(
+                "null_of_unknown_product",
+                count=plan.unknown_nulls,
+                fix="nothing if it was deleted long ago; else the key of the null must be the product_id",
+            )
+
+    def _until_done(self, action: Callable[[], T]) -> T:
+        """Repeat an action until its server answers, staying a member of the group meanwhile."""
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                result = action()
+            except PartitionsMoved:
+                raise
+            except (DependencyDown, TransientError) as error:
+                self._waiting_for = error.message
+                self._wait(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+                self._source.keep_membership()
+            else:
+                self._waiting_for = None
+                return result
+
+    def _wait(self, seconds: float) -> None:
+        if self._pause(seconds):
+            raise Stopped
+
+
+def _text_to_encode(change: Change) -> str | None:
+    if change.is_repeat or not isinstance(change.message, Product):
+        return None
+    return product_text(change.message)

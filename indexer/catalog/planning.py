@@ -1,0 +1,245 @@
+"""What a batch of catalogue records changes: newest per product, new products first, every record accounted for.
+
+Records and what is known go in, a plan comes out: the loop encodes, writes and commits what is decided here.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from contracts import wire
+from contracts.catalog import CATALOG_CHANGE, CatalogChange, PointPayload, Product, ProductDeleted
+from contracts.errors import ContractError
+from contracts.progress import CatalogCounts
+from indexer.catalog.base_vectors import BaseProduct, CatalogPlace
+from towers.text import product_text, text_hash
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogRecord:
+    """One record of `catalog` as it was read; a value of None deletes the product of its key."""
+
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+
+    @property
+    def place(self) -> CatalogPlace:
+        """Where it is in its partition."""
+        return CatalogPlace(self.offset, self.timestamp_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A record that goes to `dead-letters`, and why."""
+
+    record: CatalogRecord
+    reason: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change to apply.
+
+    Args:
+        message: the newest of the product in the batch.
+        known: what was known before; None for a product never seen.
+        record: that the message comes from.
+    """
+
+    message: CatalogChange
+    known: BaseProduct | None
+    record: CatalogRecord
+
+    @property
+    def is_repeat(self) -> bool:
+        """Whether this very state was encoded before; its write may still be missing (a crash lay in between)."""
+        return self.known is not None and self.known.order == _order(self.message)
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether shoppers cannot find yet, or must not find any more, what it is about."""
+        return isinstance(self.message, ProductDeleted) or self.known is None or self.known.is_deleted
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do about a batch.
+
+    Args:
+        changes: to apply, the urgent ones first.
+        refusals: for `dead-letters`.
+        stale_count: changes older than what is known, or than another of the same product in the batch.
+        same_version: records whose content is another than that of the same version before; they change nothing.
+        unknown_nulls: null values of products that nobody knows.
+    """
+
+    changes: tuple[Change, ...]
+    refusals: tuple[Refusal, ...] = ()
+    stale_count: int = 0
+    same_version: tuple[CatalogRecord, ...] = ()
+    unknown_nulls: int = 0
+
+    def batches(self) -> list[list[Change]]:
+        """Return the urgent changes and the others, each kind that there is."""
+        kinds = ([change for change in self.changes if change.is_urgent is urgent] for urgent in (True, False))
+        return [changes for changes in kinds if changes]
+
+
+Known = Callable[[str], BaseProduct | None]
+"""Tells what is known of a product."""
+
+
+def plan_batch(records: Iterable[CatalogRecord], known: Known) -> Plan:
+    """Return what a batch of records changes.
+
+    Args:
+        records: in the order of each partition.
+        known: what is known of a product before the batch; where a record has no value, all that came before it.
+    """
+    batch = _Batch(known)
+    for record in records:
+        batch.add(record)
+    return Plan(
+        changes=tuple(sorted(batch.changes.values(), key=lambda change: not change.is_urgent)),
+        refusals=tuple(batch.refusals),
+        stale_count=batch.stale_count,
+        same_version=tuple(batch.same_version),
+        unknown_nulls=batch.unknown_nulls,
+    )
+
+
+class _Batch:
+    """The plan as it grows, record by record."""
+
+    def __init__(self, known: Known) -> None:
+        self._known = known
+        self.changes: dict[str, Change] = {}
+        self.refusals: list[Refusal] = []
+        self.stale_count = 0
+        self.same_version: list[CatalogRecord] = []
+        self.unknown_nulls = 0
+
+    def add(self, record: CatalogRecord) -> None:
+        """Account for the next record."""
+        message = self._deletion(record) if record.value is None else self._decoded(record, record.value)
+        if message is not None:
+            self._take(message, record)
+
+    def _decoded(self, record: CatalogRecord, value: bytes) -> CatalogChange | None:
+        try:
+            return wire.decode(value, CATALOG_CHANGE)
+        except ContractError as error:
+            self.refusals.append(Refusal(record, error.reason, error.message))
+            return None
+
+    def _deletion(self, record: CatalogRecord) -> CatalogChange | None:
+        """Return what a null value means: the product is gone, with the version that was the newest before it.
+
+        A null that is read again must not delete what came after it: then the product is known from a later record.
+        """
+        product_id = (record.key or b"").decode(errors="replace")
+        change, known = self.changes.get(product_id), self._known(product_id)
+        if change is not None:
+            version = change.message.version
+        elif known is None:
+            self.unknown_nulls += 1
+            return None
+        elif known.place is not None and known.place.is_after(record.place):
+            self.stale_count += 1
+            return None
+        else:
+            version = known.version
+        return ProductDeleted(type="product_deleted", product_id=product_id, version=version)
+
+    def _take(self, message: CatalogChange, record: CatalogRecord) -> None:
+        known, before = self._known(message.product_id), self.changes.get(message.product_id)
+        newest = _order(before.message) if before else known.order if known else None
+        if newest is None or _order(message) > newest:
+            self.stale_count += before is not None and before.record not in self.same_version
+            self.changes[message.product_id] = Change(message, known, record)
+            return
+        is_repeat = before is None and _order(message) == newest
+        if is_repeat:
+            self.changes[message.product_id] = Change(message, known, record)
+        if self._contradicts(message, record, before=before, known=known):
+            self.same_version.append(record)
+        elif not is_repeat:
+            self.stale_count += 1
+
+    def _contradicts(
+        self, message: CatalogChange, record: CatalogRecord, *, before: Change | None, known: BaseProduct | None
+    ) -> bool:
+        """Tell whether a message that is not newer says something else than was said of its version before."""
+        if not isinstance(message, Product):
+            return False
+        if before is not None:
+            return before.message.version == message.version and _content(before.message) != _content(message)
+        if known is None or known.version != message.version or (known.place and known.place.is_after(record.place)):
+            return False
+        return _content(message) != (None if known.is_deleted else (known.text_hash, known.payload))
+
+
+def _order(message: CatalogChange) -> tuple[int, bool]:
+    return message.version, isinstance(message, ProductDeleted)
+
+
+def _content(message: CatalogChange) -> tuple[str, PointPayload] | None:
+    """Return what the index holds of a product besides its versions, None of a deletion."""
+    return (text_hash(product_text(message)), payload_of(message)) if isinstance(message, Product) else None
+
+
+def payload_of(product: Product) -> PointPayload:
+    """Return what a product's point says of it."""
+    return PointPayload(
+        title=product.title,
+        category=product.category,
+        brand=product.brand,
+        price=product.price,
+        in_stock=int(product.in_stock),
+        launched_at=product.launched_at,
+        priority=product.priority,
+        parent_id=product.parent_id,
+        seller_id=product.seller_id,
+        locale=product.locale,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionProgress:
+    """How far one partition of `catalog` was worked off, and what became of every record below."""
+
+    next_offset: int
+    counts: CatalogCounts
+
+
+def advance(
+    progress: PartitionProgress, records: Sequence[CatalogRecord], refused_offsets: frozenset[int]
+) -> PartitionProgress:
+    """Return the progress after the records of one partition.
+
+    Offsets that compaction has taken away before they were read count as catalogue too: a newer record of the same
+    product stands further on.
+
+    >>> read = [CatalogRecord(0, offset, 0, b"P", b"") for offset in (4, 6)]
+    >>> after = advance(PartitionProgress(3, CatalogCounts(catalogue=3)), read, frozenset({6}))
+    >>> after.next_offset, after.counts.catalogue, after.counts.dead_lettered
+    (7, 6, 1)
+    """
+    next_offset, counts = progress.next_offset, progress.counts
+    catalogue, dead_lettered = counts.catalogue, counts.dead_lettered
+    for record in records:
+        if record.offset < next_offset:
+            continue
+        compacted = record.offset - next_offset
+        refused = record.offset in refused_offsets
+        catalogue += compacted + (not refused)
+        dead_lettered += refused
+        next_offset = record.offset + 1
+    return replace(
+        progress,
+        next_offset=next_offset,
+        counts=CatalogCounts(catalogue=catalogue, dead_lettered=dead_lettered, start_offset=counts.start_offset),
+    )

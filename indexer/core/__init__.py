@@ -1,1 +1,0 @@
-"""Decisions of the indexer: values in, values out."""

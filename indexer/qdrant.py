@@ -1,0 +1,83 @@
+"""Qdrant's client for the indexer and search: how it connects, and what its errors mean."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import httpx
+import orjson
+from qdrant_client import QdrantClient
+from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+
+from contracts.errors import InvariantError, MillraceError, TransientError, UsageError
+from service.settings import Settings
+
+_TIMEOUT_S: Final = 10
+_TRY_LATER: Final = frozenset({408, 429, 500, 502, 503, 504})
+
+
+def connect(settings: Settings, *, timeout_s: int = _TIMEOUT_S) -> QdrantClient:
+    """Return a client of the configured vector store; nothing is asked of it yet.
+
+    Raises:
+        UsageError: no vector store is named.
+    """
+    (url,) = settings.require("qdrant_url")
+    key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
+    # As a header, because the argument warns on every plain-HTTP connection, loopback included.
+    headers = {"api-key": key} if key else None
+    return QdrantClient(url=url, headers=headers, timeout=timeout_s, check_compatibility=False)
+
+
+@contextmanager
+def qdrant_errors(doing: str) -> Iterator[None]:
+    """Translate what qdrant-client raises.
+
+    Args:
+        doing: what was tried, for the message, e.g. ``write to products-r0``.
+
+    Raises:
+        TransientError: timeout, no connection, too many requests, a failing server.
+        UsageError: the key is missing or wrong.
+        InvariantError: the store refused what should be right: wrong dimension, missing collection.
+    """
+    try:
+        yield
+    except ResourceExhaustedResponse as error:
+        message = f"Qdrant is overloaded: cannot {doing}"
+        raise TransientError(message, retry_after_s=float(error.retry_after_s)) from error
+    except ResponseHandlingException as error:
+        raise _unanswered(error, doing) from error
+    except UnexpectedResponse as error:
+        raise _refused(error, doing) from error
+    except ValueError as error:
+        raise InvariantError(f"cannot {doing}: {error}") from error
+
+
+def _unanswered(error: ResponseHandlingException, doing: str) -> MillraceError:
+    """Return the meaning of a call that got no usable answer."""
+    if isinstance(error.source, httpx.TimeoutException):
+        return TransientError(f"Qdrant did not answer in time: cannot {doing}")
+    if isinstance(error.source, httpx.TransportError):
+        return TransientError(f"Qdrant cannot be reached: cannot {doing}: {error.source}")
+    return InvariantError(f"Qdrant answered something unknown: cannot {doing}: {error.source}")
+
+
+def _refused(error: UnexpectedResponse, doing: str) -> MillraceError:
+    """Return the meaning of an answer that is an error."""
+    message = f"Qdrant refused to {doing}: {error.status_code} {reason_of(error)}"
+    if error.status_code in {401, 403}:
+        return UsageError(message, fix="set MILLRACE_QDRANT_API_KEY to the key of the vector store")
+    if error.status_code in _TRY_LATER:
+        given = error.headers.get("Retry-After", "")
+        return TransientError(message, retry_after_s=float(given) if given.isdecimal() else 1.0)
+    return InvariantError(message)
+
+
+def reason_of(error: UnexpectedResponse) -> str:
+    """Return the store's own sentence."""
+    try:
+        return str(orjson.loads(error.content)["status"]["error"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return error.content.decode(errors="replace")[:200] or error.reason_phrase

@@ -1,0 +1,1 @@
+"""How a product release comes into force: a second collection is built, filled, checked and switched to."""

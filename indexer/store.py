@@ -1,0 +1,344 @@
+"""The vector store of products: the only module of the indexer that writes to Qdrant.
+
+Two rules hold on every write: one point per product and request, the newest, and the newer-only condition of
+`contracts.catalog`. So writes may come twice and in any order; the newest wins. A third holds for collections: each
+names its owner, and nobody else's is ever written to, dropped or given our alias.
+"""
+
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, Final, NamedTuple, Self, cast
+
+import numpy as np
+from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import UnexpectedResponse
+
+from contracts.catalog import PointVersion, newer_only_filter, point_id
+from contracts.errors import DependencyDown, InvariantError, TransientError, UsageError
+from indexer.points import Owner, ProductPoint, newest_per_id
+from indexer.qdrant import qdrant_errors
+from service.dependency import Dependency
+from service.logging import get_logger
+
+VECTOR_NAME: Final = "product"
+BATCH_SIZE: Final = 256
+"""Points of one write; larger ones make searches wait longer."""
+
+OWNER: Final = "owner"
+"""The entry of a collection's metadata that names the deployment it belongs to."""
+
+_SCROLL_SIZE: Final = 1000
+_POLL_S: Final = 0.2
+
+PAYLOAD_INDEXES: Final[dict[str, models.PayloadSchemaType]] = {
+    "brand": models.PayloadSchemaType.KEYWORD,
+    "category": models.PayloadSchemaType.KEYWORD,
+    "locale": models.PayloadSchemaType.KEYWORD,
+    "price": models.PayloadSchemaType.FLOAT,
+    "in_stock": models.PayloadSchemaType.INTEGER,
+    "deleted": models.PayloadSchemaType.INTEGER,
+}
+"""Fields that search filters or counts by, and no others; made before loading, when it costs least."""
+
+_ORDERING: Final = ("product_id", "version", "product_release", "deleted")
+_IS_TOMBSTONE: Final = models.FieldCondition(key="deleted", match=models.MatchValue(value=1))
+
+
+class Counts(NamedTuple):
+    """What a collection holds."""
+
+    live: int
+    tombstones: int
+
+
+class ProductStore:
+    """Products as points of Qdrant collections.
+
+    Args:
+        client: of a server, the embedded one, or in memory; one store belongs to one thread.
+        owner: whose collections may be changed; a store without one asks nobody, for tests and readers.
+        qdrant: told whether the store answers.
+        batch_size: points of one write.
+    """
+
+    def __init__(
+        self,
+        client: QdrantClient,
+        *,
+        owner: Owner | None = None,
+        qdrant: Dependency | None = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> None:
+        self._client = client
+        self._owner = owner
+        self._qdrant = qdrant
+        self._batch_size = batch_size
+        self._ours: set[str] = set()
+
+    @contextmanager
+    def _asking(self, doing: str) -> Iterator[None]:
+        with self._qdrant.watched() if self._qdrant else nullcontext(), qdrant_errors(doing):
+            yield
+
+    def wait_until_answering(self, timeout_s: float, *, where: str = "Qdrant") -> Self:
+        """Return when the store answers.
+
+        Raises:
+            DependencyDown: it does not in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                self.collections()
+            except TransientError as error:
+                if time.monotonic() >= deadline:
+                    raise DependencyDown(
+                        f"no vector store answers at {where}: {error.message}",
+                        fix="start it (`millrace up`, `python -m deploy.qdrant_edge`), or correct MILLRACE_QDRANT_URL",
+                    ) from error
+                time.sleep(_POLL_S)
+            else:
+                return self
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def claim(self, base_version: str, *, take_over: bool = False) -> None:
+        """Make sure that every collection and the alias under our names are ours.
+
+        A collection without an owner, made by an earlier version of Millrace, becomes ours if its vectors fit.
+
+        Args:
+            base_version: of the vectors that we write.
+            take_over: drop the collections of another owner instead of refusing them.
+
+        Raises:
+            UsageError: one belongs to somebody else.
+        """
+        if self._owner is None:
+            return
+        self._require_our_alias(self._owner)
+        for name in self.collections():
+            if self._owner.release_of(name) is None:
+                continue
+            metadata = self.metadata(name)
+            if OWNER not in metadata and metadata.get("base_version") == base_version:
+                with self._asking(f"claim {name}"):
+                    self._client.update_collection(name, metadata={OWNER: self._owner.name})
+                get_logger().info("collection_claimed", collection=name, owner=self._owner.name)
+            elif metadata.get(OWNER) != self._owner.name and take_over:
+                with self._asking(f"drop {name}"):
+                    self._client.delete_collection(name)
+                get_logger().warning("collection_taken_over", collection=name, before=metadata.get(OWNER))
+            else:
+                self._require_ours(name)
+
+    def _require_our_alias(self, owner: Owner) -> None:
+        target = self.alias_target(owner.alias)
+        if target is not None and owner.release_of(target) is None:
+            raise UsageError(
+                f"alias {owner.alias} names {target}, which Millrace did not make",
+                fix="remove that alias, or choose another MILLRACE_TOPIC_PREFIX",
+            )
+
+    def _require_ours(self, collection: str) -> None:
+        """Raise UsageError if a collection belongs to somebody else; one that is not there belongs to nobody."""
+        if self._owner is None or collection in self._ours or not self._exists(collection):
+            return
+        found = self.metadata(collection).get(OWNER)
+        if found != self._owner.name:
+            raise UsageError(
+                f"collection {collection} belongs to {found or 'nobody known'}, not to {self._owner.name}",
+                fix="choose another MILLRACE_TOPIC_PREFIX or another vector store; if that deployment is gone, start "
+                "once with MILLRACE_QDRANT_TAKE_OVER=true: its collections are dropped and filled anew",
+            )
+        self._ours.add(collection)
+
+    def _exists(self, collection: str) -> bool:
+        with self._asking(f"look for {collection}"):
+            return bool(self._client.collection_exists(collection))
+
+    def ensure_collection(self, name: str, dim: int, *, metadata: Mapping[str, Any] | None = None) -> bool:
+        """Make a collection with its payload indexes if there is none; return whether it was made.
+
+        Raises:
+            UsageError: there is one of another owner.
+            InvariantError: there is one of another dimension.
+        """
+        owned = {} if self._owner is None else {OWNER: self._owner.name}
+        with self._asking(f"make collection {name}"):
+            made = self._make_collection(name, dim, {**(metadata or {}), **owned})
+        self._require_ours(name)
+        with self._asking(f"make collection {name}"):
+            stored_dim = self._dimension(name)
+            if stored_dim != dim:
+                raise InvariantError(
+                    f"collection {name} holds vectors of {stored_dim} dimensions, this release makes {dim}",
+                    fix="the base model was changed: name another MILLRACE_TOPIC_PREFIX, or drop the collection",
+                )
+            self._make_indexes(name)
+            return made
+
+    def _make_collection(self, name: str, dim: int, metadata: dict[str, Any]) -> bool:
+        if self._client.collection_exists(name):
+            return False
+        params = {VECTOR_NAME: models.VectorParams(size=dim, distance=models.Distance.COSINE)}
+        try:
+            self._client.create_collection(name, vectors_config=params, metadata=metadata)
+        except UnexpectedResponse as error:
+            if error.status_code == 409:  # another worker was first
+                return False
+            raise
+        return True
+
+    def _dimension(self, name: str) -> int | None:
+        vectors = self._client.get_collection(name).config.params.vectors
+        params = vectors.get(VECTOR_NAME) if isinstance(vectors, dict) else None
+        return params.size if params else None
+
+    def _make_indexes(self, name: str) -> None:
+        with warnings.catch_warnings():  # the in-memory client has none, filters anyway and warns
+            warnings.filterwarnings("ignore", message="Payload indexes have no effect")
+            for field, kind in PAYLOAD_INDEXES.items():
+                self._client.create_payload_index(name, field, kind)
+
+    def metadata(self, name: str) -> dict[str, Any]:
+        """Return what the creator of a collection wanted remembered."""
+        with self._asking(f"read metadata of {name}"):
+            return dict(self._client.get_collection(name).config.metadata or {})
+
+    def write(self, collection: str, points: Iterable[ProductPoint]) -> int:
+        """Write points, each only if it is newer than what is stored; return how many were sent.
+
+        When this returns, they are stored and searchable, or bounced off something newer: the store does not say which.
+
+        Raises:
+            TransientError: some may be written and some not; write all again.
+            UsageError: the collection is another owner's.
+            InvariantError: a vector does not fit the collection, or there is no such collection.
+        """
+        newest = newest_per_id(points)
+        self._require_ours(collection)
+        for start in range(0, len(newest), self._batch_size):
+            batch = newest[start : start + self._batch_size]
+            with self._asking(f"write to {collection}"):
+                self._client.upsert(
+                    collection, points=[_to_struct(point) for point in batch], update_filter=write_condition(batch)
+                )
+        return len(newest)
+
+    def counts(self, collection: str) -> Counts:
+        """Return the numbers of live products and of tombstones."""
+        with self._asking(f"count {collection}"):
+            tombstones = self._client.count(collection, models.Filter(must=[_IS_TOMBSTONE])).count
+            live = self._client.count(collection, models.Filter(must_not=[_IS_TOMBSTONE])).count
+        return Counts(live, tombstones)
+
+    def retrieve(self, collection: str, product_ids: Sequence[str]) -> dict[str, ProductPoint]:
+        """Return what is stored of these products, tombstones included; absent ones are left out."""
+        found: dict[str, ProductPoint] = {}
+        for start in range(0, len(product_ids), self._batch_size):
+            ids = [point_id(product_id) for product_id in product_ids[start : start + self._batch_size]]
+            with self._asking(f"read from {collection}"):
+                records = self._client.retrieve(collection, ids, with_payload=True, with_vectors=True)
+            found.update((point.product_id, point) for point in map(_to_point, records))
+        return found
+
+    def scroll(self, collection: str) -> Iterator[tuple[str, PointVersion]]:
+        """Yield (product id, version) of every point, in pages; what changes meanwhile may be missed."""
+        offset: Any = None
+        while True:
+            with self._asking(f"scroll {collection}"):
+                records, offset = self._client.scroll(
+                    collection, limit=_SCROLL_SIZE, offset=offset, with_payload=list(_ORDERING)
+                )
+            for record in records:
+                payload = record.payload or {}
+                deleted = payload.get("deleted") == 1
+                yield payload["product_id"], PointVersion(payload["version"], payload["product_release"], deleted)
+            if offset is None:
+                return
+
+    def versions(self, collection: str) -> dict[str, PointVersion]:
+        """Return the stored version of every product, tombstones included."""
+        return dict(self.scroll(collection))
+
+    def answered(self, collection: str, vectors: np.ndarray) -> int:
+        """Ask a collection as search does; return how many of the query vectors (N, D) found something."""
+        requests = [
+            models.QueryRequest(query=vector.tolist(), using=VECTOR_NAME, limit=1, with_payload=False)
+            for vector in vectors
+        ]
+        with self._asking(f"ask {collection}"):
+            answers = self._client.query_batch_points(collection, requests)
+        return sum(bool(answer.points) for answer in answers)
+
+    def collections(self) -> list[str]:
+        """Return the names of all collections of the store, ours and others'."""
+        with self._asking("list collections"):
+            return sorted(entry.name for entry in self._client.get_collections().collections)
+
+    def publish_alias(self, alias: str, collection: str) -> None:
+        """Let an alias name a collection; if it named another, it moves in one step.
+
+        Raises:
+            UsageError: one of the two collections is another owner's.
+        """
+        if self._owner is not None:
+            self._require_our_alias(self._owner)
+            before = self.alias_target(alias)
+            for name in (collection, *([before] if before else [])):
+                self._require_ours(name)
+        create = models.CreateAlias(collection_name=collection, alias_name=alias)
+        with self._asking(f"publish alias {alias}"):
+            self._client.update_collection_aliases([models.CreateAliasOperation(create_alias=create)])
+
+    def alias_target(self, alias: str) -> str | None:
+        """Return the collection that an alias names, None if there is no such alias."""
+        with self._asking("list aliases"):
+            aliases = self._client.get_aliases().aliases
+        return next((entry.collection_name for entry in aliases if entry.alias_name == alias), None)
+
+    def drop(self, collection: str) -> None:
+        """Delete a collection with its aliases; harmless when there is none.
+
+        Raises:
+            UsageError: it is another owner's.
+        """
+        self._require_ours(collection)
+        self._ours.discard(collection)
+        with self._asking(f"drop {collection}"):
+            self._client.delete_collection(collection)
+
+
+def write_condition(points: Sequence[ProductPoint]) -> models.Filter:
+    """Return the newer-only condition of one request: one for all if they share a version, else one for each."""
+    versions = {point.point_version for point in points}
+    if len(versions) == 1:
+        return models.Filter.model_validate(newer_only_filter(versions.pop()))
+    return models.Filter(should=[_only_newer(point) for point in points])
+
+
+def _only_newer(point: ProductPoint) -> models.Filter:
+    rule = models.Filter.model_validate(newer_only_filter(point.point_version))
+    return models.Filter(must=[models.HasIdCondition(has_id=[point_id(point.product_id)])], must_not=rule.must_not)
+
+
+def _to_struct(point: ProductPoint) -> models.PointStruct:
+    vector = {} if point.vector is None else {VECTOR_NAME: list(point.vector)}
+    return models.PointStruct(id=point_id(point.product_id), vector=vector, payload=point.stored_payload())
+
+
+def _to_point(record: models.Record) -> ProductPoint:
+    payload = dict(record.payload or {})
+    vector = record.vector.get(VECTOR_NAME) if isinstance(record.vector, dict) else None
+    return ProductPoint(
+        product_id=payload["product_id"],
+        version=payload["version"],
+        product_release=payload["product_release"],
+        vector=cast("list[float] | None", vector),
+        payload={name: value for name, value in payload.items() if name not in _ORDERING},
+    )

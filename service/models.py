@@ -1,0 +1,208 @@
+"""The topic `models` as every process reads it: what is in force, which releases there are, what they are.
+
+One table, fed by a follower. A record that cannot be read is named in the log once and passed over, because one bad
+release must not keep the others from being served.
+"""
+
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Final, NamedTuple, get_args
+
+from cachetools import LRUCache
+from kafka import KafkaProducer
+
+from contracts import wire
+from contracts.errors import ContractError, MalformedMessage, TransientError
+from contracts.releases import SERVING, SERVING_KEY, Kind, ReleaseManifest, Serving, manifest_of
+from contracts.topics import MODELS
+from service.kafka import OutgoingRecord, produce_all, translate_kafka_errors
+from service.logging import get_logger
+from service.settings import Settings
+
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+SHOWN_WITHIN_S: Final = 30.0
+REMEMBERED_UNREADABLE: Final = 1000
+COMPARED_BYTES: Final = 1000
+"""How much of an unreadable record tells whether it was said before."""
+
+
+class ModelsView(NamedTuple):
+    """What `models` holds at one moment; never changes afterwards."""
+
+    serving: Serving | None = None
+    manifests: Mapping[str, ReleaseManifest] = {}
+    switches: int = 0
+    """How often the collection in force was seen to change, between two looks too."""
+
+
+class ModelsTable:
+    """The newest value of every key of `models`: fed by a follower's thread, read by any.
+
+    `serving` is the pair with the newest `published_at`: a follower may hand over what was in force long ago. A null
+    value never takes it back, for a process that runs could not follow.
+
+    Args:
+        on_change: called in the follower's thread after each record.
+        bytes_of: kinds of releases whose bytes are kept, besides their manifests.
+    """
+
+    def __init__(self, *, on_change: Callable[[], None] = lambda: None, bytes_of: Collection[Kind] = KINDS) -> None:
+        self._on_change = on_change
+        self._bytes_of = frozenset(bytes_of)
+        self._changed = threading.Condition()
+        self._view = ModelsView()
+        self._values: dict[str, bytes] = {}
+        self._numbers: dict[Kind, set[int]] = {kind: set() for kind in KINDS}
+        self._unreadable: LRUCache[bytes, tuple[bytes, ContractError]] = LRUCache(REMEMBERED_UNREADABLE)
+
+    def apply(self, key: bytes, value: bytes | None, _timestamp_ms: int = 0) -> None:
+        """Take one record of the topic."""
+        try:
+            with self._changed:
+                self._take(key, value)
+                self._unreadable.pop(key, None)
+                self._changed.notify_all()
+        except ContractError as error:
+            self._note_unreadable(key, value or b"", error)
+        self._on_change()
+
+    def forget(self) -> None:
+        """Forget everything: the topic was deleted and made anew."""
+        with self._changed:
+            self._view = ModelsView(switches=self._view.switches)
+            self._values.clear()
+            for numbers in self._numbers.values():
+                numbers.clear()
+        self._on_change()
+
+    def look(self) -> ModelsView:
+        """Return what the topic holds now."""
+        return self._view
+
+    def serving(self) -> Serving | None:
+        """Return the pair in force, None before the first."""
+        return self._view.serving
+
+    def value(self, key: str) -> bytes | None:
+        """Return a release's bytes, None if it is unknown or retired."""
+        return self._values.get(key)
+
+    def keys(self) -> Sequence[str]:
+        """Return the releases that are there, sorted."""
+        return sorted(self._view.manifests)
+
+    def unreadable(self) -> Mapping[bytes, ContractError]:
+        """Return the keys whose newest record cannot be read, and why."""
+        return {key: error for key, (_, error) in list(self._unreadable.items())}
+
+    def seen(self, key: str) -> bool:
+        """Tell whether a release was ever there, retired ones included."""
+        kind, number = _release_of(key)
+        return number in self._numbers[kind]
+
+    def highest(self, kind: Kind) -> int:
+        """Return the highest number that a release of this kind ever had, 0 if there was none."""
+        with self._changed:
+            return max(
+                (number for known, numbers in self._numbers.items() if known == kind for number in numbers), default=0
+            )
+
+    def first_queries(self) -> Mapping[int, int]:
+        """Return product release -> its first query release, of those that are there."""
+        manifests = self._view.manifests.values()
+        return {manifest.release: manifest.query_release for manifest in manifests if manifest.kind == "product"}
+
+    def wait_until_shown(self, serving: Serving, timeout_s: float) -> bool:
+        """Wait until a pair, or a newer one, is in force here; return whether it is."""
+
+        def is_shown() -> bool:
+            known = self._view.serving
+            return known is not None and known.published_at >= serving.published_at
+
+        with self._changed:
+            return self._changed.wait_for(is_shown, timeout_s)
+
+    def _take(self, key: bytes, value: bytes | None) -> None:
+        if key == SERVING_KEY:
+            if value is not None:
+                self._take_serving(wire.decode(value, SERVING))
+            return
+        try:
+            name = key.decode()
+            kind, number = _release_of(name)
+        except ValueError as error:
+            if value is None:
+                return
+            raise MalformedMessage("malformed_key", "neither a release nor `serving`") from error
+        manifest = None if value is None else manifest_of(value)
+        manifests = {known: kept for known, kept in self._view.manifests.items() if known != name}
+        self._values.pop(name, None)
+        self._numbers[kind].add(number)
+        if value is not None and manifest is not None:
+            manifests[name] = manifest
+            if kind in self._bytes_of:
+                self._values[name] = value
+        self._view = self._view._replace(manifests=manifests)
+
+    def _take_serving(self, serving: Serving) -> None:
+        known = self._view.serving
+        if known is None or serving.published_at >= known.published_at:
+            switched = known is None or known.collection != serving.collection
+            self._view = self._view._replace(serving=serving, switches=self._view.switches + switched)
+
+    def _note_unreadable(self, key: bytes, value: bytes, error: ContractError) -> None:
+        known = self._unreadable.get(key)
+        self._unreadable[key] = (value[:COMPARED_BYTES], error)
+        if known is None or known[0] != value[:COMPARED_BYTES]:
+            get_logger().error("release_unreadable", key=key.decode(errors="replace"), error=error.message)
+
+
+class ModelsWriter:
+    """Writes to `models`; every call returns after Kafka's acknowledgement.
+
+    Args:
+        settings: of the deployment.
+        producer: acknowledged by all in-sync copies.
+    """
+
+    def __init__(self, settings: Settings, producer: KafkaProducer) -> None:
+        self._settings = settings
+        self._producer = producer
+
+    def publish(self, values: Mapping[str, bytes]) -> None:
+        """Write releases in the order given."""
+        self._write({key.encode(): value for key, value in values.items()})
+        get_logger().info("releases_published", releases=list(values))
+
+    def retire(self, keys: Sequence[str]) -> None:
+        """Write tombstones."""
+        self._write({key.encode(): None for key in keys})
+
+    def put_in_force(self, serving: Serving, table: ModelsTable) -> None:
+        """Put a pair in force and wait until the table shows it, so that every decision goes by the topic alone.
+
+        Raises:
+            DependencyDown: Kafka does not acknowledge.
+            TransientError: the topic does not show it in time.
+        """
+        self._write({SERVING_KEY: wire.encode(serving)})
+        if not table.wait_until_shown(serving, SHOWN_WITHIN_S):
+            raise TransientError(f"{MODELS} does not show the pair that was published")
+
+    def _write(self, values: Mapping[bytes, bytes | None]) -> None:
+        topic = self._settings.topic(MODELS)
+        with translate_kafka_errors(self._settings):
+            produce_all(self._producer, [OutgoingRecord(topic, value, key=key) for key, value in values.items()])
+
+
+def _release_of(key: str) -> tuple[Kind, int]:
+    """Return kind and number of a release's key.
+
+    >>> _release_of("query-17")
+    ('query', 17)
+    """
+    prefix, _, number = key.partition("-")
+    for kind in KINDS:
+        if kind == prefix:
+            return kind, int(number)
+    raise ValueError(f"{key} is no release")

@@ -1,0 +1,121 @@
+"""What is known of every product: newest wins, and what a point says."""
+
+import base64
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from contracts.catalog import PointPayload, ProductVector
+from indexer.catalog.base_vectors import BaseProduct, BaseVectors, CatalogPlace
+from indexer.points import Target
+from tests.support.indexer_fakes import base_product
+from tests.support.tiny_encoder import TinyEncoder
+from towers.heads import ProductHead
+
+ENCODER = TinyEncoder()
+
+
+def test_only_a_newer_version_replaces_a_product() -> None:
+    """An older or equal version changes nothing."""
+    vectors = BaseVectors()
+    second, third = base_product(ENCODER, "P-1", 2), base_product(ENCODER, "P-1", 3)
+    for product in (second, base_product(ENCODER, "P-1", 1), base_product(ENCODER, "P-1", 2, "other")):
+        vectors.apply(product)
+    assert vectors.get("P-1") is second
+    vectors.apply(third)
+    assert vectors.get("P-1") is third
+
+
+def test_deletions_are_kept() -> None:
+    """A deletion must keep older versions out of every later collection."""
+    vectors = BaseVectors()
+    vectors.apply(base_product(ENCODER, "P-1"))
+    vectors.apply(BaseProduct("P-1", 2, ENCODER.base_version))
+    vectors.apply(base_product(ENCODER, "P-2"))
+    assert [product.is_deleted for product in vectors.snapshot()] == [True, False]
+
+
+def test_of_one_version_the_deletion_wins_whatever_the_order() -> None:
+    """A null deletes a product under its own version, and a late copy of that version does not bring it back."""
+    live, gone = base_product(ENCODER, "P-1", 2), BaseProduct("P-1", 2, ENCODER.base_version)
+    for order in ((live, gone), (gone, live)):
+        vectors = BaseVectors()
+        for product in order:
+            vectors.apply(product)
+        assert vectors.get("P-1") is gone
+
+
+def test_a_record_that_is_older_than_what_is_known_leaves_the_topic_out_of_date() -> None:
+    """Until the newest is read from it, after the older one; a repeat of what is known is no older record."""
+    vectors = BaseVectors()
+    old, new = base_product(ENCODER, "P-1", 1), base_product(ENCODER, "P-1", 2)
+    seen = []
+    for product in (old, new, new, old, old, new):
+        vectors.read(product)
+        seen.append(vectors.outdated())
+    assert seen == [[], [], [], [new], [new], []]
+
+
+def test_a_topic_that_was_made_anew_is_out_of_date_until_it_was_read() -> None:
+    """What stands on it already need not be written again."""
+    vectors = BaseVectors()
+    for product_id in ("P-1", "P-2"):
+        vectors.read(base_product(ENCODER, product_id, 3))
+    vectors.topic_is_new()
+    assert [product.product_id for product in vectors.outdated()] == ["P-1", "P-2"]
+    vectors.read(base_product(ENCODER, "P-1", 3))
+    vectors.read(base_product(ENCODER, "P-2", 2))
+    assert [product.product_id for product in vectors.outdated()] == ["P-2"]
+
+
+def test_a_foreign_base_version_is_noticed_among_live_products() -> None:
+    """Vectors of another encoder must not be mixed in; deletions hold none."""
+    vectors = BaseVectors()
+    vectors.apply(BaseProduct("P-1", 1, "other/t1"))
+    assert vectors.foreign_base_version(ENCODER.base_version) is None
+    vectors.apply(base_product(ENCODER, "P-2"))
+    assert vectors.foreign_base_version("mine/t1") == ENCODER.base_version
+
+
+def test_a_message_is_read_bit_for_bit() -> None:
+    """The vector of a record is the float32 that was written."""
+    vector = np.array([0.6, 0.8], dtype="<f4")
+    message = ProductVector(
+        product_id="P-1",
+        version=3,
+        base_version="b",
+        text_hash="h",
+        vector=base64.b64encode(vector.tobytes()).decode(),
+        payload=PointPayload(title="Kettle"),
+    )
+    read = BaseProduct.from_message(message)
+    assert read.vector is not None
+    np.testing.assert_array_equal(read.vector, vector)
+    gone = BaseProduct.from_message(ProductVector(product_id="P-1", version=4, deleted=True, base_version="b"))
+    assert gone.is_deleted
+
+
+@pytest.mark.parametrize("deleted", [True, False])
+@pytest.mark.parametrize("place", [None, CatalogPlace(7, 1_795_196_600_000)])
+def test_a_product_survives_its_record(deleted: bool, place: CatalogPlace | None) -> None:
+    """What is written is read again, down to the place of the catalogue record; older records name none."""
+    product = BaseProduct("P-1", 2, "b") if deleted else base_product(ENCODER, "P-1", 2)
+    product = replace(product, place=place)
+    again = BaseProduct.from_message(product.to_message())
+    assert (again.order, again.text_hash, again.payload, again.place) == (
+        product.order, product.text_hash, product.payload, place,
+    )  # fmt: skip
+    np.testing.assert_array_equal(again.vector, product.vector)
+
+
+@pytest.mark.parametrize("deleted", [True, False])
+def test_a_point_says_where_it_comes_from(deleted: bool) -> None:
+    """A live point carries the shown fields, base version and text hash; a deletion nothing but what orders it."""
+    product = BaseProduct("P-1", 2, "b") if deleted else base_product(ENCODER, "P-1", 2)
+    (point,) = Target("products-r3", 3, ProductHead(ENCODER.dim)).points([product])
+    assert (point.version, point.product_release, point.is_tombstone) == (2, 3, deleted)
+    stored = point.stored_payload()
+    assert stored["deleted"] == int(deleted)
+    assert ("base_version" in stored) is not deleted
+    assert ("text_hash" in stored) is not deleted

@@ -1,0 +1,202 @@
+"""The table of `models`: newest pair, releases by key, what ever was there, and nothing that cannot be read."""
+
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from contracts import wire
+from contracts.errors import TransientError
+from contracts.releases import SERVING_KEY, Kind, Serving
+from service import models
+from service.models import ModelsTable, ModelsWriter
+from service.settings import Settings
+from tests.support.deployment import NOW_MS, release_value
+
+
+def serving(query_release: int = 0, *, published_at: int = NOW_MS, product_release: int = 0) -> Serving:
+    """Return a pair."""
+    collection = f"products-r{product_release}"
+    return Serving(
+        query_release=query_release, product_release=product_release, collection=collection, published_at=published_at
+    )
+
+
+def table_of(**values: bytes | None) -> ModelsTable:
+    """Return a table that has read these records; names have underscores for hyphens."""
+    table = ModelsTable()
+    for key, value in values.items():
+        table.apply(key.replace("_", "-").encode(), value)
+    return table
+
+
+def test_releases_come_and_go_by_key() -> None:
+    """A tombstone removes a release, its bytes and its manifest; each record is told."""
+    told: list[None] = []
+    table = ModelsTable(on_change=lambda: told.append(None))
+    value = release_value("query", 3)
+    table.apply(b"query-3", value)
+    assert table.value("query-3") == value
+    assert [manifest.release for manifest in table.look().manifests.values()] == [3]
+    table.apply(b"query-3", None)
+    assert table.value("query-3") is None
+    assert not table.look().manifests
+    assert len(told) == 2
+
+
+def test_numbers_only_grow() -> None:
+    """The highest number counts what was retired, too: a number is never given out twice."""
+    table = table_of(query_1=release_value("query", 1), query_2=release_value("query", 2), query_9=None)
+    assert table.keys() == ["query-1", "query-2"]
+    assert table.value("query-2") == release_value("query", 2)
+    assert table.seen("query-9")
+    assert not table.seen("query-3")
+    assert (table.highest("query"), table.highest("product")) == (9, 0)
+
+
+def test_the_first_query_release_of_each_product_release_is_known_until_it_is_retired() -> None:
+    """What a product release needs for a rollback is read off its manifest."""
+    table = table_of(
+        product_1=release_value("product", 1, query_release=4), product_2=release_value("product", 2, query_release=7)
+    )
+    assert table.first_queries() == {1: 4, 2: 7}
+    table.apply(b"product-1", None)
+    assert table.first_queries() == {2: 7}
+
+
+@pytest.mark.parametrize(("kinds", "kept"), [(("query", "product"), 2), (("query",), 1), ((), 0)])
+def test_only_the_bytes_that_are_asked_for_are_kept(kinds: tuple[Kind, ...], kept: int) -> None:
+    """Whoever only shows releases does not hold their weights; the manifests are there all the same."""
+    table = ModelsTable(bytes_of=kinds)
+    table.apply(b"query-1", release_value("query", 1))
+    table.apply(b"product-1", release_value("product", 1))
+    assert sum(table.value(key) is not None for key in ("query-1", "product-1")) == kept
+    assert table.keys() == ["product-1", "query-1"]
+
+
+def test_the_newest_pair_is_in_force_in_whatever_order_it_is_read() -> None:
+    """Else a broker that was away would bring back what was in force long ago."""
+    table = ModelsTable()
+    assert table.serving() is None
+    for pair in (serving(5), serving(1, published_at=NOW_MS - 9), serving(2, published_at=NOW_MS - 8)):
+        table.apply(SERVING_KEY, wire.encode(pair))
+    assert table.serving() == serving(5)
+
+
+def test_a_null_takes_no_pair_back() -> None:
+    """Processes go on with the pair that they have, so nothing else is shown."""
+    table = ModelsTable()
+    table.apply(SERVING_KEY, wire.encode(serving(5)))
+    table.apply(SERVING_KEY, None)
+    assert table.serving() == serving(5)
+
+
+def test_every_switch_of_the_collection_is_counted() -> None:
+    """Whoever looks late sees that it went away and came back; a query release or a repeat is no switch."""
+    there = serving(2, published_at=NOW_MS + 2, product_release=1)
+    back, old = serving(3, published_at=NOW_MS + 3), serving(0)
+    table, seen = ModelsTable(), []
+    for pair in (old, serving(1, published_at=NOW_MS + 1), there, there, back, old):
+        table.apply(SERVING_KEY, wire.encode(pair))
+        seen.append(table.look().switches)
+    assert seen == [1, 1, 2, 2, 3, 3]
+
+
+@pytest.mark.parametrize("key", [b"query-x", b"\xff"])
+def test_a_null_takes_away_what_could_not_be_read(key: bytes) -> None:
+    """A foreign record is unreadable while it stands; removed from the topic, it is nothing."""
+    table = table_of()
+    table.apply(key, b"junk")
+    assert set(table.unreadable()) == {key}
+    table.apply(key, None)
+    assert not table.unreadable()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (b"query-x", b""), (b"other-1", b""), (b"query-1", b"junk"), (b"serving", b"{}"), (b"serving", b"{"),
+        (b"\xff", b""),
+    ],
+)  # fmt: skip
+def test_a_record_that_cannot_be_read_is_said_once_and_changes_nothing(key: bytes, value: bytes) -> None:
+    """Someone else's mistake on the topic ends no process, and the others go on being read."""
+    table = table_of(query_2=release_value("query", 2))
+    with capture_logs() as lines:
+        table.apply(key, value)
+        table.apply(key, value)
+        table.apply(b"query-3", release_value("query", 3))
+    assert [line["event"] for line in lines] == ["release_unreadable"]
+    assert table.keys() == ["query-2", "query-3"]
+    assert table.serving() is None
+
+
+def test_another_record_that_cannot_be_read_is_said_too() -> None:
+    """Under the same key, with other bytes: it is another mistake."""
+    with capture_logs() as lines:
+        table_of(query_1=b"junk").apply(b"query-1", b"other junk")
+    assert [line["event"] for line in lines] == ["release_unreadable"] * 2
+
+
+def test_a_topic_that_was_made_anew_begins_with_nothing() -> None:
+    """What stood on the old one is not there any more, and an older pair may come into force."""
+    table = table_of(query_2=release_value("query", 2))
+    table.apply(SERVING_KEY, wire.encode(serving(2)))
+    table.forget()
+    assert (table.keys(), table.serving(), table.value("query-2"), table.highest("query")) == ([], None, None, 0)
+    table.apply(SERVING_KEY, wire.encode(serving(1, published_at=NOW_MS - 1)))
+    assert table.serving() == serving(1, published_at=NOW_MS - 1)
+
+
+class Echo:
+    """A Kafka that hands back what is produced, unless told otherwise."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.table = ModelsTable()
+        self.echoes = True
+        self.produced: list[tuple[bytes, bytes | None]] = []
+        self.writer = ModelsWriter(Settings(topic_prefix="t-"), object())
+        monkeypatch.setattr(models, "produce_all", self._produce)
+        monkeypatch.setattr(models, "SHOWN_WITHIN_S", 0.05)
+
+    def _produce(self, _producer: object, records: list[Any]) -> None:
+        """Note records and hand them over as the follower would."""
+        for record in records:
+            assert record.topic == "t-models"
+            self.produced.append((record.key, record.value))
+            if self.echoes:
+                self.table.apply(record.key, record.value)
+
+
+@pytest.fixture
+def echo(monkeypatch: pytest.MonkeyPatch) -> Echo:
+    """A Kafka in memory."""
+    return Echo(monkeypatch)
+
+
+def test_releases_are_written_in_order_and_retired_by_nulls(echo: Echo) -> None:
+    """A product release is there before the query release that needs it."""
+    echo.writer.publish({"product-1": b"p", "query-1": b"q"})
+    echo.writer.retire(["query-1"])
+    assert echo.produced == [(b"product-1", b"p"), (b"query-1", b"q"), (b"query-1", None)]
+
+
+def test_a_pair_is_in_force_once_the_topic_shows_it(echo: Echo) -> None:
+    """Every decision goes by the topic alone."""
+    echo.writer.put_in_force(serving(1), echo.table)
+    assert echo.table.serving() == serving(1)
+
+
+def test_a_pair_that_does_not_appear_is_not_in_force(echo: Echo) -> None:
+    """The step is repeated later."""
+    echo.echoes = False
+    with pytest.raises(TransientError, match="does not show"):
+        echo.writer.put_in_force(serving(1), echo.table)
+
+
+def test_a_newer_pair_ends_the_wait_too(echo: Echo) -> None:
+    """Another writer was faster: waiting for the older pair would never end."""
+    echo.table.apply(SERVING_KEY, wire.encode(serving(9, published_at=NOW_MS + 1)))
+    echo.echoes = False
+    echo.writer.put_in_force(serving(1), echo.table)
+    assert echo.table.serving() == serving(9, published_at=NOW_MS + 1)
