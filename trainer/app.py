@@ -20,7 +20,7 @@ from service.process import Shutdown
 from service.settings import Settings
 from towers.encoder import BaseEncoder, load_encoder
 from trainer.adapters.checkpoints import FileCheckpoints, writable_folder
-from trainer.adapters.pairs_source import KafkaPairs
+from trainer.adapters.pairs_source import PATIENCE_S, KafkaPairs
 from trainer.adapters.vectors import QueryVectors, VectorTable
 from trainer.learner import LearnerSettings
 from trainer.loop import LoopSettings, TrainerLoop
@@ -42,7 +42,9 @@ class TrainerApp:
         self._settings = settings
         self._shutdown = shutdown
         self._starting: str | None = "the base encoder is being loaded"
-        self._kafka = Dependency(Process.KAFKA, meaning="nothing is learned meanwhile; no pair is lost")
+        self._kafka = Dependency(
+            Process.KAFKA, meaning="nothing is learned meanwhile; no pair is lost", patience_s=PATIENCE_S
+        )
         self._followers: list[TopicFollower] = []
         self._folder = settings.data_dir / "trainer"
         self._health = Health(Process.TRAINER)
@@ -64,7 +66,7 @@ class TrainerApp:
             ensure_topics(settings, wait=self._shutdown.wait)
             vectors, models = VectorTable(encoder.dim, base_version=encoder.base_version), ModelsTable()
             health.add_check("vectors", vectors.not_usable)
-            self._follow(PRODUCT_VECTORS, vectors.on_record)
+            self._follow(PRODUCT_VECTORS, vectors.on_record, on_new_topic=vectors.forget)
             self._follow(MODELS, models.apply, on_new_topic=models.forget)
             try:
                 self._train(encoder, vectors, models)
@@ -72,9 +74,9 @@ class TrainerApp:
                 for follower in self._followers:
                     follower.stop()
 
-    def _follow(self, topic: str, on_record: OnRecord, *, on_new_topic: Callable[[], None] = lambda: None) -> None:
+    def _follow(self, topic: str, on_record: OnRecord, *, on_new_topic: Callable[[], None]) -> None:
         """Begin to follow a topic; the process is not ready before all that it holds was read."""
-        follower = TopicFollower(self._settings, topic, on_record, on_new_topic=on_new_topic)
+        follower = TopicFollower(self._settings, topic, on_record, on_new_topic=on_new_topic, kafka=self._kafka)
         self._health.add_check(topic, follower.not_caught_up)
         follower.start()
         self._followers.append(follower)
@@ -88,9 +90,9 @@ class TrainerApp:
         with (
             translate_kafka_errors(self._settings),
             KafkaProducer(**producer_config(self._settings)) as producer,
-            KafkaPairs(self._settings, producer, self._kafka) as source,
+            KafkaPairs(self._settings, producer) as source,
         ):
-            self._health.add_check("pairs", source.not_assigned)
+            self._health.add_check("pairs", source.not_reading)
             self._starting = "the checkpoint has not been taken up yet"
             while not source.join():
                 self._check_followers()

@@ -12,12 +12,13 @@ from contracts.errors import InvariantError, UsageError
 from contracts.releases import Kind, Serving, release_key
 from service.clock import EpochClock
 from service.logging import get_logger
+from service.models import ModelsTable
 from towers.heads import ProductHead, QueryHead, Towers
 from towers.release_files import Encoder, Release, identity_release, unpack
+from trainer import reporting
 from trainer.learner import Learner, PairRecord
 from trainer.release.planning import Cadence, PlannedRelease, plan_product_release, plan_query_release, retired_keys
 from trainer.release.safety import SafetyCaps
-from trainer.reporting import Reporting
 from trainer.state import Snapshot, snapshot_of
 
 P = TypeVar("P")
@@ -49,28 +50,6 @@ class CheckpointStore(Protocol):
 
     def save(self, snapshot: Snapshot) -> None:
         """Make a state durable before returning."""
-
-
-class ModelsView(Protocol):
-    """`models` as it has been read so far."""
-
-    def serving(self) -> Serving | None:
-        """Give the pair in force, None before the first."""
-
-    def value(self, key: str) -> bytes | None:
-        """Give a release's bytes, None if it is unknown or retired."""
-
-    def seen(self, key: str) -> bool:
-        """Tell whether a release was ever there, retired ones included."""
-
-    def keys(self) -> Sequence[str]:
-        """List the releases that are there."""
-
-    def first_queries(self) -> Mapping[int, int]:
-        """Give, for each product release that is there, its first query release."""
-
-    def highest(self, kind: Kind) -> int:
-        """Give the highest number that a kind of release ever had, 0 if there was none."""
 
 
 class ReleaseWriter(Protocol):
@@ -168,7 +147,7 @@ class TrainerLoop:
         *,
         source: PairSource,
         checkpoints: CheckpointStore,
-        models: ModelsView,
+        models: ModelsTable,
         writer: ReleaseWriter,
         encoder: Encoder,
         settings: LoopSettings,
@@ -185,8 +164,7 @@ class TrainerLoop:
         self._batcher = MicroBatcher[PairRecord](settings.batch_pairs, settings.batch_age_s)
         self._saved_ms = clock_ms()
         self._unsaved = False
-        self._reporting = Reporting()
-        learner.timed = self._reporting.timed
+        learner.timed = reporting.timed
 
     def resume(self, outbox: Mapping[str, bytes]) -> None:
         """Take up work where the checkpoint left it: position, numbers, and releases that were not published.
@@ -228,7 +206,7 @@ class TrainerLoop:
         progress = self.learner.progress
         if outcome.steps and not progress.product_decided_ms:
             progress.product_decided_ms = now_ms  # the first interval of product releases begins with the learning
-        self._reporting.batch(outcome, batch, step=progress.step)
+        reporting.batch(outcome, batch, step=progress.step)
 
     def _due_releases(self, now_ms: int) -> dict[str, bytes]:
         """Decide on every release that is due, note it in the state, and give what is to be published."""
@@ -249,7 +227,7 @@ class TrainerLoop:
         return values
 
     def _reported(self, tower: Kind, plan: PlannedRelease) -> dict[str, bytes]:
-        self._reporting.decision(tower, plan, self.learner.progress)
+        reporting.decision(tower, plan, self.learner.progress)
         return plan.values
 
     def _make_durable(self, values: dict[str, bytes]) -> None:
@@ -257,14 +235,14 @@ class TrainerLoop:
         progress = self.learner.progress
         offsets = dict(progress.offsets)
         self._checkpoints.save(snapshot_of(self.learner, values))
-        self._reporting.saved(self._clock_ms())
+        reporting.saved(self._clock_ms())
         self._source.commit(offsets)
         self._saved_ms, self._unsaved = self._clock_ms(), False
         if values:
             self._writer.publish(values)
             in_force = (progress.query_release, progress.product_release)
-            keys, firsts = self._models.keys(), self._models.first_queries()
-            self._writer.retire(retired_keys(keys, firsts, in_force=in_force, pending=progress.pending))
+            manifests = self._models.look().manifests.values()
+            self._writer.retire(retired_keys(manifests, in_force=in_force, pending=progress.pending))
 
     def _adopt(self) -> None:
         """Move to the pair that `serving` names, if it is another than before."""
@@ -281,7 +259,7 @@ class TrainerLoop:
         elif not self._adopt_published(serving):
             return
         self._unsaved = True
-        self._reporting.adopted(progress.query_release, progress.product_release)
+        reporting.adopted(progress.query_release, progress.product_release)
 
     def _adopt_published(self, serving: Serving) -> bool:
         """Go on from the heads in force by their bytes on `models`; return False if they are not there."""

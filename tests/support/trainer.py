@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from contracts import wire
 from contracts.pairs import PreferencePair
-from contracts.releases import Kind, Serving, manifest_of
+from contracts.releases import SERVING_KEY, Serving, collection_name
+from service.models import ModelsTable
 from tests.support.pairs import preference_pair
 from tests.support.tiny_encoder import WORDS, TinyEncoder
 from trainer.adapters.vectors import QueryVectors
@@ -109,57 +111,38 @@ class FakeCheckpoints:
         return self.saved[-1] if self.saved else None
 
 
-class FakeModels:
-    """`models` in memory: what is published is read at once."""
+class FakeModels(ModelsTable):
+    """`models` without a broker: what is published is read at once."""
 
     def __init__(self) -> None:
-        self.values: dict[str, bytes] = {}
+        super().__init__()
         self.order: list[str] = []
-        """Every key ever written, in order."""
+        """Every key ever published, in order."""
         self.retired: list[str] = []
-        self.in_force: Serving | None = None
+
+    @property
+    def values(self) -> dict[str, bytes]:
+        """The releases that are there."""
+        return {key: value for key in self.keys() if (value := self.value(key)) is not None}
 
     def publish(self, values: Mapping[str, bytes]) -> None:
         """Write releases."""
-        self.values |= values
+        for key, value in values.items():
+            self.apply(key.encode(), value)
         self.order += values
 
     def retire(self, keys: Sequence[str]) -> None:
         """Write tombstones."""
-        self.retired += keys
         for key in keys:
-            del self.values[key]
+            self.apply(key.encode(), None)
+        self.retired += keys
 
     def serve(self, query_release: int, product_release: int) -> None:
         """Put a pair in force."""
-        self.in_force = Serving(
+        serving = Serving(
             query_release=query_release,
             product_release=product_release,
-            collection=f"products-r{product_release}",
+            collection=collection_name(product_release),
             published_at=1_795_196_006_756,
         )
-
-    def serving(self) -> Serving | None:
-        """Return the pair in force."""
-        return self.in_force
-
-    def value(self, key: str) -> bytes | None:
-        """Return a release's bytes."""
-        return self.values.get(key)
-
-    def seen(self, key: str) -> bool:
-        """Return whether a release ever stood there."""
-        return key in self.order
-
-    def keys(self) -> Sequence[str]:
-        """Return the releases that stand there."""
-        return sorted(self.values)
-
-    def first_queries(self) -> Mapping[int, int]:
-        """Return each product release's first query release."""
-        manifests = [manifest_of(value) for value in self.values.values()]
-        return {found.release: found.query_release for found in manifests if found.kind == "product"}
-
-    def highest(self, kind: Kind) -> int:
-        """Return the highest number of a kind."""
-        return max((int(key.partition("-")[2]) for key in self.order if key.startswith(kind)), default=0)
+        self.apply(SERVING_KEY, wire.encode(serving))

@@ -20,20 +20,19 @@ from typing_extensions import override
 from contracts import wire
 from contracts.errors import ContractError, DependencyDown, TransientError
 from contracts.pairs import PreferencePair
+from contracts.telemetry import Process
 from contracts.topics import DEAD_LETTERS, PREFERENCE_PAIRS, set_aside_headers
 from service import metrics
-from service.dependency import Dependency
 from service.kafka import OutgoingRecord, consumer_config, keep_joining, produce_all, translate_kafka_errors
 from service.logging import get_logger
 from service.settings import Settings
 from trainer.learner import PairRecord
 
 GROUP: Final = "trainer"
-STAGE: Final = "trainer"
 MAX_RECORDS: Final = 512
 POLL_S: Final = 0.2
 PATIENCE_S: Final = 5.0
-"""How long the group may be without a coordinator: a broker that moves or starts is not one that is gone."""
+"""How long Kafka or the group's coordinator may be silent: a broker that moves or starts is not one that is gone."""
 NEVER: Final = -1
 VERSION: Final = 0
 PAIR: Final[TypeAdapter[PreferencePair]] = TypeAdapter(PreferencePair)
@@ -89,8 +88,7 @@ class KafkaPairs(ConsumerRebalanceListener):  # type: ignore[misc] # kafka-pytho
     Args:
         settings: of the deployment.
         producer: for dead letters.
-        kafka: told if the group has no broker to answer it.
-        monotonic_s: clock that measures outages.
+        monotonic_s: clock that measures silence.
 
     Raises:
         DependencyDown: Kafka does not answer, or lacks the topic.
@@ -100,15 +98,14 @@ class KafkaPairs(ConsumerRebalanceListener):  # type: ignore[misc] # kafka-pytho
         self,
         settings: Settings,
         producer: KafkaProducer,
-        kafka: Dependency,
         *,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._producer = producer
-        self._kafka = kafka
         self._monotonic_s = monotonic_s
         self._coordinated_s = monotonic_s()
+        self._is_alone = False
         self._topic = settings.topic(PREFERENCE_PAIRS)
         self._assigned: frozenset[int] | None = None
         """None until the group has answered."""
@@ -131,8 +128,10 @@ class KafkaPairs(ConsumerRebalanceListener):  # type: ignore[misc] # kafka-pytho
         self._fetch(timeout_s=POLL_S)
         return bool(self._assigned)
 
-    def not_assigned(self) -> str | None:
-        """Give the reason why it reads nothing, as a readiness check."""
+    def not_reading(self) -> str | None:
+        """Give the reason why no pair can come, as a readiness check."""
+        if self._is_alone:
+            return f"group {self._settings.group(GROUP)} has had no coordinator for {PATIENCE_S:g} s"
         if self._assigned is None:
             return "the consumer group has not assigned partitions yet"
         return None if self._assigned else "another trainer is assigned the preference pairs; standing by"
@@ -227,10 +226,7 @@ class KafkaPairs(ConsumerRebalanceListener):  # type: ignore[misc] # kafka-pytho
         now_s = self._monotonic_s()
         if not self._consumer._coordinator.coordinator_unknown():
             self._coordinated_s = now_s
-            if not self._kafka.is_up:
-                self._kafka.answered()
-        elif now_s - self._coordinated_s > PATIENCE_S:
-            self._kafka.failed(f"group {self._settings.group(GROUP)} has had no coordinator for {PATIENCE_S:g} s")
+        self._is_alone = now_s - self._coordinated_s > PATIENCE_S
 
     def _require_partitions(self) -> None:
         if self._was_lost or self._assigned == frozenset():
@@ -249,11 +245,11 @@ class KafkaPairs(ConsumerRebalanceListener):  # type: ignore[misc] # kafka-pytho
     def _set_aside(self, record: Any, error: ContractError) -> None:
         """Write a record to `dead-letters`, unchanged, with its place and the reason."""
         place = (PREFERENCE_PAIRS, record.partition, record.offset)
-        headers = set_aside_headers(*place, stage=STAGE, reason=error.reason, error=error.message)
+        headers = set_aside_headers(*place, stage=Process.TRAINER, reason=error.reason, error=error.message)
         letter = OutgoingRecord(self._settings.topic(DEAD_LETTERS), record.value, key=record.key, headers=headers)
         with translate_kafka_errors(self._settings):
             produce_all(self._producer, [letter])
-        metrics.DEAD_LETTERS.labels(STAGE, error.reason).inc()
+        metrics.DEAD_LETTERS.labels(Process.TRAINER, error.reason).inc()
         get_logger().warning(
             "dead_letter",
             topic=PREFERENCE_PAIRS,

@@ -37,11 +37,21 @@ class VectorTable:
         self._matrix = np.zeros((FIRST_ROWS, dim), dtype=np.float32)
         self._rows: dict[str, int] = {}
         self._versions: dict[str, int] = {}
-        self._free: list[int] = list(range(FIRST_ROWS - 1, -1, -1))
-        self._sorted: list[str] | None = []
+        self._free: list[int] = []
+        self._sorted: list[str] | None = None
         self.foreign_records = 0
         """Vectors of another base version that were left out."""
         self._foreign_base = ""
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget everything: the topic was deleted and made anew, and its versions may begin anew, too."""
+        with self._lock:
+            self._rows.clear()
+            self._versions.clear()
+            self._free = list(range(len(self._matrix) - 1, -1, -1))
+            self._sorted = None
+            self.foreign_records = 0
 
     def on_record(self, key: bytes, value: bytes | None, _timestamp_ms: int) -> None:
         """Take one record of the topic; one that breaks its contract is named in the log and changes nothing."""

@@ -3,7 +3,7 @@
 A decision is a plan: nothing here changes the learner or writes anything.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -20,6 +20,7 @@ from trainer.release.safety import SafetyCaps, Verdict, first_safe
 CLICK_TIMES_SENT: Final = 256
 SAMPLE_QUERIES: Final = 256
 SAMPLE_PRODUCTS: Final = 4096
+KINDS: Final[tuple[Kind, ...]] = ("query", "product")
 KEPT_RELEASES: Final = 3
 """Of each kind; the ones that a rollback could want."""
 
@@ -84,11 +85,7 @@ def plan_product_release(learner: Learner, encoder: Encoder, *, caps: SafetyCaps
 
 
 def retired_keys(
-    keys: Iterable[str],
-    first_queries: Mapping[int, int],
-    *,
-    in_force: tuple[int, int],
-    pending: PendingRelease | None,
+    manifests: Collection[ReleaseManifest], *, in_force: tuple[int, int], pending: PendingRelease | None
 ) -> list[str]:
     """List the releases that nobody needs any more.
 
@@ -96,28 +93,22 @@ def retired_keys(
     every kept product release.
 
     Args:
-        keys: releases that are on `models`.
-        first_queries: product release -> its first query release.
+        manifests: of the releases that are on `models`.
         in_force: (query release, product release) as `serving` says.
         pending: the product release on its way.
-
-    >>> retired_keys(["query-1", "query-2", "query-3", "query-4", "query-5", "product-1"], {1: 2},
-    ...              in_force=(5, 1), pending=None)
-    ['query-1']
     """
-    found: dict[str, list[int]] = {"query": [], "product": []}
-    for key in keys:
-        kind, _, number = key.partition("-")
-        found[kind].append(int(number))
-    products = _kept(found["product"], {in_force[1]} | ({pending.product_release} if pending else set()))
-    firsts = {first_queries[number] for number in products if number in first_queries}
-    queries = _kept(found["query"], {in_force[0]} | firsts | ({pending.query_release} if pending else set()))
+    numbers = {kind: sorted(found.release for found in manifests if found.kind == kind) for kind in KINDS}
+    products = _kept(numbers["product"], {in_force[1]} | ({pending.product_release} if pending else set()))
+    firsts = {found.query_release for found in manifests if found.kind == "product" and found.release in products}
+    queries = _kept(numbers["query"], {in_force[0]} | firsts | ({pending.query_release} if pending else set()))
     kept = {"query": queries, "product": products}
-    return [f"{kind}-{number}" for kind in found for number in sorted(found[kind]) if number not in kept[kind]]
+    return [
+        release_key(kind, number).decode() for kind in KINDS for number in numbers[kind] if number not in kept[kind]
+    ]
 
 
-def _kept(numbers: Collection[int], needed: set[int]) -> set[int]:
-    return set(sorted(numbers)[-KEPT_RELEASES:]) | needed
+def _kept(ascending: Sequence[int], needed: set[int]) -> set[int]:
+    return {*ascending[-KEPT_RELEASES:], *needed}
 
 
 class _Draft(NamedTuple):

@@ -287,7 +287,7 @@ def test_without_the_heads_in_force_a_fresh_trainer_learns_from_the_first_pair()
     """A release that is gone from the topic cannot be gone on from; what it knew is learned anew."""
     world = rolled_out()
     world.models.serve(2, 0)
-    del world.models.values["query-2"]
+    world.models.retire(["query-2"])
     progress = lose_disk(world)
     assert progress.offsets == {}
     world.run_once()

@@ -112,6 +112,23 @@ def test_no_damage_to_a_checkpoint_is_ever_believed(two_states: tuple[Path, list
         assert content_of(found) == before
 
 
+def test_every_single_bit_counts(tmp_path: Path) -> None:
+    """Whichever bit of the newest checkpoint flips, the one before is loaded: nothing lies outside the hash."""
+    store = FileCheckpoints(tmp_path, base_version=BASE)
+    store.save(snapshot(1))
+    store.save(snapshot(2, {"query-1": b"release"}))
+    newest = files(tmp_path)[-1]
+    whole = newest.read_bytes()
+    believed = []
+    for bit in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        newest.write_bytes(flipped)
+        if loaded_step(store) != 1:
+            believed.append(bit)
+    assert believed == []
+
+
 def test_a_whole_checkpoint_is_believed_to_the_bit(two_states: tuple[Path, list[tuple[object, ...]]]) -> None:
     """The newest state is the one that is loaded, and with all of them damaged there is none."""
     folder, (_, newest) = two_states

@@ -8,9 +8,7 @@ import pytest
 from kafka import TopicPartition
 
 from contracts.errors import DependencyDown, TransientError
-from contracts.telemetry import Process
 from contracts.topics import PREFERENCE_PAIRS
-from service.dependency import Dependency
 from service.settings import Settings
 from tests.support.trainer import pair_number
 from trainer.adapters import pairs_source
@@ -123,7 +121,7 @@ def member(monkeypatch: pytest.MonkeyPatch) -> Member:
     """Give a trainer that has just subscribed, and its consumer."""
     consumer = FakeConsumer({PREFERENCE_PAIRS: {0, 1}})
     monkeypatch.setattr(pairs_source, "KafkaConsumer", lambda **_: consumer)
-    return KafkaPairs(SETTINGS, SimpleNamespace(), Dependency(Process.KAFKA)), consumer
+    return KafkaPairs(SETTINGS, SimpleNamespace()), consumer
 
 
 def record(partition: int, offset: int) -> Any:
@@ -136,20 +134,20 @@ def test_a_trainer_is_not_ready_before_the_group_has_assigned_it_everything(memb
     """It says whether the group is silent or another trainer has the pairs."""
     source, consumer = member
     assert not source.join()
-    assert source.not_assigned() == "the consumer group has not assigned partitions yet"
+    assert source.not_reading() == "the consumer group has not assigned partitions yet"
     consumer.assign()
     assert not source.join()
-    assert source.not_assigned() == "another trainer is assigned the preference pairs; standing by"
+    assert source.not_reading() == "another trainer is assigned the preference pairs; standing by"
     consumer.assign(0, 1)
     assert source.join()
-    assert source.not_assigned() is None
+    assert source.not_reading() is None
 
 
 def test_it_does_not_join_before_it_knows_the_topic(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the leader might assign it nothing and go on so for minutes."""
     monkeypatch.setattr(pairs_source, "KafkaConsumer", lambda **_: FakeConsumer({}))
     with pytest.raises(DependencyDown, match="does not know the topic preference-pairs"):
-        KafkaPairs(SETTINGS, SimpleNamespace(), Dependency(Process.KAFKA))
+        KafkaPairs(SETTINGS, SimpleNamespace())
 
 
 def test_reading_goes_on_at_the_checkpoint_whenever_partitions_are_assigned(member: Member) -> None:
@@ -184,18 +182,21 @@ def test_a_trainer_that_may_have_a_successor_stops(member: Member, moved: Callab
     assert consumer.committed == []
 
 
-def test_a_group_without_a_broker_is_an_outage_until_one_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_coordinator_a_trainer_is_not_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A poll without a broker only falls silent; a moment without a coordinator is no outage."""
-    consumer, kafka, now_s = FakeConsumer({PREFERENCE_PAIRS: {0}}), Dependency(Process.KAFKA), [100.0]
+    consumer, now_s = FakeConsumer({PREFERENCE_PAIRS: {0}}), [100.0]
     monkeypatch.setattr(pairs_source, "KafkaConsumer", lambda **_: consumer)
-    source = KafkaPairs(SETTINGS, SimpleNamespace(), kafka, monotonic_s=lambda: now_s[0])
+    source = KafkaPairs(SETTINGS, SimpleNamespace(), monotonic_s=lambda: now_s[0])
+    consumer.assign(0)
     consumer.is_alone = True
     now_s[0] += PATIENCE_S
     source.join()
-    assert kafka.not_ready() is None
+    assert source.not_reading() is None
     now_s[0] += 0.1
     source.join()
-    assert kafka.not_ready() == "kafka does not answer: group millrace-trainer has had no coordinator for 5 s"
+    assert source.not_reading() == "group millrace-trainer has had no coordinator for 5 s"
     consumer.is_alone = False
     source.join()
-    assert kafka.not_ready() is None
+    assert source.not_reading() is None

@@ -103,6 +103,19 @@ def test_the_table_grows_and_uses_freed_rows_again() -> None:
     np.testing.assert_array_equal(found[:, 0], [FIRST_ROWS + 5, 0, 1])
 
 
+def test_a_topic_that_was_made_anew_begins_with_nothing() -> None:
+    """Products that are not on it are gone, and those that are count whatever versions the old one had."""
+    table = new_table()
+    put(table, "a", OTHER, version=9)
+    put(table, "b", ROW)
+    put(table, "c", ROW, base="other/4/t1")
+    table.forget()
+    assert (list(table.ids()), table.foreign_records, table.not_usable()) == ([], 0, None)
+    put(table, "a", ROW, version=1)
+    assert list(table.ids()) == ["a"]
+    np.testing.assert_array_equal(table.vectors(["a", "b"]), [ROW, 0 * ROW])
+
+
 def test_vectors_are_copies() -> None:
     """A later update does not change what a step is computed on."""
     table = new_table()

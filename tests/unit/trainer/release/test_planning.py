@@ -2,7 +2,8 @@
 
 import pytest
 
-from contracts.releases import PROBE_COUNT, ReleaseManifest, manifest_of
+from contracts.releases import PROBE_COUNT, Kind, ReleaseManifest, manifest_of
+from tests.support.deployment import release_value
 from tests.support.tiny_encoder import TinyEncoder
 from tests.support.trainer import DIM, new_learner, records
 from towers.release_files import probe_difference, unpack
@@ -98,6 +99,11 @@ def test_the_same_state_makes_the_same_bytes() -> None:
     assert plans[0].values == plans[1].values
 
 
+def manifest(kind: Kind, number: int, *, query_release: int = 0) -> ReleaseManifest:
+    """Return the manifest of a release under a number."""
+    return manifest_of(release_value(kind, number, query_release=query_release))
+
+
 @pytest.mark.parametrize(
     ("in_force", "pending", "expected"),
     [
@@ -111,16 +117,17 @@ def test_old_releases_go_unless_they_are_needed(
     in_force: tuple[int, int], pending: PendingRelease | None, expected: list[str]
 ) -> None:
     """The newest three stay, and so do the pair in force and a product release on its way."""
-    keys = [f"query-{number}" for number in range(1, 6)]
-    assert retired_keys(keys, {}, in_force=in_force, pending=pending) == expected
+    manifests = [manifest("query", number) for number in range(1, 6)]
+    assert retired_keys(manifests, in_force=in_force, pending=pending) == expected
 
 
 def test_the_first_query_release_of_a_kept_product_release_stays() -> None:
     """A rollback to a product release needs a query head that fits it."""
-    keys = [*(f"query-{number}" for number in range(1, 20)), *(f"product-{number}" for number in range(1, 6))]
-    firsts = {1: 1, 2: 4, 3: 7, 4: 10, 5: 13}
-    retired = retired_keys(keys, firsts, in_force=(19, 5), pending=None)
-    kept = set(keys) - set(retired)
+    queries = [manifest("query", number) for number in range(1, 20)]
+    products = [manifest("product", number, query_release=3 * number - 2) for number in range(1, 6)]
+    retired = retired_keys([*products, *queries], in_force=(19, 5), pending=None)
+    assert retired[-2:] == ["product-1", "product-2"]
+    kept = {f"{found.kind}-{found.release}" for found in [*queries, *products]} - set(retired)
     assert kept == {
         "product-3",
         "product-4",
