@@ -9,6 +9,7 @@ from tests.support.tiny_encoder import TinyEncoder
 from tests.support.trainer import DIM, FakeCheckpoints, FakeModels, FakeSource, new_learner, records
 from towers.heads import head_tensors
 from towers.release_files import unpack
+from trainer.learner import PairRecord
 from trainer.loop import LoopSettings, MicroBatcher, TrainerLoop
 from trainer.memory import TrainingProgress
 from trainer.release.planning import Cadence
@@ -195,7 +196,7 @@ def test_a_roll_out_survives_a_restart() -> None:
 
 
 def test_nothing_is_released_once_all_that_was_learned_is() -> None:
-    """After its last pair a shop gets one release of each kind, however long it stays quiet; then no more."""
+    """After its last pair a shop gets one release of each kind; then none for time, a restart or a repeated pair."""
     world = World(pairs=40)
     world.run_once()
     for _ in range(50):
@@ -204,6 +205,12 @@ def test_nothing_is_released_once_all_that_was_learned_is() -> None:
     learner = world.loop.learner
     trained, released = learner.versions.in_force.query_head, learner.versions.released
     np.testing.assert_array_equal(head_tensors(released)["up"], head_tensors(trained)["up"])
+    world.start()
+    world.source.log += [PairRecord(0, 100 + number, found.pair) for number, found in enumerate(records(0, 32))]
+    for _ in range(5):
+        world.run_once(after_s=70)
+    assert world.loop.learner.progress.offsets[0] == 132
+    assert len(world.models.order) == 4
 
 
 def test_a_product_release_that_comes_into_force_is_no_reason_for_a_query_release() -> None:
