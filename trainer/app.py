@@ -10,7 +10,7 @@ from contracts.telemetry import Process
 from contracts.topics import MODELS, PRODUCT_VECTORS
 from service.clock import epoch_ms
 from service.dependency import Dependency
-from service.follow import OnRecord, TopicFollower
+from service.follow import PATIENCE_S, OnRecord, TopicFollower
 from service.health import Health
 from service.http_server import AdminServer
 from service.kafka import ensure_topics, producer_config, translate_kafka_errors
@@ -20,7 +20,7 @@ from service.process import Shutdown
 from service.settings import Settings
 from towers.encoder import BaseEncoder, load_encoder
 from trainer.adapters.checkpoints import FileCheckpoints, writable_folder
-from trainer.adapters.pairs_source import PATIENCE_S, KafkaPairs
+from trainer.adapters.pairs_source import KafkaPairs
 from trainer.adapters.vectors import QueryVectors, VectorTable
 from trainer.learner import LearnerSettings
 from trainer.loop import LoopSettings, TrainerLoop

@@ -211,7 +211,7 @@ class Learner:
         progress.query_decided_step = pending.step
         progress.pending = None
 
-    def adopt_foreign(self, towers: Towers, manifest: ReleaseManifest, *, product_release: int) -> None:
+    def adopt_published(self, towers: Towers, manifest: ReleaseManifest, *, product_release: int) -> None:
         """Move to heads that this state does not know; all learning begins again from them.
 
         Args:

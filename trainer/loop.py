@@ -273,7 +273,7 @@ class TrainerLoop:
                 f"releases {serving.query_release} and {serving.product_release} are of the wrong kind"
             )
         towers = Towers(query_head, product_head)
-        self.learner.adopt_foreign(towers, query.manifest, product_release=serving.product_release)
+        self.learner.adopt_published(towers, query.manifest, product_release=serving.product_release)
         self._batcher.clear()
         self._source.seek(self.learner.progress.offsets)
         return True

@@ -23,6 +23,7 @@ from contracts.pairs import PreferencePair
 from contracts.telemetry import Process
 from contracts.topics import DEAD_LETTERS, PREFERENCE_PAIRS, set_aside_headers
 from service import metrics
+from service.follow import PATIENCE_S
 from service.kafka import OutgoingRecord, consumer_config, keep_joining, produce_all, translate_kafka_errors
 from service.logging import get_logger
 from service.settings import Settings
@@ -31,8 +32,6 @@ from trainer.learner import PairRecord
 GROUP: Final = "trainer"
 MAX_RECORDS: Final = 512
 POLL_S: Final = 0.2
-PATIENCE_S: Final = 5.0
-"""How long Kafka or the group's coordinator may be silent: a broker that moves or starts is not one that is gone."""
 NEVER: Final = -1
 VERSION: Final = 0
 PAIR: Final[TypeAdapter[PreferencePair]] = TypeAdapter(PreferencePair)

@@ -143,12 +143,12 @@ def manifest_in_force(**changes: object) -> ReleaseManifest:
     return identity_release("query", TinyEncoder(DIM)).manifest.model_copy(update={"release": 9, **changes})
 
 
-def test_a_foreign_pair_restarts_all_learning_from_it() -> None:
+def test_heads_of_another_trainer_restart_all_learning_from_them() -> None:
     """A trainer takes up the pair that shoppers are served, whatever it had learned itself."""
     learner = new_learner()
     learner.learn(records(0, 20))
     start_roll_out(learner)
-    learner.adopt_foreign(Towers(QueryHead(DIM), ProductHead(DIM)), manifest_in_force(), product_release=4)
+    learner.adopt_published(Towers(QueryHead(DIM), ProductHead(DIM)), manifest_in_force(), product_release=4)
     assert (learner.progress.query_release, learner.progress.product_release) == (9, 4)
     assert learner.versions.pending is None
     assert not query_weights(learner.versions.in_force.query_head).any()
@@ -156,12 +156,12 @@ def test_a_foreign_pair_restarts_all_learning_from_it() -> None:
     assert learner.learn(records(20, 30)).trained == {"click": 10}
 
 
-def test_what_foreign_heads_were_trained_on_is_not_learned_again() -> None:
+def test_what_heads_of_another_trainer_were_trained_on_is_not_learned_again() -> None:
     """Each partition goes on at the manifest's offset, or where this trainer is if that is further."""
     learner = new_learner()
     learner.learn(records(0, 20))
     manifest = manifest_in_force(offsets={"0": 7, "1": 25, "2": 4}, pairs_trained=36, lists_trained=12)
-    learner.adopt_foreign(Towers(QueryHead(DIM), ProductHead(DIM)), manifest, product_release=4)
+    learner.adopt_published(Towers(QueryHead(DIM), ProductHead(DIM)), manifest, product_release=4)
     assert learner.progress.offsets == {0: 10, 1: 25, 2: 4}
     assert (learner.progress.pairs_trained, learner.progress.lists_trained) == (36, 20)
 

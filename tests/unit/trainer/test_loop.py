@@ -269,7 +269,7 @@ def test_a_trainer_that_lost_its_newest_checkpoints_does_not_teach_the_heads_in_
     assert progress.pairs_trained == 64
 
 
-def test_pairs_that_wait_are_read_again_if_foreign_heads_come_into_force() -> None:
+def test_pairs_that_wait_are_read_again_if_heads_of_another_trainer_come_into_force() -> None:
     """Nobody has trained them: they count for the new heads, once."""
     world = rolled_out()
     old = World()

@@ -9,10 +9,11 @@ from kafka import TopicPartition
 
 from contracts.errors import DependencyDown, TransientError
 from contracts.topics import PREFERENCE_PAIRS
+from service.follow import PATIENCE_S
 from service.settings import Settings
 from tests.support.trainer import pair_number
 from trainer.adapters import pairs_source
-from trainer.adapters.pairs_source import PATIENCE_S, KafkaPairs, SoleAssignor
+from trainer.adapters.pairs_source import KafkaPairs, SoleAssignor
 
 CLUSTER = SimpleNamespace(partitions_for_topic=lambda _topic: {0, 1, 2, 3})
 
