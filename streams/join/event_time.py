@@ -15,7 +15,7 @@ from contracts.progress import EarlierWindows
 
 BEFORE_FIRST_MS: Final = -1
 """The watermark of a partition of which nothing was read."""
-CLOCK_TOLERANCE_MS: Final = 5_000
+CLOCK_TOLERANCE_MS: Final = 250
 """A smaller difference between the clocks of a worker and of Kafka is the way of a record, not an error."""
 
 
@@ -76,12 +76,12 @@ class EventTime:
 
     def next_tick_ms(self, now_ms: int) -> int:
         """Return the event time of a tick: the newest, and what passed since Kafka appended the record that has it."""
-        return self.newest_ms + max(0, now_ms - self.newest_append_ms)
+        return self.newest_ms + now_ms - self.newest_append_ms
 
     def tick_happened_ms(self, event_time: int, append_ms: int) -> int:
         """Return the time for which a tick stands that Kafka has stamped.
 
-        The clock by which it was made may be wrong: event time moves on by what passed between Kafka's own stamps.
+        If the clock by which it was made is wrong, event time moves on by what passed between Kafka's own stamps.
 
         >>> time = EventTime(10)
         >>> time.advance(100, append_ms=50_000)
@@ -89,11 +89,12 @@ class EventTime:
         >>> [time.tick_happened_ms(made, append_ms=52_003) for made in (2_100, 362_100, 100, -358_000)]
         [2100, 2103, 100, 2103]
         """
-        if self.moved_append_ms == BEFORE_FIRST_MS:
-            return min(event_time, append_ms)
-        passed_ms = max(0, append_ms - self.moved_append_ms)
-        latest_ms = min(append_ms, self.watermark_ms + self.lateness_ms + passed_ms)
-        return event_time if latest_ms - CLOCK_TOLERANCE_MS <= event_time <= latest_ms else latest_ms
+        if self.moved_append_ms != BEFORE_FIRST_MS:
+            passed_ms = max(0, append_ms - self.moved_append_ms)
+            expected_ms = self.watermark_ms + self.lateness_ms + passed_ms
+            if abs(event_time - expected_ms) > CLOCK_TOLERANCE_MS:
+                event_time = expected_ms
+        return min(event_time, append_ms)
 
 
 class Windows:

@@ -262,8 +262,6 @@ class OpenSearch(msgspec.Struct, gc=False, order=True, array_like=True):
 
     def add(self, event_id: str, event: HeldEvent) -> bool:
         """Add an event that is no impression; False if its type and id are here: one of the two is a duplicate."""
-        if self.shown:
-            event.record = None
         if self.events is None:
             self.events = {event_id: event}
             return True

@@ -111,9 +111,9 @@ class PartitionJoin:
     def progress(self) -> JoinProgress:
         """Return how far the join has come and what became of every record so far."""
         watermark_ms = self.event_time.watermark_ms
-        newest_append_ms = self.event_time.newest_append_ms
         now = LowWater(self.next_offset, watermark_ms, self.event_time.moved_append_ms)
         low_water = self._hold.low_water(watermark_ms) or now
+        newest_append_ms, held_append_ms = self.event_time.newest_append_ms, low_water.moved_append_ms
         return JoinProgress(
             partition=self.partition,
             start_offset=self.start_offset,
@@ -121,7 +121,7 @@ class PartitionJoin:
             hold_offset=low_water.offset,
             watermark_ms=watermark_ms,
             hold_watermark_ms=low_water.watermark_ms,
-            hold_append_ms=None if low_water.moved_append_ms == newest_append_ms else low_water.moved_append_ms,
+            hold_append_ms=None if held_append_ms == newest_append_ms else held_append_ms,
             newest_append_ms=newest_append_ms,
             window_ms=self._windows.window_ms,
             lateness_ms=self._windows.lateness_ms,

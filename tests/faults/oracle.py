@@ -113,11 +113,10 @@ def _read(entry: LogEntry) -> tuple[Json | None, str | None]:
 
 
 def _tick_time(entry: LogEntry, event_time: int, newest: int, moved: int) -> int:
-    """Return the time of a tick: what passed between Kafka's stamps, if the tick differs from it by five seconds."""
-    if moved < 0:
-        return min(event_time, entry.append_ms)
-    latest = min(entry.append_ms, newest + max(0, entry.append_ms - moved))
-    return event_time if latest - 5_000 <= event_time <= latest else latest
+    """Return the time of a tick: what passed between Kafka's stamps, if the tick says something else."""
+    expected = newest + max(0, entry.append_ms - moved)
+    wrong = moved >= 0 and abs(event_time - expected) > 250
+    return min(expected if wrong else event_time, entry.append_ms)
 
 
 def _search(event: Json) -> tuple[str | None, int | None]:

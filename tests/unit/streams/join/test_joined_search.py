@@ -53,7 +53,7 @@ PAGES = (
     shown(("a", 1), ("b", 2), event_id="z", query="first page"),
     shown(("c", 3), ("a", 4), ("d", 5), event_id="m", query="second page"),
     shown(("b", 2), ("x", 3), event_id="a", query="contradicts the second"),
-    shown(("d", 5), ("e", 6), event_id="n", query="overlaps the second"),
+    shown(("d", 5), ("e", 6), ("a", 7), ("b", 8, True), event_id="n", query="overlaps the second"),
 )
 
 
@@ -61,7 +61,7 @@ PAGES = (
 def test_pages_make_one_list_in_any_order_of_arrival(order: Sequence[int]) -> None:
     """What agrees is added, what contradicts is left out, and a product listed again was seen before."""
     search = closed(*(PAGES[number] for number in order), click("a", position=4))
-    assert listed(search) == [("a", 1), ("b", 2), ("x", 3), ("d", 5), ("e", 6)]
+    assert listed(search) == [("a", 1), ("b", 2), ("x", 3), ("d", 5), ("e", 6), ("b", 8)]
     assert search["query"] == "first page"
     assert [slot["product_id"] for slot in search["slots"] if slot["clicked"]] == ["a"]
 
