@@ -1,14 +1,26 @@
-"""Catalogue messages: the shop's products and their deletions."""
+"""Products: what the shop says of them, their base vectors, and which of two writes to the index wins.
 
-from typing import Annotated, Final, Literal
+The shop's `version` decides first, then the product release: a refresh of the same product version by a newer model
+must be accepted, an older product version never, whatever the order of arrival.
+"""
 
-from pydantic import Field, TypeAdapter
+import base64
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
+from uuid import NAMESPACE_OID, uuid5
 
-from contracts.base import Finite, Label, Message, Money, ProductId, Time
-from contracts.versions import MAX_VERSION
+from pydantic import Field, TypeAdapter, model_validator
+
+from contracts.base import Finite, Label, Message, Money, Part, ProductId, Text, Time, VisibleText
+
+MAX_VERSION: Final = 2**53 - 1
+"""Largest product version: Qdrant compares numbers as float64, above this it cannot tell neighbours apart."""
 
 Version = Annotated[int, Field(ge=0, le=MAX_VERSION, description="The shop's own; only grows.")]
-AttributeValue = bool | int | Finite | Annotated[str, Field(max_length=1000)] | None
+Url = Annotated[Text, Field(max_length=4_000)]
+CategoryPath = Annotated[tuple[Label, ...], Field(strict=False, max_length=32)]
+"""From the widest to the narrowest."""
+AttributeName = Annotated[Text, Field(max_length=256)]
+AttributeValue = bool | int | Finite | Annotated[Text, Field(max_length=4_000)] | None
 
 
 class Product(Message):
@@ -17,12 +29,12 @@ class Product(Message):
     type: Literal["product"]
     product_id: ProductId
     version: Version
-    title: Annotated[str, Field(min_length=1, max_length=1000)]
-    description: Annotated[str, Field(max_length=20_000)] = ""
-    category: Annotated[tuple[Label, ...], Field(strict=False, max_length=16)] = ()
+    title: Annotated[VisibleText, Field(max_length=1_000)]
+    description: Annotated[Text, Field(max_length=100_000)] = ""
+    category: CategoryPath = ()
     """Path from the widest to the narrowest."""
     brand: Label | None = None
-    attributes: Annotated[dict[str, AttributeValue], Field(max_length=200)] = Field(default_factory=dict)
+    attributes: Annotated[dict[AttributeName, AttributeValue], Field(max_length=1_000)] = Field(default_factory=dict)
     price: Money | None = None
     currency: Label | None = None
     in_stock: bool = True
@@ -33,8 +45,8 @@ class Product(Message):
     """The variant group."""
     seller_id: ProductId | None = None
     locale: Label | None = None
-    url: Annotated[str, Field(max_length=2000)] | None = None
-    image_url: Annotated[str, Field(max_length=2000)] | None = None
+    url: Url | None = None
+    image_url: Url | None = None
 
 
 class ProductDeleted(Message):
@@ -48,3 +60,86 @@ class ProductDeleted(Message):
 CatalogChange = Product | ProductDeleted
 CATALOG_CHANGE: Final[TypeAdapter[CatalogChange]] = TypeAdapter(Annotated[CatalogChange, Field(discriminator="type")])
 """What may stand on `catalog`."""
+
+
+class PointPayload(Part):
+    """What a point says of its product, apart from versions."""
+
+    title: str = ""
+    category: CategoryPath = ()
+    brand: Label | None = None
+    price: Money | None = None
+    in_stock: Annotated[int, Field(ge=0, le=1)] = 1
+    launched_at: Time | None = None
+    priority: Finite = 0.0
+    parent_id: ProductId | None = None
+    seller_id: ProductId | None = None
+    locale: Label | None = None
+
+
+class ProductVector(Message):
+    """One product's base vector. A deletion has neither vector nor payload."""
+
+    type: Literal["product_vector"] = "product_vector"
+    product_id: ProductId
+    version: Version
+    deleted: bool = False
+    base_version: str
+    """Which base encoder and text template made the vector."""
+    text_hash: str = ""
+    vector: str | None = None
+    """Base64 of little-endian float32, unit length."""
+    payload: PointPayload | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.deleted != (self.vector is None) or self.deleted != (self.payload is None):
+            raise ValueError("a product has a vector and a payload, a deletion neither")
+        return self
+
+    def vector_bytes(self) -> bytes:
+        """Return the raw little-endian float32 bytes; empty for a deletion."""
+        return base64.b64decode(self.vector) if self.vector else b""
+
+
+def point_id(product_id: str) -> str:
+    """Return the Qdrant point id of a product.
+
+    Qdrant takes only unsigned integers and UUIDs as ids, so the shop's own id is hashed.
+
+    >>> point_id("P-1")
+    '529a5352-385c-5db4-9dd0-0c347ac4b3bb'
+    """
+    return str(uuid5(NAMESPACE_OID, product_id))
+
+
+class PointVersion(NamedTuple):
+    """What orders the writes of one product; compares field by field, in this order."""
+
+    version: int
+    product_release: int
+
+
+def is_newer(candidate: PointVersion, stored: PointVersion | None) -> bool:
+    """Tell whether a write may replace what is stored.
+
+    >>> is_newer(PointVersion(5, 2), PointVersion(5, 1)), is_newer(PointVersion(4, 9), PointVersion(5, 1))
+    (True, False)
+    >>> is_newer(PointVersion(5, 1), PointVersion(5, 1)), is_newer(PointVersion(1, 0), None)
+    (False, True)
+    """
+    return stored is None or candidate > stored
+
+
+def newer_only_filter(candidate: PointVersion) -> dict[str, Any]:
+    """Return the same rule as a Qdrant filter (REST JSON) over the stored point's payload.
+
+    Written as `must_not` so that a stored point without these fields is replaced, not kept for ever.
+    """
+    same_version: dict[str, Any] = {
+        "must": [
+            {"key": "version", "match": {"value": candidate.version}},
+            {"key": "product_release", "range": {"gte": candidate.product_release}},
+        ]
+    }
+    return {"must_not": [{"key": "version", "range": {"gt": candidate.version}}, same_version]}

@@ -45,7 +45,7 @@ class Envelope(Message):
     model_config = ConfigDict(json_schema_extra={"anyOf": [gives_text("session_id"), gives_text("client_id")]})
 
     event_id: Id
-    """Unique per event; a repeat is a duplicate. UUIDv7 is advised."""
+    """With `type`, the identity of an event: a repeat of both is a duplicate. UUIDv7 is advised."""
     event_time: Time
     """When it happened, by the sender's clock, corrected by the collector where `sent_at` allows."""
     session_id: Id | None = None
@@ -102,7 +102,10 @@ class Ranking(Part):
 
 
 class Impression(Envelope):
-    """One ranked list, complete and at once, as it was served."""
+    """One ranked list, or one page of it, complete and at once, as it was served.
+
+    Impressions of one `search_id` and `event_time` that show other positions are pages of one list.
+    """
 
     type: Literal["impression"]
     search_id: Id
@@ -118,8 +121,9 @@ class Impression(Envelope):
     def _distinct_slots(self) -> Self:
         if len({slot.position for slot in self.slots}) < len(self.slots):
             raise ValueError("slots: a position stands twice")
-        if len({slot.product_id for slot in self.slots}) < len(self.slots):
-            raise ValueError("slots: a product_id stands twice")
+        organic = [slot.product_id for slot in self.slots if not slot.sponsored]
+        if len(set(organic)) < len(organic):
+            raise ValueError("slots: a product_id stands twice without being sponsored")
         return self
 
 

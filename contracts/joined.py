@@ -1,11 +1,21 @@
 """A joined search: one list and, per slot, what the shopper saw and did within the window."""
 
-from typing import Annotated, Literal
+import re
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
+from typing import Annotated, Any, Final, Literal
 
+import orjson
 from pydantic import Field
 
 from contracts.base import Count, DurationMs, Id, Label, Message, Part, Query, Time
-from contracts.events import MAX_SLOTS, Ranking, Slot
+from contracts.events import Ranking, Slot
+
+MAX_LIST_SLOTS: Final = 2_000
+"""Slots of a whole list, all its pages together."""
+MAX_ORIGINS: Final = 10_000
+UNKNOWN_FIELDS_BYTES: Final = 4_096
+"""How much of what a shop adds to its events a joined search carries on."""
 
 
 class Origin(Part):
@@ -44,15 +54,100 @@ class JoinedSearch(Message):
     locale: Label | None = None
     device: Label | None = None
     surface: Label | None = None
+    total_results: Count | None = None
     consent: Literal["granted", "denied", "unknown"] | None = None
     synthetic: bool = False
     query: Query
     layout: Label = "list"
     columns: Annotated[int, Field(ge=1, le=100)] = 1
     page: Annotated[int, Field(ge=1, le=10_000)] = 1
-    total_results: Count | None = None
+    """The first of the pages whose slots are here."""
     ranking: Ranking = Ranking()
-    slots: Annotated[tuple[JoinedSlot, ...], Field(strict=False, max_length=MAX_SLOTS)]
+    slots: Annotated[tuple[JoinedSlot, ...], Field(strict=False, max_length=MAX_LIST_SLOTS)]
+    """By position; a product may stand twice, sponsored and organic, each with an outcome of its own."""
     unlisted: Count = 0
     """Events of this search that name a product which the list does not show."""
-    origins: Annotated[tuple[Origin, ...], Field(strict=False, max_length=10_000)] = ()
+    origins: Annotated[tuple[Origin, ...], Field(strict=False, max_length=MAX_ORIGINS)] = ()
+
+
+_DEEPEST: Final = 16
+_PERSONAL_WORDS: Final = frozenset(
+    {"email", "mail", "ip", "ipv4", "ipv6", "phone", "mobile", "msisdn", "tel", "telephone", "fax", "whatsapp"}
+)
+_PERSONAL_NAMES: Final = re.compile("useragent|forwarded|remoteaddr|ipaddr|emailaddr")
+_WORD: Final = re.compile("[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])")
+_WORD_IN_ANY_CASE: Final = re.compile("[A-Za-z0-9]+")
+_E_MAIL_IPV4_OR_PHONE: Final = re.compile(
+    r"[^\s@%](?:@|%40)[^\s@%]+\.[^\W\d]{2}|(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])|(?<!\w)\+\d(?:[ ().-]*\d){7}"
+)
+_MAYBE_IPV6: Final = re.compile("[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
+
+
+def passed_on(unknown: Mapping[str, Any], *, limit_bytes: int = UNKNOWN_FIELDS_BYTES) -> dict[str, Any]:
+    """Choose what a joined search carries of the fields that an event has beyond its form.
+
+    Left out are names that a joined search uses itself, what may hold the address of a person (e-mail, IP address,
+    phone, user agent), what JSON cannot carry, and what exceeds the cap. Sorted by name: the same fields always give
+    the same bytes.
+
+    Args:
+        unknown: `model_extra` of an event.
+        limit_bytes: most that the fields may have together, as JSON.
+
+    >>> passed_on({"campaign": "diwali", "contact": {"e-mail": None}, "ref": "ann@example.com", "clientIp": ""})
+    {'campaign': 'diwali'}
+    """
+    kept: dict[str, Any] = {}
+    left_bytes = limit_bytes
+    for name in sorted(unknown.keys() - JoinedSearch.model_fields.keys()):
+        field = {name: unknown[name]}
+        try:
+            size = len(orjson.dumps(field))
+        except orjson.JSONEncodeError:
+            continue
+        if size <= left_bytes and not is_personal(field):
+            kept |= field
+            left_bytes -= size
+    return kept
+
+
+def is_personal(value: Any) -> bool:
+    """Whether JSON holds, or by its names may hold, the address of a person; what is nested too deep may.
+
+    >>> is_personal({"ua": {"userAgent": 1}}), is_personal(["::1"]), is_personal({"ship": "zip 12345, 10:20:30"})
+    (True, True, False)
+    """
+    level = [value]
+    for _ in range(_DEEPEST):
+        if not level:
+            return False
+        texts = [inner for inner in level if isinstance(inner, str)]
+        names = [name for inner in level if isinstance(inner, dict) for name in inner]
+        if any(map(_names_address, names)) or any(map(_holds_address, (*names, *texts))):
+            return True
+        level = [child for inner in level for child in _children(inner)]
+    return True
+
+
+def _children(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        yield from value.values()
+    elif isinstance(value, list):
+        yield from value
+
+
+def _names_address(name: str) -> bool:
+    words = [word.lower() for pattern in (_WORD, _WORD_IN_ANY_CASE) for word in pattern.findall(name)]
+    return not _PERSONAL_WORDS.isdisjoint(words) or _PERSONAL_NAMES.search("".join(words)) is not None
+
+
+def _holds_address(text: str) -> bool:
+    return _E_MAIL_IPV4_OR_PHONE.search(text) is not None or any(map(_is_ip, _MAYBE_IPV6.findall(text)))
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True

@@ -7,13 +7,12 @@ from pydantic import TypeAdapter
 
 from contracts import topics
 from contracts.base import Message
-from contracts.catalog import CATALOG_CHANGE, Product, ProductDeleted
+from contracts.catalog import CATALOG_CHANGE, Product, ProductDeleted, ProductVector
 from contracts.events import SEARCH_RECORD, Cart, Click, Dwell, Impression, Purchase, Tick, View
 from contracts.joined import JoinedSearch
 from contracts.pairs import CURATED_PAIR, CuratedPair, PreferencePair
 from contracts.progress import JoinProgress, PairsProgress
 from contracts.releases import MANIFEST, SERVING, ReleaseManifest, Serving
-from contracts.vectors import ProductVector
 
 _SET_ASIDE: Final = (topics.LATE_EVENTS, topics.ORPHAN_EVENTS)
 

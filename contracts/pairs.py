@@ -1,7 +1,9 @@
 """Preference pairs: for this query, shoppers preferred one product to another, and how much that weighs."""
 
+import hashlib
 from typing import Annotated, Final, Literal, Self
 
+import orjson
 from pydantic import ConfigDict, Field, TypeAdapter, model_validator
 
 from contracts.base import (
@@ -17,13 +19,26 @@ from contracts.base import (
     Ratio,
     Release,
     Time,
+    VisibleText,
     gives_text,
 )
-from contracts.ids import RULE_VERSION
-from contracts.joined import Origin
+from contracts.joined import MAX_ORIGINS, Origin
+
+RULE_VERSION: Final = 1
+"""Version of the pairing rules; part of every pair id, so that changed rules make new pairs."""
 
 PairSource = Literal["click", "rule", "curated", "value"]
 Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+CuratedText = Annotated[VisibleText, Field(max_length=4000)]
+
+
+def pair_id(search_id: str, chosen: str, rejected: str, *, source: str, rule_version: int = RULE_VERSION) -> str:
+    """Return the id of a preference pair: sha256 of the JSON array of what makes it unique, as hex.
+
+    >>> pair_id("s1", "P-4", "P-1", source="click")[:16]
+    '159d57d9e42c164c'
+    """
+    return hashlib.sha256(orjson.dumps([search_id, chosen, rejected, source, rule_version])).hexdigest()
 
 
 class PairSide(Part):
@@ -77,7 +92,7 @@ class PreferencePair(Message):
     event_time: Time
     """When the chosen product was clicked."""
     closed_at: Time
-    origins: Annotated[tuple[Origin, ...], Field(strict=False, max_length=10_000)] = ()
+    origins: Annotated[tuple[Origin, ...], Field(strict=False, max_length=MAX_ORIGINS)] = ()
     rule_version: Count = RULE_VERSION
 
 
@@ -91,11 +106,11 @@ class CuratedPair(Message):
     )
 
     pair_id: Id | None = None
-    query: Annotated[str, Field(min_length=1, max_length=1000)]
+    query: Annotated[VisibleText, Field(max_length=1000)]
     chosen: ProductId | None = None
     rejected: ProductId | None = None
-    chosen_text: Annotated[str, Field(min_length=1, max_length=4000)] | None = None
-    rejected_text: Annotated[str, Field(min_length=1, max_length=4000)] | None = None
+    chosen_text: CuratedText | None = None
+    rejected_text: CuratedText | None = None
     weight: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = 1.0
     margin: Finite | None = None
 

@@ -95,4 +95,4 @@ def manifest_of(value: bytes) -> ReleaseManifest:
         manifest = orjson.loads(value[8 : 8 + length])["__metadata__"][MANIFEST_ENTRY]
     except (struct.error, orjson.JSONDecodeError, KeyError, TypeError) as exc:
         raise MalformedMessage("malformed_release", f"not a release file: {exc!r}") from exc
-    return wire.decode(manifest.encode(), MANIFEST)
+    return wire.decode(str(manifest).encode(), MANIFEST)

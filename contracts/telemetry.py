@@ -31,6 +31,17 @@ DEFAULT_PORTS: Final[dict[Process, int]] = {
 }
 
 
+class Correction(StrEnum):
+    """What the collector's record says otherwise than the event that was sent."""
+
+    CLOCK = "clock"
+    """Times were moved, because the sender's clock is wrong."""
+    SEARCH_TIME = "search_time"
+    """It is left out, because a wrong clock leaves open which time is meant; the join goes by `search_id`."""
+    PERSONAL_FIELD = "personal_field"
+    """A field beyond the form is left out, because it may hold an address of a person."""
+
+
 class EventOutcome(StrEnum):
     """What became of one accepted event; the terms of the event ledger."""
 
@@ -74,6 +85,7 @@ M_REQUESTS: Final = "millrace_requests_total"
 M_REQUEST_SECONDS: Final = "millrace_request_duration_seconds"
 M_ACCEPTED: Final = "millrace_events_accepted_total"
 M_REJECTED: Final = "millrace_events_rejected_total"
+M_CORRECTIONS: Final = "millrace_intake_corrections_total"
 M_DUPLICATE: Final = "millrace_events_duplicate_total"
 M_OUTCOMES: Final = "millrace_event_outcomes_total"
 M_DEAD_LETTERS: Final = "millrace_dead_letters_total"

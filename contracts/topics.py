@@ -1,6 +1,8 @@
-"""Every Kafka topic and consumer group of Millrace, in one table."""
+"""Kafka topics and consumer groups in one table, the partition of a key, and the headers of set-aside records."""
 
+import struct
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final, Literal
 
 Cleanup = Literal["delete", "compact"]
@@ -96,3 +98,77 @@ GROUP_TOPICS: Final[dict[str, tuple[str, ...]]] = {
     "indexer": (CATALOG,),
 }
 """What each group reads and commits."""
+
+
+def partition_for(key: bytes, partitions: int) -> int:
+    """Give a key's partition as Kafka's Java clients and all of ours choose it: by murmur2 (Appleby, 32 bits).
+
+    >>> partition_for(b"k1", 4)
+    1
+    """
+    mix, mask = 0x5BD1E995, 0xFFFFFFFF
+    hashed = 0x9747B28C ^ len(key)
+    whole = len(key) & ~3
+    for (word,) in struct.iter_unpack("<I", key[:whole]):
+        mixed = word * mix & mask
+        hashed = hashed * mix & mask ^ (mixed ^ mixed >> 24) * mix & mask
+    if rest := key[whole:]:
+        hashed = (hashed ^ int.from_bytes(rest, "little")) * mix & mask
+    hashed = (hashed ^ hashed >> 13) * mix & mask
+    return (hashed ^ hashed >> 15) % 0x80000000 % partitions
+
+
+def belongs(key: bytes | None, partition: int, partitions: int) -> bool:
+    """Tell whether a record lies where others with its key lie; one without a key belongs nowhere.
+
+    librdkafka's default partitioner (CRC-32) puts most keys elsewhere, and the join then never sees them together.
+
+    >>> belongs(b"k1", 1, 4), belongs(b"k1", 2, 4), belongs(None, 1, 4)
+    (True, False, False)
+    """
+    return key is not None and partition_for(key, partitions) == partition
+
+
+MAX_ERROR_CHARS: Final = 1000
+
+
+class AsideHeader(StrEnum):
+    """Headers of a record on `dead-letters`, `late-events` or `orphan-events`; value and key stay as they came."""
+
+    ID = "millrace.id"
+    """Made of the origin alone: a record that is set aside twice, after a crash, is recognised as one."""
+    ORIGIN_TOPIC = "millrace.origin.topic"
+    ORIGIN_PARTITION = "millrace.origin.partition"
+    ORIGIN_OFFSET = "millrace.origin.offset"
+    STAGE = "millrace.stage"
+    REASON = "millrace.reason"
+    ERROR = "millrace.error"
+
+
+def set_aside_headers(
+    topic: str, partition: int, offset: int, *, stage: str, reason: str, error: str = ""
+) -> list[tuple[str, bytes]]:
+    """Say in headers where a record stood and why it was set aside.
+
+    Args:
+        topic: where it stood, without the deployment's prefix.
+        partition: likewise.
+        offset: likewise.
+        stage: who set it aside: `join`, `pairs`, `trainer`, `indexer`.
+        reason: stable word for counters.
+        error: sentence for people; cut at 1,000 characters.
+
+    >>> dict(set_aside_headers("catalog", 2, 7, stage="indexer", reason="missing"))["millrace.id"]
+    b'indexer:catalog:2:7'
+    """
+    headers = {
+        AsideHeader.ID: f"{stage}:{topic}:{partition}:{offset}",
+        AsideHeader.ORIGIN_TOPIC: topic,
+        AsideHeader.ORIGIN_PARTITION: str(partition),
+        AsideHeader.ORIGIN_OFFSET: str(offset),
+        AsideHeader.STAGE: stage,
+        AsideHeader.REASON: reason,
+        AsideHeader.ERROR: error[:MAX_ERROR_CHARS],
+    }
+    # aiokafka takes names that are of the type str itself, no subclass.
+    return [(header.value, text.encode()) for header, text in headers.items()]

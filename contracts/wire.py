@@ -3,8 +3,10 @@
 Every failure names a stable reason and the field, so that a dead letter or an HTTP answer can say what to correct.
 """
 
+import json
+import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import orjson
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -18,6 +20,7 @@ _TAGS: Final = {"impression", "view", "click", "dwell", "cart", "purchase", "tic
 """Union tags that pydantic puts before a field's path."""
 _MEMBERS: Final = {"bool", "int", "float", "str", "constrained-str"}
 """What pydantic puts behind the path of a field that may hold several plain types, with one complaint for each."""
+_KEY: Final = "[key]"
 _TAG_PROBLEMS: Final = {"union_tag_invalid", "union_tag_not_found"}
 
 M = TypeVar("M")
@@ -25,6 +28,7 @@ M = TypeVar("M")
 _REASONS: Final[Mapping[str, str]] = {
     "json_invalid": "malformed_json",
     "missing": "missing",
+    "extra_forbidden": "unknown_field",
     "union_tag_invalid": "unknown_type",
     "union_tag_not_found": "missing",
     "finite_number": "not_finite",
@@ -37,6 +41,15 @@ _REASONS: Final[Mapping[str, str]] = {
     "greater_than_equal": "out_of_range",
     "less_than": "out_of_range",
     "less_than_equal": "out_of_range",
+    "blank": "blank",
+    "malformed_text": "malformed_text",
+    "string_pattern_mismatch": "malformed_text",
+    "string_unicode": "malformed_text",
+}
+_SENTENCES: Final[Mapping[str, str]] = {
+    "union_tag_not_found": "Field required",
+    "string_pattern_mismatch": "holds NUL",
+    "string_unicode": "holds half of a surrogate pair",
 }
 
 
@@ -59,12 +72,84 @@ def parse(value: bytes) -> Any:
     """Return the JSON value in `value`.
 
     Raises:
-        MalformedMessage: it is not JSON (RFC 8259: NaN and Infinity are not).
+        MalformedMessage: it is not JSON (RFC 8259: NaN and Infinity are not), or a text in it is not Unicode.
     """
     try:
         return orjson.loads(value)
-    except orjson.JSONDecodeError as exc:
-        raise MalformedMessage("malformed_json", f"not JSON: {exc}") from exc
+    except orjson.JSONDecodeError as error:
+        raise _malformed_text(parse_leniently(value)) or _not_json(error) from error
+
+
+def parse_leniently(value: bytes) -> Any:
+    """Return the JSON value in `value`; texts that are not Unicode are kept, so that one of many items may be refused.
+
+    Half a surrogate pair stands in them as it came, and a byte that is no UTF-8 as one such half.
+
+    Raises:
+        MalformedMessage: it is not JSON for other reasons.
+    """
+    try:
+        return orjson.loads(value)
+    except orjson.JSONDecodeError:
+        try:
+            text = value.decode("utf-8", "surrogateescape")
+            return json.loads(text, parse_constant=_no_number, parse_float=_finite, parse_int=_as_orjson)
+        except (ValueError, RecursionError) as error:
+            raise _not_json(error) from error
+
+
+def dump(message: Mapping[str, Any]) -> bytes:
+    """Return parsed JSON as bytes.
+
+    Raises:
+        MalformedMessage: a text in it is not Unicode, which no reader could decode.
+    """
+    try:
+        return orjson.dumps(message)
+    except orjson.JSONEncodeError as error:
+        raise _malformed_text(message) or error from error
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text is free of halves of surrogate pairs, and so can be encoded."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _malformed_text(value: Any) -> MalformedMessage | None:
+    """Name the first text that is not Unicode; without recursion, because the value may be nested deeply."""
+    open_parts: list[tuple[str, Any]] = [("", value)]
+    while open_parts:
+        path, part = open_parts.pop()
+        names = part if isinstance(part, dict) else [part] if isinstance(part, str) else ()
+        if not all(map(is_unicode, names)):
+            message = f"{path or 'message'}: {_SENTENCES['string_unicode']} or bytes that are not UTF-8"
+            return MalformedMessage("malformed_text", message, field=path or None)
+        inner = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ()
+        open_parts += reversed([(f"{path}.{name}" if path else str(name), child) for name, child in inner])
+    return None
+
+
+def _not_json(error: Exception) -> MalformedMessage:
+    return MalformedMessage("malformed_json", f"not JSON: {error}")
+
+
+def _no_number(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a number")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    return number if math.isfinite(number) else _no_number("infinity")
+
+
+def _as_orjson(digits: str) -> float:
+    """Return an integer; one that does not fit 64 bits as a float, so that both parsers say the same."""
+    number = int(digits)
+    return number if -(2**63) <= number < 2**64 else _finite(digits)
 
 
 def validate(value: Any, contract: TypeAdapter[M]) -> M:
@@ -76,21 +161,30 @@ def validate(value: Any, contract: TypeAdapter[M]) -> M:
     """
     try:
         return contract.validate_python(value)
-    except ValidationError as exc:
-        raise contract_error(exc) from exc
+    except ValidationError as error:
+        raise contract_error(error) from error
 
 
-def contract_error(exc: ValidationError) -> ContractError:
-    """Translate pydantic's first complaint into ours."""
-    problem = _most_telling(exc.errors(include_url=False, include_input=False))
-    path = _path(problem)
+def contract_error(error: ValidationError, *, tagged: bool = True) -> ContractError:
+    """Translate pydantic's first complaint into ours.
+
+    Args:
+        error: what pydantic found.
+        tagged: the contract is a union, whose tag pydantic puts before a field's path.
+    """
+    problem = _most_telling(error.errors(include_url=False))
+    kind, path = _kind(problem), _path(problem, tagged=tagged)
     field = ".".join(path) or None
-    if path and path[-1] == "schema_version" and problem["type"] != "missing":
+    if path and path[-1] == "schema_version" and kind != "missing":
         return UnsupportedSchema("unsupported_schema", "schema_version is not one this release knows", field=field)
-    reason = _REASONS.get(problem["type"], "wrong_type")
-    return MalformedMessage(
-        reason, f"{field or 'message'}: {problem['msg'].removeprefix('Value error, ')}", field=field
-    )
+    said = _SENTENCES.get(kind, problem["msg"].removeprefix("Value error, "))
+    return MalformedMessage(_REASONS.get(kind, "wrong_type"), f"{field or 'message'}: {said}", field=field)
+
+
+def _kind(problem: "ErrorDetails") -> str:
+    """Return pydantic's word for what is wrong; a tag that is null is absent, as any field."""
+    without_tag = problem["type"] == "union_tag_invalid" and problem["input"]["type"] is None
+    return "union_tag_not_found" if without_tag else problem["type"]
 
 
 def _most_telling(problems: "list[ErrorDetails]") -> "ErrorDetails":
@@ -102,11 +196,11 @@ def _most_telling(problems: "list[ErrorDetails]") -> "ErrorDetails":
     return first
 
 
-def _path(problem: "ErrorDetails") -> list[str]:
+def _path(problem: "ErrorDetails", *, tagged: bool) -> list[str]:
     """Return where the complaint lies, in the sender's words."""
     path = [str(part) for part in problem["loc"]]
-    if path and path[0] in _TAGS:
+    if tagged and path and path[0] in _TAGS:
         del path[0]
-    if len(path) > 1 and path[-1] in _MEMBERS:
+    if len(path) > 1 and (path[-1] in _MEMBERS or path[-1] == _KEY):
         del path[-1]
     return [*path, "type"] if problem["type"] in _TAG_PROBLEMS else path

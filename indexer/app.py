@@ -25,7 +25,8 @@ from indexer.parts import Parts
 from indexer.ports import CatchUp, InForce
 from indexer.targets import Targets
 from service.follow import TopicFollower
-from service.health import AdminServer, Health
+from service.health import Health
+from service.http_server import AdminServer
 from service.kafka import ensure_topics, producer_config, translate_kafka_errors
 from service.logging import get_logger
 from service.process import Shutdown

@@ -7,8 +7,8 @@ from typing import Final
 
 import numpy as np
 
+from contracts.catalog import PointVersion, is_newer
 from contracts.errors import CheckFailed
-from contracts.versions import PointVersion, is_newer
 from indexer.core.base_vectors import BaseProduct, BaseVectors
 from indexer.core.points import ProductPoint
 from indexer.core.rollover import pause_s

@@ -12,10 +12,9 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from contracts.catalog import Product
+from contracts.catalog import Product, ProductVector
 from contracts.errors import DependencyDown, InvariantError, MillraceError, TransientError
 from contracts.telemetry import Process
-from contracts.vectors import ProductVector
 from indexer.core.base_vectors import BaseProduct, BaseVectors
 from indexer.core.planner import CatalogRecord, Change, Plan, advance, payload_of, plan_batch
 from indexer.ports import CatalogSource, Encoder, InForce, Pause, VectorLog, VectorStore

@@ -5,9 +5,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from contracts.catalog import PointVersion, ProductVector
 from contracts.releases import ReleaseManifest, Serving
-from contracts.vectors import ProductVector
-from contracts.versions import PointVersion
 from indexer.core.planner import CatalogRecord, PartitionProgress, Refusal
 from indexer.core.points import ProductPoint
 

@@ -1,1 +1,1 @@
-"""The `millrace` command, its built-in page and the shop simulator. Nothing imports this package."""
+"""The `millrace` command and its built-in page. Nothing imports this package but the simulator."""

@@ -11,9 +11,10 @@ import typer
 
 from contracts.errors import MillraceError, UsageError
 from contracts.telemetry import Process
-from millrace.commands import asking, looking, planned, running
+from millrace.commands import asking, looking, running
 from millrace.output import print_error
 from service.process import expected_failure
+from simulator import commands as simulating
 
 app = typer.Typer(
     help="Millrace turns shop clicks into better product search, continuously.\n\nBegin with `millrace demo`.",
@@ -25,7 +26,7 @@ app = typer.Typer(
 shop_app = typer.Typer(help="The simulated shop.", no_args_is_help=True)
 schema_app = typer.Typer(help="Schemas of every message.", no_args_is_help=True)
 
-app.command(rich_help_panel="Run")(running.demo)
+app.command(rich_help_panel="Run")(simulating.demo)
 app.command(rich_help_panel="Run")(running.up)
 app.command(rich_help_panel="Run")(running.down)
 app.command(rich_help_panel="Watch")(running.status)
@@ -35,8 +36,8 @@ app.command(rich_help_panel="Watch")(looking.ledger)
 app.command(rich_help_panel="Watch")(looking.freshness)
 app.command(rich_help_panel="Ask")(asking.search)
 app.command(rich_help_panel="Ask")(asking.encode)
-app.command(rich_help_panel="Measure")(running.bench)
-shop_app.command("export")(running.shop_export)
+app.command(rich_help_panel="Measure")(simulating.bench)
+shop_app.command("export")(simulating.shop_export)
 schema_app.command("export")(running.schema_export)
 app.add_typer(looking.releases_app, name="releases", rich_help_panel="Watch")
 app.add_typer(shop_app, name="shop", rich_help_panel="Measure")
@@ -52,15 +53,12 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
-planned.add_planned(app, looking.releases_app)
-
-
 def main() -> None:
     """Run the command line; every expected failure is one line, its fix and an exit code."""
     try:
         app()
-    except Exception as exc:
-        failure = meaning(exc)
+    except Exception as error:
+        failure = meaning(error)
         if failure is None:
             raise
         print_error(failure)
@@ -68,7 +66,7 @@ def main() -> None:
 
 
 def meaning(error: Exception) -> MillraceError | None:
-    """Return what a failure means to the person at the terminal, or None where nobody foresaw it."""
+    """Say what a failure means to the person at the terminal; None if nobody foresaw it."""
     expected = expected_failure(error, process=Process.PAGE)
     if expected is None and isinstance(error, OSError) and error.filename is not None:
         return UsageError(f"{error.filename}: {error.strerror}", fix="give a path that can be read or written")

@@ -7,7 +7,9 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import asdict, dataclass
@@ -15,16 +17,28 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import httpx
+import orjson
 
 from contracts.telemetry import Process
-from contracts.topics import TOPICS
+from contracts.topics import SEARCH_EVENTS, TOPICS, belongs
 from millrace.watch.scrape import look_at_processes, scrape_targets
 from service.process import expected_failure
 from service.settings import Settings
 
 Status = Literal["ok", "warn", "fail"]
-DEADLINE_S: Final = 8.0
+DEADLINE_S: Final = 5.0
 FREE_DISK_BYTES: Final = 2 * 1024**3
+EVENTS_SAMPLED: Final = 500
+SAMPLE_S: Final = 2.0
+NO_KEY: Final = "without a key"
+OTHER_KEY: Final = "with another key"
+CRC32: Final = "placed by CRC-32, the default of librdkafka"
+OTHER_PARTITIONER: Final = "placed by another partitioner"
+_KEY_FIX: Final = "produce each event with its search_id, in UTF-8, as the key"
+_PARTITIONER_FIX: Final = "set partitioner=murmur2_random in the producer (librdkafka), or let it choose as Java does"
+KEY_FIXES: Final = {
+    NO_KEY: _KEY_FIX, OTHER_KEY: _KEY_FIX, CRC32: _PARTITIONER_FIX, OTHER_PARTITIONER: _PARTITIONER_FIX,
+}  # fmt: skip
 LOOPBACK: Final = ("127.", "localhost", "::1")
 
 
@@ -58,9 +72,9 @@ def check_disk(settings: Settings) -> Check:
         marker.write_bytes(b"ok")
         marker.unlink()
         free = shutil.disk_usage(folder).free
-    except OSError as exc:
+    except OSError as error:
         fix = "make it writable, or set MILLRACE_DATA_DIR"
-        return Check("disk", "fail", f"{folder} cannot be written: {exc.strerror}", fix)
+        return Check("disk", "fail", f"{folder} cannot be written: {error.strerror}", fix)
     cause = f"{free / 1024**3:.1f} GiB free in {folder}"
     if free < FREE_DISK_BYTES:
         return Check("disk", "warn", cause, "free some space, or set MILLRACE_DATA_DIR to a larger disk")
@@ -97,29 +111,85 @@ def check_local_servers(settings: Settings) -> Check:
 
 
 def check_kafka(settings: Settings) -> Check:
-    """Kafka answers and every topic exists with the right number of partitions."""
+    """Kafka answers and every topic exists."""
     from service.kafka import admin, translate_kafka_errors
 
     if settings.kafka_bootstrap is None:
         return Check("kafka", "warn", "MILLRACE_KAFKA_BOOTSTRAP is not set and no `millrace up` runs", "`millrace up`")
-    names = [settings.topic(spec.name) for spec in TOPICS]
+    names = {settings.topic(spec.name) for spec in TOPICS}
     with translate_kafka_errors(settings), admin(settings) as client:
-        missing = sorted(set(names) - set(client.list_topics()))
-        if missing:
-            cause = f"{settings.kafka_bootstrap} answers; topics missing: {', '.join(missing)}"
-            return Check("kafka", "warn", cause, "`millrace up`, or a restart of any service, creates them")
-        wrong = _wrong_partitions(client.describe_topics(names), settings)
-    if wrong:
-        fix = "set MILLRACE_PARTITIONS to what exists, or use another MILLRACE_TOPIC_PREFIX"
-        return Check("kafka", "fail", wrong, fix)
+        missing = sorted(names - set(client.list_topics()))
+    if missing:
+        cause = f"{settings.kafka_bootstrap} answers; topics missing: {', '.join(missing)}"
+        return Check("kafka", "warn", cause, "`millrace up`, or a restart of any service, creates them")
     return Check("kafka", "ok", f"{settings.kafka_bootstrap} answers, {len(TOPICS)} topics")
 
 
-def _wrong_partitions(described: list[dict[str, Any]], settings: Settings) -> str:
-    keyed = {settings.topic(spec.name) for spec in TOPICS if spec.keyed}
-    counts = {topic["name"]: len(topic["partitions"]) for topic in described}
-    wrong = [f"{name} has {counts[name]}" for name in sorted(keyed) if counts[name] != settings.partitions]
-    return f"{', '.join(wrong)} partitions, the settings say {settings.partitions}" if wrong else ""
+def check_topics(settings: Settings) -> Check:
+    """Topics have the partitions, copies and configuration that Millrace needs, whoever made them."""
+    from service.kafka import admin, topic_findings, translate_kafka_errors
+
+    if settings.kafka_bootstrap is None:
+        return Check("topics", "warn", "no Kafka is named", "`millrace up`")
+    with translate_kafka_errors(settings), admin(settings) as client:
+        found = topic_findings(client, settings)
+    if not found:
+        return Check("topics", "ok", "as Millrace needs them")
+    status: Status = "fail" if any(finding.refused for finding in found) else "warn"
+    fixes = dict.fromkeys(finding.fix for finding in found)
+    return Check("topics", status, "; ".join(finding.cause for finding in found), "; ".join(fixes))
+
+
+def check_event_keys(settings: Settings) -> Check:
+    """Events that shops write to Kafka themselves lie where the join looks for them."""
+    from service.kafka import newest_records, translate_kafka_errors
+
+    if settings.kafka_bootstrap is None:
+        return Check("event keys", "warn", "no Kafka is named", "`millrace up`")
+    with translate_kafka_errors(settings):
+        partitions, records = newest_records(settings, SEARCH_EVENTS, EVENTS_SAMPLED, timeout_s=SAMPLE_S)
+    return judge_event_keys([(record.partition, record.key, record.value) for record in records], partitions)
+
+
+def judge_event_keys(records: Sequence[tuple[int, bytes | None, bytes | None]], partitions: int) -> Check:
+    """Say whether events lie in the partition of their search, and which mistake of a producer it is if not.
+
+    Args:
+        records: partition, key and value of each.
+        partitions: how many the topic has.
+    """
+    mistakes: Counter[str] = Counter()
+    of_a_search = 0
+    for partition, key, value in records:
+        search_id = _search_of(value)
+        if search_id is not None:
+            of_a_search += 1
+            if not belongs(search_id, partition, partitions):
+                mistakes[_mistake(key, search_id, partition, partitions)] += 1
+    if not mistakes:
+        return Check("event keys", "ok", f"{of_a_search} events of the newest lie in the partitions of their searches")
+    share = f"{mistakes.total()} of the {of_a_search} newest events lie in partitions that their search_id does not"
+    counted = ", ".join(f"{count} {mistake}" for mistake, count in mistakes.most_common())
+    fixes = "; ".join(KEY_FIXES[mistake] for mistake, _ in mistakes.most_common())
+    return Check("event keys", "fail", f"{share} belong to, and become orphans: {counted}", fixes)
+
+
+def _search_of(value: bytes | None) -> bytes | None:
+    """Return the search that an event belongs to, as its key should be; None for what belongs to none."""
+    try:
+        event = orjson.loads(value or b"")
+        search_id = event.get("search_id") or event["items"][0].get("search_id")
+    except (orjson.JSONDecodeError, AttributeError, LookupError, TypeError):
+        return None
+    return search_id.encode() if isinstance(search_id, str) else None
+
+
+def _mistake(key: bytes | None, search_id: bytes, partition: int, partitions: int) -> str:
+    if key is None:
+        return NO_KEY
+    if key != search_id:
+        return OTHER_KEY
+    return CRC32 if zlib.crc32(key) % partitions == partition else OTHER_PARTITIONER
 
 
 def check_redis(settings: Settings) -> Check:
@@ -142,8 +212,10 @@ def check_qdrant(settings: Settings) -> Check:
     client = connect(settings, timeout_s=3)
     try:
         aliases = {entry.alias_name: entry.collection_name for entry in client.get_aliases().aliases}
-    except Exception as exc:  # noqa: BLE001 - whatever the client raises, the finding is that it does not answer
-        return Check("qdrant", "fail", f"{settings.qdrant_url} does not answer: {exc}", "start it, or correct the URL")
+    except Exception as error:  # noqa: BLE001 - whatever the client raises, the finding is that it does not answer
+        return Check(
+            "qdrant", "fail", f"{settings.qdrant_url} does not answer: {error}", "start it, or correct the URL"
+        )
     finally:
         client.close()
     if settings.alias() not in aliases:
@@ -186,21 +258,21 @@ def _hub_model(name: str) -> Check:
         HfApi().model_info(name, timeout=3)
     except RepositoryNotFoundError:
         return Check("base model", "fail", f"the hub has no {name}", "correct MILLRACE_BASE_MODEL")
-    except (OSError, httpx.HTTPError) as exc:
+    except (OSError, httpx.HTTPError) as error:
         fix = "fetch the model once where the hub can be reached"
-        return Check("base model", "warn", f"the hub cannot be reached ({type(exc).__name__})", fix)
+        return Check("base model", "warn", f"the hub cannot be reached ({type(error).__name__})", fix)
     return Check("base model", "ok", f"{name}, on the hub")
 
 
 PROBES: Final[tuple[Probe, ...]] = (
-    check_python, check_disk, check_keys, check_loopback, check_local_servers, check_kafka, check_redis, check_qdrant,
-    check_processes, check_base_model,
+    check_python, check_disk, check_keys, check_loopback, check_local_servers, check_kafka, check_topics,
+    check_event_keys, check_redis, check_qdrant, check_processes, check_base_model,
 )  # fmt: skip
 
 
 def examine(settings: Settings, probes: tuple[Probe, ...] = PROBES, *, deadline_s: float = DEADLINE_S) -> list[Check]:
     """Run every check side by side and return their outcomes in order, each by the same deadline."""
-    quick = settings.model_copy(update={"dependency_wait_s": 4.0})
+    quick = settings.model_copy(update={"dependency_wait_s": 2.5})
     ends_at = time.monotonic() + deadline_s
     begun = [(probe, _begin(probe, quick)) for probe in probes]
     return [_outcome(probe, future, max(0.0, ends_at - time.monotonic())) for probe, future in begun]
@@ -213,8 +285,8 @@ def _begin(probe: Probe, settings: Settings) -> "Future[Check]":
     def work() -> None:
         try:
             future.set_result(probe(settings))
-        except Exception as exc:  # noqa: BLE001 - whatever a check raises is its finding
-            future.set_exception(exc)
+        except Exception as error:  # noqa: BLE001 - whatever a check raises is its finding
+            future.set_exception(error)
 
     threading.Thread(target=work, name=probe.__name__, daemon=True).start()
     return future
@@ -226,10 +298,10 @@ def _outcome(probe: Probe, future: "Future[Check]", wait_s: float) -> Check:
         return future.result(timeout=wait_s)
     except FutureTimeoutError:
         return Check(name, "fail", "no answer in time", "look at that server's log")
-    except Exception as exc:  # noqa: BLE001 - the other checks must still be told
-        expected = expected_failure(exc, process=Process.PAGE)
+    except Exception as error:  # noqa: BLE001 - the other checks must still be told
+        expected = expected_failure(error, process=Process.PAGE)
         if expected is None:
-            return Check(name, "fail", f"the check itself failed: {exc!r}", "report this with the line above")
+            return Check(name, "fail", f"the check itself failed: {error!r}", "report this with the line above")
         return Check(name, "fail", expected.message, expected.fix)
 
 

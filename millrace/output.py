@@ -1,12 +1,15 @@
 """What commands print: stable JSON on stdout, people's text through rich, messages on stderr."""
 
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
+import typer
 from rich.console import Console
 
 from contracts.errors import MillraceError
+
+Json = Annotated[bool, typer.Option("--json", help="Print stable JSON on stdout.")]
 
 
 def print_json(value: Any) -> None:
@@ -16,12 +19,12 @@ def print_json(value: Any) -> None:
 
 
 def out() -> Console:
-    """Return the console for results."""
+    """The console for results."""
     return Console(soft_wrap=True)
 
 
 def messages() -> Console:
-    """Return the console for progress and messages."""
+    """The console for progress and messages."""
     return Console(stderr=True, soft_wrap=True, highlight=False)
 
 

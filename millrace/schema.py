@@ -11,7 +11,7 @@ from typing import Any, Final
 from pydantic.json_schema import GenerateJsonSchema
 from typing_extensions import override
 
-from contracts import dead_letters, topics
+from contracts import topics
 from contracts.base import SCHEMA_VERSION
 from contracts.messages import MESSAGES, MessageSpec
 from contracts.topics import GROUP_PREFIX, GROUP_TOPICS, TOPICS, TopicSpec
@@ -44,8 +44,11 @@ FOLLOWERS: Final[dict[str, tuple[str, ...]]] = {
     "search": (topics.MODELS,),
     "trainer": (topics.MODELS, topics.PRODUCT_VECTORS),
     "indexer": (topics.MODELS, topics.PRODUCT_VECTORS),
+    "join": (topics.JOIN_PROGRESS,),
+    "pairs": (topics.PAIRS_PROGRESS,),
+    "page": (topics.SEARCH_EVENTS, topics.JOIN_PROGRESS, topics.PAIRS_PROGRESS, topics.MODELS),
 }
-"""Who reads a compacted topic from its beginning, without a group."""
+"""Who reads a topic without a group: compacted ones from their beginning, and what the join has not read yet."""
 
 Json = dict[str, Any]
 
@@ -126,7 +129,6 @@ def _channel_binding(topic: TopicSpec) -> Json:
     return {
         "topic": topic.name,
         "partitions": defaults["partitions"].default if topic.keyed else 1,
-        "replicas": defaults["replication_factor"].default,
         "topicConfiguration": configuration,
         "bindingVersion": BINDING_VERSION,
     }
@@ -154,15 +156,7 @@ def _message(spec: MessageSpec) -> Json:
 
 def _messages_without_json() -> Json:
     """Return the two messages whose value is not JSON of ours: a release's file, and whatever was set aside."""
-    header_names = (
-        dead_letters.ID,
-        dead_letters.ORIGIN_TOPIC,
-        dead_letters.ORIGIN_PARTITION,
-        dead_letters.ORIGIN_OFFSET,
-        dead_letters.STAGE,
-        dead_letters.REASON,
-        dead_letters.ERROR,
-    )
+    header_names = [str(header) for header in topics.AsideHeader]
     binding = {"kafka": {"key": {"type": "string"}, "bindingVersion": BINDING_VERSION}}
     return {
         RELEASE: {
@@ -178,7 +172,7 @@ def _messages_without_json() -> Json:
             "contentType": "application/octet-stream",
             "headers": {
                 "type": "object",
-                "required": list(header_names),
+                "required": header_names,
                 "properties": {name: {"type": "string"} for name in header_names},
             },
             "payload": {"type": ["string", "null"], "format": "binary"},

@@ -11,7 +11,7 @@ from typing import Final
 from kafka import KafkaConsumer, TopicPartition
 
 from contracts.errors import DependencyDown, InvariantError, MillraceError, TransientError
-from service.kafka import consumer_config, translate_kafka_errors
+from service.kafka import open_consumer, translate_kafka_errors
 from service.logging import get_logger
 from service.settings import Settings
 
@@ -95,7 +95,7 @@ class TopicFollower:
         self._waits_for = exc.message
 
     def _follow(self) -> None:
-        with KafkaConsumer(**consumer_config(self._settings)) as consumer:
+        with open_consumer(self._settings, self._stop.wait) as consumer:
             partitions = self._partitions(consumer)
             consumer.assign(partitions)
             consumer.seek_to_beginning(*partitions)

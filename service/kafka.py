@@ -5,7 +5,7 @@ Everything about Kafka is imported from here.
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
@@ -18,17 +18,20 @@ from service.kafka_admin import (
     admin,
     beginning_and_end_offsets,
     committed_offsets,
-    ensure_topics,
+    pause,
+    wait_for_listener,
 )
 from service.kafka_config import (
     DELIVERY_TIMEOUT_MS,
     aiokafka_config,
     aiokafka_consumer_config,
     aiokafka_producer_config,
+    connected,
     consumer_config,
     producer_config,
 )
 from service.kafka_errors import expected_kafka_error, translate_kafka_errors
+from service.kafka_topics import TopicFinding, ensure_topics, topic_findings
 from service.settings import Settings
 
 __all__ = [
@@ -36,6 +39,7 @@ __all__ = [
     "OffsetRange",
     "OutgoingRecord",
     "Partition",
+    "TopicFinding",
     "Wait",
     "admin",
     "aiokafka_config",
@@ -46,9 +50,13 @@ __all__ = [
     "consumer_config",
     "ensure_topics",
     "expected_kafka_error",
+    "keep_joining",
+    "newest_records",
+    "open_consumer",
     "produce_all",
     "producer_config",
     "read_compacted",
+    "topic_findings",
     "translate_kafka_errors",
 ]
 
@@ -65,6 +73,16 @@ class OutgoingRecord(NamedTuple):
     partition: int | None = None
 
 
+def open_consumer(settings: Settings, wait: Wait = pause) -> KafkaConsumer:
+    """Return a consumer without a group, a context manager; waits for a broker that is still starting up.
+
+    Raises:
+        DependencyDown: no broker answered within `dependency_wait_s`.
+    """
+    wait_for_listener(settings, wait)
+    return connected(KafkaConsumer, consumer_config(settings))
+
+
 def read_compacted(settings: Settings, topic: str) -> dict[tuple[int, bytes], bytes]:
     """Read a compacted topic from its beginning to where it ended when asked.
 
@@ -74,15 +92,45 @@ def read_compacted(settings: Settings, topic: str) -> dict[tuple[int, bytes], by
     Raises:
         DependencyDown: Kafka does not answer, or does not know the topic.
     """
-    with translate_kafka_errors(settings), KafkaConsumer(**consumer_config(settings)) as consumer:
-        name = settings.topic(topic)
-        numbers = consumer.partitions_for_topic(name) or set()
-        partitions = [TopicPartition(name, number) for number in sorted(numbers)]
-        if not partitions:
-            raise DependencyDown(f"Kafka does not know the topic {name}", fix="a restart of any service creates it")
-        consumer.assign(partitions)
+    with translate_kafka_errors(settings), open_consumer(settings) as consumer:
+        partitions = _assign_all(consumer, settings.topic(topic))
         consumer.seek_to_beginning(*partitions)
         return _read_to_end(consumer, consumer.end_offsets(partitions))
+
+
+def newest_records(settings: Settings, topic: str, most: int, *, timeout_s: float) -> tuple[int, list[Any]]:
+    """Read the last records of each partition of a topic.
+
+    Args:
+        settings: the settings in force.
+        topic: without the deployment's prefix.
+        most: records of each partition.
+        timeout_s: how long to read; what has come by then is returned.
+
+    Returns:
+        How many partitions there are, and the records as kafka-python gives them.
+
+    Raises:
+        DependencyDown: Kafka does not answer, or does not know the topic.
+    """
+    with open_consumer(settings) as consumer:
+        partitions = _assign_all(consumer, settings.topic(topic))
+        begins, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
+        for partition in partitions:
+            consumer.seek(partition, max(begins[partition], ends[partition] - most))
+        deadline = time.monotonic() + timeout_s
+        records: list[Any] = []
+        while any(consumer.position(p) < ends[p] for p in partitions) and time.monotonic() < deadline:
+            records += [record for fetched in consumer.poll(timeout_ms=200).values() for record in fetched]
+        return len(partitions), records
+
+
+def _assign_all(consumer: KafkaConsumer, name: str) -> list[TopicPartition]:
+    partitions = [TopicPartition(name, number) for number in sorted(consumer.partitions_for_topic(name) or ())]
+    if not partitions:
+        raise DependencyDown(f"Kafka does not know the topic {name}", fix="a restart of any service creates it")
+    consumer.assign(partitions)
+    return partitions
 
 
 def _read_to_end(consumer: KafkaConsumer, ends: dict[TopicPartition, int]) -> dict[tuple[int, bytes], bytes]:
@@ -126,3 +174,16 @@ def produce_all(producer: KafkaProducer, records: Iterable[OutgoingRecord]) -> l
     producer.flush()
     acknowledged = [future.get(timeout=DELIVERY_TIMEOUT_MS / 1000) for future in pending]
     return [(metadata.partition, metadata.offset) for metadata in acknowledged]
+
+
+def keep_joining(consumer: KafkaConsumer) -> None:
+    """Make the next poll take up a join that an earlier one left in the middle; call it before every poll.
+
+    kafka-python 3.0.12 forgets a rebalance that its own leader started because the topic's metadata changed: if the
+    poll's timeout ends in the middle of it, `need_rejoin` turns false once the assignment is computed, nobody takes up
+    the finished join, and the member holds nothing for ever (kafka/coordinator/base.py, `join_group_async`). It happens
+    at about one start in ten on a topic that was just created.
+    """
+    coordinator = consumer._coordinator
+    if coordinator is not None and coordinator.rejoining:
+        coordinator.request_rejoin()

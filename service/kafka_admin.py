@@ -1,9 +1,10 @@
-"""Kafka from outside: our topics, and what partitions hold and groups committed.
+"""Kafka from outside any group: the admin client, what partitions hold, and what groups committed.
 
 Names of topics and groups go in and come out as in `contracts/topics.py`; the deployment's prefix is added and removed
-here. Topics are created by us, never by a client's first touch.
+here.
 """
 
+import random
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -13,18 +14,18 @@ from kafka import KafkaAdminClient, OffsetSpec, TopicPartition
 from kafka.errors import (
     CoordinatorLoadInProgressError,
     CoordinatorNotAvailableError,
+    KafkaError,
     NotCoordinatorError,
-    for_code,
 )
+from kafka.net.manager import KafkaConnectionManager
+from kafka.net.selector import NetworkSelector
 
-from contracts.errors import DependencyDown, MillraceError, UsageError
-from contracts.topics import TOPICS, TopicSpec
-from service.kafka_config import REQUEST_TIMEOUT_MS, base_config, server_list
+from contracts.errors import DependencyDown, UsageError
+from service.kafka_config import REQUEST_TIMEOUT_MS, base_config, connected, server_list
 from service.kafka_errors import expected_kafka_error, translate_kafka_errors
 from service.settings import Settings
 
 POLL_S: Final = 0.5
-TOPIC_EXISTS: Final = 36  # error code of Kafka's protocol
 
 Partition = tuple[str, int]
 """A topic without the deployment's prefix, and a partition's number."""
@@ -53,79 +54,35 @@ def admin(settings: Settings, *, wait: Wait | None = None) -> KafkaAdminClient:
     Raises:
         DependencyDown: no broker answered within `dependency_wait_s`.
     """
-    (bootstrap,) = settings.require("kafka_bootstrap")
-    _wait_for_listener(server_list(bootstrap), timeout_s=settings.dependency_wait_s, wait=wait or _pause)
+    wait_for_listener(settings, wait or pause)
     with translate_kafka_errors(settings):
-        return KafkaAdminClient(**base_config(settings))
+        if settings.kafka_security_protocol != "PLAINTEXT":
+            _log_in(settings, wait or pause)
+        return connected(KafkaAdminClient, base_config(settings))
 
 
-def ensure_topics(settings: Settings, *, wait: Wait | None = None) -> None:
-    """Create every topic of `contracts/topics.py` that is missing, and wait until each partition has a leader.
+def _log_in(settings: Settings, wait: Wait) -> None:
+    """Connect once, and raise what a broker has against us: clients only say that they found no broker.
 
-    Any number of processes may do so at once. It tries again while the broker starts up.
-
-    Args:
-        settings: the settings in force.
-        wait: how to pause between two tries; `Shutdown.wait` lets a stop end the wait.
-
-    Raises:
-        UsageError: a topic exists with another partition count.
-        DependencyDown: Kafka did not do so within `dependency_wait_s`.
+    A refusal may go down with the connection that it came over, so it is tried again.
     """
-    pause = wait or _pause
+    config = base_config(settings)
     deadline = time.monotonic() + settings.dependency_wait_s
     while True:
+        net = NetworkSelector()
+        net.start()
+        manager = KafkaConnectionManager(net, **config)
+        broker = random.choice(manager.cluster.bootstrap_brokers())
         try:
-            with translate_kafka_errors(settings), admin(settings, wait=pause) as client:
-                return _create_missing(client, settings)
-        except DependencyDown:
-            if time.monotonic() >= deadline or pause(POLL_S):
+            net.run(manager.wait_for, manager.get_connection(broker.node_id).init_future, REQUEST_TIMEOUT_MS)
+            return
+        except KafkaError as error:
+            translated = expected_kafka_error(error, settings)
+            if isinstance(translated, UsageError) or time.monotonic() >= deadline or wait(POLL_S):
                 raise
-
-
-def _create_missing(client: KafkaAdminClient, settings: Settings) -> None:
-    """Create what is missing, wait for it, and check what is there."""
-    existing = set(client.list_topics())
-    missing = {
-        settings.topic(spec.name): {
-            "num_partitions": _partition_count(spec, settings),
-            "replication_factor": settings.replication_factor,
-            "configs": spec.config(),
-        }
-        for spec in TOPICS
-        if settings.topic(spec.name) not in existing
-    }
-    if missing:
-        for topic in client.create_topics(missing, raise_errors=False)["topics"]:
-            if topic["error_code"] not in {0, TOPIC_EXISTS}:
-                raise _creation_error(topic, settings)
-    names = [settings.topic(spec.name) for spec in TOPICS]
-    client.wait_for_topics(names, timeout_ms=REQUEST_TIMEOUT_MS)
-    counts = {topic["name"]: len(topic["partitions"]) for topic in client.describe_topics(names)}
-    for spec in TOPICS:
-        _check_partition_count(spec, counts[settings.topic(spec.name)], settings)
-
-
-def _creation_error(topic: dict[str, Any], settings: Settings) -> MillraceError:
-    """Return what a refused creation means."""
-    error = for_code(topic["error_code"])(f"topic {topic['name']}: {topic.get('error_message') or ''}")
-    return expected_kafka_error(error, settings) or DependencyDown(str(error))
-
-
-def _partition_count(spec: TopicSpec, settings: Settings) -> int:
-    """Return how many partitions a topic has in this deployment."""
-    return settings.partitions if spec.keyed else 1
-
-
-def _check_partition_count(spec: TopicSpec, found: int, settings: Settings) -> None:
-    """Refuse a topic whose keys would land elsewhere than those of the topics it is read beside."""
-    wanted = _partition_count(spec, settings)
-    if found == wanted:
-        return
-    fix = f"set MILLRACE_PARTITIONS={found}, or choose another MILLRACE_TOPIC_PREFIX"
-    if not spec.keyed:
-        fix = "choose another MILLRACE_TOPIC_PREFIX, or delete the topic if nothing in it is needed"
-    raise UsageError(f"topic {settings.topic(spec.name)} has {found} partitions, not {wanted}", fix=fix)
+        finally:
+            manager.close()
+            net.close()
 
 
 def beginning_and_end_offsets(
@@ -190,15 +147,22 @@ def _short(name: str, settings: Settings) -> str:
     return name.removeprefix(settings.topic_prefix)
 
 
-def _pause(seconds: float) -> bool:
-    """Pause where nothing can interrupt."""
+def pause(seconds: float) -> bool:
+    """Pause; never give up."""
     time.sleep(seconds)
     return False
 
 
-def _wait_for_listener(servers: list[str], *, timeout_s: float, wait: Wait) -> None:
-    """Return once one of the brokers accepts connections: quieter and sooner to stop than a client that retries."""
-    deadline = time.monotonic() + timeout_s
+def wait_for_listener(settings: Settings, wait: Wait) -> None:
+    """Return once one of the brokers accepts connections: quieter and sooner to stop than a client that retries.
+
+    Raises:
+        UsageError: no broker is named.
+        DependencyDown: none did within `dependency_wait_s`, or `wait` gave up.
+    """
+    (bootstrap,) = settings.require("kafka_bootstrap")
+    servers = server_list(bootstrap)
+    deadline = time.monotonic() + settings.dependency_wait_s
     while not any(_accepts(server) for server in servers):
         if time.monotonic() >= deadline or wait(POLL_S):
             raise DependencyDown(

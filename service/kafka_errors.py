@@ -23,6 +23,7 @@ _LOGIN: Final = frozenset(
         "IllegalSaslStateError",
     }
 )
+_TLS: Final = ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER")
 _LOST_GROUP: Final = frozenset(
     {"CommitFailedError", "IllegalGenerationError", "UnknownMemberIdError", "RebalanceInProgressError"}
 )
@@ -66,8 +67,11 @@ def _refused(names: set[str], error: BaseException, settings: Settings | None) -
             f"Kafka refuses the session timeout MILLRACE_SESSION_TIMEOUT_S{timeout}",
             fix="set it between the broker's group.min.session.timeout.ms and group.max.session.timeout.ms",
         )
-    if any("AuthorizationFailed" in name for name in names):
-        return UsageError(f"Kafka does not allow this: {_text(error)}", fix="grant the user that right on the cluster")
+    if any("AuthorizationFailed" in name for name in (*names, str(error))):
+        return UsageError(
+            f"Kafka does not allow this: {_text(error)}",
+            fix="grant the user that right: docs/operations.md lists what each process needs",
+        )
     if names & _LOGIN:
         return UsageError(
             f"Kafka refuses the login: {_text(error)}",
@@ -76,7 +80,8 @@ def _refused(names: set[str], error: BaseException, settings: Settings | None) -
     if names & _REPLICATION:
         copies = "" if settings is None else f"={settings.replication_factor}"
         return UsageError(
-            f"Kafka has fewer brokers than MILLRACE_REPLICATION_FACTOR{copies}", fix="lower it or start more brokers"
+            f"Kafka has fewer brokers than MILLRACE_REPLICATION_FACTOR{copies}",
+            fix="lower it, or the brokers' default.replication.factor if it is -1; or start more brokers",
         )
     if names & _SAME_WORKER or any(name in str(error) for name in _SAME_WORKER):
         worker = "" if settings is None else f"={settings.worker_id}"
@@ -107,6 +112,11 @@ def _passing(names: set[str], error: BaseException) -> MillraceError | None:
 def _no_answer(error: BaseException, settings: Settings | None) -> MillraceError:
     """Return the meaning of every other failure: Kafka does not do its work."""
     where = "" if settings is None or settings.kafka_bootstrap is None else f" at {settings.kafka_bootstrap}"
+    if any(problem in str(error) for problem in _TLS):
+        return UsageError(
+            f"no trusted connection to Kafka: {_text(error)}",
+            fix="correct MILLRACE_KAFKA_SECURITY_PROTOCOL and MILLRACE_KAFKA_SSL_*",
+        )
     if "update metadata" in str(error):
         return DependencyDown(
             f"Kafka{where} does not answer or lacks a topic ({_text(error)})",
@@ -114,7 +124,7 @@ def _no_answer(error: BaseException, settings: Settings | None) -> MillraceError
         )
     return DependencyDown(
         f"Kafka does not answer{where} ({_text(error)})",
-        fix="start it (`millrace up` does), or correct MILLRACE_KAFKA_BOOTSTRAP",
+        fix="start it (`millrace up` does), or correct MILLRACE_KAFKA_BOOTSTRAP and MILLRACE_KAFKA_SECURITY_PROTOCOL",
     )
 
 

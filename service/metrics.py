@@ -13,7 +13,7 @@ from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
 from contracts import telemetry as names
-from contracts.telemetry import EventOutcome, FilterReason, PairDropReason, Process, UnpairedReason
+from contracts.telemetry import Correction, EventOutcome, FilterReason, PairDropReason, Process, UnpairedReason
 
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call] # ships without an annotation
 
@@ -27,6 +27,7 @@ REQUEST_SECONDS = Histogram(
 EVENTS_ACCEPTED = Counter(names.M_ACCEPTED, "Messages acknowledged by Kafka.", ("type",), **_unregistered)
 EVENTS_REJECTED = Counter(names.M_REJECTED, "Messages refused at intake.", ("reason",), **_unregistered)
 EVENTS_DUPLICATE = Counter(names.M_DUPLICATE, "Messages seen before at intake.", ("type",), **_unregistered)
+CORRECTIONS = Counter(names.M_CORRECTIONS, "What intake changed in accepted events.", ("correction",), **_unregistered)
 EVENT_OUTCOMES = Counter(names.M_OUTCOMES, "What became of accepted events.", ("outcome",), **_unregistered)
 DEAD_LETTERS = Counter(names.M_DEAD_LETTERS, "Messages set aside.", ("stage", "reason"), **_unregistered)
 STAGE_WATERMARK = Gauge(
@@ -72,7 +73,8 @@ LEDGER = Gauge(names.M_LEDGER, "Terms of the ledgers.", ("ledger", "term"), **_u
 
 METRICS_OF: Final[dict[Process, tuple[MetricWrapperBase, ...]]] = {
     Process.COLLECTOR: (
-        REQUESTS, REQUEST_SECONDS, EVENTS_ACCEPTED, EVENTS_REJECTED, EVENTS_DUPLICATE, DEGRADED, DEPENDENCY_UP,
+        REQUESTS, REQUEST_SECONDS, EVENTS_ACCEPTED, EVENTS_REJECTED, EVENTS_DUPLICATE, CORRECTIONS,
+        DEGRADED, DEPENDENCY_UP,
     ),
     Process.STREAMS: (
         EVENT_OUTCOMES, DEAD_LETTERS, STAGE_WATERMARK, STAGE_PROGRESS, JOIN_OPEN, SEARCH_OUTCOMES, PAIRS_BUILT,
@@ -91,7 +93,7 @@ METRICS_OF: Final[dict[Process, tuple[MetricWrapperBase, ...]]] = {
         DEPENDENCY_UP,
     ),
     Process.QDRANT: (REQUESTS, REQUEST_SECONDS, INDEX_POINTS),
-    Process.PAGE: (LAG_RECORDS, LEDGER_BALANCE, LEDGER, DEPENDENCY_UP),
+    Process.PAGE: (REQUESTS, REQUEST_SECONDS, LAG_RECORDS, LEDGER_BALANCE, LEDGER, DEPENDENCY_UP),
 }  # fmt: skip
 """What each process feeds, and therefore exposes."""
 
@@ -100,6 +102,7 @@ STARTS_AT_ZERO: Final[dict[MetricWrapperBase, Iterable[tuple[str, ...]]]] = {
     EVENTS_ACCEPTED: [
         (kind,) for kind in ("impression", "view", "click", "dwell", "cart", "purchase", "product", "product_deleted")
     ],
+    CORRECTIONS: [(correction,) for correction in Correction],
     EVENT_OUTCOMES: [(outcome,) for outcome in EventOutcome if outcome is not EventOutcome.PENDING],
     SEARCH_OUTCOMES: [
         ("paired", ""),

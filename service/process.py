@@ -18,10 +18,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final, NoReturn
 
-from contracts.errors import DependencyDown, MillraceError
+from contracts.errors import DependencyDown, MillraceError, UsageError
 from contracts.telemetry import Process
 from service import logging
-from service.health import listen_error
 from service.settings import Settings, load_settings
 
 STOP_GRACE_S: Final = 18.0
@@ -217,6 +216,17 @@ def _expected_client_error(error: BaseException, settings: Settings | None) -> M
 
         return expected_redis_error(error, settings or Settings())
     return None
+
+
+def listen_error(error: OSError, *, host: str, port: int) -> MillraceError:
+    """Return what a refused listening socket means to an operator."""
+    if error.errno == errno.EADDRINUSE:
+        return DependencyDown(
+            f"port {port} is in use", fix="set MILLRACE_PORT to a free one or stop the process that holds it"
+        )
+    return UsageError(
+        f"cannot listen on {host}:{port}: {error.strerror}", fix="correct MILLRACE_HOST and MILLRACE_PORT"
+    )
 
 
 def _expected_os_error(error: OSError, *, process: Process | str, settings: Settings) -> MillraceError | None:

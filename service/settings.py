@@ -10,6 +10,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, Final, Literal, Self, cast
 from urllib.parse import urlsplit
@@ -24,9 +25,10 @@ ENV_PREFIX: Final = "MILLRACE_"
 SETTINGS_FILE: Final = "millrace.toml"
 BUILT_AGENTS: Final = ("join", "pairs")
 PLANNED_AGENTS: Final = ("propensity", "attribution")
-PLANNED_SETTINGS: Final = {"anchor_share": "every client is served by the arm `live`"}
-"""Settings of the plan that this version does not have, and what holds instead."""
 _NEVER_SHOWN: Final = ("redis_url",)
+_PASSWORD: Final = ("kafka_sasl_username", "kafka_sasl_password")
+_TOKEN_FILE: Final = ("kafka_sasl_oauth_token_file",)
+_CLIENT: Final = ("kafka_sasl_oauth_token_url", "kafka_sasl_oauth_client_id", "kafka_sasl_oauth_client_secret")
 _UNSET_FIXES: Final = {
     "kafka_bootstrap": "start everything with `millrace up`, or set MILLRACE_KAFKA_BOOTSTRAP=host:port",
     "redis_url": "start everything with `millrace up`, or set MILLRACE_REDIS_URL=redis://host:port/0",
@@ -34,7 +36,7 @@ _UNSET_FIXES: Final = {
 }
 
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
-SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
+SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "json", "console"]
 
@@ -56,8 +58,17 @@ class Settings(BaseModel):
     )
     kafka_security_protocol: SecurityProtocol = _setting("PLAINTEXT", "", "How to talk to Kafka; plain on one machine.")
     kafka_sasl_mechanism: SaslMechanism = _setting("PLAIN", "", "How to log in where the protocol is SASL_*.")
-    kafka_sasl_username: str | None = _setting(None, "", "Login name where the protocol is SASL_*.")
-    kafka_sasl_password: SecretStr | None = _setting(None, "", "Login password where the protocol is SASL_*.")
+    kafka_sasl_username: str | None = _setting(None, "", "Login name where the mechanism is PLAIN or SCRAM.")
+    kafka_sasl_password: SecretStr | None = _setting(None, "", "Login password where the mechanism is PLAIN or SCRAM.")
+    kafka_sasl_oauth_token_url: str | None = _setting(
+        None, "", "Where OAUTHBEARER gets its tokens (client credentials), as https://host/path."
+    )
+    kafka_sasl_oauth_client_id: str | None = _setting(None, "", "Client id at the token URL.")
+    kafka_sasl_oauth_client_secret: SecretStr | None = _setting(None, "", "Client secret at the token URL.")
+    kafka_sasl_oauth_scope: str | None = _setting(None, "", "Scope asked for at the token URL, where it wants one.")
+    kafka_sasl_oauth_token_file: Path | None = _setting(
+        None, "", "File that holds an OAUTHBEARER token instead; read again at every login."
+    )
     kafka_ssl_cafile: Path | None = _setting(None, "", "CA certificates (PEM) for SSL; the system's where unset.")
     kafka_ssl_certfile: Path | None = _setting(None, "", "Client certificate (PEM) where the brokers ask for one.")
     kafka_ssl_keyfile: Path | None = _setting(None, "", "Private key (PEM) of the client certificate.")
@@ -68,7 +79,9 @@ class Settings(BaseModel):
         "", "", "Put before every topic, group and collection name: several shops or tests on one cluster."
     )
     partitions: int = _setting(4, "partitions", "Of every keyed topic: the most workers that can share a topic.", ge=1)
-    replication_factor: int = _setting(1, "brokers", "Copies of every partition; 1 runs on one broker, use 3.", ge=1)
+    replication_factor: int = _setting(
+        -1, "copies", "Of every partition of the topics that are created; -1: the brokers' default. Use 3.", ge=-1
+    )
     session_timeout_s: float = _setting(
         10, "s", "A worker silent for so long loses its partitions; 10 s outlives a pause and is short for shoppers."
     )
@@ -102,6 +115,12 @@ class Settings(BaseModel):
     data_dir: Path = _setting(Path(".millrace"), "", "Checkpoints, embedded stores and logs.")
     agents: str = _setting("join,pairs", "", "Agents that a stream worker runs, comma-separated; all that are built.")
     cors_origins: str = _setting("", "", "Origins that may call the collector from a browser, comma-separated; none.")
+    trusted_proxies: str = _setting(
+        "",
+        "",
+        "Networks (CIDR, comma-separated) of load balancers before the collector, whose X-Forwarded-For or Forwarded "
+        "names the caller; none.",
+    )
     host: str = _setting("127.0.0.1", "", "Address to listen on; loopback unless told otherwise.", min_length=1)
     port: int | None = _setting(None, "", "Port to listen on; each process has its own default.", ge=0, le=65535)
     scrape: str = _setting(
@@ -128,6 +147,22 @@ class Settings(BaseModel):
             _ = urlsplit(value or "").port  # is taken apart only when asked for
         except ValueError:
             raise ValueError("is not an address: host or port is malformed") from None
+        return value
+
+    @field_validator("kafka_sasl_oauth_token_url")
+    @classmethod
+    def _is_a_web_address(cls, value: str | None) -> str | None:
+        """Refuse what no token can be asked of."""
+        if value is not None and not re.fullmatch(r"https?://[^/\s]+\S*", value):
+            raise ValueError("is not https://host/path")
+        return value
+
+    @field_validator("replication_factor")
+    @classmethod
+    def _is_a_number_of_copies(cls, value: int) -> int:
+        """Refuse no copy at all."""
+        if value == 0:
+            raise ValueError("at least one copy, or -1 for the brokers' default")
         return value
 
     @field_validator("topic_prefix")
@@ -161,6 +196,14 @@ class Settings(BaseModel):
             raise ValueError(f"names no agent; built: {', '.join(BUILT_AGENTS)}")
         return value
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: str) -> str:
+        """Refuse what is no network, with what is wrong with it."""
+        for network in _comma_list(value):
+            ip_network(network)
+        return value
+
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         """Refuse combinations that lose events or cannot connect."""
@@ -169,17 +212,23 @@ class Settings(BaseModel):
                 f"MILLRACE_LATENESS_S={self.lateness_s:g} must be less than "
                 f"MILLRACE_JOIN_WINDOW_S={self.join_window_s:g}"
             )
-        needs_login = self.kafka_security_protocol.startswith("SASL_")
-        if needs_login and (self.kafka_sasl_username is None or self.kafka_sasl_password is None):
-            raise ValueError(
-                f"MILLRACE_KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol} needs MILLRACE_KAFKA_SASL_USERNAME "
-                "and MILLRACE_KAFKA_SASL_PASSWORD"
-            )
-        if not needs_login and self.kafka_sasl_password is not None:
-            raise ValueError("MILLRACE_KAFKA_SASL_PASSWORD is unused unless MILLRACE_KAFKA_SECURITY_PROTOCOL is SASL_*")
+        if problem := self._login_problem():
+            raise ValueError(problem)
         if (self.kafka_ssl_certfile is None) != (self.kafka_ssl_keyfile is None):
             raise ValueError("MILLRACE_KAFKA_SSL_CERTFILE and MILLRACE_KAFKA_SSL_KEYFILE go together")
         return self
+
+    def _login_problem(self) -> str | None:
+        """Return what is missing for the login to Kafka, or given and of no use."""
+        given = tuple(name for name in (*_PASSWORD, *_TOKEN_FILE, *_CLIENT) if getattr(self, name) is not None)
+        if not self.kafka_security_protocol.startswith("SASL_"):
+            unused = ", ".join(map(env_name, given))
+            return f"{unused} is unused unless MILLRACE_KAFKA_SECURITY_PROTOCOL is SASL_*" if given else None
+        ways = (_TOKEN_FILE, _CLIENT) if self.kafka_sasl_mechanism == "OAUTHBEARER" else (_PASSWORD,)
+        if given in ways:
+            return None
+        needed = ", or ".join(" and ".join(map(env_name, way)) for way in ways)
+        return f"MILLRACE_KAFKA_SASL_MECHANISM={self.kafka_sasl_mechanism} needs {needed}, and no other login"
 
     def topic(self, name: str) -> str:
         """Return a topic's name on the cluster."""
@@ -208,6 +257,10 @@ class Settings(BaseModel):
     def cors_origin_list(self) -> tuple[str, ...]:
         """Return the origins that may call the collector from a browser."""
         return tuple(_comma_list(self.cors_origins))
+
+    def trusted_proxy_list(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """Return the networks whose word about a caller's address is taken."""
+        return tuple(ip_network(network) for network in _comma_list(self.trusted_proxies))
 
     @property
     def join_window_ms(self) -> int:
@@ -308,12 +361,9 @@ def _refuse_unknown(name: str) -> None:
     """Raise where a name is not a setting, with the nearest one that is."""
     if name in Settings.model_fields:
         return
-    if name.lower() in PLANNED_SETTINGS:
-        held = PLANNED_SETTINGS[name.lower()]
-        raise UsageError(f"{env_name(name)} is not built yet: {held}", fix="remove it")
     nearest = difflib.get_close_matches(name.lower(), Settings.model_fields, n=1)
     if not nearest:
-        raise UsageError(f"unknown setting {env_name(name)}", fix="remove it; the README lists every setting")
+        raise UsageError(f"unknown setting {env_name(name)}", fix="remove it; docs/settings.md lists every setting")
     suggestion = env_name(nearest[0])
     raise UsageError(f"unknown setting {env_name(name)}; did you mean {suggestion}?", fix=f"rename it to {suggestion}")
 

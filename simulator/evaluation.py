@@ -31,7 +31,7 @@ class QueryScore:
     mrr: float | None
 
     def metric(self, name: str) -> float | None:
-        """Return a metric by its reported name, e.g. `ndcg@10`."""
+        """A metric by its reported name, e.g. `ndcg@10`."""
         return {"ndcg": self.ndcg, "recall": self.recall, "mrr": self.mrr}[name.partition("@")[0]]
 
 
@@ -46,7 +46,7 @@ class Interval:
 
 
 def ndcg(ranked: Sequence[str], grades: Mapping[str, int], *, k: int = 10) -> float | None:
-    """Return the normalised discounted cumulative gain; None where no product has any gain.
+    """The normalised discounted cumulative gain; None if no product has any gain.
 
     >>> ndcg(["a", "b"], {"b": 1})
     0.6309297535714575
@@ -56,7 +56,7 @@ def ndcg(ranked: Sequence[str], grades: Mapping[str, int], *, k: int = 10) -> fl
 
 
 def recall(ranked: Sequence[str], grades: Mapping[str, int], *, k: int = 10) -> float | None:
-    """Return the share of a query's relevant products among its first k; None where none is relevant.
+    """The share of a query's relevant products among its first k; None if none is relevant.
 
     >>> recall(["a", "b"], {"b": 4, "c": 3})
     0.5
@@ -66,7 +66,7 @@ def recall(ranked: Sequence[str], grades: Mapping[str, int], *, k: int = 10) -> 
 
 
 def mrr(ranked: Sequence[str], grades: Mapping[str, int], *, k: int = 10) -> float | None:
-    """Return 1 / rank of the first relevant product, 0 where none is among the first k; None where none is relevant.
+    """1 / rank of the first relevant product, 0 if none is among the first k; None if none is relevant.
 
     >>> mrr(["a", "b"], {"b": 4})
     0.5
@@ -84,7 +84,7 @@ def _dcg(grades: Sequence[int]) -> float:
 def score(
     query_id: str, ranked: Sequence[str], *, query_class: str, grades: Mapping[str, int], k: int = 10
 ) -> QueryScore:
-    """Return all metrics of one list."""
+    """Score one list by all metrics."""
     return QueryScore(
         query_id=query_id,
         query_class=query_class,
@@ -96,12 +96,12 @@ def score(
 
 
 def means(scores: Sequence[QueryScore]) -> dict[str, float]:
-    """Return the mean of each metric over the queries that have it; 0 where none has."""
+    """The mean of each metric over the queries that have it; 0 if none has."""
     return {name: _mean([value for one in scores if (value := one.metric(name)) is not None]) for name in METRICS}
 
 
 def excluded(scores: Sequence[QueryScore]) -> dict[str, int]:
-    """Return how many queries each metric leaves out."""
+    """Count the queries that each metric leaves out."""
     return {name: sum(one.metric(name) is None for one in scores) for name in METRICS}
 
 
@@ -112,7 +112,7 @@ def _mean(values: Sequence[float]) -> float:
 def difference(
     before: Sequence[QueryScore], after: Sequence[QueryScore], *, metric: str = "ndcg@10", seed: int = 0
 ) -> Interval:
-    """Return the mean change of a metric per query, with a paired bootstrap's 95 % percentile interval.
+    """The mean change of a metric per query, with a paired bootstrap's 95 % percentile interval.
 
     Args:
         before: scores of the same queries in the same order.
@@ -141,7 +141,7 @@ def difference(
 
 
 def comparison(before: Sequence[QueryScore], after: Sequence[QueryScore], *, seed: int = 0) -> dict[str, Any]:
-    """Return before, after and difference in the form of the demo's report."""
+    """Put before, after and difference into the form of the demo's report."""
     changes = {name: difference(before, after, metric=name, seed=seed) for name in METRICS}
     return {
         "queries": len(before),
@@ -155,7 +155,7 @@ def comparison(before: Sequence[QueryScore], after: Sequence[QueryScore], *, see
 
 
 def by_class(before: Sequence[QueryScore], after: Sequence[QueryScore], *, seed: int = 0) -> dict[str, dict[str, Any]]:
-    """Return the comparison class by class, in alphabetical order."""
+    """Compare class by class, in alphabetical order."""
     classes = sorted({one.query_class for one in before})
     return {
         name: comparison(
@@ -168,7 +168,7 @@ def by_class(before: Sequence[QueryScore], after: Sequence[QueryScore], *, seed:
 
 
 def choose_examples(scores: Sequence[QueryScore], *, seed: int, count: int = 3) -> tuple[str, ...]:
-    """Return the ids of the queries to show as examples, by a rule that cannot see any gain.
+    """Choose the queries to show as examples, by a rule that cannot see any gain.
 
     The rule, fixed beforehand: order the queries (the demo passes the unseen ones) by the SHA-256 of
     "seed:query_id", walk through them and take the first of each class not yet taken, until there are `count`.

@@ -9,9 +9,9 @@ from typing import Any, Final
 from contracts.errors import InvariantError, MillraceError
 from contracts.telemetry import Process
 from service import metrics
-from service.health import AdminServer, Health
+from service.health import Health
+from service.http_server import AdminServer
 from service.kafka import ensure_topics, expected_kafka_error
-from service.logging import get_logger
 from service.process import Shutdown
 from service.settings import Settings
 from streams.agents.partition_agent import PartitionAgent
@@ -44,8 +44,7 @@ async def run_worker(settings: Settings, shutdown: Shutdown) -> None:
     for agent in agents:
         health.add_check(agent.name, agent.not_ready)
         health.add_liveness_check(agent.name, agent.stuck)
-    with AdminServer(health, settings.host, settings.listen_port(Process.STREAMS)) as server:
-        get_logger().info("listening", host=settings.host, port=server.port)
+    with AdminServer(health, settings.host, settings.listen_port(Process.STREAMS)):
         try:
             await _run_agents(agents, settings, shutdown)
         finally:

@@ -26,11 +26,18 @@ SettingsFactory = Callable[..., Settings]
 TEST_KEYS = {"write_key": "test-write-key", "secret_key": "test-secret-key", "person_key": "test-person-key"}
 
 
+TERMINAL = ("TERM", "COLORTERM", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES")
+"""What rich reads of the terminal: colours, cursor, size."""
+
+
 @pytest.fixture(autouse=True)
 def clean_environ(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take every MILLRACE_* out of the environment, so that a test sees only what it sets itself."""
+    """Take every MILLRACE_* and the developer's terminal out of the environment: a test sees what it sets itself."""
     for name in [name for name in os.environ if name.startswith(ENV_PREFIX)]:
         monkeypatch.delenv(name)
+    for name in TERMINAL:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "120")
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,8 @@ from contracts.errors import MillraceError
 from contracts.telemetry import Process
 from contracts.topics import MODELS, PRODUCT_VECTORS
 from service.follow import TopicFollower
-from service.health import AdminServer, Health
+from service.health import Health
+from service.http_server import AdminServer
 from service.kafka import ensure_topics, producer_config, translate_kafka_errors
 from service.logging import get_logger
 from service.process import Shutdown

@@ -7,15 +7,15 @@ and the data stay.
 import base64
 import subprocess
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from contracts.errors import DependencyDown, UsageError
+from contracts.errors import DependencyDown, MillraceError, UsageError
 from deploy.local.jars import JAR_FOLDER, are_complete
 from deploy.local.java import LEAST, find_java
-from service.kafka import admin, expected_kafka_error
+from service.kafka import admin, translate_kafka_errors
 from service.settings import Settings
 
 HEAP_MB: Final = {1: 512, 3: 384}
@@ -88,8 +88,13 @@ def properties(node: Node, nodes: Sequence[Node]) -> dict[str, str]:
     }
 
 
-def prepare(nodes: Sequence[Node], *, java: str) -> None:
+def prepare(nodes: Sequence[Node], *, java: str, extra: Mapping[str, str] | None = None) -> None:
     """Write each node's configuration, and format the data folders that are new.
+
+    Args:
+        nodes: of the cluster.
+        java: the command.
+        extra: properties besides those of every node, or in their place.
 
     Raises:
         UsageError: the data are those of a cluster of another size, or the path is one that Kafka cannot hold.
@@ -100,7 +105,7 @@ def prepare(nodes: Sequence[Node], *, java: str) -> None:
         if "," in str(node.folder):
             raise UsageError(f"Kafka allows no comma in a path: {node.folder}", fix="choose another MILLRACE_DATA_DIR")
         node.folder.mkdir(parents=True, exist_ok=True)
-        rows = (f"{name}={_escape(value)}\n" for name, value in properties(node, nodes).items())
+        rows = (f"{name}={_escape(value)}\n" for name, value in {**properties(node, nodes), **(extra or {})}.items())
         node.config_path.write_text("".join(rows), encoding="ascii")
         if not (node.data_path / "meta.properties").exists():
             _format(node, _cluster_id(node.folder.parent), java=java)
@@ -173,15 +178,10 @@ def kafka_problem(settings: Settings, *, brokers: int = 1) -> str | None:
     """Ask Kafka who is in the cluster; return what is wrong, or None."""
     asked = settings.model_copy(update={"dependency_wait_s": PROBE_S})
     try:
-        with admin(asked) as client:
+        with translate_kafka_errors(asked), admin(asked) as client:
             found = len(client.describe_cluster()["brokers"])
-    except DependencyDown as error:
+    except MillraceError as error:
         return error.message
-    except Exception as error:
-        expected = expected_kafka_error(error, settings)
-        if expected is None:
-            raise
-        return expected.message
     return None if found >= brokers else f"{found} of {brokers} brokers are there"
 
 

@@ -85,7 +85,7 @@ def make_plan(settings: Settings, names: Sequence[str], table: Table, *, brokers
     ports = _choose_ports([name for name in names if name not in external], settings.host)
     nodes = _nodes(settings, ports, brokers) if KAFKA in ports else ()
     urls = _urls(settings, names, ports, nodes)
-    complete = _complete(settings, urls, ports, table, brokers=len(nodes))
+    complete = _complete(settings, urls, ports, table)
     for name in external:
         if (port := port_of(urls[name].split(",")[0])) is not None:
             ports[name] = port
@@ -126,17 +126,13 @@ def _urls(
     return urls
 
 
-def _complete(
-    settings: Settings, urls: Mapping[str, str], ports: Mapping[str, int], table: Table, *, brokers: int
-) -> Settings:
-    """Return the settings with servers, keys, copies and the page's targets filled in."""
+def _complete(settings: Settings, urls: Mapping[str, str], ports: Mapping[str, int], table: Table) -> Settings:
+    """Return the settings with servers, keys and the page's targets filled in."""
     filled: dict[str, Any] = {SERVER_SETTING[name]: urls[name] for name in SERVERS if name in urls}
     kept = read_env(settings.data_dir)
     for key in KEYS:
         given = getattr(settings, key)
         filled[key] = given or kept.get(env_name(key)) or secrets.token_urlsafe(32)
-    if brokers > 1 and settings.replication_factor == 1:
-        filled["replication_factor"] = brokers
     if not settings.scrape:
         filled["scrape"] = ",".join(f"{name}={urls[name]}" for name in ports if base_name(name) in table)
     return Settings.model_validate({**settings.model_dump(), **filled})

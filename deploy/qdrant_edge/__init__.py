@@ -1,6 +1,6 @@
 """Embedded Qdrant: Qdrant Edge behind the part of Qdrant's REST API that Millrace and its users call.
 
-Reading order: `app` (routes) -> `store` (collections on disk) -> `collection` (one shard) -> `translate_*` (REST JSON
-to Edge types and back). All calls into Edge run on one worker thread (`worker`), because Edge holds the interpreter's
-lock while it works and its order of writes must be the order of requests.
+Reading order: `api` (routes) -> `worker` (who may speak to Edge, and when) -> `store` (collections on disk) ->
+`collection` (one shard) -> `config`, `points`, `queries`, `conditions`, `groups` (from the models of `qdrant_client` to
+Edge's types). `requests` reads a body into such a model; `errors` says what a client is told.
 """

@@ -1,24 +1,22 @@
 """Process `qdrant`: the embedded Qdrant, for machines where no Qdrant server is given.
 
 What was acknowledged with `wait=true` is in the log of its shard and survives the end of the process, however it ends;
-a loss of power may take the last half minute (`app.FLUSH_INTERVAL_S`): the truth is in Kafka, not here.
+a loss of power may take the last half minute (`api.FLUSH_INTERVAL_S`): the truth is in Kafka, not here.
 """
 
 import socket
-from typing import Final
 
 from aiohttp import web
 
 from contracts.telemetry import Process
-from deploy.qdrant_edge.app import Api
+from deploy.qdrant_edge.api import Api
 from deploy.qdrant_edge.store import Store
 from deploy.qdrant_edge.worker import Worker
-from service.health import Health, bind_socket
+from service.health import Health
+from service.http_server import bind_socket
 from service.logging import get_logger
 from service.process import Shutdown, run
 from service.settings import Settings
-
-STOP_TIMEOUT_S: Final = 5.0
 
 
 async def serve(settings: Settings, shutdown: Shutdown) -> None:
@@ -27,29 +25,25 @@ async def serve(settings: Settings, shutdown: Shutdown) -> None:
     Raises:
         DependencyDown: the port or the data folder is in use.
     """
-    port = settings.listen_port(Process.QDRANT)
-    listening = bind_socket(settings.host, port)
-    worker = Worker()
+    listening = bind_socket(settings.host, settings.listen_port(Process.QDRANT))
     try:
-        store = await worker.run(Store, settings.data_dir / "qdrant")
+        store = Store(settings.data_dir / "qdrant")
         try:
             key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
-            await _answer(Api(store, worker, Health(Process.QDRANT), api_key=key), listening, shutdown)
+            await _answer(Api(store, Worker(), Health(Process.QDRANT), api_key=key), listening, shutdown)
         finally:
-            await worker.run(store.close)
+            store.close()
     finally:
         listening.close()
-        worker.close()
 
 
 async def _answer(api: Api, listening: socket.socket, shutdown: Shutdown) -> None:
-    """Serve the API on a listening socket until asked to stop."""
-    runner = web.AppRunner(api.build(), access_log=None, handle_signals=False, shutdown_timeout=STOP_TIMEOUT_S)
+    runner = api.runner()
     await runner.setup()
     try:
         await web.SockSite(runner, listening).start()
         host, port = listening.getsockname()[:2]
-        get_logger().info("embedded Qdrant answers", url=f"http://{host}:{port}")
+        get_logger().info("embedded_qdrant_answers", url=f"http://{host}:{port}")
         await shutdown.wait_async()
     finally:
         await runner.cleanup()

@@ -1,68 +1,56 @@
-"""Answers that refuse a request, with the status and the sentence the client sees.
+"""Refusals: what a client is told, with which status, and what an error of Edge means."""
 
-ApiError            any refusal
-|- BadRequest   400 the request breaks the API: wrong type, unknown field, wrong dimension
-|- NotFound     404 no such collection, alias or point
-|- Conflict     409 the name is taken
-|- Unprocessable 422 a value of the right type is out of its range
-|- NotSupported 501 a Qdrant server does this, the embedded one does not
-`- InternalError 500 the engine failed
-   `- DiskFull  500 the disk has no room for a write
-"""
-
-from typing import ClassVar
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class ApiError(Exception):
-    """A refusal that is answered in Qdrant's error form; never ends the process."""
+    """A refusal that is answered in Qdrant's error form; never ends the process.
 
-    status: ClassVar[int] = 500
+    400 the request breaks the API: wrong type, unknown field, wrong dimension. 404 no such collection, alias or point.
+    408 its own timeout was over before its turn came. 409 the name is taken. 422 a value of the right type is out of
+    its range. 500 the engine failed, or its disk is full. 501 a Qdrant server does this. 503 too much waits already.
+    """
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
+        self.status = status
         self.message = message
 
 
-class BadRequest(ApiError):
-    """The request breaks the API. Operator action: correct what the sentence names."""
-
-    status = 400
-
-
-class NotFound(ApiError):
-    """Nothing has that name or id. Operator action: check the name; list the collections."""
-
-    status = 404
+def not_supported(feature: str) -> ApiError:
+    """Return the refusal of what a Qdrant server has and the embedded one lacks."""
+    has = f"the embedded Qdrant has no {feature}; a Qdrant server has (MILLRACE_QDRANT_URL)"
+    return ApiError(501, f"Not supported: {has}")
 
 
-class Conflict(ApiError):
-    """The name is taken. Operator action: choose another, or delete the old one first."""
+@contextmanager
+def edge_errors() -> Iterator[None]:
+    """Turn what Edge raises into answers: its own refusals are the caller's fault, its panics are ours to report.
 
-    status = 409
-
-
-class Unprocessable(ApiError):
-    """A value is of the right type and out of its range. Operator action: correct what the sentence names."""
-
-    status = 422
-
-
-class NotSupported(ApiError):
-    """The embedded Qdrant cannot do it. Operator action: leave it out, or run a Qdrant server (MILLRACE_QDRANT_URL)."""
-
-    status = 501
-
-    def __init__(self, feature: str) -> None:
-        super().__init__(
-            f"Not supported: the embedded Qdrant has no {feature}; a Qdrant server has (MILLRACE_QDRANT_URL)"
-        )
+    Edge raises bare `Exception` for an operation that it refuses and ValueError for text that it cannot parse; a panic
+    in it is a BaseException. Everything else is a fault of ours and passes through.
+    """
+    try:
+        yield
+    except ApiError:
+        raise
+    except BaseException as error:
+        raise _meaning(error) from error
 
 
-class InternalError(ApiError):
-    """The engine failed in a way that no request should cause. Operator action: report it with the log line."""
-
-    status = 500
-
-
-class DiskFull(InternalError):
-    """The disk has no room for a write; reads go on. Operator action: free some space; the writer tries again."""
+def _meaning(error: BaseException) -> BaseException:
+    text = str(error)
+    if "invalid JSON path" in text:
+        return ApiError(400, "Format error in JSON body: a field is named by an invalid JSON path")
+    if isinstance(error, ValueError):
+        return ApiError(400, f"Format error in JSON body: {text}")
+    if type(error).__name__ == "PanicException" or "Service runtime error" in text:
+        return ApiError(500, f"Service internal error: {text}")
+    if type(error) is not Exception:
+        return error
+    if text.startswith("No point with id"):
+        return ApiError(404, f"Not found: {text} found")
+    if text.startswith("Operation cancelled"):
+        return ApiError(400, f"Wrong input: {text}; a formula over a field that some points lack needs `defaults`")
+    return ApiError(400, f"Wrong input: {text}")

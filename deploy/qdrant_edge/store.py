@@ -6,7 +6,7 @@
     <folder>/<name>/shard/              Edge's files
 
 A collection is made under a hidden name and renamed when complete; it is deleted by renaming it away first. A crash in
-between leaves a hidden folder, which the next start removes. Nothing here is shared between threads.
+between leaves a hidden folder, which the next start removes.
 """
 
 import fcntl
@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import orjson
+from qdrant_client import models
 
 from contracts.errors import DependencyDown, InvariantError
+from deploy.qdrant_edge import config
 from deploy.qdrant_edge.collection import Collection
-from deploy.qdrant_edge.errors import ApiError, BadRequest, Conflict, NotFound, Unprocessable
-from deploy.qdrant_edge.fields import Json, as_list, as_object, as_text, known_only
-from deploy.qdrant_edge.translate_config import CollectionSpec
+from deploy.qdrant_edge.errors import ApiError
+from deploy.qdrant_edge.requests import Json, as_object, parse
+from service.files import PART_SUFFIX, sync_folder, write_atomically
 
 _NAME: Final = re.compile(r"[^.<>:\"/\\|?*\x00-\x1f][^<>:\"/\\|?*\x00-\x1f]{0,199}")
 _SPEC: Final = "collection.json"
@@ -56,6 +58,9 @@ class Store:
             raise
 
     def _open(self) -> None:
+        for part in (*self._folder.glob(f"*{PART_SUFFIX}"), *self._folder.glob(f"*/*{PART_SUFFIX}")):
+            if part.is_file():
+                part.unlink()
         for entry in sorted(self._folder.iterdir()):
             if entry.name.startswith((_MAKING, _DROPPED)):
                 shutil.rmtree(entry)
@@ -82,6 +87,10 @@ class Store:
         """Return the names of the collections."""
         return sorted(self._collections)
 
+    def describe(self) -> dict[str, Json]:
+        """Return what `GET /collections` answers."""
+        return {"collections": [{"name": name} for name in self.names()]}
+
     def points_counts(self) -> dict[str, int]:
         """Return the number of points per collection."""
         return {name: collection.points_count() for name, collection in self._collections.items()}
@@ -94,42 +103,40 @@ class Store:
         """Return the collection of a name or an alias.
 
         Raises:
-            NotFound: there is neither.
+            ApiError: there is neither.
         """
         found = self._collections.get(self._aliases.get(name, name))
         if found is None:
-            raise NotFound(f"Not found: Collection `{name}` doesn't exist!")
+            raise ApiError(404, f"Not found: Collection `{name}` doesn't exist!")
         return found
 
     def create(self, name: str, body: Json) -> bool:
         """Create a collection; it is there complete or not at all.
 
         Raises:
-            BadRequest: the request is wrong, or the name is an alias's.
-            Unprocessable: the name is impossible.
-            Conflict: there is such a collection.
+            ApiError: the request is wrong, the name is impossible or taken.
         """
         _check_name(name, "collection")
         if name in self._collections:
-            raise Conflict(f"Wrong input: Collection `{name}` already exists!")
+            raise ApiError(409, f"Wrong input: Collection `{name}` already exists!")
         if name in self._aliases:
-            raise BadRequest(f"Wrong input: Can't create collection with name {name}. It is the name of an alias")
-        spec = CollectionSpec.parse(body)
+            raise ApiError(400, f"Wrong input: Can't create collection with name {name}. It is the name of an alias")
+        spec = config.read_spec(body)
         making = self._folder / f"{_MAKING}{name}"
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir()
         Collection.make_shard(spec, making / _SHARD)
-        _write_json(making / _SPEC, spec.to_json())
+        _write_json(making / _SPEC, config.to_json(spec))
         making.rename(self._folder / name)
-        _sync_folder(self._folder)
+        sync_folder(self._folder)
         self._collections[name] = Collection(name, spec, self._folder / name / _SHARD)
         return True
 
     def update(self, name: str, body: Json) -> bool:
         """Change a collection's metadata."""
         collection = self.collection(name)
-        spec = collection.spec.with_update(body)
-        _write_json(self._folder / collection.name / _SPEC, spec.to_json())
+        spec = config.updated(collection.spec, body)
+        _write_json(self._folder / collection.name / _SPEC, config.to_json(spec))
         collection.spec = spec
         return True
 
@@ -143,7 +150,7 @@ class Store:
         del self._collections[name]
         collection.close()
         (self._folder / name).rename(dropped)
-        _sync_folder(self._folder)
+        sync_folder(self._folder)
         shutil.rmtree(dropped)
         return True
 
@@ -158,41 +165,30 @@ class Store:
         }
 
     def update_aliases(self, body: Json) -> bool:
-        """Apply a list of alias actions: all of them, or none where one is wrong."""
-        fields = as_object(body, "alias request")
-        known_only(fields, frozenset({"actions"}), "alias request")
+        """Apply a list of alias actions: all of them, or none if one is wrong."""
         aliases = dict(self._aliases)
-        for action in as_list(fields.get("actions"), "actions"):
-            self._apply_alias(as_object(action, "action"), aliases)
+        for action in parse(models.ChangeAliasesOperation, body).actions:
+            match action:
+                case models.CreateAliasOperation(create_alias=create):
+                    aliases[self._free_alias(create.alias_name)] = self._existing(create.collection_name)
+                case models.DeleteAliasOperation(delete_alias=delete):
+                    aliases.pop(delete.alias_name, None)
+                case models.RenameAliasOperation(rename_alias=rename):
+                    if rename.old_alias_name not in aliases:
+                        raise ApiError(404, f"Not found: Alias {rename.old_alias_name} does not exists!")
+                    aliases[self._free_alias(rename.new_alias_name)] = aliases.pop(rename.old_alias_name)
         self._keep_aliases(aliases)
         return True
 
-    def _apply_alias(self, action: dict[str, Any], aliases: dict[str, str]) -> None:
-        if len(action) != 1:
-            raise BadRequest("Format error in JSON body: an action is an object with one key, its kind")
-        ((kind, value),) = action.items()
-        names = {key: as_text(entry, key) for key, entry in as_object(value, kind).items()}
-        match kind, names:
-            case "create_alias", {"collection_name": name, "alias_name": alias, **rest} if not rest:
-                aliases[self._free_alias(alias)] = self._existing(name)
-            case "delete_alias", {"alias_name": alias, **rest} if not rest:
-                aliases.pop(alias, None)
-            case "rename_alias", {"old_alias_name": old, "new_alias_name": new, **rest} if not rest:
-                if old not in aliases:
-                    raise NotFound(f"Not found: Alias {old} does not exists!")
-                aliases[self._free_alias(new)] = aliases.pop(old)
-            case _:
-                raise BadRequest(f"Format error in JSON body: unknown or incomplete alias action `{kind}`")
-
     def _existing(self, name: str) -> str:
         if name not in self._collections:
-            raise NotFound(f"Not found: Collection `{name}` doesn't exist!")
+            raise ApiError(404, f"Not found: Collection `{name}` doesn't exist!")
         return name
 
     def _free_alias(self, alias: str) -> str:
         _check_name(alias, "alias")
         if alias in self._collections:
-            raise Conflict(f"Wrong input: Collection `{alias}` already exists!")
+            raise ApiError(409, f"Wrong input: Collection `{alias}` already exists!")
         return alias
 
     def _keep_aliases(self, aliases: Mapping[str, str]) -> None:
@@ -203,9 +199,10 @@ class Store:
 
 def _check_name(name: str, kind: str) -> None:
     if not _NAME.fullmatch(name):
-        raise Unprocessable(
+        raise ApiError(
+            422,
             f"Validation error: {kind} name {name!r:.80} must have 1 to 200 characters, "
-            'none of < > : " / \\ | ? * or control characters, and no dot in front'
+            'none of < > : " / \\ | ? * or control characters, and no dot in front',
         )
 
 
@@ -215,44 +212,31 @@ def _take_lock(folder: Path) -> int:
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as exc:
+    except BlockingIOError as error:
         os.close(descriptor)
         raise DependencyDown(
             f"{folder} is in use by another embedded Qdrant",
             fix="stop the other process, or give this one its own MILLRACE_DATA_DIR",
-        ) from exc
+        ) from error
     return descriptor
 
 
-def _read_spec(folder: Path) -> CollectionSpec:
+def _read_spec(folder: Path) -> models.CreateCollection:
     path = folder / _SPEC
     try:
-        return CollectionSpec.parse(_read_json(path))
-    except ApiError as exc:
-        raise InvariantError(f"{path} is damaged: {exc.message}", fix=f"move {folder} away") from exc
+        return config.read_spec(_read_json(path))
+    except ApiError as error:
+        raise InvariantError(f"{path} is damaged: {error.message}", fix=f"move {folder} away") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         return as_object(orjson.loads(path.read_bytes()), path.name)
-    except (orjson.JSONDecodeError, ApiError) as exc:
-        raise InvariantError(f"{path} is damaged: {exc}", fix="move it away; collections keep their points") from exc
+    except (orjson.JSONDecodeError, ApiError) as error:
+        raise InvariantError(
+            f"{path} is damaged: {error}", fix="move it away; collections keep their points"
+        ) from error
 
 
 def _write_json(path: Path, value: Json) -> None:
-    """Replace a file in one step that survives a crash: temporary file, fsync, rename, fsync of the folder."""
-    temporary = path.with_name(f".{path.name}.new")
-    with temporary.open("wb") as file:
-        file.write(orjson.dumps(value, option=orjson.OPT_INDENT_2))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_atomically(path, orjson.dumps(value, option=orjson.OPT_INDENT_2))

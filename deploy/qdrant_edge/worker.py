@@ -1,31 +1,133 @@
-"""The one thread that speaks to Edge.
+"""Who may speak to Edge, and when: one call at a time, from the thread of the event loop, out of two queues.
 
-Edge holds the interpreter's lock while it works, so more threads would not make it faster, and one thread keeps writes
-in the order in which they came. The event loop stays free to answer `/live` between two calls.
+Edge holds the interpreter's lock while it works, so a thread of its own would not leave the event loop free. It would
+take the lock whenever the loop sends an answer, and under overload hardly any request would even be refused. Between
+two calls the loop reads and answers what came meanwhile. Reads and writes wait apart: while both wait, each kind gets
+half of the time, however long its calls are. What could not begin soon is refused at once, and what nobody waits for
+is not begun.
 """
 
 import asyncio
+import time
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final, TypeVar
 
-P = ParamSpec("P")
+from deploy.qdrant_edge.errors import ApiError
+
 T = TypeVar("T")
+
+_WEIGHT: Final = 0.1
+"""Of the newest call in the mean time of a call."""
+
+
+class Kind(Enum):
+    """What a call does, with the most that may wait before it: seconds of work, and calls."""
+
+    READ = (0.25, 256)
+    WRITE = (1.0, 16)
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    call: Callable[[], Any]
+    outcome: "asyncio.Future[Any]"
+    expires_s: float | None
+
+
+@dataclass(slots=True, eq=False)
+class _Queue:
+    jobs: deque[_Job] = field(default_factory=deque)
+    mean_s: float = 0.0
+    used_s: float = 0.0
+    """Time that its calls took; of two queues that wait, the one that had less is next."""
 
 
 class Worker:
-    """Runs calls one after another, in the order of asking, on a thread of its own."""
+    """Runs calls one after another, those of a kind in the order of asking.
 
-    def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="edge")
+    Args:
+        clock: monotonic seconds.
+    """
 
-    async def run(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a call after those already asked for, and return what it returns.
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._queues = {kind: _Queue() for kind in Kind}
+        self._asked = asyncio.Event()
 
-        A client that goes away does not undo its write: a call that began is finished.
+    def waiting(self, kind: Kind) -> int:
+        """Return how many calls of a kind wait for their turn."""
+        return len(self._queues[kind].jobs)
+
+    def admit(self, kind: Kind) -> None:
+        """Refuse a call that could not begin soon.
+
+        Raises:
+            ApiError: as much waits already as may wait.
         """
-        return await asyncio.wrap_future(self._executor.submit(call, *args, **kwargs))
+        most_s, most_calls = kind.value
+        queue = self._queues[kind]
+        waiting = len(queue.jobs)
+        if waiting >= most_calls or waiting * queue.mean_s > most_s:
+            raise ApiError(503, f"Service overloaded: {waiting} {kind.name.lower()}s wait; try again later")
 
-    def close(self) -> None:
-        """Finish what was asked for and end the thread."""
-        self._executor.shutdown(wait=True)
+    async def run(
+        self, kind: Kind, call: Callable[[], T], *, timeout_s: float | None = None, must_run: bool = False
+    ) -> T:
+        """Run a call when its turn comes, and return what it returns.
+
+        A caller that goes away takes its call back.
+
+        Args:
+            kind: which queue it waits in.
+            call: what to do.
+            timeout_s: how long it may wait.
+            must_run: whether it may wait however many do.
+
+        Raises:
+            ApiError: too many wait, or it waited too long and was not done.
+        """
+        if not must_run:
+            self.admit(kind)
+        queue = self._queues[kind]
+        expires_s = None if timeout_s is None else self._clock() + timeout_s
+        job = _Job(call, asyncio.get_running_loop().create_future(), expires_s)
+        if not queue.jobs:  # time that it did not need is not owed to it
+            queue.used_s = max(other.used_s for other in self._queues.values())
+        queue.jobs.append(job)
+        self._asked.set()
+        try:
+            result: T = await job.outcome
+        except asyncio.CancelledError:
+            with suppress(ValueError):
+                queue.jobs.remove(job)
+            raise
+        return result
+
+    async def work(self) -> None:
+        """Run what is asked for, until cancelled."""
+        while True:
+            while not (waiting := [queue for queue in self._queues.values() if queue.jobs]):
+                self._asked.clear()
+                await self._asked.wait()
+            self._run_next(min(waiting, key=lambda queue: queue.used_s))
+            await asyncio.sleep(0)
+
+    def _run_next(self, queue: _Queue) -> None:
+        job = queue.jobs.popleft()
+        if job.outcome.cancelled():  # its caller went away and had no turn yet to take it back
+            return
+        began_s = self._clock()
+        if job.expires_s is not None and began_s >= job.expires_s:
+            job.outcome.set_exception(ApiError(408, "Timeout error: the request waited longer than its timeout"))
+            return
+        try:
+            job.outcome.set_result(job.call())
+        except BaseException as error:  # noqa: BLE001 -- it is the caller's; the others are served
+            job.outcome.set_exception(error)
+        took_s = self._clock() - began_s
+        queue.used_s += took_s
+        queue.mean_s += _WEIGHT * (took_s - queue.mean_s)

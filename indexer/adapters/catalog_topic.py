@@ -11,8 +11,7 @@ from contracts.errors import DependencyDown, TransientError
 from contracts.progress import CatalogCounts
 from contracts.topics import CATALOG
 from indexer.core.planner import CatalogRecord, PartitionProgress
-from service.kafka import consumer_config, translate_kafka_errors
-from service.kafka_group import keep_joining
+from service.kafka import consumer_config, keep_joining, translate_kafka_errors
 from service.logging import get_logger
 from service.settings import Settings
 

@@ -1,7 +1,7 @@
 """The vector store of products: the only class of the indexer that writes to Qdrant.
 
 It holds two rules on every write: one point per product and request, the newest, and the newer-only condition of
-`contracts.versions`. So writes may come twice and in any order; the newest wins.
+`contracts.catalog`. So writes may come twice and in any order; the newest wins.
 """
 
 import time
@@ -12,9 +12,8 @@ from typing import Any, Final, NamedTuple, Self, cast
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
+from contracts.catalog import PointVersion, newer_only_filter, point_id
 from contracts.errors import DependencyDown, InvariantError, TransientError
-from contracts.ids import point_id
-from contracts.versions import PointVersion, newer_only_filter
 from indexer.adapters.qdrant_errors import qdrant_errors
 from indexer.core.points import ProductPoint, newest_per_id
 from service.settings import Settings

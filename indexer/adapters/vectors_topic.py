@@ -7,10 +7,9 @@ from kafka import KafkaProducer
 from pydantic import TypeAdapter
 
 from contracts import wire
-from contracts.dead_letters import set_aside_headers
+from contracts.catalog import ProductVector
 from contracts.errors import ContractError
-from contracts.topics import CATALOG, DEAD_LETTERS, PRODUCT_VECTORS
-from contracts.vectors import ProductVector
+from contracts.topics import CATALOG, DEAD_LETTERS, PRODUCT_VECTORS, set_aside_headers
 from indexer.core.base_vectors import BaseProduct, BaseVectors
 from indexer.core.planner import Refusal
 from service.follow import TopicFollower

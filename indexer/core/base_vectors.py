@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from contracts.vectors import PointPayload, ProductVector
-from contracts.versions import PointVersion
+from contracts.catalog import PointPayload, PointVersion, ProductVector
 from indexer.core.points import ProductPoint
 
 

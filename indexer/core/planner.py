@@ -8,10 +8,9 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 from contracts import wire
-from contracts.catalog import CATALOG_CHANGE, CatalogChange, Product, ProductDeleted
+from contracts.catalog import CATALOG_CHANGE, CatalogChange, PointPayload, Product, ProductDeleted
 from contracts.errors import ContractError
 from contracts.progress import CatalogCounts
-from contracts.vectors import PointPayload
 from indexer.core.base_vectors import BaseProduct
 
 

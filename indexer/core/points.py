@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from contracts.versions import PointVersion, is_newer
+from contracts.catalog import PointVersion, is_newer
 
 
 @dataclass(frozen=True, slots=True)

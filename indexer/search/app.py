@@ -2,15 +2,10 @@
 
 import asyncio
 import math
-import socket
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack
 from typing import Final
 
-import uvicorn
-from typing_extensions import override
-
-from contracts.errors import DependencyDown, MillraceError
+from contracts.errors import DependencyDown
 from contracts.telemetry import Process
 from indexer.adapters.qdrant import ProductStore, connect
 from indexer.search.encoding import QueryEncoder
@@ -19,7 +14,8 @@ from indexer.search.retrieval import QdrantRetrieval, async_connect
 from indexer.search.service import DEADLINE_S, SearchService
 from indexer.search.serving import ServingPairs
 from indexer.search.web import build
-from service.health import Health, bind_socket
+from service.health import Health
+from service.http_server import bind_socket, serving
 from service.kafka import ensure_topics
 from service.logging import get_logger
 from service.process import Shutdown
@@ -27,7 +23,7 @@ from service.settings import Settings
 from towers.encoder import load_encoder
 
 WATCH_S: Final = 0.5
-GRACE_S: Final = 5
+FINISH_S: Final = 5.0
 METADATA_TIMEOUT_S: Final = 2
 
 
@@ -44,22 +40,10 @@ async def serve(settings: Settings, shutdown: Shutdown, *, deadline_s: float = D
     """
     settings.require("kafka_bootstrap", "qdrant_url", "person_key")
     health = Health(Process.SEARCH)
-    listening = bind_socket(settings.host, settings.listen_port(Process.SEARCH))
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else the body waits 40 ms for the header's ACK
+    listener = bind_socket(settings.host, settings.listen_port(Process.SEARCH))
     starting = Starting(deadline_s)
     health.add_check("start", starting.not_ready)
-    server = _Server(
-        uvicorn.Config(
-            build(starting.service, health),
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            timeout_graceful_shutdown=GRACE_S,
-        )
-    )
-    async with AsyncExitStack() as stack:
-        answering = asyncio.create_task(server.serve(sockets=[listening]))
-        stack.push_async_callback(server.stop, answering)
+    async with AsyncExitStack() as stack, serving(build(starting.service, health), listener, finish_s=FINISH_S):
         try:
             pairs = await starting.run(settings, shutdown, stack)
         except DependencyDown as error:
@@ -70,7 +54,7 @@ async def serve(settings: Settings, shutdown: Shutdown, *, deadline_s: float = D
         health.add_check("pair", pairs.not_ready)
         stopping = asyncio.create_task(shutdown.wait_async())
         while not stopping.done() and pairs.follower.failure is None:
-            await asyncio.wait({stopping, answering}, timeout=WATCH_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({stopping}, timeout=WATCH_S)
         stopping.cancel()
         if pairs.follower.failure is not None:
             raise pairs.follower.failure
@@ -131,21 +115,3 @@ class Starting:
         )
         self._reason = None
         return pairs
-
-
-class _Server(uvicorn.Server):
-    """A uvicorn server that leaves the signals to the process."""
-
-    @contextmanager
-    @override
-    def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
-        yield
-
-    async def stop(self, answering: "asyncio.Task[None]") -> None:
-        """Finish the requests in progress and close."""
-        self.should_exit = True
-        try:
-            await answering
-        except MillraceError as error:
-            get_logger().error("server_ended", error=error.message)

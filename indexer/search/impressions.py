@@ -17,7 +17,7 @@ from kafka.errors import KafkaError
 
 from contracts import wire
 from contracts.events import Impression, Ranking, Slot
-from contracts.search import SearchAnswer, SearchRequest
+from contracts.http import SearchAnswer, SearchRequest
 from contracts.topics import SEARCH_EVENTS
 from indexer.search.ids import time_ordered_id
 from service import metrics

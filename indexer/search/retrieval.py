@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 from qdrant_client import AsyncQdrantClient, models
 
-from contracts.search import Filters
+from contracts.http import Filters
 from indexer.adapters.qdrant import VECTOR_NAME
 from indexer.adapters.qdrant_errors import qdrant_errors
 from service.settings import Settings

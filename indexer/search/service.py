@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from contracts.errors import DependencyDown, MillraceError
 from contracts.events import Exploration
-from contracts.search import EncodeAnswer, Filters, SearchAnswer, SearchRequest, SearchResult
+from contracts.http import EncodeAnswer, Filters, SearchAnswer, SearchRequest, SearchResult
 from contracts.telemetry import Process
 from indexer.search.encoding import QueryEncoder
 from indexer.search.ids import time_ordered_id

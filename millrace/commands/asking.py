@@ -8,9 +8,10 @@ from rich.table import Table
 from rich.text import Text
 
 from contracts.errors import DependencyDown, MillraceError, UsageError
-from millrace.commands.looking import Json
-from millrace.context import running_settings, service_url
-from millrace.output import messages, out, print_json
+from contracts.telemetry import Process
+from deploy.local.state import load_running_settings
+from millrace.output import Json, messages, out, print_json
+from millrace.watch.scrape import scrape_targets
 
 if TYPE_CHECKING:
     import httpx
@@ -19,8 +20,24 @@ TIMEOUT_S: Final = 10.0
 SHOWN_CHARACTERS: Final = 500
 
 
+def search_url() -> str:
+    """Find the search service of the running deployment.
+
+    Raises:
+        UsageError: a setting is wrong.
+        DependencyDown: it is not known where the service runs.
+    """
+    url = scrape_targets(load_running_settings()).get(Process.SEARCH)
+    if url is None:
+        raise DependencyDown(
+            "it is not known where search runs",
+            fix="start everything with `millrace up`, or set MILLRACE_SCRAPE=search=http://host:port",
+        )
+    return url
+
+
 def post(url: str, body: Mapping[str, Any]) -> Any:
-    """Return the JSON answer to a POST.
+    """Post and return the JSON of the answer.
 
     Raises:
         DependencyDown: the service does not answer, or says that it cannot.
@@ -32,8 +49,8 @@ def post(url: str, body: Mapping[str, Any]) -> Any:
         answer = httpx.post(url, json=body, timeout=TIMEOUT_S)
         if answer.is_success:
             return answer.json()
-    except (httpx.HTTPError, ValueError) as exc:
-        raise DependencyDown(f"{url} does not answer as it should: {exc}", fix="see `millrace status`") from exc
+    except (httpx.HTTPError, ValueError) as error:
+        raise DependencyDown(f"{url} does not answer as it should: {error}", fix="see `millrace status`") from error
     raise _refusal(answer)
 
 
@@ -56,7 +73,7 @@ def search(
     Example: millrace search "quiet fridge for a bachelor" -k 5
     """
     body = {"query": query, "k": k, "filters": _filters(brand, max_price), "impression": "none"}
-    answer = post(f"{service_url(running_settings(), 'search')}/v1/search", body)
+    answer = post(f"{search_url()}/v1/search", body)
     print_json(answer) if json else out().print(results_table(answer))
     if answer["degraded"] is not None:
         messages().print(f"degraded answer: {answer['degraded']}", markup=False)
@@ -68,7 +85,7 @@ def _filters(brand: list[str] | None, max_price: float | None) -> dict[str, Any]
 
 
 def results_table(answer: Mapping[str, Any]) -> Table:
-    """Return the results of a search; the shop's texts are shown as they are, never as markup."""
+    """The results of a search; the shop's texts are shown as they are, never as markup."""
     title = f"query release {answer['query_release']}, product release {answer['product_release']}"
     table = Table("#", "score", "product", "title", "price", title=title)
     for result in answer["results"]:
@@ -86,7 +103,7 @@ def encode(
 
     Example: millrace encode "quiet fridge" --json
     """
-    answer = post(f"{service_url(running_settings(), 'search')}/v1/encode", {"texts": texts})
+    answer = post(f"{search_url()}/v1/encode", {"texts": texts})
     if json:
         print_json(answer)
         return

@@ -1,29 +1,31 @@
 """Commands that look at a running deployment: lag, ledger, freshness, releases, and what is wrong."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 from rich.table import Column, Table
 from rich.text import Text
 
 from contracts.errors import CheckFailed, DependencyDown
-from millrace.context import running_settings
-from millrace.output import messages, out, print_json
+from deploy.local.state import load_running_settings
+from millrace.output import Json, messages, out, print_json
 
 if TYPE_CHECKING:
     from millrace.doctor import Check
+    from millrace.watch.facts import KafkaFacts
     from millrace.watch.observer import Observer
 
-Json = Annotated[bool, typer.Option("--json", help="Print stable JSON on stdout.")]
 CATCH_UP_S = 30.0
+KAFKA_WAIT_S = 3.0
+"""How long a question waits for Kafka: most are asked when something is down."""
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 T = TypeVar("T")
 
 
 def observe(question: Callable[["Observer"], T]) -> T:
-    """Return what an observer of the running deployment answers.
+    """Ask an observer of the running deployment.
 
     Raises:
         UsageError: no Kafka is named and none runs here.
@@ -31,11 +33,28 @@ def observe(question: Callable[["Observer"], T]) -> T:
     """
     from millrace.watch.observer import Observer
 
-    settings = running_settings()
+    settings = load_running_settings()
     settings.require("kafka_bootstrap")
-    with Observer(settings) as observer:
+    with Observer(settings.model_copy(update={"dependency_wait_s": KAFKA_WAIT_S})) as observer:
         observer.wait_caught_up(CATCH_UP_S)
         return question(observer)
+
+
+def tell_unknown(facts: "KafkaFacts", parts: Sequence[str] = ()) -> None:
+    """Say what is not known and why, and raise the first reason: what was printed is not the whole.
+
+    Args:
+        facts: what was seen.
+        parts: those that were asked for; all of them if empty.
+
+    Raises:
+        MillraceError: a part is not known; its exit code is 4 if a dependency is down.
+    """
+    told = {part: error for part, error in facts.unknown.items() if not parts or part in parts}
+    for part, error in told.items():
+        messages().print(f"{part} not known: {error.message}", markup=False)
+    for error in told.values():
+        raise error
 
 
 def lag(json: Json = False) -> None:
@@ -43,14 +62,16 @@ def lag(json: Json = False) -> None:
 
     Example: millrace lag --json
     """
-    from millrace.watch.lag import lag_report
+    from millrace.watch.ledger import lag_report, unknown_report
 
-    report = observe(lambda observer: lag_report(observer.look()))
-    print_json(report) if json else out().print(lag_table(report))
+    facts = observe(lambda observer: observer.look())
+    report = lag_report(facts)
+    print_json({**report, "unknown": unknown_report(facts)}) if json else out().print(lag_table(report))
+    tell_unknown(facts)
 
 
 def lag_table(report: Mapping[str, Any]) -> Table:
-    """Return the lag as a table, a line under each group."""
+    """The lag as a table, a line under each group."""
     table = Table("group", "topic", *_numbers("partition", "position", "end", "lag", "held"))
     rows = report["partitions"]
     for row, following in zip(rows, [*rows[1:], {"group": None}], strict=True):
@@ -65,30 +86,33 @@ def _numbers(*names: str) -> list[Column]:
 
 
 def ledger(json: Json = False) -> None:
-    """Show both ledgers; every accepted event and closed search is accounted for. Exit code 3 where one is not.
+    """Show both ledgers; every accepted event and closed search is accounted for. Exit code 3 if one is not.
 
     Example: millrace ledger
     """
-    from millrace.watch.ledger import ledger_report
+    from millrace.watch.ledger import ledger_report, unknown_report
 
-    report = observe(lambda observer: ledger_report(observer.look()))
-    print_json(report) if json else out().print(ledger_table(report))
-    unbalanced = [name for name, terms in report.items() if terms["balance"] != 0]
+    facts = observe(lambda observer: observer.look())
+    report = ledger_report(facts)
+    print_json({**report, "unknown": unknown_report(facts)}) if json else out().print(ledger_table(report))
+    unbalanced = [name for name, terms in report.items() if terms["balance"]]
     if unbalanced:
         raise CheckFailed(
             f"the ledger of {' and '.join(unbalanced)} does not balance",
             fix="compare the terms with the logs of `streams` and `indexer`; report it with both",
         )
+    tell_unknown(facts)
 
 
 def ledger_table(report: Mapping[str, Any]) -> Table:
-    """Return both ledgers as one table."""
+    """Both ledgers as one table."""
     table = Table("ledger", "term", *_numbers("records"))
     for name, terms in report.items():
         for term, value in terms.items():
             reasons = value if isinstance(value, Mapping) else {}
             total = sum(reasons.values()) if isinstance(value, Mapping) else value
-            table.add_row(name, term.replace("_", " "), f"{total:,}", end_section=term == "balance")
+            figure = "not known" if total is None else f"{total:,}"
+            table.add_row(name, term.replace("_", " "), figure, end_section=term == "balance")
             for reason, count in reasons.items():
                 table.add_row(name, f"  {reason.replace('_', ' ')}", f"{count:,}")
     return table
@@ -99,23 +123,23 @@ def freshness(json: Json = False) -> None:
 
     Example: millrace freshness --json
     """
-    from millrace.watch.freshness import freshness_report
-    from millrace.watch.scrape import look_at_processes, scrape_targets
+    from millrace.watch.scrape import freshness_report, look_at_processes, scrape_targets
 
-    views = look_at_processes(scrape_targets(running_settings()))
+    views = look_at_processes(scrape_targets(load_running_settings()))
     if not views:
         raise DependencyDown(
             "it is not known where the processes run",
             fix="start everything with `millrace up`, or set MILLRACE_SCRAPE=search=http://host:port,...",
         )
-    for name in [name for name, view in views.items() if view.ready is None]:
-        messages().print(f"{name} does not answer; what it measured is missing", markup=False)
-    report = freshness_report(view.metrics for view in views.values())
+    for name, view in views.items():
+        if view.problem:
+            messages().print(f"{name} {view.problem}; what it measured is missing", markup=False)
+    report = freshness_report(views.values())
     print_json(report) if json else out().print(freshness_table(report))
 
 
 def freshness_table(report: Mapping[str, Mapping[str, float | None]]) -> Table:
-    """Return the freshness of both ways as a table."""
+    """The freshness of both ways as a table."""
     table = Table("way", *_numbers("p50", "p99", "measured"))
     for path, row in report.items():
         quantiles = ("-" if row[name] is None else f"{row[name]:.2f} s" for name in ("p50", "p99"))
@@ -124,13 +148,13 @@ def freshness_table(report: Mapping[str, Mapping[str, float | None]]) -> Table:
 
 
 def doctor(json: Json = False) -> None:
-    """Find what is wrong and say how to mend it, in under 10 s. Exit code 3 where a check fails.
+    """Find what is wrong and say how to mend it, in under 10 s. Exit code 3 if a check fails.
 
     Example: millrace doctor
     """
     from millrace.doctor import doctor_report, examine
 
-    checks = examine(running_settings())
+    checks = examine(load_running_settings())
     print_json(doctor_report(checks)) if json else out().print(checks_table(checks))
     failed = [check.name for check in checks if check.status == "fail"]
     if failed:
@@ -155,12 +179,15 @@ def releases_ls(json: Json = False) -> None:
 
     Example: millrace releases ls
     """
-    report = observe(lambda observer: observer.releases.report())
+    from contracts.topics import MODELS
+
+    facts, report = observe(lambda observer: (observer.look(), observer.releases.report()))
     print_json(report) if json else out().print(releases_table(report))
+    tell_unknown(facts, [MODELS])
 
 
 def releases_table(report: Mapping[str, Any]) -> Table:
-    """Return the releases as a table, with the pair in force above it."""
+    """The releases as a table, with the pair in force above it."""
     serving = report["serving"]
     title = "nothing is in force yet"
     if serving is not None:

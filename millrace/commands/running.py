@@ -1,41 +1,19 @@
-"""Commands that start, stop and measure things, and write files."""
+"""Commands that start and stop a deployment, ask how it is, and write the schemas of its messages."""
 
-from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from contracts.errors import DependencyDown, UsageError
-from millrace.commands.looking import CATCH_UP_S, Json
-from millrace.context import running_settings
-from millrace.output import messages, out, print_json
+from contracts.errors import MillraceError, UsageError
+from contracts.telemetry import Process
+from deploy.local.state import load_running_settings
+from millrace.commands.looking import CATCH_UP_S, KAFKA_WAIT_S
+from millrace.output import Json, messages, out, print_json
 from service.settings import Settings
-
-BENCHES: Final = ("streams",)
-PLANNED_BENCHES: Final = ("collector", "trainer", "indexer", "search")
-KAFKA_WAIT_S: Final = 3.0
-"""How long `status` waits for Kafka: it is asked most when something is down."""
-
-
-def demo(
-    world: Annotated[Path | None, typer.Option(help="Folder with another world; see docs/quickstart.md.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the world and its shoppers.")] = 1,
-    seconds: Annotated[int, typer.Option(min=10, max=86_400, help="How long shoppers shop.")] = 120,
-    keep: Annotated[bool, typer.Option("--keep", help="Serve on until Ctrl-C, also without a terminal.")] = False,
-    json: Annotated[Path | None, typer.Option("--json", help="Write every figure of the closing screen here.")] = None,
-) -> None:
-    """Start everything, let simulated shoppers click, and show how search got better.
-
-    Example: millrace demo --seed 3
-    """
-    from simulator.demo.options import DemoOptions
-    from simulator.demo.stage import run_demo
-
-    run_demo(DemoOptions(world=world, seed=seed, seconds=seconds, keep=keep, json_file=json))
 
 
 def _progress(name: str, state: str, detail: str) -> None:
@@ -89,7 +67,7 @@ def status(json: Json = False) -> None:
 
 
 def processes_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the processes as a table; what they wait for is shown as it is, never as markup."""
+    """The processes as a table; what they wait for is shown as it is, never as markup."""
     table = Table("process", "state", "pid", "port", "waits for")
     for row in rows:
         reasons = Text("; ".join(row.get("reasons", ())))
@@ -102,83 +80,44 @@ def _summary(report: Mapping[str, Any]) -> list[str]:
     if serving := report["releases"].get("serving"):
         releases = f"query release {serving['query_release']}, product release {serving['product_release']}"
         lines.append(f"in force: {releases}")
-    lines += [f"lag of {group}: {totals['records']:,} records" for group, totals in report["lag"].items()]
+    for group, totals in report["lag"].items():
+        records = totals["records"]
+        lines.append(f"lag of {group}: " + ("not known" if records is None else f"{records:,} records"))
     for path, row in report["freshness_s"].items():
         if row["p50"] is not None:
             lines.append(f"{path.replace('_', ' ')}: p50 {row['p50']:.1f} s, p99 {row['p99']:.1f} s")
+    lines += [f"{part} not known: {reason}" for part, reason in report["unknown"].items()]
     return lines
 
 
 def status_report() -> dict[str, Any]:
-    """Return `status` as stable JSON; what cannot be read because nothing runs is empty, not an error."""
+    """Return `status` as stable JSON; what cannot be told is empty or None, with its reason, and no error."""
     from millrace import processes
-    from millrace.watch.freshness import freshness_report
-    from millrace.watch.scrape import look_at_processes, scrape_targets
-    from millrace.watch.snapshot import status_freshness
+    from millrace.watch.observer import status_freshness
+    from millrace.watch.scrape import freshness_report, look_at_processes, scrape_targets
 
     report = processes.status()
-    settings = running_settings()
+    settings = load_running_settings()
     views = look_at_processes(scrape_targets(settings))
-    fresh = status_freshness(freshness_report(view.metrics for view in views.values()))
-    return {**report, **_seen_in_kafka(settings), "freshness_s": fresh}
+    return {**report, **_seen_in_kafka(settings), "freshness_s": status_freshness(freshness_report(views.values()))}
 
 
 def _seen_in_kafka(settings: Settings) -> dict[str, Any]:
-    """Return the releases in force and the lag; empty, with a word on stderr, where Kafka does not tell."""
-    from millrace.watch.lag import lag_report
+    """Return the releases in force, the lag, and what of both is not known."""
+    from millrace.watch.ledger import lag_report, unknown_report
     from millrace.watch.observer import Observer
 
     if settings.kafka_bootstrap is None:
-        return {"releases": {}, "lag": {}}
+        return {"releases": {}, "lag": {}, "unknown": {}}
     try:
         with Observer(settings.model_copy(update={"dependency_wait_s": KAFKA_WAIT_S})) as observer:
             observer.wait_caught_up(CATCH_UP_S)
-            lag = lag_report(observer.look())["groups"]
+            facts = observer.look()
             serving = observer.releases.serving
-    except DependencyDown as exc:
-        messages().print(f"releases and lag are not known: {exc.message}", markup=False)
-        return {"releases": {}, "lag": {}}
-    return {"releases": {"serving": serving.model_dump(mode="json") if serving else None}, "lag": lag}
-
-
-def bench(
-    name: Annotated[str, typer.Argument(help=f"One of: {', '.join(BENCHES)}.")],
-    json: Json = False,
-) -> None:
-    """Measure one part beside its peer in the same run.
-
-    Example: millrace bench streams --json
-    """
-    if name not in BENCHES:
-        problem = f"bench {name} is not built yet" if name in PLANNED_BENCHES else f"there is no bench {name}"
-        raise UsageError(problem, fix=f"built: {', '.join(BENCHES)}")
-    run: Callable[[Callable[[str], None]], dict[str, Any]] = import_module(f"simulator.bench.{name}").run
-    report = run(lambda line: messages().print(line, markup=False))
-    print_json(report) if json else out().print(bench_table(report))
-
-
-def bench_table(report: Mapping[str, Any]) -> Table:
-    """Return what a bench measured as a table."""
-    table = Table("what", "unit", "ours", "peer", "peer's", "ratio", "goal", "met")
-    for row in report["results"]:
-        ours, peers, ratio = f"{row['ours']:,.2f}", f"{row['peer_value']:,.2f}", f"{row['ratio']:.3f}"
-        met = "yes" if row["met"] else "no"
-        table.add_row(row["name"], row["unit"], ours, row["peer"], peers, ratio, str(row["goal"]), met)
-    return table
-
-
-def shop_export(
-    folder: Annotated[Path, typer.Argument(help="Folder to write; must not hold other files.")],
-    seed: Annotated[int, typer.Option(help="Seed of the world.")] = 1,
-) -> None:
-    """Write the built-in world as products.jsonl, queries.jsonl and judgments.jsonl.
-
-    Example: millrace shop export my-world && millrace demo --world my-world
-    """
-    from simulator.shop.commands import export
-
-    export(folder, seed)
-    messages().print(f"world {seed} written to {folder}", markup=False)
+    except MillraceError as error:
+        return {"releases": {}, "lag": {}, "unknown": {Process.KAFKA.value: error.message}}
+    in_force = {"serving": serving.model_dump(mode="json") if serving else None}
+    return {"releases": in_force, "lag": lag_report(facts)["groups"], "unknown": unknown_report(facts)}
 
 
 def schema_export(

@@ -9,8 +9,9 @@ from aiohttp import web
 
 from contracts.telemetry import Process
 from millrace.page.sampler import Sampler
-from service.health import Health, bind_socket
-from service.logging import get_logger
+from service.health import Health
+from service.http import JSON, Route, build_app, come_again
+from service.http_server import bind_socket, serving
 from service.process import Shutdown
 from service.settings import Settings
 
@@ -21,54 +22,36 @@ SECURITY_HEADERS: Final = {
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
 }
 ASSETS: Final = {"/": "index.html", "/page.js": "page.js", "/page.css": "page.css"}
 CONTENT_TYPES: Final = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
-
-
-STOP_TIMEOUT_S: Final = 2.0
+FINISH_S: Final = 2.0
 """How long a stop waits for answers in progress; none takes longer."""
 
 
-def build_app(health: Health, sampler: Sampler) -> web.Application:
+def build(health: Health, sampler: Sampler) -> web.Application:
     """Return the application: `/`, its two assets, `/api/snapshot` and the health paths."""
-    app = web.Application()
 
-    async def latest(_request: web.Request) -> web.Response:
-        return _snapshot_answer(sampler)
+    async def answer_snapshot(_request: web.Request) -> web.StreamResponse:
+        """Answer with the last snapshot and what is against it."""
+        trouble, latest = sampler.not_ready(), sampler.latest
+        if latest is None:
+            raise come_again(503, "no_view", trouble or "no look taken yet")
+        return web.Response(body=orjson.dumps({**latest, "trouble": trouble}), content_type=JSON)
 
-    async def health_path(request: web.Request) -> web.Response:
-        rendered = health.render(request.path)
-        if rendered is None:
-            raise web.HTTPNotFound
-        status, content_type, body = rendered
-        return web.Response(status=status, body=body, headers={"Content-Type": content_type})
+    async def add_security(_request: web.Request, response: web.StreamResponse) -> None:
+        response.headers.update(SECURITY_HEADERS)
 
-    for path in ASSETS:
-        app.router.add_get(path, _asset)
-    app.router.add_get("/api/snapshot", latest)
-    for path in ("/live", "/ready", "/metrics"):
-        app.router.add_get(path, health_path)
+    routes = [*(Route("GET", path, _answer_asset) for path in ASSETS), Route("GET", "/api/snapshot", answer_snapshot)]
+    app = build_app(health, routes)
+    app.on_response_prepare.append(add_security)
     return app
 
 
-async def _asset(request: web.Request) -> web.Response:
+async def _answer_asset(request: web.Request) -> web.StreamResponse:
     name = ASSETS[request.path]
     text = files("millrace.page").joinpath("static", name).read_text(encoding="utf-8")
-    return web.Response(text=text, content_type=CONTENT_TYPES[name.rsplit(".", 1)[1]], headers=SECURITY_HEADERS)
-
-
-def _snapshot_answer(sampler: Sampler) -> web.Response:
-    """Return the last snapshot with what is against it, or 503 where there is none yet."""
-    trouble, latest = sampler.not_ready(), sampler.latest
-    body = {"error": trouble} if latest is None else {**latest, "trouble": trouble}
-    return web.Response(
-        status=503 if latest is None else 200,
-        body=orjson.dumps(body),
-        content_type="application/json",
-        headers=SECURITY_HEADERS,
-    )
+    return web.Response(text=text, content_type=CONTENT_TYPES[name.rsplit(".", 1)[1]])
 
 
 async def serve(settings: Settings, shutdown: Shutdown) -> None:
@@ -78,14 +61,10 @@ async def serve(settings: Settings, shutdown: Shutdown) -> None:
     sampler = Sampler(settings)
     health.add_check("view", sampler.not_ready)
     health.add_liveness_check("sampler", sampler.not_live)
-    runner = web.AppRunner(build_app(health, sampler), access_log=None, shutdown_timeout=STOP_TIMEOUT_S)
-    await runner.setup()
+    listener = bind_socket(settings.host, settings.listen_port(Process.PAGE))
     try:
-        socket = bind_socket(settings.host, settings.listen_port(Process.PAGE))
-        await web.SockSite(runner, socket).start()
-        sampler.start()
-        get_logger().info("page started", url=f"http://{settings.host}:{socket.getsockname()[1]}/")
-        await shutdown.wait_async()
+        async with serving(build(health, sampler), listener, finish_s=FINISH_S):
+            sampler.start()
+            await shutdown.wait_async()
     finally:
-        await runner.cleanup()
         await asyncio.to_thread(sampler.stop)

@@ -5,12 +5,17 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from contracts.errors import DependencyDown, InvariantError, MillraceError
-from millrace.watch.observer import Observer
+from prometheus_client import Gauge
+
+from contracts.errors import InvariantError, MillraceError
+from contracts.telemetry import Process
+from millrace.watch.facts import KafkaFacts
+from millrace.watch.observer import Observer, snapshot
+from millrace.watch.releases import ReleaseBook
 from millrace.watch.scrape import Scraper, scrape_targets
-from millrace.watch.snapshot import snapshot
 from service import metrics
-from service.logging import get_logger
+from service.clock import epoch_ms
+from service.dependency import Dependency
 from service.settings import Settings
 
 PERIOD_S: Final = 1.0
@@ -22,7 +27,7 @@ KAFKA_WAIT_S: Final = 3.0
 
 
 class Sampler:
-    """Looks at the deployment until it is stopped; a Kafka that goes away is waited for.
+    """Looks at the deployment until it is stopped; a Kafka that goes away is waited for, and the rest is shown.
 
     Args:
         settings: the deployment to look at.
@@ -33,10 +38,11 @@ class Sampler:
         self._targets = scrape_targets(settings)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
-        self.latest: dict[str, Any] | None = None
-        self._failure: str | None = "no look taken yet"
+        self._kafka = Dependency(Process.KAFKA, meaning="the page shows the processes alone")
+        self._unknown: str | None = "no look taken yet"
         self._taken_at = time.monotonic()
         self._ended: MillraceError | None = None
+        self.latest: dict[str, Any] | None = None
 
     def start(self) -> None:
         """Begin to look."""
@@ -49,11 +55,11 @@ class Sampler:
             self._thread.join(timeout=10)
 
     def not_ready(self) -> str | None:
-        """Return why the page shows nothing yet, or nothing current."""
+        """Return why the page shows nothing yet, not everything, or nothing current."""
         age_s = time.monotonic() - self._taken_at
-        if self._failure is None and age_s > STALE_AFTER_S:
+        if self._unknown is None and age_s > STALE_AFTER_S:
             return f"the last look is {age_s:.0f} s old"
-        return self._failure
+        return self._unknown
 
     def not_live(self) -> str | None:
         """Return a reason where looks will never come again; a Kafka that is away is no such reason."""
@@ -64,8 +70,8 @@ class Sampler:
             with Scraper(self._targets) as scraper:
                 while not self._stop.is_set():
                     self._look_until_failure(scraper)
-        except Exception as exc:
-            self._ended = InvariantError(f"the sampler ended: {exc!r}")
+        except Exception as error:
+            self._ended = InvariantError(f"the sampler ended: {error!r}")
             raise
 
     def _look_until_failure(self, scraper: Scraper) -> None:
@@ -74,43 +80,39 @@ class Sampler:
                 observer.wait_caught_up(CATCH_UP_S)
                 while not self._stop.is_set():
                     began = time.monotonic()
-                    self._look(observer, scraper)
+                    facts = observer.look()
+                    self._kafka.answered()
+                    self._show(facts, observer.releases, scraper)
                     self._stop.wait(max(0.0, PERIOD_S - (time.monotonic() - began)))
-        except MillraceError as exc:
-            self._note_failure(exc)
+        except MillraceError as error:
+            self._kafka.failed(error)
+            self._show(KafkaFacts(ends={}, unknown={Process.KAFKA.value: error}), ReleaseBook(), scraper)
             self._stop.wait(RETRY_S)
 
-    def _look(self, observer: Observer, scraper: Scraper) -> None:
-        facts = observer.look()
-        view = snapshot(
-            facts,
-            observer.releases.report(),
-            scraper.look(),
-            at_ms=int(time.time() * 1000),
-            promise_s=self._settings.freshness_window_s,
-        )
-        if self._failure is not None:
-            get_logger().info("view is current", partitions=len(facts.ends))
-        self.latest, self._failure, self._taken_at = view, None, time.monotonic()
+    def _show(self, facts: KafkaFacts, releases: ReleaseBook, scraper: Scraper) -> None:
+        promise_s = self._settings.freshness_window_s
+        view = snapshot(facts, releases.report(), scraper.look(), at_ms=epoch_ms(), promise_s=promise_s)
         export(view)
-
-    def _note_failure(self, exc: MillraceError) -> None:
-        if self._failure != exc.message:
-            get_logger().warning("view is not current", error=exc.message, fix=exc.fix)
-        self._failure = exc.message
-        if isinstance(exc, DependencyDown):
-            metrics.DEPENDENCY_UP.labels(dependency="kafka").set(0)
+        self.latest, self._taken_at = view, time.monotonic()
+        self._unknown = next((f"{part} not known: {reason}" for part, reason in view["unknown"].items()), None)
 
 
 def export(view: Mapping[str, Any]) -> None:
-    """Set the gauges that a Prometheus server scrapes from the page."""
-    metrics.DEPENDENCY_UP.labels(dependency="kafka").set(1)
+    """Set the gauges that a Prometheus server scrapes from the page; what is not known has no series."""
+    for group, totals in view["lag"]["groups"].items():
+        if totals["records"] is None:
+            metrics.LAG_RECORDS.remove_by_labels({"group": group})
     for row in view["lag"]["partitions"]:
-        labels = {"group": row["group"], "topic": row["topic"], "partition": str(row["partition"])}
-        metrics.LAG_RECORDS.labels(**labels).set(row["lag"])
+        metrics.LAG_RECORDS.labels(row["group"], row["topic"], str(row["partition"])).set(row["lag"])
     for ledger, terms in view["ledger"].items():
-        metrics.LEDGER_BALANCE.labels(ledger=ledger).set(terms["balance"])
+        _set(metrics.LEDGER_BALANCE, terms["balance"], ledger)
         for term, value in terms.items():
             if term != "balance":
-                count = sum(value.values()) if isinstance(value, Mapping) else value
-                metrics.LEDGER.labels(ledger=ledger, term=term).set(count)
+                _set(metrics.LEDGER, sum(value.values()) if isinstance(value, Mapping) else value, ledger, term)
+
+
+def _set(gauge: Gauge, value: int | None, *labels: str) -> None:
+    if value is None:
+        gauge.remove(*labels)
+    else:
+        gauge.labels(*labels).set(value)

@@ -1,28 +1,117 @@
-"""The two ledgers: every accepted event and every closed search is accounted for under a named outcome.
+"""What the facts say: how far each consumer group is behind, and what became of every event and every closed search.
 
-Both sides are counted apart. What was accepted is Kafka's own offsets (less the ticks, which the join counts); what
-became of it is counted by the agents and kept with their positions, so a crash cannot separate the two; what is
-pending is counted by reading. The balance is their difference, and anything but 0 is a fault.
+Lag is measured from outside: a consumer that hangs reports whatever it last knew. Both sides of a ledger are counted
+apart: what was accepted is Kafka's own offsets (less the ticks); what became of it is counted by the agents and kept
+with their positions. The balance is their difference, and anything but 0 is a fault.
 """
 
 from collections import Counter
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Final
 
+from contracts.progress import CatalogCounts
 from contracts.telemetry import EventOutcome
-from contracts.topics import CATALOG, JOINED_SEARCHES, SEARCH_EVENTS
-from millrace.watch.facts import KafkaFacts, catalog_counts
+from contracts.topics import (
+    CATALOG,
+    GROUP_PREFIX,
+    GROUP_TOPICS,
+    JOIN_PROGRESS,
+    JOINED_SEARCHES,
+    PAIRS_PROGRESS,
+    SEARCH_EVENTS,
+)
+from millrace.watch.facts import COUNTS, UNREAD, KafkaFacts, catalog_counts
 from service.kafka import Committed, OffsetRange
 
+BUILT_GROUPS: Final = ("join", "pairs", "trainer", "indexer")
+_OF_THE_JOIN: Final = (SEARCH_EVENTS, JOIN_PROGRESS, UNREAD)
+_OF_THE_INDEXER: Final = (CATALOG, f"{GROUP_PREFIX}indexer", COUNTS)
+_EVENTS: Final = (*_OF_THE_JOIN, *_OF_THE_INDEXER)
+_NEEDED: Final[dict[str, tuple[str, ...]]] = {
+    **dict.fromkeys((EventOutcome.JOINED, EventOutcome.LATE, EventOutcome.ORPHAN), _OF_THE_JOIN),
+    EventOutcome.DUPLICATE: _OF_THE_JOIN,
+    EventOutcome.ATTRIBUTED: (),
+    EventOutcome.CATALOGUE: _OF_THE_INDEXER,
+}
+"""The parts of the facts that a term of the event ledger is made of; all of them for the others."""
 
-def event_ledger(facts: KafkaFacts) -> dict[str, int]:
-    """Return accepted events, the terms they fell into, and the balance."""
+
+@dataclass(frozen=True, slots=True)
+class PartitionLag:
+    """Lag of one group in one partition, in records."""
+
+    group: str
+    topic: str
+    partition: int
+    position: int
+    end: int
+    lag: int
+    held: int
+    """Read already, but to be read again after a restart."""
+
+
+def partition_lags(facts: KafkaFacts) -> list[PartitionLag]:
+    """Return the lag of every group that this version runs, partition by partition."""
+    return [
+        _lag(facts, group, topic, partition, ends)
+        for group in BUILT_GROUPS
+        if facts.knows(*_parts(group))
+        for topic in GROUP_TOPICS[group]
+        for partition, ends in facts.partitions(topic)
+    ]
+
+
+def _parts(group: str) -> tuple[str, ...]:
+    progress = {"join": (JOIN_PROGRESS,), "pairs": (PAIRS_PROGRESS,)}.get(group, ())
+    return (f"{GROUP_PREFIX}{group}", *GROUP_TOPICS[group], *progress)
+
+
+def _lag(facts: KafkaFacts, group: str, topic: str, partition: int, ends: OffsetRange) -> PartitionLag:
+    committed = facts.committed.get(group, {}).get((topic, partition), Committed(ends.begin, "")).offset
+    position, hold = _progress(facts, topic, partition) or (committed, committed)
+    position = max(position, ends.begin)
+    lag, held = max(ends.end - position, 0), max(position - hold, 0)
+    return PartitionLag(group, topic, partition, position, ends.end, lag, held)
+
+
+def _progress(facts: KafkaFacts, topic: str, partition: int) -> tuple[int, int] | None:
+    if topic == SEARCH_EVENTS and partition in facts.join:
+        return facts.join[partition].next_offset, facts.join[partition].hold_offset
+    if topic == JOINED_SEARCHES and partition in facts.pairs:
+        return facts.pairs[partition].next_offset, facts.pairs[partition].hold_offset
+    return None
+
+
+def lag_report(facts: KafkaFacts) -> dict[str, Any]:
+    """Return the lag as stable JSON: totals per group, None if they are not known, and every partition that is."""
+    rows = partition_lags(facts)
+    groups = {}
+    for group in BUILT_GROUPS:
+        lags = [row.lag for row in rows if row.group == group]
+        known = facts.knows(*_parts(group))
+        groups[group] = {
+            "records": sum(lags) if known else None,
+            "held": sum(row.held for row in rows if row.group == group) if known else None,
+            "worst_partition": max(lags, default=0) if known else None,
+        }
+    return {"groups": groups, "partitions": [asdict(row) for row in rows]}
+
+
+def unknown_report(facts: KafkaFacts) -> dict[str, str]:
+    """Return what is not known, and why, as stable JSON."""
+    return {part: error.message for part, error in facts.unknown.items()}
+
+
+def event_ledger(facts: KafkaFacts) -> dict[str, int | None]:
+    """Return accepted events, the terms they fell into, and the balance; None for what is not known."""
     terms: Counter[str] = Counter({outcome.value: 0 for outcome in EventOutcome})
     accepted = 0
     for partition, ends in facts.partitions(SEARCH_EVENTS):
         accepted += _add_search_events(facts, partition, ends, terms)
     for partition, ends in facts.partitions(CATALOG):
         accepted += _add_catalog(facts, partition, ends.end, terms)
-    return {"accepted": accepted, **terms, "balance": accepted - sum(terms.values())}
+    ledger = {"accepted": accepted, **terms, "balance": accepted - sum(terms.values())}
+    return {term: value if facts.knows(*_NEEDED.get(term, _EVENTS)) else None for term, value in ledger.items()}
 
 
 def _add_search_events(facts: KafkaFacts, partition: int, ends: OffsetRange, terms: Counter[str]) -> int:
@@ -40,7 +129,7 @@ def _add_search_events(facts: KafkaFacts, partition: int, ends: OffsetRange, ter
 
 def _add_catalog(facts: KafkaFacts, partition: int, end: int, terms: Counter[str]) -> int:
     committed = facts.committed.get("indexer", {}).get((CATALOG, partition), Committed(0, ""))
-    counts = catalog_counts(committed.metadata)
+    counts = catalog_counts(committed.metadata) if facts.knows(COUNTS) else CatalogCounts()
     terms[EventOutcome.CATALOGUE] += counts.catalogue
     terms[EventOutcome.DEAD_LETTERED] += counts.dead_lettered
     terms[EventOutcome.PENDING] += end - committed.offset
@@ -48,7 +137,7 @@ def _add_catalog(facts: KafkaFacts, partition: int, end: int, terms: Counter[str
 
 
 def search_ledger(facts: KafkaFacts) -> dict[str, Any]:
-    """Return closed searches, the terms they fell into, and the balance."""
+    """Return closed searches, the terms they fell into, and the balance; None for what is not known."""
     paired = held_out = pending = closed = dead_lettered = 0
     filtered: Counter[str] = Counter()
     unpaired: Counter[str] = Counter()
@@ -64,7 +153,7 @@ def search_ledger(facts: KafkaFacts) -> dict[str, Any]:
             filtered.update(progress.counts.filtered)
             unpaired.update(progress.counts.unpaired)
     accounted = paired + held_out + dead_lettered + pending + filtered.total() + unpaired.total()
-    return {
+    ledger = {
         "closed": closed,
         "paired": paired,
         "held_out": held_out,
@@ -74,6 +163,7 @@ def search_ledger(facts: KafkaFacts) -> dict[str, Any]:
         "pending": pending,
         "balance": closed - accounted,
     }
+    return ledger if facts.knows(JOINED_SEARCHES, PAIRS_PROGRESS) else dict.fromkeys(ledger)
 
 
 def ledger_report(facts: KafkaFacts) -> dict[str, Any]:

@@ -6,6 +6,10 @@ from contracts import wire
 from contracts.releases import SERVING, SERVING_KEY, ReleaseManifest, Serving, manifest_of
 
 
+def _name(key: bytes) -> str:
+    return key.decode("utf-8", "backslashreplace")
+
+
 class ReleaseBook:
     """Folds the records of `models` into what is there now.
 
@@ -21,9 +25,9 @@ class ReleaseBook:
         if key == SERVING_KEY:
             self.serving = wire.decode(value, SERVING) if value else None
         elif value is None:
-            self.manifests = {name: kept for name, kept in self.manifests.items() if name != key.decode()}
+            self.manifests = {name: kept for name, kept in self.manifests.items() if name != _name(key)}
         else:
-            self.manifests = {**self.manifests, key.decode(): manifest_of(value)}
+            self.manifests = {**self.manifests, _name(key): manifest_of(value)}
 
     def report(self) -> dict[str, Any]:
         """Return the releases as stable JSON, newest first."""

@@ -1,18 +1,36 @@
-"""Asks the other processes over HTTP for their metrics and whether they are ready."""
+"""Asks the other processes over HTTP: whether they are ready, and how long changes took to be visible in search."""
 
-from collections.abc import Mapping
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
 
 import httpx
 import orjson
+from prometheus_client.parser import text_string_to_metric_families
 
 from contracts.errors import UsageError
+from contracts.telemetry import FRESHNESS_PATHS, M_FRESHNESS
 from service.settings import Settings
 
 TIMEOUT_S: Final = 0.8
+MOST_BYTES: Final = 4 * 1024 * 1024
+QUANTILES: Final = {"p50": 0.5, "p99": 0.99}
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Cumulative counts: upper bound in seconds -> observations at or below it."""
+
+    buckets: tuple[tuple[float, float], ...]
+
+    @property
+    def count(self) -> float:
+        """How many observations there are."""
+        return self.buckets[-1][1] if self.buckets else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +40,14 @@ class ProcessView:
     Args:
         ready: True, False, or None where it did not answer.
         reasons: what it waits for, in its own words.
-        metrics: its metrics as Prometheus text; empty where it did not answer.
+        freshness: way -> how long it measured that changes took to be visible in search.
+        problem: why nothing that it measured is known; empty if it is.
     """
 
     ready: bool | None
     reasons: tuple[str, ...] = ()
-    metrics: str = ""
+    freshness: Mapping[str, Histogram] = field(default_factory=dict)
+    problem: str = ""
 
 
 def scrape_targets(settings: Settings) -> dict[str, str]:
@@ -67,6 +87,7 @@ class Scraper:
         self, targets: Mapping[str, str], *, timeout_s: float = TIMEOUT_S, transport: httpx.BaseTransport | None = None
     ) -> None:
         self._targets = dict(targets)
+        self._timeout_s = timeout_s
         self._client = httpx.Client(timeout=timeout_s, transport=transport, trust_env=False)
         self._pool = ThreadPoolExecutor(max_workers=max(1, len(targets)), thread_name_prefix="scrape")
 
@@ -89,11 +110,26 @@ class Scraper:
 
     def _ask(self, url: str) -> ProcessView:
         try:
-            ready = self._client.get(f"{url}/ready")
-            metrics = self._client.get(f"{url}/metrics")
-        except httpx.HTTPError as exc:
-            return ProcessView(ready=None, reasons=(f"does not answer: {type(exc).__name__}",))
-        return ProcessView(ready.is_success, _reasons(ready.content), metrics.text if metrics.is_success else "")
+            ready, said = self._get(f"{url}/ready")
+            has_metrics, metrics = self._get(f"{url}/metrics")
+        except httpx.HTTPError as error:
+            problem = f"does not answer: {type(error).__name__}"
+            return ProcessView(ready=None, reasons=(problem,), problem=problem)
+        try:
+            return ProcessView(ready, _reasons(said), _freshness(metrics.decode()) if has_metrics else {})
+        except ValueError as error:
+            return ProcessView(ready, _reasons(said), problem=f"has metrics that cannot be read: {error}")
+
+    def _get(self, url: str) -> tuple[bool, bytes]:
+        """Return whether an answer is a success, and its body; one without an end is none."""
+        deadline = time.monotonic() + self._timeout_s
+        body = bytearray()
+        with self._client.stream("GET", url) as answer:
+            for piece in answer.iter_bytes():
+                body += piece
+                if len(body) > MOST_BYTES or time.monotonic() > deadline:
+                    raise httpx.ReadTimeout("the answer has no end")
+        return answer.is_success, bytes(body)
 
 
 def look_at_processes(targets: Mapping[str, str], *, timeout_s: float = TIMEOUT_S) -> dict[str, ProcessView]:
@@ -112,3 +148,64 @@ def _reasons(body: bytes) -> tuple[str, ...]:
         return ()
     reasons = said.get("reasons") if isinstance(said, dict) else None
     return tuple(str(reason) for reason in reasons) if isinstance(reasons, list) else ()
+
+
+def _freshness(metrics: str) -> dict[str, Histogram]:
+    """Return the freshness histograms in a process's metrics, by way.
+
+    Raises:
+        ValueError: the text is not Prometheus'.
+    """
+    found: dict[str, list[tuple[float, float]]] = {}
+    for family in text_string_to_metric_families(metrics):
+        if family.name == M_FRESHNESS:
+            for sample in family.samples:
+                if sample.name == f"{M_FRESHNESS}_bucket" and {"path", "le"} <= sample.labels.keys():
+                    found.setdefault(sample.labels["path"], []).append((float(sample.labels["le"]), sample.value))
+    return {path: Histogram(tuple(sorted(buckets))) for path, buckets in found.items()}
+
+
+def quantile(histogram: Histogram, q: float) -> float | None:
+    """Return a quantile by linear interpolation inside its bucket, as Prometheus does; None without observations.
+
+    >>> quantile(Histogram(((1.0, 0.0), (2.0, 10.0), (float("inf"), 10.0))), 0.5)
+    1.5
+    """
+    if histogram.count == 0:
+        return None
+    rank, below, low = q * histogram.count, 0.0, 0.0
+    for bound, cumulative in histogram.buckets:
+        if cumulative >= rank and cumulative > below:
+            if bound == float("inf"):
+                return low
+            return low + (bound - low) * (rank - below) / (cumulative - below)
+        below, low = cumulative, bound if bound != float("inf") else low
+    return low
+
+
+def together(parts: Iterable[Histogram]) -> Histogram:
+    """Return what several processes measured as one histogram; their buckets are the same.
+
+    >>> together([Histogram(((1.0, 2.0), (2.0, 3.0))), Histogram(((1.0, 1.0), (2.0, 5.0)))]).buckets
+    ((1.0, 3.0), (2.0, 8.0))
+    """
+    sums: Counter[float] = Counter()
+    for part in parts:
+        sums.update(dict(part.buckets))
+    return Histogram(tuple(sorted(sums.items())))
+
+
+def freshness_report(views: Iterable[ProcessView]) -> dict[str, dict[str, float | None]]:
+    """Return p50, p99 and the number of observations of both ways, from what the processes measured."""
+    report: dict[str, dict[str, float | None]] = {
+        path: {"p50": None, "p99": None, "count": 0.0} for path in FRESHNESS_PATHS
+    }
+    parts: dict[str, list[Histogram]] = {}
+    for view in views:
+        for path, histogram in view.freshness.items():
+            parts.setdefault(path, []).append(histogram)
+    for path, measured in parts.items():
+        whole = together(measured)
+        if path in report and whole.count:
+            report[path] = {**{name: quantile(whole, q) for name, q in QUANTILES.items()}, "count": whole.count}
+    return report

@@ -5,38 +5,46 @@ on a click when the click's pair lies below the release's offset in its partitio
 search: from sending a product to the first answer that lists it.
 """
 
+import asyncio
 import math
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
-from contracts.releases import ReleaseManifest
+import httpx
+from kafka import KafkaConsumer, TopicPartition
+from pydantic import TypeAdapter
+
+from contracts.errors import DependencyDown, MillraceError
+from contracts.pairs import PreferencePair
+from contracts.releases import SERVING, SERVING_KEY, ReleaseManifest, Serving, manifest_of
+from contracts.topics import PREFERENCE_PAIRS
+from contracts.wire import decode
+from service.clock import epoch_ms
+from service.kafka import consumer_config, translate_kafka_errors
+from service.logging import get_logger
+from service.settings import Settings
+from simulator.demo.measurement import ask
+
+POLL_MS: Final = 250
+ANSWER_EVERY_S: Final = 0.25
+_PAIR: Final = TypeAdapter(PreferencePair)
 
 
 @dataclass(frozen=True, slots=True)
 class PairPlace:
-    """Where the pair of one click stands in `preference-pairs`, and when the click happened (epoch ms)."""
+    """Where the pair of one click is in `preference-pairs`, and when the click happened (epoch ms)."""
 
     partition: int
     offset: int
     click_time: int
 
 
-@dataclass(slots=True)
-class FirstAnswers:
-    """The moment (epoch ms) at which each query release was first seen to answer."""
-
-    seen: dict[int, int] = field(default_factory=dict)
-
-    def note(self, query_release: int, at_ms: int) -> None:
-        """Take one answer; only the first of a release counts."""
-        if query_release not in self.seen or at_ms < self.seen[query_release]:
-            self.seen[query_release] = at_ms
-
-
 def click_to_search_s(
     pairs: Iterable[PairPlace], answers: Mapping[int, int], manifests: Mapping[int, ReleaseManifest]
 ) -> list[float]:
-    """Return seconds from each click to the first answer of a release trained on it.
+    """Measure the seconds from each click to the first answer of a release trained on it.
 
     Args:
         pairs: one place per click.
@@ -58,7 +66,7 @@ def _waited_s(pair: PairPlace, timeline: list[tuple[int, dict[str, int]]]) -> fl
 
 
 def quantiles(values: Iterable[float]) -> dict[str, float | None]:
-    """Return p50 and p99 (nearest rank), None without values.
+    """Take p50 and p99 (nearest rank), None without values.
 
     >>> quantiles([3.0, 1.0, 2.0])
     {'p50': 2.0, 'p99': 3.0}
@@ -70,9 +78,145 @@ def quantiles(values: Iterable[float]) -> dict[str, float | None]:
 
 
 def measured(values: Sequence[float], *, of: int) -> dict[str, float | int | None]:
-    """Return p50 and p99 with how many were measured, and how many were given up: these would have been the slowest.
+    """Take p50 and p99; say how many were measured and how many given up, which would have been the slowest.
 
     >>> measured([3.0, 1.0], of=3)
     {'p50': 1.0, 'p99': 3.0, 'measured': 2, 'missing': 1}
     """
     return {**quantiles(values), "measured": len(values), "missing": max(0, of - len(values))}
+
+
+@dataclass(slots=True)
+class ReleaseLog:
+    """Every release published during the demo, the tombstoned ones included, and every switch of `serving`."""
+
+    manifests: dict[int, ReleaseManifest] = field(default_factory=dict)
+    products: dict[int, ReleaseManifest] = field(default_factory=dict)
+    serving: list[Serving] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def apply(self, key: bytes, value: bytes | None, _timestamp_ms: int) -> None:
+        """Take one record of `models`.
+
+        Raises:
+            MalformedMessage: it is neither a release nor `serving`.
+        """
+        if value is None:
+            return
+        with self._lock:
+            if key == SERVING_KEY:
+                self.serving = [*self.serving, decode(value, SERVING)]
+                return
+            manifest = manifest_of(value)
+            if manifest.kind == "query":
+                self.manifests = {**self.manifests, manifest.release: manifest}
+            else:
+                self.products = {**self.products, manifest.release: manifest}
+
+    def in_force(self) -> str:
+        """Say which releases are in force."""
+        if not self.serving:
+            return "nothing yet"
+        last = self.serving[-1]
+        return f"query release {last.query_release} on product release {last.product_release}"
+
+    def product_releases_served(self) -> int:
+        """Count the product releases that went through the whole index and came into force."""
+        return len({entry.product_release for entry in self.serving} - {0})
+
+    def query_releases_served(self) -> int:
+        """Count the query releases that came into force."""
+        return len({entry.query_release for entry in self.serving} - {0})
+
+
+class ClickFreshness:
+    """Reads `preference-pairs` beside the trainer and keeps the first pair of every click.
+
+    Ask it at any time; start and stop it once. What ended it by itself is kept in `failure`.
+
+    Args:
+        settings: of the deployment.
+        releases: what is known of the releases.
+    """
+
+    def __init__(self, settings: Settings, releases: ReleaseLog) -> None:
+        self._settings = settings
+        self._releases = releases
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="click-freshness", daemon=True)
+        self._places: dict[tuple[str, str], PairPlace] = {}
+        self.pairs_seen = 0
+        self.first_answers: dict[int, int] = {}
+        """Query release -> the moment (epoch ms) at which it was first seen to answer."""
+        self.failure: MillraceError | None = None
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop reading; harmless when it was never started."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=10)
+
+    def note_answer(self, query_release: int) -> None:
+        """Note that search has just answered with this release; only its first answer counts."""
+        self.first_answers.setdefault(query_release, epoch_ms())
+
+    def note_pair(self, value: bytes, partition: int, offset: int) -> None:
+        """Take one record of `preference-pairs`; of a click only its first pair is kept.
+
+        Raises:
+            MalformedMessage: it is no pair.
+        """
+        pair = decode(value, _PAIR)
+        self.pairs_seen += 1
+        place = PairPlace(partition, offset, pair.event_time)
+        self._places.setdefault((pair.search_id, pair.chosen.product_id), place)
+
+    def clicks_with_pairs(self) -> int:
+        """Count the clicks that gave at least one pair."""
+        return len(self._places)
+
+    def learned_s(self) -> list[float]:
+        """Measure click to search for the clicks that an answering release has learned from so far."""
+        return click_to_search_s(list(self._places.values()), dict(self.first_answers), self._releases.manifests)
+
+    def all_learned(self) -> bool:
+        """Whether search has answered with a release that learned from the last click."""
+        return len(self.learned_s()) >= self.clicks_with_pairs()
+
+    def _run(self) -> None:
+        try:
+            with translate_kafka_errors(self._settings), KafkaConsumer(**consumer_config(self._settings)) as consumer:
+                self._read(consumer)
+        except MillraceError as error:
+            get_logger().error("click_freshness_lost", error=error.message, fix=error.fix)
+            self.failure = error
+
+    def _read(self, consumer: KafkaConsumer) -> None:
+        name = self._settings.topic(PREFERENCE_PAIRS)
+        numbers = consumer.partitions_for_topic(name)
+        if not numbers:
+            raise DependencyDown(f"Kafka does not know the topic {name}", fix="a restart of any service creates it")
+        consumer.assign([TopicPartition(name, number) for number in sorted(numbers)])
+        while not self._stop.is_set():
+            for partition, records in consumer.poll(timeout_ms=POLL_MS).items():
+                for record in records:
+                    self.note_pair(record.value, partition.partition, record.offset)
+
+
+async def watch_answers(client: httpx.AsyncClient, search_url: str, *, query: str, clicks: ClickFreshness) -> None:
+    """Ask a cheap query over and over and note which release answers, until cancelled."""
+    while True:
+        try:
+            clicks.note_answer((await ask(client, search_url, query=query, k=1)).query_release)
+        except DependencyDown as error:
+            get_logger().warning("probe_unanswered", error=error.message)
+        await asyncio.sleep(ANSWER_EVERY_S)
+
+
+def cheapest_query(queries: Sequence[str]) -> str:
+    """Choose the query that is asked over and over: the shortest, then alphabetically the first."""
+    return min(queries, key=lambda query: (len(query), query))

@@ -1,22 +1,75 @@
-"""The demo's closing figures: one JSON document, and the same as a screen for people."""
+"""What the demo shows: its progress while it runs; its figures at the end, as one JSON document and as a screen."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final, Self
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from simulator.demo.freshness import quantiles
 from simulator.evaluation import METRICS
+from simulator.shop.traffic import Totals
 
 LINES_PER_EXAMPLE: Final = 5
+LINE_EVERY_S: Final = 10.0
+
+
+def figures_of(
+    *,
+    seed: int,
+    seconds: int,
+    world: str,
+    quality: dict[str, Any],
+    totals: Totals,
+    ledger: dict[str, Any],
+    releases: dict[str, int],
+    freshness: dict[str, Any],
+) -> dict[str, Any]:
+    """Put the demo's closing figures into the one document that `--json` writes."""
+    splits = {name: {key: part[key] for key in part if key != "by_class"} for name, part in quality.items()}
+    return {
+        "seed": seed,
+        "world": world,
+        "seconds": seconds,
+        "events": {"sent": totals.sent, "accepted": totals.events_accepted},
+        "searches": {"answered": totals.searches, "failed": totals.search_errors, "clicks": totals.clicks},
+        "ledger": ledger,
+        "releases": releases,
+        "quality": {**splits, "by_class": {name: part["by_class"] for name, part in quality.items()}},
+        "freshness_s": freshness,
+        "search_ms": quantiles(totals.search_ms),
+    }
+
+
+def shortfalls(totals: Totals, never_found: Sequence[str]) -> list[str]:
+    """Say what went wrong while shoppers shopped, a line each.
+
+    >>> shortfalls(Totals(visits_skipped=3), ["L-1"])
+    ['3 visits did not begin: this machine was too slow', 'never found after their launch: L-1']
+    """
+    lines = []
+    if totals.search_errors:
+        lines.append(f"{totals.search_errors} searches failed, the last one with {totals.last_error}")
+    if totals.visits_skipped:
+        lines.append(f"{totals.visits_skipped} visits did not begin: this machine was too slow")
+    if totals.delivery.rejected or totals.delivery.failed:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in totals.delivery.reasons.most_common(3))
+        lines.append(f"{totals.delivery.rejected + totals.delivery.failed} events were not accepted: {reasons}")
+    if never_found:
+        lines.append(f"never found after their launch: {', '.join(never_found)}")
+    return lines
 
 
 def closing_screen(
     figures: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], links: Mapping[str, str]
 ) -> Group:
-    """Return the screen that ends a demo.
+    """Build the screen that ends a demo.
 
     Args:
         figures: the document that `--json` writes.
@@ -32,7 +85,7 @@ def closing_screen(
 
 
 def example_panel(example: Mapping[str, Any]) -> Panel:
-    """Return one query's first results before and after, side by side, with the shop's own grades."""
+    """One query's first results before and after, side by side, with the shop's own grades."""
     table = Table(box=None, expand=True, show_header=True, pad_edge=False)
     table.add_column("before", ratio=1, overflow="ellipsis", no_wrap=True)
     table.add_column("after", ratio=1, overflow="ellipsis", no_wrap=True)
@@ -51,7 +104,7 @@ def _result(rows: Sequence[Mapping[str, Any]], index: int) -> Text:
 
 
 def quality_table(quality: Mapping[str, Any]) -> Table:
-    """Return quality before and after; the interval is a paired bootstrap over queries."""
+    """Quality before and after; the interval is a paired bootstrap over queries."""
     table = Table(
         title="Search quality (★ = the shop's own grade; 'unseen' = queries that no shopper typed)",
         title_justify="left",
@@ -71,7 +124,7 @@ def quality_table(quality: Mapping[str, Any]) -> Table:
 
 
 def facts_table(figures: Mapping[str, Any]) -> Table:
-    """Return freshness, latency, releases and both ledgers."""
+    """Freshness, latency, releases and both ledgers."""
     table = Table(box=None, show_header=False, pad_edge=False)
     for path, name in (("click_to_search", "click to search"), ("product_to_search", "product to search")):
         row = figures["freshness_s"][path]
@@ -101,7 +154,7 @@ def _ledger_line(terms: Mapping[str, Any]) -> str:
 
 
 def next_steps(links: Mapping[str, str]) -> Panel:
-    """Return where to look next."""
+    """Where to look next."""
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, where in links.items():
         table.add_row(name, where)
@@ -109,7 +162,7 @@ def next_steps(links: Mapping[str, str]) -> Panel:
 
 
 def live_view(progress: Mapping[str, Any]) -> RenderableType:
-    """Return the view that runs beside the shoppers."""
+    """The panel that is shown while shoppers shop."""
     table = Table(box=None, show_header=False, pad_edge=False)
     rate = f"{progress['events']:,} events ({progress['events_per_s']:.0f}/s)"
     released = f"{progress['query_releases']} query and {progress['product_releases']} product releases"
@@ -122,10 +175,46 @@ def live_view(progress: Mapping[str, Any]) -> RenderableType:
 
 
 def live_line(progress: Mapping[str, Any]) -> str:
-    """Return the live view as one line, for logs and pipes."""
+    """The same as one line, for logs and pipes."""
     return (
         f"{progress['clock']}: {progress['searches']:,} searches, {progress['clicks']:,} clicks, "
         f"{progress['events']:,} events ({progress['events_per_s']:.0f}/s), {progress['pairs']:,} pairs, "
         f"{progress['query_releases']} query and {progress['product_releases']} product releases; "
         f"click to search {progress['click to search']}; quality so far {progress['quality so far']}"
     )
+
+
+class LiveView:
+    """Shows the demo's progress: a panel that is redrawn if the terminal can, else a line every ten seconds.
+
+    Args:
+        console: where to.
+        progress: returns what to show now.
+    """
+
+    def __init__(self, console: Console, progress: Callable[[], dict[str, Any]]) -> None:
+        self._console = console
+        self._progress = progress
+        self._live: Live | None = None
+        if console.is_terminal and not console.is_dumb_terminal:
+            self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._last_line = -math.inf
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def refresh(self) -> None:
+        """Show what there is now."""
+        if self._live:
+            self._live.update(live_view(self._progress()), refresh=True)
+        elif time.monotonic() - self._last_line >= LINE_EVERY_S:
+            self._last_line = time.monotonic()
+            self._console.print(live_line(self._progress()), markup=False)

@@ -1,4 +1,4 @@
-"""The two minutes in which shoppers shop: traffic, probes and the live view, side by side."""
+"""The two minutes in which shoppers shop: traffic, launches, questions and the live view, side by side."""
 
 import asyncio
 import time
@@ -12,19 +12,21 @@ from rich.console import Console
 from contracts.errors import DependencyDown
 from service.logging import get_logger
 from service.settings import Settings
-from simulator.demo.freshness import quantiles
-from simulator.demo.live import LiveView
-from simulator.demo.measure import sample_gain
-from simulator.demo.options import LAUNCHES, RATE_PER_S, SAMPLE, DemoOptions
-from simulator.demo.probes import LaunchProbe, cheapest_probe_query, watch_answers
-from simulator.demo.state import ReleaseLog
-from simulator.demo.trail import ClickTrail
+from simulator.demo.freshness import ClickFreshness, ReleaseLog, cheapest_query, quantiles, watch_answers
+from simulator.demo.launches import LaunchProbe
+from simulator.demo.measurement import evaluate, sample_gain
+from simulator.demo.report import LiveView
 from simulator.evaluation import QueryScore
-from simulator.shop.ask import evaluate
 from simulator.shop.shoppers import ShopperOptions
-from simulator.shop.traffic import Site, Totals, Traffic
+from simulator.shop.site import Site
+from simulator.shop.traffic import Totals, Traffic
 from simulator.shop.world import World
 
+RATE_PER_S: Final = 14.0
+"""Visits begun per second: what two cores carry beside the servers; a visit is one search or more."""
+LAUNCHES: Final = 12
+SAMPLE: Final = 48
+"""Unseen queries asked now and then for the live view; the closing figures ask all of them."""
 REFRESH_S: Final = 0.5
 SAMPLE_EVERY_S: Final = 20.0
 
@@ -36,27 +38,28 @@ class Shopping:
         world: what they want.
         settings: of the deployment.
         urls: process name -> base URL.
-        options: of the demo.
+        seed: decides who comes and what they do.
+        seconds: how long they shop.
         console: where the live view goes.
     """
 
     def __init__(
-        self, world: World, settings: Settings, urls: Mapping[str, str], *, options: DemoOptions, console: Console
+        self, world: World, settings: Settings, urls: Mapping[str, str], *, seed: int, seconds: int, console: Console
     ) -> None:
         (write_key,) = settings.require("write_key")
         site = Site(urls["collector"], urls["search"], write_key)
         self._traffic = Traffic(
             world,
             site,
-            seed=options.seed,
+            seed=seed,
             rate_per_s=RATE_PER_S,
-            seconds=float(options.seconds),
+            seconds=float(seconds),
             options=ShopperOptions(compressed=True),
         )
         self._sample = replace(world, queries=world.of_split("test")[:SAMPLE])
-        self._probe_query = cheapest_probe_query([query.query for query in world.of_split("train")])
+        self._cheap_query = cheapest_query([query.query for query in world.of_split("train")])
         self._search_url = urls["search"]
-        self._options = options
+        self._seconds = seconds
         self._console = console
         self._began = 0.0
         self._first: tuple[QueryScore, ...] = ()
@@ -68,30 +71,30 @@ class Shopping:
         return self._traffic.totals
 
     async def run(
-        self, client: httpx.AsyncClient, *, trail: ClickTrail, launches: LaunchProbe, releases: ReleaseLog
+        self, client: httpx.AsyncClient, *, clicks: ClickFreshness, launches: LaunchProbe, releases: ReleaseLog
     ) -> None:
         """Let shoppers shop for the time asked for; return when all their events are delivered."""
         self._first = await self._ask_sample()
         self._began = time.monotonic()
-        view = LiveView(self._console, lambda: self._progress(trail, launches, releases))
+        view = LiveView(self._console, lambda: self._progress(clicks, launches, releases))
         with view:
             watchers = [
-                asyncio.create_task(watch_answers(client, self._search_url, query=self._probe_query, trail=trail)),
+                asyncio.create_task(watch_answers(client, self._search_url, query=self._cheap_query, clicks=clicks)),
                 asyncio.create_task(self._sample_now_and_then()),
                 asyncio.create_task(_refresh(view)),
             ]
             try:
                 async with asyncio.TaskGroup() as work:
                     work.create_task(self._traffic.run())
-                    work.create_task(launches.run(client, count=LAUNCHES, seconds=0.9 * self._options.seconds))
+                    work.create_task(launches.run(client, count=LAUNCHES, seconds=0.9 * self._seconds))
             finally:
                 await _cancel(watchers)
 
     async def wait_until(
-        self, condition: Callable[[], bool], client: httpx.AsyncClient, *, trail: ClickTrail, timeout_s: float
+        self, condition: Callable[[], bool], client: httpx.AsyncClient, *, clicks: ClickFreshness, timeout_s: float
     ) -> None:
         """Go on asking which release answers until a condition holds or the time is over."""
-        watcher = asyncio.create_task(watch_answers(client, self._search_url, query=self._probe_query, trail=trail))
+        watcher = asyncio.create_task(watch_answers(client, self._search_url, query=self._cheap_query, clicks=clicks))
         deadline = time.monotonic() + timeout_s
         try:
             while not condition() and time.monotonic() < deadline:  # noqa: ASYNC110 - threads of others change it
@@ -107,23 +110,22 @@ class Shopping:
             await asyncio.sleep(SAMPLE_EVERY_S)
             try:
                 self._quality = sample_gain(self._first, await self._ask_sample())
-            except DependencyDown as exc:
-                get_logger().warning("sample unanswered", error=exc.message)
+            except DependencyDown as error:
+                get_logger().warning("sample_unanswered", error=error.message)
 
-    def _progress(self, trail: ClickTrail, launches: LaunchProbe, releases: ReleaseLog) -> dict[str, Any]:
-        """Return what the live view shows now."""
+    def _progress(self, clicks: ClickFreshness, launches: LaunchProbe, releases: ReleaseLog) -> dict[str, Any]:
         passed, totals = time.monotonic() - self._began, self.totals
         return {
-            "clock": f"{passed:.0f} of {self._options.seconds} s",
+            "clock": f"{passed:.0f} of {self._seconds} s",
             "searches": totals.searches,
             "clicks": totals.clicks,
             "events": totals.events_accepted,
             "events_per_s": totals.events_accepted / max(passed, 1.0),
-            "pairs": trail.pairs_seen,
+            "pairs": clicks.pairs_seen,
             "query_releases": releases.query_releases_served(),
             "product_releases": releases.product_releases_served(),
             "in force": releases.in_force(),
-            "click to search": _median(trail.click_to_search_s(releases.manifests)),
+            "click to search": _median(clicks.learned_s()),
             "product to search": _median(launches.found_s),
             "quality so far": self._quality,
         }

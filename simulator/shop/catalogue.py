@@ -1,7 +1,7 @@
 """The built-in catalogue: products as the shop sends them, each with the hidden facts that its buyers weigh.
 
 The facts (brand quality, traits, worth of the build, value for money) stay in `Made` and never leave this package;
-what of them can be known stands in the product's text.
+what of them can be known is in the product's text.
 """
 
 from collections.abc import Iterator
@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.shop.lexicon import Family, Lexicon
-from simulator.shop.listing import describe, describe_accessory, launched_at
-from simulator.shop.models import Model, ModelMaker
+from simulator.shop.models import Model, ModelMaker, describe, describe_accessory, launched_at
 from simulator.shop.world import WORLD_EPOCH_MS
 
 MODELS_PER_FAMILY: Final = 84

@@ -1,7 +1,7 @@
 """The words of the built-in world, read from the TOML files beside this module.
 
 Families know their types, sizes, features and accessories; the laws say which traits a purpose wants. Every feature,
-type and size says by `traits` what it is good for: the words stand in the product's text, the traits never do.
+type and size says by `traits` what it is good for: the words are in the product's text, the traits never are.
 """
 
 import tomllib
@@ -95,7 +95,7 @@ class Lexicon:
 
 @cache
 def lexicon() -> Lexicon:
-    """Return the words, read once."""
+    """The words, read once."""
     trade = _table("trade")
     uses = {key: _use_case(key, row) for key, row in _table("laws").items()}
     return Lexicon(

@@ -1,11 +1,18 @@
-"""The built-in shop's brands and models, drawn from a seed. A model is what all its colours share."""
+"""The built-in shop's brands and models, drawn from a seed, and how a seller describes them.
+
+A model is what all its colours share. Whatever a buyer values is in the words (the brand, a feature, the model year,
+the warranty); no number behind the words (quality, traits, worth) is.
+"""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from simulator.shop.lexicon import Build, Family, Kind, Lexicon
+from simulator.shop.world import WORLD_EPOCH_MS
 
+DAY_MS: Final = 86_400_000
 LINES_PER_BRAND: Final = 5
 NEW_DAYS: Final = 75
 """Launched no longer ago than this: a new launch."""
@@ -69,7 +76,7 @@ class ModelMaker:
         self.brands = {group: self._make_brands(names) for group, names in words.brands.items()}
 
     def model(self, number: int, family: Family) -> Model:
-        """Return a new model of a family."""
+        """Draw a new model of a family."""
         rng = self._rng
         hindi = rng.random() < HINDI_SHARE
         tier = rng.choices(list(self._words.tiers), weights=TIER_WEIGHTS)[0]
@@ -108,3 +115,63 @@ class ModelMaker:
         if family.sizes.low in kind.traits:
             return min(first, second)
         return max(first, second) if family.sizes.high in kind.traits else first
+
+
+def launched_at(age_days: float) -> int:
+    """Return when a product of this age was launched, counted back from the world's present.
+
+    >>> launched_at(1.0) == WORLD_EPOCH_MS - 86_400_000
+    True
+    """
+    return WORLD_EPOCH_MS - int(age_days * DAY_MS)
+
+
+def describe(model: Model, colour: str, *, words: Lexicon) -> dict[str, Any]:
+    """Write the text fields of one colour of a model."""
+    return {
+        "title": _title(model, colour),
+        "description": _description(model, words),
+        "category": [*model.family.path],
+        "brand": model.brand.name,
+        "attributes": {
+            "type": model.kind.name,
+            model.family.sizes.name: int(model.size) if model.size.is_integer() else model.size,
+            "warranty": model.build.attribute,
+            "colour": colour,
+            "model_year": _year(model),
+        },
+    }
+
+
+def describe_accessory(family: Family, kind: Kind, *, brand: str, fits: str, colour: str) -> dict[str, Any]:
+    """Write the text fields of an accessory; it names the product that it is for, as accessories do."""
+    return {
+        "title": f"{brand} {kind.name} for {fits} {family.noun} ({colour})",
+        "description": kind.sentence,
+        "category": [family.path[0], "Accessories", f"{family.noun} Accessories"],
+        "brand": brand,
+        "attributes": {"type": "Accessory", "fits": f"{fits} {family.noun}", "colour": colour},
+    }
+
+
+def _title(model: Model, colour: str) -> str:
+    family = model.family
+    named = " ".join(part for part in (model.brand.name, model.line, model.tier) if part)
+    what = f"{model.size:g} {family.sizes.unit} {model.kind.name} {family.noun}"
+    features = ", ".join(feature.name for feature in model.features)
+    return f"{named} {what} with {features} ({colour}, {_year(model)} model)"
+
+
+def _description(model: Model, words: Lexicon) -> str:
+    sentences = [model.intro.format(noun=model.family.noun.lower(), brand=model.brand.name)]
+    sentences += [feature.sentence for feature in model.features]
+    sentences.append(model.build.sentence)
+    if model.age_days <= NEW_DAYS:
+        sentences.append(words.sentences["launch"][model.size_rank % 2])
+    if model.assured:
+        sentences.append(words.sentences["priority"][model.size_rank % 2])
+    return " ".join(sentence for sentence in [*sentences, model.closing] if sentence)
+
+
+def _year(model: Model) -> int:
+    return datetime.fromtimestamp(launched_at(model.age_days) / 1000, UTC).year

@@ -1,4 +1,4 @@
-"""Posting batches to the collector as a careful site does: the same ids again after 429, 503 or a broken connection.
+"""Posting to the collector as a careful site does: the same ids again after 429, 503 or a broken connection.
 
 Every item ends in exactly one outcome: accepted, duplicate, rejected (with the collector's reason) or failed (nobody
 acknowledged it before patience ran out), so nothing is lost without being counted.
@@ -12,14 +12,20 @@ from typing import Any, Final
 
 import httpx
 
-from contracts.intake import IntakeAnswer
+from contracts.errors import CheckFailed
+from contracts.http import IntakeAnswer
+from simulator.shop.world import ProductMessage
 
 Item = dict[str, Any]
+Progress = Callable[[int, int], None]
+"""Called with items acknowledged so far, and all."""
 
 FIRST_PAUSE_S: Final = 0.2
 LONGEST_PAUSE_S: Final = 5.0
 TOO_LARGE: Final = 413
 RETRIED: Final = frozenset({429, 500, 502, 503, 504})
+PRODUCTS_PER_REQUEST: Final = 200
+CATALOGUE_PATIENCE_S: Final = 120.0
 USER_AGENT: Final = "Mozilla/5.0 (compatible; Millrace shop site)"
 
 
@@ -91,7 +97,6 @@ class Poster:
             pause_s, retries = min(2 * pause_s, LONGEST_PAUSE_S), retries + 1
 
     async def _attempt(self, body: dict[str, Any]) -> httpx.Response | httpx.HTTPError:
-        """Return the answer, or the error that kept it from coming."""
         try:
             return await self._client.post(self._url, json=body, headers=self._headers)
         except httpx.HTTPError as error:
@@ -100,7 +105,7 @@ class Poster:
     async def _settle(
         self, answer: httpx.Response, items: Sequence[Item], stamp: Callable[[Item], Item] | None
     ) -> Delivery:
-        """Return the outcome of a final answer; a batch that was too large is posted in halves."""
+        """Count a final answer; a batch that was too large is posted in halves."""
         if answer.status_code == TOO_LARGE and len(items) > 1:
             half = len(items) // 2
             found = await self.post(items[:half], stamp=stamp)
@@ -125,10 +130,40 @@ def _counted(answer: IntakeAnswer, sent: int) -> Delivery:
 
 
 def _retry_after_s(answer: httpx.Response | httpx.HTTPError) -> float:
-    """Return the seconds that a Retry-After asks for, 0 where there is none."""
     text = answer.headers.get("Retry-After", "") if isinstance(answer, httpx.Response) else ""
-    return float(text) if text.replace(".", "", 1).isdigit() else 0.0
+    return float(text) if text.replace(".", "", 1).isdecimal() else 0.0
 
 
 def _why(answer: httpx.Response | httpx.HTTPError) -> str:
     return f"http_{answer.status_code}" if isinstance(answer, httpx.Response) else type(answer).__name__
+
+
+async def send_products(
+    products: Sequence[ProductMessage],
+    collector_url: str,
+    *,
+    secret_key: str,
+    progress: Progress | None = None,
+    transport: httpx.AsyncBaseTransport | None = None,
+) -> Delivery:
+    """Send products to the collector in batches; return when all are acknowledged.
+
+    Raises:
+        CheckFailed: the collector refused or did not acknowledge some of them.
+    """
+    total = Delivery()
+    async with httpx.AsyncClient(transport=transport, timeout=60.0) as client:
+        poster = Poster(
+            client, f"{collector_url}/v1/products", key=secret_key, name="products", patience_s=CATALOGUE_PATIENCE_S
+        )
+        for start in range(0, len(products), PRODUCTS_PER_REQUEST):
+            total.add(await poster.post([dict(product) for product in products[start : start + PRODUCTS_PER_REQUEST]]))
+            if progress is not None:
+                progress(total.accepted + total.duplicate, len(products))
+    if total.rejected or total.failed:
+        why = ", ".join(f"{reason}: {count}" for reason, count in total.reasons.most_common(3))
+        raise CheckFailed(
+            f"{total.rejected} products were rejected and {total.failed} not acknowledged ({why})",
+            fix="see the collector's log, and check MILLRACE_SECRET_KEY and the rows of products.jsonl",
+        )
+    return total

@@ -44,7 +44,7 @@ class Intent:
     cheap: bool = False
     hindi: bool = False
     strict: bool = field(default=False, compare=False)
-    """True where a product that breaks a wish is useless, not only worse."""
+    """True if a product that breaks a wish is useless, not only worse."""
     price_cap: float | None = field(default=None, compare=False)
 
 
@@ -84,7 +84,7 @@ class QuestionMaker:
         }
 
     def make(self) -> tuple[Question, ...]:
-        """Return all queries, class by class, with their split and popularity."""
+        """Make all queries, class by class, with their split and popularity."""
         asked = [(name, text, intent) for name in CLASS_SIZES for text, intent in self._distinct(name)]
         unique = list({text: (name, text, intent) for name, text, intent in reversed(asked)}.values())[::-1]
         splits = self._splits([(name, intent) for name, _, intent in unique])
@@ -152,7 +152,7 @@ class QuestionMaker:
             (f"{word} {phrase}", Intent((family.key,), uses=(use.key,))),
             (f"good {word} {phrase}", Intent((family.key,), uses=(use.key,))),
             (f"{need} {phrase}", Intent((family.key,), uses=(use.key,))),
-            (f"something to {need}" if need.split()[0] in _VERBS else need, Intent((family.key,))),
+            (f"something to {need}" if need.split()[0] in self._words.words["verbs"] else need, Intent((family.key,))),
         )
         return self._rng.choices(ways, weights=[6, 3, 3, 1])[0]
 
@@ -194,12 +194,12 @@ class QuestionMaker:
         use, other = self._words.uses[first], self._words.uses[second]
         kind = self._rng.choice(family.types).name
         phrase, also = self._rng.choice(use.phrases), self._rng.choice(other.phrases)
-        one = (family.key,)
+        one, article = (family.key,), "an" if word[0] in "aeiou" else "a"
         ways = (
             (f"which {word} is best {phrase}", Intent(one, uses=(use.key,))),
             (f"{kind} {word} {phrase}", Intent(one, kind, uses=(use.key,))),
             (f"{word} {phrase} and {also}", Intent(one, uses=(use.key, other.key))),
-            (f"i need {_article(word)} {word} {phrase}", Intent(one, uses=(use.key,))),
+            (f"i need {article} {word} {phrase}", Intent(one, uses=(use.key,))),
         )
         return self._lower(self._rng.choice(ways))
 
@@ -275,48 +275,3 @@ class QuestionMaker:
 
     def _lower(self, asked: Asked) -> Asked:
         return asked[0].lower(), asked[1]
-
-
-def _article(word: str) -> str:
-    return "an" if word[0] in "aeiou" else "a"
-
-
-_VERBS: Final = frozenset(
-    [
-        "keep",
-        "store",
-        "survive",
-        "cool",
-        "wash",
-        "get",
-        "move",
-        "clean",
-        "breathe",
-        "remove",
-        "heat",
-        "bake",
-        "grind",
-        "make",
-        "cook",
-        "boil",
-        "watch",
-        "read",
-        "draw",
-        "print",
-        "copy",
-        "play",
-        "charge",
-        "type",
-        "shave",
-        "shoot",
-        "count",
-        "track",
-        "improve",
-        "style",
-        "dry",
-        "press",
-        "listen",
-        "call",
-        "upgrade",
-    ]
-)

@@ -106,10 +106,6 @@ class Reaction:
     actions: tuple[Action, ...]
     follow_up: Query | None
 
-    def clicks(self) -> tuple[Action, ...]:
-        """Return the clicks alone."""
-        return tuple(action for action in self.actions if action.kind == "click")
-
 
 class Shoppers:
     """The shoppers of one run.
@@ -126,10 +122,10 @@ class Shoppers:
         self._options = options or ShopperOptions()
         self._queries = world.of_split("train")
         self._popularity = list(accumulate(query.popularity for query in self._queries))
-        self._similar = _Similar(self._queries)
+        self._similar = _SimilarQueries(self._queries)
 
     def visit(self, number: int) -> Visit:
-        """Return the visit of a number: who comes and what they type first."""
+        """Say who comes as the visitor of a number, and what they type first."""
         rng = Random(f"visit:{self._seed}:{number}")
         options = self._options
         draws = [rng.random() for _ in range(5)]
@@ -147,7 +143,7 @@ class Shoppers:
         )
 
     def react(self, visit: Visit, step: int, *, query: Query, returned: Sequence[str]) -> Reaction:
-        """Return what the shopper does with a returned list.
+        """Say what the shopper does with a returned list.
 
         Args:
             visit: who.
@@ -164,27 +160,10 @@ class Shoppers:
         if mood < self._options.abandon or not returned:
             seen = self._view(min(3, len(returned)), returned, at_ms=400)
             return Reaction(self._delivered(seen, rng), None)
-        looked, clicked = self._look(visit.kind, query, returned, draws)
+        attractions = [self._world.judgment(query.query_id, product).click_probability() for product in returned]
+        looked, clicked = browse(visit.kind, attractions, draws, options=self._options)
         actions = self._behaviour(query, returned, looked, clicked, draws)
         return Reaction(self._delivered(actions, rng), self._follow_up(step, query, bool(clicked), next_draw, rng))
-
-    def _look(
-        self, kind: ShopperKind, query: Query, returned: Sequence[str], draws: Sequence[tuple[float, ...]]
-    ) -> tuple[list[int], list[int]]:
-        """Return the slots looked at and the slots clicked, 0-based."""
-        options, looked, clicked = self._options, [], []
-        for slot, product_id in enumerate(returned):
-            look, click, go_on = draws[slot][:3]
-            if kind == "position" and look >= (slot + 1) ** -options.eta:
-                continue
-            looked.append(slot)
-            attraction = self._world.judgment(query.query_id, product_id).click_probability()
-            if click < click_probability(attraction, slot + 1, options=options):
-                clicked.append(slot)
-            stay = 1 - options.cascade_satisfied if slot in clicked else options.cascade_go_on
-            if kind == "cascade" and go_on >= stay:
-                break
-        return looked, clicked
 
     def _behaviour(
         self,
@@ -194,7 +173,7 @@ class Shoppers:
         clicked: Sequence[int],
         draws: Sequence[tuple[float, ...]],
     ) -> list[Action]:
-        """Return the view, then each click with its dwell, cart and purchase, in order of time."""
+        """The view, then each click with its dwell, cart and purchase, in order of time."""
         seen = min(len(returned), max([3, *(slot + 1 for slot in looked)]))
         compressed = self._options.compressed
         actions, now_ms = list(self._view(seen, returned, at_ms=250 if compressed else 1_200 * seen)), 0
@@ -216,7 +195,7 @@ class Shoppers:
     def _buying(
         self, position: int, product_id: str, *, after_ms: int, draw: tuple[float, ...], grade: int
     ) -> list[Action]:
-        """Return the cart and the purchase that follow a click; both come well after the click's own window."""
+        """What follows a click; cart and purchase come well after the click's own window."""
         if draw[6] >= CART_RATE[grade]:
             return []
         if self._options.compressed:
@@ -230,7 +209,7 @@ class Shoppers:
         return [cart, Action("purchase", position, product_id, bought_ms, bought_ms)] if bought else [cart]
 
     def _view(self, seen: int, returned: Sequence[str], *, at_ms: int) -> list[Action]:
-        """Return the viewport's report of the first slots; none of an empty list."""
+        """The viewport's report of the first slots; none of an empty list."""
         visible = tuple((slot + 1, returned[slot], 900 + 150 * (seen - slot)) for slot in range(seen))
         return [Action("view", 1, returned[0], at_ms, at_ms, visible=visible)] if visible else []
 
@@ -256,7 +235,7 @@ class Shoppers:
         return tuple(sorted(delivered, key=lambda action: action.send_ms))
 
     def _follow_up(self, step: int, query: Query, clicked: bool, draw: float, rng: Random) -> Query | None:
-        """Return the next query of the visit: other words after no click, something else after one."""
+        """The next query of the visit: other words after no click, something else after one."""
         if step + 1 >= MAX_SEARCHES:
             return None
         if clicked:
@@ -269,7 +248,7 @@ class Shoppers:
         ]
 
 
-class _Similar:
+class _SimilarQueries:
     """Finds how else a shopper could have asked: train queries that share words, rare words first."""
 
     def __init__(self, queries: Sequence[Query]) -> None:
@@ -284,7 +263,7 @@ class _Similar:
         }
 
     def to(self, query: Query, rng: Random) -> Query | None:
-        """Return one of the three queries nearest in words, None where none shares a word."""
+        """Choose one of the three queries nearest in words, None if none shares a word."""
         mine = frozenset(query.query.lower().split())
         shared = [math.fsum(self._rarity.get(word, 0.0) for word in mine & words) for words in self._words]
         near = sorted(range(len(shared)), key=lambda place: -shared[place])[:4]
@@ -292,8 +271,36 @@ class _Similar:
         return rng.choice(others) if others else None
 
 
+def browse(
+    kind: ShopperKind, attractions: Sequence[float], draws: Sequence[Sequence[float]], *, options: ShopperOptions
+) -> tuple[list[int], list[int]]:
+    """Decide which slots of a list are looked at and which are clicked; both are 0-based.
+
+    Args:
+        kind: of the shopper.
+        attractions: P(click | looked) of each slot's product.
+        draws: uniform in [0, 1), at least three for each slot: looks, clicks, goes on.
+        options: how shoppers behave.
+
+    >>> browse("position", [1.0, 0.0], [(0.9, 0.5, 0.5), (0.1, 0.5, 0.5)], options=ShopperOptions())
+    ([0, 1], [0])
+    """
+    looked, clicked = [], []
+    for slot, attraction in enumerate(attractions):
+        look, click, go_on = draws[slot][:3]
+        if kind == "position" and look >= (slot + 1) ** -options.eta:
+            continue
+        looked.append(slot)
+        if click < click_probability(attraction, slot + 1, options=options):
+            clicked.append(slot)
+        stay = 1 - options.cascade_satisfied if slot in clicked else options.cascade_go_on
+        if kind == "cascade" and go_on >= stay:
+            break
+    return looked, clicked
+
+
 def click_probability(attraction: float, position: int, *, options: ShopperOptions) -> float:
-    """Return P(click | looked): the attraction, or trust in the ranking, or a mistake.
+    """P(click | looked): the attraction, or trust in the ranking, or a mistake.
 
     >>> click_probability(0.5, 1, options=ShopperOptions(trust=0.0, noise=0.0))
     0.5
@@ -302,12 +309,12 @@ def click_probability(attraction: float, position: int, *, options: ShopperOptio
 
 
 def _dwell_ms(grade: int, draw: float) -> int:
-    """Return a reading time around the grade's median, half to double of it."""
+    """A reading time around the grade's median, half to double of it."""
     return round(DWELL_MEDIAN_MS[grade] * 2 ** (2 * draw - 1))
 
 
 def _bot_click(position: int, product_id: str) -> list[Action]:
-    """Return a robot's click: at once, on everything, gone in 100 ms."""
+    """A robot's click: at once, on everything, gone in 100 ms."""
     at_ms = 20 * position
     return [
         Action("click", position, product_id, at_ms, at_ms),

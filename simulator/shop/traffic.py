@@ -14,11 +14,11 @@ from typing import Final
 
 import httpx
 
-from contracts.search import SearchAnswer
-from simulator.shop.messages import event_of
+from contracts.http import SearchAnswer
+from service.clock import epoch_ms
 from simulator.shop.posting import USER_AGENT, Delivery, Poster
-from simulator.shop.sender import Due, Outbox, now_ms
 from simulator.shop.shoppers import Action, ShopperOptions, Shoppers, Visit
+from simulator.shop.site import Due, Outbox, Site, event_of
 from simulator.shop.world import Query, World
 
 OPEN_SEARCHES: Final = 32
@@ -26,26 +26,8 @@ OPEN_SEARCHES: Final = 32
 RECENT: Final = 1_000
 """How many search latencies are kept for the live view."""
 SEARCH_TIMEOUT_S: Final = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """What the shop's site talks to."""
-
-    collector_url: str
-    search_url: str
-    write_key: str
-
-
-@dataclass(frozen=True, slots=True)
-class Clicked:
-    """A click as it was made, for freshness: which release had ranked the list, and when it was clicked."""
-
-    search_id: str
-    product_id: str
-    query: str
-    time_ms: int
-    query_release: int
+PATIENCE_S: Final = 1.0
+"""How long after the end of a run visits may still begin that a slow machine has put off."""
 
 
 @dataclass(slots=True)
@@ -57,7 +39,7 @@ class Totals:
 
     visits: int = 0
     visits_skipped: int = 0
-    """Visits that never began because the run ended first."""
+    """Visits that never began because the machine was too slow."""
     searches: int = 0
     search_errors: int = 0
     last_error: str = ""
@@ -66,7 +48,6 @@ class Totals:
     sent: int = 0
     delivery: Delivery = field(default_factory=Delivery)
     search_ms: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
-    clicked: list[Clicked] = field(default_factory=list)
 
     @property
     def clicks(self) -> int:
@@ -110,13 +91,8 @@ class Traffic:
         self._starts = arrivals_s(seed, rate_per_s=rate_per_s, seconds=seconds)
         self._seconds = seconds
         self._transport = transport
-        self._stopped = asyncio.Event()
         self._open = asyncio.Semaphore(OPEN_SEARCHES)
         self.totals = Totals()
-
-    def stop(self) -> None:
-        """End the run now: no visit begins, and what a shopper would have done later does not happen."""
-        self._stopped.set()
 
     async def run(self) -> Totals:
         """Run all visits, deliver all their events, and return the totals."""
@@ -132,23 +108,15 @@ class Traffic:
 
     async def _visits(self, client: httpx.AsyncClient, outbox: Outbox) -> None:
         """Begin each visit at its time; return when all have ended."""
-        began = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         async with asyncio.TaskGroup() as visits:
             for number, start_s in enumerate(self._starts):
-                await self._wait_until(began + start_s)
-                behind_s = asyncio.get_running_loop().time() - began - self._seconds
-                if self._stopped.is_set() or behind_s > 1.0:
+                await asyncio.sleep(began + start_s - loop.time())
+                if loop.time() - began > self._seconds + PATIENCE_S:
                     self.totals.visits_skipped = len(self._starts) - number
                     return
                 visits.create_task(self._visit(client, outbox, number))
-
-    async def _wait_until(self, moment: float) -> None:
-        """Sleep until a moment of the loop's clock, or until stopped."""
-        try:
-            async with asyncio.timeout_at(moment):
-                await self._stopped.wait()
-        except TimeoutError:
-            return
 
     async def _visit(self, client: httpx.AsyncClient, outbox: Outbox, number: int) -> None:
         """Search, react, and search again as long as the shopper wants."""
@@ -157,20 +125,19 @@ class Traffic:
         query: Query | None = visit.first
         step = 0
         async with asyncio.TaskGroup() as reports:
-            while query is not None and not self._stopped.is_set():
+            while query is not None:
                 answer = await self._search(client, visit, query)
                 if answer is None:
                     return
                 returned = [result.product_id for result in answer.results]
                 reaction = self._shoppers.react(visit, step, query=query, returned=returned)
-                self._note_clicks(answer, query, reaction.clicks())
                 reports.create_task(self._report(outbox, visit, answer, reaction.actions))
                 query, step = reaction.follow_up, step + 1
                 if query is not None:
                     await self._until(answer.search_time, _reading_ms(reaction.actions))
 
     async def _search(self, client: httpx.AsyncClient, visit: Visit, query: Query) -> SearchAnswer | None:
-        """Ask for a list as the site does; None where search failed, counted."""
+        """Ask for a list as the site does; None if search failed, which is counted."""
         body = {
             "query": query.query,
             "k": self._options.results,
@@ -193,24 +160,10 @@ class Traffic:
         self.totals.search_ms.append((time.perf_counter() - began_s) * 1000)
         return answer
 
-    def _note_clicks(self, answer: SearchAnswer, query: Query, clicks: Sequence[Action]) -> None:
-        for click in clicks:
-            self.totals.clicked.append(
-                Clicked(
-                    answer.search_id,
-                    click.product_id,
-                    query.query,
-                    answer.search_time + click.at_ms,
-                    answer.query_release,
-                )
-            )
-
     async def _report(self, outbox: Outbox, visit: Visit, answer: SearchAnswer, actions: Sequence[Action]) -> None:
         """Hand each action's event to the outbox when it is due."""
         for action in actions:
             await self._until(answer.search_time, action.send_ms)
-            if self._stopped.is_set():
-                return
             event = event_of(
                 action,
                 visit,
@@ -225,12 +178,12 @@ class Traffic:
 
     async def _until(self, search_time: int, offset_ms: int) -> None:
         """Sleep until a moment counted from the impression; never longer than the offset, whatever the clocks say."""
-        pause_ms = max(0, min(offset_ms, search_time + offset_ms - now_ms()))
-        await self._wait_until(asyncio.get_running_loop().time() + pause_ms / 1000)
+        pause_ms = max(0, min(offset_ms, search_time + offset_ms - epoch_ms()))
+        await asyncio.sleep(pause_ms / 1000)
 
 
 def arrivals_s(seed: int, *, rate_per_s: float, seconds: float) -> list[float]:
-    """Return when visits begin, in seconds from the start: as they come, independently of one another.
+    """Draw when visits begin, in seconds from the start: as they come, independently of one another.
 
     >>> arrivals_s(1, rate_per_s=2.0, seconds=10.0) == arrivals_s(1, rate_per_s=2.0, seconds=10.0)
     True
@@ -242,5 +195,5 @@ def arrivals_s(seed: int, *, rate_per_s: float, seconds: float) -> list[float]:
 
 
 def _reading_ms(actions: Sequence[Action]) -> int:
-    """Return how long the shopper is busy with a list before typing again."""
+    """How long the shopper is busy with a list before typing again."""
     return max((action.at_ms for action in actions if action.kind in {"view", "click", "dwell"}), default=0)

@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import Any, Final, Literal
 
 Split = Literal["train", "test"]
-SPLITS: Final[tuple[Split, ...]] = ("train", "test")
 MAX_GRADE: Final = 4
 WORLD_EPOCH_MS: Final = 1_795_132_800_000
 """The built-in world's present: 20 November 2026, 00:00 UTC. Launch dates and versions count from here."""
@@ -39,10 +38,10 @@ class Judgment:
     grade: int
     """0 (useless) to 4 (exactly right)."""
     attraction: float | None = None
-    """P(click | the shopper looked at it), in [0, 1]; None where the world's author gave only a grade."""
+    """P(click | the shopper looked at it), in [0, 1]; None if the world's author gave only a grade."""
 
     def click_probability(self) -> float:
-        """Return the attraction, or where there is none the one that its grade implies.
+        """The attraction that was given, or else the one that the grade implies.
 
         >>> Judgment(grade=4, attraction=0.5).click_probability()
         0.5
@@ -56,7 +55,7 @@ NOTHING: Final = Judgment(grade=0, attraction=0.0)
 
 
 def attraction_of(grade: float) -> float:
-    """Return P(click | looked at) for a grade, which need not be whole: proportional to the grade's gain.
+    """P(click | looked at) for a grade, which need not be whole: proportional to the grade's gain.
 
     >>> attraction_of(0.0), attraction_of(4.0)
     (0.0, 0.7)
@@ -76,15 +75,15 @@ class World:
     name: str = field(default="built-in", compare=False)
 
     def of_split(self, split: Split) -> tuple[Query, ...]:
-        """Return the queries of one split, in the world's order."""
+        """The queries of one split, in the world's order."""
         return tuple(query for query in self.queries if query.split == split)
 
     def judgment(self, query_id: str, product_id: str) -> Judgment:
-        """Return what is known of one product for one query; grade 0 where nothing is."""
+        """What is known of one product for one query; grade 0 if nothing is."""
         return self.judgments.get(query_id, {}).get(product_id, NOTHING)
 
     def grades(self, query_id: str) -> dict[str, int]:
-        """Return the grades of all products judged for a query."""
+        """The grades of all products judged for a query."""
         return {product_id: judged.grade for product_id, judged in self.judgments.get(query_id, {}).items()}
 
     @cached_property

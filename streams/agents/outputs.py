@@ -82,6 +82,8 @@ class AsideReason(StrEnum):
     """It happened in time but arrived when its search was closed."""
     NO_IMPRESSION = "no_impression"
     """Its search never showed a list."""
+    WRONG_PARTITION = "wrong_partition"
+    """It lies in a partition that its search does not belong to: its producer places keys otherwise than Kafka's do."""
     NO_SEARCH = "no_search"
     """It names no search."""
     UNSPLIT_PURCHASE = "unsplit_purchase"

@@ -14,10 +14,9 @@ from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 from faust.types import TP
 from pydantic import TypeAdapter
 
-from contracts.dead_letters import set_aside_headers
 from contracts.progress import JoinProgress, PairsProgress
 from contracts.telemetry import EventOutcome
-from contracts.topics import DEAD_LETTERS, LATE_EVENTS, ORPHAN_EVENTS
+from contracts.topics import DEAD_LETTERS, LATE_EVENTS, ORPHAN_EVENTS, set_aside_headers
 from contracts.wire import encode
 from service import metrics
 from service.kafka import translate_kafka_errors

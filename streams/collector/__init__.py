@@ -1,5 +1,5 @@
 """The collector: shop events and catalogue messages over HTTP into Kafka.
 
-Read `intake` (what becomes of one item), `access` (who may send), then `app` (the HTTP edge). `kafka_writer` and
-`redis_memory` are the two adapters behind `ports`.
+Read `intake` (what becomes of one item; `sender_clock` corrects its times), then `access` (who may send), then `web`
+(the HTTP edge and its two ports). `kafka_writer` and `redis_memory` are the adapters.
 """

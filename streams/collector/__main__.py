@@ -6,20 +6,17 @@ from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from typing import Final
 
-from aiohttp import web
-
 from contracts.telemetry import Process
-from service.health import Health, bind_socket
+from service.health import Health
+from service.http_server import bind_socket, serving
 from service.kafka import ensure_topics
-from service.logging import get_logger
 from service.process import Shutdown, run
 from service.redis import async_redis_client
 from service.settings import Settings
 from streams.collector.access import Keys
-from streams.collector.app import Collector, Policy
 from streams.collector.kafka_writer import ACK_TIMEOUT_S, KafkaWriter
 from streams.collector.redis_memory import RedisMemory
-from streams.collector.web import RUNNER_OPTIONS, build_app
+from streams.collector.web import Collector, Policy, build
 
 FINISH_S: Final = 10.0
 """How long open requests may take after a stop; with the flush it stays below the supervisor's 20 s."""
@@ -45,7 +42,8 @@ def read_policy(settings: Settings) -> Policy:
         UsageError: a key is missing, or both are the same.
     """
     write, secret, person = (key.encode() for key in settings.require("write_key", "secret_key", "person_key"))
-    return Policy(Keys(write, secret), person, origins=settings.cors_origin_list())
+    keys = Keys(write, secret)
+    return Policy(keys, person, origins=settings.cors_origin_list(), trusted_proxies=settings.trusted_proxy_list())
 
 
 async def serve(
@@ -64,7 +62,7 @@ async def serve(
     """
     async with AsyncExitStack() as stack:
         port = settings.listen_port(Process.COLLECTOR)
-        socket = stack.enter_context(bind_socket(settings.host, port))
+        listener = stack.enter_context(bind_socket(settings.host, port))
         memory = RedisMemory(async_redis_client(settings), prefix=settings.topic_prefix)
         stack.push_async_callback(memory.close)
         writer = KafkaWriter(settings, ack_timeout_s=ack_timeout_s)
@@ -72,12 +70,9 @@ async def serve(
         await writer.start()
         health = Health(Process.COLLECTOR)
         health.add_check("kafka", writer.not_ready)
-        app = build_app(Collector(policy, writer, memory=memory), health, redis_is_up=lambda: memory.is_up)
-        runner = web.AppRunner(app, shutdown_timeout=FINISH_S, **RUNNER_OPTIONS)
-        stack.push_async_callback(runner.cleanup)
-        await runner.setup()
-        await web.SockSite(runner, socket).start()
-        get_logger().info("listening", host=settings.host, port=socket.getsockname()[1])
+        health.show("redis", lambda: "up" if memory.is_up else "down")
+        app = build(Collector(policy, writer, memory=memory), health)
+        await stack.enter_async_context(serving(app, listener, finish_s=FINISH_S))
         await _until_stopped(shutdown, writer)
 
 

@@ -1,39 +1,29 @@
 """Who may send, how much, and from where: pure rules; a refusal is an exception with its HTTP status.
 
-The write key stands in every browser that visits the shop, so it opens shop events only and is worth little alone: the
-origin list, the limits and the bot list stand beside it. The secret key opens everything and has no place in a URL.
+Every browser that visits the shop has the write key, so it opens shop events only and is worth little alone: the
+origin list, the limits and the bot list help it. The secret key opens everything and has no place in a URL.
 """
 
 import hmac
+import ipaddress
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from contracts.errors import UsageError
+from service.http import Refused
 
 BOT_LIST: Final = Path(__file__).with_name("bots.txt")
-_CHALLENGE: Final = (("WWW-Authenticate", "Bearer"),)
+_CHALLENGE: Final = {"WWW-Authenticate": "Bearer"}
 
+_FORWARDED_PAIR: Final = re.compile(r'([a-z]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;,\s"]*)', re.IGNORECASE)
 
-class Refused(Exception):
-    """A whole request is refused: nothing of it was accepted.
-
-    Args:
-        status: HTTP status.
-        reason: stable word for programs.
-        message: sentence for people, with the fix.
-        headers: of the answer.
-    """
-
-    def __init__(self, status: int, reason: str, message: str, *, headers: Sequence[tuple[str, str]] = ()) -> None:
-        super().__init__(message)
-        self.status = status
-        self.reason = reason
-        self.message = message.encode(errors="replace").decode()  # it may repeat a header that is not UTF-8
-        self.headers = headers
+Network = IPv4Network | IPv6Network
 
 
 class Holder(StrEnum):
@@ -97,7 +87,7 @@ def authorise(keys: Keys, *, authorization: str | None, query_key: str | None, s
         secret_only: the route takes the secret key alone.
 
     Raises:
-        Refused: 401 where the key is missing, wrong, or the write key where that does not suffice.
+        Refused: 401 if the key is missing, wrong, or the write key although that does not suffice.
     """
     given = (_bearer(authorization) if authorization is not None else query_key or "").encode(errors="replace")
     if not given:
@@ -116,7 +106,6 @@ def authorise(keys: Keys, *, authorization: str | None, query_key: str | None, s
 
 
 def _bearer(authorization: str) -> str:
-    """Return the token of a bearer header, or nothing."""
     scheme, _, token = authorization.partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
 
@@ -133,18 +122,77 @@ def check_origin(origin: str | None, *, host: str, allowed: Collection[str]) -> 
 
 
 def _host_of(origin: str) -> str | None:
-    """Return the host and port of an origin, or None where it is no address."""
+    """Return the host and port of an origin; None if it is no address."""
     try:
         return urlsplit(origin).netloc
     except ValueError:
         return None
 
 
-def retry_after_s(items_in_window: int | None, *, limit: int, window_s: int, now_s: float) -> int | None:
-    """Return how long a caller has to wait, or None where it may go on.
+def caller_address(
+    peer: str, *, forwarded_for: Sequence[str] = (), forwarded: Sequence[str] = (), trusted: Collection[Network] = ()
+) -> str:
+    """Return the address that a request came from: the nearest one that is not a trusted proxy's.
+
+    What is further away than that was written by somebody who is not trusted. If both headers are there and disagree,
+    one of them passed through a proxy that does not know it, so neither is believed.
 
     Args:
-        items_in_window: what the caller sent in the present window, this request included; None where nobody counts.
+        peer: address at the other end of the connection.
+        forwarded_for: values of `X-Forwarded-For`, in order.
+        forwarded: values of `Forwarded` (RFC 7239), in order.
+        trusted: networks of the proxies.
+
+    >>> office = [ipaddress.ip_network("10.0.0.0/8")]
+    >>> caller_address("10.0.0.1", forwarded_for=["6.6.6.6, 203.0.113.9, 10.0.0.7"], trusted=office)
+    '203.0.113.9'
+    >>> caller_address("203.0.113.9", forwarded_for=["6.6.6.6"], trusted=office)
+    '203.0.113.9'
+    """
+    if not trusted or not _is_trusted(_address(peer), trusted):
+        return peer
+    hops = [part for value in forwarded_for for part in value.split(",")]
+    told = [text for value in forwarded for name, text in _FORWARDED_PAIR.findall(value) if name.lower() == "for"]
+    found = {_nearest(peer, chain, trusted) for chain in (hops, told) if chain}
+    return found.pop() if len(found) == 1 else peer
+
+
+def _nearest(peer: str, hops: Sequence[str], trusted: Collection[Network]) -> str:
+    """Return the right-most address that is not trusted, or the left-most trusted one before something unreadable."""
+    nearest = peer
+    for hop in reversed(hops):
+        address = _address(hop)
+        if address is None:
+            break
+        nearest = str(address)
+        if not _is_trusted(address, trusted):
+            break
+    return nearest
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    """Return an address as proxies write it: with or without a port, brackets or quotes; None if it is none."""
+    bare = text.strip().strip('"')
+    if bare.startswith("["):
+        bare = bare[1:].partition("]")[0]
+    elif bare.count(":") == 1:
+        bare = bare.partition(":")[0]
+    try:
+        address = ipaddress.ip_address(bare)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _is_trusted(address: IPv4Address | IPv6Address | None, trusted: Collection[Network]) -> bool:
+    return address is not None and any(address in network for network in trusted)
+
+
+def retry_after_s(items_in_window: int | None, *, limit: int, window_s: int, now_s: float) -> int | None:
+    """Tell how long a caller has to wait; None if it may go on.
+
+    Args:
+        items_in_window: what the caller sent in the present window, this request included; None if nobody counts.
         limit: items per window.
         window_s: length of the window, which begins at a multiple of itself.
         now_s: seconds since the epoch.

@@ -13,18 +13,19 @@ from typing import Any, Final
 from aiokafka import AIOKafkaProducer, errors
 from aiokafka.errors import KafkaError
 
-from contracts.errors import DependencyDown, MillraceError
+from contracts.errors import DependencyDown, MillraceError, TransientError
 from contracts.telemetry import Process
-from service import metrics
+from service.dependency import Dependency
 from service.kafka import aiokafka_producer_config, expected_kafka_error, translate_kafka_errors
 from service.logging import get_logger
 from service.settings import Settings
-from streams.collector.decisions import OutgoingRecord
-from streams.collector.ports import NotAcknowledged
+from streams.collector.intake import OutgoingRecord
 
 ACK_TIMEOUT_S: Final = 8.0
 PROBE_INTERVAL_S: Final = 2.0
-STALE_AFTER_S: Final = 8.0
+PROBE_TIMEOUT_S: Final = 4.0
+PATIENCE_S: Final = 8.0
+"""How long Kafka may be away before no traffic is asked for: a broker's restart must not take every collector out."""
 STOP_TIMEOUT_S: Final = 5.0
 MAX_BATCH_BYTES: Final = 256 * 1024  # a catalogue load must not wait for a round trip per 16 KiB
 _FINAL: Final = (
@@ -43,7 +44,7 @@ class KafkaWriter:
     Args:
         settings: the settings in force.
         ack_timeout_s: how long a caller is kept waiting.
-        monotonic_s: clock that decides how long Kafka has been silent.
+        monotonic_s: clock that decides how long Kafka has been away.
     """
 
     def __init__(
@@ -54,12 +55,13 @@ class KafkaWriter:
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
-        self._monotonic_s = monotonic_s
         self._ack_timeout_s = ack_timeout_s
+        self._kafka = Dependency(
+            Process.KAFKA, meaning="every request is answered 503", patience_s=PATIENCE_S, monotonic_s=monotonic_s
+        )
         self._producer: Any = None
         self._probing: asyncio.Task[None] | None = None
-        self._answered_s: float | None = None
-        self._is_up = True
+        self._writes_failed = False
         self._failure: asyncio.Future[MillraceError] | None = None
 
     async def start(self) -> None:
@@ -73,7 +75,7 @@ class KafkaWriter:
         self._producer = AIOKafkaProducer(**config)
         with translate_kafka_errors(self._settings):
             await self._producer.start()
-        self._answered_s = self._monotonic_s()
+        self._kafka.answered()
         self._probing = asyncio.create_task(self._probe())
 
     async def failed(self) -> MillraceError:
@@ -86,15 +88,14 @@ class KafkaWriter:
         """Return once Kafka acknowledged every record.
 
         Raises:
-            NotAcknowledged: not within the time a caller is kept waiting.
+            TransientError: not within the time a caller is kept waiting.
         """
         try:
             async with asyncio.timeout(self._ack_timeout_s):
                 await self._acknowledged([await self._send(record) for record in records])
         except (KafkaError, TimeoutError) as error:
             self._note_failure(error)
-            raise NotAcknowledged(type(error).__name__) from error
-        self._note_answer()
+            raise TransientError(f"Kafka did not acknowledge ({type(error).__name__})") from error
 
     async def stop(self) -> None:
         """Flush what is under way, as long as the time for a clean end allows, and disconnect."""
@@ -105,14 +106,11 @@ class KafkaWriter:
             try:
                 await asyncio.wait_for(self._producer.stop(), STOP_TIMEOUT_S)
             except (KafkaError, TimeoutError) as error:
-                get_logger().warning("Kafka did not take the last records in time", error=type(error).__name__)
+                get_logger().warning("flush_unfinished", error=type(error).__name__)
 
     def not_ready(self) -> str | None:
         """Return the reason why Kafka cannot be written to now, or None; the form of a health check."""
-        if self._answered_s is None:
-            return "not connected yet"
-        silent_s = self._monotonic_s() - self._answered_s
-        return None if silent_s <= STALE_AFTER_S else f"Kafka has not answered for {silent_s:.0f} s"
+        return "not connected yet" if self._probing is None else self._kafka.not_ready()
 
     async def _send(self, record: OutgoingRecord) -> "asyncio.Future[Any]":
         """Hand one record to the producer; the key decides on the partition (murmur2, as everywhere)."""
@@ -131,31 +129,23 @@ class KafkaWriter:
         """Ask Kafka for its metadata now and then, so that readiness does not depend on traffic."""
         while True:
             await asyncio.sleep(PROBE_INTERVAL_S)
-            if await self._producer.client.force_metadata_update():
-                self._note_answer()
-            else:
-                self._note_silence("no broker answers")
-
-    def _note_answer(self) -> None:
-        """Note that Kafka answers; say so where it had not."""
-        self._answered_s = self._monotonic_s()
-        if not self._is_up:
-            get_logger().info("Kafka answers again")
-        self._is_up = True
-        metrics.DEPENDENCY_UP.labels(Process.KAFKA).set(1)
-
-    def _note_silence(self, cause: str) -> None:
-        """Note that Kafka does not do its work; say so once per outage."""
-        if self._is_up:
-            get_logger().warning("Kafka lost", error=cause, meaning="every request is answered 503")
-        self._is_up = False
-        metrics.DEPENDENCY_UP.labels(Process.KAFKA).set(0)
+            writes_failed, self._writes_failed = self._writes_failed, False
+            try:
+                async with asyncio.timeout(PROBE_TIMEOUT_S):
+                    answers = await self._producer.client.force_metadata_update()
+            except TimeoutError:
+                answers = False
+            if not answers:
+                self._kafka.failed("no broker answers")
+            elif not writes_failed:  # brokers may answer although some partition cannot be written to
+                self._kafka.answered()
 
     def _note_failure(self, error: BaseException) -> None:
-        """Note a failed write; where no later one can succeed, ask for the end of the process."""
-        self._note_silence(type(error).__name__)
+        """Note a failed write; if no later one can succeed, ask for the end of the process."""
+        self._writes_failed = True
+        meaning = expected_kafka_error(error, self._settings)
+        self._kafka.failed(meaning or f"a write was not acknowledged ({error!r})")
         if _is_final(error) and self._failure is not None and not self._failure.done():
-            meaning = expected_kafka_error(error, self._settings)
             self._failure.set_result(meaning or DependencyDown(f"Kafka refuses to be written to ({error!r})"))
 
 

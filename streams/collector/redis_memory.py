@@ -1,6 +1,6 @@
-"""The collector's memory in Redis: ids seen in the last day, and items per caller and window.
+"""The collector's memory in Redis: events seen in the last day, and items per caller and window.
 
-An id is marked after Kafka acknowledged its event, never before: a mark set first would, after a crash or a failed
+An event is marked after Kafka acknowledged it, never before: a mark set first would, after a crash or a failed
 acknowledgement, answer "duplicate" to the resend of an event that is nowhere. The price is that two copies in flight at
 once may both pass; the join removes the second.
 
@@ -17,8 +17,8 @@ from redis.exceptions import RedisError
 
 from contracts.telemetry import Process
 from service import metrics
-from service.logging import get_logger
-from streams.collector.ports import Recollection
+from service.dependency import Dependency
+from streams.collector.web import Recollection
 
 SEEN_S: Final = 86_400
 WINDOW_KEPT_S: Final = 60
@@ -41,77 +41,59 @@ class RedisMemory:
         self._client = client
         self._prefix = f"{prefix}millrace:collector:"
         self._monotonic_s = monotonic_s
-        self._down_until_s: float | None = None
-        metrics.DEPENDENCY_UP.labels(Process.REDIS).set(1)
+        self._redis = Dependency(Process.REDIS, meaning="accepting without duplicate and rate checks")
+        self._asked_again_at_s = monotonic_s()
 
     @property
     def is_up(self) -> bool:
         """Whether Redis answered when last asked."""
-        return self._down_until_s is None
+        return self._redis.is_up
 
-    async def recall(self, ids: Sequence[str], *, caller: str, item_count: int, window: int) -> Recollection:
-        """Return which ids were seen, and count the caller's items, in one round trip."""
+    async def recall(self, identities: Sequence[str], *, caller: str, item_count: int, window: int) -> Recollection:
+        """Return which events were seen, and count the caller's items, in one round trip."""
         counter = f"{self._prefix}rate:{caller}:{window}"
 
         def ask(pipeline: Any) -> None:
             pipeline.incrby(counter, item_count)
             pipeline.expire(counter, WINDOW_KEPT_S)
-            if ids:
-                pipeline.mget([self._key(item_id) for item_id in ids])
+            if identities:
+                pipeline.mget(list(map(self._key, identities)))
 
         answers = await self._ask(ask)
         if answers is None:
             return Recollection()
-        found = answers[2] if ids else []
-        seen = frozenset(item_id for item_id, mark in zip(ids, found, strict=True) if mark is not None)
+        marks = answers[2] if identities else []
+        seen = frozenset(identity for identity, mark in zip(identities, marks, strict=True) if mark is not None)
         return Recollection(seen, int(answers[0]))
 
-    async def remember(self, ids: Sequence[str]) -> None:
-        """Mark ids as acknowledged for a day."""
+    async def remember(self, identities: Sequence[str]) -> None:
+        """Mark events as acknowledged for a day."""
 
         def ask(pipeline: Any) -> None:
-            for item_id in ids:
-                pipeline.set(self._key(item_id), 1, ex=SEEN_S)
+            for identity in identities:
+                pipeline.set(self._key(identity), 1, ex=SEEN_S)
 
-        if ids:
+        if identities:
             await self._ask(ask)
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()
 
-    def _key(self, item_id: str) -> str:
-        """Return the key of an id."""
-        return f"{self._prefix}seen:{item_id}"
+    def _key(self, identity: str) -> str:
+        return f"{self._prefix}seen:{identity}"
 
     async def _ask(self, ask: Callable[[Any], None]) -> list[Any] | None:
-        """Return the answers of one pipeline, or None where Redis is of no use now."""
-        if self._down_until_s is not None and self._monotonic_s() < self._down_until_s:
-            metrics.DEGRADED.labels("without_redis").inc()
-            return None
-        try:
-            async with self._client.pipeline(transaction=False) as pipeline:
-                ask(pipeline)
-                answers: list[Any] = await pipeline.execute()
-        except FAILURES as error:
-            self._lost(error)
-            return None
-        self._found()
-        return answers
-
-    def _lost(self, error: BaseException) -> None:
-        """Note that Redis is gone; say so once per outage."""
-        if self._down_until_s is None:
-            get_logger().warning(
-                "Redis lost", error=type(error).__name__, meaning="accepting without duplicate and rate checks"
-            )
-        self._down_until_s = self._monotonic_s() + PAUSE_S
-        metrics.DEPENDENCY_UP.labels(Process.REDIS).set(0)
+        """Return the answers of one pipeline, or None if Redis is of no use now."""
+        if self._monotonic_s() >= self._asked_again_at_s:
+            try:
+                async with self._client.pipeline(transaction=False) as pipeline:
+                    ask(pipeline)
+                    answers: list[Any] = await pipeline.execute()
+                self._redis.answered()
+                return answers
+            except FAILURES as error:
+                self._redis.failed(type(error).__name__)
+                self._asked_again_at_s = self._monotonic_s() + PAUSE_S
         metrics.DEGRADED.labels("without_redis").inc()
-
-    def _found(self) -> None:
-        """Note that Redis answers."""
-        if self._down_until_s is not None:
-            get_logger().info("Redis found again")
-            metrics.DEPENDENCY_UP.labels(Process.REDIS).set(1)
-        self._down_until_s = None
+        return None

@@ -4,41 +4,18 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from operator import attrgetter
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
+import orjson
 
+from contracts.joined import MAX_LIST_SLOTS, MAX_ORIGINS
+from contracts.structs import Exploration, JoinedSearch, Origin, Ranking, encode
 from contracts.topics import SEARCH_EVENTS
 from streams.join.open_search import HeldEvent, OpenSearch, ShownList
 
-MAX_LIST_SLOTS: Final = 500
-MAX_ORIGINS: Final = 10_000
 _LINE_NUMBER: Final = re.compile(r"#\d+$")
 _position: Final = attrgetter("position")
-_encode: Final = msgspec.json.Encoder().encode
-
-
-class _Part(msgspec.Struct, gc=False, omit_defaults=True):
-    """A piece of the message, its fields in the order in which they are written; those that are None are left out."""
-
-
-class _Exploration(_Part, kw_only=True):
-    policy: str
-    seed: int
-
-
-class _Ranking(_Part, kw_only=True):
-    ranker: str
-    query_release: int | None = None
-    product_release: int | None = None
-    arm: str
-    exploration: _Exploration
-
-
-class _Origin(_Part, kw_only=True):
-    topic: str
-    partition: int
-    offset: int
 
 
 class ListedSlot(msgspec.Struct, gc=False, omit_defaults=True):
@@ -63,32 +40,7 @@ class ListedSlot(msgspec.Struct, gc=False, omit_defaults=True):
     purchase_quantity: int = msgspec.field(default_factory=int)
 
 
-class _Message(_Part, kw_only=True):
-    schema_version: int
-    type: str
-    search_id: str
-    search_time: int
-    closed_at: int
-    session_id: str | None = None
-    client_id: str | None = None
-    user_id: str | None = None
-    locale: str | None = None
-    device: str | None = None
-    surface: str | None = None
-    total_results: int | None = None
-    consent: str | None = None
-    synthetic: bool
-    query: str
-    layout: str
-    columns: int
-    page: int
-    ranking: _Ranking
-    slots: list[ListedSlot]
-    unlisted: int
-    origins: list[_Origin]
-
-
-class JoinedSearch(NamedTuple):
+class ClosedSearch(NamedTuple):
     """A closed search as it is written, and what became of its events."""
 
     key: bytes
@@ -97,7 +49,7 @@ class JoinedSearch(NamedTuple):
     repeated: int
 
 
-def joined_search(search: OpenSearch, *, partition: int) -> JoinedSearch:
+def joined_search(search: OpenSearch, *, partition: int) -> ClosedSearch:
     """Return what a search becomes that showed a list.
 
     Args:
@@ -109,10 +61,8 @@ def joined_search(search: OpenSearch, *, partition: int) -> JoinedSearch:
     shown = pages[0]
     ranker, query_release, product_release, arm, policy, seed = shown.ranking
     denied = any([one.denied for one in pages] + [event.denied for event in events])
-    offsets = [one.offset for one in pages] + [event.offset for event in events]
-    message = _Message(
-        schema_version=1,
-        type="joined_search",
+    offsets = sorted([one.offset for one in pages] + [event.offset for event in events])[:MAX_ORIGINS]
+    message = JoinedSearch(
         search_id=search.search_id,
         search_time=search.search_time,
         closed_at=search.deadline,
@@ -129,25 +79,20 @@ def joined_search(search: OpenSearch, *, partition: int) -> JoinedSearch:
         layout=shown.layout,
         columns=shown.columns,
         page=shown.page,
-        ranking=_Ranking(
+        ranking=Ranking(
             ranker=ranker,
             query_release=query_release,
             product_release=product_release,
             arm=arm,
-            exploration=_Exploration(policy=policy, seed=seed),
+            exploration=Exploration(policy=policy, seed=seed),
         ),
         unlisted=_note_all(events, slots),
-        slots=slots,
-        origins=[
-            _Origin(topic=SEARCH_EVENTS, partition=partition, offset=offset) for offset in sorted(offsets)[:MAX_ORIGINS]
-        ],
+        slots=cast("Any", slots),
+        origins=tuple([Origin(topic=SEARCH_EVENTS, partition=partition, offset=offset) for offset in offsets]),
     )
-    value = _encode(message)
-    if shown.unknown:
-        value = value[:-1] + b"," + shown.unknown[1:]
-    return JoinedSearch(
-        (shown.session_id or search.search_id).encode(), value, len(offsets), search.size - len(offsets)
-    )
+    value = encode(message, orjson.loads(shown.unknown) if shown.unknown else None)
+    joined = len(pages) + len(events)
+    return ClosedSearch((shown.session_id or search.search_id).encode(), value, joined, search.size - joined)
 
 
 def _merged(impressions: list[ShownList]) -> tuple[list[ShownList], list[ListedSlot]]:

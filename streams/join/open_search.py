@@ -5,19 +5,23 @@ a million searches may be open.
 """
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self, get_args
 
 import msgspec
 import orjson
 
+from contracts import events
+from contracts.joined import is_personal, passed_on
+from contracts.structs import Cart, Click, Dwell, Impression, Purchase, ShopEvent, View
 from service.people import protected_id
 from streams.agents.outputs import LogRecord
-from streams.agents.shop_events import Cart, Click, Dwell, Impression, Purchase, ShopEvent, View
 
 _PERSONS: Final = ("client_id", "user_id")
+_KNOWN: Final = frozenset(name for model in get_args(events.ShopEvent) for name in model.model_fields)
 _pack: Final = msgspec.msgpack.Encoder().encode
+_fields_of: Final[Callable[[Any], tuple[Any, ...]]] = msgspec.structs.astuple
 _unpack_seen: Final = msgspec.msgpack.Decoder(list[tuple[str, int | None, int]]).decode
 
 
@@ -37,9 +41,9 @@ class KeptRecord(msgspec.Struct, gc=False, array_like=True):
 
 
 def protected_record(record: LogRecord, person_key: bytes | None) -> LogRecord:
-    """Return a record as it may stand on a topic of ours: ids of persons are replaced, and left out without consent.
+    """Return a record as it may stand on a topic of ours: ids of persons are replaced, or left out without consent.
 
-    What is no JSON object stays as it is.
+    Fields beyond the form that may hold an address are left out. What is no JSON object stays as it is.
 
     Args:
         record: as it came.
@@ -56,9 +60,11 @@ def protected_record(record: LogRecord, person_key: bytes | None) -> LogRecord:
     safe = {
         name: protected_id(one, person_key) if may_stay and isinstance(one, str) else None for name, one in ids.items()
     }
-    if safe == ids:
+    left_out = {name for name, stand_in in safe.items() if stand_in is None}
+    left_out.update(name for name in fields.keys() - _KNOWN if is_personal({name: fields[name]}))
+    if safe == ids and not left_out:
         return record
-    kept = {name: value for name, value in (fields | safe).items() if name not in safe or value is not None}
+    kept = {name: value for name, value in (fields | safe).items() if name not in left_out}
     key = record.key
     for name, one in ids.items():
         if key == str(one).encode():
@@ -138,7 +144,7 @@ class ShownList(msgspec.Struct, gc=False, array_like=True):
     Args:
         ranking: ranker, query release, product release, arm, exploration policy and seed.
         slots: each as the fields of a served slot, in order.
-        unknown: what the shop adds, as a JSON object; empty if nothing.
+        unknown: what the shop adds and may be passed on, as a JSON object; empty if it adds nothing.
         offset: of its record; stands last, so that of two with one id the content decides which is kept.
     """
 
@@ -150,7 +156,7 @@ class ShownList(msgspec.Struct, gc=False, array_like=True):
     device: str | None
     surface: str | None
     total_results: int | None
-    consent: str | None
+    consent: Literal["granted", "denied", "unknown"] | None
     synthetic: bool
     query: str
     layout: str
@@ -206,8 +212,8 @@ def packed_list(event: Impression, offset: int, *, person_key: bytes | None) -> 
                 exploration.policy,
                 exploration.seed,
             ),
-            list(map(msgspec.structs.astuple, event.slots)),
-            b"",
+            list(map(_fields_of, event.slots)),
+            orjson.dumps(passed_on(event.model_extra)) if event.model_extra else b"",
             offset,
         )
     )

@@ -13,9 +13,9 @@ import msgspec
 from contracts.errors import ContractError, MalformedMessage
 from contracts.events import deadline_ms
 from contracts.progress import EventCounts, JoinProgress
+from contracts.structs import SEARCH_RECORD, Impression, Purchase, ShopEvent, Tick
 from contracts.telemetry import EventOutcome
 from streams.agents.outputs import AsideReason, Emit, LogRecord, Plan, SetAside, Turn
-from streams.agents.shop_events import Impression, Purchase, ShopEvent, Tick, decode
 from streams.join.event_time import BEFORE_FIRST_MS, EventTime, Hold, LowWater, Windows, happened_ms
 from streams.join.joined_search import joined_search
 from streams.join.open_search import KeptRecord, OpenSearch, OpenSearches, held_event, packed_list, protected_record
@@ -101,7 +101,7 @@ class PartitionJoin:
             self.event_time.lateness_ms = self._windows.lateness_at(offset)
         plan = [] if self.replaying else plan
         try:
-            self._take(decode(record.value), record, plan)
+            self._take(SEARCH_RECORD.decode(record.value), record, plan)
         except ContractError as error:
             self._set_aside(EventOutcome.DEAD_LETTERED, error.reason, record, plan, error=str(error))
         self.next_offset = offset + 1

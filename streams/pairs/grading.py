@@ -3,7 +3,7 @@
 from enum import IntEnum
 from typing import Final
 
-from streams.agents.joined_search import JoinedSlot
+from contracts.structs import JoinedSlot
 
 LONG_CLICK_MS: Final = 30_000
 """A stay from which a click counts as more than a click."""

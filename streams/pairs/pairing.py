@@ -13,10 +13,9 @@ from typing import Any, Final
 
 import orjson
 
-from contracts.ids import RULE_VERSION, pair_id
-from contracts.pairs import Factors
+from contracts.pairs import RULE_VERSION, Factors, pair_id
+from contracts.structs import JoinedSearch, JoinedSlot
 from contracts.telemetry import FilterReason, UnpairedReason
-from streams.agents.joined_search import JoinedSearch, JoinedSlot
 from streams.pairs.grading import VALUE, Grade, grade, is_bounce, is_comparable
 from streams.pairs.propensity import PRIOR_VERSION, examination_ratio
 

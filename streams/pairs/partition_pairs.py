@@ -6,8 +6,8 @@ progress. The turns seen are part of the progress, so a restart reads nothing tw
 
 from contracts.errors import ContractError
 from contracts.progress import PairsProgress, SearchCounts
+from contracts.structs import JOINED_SEARCH, JoinedSearch
 from contracts.telemetry import EventOutcome, FilterReason, UnpairedReason
-from streams.agents.joined_search import JoinedSearch, decode
 from streams.agents.outputs import Emit, LogRecord, Plan, SetAside, turn_of
 from streams.pairs.pairing import filter_reason, pairs_of
 
@@ -42,7 +42,7 @@ class PartitionPairs:
         elif record.offset > self.next_offset:
             self.skipped_offsets += record.offset - self.next_offset
         try:
-            self._decide(decode(record.value), record, plan, repeated=self._note_turn(record))
+            self._decide(JOINED_SEARCH.decode(record.value), record, plan, repeated=self._note_turn(record))
         except ContractError as error:
             self.dead_lettered += 1
             plan.append(SetAside(EventOutcome.DEAD_LETTERED, error.reason, record, str(error)))

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.partitioner import murmur2
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from contracts.errors import DependencyDown, InvariantError
+from contracts.topics import partition_for
 
 BATCH_BYTES: Final = 900_000
 """Below the brokers' default limit of 1 MiB for a batch; a larger record travels alone."""
@@ -29,16 +29,6 @@ class OutRecord(NamedTuple):
     key: bytes | None
     value: bytes
     headers: Sequence[tuple[str, bytes]] = ()
-
-
-def partition_for(key: bytes, partitions: int) -> int:
-    """Return the partition of a key as Kafka's own clients choose it.
-
-    >>> partition_for(b"k1", 4)
-    1
-    """
-    hashed: int = murmur2(key) & 0x7FFFFFFF
-    return hashed % partitions
 
 
 class Output:

@@ -8,10 +8,9 @@ import pytest
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 from typing_extensions import override
 
+from contracts.catalog import PointVersion, point_id
 from contracts.errors import InvariantError, MillraceError, TransientError
-from contracts.ids import point_id
-from contracts.search import Filters
-from contracts.versions import PointVersion
+from contracts.http import Filters
 from indexer.adapters.qdrant import VECTOR_NAME, Counts, ProductStore
 from indexer.core.points import ProductPoint
 from indexer.search.retrieval import QdrantRetrieval

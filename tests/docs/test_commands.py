@@ -1,4 +1,4 @@
-"""Every command that the documentation names exists, and what is not built yet is refused by name."""
+"""Every command that the documentation names exists, with the options that it shows."""
 
 import re
 from collections.abc import Iterator
@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 import typer
 
-from contracts.errors import UsageError
 from millrace.cli import app
-from tests.support.markdown import ROOT, code_spans, documents, prose, sections, shell_lines
+from tests.support.markdown import ROOT, code_spans, documents, prose, shell_lines
 
-NOT_BUILT = "What this version does not do yet"
 COMMAND = re.compile(r"(?:^|[\s(;&|/])millrace((?: +(?:--?[a-z][a-z-]*|[a-z]+))*)")
 MAKE = re.compile(r"(?:^|[\s;&|])make ([a-z-]+)")
 ROOT_COMMAND: Any = typer.main.get_command(app)
@@ -34,12 +31,10 @@ class Found:
     """What words behind `millrace` lead to.
 
     Args:
-        hidden: it, or a group above it, is refused by name.
         options: what it takes.
         rest: words left over: arguments and options.
     """
 
-    hidden: bool
     options: frozenset[str]
     rest: tuple[str, ...]
 
@@ -51,12 +46,11 @@ def resolve(words: tuple[str, ...]) -> Found:
         KeyError: there is no command of that name.
     """
     command: Any = ROOT_COMMAND
-    hidden, rest = False, list(words)
+    rest = list(words)
     while (commands := getattr(command, "commands", None)) and rest and not rest[0].startswith("-"):
         command = commands[rest.pop(0)]
-        hidden = hidden or command.hidden
     options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
-    return Found(hidden, frozenset(options) | {"-h", "--help"}, tuple(rest))
+    return Found(frozenset(options) | {"-h", "--help"}, tuple(rest))
 
 
 def test_documentation_names_commands() -> None:
@@ -66,20 +60,14 @@ def test_documentation_names_commands() -> None:
 
 
 def test_every_command_in_the_documentation_exists() -> None:
-    """A `millrace` command in code is one of the command line's, and not one that is planned."""
+    """A `millrace` command in code is one of the command line's."""
     wrong = []
     for path, words in named_commands():
         try:
-            if resolve(words).hidden and not _stands_among_the_planned(path, words):
-                wrong.append((path.name, words))
+            resolve(words)
         except KeyError:
             wrong.append((path.name, words))
     assert wrong == []
-
-
-def _stands_among_the_planned(path: Path, words: tuple[str, ...]) -> bool:
-    """Return whether a planned command is named where the README says what is not built."""
-    return f"`millrace {' '.join(words)}`" in sections(path).get(NOT_BUILT, "")
 
 
 def test_every_option_in_the_documentation_exists() -> None:
@@ -89,21 +77,6 @@ def test_every_option_in_the_documentation_exists() -> None:
         found = resolve(words)
         wrong += [(path.name, words, word) for word in found.rest if word[0] == "-" and word not in found.options]
     assert wrong == []
-
-
-PLANNED = sorted({words for path, words in named_commands() if path.name == "README.md" and resolve(words).hidden})
-
-
-@pytest.mark.parametrize("words", PLANNED, ids=" ".join)
-def test_what_the_readme_calls_planned_is_refused_by_name(words: tuple[str, ...]) -> None:
-    """A planned command says that it is not built yet, with the exit code of wrong usage."""
-    with pytest.raises(UsageError, match=f"`millrace {' '.join(words)}` is not built yet"):
-        app(list(words), standalone_mode=False)
-
-
-def test_readme_names_what_is_planned() -> None:
-    """The README does not keep silent about commands that are only refused."""
-    assert PLANNED
 
 
 def test_every_make_target_in_the_documentation_exists() -> None:

@@ -15,21 +15,17 @@ import qdrant_client
 from pydantic import BaseModel, TypeAdapter
 from qdrant_client import models
 
-from contracts.catalog import CATALOG_CHANGE
+from contracts.catalog import CATALOG_CHANGE, ProductVector, point_id
 from contracts.events import SEARCH_RECORD
-from contracts.ids import point_id
-from contracts.intake import IntakeAnswer
+from contracts.http import EncodeAnswer, EncodeRequest, IntakeAnswer, SearchAnswer, SearchRequest
 from contracts.joined import JoinedSearch
 from contracts.pairs import CURATED_PAIR, Factors, PairSide, PreferencePair
 from contracts.progress import JoinProgress
 from contracts.releases import MANIFEST, SERVING, SafetyCheck
-from contracts.search import EncodeAnswer, EncodeRequest, SearchAnswer, SearchRequest
-from contracts.vectors import ProductVector
+from service.http import Problem
 from service.settings import load_settings
-from simulator.shop.folder import load_world
-from streams.collector.decisions import Accepted
-from streams.collector.intake import Facts as RequestFacts
-from streams.collector.intake import decide_event, decide_pair, decide_product
+from simulator.shop.world_files import load_world
+from streams.collector.intake import Accepted, Arrival, decide_event, decide_pair, decide_product
 from tests.support.markdown import ROOT, Fence, documents, fences
 from trainer.core.facts import Facts
 
@@ -43,7 +39,7 @@ class Measured(BaseModel):
 
 
 NOW_MS = 1_795_196_100_000
-REQUEST = RequestFacts(received_at=NOW_MS, person_key=b"key")
+ARRIVAL = Arrival(received_at=NOW_MS, person_key=b"key")
 SHELL_VALUES = {"$SEARCH_ID": "01J", "$SEARCH_TIME": str(NOW_MS - 9_000), "$(date +%s)000": str(NOW_MS - 2_000)}
 WHOLE: tuple[tuple[str, TypeAdapter[Any]], ...] = (
     ("step", TypeAdapter(Facts)),
@@ -81,14 +77,14 @@ def check(value: dict[str, Any]) -> None:
     """Check one JSON example against the form that it is of; one that is of none fails."""
     for name, decide in BATCHES.items():
         if name in value:
-            outcomes = [decide(item, REQUEST) for item in value[name]]
+            outcomes = [decide(item, ARRIVAL) for item in value[name]]
             assert all(isinstance(outcome, Accepted) for outcome in outcomes), outcomes
             return
     if "payload" in value:
         assert value["id"] == point_id(value["payload"]["product_id"])
         return
-    if "error" in value:
-        assert set(value) == {"error", "message"}
+    if "detail" in value:
+        Problem.model_validate(value, strict=True, extra="forbid")
         return
     contract = TYPED.get(value["type"], SEARCH_RECORD) if "type" in value else form_of(value)
     read = contract.validate_python(value, strict=False)

@@ -1,17 +1,40 @@
 """The reference pages say what the code says: settings, topics, fields of every message, metrics."""
 
+import ast
 import re
 from collections.abc import Iterator
 
 import pytest
 
-from contracts import telemetry
+from contracts import telemetry, topics
 from contracts.telemetry import DEFAULT_PORTS, EventOutcome, FilterReason, PairDropReason, UnpairedReason
-from tests.support.markdown import ROOT, Table, code_spans, documents, prose, shell_lines, tables, unquoted
-from tests.support.reference import MODELS, field_rows, settings_rows, topic_rows
+from tests.support.markdown import (
+    ROOT,
+    Table,
+    code_spans,
+    documents,
+    prose,
+    shell_lines,
+    tables,
+    tracked_files,
+    unquoted,
+)
+from tests.support.reference import MODELS, field_rows, rights, rights_rows, settings_rows, topic_rows
 
 DOCS = ROOT / "docs"
 METRICS = {value for name, value in vars(telemetry).items() if name.startswith("M_")}
+TOPIC_NAMES = {name: value for name, value in vars(topics).items() if value in list(topics.TOPIC_BY_NAME)}
+"""Name of a constant -> topic."""
+PROCESS_CODE = {
+    "collector": "streams/collector", "streams": "streams", "trainer": "trainer", "indexer": "indexer",
+    "search": "indexer/search", "page": "millrace/watch",
+}  # fmt: skip
+OTHERS = {
+    folder: [other for other in PROCESS_CODE.values() if other.startswith(f"{folder}/")]
+    for folder in PROCESS_CODE.values()
+}
+WATCHED_FROM_OUTSIDE = {"page": {topics.JOINED_SEARCHES, topics.PREFERENCE_PAIRS, topics.CATALOG}}
+"""Topics of which only the ends are asked: Describe is enough."""
 HISTOGRAM_PARTS = ("_bucket", "_sum", "_count")
 
 
@@ -29,6 +52,30 @@ def test_settings_page_equals_the_settings() -> None:
 def test_topic_table_equals_the_contracts() -> None:
     """docs/operations.md lists every topic with key, clean-up, partitions and retention as they are made."""
     assert list(table_under("operations.md", "Topics").rows) == topic_rows()
+
+
+def test_rights_table_equals_what_processes_do() -> None:
+    """docs/operations.md lists for each process the topics and groups that the AsyncAPI document says it uses."""
+    assert list(table_under("operations.md", "Rights on the cluster").rows) == rights_rows()
+
+
+@pytest.mark.parametrize("process", rights())
+def test_no_process_touches_a_topic_that_its_rights_lack(process: str) -> None:
+    """Each topic that a process's code names is one that its row allows."""
+    folder = PROCESS_CODE[process]
+    named = {
+        TOPIC_NAMES[node.id if isinstance(node, ast.Name) else node.attr]
+        for path in tracked_files()
+        if path.suffix == ".py"
+        and path.is_relative_to(folder)
+        and not any(path.is_relative_to(o) for o in OTHERS[folder])
+        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8")))
+        if (isinstance(node, ast.Name) and node.id in TOPIC_NAMES)
+        or (isinstance(node, ast.Attribute) and node.attr in TOPIC_NAMES)
+    }
+    allowed = rights()[process].reads | rights()[process].writes
+    assert named
+    assert named - allowed - WATCHED_FROM_OUTSIDE.get(process, set()) == set()
 
 
 @pytest.mark.parametrize("name", MODELS)

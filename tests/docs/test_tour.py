@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from streams.agents.outputs import Emit, Plan
-from streams.collector.decisions import Accepted
-from streams.collector.intake import Facts, decide_event
+from streams.collector.intake import Accepted, Arrival, decide_event
 from streams.join.partition_join import PartitionJoin
 from streams.pairs.partition_pairs import PartitionPairs
 from streams.pairs.propensity import examination_ratio
@@ -73,7 +72,7 @@ def test_the_collector_makes_the_record_shown() -> None:
     """The click as the site sends it becomes the click that the tour shows."""
     sent = {**CLICK, "client_id": "c9"}
     del sent["received_at"]
-    decision = decide_event(sent, Facts(received_at=CLICK["received_at"], person_key=b"a key of the shop"))
+    decision = decide_event(sent, Arrival(received_at=CLICK["received_at"], person_key=b"a key of the shop"))
     assert isinstance(decision, Accepted)
     assert json.loads(decision.records[0].value) == CLICK
 

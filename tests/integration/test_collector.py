@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
+import structlog
 from kafka import KafkaConsumer, TopicPartition
 from kafka.partitioner import murmur2
 
@@ -22,7 +23,7 @@ from contracts import wire
 from contracts.events import SHOP_EVENT
 from contracts.topics import CATALOG, CURATED_PAIRS, SEARCH_EVENTS
 from deploy.local.supervisor import LocalMillrace
-from service.health import bind_socket
+from service.http_server import bind_socket
 from service.kafka import admin, consumer_config, ensure_topics
 from service.people import person_id
 from service.process import Shutdown
@@ -136,13 +137,14 @@ async def test_accepted_events_stand_in_kafka_under_their_keys_with_persons_prot
 
 
 async def test_a_repeat_is_a_duplicate_for_every_collector(own: Settings) -> None:
-    """What one collector acknowledged, another (or the same after a restart) knows by Redis."""
+    """What one collector acknowledged, another (or the same after a restart) knows by Redis; ids are its type's own."""
     async with running(own) as client:
         assert await client.statuses(current(click("a")), current(click("a"))) == ["accepted", "duplicate"]
     other = own.model_copy(update={"port": free_port()})
     async with running(other) as client:
-        assert await client.statuses(current(click("a")), current(click("b"))) == ["duplicate", "accepted"]
-    assert len(records_of(own, SEARCH_EVENTS)) == 2
+        again = [current(click("a")), current(click("b")), current(click("a", type="cart"))]
+        assert await client.statuses(*again) == ["duplicate", "accepted", "accepted"]
+    assert len(records_of(own, SEARCH_EVENTS)) == 3
 
 
 async def test_an_order_stands_as_one_record_per_line_beside_its_search(own: Settings) -> None:
@@ -187,7 +189,7 @@ async def test_when_kafka_does_not_acknowledge_nothing_is_accepted_and_the_resen
         assert await client.statuses(current(click("before"))) == ["accepted"]
         await asyncio.to_thread(_delete_topic, own, topic)
         status, answer = await client.post("/v1/events", {"events": [current(click("a")), current(click("b"))]})
-        assert (status, answer["error"]) == (503, "not_acknowledged")
+        assert (status, answer["reason"]) == (503, "not_acknowledged")
         await asyncio.to_thread(ensure_topics, own)
 
         async def accepted() -> bool:
@@ -225,6 +227,36 @@ async def test_with_redis_killed_events_are_still_accepted_and_its_return_is_not
                 return await client.statuses(current(click("b"))) == ["duplicate"]
 
             await eventually_async(found_again, timeout_s=30, what="duplicates are found again")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+async def test_a_broker_that_is_gone_makes_the_collector_not_ready_until_it_is_back(
+    settings: SettingsFactory, redis_url: str, tmp_path: Path, way: signal.Signals
+) -> None:
+    """Without any traffic, within its patience, with one line for the outage and one for its end."""
+    with LocalMillrace(processes=["kafka"], data_dir=tmp_path / "kafka", environ={}) as servers:
+        bootstrap = servers.env["MILLRACE_KAFKA_BOOTSTRAP"]
+        own = settings(kafka_bootstrap=bootstrap, redis_url=redis_url, port=free_port())
+        async with running(own) as client:
+            with structlog.testing.capture_logs() as lines:
+                if way is signal.SIGKILL:
+                    await asyncio.to_thread(servers.stop, "kafka")
+                else:
+                    servers.kill("kafka", way)
+
+                async def not_ready() -> bool:
+                    """Return whether the collector asks for no traffic."""
+                    return not await client.ready()
+
+                await eventually_async(not_ready, timeout_s=30, what="not ready without a broker")
+                if way is signal.SIGKILL:
+                    await asyncio.to_thread(servers.start, "kafka")
+                else:
+                    servers.kill("kafka", signal.SIGCONT)
+                await eventually_async(client.ready, timeout_s=60, what="ready again")
+    told = [(line["event"], line.get("dependency")) for line in lines if line["log_level"] != "debug"]
+    assert told == [("dependency_down", "kafka"), ("dependency_back", "kafka")]
 
 
 def start_process(settings: Settings) -> "subprocess.Popen[str]":

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 
 from contracts import wire
-from contracts.catalog import CatalogChange
+from contracts.catalog import CatalogChange, PointVersion
 from contracts.progress import CatalogCounts
 from contracts.releases import SERVING, SERVING_KEY, Serving
 from contracts.topics import CATALOG, MODELS
-from contracts.versions import PointVersion
 from indexer.adapters.qdrant import ProductStore, connect
 from service.kafka import admin, committed_offsets, ensure_topics, read_compacted
 from service.settings import Settings

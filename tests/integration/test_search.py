@@ -14,8 +14,8 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from contracts import wire
 from contracts.events import SHOP_EVENT, Impression
+from contracts.http import SearchAnswer
 from contracts.releases import SERVING_KEY, Serving
-from contracts.search import SearchAnswer
 from contracts.topics import MODELS, SEARCH_EVENTS
 from indexer.app import serve as index
 from indexer.search.app import serve

@@ -23,10 +23,10 @@ from contracts.topics import (
 )
 from contracts.wire import encode
 from millrace.commands import looking
-from millrace.watch.lag import lag_report
-from millrace.watch.ledger import ledger_report
+from millrace.watch.facts import COUNTS, KafkaFacts
+from millrace.watch.ledger import lag_report, ledger_report
 from millrace.watch.observer import Observer
-from service.kafka import OutgoingRecord, consumer_config, ensure_topics, produce_all, producer_config
+from service.kafka import OutgoingRecord, admin, consumer_config, ensure_topics, produce_all, producer_config
 from service.settings import Settings
 from tests.support.deployment import release_value, serving_value
 from tests.support.poll import eventually
@@ -168,13 +168,108 @@ def test_releases_on_the_topic_are_listed(observer: Observer) -> None:
     assert [(row["release"], row["in_force"]) for row in rows] == [(2, True), (1, False)]
 
 
-def test_topics_that_nobody_made_are_a_clear_failure(kafka_settings: SettingsFactory) -> None:
-    """An empty cluster is not an empty deployment: nothing is shown as zero."""
+def test_topics_that_nobody_made_are_unknown(kafka_settings: SettingsFactory) -> None:
+    """An empty cluster is not an empty deployment: nothing is shown as zero, and nobody waits for what is not there."""
     with Observer(kafka_settings(topic_prefix="missing-")) as watching:
-        with pytest.raises(DependencyDown, match="join-progress"):
-            watching.wait_caught_up(0.5)
-        with pytest.raises(DependencyDown, match="missing-"):
-            watching.look()
+        watching.wait_caught_up(3600)
+        facts = watching.look()
+    assert {totals["records"] for totals in lag_report(facts)["groups"].values()} == {None}
+    assert {terms["balance"] for terms in ledger_report(facts).values()} == {None}
+    assert "missing-catalog" in facts.unknown[CATALOG].message
+    assert facts.unknown[CATALOG].exit_code == 4
+
+
+def look_until_unknown(observer: Observer, parts: int = 1) -> KafkaFacts:
+    """Return the first facts in which so many parts are not known."""
+
+    def half_known() -> KafkaFacts | None:
+        """Return the facts of this moment if they are such."""
+        facts = observer.look()
+        return facts if len(facts.unknown) >= parts else None
+
+    facts = eventually(half_known, timeout_s=30)
+    assert facts is not None
+    return facts
+
+
+def test_half_a_deployment_is_half_known(deployment: Deployment, observer: Observer) -> None:
+    """One topic is deleted: its group and its ledger are unknown, the others stand."""
+    with admin(deployment.settings) as client:
+        client.delete_topics([deployment.settings.topic(CATALOG)])
+    facts = look_until_unknown(observer)
+    report = lag_report(facts)
+    assert (report["groups"]["indexer"]["records"], report["groups"]["join"]["records"]) == (None, 7)
+    ledgers = ledger_report(facts)
+    assert (ledgers["events"]["balance"], ledgers["events"]["joined"], ledgers["searches"]["balance"]) == (None, 2, 0)
+
+
+@pytest.mark.parametrize("value", [b"\xff not json", b'{"partition":0}', b'{"partition":"zero"}'])
+def test_a_progress_record_that_cannot_be_read_is_outlived(
+    value: bytes, deployment: Deployment, observer: Observer
+) -> None:
+    """It is named; what does not hang on it is known, and the next readable record mends it."""
+    deployment.write(JOIN_PROGRESS, value, key=b"0")
+    facts = look_until_unknown(observer)
+    assert "the record 0 of join-progress cannot be read" in facts.unknown[JOIN_PROGRESS].message
+    ledgers = ledger_report(facts)
+    assert (ledgers["events"]["balance"], ledgers["events"]["catalogue"], ledgers["searches"]["balance"]) == (
+        None,
+        3,
+        0,
+    )
+    deployment.progress(JOIN_PROGRESS, join_progress())
+    eventually(lambda: not observer.look().unknown, what="the next record mends it")
+    assert ledger_report(observer.look())["events"]["balance"] == 0
+
+
+def test_a_release_that_cannot_be_read_is_outlived(deployment: Deployment, observer: Observer) -> None:
+    """The other releases are listed; a tombstone for it mends the list."""
+    deployment.write(MODELS, b"no release", key=b"query-\xff")
+    facts = look_until_unknown(observer)
+    assert set(facts.unknown) == {MODELS}
+    assert [row["release"] for row in observer.releases.report()["releases"]] == [2, 1]
+    with KafkaProducer(**producer_config(deployment.settings)) as producer:
+        name = deployment.settings.topic(MODELS)
+        produce_all(producer, [OutgoingRecord(name, None, b"query-\xff", partition=0)])
+    eventually(lambda: not observer.look().unknown, what="the tombstone mends it")
+
+
+@pytest.mark.parametrize("text", ["moved by hand", '{"catalogue":-1}', "{}x"])
+def test_a_foreign_text_beside_a_commit_is_outlived(text: str, deployment: Deployment, observer: Observer) -> None:
+    """Somebody set the indexer's offset with a tool: its lag is known, its counts are not."""
+    deployment.commit("indexer", CATALOG, 5, text)
+    facts = observer.look()
+    assert set(facts.unknown) == {COUNTS}
+    assert lag_report(facts)["groups"]["indexer"]["records"] == 1
+    ledgers = ledger_report(facts)
+    assert (ledgers["events"]["balance"], ledgers["events"]["catalogue"], ledgers["events"]["joined"]) == (
+        None,
+        None,
+        2,
+    )
+
+
+def test_a_position_behind_the_end_is_no_lag_of_zero(deployment: Deployment, observer: Observer) -> None:
+    """The topic was made anew: nothing can be reckoned from where the group says that it was."""
+    deployment.commit("trainer", PREFERENCE_PAIRS, 500)
+    deployment.progress(PAIRS_PROGRESS, PairsProgress(partition=0, next_offset=900, hold_offset=900))
+    facts = look_until_unknown(observer, 2)
+    groups = lag_report(facts)["groups"]
+    assert (groups["trainer"]["records"], groups["pairs"]["records"], groups["join"]["records"]) == (None, None, 7)
+    assert (
+        "millrace-trainer is at 500 of preference-pairs-0, which ends at 4" in facts.unknown["millrace-trainer"].message
+    )
+
+
+@pytest.mark.parametrize("codec", ["lz4", "snappy", "zstd"])
+def test_packed_batches_are_counted(codec: str, deployment: Deployment, observer: Observer) -> None:
+    """A shop that packs what it sends hides nothing and ends nothing."""
+    settings = deployment.settings
+    with KafkaProducer(**producer_config(settings), compression_type=codec) as producer:
+        records = [OutgoingRecord(settings.topic(SEARCH_EVENTS), CLICK, partition=1) for _ in range(50)]
+        produce_all(producer, records)
+    events = ledger_report(observer.look())["events"]
+    assert (events["accepted"], events["balance"]) == (5 + 3 + 6 + 50, 0)
 
 
 def test_a_kafka_that_is_not_there_is_a_clear_failure(settings: SettingsFactory) -> None:

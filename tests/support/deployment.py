@@ -10,9 +10,9 @@ from contracts.releases import ReleaseManifest, SafetyCheck, Serving
 from contracts.topics import CATALOG, JOINED_SEARCHES, PREFERENCE_PAIRS, SEARCH_EVENTS
 from contracts.wire import encode
 from millrace.watch.facts import KafkaFacts, Tail
+from millrace.watch.observer import snapshot
 from millrace.watch.releases import ReleaseBook
 from millrace.watch.scrape import ProcessView
-from millrace.watch.snapshot import snapshot
 from service.kafka import Committed, OffsetRange
 
 NOW_MS = 1_795_196_006_756
@@ -102,7 +102,9 @@ def process_views() -> dict[str, ProcessView]:
         "collector": ProcessView(ready=True),
         "streams": ProcessView(ready=True),
         "search": ProcessView(ready=False, reasons=("releases: models has not been read to its end yet",)),
-        "indexer": ProcessView(ready=None, reasons=("does not answer: ConnectError",)),
+        "indexer": ProcessView(
+            ready=None, reasons=("does not answer: ConnectError",), problem="does not answer: ConnectError"
+        ),
     }
 
 

@@ -6,12 +6,14 @@ Schema cannot say. Examples are never changed or removed: together they promise 
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import orjson
 
+from contracts.base import Part
 from contracts.messages import MESSAGE_BY_NAME, MessageSpec
 
 FOLDER: Final = Path(__file__).parents[1] / "examples"
@@ -42,6 +44,14 @@ class Example:
         """The message as Python values."""
         return orjson.loads(self.text)
 
+    @property
+    def is_json(self) -> bool:
+        """Whether a JSON parser reads it."""
+        try:
+            return self.content is not None
+        except orjson.JSONDecodeError:
+            return False
+
 
 def valid_examples() -> list[Example]:
     """Return every valid example of every version."""
@@ -69,3 +79,24 @@ def _name(path: Path) -> str:
 def _spec(path: Path) -> MessageSpec:
     """Return the message that a folder belongs to."""
     return MESSAGE_BY_NAME[path.parent.name]
+
+
+def part_of(annotation: Any) -> type[Part] | None:
+    """Return the part of a message that a field holds, alone or in a list."""
+    if isinstance(annotation, type) and issubclass(annotation, Part):
+        return annotation
+    return next((part for inner in get_args(annotation) if (part := part_of(inner))), None)
+
+
+def fields_of(
+    model: type[Part], content: dict[str, Any], path: str = ""
+) -> Iterator[tuple[dict[str, Any], str, bool, str]]:
+    """Yield every field that a message has or may have: the object it stands in, its name, whether needed, its path."""
+    for name, field in model.model_fields.items():
+        yield content, name, field.is_required(), f"{path}{name}"
+        part, value = part_of(field.annotation), content.get(name)
+        if part and isinstance(value, dict):
+            yield from fields_of(part, value, f"{path}{name}.")
+        elif part and isinstance(value, list):
+            for number, inner in enumerate(value):
+                yield from fields_of(part, inner, f"{path}{name}.{number}.")

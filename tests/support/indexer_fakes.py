@@ -8,11 +8,10 @@ import orjson
 from qdrant_client import QdrantClient
 from typing_extensions import override
 
-from contracts.catalog import CatalogChange
+from contracts.catalog import CatalogChange, ProductVector
 from contracts.errors import DependencyDown, TransientError
 from contracts.progress import CatalogCounts
 from contracts.releases import ReleaseManifest, Serving, release_key
-from contracts.vectors import ProductVector
 from indexer.adapters.qdrant import ProductStore
 from indexer.core.base_vectors import BaseProduct, BaseVectors
 from indexer.core.planner import CatalogRecord, PartitionProgress, Refusal

@@ -4,9 +4,8 @@ import base64
 
 import numpy as np
 
-from contracts.ids import pair_id
-from contracts.pairs import Factors, PairSide, PairSource, PreferencePair
-from contracts.vectors import PointPayload, ProductVector
+from contracts.catalog import PointPayload, ProductVector
+from contracts.pairs import Factors, PairSide, PairSource, PreferencePair, pair_id
 
 CLICKED_MS = 1_795_196_006_756
 

@@ -1,4 +1,4 @@
-"""Makes the tables of the reference pages from the code: `python -m tests.support.reference settings|topics|NAME`.
+"""Makes the tables of the reference pages: `python -m tests.support.reference settings|topics|rights|NAME`.
 
 The pages hold these very cells, and `tests/docs` compares them; whoever changes a contract prints its table anew and
 writes the last column by hand.
@@ -6,8 +6,8 @@ writes the last column by hand.
 
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
@@ -15,7 +15,10 @@ from pydantic.json_schema import models_json_schema
 from contracts.catalog import Product, ProductDeleted
 from contracts.events import Cart, Click, Dwell, Envelope, Impression, Purchase, PurchaseItem, Slot, View, Viewed
 from contracts.pairs import CuratedPair
+from contracts.telemetry import Process
 from contracts.topics import DAY_MS, TOPICS
+from millrace.schema import asyncapi
+from service.api_docs import form_of
 from service.settings import settings_table
 
 MODELS: Final[dict[str, type[BaseModel]]] = {
@@ -55,6 +58,38 @@ def topic_rows() -> list[tuple[str, ...]]:
     ]
 
 
+class Rights(NamedTuple):
+    """What a process does with topics and consumer groups; names as in `contracts/topics.py`, groups in full."""
+
+    reads: set[str]
+    writes: set[str]
+    groups: set[str]
+
+
+def rights() -> dict[str, Rights]:
+    """Return the rights of each process, from what the AsyncAPI document says that it does; agents are `streams`."""
+    found: dict[str, Rights] = {}
+    operations = asyncapi()["operations"]
+    for name, operation in operations.items():
+        doer, verb, topic = re.fullmatch(r"([a-z]+)-(writes|reads|follows)-(.*)", name).groups()  # type: ignore[union-attr]
+        process = doer if doer in set(Process) else Process.STREAMS.value
+        if process != doer and not any(other.startswith(f"{doer}-writes-") for other in operations):
+            continue  # an agent without output is none yet
+        own = found.setdefault(process, Rights(set(), set(), set()))
+        (own.writes if verb == "writes" else own.reads).add(topic)
+        if verb == "reads":
+            own.groups.update(operation["bindings"]["kafka"]["groupId"]["enum"])
+    return dict(sorted(found.items()))
+
+
+def rights_rows() -> list[tuple[str, ...]]:
+    """Return process, topics that it reads, topics that it writes, and its groups."""
+    return [
+        (f"`{process}`", *(", ".join(f"`{name}`" for name in sorted(names)) for names in own))
+        for process, own in rights().items()
+    ]
+
+
 def field_rows(name: str) -> list[tuple[str, str, str]]:
     """Return field, form and whether it is needed, of a contract; the envelope's stand in its own table."""
     model = MODELS[name]
@@ -64,7 +99,7 @@ def field_rows(name: str) -> list[tuple[str, str, str]]:
         common = {"schema_version"}
     needed = set(schema.get("required", ()))
     return [
-        (f"`{field}`", form_of(part, schema.get("$defs", {})), "yes" if field in needed else "")
+        (f"`{field}`", form_of(part), "yes" if field in needed else "")
         for field, part in schema["properties"].items()
         if field not in common
     ]
@@ -76,59 +111,6 @@ def _schema(model: type[BaseModel]) -> dict[str, Any]:
     name = found[model, "validation"]["$ref"].rsplit("/", 1)[-1]
     everything: dict[str, dict[str, Any]] = definitions["$defs"]
     return {**everything[name], "$defs": everything}
-
-
-def form_of(part: Mapping[str, Any], definitions: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return a field's form in words.
-
-    >>> form_of({"type": "string", "minLength": 1, "maxLength": 100}, {}), form_of({"const": "click"}, {})
-    ('text, 1 to 100 characters', '`click`')
-    """
-    if "anyOf" in part:
-        return " or ".join(dict.fromkeys(form_of(one, definitions) for one in part["anyOf"] if one != {"type": "null"}))
-    if "$ref" in part:
-        return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", str(part["$ref"].rsplit("/", 1)[-1])).lower()
-    if "const" in part:
-        return f"`{part['const']}`"
-    if "enum" in part:
-        return " or ".join(f"`{value}`" for value in part["enum"])
-    words: dict[str, Any] = {
-        "string": _text,
-        "integer": _number,
-        "number": _number,
-        "array": lambda one: _list(one, definitions),
-    }
-    kind = part.get("type", "object")
-    return str(words[kind](part)) if kind in words else {"boolean": "true or false"}.get(kind, "object")
-
-
-def _text(part: Mapping[str, Any]) -> str:
-    """Return the form of a text."""
-    most = part.get("maxLength")
-    return "text" if most is None else f"text, {'1 to ' if part.get('minLength') else 'up to '}{most} characters"
-
-
-def _number(part: Mapping[str, Any]) -> str:
-    """Return the form of a number, with its bounds where they say something."""
-    if "Epoch milliseconds" in part.get("description", ""):
-        return "epoch milliseconds"
-    kind = "whole number" if part["type"] == "integer" else "number"
-    least, most = part.get("minimum"), part.get("maximum")
-    above = part.get("exclusiveMinimum")
-    if above is not None:
-        return f"{kind} above {above:g}, at most {most:g}"
-    if least is None:
-        return kind
-    if most is None or most >= 2**53 - 1:
-        return f"{kind}, at least {least:g}"
-    return f"{kind}, {least:g} to {most:,g}" if most < 1e6 else f"{kind}, {least:g} to {most:g}"
-
-
-def _list(part: Mapping[str, Any], definitions: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the form of a list."""
-    inner = form_of(part["items"], definitions)
-    bound = f" up to {part['maxItems']}" if "maxItems" in part else ""
-    return f"list of{bound} ({inner})"
 
 
 def lines(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:
@@ -148,6 +130,8 @@ def main(name: str) -> None:
     """Print one table."""
     if name == "settings":
         table = lines(("variable", "default", "unit", "meaning"), settings_rows())
+    elif name == "rights":
+        table = lines(("process", "reads", "writes", "groups"), rights_rows())
     elif name == "topics":
         table = lines(("topic", "key", "clean-up", "partitions", "kept"), topic_rows())
     else:

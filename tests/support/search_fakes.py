@@ -7,7 +7,7 @@ import numpy as np
 
 from contracts.errors import TransientError
 from contracts.events import Impression
-from contracts.search import Filters
+from contracts.http import Filters
 from indexer.search.encoding import QueryEncoder
 from indexer.search.pair import Pair, QueryTransform
 from indexer.search.retrieval import Hit

@@ -15,13 +15,11 @@ from pydantic import TypeAdapter
 from typing_extensions import override
 
 from contracts import wire
-from contracts.dead_letters import set_aside_headers
 from contracts.errors import ContractError, TransientError
 from contracts.pairs import PreferencePair
-from contracts.topics import DEAD_LETTERS, PREFERENCE_PAIRS
+from contracts.topics import DEAD_LETTERS, PREFERENCE_PAIRS, set_aside_headers
 from service import metrics
-from service.kafka import OutgoingRecord, consumer_config, produce_all, translate_kafka_errors
-from service.kafka_group import keep_joining
+from service.kafka import OutgoingRecord, consumer_config, keep_joining, produce_all, translate_kafka_errors
 from service.logging import get_logger
 from service.settings import Settings
 from trainer.adapters.sole_assignor import SoleAssignor

@@ -11,8 +11,8 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from contracts import wire
+from contracts.catalog import ProductVector
 from contracts.errors import ContractError
-from contracts.vectors import ProductVector
 from service.logging import get_logger
 
 FIRST_ROWS: Final = 1024

@@ -2,7 +2,7 @@
 const HISTORY = 120;
 const history = {};
 const byId = (id) => document.getElementById(id);
-const number = (value) => Number(value).toLocaleString("en");
+const number = (value) => (value === null ? "not known" : Number(value).toLocaleString("en"));
 const clock = (milliseconds) => new Date(milliseconds).toLocaleTimeString("en", { hourCycle: "h23" });
 const seconds = (value) => (value === null || value === undefined ? "–" : value < 10 ? value.toFixed(1) + " s" : Math.round(value) + " s");
 
@@ -73,29 +73,31 @@ function showFreshness(freshness, promises) {
 function showLag(lag) {
   byId("lag").replaceChildren(...Object.entries(lag.groups).map(([group, totals]) => {
     const partitions = lag.partitions.filter((entry) => entry.group === group);
-    history[group] = [...(history[group] || []), totals.records].slice(-HISTORY);
+    if (totals.records !== null) history[group] = [...(history[group] || []), totals.records].slice(-HISTORY);
     return row([
       { text: group }, { text: partitions.length ? partitions[0].topic : "" },
       { text: number(totals.records), className: "n" }, { text: number(totals.held), className: "n" },
-      { node: bars(partitions.map((entry) => entry.lag)) }, { node: sparkline(history[group]) },
+      { node: bars(partitions.map((entry) => entry.lag)) }, { node: sparkline(history[group] || []) },
     ]);
   }));
 }
 
 function showLedger(id, ledger) {
   const balanced = ledger.balance === 0;
-  const tiles = [tile(number(ledger.balance), balanced ? "balance: every one accounted for" : "balance: some unaccounted for", balanced ? "good" : "bad")];
+  const verdict = ledger.balance === null ? "balance" : balanced ? "balance: every one accounted for" : "balance: some unaccounted for";
+  const tiles = [tile(number(ledger.balance), verdict, balanced ? "good" : "bad")];
   Object.entries(ledger).forEach(([term, value]) => {
     if (term === "balance") return;
-    if (typeof value === "object") Object.entries(value).forEach(([reason, count]) => tiles.push(tile(number(count), `${term}: ${reason.replaceAll("_", " ")}`)));
+    if (value !== null && typeof value === "object") Object.entries(value).forEach(([reason, count]) => tiles.push(tile(number(count), `${term}: ${reason.replaceAll("_", " ")}`)));
     else tiles.push(tile(number(value), term.replaceAll("_", " ")));
   });
   byId(id).replaceChildren(...tiles);
 }
 
-function showReleases(releases) {
+function showReleases(releases, unknown) {
   const serving = releases.serving;
-  byId("serving").textContent = serving ? `serving query release ${serving.query_release} on product release ${serving.product_release} (${serving.collection})` : "nothing is served yet";
+  if (unknown) byId("serving").textContent = "not known: " + unknown;
+  else byId("serving").textContent = serving ? `serving query release ${serving.query_release} on product release ${serving.product_release} (${serving.collection})` : "nothing is served yet";
   byId("releases").replaceChildren(...releases.releases.slice(0, 12).map((release) => {
     const name = element("span", `${release.kind} ${release.release} `);
     if (release.in_force) name.append(element("span", "in force", "pill on"));
@@ -124,14 +126,14 @@ async function refresh() {
   try {
     const answer = await fetch("/api/snapshot", { cache: "no-store" });
     const view = await answer.json();
-    if (!answer.ok) return showTrouble(view.error);
+    if (!answer.ok) return showTrouble(view.detail);
     showTrouble(view.trouble);
     document.querySelector("main").hidden = false;
     showFreshness(view.freshness_s, view.promise_s);
     showLag(view.lag);
     showLedger("events", view.ledger.events);
     showLedger("searches", view.ledger.searches);
-    showReleases(view.releases);
+    showReleases(view.releases, view.unknown.kafka || view.unknown.models);
     showProcesses(view.processes);
     byId("clock").textContent = clock(view.at);
   } catch (error) {

@@ -8,7 +8,7 @@ import pytest
 from contracts import wire
 from contracts.errors import ContractError, MalformedMessage, UnsupportedSchema
 from contracts.messages import MESSAGES, MessageSpec
-from tests.support.examples import FOLDER, Example, invalid_examples, valid_examples
+from tests.support.examples import FOLDER, Example, fields_of, invalid_examples, valid_examples
 
 VALID, INVALID = valid_examples(), invalid_examples()
 
@@ -64,6 +64,28 @@ def test_an_invalid_example_is_refused_with_its_reason_and_field(example: Exampl
     assert str(refused.value)
     kind = UnsupportedSchema if example.reason == "unsupported_schema" else MalformedMessage
     assert type(refused.value) is kind
+
+
+def verdict(content: Any, spec: MessageSpec) -> Any:
+    """Return the message that a topic's readers see, or why they refuse it."""
+    try:
+        return wire.validate(content, spec.contract)
+    except ContractError as refused:
+        return refused.reason, refused.field
+
+
+@pytest.mark.parametrize("example", VALID, ids=lambda example: example.path)
+def test_null_means_absent_in_every_field_at_every_depth(example: Example) -> None:
+    """An optional field that is null reads as one left out; a needed one is missing, by its path."""
+    content = example.content
+    for holder, name, needed, path in list(fields_of(example.spec.model, content)):
+        before = dict(holder)
+        holder[name] = None
+        null = verdict(content, example.spec)
+        del holder[name]
+        assert null == (("missing", path) if needed else verdict(content, example.spec)), path
+        holder.clear()
+        holder.update(before)
 
 
 @pytest.mark.parametrize("spec", MESSAGES, ids=lambda spec: spec.name)

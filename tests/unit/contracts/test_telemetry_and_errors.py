@@ -3,7 +3,6 @@
 import pytest
 
 from contracts import telemetry
-from contracts.dead_letters import MAX_ERROR_CHARS, set_aside_headers
 from contracts.errors import (
     CheckFailed,
     ContractError,
@@ -15,6 +14,7 @@ from contracts.errors import (
 )
 from contracts.events import deadline_ms
 from contracts.telemetry import DEFAULT_PORTS, Process
+from contracts.topics import MAX_ERROR_CHARS, set_aside_headers
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,9 @@ def test_a_deadline_depends_on_the_event_alone() -> None:
 
 
 def test_headers_of_a_record_set_aside_say_where_and_why() -> None:
-    """The id is made of the origin, and a long error is cut."""
+    """The id is made of the origin, a long error is cut, and the clients get names of the one type that they take."""
     headers = dict(set_aside_headers("catalog", 2, 7, stage="indexer", reason="missing", error="x" * 5_000))
     assert headers["millrace.id"] == b"indexer:catalog:2:7"
     assert (headers["millrace.origin.partition"], headers["millrace.origin.offset"]) == (b"2", b"7")
     assert len(headers["millrace.error"]) == MAX_ERROR_CHARS
+    assert {type(name) for name in headers} == {str}

@@ -1,11 +1,26 @@
 """The table of topics and groups."""
 
 import re
+import zlib
 
 import pytest
+from aiokafka.partitioner import DefaultPartitioner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from contracts.messages import MESSAGES
-from contracts.topics import CATALOG, GROUP_TOPICS, GROUPS, MODELS, SEARCH_EVENTS, TOPIC_BY_NAME, TOPICS, TopicSpec
+from contracts.topics import (
+    CATALOG,
+    GROUP_TOPICS,
+    GROUPS,
+    MODELS,
+    SEARCH_EVENTS,
+    TOPIC_BY_NAME,
+    TOPICS,
+    TopicSpec,
+    belongs,
+    partition_for,
+)
 
 NAMED_IN_THE_INTERFACES = {
     "search-events": "delete",
@@ -60,3 +75,26 @@ def test_topics_groups_and_messages_fit_together() -> None:
     assert {topic for read in GROUP_TOPICS.values() for topic in read} <= set(names)
     assert {topic for spec in MESSAGES for topic in spec.topics} <= set(names)
     assert all(spec.topics for spec in MESSAGES)
+
+
+@given(key=st.binary(max_size=50), partitions=st.integers(1, 64))
+def test_keys_are_placed_as_kafkas_clients_place_them(key: bytes, partitions: int) -> None:
+    """Murmur2 as every default client: what a shop writes itself lies beside what we write."""
+    every = list(range(partitions))
+    assert partition_for(key, partitions) == DefaultPartitioner()(key, every, every)
+
+
+@given(key=st.binary(max_size=50), partitions=st.integers(1, 64))
+def test_a_key_belongs_to_one_partition(key: bytes, partitions: int) -> None:
+    """Of all partitions exactly one is a key's own; a record without a key has none."""
+    assert [number for number in range(partitions) if belongs(key, number, partitions)] == [
+        partition_for(key, partitions)
+    ]
+    assert not any(belongs(None, number, partitions) for number in range(partitions))
+
+
+def test_librdkafkas_default_partitioner_puts_most_keys_elsewhere() -> None:
+    """CRC-32 agrees by chance only: one key of as many as there are partitions."""
+    keys = [b"search-%d" % number for number in range(4000)]
+    astray = sum(not belongs(key, zlib.crc32(key) % 4, 4) for key in keys)
+    assert 0.7 * len(keys) < astray < 0.8 * len(keys)

@@ -1,5 +1,6 @@
 """Bytes to message and back, and the words for what is wrong."""
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -34,6 +35,8 @@ REASONS = {
     "out_of_range",
     "inconsistent",
     "unsupported_schema",
+    "blank",
+    "malformed_text",
 }
 
 
@@ -66,14 +69,60 @@ def test_any_bytes_are_refused_but_never_break(value: bytes) -> None:
     assert reason_of(value, SEARCH_RECORD) in REASONS
 
 
+@pytest.mark.parametrize("read", [wire.parse, wire.parse_leniently])
 @pytest.mark.parametrize(
-    "text", [b"NaN", b"Infinity", b"-Infinity", b"1e999", b"", b"{'a':1}", b'"\xff"', b'"\\ud800"']
+    "text",
+    [b"NaN", b'["\xff",Infinity]', b"-Infinity", b"1e999", b'["\xff",1e999]', b"", b"{'a':1}", b'"\x01"',
+     b'["\\ud800",]', b"[" * 5_000 + b'"\xff"' + b"]" * 5_000, b'["\xff",' + b"1" * 5_000 + b"]"],
+)  # fmt: skip
+def test_what_json_does_not_allow_is_refused(read: Callable[[bytes], Any], text: bytes) -> None:
+    """RFC 8259: no NaN, no infinities, no other quotes; nesting without end and numbers without end break nothing."""
+    with pytest.raises(MalformedMessage) as refused:
+        read(text)
+    assert refused.value.reason == "malformed_json"
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        (b'"\\ud800"', None),
+        (b'"\xff"', None),
+        (b'{"a":"x","b":[1,{"c":"\\ude00\\ud83d"}],"d":"\xff"}', "b.1.c"),
+        (b'{"a":{"\\ud83d":1}}', "a"),
+        (b'{"query":"Z\xfcrich"}', "query"),
+        (b"[" * 900 + b'"\xed\xa0\xbd"' + b"]" * 900, ".".join("0" * 900)),
+    ],
 )
-def test_what_json_does_not_allow_is_refused(text: bytes) -> None:
-    """RFC 8259: no NaN, no infinities, no other quotes, valid UTF-8."""
+def test_a_text_that_is_not_unicode_is_refused_by_its_field(text: bytes, field: str | None) -> None:
+    """Half of a surrogate pair, or bytes of another encoding, at any depth and in keys too."""
     with pytest.raises(MalformedMessage) as refused:
         wire.parse(text)
-    assert refused.value.reason == "malformed_json"
+    assert (refused.value.reason, refused.value.field) == ("malformed_text", field)
+    wire.parse_leniently(text)
+
+
+@given(JSON)
+def test_the_lenient_parser_reads_json_as_the_strict_one(value: Any) -> None:
+    """One bad text in a batch changes nothing about the other items, numbers of any size included."""
+    good = orjson.dumps(value)
+    assert wire.parse_leniently(b'["\xff",' + good + b"]")[1] == wire.parse(good)
+
+
+@pytest.mark.parametrize(
+    "digits", [b"18446744073709551616", b"-9223372036854775809", b"9223372036854775808", b"-0", b"1E2"]
+)
+def test_the_lenient_parser_reads_numbers_as_the_strict_one(digits: bytes) -> None:
+    """What does not fit 64 bits is a float for both, and a whole number stays one."""
+    lenient, strict = wire.parse_leniently(b'["\xff",' + digits + b"]")[1], wire.parse(digits)
+    assert (lenient, type(lenient)) == (strict, type(strict))
+
+
+@pytest.mark.parametrize("message", [{"a": {"b": ["\ud83d"]}}, {"a": {"b": [{"\ud83d": 1}]}}])
+def test_what_is_not_unicode_is_never_written(message: dict[str, Any]) -> None:
+    """The parser that let it in for the sake of the other items is not the way to Kafka."""
+    with pytest.raises(MalformedMessage) as refused:
+        wire.dump(message)
+    assert (refused.value.reason, refused.value.field) == ("malformed_text", "a.b.0")
 
 
 def test_nulls_are_left_out_and_unknown_fields_are_kept() -> None:
@@ -96,7 +145,11 @@ def test_messages_are_immutable() -> None:
 @pytest.mark.parametrize(
     ("attributes", "reason", "field"),
     [
-        ({"colour": "x" * 1001}, "too_long", "attributes.colour"),
+        ({"colour": "x" * 4001}, "too_long", "attributes.colour"),
+        ({"c" * 257: 1}, "too_long", f"attributes.{'c' * 257}"),
+        ({"colour": "\0"}, "malformed_text", "attributes.colour"),
+        ({"a\0": 1}, "malformed_text", "attributes.a\0"),
+        ({"colour": "\ud83d"}, "malformed_text", "attributes.colour"),
         ({"int": [1]}, "wrong_type", "attributes.int"),
         ({"product": {"a": 1}}, "wrong_type", "attributes.product"),
     ],
@@ -115,6 +168,77 @@ def test_whole_numbers_may_stand_for_prices_but_not_the_reverse() -> None:
     assert product.price == 499.0
     with pytest.raises(MalformedMessage):
         wire.validate({**PRODUCT, "version": 1.0}, CATALOG_CHANGE)
+
+
+INVISIBLE = [
+    " ",
+    "\t\n",
+    "\u00a0\u3000",
+    "\u200b\u200d\u2060\ufeff",
+    "\u0301",
+    "\u3164\u2800",
+    "\x07\x1b",
+    "\u0085",
+    "\U000e0020",
+]
+
+
+@pytest.mark.parametrize("title", INVISIBLE)
+def test_a_title_that_shows_nothing_is_refused(title: str) -> None:
+    """Blanks, zero-width and control characters, marks that join nothing, and letters that are only fillers."""
+    for text in (title, title * 3):
+        with pytest.raises(MalformedMessage) as refused:
+            wire.validate({**PRODUCT, "title": text}, CATALOG_CHANGE)
+        assert (refused.value.reason, refused.value.field) == ("blank", "title")
+    wire.validate({**PRODUCT, "title": f"{title}x{title}"}, CATALOG_CHANGE)
+
+
+@pytest.mark.parametrize("title", ["-", "5", "冷", "❄️", "न", "\u200fثلاجة\u200f", "½", "\tFridge\n"])
+def test_a_title_of_one_visible_character_is_one(title: str) -> None:
+    """Every script, signs and emoji count, and so does a title in a mess of line breaks."""
+    assert wire.validate({**PRODUCT, "title": title}, CATALOG_CHANGE)
+
+
+@pytest.mark.parametrize("name", ["event_id", "search_id", "session_id", "client_id", "user_id", "product_id"])
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [(" ", "blank"), ("\u200b", "blank"), ("a\0", "malformed_text"), ("a\nb", "malformed_text"),
+     ("a\x7f", "malformed_text"), ("a\u0085", "malformed_text"), ("", "too_short"), ("x" * 257, "too_long"),
+     ("a b", None), ("x" * 256, None), ("é", None)],
+)  # fmt: skip
+def test_an_id_is_visible_and_free_of_control_characters(name: str, value: str, reason: str | None) -> None:
+    """A blank id would make one thing of many; one with a line break cannot be searched for in a log."""
+    assert reason_of(orjson.dumps({**CLICK, name: value}), SHOP_EVENT) == reason
+
+
+@pytest.mark.parametrize("name", ["locale", "device", "surface", "source"])
+def test_no_text_holds_nul(name: str) -> None:
+    """It would end the text in every tool that is written in C; to strip it would make two texts one in silence."""
+    with pytest.raises(MalformedMessage) as refused:
+        wire.validate({**CLICK, name: "a\0b"}, SHOP_EVENT)
+    assert (refused.value.reason, refused.value.field) == ("malformed_text", name)
+
+
+SLOTS = {
+    "sponsored and organic": ([("a", True), ("b", False), ("a", False)], True),
+    "sponsored twice and organic": ([("a", True), ("a", True), ("a", False)], True),
+    "sponsored twice": ([("a", True), ("a", True)], True),
+    "organic twice": ([("a", False), ("a", False)], False),
+    "organic twice and sponsored": ([("a", True), ("a", False), ("a", False)], False),
+}
+
+
+@pytest.mark.parametrize(("shown", "right"), SLOTS.values(), ids=SLOTS)
+def test_a_product_stands_at_most_once_without_being_sponsored(shown: list[tuple[str, bool]], right: bool) -> None:
+    """A paid place beside the product's own is what shops serve; two places by rank are a mistake of the sender."""
+    slots = [
+        {"product_id": product, "position": place, "sponsored": sponsored}
+        for place, (product, sponsored) in enumerate(shown, start=1)
+    ]
+    impression = {**CLICK, "type": "impression", "query": "q", "slots": slots}
+    assert reason_of(orjson.dumps(impression), SHOP_EVENT) == (None if right else "inconsistent")
+    twice = [{**slot, "position": 1} for slot in slots]
+    assert reason_of(orjson.dumps({**impression, "slots": twice}), SHOP_EVENT) == "inconsistent"
 
 
 def test_a_tick_is_no_shop_event() -> None:

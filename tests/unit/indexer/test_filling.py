@@ -6,7 +6,7 @@ import numpy as np
 from structlog.testing import capture_logs
 from typing_extensions import override
 
-from contracts.versions import PointVersion
+from contracts.catalog import PointVersion
 from indexer.adapters.qdrant import Counts
 from indexer.core.base_vectors import BaseProduct, BaseVectors
 from indexer.core.points import ProductPoint

@@ -11,11 +11,9 @@ from hypothesis import strategies as st
 from typing_extensions import override
 
 from contracts import wire
-from contracts.catalog import CatalogChange
+from contracts.catalog import CatalogChange, PointVersion, ProductVector
 from contracts.progress import CatalogCounts
 from contracts.releases import SERVING, SERVING_KEY, Serving, release_key
-from contracts.vectors import ProductVector
-from contracts.versions import PointVersion
 from indexer.adapters.models_topic import ModelsTopic
 from indexer.core.base_vectors import BaseProduct, BaseVectors
 from indexer.core.planner import CatalogRecord, PartitionProgress, Refusal

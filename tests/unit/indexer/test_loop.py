@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from typing_extensions import override
 
+from contracts.catalog import PointVersion
 from contracts.errors import InvariantError, TransientError
 from contracts.progress import CatalogCounts
-from contracts.versions import PointVersion
 from indexer.core.base_vectors import BaseVectors
 from indexer.core.planner import CatalogRecord
 from indexer.core.points import ProductPoint

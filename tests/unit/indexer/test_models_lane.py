@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from contracts.catalog import PointVersion
 from contracts.errors import InvariantError, TransientError
-from contracts.versions import PointVersion
 from indexer.core.base_vectors import BaseProduct
 from tests.support.indexer_fakes import Deployment, base_product, first_target, release_1, run
 from tests.support.indexing import product_release, query_release

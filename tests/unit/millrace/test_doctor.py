@@ -1,14 +1,24 @@
 """The doctor names a cause and a fix for whatever is wrong, and one dead server hides nothing else."""
 
+import re
 import threading
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
+import orjson
 import pytest
 
 from contracts.errors import DependencyDown
+from contracts.topics import partition_for
 from millrace.doctor import (
+    CRC32,
+    NO_KEY,
+    OTHER_KEY,
+    OTHER_PARTITIONER,
     Check,
     check_disk,
+    check_event_keys,
     check_kafka,
     check_keys,
     check_loopback,
@@ -16,8 +26,10 @@ from millrace.doctor import (
     check_python,
     check_qdrant,
     check_redis,
+    check_topics,
     doctor_report,
     examine,
+    judge_event_keys,
 )
 from service.settings import Settings, load_settings
 
@@ -103,8 +115,10 @@ def test_servers_that_are_away_are_named_with_their_setting(tmp_path: Path) -> N
         redis_url="redis://:hunter2@127.0.0.1:2/0",
         qdrant_url="http://127.0.0.1:3",
     )
-    kafka, redis, qdrant = examine(named, (check_kafka, check_redis, check_qdrant))
-    assert [check.status for check in (kafka, redis, qdrant)] == ["fail"] * 3
+    probes = (check_kafka, check_redis, check_qdrant, check_topics, check_event_keys)
+    kafka, redis, qdrant, topics, events = examine(named, probes)
+    assert [check.status for check in (kafka, redis, qdrant, topics, events)] == ["fail"] * 5
+    assert kafka.cause == topics.cause == events.cause
     assert ("127.0.0.1:1" in kafka.cause, "MILLRACE_KAFKA_BOOTSTRAP" in kafka.fix) == (True, True)
     assert ("127.0.0.1:2" in redis.cause, "hunter2" in redis.cause + redis.fix) == (True, False)
     assert "127.0.0.1:3" in qdrant.cause
@@ -112,7 +126,8 @@ def test_servers_that_are_away_are_named_with_their_setting(tmp_path: Path) -> N
 
 def test_where_no_server_is_named_the_fix_is_up(tmp_path: Path) -> None:
     """Nothing is wrong yet: a warning with the command that starts everything."""
-    for check in examine(settings(tmp_path), (check_kafka, check_redis, check_qdrant, check_processes)):
+    probes = (check_kafka, check_topics, check_event_keys, check_redis, check_qdrant, check_processes)
+    for check in examine(settings(tmp_path), probes):
         assert (check.status, check.fix) == ("warn", "`millrace up`")
 
 
@@ -120,3 +135,46 @@ def test_where_no_server_is_named_the_fix_is_up(tmp_path: Path) -> None:
 def test_the_report_has_the_published_form(key: str) -> None:
     """`--json` carries name, status, cause and fix of every check."""
     assert key in doctor_report([Check("a", "ok", "b")])["checks"][0]
+
+
+SEARCHES = [f"search-{number}".encode() for number in range(200)]
+
+
+def click(search_id: bytes) -> bytes:
+    """Return a click of a search."""
+    return orjson.dumps({"type": "click", "search_id": search_id.decode()})
+
+
+def test_events_in_the_partitions_of_their_searches_are_well() -> None:
+    """Ticks, events of no search and what is no event do not matter; an order is looked at by its line."""
+    order = orjson.dumps({"type": "purchase", "items": [{"search_id": "search-7"}]})
+    others = [b'{"type":"tick"}', b"not json", b"[]", b"7", b'{"items":[]}', b'{"items":[7]}', b'{"search_id":7}', None]
+    records: list[tuple[int, bytes | None, bytes | None]] = []
+    records += [(partition_for(key, 4), key, click(key)) for key in SEARCHES]
+    records += [(partition_for(b"search-7", 4), b"search-7", order), *((0, None, value) for value in others)]
+    check = judge_event_keys(records, 4)
+    assert (check.status, check.cause[:10]) == ("ok", "201 events")
+
+
+@pytest.mark.parametrize(
+    ("place", "key_of", "says", "fix"),
+    [
+        (lambda key: zlib.crc32(key) % 4, lambda key: key, CRC32, "partitioner=murmur2_random"),
+        (lambda key: len(key) % 4, lambda key: key, OTHER_PARTITIONER, "partitioner=murmur2_random"),
+        (lambda key: sum(key) % 4, lambda _key: None, NO_KEY, "search_id"),
+        (lambda _key: partition_for(b"k3", 4), lambda _key: b"k3", OTHER_KEY, "search_id"),
+    ],
+)
+def test_each_mistake_of_a_producer_is_named(
+    place: Callable[[bytes], int], key_of: Callable[[bytes], bytes | None], says: str, fix: str
+) -> None:
+    """Which it is decides what to change, so the doctor says it first."""
+    check = judge_event_keys([(place(key), key_of(key), click(key)) for key in SEARCHES], 4)
+    assert check.status == "fail"
+    assert re.search(r"become orphans: \d+ " + re.escape(says), check.cause), check.cause
+    assert fix in check.fix.split(";")[0]
+
+
+def test_no_events_are_no_mistake() -> None:
+    """A new deployment is well."""
+    assert judge_event_keys([], 4).status == "ok"

@@ -1,15 +1,11 @@
-"""Health: verdicts with reasons, and the server that gives them."""
+"""Health: verdicts with reasons."""
 
-import http.client
 import json
-import threading
 from typing import Any
 
-import pytest
-
-from contracts.errors import DependencyDown, UsageError
+from contracts.errors import DependencyDown
 from contracts.telemetry import Process
-from service.health import AdminServer, Health, bind_socket
+from service.health import Health
 
 
 def body_of(health: Health, path: str) -> tuple[int, Any]:
@@ -17,17 +13,6 @@ def body_of(health: Health, path: str) -> tuple[int, Any]:
     answer = health.render(path)
     assert answer is not None
     return answer[0], json.loads(answer[2])
-
-
-def ask(server: AdminServer, path: str, method: str = "GET") -> tuple[int, bytes]:
-    """Ask a server over HTTP."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
-    try:
-        connection.request(method, path)
-        response = connection.getresponse()
-        return response.status, response.read()
-    finally:
-        connection.close()
 
 
 def test_a_process_without_reasons_against_is_ready() -> None:
@@ -88,10 +73,19 @@ def test_a_check_that_fails_is_a_reason_against() -> None:
 
 
 def test_other_paths_belong_to_others() -> None:
-    """The three paths are answered, with or without a query; no other."""
-    health = Health(Process.SEARCH)
-    assert health.render("/v1/search") is None
-    assert health.render("/live?verbose=1") is not None
+    """The three paths are answered, no other."""
+    assert Health(Process.SEARCH).render("/v1/search") is None
+
+
+def test_what_is_shown_beside_the_verdict_does_not_change_it() -> None:
+    """A server that one can do without is named in `/ready`, whatever its state."""
+    health = Health(Process.COLLECTOR)
+    health.show("redis", lambda: "down")
+    assert body_of(health, "/ready") == (
+        200,
+        {"process": "collector", "ready": True, "reasons": [], "redis": "down"},
+    )
+    assert "redis" not in body_of(health, "/live")[1]
 
 
 def test_metrics_are_prometheus_text() -> None:
@@ -102,45 +96,3 @@ def test_metrics_are_prometheus_text() -> None:
     assert status == 200
     assert content_type.startswith("text/plain")
     assert b'millrace_index_writes_total{kind="upsert"}' in body
-
-
-def test_the_server_answers_while_the_main_thread_is_busy() -> None:
-    """Health over HTTP needs no turn of the process's own loop."""
-    with AdminServer(Health(Process.TRAINER), "127.0.0.1", 0) as server:
-        assert ask(server, "/ready")[0] == 200
-        assert ask(server, "/ready", "HEAD") == (200, b"")
-        status, body = ask(server, "/nothing")
-        assert (status, json.loads(body)["error"]) == (404, "not found")
-
-
-def test_closing_frees_the_port_and_ends_the_thread() -> None:
-    """After the end the port can be taken again, at once."""
-    server = AdminServer(Health(Process.TRAINER), "127.0.0.1", 0).start()
-    ask(server, "/live")
-    server.close()
-    server.close()
-    bind_socket("127.0.0.1", server.port).close()
-    assert "admin" not in {thread.name for thread in threading.enumerate()}
-
-
-def test_a_server_that_never_started_can_be_closed() -> None:
-    """A failed start does not hang on its way out."""
-    server = AdminServer(Health(Process.TRAINER), "127.0.0.1", 0)
-    server.close()
-    bind_socket("127.0.0.1", server.port).close()
-
-
-def test_a_busy_port_is_one_clear_line() -> None:
-    """The message names the port, the fix the setting; exit code 4."""
-    with bind_socket("127.0.0.1", 0) as held:
-        port = held.getsockname()[1]
-        with pytest.raises(DependencyDown, match=f"port {port} is in use") as caught:
-            AdminServer(Health(Process.TRAINER), "127.0.0.1", port)
-    assert "MILLRACE_PORT" in caught.value.fix
-    assert caught.value.exit_code == 4
-
-
-def test_a_foreign_address_is_one_clear_line() -> None:
-    """An address of another machine cannot be listened on."""
-    with pytest.raises(UsageError, match=r"cannot listen on 192\.0\.2\.1"):
-        bind_socket("192.0.2.1", 0)

@@ -1,5 +1,6 @@
-"""Production that is acknowledged as a whole, and reads of compacted topics, against clients in memory."""
+"""Production that is acknowledged as a whole, reads of compacted topics, and a repair, against clients in memory."""
 
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -7,7 +8,7 @@ from kafka import TopicPartition
 from kafka.errors import KafkaTimeoutError
 
 from service import kafka as service_kafka
-from service.kafka import OutgoingRecord, produce_all, read_compacted
+from service.kafka import OutgoingRecord, keep_joining, produce_all, read_compacted
 from service.settings import Settings
 
 SETTINGS = Settings(kafka_bootstrap="broker:9092", topic_prefix="t-")
@@ -115,6 +116,7 @@ class ConsumerInMemory:
 def consumer(monkeypatch: pytest.MonkeyPatch) -> type[ConsumerInMemory]:
     """Let reads use the consumer in memory."""
     monkeypatch.setattr(service_kafka, "KafkaConsumer", ConsumerInMemory)
+    monkeypatch.setattr(service_kafka, "wait_for_listener", lambda _settings, _wait: None)
     monkeypatch.setattr(ConsumerInMemory, "asked_again", 0)
     return ConsumerInMemory
 
@@ -174,3 +176,17 @@ def test_an_unknown_topic_is_refused(consumer: type[ConsumerInMemory]) -> None:
     assert consumer.logs == ()
     with pytest.raises(Exception, match="does not know the topic t-models"):
         read_compacted(SETTINGS, "models")
+
+
+@pytest.mark.parametrize(("rejoining", "asked"), [(True, 1), (False, 0)])
+def test_a_join_in_progress_is_taken_up_and_a_settled_group_left_alone(rejoining: bool, asked: int) -> None:
+    """Only a member that is in the middle of joining asks again."""
+    calls: list[None] = []
+    coordinator = SimpleNamespace(rejoining=rejoining, request_rejoin=lambda: calls.append(None))
+    keep_joining(SimpleNamespace(_coordinator=coordinator))
+    assert len(calls) == asked
+
+
+def test_a_consumer_without_a_group_is_left_alone() -> None:
+    """A reader that assigns its own partitions has no coordinator to ask."""
+    keep_joining(SimpleNamespace(_coordinator=None))

@@ -1,20 +1,32 @@
 """Arguments of Kafka clients: every name is one the library takes, and the safe choices are made."""
 
+import gc
 import inspect
+import os
+import socket
 import ssl
+import threading
+from pathlib import Path
 from typing import Any
 
+import aiokafka.abc
+import aiokafka.codec
+import kafka.codec
+import kafka.errors
+import kafka.net.sasl.oauth
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from pydantic import SecretStr
 
-from contracts.errors import UsageError
+from contracts.errors import DependencyDown, UsageError
 from service.kafka_config import (
+    CODECS,
     aiokafka_config,
     aiokafka_consumer_config,
     aiokafka_producer_config,
     base_config,
+    connected,
     consumer_config,
     producer_config,
 )
@@ -87,6 +99,49 @@ def test_a_login_is_passed_in_plain_text_to_both_libraries() -> None:
         assert (config["sasl_plain_username"], config["sasl_plain_password"]) == ("shop", "hush")
 
 
+def test_a_login_by_token_gives_each_library_its_form(tmp_path: Path) -> None:
+    """Both take the provider by the same name, and refuse any other's form."""
+    (tmp_path / "token").write_text("t")
+    login = settings(
+        kafka_security_protocol="SASL_PLAINTEXT",
+        kafka_sasl_mechanism="OAUTHBEARER",
+        kafka_sasl_oauth_token_file=tmp_path / "token",
+    )
+    for config, form in (
+        (consumer_config(login), kafka.net.sasl.oauth.AbstractTokenProvider),
+        (aiokafka_consumer_config(login), aiokafka.abc.AbstractTokenProvider),
+    ):
+        assert config["sasl_mechanism"] == "OAUTHBEARER"
+        assert isinstance(config["sasl_oauth_token_provider"], form)
+
+
+def test_a_token_that_cannot_be_had_is_told_before_any_client_is_built(tmp_path: Path) -> None:
+    """Inside a client it would be one of many failed connections."""
+    login = settings(
+        kafka_security_protocol="SASL_PLAINTEXT",
+        kafka_sasl_mechanism="OAUTHBEARER",
+        kafka_sasl_oauth_token_file=tmp_path / "token",
+    )
+    with pytest.raises(DependencyDown, match="token cannot be read"):
+        consumer_config(login)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize(
+    ("codecs", "library", "config"),
+    [(kafka.codec, "kafka-python", consumer_config), (aiokafka.codec, "aiokafka", aiokafka_consumer_config)],
+)
+def test_a_codec_that_is_missing_is_told_at_the_start(
+    codec: str, codecs: Any, library: str, config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One clear line, instead of an end with every batch that is packed with it."""
+    config(settings())
+    monkeypatch.setattr(codecs, f"has_{codec}", lambda: False)
+    with pytest.raises(DependencyDown, match=f"{library} cannot unpack {codec}") as caught:
+        config(settings())
+    assert caught.value.fix == f"pip install '{library}[{codec}]'"
+
+
 def test_ssl_gives_aiokafka_a_context_that_checks_the_broker() -> None:
     """Encryption without checking whom one talks to is none."""
     context = aiokafka_config(settings(kafka_security_protocol="SSL"))["ssl_context"]
@@ -98,3 +153,16 @@ def test_without_a_broker_the_setting_is_named() -> None:
     """No client is built against a default address."""
     with pytest.raises(UsageError, match="MILLRACE_KAFKA_BOOTSTRAP is not set"):
         consumer_config(Settings())
+
+
+@pytest.mark.parametrize("kind", [KafkaAdminClient, KafkaConsumer])
+def test_a_client_that_finds_no_cluster_leaves_nothing_behind(kind: Any) -> None:
+    """Whoever tries again for a day must not run out of threads and file descriptors."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        nowhere = settings(kafka_bootstrap=f"127.0.0.1:{silent.getsockname()[1]}", dependency_wait_s=0.1)
+        before = threading.active_count(), len(os.listdir("/proc/self/fd"))
+        for _ in range(3):
+            with pytest.raises(kafka.errors.KafkaTimeoutError):
+                connected(kind, base_config(nowhere))
+        gc.collect()
+        assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) == before

@@ -28,6 +28,16 @@ def translated(error: Exception) -> MillraceError:
         (aiokafka.errors.GroupAuthorizationFailedError("join"), UsageError, "does not allow"),
         (kafka.errors.SaslAuthenticationFailedError(), UsageError, "refuses the login"),
         (aiokafka.errors.AuthenticationFailedError(), UsageError, "refuses the login"),
+        (
+            kafka.errors.KafkaError("InitProducerIdResponse: [Error 31] ClusterAuthorizationFailedError"),
+            UsageError,
+            "does not allow",
+        ),
+        (
+            kafka.errors.KafkaConnectionError("Handshake failed: [SSL: CERTIFICATE_VERIFY_FAILED] self-signed"),
+            UsageError,
+            "no trusted connection to Kafka",
+        ),
         (kafka.errors.InvalidReplicationFactorError(), UsageError, "MILLRACE_REPLICATION_FACTOR=3"),
         (kafka.errors.FencedInstanceIdError(), UsageError, "MILLRACE_WORKER_ID=w1"),
         (aiokafka.errors.KafkaError("FencedInstanceIdError()"), UsageError, "MILLRACE_WORKER_ID=w1"),

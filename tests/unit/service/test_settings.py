@@ -84,7 +84,7 @@ def test_an_unknown_name_like_no_other_is_refused_without_a_guess() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("MILLRACE_ANCHOR_SHARE", "0.1", "not built yet"),
+        ("MILLRACE_ANCHOR_SHARE", "0.1", "unknown setting"),
         ("MILLRACE_PARTITIONS", "0", "greater than or equal to 1"),
         ("MILLRACE_PARTITIONS", "four", "valid integer"),
         ("MILLRACE_JOIN_WINDOW_S", "nan", "finite"),
@@ -100,10 +100,16 @@ def test_an_unknown_name_like_no_other_is_refused_without_a_guess() -> None:
         ("MILLRACE_REDIS_URL", "redis://:hush@redis:99999/0", "is not an address"),
         ("MILLRACE_QDRANT_URL", "http://qdrant:port", "is not an address"),
         ("MILLRACE_TOPIC_PREFIX", "my shop/", "only letters, digits"),
+        ("MILLRACE_TRUSTED_PROXIES", "10.0.0.0/8,10.0.0.1/8", "10.0.0.1/8 has host bits set"),
+        ("MILLRACE_TRUSTED_PROXIES", "balancer", "does not appear to be an IPv4 or IPv6 network"),
         ("MILLRACE_PORT", "70000", "65535"),
         ("MILLRACE_LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
-        ("MILLRACE_KAFKA_SECURITY_PROTOCOL", "SASL_SSL", "needs MILLRACE_KAFKA_SASL_USERNAME"),
+        ("MILLRACE_KAFKA_SASL_USERNAME", "shop", "is unused unless"),
         ("MILLRACE_KAFKA_SASL_PASSWORD", "pw", "is unused unless"),
+        ("MILLRACE_KAFKA_SASL_OAUTH_TOKEN_FILE", "/token", "is unused unless"),
+        ("MILLRACE_KAFKA_SASL_OAUTH_TOKEN_URL", "ftp://id.example/token", "is not https://host/path"),
+        ("MILLRACE_REPLICATION_FACTOR", "0", "at least one copy"),
+        ("MILLRACE_REPLICATION_FACTOR", "-2", "greater than or equal to -1"),
         ("MILLRACE_KAFKA_SSL_KEYFILE", "/key.pem", "go together"),
     ],
 )
@@ -114,6 +120,40 @@ def test_impossible_values_are_refused_by_name(name: str, value: str, says: str)
     assert says in error.message
     assert error.fix
     assert "\n" not in error.message
+
+
+SASL = {"MILLRACE_KAFKA_SECURITY_PROTOCOL": "SASL_SSL"}
+TOKENS = {**SASL, "MILLRACE_KAFKA_SASL_MECHANISM": "OAUTHBEARER"}
+USER = {"MILLRACE_KAFKA_SASL_USERNAME": "shop", "MILLRACE_KAFKA_SASL_PASSWORD": "hush"}
+TOKEN_FILE = {"MILLRACE_KAFKA_SASL_OAUTH_TOKEN_FILE": "/run/token"}
+CLIENT = {
+    "MILLRACE_KAFKA_SASL_OAUTH_TOKEN_URL": "https://id.example/token",
+    "MILLRACE_KAFKA_SASL_OAUTH_CLIENT_ID": "millrace",
+    "MILLRACE_KAFKA_SASL_OAUTH_CLIENT_SECRET": "hush",
+}
+
+
+@pytest.mark.parametrize("login", [{**SASL, **USER}, {**TOKENS, **TOKEN_FILE}, {**TOKENS, **CLIENT}])
+def test_a_whole_login_is_taken(login: dict[str, str]) -> None:
+    """A password, a file that holds a token, or a client at a token URL."""
+    assert load(login).kafka_security_protocol == "SASL_SSL"
+    assert "hush" not in repr(load(login))
+
+
+@pytest.mark.parametrize(
+    ("login", "says"),
+    [
+        (SASL, "needs MILLRACE_KAFKA_SASL_USERNAME and MILLRACE_KAFKA_SASL_PASSWORD"),
+        ({**SASL, **USER, **TOKEN_FILE}, "MILLRACE_KAFKA_SASL_MECHANISM=PLAIN needs"),
+        (TOKENS, "needs MILLRACE_KAFKA_SASL_OAUTH_TOKEN_FILE, or MILLRACE_KAFKA_SASL_OAUTH_TOKEN_URL and"),
+        ({**TOKENS, **USER}, "and no other login"),
+        ({**TOKENS, **TOKEN_FILE, **CLIENT}, "and no other login"),
+        ({**TOKENS, "MILLRACE_KAFKA_SASL_OAUTH_TOKEN_URL": "https://id.example/token"}, "_OAUTH_CLIENT_SECRET"),
+    ],
+)
+def test_half_a_login_and_a_double_one_are_refused(login: dict[str, str], says: str) -> None:
+    """The process says at its start what is missing, instead of being refused by the broker for ever."""
+    assert says in refusal(login).message
 
 
 def test_a_refused_value_is_shown() -> None:

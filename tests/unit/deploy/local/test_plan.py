@@ -7,6 +7,7 @@ import pytest
 
 from contracts.errors import UsageError
 from deploy.local import plan, state
+from deploy.local.kafka import properties
 from deploy.local.plan import make_plan
 from deploy.local.processes import TABLE, resolve
 from service.settings import Settings, load_settings
@@ -68,10 +69,13 @@ def test_keys_are_made_once_and_kept(tmp_path: Path) -> None:
 
 
 def test_three_brokers_keep_three_copies(settings: SettingsFactory) -> None:
-    """With three nodes every topic of ours has three copies too."""
+    """With three nodes every topic of ours has three copies too, two of which must have a record."""
     made = whole(settings(), brokers=3)
     assert len(made.nodes) == 3
-    assert made.settings.replication_factor == 3
+    assert made.settings.replication_factor == -1
+    for node in made.nodes:
+        ours = properties(node, made.nodes)
+        assert (ours["default.replication.factor"], ours["min.insync.replicas"]) == ("3", "2")
     assert len({port for node in made.nodes for port in (node.port, node.controller_port)}) == 6
 
 

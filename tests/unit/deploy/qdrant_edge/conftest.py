@@ -1,21 +1,25 @@
 """A small open store and the HTTP application over it."""
 
+import asyncio
 import math
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp import ClientSession, web
+from typing_extensions import override
 
 from contracts.telemetry import Process
-from deploy.qdrant_edge.app import Api
+from deploy.qdrant_edge.api import Api
 from deploy.qdrant_edge.collection import Collection
+from deploy.qdrant_edge.errors import ApiError
 from deploy.qdrant_edge.store import Store
 from deploy.qdrant_edge.worker import Worker
 from service.health import Health
 
-Http = TestClient[Any, Any]
+Http = ClientSession
 
 CREATE: dict[str, Any] = {"vectors": {"product": {"size": 2, "distance": "Cosine"}}, "metadata": {"release": 1}}
 
@@ -31,6 +35,14 @@ def point(identity: int, **payload: Any) -> dict[str, Any]:
     """Return a point as REST takes it, further from (1, 0) the larger its id."""
     angle = identity / 10
     return {"id": identity, "vector": {"product": [math.cos(angle), math.sin(angle)]}, "payload": payload}
+
+
+@contextmanager
+def refused(status: int, match: str | None = None) -> Iterator[None]:
+    """Check that what runs inside is refused with a status, in a sentence that holds a pattern."""
+    with pytest.raises(ApiError, match=match) as refusal:
+        yield
+    assert refusal.value.status == status, refusal.value
 
 
 @pytest.fixture
@@ -65,30 +77,48 @@ def _shop(store: Store) -> Collection:
     return made
 
 
-@pytest.fixture
-def worker() -> Iterator[Worker]:
-    """The thread that speaks to the engine."""
-    started = Worker()
-    yield started
-    started.close()
+class HeldWorker(Worker):
+    """A worker that begins nothing until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let_go = asyncio.Event()
+
+    @override
+    async def work(self) -> None:
+        """Wait to be let go, then work."""
+        await self.let_go.wait()
+        await super().work()
 
 
 @pytest.fixture
-def api(store: Store, worker: Worker) -> Api:
+def api(store: Store) -> Api:
     """The application's owner, over an empty store, without a key."""
-    return Api(store, worker, Health(Process.QDRANT))
+    return Api(store, Worker(), Health(Process.QDRANT))
+
+
+@asynccontextmanager
+async def serving(api: Api) -> AsyncIterator[Http]:
+    """Serve the application as its process does, and give a client of it."""
+    runner = api.runner()
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    host, port = runner.addresses[0]
+    async with ClientSession(f"http://{host}:{port}") as client:
+        yield client
+    await runner.cleanup()
 
 
 @pytest.fixture
 async def http(api: Api) -> AsyncIterator[Http]:
     """A client of the application."""
-    async with TestClient(TestServer(api.build())) as client:
+    async with serving(api) as client:
         yield client
 
 
 @pytest.fixture
-async def guarded_http(store: Store, worker: Worker) -> AsyncIterator[Http]:
+async def guarded_http(store: Store) -> AsyncIterator[Http]:
     """The same behind a key."""
-    app = Api(store, worker, Health(Process.QDRANT), api_key="sesame").build()
-    async with TestClient(TestServer(app)) as client:
+    async with serving(Api(store, Worker(), Health(Process.QDRANT), api_key="sesame")) as client:
         yield client

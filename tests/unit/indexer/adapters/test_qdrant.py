@@ -10,9 +10,8 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
+from contracts.catalog import PointVersion, newer_only_filter, point_id
 from contracts.errors import DependencyDown, InvariantError, MillraceError, TransientError, UsageError
-from contracts.ids import point_id
-from contracts.versions import PointVersion, newer_only_filter
 from indexer.adapters.qdrant import PAYLOAD_INDEXES, ProductStore, connect, write_condition
 from indexer.adapters.qdrant_errors import qdrant_errors
 from indexer.core.points import ProductPoint

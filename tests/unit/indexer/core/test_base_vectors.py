@@ -5,7 +5,7 @@ import base64
 import numpy as np
 import pytest
 
-from contracts.vectors import PointPayload, ProductVector
+from contracts.catalog import PointPayload, ProductVector
 from indexer.core.base_vectors import BaseProduct, BaseVectors
 from tests.support.indexer_fakes import base_product
 from tests.support.tiny_encoder import TinyEncoder

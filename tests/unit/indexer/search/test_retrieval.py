@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from qdrant_client import AsyncQdrantClient, models
 
+from contracts.catalog import point_id
 from contracts.errors import InvariantError
-from contracts.ids import point_id
-from contracts.search import Filters
+from contracts.http import Filters
 from indexer.search.retrieval import EXACT_UP_TO, QdrantRetrieval, to_filter, to_live_filter
 
 PAYLOADS = {

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from contracts.errors import DependencyDown
-from contracts.search import Filters, SearchRequest
+from contracts.http import Filters, SearchRequest
 from service.health import Health
 from service.people import person_id
 from tests.support.search_fakes import NOW_MS, Search, pair

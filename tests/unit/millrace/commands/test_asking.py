@@ -28,7 +28,6 @@ def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Serve:
     """Give a function that lets a search service answer so; it returns the requests that come in."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MILLRACE_SCRAPE", "search=http://search:8081")
-    monkeypatch.setenv("COLUMNS", "120")
 
     def start(answer: Answer) -> list[httpx.Request]:
         """Answer every request and keep it."""

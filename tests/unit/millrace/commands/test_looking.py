@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from contracts.errors import CheckFailed, DependencyDown
+from contracts.errors import CheckFailed, DependencyDown, InvariantError
 from millrace.commands import looking
 from millrace.watch.facts import KafkaFacts, Tail
 from millrace.watch.releases import ReleaseBook
@@ -32,7 +32,6 @@ class Seen:
 def deployment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
     """Give a function that sets what the commands see."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "120")
 
     def show(facts: KafkaFacts | None = None, releases: ReleaseBook | None = None) -> None:
         """Let every question be asked of these facts."""
@@ -80,6 +79,58 @@ def test_an_unbalanced_ledger_fails_the_command(
         looking.ledger(json=True)
     report = json.loads(capsys.readouterr().out)
     assert (report["events"]["balance"], report["searches"]["balance"]) == (1, 0)
+
+
+GONE = DependencyDown("Kafka does not know t-catalog", fix="create it")
+
+
+def test_lag_of_half_a_deployment_shows_that_half(
+    deployment: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is known is printed, what is not has its reason, and the exit code says that a dependency is down."""
+    deployment(replace(busy_facts(), unknown={"catalog": GONE}))
+    with pytest.raises(DependencyDown, match="t-catalog") as caught:
+        looking.lag(json=True)
+    assert caught.value.exit_code == 4
+    printed = capsys.readouterr()
+    report = json.loads(printed.out)
+    assert (report["groups"]["indexer"]["records"], report["groups"]["trainer"]["records"]) == (None, 40)
+    assert report["unknown"] == {"catalog": "Kafka does not know t-catalog"}
+    assert "catalog not known: Kafka does not know t-catalog" in printed.err
+
+
+def test_a_ledger_that_cannot_be_told_is_no_balanced_one(
+    deployment: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other ledger stands; the command fails, but not as if events had been lost."""
+    unreadable = InvariantError("the record 0 of pairs-progress cannot be read")
+    deployment(replace(busy_facts(), unknown={"pairs-progress": unreadable}))
+    with pytest.raises(InvariantError):
+        looking.ledger()
+    printed = capsys.readouterr()
+    assert printed.out.count("not known") == 8
+    assert "pairs-progress not known: the record 0" in printed.err
+
+
+def test_an_unbalanced_ledger_beside_an_unknown_one_is_said(deployment: Callable[..., None]) -> None:
+    """A loss that is seen is not hidden behind what is not seen."""
+    facts = busy_facts()
+    tails = {**facts.tails, 1: Tail(events=18, ticks=1)}
+    deployment(replace(facts, tails=tails, unknown={"pairs-progress": GONE}))
+    with pytest.raises(CheckFailed, match="events"):
+        looking.ledger()
+
+
+def test_releases_that_are_not_known_are_said(
+    deployment: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The list is printed as far as it goes; other parts do not matter here."""
+    deployment(replace(busy_facts(), unknown={"catalog": GONE}))
+    looking.releases_ls(json=True)
+    deployment(replace(busy_facts(), unknown={"models": GONE}))
+    with pytest.raises(DependencyDown):
+        looking.releases_ls(json=True)
+    assert capsys.readouterr().out.count('"serving"') == 2
 
 
 @pytest.mark.usefixtures("deployment")
@@ -132,7 +183,7 @@ def test_freshness_is_shown_in_seconds() -> None:
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_lag_fits_its_terminal(width: int) -> None:
     """No line of the table is wider than the terminal."""
-    from millrace.watch.lag import lag_report
+    from millrace.watch.ledger import lag_report
 
     console = Console(width=width, soft_wrap=True)
     with console.capture() as captured:

@@ -1,10 +1,7 @@
-"""Commands that start, stop and measure: what they refuse, and what they print where."""
+"""Commands that start, stop and ask after a deployment: what they refuse, and what they print where."""
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,7 +9,6 @@ import pytest
 from contracts.errors import UsageError
 from millrace import processes
 from millrace.commands import running
-from simulator.demo.options import DemoOptions
 
 REPORT = {"processes": [{"name": "search", "state": "ready", "pid": 7, "port": 8081, "restarts": 0, "reasons": []}]}
 
@@ -21,7 +17,6 @@ REPORT = {"processes": [{"name": "search", "state": "ready", "pid": 7, "port": 8
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Run in an empty folder, where no deployment is."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "120")
 
 
 def test_up_runs_one_or_three_brokers() -> None:
@@ -64,7 +59,7 @@ def test_status_where_nothing_runs(capsys: pytest.CaptureFixture[str]) -> None:
     running.status(json=True)
     report = json.loads(capsys.readouterr().out)
     assert {row["state"] for row in report["processes"]} == {"stopped"}
-    assert (report["releases"], report["lag"]) == ({}, {})
+    assert (report["releases"], report["lag"], report["unknown"]) == ({}, {}, {})
     assert report["freshness_s"]["click_to_search"] == {"p50": None, "p99": None}
 
 
@@ -77,7 +72,7 @@ def test_status_outlives_a_kafka_that_is_away(
     running.status()
     printed = capsys.readouterr()
     assert "stopped" in printed.out
-    assert "Kafka does not answer at 127.0.0.1:1" in printed.err
+    assert "kafka not known: Kafka does not answer at 127.0.0.1:1" in printed.out
 
 
 def test_status_is_a_table_for_people(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,7 +80,11 @@ def test_status_is_a_table_for_people(monkeypatch: pytest.MonkeyPatch, capsys: p
     report: dict[str, Any] = {
         **REPORT,
         "releases": {"serving": {"query_release": 7, "product_release": 2}},
-        "lag": {"join": {"records": 1_234, "held": 0, "worst_partition": 0}},
+        "lag": {
+            "join": {"records": 1_234, "held": 0, "worst_partition": 0},
+            "indexer": {"records": None, "held": None, "worst_partition": None},
+        },
+        "unknown": {"catalog": "Kafka does not know it"},
         "freshness_s": {"click_to_search": {"p50": 9.0, "p99": 21.5}, "product_to_search": {"p50": None, "p99": None}},
     }
     monkeypatch.setattr(running, "status_report", lambda: report)
@@ -94,46 +93,10 @@ def test_status_is_a_table_for_people(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "8081" in printed
     assert "in force: query release 7, product release 2" in printed
     assert "lag of join: 1,234 records" in printed
+    assert "lag of indexer: not known" in printed
+    assert "catalog not known: Kafka does not know it" in printed
     assert "click to search: p50 9.0 s, p99 21.5 s" in printed
     assert "product to search" not in printed
-
-
-@pytest.mark.parametrize("name", running.PLANNED_BENCHES)
-def test_a_planned_bench_is_refused_by_name(name: str) -> None:
-    """What is not measured yet is not skipped."""
-    with pytest.raises(UsageError, match=f"bench {name} is not built yet"):
-        running.bench(name)
-
-
-def test_an_unknown_bench_is_refused() -> None:
-    """The ones that exist are named."""
-    with pytest.raises(UsageError, match="there is no bench stream") as raised:
-        running.bench("stream")
-    assert "streams" in raised.value.fix
-
-
-@pytest.mark.parametrize("as_json", [True, False])
-def test_a_bench_prints_what_it_measured(
-    as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Progress goes to stderr, figures to stdout."""
-    row = {"name": "joined events", "unit": "events/s", "ours": 9.5, "peer": "bare loop", "peer_value": 10.0}
-    report = {"bench": "streams", "machine": {}, "results": [{**row, "ratio": 0.95, "goal": 0.95, "met": True}]}
-    module = ModuleType("simulator.bench.streams")
-
-    def measure(tell: Callable[[str], None]) -> dict[str, Any]:
-        """Stand for the bench."""
-        tell("warming up")
-        return report
-
-    vars(module)["run"] = measure
-    monkeypatch.setitem(sys.modules, "simulator.bench.streams", module)
-    running.bench("streams", json=as_json)
-    printed = capsys.readouterr()
-    assert printed.err == "warming up\n"
-    assert "bare loop" in printed.out
-    if as_json:
-        assert json.loads(printed.out) == report
 
 
 def test_schemas_are_written_where_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,18 +104,3 @@ def test_schemas_are_written_where_asked(tmp_path: Path, capsys: pytest.CaptureF
     running.schema_export(tmp_path / "schemas")
     assert list((tmp_path / "schemas").glob("*.json"))
     assert str(tmp_path / "schemas") in capsys.readouterr().err.replace("\n", "")
-
-
-def test_demo_passes_its_arguments_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Every option reaches the demo."""
-    asked: list[DemoOptions] = []
-    monkeypatch.setattr("simulator.demo.stage.run_demo", asked.append)
-    running.demo(world=tmp_path, seed=3, seconds=30, keep=True, json=tmp_path / "figures.json")
-    assert asked == [DemoOptions(tmp_path, seed=3, seconds=30, keep=True, json_file=tmp_path / "figures.json")]
-
-
-def test_a_world_that_is_none_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    """The folder is read first; no server is started for nothing."""
-    with pytest.raises(UsageError):
-        running.demo(world=tmp_path / "missing")
-    assert list(tmp_path.iterdir()) == []

@@ -9,7 +9,7 @@ from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
 
 from contracts.telemetry import M_LAG_RECORDS, Process
-from millrace.page.app import ASSETS, build_app
+from millrace.page.app import ASSETS, build
 from millrace.page.sampler import Sampler, export
 from service.health import Health
 from service.settings import Settings
@@ -30,13 +30,13 @@ async def client(sampler: Sampler) -> AsyncIterator[Client]:
     health = Health(Process.PAGE)
     health.add_check("view", sampler.not_ready)
     health.add_liveness_check("sampler", sampler.not_live)
-    async with TestClient(TestServer(build_app(health, sampler))) as browser:
+    async with TestClient(TestServer(build(health, sampler))) as browser:
         yield browser
 
 
 def saw(sampler: Sampler, view: dict[str, Any]) -> None:
     """Let the sampler have looked."""
-    sampler.latest, sampler._failure = view, None
+    sampler.latest, sampler._unknown = view, None
 
 
 async def text(answer: ClientResponse) -> str:
@@ -61,7 +61,7 @@ async def test_the_page_asks_nobody_else(client: Client) -> None:
         assert set(found) <= {"http://www.w3.org/2000/svg"}
 
 
-@pytest.mark.parametrize("path", [*ASSETS, "/api/snapshot"])
+@pytest.mark.parametrize("path", [*ASSETS, "/api/snapshot", "/nothing"])
 async def test_answers_forbid_foreign_content(path: str, client: Client) -> None:
     """Scripts of others, frames, guessed types and stored copies are forbidden."""
     headers = (await client.get(path)).headers
@@ -82,7 +82,7 @@ async def test_before_the_first_look_there_is_a_reason(client: Client) -> None:
     """503 with the reason in JSON, so that the page can show it."""
     answer = await client.get("/api/snapshot")
     assert answer.status == 503
-    assert await answer.json() == {"error": "no look taken yet"}
+    assert (await answer.json())["detail"] == "no look taken yet"
 
 
 async def test_after_a_look_the_snapshot_is_served(client: Client, sampler: Sampler) -> None:
@@ -96,7 +96,7 @@ async def test_after_a_look_the_snapshot_is_served(client: Client, sampler: Samp
 async def test_an_old_look_is_served_with_its_trouble(client: Client, sampler: Sampler) -> None:
     """Kafka went away: the last numbers stay, and the page says that they are old."""
     saw(sampler, busy_snapshot())
-    sampler._failure = "Kafka does not answer"
+    sampler._unknown = "Kafka does not answer"
     answer = await client.get("/api/snapshot")
     assert (answer.status, (await answer.json())["trouble"]) == (200, "Kafka does not answer")
 

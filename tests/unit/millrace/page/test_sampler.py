@@ -1,16 +1,20 @@
 """The sampler's verdicts about itself, and the gauges it sets."""
 
 import time
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
 
 import pytest
 from prometheus_client import REGISTRY
 
-from contracts.errors import DependencyDown, MalformedMessage, UsageError
+from contracts.errors import DependencyDown, MalformedMessage, MillraceError, UsageError
 from contracts.telemetry import M_DEPENDENCY_UP, M_LAG_RECORDS, M_LEDGER, M_LEDGER_BALANCE, Process
+from contracts.topics import CATALOG
 from millrace.page import sampler as module
 from millrace.page.sampler import STALE_AFTER_S, Sampler, export
 from millrace.watch.facts import KafkaFacts
-from millrace.watch.observer import Observer
+from millrace.watch.observer import Observer, snapshot
 from service.health import Health
 from service.settings import Settings
 from tests.support.deployment import busy_facts, busy_snapshot, release_book
@@ -23,6 +27,7 @@ class Deployment:
     """An observer of a deployment that answers, or fails where told to."""
 
     failure: Exception | None = None
+    unknown: Mapping[str, MillraceError] = MappingProxyType({})
     looks = 0
 
     def __init__(self, settings: Settings) -> None:
@@ -44,7 +49,7 @@ class Deployment:
         type(self).looks += 1
         if self.failure is not None:
             raise self.failure
-        return busy_facts()
+        return replace(busy_facts(), unknown=self.unknown)
 
 
 @pytest.fixture
@@ -85,8 +90,10 @@ def test_a_failure_is_shown_and_passes(failure: Exception, deployment: type[Depl
     watching = Sampler(SETTINGS)
     watching.start()
     try:
-        eventually(lambda: watching.not_ready() == str(failure))
+        eventually(lambda: watching.not_ready() == f"kafka not known: {failure}")
         assert watching.not_live() is None
+        assert watching.latest is not None
+        assert watching.latest["ledger"]["events"]["balance"] is None
         deployment.failure = None
         eventually(lambda: watching.not_ready() is None)
     finally:
@@ -103,10 +110,40 @@ def test_only_a_fault_of_ours_ends_it(deployment: type[Deployment]) -> None:
     watching.stop()
 
 
+def test_half_a_view_is_shown_and_not_ready(deployment: type[Deployment]) -> None:
+    """What is not known has its reason; the rest is current, and the page says that it is not whole."""
+    deployment.unknown = {CATALOG: DependencyDown("the topic is gone")}
+    watching = Sampler(SETTINGS)
+    watching.start()
+    try:
+        eventually(lambda: watching.not_ready() == "catalog not known: the topic is gone")
+        assert watching.latest is not None
+        assert watching.latest["ledger"]["searches"]["balance"] == 0
+        assert watching.latest["lag"]["groups"]["indexer"]["records"] is None
+    finally:
+        watching.stop()
+
+
+def test_processes_are_shown_while_kafka_is_away(deployment: type[Deployment]) -> None:
+    """Whoever looks for the cause sees who answers."""
+    deployment.failure = DependencyDown("Kafka is away")
+    watching = Sampler(SETTINGS.model_copy(update={"scrape": "search=http://127.0.0.1:1"}))
+    watching.start()
+    try:
+        view = eventually(lambda: watching.latest)
+        assert view is not None
+        assert view["processes"] == [
+            {"name": "search", "state": "silent", "reasons": ["does not answer: ConnectError"]}
+        ]
+        assert view["unknown"] == {"kafka": "Kafka is away"}
+    finally:
+        watching.stop()
+
+
 def test_a_view_that_stays_old_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     """A look that hangs without failing is noticed by the age of the last one."""
     watching = Sampler(SETTINGS)
-    watching.latest, watching._failure = busy_snapshot(), None
+    watching.latest, watching._unknown = busy_snapshot(), None
     assert watching.not_ready() is None
     later = time.monotonic() + STALE_AFTER_S + 1
     monkeypatch.setattr(time, "monotonic", lambda: later)
@@ -133,7 +170,17 @@ def test_gauges_hold_lag_and_ledgers() -> None:
     assert sample(M_LEDGER, ledger="events", term="pending") == 4 * 20 + 114 + 40
     assert sample(M_LEDGER, ledger="events", term="balance") is None
     assert sample(M_LEDGER_BALANCE, ledger="searches") == 0
-    assert sample(M_DEPENDENCY_UP, dependency="kafka") == 1
+
+
+def test_what_is_not_known_has_no_series() -> None:
+    """An alert must neither fire on an old figure nor be calmed by it."""
+    Health(Process.PAGE)
+    export(busy_snapshot())
+    facts = replace(busy_facts(), unknown={"kafka": DependencyDown("away")})
+    export(snapshot(facts, {}, {}, at_ms=0, promise_s=60))
+    assert sample(M_LAG_RECORDS, group="join", topic="search-events", partition="3") is None
+    assert sample(M_LEDGER, ledger="searches", term="unpaired") is None
+    assert sample(M_LEDGER_BALANCE, ledger="events") is None
 
 
 def test_a_kafka_that_is_away_shows_in_the_gauge(deployment: type[Deployment]) -> None:
@@ -143,6 +190,8 @@ def test_a_kafka_that_is_away_shows_in_the_gauge(deployment: type[Deployment]) -
     watching.start()
     try:
         eventually(lambda: sample(M_DEPENDENCY_UP, dependency="kafka") == 0)
+        deployment.failure = None
+        eventually(lambda: sample(M_DEPENDENCY_UP, dependency="kafka") == 1)
     finally:
         watching.stop()
 

@@ -1,10 +1,23 @@
-"""The ledgers balance exactly when every record is accounted for, and say so when one is not."""
+"""Lag goes from the log's end to the group's position; ledgers balance exactly when every record is accounted for."""
 
+from dataclasses import replace
+
+import pytest
+
+from contracts.errors import DependencyDown
 from contracts.progress import CatalogCounts, EventCounts, JoinProgress, PairsProgress, SearchCounts
-from contracts.topics import CATALOG, JOINED_SEARCHES, SEARCH_EVENTS
-from millrace.watch.facts import KafkaFacts, Tail, catalog_counts
-from millrace.watch.ledger import event_ledger, search_ledger
+from contracts.topics import CATALOG, JOIN_PROGRESS, JOINED_SEARCHES, PAIRS_PROGRESS, PREFERENCE_PAIRS, SEARCH_EVENTS
+from millrace.watch.facts import COUNTS, UNREAD, KafkaFacts, Tail, catalog_counts
+from millrace.watch.ledger import (
+    event_ledger,
+    lag_report,
+    ledger_report,
+    partition_lags,
+    search_ledger,
+    unknown_report,
+)
 from service.kafka import Committed, OffsetRange
+from tests.support.deployment import busy_facts
 
 
 def join_progress(**changes: object) -> JoinProgress:
@@ -75,3 +88,93 @@ def test_catalog_counts_survive_as_commit_metadata() -> None:
     """What the indexer commits beside its offset reads back unchanged."""
     counts = CatalogCounts(catalogue=7, dead_lettered=1, start_offset=3)
     assert catalog_counts(counts.model_dump_json()) == counts
+
+
+def test_the_join_is_measured_by_its_progress_not_by_its_held_commit() -> None:
+    """The join commits below what it read; its lag ends at what it read, the rest is held."""
+    progress = JoinProgress(partition=0, next_offset=90, hold_offset=60, watermark_ms=1)
+    facts = KafkaFacts(
+        ends={(SEARCH_EVENTS, 0): OffsetRange(0, 100)},
+        committed={"join": {(SEARCH_EVENTS, 0): Committed(60, "")}},
+        join={0: progress},
+    )
+    (row,) = partition_lags(facts)
+    assert (row.group, row.lag, row.held) == ("join", 10, 30)
+
+
+def test_a_group_that_never_committed_lags_by_everything_kept() -> None:
+    """Records that retention deleted are not lag."""
+    (row,) = partition_lags(KafkaFacts(ends={(PREFERENCE_PAIRS, 0): OffsetRange(40, 100)}))
+    assert (row.position, row.lag) == (40, 60)
+
+
+def test_totals_name_the_worst_partition() -> None:
+    """A group's total is the sum, and the worst partition is not hidden by an average."""
+    ends = {(CATALOG, 0): OffsetRange(0, 10), (CATALOG, 1): OffsetRange(0, 100)}
+    committed = {"indexer": {(CATALOG, 0): Committed(10, ""), (CATALOG, 1): Committed(50, "")}}
+    report = lag_report(KafkaFacts(ends=ends, committed=committed))
+    assert report["groups"]["indexer"] == {"records": 50, "held": 0, "worst_partition": 50}
+    assert report["groups"]["trainer"]["records"] == 0
+
+
+def without(*parts: str) -> KafkaFacts:
+    """Return the facts of a busy deployment of which some parts are not known."""
+    return replace(busy_facts(), unknown={part: DependencyDown(f"{part} is gone") for part in parts})
+
+
+@pytest.mark.parametrize(
+    ("part", "groups"),
+    [
+        (SEARCH_EVENTS, {"join"}),
+        (JOIN_PROGRESS, {"join"}),
+        (JOINED_SEARCHES, {"pairs"}),
+        (PAIRS_PROGRESS, {"pairs"}),
+        (PREFERENCE_PAIRS, {"trainer"}),
+        ("millrace-indexer", {"indexer"}),
+        (UNREAD, set()),
+        ("kafka", {"join", "pairs", "trainer", "indexer"}),
+    ],
+)
+def test_lag_that_is_not_known_is_no_lag_of_zero(part: str, groups: set[str]) -> None:
+    """The groups that need the part have no figure and no rows; the others have theirs."""
+    report = lag_report(without(part))
+    assert {group for group, totals in report["groups"].items() if totals["records"] is None} == groups
+    assert {row["group"] for row in report["partitions"]} == {"join", "pairs", "trainer", "indexer"} - groups
+
+
+@pytest.mark.parametrize(
+    ("part", "known"),
+    [
+        (JOIN_PROGRESS, {"attributed", "catalogue"}),
+        (SEARCH_EVENTS, {"attributed", "catalogue"}),
+        (UNREAD, {"attributed", "catalogue"}),
+        (CATALOG, {"attributed", "joined", "late", "orphan", "duplicate"}),
+        (COUNTS, {"attributed", "joined", "late", "orphan", "duplicate"}),
+        ("millrace-indexer", {"attributed", "joined", "late", "orphan", "duplicate"}),
+        ("kafka", set()),
+    ],
+)
+def test_a_term_that_is_not_known_leaves_no_balance(part: str, known: set[str]) -> None:
+    """What does not hang on the part is shown; a balance over less than everything would be a lie."""
+    report = ledger_report(without(part))
+    assert {term for term, value in report["events"].items() if value is not None} == known
+    assert (report["searches"]["balance"] is None) is (part == "kafka")
+
+
+def test_closed_searches_need_the_progress_of_the_pairs_agent() -> None:
+    """The other ledger stands."""
+    report = ledger_report(without(PAIRS_PROGRESS))
+    assert set(report["searches"].values()) == {None}
+    assert report["events"]["balance"] == 0
+
+
+def test_counts_that_cannot_be_read_are_not_taken_for_zero() -> None:
+    """Somebody moved the indexer's offset with a text of his own."""
+    moved = {"indexer": {(CATALOG, 0): Committed(50, "moved by hand")}}
+    ledger = event_ledger(facts(committed=moved, unknown={COUNTS: DependencyDown("no counts")}))
+    assert (ledger["catalogue"], ledger["balance"], ledger["joined"]) == (None, None, 70)
+
+
+def test_reasons_are_told_as_text() -> None:
+    """JSON says why."""
+    assert unknown_report(without(CATALOG)) == {CATALOG: "catalog is gone"}

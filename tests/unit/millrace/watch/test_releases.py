@@ -1,10 +1,15 @@
 """Releases are folded from the records of `models`, in whatever way they came and went."""
 
+import struct
+
 import pytest
 
 from contracts.errors import MalformedMessage
 from millrace.watch.releases import ReleaseBook
 from tests.support.deployment import release_book, release_value, serving_value
+
+FOREIGN = struct.pack("<Q", 31) + b'{"__metadata__":{"manifest":7}}'
+"""A safetensors header of somebody else."""
 
 
 def test_the_newest_release_stands_first() -> None:
@@ -61,7 +66,10 @@ def test_serving_may_be_taken_back() -> None:
     assert not any(row["in_force"] for row in book.report()["releases"])
 
 
-@pytest.mark.parametrize(("key", "value"), [(b"query-9", b"no release"), (b"serving", b"{}")])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [(b"query-9", b"no release"), (b"serving", b"{}"), (b"\xff", b"no release"), (b"query-9", FOREIGN)],
+)
 def test_what_is_no_release_is_named(key: bytes, value: bytes) -> None:
     """Only Millrace writes here; what it cannot read it does not skip."""
     with pytest.raises(MalformedMessage):

@@ -1,12 +1,15 @@
 """Other processes are asked over HTTP; one that is silent, slow or strange hides no other."""
 
 import threading
+from collections.abc import Iterator
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
 from contracts.errors import UsageError
-from millrace.watch.scrape import ProcessView, Scraper, look_at_processes, scrape_targets
+from contracts.telemetry import FRESHNESS_BUCKETS_S, M_FRESHNESS
+from millrace.watch.scrape import ProcessView, Scraper, freshness_report, look_at_processes, scrape_targets
 from service.settings import Settings
 
 READY = {"process": "search", "ready": True, "reasons": []}
@@ -27,22 +30,40 @@ def ask(answers: dict[str, httpx.Response | Exception], host: str = "search") ->
         return scraper.look()["search"]
 
 
+def exposed(observations: dict[str, list[float]]) -> str:
+    """Return the metrics text of a process that observed these."""
+    registry = CollectorRegistry()
+    histogram = Histogram(M_FRESHNESS, "test", ("path",), buckets=FRESHNESS_BUCKETS_S, registry=registry)
+    for path, values in observations.items():
+        for value in values:
+            histogram.labels(path=path).observe(value)
+    return generate_latest(registry).decode()
+
+
+def measured(metrics: str) -> ProcessView:
+    """Return the view of a ready process with these metrics."""
+    return ask({"/ready": httpx.Response(200, json=READY), "/metrics": httpx.Response(200, text=metrics)})
+
+
 def test_a_ready_process() -> None:
     """It is ready, gives no reasons, and its metrics are there."""
-    view = ask({"/ready": httpx.Response(200, json=READY), "/metrics": httpx.Response(200, text="a 1\n")})
-    assert view == ProcessView(ready=True, reasons=(), metrics="a 1\n")
+    view = measured(exposed({"click_to_search": [12.0]}))
+    assert (view.ready, view.reasons, view.problem) == (True, (), "")
+    assert view.freshness["click_to_search"].count == 1
 
 
 def test_a_waiting_process_gives_its_reasons() -> None:
     """It answers, so it is not silent, and its metrics still count."""
-    view = ask({"/ready": httpx.Response(503, json=WAITING), "/metrics": httpx.Response(200, text="a 1\n")})
-    assert view == ProcessView(ready=False, reasons=("releases: none yet",), metrics="a 1\n")
+    metrics = httpx.Response(200, text=exposed({"click_to_search": [12.0]}))
+    view = ask({"/ready": httpx.Response(503, json=WAITING), "/metrics": metrics})
+    assert (view.ready, view.reasons, set(view.freshness)) == (False, ("releases: none yet",), {"click_to_search"})
 
 
 def test_a_silent_process() -> None:
     """Neither ready nor waiting: it did not answer."""
     view = ask({"/ready": httpx.ConnectError("refused")})
-    assert view == ProcessView(ready=None, reasons=("does not answer: ConnectError",))
+    problem = "does not answer: ConnectError"
+    assert view == ProcessView(ready=None, reasons=(problem,), problem=problem)
 
 
 def test_a_process_that_stops_between_the_questions_is_silent() -> None:
@@ -65,7 +86,8 @@ def test_processes_are_asked_side_by_side() -> None:
         """Wait for the other."""
         if request.url.path == "/ready":
             both.wait()
-        return httpx.Response(200, json=READY)
+            return httpx.Response(200, json=READY)
+        return httpx.Response(200, text="")
 
     targets = {"search": "http://search", "indexer": "http://indexer"}
     with Scraper(targets, timeout_s=10.0, transport=httpx.MockTransport(handle)) as scraper:
@@ -94,3 +116,53 @@ def test_what_is_no_target_is_refused(entry: str) -> None:
     with pytest.raises(UsageError) as raised:
         scrape_targets(Settings(scrape=entry))
     assert "search=http://" in raised.value.fix
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html>hello</html>", b"a{ 1", b"\xff\xfe", b'millrace_freshness_seconds_bucket{le="x"} 1']
+)
+def test_metrics_that_are_none_are_said(body: bytes) -> None:
+    """Another server on that port breaks neither the look nor the report; what is missing has its reason."""
+    view = ask({"/ready": httpx.Response(200, json=READY), "/metrics": httpx.Response(200, content=body)})
+    assert freshness_report([view])["click_to_search"]["count"] == 0
+    assert (view.ready, bool(view.problem)) == (True, b"millrace" not in body)
+
+
+def test_an_answer_without_an_end_is_none() -> None:
+    """A server that trickles bytes for ever, each in time, is given up all the same."""
+
+    def endless() -> Iterator[bytes]:
+        """Send and send."""
+        while True:
+            yield b"x" * 65_536
+
+    assert ask({"/ready": httpx.Response(200, content=endless())}).ready is None
+
+
+def test_each_way_is_read_from_the_process_that_measures_it() -> None:
+    """Search measures clicks, the indexer measures products; the report has both."""
+    texts = [exposed({"click_to_search": [12.0] * 100}), exposed({"product_to_search": [0.4] * 50}), ""]
+    report = freshness_report(map(measured, texts))
+    assert report["click_to_search"]["count"] == 100
+    assert report["click_to_search"]["p50"] == pytest.approx(12.5)
+    assert report["product_to_search"]["p99"] == pytest.approx(0.4975)
+
+
+def test_several_processes_of_one_kind_are_measured_together() -> None:
+    """Two search services each saw some of the clicks; the quantiles are over all of them."""
+    texts = [exposed({"click_to_search": [0.1] * 10}), exposed({"click_to_search": [50.0] * 90})]
+    report = freshness_report(map(measured, texts))
+    assert report["click_to_search"]["count"] == 100
+    assert report["click_to_search"]["p50"] is not None
+    assert report["click_to_search"]["p50"] > 45
+
+
+def test_nothing_measured_is_none_not_zero() -> None:
+    """A way without observations has no quantiles: a zero would look like perfect freshness."""
+    assert freshness_report([measured(exposed({}))])["click_to_search"] == {"p50": None, "p99": None, "count": 0.0}
+
+
+def test_observations_beyond_the_last_bucket_give_its_bound() -> None:
+    """A quantile in the open bucket is at least the largest bound; it is never invented beyond it."""
+    report = freshness_report([measured(exposed({"product_to_search": [9_999.0]}))])
+    assert report["product_to_search"]["p50"] == FRESHNESS_BUCKETS_S[-1]

@@ -3,10 +3,9 @@
 import pytest
 
 from contracts.events import SEARCH_RECORD
+from contracts.topics import partition_for
 from contracts.wire import decode
-from simulator.bench.report import machine, result
-from simulator.bench.stream_log import EVENTS_PER_SEARCH, bench_log
-from streams.transport.output import partition_for
+from simulator.bench.streams import EVENTS_PER_SEARCH, bench_log, machine, result
 from tests.support.search_events import T0
 
 

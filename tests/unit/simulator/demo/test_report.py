@@ -1,12 +1,16 @@
-"""The closing screen and the live view: every figure is there, on any terminal."""
+"""The closing screen and the live view: every figure is there, on any terminal and in any log."""
 
 import io
+from collections import Counter
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from simulator.demo.report import closing_screen, facts_table, live_line, live_view
+from simulator.demo import report
+from simulator.demo.report import LiveView, closing_screen, facts_table, live_line, live_view, shortfalls
+from simulator.shop.posting import Delivery
+from simulator.shop.traffic import Totals
 
 PART = {
     "queries": 60,
@@ -44,12 +48,15 @@ PROGRESS: dict[str, Any] = {
 }  # fmt: skip
 
 
+XTERM = {"TERM": "xterm-256color"}
+DUMB = {"TERM": "dumb"}
+
+
 def shown(renderable: Any, *, width: int, colours: bool = False) -> str:
     """Return what a terminal of that width shows."""
-    console = Console(file=io.StringIO(), width=width, force_terminal=colours, no_color=not colours)
-    console.print(renderable)
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
+    file = io.StringIO()
+    Console(file=file, width=width, force_terminal=colours, no_color=not colours, _environ=XTERM).print(renderable)
+    return file.getvalue()
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
@@ -113,3 +120,46 @@ def test_the_live_line_holds_the_same_in_one_line() -> None:
     assert "\n" not in line
     for figure in ("812 searches", "401 clicks", "377 pairs", "12.3 s (median of 99)", "+0.021"):
         assert figure in line
+
+
+def live(environ: dict[str, str], *, terminal: bool, refreshed: int = 2) -> str:
+    """Return what a console gets that is refreshed some times at once."""
+    file = io.StringIO()
+    console = Console(file=file, width=120, force_terminal=terminal, _environ=environ)
+    with LiveView(console, lambda: PROGRESS) as view:
+        for _ in range(refreshed):
+            view.refresh()
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("environ", "terminal"), [(XTERM, False), (DUMB, False), (DUMB, True)])
+def test_what_cannot_be_redrawn_gets_lines_now_and_then(environ: dict[str, str], terminal: bool) -> None:
+    """A log, a pipe or a dumb terminal is not flooded: refreshed twice at once, it gets one line."""
+    written = live(environ, terminal=terminal)
+    assert written.count("812 searches") == 1
+    assert "\x1b[?25l" not in written
+
+
+def test_the_next_line_comes_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no time between lines, each refresh gives one."""
+    monkeypatch.setattr(report, "LINE_EVERY_S", 0.0)
+    assert live(XTERM, terminal=False).count("812 searches") == 2
+
+
+def test_a_terminal_gets_a_panel_that_leaves_nothing_behind() -> None:
+    """The panel is redrawn in place and the cursor comes back."""
+    written = live(XTERM, terminal=True, refreshed=1)
+    assert "Millrace demo" in written
+    assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")
+
+
+def test_what_went_wrong_is_said() -> None:
+    """Failed searches, refused events and lost launches do not hide in the figures; a good run says nothing."""
+    delivery = Delivery(accepted=7, rejected=2, failed=1, reasons=Counter(missing=2, http_503=1))
+    lines = shortfalls(Totals(search_errors=4, last_error="503", delivery=delivery), ["L-1", "L-2"])
+    assert lines == [
+        "4 searches failed, the last one with 503",
+        "3 events were not accepted: missing 2, http_503 1",
+        "never found after their launch: L-1, L-2",
+    ]
+    assert shortfalls(Totals(delivery=Delivery(accepted=7, duplicate=1)), []) == []

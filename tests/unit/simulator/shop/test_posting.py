@@ -1,9 +1,11 @@
-"""Posting gives every item exactly one outcome, whatever the collector answers."""
+"""Posting gives every item exactly one outcome, and a catalogue is sent whole or fails with numbers."""
 
 import httpx
 import pytest
 
-from simulator.shop.posting import Delivery, Poster
+from contracts.errors import CheckFailed
+from simulator.shop.posting import PRODUCTS_PER_REQUEST, Delivery, Poster, send_products
+from simulator.shop.world import World
 from tests.support.shop import Shop
 
 ITEMS = [{"event_id": f"e-{number}"} for number in range(8)]
@@ -88,3 +90,45 @@ async def test_items_without_an_answer_have_failed() -> None:
     delivery = await _post(Shop(refusals=[short]))
     assert (delivery.accepted, delivery.failed) == (1, 7)
     assert delivery.reasons == {"unanswered": 7}
+
+
+async def test_the_whole_catalogue_is_acknowledged_with_progress(built_in: World) -> None:
+    """Every product arrives once, in batches, with the secret key, and progress ends at all."""
+    shop, seen = Shop(), []
+    delivery = await send_products(
+        built_in.products,
+        "http://collector",
+        secret_key="secret",
+        progress=lambda done, total: seen.append((done, total)),
+        transport=shop.transport,
+    )
+    count = len(built_in.products)
+    assert delivery.accepted == len(shop.items) == count
+    assert shop.largest_batch == PRODUCTS_PER_REQUEST
+    assert shop.keys == {"Bearer secret"}
+    assert seen[0] == (PRODUCTS_PER_REQUEST, count)
+    assert seen[-1] == (count, count)
+
+
+async def test_loading_waits_for_a_busy_collector(small: World) -> None:
+    """429 and 503 delay loading and lose nothing."""
+    refusals = [httpx.Response(429, headers={"Retry-After": "0.01"}), httpx.Response(503)]
+    shop = Shop(refusals=refusals)
+    delivery = await send_products(small.products, "http://collector", secret_key="secret", transport=shop.transport)
+    assert (delivery.accepted, delivery.retries) == (12, 2)
+
+
+async def test_a_rejected_product_fails_the_loading(small: World) -> None:
+    """A catalogue that is not complete is not passed off as loaded."""
+    shop = Shop()
+    shop.rejected_ids = {"P-3"}
+    with pytest.raises(CheckFailed, match=r"1 products were rejected and 0 not acknowledged \(missing: 1\)"):
+        await send_products(small.products, "http://collector", secret_key="secret", transport=shop.transport)
+
+
+async def test_a_wrong_key_fails_the_loading(small: World) -> None:
+    """The error names the answer and the key's setting."""
+    shop = Shop(refusals=[httpx.Response(401)])
+    with pytest.raises(CheckFailed, match="http_401") as caught:
+        await send_products(small.products, "http://collector", secret_key="wrong", transport=shop.transport)
+    assert "MILLRACE_SECRET_KEY" in caught.value.fix

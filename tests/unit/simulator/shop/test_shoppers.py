@@ -39,9 +39,14 @@ def _reactions(
     return [shoppers.react(shoppers.visit(number), 0, query=query, returned=returned) for number in range(visits)]
 
 
+def clicks_of(reaction: Reaction) -> list[Action]:
+    """Return the clicks alone."""
+    return [action for action in reaction.actions if action.kind == "click"]
+
+
 def _clicks_by_position(reactions: Sequence[Reaction]) -> list[int]:
     """Return how often each position was clicked."""
-    count = Counter(click.position for reaction in reactions for click in reaction.clicks())
+    count = Counter(click.position for reaction in reactions for click in clicks_of(reaction))
     return [count[position] for position in range(1, 11)]
 
 
@@ -113,7 +118,7 @@ def test_cascade_shoppers_stop_after_a_good_click() -> None:
     """Where a click satisfies for certain, nobody clicks twice, and nobody looks below the click."""
     options = replace(CAREFUL, cascade_share=1.0, cascade_satisfied=1.0, cascade_go_on=1.0)
     reactions = _reactions(_even(), options, visits=500)
-    assert max(len(reaction.clicks()) for reaction in reactions) == 1
+    assert max(len(clicks_of(reaction)) for reaction in reactions) == 1
     clicks = _clicks_by_position(reactions)
     assert clicks[0] > clicks[1] > clicks[3]
 
@@ -136,7 +141,7 @@ def test_a_moved_product_changes_only_the_slots_concerned() -> None:
         _reactions(world, options, visits=200, returned=swapped),
         strict=True,
     ):
-        assert [click.position for click in before.clicks()] == [click.position for click in after.clicks()]
+        assert [click.position for click in clicks_of(before)] == [click.position for click in clicks_of(after)]
 
 
 def test_compressed_time_ends_clicks_and_dwell_within_two_seconds() -> None:
@@ -154,7 +159,7 @@ def test_compressed_time_ends_clicks_and_dwell_within_two_seconds() -> None:
 def test_uncompressed_time_takes_as_long_as_people_do() -> None:
     """A dwell report comes after the time it reports, and a cart after the page was read."""
     for reaction in _reactions(_even(0.9), ShopperOptions(), visits=300):
-        clicked = {click.position: click.at_ms for click in reaction.clicks()}
+        clicked = {click.position: click.at_ms for click in clicks_of(reaction)}
         for dwell in _actions([reaction], "dwell"):
             assert dwell.at_ms == clicked[dwell.position] + dwell.dwell_ms
         for cart in _actions([reaction], "cart"):
@@ -176,13 +181,13 @@ def test_every_list_is_viewed_from_the_top() -> None:
     for reaction in _reactions(_even(), ShopperOptions(), visits=300):
         (view,) = _actions([reaction], "view")
         assert [place for place, _, _ in view.visible] == list(range(1, len(view.visible) + 1))
-        assert all(click.position <= len(view.visible) for click in reaction.clicks())
+        assert all(click.position <= len(view.visible) for click in clicks_of(reaction))
 
 
 def test_abandoning_shoppers_leave_without_a_click() -> None:
     """Where everybody abandons, nobody clicks and nobody searches again."""
     reactions = _reactions(_even(0.9), ShopperOptions(abandon=1.0), visits=50)
-    assert not any(reaction.clicks() or reaction.follow_up for reaction in reactions)
+    assert not any(clicks_of(reaction) or reaction.follow_up for reaction in reactions)
 
 
 def test_an_empty_list_ends_the_visit() -> None:
@@ -195,7 +200,7 @@ def test_reformulations_share_a_word(small: World) -> None:
     shoppers = Shoppers(small, 1, options=ShopperOptions(reformulate=1.0, abandon=0.0, noise=0.0, trust=0.0))
     first, second = small.of_split("train")
     reaction = shoppers.react(shoppers.visit(0), 0, query=first, returned=["P-9"])
-    assert reaction.clicks() == ()
+    assert clicks_of(reaction) == []
     assert reaction.follow_up == second
 
 
@@ -213,7 +218,7 @@ def test_bots_click_everything_at_once() -> None:
     visit = shoppers.visit(0)
     reaction = shoppers.react(visit, 0, query=visit.first, returned=LIST)
     assert visit.kind == "bot"
-    assert [click.product_id for click in reaction.clicks()] == list(LIST)
+    assert [click.product_id for click in clicks_of(reaction)] == list(LIST)
     assert max(action.at_ms for action in reaction.actions) <= 500
     assert reaction.follow_up is not None
     assert shoppers.react(visit, BOT_SEARCHES - 1, query=visit.first, returned=LIST).follow_up is None

@@ -1,14 +1,18 @@
 """Keys, origins, limits and the bot list."""
 
+from ipaddress import ip_network
+from typing import NamedTuple
+
 import pytest
 
 from contracts.errors import UsageError
+from service.http import Refused
 from streams.collector.access import (
     Holder,
     Keys,
     Limits,
-    Refused,
     authorise,
+    caller_address,
     check_origin,
     is_bot,
     read_bot_list,
@@ -125,3 +129,55 @@ def test_the_bot_list_is_clean() -> None:
     assert len(bots) > 30
     assert len(set(bots)) == len(bots)
     assert all(bot == bot.lower() and not bot.startswith("#") for bot in bots)
+
+
+class Hops(NamedTuple):
+    """What a request says about its way, and whose it is."""
+
+    name: str
+    expected: str
+    forwarded_for: tuple[str, ...] = ()
+    forwarded: tuple[str, ...] = ()
+    peer: str = "10.0.0.1"
+
+
+HOPS = [
+    Hops("no header", "10.0.0.1"),
+    Hops("one proxy", "203.0.113.9", ("203.0.113.9",)),
+    Hops("what the caller wrote itself stands further left", "203.0.113.9", ("6.6.6.6, 203.0.113.9",)),
+    Hops("two proxies", "203.0.113.9", ("203.0.113.9, 10.0.0.7",)),
+    Hops("a proxy that adds a line of its own", "203.0.113.9", ("6.6.6.6", "203.0.113.9")),
+    Hops("a caller inside the trusted network", "10.9.9.9", ("10.9.9.9, 10.0.0.7",)),
+    Hops("a peer that is not trusted", "203.0.113.5", ("203.0.113.9",), peer="203.0.113.5"),
+    Hops("no address at all", "", ("203.0.113.9",), peer=""),
+    Hops("a port", "203.0.113.9", ("203.0.113.9:4711",)),
+    Hops("IPv6", "2001:db8::1", ("2001:db8::1",)),
+    Hops("IPv6 with a port", "2001:db8::1", ("[2001:db8::1]:4711",)),
+    Hops("IPv4 inside IPv6", "203.0.113.9", ("::ffff:203.0.113.9",), peer="::ffff:10.0.0.1"),
+    Hops("a trusted IPv6 peer", "203.0.113.9", ("203.0.113.9",), peer="fd00::1"),
+    Hops("nonsense", "10.0.0.1", ("unknown",)),
+    Hops("nonsense behind a proxy", "10.0.0.7", ("6.6.6.6, unknown, 10.0.0.7",)),
+    Hops("an empty header", "10.0.0.1", ("",)),
+    Hops("Forwarded", "203.0.113.9", (), ("for=6.6.6.6, For=203.0.113.9;proto=https;by=10.0.0.7",)),
+    Hops("Forwarded with IPv6", "2001:db8::1", (), ('for="[2001:db8::1]:4711"',)),
+    Hops(
+        "Forwarded with a name that looks like a caller", "203.0.113.9", (), ('for=203.0.113.9;host="x,for=6.6.6.6"',)
+    ),
+    Hops("Forwarded by somebody hidden", "10.0.0.1", (), ("for=_hidden",)),
+    Hops("Forwarded without a caller", "10.0.0.1", (), ("proto=https",)),
+    Hops("both headers agree", "203.0.113.9", ("203.0.113.9",), ("for=203.0.113.9",)),
+    Hops("one of them is forged", "10.0.0.1", ("203.0.113.9",), ("for=6.6.6.6",)),
+]
+
+
+@pytest.mark.parametrize("hops", HOPS, ids=lambda hops: hops.name)
+def test_a_callers_address_is_the_nearest_that_no_trusted_proxy_has(hops: Hops) -> None:
+    """Nothing that a caller writes into a header makes it somebody else."""
+    trusted = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
+    found = caller_address(hops.peer, forwarded_for=hops.forwarded_for, forwarded=hops.forwarded, trusted=trusted)
+    assert found == hops.expected
+
+
+def test_without_trusted_proxies_headers_say_nothing() -> None:
+    """By default the address is that of the connection."""
+    assert caller_address("10.0.0.1", forwarded_for=["203.0.113.9"]) == "10.0.0.1"

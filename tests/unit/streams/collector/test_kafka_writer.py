@@ -8,12 +8,11 @@ import pytest
 import structlog
 from aiokafka import errors
 
-from contracts.errors import DependencyDown, MillraceError, UsageError
+from contracts.errors import DependencyDown, MillraceError, TransientError, UsageError
 from service.settings import Settings
 from streams.collector import kafka_writer
-from streams.collector.decisions import OutgoingRecord
-from streams.collector.kafka_writer import STALE_AFTER_S, KafkaWriter
-from streams.collector.ports import NotAcknowledged
+from streams.collector.intake import OutgoingRecord
+from streams.collector.kafka_writer import PATIENCE_S, KafkaWriter
 from tests.support.poll import eventually_async
 
 RECORDS = [OutgoingRecord("search-events", b"s1", b"1"), OutgoingRecord("search-events", b"s2", b"2")]
@@ -29,7 +28,8 @@ class ScriptedProducer:
     def __init__(self, **_config: Any) -> None:
         self.sent = []
         self.client = self
-        self.metadata_is_there = True
+        self.metadata: bool | None = True
+        self.probes = 0
 
     async def start(self) -> None:
         """Connect."""
@@ -40,8 +40,11 @@ class ScriptedProducer:
             await asyncio.Event().wait()
 
     async def force_metadata_update(self) -> bool:
-        """Answer the probe."""
-        return self.metadata_is_there
+        """Answer the probe, or, if there is nothing to say, never."""
+        self.probes += 1
+        if self.metadata is None:
+            await asyncio.Event().wait()
+        return bool(self.metadata)
 
     async def send(self, topic: str, *, value: bytes, key: bytes) -> "asyncio.Future[None]":
         """Take a record."""
@@ -76,6 +79,7 @@ async def writer(monkeypatch: pytest.MonkeyPatch, clock: HandClock) -> AsyncIter
     monkeypatch.setattr(kafka_writer, "AIOKafkaProducer", ScriptedProducer)
     monkeypatch.setattr(kafka_writer, "STOP_TIMEOUT_S", 0.05)
     monkeypatch.setattr(kafka_writer, "PROBE_INTERVAL_S", 0.01)
+    monkeypatch.setattr(kafka_writer, "PROBE_TIMEOUT_S", 0.01)
     writer = KafkaWriter(SETTINGS, ack_timeout_s=0.05, monotonic_s=clock)
     await writer.start()
     yield writer
@@ -105,7 +109,7 @@ async def test_a_failure_that_may_pass_fails_the_request_only(
 ) -> None:
     """The caller is told after the time it is kept waiting; the writer goes on and recovers."""
     producer_of(writer).outcome = outcome
-    with pytest.raises(NotAcknowledged):
+    with pytest.raises(TransientError):
         await writer.write(RECORDS)
     ended = asyncio.create_task(writer.failed())
     producer_of(writer).outcome = "acknowledged"
@@ -129,37 +133,58 @@ async def test_a_failure_for_good_asks_for_the_end_of_the_process(
 ) -> None:
     """A producer that can never write again must not answer 503 for ever."""
     producer_of(writer).outcome = error
-    with pytest.raises(NotAcknowledged):
+    with pytest.raises(TransientError):
         await writer.write(RECORDS)
     assert isinstance(await asyncio.wait_for(writer.failed(), 5), kind)
 
 
-async def test_an_outage_is_said_once_and_its_end_too(writer: KafkaWriter) -> None:
-    """However many requests fail, the log has two lines."""
+async def probed(writer: KafkaWriter) -> None:
+    """Wait until a probe that began from now on has had its answer."""
+    producer = producer_of(writer)
+    begun = producer.probes
+
+    async def later() -> bool:
+        """Return whether the probe after the next one began."""
+        return producer.probes >= begun + 2
+
+    await eventually_async(later, interval_s=0.005)
+
+
+@pytest.mark.parametrize("metadata", [False, None], ids=["refused", "hanging"])
+async def test_a_silent_kafka_is_one_line_and_after_a_while_not_ready(
+    writer: KafkaWriter, clock: HandClock, metadata: bool | None
+) -> None:
+    """Without traffic, an outage shows in the log at once and in readiness once patience is over; so does its end."""
     with structlog.testing.capture_logs() as lines:
-        producer_of(writer).metadata_is_there = False
-        producer_of(writer).outcome = errors.NotEnoughReplicasError()
-        for _ in range(3):
-            with pytest.raises(NotAcknowledged):
+        producer_of(writer).metadata = metadata
+        await probed(writer)
+        clock.now_s += PATIENCE_S - 1
+        assert writer.not_ready() is None
+        clock.now_s += 1
+        assert writer.not_ready() == "kafka does not answer: no broker answers"
+        producer_of(writer).metadata = True
+        await probed(writer)
+        assert writer.not_ready() is None
+    assert [line["event"] for line in lines] == ["dependency_down", "dependency_back"]
+
+
+async def test_writes_that_keep_failing_are_one_outage_although_a_broker_answers(
+    writer: KafkaWriter, clock: HandClock
+) -> None:
+    """Neither a broker's metadata nor a write to another partition in between ends the outage or fills the log."""
+    with structlog.testing.capture_logs() as lines:
+        for outcome in (errors.NotEnoughReplicasError(), "acknowledged") * 3:
+            producer_of(writer).outcome = outcome
+            if outcome == "acknowledged":
                 await writer.write(RECORDS)
-        producer_of(writer).outcome = "acknowledged"
-        producer_of(writer).metadata_is_there = True
-        await writer.write(RECORDS)
-    assert [line["event"] for line in lines] == ["Kafka lost", "Kafka answers again"]
-
-
-async def test_readiness_follows_the_probe(writer: KafkaWriter, clock: HandClock) -> None:
-    """Without traffic, Kafka's silence shows in readiness, and so does its return."""
-    producer_of(writer).metadata_is_there = False
-    clock.now_s += STALE_AFTER_S + 1
-    assert writer.not_ready() == "Kafka has not answered for 9 s"
-    producer_of(writer).metadata_is_there = True
-
-    async def ready_again() -> bool:
-        """Return whether nothing speaks against."""
-        return writer.not_ready() is None
-
-    await eventually_async(ready_again)
+            else:
+                with pytest.raises(TransientError):
+                    await writer.write(RECORDS)
+        clock.now_s += PATIENCE_S
+        assert writer.not_ready() is not None
+        await probed(writer)
+        assert writer.not_ready() is None
+    assert [line["event"] for line in lines] == ["dependency_down", "dependency_back"]
 
 
 async def test_a_writer_that_has_not_started_is_not_ready() -> None:
@@ -172,4 +197,4 @@ async def test_a_stop_does_not_wait_for_a_silent_kafka(writer: KafkaWriter) -> N
     producer_of(writer).outcome = "silence"
     with structlog.testing.capture_logs() as lines:
         await asyncio.wait_for(writer.stop(), 5)
-    assert [line["event"] for line in lines] == ["Kafka did not take the last records in time"]
+    assert [line["event"] for line in lines] == ["flush_unfinished"]

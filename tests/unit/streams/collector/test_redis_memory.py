@@ -8,8 +8,8 @@ import structlog
 
 from service.redis import async_redis_client
 from service.settings import Settings
-from streams.collector.ports import Recollection
 from streams.collector.redis_memory import PAUSE_S, RedisMemory
+from streams.collector.web import Recollection
 from tests.support.ports import free_port
 
 
@@ -59,7 +59,7 @@ async def test_an_outage_is_one_line_and_redis_is_asked_once_a_second() -> None:
         clock.now_s += PAUSE_S
         assert await recall(memory) == Recollection()
         assert client.attempts == 2
-    assert [line["event"] for line in lines] == ["Redis lost"]
+    assert [(line["event"], line["dependency"]) for line in lines] == [("dependency_down", "redis")]
     assert not memory.is_up
     await memory.close()
 

@@ -19,11 +19,15 @@ def test_a_missing_key_is_named_with_its_fix(missing: str) -> None:
     assert f"MILLRACE_{missing.upper()}" in error.value.fix
 
 
-def test_the_policy_holds_keys_and_origins() -> None:
+def test_the_policy_holds_keys_origins_and_proxies() -> None:
     """Settings become plain values once, at the start."""
-    policy = read_policy(Settings(**KEYS, cors_origins="https://a.example, https://b.example"))
+    settings = Settings(
+        **KEYS, cors_origins="https://a.example, https://b.example", trusted_proxies="10.0.0.0/8, fd00::1"
+    )
+    policy = read_policy(settings)
     assert (policy.keys.write, policy.keys.secret, policy.person_key) == (b"w", b"s", b"p")
     assert policy.origins == ("https://a.example", "https://b.example")
+    assert [str(network) for network in policy.trusted_proxies] == ["10.0.0.0/8", "fd00::1/128"]
 
 
 @pytest.mark.parametrize("missing", ["kafka_bootstrap", "redis_url"])

@@ -17,8 +17,8 @@ from tests.faults.oracle import PERSON_KEY, LogEntry, expect
 from tests.support.search_events import Record, cart, click, dwell, encoded, impression, log, purchase, tick, view
 
 WINDOW_MS, LATENESS_MS = 1_000, 200
-PAGES = [(1, "abcdef"), (1, "abcdef"), (1, "abc"), (1, "xbc"), (4, "defg"), (7, "gha")]
-"""Where a page begins, and what it shows: whole lists, repeats, further pages, and some that contradict one another."""
+PAGES = [(1, "abcdef"), (1, "abcdef"), (1, "abc"), (1, "xbc"), (4, "defg"), (7, "ghAa"), (1, "AbaB"), (1, "AbaB")]
+"""Where a page begins, and what it shows, sponsored in capitals: lists, repeats, further pages, contradictions."""
 FIELDS = (
     "search_id", "search_time", "closed_at", "session_id", "query", "synthetic", "slots", "unlisted", "origins",
 )  # fmt: skip
@@ -43,11 +43,15 @@ def _event(draw: st.DrawFn) -> dict[str, Any]:
     match kind:
         case "impression":
             first, shown = draw(st.sampled_from(PAGES))
-            slots = [{"product_id": product, "position": position} for position, product in enumerate(shown, first)]
+            slots = [
+                {"product_id": product.lower(), "position": position, "sponsored": product.isupper()}
+                for position, product in enumerate(shown, first)
+            ]
             names = st.sampled_from([None, "i-0", "i-9", "again"])
             return {**impression(search_id, search_time, event_id=draw(names), client_id="c1"), "slots": slots}
         case "click":
-            return click(product, time, **named, event_id=event_id)
+            position = draw(st.sampled_from([None, 1, 3, 9]))
+            return {**click(product, time, **named, event_id=event_id), **({"position": position} if position else {})}
         case "dwell":
             return dwell(product, draw(st.integers(0, 50_000)), time, **named, event_id=event_id)
         case "view":

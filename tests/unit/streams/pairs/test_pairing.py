@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.pairs import PreferencePair
+from contracts.structs import JOINED_SEARCH, JoinedSearch, JoinedSlot
 from contracts.telemetry import FilterReason, UnpairedReason
-from streams.agents.joined_search import JoinedSearch, JoinedSlot, decode
 from streams.pairs.grading import VALUE, Grade, grade, is_bounce
 from streams.pairs.pairing import PER_LIST, filter_reason, pairs_of
 from streams.pairs.propensity import examination_ratio
@@ -36,7 +36,7 @@ def search(*slots: dict[str, Any], search_id: str = "s1", **fields: Any) -> Join
         "origins": [{"topic": "search-events", "partition": 1, "offset": 7}],
         **fields,
     }
-    return decode(orjson.dumps(message))
+    return JOINED_SEARCH.decode(orjson.dumps(message))
 
 
 def pairs(*slots: dict[str, Any], **fields: Any) -> list[PreferencePair]:

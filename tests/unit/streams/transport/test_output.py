@@ -4,13 +4,11 @@ import asyncio
 from typing import Any
 
 import pytest
-from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.producer.message_accumulator import BatchBuilder
-from hypothesis import given
-from hypothesis import strategies as st
 
 from contracts.errors import DependencyDown, InvariantError
-from streams.transport.output import BATCH_BYTES, Output, OutRecord, partition_for
+from contracts.topics import partition_for
+from streams.transport.output import BATCH_BYTES, Output, OutRecord
 
 
 class Broker:
@@ -89,10 +87,3 @@ async def test_keyed_records_go_to_the_partitions_of_their_keys() -> None:
     await Output(broker).send_keyed("t", 4, [OutRecord(b"k%d" % (n % 3), b"v") for n in range(9)])
     assert {partition for _, partition, _, _ in broker.batches} == {partition_for(b"k%d" % n, 4) for n in range(3)}
     assert sum(n for _, _, n, _ in broker.batches) == 9
-
-
-@given(key=st.binary(min_size=1, max_size=50), partitions=st.integers(1, 64))
-def test_keys_are_placed_as_kafkas_clients_place_them(key: bytes, partitions: int) -> None:
-    """Murmur2 as every default client: what a shop writes itself lies beside what we write."""
-    every = list(range(partitions))
-    assert partition_for(key, partitions) == DefaultPartitioner()(key, every, every)

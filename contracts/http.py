@@ -1,0 +1,182 @@
+"""What goes over HTTP: requests and answers of the collector and of the search service.
+
+A batch is the form of a collector's request for the documentation: the collector decides about each item by itself.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from contracts.base import Finite, Id, Label, Money, NullIsAbsent, ProductId, Query, Release, Time
+from contracts.catalog import CatalogChange
+from contracts.events import Exploration, ShopEvent
+from contracts.pairs import CuratedPair
+
+Status = Literal["accepted", "duplicate", "rejected"]
+
+
+class IntakeReason(StrEnum):
+    """Why an item that reads well is still refused at intake."""
+
+    BOT = "bot"
+    """The sender's user agent is on the bot list."""
+    TOO_FAR_AHEAD = "too_far_ahead"
+    """A time lies more than five minutes after the collector's clock."""
+    TOO_DEEP = "too_deep"
+    """Objects and lists are nested deeper than any of our messages."""
+    TOO_LARGE = "too_large"
+    """The record would be larger than its topic allows."""
+
+
+def _with_example(**example: Any) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [example]})
+
+
+class EventBatch(BaseModel):
+    """Shop events."""
+
+    model_config = _with_example(
+        events=[
+            {
+                "type": "click",
+                "event_id": "e-1",
+                "event_time": 1795196006756,
+                "session_id": "k3",
+                "search_id": "s-1",
+                "search_time": 1795196001200,
+                "product_id": "P-1",
+                "position": 1,
+            }
+        ]
+    )
+
+    events: list[Annotated[ShopEvent, Field(discriminator="type")]]
+
+
+class ProductBatch(BaseModel):
+    """Catalogue changes."""
+
+    model_config = _with_example(
+        products=[{"type": "product", "product_id": "P-1", "version": 1, "title": "Quiet fridge", "price": 499.0}]
+    )
+
+    products: list[Annotated[CatalogChange, Field(discriminator="type")]]
+
+
+class PairBatch(BaseModel):
+    """Curated pairs."""
+
+    model_config = _with_example(pairs=[{"query": "fridge", "chosen": "P-1", "rejected": "P-2"}])
+
+    pairs: list[CuratedPair]
+
+
+class ItemResult(BaseModel):
+    """What became of one item of a request, in the order of the request."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    event_id: str | None
+    """`event_id` of an event, `product_id` of a product, `pair_id` of a curated pair; None where it had none."""
+    status: Status
+    reason: str | None = None
+    field: str | None = None
+    message: str | None = None
+
+
+class IntakeAnswer(BaseModel):
+    """A collector's answer: `accepted` counts what Kafka acknowledged."""
+
+    accepted: int
+    rejected: int
+    duplicate: int = 0
+    results: list[ItemResult]
+
+
+class _Body(NullIsAbsent):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PriceRange(_Body):
+    """Bounds of the price, both included."""
+
+    gte: Money | None = None
+    lte: Money | None = None
+
+
+class Filters(_Body):
+    """Conditions that every result meets."""
+
+    brand: Annotated[tuple[Label, ...], Field(max_length=100)] | None = None
+    price: PriceRange | None = None
+    category: Label | None = None
+    in_stock: bool | None = None
+    locale: Label | None = None
+
+
+class SearchRequest(_Body):
+    """A search."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"query": "quiet fridge", "k": 5, "filters": {"price": {"lte": 500}, "in_stock": True}}]
+        }
+    )
+
+    query: Query
+    k: Annotated[int, Field(ge=1, le=100)] = 10
+    filters: Filters = Filters()
+    session_id: Id | None = None
+    client_id: Id | None = None
+    explain: bool = False
+    explore: bool = True
+    impression: Literal["server", "client", "none"] = "server"
+    """Who writes the impression: this service, the site, or nobody (evaluation)."""
+
+
+class SearchResult(BaseModel):
+    """One product of the answer."""
+
+    product_id: ProductId
+    position: int
+    score: Finite
+    title: str
+    price: Money | None = None
+    brand: str | None = None
+    category: tuple[str, ...] = ()
+    in_stock: bool = True
+    parent_id: str | None = None
+    product_release: Release
+    explanation: dict[str, float] | None = None
+
+
+class SearchAnswer(BaseModel):
+    """The answer to a search; `search_id` and `search_time` go back on every event of it."""
+
+    search_id: Id
+    search_time: Time
+    query_release: Release
+    product_release: Release
+    arm: Label
+    exploration: Exploration
+    degraded: str | None
+    took_ms: Annotated[float, Field(ge=0)]
+    total: int
+    results: tuple[SearchResult, ...]
+
+
+class EncodeRequest(_Body):
+    """Texts to encode as queries."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"texts": ["quiet fridge"]}]})
+
+    texts: Annotated[tuple[Query, ...], Field(min_length=1, max_length=256)]
+
+
+class EncodeAnswer(BaseModel):
+    """Query vectors for people who ask Qdrant themselves, with the releases they belong to."""
+
+    query_release: Release
+    product_release: Release
+    vectors: tuple[tuple[float, ...], ...]

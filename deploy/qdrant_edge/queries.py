@@ -1,0 +1,162 @@
+"""Reads of a request -> requests of Edge.
+
+Limits are cut to what the collection holds (`Scope.ceiling`), so that an absurd limit asks for everything instead of
+for memory.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Final
+from uuid import UUID
+
+import qdrant_edge as edge
+from qdrant_client import models
+
+from deploy.qdrant_edge.conditions import to_filter, to_formula
+from deploy.qdrant_edge.errors import ApiError, not_supported
+from deploy.qdrant_edge.requests import PointId, Sizes, dense_vector, in_range, point_id
+
+DEFAULT_LIMIT: Final = 10
+_CANDIDATES: Final = 100
+_MOST_CANDIDATES: Final = 16_384
+_RRF_K: Final = 2
+
+Payloads = bool | list[str] | edge.PayloadSelector
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a query must know of its collection.
+
+    Args:
+        sizes: dimension per vector name.
+        ceiling: number of points, the most that any limit can yield.
+        vector_of: (point id, vector name) -> the stored vector, for queries by example.
+    """
+
+    sizes: Sizes
+    ceiling: int
+    vector_of: Callable[[PointId, str], list[float]]
+
+    def limit(self, value: int | None, where: str = "limit", *, default: int = DEFAULT_LIMIT) -> int:
+        """Return a limit of at least 1, cut to the collection's size."""
+        return min(in_range(default if value is None else value, where), max(self.ceiling, 1))
+
+
+def to_query(given: models.QueryRequest, scope: Scope) -> edge.QueryRequest:
+    """Return the request of `POST /points/query`."""
+    return edge.QueryRequest(
+        offset=min(in_range(given.offset or 0, "offset", least=0), scope.ceiling),
+        with_vector=given.with_vector or False,
+        with_payload=payloads(given.with_payload, default=False),
+        **_stage(given, scope),
+    )
+
+
+def _stage(given: models.QueryRequest | models.Prefetch, scope: Scope) -> dict[str, Any]:
+    """Return the arguments that a query and a prefetch share."""
+    query, example = _scoring(given, scope)
+    if given.score_threshold is not None and (query is None or isinstance(query, edge.OrderBy)):
+        raise ApiError(400, "Bad request: score_threshold needs a query that gives scores")
+    chosen = to_filter(given.filter)
+    if example is not None:  # as in Qdrant, an example is none of its own results
+        chosen = edge.Filter(must=[chosen] if chosen else None, must_not=[edge.HasIdCondition({example})])
+    before = given.prefetch if isinstance(given.prefetch, list) else [given.prefetch] if given.prefetch else []
+    return {
+        "limit": scope.limit(given.limit),
+        "query": query,
+        "prefetches": [edge.Prefetch(**_stage(entry, scope)) for entry in before] or None,
+        "filter": chosen,
+        "score_threshold": given.score_threshold,
+        "params": _params(given.params),
+    }
+
+
+def _scoring(given: models.QueryRequest | models.Prefetch, scope: Scope) -> tuple[Any, PointId | None]:
+    """Return Edge's scoring query, and the id of the example point if the query is one."""
+    using, query = given.using or "", given.query
+    match query:
+        case None:
+            return None, None
+        case models.FusionQuery() | models.RrfQuery():
+            return _fusion(query, using), None
+        case models.OrderByQuery(order_by=order):
+            return order_by(order), None
+        case models.FormulaQuery():
+            return to_formula(query), None
+        case models.SampleQuery():
+            return edge.Sample.Random, None
+    nearest, mmr = (query.nearest, query.mmr) if isinstance(query, models.NearestQuery) else (query, None)
+    example = point_id(nearest) if isinstance(nearest, int | str | UUID) else None
+    vector = _vector(nearest, using, scope) if example is None else scope.vector_of(example, using)
+    if mmr is None:
+        return edge.Query.Nearest(vector, using=using or None), example
+    return _mmr(mmr, vector, using), example
+
+
+def _fusion(given: models.FusionQuery | models.RrfQuery, using: str) -> Any:
+    if using:
+        raise ApiError(400, "Bad request: Fusion queries cannot be combined with the `using` field")
+    if isinstance(given, models.RrfQuery):
+        k = _RRF_K if given.rrf.k is None else given.rrf.k
+        return edge.Fusion.Rrf(in_range(k, "rrf.k"), given.rrf.weights)
+    return edge.Fusion.Dbsf() if given.fusion is models.Fusion.DBSF else edge.Fusion.Rrf(_RRF_K)
+
+
+def _vector(given: Any, using: str, scope: Scope) -> list[float]:
+    if isinstance(given, list):
+        return dense_vector(given, using, scope.sizes)
+    if isinstance(given, models.SparseVector):
+        raise not_supported("sparse vectors")
+    if isinstance(given, models.Document | models.Image | models.InferenceObject):
+        raise not_supported("inference: send vectors")
+    raise not_supported(f"`{next(iter(given))[0]}` queries")
+
+
+def _mmr(given: models.Mmr, vector: list[float], using: str) -> edge.Mmr:
+    diversity = 0.5 if given.diversity is None else given.diversity
+    if not 0.0 <= diversity <= 1.0:
+        raise ApiError(422, "Validation error in JSON body: mmr.diversity must be between 0 and 1")
+    candidates = _CANDIDATES if given.candidates_limit is None else given.candidates_limit
+    candidates = in_range(candidates, "mmr.candidates_limit", least=0, most=_MOST_CANDIDATES)
+    # Edge's lambda weighs relevance, Qdrant's diversity the opposite.
+    return edge.Mmr(vector, 1.0 - diversity, candidates, using=using or None)
+
+
+def order_by(given: str | models.OrderBy) -> edge.OrderBy:
+    """Return an order by payload field; the field needs an index over which ranges work."""
+    order = models.OrderBy(key=given) if isinstance(given, str) else given
+    start = order.start_from.isoformat() if isinstance(order.start_from, date) else order.start_from
+    descending = order.direction is models.Direction.DESC
+    return edge.OrderBy(order.key, edge.Direction.Desc if descending else edge.Direction.Asc, start)
+
+
+def to_scroll(given: models.ScrollRequest, scope: Scope) -> edge.ScrollRequest:
+    """Return the request of `POST /points/scroll`."""
+    return edge.ScrollRequest(
+        offset=None if given.offset is None else point_id(given.offset),
+        limit=scope.limit(given.limit),
+        filter=to_filter(given.filter),
+        with_payload=payloads(given.with_payload, default=True),
+        with_vector=given.with_vector or False,
+        order_by=None if given.order_by is None else order_by(given.order_by),
+    )
+
+
+def payloads(given: models.WithPayloadInterface | None, *, default: bool) -> Payloads:
+    """Return which payload fields are wanted: all, none, these, or all but these."""
+    if isinstance(given, models.PayloadSelectorInclude):
+        return edge.PayloadSelector.Include(given.include)
+    if isinstance(given, models.PayloadSelectorExclude):
+        return edge.PayloadSelector.Exclude(given.exclude)
+    return default if given is None else given
+
+
+def _params(given: models.SearchParams | None) -> edge.SearchParams | None:
+    if given is None:
+        return None
+    if given.idf is not None:
+        raise not_supported("idf parameters")
+    ef = None if given.hnsw_ef is None else min(in_range(given.hnsw_ef, "params.hnsw_ef"), _MOST_CANDIDATES)
+    return edge.SearchParams(hnsw_ef=ef, exact=given.exact or False, indexed_only=given.indexed_only or False)

@@ -1,0 +1,256 @@
+"""Requests, read by `qdrant_client`'s own models, and the values that no model can judge.
+
+The models are as strict as a server and refuse a field that they do not have. They do not see vectors, which would
+cost more than the rest together, nor judge ranges and nesting: Edge ends badly there. A payload nested deeper than its
+log can read back makes the shard unreadable, a deeply nested filter overflows the stack.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+import orjson
+from pydantic import BaseModel, ValidationError
+from qdrant_client import models
+
+from deploy.qdrant_edge.errors import ApiError, not_supported
+
+Json = Any
+"""A value as orjson parsed it."""
+
+PointId = int | UUID | str
+"""An unsigned 64-bit integer or a UUID, as Edge takes and gives it."""
+
+Sizes = Mapping[str, int]
+"""Dimension per vector name; the unnamed vector's name is empty."""
+
+MAX_DEPTH: Final = 35
+"""Deepest nesting of a request: a payload of 32 levels in its point; Edge's log fails to read back beyond about 120."""
+
+MAX_FLOAT32: Final = 3.4028234663852886e38
+_MAX_POINT_ID: Final = 2**64 - 1
+MOST_INTEGER: Final = 2**63 - 1
+_MOST_FAULTS: Final = 10_000
+_ELSEWHERE: Final = {
+    "shard_key": "shard keys",
+    "lookup_from": "lookup in another collection",
+    "with_lookup": "lookup in another collection",
+}
+_CLAUSES: Final = ("must", "should", "must_not")
+_MISFIT: Final = {"missing": 0, "extra_forbidden": 1}
+"""Faults that a member of a union has where the request means another member; the least likely first."""
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class _Times(BaseModel, extra="forbid"):
+    """Bounds of a range of times as they came: Edge reads forms that pydantic does not, and refuses bare numbers."""
+
+    lt: str | None = None
+    gt: str | None = None
+    gte: str | None = None
+    lte: str | None = None
+
+
+class _FieldCondition(models.FieldCondition):
+    range: models.Range | _Times | None = None  # type: ignore[assignment]  # see _Times
+
+
+_CONDITIONS: Final[dict[str, type[BaseModel]]] = {
+    "key": _FieldCondition,
+    "has_id": models.HasIdCondition,
+    "has_vector": models.HasVectorCondition,
+    "is_empty": models.IsEmptyCondition,
+    "is_null": models.IsNullCondition,
+    "slice": models.SliceCondition,
+}
+
+
+def parse(model: type[M], body: Json) -> M:
+    """Return a request as the model that the client made it from.
+
+    Args:
+        model: of a whole request, or of a prefetch.
+        body: its JSON; vectors of points were taken out before.
+
+    Raises:
+        ApiError: wrong type, unknown field, nested too deeply, or what needs more than one collection on one machine.
+    """
+    within_depth(body)
+    return _parse(model, body)
+
+
+def _parse(model: type[M], body: Json) -> M:
+    fields = as_object(body, "the request")
+    filters = {name: fields[name] for name in ("filter", "update_filter") if fields.get(name) is not None}
+    prefetch = fields.get("prefetch")
+    inner: dict[str, Any] = {name: {} for name in filters} | ({"prefetch": []} if prefetch else {})
+    request = _validate(model, {**fields, **inner} if inner else fields)
+    for name, feature in _ELSEWHERE.items():
+        if getattr(request, name, None) is not None:
+            raise not_supported(feature)
+    for name, value in filters.items():
+        setattr(request, name, _filter(value))
+    if prefetch and hasattr(request, "prefetch"):
+        entries = prefetch if type(prefetch) is list else [prefetch]
+        request.prefetch = [_parse(models.Prefetch, entry) for entry in entries]
+    return request
+
+
+def _filter(value: Json) -> models.Filter:
+    """Return a filter, each condition read by the model that its own key names.
+
+    Of a union pydantic tries each of the eight members, at every level, and reports the failures of all: a condition
+    for each of 256 points would take longer to read than to apply.
+    """
+    fields = as_object(value, "filter")
+    rest = {name: entry for name, entry in fields.items() if name not in _CLAUSES}
+    at_least = as_object(rest["min_should"], "min_should") if rest.get("min_should") is not None else {}
+    if at_least:
+        rest["min_should"] = {**at_least, "conditions": []}
+    result = _validate(models.Filter, rest) if rest else models.Filter()
+    for name in _CLAUSES:
+        if (clause := fields.get(name)) is not None:
+            setattr(result, name, [_condition(entry) for entry in (clause if type(clause) is list else [clause])])
+    if result.min_should is not None:
+        conditions = as_list(at_least.get("conditions"), "min_should.conditions")
+        result.min_should.conditions = [_condition(entry) for entry in conditions]
+    return result
+
+
+def _condition(value: Json) -> Any:
+    fields = as_object(value, "condition")
+    for key, model in _CONDITIONS.items():
+        if key in fields:
+            return _validate(model, fields)
+    if "nested" not in fields:
+        return _filter(fields)
+    nested = as_object(fields["nested"], "nested")
+    result = _validate(models.NestedCondition, {**fields, "nested": {**nested, "filter": {}}})
+    result.nested.filter = _filter(nested.get("filter"))
+    return result
+
+
+def _validate(model: type[M], body: Json) -> M:
+    try:
+        # From JSON, because only there is strict validation as strict as JSON is: enums and times are strings.
+        return model.model_validate_json(orjson.dumps(body), strict=True)
+    except ValidationError as error:
+        raise ApiError(400, f"Format error in JSON body: {_fault(error, model, body)}") from error
+
+
+def _fault(error: ValidationError, model: type[BaseModel], body: Json) -> str:
+    """Return the fault where pydantic got furthest: of a union it reports the failure of every member."""
+    if error.error_count() > _MOST_FAULTS:
+        return f"{error.error_count()} faults"
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    places = [(*_place(fault["loc"], body, fault["type"] == "missing"), fault) for fault in faults]
+    path, value, fault = max(places, key=lambda place: (len(place[0]), _MISFIT.get(place[2]["type"], 2)))
+    return f"{'.'.join(path) or model.__name__}: {fault['msg']}, got {value!r:.80}"
+
+
+def _place(loc: tuple[int | str, ...], body: Json, is_missing: bool) -> tuple[list[str], Json]:
+    """Return where in a body a fault is, and what is there; names of union members in between are left out."""
+    path = []
+    for part in loc:
+        inside = part in body if type(body) is dict else type(body) is list and type(part) is int and part < len(body)
+        if inside:
+            path.append(str(part))
+            body = body[part]
+    return [*path, str(loc[-1])] if is_missing else path, body
+
+
+def as_object(value: Json, where: str) -> dict[str, Any]:
+    """Return the value if it is a JSON object."""
+    if type(value) is not dict:
+        raise ApiError(400, f"Format error in JSON body: {where} must be an object, got {value!r:.80}")
+    return value
+
+
+def as_list(value: Json, where: str) -> list[Any]:
+    """Return the value if it is a JSON array."""
+    if type(value) is not list:
+        raise ApiError(400, f"Format error in JSON body: {where} must be a list, got {value!r:.80}")
+    return value
+
+
+def in_range(value: int, where: str, *, least: int = 1, most: int = MOST_INTEGER) -> int:
+    """Return an integer in its range; what is no unsigned integer of Qdrant's at all is another refusal."""
+    if not 0 <= value <= MOST_INTEGER:
+        raise ApiError(400, f"Format error in JSON body: {where} must be an integer from 0 to {MOST_INTEGER}")
+    if not least <= value <= most:
+        raise ApiError(422, f"Validation error in JSON body: {where} must be between {least} and {most}, got {value}")
+    return value
+
+
+def point_id(value: PointId) -> PointId:
+    """Return a point id, or refuse it as Qdrant does."""
+    if isinstance(value, UUID) or (isinstance(value, int) and 0 <= value <= _MAX_POINT_ID):
+        return value
+    raise ApiError(
+        400,
+        f"Format error in JSON body: value {value!r:.80} is not a valid point ID, "
+        "valid values are either an unsigned integer or a UUID",
+    )
+
+
+def json_id(value: PointId) -> int | str:
+    """Return a stored point's id as JSON has it."""
+    return value if isinstance(value, int) else str(value)
+
+
+def within_depth(value: Json, *, left: int = MAX_DEPTH) -> None:
+    """Refuse a value that is nested too deeply to be written and read back safely."""
+    if left == 0:
+        raise ApiError(400, f"Validation error in JSON body: it is nested deeper than {MAX_DEPTH} levels")
+    if type(value) is dict:
+        value = value.values()
+    elif type(value) is not list:
+        return
+    for entry in value:
+        if type(entry) is dict or type(entry) is list:
+            within_depth(entry, left=left - 1)
+
+
+def dense_vectors(value: Json, sizes: Sizes) -> Any:
+    """Return the vectors of a point: by name, or the bare list of the unnamed one."""
+    if type(value) is dict and not _is_other_vector(value):
+        return {name: dense_vector(vector, name, sizes) for name, vector in value.items()}
+    return dense_vector(value, "", sizes)
+
+
+def dense_vector(value: Json, name: str, sizes: Sizes) -> list[float]:
+    """Return a vector that fits its vector space: right dimension, all numbers, finite as float32.
+
+    Args:
+        value: from the request.
+        name: vector name, empty for the unnamed vector.
+        sizes: dimension per vector name.
+
+    Raises:
+        ApiError: unknown name, wrong dimension, another kind of vector, or a value that is not a finite number, which
+            Edge itself would store.
+    """
+    if type(value) is dict and _is_other_vector(value):
+        raise not_supported("sparse vectors" if "indices" in value else "inference: send vectors")
+    if type(value) is not list:
+        raise ApiError(400, "Format error in JSON body: a vector must be a list of numbers")
+    if value and type(value[0]) is list:
+        raise not_supported("multivectors")
+    size = sizes.get(name)
+    if size is None:
+        raise ApiError(400, f"Wrong input: Not existing vector name error: {name}")
+    if len(value) != size:
+        raise ApiError(400, f"Wrong input: Vector dimension error: expected dim: {size}, got {len(value)}")
+    try:
+        length = math.hypot(*value)  # one C call judges type and finiteness of every value
+    except TypeError as error:
+        raise ApiError(400, "Format error in JSON body: vector values must be numbers") from error
+    if not length <= MAX_FLOAT32:
+        raise ApiError(400, "Wrong input: vector values must be finite")
+    return value
+
+
+def _is_other_vector(value: dict[str, Json]) -> bool:
+    return not value.keys().isdisjoint({"indices", "text", "image", "object", "model"})

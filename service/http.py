@@ -1,0 +1,297 @@
+"""The HTTP edge that every process has: routes, refusals, limits, request metrics and health.
+
+A handler takes what it needs from the request, returns the answer, and raises what is against it: `Refused`, an error
+of `contracts.errors`, or anything else, which is a fault of ours and one log line. All refusals have one form, problem
+details (RFC 9457). Bodies are unpacked here, not by aiohttp, which would do it without a bound.
+"""
+
+import asyncio
+import time
+import zlib
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final, TypeVar
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from contracts import wire
+from contracts.errors import ContractError, DependencyDown, TransientError
+from service import metrics
+from service.health import HEALTH_PATHS, Health
+from service.logging import get_logger
+
+JSON: Final = "application/json"
+PROBLEM: Final = "application/problem+json"
+RETRY_AFTER_S: Final = 1
+"""When a caller may come again after a 503: most of its causes pass within a second."""
+
+BODY_TIMEOUT_S: Final = 30.0
+_NO_TYPE: Final = "application/octet-stream"  # aiohttp's word for an absent header
+_PACKED: Final = frozenset({"gzip", "deflate"})
+_GZIP_OR_ZLIB: Final = 47  # zlib: 15 bits of window, plus 32 to tell the two headers apart
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+M = TypeVar("M", bound=BaseModel)
+
+
+class Problem(BaseModel):
+    """Why a request was refused, as problem details (RFC 9457); nothing of it was done."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    type: str = "about:blank"
+    title: str
+    """The phrase of the HTTP status."""
+    status: int
+    detail: str
+    """A sentence for people, with what to do."""
+    reason: str
+    """A stable word for programs."""
+    field: str | None = None
+    """The dotted path of what is to blame, if something is."""
+
+
+class Refused(Exception):
+    """A whole request is refused: nothing of it is done.
+
+    Args:
+        status: HTTP status.
+        reason: stable word for programs.
+        detail: sentence for people, with the fix.
+        field: dotted path of what is to blame.
+        headers: of the answer.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        detail: str,
+        *,
+        field: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.reason = reason
+        self.detail = detail.encode(errors="replace").decode()  # it may repeat a header that is not UTF-8
+        self.field = field
+        self.headers = dict(headers or {})
+
+
+def come_again(status: int, reason: str, detail: str, *, after_s: float = RETRY_AFTER_S) -> Refused:
+    """Return a refusal that says when to come back."""
+    return Refused(status, reason, detail, headers={"Retry-After": str(max(1, round(after_s)))})
+
+
+def problem(refused: Refused) -> web.Response:
+    """Return the answer that a refusal becomes everywhere but in the embedded store, which speaks Qdrant's form."""
+    body = Problem(
+        title=HTTPStatus(refused.status).phrase,
+        status=refused.status,
+        detail=refused.detail,
+        reason=refused.reason,
+        field=refused.field,
+    )
+    content = body.model_dump_json(exclude_none=True).encode()
+    return web.Response(status=refused.status, body=content, content_type=PROBLEM, headers=refused.headers)
+
+
+def json_answer(content: BaseModel) -> web.Response:
+    """Return an answer that was validated when it was made."""
+    return web.Response(body=content.model_dump_json().encode(), content_type=JSON)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One path of an application.
+
+    Args:
+        method: GET answers HEAD too.
+        path: as aiohttp writes it.
+        handler: answers.
+        summary: what it does, for the documentation.
+        takes: form of the body; for GET, of the parameters.
+        gives: form of the answer; a route without it is not documented.
+        always: answered also while `max_open` requests are under way, and not counted among them.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str = ""
+    takes: type[BaseModel] | None = None
+    gives: type[BaseModel] | None = None
+    always: bool = False
+
+
+def build_app(
+    health: Health,
+    routes: Iterable[Route] = (),
+    *,
+    max_open: int | None = None,
+    render: Callable[[Refused], web.Response] = problem,
+    middlewares: Sequence[Any] = (),
+) -> web.Application:
+    """Return an application with its health paths.
+
+    Args:
+        health: answers `/live`, `/ready` and `/metrics`.
+        routes: all other paths.
+        max_open: how many requests may be under way; those beyond are refused before their body is read.
+        render: turns a refusal into an answer.
+        middlewares: aiohttp's, inside the edge: what they raise is rendered too.
+    """
+
+    async def answer_health(request: web.Request) -> web.StreamResponse:
+        status, content_type, body = health.render(request.path) or (404, JSON, b"{}")
+        return web.Response(status=status, body=body, headers={"Content-Type": content_type})
+
+    every = [*(Route("GET", path, answer_health, always=True) for path in HEALTH_PATHS), *routes]
+    edge = _Edge(render, max_open, always={route.path for route in every if route.always})
+    app = web.Application(middlewares=[edge.answer, *middlewares])
+    for route in every:
+        if route.method == "GET":
+            app.router.add_get(route.path, route.handler)
+        else:
+            app.router.add_route(route.method, route.path, route.handler)
+    return app
+
+
+class _Edge:
+    """What happens around every handler."""
+
+    def __init__(
+        self, render: Callable[[Refused], web.Response], max_open: int | None, *, always: Collection[str]
+    ) -> None:
+        self._render = render
+        self._max_open = max_open
+        self._always = always
+        self._open = 0
+
+    @web.middleware
+    async def answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer one request, whatever becomes of it; count and time it by route."""
+        began_s = time.perf_counter()
+        resource = request.match_info.route.resource
+        route = "unknown" if resource is None else resource.canonical
+        try:
+            response = await (handler(request) if route in self._always else self._bounded(request, handler))
+        except Exception as error:
+            if isinstance(error, ConnectionError) and request.transport is None:
+                raise  # the caller is gone; aiohttp knows what to do
+            response = self._render(_refusal(request, error))
+        response.headers.setdefault("Cache-Control", "no-store")
+        metrics.REQUESTS.labels(route, str(response.status)).inc()
+        metrics.REQUEST_SECONDS.labels(route).observe(time.perf_counter() - began_s)
+        return response
+
+    async def _bounded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if self._max_open is not None and self._open >= self._max_open:
+            raise come_again(503, "busy", "too many requests are under way; send it again")
+        self._open += 1
+        try:
+            return await handler(request)
+        finally:
+            self._open -= 1
+
+
+def _refusal(request: web.Request, error: Exception) -> Refused:
+    """Return what an error means to the caller; a fault of ours is logged and says nothing of the inside."""
+    match error:
+        case Refused():
+            return error
+        case web.HTTPException():
+            allowed = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+            reason = HTTPStatus(error.status).name.lower()
+            return Refused(error.status, reason, f"{request.method} {request.path}: {error.reason}", headers=allowed)
+        case web.RequestPayloadError():
+            return Refused(400, "malformed_body", f"the body cannot be read: {error}")
+        case ContractError():
+            return Refused(400, error.reason, str(error), field=error.field)
+        case DependencyDown() | TransientError():
+            detail = f"{error.message}; {error.fix}" if error.fix else error.message
+            after_s = error.retry_after_s if isinstance(error, TransientError) else RETRY_AFTER_S
+            return come_again(503, "unavailable", detail, after_s=after_s)
+        case _:
+            get_logger().error("request_failed", path=request.path, error=repr(error), exc_info=error)
+            return Refused(500, "internal", "something failed here; the log says what")
+
+
+async def read_body(
+    request: web.Request, *, limit_bytes: int, types: Collection[str] = (JSON,), timeout_s: float = BODY_TIMEOUT_S
+) -> bytes:
+    """Return the body of a request, unpacked.
+
+    Args:
+        request: its body may be packed with gzip or deflate.
+        limit_bytes: largest body, as sent and as unpacked.
+        types: content types that are read; an absent one is.
+        timeout_s: how long the body may take to arrive.
+
+    Raises:
+        Refused: 400, 408, 413 or 415.
+    """
+    if request.content_type not in {*types, _NO_TYPE}:
+        raise Refused(415, "content_type", f"send {JSON}, not {request.content_type}")
+    encoding = request.headers.get("Content-Encoding", "identity").lower()
+    if encoding not in {"identity", *_PACKED}:
+        raise Refused(415, "content_encoding", f"send gzip, deflate or identity, not {encoding}")
+    too_large = Refused(413, "too_large", f"the body may have {limit_bytes} bytes, unpacked; send less at once")
+    if (request.content_length or 0) > limit_bytes:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(timeout_s):
+            async for chunk in request.content.iter_any():
+                body += chunk
+                if len(body) > limit_bytes:
+                    raise too_large
+    except TimeoutError as error:
+        raise Refused(408, "too_slow", f"the body did not arrive within {timeout_s:g} s") from error
+    unpacked = _unpacked(body, limit_bytes) if encoding in _PACKED else bytes(body)
+    if len(unpacked) > limit_bytes:
+        raise too_large
+    return unpacked
+
+
+def _unpacked(body: bytearray, limit_bytes: int) -> bytes:
+    """Return what a packed body holds, of a larger one a byte more than the limit."""
+    unpacker = zlib.decompressobj(wbits=_GZIP_OR_ZLIB)
+    try:
+        unpacked = unpacker.decompress(body, limit_bytes + 1)
+    except zlib.error as error:
+        raise Refused(400, "malformed_body", f"the body is not packed as its header says: {error}") from error
+    if len(unpacked) <= limit_bytes and (not unpacker.eof or unpacker.unused_data):
+        raise Refused(400, "malformed_body", "the packed body breaks off, or something follows it")
+    return unpacked
+
+
+async def read_model(request: web.Request, model: type[M], *, limit_bytes: int) -> M:
+    """Return the body of a request as a model.
+
+    Raises:
+        Refused: as `read_body`, and 422 with the field that is wrong.
+        MalformedMessage: it is not JSON.
+    """
+    return _validated(model, wire.parse(await read_body(request, limit_bytes=limit_bytes)))
+
+
+def read_parameters(request: web.Request, model: type[M]) -> M:
+    """Return the query parameters of a request as a model; one that is given more than once is a list.
+
+    Raises:
+        Refused: 422 with the parameter that is wrong.
+    """
+    given = {name: request.query.getall(name) for name in request.query}
+    return _validated(model, {name: values if len(values) > 1 else values[0] for name, values in given.items()})
+
+
+def _validated(model: type[M], content: Any) -> M:
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        wrong = wire.contract_error(error, tagged=False)
+        raise Refused(422, wrong.reason, str(wrong), field=wrong.field) from error

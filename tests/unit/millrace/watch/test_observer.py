@@ -1,0 +1,51 @@
+"""One document holds all that the page shows, and it is JSON."""
+
+import json
+
+import orjson
+import pytest
+
+from millrace.watch.observer import snapshot, state_of, status_freshness
+from millrace.watch.scrape import ProcessView
+from tests.support.deployment import NOW_MS, busy_facts, busy_snapshot, process_views, release_book
+
+
+def test_the_parts_are_those_that_the_page_reads() -> None:
+    """Page and commands show the same numbers under the same names."""
+    view = busy_snapshot()
+    assert set(view) == {"at", "lag", "ledger", "freshness_s", "promise_s", "releases", "processes", "unknown"}
+    assert view["at"] == NOW_MS
+    assert view["releases"] == release_book().report()
+    assert (view["ledger"]["events"]["balance"], view["ledger"]["searches"]["balance"]) == (0, 0)
+
+
+def test_a_snapshot_is_strict_json() -> None:
+    """No NaN, no infinity, no key that is no text: browsers read it as it is."""
+    view = busy_snapshot()
+    assert json.loads(orjson.dumps(view)) == view
+
+
+@pytest.mark.parametrize(
+    ("view", "state"),
+    [(ProcessView(ready=True), "ready"), (ProcessView(ready=False), "waiting"), (ProcessView(ready=None), "silent")],
+)
+def test_the_state_of_a_process_is_one_word(view: ProcessView, state: str) -> None:
+    """Not answering and not being ready are two things."""
+    assert state_of(view) == state
+
+
+def test_processes_keep_their_order_and_reasons() -> None:
+    """The page lists them as the settings name them."""
+    rows = busy_snapshot()["processes"]
+    assert [row["name"] for row in rows] == list(process_views())
+    assert rows[2] == {
+        "name": "search", "state": "waiting", "reasons": ["releases: models has not been read to its end yet"],
+    }  # fmt: skip
+
+
+def test_status_leaves_the_counts_out() -> None:
+    """`status` prints the quantiles of both ways only."""
+    report = snapshot(busy_facts(), {}, {}, at_ms=NOW_MS, promise_s=60)["freshness_s"]
+    assert status_freshness(report) == {
+        "click_to_search": {"p50": None, "p99": None}, "product_to_search": {"p50": None, "p99": None},
+    }  # fmt: skip

@@ -1,0 +1,101 @@
+"""The simulator's commands: what they pass on, what they refuse, and what they print where."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from contracts.errors import UsageError
+from simulator import commands
+from simulator.demo.phases import DemoOptions
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Run in an empty folder, where no deployment is."""
+    monkeypatch.chdir(tmp_path)
+
+
+def test_an_unknown_bench_is_refused() -> None:
+    """The ones that exist are named."""
+    with pytest.raises(UsageError, match="there is no bench stream") as raised:
+        commands.bench("stream")
+    assert "streams" in raised.value.fix
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_bench_prints_what_it_measured(
+    as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Progress goes to stderr, figures to stdout."""
+    row = {"name": "joined events", "unit": "events/s", "ours": 9.5, "peer": "bare loop", "peer_value": 10.0}
+    report = {"bench": "streams", "machine": {}, "results": [{**row, "ratio": 0.95, "goal": 0.95, "met": True}]}
+    module = ModuleType("simulator.bench.streams")
+
+    def measure(tell: Callable[[str], None]) -> dict[str, Any]:
+        """Stand for the bench."""
+        tell("warming up")
+        return report
+
+    vars(module)["run"] = measure
+    monkeypatch.setitem(sys.modules, "simulator.bench.streams", module)
+    commands.bench("streams", json=as_json)
+    printed = capsys.readouterr()
+    assert printed.err == "warming up\n"
+    assert "bare loop" in printed.out
+    if as_json:
+        assert json.loads(printed.out) == report
+
+
+def test_demo_passes_its_arguments_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every option reaches the demo."""
+    asked: list[DemoOptions] = []
+    monkeypatch.setattr("simulator.demo.run.run_demo", asked.append)
+    commands.demo(world=tmp_path, seed=3, seconds=30, keep=True, json=tmp_path / "figures.json")
+    assert asked == [DemoOptions(tmp_path, seed=3, seconds=30, keep=True, json_file=tmp_path / "figures.json")]
+
+
+def test_a_world_that_is_none_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    """The folder is read first; no server is started for nothing."""
+    with pytest.raises(UsageError):
+        commands.demo(world=tmp_path / "missing")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_world_that_is_wrong_is_told_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command line shows each fault on a line of its own, then the fix, and ends with wrong usage."""
+    from millrace import cli
+
+    (tmp_path / "world").mkdir()
+    (tmp_path / "world" / "products.jsonl").write_text('{"type":"product"}\n[]\n')
+    monkeypatch.setattr(sys, "argv", ["millrace", "demo", "--world", "world"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    progress, first, *lines, fix = capsys.readouterr().err.splitlines()
+    assert progress == "reading the world"
+    counts = "2 in products.jsonl, 1 in queries.jsonl, 1 in judgments.jsonl"
+    assert first == f"error: world is not a world (faults: {counts})"
+    assert [line.split(":")[0] for line in lines] == [
+        "  products.jsonl, line 1, product_id",
+        "  products.jsonl, line 2",
+        "  queries.jsonl",
+        "  judgments.jsonl",
+    ]
+    assert fix.startswith("fix:   ")
+
+
+def test_an_exported_world_is_one_that_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What `shop export` writes is what `demo --world` reads; the folder is named on stderr."""
+    from simulator.shop.builtin import builtin_world
+    from simulator.shop.world_files import load_world
+
+    commands.shop_export(tmp_path / "mine", seed=3)
+    assert load_world(tmp_path / "mine") == builtin_world(3)
+    assert "world 3 written to" in capsys.readouterr().err

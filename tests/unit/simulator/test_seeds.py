@@ -1,0 +1,99 @@
+"""A seed decides everything: figures of two runs may be compared only while these bytes stay as they are."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simulator.demo.launches import launch_products
+from simulator.shop.builtin import builtin_world
+from simulator.shop.shoppers import ShopperOptions, Shoppers, Visit
+from simulator.shop.site import event_of
+from simulator.shop.traffic import arrivals_s
+from simulator.shop.world import World
+from simulator.shop.world_files import export_world
+
+SEARCH_TIME = 1_795_196_006_756
+DISTURBED = ShopperOptions(bots=0.1, duplicates=0.1, late=0.1, disorder_ms=500, clock_skew_ms=3_000)
+WORLDS = {
+    1: {
+        "products": "51d9f588b0014e345fdf7259882fc042",
+        "queries": "3b354fd41873eff105264f75d5ce5601",
+        "judgments": "49b483ea2bc42d1c37e333c40b3ac68c",
+    },
+    2: {
+        "products": "105704183813232e79652af5dffe965e",
+        "queries": "83f7a6685575ff2ba61c198ec92bb6f1",
+        "judgments": "be5b1ae4c315944fa5528480d3a687f7",
+    },
+}
+
+
+def sha(content: bytes) -> str:
+    """Return the first half of a SHA-256."""
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+@pytest.mark.parametrize("seed", WORLDS)
+def test_a_seed_has_its_world(seed: int, tmp_path: Path) -> None:
+    """The files of a seed's world are the same bytes in every version."""
+    export_world(builtin_world(seed), tmp_path)
+    assert {name: sha((tmp_path / f"{name}.jsonl").read_bytes()) for name in WORLDS[seed]} == WORLDS[seed]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        pytest.param(ShopperOptions(), "bcfd892ffd348359daf287abba088afe", id="as in life"),
+        pytest.param(ShopperOptions(compressed=True), "59b53e5f7095be0f98ed8a1df11235b8", id="as in the demo"),
+        pytest.param(DISTURBED, "1103097fbcfdbf7ada155b4793936321", id="disturbed"),
+    ],
+)
+def test_a_seed_has_its_visits_and_clicks(built_in: World, options: ShopperOptions, expected: str) -> None:
+    """The same visits come, and make of the same lists the same events, sent at the same times."""
+    shoppers = Shoppers(built_in, 3, options=options)
+    visits = [told(shoppers, built_in, shoppers.visit(number)) for number in range(300)]
+    assert sum(len(searches) for _, searches in visits) > 350
+    assert sha(json.dumps(visits).encode()) == expected
+
+
+def told(shoppers: Shoppers, world: World, visit: Visit) -> tuple[list[Any], list[Any]]:
+    """Return who came, and for each search what was typed and which events left when."""
+    who = [visit.number, visit.session_id, visit.client_id, visit.kind, visit.device, visit.skew_ms]
+    searches: list[Any] = []
+    query = visit.first
+    while True:
+        returned = ranked(world, query.query_id, 7 + len(searches))
+        reaction = shoppers.react(visit, len(searches), query=query, returned=returned)
+        search_id = f"S-{visit.number}-{len(searches)}"
+        events = [
+            event_of(action, visit, search_id=search_id, search_time=SEARCH_TIME, products=world.by_product_id)
+            for action in reaction.actions
+        ]
+        sent = [[action.send_ms, action.copies] for action in reaction.actions]
+        searches.append([query.query_id, events, sent])
+        if reaction.follow_up is None:
+            return who, searches
+        query = reaction.follow_up
+
+
+def ranked(world: World, query_id: str, step: int) -> list[str]:
+    """Return a list of ten in which good and bad answers stand."""
+    others = [str(product["product_id"]) for product in world.products[:50:step]]
+    answers = list(world.judgments[query_id])[::step]
+    return list(dict.fromkeys([others[0], *answers[:4], *others[1:4], *answers[4:], *others[4:]]))[:10]
+
+
+def test_a_seed_has_its_arrivals() -> None:
+    """Visits begin at the same moments."""
+    starts = arrivals_s(1, rate_per_s=14.0, seconds=120.0)
+    assert len(starts) == 1_610
+    assert sha(json.dumps([round(start, 6) for start in starts]).encode()) == "27a05297a327e5f15094fa11b2fbd85d"
+
+
+def test_a_seed_has_its_launches(built_in: World) -> None:
+    """What is launched while shoppers shop is decided by seed and moment."""
+    launched = launch_products(built_in, seed=1_000, count=5, now_ms=SEARCH_TIME)
+    assert sha(json.dumps(launched).encode()) == "54d8602eea28a379a36f352552d19bb9"
