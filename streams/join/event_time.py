@@ -192,16 +192,17 @@ class Hold:
         self._offsets, self._watermarks, self._moved, self._until = self._columns
         self._oldest = 0
 
-    def begin(self, before: LowWater, *, until_ms: int) -> None:
+    def begin(self, offset: int, before: tuple[int, int], *, until_ms: int) -> None:
         """Hold the log at the record that was just read.
 
         Args:
-            before: the record, and how far event time had come before it.
+            offset: of the record.
+            before: the watermark before it, and when Kafka appended what had moved it there.
             until_ms: event time after which no decision depends on what began there.
         """
-        self._offsets.append(before.offset)
-        self._watermarks.append(before.watermark_ms)
-        self._moved.append(before.moved_append_ms)
+        self._offsets.append(offset)
+        self._watermarks.append(before[0])
+        self._moved.append(before[1])
         self._until.append(until_ms)
 
     def extend(self, offset: int, *, until_ms: int) -> None:

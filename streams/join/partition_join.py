@@ -211,7 +211,7 @@ class PartitionJoin:
         else:
             named = event.items[0] if isinstance(event, Purchase) else event
             search_id, search_time = named.search_id, named.search_time
-            if search_time is not None:
+            if search_time is not None and search_time > append_ms:
                 happened_ms(search_time, append_ms, field="search_time")
             if isinstance(event, Purchase) and len(event.items) > 1:
                 raise MalformedMessage(
@@ -260,7 +260,7 @@ class PartitionJoin:
                 return
             search = OpenSearch(deadline, search_id, deadline - search_time)
             self._searches.add(search)
-            self._hold.begin(LowWater(record.offset, *before), until_ms=deadline)
+            self._hold.begin(record.offset, before, until_ms=deadline)
             self._named_ms = max(self._named_ms, search_time)
         if isinstance(event, Impression):
             added = search.show(event.event_id, packed_list(event, record.offset, person_key=self._person_key))
@@ -279,19 +279,19 @@ class PartitionJoin:
         held.record = KeptRecord.of(record)
         until_ms = self._windows.last_deadline(event.event_time)
         self._waiting.add(WaitingEvent(until_ms, f"{held.kind} {event.event_id}", search_id, record.offset, held))
-        self._hold.begin(LowWater(record.offset, *before), until_ms=until_ms)
+        self._hold.begin(record.offset, before, until_ms=until_ms)
         self._named_ms = max(self._named_ms, event.event_time)
         self._counts["pending"] += 1
 
     def _close(self, search: OpenSearch, plan: Plan) -> None:
         """Close a search whose deadline the watermark has passed."""
         if search.shown:
-            for waiting, event in self._waiting.take_for(search, self._searches):
-                if not search.add(waiting.event_id, event):
-                    self._counts["pending"] -= 1
-                    self._counts["duplicate"] += 1
-                # a restart that began after the list would see the event wait, and give it to another one
-                self._hold.extend(search.first_offset(), until_ms=waiting.until_ms)
+            if taken := self._waiting.take_for(search, self._searches):
+                added = sum(search.add(waiting.event_id, event) for waiting, event in taken)
+                self._counts["pending"] -= len(taken) - added
+                self._counts["duplicate"] += len(taken) - added
+                # a restart that began after the list would see the events wait, and give them to another one
+                self._hold.extend(search.first_offset(), until_ms=max(waiting.until_ms for waiting, _ in taken))
             self._emit(search, plan)
         else:
             self._counts["pending"] -= search.size
@@ -304,7 +304,7 @@ class PartitionJoin:
         self._searches_closed += 1
         closing_number = Turn(f"{self.partition}-{self.start_offset}", self._searches_closed)
         plan.append(Emit(joined.key, joined.value, turn=closing_number))
-        self._counts["pending"] -= search.size
+        self._counts["pending"] -= joined.joined + joined.repeated
         self._counts["joined"] += joined.joined
         self._counts["duplicate"] += joined.repeated
 

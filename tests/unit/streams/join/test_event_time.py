@@ -58,9 +58,9 @@ def test_the_log_is_held_at_the_oldest_that_is_undecided() -> None:
     """Later ones that are done do not matter as long as an older one is not; one may have to be held for longer."""
     hold = Hold()
     assert hold.low_water(70) is None
-    hold.begin(LowWater(3, 30, 30), until_ms=60)
-    hold.begin(LowWater(5, 50, 50), until_ms=40)
-    hold.begin(LowWater(8, 60, 60), until_ms=55)
+    hold.begin(3, (30, 30), until_ms=60)
+    hold.begin(5, (50, 50), until_ms=40)
+    hold.begin(8, (60, 60), until_ms=55)
     assert hold.low_water(60) == LowWater(3, 30, 30)
     hold.extend(8, until_ms=80)
     assert hold.low_water(61) == LowWater(8, 60, 60)
@@ -72,6 +72,6 @@ def test_a_hold_lets_go_of_what_it_passed() -> None:
     """Its columns stay as long as what is undecided, not as long as the log."""
     hold = Hold()
     for offset in range(1_000):
-        hold.begin(LowWater(offset, offset, offset), until_ms=offset + 10)
+        hold.begin(offset, (offset, offset), until_ms=offset + 10)
         hold.low_water(offset)
     assert all(len(column) <= 8 * 30 for column in hold.save())
