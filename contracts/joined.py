@@ -1,9 +1,12 @@
-"""A joined search: one list and, per slot, what the shopper saw and did within the window."""
+"""A joined search: one list and, per slot, what the shopper saw and did within the window; and the headers beside it.
+
+Times of stages and the closing number travel in headers, outside the message, so that replays give the same bytes.
+"""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_address
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import orjson
 from pydantic import Field
@@ -16,6 +19,52 @@ MAX_LIST_SLOTS: Final = 2_000
 MAX_ORIGINS: Final = 10_000
 UNKNOWN_FIELDS_BYTES: Final = 4_096
 """How much of what a shop adds to its events a joined search carries on."""
+
+CLOSED_AT_HEADER: Final = "millrace.closed_at_ms"
+"""When the join wrote a closed search, by the wall clock."""
+PAIRED_AT_HEADER: Final = "millrace.paired_at_ms"
+"""When the pairs agent wrote a pair, by the wall clock."""
+CLOSING_NUMBER_HEADER: Final = "millrace.turn"
+MAX_CLOSING_NUMBER: Final = 2**53 - 1
+_CLOSING_NUMBER: Final = re.compile(rb"(\d{1,10}-\d{1,19}(?:-\d{1,16})?):([1-9]\d{0,15})")
+
+
+class ClosingNumber(NamedTuple):
+    """The place of a closed search in the order in which one partition's join closes searches.
+
+    A join that was killed between its output and its progress closes the same searches again, in the same order: what
+    comes with a number already seen from that join is a repeat, however much was written in between.
+
+    Args:
+        join: the join's partition, the offset it began at, and when Kafka appended the record there.
+        number: counts from 1.
+    """
+
+    join: str
+    number: int
+
+    def encode(self) -> bytes:
+        """Return the value of the header.
+
+        >>> ClosingNumber("2-0-1795196006756", 17).encode()
+        b'2-0-1795196006756:17'
+        """
+        return f"{self.join}:{self.number}".encode()
+
+
+def closing_number_of(headers: Iterable[tuple[str, bytes | None]]) -> ClosingNumber | None:
+    """Return a record's closing number; None if the record has none that a join could have written.
+
+    >>> closing_number_of([("millrace.turn", b"2-0:17")])
+    ClosingNumber(join='2-0', number=17)
+    """
+    for name, value in headers:
+        if name == CLOSING_NUMBER_HEADER:
+            found = _CLOSING_NUMBER.fullmatch(value or b"")
+            if found is None or int(found[2]) > MAX_CLOSING_NUMBER:
+                return None
+            return ClosingNumber(found[1].decode(), int(found[2]))
+    return None
 
 
 class Origin(Part):

@@ -7,7 +7,27 @@ from typing import Annotated
 
 from pydantic import Field
 
-from contracts.base import Count, Message, Part
+from contracts.base import Count, Label, Message, Part
+
+
+class PartitionProgress(Message):
+    """State of an agent in one partition of its source; what else its state needs, its own message adds."""
+
+    partition: Count
+    start_offset: Count = 0
+    """First offset this group ever read here; the counts begin with it."""
+    next_offset: Count
+    hold_offset: Count
+    """Oldest record that a restart has to read again."""
+    source_id: Label | None = None
+    """Kafka's id of the source topic; a topic of the same name that was made anew has another."""
+
+
+class AgentProgress(PartitionProgress):
+    """Progress of an agent whose state is its position and its counts."""
+
+    counts: dict[str, Count] = Field(default_factory=dict)
+    """Outcomes of the records below `next_offset`: `outcome`, or `outcome/reason`."""
 
 
 class EventCounts(Part):
@@ -34,15 +54,11 @@ class EarlierWindows(Part):
     lateness_ms: Count
 
 
-class JoinProgress(Message):
+class JoinProgress(PartitionProgress):
     """State of the join in one partition of `search-events`."""
 
-    partition: Count
-    start_offset: Count = 0
-    """First offset this group ever read here; the counts begin with it."""
-    next_offset: Count
-    hold_offset: Count
-    """Oldest record that a restart has to read again."""
+    first_append_ms: Count | None = None
+    """When Kafka appended the record at `start_offset`; tells this log from one of the same name before it."""
     watermark_ms: int
     """Closed watermark: searches with an earlier deadline are closed for good. -1 before the first record."""
     hold_watermark_ms: int = -1
@@ -72,17 +88,15 @@ class SearchCounts(Part):
     """Records that are no joined search; only somebody else can have written them."""
 
 
-class PairsProgress(Message):
+class PairsProgress(PartitionProgress):
     """State of the pairs agent in one partition of `joined-searches`."""
 
-    partition: Count
-    start_offset: Count = 0
-    next_offset: Count
-    hold_offset: Count
     counts: SearchCounts = SearchCounts()
     pairs: Count = 0
     turns: dict[str, Count] = Field(default_factory=dict)
     """Join -> the last closed search that was seen of it; one with the same number or a smaller one is a repeat."""
+    newest_closed_ms: int = -1
+    """Newest deadline seen; lists are remembered for a while of event time behind it."""
 
 
 class CatalogCounts(Part):

@@ -55,6 +55,23 @@ class EventOutcome(StrEnum):
     PENDING = "pending"
 
 
+class AsideReason(StrEnum):
+    """Why an event could not be joined although its form is right."""
+
+    AFTER_DEADLINE = "after_deadline"
+    """It happened after its search's window."""
+    AFTER_CLOSE = "after_close"
+    """It happened in time but arrived when its search was closed."""
+    NO_IMPRESSION = "no_impression"
+    """Its search never showed a list."""
+    WRONG_PARTITION = "wrong_partition"
+    """It lies in a partition that its search does not belong to: its producer places keys otherwise than Kafka's do."""
+    NO_SEARCH = "no_search"
+    """It names no search."""
+    UNSPLIT_PURCHASE = "unsplit_purchase"
+    """An order of several lines, which the collector would have split."""
+
+
 class FilterReason(StrEnum):
     """Why a closed search was kept out of learning on purpose."""
 
@@ -62,11 +79,14 @@ class FilterReason(StrEnum):
     SYNTHETIC = "synthetic"
     CONSENT = "consent"
     BOT = "bot"
+    RELOAD = "reload"
+    """An earlier list of the same search made all of its pairs; a pair id stands for one content."""
 
 
 class UnpairedReason(StrEnum):
     """Why a closed search gave no pair although it was not filtered."""
 
+    NO_QUERY = "no_query"
     NO_CLICK = "no_click"
     NO_REJECTED = "no_rejected"
     BOUNCED = "bounced"

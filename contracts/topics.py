@@ -86,18 +86,8 @@ TOPICS: Final[tuple[TopicSpec, ...]] = (
 TOPIC_BY_NAME: Final = {spec.name: spec for spec in TOPICS}
 
 GROUP_PREFIX: Final = "millrace-"
-GROUPS: Final = ("join", "pairs", "propensity", "attribution", "trainer", "indexer")
-"""Consumer groups, without `millrace-` and without the deployment's prefix."""
-
-GROUP_TOPICS: Final[dict[str, tuple[str, ...]]] = {
-    "join": (SEARCH_EVENTS,),
-    "pairs": (JOINED_SEARCHES,),
-    "propensity": (JOINED_SEARCHES,),
-    "attribution": (LATE_EVENTS,),
-    "trainer": (PREFERENCE_PAIRS,),
-    "indexer": (CATALOG,),
-}
-"""What each group reads and commits."""
+GROUP_TOPICS: Final[dict[str, tuple[str, ...]]] = {"trainer": (PREFERENCE_PAIRS,), "indexer": (CATALOG,)}
+"""What each consumer group reads and commits, groups without `millrace-`; the agents' are in `streams/registry.py`."""
 
 
 def partition_for(key: bytes, partitions: int) -> int:
@@ -171,4 +161,4 @@ def set_aside_headers(
         AsideHeader.ERROR: error[:MAX_ERROR_CHARS],
     }
     # aiokafka takes names that are of the type str itself, no subclass.
-    return [(header.value, text.encode()) for header, text in headers.items()]
+    return [(header.value, text.encode(errors="replace")) for header, text in headers.items()]

@@ -20,7 +20,7 @@ import httpx
 import orjson
 
 from contracts.telemetry import Process
-from contracts.topics import SEARCH_EVENTS, TOPICS, belongs
+from contracts.topics import SEARCH_EVENTS, belongs
 from millrace.watch.scrape import look_at_processes, scrape_targets
 from service.process import expected_failure
 from service.settings import Settings
@@ -113,26 +113,28 @@ def check_local_servers(settings: Settings) -> Check:
 def check_kafka(settings: Settings) -> Check:
     """Kafka answers and every topic exists."""
     from service.kafka import admin, translate_kafka_errors
+    from streams.registry import all_topics
 
     if settings.kafka_bootstrap is None:
         return Check("kafka", "warn", "MILLRACE_KAFKA_BOOTSTRAP is not set and no `millrace up` runs", "`millrace up`")
-    names = {settings.topic(spec.name) for spec in TOPICS}
+    names = {settings.topic(spec.name) for spec in all_topics()}
     with translate_kafka_errors(settings), admin(settings) as client:
         missing = sorted(names - set(client.list_topics()))
     if missing:
         cause = f"{settings.kafka_bootstrap} answers; topics missing: {', '.join(missing)}"
         return Check("kafka", "warn", cause, "`millrace up`, or a restart of any service, creates them")
-    return Check("kafka", "ok", f"{settings.kafka_bootstrap} answers, {len(TOPICS)} topics")
+    return Check("kafka", "ok", f"{settings.kafka_bootstrap} answers, {len(names)} topics")
 
 
 def check_topics(settings: Settings) -> Check:
     """Topics have the partitions, copies and configuration that Millrace needs, whoever made them."""
     from service.kafka import admin, topic_findings, translate_kafka_errors
+    from streams.registry import all_topics
 
     if settings.kafka_bootstrap is None:
         return Check("topics", "warn", "no Kafka is named", "`millrace up`")
     with translate_kafka_errors(settings), admin(settings) as client:
-        found = topic_findings(client, settings)
+        found = topic_findings(client, settings, all_topics())
     if not found:
         return Check("topics", "ok", "as Millrace needs them")
     status: Status = "fail" if any(finding.refused for finding in found) else "warn"

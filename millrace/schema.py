@@ -13,9 +13,10 @@ from typing_extensions import override
 
 from contracts import topics
 from contracts.base import SCHEMA_VERSION
-from contracts.messages import MESSAGES, MessageSpec
-from contracts.topics import GROUP_PREFIX, GROUP_TOPICS, TOPICS, TopicSpec
+from contracts.messages import MessageSpec
+from contracts.topics import GROUP_PREFIX, TopicSpec
 from service.settings import Settings
+from streams import registry
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 ASYNCAPI_FILE: Final = "asyncapi.json"
@@ -26,29 +27,21 @@ DEAD_LETTER: Final = "dead_letter"
 SENDERS: Final[dict[str, tuple[str, ...]]] = {
     "collector": (topics.SEARCH_EVENTS, topics.CATALOG, topics.CURATED_PAIRS),
     "search": (topics.SEARCH_EVENTS,),
-    "join": (
-        topics.SEARCH_EVENTS,
-        topics.JOINED_SEARCHES,
-        topics.JOIN_PROGRESS,
-        topics.LATE_EVENTS,
-        topics.ORPHAN_EVENTS,
-        topics.DEAD_LETTERS,
-    ),
-    "pairs": (topics.PREFERENCE_PAIRS, topics.PAIRS_PROGRESS, topics.DEAD_LETTERS),
     "trainer": (topics.MODELS, topics.DEAD_LETTERS),
     "indexer": (topics.PRODUCT_VECTORS, topics.MODELS, topics.DEAD_LETTERS),
 }
-"""Who writes what; shops write to `search-events`, `catalog` and `curated-pairs` directly if they like."""
+"""Who writes what, beside the agents and the shops; `search-events`, `catalog` and `curated-pairs` are for anyone."""
 
 FOLLOWERS: Final[dict[str, tuple[str, ...]]] = {
     "search": (topics.MODELS,),
     "trainer": (topics.MODELS, topics.PRODUCT_VECTORS),
     "indexer": (topics.MODELS, topics.PRODUCT_VECTORS),
-    "join": (topics.JOIN_PROGRESS,),
-    "pairs": (topics.PAIRS_PROGRESS,),
-    "page": (topics.SEARCH_EVENTS, topics.JOIN_PROGRESS, topics.PAIRS_PROGRESS, topics.MODELS),
+    "page": (topics.SEARCH_EVENTS, topics.MODELS),
 }
-"""Who reads a topic without a group: compacted ones from their beginning, and what the join has not read yet."""
+"""Who reads a topic without a group: compacted ones from their beginning, and what the join has not read yet.
+
+An agent follows its own progress besides, and the page that of every agent.
+"""
 
 Json = dict[str, Any]
 
@@ -91,16 +84,20 @@ def asyncapi() -> Json:
             "topic and group. Keys are raw UTF-8 bytes, partitioned by murmur2. Unknown fields are kept.",
         },
         "defaultContentType": "application/json",
-        "channels": {spec.name: _channel(spec) for spec in TOPICS},
+        "channels": {spec.name: _channel(spec) for spec in registry.all_topics()},
         "operations": {**_sending(), **_receiving()},
-        "components": {"messages": {**{spec.name: _message(spec) for spec in MESSAGES}, **_messages_without_json()}},
+        "components": {
+            "messages": {**{spec.name: _message(spec) for spec in registry.all_messages()}, **_messages_without_json()}
+        },
     }
 
 
 def export(folder: Path) -> list[Path]:
     """Write every schema and the AsyncAPI document; return the files."""
     folder.mkdir(parents=True, exist_ok=True)
-    documents = {schema_file(spec): message_schema(spec) for spec in MESSAGES} | {ASYNCAPI_FILE: asyncapi()}
+    documents = {schema_file(spec): message_schema(spec) for spec in registry.all_messages()} | {
+        ASYNCAPI_FILE: asyncapi()
+    }
     for name, document in documents.items():
         text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
         (folder / name).write_text(text, encoding="utf-8")
@@ -110,9 +107,10 @@ def export(folder: Path) -> list[Path]:
 def _channel(topic: TopicSpec) -> Json:
     """Return one topic."""
     names = _messages_on(topic.name)
+    written = names or any(topic.name in agent.written_topics for agent in registry.AGENTS)
     channel: Json = {
         "address": topic.name,
-        "description": f"Key: {topic.key}." + ("" if names else " Reserved: nothing writes here yet."),
+        "description": f"Key: {topic.key}." + ("" if written else " Reserved: nothing writes here yet."),
         "bindings": {"kafka": _channel_binding(topic)},
     }
     if names:
@@ -138,7 +136,7 @@ def _messages_on(topic: str) -> list[str]:
     """Return the names of the messages that stand on a topic."""
     if topic == topics.DEAD_LETTERS:
         return [DEAD_LETTER]
-    names = [spec.name for spec in MESSAGES if topic in spec.topics]
+    names = [spec.name for spec in registry.all_messages() if topic in spec.topics]
     return [RELEASE if name == "release_manifest" else name for name in names]
 
 
@@ -183,9 +181,10 @@ def _messages_without_json() -> Json:
 
 def _sending() -> Json:
     """Return an operation for each topic that one of ours writes."""
+    senders = SENDERS | {agent.name: agent.written_topics for agent in registry.AGENTS}
     return {
         f"{sender}-writes-{topic}": {"action": "send", "channel": {"$ref": f"#/channels/{topic}"}}
-        for sender, written in SENDERS.items()
+        for sender, written in senders.items()
         for topic in written
     }
 
@@ -194,11 +193,13 @@ def _receiving() -> Json:
     """Return an operation for each topic that a consumer group reads, or that a process follows without one."""
     in_groups = {
         f"{group}-reads-{topic}": {**_receive(topic), "bindings": {"kafka": _group_binding(group)}}
-        for group, read in GROUP_TOPICS.items()
+        for group, read in registry.group_topics().items()
         for topic in read
     }
+    progress = {agent.name: (agent.progress_topic,) for agent in registry.AGENTS}
+    followers = {**FOLLOWERS, **progress, "page": (*FOLLOWERS["page"], *(topic for (topic,) in progress.values()))}
     following = {
-        f"{follower}-follows-{topic}": _receive(topic) for follower, read in FOLLOWERS.items() for topic in read
+        f"{follower}-follows-{topic}": _receive(topic) for follower, read in followers.items() for topic in read
     }
     return {**in_groups, **following}
 

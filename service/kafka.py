@@ -19,6 +19,7 @@ from service.kafka_admin import (
     beginning_and_end_offsets,
     committed_offsets,
     pause,
+    topic_ids,
     wait_for_listener,
 )
 from service.kafka_config import (
@@ -57,6 +58,7 @@ __all__ = [
     "producer_config",
     "read_compacted",
     "topic_findings",
+    "topic_ids",
     "translate_kafka_errors",
 ]
 

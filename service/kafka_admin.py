@@ -103,6 +103,17 @@ def beginning_and_end_offsets(
     }
 
 
+def topic_ids(settings: Settings, topics: Iterable[str]) -> dict[str, str]:
+    """Return Kafka's id of each topic; a topic that was deleted and made anew has another. Old brokers tell none.
+
+    Raises:
+        DependencyDown: Kafka does not answer.
+    """
+    with translate_kafka_errors(settings), admin(settings) as client:
+        found = client.describe_topics([settings.topic(topic) for topic in topics])
+    return {_short(topic["name"], settings): str(topic["topic_id"]) for topic in found if topic.get("topic_id")}
+
+
 def committed_offsets(client: KafkaAdminClient, settings: Settings, group: str) -> dict[Partition, Committed]:
     """Return what a group (`join`, `trainer`, ...) committed; partitions without a commit are absent."""
     name = settings.group(group)

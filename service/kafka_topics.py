@@ -5,7 +5,7 @@ records keeps a process from starting, what only may hurt one day is a warning. 
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -55,13 +55,14 @@ class TopicState:
     config: Mapping[str, str] = field(default_factory=dict)
 
 
-def ensure_topics(settings: Settings, *, wait: Wait | None = None) -> None:
-    """Create every topic of `contracts/topics.py` that is missing, wait for each partition's leader, and check them.
+def ensure_topics(settings: Settings, topics: Iterable[TopicSpec] = TOPICS, *, wait: Wait | None = None) -> None:
+    """Create every topic that is missing, wait for each partition's leader, and check them.
 
     Any number of processes may do so at once. It tries again while the broker starts up.
 
     Args:
         settings: the settings in force.
+        topics: what there should be.
         wait: how to pause between two tries; `Shutdown.wait` lets a stop end the wait.
 
     Raises:
@@ -69,12 +70,13 @@ def ensure_topics(settings: Settings, *, wait: Wait | None = None) -> None:
         DependencyDown: Kafka did not do so within `dependency_wait_s`.
     """
     wait = wait or pause
+    specs = {settings.topic(spec.name): spec for spec in topics}
     deadline = time.monotonic() + settings.dependency_wait_s
     while True:
         try:
             with translate_kafka_errors(settings), admin(settings, wait=wait) as client:
-                _create_missing(client, settings)
-                return _report(topic_findings(client, settings))
+                _create_missing(client, settings, specs)
+                return _report(topic_findings(client, settings, specs.values()))
         except DependencyDown:
             if time.monotonic() >= deadline or wait(POLL_S):
                 raise
@@ -93,9 +95,11 @@ def _report(found: list[TopicFinding]) -> None:
         )
 
 
-def topic_findings(client: KafkaAdminClient, settings: Settings) -> list[TopicFinding]:
+def topic_findings(
+    client: KafkaAdminClient, settings: Settings, topics: Iterable[TopicSpec] = TOPICS
+) -> list[TopicFinding]:
     """Return what is wrong with the topics that exist; rights that are missing to see it are a finding, too."""
-    specs = {settings.topic(spec.name): spec for spec in TOPICS}
+    specs = {settings.topic(spec.name): spec for spec in topics}
     configs = client.describe_configs(
         [ConfigResource("TOPIC", name, list(CHECKED)) for name in specs], config_filter="all"
     )["topic"]
@@ -193,25 +197,25 @@ def _copies(state: TopicState) -> Iterator[Difference]:
         yield False, "min.insync.replicas", better, "an acknowledged record may be lost with one broker"
 
 
-def _create_missing(client: KafkaAdminClient, settings: Settings) -> None:
+def _create_missing(client: KafkaAdminClient, settings: Settings, specs: Mapping[str, TopicSpec]) -> None:
     """Create what is missing and wait for it."""
     existing = set(client.list_topics())
     copies = settings.replication_factor
     in_sync = {"min.insync.replicas": str(IN_SYNC)} if copies >= ENOUGH_COPIES else {}
     missing = {
-        settings.topic(spec.name): {
+        name: {
             "num_partitions": partition_count(spec, settings),
             "replication_factor": copies,
             "configs": {**spec.config(), **in_sync},
         }
-        for spec in TOPICS
-        if settings.topic(spec.name) not in existing
+        for name, spec in specs.items()
+        if name not in existing
     }
     if missing:
         for topic in client.create_topics(missing, raise_errors=False)["topics"]:
             if topic["error_code"] not in {0, TOPIC_EXISTS}:
                 raise _creation_error(topic, settings)
-    client.wait_for_topics([settings.topic(spec.name) for spec in TOPICS], timeout_ms=REQUEST_TIMEOUT_MS)
+    client.wait_for_topics(list(specs), timeout_ms=REQUEST_TIMEOUT_MS)
 
 
 def _creation_error(topic: dict[str, Any], settings: Settings) -> MillraceError:

@@ -6,18 +6,19 @@ a query or a product.
 """
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import prometheus_client
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
 from contracts import telemetry as names
-from contracts.telemetry import Correction, EventOutcome, FilterReason, PairDropReason, Process, UnpairedReason
+from contracts.telemetry import Correction, PairDropReason, Process
 
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call] # ships without an annotation
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+M = TypeVar("M", bound=MetricWrapperBase)
 _unregistered: Final[dict[str, Any]] = {"registry": None}
 
 REQUESTS = Counter(names.M_REQUESTS, "HTTP requests answered.", ("route", "code"), **_unregistered)
@@ -103,13 +104,6 @@ STARTS_AT_ZERO: Final[dict[MetricWrapperBase, Iterable[tuple[str, ...]]]] = {
         (kind,) for kind in ("impression", "view", "click", "dwell", "cart", "purchase", "product", "product_deleted")
     ],
     CORRECTIONS: [(correction,) for correction in Correction],
-    EVENT_OUTCOMES: [(outcome,) for outcome in EventOutcome if outcome is not EventOutcome.PENDING],
-    SEARCH_OUTCOMES: [
-        ("paired", ""),
-        ("held_out", ""),
-        *(("filtered", reason) for reason in FilterReason),
-        *(("unpaired", reason) for reason in UnpairedReason),
-    ],
     PAIRS_BUILT: [("click",), ("rule",), ("curated",), ("value",)],
     PAIRS_TRAINED: [("click",), ("rule",), ("curated",), ("value",)],
     PAIRS_DROPPED: [(reason,) for reason in PairDropReason],
@@ -121,17 +115,23 @@ STARTS_AT_ZERO: Final[dict[MetricWrapperBase, Iterable[tuple[str, ...]]]] = {
     FRESHNESS: [(path,) for path in names.FRESHNESS_PATHS],
     LEDGER_BALANCE: [("events",), ("searches",)],
 }
-"""Label values that exist before anything happened."""
+"""Label values that exist before anything happened; outcomes of agents are declared with the agents."""
 
 
 def initialise(process: Process) -> None:
     """Expose the metrics of a process, each bounded series at zero; harmless when repeated."""
     for metric in METRICS_OF.get(process, ()):
-        if metric not in _exposed:
-            REGISTRY.register(metric)
-            _exposed.add(metric)
+        expose(metric)
         for labels in STARTS_AT_ZERO.get(metric, ()):
             metric.labels(*labels)
+
+
+def expose(metric: M) -> M:
+    """Show a metric at `/metrics` from now on, and return it; harmless when repeated."""
+    if metric not in _exposed:
+        REGISTRY.register(metric)
+        _exposed.add(metric)
+    return metric
 
 
 _exposed: Final[set[MetricWrapperBase]] = set()

@@ -23,8 +23,6 @@ from contracts.topics import GROUP_PREFIX
 
 ENV_PREFIX: Final = "MILLRACE_"
 SETTINGS_FILE: Final = "millrace.toml"
-BUILT_AGENTS: Final = ("join", "pairs")
-PLANNED_AGENTS: Final = ("propensity", "attribution")
 _NEVER_SHOWN: Final = ("redis_url",)
 _PASSWORD: Final = ("kafka_sasl_username", "kafka_sasl_password")
 _TOKEN_FILE: Final = ("kafka_sasl_oauth_token_file",)
@@ -113,7 +111,7 @@ class Settings(BaseModel):
         None, "", "HMAC-SHA256 key for client and user ids. No default, on purpose."
     )
     data_dir: Path = _setting(Path(".millrace"), "", "Checkpoints, embedded stores and logs.")
-    agents: str = _setting("join,pairs", "", "Agents that a stream worker runs, comma-separated; all that are built.")
+    agents: str = _setting("", "", "Agents that a stream worker runs, comma-separated; all of them if unset.")
     cors_origins: str = _setting("", "", "Origins that may call the collector from a browser, comma-separated; none.")
     trusted_proxies: str = _setting(
         "",
@@ -181,21 +179,6 @@ class Settings(BaseModel):
             raise ValueError("the broker refuses session timeouts under 6 s")
         return value
 
-    @field_validator("agents")
-    @classmethod
-    def _are_built(cls, value: str) -> str:
-        """Refuse agents by name that this version does not have."""
-        for name in _comma_list(value):
-            if name in PLANNED_AGENTS:
-                raise ValueError(f"agent {name} is not built yet; built: {', '.join(BUILT_AGENTS)}")
-            if name not in BUILT_AGENTS:
-                raise ValueError(f"there is no agent {name}; built: {', '.join(BUILT_AGENTS)}")
-        if len(set(_comma_list(value))) < len(_comma_list(value)):
-            raise ValueError("names an agent twice; a second worker shares its work, not a second copy in this one")
-        if not _comma_list(value):
-            raise ValueError(f"names no agent; built: {', '.join(BUILT_AGENTS)}")
-        return value
-
     @field_validator("trusted_proxies")
     @classmethod
     def _are_networks(cls, value: str) -> str:
@@ -249,10 +232,6 @@ class Settings(BaseModel):
     def listen_port(self, process: Process | str) -> int:
         """Return the port that a process listens on."""
         return DEFAULT_PORTS[Process(process)] if self.port is None else self.port
-
-    def agent_names(self) -> tuple[str, ...]:
-        """Return the agents that this worker runs."""
-        return tuple(_comma_list(self.agents))
 
     def cors_origin_list(self) -> tuple[str, ...]:
         """Return the origins that may call the collector from a browser."""

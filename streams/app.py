@@ -2,29 +2,36 @@
 
 import asyncio
 import gc
+import importlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from contracts.errors import InvariantError, MillraceError
+from contracts.errors import DependencyDown, InvariantError, MillraceError
 from contracts.telemetry import Process
-from service import metrics
+from service.dependency import Dependency
 from service.health import Health
 from service.http_server import AdminServer
-from service.kafka import ensure_topics, expected_kafka_error
+from service.kafka import ensure_topics, expected_kafka_error, topic_ids
 from service.process import Shutdown
 from service.settings import Settings
 from streams.agents.partition_agent import PartitionAgent
-from streams.join.agent import JoinAgent
-from streams.pairs.agent import PairsAgent
+from streams.agents.spec import AgentSpec
+from streams.registry import all_topics, chosen_agents
 
-AGENTS: Final[dict[str, type[PartitionAgent[Any, Any]]]] = {"join": JoinAgent, "pairs": PairsAgent}
 WATCH_S: Final = 0.1
+KAFKA_ASKED_EVERY_S: Final = 2.0
+KAFKA_ANSWERS_WITHIN_S: Final = 5.0
 STOP_TIMEOUT_S: Final = 12.0
-GC_THRESHOLDS: Final = (50_000, 20, 50)
-"""Records come and go by the thousand without cycles: fewer young collections are worth a fifth of the throughput."""
-SPOKEN_FOR: Final = ("aiokafka", "faust", "mode", "streams.transport")
+GC_THRESHOLDS: Final = (50_000, 2, 1_000_000)
+"""Records come and go by the thousand without cycles: fewer young collections are worth a fifth of the throughput.
+
+Full collections never come: with half a million searches open each would stop the worker for seconds and free nothing.
+"""
+SILENCED: Final = ("aiokafka", "faust", "mode", "streams.transport")
 """Loggers of Faust's services, ours among them: their failures end this process with one line, not with theirs too."""
+
+Agent = PartitionAgent[Any, Any]
 
 
 async def run_worker(settings: Settings, shutdown: Shutdown) -> None:
@@ -33,29 +40,41 @@ async def run_worker(settings: Settings, shutdown: Shutdown) -> None:
     Raises:
         MillraceError: an agent cannot go on; the process must end so that nothing uncommitted is passed over.
     """
-    _quieten_libraries()
-    await asyncio.to_thread(ensure_topics, settings, wait=shutdown.wait)
+    specs = chosen_agents(settings.agents)
+    for name in SILENCED:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    await asyncio.to_thread(ensure_topics, settings, all_topics(), wait=shutdown.wait)
     if shutdown.is_set():
         return
-    metrics.DEPENDENCY_UP.labels("kafka").set(1)
+    source_ids = await asyncio.to_thread(topic_ids, settings, {spec.source for spec in specs})
     tune_interpreter()
-    agents = [AGENTS[name](settings) for name in settings.agent_names()]
+    agents = [agent_class(spec)(spec, settings, source_id=source_ids.get(spec.source)) for spec in specs]
+    kafka = Dependency(Process.KAFKA, meaning="nothing is joined or paired; no event is lost")
     health = Health(Process.STREAMS)
+    health.add_check("kafka", kafka.not_ready)
     for agent in agents:
         health.add_check(agent.name, agent.not_ready)
         health.add_liveness_check(agent.name, agent.stuck)
     with AdminServer(health, settings.host, settings.listen_port(Process.STREAMS)):
         try:
-            await _run_agents(agents, settings, shutdown)
+            await _run_agents(agents, settings, shutdown, kafka)
         finally:
             await _stop_agents(agents)
 
 
-async def _run_agents(agents: Sequence[PartitionAgent[Any, Any]], settings: Settings, shutdown: Shutdown) -> None:
-    """Start the agents and watch them."""
+def agent_class(spec: AgentSpec[Any]) -> Callable[..., Agent]:
+    """Return the class that runs an agent; only now is Faust imported."""
+    module, _, name = spec.agent.partition(":")
+    found: Callable[..., Agent] = getattr(importlib.import_module(module), name)
+    return found
+
+
+async def _run_agents(agents: Sequence[Agent], settings: Settings, shutdown: Shutdown, kafka: Dependency) -> None:
+    """Start the agents and watch them, and Kafka."""
     await asyncio.gather(*(agent.app.start() for agent in agents))
     gc.freeze()
     stop = asyncio.create_task(shutdown.wait_async())
+    asking = asyncio.create_task(_watch_kafka(agents[0], kafka))
     try:
         while not stop.done():
             for agent in agents:
@@ -63,17 +82,33 @@ async def _run_agents(agents: Sequence[PartitionAgent[Any, Any]], settings: Sett
             await asyncio.wait([stop], timeout=WATCH_S)
     finally:
         stop.cancel()
+        asking.cancel()
 
 
-async def _stop_agents(agents: Sequence[PartitionAgent[Any, Any]]) -> None:
-    """Let the running chunks end and commit; where Kafka does not answer there is nothing to wait for."""
+async def _watch_kafka(agent: Agent, kafka: Dependency) -> None:
+    """Note whether Kafka answers: the clients of Faust try on in silence."""
+    while True:
+        try:
+            async with asyncio.timeout(KAFKA_ANSWERS_WITHIN_S):
+                answered = await agent.output.producer.client.force_metadata_update()
+        except TimeoutError:
+            answered = False
+        if answered:
+            kafka.answered()
+        else:
+            kafka.failed(DependencyDown("Kafka does not answer", fix="look at the brokers and the network to them"))
+        await asyncio.sleep(KAFKA_ASKED_EVERY_S)
+
+
+async def _stop_agents(agents: Sequence[Agent]) -> None:
+    """Let the running chunks end and commit; if Kafka does not answer there is nothing to wait for."""
     stops = [asyncio.create_task(agent.app.stop()) for agent in agents]
     _, unfinished = await asyncio.wait(stops, timeout=STOP_TIMEOUT_S)
     for stop in unfinished:
         stop.cancel()
 
 
-def _raise_crash(agent: PartitionAgent[Any, Any], settings: Settings) -> None:
+def _raise_crash(agent: Agent, settings: Settings) -> None:
     """Raise what an agent crashed with, as an operator would want to read it."""
     if not agent.app.crashed:
         return
@@ -91,9 +126,3 @@ def _raise_crash(agent: PartitionAgent[Any, Any], settings: Settings) -> None:
 def tune_interpreter() -> None:
     """Set Python up for millions of short-lived objects."""
     gc.set_threshold(*GC_THRESHOLDS)
-
-
-def _quieten_libraries() -> None:
-    """Leave it to us to say what ended the process."""
-    for name in SPOKEN_FOR:
-        logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 
 from contracts import wire
 from contracts.errors import DependencyDown, MillraceError
-from contracts.progress import CatalogCounts, JoinProgress, PairsProgress
+from contracts.progress import CatalogCounts, PartitionProgress
 from contracts.telemetry import Process
 from contracts.topics import SEARCH_EVENTS
 from service.kafka import Committed, OffsetRange, Partition, open_consumer, translate_kafka_errors
@@ -49,16 +49,14 @@ class KafkaFacts:
     Args:
         ends: (topic, partition) -> first offset kept and next offset to come.
         committed: group -> (topic, partition) -> what the group committed.
-        join: partition -> the join's last progress.
-        pairs: partition -> the pairs agent's last progress.
+        progress: agent -> partition -> its last progress.
         tails: partition of `search-events` -> what lies between the join's `next_offset` and the end.
         unknown: what could not be told -> why: a topic, a group (`millrace-...`), `UNREAD`, `COUNTS`, or all: `kafka`.
     """
 
     ends: Mapping[Partition, OffsetRange]
     committed: Mapping[str, Mapping[Partition, Committed]] = field(default_factory=dict)
-    join: Mapping[int, JoinProgress] = field(default_factory=dict)
-    pairs: Mapping[int, PairsProgress] = field(default_factory=dict)
+    progress: Mapping[str, Mapping[int, PartitionProgress]] = field(default_factory=dict)
     tails: Mapping[int, Tail] = field(default_factory=dict)
     unknown: Mapping[str, MillraceError] = field(default_factory=dict)
 
@@ -69,6 +67,10 @@ class KafkaFacts:
     def partitions(self, topic: str) -> list[tuple[int, OffsetRange]]:
         """Return the partitions of a topic in order, with what each holds."""
         return sorted((number, ends) for (name, number), ends in self.ends.items() if name == topic)
+
+    def progress_of(self, agent: str, partition: int) -> PartitionProgress | None:
+        """Return an agent's last progress in a partition, or None if it has written none."""
+        return self.progress.get(agent, {}).get(partition)
 
 
 def catalog_counts(metadata: str) -> CatalogCounts:

@@ -11,29 +11,14 @@ from typing import Any, Final
 
 from contracts.progress import CatalogCounts
 from contracts.telemetry import EventOutcome
-from contracts.topics import (
-    CATALOG,
-    GROUP_PREFIX,
-    GROUP_TOPICS,
-    JOIN_PROGRESS,
-    JOINED_SEARCHES,
-    PAIRS_PROGRESS,
-    SEARCH_EVENTS,
-)
-from millrace.watch.facts import COUNTS, UNREAD, KafkaFacts, catalog_counts
+from contracts.topics import CATALOG, GROUP_PREFIX, SEARCH_EVENTS
+from millrace.watch.facts import COUNTS, UNREAD, KafkaFacts, Tail, catalog_counts
 from service.kafka import Committed, OffsetRange
+from streams import registry
+from streams.agents.spec import AgentSpec, outcome_counts
+from streams.join.spec import JOIN
 
-BUILT_GROUPS: Final = ("join", "pairs", "trainer", "indexer")
-_OF_THE_JOIN: Final = (SEARCH_EVENTS, JOIN_PROGRESS, UNREAD)
 _OF_THE_INDEXER: Final = (CATALOG, f"{GROUP_PREFIX}indexer", COUNTS)
-_EVENTS: Final = (*_OF_THE_JOIN, *_OF_THE_INDEXER)
-_NEEDED: Final[dict[str, tuple[str, ...]]] = {
-    **dict.fromkeys((EventOutcome.JOINED, EventOutcome.LATE, EventOutcome.ORPHAN), _OF_THE_JOIN),
-    EventOutcome.DUPLICATE: _OF_THE_JOIN,
-    EventOutcome.ATTRIBUTED: (),
-    EventOutcome.CATALOGUE: _OF_THE_INDEXER,
-}
-"""The parts of the facts that a term of the event ledger is made of; all of them for the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,44 +36,38 @@ class PartitionLag:
 
 
 def partition_lags(facts: KafkaFacts) -> list[PartitionLag]:
-    """Return the lag of every group that this version runs, partition by partition."""
+    """Return the lag of every group, partition by partition."""
     return [
         _lag(facts, group, topic, partition, ends)
-        for group in BUILT_GROUPS
-        if facts.knows(*_parts(group))
-        for topic in GROUP_TOPICS[group]
+        for group, read in registry.group_topics().items()
+        if facts.knows(*_lag_needs(group))
+        for topic in read
         for partition, ends in facts.partitions(topic)
     ]
 
 
-def _parts(group: str) -> tuple[str, ...]:
-    progress = {"join": (JOIN_PROGRESS,), "pairs": (PAIRS_PROGRESS,)}.get(group, ())
-    return (f"{GROUP_PREFIX}{group}", *GROUP_TOPICS[group], *progress)
+def _lag_needs(group: str) -> tuple[str, ...]:
+    """Return the parts of the facts that a group's lag is made of."""
+    progress = [spec.progress_topic for spec in registry.AGENTS if spec.name == group]
+    return (f"{GROUP_PREFIX}{group}", *registry.group_topics()[group], *progress)
 
 
 def _lag(facts: KafkaFacts, group: str, topic: str, partition: int, ends: OffsetRange) -> PartitionLag:
     committed = facts.committed.get(group, {}).get((topic, partition), Committed(ends.begin, "")).offset
-    position, hold = _progress(facts, topic, partition) or (committed, committed)
+    progress = facts.progress_of(group, partition)
+    position, hold = (committed, committed) if progress is None else (progress.next_offset, progress.hold_offset)
     position = max(position, ends.begin)
     lag, held = max(ends.end - position, 0), max(position - hold, 0)
     return PartitionLag(group, topic, partition, position, ends.end, lag, held)
-
-
-def _progress(facts: KafkaFacts, topic: str, partition: int) -> tuple[int, int] | None:
-    if topic == SEARCH_EVENTS and partition in facts.join:
-        return facts.join[partition].next_offset, facts.join[partition].hold_offset
-    if topic == JOINED_SEARCHES and partition in facts.pairs:
-        return facts.pairs[partition].next_offset, facts.pairs[partition].hold_offset
-    return None
 
 
 def lag_report(facts: KafkaFacts) -> dict[str, Any]:
     """Return the lag as stable JSON: totals per group, None if they are not known, and every partition that is."""
     rows = partition_lags(facts)
     groups = {}
-    for group in BUILT_GROUPS:
+    for group in registry.group_topics():
         lags = [row.lag for row in rows if row.group == group]
-        known = facts.knows(*_parts(group))
+        known = facts.knows(*_lag_needs(group))
         groups[group] = {
             "records": sum(lags) if known else None,
             "held": sum(row.held for row in rows if row.group == group) if known else None,
@@ -102,70 +81,69 @@ def unknown_report(facts: KafkaFacts) -> dict[str, str]:
     return {part: error.message for part, error in facts.unknown.items()}
 
 
-def event_ledger(facts: KafkaFacts) -> dict[str, int | None]:
-    """Return accepted events, the terms they fell into, and the balance; None for what is not known."""
-    terms: Counter[str] = Counter({outcome.value: 0 for outcome in EventOutcome})
-    accepted = 0
-    for partition, ends in facts.partitions(SEARCH_EVENTS):
-        accepted += _add_search_events(facts, partition, ends, terms)
-    for partition, ends in facts.partitions(CATALOG):
-        accepted += _add_catalog(facts, partition, ends.end, terms)
-    ledger = {"accepted": accepted, **terms, "balance": accepted - sum(terms.values())}
-    return {term: value if facts.knows(*_NEEDED.get(term, _EVENTS)) else None for term, value in ledger.items()}
+def agent_ledger(facts: KafkaFacts, spec: AgentSpec[Any]) -> dict[str, Any]:
+    """Return what an agent was given to read, the terms that became of it, and the balance; None for the unknown."""
+    ledger = _count(facts, spec)
+    return ledger if facts.knows(*_ledger_needs(spec)) else dict.fromkeys(ledger)
 
 
-def _add_search_events(facts: KafkaFacts, partition: int, ends: OffsetRange, terms: Counter[str]) -> int:
-    progress = facts.join.get(partition)
-    tail = facts.tails.get(partition)
-    ticks = tail.ticks if tail else 0
-    terms[EventOutcome.PENDING] += tail.events if tail else 0
-    if progress is None:
-        return ends.end - ends.begin - ticks
-    counts = progress.counts
-    for outcome in ("joined", "late", "orphan", "duplicate", "dead_lettered", "pending"):
-        terms[outcome] += getattr(counts, outcome)
-    return ends.end - progress.start_offset - counts.ticks - ticks
+def _ledger_needs(spec: AgentSpec[Any]) -> tuple[str, ...]:
+    """Return the parts of the facts that an agent's ledger is made of."""
+    return (spec.source, spec.progress_topic, *((UNREAD,) if spec.source == SEARCH_EVENTS else ()))
 
 
-def _add_catalog(facts: KafkaFacts, partition: int, end: int, terms: Counter[str]) -> int:
-    committed = facts.committed.get("indexer", {}).get((CATALOG, partition), Committed(0, ""))
-    counts = catalog_counts(committed.metadata) if facts.knows(COUNTS) else CatalogCounts()
-    terms[EventOutcome.CATALOGUE] += counts.catalogue
-    terms[EventOutcome.DEAD_LETTERED] += counts.dead_lettered
-    terms[EventOutcome.PENDING] += end - committed.offset
-    return end - counts.start_offset
-
-
-def search_ledger(facts: KafkaFacts) -> dict[str, Any]:
-    """Return closed searches, the terms they fell into, and the balance; None for what is not known."""
-    paired = held_out = pending = closed = dead_lettered = 0
-    filtered: Counter[str] = Counter()
-    unpaired: Counter[str] = Counter()
-    for partition, ends in facts.partitions(JOINED_SEARCHES):
-        progress = facts.pairs.get(partition)
+def _count(facts: KafkaFacts, spec: AgentSpec[Any]) -> dict[str, Any]:
+    read = pending = 0
+    counts: Counter[tuple[str, str]] = Counter()
+    for partition, ends in facts.partitions(spec.source):
+        progress = facts.progress_of(spec.name, partition)
         start, position = (progress.start_offset, progress.next_offset) if progress else (ends.begin, ends.begin)
-        closed += ends.end - start
-        pending += ends.end - position
-        if progress:
-            paired += progress.counts.paired
-            held_out += progress.counts.held_out
-            dead_lettered += progress.counts.dead_lettered
-            filtered.update(progress.counts.filtered)
-            unpaired.update(progress.counts.unpaired)
-    accounted = paired + held_out + dead_lettered + pending + filtered.total() + unpaired.total()
-    ledger = {
-        "closed": closed,
-        "paired": paired,
-        "held_out": held_out,
-        "filtered": dict(sorted(filtered.items())),
-        "unpaired": dict(sorted(unpaired.items())),
-        "dead_lettered": dead_lettered,
-        "pending": pending,
-        "balance": closed - accounted,
+        unread = Tail(ends.end - position, 0)
+        if spec.source == SEARCH_EVENTS:
+            unread = facts.tails.get(partition, Tail(0, 0))
+        found = outcome_counts(progress) if progress else {}
+        uncounted = sum(n for (outcome, _), n in found.items() if outcome in spec.uncounted)
+        read += ends.end - start - uncounted - unread.ticks
+        pending += unread.events + found.get((EventOutcome.PENDING, ""), 0)
+        counts.update(found)
+    terms = {
+        outcome: {reason: n for (of, reason), n in sorted(counts.items()) if of == outcome}
+        if reasons
+        else counts[outcome, ""]
+        for outcome, reasons in spec.outcomes.items()
     }
-    return ledger if facts.knows(JOINED_SEARCHES, PAIRS_PROGRESS) else dict.fromkeys(ledger)
+    accounted = pending + sum(n for (outcome, _), n in counts.items() if outcome in spec.outcomes)
+    return {spec.ledger[1]: read, **terms, "pending": pending, "balance": read - accounted}
+
+
+def event_ledger(facts: KafkaFacts) -> dict[str, int | None]:
+    """Return accepted events, the terms they fell into, and the balance; None for what is not known.
+
+    Changes of the catalogue are events too, which the indexer counts.
+    """
+    joined = _count(facts, JOIN)
+    terms = {outcome.value: joined.get(outcome, 0) for outcome in EventOutcome}
+    accepted = joined["accepted"]
+    for partition, ends in facts.partitions(CATALOG):
+        committed = facts.committed.get("indexer", {}).get((CATALOG, partition), Committed(0, ""))
+        counts = catalog_counts(committed.metadata) if facts.knows(COUNTS) else CatalogCounts()
+        terms[EventOutcome.CATALOGUE] += counts.catalogue
+        terms[EventOutcome.DEAD_LETTERED] += counts.dead_lettered
+        terms[EventOutcome.PENDING] += ends.end - committed.offset
+        accepted += ends.end - counts.start_offset
+    ledger = {"accepted": accepted, **terms, "balance": accepted - sum(terms.values())}
+    of_the_join = _ledger_needs(JOIN)
+    needs: dict[str, tuple[str, ...]] = {
+        **dict.fromkeys(JOIN.outcomes, of_the_join),
+        EventOutcome.ATTRIBUTED: (),
+        EventOutcome.CATALOGUE: _OF_THE_INDEXER,
+        EventOutcome.DEAD_LETTERED: (*of_the_join, *_OF_THE_INDEXER),
+    }
+    everything = (*of_the_join, *_OF_THE_INDEXER)
+    return {term: value if facts.knows(*needs.get(term, everything)) else None for term, value in ledger.items()}
 
 
 def ledger_report(facts: KafkaFacts) -> dict[str, Any]:
-    """Return both ledgers as stable JSON."""
-    return {"events": event_ledger(facts), "searches": search_ledger(facts)}
+    """Return every ledger as stable JSON."""
+    others = {spec.ledger[0]: agent_ledger(facts, spec) for spec in registry.AGENTS if spec is not JOIN}
+    return {JOIN.ledger[0]: event_ledger(facts), **others}

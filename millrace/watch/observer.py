@@ -16,20 +16,11 @@ from pydantic import TypeAdapter
 
 from contracts import wire
 from contracts.errors import ContractError, DependencyDown, InvariantError, MillraceError
-from contracts.progress import JoinProgress, PairsProgress
+from contracts.progress import PartitionProgress
 from contracts.telemetry import FRESHNESS_PATHS
-from contracts.topics import (
-    CATALOG,
-    GROUP_PREFIX,
-    JOIN_PROGRESS,
-    JOINED_SEARCHES,
-    MODELS,
-    PAIRS_PROGRESS,
-    PREFERENCE_PAIRS,
-    SEARCH_EVENTS,
-)
+from contracts.topics import CATALOG, GROUP_PREFIX, MODELS, SEARCH_EVENTS
 from millrace.watch.facts import COUNTS, UNREAD, KafkaFacts, Tail, TailCounter, catalog_counts
-from millrace.watch.ledger import BUILT_GROUPS, lag_report, ledger_report, unknown_report
+from millrace.watch.ledger import lag_report, ledger_report, unknown_report
 from millrace.watch.releases import ReleaseBook
 from millrace.watch.scrape import ProcessView, freshness_report
 from service.follow import TopicFollower
@@ -43,14 +34,14 @@ from service.kafka import (
     translate_kafka_errors,
 )
 from service.settings import Settings
+from streams import registry
+from streams.join.spec import JOIN
 
 LOOK_S: Final = 20.0
 """How long one look goes on asking; a question that is under way takes its own time."""
-WATCHED: Final = (SEARCH_EVENTS, JOINED_SEARCHES, PREFERENCE_PAIRS, CATALOG)
-_JOIN: Final = TypeAdapter(JoinProgress)
-_PAIRS: Final = TypeAdapter(PairsProgress)
 
-P = TypeVar("P", JoinProgress, PairsProgress)
+Progress = Mapping[str, Mapping[int, PartitionProgress]]
+"""Agent -> partition -> its last progress."""
 T = TypeVar("T")
 
 
@@ -67,13 +58,16 @@ class Observer:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.releases = ReleaseBook()
-        self._join: dict[int, JoinProgress] = {}
-        self._pairs: dict[int, PairsProgress] = {}
+        self._progress: dict[str, dict[int, PartitionProgress]] = {spec.name: {} for spec in registry.AGENTS}
         self._unreadable: dict[str, dict[bytes, ContractError]] = {}
         self._answers_until_s = 0.0
         self._followers = {
-            JOIN_PROGRESS: self._follower(JOIN_PROGRESS, _taker(_JOIN, self._join)),
-            PAIRS_PROGRESS: self._follower(PAIRS_PROGRESS, _taker(_PAIRS, self._pairs)),
+            **{
+                spec.progress_topic: self._follower(
+                    spec.progress_topic, _taker(TypeAdapter(spec.progress), self._progress[spec.name])
+                )
+                for spec in registry.AGENTS
+            },
             MODELS: self._follower(MODELS, self.releases.apply),
         }
         with ExitStack() as opened:
@@ -121,8 +115,9 @@ class Observer:
         """
         self._answers_until_s = time.monotonic() + LOOK_S
         unknown: dict[str, MillraceError] = {}
-        existing = self._existing((*WATCHED, *self._followers))
-        for topic in (*WATCHED, *self._followers):
+        watched = tuple(dict.fromkeys(topic for read in registry.group_topics().values() for topic in read))
+        existing = self._existing((*watched, *self._followers))
+        for topic in (*watched, *self._followers):
             if topic not in existing:
                 name = self._settings.topic(topic)
                 fix = "`millrace up` or a restart of any service creates it"
@@ -130,11 +125,11 @@ class Observer:
             elif (problem := self._not_read(topic)) is not None:
                 unknown[topic] = problem
         committed = self._committed(unknown)
-        join, pairs = dict(self._join), dict(self._pairs)
-        ends = self._ends([topic for topic in WATCHED if topic in existing], unknown)
-        _refuse_positions_behind_the_end(committed, join, pairs, ends, unknown)
-        tails = self._unread(join, ends, unknown)
-        return KafkaFacts(ends=ends, committed=committed, join=join, pairs=pairs, tails=tails, unknown=unknown)
+        progress = {agent: dict(found) for agent, found in self._progress.items()}
+        ends = self._ends([topic for topic in watched if topic in existing], unknown)
+        _refuse_positions_behind_the_end(committed, progress, ends, unknown)
+        tails = self._unread(progress[JOIN.name], ends, unknown)
+        return KafkaFacts(ends=ends, committed=committed, progress=progress, tails=tails, unknown=unknown)
 
     def _existing(self, topics: Iterable[str]) -> list[str]:
         names = {self._settings.topic(topic): topic for topic in topics}
@@ -158,7 +153,7 @@ class Observer:
     def _committed(self, unknown: dict[str, MillraceError]) -> dict[str, dict[Partition, Committed]]:
         """Return what each group committed, and whether the indexer's counts beside it can be read."""
         committed = {}
-        for group in BUILT_GROUPS:
+        for group in registry.group_topics():
             question = partial(committed_offsets, self._admin, self._settings, group)
             committed[group] = self._tell(f"{GROUP_PREFIX}{group}", question, unknown) or {}
         for (topic, _), found in committed["indexer"].items():
@@ -175,10 +170,13 @@ class Observer:
         return ends
 
     def _unread(
-        self, join: Mapping[int, JoinProgress], ends: Mapping[Partition, OffsetRange], unknown: dict[str, MillraceError]
+        self,
+        join: Mapping[int, PartitionProgress],
+        ends: Mapping[Partition, OffsetRange],
+        unknown: dict[str, MillraceError],
     ) -> dict[int, Tail]:
         """Count what the join has not read; from where is not known without its progress."""
-        for needed in (SEARCH_EVENTS, JOIN_PROGRESS):
+        for needed in (SEARCH_EVENTS, JOIN.progress_topic):
             if needed in unknown:
                 unknown[UNREAD] = unknown[needed]
                 return {}
@@ -210,7 +208,9 @@ class Observer:
         return TopicFollower(self._settings, topic, on_record)
 
 
-def _taker(contract: TypeAdapter[P], newest: dict[int, P]) -> Callable[[bytes, bytes | None], None]:
+def _taker(
+    contract: TypeAdapter[PartitionProgress], newest: dict[int, PartitionProgress]
+) -> Callable[[bytes, bytes | None], None]:
     """Return what keeps the newest progress of each partition."""
 
     def take(_key: bytes, value: bytes | None) -> None:
@@ -223,8 +223,7 @@ def _taker(contract: TypeAdapter[P], newest: dict[int, P]) -> Callable[[bytes, b
 
 def _refuse_positions_behind_the_end(
     committed: Mapping[str, Mapping[Partition, Committed]],
-    join: Mapping[int, JoinProgress],
-    pairs: Mapping[int, PairsProgress],
+    progress: Progress,
     ends: Mapping[Partition, OffsetRange],
     unknown: dict[str, MillraceError],
 ) -> None:
@@ -235,8 +234,11 @@ def _refuse_positions_behind_the_end(
             for group, own in committed.items()
             for at, found in own.items()
         },
-        **{(JOIN_PROGRESS, (SEARCH_EVENTS, number)): found.next_offset for number, found in join.items()},
-        **{(PAIRS_PROGRESS, (JOINED_SEARCHES, number)): found.next_offset for number, found in pairs.items()},
+        **{
+            (spec.progress_topic, (spec.source, number)): found.next_offset
+            for spec in registry.AGENTS
+            for number, found in progress[spec.name].items()
+        },
     }
     for (who, (topic, number)), offset in said.items():
         held = ends.get((topic, number))

@@ -18,17 +18,19 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from typing_extensions import override
 
 from contracts.telemetry import Process
-from contracts.topics import JOIN_PROGRESS, JOINED_SEARCHES, SEARCH_EVENTS
+from contracts.topics import JOINED_SEARCHES, SEARCH_EVENTS
 from contracts.wire import encode
+from service.clock import epoch_ms
 from service.logging import configure
 from service.settings import Settings, load_settings
-from streams.agents.outputs import Emit, Plan
 from streams.agents.partition_agent import PROGRESS_AFTER_OUTPUT_S
+from streams.agents.spec import Emit, Plan
 from streams.app import tune_interpreter
 from streams.join.agent import JoinAgent
 from streams.join.partition_join import PartitionJoin
+from streams.join.spec import JOIN
 from streams.transport.app import BATCH_SIZE, COMMIT_INTERVAL_S, FETCH_WAIT_MS, consumer_arguments, producer_arguments
-from streams.transport.chunk import Chunk
+from streams.transport.consumer import Chunk
 from streams.transport.output import Output, OutRecord
 
 
@@ -88,7 +90,7 @@ class TimedJoin(JoinAgent):
 
 async def run_ours(settings: Settings, clock: Clock) -> None:
     """Read the log with our agent."""
-    agent = TimedJoin(settings)
+    agent = TimedJoin(JOIN, settings)
     agent.clock = clock
     await agent.app.start()
     await clock.over.wait()
@@ -124,14 +126,14 @@ async def _join_chunk(settings: Settings, output: Output, part: Part, chunk: lis
     plan: Plan = []
     for record in chunk:
         part.join.take(record, plan)
-    header = [("millrace.closed_at_ms", b"%d" % (time.time_ns() // 1_000_000))]
-    closed = [OutRecord(one.key, one.value, header) for one in plan if isinstance(one, Emit)]
-    await output.send_keyed(settings.topic(JOINED_SEARCHES), settings.partitions, closed)
+    closed = [one for one in plan if isinstance(one, Emit)]
+    headers = [(JOIN.written_at, b"%d" % epoch_ms())]
+    await output.send_keyed(settings.topic(JOINED_SEARCHES), settings.partitions, closed, headers=headers)
     if time.monotonic() - part.written_s < PROGRESS_AFTER_OUTPUT_S:
         return
     progress = part.join.progress()
     record = OutRecord(b"%d" % progress.partition, encode(progress))
-    await output.send(settings.topic(JOIN_PROGRESS), progress.partition, [record])
+    await output.send(settings.topic(JOIN.progress_topic), progress.partition, [record])
     part.held, part.written_s = progress.hold_offset, time.monotonic()
 
 

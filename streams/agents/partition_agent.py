@@ -1,31 +1,33 @@
-"""What join and pairs have in common: chunks in, a plan carried out, progress written, and only then the hold moved.
+"""What agents have in common: chunks in, a plan carried out, progress written, and only then the commit moved.
 
 The order is the delivery promise. Outputs are acknowledged first; then the progress that counts them; then the offset
-that may be committed moves. A crash between any two of these repeats work, byte for byte, and never loses any.
+that may be committed moves. A crash between any two of these repeats work, byte for byte, and never loses any. What a
+partition's rules know outlives a rebalance that gives the partition back, if nobody else wrote progress meanwhile.
 """
 
 import asyncio
 import time
-from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from faust.types import TP
-from pydantic import TypeAdapter
 
-from contracts.progress import JoinProgress, PairsProgress
+from contracts.errors import DependencyDown
+from contracts.progress import PartitionProgress
 from contracts.telemetry import EventOutcome
-from contracts.topics import DEAD_LETTERS, LATE_EVENTS, ORPHAN_EVENTS, set_aside_headers
+from contracts.topics import TOPIC_BY_NAME, set_aside_headers
 from contracts.wire import encode
 from service import metrics
+from service.clock import epoch_ms
 from service.kafka import translate_kafka_errors
 from service.logging import get_logger
 from service.settings import Settings
-from streams.agents.outputs import Emit, LogRecord, Plan, SetAside
-from streams.agents.progress import Standing, read_standings
+from streams.agents.progress import SourcePartition, read_sources
+from streams.agents.spec import ASIDE_TOPICS, AgentSpec, Emit, PartitionState, Plan, SetAside, outcome_counts
 from streams.transport.app import BatchApp
-from streams.transport.chunk import Chunk
+from streams.transport.consumer import Chunk
 from streams.transport.output import Output, OutRecord
 
 TIMER_S: Final = 0.25
@@ -35,63 +37,59 @@ PROGRESS_AFTER_OUTPUT_S: Final = 0.2
 """How much may be repeated after a kill; under load, most chunks are spared the wait for their progress."""
 STUCK_AFTER_S: Final = 60.0
 """Lag without any progress for so long means that only a restart helps."""
-ASIDE_TOPICS: Final = {
-    EventOutcome.LATE: LATE_EVENTS,
-    EventOutcome.ORPHAN: ORPHAN_EVENTS,
-    EventOutcome.DEAD_LETTERED: DEAD_LETTERS,
-}
+TAKE_OVER_PATIENCE_S: Final = 60.0
+"""How long Kafka may be away while partitions change hands: longer than a broker's restart."""
+RETRY_S: Final = 0.5
 
-P = TypeVar("P", JoinProgress, PairsProgress)
-
-
-class Core(Protocol):
-    """The pure state of one partition."""
-
-    next_offset: int
-    skipped_offsets: int
-
-    def take(self, record: LogRecord, plan: Plan) -> None:
-        """Take the next record and add what follows from it to the plan."""
-
-    def progress(self) -> Any:
-        """Return how far it has come, as the agent's progress message."""
-
-
-C = TypeVar("C", bound=Core)
+P = TypeVar("P", bound=PartitionProgress)
+S = TypeVar("S", bound=PartitionState[Any])
 
 
 @dataclass(slots=True)
-class PartitionWork(Generic[C]):
+class OwnedPartition(Generic[S, P]):
     """One assigned partition.
 
     Args:
         tp: the partition.
-        core: its pure state.
-        starts_at: where decisions go on.
+        state: what the rules know of it.
+        written: its progress as it was last read or written; None if there is none.
+        begin_offset: first record that Kafka had when the partition was loaded.
         end_at_start: what has to be read before the process has caught up.
     """
 
     tp: TP
-    core: C
-    starts_at: int
+    state: S
+    written: P | None
+    begin_offset: int
     end_at_start: int
+    read_offset: int = -1
+    """Offset of the next record to hand to the state."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     owes_outputs: bool = False
-    """Whether outputs of what the core has taken are not acknowledged: until they are, progress must not count it."""
+    """Whether outputs of what the state has taken are not acknowledged: until they are, progress must not count it."""
     owes_progress: bool = False
     """Whether outputs were written that the written progress does not count."""
-    written_offset: int = -1
     written_s: float = 0.0
     moved_s: float = field(default_factory=time.monotonic)
     at_end_s: float = field(default_factory=time.monotonic)
     """When it was last seen to be read to its end."""
-    counted: dict[str, int] = field(default_factory=dict)
+    counted: dict[tuple[str, str], int] = field(default_factory=dict)
     skipped_seen: int = 0
+
+    def __post_init__(self) -> None:
+        if self.read_offset < 0:
+            self.read_offset = max(self.hold_offset, self.begin_offset)
+
+    @property
+    def hold_offset(self) -> int:
+        """Oldest record that a restart has to read again."""
+        return self.begin_offset if self.written is None else self.written.hold_offset
 
     @property
     def position(self) -> int:
         """Offset of the next record to decide on."""
-        return max(self.core.next_offset, self.starts_at)
+        decided = self.begin_offset if self.written is None else self.written.next_offset
+        return max(self.state.next_offset, decided)
 
     @property
     def progress_age_s(self) -> float:
@@ -100,52 +98,45 @@ class PartitionWork(Generic[C]):
 
     @property
     def has_news(self) -> bool:
-        """Whether something happened that the written progress does not say and may say.
-
-        What is read a second time lies below it.
-        """
-        return not self.owes_outputs and self.core.next_offset > max(self.written_offset, 0)
+        """Whether something happened that the written progress does not say and may say."""
+        written = 0 if self.written is None else self.written.next_offset
+        return not self.owes_outputs and self.state.next_offset > written
 
 
-class PartitionAgent(ABC, Generic[C, P]):
-    """An agent whose state is one pure core per partition.
+class PartitionAgent(Generic[S, P]):
+    """An agent whose state is one set of rules per partition.
 
     Args:
+        spec: what it is.
         settings: the settings in force.
+        source_id: Kafka's id of the source topic, if Kafka tells one.
     """
 
-    name: ClassVar[str]
-    source: ClassVar[str]
-    progress_topic: ClassVar[str]
-    contract: ClassVar[TypeAdapter[Any]]
-
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, spec: AgentSpec[P], settings: Settings, *, source_id: str | None = None) -> None:
+        self.spec = spec
+        self.name = spec.name
         self.settings = settings
         self.log = get_logger(agent=self.name)
-        self.app: Any = BatchApp(settings, self.name)
-        self.topic = self.app.batch_topic(settings.topic(self.source))
-        self.works: dict[int, PartitionWork[C]] = {}
+        app: Any = BatchApp(settings, self.name, owner=self)
+        self.app = app
+        self.topic = self.app.batch_topic(settings.topic(spec.source))
+        self.owned: dict[int, OwnedPartition[S, P]] = {}
         self.assigned: set[int] | None = None
-        self._loading = asyncio.Lock()
+        """The partitions whose state is here; None while they change hands."""
+        self._source_id = source_id
+        self._revocations = 0
         self._output: Output | None = None
         self.app.on_partitions_assigned.connect(self._on_assigned, weak=False)
         self.app.on_partitions_revoked.connect(self._on_revoked, weak=False)
         self.app.agent(self.topic, name=self.name)(self._run)
         self.app.timer(TIMER_S)(self._on_timer)
+        for labels in spec.outcome_labels():
+            metrics.expose(spec.counter).labels(*labels)
 
-    @abstractmethod
-    def new_core(self, partition: int, progress: P | None) -> C:
-        """Return the state of a partition that was just assigned."""
+    def observe(self, owned: OwnedPartition[S, P], progress: P) -> None:
+        """Show what only this agent shows."""
 
-    @abstractmethod
-    async def emit(self, outputs: list[Emit], tp: TP) -> None:
-        """Write a core's own outputs and wait until they are acknowledged."""
-
-    @abstractmethod
-    def observe(self, work: PartitionWork[C], progress: P) -> None:
-        """Update the metrics of a partition."""
-
-    async def idle(self, work: PartitionWork[C]) -> None:
+    async def idle(self, owned: OwnedPartition[S, P]) -> None:
         """Do what an agent does with a partition while no record comes."""
 
     @property
@@ -161,7 +152,7 @@ class PartitionAgent(ABC, Generic[C, P]):
             return "crashed"
         if self.assigned is None or self.app.rebalancing:
             return "waits for its partitions"
-        behind = [number for number in self.assigned if not self._caught_up(number)]
+        behind = [number for number, owned in self.owned.items() if self.read_to(owned) < owned.end_at_start]
         return f"catches up on partitions {behind}" if behind else None
 
     def stuck(self) -> str | None:
@@ -171,29 +162,24 @@ class PartitionAgent(ABC, Generic[C, P]):
         now_s = time.monotonic()
         stuck = [
             number
-            for number, work in self.works.items()
-            if self._is_behind(work) and now_s - max(work.moved_s, work.at_end_s) > STUCK_AFTER_S
+            for number, owned in self.owned.items()
+            if self._is_behind(owned) and now_s - max(owned.moved_s, owned.at_end_s) > STUCK_AFTER_S
         ]
         return f"no progress for {STUCK_AFTER_S:g} s on partitions {stuck}" if stuck else None
 
-    def _caught_up(self, number: int) -> bool:
-        """Return whether a partition was read to where it ended when it was assigned."""
-        work = self.works.get(number)
-        return work is not None and self._read_to(work) >= work.end_at_start
-
-    def _is_behind(self, work: PartitionWork[C]) -> bool:
-        """Return whether a partition holds records that are known and not taken."""
-        return self._read_to(work) < (self._end(work.tp) or 0)
-
-    def _read_to(self, work: PartitionWork[C]) -> int:
+    def read_to(self, owned: OwnedPartition[S, P]) -> int:
         """Return how far a partition was read, past what holds no record."""
-        read_to: int = self.app.consumer.read_past(work.tp, work.position)
+        read_to: int = self.app.consumer.read_past(owned.tp, owned.position)
         return read_to
 
-    def _end(self, tp: TP) -> int | None:
+    def end(self, tp: TP) -> int | None:
         """Return where a partition's log ends, as far as is known."""
         end: int | None = self.app.consumer.highwater(tp)
         return end
+
+    def _is_behind(self, owned: OwnedPartition[S, P]) -> bool:
+        """Whether a partition holds records that are known and not taken."""
+        return self.read_to(owned) < (self.end(owned.tp) or 0)
 
     async def _run(self, stream: Any) -> None:
         """Take chunk after chunk; what is raised here ends the process with the chunk uncommitted."""
@@ -204,148 +190,172 @@ class PartitionAgent(ABC, Generic[C, P]):
 
     async def _on_chunk(self, chunk: Chunk) -> None:
         """Carry out what follows from a chunk."""
-        work = await self._work(chunk.tp)
-        async with work.lock:
+        owned = self.owned.get(chunk.tp.partition)
+        if owned is None:
+            return  # handed out before a rebalance took the partition away: whoever has it now reads it
+        async with owned.lock:
             plan: Plan = []
-            take = work.core.take
-            work.owes_outputs = True  # and for good where a step below fails: the timer writes progress too
+            take = owned.state.take
+            owned.owes_outputs = True  # and for good if a step below fails: the timer writes progress too
             for record in chunk:
                 take(record, plan)
-            work.moved_s = time.monotonic()
+            owned.read_offset = max(owned.read_offset, chunk[-1].offset + 1)
+            owned.moved_s = time.monotonic()
             await self._carry_out(plan, chunk.tp)
-            work.owes_outputs = False
-            work.owes_progress = work.owes_progress or bool(plan)
-            if work.progress_age_s >= (PROGRESS_AFTER_OUTPUT_S if work.owes_progress else PROGRESS_EVERY_S):
-                await self._write_progress(work)
+            owned.owes_outputs = False
+            owned.owes_progress = owned.owes_progress or bool(plan)
+            if owned.progress_age_s >= (PROGRESS_AFTER_OUTPUT_S if owned.owes_progress else PROGRESS_EVERY_S):
+                await self._write_progress(owned)
 
     async def _carry_out(self, plan: Plan, tp: TP) -> None:
-        """Write everything a plan says and wait until it is acknowledged."""
-        if not plan:
-            return
-        emitted = [output for output in plan if isinstance(output, Emit)]
+        """Write everything that was planned and wait until it is acknowledged."""
+        emitted: dict[str, list[Emit]] = {}
         aside: dict[EventOutcome, list[SetAside]] = {}
-        for output in plan:
-            if isinstance(output, SetAside):
-                aside.setdefault(output.outcome, []).append(output)
+        for planned in plan:
+            if isinstance(planned, Emit):
+                emitted.setdefault(planned.topic, []).append(planned)
+            else:
+                aside.setdefault(planned.outcome, []).append(planned)
         await asyncio.gather(
-            self.emit(emitted, tp), *(self._set_aside(outcome, outputs, tp) for outcome, outputs in aside.items())
+            *(self._emit(topic, records) for topic, records in emitted.items()),
+            *(self._set_aside(outcome, records, tp) for outcome, records in aside.items()),
         )
 
-    async def _set_aside(self, outcome: EventOutcome, outputs: Iterable[SetAside], tp: TP) -> None:
+    async def _emit(self, topic: str, records: list[Emit]) -> None:
+        headers = [(self.spec.written_at, b"%d" % epoch_ms())] if self.spec.written_at else []
+        specs = TOPIC_BY_NAME | {own.name: own for own in self.spec.topics}
+        partitions = self.settings.partitions if specs[topic].keyed else 1
+        await self.output.send_keyed(self.settings.topic(topic), partitions, records, headers=headers)
+
+    async def _set_aside(self, outcome: EventOutcome, planned: Iterable[SetAside], tp: TP) -> None:
         """Write records to the topic of their outcome, unchanged, in the partition they came from."""
-        topic = self.settings.topic(ASIDE_TOPICS[outcome])
-        await self.output.send(topic, tp.partition, [self._aside_record(output, tp) for output in outputs])
+        records = []
+        for one in planned:
+            headers = set_aside_headers(
+                self.spec.source, tp.partition, one.record.offset, stage=self.name, reason=one.reason, error=one.error
+            )
+            records.append(OutRecord(one.record.key, one.record.value or b"", headers))
+        await self.output.send(self.settings.topic(ASIDE_TOPICS[outcome]), tp.partition, records)
         if outcome is EventOutcome.DEAD_LETTERED:
-            for output in outputs:
-                metrics.DEAD_LETTERS.labels(self.name, output.reason).inc()
+            for one in planned:
+                metrics.DEAD_LETTERS.labels(self.name, one.reason).inc()
 
-    def _aside_record(self, output: SetAside, tp: TP) -> OutRecord:
-        """Return a record as it goes aside."""
-        record = output.record
-        headers = set_aside_headers(
-            self.source, tp.partition, record.offset, stage=self.name, reason=output.reason, error=output.error
-        )
-        return OutRecord(record.key, record.value or b"", headers)
-
-    async def _write_progress(self, work: PartitionWork[C]) -> None:
+    async def _write_progress(self, owned: OwnedPartition[S, P]) -> None:
         """Write how far a partition has come, then let the committed offset follow."""
-        if not work.has_news:
+        if not owned.has_news:
             return
-        progress = work.core.progress()
-        record = OutRecord(b"%d" % work.tp.partition, encode(progress))
-        held_offset = self.app.consumer.hold.get(work.tp, 0)
-        await self.output.send(self.settings.topic(self.progress_topic), work.tp.partition, [record])
-        self.app.consumer.hold[work.tp] = progress.hold_offset
-        work.written_offset, work.written_s = progress.next_offset, time.monotonic()
-        work.owes_progress = False
+        progress: P = owned.state.progress().model_copy(update={"source_id": self._source_id})
+        record = OutRecord(b"%d" % owned.tp.partition, encode(progress))
+        lowest_needed = owned.hold_offset
+        await self.output.send(self.settings.topic(self.spec.progress_topic), owned.tp.partition, [record])
+        owned.written, owned.written_s, owned.owes_progress = progress, time.monotonic(), False
+        self.app.consumer.commit_limits[owned.tp] = progress.hold_offset
         metrics.STAGE_PROGRESS.labels(self.name).set(time.time())
-        self.observe(work, progress)
-        if work.core.skipped_offsets > work.skipped_seen:
-            work.skipped_seen = work.core.skipped_offsets
-            await self._report_lost(work, held_offset)
+        self._show(owned, progress)
+        if owned.state.skipped_offsets > owned.skipped_seen:
+            owned.skipped_seen = owned.state.skipped_offsets
+            await self._report_lost(owned, lowest_needed)
 
-    async def _report_lost(self, work: PartitionWork[C], held_offset: int) -> None:
-        """Say that records are gone, where skipped offsets mean that.
+    def _counts(self, progress: P) -> dict[tuple[str, str], int]:
+        """Return every count of a progress message that is shown."""
+        return outcome_counts(progress) | {(name, ""): getattr(progress, name) for name in self.spec.totals}
 
-        Kafka deletes at the beginning of a log only: where that lies below what was held, they are transactions' marks.
+    def _show(self, owned: OwnedPartition[S, P], progress: P) -> None:
+        """Bring the metrics of a partition up to date."""
+        counts = self._counts(progress)
+        for (outcome, reason), count in counts.items():
+            counter, labels = self.spec.totals.get(outcome, (self.spec.counter, self.spec.labels(outcome, reason)))
+            if outcome in self.spec.outcomes or outcome in self.spec.totals:
+                counter.labels(*labels).inc(max(0, count - owned.counted.get((outcome, reason), 0)))
+        owned.counted = counts
+        event_time_ms = getattr(progress, self.spec.event_time, -1)
+        if event_time_ms > 0:
+            metrics.STAGE_WATERMARK.labels(self.name, str(owned.tp.partition)).set(event_time_ms / 1000)
+        self.observe(owned, progress)
+
+    async def _report_lost(self, owned: OwnedPartition[S, P], lowest_needed: int) -> None:
+        """Say that records are gone, if skipped offsets mean that.
+
+        Kafka deletes at the beginning of a log only: if that lies below what was needed, they are transactions' marks.
         """
-        begins = await self.app.consumer.earliest_offsets(work.tp)
-        if begins[work.tp] > held_offset:
-            self.log.error("records lost", partition=work.tp.partition, records=work.core.skipped_offsets,
+        begins = await self.app.consumer.earliest_offsets(owned.tp)
+        if begins[owned.tp] > lowest_needed:
+            self.log.error("records_lost", partition=owned.tp.partition, records=owned.state.skipped_offsets,
                            fix="Kafka deleted them before they were read: raise the topic's retention")  # fmt: skip
 
-    def count(self, work: PartitionWork[C], counts: dict[str, int], add: Callable[[str, int], None]) -> None:
-        """Add to counters what has come since the last time."""
-        for name, now in counts.items():
-            if now > work.counted.get(name, 0):
-                add(name, now - work.counted.get(name, 0))
-        work.counted = counts
-
     async def _on_timer(self) -> None:
-        """Load what was assigned, keep the written progress fresh, and let idle partitions be looked after."""
+        """Keep the written progress fresh, and let idle partitions be looked after."""
         if self.app.rebalancing or self.assigned is None:
             return
         with translate_kafka_errors(self.settings):
-            await self._load(self.assigned)
-            for work in list(self.works.values()):
-                if not self._is_behind(work):
-                    work.at_end_s = time.monotonic()
-                if work.lock.locked():
+            for owned in list(self.owned.values()):
+                if not self._is_behind(owned):
+                    owned.at_end_s = time.monotonic()
+                if owned.lock.locked():
                     continue
-                async with work.lock:
-                    if work.owes_progress or work.progress_age_s >= PROGRESS_EVERY_S:
-                        await self._write_progress(work)
-                    await self.idle(work)
+                async with owned.lock:
+                    if owned.owes_progress or owned.progress_age_s >= PROGRESS_EVERY_S:
+                        await self._write_progress(owned)
+                    await self.idle(owned)
 
-    async def _work(self, tp: TP) -> PartitionWork[C]:
-        """Return the state of a partition, loaded where it is new."""
-        if tp.partition not in self.works:
-            await self._load({tp.partition, *(self.assigned or ())})
-        return self.works[tp.partition]
+    async def settle(self) -> None:
+        """Write the progress that is not written yet, so that whoever goes on repeats nothing."""
+        with translate_kafka_errors(self.settings):
+            for owned in list(self.owned.values()):
+                async with owned.lock:
+                    await self._write_progress(owned)
 
-    async def _load(self, numbers: set[int]) -> None:
-        """Take up partitions where the last process left them."""
-        async with self._loading:
-            missing = numbers - self.works.keys()
-            if not missing:
-                return
-            standings: dict[int, Standing[P]] = await read_standings(
-                self.settings,
-                missing,
-                source=self.source,
-                progress_topic=self.progress_topic,
-                contract=self.contract,
-            )
-            for number in missing & (self.assigned or set()):
-                self.works[number] = self._take_up(number, standings[number])
+    async def take_over(self, assigned: set[TP]) -> Mapping[TP, int]:
+        """Have the state of these partitions and of no others; return the offset from which each is read.
 
-    def _take_up(self, number: int, standing: Standing[P]) -> PartitionWork[C]:
-        """Return the state of a partition as its standing says."""
-        progress = standing.progress
-        starts_at = standing.begin_offset if progress is None else progress.next_offset
-        tp = TP(self.settings.topic(self.source), number)
-        work = PartitionWork(tp, self.new_core(number, progress), starts_at, standing.end_offset)
-        # without a hold, what is only repeated or not counted yet would be committed as finished
-        self.app.consumer.hold[tp] = standing.begin_offset if progress is None else progress.hold_offset
+        A partition that comes back keeps its state if the newest progress is the one that was written here.
+        """
+        revocations = self._revocations
+        async with AsyncExitStack() as unmoved:
+            for owned in self.owned.values():
+                await unmoved.enter_async_context(owned.lock)
+            found = await self._read_sources({tp.partition for tp in assigned})
+            taken = {tp.partition: self._keep_or_load(tp, found[tp.partition]) for tp in assigned}
+        if revocations != self._revocations:
+            return {}  # taken away again meanwhile: what is here stays as it is until the next assignment
+        self.owned, self.assigned = taken, set(taken)
+        for owned in taken.values():
+            self.app.consumer.commit_limits[owned.tp] = owned.hold_offset
+        return {owned.tp: owned.read_offset for owned in taken.values()}
+
+    async def _read_sources(self, numbers: set[int]) -> dict[int, SourcePartition[P]]:
+        """Read what is known of partitions; a broker that restarts is waited for."""
+        deadline_s = time.monotonic() + TAKE_OVER_PATIENCE_S
+        while True:
+            try:
+                return await read_sources(self.settings, self.spec, numbers, source_id=self._source_id)
+            except DependencyDown:
+                if time.monotonic() >= deadline_s:
+                    raise
+            await asyncio.sleep(RETRY_S)
+
+    def _keep_or_load(self, tp: TP, source: SourcePartition[P]) -> OwnedPartition[S, P]:
+        owned = self.owned.get(tp.partition)
+        if owned is not None and not owned.owes_outputs and source.progress == owned.written:
+            return owned
+        progress = source.progress
+        state: Any = self.spec.new_state(tp.partition, progress, self.settings)
+        owned = OwnedPartition(tp, state, progress, source.begin_offset, source.end_offset)
         if progress is not None:
-            work.written_offset = progress.next_offset
-            self.begin_counting(work, progress)
+            owned.counted = self._counts(progress)
         self.log.info(
-            "partition taken up", partition=number, next_offset=work.position, hold_offset=self.app.consumer.hold[tp]
+            "partition_loaded", partition=tp.partition, next_offset=owned.position, hold_offset=owned.read_offset
         )
-        return work
-
-    @abstractmethod
-    def begin_counting(self, work: PartitionWork[C], progress: P) -> None:
-        """Take what was counted by an earlier process as already on the metrics."""
+        return owned
 
     async def _on_assigned(self, _app: Any, assigned: Iterable[TP], **_: Any) -> None:
-        """Take note of the partitions; their state is loaded outside the rebalance."""
-        self.assigned = {tp.partition for tp in assigned if tp.topic == self.settings.topic(self.source)}
-        self.log.info("partitions assigned", partitions=sorted(self.assigned))
+        """Take note of the partitions; their state is seen to outside the rebalance."""
+        numbers = sorted(tp.partition for tp in assigned if tp.topic == self.settings.topic(self.spec.source))
+        self.log.info("partitions_assigned", partitions=numbers)
+        if not numbers:
+            self.owned, self.assigned = {}, set()
 
-    async def _on_revoked(self, _app: Any, revoked: Iterable[TP], **_: Any) -> None:
-        """Forget partitions; whoever gets them next reads their progress."""
-        for tp in revoked:
-            self.works.pop(tp.partition, None)
+    async def _on_revoked(self, _app: Any, _revoked: Iterable[TP], **_: Any) -> None:
+        """Leave the partitions alone until it is known who has them; their state may still be wanted."""
+        self._revocations += 1
         self.assigned = None

@@ -1,72 +1,81 @@
-"""What the last process that had a partition wrote about it, read when a partition is assigned.
+"""Where the partitions that a worker is assigned go on: what was written last about each, held against its log.
 
 Progress is one record per partition on a compacted topic, in the partition of the same number. Only its tail is read: a
-topic's newest segment is not compacted, and the newest progress is always at the end.
+topic's newest segment is not compacted, and the newest progress is always near the end.
 """
 
-from collections.abc import Iterable
-from typing import Final, Generic, NamedTuple, TypeVar
+from collections.abc import Collection
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from pydantic import TypeAdapter
 
 from contracts.errors import InvariantError
-from contracts.progress import JoinProgress, PairsProgress
+from contracts.progress import PartitionProgress
 from contracts.wire import decode
-from service.kafka import aiokafka_consumer_config
+from service.kafka import aiokafka_consumer_config, translate_kafka_errors
 from service.settings import Settings
+from streams.agents.spec import AgentSpec
 
 TAIL_RECORDS: Final = 500
 """Enough to see past what a worker wrote that had already lost the partition."""
 READ_TIMEOUT_MS: Final = 500
 
-P = TypeVar("P", JoinProgress, PairsProgress)
+P = TypeVar("P", bound=PartitionProgress)
 
 
-class Standing(NamedTuple, Generic[P]):
-    """Where a partition stands when it is assigned."""
+class SourcePartition(NamedTuple, Generic[P]):
+    """What is known of a partition when it is assigned."""
 
-    progress: P | None
-    """What was written last; None where nobody ever had it."""
     begin_offset: int
     """First record of the source that Kafka still has."""
     end_offset: int
     """Offset of the source's next record."""
+    progress: P | None
+    """What was written last; None if nobody ever had it."""
 
 
-async def read_standings(
-    settings: Settings, partitions: Iterable[int], *, source: str, progress_topic: str, contract: TypeAdapter[P]
-) -> dict[int, Standing[P]]:
-    """Return where partitions stand.
+async def read_sources(
+    settings: Settings, spec: AgentSpec[P], numbers: Collection[int], *, source_id: str | None
+) -> dict[int, SourcePartition[P]]:
+    """Return what is known of partitions of an agent's source.
 
     Args:
         settings: the settings in force.
-        partitions: their numbers.
-        source: the topic that is read, without the deployment's prefix.
-        progress_topic: where progress is written, likewise.
-        contract: the progress message.
+        spec: the agent.
+        numbers: the partitions' numbers.
+        source_id: Kafka's id of the source topic, if Kafka tells one.
 
     Raises:
-        InvariantError: progress lies beyond the source's end: the topic was replaced or lost records.
+        InvariantError: the progress is about another log than the one that is there.
+        DependencyDown: Kafka does not answer.
     """
-    numbers = sorted(partitions)
-    sources = [TopicPartition(settings.topic(source), number) for number in numbers]
-    consumer = AIOKafkaConsumer(**aiokafka_consumer_config(settings))
-    await consumer.start()
-    try:
-        begins, ends = await consumer.beginning_offsets(sources), await consumer.end_offsets(sources)
-        newest = await _newest(consumer, settings.topic(progress_topic), numbers, contract)
-    finally:
-        await consumer.stop()
-    standings = {tp.partition: Standing(newest.get(tp.partition), begins[tp], ends[tp]) for tp in sources}
-    for number, standing in standings.items():
-        _refuse_replaced_log(standing, f"{settings.topic(source)}-{number}", settings.topic(progress_topic))
-    return standings
+    with translate_kafka_errors(settings):
+        consumer = AIOKafkaConsumer(**aiokafka_consumer_config(settings))
+        await consumer.start()
+        try:
+            sources = [TopicPartition(settings.topic(spec.source), number) for number in sorted(numbers)]
+            begins, ends = await consumer.beginning_offsets(sources), await consumer.end_offsets(sources)
+            newest = await _newest_progress(consumer, settings.topic(spec.progress_topic), numbers, spec.progress)
+        finally:
+            await consumer.stop()
+    found = {tp.partition: SourcePartition(begins[tp], ends[tp], newest.get(tp.partition)) for tp in sources}
+    for number, source in found.items():
+        _refuse_another_log(
+            source, f"{settings.topic(spec.source)}-{number}", settings.topic(spec.progress_topic), source_id
+        )
+    return found
 
 
-async def _newest(consumer: AIOKafkaConsumer, topic: str, numbers: list[int], contract: TypeAdapter[P]) -> dict[int, P]:
-    """Return the progress with the highest offset of each partition."""
-    partitions = [TopicPartition(topic, number) for number in numbers]
+async def _newest_progress(
+    consumer: AIOKafkaConsumer, topic: str, numbers: Collection[int], message: type[P]
+) -> dict[int, P]:
+    """Return the progress with the highest offset of each partition.
+
+    The last one written is not always it: a worker that was stopped for longer than its session writes once more.
+    """
+    contract: TypeAdapter[Any] = TypeAdapter(message)
+    partitions = [TopicPartition(topic, number) for number in sorted(numbers)]
     consumer.assign(partitions)
     begins, ends = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
     unread = {tp for tp in partitions if begins[tp] < ends[tp]}
@@ -83,11 +92,18 @@ async def _newest(consumer: AIOKafkaConsumer, topic: str, numbers: list[int], co
     return newest
 
 
-def _refuse_replaced_log(standing: Standing[P], source: str, progress_topic: str) -> None:
-    """Raise where records that were counted are not there any more at the end of the log."""
-    progress = standing.progress
-    if progress is not None and progress.next_offset > standing.end_offset:
+def _refuse_another_log(source: SourcePartition[P], log: str, progress_topic: str, source_id: str | None) -> None:
+    """Raise if what was counted is not in this log: another topic of the same name, or one that lost its end."""
+    progress = source.progress
+    if progress is None:
+        return
+    fix = (
+        f"stop the stream workers, delete the topic {progress_topic} too and start them, or choose another topic prefix"
+    )
+    if progress.next_offset > source.end_offset:
         raise InvariantError(
-            f"{source} ends at {standing.end_offset}, but {progress_topic} says it was read to {progress.next_offset}",
-            fix=f"the topic was replaced or lost records: delete {progress_topic} too, or choose another topic prefix",
+            f"{log} ends at {source.end_offset}, but {progress_topic} says it was read to {progress.next_offset}",
+            fix=fix,
         )
+    if source_id and progress.source_id and progress.source_id != source_id:
+        raise InvariantError(f"{log} was made anew, but {progress_topic} speaks of the one before it", fix=fix)

@@ -1,81 +1,56 @@
 """The join agent: `search-events` -> `joined-searches`, with what could not be joined on topics of its own."""
 
 import time
-from typing import ClassVar
+from typing import Any, Final
 
-from faust.types import TP
-from pydantic import TypeAdapter
 from typing_extensions import override
 
+from contracts.events import Tick
 from contracts.progress import JoinProgress
-from contracts.telemetry import EventOutcome
-from contracts.topics import JOIN_PROGRESS, JOINED_SEARCHES, SEARCH_EVENTS
+from contracts.wire import encode
 from service import metrics
-from streams.agents.outputs import TURN_HEADER, Emit
-from streams.agents.partition_agent import PartitionAgent, PartitionWork
+from service.clock import epoch_ms
+from streams.agents.partition_agent import OwnedPartition, PartitionAgent
 from streams.join.partition_join import PartitionJoin
-from streams.join.ticks import is_due, now_ms, tick_value
 from streams.transport.output import OutRecord
 
-CLOSED_AT_HEADER = "millrace.closed_at_ms"
-"""When the join wrote a closed search, by the wall clock: a stage's time, outside the message so that replays agree."""
+STILL_S: Final = 1.0
+"""How long event time stands still before a tick is due."""
 
 
 class JoinAgent(PartitionAgent[PartitionJoin, JoinProgress]):
-    """Joins impressions with what followed them."""
+    """Joins impressions with what followed them.
 
-    name = "join"
-    source = SEARCH_EVENTS
-    progress_topic = JOIN_PROGRESS
-    contract: ClassVar[TypeAdapter[JoinProgress]] = TypeAdapter(JoinProgress)
+    While event time stands still, ticks move it: else the last searches of an evening would stay open until the next
+    morning. A tick is a record like any other: what it closed, every replay closes at the same place.
+    """
 
-    @override
-    def new_core(self, partition: int, progress: JoinProgress | None) -> PartitionJoin:
-        """Return the join of a partition."""
-        return PartitionJoin(
-            partition,
-            window_ms=self.settings.join_window_ms,
-            lateness_ms=self.settings.lateness_ms,
-            progress=progress,
-        )
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._still: dict[int, tuple[int, float]] = {}
+        """Partition -> its newest event time, and since when that or its last tick is the newest."""
 
     @override
-    async def emit(self, outputs: list[Emit], tp: TP) -> None:
-        """Write closed searches, keyed by session."""
-        closed_at = (CLOSED_AT_HEADER, b"%d" % now_ms())
-        records = [
-            OutRecord(output.key, output.value, [closed_at, (TURN_HEADER, output.turn.encode())])
-            for output in outputs
-            if output.turn is not None
-        ]
-        await self.output.send_keyed(self.settings.topic(JOINED_SEARCHES), self.settings.partitions, records)
-
-    @override
-    async def idle(self, work: PartitionWork[PartitionJoin]) -> None:
-        """Append a tick where the partition is quiet."""
-        idle_s = time.monotonic() - work.moved_s
-        tick_ms = work.core.tick_time_ms(now_ms())
-        if tick_ms is None or work.core.replaying:
+    async def idle(self, owned: OwnedPartition[PartitionJoin, JoinProgress]) -> None:
+        """Append a tick to a partition that was read to its end and in which event time stands still."""
+        number, newest_ms = owned.tp.partition, owned.state.event_time.newest_ms
+        if self._still.get(number, (None,))[0] != newest_ms:
+            self._still[number] = (newest_ms, owned.moved_s)
+        tick_ms, end = owned.state.tick_time_ms(epoch_ms()), self.end(owned.tp)
+        if tick_ms is None or owned.state.replaying or end is None or self.read_to(owned) < end:
             return
-        if is_due(position=self._read_to(work), end=self._end(work.tp), idle_s=idle_s):
-            await self.output.send(work.tp.topic, work.tp.partition, [OutRecord(None, tick_value(tick_ms))])
-            work.moved_s = time.monotonic()
+        if time.monotonic() - self._still[number][1] >= STILL_S:
+            tick = OutRecord(None, encode(Tick(type="tick", event_time=tick_ms)))
+            await self.output.send(owned.tp.topic, number, [tick])
+            self._still[number] = (newest_ms, time.monotonic())
 
     @override
-    def begin_counting(self, work: PartitionWork[PartitionJoin], progress: JoinProgress) -> None:
-        """Count on from what an earlier process counted."""
-        work.counted = progress.counts.model_dump()
-
-    @override
-    def observe(self, work: PartitionWork[PartitionJoin], progress: JoinProgress) -> None:
-        """Show outcomes, the watermark and how many searches are open."""
-        outcomes = {name: n for name, n in work.core.counts().items() if name not in {"ticks", EventOutcome.PENDING}}
-        self.count(work, outcomes, lambda name, n: metrics.EVENT_OUTCOMES.labels(name).inc(n))
-        metrics.STAGE_WATERMARK.labels(self.name, str(work.tp.partition)).set(progress.watermark_ms / 1000)
-        metrics.JOIN_OPEN.set(sum(other.core.open_searches for other in self.works.values()))
-        if work.core.replay_mismatch:
-            work.core.replay_mismatch = False
+    def observe(self, owned: OwnedPartition[PartitionJoin, JoinProgress], progress: JoinProgress) -> None:
+        """Show how many searches are open, and say if a restart could not rebuild them all."""
+        metrics.JOIN_OPEN.set(sum(other.state.open_searches for other in self.owned.values()))
+        if owned.state.replay_mismatch:
+            owned.state.replay_mismatch = False
             self.log.error(
-                "records lost", partition=work.tp.partition, open_searches=progress.open_searches,
+                "records_lost", partition=owned.tp.partition, open_searches=progress.open_searches,
                 fix="Kafka deleted records that were still pending: raise the topic's retention",
             )  # fmt: skip

@@ -16,7 +16,7 @@ from contracts import events
 from contracts.joined import is_personal, passed_on
 from contracts.structs import Cart, Click, Dwell, Impression, Purchase, ShopEvent, View
 from service.people import protected_id
-from streams.agents.outputs import LogRecord
+from streams.agents.spec import LogRecord
 
 _PERSONS: Final = ("client_id", "user_id")
 _KNOWN: Final = frozenset(name for model in get_args(events.ShopEvent) for name in model.model_fields)

@@ -12,10 +12,12 @@ import msgspec
 
 from contracts.errors import ContractError, MalformedMessage
 from contracts.events import deadline_ms
+from contracts.joined import CLOSING_NUMBER_HEADER, ClosingNumber
 from contracts.progress import EventCounts, JoinProgress
 from contracts.structs import SEARCH_RECORD, Impression, Purchase, ShopEvent, Tick
-from contracts.telemetry import EventOutcome
-from streams.agents.outputs import AsideReason, Emit, LogRecord, Plan, SetAside, Turn
+from contracts.telemetry import AsideReason, EventOutcome
+from contracts.topics import JOINED_SEARCHES
+from streams.agents.spec import Emit, LogRecord, Plan, SetAside
 from streams.join.event_time import BEFORE_FIRST_MS, EventTime, Hold, LowWater, Windows, happened_ms
 from streams.join.joined_search import joined_search
 from streams.join.open_search import KeptRecord, OpenSearch, OpenSearches, held_event, packed_list, protected_record
@@ -77,6 +79,7 @@ class PartitionJoin:
         self._named_ms = BEFORE_FIRST_MS
         """The latest time for which a window was looked up."""
         self._past: JoinProgress | None = None
+        self._first_append_ms: int | None = None
         if progress is not None:
             self._begin_replay(progress)
 
@@ -96,7 +99,7 @@ class PartitionJoin:
         if offset < self.next_offset:
             return
         if offset > self.next_offset:
-            self._skip_to(offset)
+            self._skip_to(record)
         if self._windows.earlier:
             self.event_time.lateness_ms = self._windows.lateness_at(offset)
         plan = [] if self.replaying else plan
@@ -117,6 +120,7 @@ class PartitionJoin:
         return JoinProgress(
             partition=self.partition,
             start_offset=self.start_offset,
+            first_append_ms=self._first_append_ms,
             next_offset=self.next_offset,
             hold_offset=low_water.offset,
             watermark_ms=watermark_ms,
@@ -187,13 +191,19 @@ class PartitionJoin:
         self._maybe_end_replay(self.next_offset)
         return True
 
-    def _skip_to(self, offset: int) -> None:
-        """Begin at an offset, or pass over some at which there is no record."""
+    @property
+    def _name(self) -> str:
+        """What tells this join from every other: an offset alone returns when a topic is made anew."""
+        begun = "" if self._first_append_ms is None else f"-{self._first_append_ms}"
+        return f"{self.partition}-{self.start_offset}{begun}"
+
+    def _skip_to(self, record: LogRecord) -> None:
+        """Begin at a record, or pass over offsets at which there is none."""
         if self.start_offset < 0:
-            self.start_offset = offset
+            self.start_offset, self._first_append_ms = record.offset, record.timestamp
             return
-        self.skipped_offsets += offset - self.next_offset
-        self._maybe_end_replay(offset)
+        self.skipped_offsets += record.offset - self.next_offset
+        self._maybe_end_replay(record.offset)
 
     def _take(self, event: ShopEvent | Tick, record: LogRecord, plan: Plan) -> None:
         """Take one record whose form is right."""
@@ -302,8 +312,8 @@ class PartitionJoin:
         """Plan a closed search's message."""
         joined = joined_search(search, partition=self.partition)
         self._searches_closed += 1
-        closing_number = Turn(f"{self.partition}-{self.start_offset}", self._searches_closed)
-        plan.append(Emit(joined.key, joined.value, turn=closing_number))
+        number = ClosingNumber(self._name, self._searches_closed)
+        plan.append(Emit(JOINED_SEARCHES, joined.key, joined.value, [(CLOSING_NUMBER_HEADER, number.encode())]))
         self._counts["pending"] -= joined.joined + joined.repeated
         self._counts["joined"] += joined.joined
         self._counts["duplicate"] += joined.repeated
@@ -328,6 +338,7 @@ class PartitionJoin:
             self._windows.lateness_ms, watermark_ms=past.hold_watermark_ms, moved_append_ms=moved_append_ms
         )
         self.start_offset, self.next_offset = past.start_offset, past.hold_offset
+        self._first_append_ms = past.first_append_ms
         self._maybe_end_replay(self.next_offset)
 
     def _maybe_end_replay(self, offset: int) -> None:

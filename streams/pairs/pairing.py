@@ -2,24 +2,26 @@
 
 Chosen is what the shopper went further with; rejected is what was shown, and in all likelihood seen, and got less.
 Every factor of a weight is symmetric in (chosen, rejected) but for the value of what was chosen and the examination
-ratio, which undoes position bias; nothing is normalised inside a list, which would undo the ratio again. Sampling goes
-by a hash of the pair's id: the same search gives the same pairs, and a weight carries the inverse of its chance.
-
-Source: docs/papers.md, "The weight of a pair".
+ratio, which undoes position bias; nothing is normalised inside a list. Source: docs/papers.md, "The weight of a pair".
 """
 
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any, Final, NamedTuple
 
 import orjson
 
-from contracts.pairs import RULE_VERSION, Factors, pair_id
+from contracts.base import is_visible
+from contracts.pairs import RULE_VERSION, pair_id
 from contracts.structs import JoinedSearch, JoinedSlot
 from contracts.telemetry import FilterReason, UnpairedReason
-from streams.pairs.grading import VALUE, Grade, grade, is_bounce, is_comparable
 from streams.pairs.propensity import PRIOR_VERSION, examination_ratio
 
 SOURCE: Final = "click"
+LONG_CLICK_MS: Final = 30_000
+"""A stay from which a click counts as more than a click."""
+BOUNCE_MS: Final = 5_000
+"""A stay below which a click says nothing, neither for nor against."""
 BELOW_LAST_CLICK: Final = 3
 """How many slots below the last click are still taken as seen."""
 PER_SIDE: Final = 3
@@ -28,14 +30,50 @@ PER_LIST: Final = 12
 """Most pairs of one list."""
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A pair that may be emitted; `rate` is the chance with which it was kept so far."""
+class Grade(IntEnum):
+    """How far a shopper went with a product of a list; more is better."""
+
+    SKIP = 0
+    CLICK = 1
+    LONG_CLICK = 2
+    CART = 3
+    PURCHASE = 4
+
+
+VALUE: Final = {Grade.CLICK: 1.0, Grade.LONG_CLICK: 1.5, Grade.CART: 4.0, Grade.PURCHASE: 10.0}
+"""What choosing is worth, by grade: expected value per examination, to be calibrated per shop."""
+
+
+class GradedSlot(NamedTuple):
+    """A slot that may be part of a pair: chosen, or seen, as far as can be known, and passed over."""
+
+    slot: JoinedSlot
+    grade: Grade
+    position: int
+
+
+class Pair(NamedTuple):
+    """Two slots of one list; `rate` is the chance with which the pair was kept."""
 
     pair_id: str
-    chosen: JoinedSlot
-    rejected: JoinedSlot
+    chosen: GradedSlot
+    rejected: GradedSlot
     rate: float = 1.0
+
+
+def grade(slot: JoinedSlot) -> Grade:
+    """Return the grade of a slot. A reported stay counts as a click even if the click itself was lost.
+
+    >>> grade(JoinedSlot(product_id="P-1", position=1, clicked=True, dwell_ms=42_000))
+    <Grade.LONG_CLICK: 2>
+    """
+    if slot.purchase_quantity:
+        return Grade.PURCHASE
+    if slot.cart_quantity:
+        return Grade.CART
+    if slot.dwell_ms is None:
+        return Grade.CLICK if slot.clicked else Grade.SKIP
+    return Grade.LONG_CLICK if slot.dwell_ms >= LONG_CLICK_MS else Grade.CLICK
 
 
 def filter_reason(search: JoinedSearch) -> FilterReason | None:
@@ -47,105 +85,132 @@ def filter_reason(search: JoinedSearch) -> FilterReason | None:
     return None
 
 
-def pairs_of(search: JoinedSearch) -> list[bytes] | UnpairedReason:
-    """Return the messages of a search's pairs, or why it gives none."""
-    engaged = [slot for slot in search.slots if grade(slot) > Grade.SKIP]
+def pairs_of(search: JoinedSearch) -> list[Pair] | UnpairedReason:
+    """Return the pairs of a search in the order of their ids, or why it gives none."""
+    if not is_visible(search.query):
+        return UnpairedReason.NO_QUERY
+    grades = [grade(slot) for slot in search.slots]
+    engaged = [GradedSlot(slot, one, slot.position) for slot, one in zip(search.slots, grades, strict=True) if one]
     if not engaged:
         return UnpairedReason.NO_CLICK
-    chosen = [slot for slot in engaged if not is_bounce(slot)]
-    if not chosen:
+    if all(map(_is_bounce, engaged)):
         return UnpairedReason.BOUNCED
-    rejectable = _rejectable(search, last_click=max(slot.position for slot in engaged))
-    candidates = [pair for slot in chosen if is_comparable(slot) for pair in _pairs_with(search, slot, rejectable)]
-    if not candidates:
-        return UnpairedReason.NO_REJECTED
-    kept = sorted(_cap_list(candidates), key=lambda pair: pair.pair_id)
-    return [orjson.dumps(_message(search, pair)) for pair in kept]
-
-
-def _rejectable(search: JoinedSearch, *, last_click: int) -> list[JoinedSlot]:
-    """Return the slots that the shopper must have seen, as far as can be known, and that stood there by rank."""
-    reported = any(slot.visible_ms is not None for slot in search.slots)
-    return [
-        slot
-        for slot in search.slots
-        if slot.position <= last_click + BELOW_LAST_CLICK
-        and is_comparable(slot)
-        and not is_bounce(slot)
-        and (not reported or slot.visible_ms or grade(slot) > Grade.SKIP)
+    # A product that was engaged with as an advertisement, say, was not passed over in its other slot.
+    engaged_elsewhere = {one.slot.product_id for one in engaged if not _stood_by_rank(one.slot)}
+    rejectable = [
+        one
+        for one in _seen(search.slots, grades, last_click=max(one.position for one in engaged))
+        if _stood_by_rank(one.slot) and not _is_bounce(one) and one.slot.product_id not in engaged_elsewhere
     ]
-
-
-def _pairs_with(search: JoinedSearch, chosen: JoinedSlot, rejectable: list[JoinedSlot]) -> list[Candidate]:
-    """Return the pairs of one chosen slot, a few with slots above it and a few with slots below it."""
-    lesser = [slot for slot in rejectable if grade(slot) < grade(chosen)]
-    above = [slot for slot in lesser if slot.position < chosen.position]
-    below = [slot for slot in lesser if slot.position > chosen.position]
-    return [pair for side in (above, below) for pair in _cap_side(search, chosen, side)]
-
-
-def _cap_side(search: JoinedSearch, chosen: JoinedSlot, side: list[JoinedSlot]) -> list[Candidate]:
-    """Keep a few slots of one side, by the first half of the pair ids."""
-    rate = min(1.0, PER_SIDE / len(side)) if side else 1.0
     pairs = [
-        Candidate(
-            pair_id(search.search_id, chosen.product_id, slot.product_id, source=SOURCE, rule_version=RULE_VERSION),
-            chosen,
-            slot,
-            rate,
-        )
-        for slot in side
+        pair
+        for chosen in engaged
+        if _stood_by_rank(chosen.slot) and not _is_bounce(chosen)
+        for pair in _pairs_with(search.search_id, chosen, rejectable)
     ]
-    return sorted(pairs, key=lambda pair: pair.pair_id[:32])[:PER_SIDE]
+    return sorted(_sampled(pairs), key=lambda pair: pair.pair_id) if pairs else UnpairedReason.NO_REJECTED
 
 
-def _cap_list(pairs: list[Candidate]) -> list[Candidate]:
-    """Keep a few pairs of a list, by the second half of the pair ids: independent of who survived the first cut."""
+def _is_bounce(graded: GradedSlot) -> bool:
+    """Whether the shopper came straight back, which says nothing for the product and nothing against it."""
+    stay_ms = graded.slot.dwell_ms
+    return graded.grade is Grade.CLICK and stay_ms is not None and stay_ms < BOUNCE_MS
+
+
+def _stood_by_rank(slot: JoinedSlot) -> bool:
+    """Whether a slot had its position by its rank, and could be bought.
+
+    The others are left out on both sides: a slot that could be chosen but never rejected would pull its product up
+    without end.
+    """
+    return slot.in_stock and not slot.sponsored and not slot.pinned
+
+
+def _seen(slots: Sequence[JoinedSlot], grades: Sequence[Grade], *, last_click: int) -> list[GradedSlot]:
+    """Return the slots that the shopper must have seen: by the viewport's report if there is one, else by position."""
+    lowest = last_click + BELOW_LAST_CLICK
+    reported = any(slot.visible_ms is not None for slot in slots)
+    return [
+        GradedSlot(slot, one, slot.position)
+        for slot, one in zip(slots, grades, strict=True)
+        if slot.position <= lowest and (not reported or slot.visible_ms or one)
+    ]
+
+
+def _pairs_with(search_id: str, chosen: GradedSlot, rejectable: list[GradedSlot]) -> list[Pair]:
+    """Return the pairs of one chosen slot: a few with slots above it and a few with slots below it."""
+    product_id = chosen.slot.product_id
+    lesser = [one for one in rejectable if one.grade < chosen.grade]
+    above = [one for one in lesser if one.position < chosen.position]
+    below = [one for one in lesser if one.position > chosen.position]
+    kept: list[Pair] = []
+    for side in (above, below):
+        rate = min(1.0, PER_SIDE / len(side)) if side else 1.0
+        pairs = [
+            Pair(pair_id(search_id, product_id, one.slot.product_id, source=SOURCE), chosen, one, rate) for one in side
+        ]
+        # Sampling goes by the id: the same search gives the same pairs, and the weight carries the inverse chance.
+        kept += sorted(pairs, key=lambda pair: pair.pair_id[:32])[:PER_SIDE] if rate < 1 else pairs
+    return kept
+
+
+def _sampled(pairs: list[Pair]) -> list[Pair]:
+    """Keep a few pairs of a list, by the second half of the ids: independent of who survived the cut by side."""
     if len(pairs) <= PER_LIST:
         return pairs
     rate = PER_LIST / len(pairs)
     kept = sorted(pairs, key=lambda pair: pair.pair_id[32:])[:PER_LIST]
-    return [Candidate(pair.pair_id, pair.chosen, pair.rejected, pair.rate * rate) for pair in kept]
+    return [pair._replace(rate=pair.rate * rate) for pair in kept]
 
 
-def _message(search: JoinedSearch, pair: Candidate) -> dict[str, Any]:
-    """Return a pair as it goes over the wire."""
-    chosen, rejected, ranking = pair.chosen, pair.rejected, search.ranking
-    factors = Factors(
-        value=VALUE[grade(chosen)],
-        ratio=examination_ratio(chosen.position, rejected.position),
-        sampling=1 / pair.rate,
-    )
+def encode_pairs(search: JoinedSearch, pairs: list[Pair]) -> list[bytes]:
+    """Return the messages of a search's pairs; what they share is encoded once."""
+    ranking = search.ranking
     releases = {"query_release": ranking.query_release, "product_release": ranking.product_release}
+    origins = [{"topic": o.topic, "partition": o.partition, "offset": o.offset} for o in search.origins]
+    shared: dict[str, Any] = {
+        "query": orjson.Fragment(orjson.dumps(search.query)),
+        "releases": {name: release for name, release in releases.items() if release is not None},
+        "origins": orjson.Fragment(orjson.dumps(origins)),
+    }
+    return [orjson.dumps(_message(search, pair, **shared)) for pair in pairs]
+
+
+def _message(
+    search: JoinedSearch, pair: Pair, *, query: object, releases: dict[str, int], origins: object
+) -> dict[str, Any]:
+    chosen, rejected = pair.chosen, pair.rejected
+    value, sampling = VALUE[chosen.grade], 1 / pair.rate
+    ratio = examination_ratio(chosen.position, rejected.position)
+    clicked_at = chosen.slot.click_time
     return {
         "schema_version": 1,
         "pair_id": pair.pair_id,
         "search_id": search.search_id,
-        "query": search.query,
+        "query": query,
         "source": SOURCE,
         "chosen": _side(chosen),
         "rejected": _side(rejected),
-        "weight": factors.weight(),
-        "factors": factors.model_dump(),
+        "weight": value * ratio * sampling,
+        "factors": {"value": value, "ratio": ratio, "similarity": 1.0, "sampling": sampling, "cap": 1.0},
         "confidence": _confidence(chosen, rejected),
         "propensity_version": PRIOR_VERSION,
         "filters": [],
-        **{name: release for name, release in releases.items() if release is not None},
-        "arm": ranking.arm,
-        "event_time": search.search_time if chosen.click_time is None else chosen.click_time,
+        **releases,
+        "arm": search.ranking.arm,
+        "event_time": search.search_time if clicked_at is None else clicked_at,
         "closed_at": search.closed_at,
-        "origins": [{"topic": o.topic, "partition": o.partition, "offset": o.offset} for o in search.origins],
+        "origins": origins,
         "rule_version": RULE_VERSION,
     }
 
 
-def _side(slot: JoinedSlot) -> dict[str, Any]:
-    """Return one product of a pair."""
-    return {"product_id": slot.product_id, "position": slot.position, "grade": int(grade(slot))}
+def _side(graded: GradedSlot) -> dict[str, Any]:
+    return {"product_id": graded.slot.product_id, "position": graded.position, "grade": graded.grade.value}
 
 
-def _confidence(chosen: JoinedSlot, rejected: JoinedSlot) -> float:
-    """Return how sure it is that the rejected product was seen: observed, passed on the way, or only near by."""
-    if rejected.visible_ms or grade(rejected) > Grade.SKIP:
+def _confidence(chosen: GradedSlot, rejected: GradedSlot) -> float:
+    """How sure it is that the rejected product was seen: observed, passed on the way, or only near by."""
+    if rejected.slot.visible_ms or rejected.grade:
         return 1.0
     return 0.7 if rejected.position < chosen.position else 0.5

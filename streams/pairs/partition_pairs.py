@@ -1,100 +1,219 @@
-"""The pairs agent's state in one partition of `joined-searches`: how far each join was seen, what became of searches.
+"""The pairs agent's state in one partition of `joined-searches`, and the agent's spec.
 
-A search whose turn was seen before is a repeat, written again by a join that was killed between its output and its
-progress. The turns seen are part of the progress, so a restart reads nothing twice and decides as before.
+Two things must not make a pair twice. A search whose closing number was seen is a repeat, written by a join that was
+killed between its output and its progress. A list shown again under the same search id gives pairs of the same ids: it
+makes only those that no list remembered here would make. Both memories are functions of the log: a restart reads the
+remembered lists again and decides as before.
 """
 
+import heapq
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+from typing_extensions import override
+
 from contracts.errors import ContractError
+from contracts.joined import CLOSED_AT_HEADER, PAIRED_AT_HEADER, closing_number_of
 from contracts.progress import PairsProgress, SearchCounts
 from contracts.structs import JOINED_SEARCH, JoinedSearch
-from contracts.telemetry import EventOutcome, FilterReason, UnpairedReason
-from streams.agents.outputs import Emit, LogRecord, Plan, SetAside, turn_of
-from streams.pairs.pairing import filter_reason, pairs_of
+from contracts.telemetry import FilterReason, UnpairedReason
+from contracts.topics import DEAD_LETTERS, JOINED_SEARCHES, PREFERENCE_PAIRS
+from service import metrics
+from service.settings import Settings
+from streams.agents.spec import AgentSpec, Emit, Headers, LogRecord, Plan, RecordRules
+from streams.pairs.pairing import SOURCE, Pair, encode_pairs, filter_reason, pairs_of
+
+REMEMBERED_MS: Final = 900_000
+"""How long, in event time, a list that is shown again is recognised: shoppers come back within minutes."""
+REMEMBERED_LISTS: Final = 20_000
+"""Most lists remembered in a partition, about 10 MB."""
+MAX_TIME_DIGITS: Final = 16
+REMEMBERED_JOINS: Final = 1_000
+"""Most joins whose closing numbers are kept; anyone may write the header, so there could be any number."""
 
 
-class PartitionPairs:
+class PairedList(NamedTuple):
+    """A list that makes pairs, whether or not an earlier one had made them."""
+
+    offset: int
+    search_id: str
+    search_time: int
+    closed_at: int
+    pair_ids: tuple[str, ...]
+
+
+class RecentLists:
+    """The lists of a partition that make pairs, as far back as they are remembered: a function of the log alone.
+
+    Args:
+        newest_closed_ms: newest deadline seen in the partition.
+    """
+
+    def __init__(self, newest_closed_ms: int = -1) -> None:
+        self.newest_closed_ms = newest_closed_ms
+        self._lists: dict[int, PairedList] = {}
+        self._by_closing: list[tuple[int, int]] = []
+        self._by_search: dict[str, list[PairedList]] = {}
+
+    @property
+    def oldest_offset(self) -> int | None:
+        """Offset of the oldest list remembered."""
+        return next(iter(self._lists), None)
+
+    def of(self, search_id: str) -> list[PairedList]:
+        """Return the lists of a search, oldest first."""
+        return self._by_search.get(search_id, [])
+
+    def advance(self, closed_at: int) -> None:
+        """Move event time on and forget what is too old."""
+        self.newest_closed_ms = max(self.newest_closed_ms, closed_at)
+        while self._by_closing and self._by_closing[0][0] < self.newest_closed_ms - REMEMBERED_MS:
+            _, offset = heapq.heappop(self._by_closing)
+            self._forget(offset)
+
+    def add(self, made: PairedList) -> None:
+        """Remember a list, and no more lists than there is room for."""
+        self._lists[made.offset] = made
+        self._by_search.setdefault(made.search_id, []).append(made)
+        heapq.heappush(self._by_closing, (made.closed_at, made.offset))
+        if len(self._lists) > REMEMBERED_LISTS:
+            self._forget(next(iter(self._lists)))
+        self.advance(made.closed_at)
+
+    def _forget(self, offset: int) -> None:
+        forgotten = self._lists.pop(offset, None)
+        if forgotten is None:
+            return
+        same_search = self._by_search[forgotten.search_id]
+        same_search.remove(forgotten)
+        if not same_search:
+            del self._by_search[forgotten.search_id]
+
+
+class PartitionPairs(RecordRules):
     """Pairing of one partition.
 
     Args:
         partition: of `joined-searches`.
-        progress: what the last process that had this partition wrote; None where none ever had.
+        past: what the last process that had this partition wrote; None if none ever had.
     """
 
-    def __init__(self, partition: int, *, progress: PairsProgress | None = None) -> None:
-        self.partition = partition
-        self.closed_at_ms = -1
-        """Deadline of the newest search seen."""
-        self.start_offset = self.next_offset = -1
-        self.skipped_offsets = 0
-        self.paired = self.dead_lettered = self.pairs = 0
-        self.filtered: dict[str, int] = {}
-        self.unpaired: dict[str, int] = {}
-        self._turns: dict[str, int] = {}
-        if progress is not None:
-            self._resume(progress)
+    def __init__(self, partition: int, past: PairsProgress | None = None) -> None:
+        super().__init__(partition, past)
+        self.pairs = 0
+        self.lists = RecentLists()
+        self._seen: dict[str, int] = {}  # join -> its newest closing number; the join seen last comes last
+        self._remembers_from = self.next_offset
+        if past is not None:
+            self.pairs, self._seen = past.pairs, dict(past.turns)
+            self.lists.newest_closed_ms = past.newest_closed_ms
+            self._remembers_from = past.hold_offset
 
+    @override
     def take(self, record: LogRecord, plan: Plan) -> None:
-        """Take the partition's next record and add what follows from it to the plan; one seen before adds nothing."""
-        if record.offset < self.next_offset:
-            return
-        if self.start_offset < 0:
-            self.start_offset = record.offset
-        elif record.offset > self.next_offset:
-            self.skipped_offsets += record.offset - self.next_offset
-        try:
-            self._decide(JOINED_SEARCH.decode(record.value), record, plan, repeated=self._note_turn(record))
-        except ContractError as error:
-            self.dead_lettered += 1
-            plan.append(SetAside(EventOutcome.DEAD_LETTERED, error.reason, record, str(error)))
-        self.next_offset = record.offset + 1
+        """Take the next record; of one that an earlier process took, remember the list again."""
+        if self._remembers_from <= record.offset < self.next_offset:
+            self._remember_again(record)
+        super().take(record, plan)
 
+    @override
+    def decide(self, record: LogRecord, plan: Plan) -> str:
+        """Filter a search or make its pairs."""
+        search = JOINED_SEARCH.decode(record.value)
+        repeated = self._is_repeat(record)
+        made, earlier = self._pairs(search, record.offset)
+        if repeated:
+            return f"filtered/{FilterReason.DUPLICATE}"
+        if not isinstance(made, list):
+            return f"{'filtered' if isinstance(made, FilterReason) else 'unpaired'}/{made}"
+        new = [pair for pair in made if not any(pair.pair_id in one.pair_ids for one in earlier)]
+        if not new:
+            written_before = any(one.search_time == search.search_time for one in earlier)
+            return f"filtered/{FilterReason.DUPLICATE if written_before else FilterReason.RELOAD}"
+        self.pairs += len(new)
+        key, headers = search.search_id.encode(), _stage_times(record)
+        plan.extend(Emit(PREFERENCE_PAIRS, key, value, headers) for value in encode_pairs(search, new))
+        return "paired"
+
+    @override
     def progress(self) -> PairsProgress:
         """Return how far the agent has come and what became of every search so far."""
+        oldest = self.lists.oldest_offset
         return PairsProgress(
             partition=self.partition,
             start_offset=self.start_offset,
             next_offset=self.next_offset,
-            hold_offset=self.next_offset,
+            hold_offset=self.next_offset if oldest is None else oldest,
             counts=SearchCounts(
-                paired=self.paired,
-                filtered=dict(self.filtered),
-                unpaired=dict(self.unpaired),
-                dead_lettered=self.dead_lettered,
+                paired=self.counts["paired"],
+                filtered=self._by_reason("filtered"),
+                unpaired=self._by_reason("unpaired"),
+                dead_lettered=self.counts["dead_lettered"],
             ),
             pairs=self.pairs,
-            turns=dict(self._turns),
+            turns=dict(self._seen),
+            newest_closed_ms=self.lists.newest_closed_ms,
         )
 
-    def _decide(self, search: JoinedSearch, record: LogRecord, plan: Plan, *, repeated: bool) -> None:
-        """Filter a search or make its pairs."""
-        self.closed_at_ms = max(self.closed_at_ms, search.closed_at)
-        filtered = FilterReason.DUPLICATE if repeated else filter_reason(search)
-        if filtered is not None:
-            self.filtered[filtered] = self.filtered.get(filtered, 0) + 1
-            return
-        made = pairs_of(search)
-        if isinstance(made, UnpairedReason):
-            self.unpaired[made] = self.unpaired.get(made, 0) + 1
-            return
-        self.paired += 1
-        self.pairs += len(made)
-        key = search.search_id.encode()
-        plan.extend(Emit(key, value, record) for value in made)
-
-    def _note_turn(self, record: LogRecord) -> bool:
-        """Note a record's turn and return whether it was seen before."""
-        turn = turn_of(record.headers)
-        if turn is None:
+    def _is_repeat(self, record: LogRecord) -> bool:
+        """Note a record's closing number and return whether its join had come further before."""
+        closing = closing_number_of(record.headers)
+        if closing is None:
             return False
-        repeated = turn.number <= self._turns.get(turn.join, 0)
-        if not repeated:
-            self._turns[turn.join] = turn.number
-        return repeated
+        newest = self._seen.pop(closing.join, 0)
+        self._seen[closing.join] = max(newest, closing.number)
+        if len(self._seen) > REMEMBERED_JOINS:
+            del self._seen[next(iter(self._seen))]
+        return closing.number <= newest
 
-    def _resume(self, progress: PairsProgress) -> None:
-        """Go on where the last process had come to, once its memory is rebuilt."""
-        self.start_offset, self.next_offset = progress.start_offset, progress.next_offset
-        self._turns = dict(progress.turns)
-        counts = progress.counts
-        self.paired, self.dead_lettered, self.pairs = counts.paired, counts.dead_lettered, progress.pairs
-        self.filtered, self.unpaired = dict(counts.filtered), dict(counts.unpaired)
+    def _pairs(
+        self, search: JoinedSearch, offset: int
+    ) -> tuple[list[Pair] | FilterReason | UnpairedReason, list[PairedList]]:
+        """Return the pairs that a list makes by itself, or why none, and the earlier lists of its search; remember it.
+
+        Repeats are remembered too: whoever reads the log again cannot tell which lists they were.
+        """
+        self.lists.advance(search.closed_at)
+        made = filter_reason(search) or pairs_of(search)
+        earlier = list(self.lists.of(search.search_id))
+        if isinstance(made, list):
+            ids = tuple(pair.pair_id for pair in made)
+            self.lists.add(PairedList(offset, search.search_id, search.search_time, search.closed_at, ids))
+        return made, earlier
+
+    def _remember_again(self, record: LogRecord) -> None:
+        self._remembers_from = record.offset + 1
+        with suppress(ContractError):
+            self._pairs(JOINED_SEARCH.decode(record.value), record.offset)
+
+    def _by_reason(self, outcome: str) -> dict[str, int]:
+        prefix = f"{outcome}/"
+        return {name.removeprefix(prefix): n for name, n in self.counts.items() if name.startswith(prefix)}
+
+
+def _stage_times(record: LogRecord) -> Headers:
+    """Return the times that earlier stages put on a record; anyone may write headers, so only what is a time."""
+    return [
+        (name, value)
+        for name, value in record.headers
+        if name == CLOSED_AT_HEADER and value is not None and len(value) <= MAX_TIME_DIGITS and value.isdigit()
+    ]
+
+
+def _new_state(partition: int, progress: PairsProgress | None, _: Settings) -> PartitionPairs:
+    return PartitionPairs(partition, progress)
+
+
+PAIRS: Final = AgentSpec(
+    name="pairs",
+    source=JOINED_SEARCHES,
+    outputs=(PREFERENCE_PAIRS, DEAD_LETTERS),
+    progress=PairsProgress,
+    new_state=_new_state,
+    outcomes={"paired": (), "held_out": (), "filtered": FilterReason, "unpaired": UnpairedReason, "dead_lettered": ()},
+    ledger=("searches", "closed"),
+    counter=metrics.SEARCH_OUTCOMES,
+    totals={"pairs": (metrics.PAIRS_BUILT, (SOURCE,))},
+    event_time="newest_closed_ms",
+    written_at=PAIRED_AT_HEADER,
+)

@@ -1,19 +1,18 @@
 """A Faust app on the batch transport, and its topics of chunks."""
 
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
 
 import faust
 import mode
 from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
 from typing_extensions import override
 
 from service.kafka import aiokafka_consumer_config, aiokafka_producer_config
 from service.settings import Settings
-from streams.transport.chunk import Untouched
-from streams.transport.consumer import BatchConsumer
-from streams.transport.output import BATCH_BYTES, Output
-from streams.transport.producer import BatchProducer, EndOnLostOutput
-from streams.transport.stream import BatchStream
+from streams.transport.consumer import BatchConsumer, BatchStream, Untouched
+from streams.transport.output import BATCH_BYTES, BatchProducer, EndOnLostOutput, Output
 
 BATCH_SIZE: Final = 4000
 """Records per chunk: on a real cluster the wait for an acknowledgement rules, so chunks are long."""
@@ -25,6 +24,16 @@ SEND_TIMEOUT_MS: Final = 60_000
 """How long a send may take before the process gives up: longer than a broker's restart."""
 COMMIT_INTERVAL_S: Final = 1.0
 MAX_POLL_INTERVAL_S: Final = 300.0
+
+
+class Owner(Protocol):
+    """Whoever keeps state of the partitions that an app is assigned."""
+
+    async def take_over(self, assigned: set[TP]) -> Mapping[TP, int]:
+        """Have the state of these partitions and of no others; return the offset from which each is read."""
+
+    async def settle(self) -> None:
+        """Write down what is not written yet: partitions are about to go, or the process ends."""
 
 
 class BatchTransport(driver.Transport):
@@ -40,11 +49,15 @@ class BatchApp(faust.App):
     Args:
         settings: the settings in force.
         agent: `join`, `pairs`, ...: names the group.
+        owner: keeps the state of the partitions.
         batch_size: most records in a chunk.
         options: further Faust settings, for tests.
     """
 
-    def __init__(self, settings: Settings, agent: str, *, batch_size: int = BATCH_SIZE, **options: Any) -> None:
+    def __init__(
+        self, settings: Settings, agent: str, *, owner: Owner, batch_size: int = BATCH_SIZE, **options: Any
+    ) -> None:
+        self.owner = owner
         self.batch_size = batch_size
         self.batch_topics: set[str] = set()
         self.consumer_config = consumer_arguments(settings, agent)
@@ -68,7 +81,6 @@ class BatchApp(faust.App):
 
     @override
     def on_init(self) -> None:
-        """Watch Faust's own producer."""
         super().on_init()
         self.sensors.add(EndOnLostOutput())
 
@@ -86,17 +98,15 @@ class BatchApp(faust.App):
 
     @override
     def _new_transport(self) -> BatchTransport:
-        """Return the transport that consumes."""
         return BatchTransport(self.conf.broker_consumer, self)
 
     @override
     def _new_producer_transport(self) -> BatchTransport:
-        """Return the transport that produces."""
         return BatchTransport(self.conf.broker_producer, self)
 
     @override
     def _create_directories(self) -> None:
-        """Create none: there are no tables."""
+        """There are no tables, so there is nothing to create."""
 
 
 def consumer_arguments(settings: Settings, agent: str) -> dict[str, Any]:

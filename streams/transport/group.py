@@ -1,19 +1,24 @@
-"""What tells a consumer that its group, topic or rights are gone for good, so that the process ends with a clear line.
+"""The client of a consumer group: what ends it for good is told with a clear line, and what anyone may write does not.
 
-aiokafka parks such an error for a caller of `getmany` that Faust never makes, and tries on for ever in silence. Faust's
-consumer thread is a subclass here that has our settings and can be asked for that error.
+aiokafka parks fatal errors for a caller of `getmany` that Faust never makes, and tries on for ever in silence. Faust's
+consumer thread is a subclass here that has our settings and can be asked for that error. A header whose name is no
+UTF-8, which Kafka forbids and some clients write, would end every reader of its partition: it is read all the same.
 """
 
 import time
+from collections.abc import Iterator
 from typing import Any, Final
 
 import aiokafka
+import aiokafka.consumer.fetcher
 from aiokafka.errors import (
     BrokerResponseError,
     TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
     kafka_errors,
 )
+from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBatchPy
+from aiokafka.record.memory_records import _MemoryRecordsPy
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from typing_extensions import override
 
@@ -35,6 +40,57 @@ class FencedInstanceIdError(BrokerResponseError):
 
 
 kafka_errors.setdefault(FencedInstanceIdError.errno, FencedInstanceIdError)
+
+
+class LenientBytes(bytearray):
+    """Bytes whose text replaces what is no UTF-8."""
+
+    @override
+    def __getitem__(self, key: Any) -> Any:
+        found = super().__getitem__(key)
+        return LenientBytes(found) if isinstance(key, slice) else found
+
+    @override
+    def decode(self, encoding: str = "utf-8", errors: str = "replace") -> str:
+        return super().decode(encoding, "replace")
+
+
+class ReadableBatch:
+    """A batch that gives its records whatever the names of their headers are.
+
+    Args:
+        raw: its bytes.
+        batch: the same, read by aiokafka's quick reader.
+    """
+
+    def __init__(self, raw: memoryview, batch: DefaultRecordBatch) -> None:
+        self._raw = raw
+        self._batch = batch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batch, name)
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            return iter(list(self._batch))
+        except UnicodeDecodeError:
+            again: Any = iter(_DefaultRecordBatchPy(self._raw))  # uncompressed from here on
+            again._buffer = LenientBytes(again._buffer)
+            records: Iterator[Any] = again
+            return records
+
+
+class ReadableRecords(_MemoryRecordsPy):
+    """The batches of a fetch."""
+
+    @override
+    def next_batch(self, *arguments: Any) -> Any:
+        raw = self._next_slice
+        batch = super().next_batch(*arguments)
+        return ReadableBatch(raw, batch) if raw is not None and isinstance(batch, DefaultRecordBatch) else batch
+
+
+aiokafka.consumer.fetcher.MemoryRecords = ReadableRecords
 
 
 class GroupThread(AIOKafkaConsumerThread):

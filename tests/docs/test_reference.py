@@ -8,6 +8,7 @@ import pytest
 
 from contracts import telemetry, topics
 from contracts.telemetry import DEFAULT_PORTS, EventOutcome, FilterReason, PairDropReason, UnpairedReason
+from streams.registry import group_topics
 from tests.support.markdown import (
     ROOT,
     Table,
@@ -19,7 +20,7 @@ from tests.support.markdown import (
     tracked_files,
     unquoted,
 )
-from tests.support.reference import MODELS, field_rows, rights, rights_rows, settings_rows, topic_rows
+from tests.support.reference import MODELS, agent_rows, field_rows, rights, rights_rows, settings_rows, topic_rows
 
 DOCS = ROOT / "docs"
 METRICS = {value for name, value in vars(telemetry).items() if name.startswith("M_")}
@@ -33,7 +34,7 @@ OTHERS = {
     folder: [other for other in PROCESS_CODE.values() if other.startswith(f"{folder}/")]
     for folder in PROCESS_CODE.values()
 }
-WATCHED_FROM_OUTSIDE = {"page": {topics.JOINED_SEARCHES, topics.PREFERENCE_PAIRS, topics.CATALOG}}
+WATCHED_FROM_OUTSIDE = {"page": {topic for read in group_topics().values() for topic in read}}
 """Topics of which only the ends are asked: Describe is enough."""
 HISTOGRAM_PARTS = ("_bucket", "_sum", "_count")
 
@@ -52,6 +53,12 @@ def test_settings_page_equals_the_settings() -> None:
 def test_topic_table_equals_the_contracts() -> None:
     """docs/operations.md lists every topic with key, clean-up, partitions and retention as they are made."""
     assert list(table_under("operations.md", "Topics").rows) == topic_rows()
+
+
+def test_agent_table_equals_the_registry() -> None:
+    """docs/operations.md lists every agent with its group, topics and outcomes."""
+    agents = [table for table in tables(DOCS / "operations.md") if table.columns[0] == "agent"]
+    assert [list(table.rows) for table in agents] == [agent_rows()]
 
 
 def test_rights_table_equals_what_processes_do() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from streams.agents.outputs import Emit, Plan
+from streams.agents.spec import Emit, Plan
 from streams.collector.intake import Accepted, Arrival, decide_event
 from streams.join.partition_join import PartitionJoin
 from streams.pairs.partition_pairs import PartitionPairs
@@ -91,7 +91,6 @@ def test_the_pairs_agent_makes_the_pair_shown() -> None:
     pairs = paired()
     assert len(pairs) == TOUR["trainer/core/learner.py"]["pairs_trained"]
     assert PAIR in pairs
-    assert PAIR["chosen"] == TOUR["streams/pairs/grading.py"]
 
 
 def test_the_ratio_shown_is_the_one_of_the_prior() -> None:

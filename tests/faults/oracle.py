@@ -320,6 +320,9 @@ def _pair(expected: Expected, search: Json) -> None:
     if search["synthetic"] or search["denied"]:
         expected.search_outcomes["filtered/synthetic" if search["synthetic"] else "filtered/consent"] += 1
         return
+    if not search["query"].strip():
+        expected.search_outcomes["unpaired/no_query"] += 1
+        return
     if not engaged:
         expected.search_outcomes["unpaired/no_click"] += 1
         return
@@ -337,12 +340,16 @@ def _pairs(search: Json, slots: list[Json], last_click: int) -> list[Json]:
     anything_seen = any("visible_ms" in slot for slot in slots)
     found: list[tuple[str, Json, Json, float]] = []
     usable = [s for s in slots if s["in_stock"] and not s["sponsored"] and not s["pinned"] and not _bounced(s)]
+    taken_elsewhere = {
+        s["product_id"] for s in slots if _grade(s) > 0 and (not s["in_stock"] or s["sponsored"] or s["pinned"])
+    }
     for chosen in usable:
         for side in (-1, 1):
             lesser = [
                 slot
                 for slot in usable
                 if _grade(slot) < _grade(chosen)
+                and slot["product_id"] not in taken_elsewhere
                 and (slot["position"] - chosen["position"]) * side > 0
                 and slot["position"] <= last_click + 3
                 and (not anything_seen or slot.get("visible_ms", 0) > 0 or _grade(slot) > 0)

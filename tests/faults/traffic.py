@@ -91,7 +91,7 @@ class Traffic:
         return {
             **self._envelope("impression", f"i-{search_id}", at_ms),
             "search_id": search_id,
-            "query": f"query {self._number % 40}",
+            "query": f"query {self._number % 40}" if rng.random() < 0.97 else "  ",
             "slots": slots,
             **({"ranking": ranking} if rng.random() < 0.5 else {}),
             **({"synthetic": True} if rng.random() < 0.02 else {}),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka import KafkaAdminClient, KafkaProducer
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
 
 from contracts.topics import (
     DEAD_LETTERS,
@@ -18,14 +18,18 @@ from contracts.topics import (
     PREFERENCE_PAIRS,
     SEARCH_EVENTS,
 )
-from service.kafka import OutgoingRecord, admin, ensure_topics, produce_all, producer_config
+from millrace.watch.ledger import lag_report, ledger_report
+from millrace.watch.observer import Observer
+from service.kafka import OutgoingRecord, admin, consumer_config, ensure_topics, produce_all, producer_config
 from service.settings import Settings
+from streams import registry
 from tests.conftest import SettingsFactory
 from tests.support.poll import eventually
 from tests.support.ports import free_port
 from tests.support.search_events import cart, click, dwell, encoded, impression, moved
 from tests.support.stream_worker import Worker
 from tests.support.topics import LoggedRecord, join_progress, pairs_progress, read_topic
+from tests.support.toy_agent import LISTS, TOY
 
 pytestmark = [pytest.mark.kafka]
 
@@ -37,11 +41,11 @@ def worker(kafka_settings: SettingsFactory, tmp_path: Path) -> Iterator[WorkerFa
     """Give a factory of started workers with short windows, and leave none behind."""
     started: list[Worker] = []
 
-    def start(**overrides: Any) -> Worker:
+    def start(*, module: str = "streams", **overrides: Any) -> Worker:
         """Start a worker of this test's shop."""
         windows = {"join_window_s": 3, "lateness_s": 1, "partitions": 2, "worker_id": "w1"}
         settings = kafka_settings(**{**windows, "port": free_port(), **overrides})
-        one = Worker(settings, tmp_path / f"worker-{len(started)}.log")
+        one = Worker(settings, tmp_path / f"worker-{len(started)}.log", module=module)
         started.append(one)
         one.start()
         return one
@@ -171,11 +175,11 @@ def test_a_restarted_worker_takes_its_place_without_moving_others(worker: Worker
     """A worker killed and started again under its name gets its partitions back at once; its peer notices nothing."""
     peer, one = (worker(worker_id=name, session_timeout_s=60) for name in ("peer", "again"))
     eventually(lambda: share_of_each(peer, one), timeout_s=60, what="each has one partition of each agent")
-    before = peer.lines().count("partitions assigned")
+    before = peer.lines().count("partitions_assigned")
     one.kill()
     one.start()
     one.wait_ready()
-    assert peer.lines().count("partitions assigned") == before
+    assert peer.lines().count("partitions_assigned") == before
 
 
 def share_of_each(*workers: Worker) -> bool:
@@ -224,6 +228,123 @@ def test_progress_beyond_the_log_ends_with_one_line(worker: WorkerFactory, kafka
     (line,) = one.complaints()
     assert "ends at 0" in line["error"]
     assert line["fix"]
+
+
+def pairs_made_of(settings: Settings) -> set[str]:
+    """Return the searches that pairs were made of."""
+    return {json.loads(record.value)["search_id"] for record in everything(settings, PREFERENCE_PAIRS)}
+
+
+def searches(*names: str) -> list[dict[str, Any] | bytes]:
+    """Return a list with a click for each search, shown now."""
+    events = [event for name in names for event in (impression(name), click("d", search_id=name))]
+    return moved(events, now_ms())
+
+
+def ledgers(settings: Settings) -> dict[str, Any]:
+    """Return the ledgers as `millrace ledger` shows them."""
+    with Observer(settings) as observer:
+        observer.wait_caught_up(30)
+        report: dict[str, Any] = ledger_report(observer.look())
+        return report
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_deleting_the_progress_topic_as_the_message_says_puts_things_right(
+    worker: WorkerFactory, replaced: bool
+) -> None:
+    """After `search-events` was made anew, or for no reason at all: new searches are paired and the ledgers balance."""
+    one = worker()
+    one.wait_ready()
+    send(one.settings, searches("s1", "s2", "s3"))
+    wait_paired(one.settings, 3)
+    assert one.stop() == 0
+    if replaced:
+        delete_topic(one.settings, SEARCH_EVENTS)
+        ensure_topics(one.settings)
+        send(one.settings, searches("s4"))
+        one.start()
+        assert one.wait_ended() == 1
+        (line,) = one.complaints()
+        assert f"delete the topic {one.settings.topic(JOIN_PROGRESS)} too" in line["fix"]
+    delete_topic(one.settings, JOIN_PROGRESS)
+    one.start()
+    one.wait_ready()
+    send(one.settings, searches("s5", "s6"))
+    eventually(lambda: pairs_made_of(one.settings) >= {"s5", "s6"}, timeout_s=40, interval_s=0.3)
+    assert pairs_made_of(one.settings) == {"s1", "s2", "s3", "s5", "s6"} | ({"s4"} if replaced else set())
+    wait_paired(one.settings, 5)
+    found = ledgers(one.settings)
+    assert (found["events"]["balance"], found["searches"]["balance"]) == (0, 0)
+    assert found["searches"]["filtered"].get("duplicate", 0) == (0 if replaced else 3)
+
+
+@pytest.mark.parametrize("to_end", [False, True])
+def test_resetting_the_groups_offsets_moves_nothing(worker: WorkerFactory, to_end: bool) -> None:
+    """Where reading goes on stands in the progress: nothing is passed over, and nothing is written twice."""
+    one = worker(partitions=1, worker_id=None)  # a member with a name stays in the group, which nobody may reset then
+    one.wait_ready()
+    send(one.settings, searches("s1", "s2"))
+    wait_paired(one.settings, 2)
+    assert one.stop() == 0
+    send(one.settings, searches("s3"))
+    for agent, topic in (("join", SEARCH_EVENTS), ("pairs", JOINED_SEARCHES)):
+        with KafkaConsumer(**consumer_config(one.settings, agent)) as consumer:
+            place = TopicPartition(one.settings.topic(topic), 0)
+            consumer.assign([place])
+            end = consumer.end_offsets([place])[place]
+            consumer.commit({place: OffsetAndMetadata(end if to_end else 0, "", -1)})
+    one.start()
+    wait_paired(one.settings, 3)
+    made = [json.loads(record.value)["pair_id"] for record in everything(one.settings, PREFERENCE_PAIRS)]
+    assert pairs_made_of(one.settings) == {"s1", "s2", "s3"}
+    assert len(made) == len(set(made))
+    assert len(everything(one.settings, JOINED_SEARCHES)) == 3
+    assert one.complaints() == []
+
+
+def test_a_log_that_was_made_anew_is_never_taken_for_the_one_before_it(worker: WorkerFactory) -> None:
+    """Even if the new topic holds more records than the old one: its first ones would be passed over in silence."""
+    one = worker(partitions=1)
+    one.wait_ready()
+    send(one.settings, searches("s1"))
+    wait_paired(one.settings, 1)
+    assert one.stop() == 0
+    delete_topic(one.settings, SEARCH_EVENTS)
+    ensure_topics(one.settings)
+    send(one.settings, searches(*[f"n{number}" for number in range(40)]))
+    one.start()
+    assert one.wait_ended() == 1
+    (line,) = one.complaints()
+    assert "was made anew" in line["error"]
+    assert one.settings.topic(JOIN_PROGRESS) in line["fix"]
+
+
+def test_an_agent_added_by_the_recipe_runs_like_the_others(
+    worker: WorkerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rules, spec and one line: its topics are made, it goes on after a kill, and metrics, lag and ledger show it."""
+    one = worker(module="tests.support.toy_worker")
+    one.wait_ready()
+    send(one.settings, [*searches("s1"), *moved([impression("s2", products="")], now_ms())])
+    monkeypatch.setattr(registry, "AGENTS", (*registry.AGENTS, TOY))
+    eventually(lambda: ledgers(one.settings)["toy"]["read"] == 2, timeout_s=40, interval_s=0.3)
+    one.kill()
+    one.start()
+    one.wait_ready()
+    send(one.settings, searches("s3"))
+    eventually(lambda: ledgers(one.settings)["toy"].get("noted") == 2, timeout_s=40, interval_s=0.3)
+    assert ledgers(one.settings)["toy"] == {
+        "read": 3, "noted": 2, "left": {"empty": 1}, "dead_lettered": 0, "pending": 0, "balance": 0,
+    }  # fmt: skip
+    notes = {record.value for record in everything(one.settings, LISTS.name)}
+    assert notes == {b'{"search_id":"s1","products":6}', b'{"search_id":"s3","products":6}'}
+    assert 'millrace_toy_outcomes_total{outcome="noted",reason=""} 1.0' in one.metrics()
+    with Observer(one.settings) as observer:
+        observer.wait_caught_up(30)
+        assert lag_report(observer.look())["groups"]["toy"]["records"] == 0
+    assert one.stop() == 0
+    assert one.complaints() == []
 
 
 def test_an_agent_that_is_not_built_is_refused_by_name(worker: WorkerFactory, kafka_settings: SettingsFactory) -> None:

@@ -90,8 +90,10 @@ def busy_facts() -> KafkaFacts:
     return KafkaFacts(
         ends=ends,
         committed=committed,
-        join={number: join_progress(number) for number in PARTITIONS},
-        pairs={number: pairs_progress(number) for number in PARTITIONS},
+        progress={
+            "join": {number: join_progress(number) for number in PARTITIONS},
+            "pairs": {number: pairs_progress(number) for number in PARTITIONS},
+        },
         tails={number: Tail(events=19 * number, ticks=number) for number in PARTITIONS},
     )
 

@@ -1,4 +1,4 @@
-"""Makes the tables of the reference pages: `python -m tests.support.reference settings|topics|rights|NAME`.
+"""Makes the tables of the reference pages: `python -m tests.support.reference settings|topics|agents|rights|NAME`.
 
 The pages hold these very cells, and `tests/docs` compares them; whoever changes a contract prints its table anew and
 writes the last column by hand.
@@ -16,10 +16,11 @@ from contracts.catalog import Product, ProductDeleted
 from contracts.events import Cart, Click, Dwell, Envelope, Impression, Purchase, PurchaseItem, Slot, View, Viewed
 from contracts.pairs import CuratedPair
 from contracts.telemetry import Process
-from contracts.topics import DAY_MS, TOPICS
+from contracts.topics import DAY_MS, GROUP_PREFIX
 from millrace.schema import asyncapi
 from service.api_docs import form_of
 from service.settings import settings_table
+from streams import registry
 
 MODELS: Final[dict[str, type[BaseModel]]] = {
     "Envelope": Envelope,
@@ -54,7 +55,21 @@ def topic_rows() -> list[tuple[str, ...]]:
             "`MILLRACE_PARTITIONS`" if spec.keyed else "1",
             f"{spec.retention_ms // DAY_MS} days" if spec.cleanup == "delete" else "newest per key",
         )
-        for spec in TOPICS
+        for spec in registry.all_topics()
+    ]
+
+
+def agent_rows() -> list[tuple[str, ...]]:
+    """Return name, consumer group, topics read and written, and outcomes of every agent."""
+    return [
+        (
+            f"`{spec.name}`",
+            f"`{GROUP_PREFIX}{spec.name}`",
+            f"`{spec.source}`",
+            ", ".join(f"`{topic}`" for topic in spec.written_topics),
+            ", ".join(f"`{outcome}`" for outcome in spec.outcomes),
+        )
+        for spec in registry.AGENTS
     ]
 
 
@@ -69,12 +84,9 @@ class Rights(NamedTuple):
 def rights() -> dict[str, Rights]:
     """Return the rights of each process, from what the AsyncAPI document says that it does; agents are `streams`."""
     found: dict[str, Rights] = {}
-    operations = asyncapi()["operations"]
-    for name, operation in operations.items():
-        doer, verb, topic = re.fullmatch(r"([a-z]+)-(writes|reads|follows)-(.*)", name).groups()  # type: ignore[union-attr]
+    for name, operation in asyncapi()["operations"].items():
+        doer, verb, topic = re.fullmatch(r"(.+?)-(writes|reads|follows)-(.*)", name).groups()  # type: ignore[union-attr]
         process = doer if doer in set(Process) else Process.STREAMS.value
-        if process != doer and not any(other.startswith(f"{doer}-writes-") for other in operations):
-            continue  # an agent without output is none yet
         own = found.setdefault(process, Rights(set(), set(), set()))
         (own.writes if verb == "writes" else own.reads).add(topic)
         if verb == "reads":
@@ -130,6 +142,8 @@ def main(name: str) -> None:
     """Print one table."""
     if name == "settings":
         table = lines(("variable", "default", "unit", "meaning"), settings_rows())
+    elif name == "agents":
+        table = lines(("agent", "group", "reads", "writes", "outcomes"), agent_rows())
     elif name == "rights":
         table = lines(("process", "reads", "writes", "groups"), rights_rows())
     elif name == "topics":

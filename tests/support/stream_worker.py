@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ class Worker:
     """A process `python -m streams`.
 
     Args:
-        settings: its settings, with a worker id and a port of its own.
+        settings: its settings, with a port of its own.
         log_path: where its lines go.
+        module: what Python runs.
     """
 
-    def __init__(self, settings: Settings, log_path: Path) -> None:
+    def __init__(self, settings: Settings, log_path: Path, *, module: str = "streams") -> None:
         self.settings = settings
+        self.module = module
         self.environ = settings.as_environ()
         self.log_path = log_path
         self.process: subprocess.Popen[bytes] | None = None
@@ -42,7 +45,7 @@ class Worker:
         with self.log_path.open("ab") as log:
             self._logged_before = log.tell()
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "streams"],
+                [sys.executable, "-m", self.module],
                 env={**os.environ, **self.environ},
                 stdout=log,
                 stderr=log,
@@ -97,13 +100,24 @@ class Worker:
         """Return the partitions that it was last given for an agent, by its log; none before that."""
         assigned: list[int] = []
         for line in _whole_lines(self.log_path.read_bytes()):
-            if line["event"] == "partitions assigned" and line["agent"] == agent:
+            if line["event"] == "partitions_assigned" and line["agent"] == agent:
                 assigned = line["partitions"]
         return assigned
 
+    def loaded(self, agent: str) -> Counter[int]:
+        """Return how often it loaded the state of each partition for an agent, by its log."""
+        lines = _whole_lines(self.log_path.read_bytes())
+        return Counter(
+            line["partition"] for line in lines if (line["event"], line.get("agent")) == ("partition_loaded", agent)
+        )
+
+    def metrics(self) -> str:
+        """Return what it shows at `/metrics`."""
+        return self._get("/metrics").decode()
+
     def open_searches(self) -> int:
         """Return how many searches it holds open, by its own metric."""
-        found = re.search(rb"^millrace_join_open_searches (\S+)", self._get("/metrics"), re.MULTILINE)
+        found = re.search(r"^millrace_join_open_searches (\S+)", self.metrics(), re.MULTILINE)
         return 0 if found is None else int(float(found.group(1)))
 
     def replays(self) -> dict[int, int]:
@@ -112,7 +126,7 @@ class Worker:
         return {
             line["partition"]: line["next_offset"]
             for line in lines
-            if (line["event"], line.get("agent")) == ("partition taken up", "join")
+            if (line["event"], line.get("agent")) == ("partition_loaded", "join")
             and line["hold_offset"] < line["next_offset"]
         }
 

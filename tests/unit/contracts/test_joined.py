@@ -1,4 +1,8 @@
-"""What a shop adds to its events passes on into joined searches, but for addresses of persons and what is too much."""
+"""What a joined search carries beside the shopper's doings, and the closing number beside it.
+
+What a shop adds to its events passes on, but for addresses of persons and what is too much. A closing number is what a
+join writes, and nothing else is taken for one.
+"""
 
 from typing import Any
 
@@ -8,9 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts import wire
-from contracts.joined import UNKNOWN_FIELDS_BYTES, JoinedSearch, is_personal, passed_on
+from contracts.joined import (
+    CLOSING_NUMBER_HEADER,
+    MAX_CLOSING_NUMBER,
+    UNKNOWN_FIELDS_BYTES,
+    ClosingNumber,
+    JoinedSearch,
+    closing_number_of,
+    is_personal,
+    passed_on,
+)
 from contracts.messages import MESSAGE_BY_NAME
 
+OFFSETS = st.integers(0, 2**63 - 1)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -91,3 +105,31 @@ def test_whatever_passes_on_is_read_again_and_fits(unknown: dict[str, Any]) -> N
     base = b'{"search_id":"s","search_time":1795196006756,"closed_at":1795196006756,"query":"q","slots":[]'
     joined = wire.decode(base + b"," + written[1:] if kept else base + b"}", MESSAGE_BY_NAME["joined_search"].contract)
     assert set(joined.model_extra) <= set(kept)
+
+
+@given(
+    partition=st.integers(0, 2**31 - 1),
+    offset=OFFSETS,
+    begun_ms=st.none() | st.integers(0, 2**52),
+    number=st.integers(1, MAX_CLOSING_NUMBER),
+)
+def test_what_a_join_writes_is_read_back(partition: int, offset: int, begun_ms: int | None, number: int) -> None:
+    """Every partition, offset and time that Kafka can have fits."""
+    join = f"{partition}-{offset}" + ("" if begun_ms is None else f"-{begun_ms}")
+    closing = ClosingNumber(join, number)
+    assert closing_number_of([("other", None), (CLOSING_NUMBER_HEADER, closing.encode())]) == closing
+
+
+@given(value=st.none() | st.binary(max_size=60) | st.from_regex(rb"[0-9:-]{0,60}", fullmatch=True))
+def test_no_value_breaks_a_reader(value: bytes | None) -> None:
+    """Anyone may write the header: it is a number as a join writes it, or none."""
+    closing = closing_number_of([(CLOSING_NUMBER_HEADER, value)])
+    if closing is not None:
+        assert closing.encode() == value
+        assert 1 <= closing.number <= MAX_CLOSING_NUMBER
+
+
+@pytest.mark.parametrize("headers", [[], [("millrace.closed_at_ms", b"2-0:17")]])
+def test_a_record_without_the_header_has_no_number(headers: list[tuple[str, bytes | None]]) -> None:
+    """Somebody else wrote it."""
+    assert closing_number_of(headers) is None

@@ -64,3 +64,9 @@ def test_headers_of_a_record_set_aside_say_where_and_why() -> None:
     assert (headers["millrace.origin.partition"], headers["millrace.origin.offset"]) == (b"2", b"7")
     assert len(headers["millrace.error"]) == MAX_ERROR_CHARS
     assert {type(name) for name in headers} == {str}
+
+
+def test_an_error_that_quotes_half_a_character_can_be_written() -> None:
+    """What a sender broke does not break who sets it aside."""
+    headers = dict(set_aside_headers("catalog", 2, 7, stage="indexer", reason="missing", error="field \ud83d"))
+    assert headers["millrace.error"] == b"field ?"

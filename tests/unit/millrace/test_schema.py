@@ -10,8 +10,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from contracts.messages import MESSAGE_BY_NAME, MESSAGES, MessageSpec
-from contracts.topics import GROUP_TOPICS, TOPICS
 from millrace.schema import ASYNCAPI_FILE, asyncapi, export, message_schema
+from streams.registry import all_topics, group_topics
 from tests.support.examples import Example, fields_of, invalid_examples, valid_examples
 
 COMMITTED = Path(__file__).parents[3] / "docs" / "schemas"
@@ -85,8 +85,8 @@ def test_a_schema_lets_every_optional_field_be_null_and_no_other(example: Exampl
 def test_every_topic_is_a_channel_with_its_kafka_binding() -> None:
     """Name, partitions and clean-up are those that the services create."""
     channels = asyncapi()["channels"]
-    assert set(channels) == {topic.name for topic in TOPICS}
-    for topic in TOPICS:
+    assert set(channels) == {topic.name for topic in all_topics()}
+    for topic in all_topics():
         binding = channels[topic.name]["bindings"]["kafka"]
         assert (channels[topic.name]["address"], binding["topic"]) == (topic.name, topic.name)
         assert binding["partitions"] == (4 if topic.keyed else 1)
@@ -98,7 +98,7 @@ def test_every_topic_is_a_channel_with_its_kafka_binding() -> None:
 def test_every_group_is_an_operation_with_its_name() -> None:
     """Who looks for lag finds group and topic."""
     operations = asyncapi()["operations"]
-    for group, read in GROUP_TOPICS.items():
+    for group, read in group_topics().items():
         for topic in read:
             operation = operations[f"{group}-reads-{topic}"]
             assert operation["action"] == "receive"

@@ -9,7 +9,7 @@ from kafka.errors import KafkaTimeoutError
 from structlog.testing import capture_logs
 
 from contracts.errors import DependencyDown, UsageError
-from contracts.topics import MODELS, TOPIC_BY_NAME, TOPICS
+from contracts.topics import MODELS, TOPIC_BY_NAME, TOPICS, TopicSpec
 from service import kafka_topics
 from service.kafka_topics import CHECKED, TopicFinding, TopicState, differences, ensure_topics, topic_findings
 from service.settings import Settings
@@ -205,6 +205,17 @@ def test_what_we_create_is_what_we_want(cluster: ClusterInMemory) -> None:
     cluster.brokers = 3
     ensure_topics(three)
     assert topic_findings(cluster, three) == []
+
+
+def test_topics_beyond_the_table_are_made_and_compared_too(cluster: ClusterInMemory) -> None:
+    """A stream worker needs those of its agents."""
+    own = TopicSpec("toy-progress", key="partition", cleanup="compact")
+    ensure_topics(SETTINGS, (*TOPICS, own))
+    assert cluster.configs["t-toy-progress"] == own.config()
+    cluster.configs["t-toy-progress"] = {"cleanup.policy": "delete"}
+    with pytest.raises(UsageError, match="t-toy-progress has cleanup"):
+        ensure_topics(SETTINGS, (*TOPICS, own))
+    ensure_topics(SETTINGS)
 
 
 def state_of(name: str, config: dict[str, str] | None = None, *, copies: int = 1) -> TopicState:

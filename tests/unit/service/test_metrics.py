@@ -1,7 +1,7 @@
 """Metrics: the names of the contract, and zeros where a process feeds them."""
 
 import pytest
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, Counter
 from prometheus_client.metrics import MetricWrapperBase
 
 from contracts import telemetry
@@ -32,13 +32,30 @@ def test_every_metric_is_fed_by_some_process() -> None:
     assert set(defined().values()) == fed
 
 
-def test_bounded_series_exist_at_zero_before_anything_happened() -> None:
+def test_bounded_series_exist_at_zero_before_anything_happened(monkeypatch: pytest.MonkeyPatch) -> None:
     """A board shows zero, not "no data", from the first scrape."""
-    Health(Process.STREAMS)
-    assert REGISTRY.get_sample_value("millrace_event_outcomes_total", {"outcome": "late"}) == 0
-    assert (
-        REGISTRY.get_sample_value("millrace_search_outcomes_total", {"outcome": "unpaired", "reason": "no_click"}) == 0
-    )
+    fresh = Counter("millrace_fresh", "Counted by no other test.", ("kind",), registry=None)
+    monkeypatch.setitem(metrics.METRICS_OF, Process.PAGE, (fresh,))
+    monkeypatch.setitem(metrics.STARTS_AT_ZERO, fresh, [("one",), ("other",)])
+    Health(Process.PAGE)
+    try:
+        for kind in ("one", "other"):
+            assert REGISTRY.get_sample_value("millrace_fresh_total", {"kind": kind}) == 0
+    finally:
+        REGISTRY.unregister(fresh)
+
+
+@pytest.mark.parametrize(
+    ("process", "series", "labels"),
+    [
+        (Process.PAGE, "millrace_ledger_balance_records", {"ledger": "searches"}),
+        (Process.INDEXER, "millrace_index_writes_total", {"kind": "tombstone"}),
+    ],
+)
+def test_a_process_shows_its_series_from_the_start(process: Process, series: str, labels: dict[str, str]) -> None:
+    """The tables of metrics and labels hold for real processes."""
+    Health(process)
+    assert REGISTRY.get_sample_value(series, labels) is not None
 
 
 def test_initialising_twice_keeps_what_was_counted() -> None:

@@ -91,10 +91,6 @@ def test_an_unknown_name_like_no_other_is_refused_without_a_guess() -> None:
         ("MILLRACE_JOIN_WINDOW_S", "0", "greater than 0"),
         ("MILLRACE_SESSION_TIMEOUT_S", "3", "the broker refuses session timeouts under 6 s"),
         ("MILLRACE_LATENESS_S", "600", "MILLRACE_LATENESS_S=600 must be less than MILLRACE_JOIN_WINDOW_S=600"),
-        ("MILLRACE_AGENTS", "join,propensity", "agent propensity is not built yet; built: join, pairs"),
-        ("MILLRACE_AGENTS", "jion", "there is no agent jion; built: join, pairs"),
-        ("MILLRACE_AGENTS", ",", "names no agent"),
-        ("MILLRACE_AGENTS", "join,pairs,join", "names an agent twice"),
         ("MILLRACE_KAFKA_BOOTSTRAP", "broker-without-port", "is not host:port"),
         ("MILLRACE_KAFKA_BOOTSTRAP", "broker:99999", "is not host:port"),
         ("MILLRACE_REDIS_URL", "redis://:hush@redis:99999/0", "is not an address"),
@@ -221,8 +217,7 @@ def test_each_process_has_its_port_until_one_is_set() -> None:
 
 def test_lists_are_split_at_commas() -> None:
     """Blanks around names mean nothing."""
-    settings = load({"MILLRACE_AGENTS": "pairs, join", "MILLRACE_CORS_ORIGINS": "https://a.shop,,https://b.shop"})
-    assert settings.agent_names() == ("pairs", "join")
+    settings = load({"MILLRACE_CORS_ORIGINS": "https://a.shop,,https://b.shop"})
     assert settings.cors_origin_list() == ("https://a.shop", "https://b.shop")
 
 

@@ -1,15 +1,23 @@
 """How a worker says what it crashed with."""
 
+import asyncio
+import gc
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog.testing
 from aiokafka.errors import InvalidSessionTimeoutError
 
 from contracts.errors import InvariantError, MillraceError, UsageError
-from service.settings import BUILT_AGENTS
-from streams.app import AGENTS, _raise_crash
+from contracts.telemetry import Process
+from service.dependency import Dependency
+from streams import app
+from streams.agents.partition_agent import PartitionAgent
+from streams.app import _raise_crash, _watch_kafka, agent_class, tune_interpreter
 from streams.join.agent import JoinAgent
+from streams.registry import AGENTS
 from tests.conftest import SettingsFactory
 
 
@@ -40,7 +48,57 @@ def test_an_agent_that_runs_raises_nothing(settings: SettingsFactory) -> None:
     _raise_crash(crashed(None), settings())
 
 
-def test_every_agent_that_the_settings_accept_is_built() -> None:
-    """A name is refused by the settings or run by the worker, never neither."""
-    assert tuple(AGENTS) == BUILT_AGENTS
-    assert AGENTS["join"] is JoinAgent
+def test_every_agent_in_the_registry_can_be_run() -> None:
+    """One that does more than its rules plan names its class; the others need none."""
+    assert [agent_class(spec) for spec in AGENTS] == [JoinAgent, PartitionAgent]
+
+
+@pytest.fixture
+def collected() -> Iterator[list[int]]:
+    """Give the generations of the collections that come during the test; Python's thresholds return afterwards."""
+    generations: list[int] = []
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        """Note the generation of a collection."""
+        if phase == "start":
+            generations.append(info["generation"])
+
+    before = gc.get_threshold()
+    gc.callbacks.append(note)
+    yield generations
+    gc.callbacks.remove(note)
+    gc.set_threshold(*before)
+
+
+def test_what_is_kept_for_long_is_not_looked_at_again_and_again(collected: list[int]) -> None:
+    """A full collection would stop the worker for seconds with half a million searches open: none comes by itself."""
+    tune_interpreter()
+    gc.set_threshold(100, *gc.get_threshold()[1:])  # a small worker: as many collections for a fraction of the objects
+    collected.clear()
+    kept = [[number] for number in range(300_000)]
+    assert len(kept) == 300_000
+    assert set(collected) == {0, 1}
+
+
+async def test_a_worker_is_not_ready_while_kafka_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No, silence and yes: one line when it goes, one when it is back, and a reason against readiness in between."""
+    monkeypatch.setattr(app, "KAFKA_ANSWERS_WITHIN_S", 0.01)
+    monkeypatch.setattr(app, "KAFKA_ASKED_EVERY_S", 0)
+    kafka = Dependency(Process.KAFKA)
+    answers: list[bool | None] = [True, False, None, True]
+    seen: list[str | None] = []
+
+    async def force_metadata_update() -> bool:
+        """Answer as the client does, or not at all; in the end the process stops."""
+        seen.append(kafka.not_ready())
+        if not answers:
+            raise asyncio.CancelledError
+        answer = answers.pop(0)
+        return await asyncio.Event().wait() if answer is None else answer
+
+    agent: Any = SimpleNamespace(output=SimpleNamespace(producer=SimpleNamespace(client=SimpleNamespace())))
+    agent.output.producer.client.force_metadata_update = force_metadata_update
+    with structlog.testing.capture_logs() as lines, pytest.raises(asyncio.CancelledError):
+        await _watch_kafka(agent, kafka)
+    assert seen == [None, None, "Kafka does not answer", "Kafka does not answer", None]
+    assert [line["event"] for line in lines] == ["dependency_down", "dependency_back"]

@@ -9,14 +9,15 @@ from contracts.progress import CatalogCounts, EventCounts, JoinProgress, PairsPr
 from contracts.topics import CATALOG, JOIN_PROGRESS, JOINED_SEARCHES, PAIRS_PROGRESS, PREFERENCE_PAIRS, SEARCH_EVENTS
 from millrace.watch.facts import COUNTS, UNREAD, KafkaFacts, Tail, catalog_counts
 from millrace.watch.ledger import (
+    agent_ledger,
     event_ledger,
     lag_report,
     ledger_report,
     partition_lags,
-    search_ledger,
     unknown_report,
 )
 from service.kafka import Committed, OffsetRange
+from streams.pairs.partition_pairs import PAIRS
 from tests.support.deployment import busy_facts
 
 
@@ -33,7 +34,7 @@ def facts(**changes: object) -> KafkaFacts:
     values: dict[str, object] = {
         "ends": {(SEARCH_EVENTS, 0): OffsetRange(0, 107), (CATALOG, 0): OffsetRange(0, 60)},
         "committed": {"indexer": {(CATALOG, 0): Committed(50, metadata)}},
-        "join": {0: join_progress()},
+        "progress": {"join": {0: join_progress()}},
         "tails": {0: Tail(events=4, ticks=3)},
         **changes,
     }
@@ -52,7 +53,7 @@ def test_every_event_is_accounted_for() -> None:
 def test_a_lost_event_shows_in_the_balance() -> None:
     """An event that no outcome counts leaves a balance of one."""
     counts = EventCounts(joined=69, late=5, orphan=4, duplicate=3, dead_lettered=2, pending=6, ticks=10)
-    assert event_ledger(facts(join={0: join_progress(counts=counts)}))["balance"] == 1
+    assert event_ledger(facts(progress={"join": {0: join_progress(counts=counts)}}))["balance"] == 1
 
 
 def test_an_event_counted_twice_shows_in_the_balance() -> None:
@@ -63,14 +64,14 @@ def test_an_event_counted_twice_shows_in_the_balance() -> None:
 
 def test_events_before_the_first_progress_are_pending() -> None:
     """Where the join has not written yet, all it could read is pending by count of the tail."""
-    ledger = event_ledger(facts(join={}, tails={0: Tail(events=100, ticks=7)}, committed={}))
+    ledger = event_ledger(facts(progress={}, tails={0: Tail(events=100, ticks=7)}, committed={}))
     assert (ledger["pending"], ledger["balance"]) == (100 + 60, 0)
 
 
 def test_retention_does_not_unbalance_the_ledger() -> None:
     """A group that began at offset 40 counts from there, whatever was deleted before."""
     progress = join_progress(start_offset=40, next_offset=140)
-    moved = facts(ends={(SEARCH_EVENTS, 0): OffsetRange(90, 147)}, join={0: progress}, committed={})
+    moved = facts(ends={(SEARCH_EVENTS, 0): OffsetRange(90, 147)}, progress={"join": {0: progress}}, committed={})
     assert event_ledger(moved)["balance"] == 0
 
 
@@ -79,7 +80,7 @@ def test_every_closed_search_is_accounted_for() -> None:
     counts = SearchCounts(paired=20, held_out=1, filtered={"duplicate": 2}, unpaired={"no_click": 6, "bounced": 1})
     progress = PairsProgress(partition=0, next_offset=30, hold_offset=30, counts=counts)
     ends = {(JOINED_SEARCHES, 0): OffsetRange(0, 33), (JOINED_SEARCHES, 1): OffsetRange(0, 5)}
-    ledger = search_ledger(KafkaFacts(ends=ends, pairs={0: progress}))
+    ledger = agent_ledger(KafkaFacts(ends=ends, progress={"pairs": {0: progress}}), PAIRS)
     assert (ledger["closed"], ledger["pending"], ledger["balance"]) == (38, 8, 0)
     assert ledger["unpaired"] == {"bounced": 1, "no_click": 6}
 
@@ -96,7 +97,7 @@ def test_the_join_is_measured_by_its_progress_not_by_its_held_commit() -> None:
     facts = KafkaFacts(
         ends={(SEARCH_EVENTS, 0): OffsetRange(0, 100)},
         committed={"join": {(SEARCH_EVENTS, 0): Committed(60, "")}},
-        join={0: progress},
+        progress={"join": {0: progress}},
     )
     (row,) = partition_lags(facts)
     assert (row.group, row.lag, row.held) == ("join", 10, 30)

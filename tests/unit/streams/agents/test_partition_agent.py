@@ -9,15 +9,19 @@ import orjson
 import pytest
 import structlog.testing
 from faust.types import TP
+from prometheus_client import REGISTRY
 
 from contracts.progress import JoinProgress
+from service.clock import epoch_ms
 from service.metrics import EVENT_OUTCOMES
-from streams.agents.partition_agent import STUCK_AFTER_S, PartitionWork
+from streams.agents.partition_agent import STUCK_AFTER_S, OwnedPartition, PartitionAgent
+from streams.agents.progress import SourcePartition
 from streams.join.agent import JoinAgent
 from streams.join.partition_join import PartitionJoin
-from streams.pairs.agent import PairsAgent
-from streams.transport.chunk import Chunk
-from streams.transport.output import OutRecord
+from streams.join.spec import JOIN
+from streams.pairs.partition_pairs import PAIRS
+from streams.transport.consumer import Chunk
+from streams.transport.output import Headers, OutRecord
 from tests.conftest import SettingsFactory
 from tests.support.search_events import T0, click, impression, log, tick
 
@@ -27,20 +31,24 @@ PARTITION = 2
 class Topics:
     """Stands where Kafka is: notes what is written in which order, and refuses a topic at will."""
 
-    def __init__(self, holds: dict[TP, int], *, refuse: str = "") -> None:
+    def __init__(self, limits: dict[TP, int], *, refuse: str = "") -> None:
         self.written: list[tuple[str, int, int]] = []
         self.records: dict[str, list[OutRecord]] = {}
-        self.holds_then: list[dict[TP, int]] = []
-        self._holds = holds
+        self.common_headers: dict[str, Headers] = {}
+        self.limits_then: list[dict[TP, int]] = []
+        self._limits = limits
         self._refuse = refuse
 
     async def send(self, topic: str, partition: int, records: Iterable[OutRecord]) -> None:
         """Note records written to a partition."""
         self._note(topic, partition, list(records))
 
-    async def send_keyed(self, topic: str, partitions: int, records: Iterable[OutRecord]) -> None:
+    async def send_keyed(
+        self, topic: str, partitions: int, records: Iterable[OutRecord], *, headers: Headers = ()
+    ) -> None:
         """Note records written by key."""
         self._note(topic, -partitions, list(records))
+        self.common_headers[topic.partition("-")[2]] = headers
 
     def _note(self, topic: str, partition: int, records: list[OutRecord]) -> None:
         """Note a write, or refuse it."""
@@ -50,37 +58,40 @@ class Topics:
         if records:
             self.written.append((name, partition, len(records)))
             self.records.setdefault(name, []).extend(records)
-            self.holds_then.append(dict(self._holds))
+            self.limits_then.append(dict(self._limits))
 
 
 def join_agent(
     settings: SettingsFactory, *, end: int = 0, refuse: str = "", passed: int = 0
 ) -> tuple[JoinAgent, Topics]:
     """Return a join agent with one partition and no broker."""
-    agent = JoinAgent(settings(kafka_bootstrap="127.0.0.1:1", join_window_s=1, lateness_s=0.1))
-    hold: dict[TP, int] = {}
-    consumer = SimpleNamespace(hold=hold, highwater=lambda tp: end, read_past=lambda tp, offset: max(offset, passed))
+    agent = JoinAgent(JOIN, settings(kafka_bootstrap="127.0.0.1:1", join_window_s=1, lateness_s=0.1))
+    limits: dict[TP, int] = {}
+    consumer = SimpleNamespace(
+        commit_limits=limits, highwater=lambda tp: end, read_past=lambda tp, offset: max(offset, passed)
+    )
     agent.app = SimpleNamespace(consumer=consumer, crashed=False, rebalancing=False)
     agent.assigned = {PARTITION}
-    topics = Topics(hold, refuse=refuse)
+    topics = Topics(limits, refuse=refuse)
     agent._output = topics  # type: ignore[assignment] # stands in for the output
     tp = TP(agent.settings.topic("search-events"), PARTITION)
-    agent.works[PARTITION] = PartitionWork(tp, agent.new_core(PARTITION, None), 0, end)
+    state: PartitionJoin = JOIN.new_state(PARTITION, None, agent.settings)  # type: ignore[assignment] # the join's own
+    agent.owned[PARTITION] = OwnedPartition(tp, state, None, 0, end)
     return agent, topics
 
 
 def chunk(agent: JoinAgent, *events: dict[str, Any] | bytes) -> Chunk:
     """Return events as one chunk of the agent's partition."""
-    return Chunk(agent.works[PARTITION].tp, log(list(events)))
+    return Chunk(agent.owned[PARTITION].tp, log(list(events)))
 
 
-async def test_outputs_then_progress_then_hold(settings: SettingsFactory) -> None:
-    """The hold moves last: when anything is written it still stands where it stood."""
+async def test_outputs_then_progress_then_the_commit(settings: SettingsFactory) -> None:
+    """What may be committed moves last: while anything is being written it is what it was."""
     agent, topics = join_agent(settings)
     await agent._on_chunk(chunk(agent, impression(), click(), b"junk", tick(9_000), impression("s2", 9_000)))
     assert [name for name, _, _ in topics.written] == ["joined-searches", "dead-letters", "join-progress"]
-    assert topics.holds_then == [{}, {}, {}]
-    assert agent.app.consumer.hold == {agent.works[PARTITION].tp: 4}
+    assert topics.limits_then == [{}, {}, {}]
+    assert agent.app.consumer.commit_limits == {agent.owned[PARTITION].tp: 4}
 
 
 @pytest.mark.parametrize("refused", ["joined-searches", "dead-letters"])
@@ -90,15 +101,15 @@ async def test_a_refused_output_moves_nothing(settings: SettingsFactory, refused
     with pytest.raises(OSError, match="refused"):
         await agent._on_chunk(chunk(agent, impression(), b"junk", tick(9_000)))
     assert "join-progress" not in topics.records
-    assert agent.app.consumer.hold == {}
+    assert agent.app.consumer.commit_limits == {}
 
 
-async def test_a_refused_progress_moves_no_hold(settings: SettingsFactory) -> None:
+async def test_a_refused_progress_moves_no_commit(settings: SettingsFactory) -> None:
     """What was not counted durably must be read again."""
     agent, _ = join_agent(settings, refuse="join-progress")
     with pytest.raises(OSError, match="refused"):
         await agent._on_chunk(chunk(agent, impression(), tick(9_000)))
-    assert agent.app.consumer.hold == {}
+    assert agent.app.consumer.commit_limits == {}
 
 
 async def test_records_go_aside_unchanged_with_their_origin(settings: SettingsFactory) -> None:
@@ -122,11 +133,11 @@ async def test_records_go_aside_unchanged_with_their_origin(settings: SettingsFa
 async def test_progress_is_kept_fresh_while_something_moves(settings: SettingsFactory) -> None:
     """The timer writes what a chunk without outputs left unwritten, once, and then nothing more."""
     agent, topics = join_agent(settings, end=1)
-    work = agent.works[PARTITION]
-    work.written_s = asyncio.get_running_loop().time() + 60
+    owned = agent.owned[PARTITION]
+    owned.written_s = asyncio.get_running_loop().time() + 60
     await agent._on_chunk(chunk(agent, impression()))
     assert topics.written == []
-    work.written_s = 0.0
+    owned.written_s = 0.0
     await agent._on_timer()
     await agent._on_timer()
     assert topics.written == [("join-progress", PARTITION, 1)]
@@ -139,7 +150,7 @@ async def test_a_partition_read_to_its_end_gets_ticks(settings: SettingsFactory,
     """A quiet partition that is read to its end gets a tick a second; one with records to read gets none."""
     agent, topics = join_agent(settings, end=end)
     await agent._on_chunk(chunk(agent, impression()))
-    agent.works[PARTITION].moved_s -= 2
+    agent.owned[PARTITION].moved_s -= 2
     await agent._on_timer()
     await agent._on_timer()
     assert len(topics.records.get("search-events", [])) == ticks
@@ -147,13 +158,27 @@ async def test_a_partition_read_to_its_end_gets_ticks(settings: SettingsFactory,
         assert orjson.loads(record.value)["event_time"] > T0
 
 
+async def test_a_trickle_of_old_events_holds_no_tick_up(settings: SettingsFactory) -> None:
+    """What counts is how long event time stands still, not how long ago something came."""
+    agent, topics = join_agent(settings, end=2)
+    owned = agent.owned[PARTITION]
+    await agent._on_chunk(Chunk(owned.tp, log([impression("s1", 500)])))
+    owned.moved_s -= 2
+    agent.app.consumer.highwater = lambda _: 9
+    await agent._on_timer()
+    await agent._on_chunk(Chunk(owned.tp, log([impression("s2", 100)], first_offset=1)))
+    agent.app.consumer.highwater = lambda _: 2
+    await agent._on_timer()
+    assert len(topics.records["search-events"]) == 1
+
+
 async def test_a_partition_whose_log_ends_with_a_mark_is_read_to_its_end(settings: SettingsFactory) -> None:
     """What a transaction's commit leaves behind is no record to wait for: ticks come, and nothing is stuck."""
     agent, topics = join_agent(settings, end=2, passed=2)
     await agent._on_chunk(chunk(agent, impression()))
     assert agent.not_ready() is None
-    work = agent.works[PARTITION]
-    work.moved_s = work.at_end_s = work.moved_s - STUCK_AFTER_S - 1
+    owned = agent.owned[PARTITION]
+    owned.moved_s = owned.at_end_s = owned.moved_s - STUCK_AFTER_S - 1
     assert agent.stuck() is None
     await agent._on_timer()
     assert len(topics.records["search-events"]) == 1
@@ -163,7 +188,7 @@ async def test_a_partition_whose_log_ends_with_a_mark_is_read_to_its_end(setting
 async def test_only_what_kafka_deleted_is_lost(settings: SettingsFactory, begin: int, lost: bool) -> None:
     """Skipped offsets above the log's beginning are marks of transactions and worth no line."""
     agent, _ = join_agent(settings)
-    work = agent.works[PARTITION]
+    owned = agent.owned[PARTITION]
 
     async def earliest_offsets(*tps: TP) -> dict[TP, int]:
         """Return where the log begins."""
@@ -171,10 +196,10 @@ async def test_only_what_kafka_deleted_is_lost(settings: SettingsFactory, begin:
 
     agent.app.consumer.earliest_offsets = earliest_offsets
     with structlog.testing.capture_logs() as lines:
-        await agent._on_chunk(Chunk(work.tp, log([impression()])))
-        work.written_s = 0.0
-        await agent._on_chunk(Chunk(work.tp, log([click()], first_offset=3)))
-    assert [line["event"] for line in lines] == ["records lost"] * lost
+        await agent._on_chunk(Chunk(owned.tp, log([impression()])))
+        owned.written_s = 0.0
+        await agent._on_chunk(Chunk(owned.tp, log([click()], first_offset=3)))
+    assert [line["event"] for line in lines] == ["records_lost"] * lost
 
 
 async def test_outcomes_are_counted_once(settings: SettingsFactory) -> None:
@@ -182,8 +207,8 @@ async def test_outcomes_are_counted_once(settings: SettingsFactory) -> None:
     agent, _ = join_agent(settings)
     before = _joined_on_the_metric()
     await agent._on_chunk(chunk(agent, impression(), click(), tick(9_000)))
-    agent.works[PARTITION].written_offset = 0
-    await agent._write_progress(agent.works[PARTITION])
+    agent.owned[PARTITION].written = None
+    await agent._write_progress(agent.owned[PARTITION])
     assert _joined_on_the_metric() - before == 2
 
 
@@ -209,39 +234,57 @@ async def test_lag_without_progress_for_long_is_death(settings: SettingsFactory)
     """A worker that reads nothing although there is something to read is restarted; an idle one is not."""
     agent, _ = join_agent(settings, end=4)
     assert agent.stuck() is None
-    work = agent.works[PARTITION]
-    work.moved_s = work.at_end_s = work.moved_s - STUCK_AFTER_S - 1
+    owned = agent.owned[PARTITION]
+    owned.moved_s = owned.at_end_s = owned.moved_s - STUCK_AFTER_S - 1
     assert "partitions [2]" in (agent.stuck() or "")
     idle, _ = join_agent(settings, end=0)
-    idle.works[PARTITION].moved_s -= STUCK_AFTER_S + 1
+    idle.owned[PARTITION].moved_s -= STUCK_AFTER_S + 1
     assert idle.stuck() is None
 
 
-async def test_revoked_partitions_are_forgotten(settings: SettingsFactory) -> None:
-    """Whoever gets them next starts from their written progress."""
-    agent, _ = join_agent(settings)
-    await agent._on_revoked(None, [agent.works[PARTITION].tp])
-    assert (agent.works, agent.assigned) == ({}, None)
+def test_an_agents_outcomes_are_shown_at_zero(settings: SettingsFactory) -> None:
+    """A board shows zero, not "no data", for everything that may become of a record."""
+    PartitionAgent(PAIRS, settings(kafka_bootstrap="127.0.0.1:1"))
+    for outcome, reason in (("paired", ""), ("unpaired", "no_query"), ("filtered", "reload")):
+        labels = {"outcome": outcome, "reason": reason}
+        assert REGISTRY.get_sample_value("millrace_search_outcomes_total", labels) is not None
 
 
-def test_a_resumed_partition_counts_on_from_its_progress(settings: SettingsFactory) -> None:
+def test_a_loaded_partition_counts_on_from_its_progress(settings: SettingsFactory) -> None:
     """What an earlier process counted does not appear on the metrics again."""
-    agent = JoinAgent(settings(kafka_bootstrap="127.0.0.1:1"))
-    core = PartitionJoin(PARTITION, window_ms=1_000, lateness_ms=100)
+    agent = JoinAgent(JOIN, settings(kafka_bootstrap="127.0.0.1:1"))
+    join = PartitionJoin(PARTITION, window_ms=1_000, lateness_ms=100)
     for record in log([impression(), tick(9_000)]):
-        core.take(record, [])
-    work = agent._take_up(PARTITION, _standing(core.progress()))
-    assert work.counted["joined"] == 1
-    assert work.position == 2
+        join.take(record, [])
+    tp = TP(agent.settings.topic("search-events"), PARTITION)
+    owned = agent._keep_or_load(tp, SourcePartition(0, 2, join.progress()))
+    assert owned.counted["joined", ""] == 1
+    assert owned.position == 2
 
 
-def _standing(progress: JoinProgress) -> Any:
-    """Return a partition's standing with this progress."""
-    return SimpleNamespace(progress=progress, begin_offset=0, end_offset=2)
-
-
-def test_the_pairs_agent_is_built_alike(settings: SettingsFactory) -> None:
+def test_an_agent_without_a_class_of_its_own_is_built_alike(settings: SettingsFactory) -> None:
     """Group and topics are its own."""
-    agent = PairsAgent(settings(kafka_bootstrap="127.0.0.1:1"))
+    agent: PartitionAgent[Any, Any] = PartitionAgent(PAIRS, settings(kafka_bootstrap="127.0.0.1:1"))
     assert agent.app.conf.id == agent.settings.group("pairs")
     assert agent.app.batch_topics == {agent.settings.topic("joined-searches")}
+
+
+async def test_output_goes_where_it_names_with_the_time_of_its_writing(settings: SettingsFactory) -> None:
+    """Keyed topics are spread over their partitions; the stage's time is put on a whole send."""
+    agent, topics = join_agent(settings)
+    await agent._on_chunk(chunk(agent, impression(), tick(9_000)))
+    assert ("joined-searches", -agent.settings.partitions, 1) in topics.written
+    ((name, value),) = topics.common_headers["joined-searches"]
+    assert name == "millrace.closed_at_ms"
+    assert abs(int(value) - epoch_ms()) < 60_000
+    ((header, number),) = topics.records["joined-searches"][0].headers
+    assert (header, number) == ("millrace.turn", b"2-0-%d:1" % T0)
+
+
+async def test_a_chunk_of_a_partition_that_is_gone_is_left_to_its_owner(settings: SettingsFactory) -> None:
+    """Handed out before a rebalance, begun after it: nothing is written for somebody else's partition."""
+    agent, topics = join_agent(settings)
+    left_over = chunk(agent, impression(), tick(9_000))
+    agent.owned.clear()
+    await agent._on_chunk(left_over)
+    assert topics.written == []

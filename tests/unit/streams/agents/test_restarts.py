@@ -1,4 +1,4 @@
-"""What a restart may find committed and written down, and when a worker asks for one; Kafka is in the test's hands."""
+"""What a restart or a rebalance finds written down, and what is kept; Kafka is in the test's hands."""
 
 import time
 from collections.abc import Iterable
@@ -8,14 +8,16 @@ import orjson
 import pytest
 from faust.types import TP
 
+from contracts.errors import DependencyDown
 from contracts.progress import EventCounts, JoinProgress
 from contracts.topics import JOIN_PROGRESS, JOINED_SEARCHES, SEARCH_EVENTS
 from contracts.wire import encode
 from streams.agents import partition_agent
-from streams.agents.progress import Standing
+from streams.agents.progress import SourcePartition
 from streams.join.agent import JoinAgent
-from streams.transport.chunk import Chunk
-from streams.transport.output import OutRecord
+from streams.join.spec import JOIN
+from streams.transport.consumer import Chunk
+from streams.transport.output import Headers, OutRecord
 from tests.conftest import SettingsFactory
 from tests.support.search_events import T0, Record, impression, tick
 
@@ -35,29 +37,47 @@ class HeldTopics:
             raise ConnectionError(topic)
         self.written.setdefault(topic, []).extend(records)
 
-    async def send_keyed(self, topic: str, _partitions: int, records: Iterable[OutRecord]) -> None:
+    async def send_keyed(
+        self, topic: str, _partitions: int, records: Iterable[OutRecord], *, headers: Headers = ()
+    ) -> None:
         """Take records, or fail as Kafka does."""
         await self.send(topic, 0, records)
 
 
 def _agent(settings: SettingsFactory) -> tuple[JoinAgent, HeldTopics]:
-    """Return a join agent to which partition 0 is assigned, and what it writes to."""
-    agent = JoinAgent(settings(kafka_bootstrap="127.0.0.1:1", join_window_s=WINDOW_MS / 1000, lateness_s=1))
+    """Return a join agent, and what it writes to."""
+    agent = JoinAgent(JOIN, settings(kafka_bootstrap="127.0.0.1:1", join_window_s=WINDOW_MS / 1000, lateness_s=1))
     topics = HeldTopics()
     agent._output = topics  # type: ignore[assignment] # stands in for the producer
-    agent.assigned = {0}
     return agent, topics
 
 
-def _standing(agent: JoinAgent, monkeypatch: pytest.MonkeyPatch, progress: JoinProgress | None) -> TP:
-    """Let a partition stand where a progress record says; return it."""
+async def _assigned(agent: JoinAgent, monkeypatch: pytest.MonkeyPatch, progress: JoinProgress | None) -> TP:
+    """Assign partition 0 to the agent, with this progress on the topic; return it."""
+    tp = TP(agent.settings.topic(SEARCH_EVENTS), 0)
+    await _reassigned(agent, monkeypatch, progress)
+    return tp
 
-    async def read_standings(*_: Any, **__: Any) -> dict[int, Standing[JoinProgress]]:
+
+async def _reassigned(
+    agent: JoinAgent, monkeypatch: pytest.MonkeyPatch, progress: JoinProgress | None, *numbers: int
+) -> dict[TP, int]:
+    """Take every partition away and assign these (0 if none is named); return where each is read from."""
+
+    async def read_sources(_settings: Any, _spec: Any, numbers: Iterable[int], **_: Any) -> dict[int, Any]:
         """Answer as Kafka would."""
-        return {0: Standing(progress, 0, 10)}
+        return {number: SourcePartition(0, 10, progress) for number in numbers}
 
-    monkeypatch.setattr(partition_agent, "read_standings", read_standings)
-    return TP(agent.settings.topic(SEARCH_EVENTS), 0)
+    monkeypatch.setattr(partition_agent, "read_sources", read_sources)
+    await agent._on_revoked(None, [])
+    assigned = {TP(agent.settings.topic(SEARCH_EVENTS), number) for number in numbers or (0,)}
+    await agent._on_assigned(None, assigned)
+    return dict(await agent.take_over(assigned))
+
+
+def _newest(agent: JoinAgent, topics: HeldTopics) -> JoinProgress:
+    """Return the progress that was written last."""
+    return JoinProgress.model_validate_json(topics.written[agent.settings.topic(JOIN_PROGRESS)][-1].value)
 
 
 def _chunk(tp: TP, *events: dict[str, Any], begin: int = 0) -> Any:
@@ -81,7 +101,7 @@ async def test_a_restart_commits_nothing_above_what_a_further_one_would_need(
 ) -> None:
     """Records that are only read a second time do not move the offset past the search that is still open."""
     agent, _ = _agent(settings)
-    tp = _standing(agent, monkeypatch, _two_open())
+    tp = await _assigned(agent, monkeypatch, _two_open())
     await agent._on_chunk(_chunk(tp, impression("s1"), impression("s2")))
     consumer = agent.app.consumer
     consumer._finished[tp] = 2
@@ -93,12 +113,12 @@ async def test_no_progress_is_written_while_records_are_read_a_second_time(
 ) -> None:
     """In the middle of a replay the counts are not those of the position: the old progress has to stand."""
     agent, topics = _agent(settings)
-    tp = _standing(agent, monkeypatch, _two_open())
+    tp = await _assigned(agent, monkeypatch, _two_open())
     await agent._on_chunk(_chunk(tp, impression("s1")))
-    await agent._write_progress(agent.works[0])
+    await agent._write_progress(agent.owned[0])
     assert topics.written == {}
     await agent._on_chunk(_chunk(tp, impression("s2"), impression("s3"), begin=1))
-    await agent._write_progress(agent.works[0])
+    await agent._write_progress(agent.owned[0])
     assert agent.settings.topic(JOIN_PROGRESS) in topics.written
 
 
@@ -107,11 +127,11 @@ async def test_no_progress_is_written_past_outputs_that_were_not_acknowledged(
 ) -> None:
     """Where a closed search could not be written, the timer does not count it either while the process ends."""
     agent, topics = _agent(settings)
-    tp = _standing(agent, monkeypatch, None)
+    tp = await _assigned(agent, monkeypatch, None)
     topics.refused.add(agent.settings.topic(JOINED_SEARCHES))
     with pytest.raises(ConnectionError):
         await agent._on_chunk(_chunk(tp, impression("s1"), tick(WINDOW_MS + 5_000)))
-    await agent._write_progress(agent.works[0])
+    await agent._write_progress(agent.owned[0])
     assert agent.settings.topic(JOIN_PROGRESS) not in topics.written
 
 
@@ -120,15 +140,145 @@ async def test_progress_follows_outputs_that_were_acknowledged(
 ) -> None:
     """A closed search is written, then the progress that counts it."""
     agent, topics = _agent(settings)
-    tp = _standing(agent, monkeypatch, None)
+    tp = await _assigned(agent, monkeypatch, None)
     await agent._on_chunk(_chunk(tp, impression("s1"), tick(WINDOW_MS + 5_000)))
     assert list(topics.written) == [agent.settings.topic(JOINED_SEARCHES), agent.settings.topic(JOIN_PROGRESS)]
     (written,) = topics.written[agent.settings.topic(JOIN_PROGRESS)]
-    assert written.value == encode(agent.works[0].core.progress())
-    assert agent.works[0].core.progress().searches_closed == 1
+    assert written.value == encode(agent.owned[0].state.progress())
+    assert agent.owned[0].state.progress().searches_closed == 1
 
 
-async def _nothing(_work: object) -> None:
+async def test_a_partition_that_comes_back_keeps_its_state(
+    settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rebalance that gives it back to the same worker repeats nothing: reading goes on after the last record."""
+    agent, topics = _agent(settings)
+    tp = await _assigned(agent, monkeypatch, None)
+    await agent._on_chunk(_chunk(tp, impression("s1"), impression("s2")))
+    await agent.settle()
+    before = agent.owned[0]
+    assert await _reassigned(agent, monkeypatch, _newest(agent, topics)) == {tp: 2}
+    assert agent.owned[0] is before
+    assert before.state.open_searches == 2
+    assert agent.app.consumer.commit_limits == {tp: 0}
+
+
+async def test_a_state_is_kept_in_the_middle_of_a_replay(
+    settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read a second time is not read a third time; the rest still is."""
+    agent, _ = _agent(settings)
+    tp = await _assigned(agent, monkeypatch, _two_open())
+    await agent._on_chunk(_chunk(tp, impression("s1")))
+    await agent.settle()
+    assert await _reassigned(agent, monkeypatch, _two_open()) == {tp: 1}
+    assert agent.owned[0].state.replaying
+
+
+@pytest.mark.parametrize("next_offset", [3, 1])
+async def test_a_partition_that_others_worked_on_is_loaded_anew(
+    settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch, next_offset: int
+) -> None:
+    """Progress that was not written here, further on or not, means that somebody else has the newer state."""
+    agent, _ = _agent(settings)
+    tp = await _assigned(agent, monkeypatch, None)
+    await agent._on_chunk(_chunk(tp, impression("s1"), impression("s2")))
+    await agent.settle()
+    theirs = _two_open().model_copy(update={"next_offset": next_offset})
+    assert await _reassigned(agent, monkeypatch, theirs) == {tp: 0}
+    assert agent.owned[0].written == theirs
+
+
+async def test_a_partition_that_others_have_is_forgotten(
+    settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its state would only take memory: when it returns, somebody else will have written progress."""
+    agent, topics = _agent(settings)
+    tp = await _assigned(agent, monkeypatch, None)
+    await agent._on_chunk(_chunk(tp, impression("s1")))
+    await agent.settle()
+    await _reassigned(agent, monkeypatch, None, 1)
+    assert set(agent.owned) == {1}
+    assert await _reassigned(agent, monkeypatch, _newest(agent, topics)) == {tp: 0}
+
+
+async def test_a_state_whose_outputs_are_not_acknowledged_is_not_kept(
+    settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has taken records whose outputs nobody wrote."""
+    agent, topics = _agent(settings)
+    tp = await _assigned(agent, monkeypatch, None)
+    topics.refused.add(agent.settings.topic(JOINED_SEARCHES))
+    with pytest.raises(ConnectionError):
+        await agent._on_chunk(_chunk(tp, impression("s1"), tick(WINDOW_MS + 5_000)))
+    assert await _reassigned(agent, monkeypatch, None) == {tp: 0}
+
+
+async def test_nothing_is_looked_after_while_partitions_change_hands(
+    settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between revocation and the next assignment the timer writes nothing, and the agent is not ready."""
+    agent, topics = _agent(settings)
+    tp = await _assigned(agent, monkeypatch, None)
+    agent.app.rebalancing = False
+    await agent._on_chunk(_chunk(tp, impression("s1")))
+    topics.written.clear()
+    await agent._on_chunk(_chunk(tp, impression("s2"), begin=1))
+    agent.owned[0].written_s = 0.0
+    await agent._on_revoked(None, [tp])
+    await agent._on_timer()
+    assert topics.written == {}
+    assert agent.not_ready() == "waits for its partitions"
+
+
+async def test_an_assignment_that_is_overtaken_changes_nothing(
+    settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Partitions that are taken away while their progress is read are not ours when it has been read."""
+    agent, _ = _agent(settings)
+
+    async def read_sources(_settings: Any, _spec: Any, numbers: Iterable[int], **_: Any) -> dict[int, Any]:
+        """Answer when the next rebalance has begun."""
+        await agent._on_revoked(None, [])
+        return {number: SourcePartition(0, 10, None) for number in numbers}
+
+    monkeypatch.setattr(partition_agent, "read_sources", read_sources)
+    assert await agent.take_over({TP(agent.settings.topic(SEARCH_EVENTS), 0)}) == {}
+    assert (agent.owned, agent.assigned) == ({}, None)
+
+
+async def test_a_broker_that_restarts_is_waited_for(settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rebalance while Kafka is away for a moment does not end the worker; one that stays away does."""
+    agent, _ = _agent(settings)
+    answers: list[Any] = [DependencyDown("away"), DependencyDown("away"), {0: SourcePartition(4, 10, None)}]
+
+    async def read_sources(*_: Any, **__: Any) -> Any:
+        """Fail until Kafka is back."""
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(partition_agent, "read_sources", read_sources)
+    monkeypatch.setattr(partition_agent, "RETRY_S", 0)
+    tp = TP(agent.settings.topic(SEARCH_EVENTS), 0)
+    assert await agent.take_over({tp}) == {tp: 4}
+    answers.append(DependencyDown("gone"))
+    monkeypatch.setattr(partition_agent, "TAKE_OVER_PATIENCE_S", 0)
+    with pytest.raises(DependencyDown, match="gone"):
+        await agent.take_over({tp})
+
+
+async def test_a_worker_without_partitions_is_ready(settings: SettingsFactory) -> None:
+    """There may be more workers than partitions; one that was never assigned anything is not ready."""
+    agent, _ = _agent(settings)
+    assert agent.not_ready() == "waits for its partitions"
+    await agent._on_assigned(None, [])
+    agent.app.rebalancing = False
+    assert agent.not_ready() is None
+
+
+async def _nothing(_owned: object) -> None:
     """Look after a quiet partition by doing nothing."""
 
 
@@ -137,15 +287,15 @@ async def test_a_record_after_a_quiet_hour_is_no_reason_to_restart(
 ) -> None:
     """Liveness counts the time behind the log's end, not the time since the last record."""
     agent, _ = _agent(settings)
-    tp = _standing(agent, monkeypatch, None)
+    tp = await _assigned(agent, monkeypatch, None)
     await agent._on_chunk(_chunk(tp, impression("s1")))
     ends = {tp: 1}
-    monkeypatch.setattr(agent, "_end", ends.get)
+    monkeypatch.setattr(agent, "end", ends.get)
     monkeypatch.setattr(agent, "idle", _nothing)  # the pairs agent writes no ticks
-    work = agent.works[0]
-    work.moved_s = work.at_end_s = time.monotonic() - 3_600
+    owned = agent.owned[0]
+    owned.moved_s = owned.at_end_s = time.monotonic() - 3_600
     await agent._on_timer()
     ends[tp] = 2
     assert agent.stuck() is None
-    work.at_end_s = work.moved_s
+    owned.at_end_s = owned.moved_s
     assert agent.stuck() is not None

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from streams.agents.outputs import Plan
+from streams.agents.spec import Plan
 from streams.join.partition_join import PartitionJoin
 from tests.support.search_events import Record, at, click, dwell, encoded, impression, log, tick, view
 

@@ -7,7 +7,7 @@ import orjson
 
 from contracts.joined import JoinedSearch
 from contracts.pairs import PreferencePair
-from streams.agents.outputs import Emit, Plan
+from streams.agents.spec import Emit, Plan
 from streams.join.partition_join import PartitionJoin
 from streams.pairs.partition_pairs import PartitionPairs
 from tests.support.search_events import T0, Record, click, dwell, impression, log, tick

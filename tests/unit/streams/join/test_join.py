@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from contracts.joined import JoinedSearch
-from streams.agents.outputs import Emit, Plan, SetAside
+from streams.agents.spec import Emit, Plan, SetAside
 from streams.join.partition_join import PartitionJoin
 from tests.support.search_events import (
     T0,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from contracts.joined import JoinedSearch
 from contracts.progress import JoinProgress
 from contracts.telemetry import EventOutcome
-from streams.agents.outputs import Emit, Plan, SetAside
+from streams.agents.spec import Emit, Plan, SetAside
 from streams.join.partition_join import PartitionJoin
 from tests.faults.oracle import PERSON_KEY, LogEntry, expect
 from tests.support.search_events import Record, cart, click, dwell, encoded, impression, log, purchase, tick, view

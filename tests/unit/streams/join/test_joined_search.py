@@ -12,7 +12,7 @@ import pytest
 
 from contracts.joined import JoinedSearch, JoinedSlot
 from contracts.structs import SEARCH_RECORD, Impression, Slot, Tick
-from streams.agents.outputs import Emit, LogRecord, Plan, SetAside
+from streams.agents.spec import Emit, LogRecord, Plan, SetAside
 from streams.join.joined_search import ListedSlot, joined_search
 from streams.join.open_search import OpenSearch, held_event, packed_list
 from streams.join.partition_join import PartitionJoin

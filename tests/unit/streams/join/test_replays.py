@@ -2,7 +2,7 @@
 
 import pytest
 
-from streams.agents.outputs import Emit, Plan, SetAside
+from streams.agents.spec import Emit, Plan, SetAside
 from streams.join.partition_join import PartitionJoin
 from tests.support.search_events import T0, Record, at, cart, click, encoded, impression, log, tick
 

@@ -3,16 +3,16 @@
 from itertools import count
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.pairs import PreferencePair
-from contracts.structs import JOINED_SEARCH, JoinedSearch, JoinedSlot
+from contracts.structs import JOINED_SEARCH, JoinedSearch, JoinedSlot, encode, struct_of
 from contracts.telemetry import FilterReason, UnpairedReason
-from streams.pairs.grading import VALUE, Grade, grade, is_bounce
-from streams.pairs.pairing import PER_LIST, filter_reason, pairs_of
+from streams.pairs.pairing import PER_LIST, VALUE, Grade, encode_pairs, filter_reason, grade, pairs_of
 from streams.pairs.propensity import examination_ratio
 from tests.support.search_events import T0
 
@@ -39,9 +39,15 @@ def search(*slots: dict[str, Any], search_id: str = "s1", **fields: Any) -> Join
     return JOINED_SEARCH.decode(orjson.dumps(message))
 
 
+def messages(made_of: JoinedSearch) -> list[bytes] | UnpairedReason:
+    """Return the messages of a search's pairs, or why it gives none."""
+    made = pairs_of(made_of)
+    return made if isinstance(made, UnpairedReason) else encode_pairs(made_of, made)
+
+
 def pairs(*slots: dict[str, Any], **fields: Any) -> list[PreferencePair]:
     """Return the pairs of a search, each held to its contract."""
-    made = pairs_of(search(*slots, **fields))
+    made = messages(search(*slots, **fields))
     assert not isinstance(made, UnpairedReason), made
     return [PreferencePair.model_validate_json(value) for value in made]
 
@@ -71,10 +77,9 @@ def test_a_grade_says_how_far_the_shopper_went(outcome: dict[str, Any], expected
 
 def test_a_bounce_is_a_short_stay_without_a_cart() -> None:
     """Without a report nothing is known, and what was bought is no bounce."""
-    bounced = [is_bounce(JoinedSlot(product_id="P", position=1, **one)) for one in (BOUNCED, CLICKED, SKIPPED)]
-    assert bounced == [True, False, False]
-    bought: dict[str, Any] = {**BOUNCED, "cart_quantity": 1}
-    assert not is_bounce(JoinedSlot(product_id="P", position=1, **bought))
+    assert pairs_of(search(BOUNCED, SKIPPED)) is UnpairedReason.BOUNCED
+    assert sides(CLICKED, SKIPPED) == {(1, 2)}
+    assert sides({**BOUNCED, "cart_quantity": 1}, SKIPPED) == {(1, 2)}
 
 
 def test_rejected_reach_three_below_the_last_click() -> None:
@@ -103,6 +108,26 @@ def test_a_bounce_stands_on_neither_side() -> None:
 def test_slots_that_do_not_stand_by_rank_stand_on_neither_side(mark: dict[str, Any]) -> None:
     """A side that could only win, or only lose, would bias the model for ever."""
     assert sides({**SKIPPED, **mark}, CLICKED, {**CLICKED, **mark}, SKIPPED) == {(2, 4)}
+
+
+@pytest.mark.parametrize("elsewhere", [{"sponsored": True}, {"pinned": True}])
+def test_a_product_that_was_chosen_in_another_slot_is_not_rejected(elsewhere: dict[str, Any]) -> None:
+    """A product may be listed twice, as an advertisement too; who took it there did not pass it over."""
+    listed_twice = {"product_id": "P-twice"}
+    assert sides({**CLICKED, **listed_twice, **elsewhere}, SKIPPED, CLICKED, {**SKIPPED, **listed_twice}) == {(3, 2)}
+    assert sides({**SKIPPED, **listed_twice, **elsewhere}, CLICKED, {**SKIPPED, **listed_twice}) == {(2, 3)}
+
+
+@pytest.mark.parametrize("query", ["", "   ", "\t\n", "\u00a0\u3000", "\u200b\ufeff", "\u3164", "\x1b\x7f"])
+def test_a_list_without_a_query_gives_no_pairs(query: str) -> None:
+    """Browsing a category says nothing about any query: neither none, nor blanks, nor what nobody can see."""
+    assert pairs_of(search(SKIPPED, CLICKED, query=query)) is UnpairedReason.NO_QUERY
+
+
+@pytest.mark.parametrize("query", ["0", " चाय ", "冷蔵庫", "?"])
+def test_anything_that_can_be_read_is_a_query(query: str) -> None:
+    """Every script counts, and so does a single sign."""
+    assert [pair.query for pair in pairs(SKIPPED, CLICKED, query=query)] == [query]
 
 
 def test_where_the_viewport_is_known_only_what_was_seen_is_rejected() -> None:
@@ -193,10 +218,18 @@ def _skipped(slots: list[dict[str, Any]]) -> list[int]:
     return [position for position, slot in zip(count(1), slots, strict=False) if not slot]
 
 
+def test_a_pair_is_written_as_its_contract_writes_it() -> None:
+    """What the pairs of a list share is encoded once; the bytes are those of the whole message all the same."""
+    ranking = {"query_release": 3, "arm": "anchor"}
+    made = messages(search(SKIPPED, LONG_CLICKED, IN_CART, SKIPPED, query='Größe "42"', ranking=ranking))
+    assert isinstance(made, list)
+    assert [encode(msgspec.json.decode(value, type=struct_of(PreferencePair))) for value in made] == made
+
+
 def test_the_same_search_gives_the_same_bytes() -> None:
     """Nothing is drawn: a replay writes the same pairs."""
     slots = [SKIPPED, CLICKED, SKIPPED, LONG_CLICKED, *[SKIPPED] * 9, BOUGHT]
-    assert pairs_of(search(*slots)) == pairs_of(search(*slots))
+    assert messages(search(*slots)) == messages(search(*slots))
 
 
 @given(positions=st.tuples(st.integers(1, 500), st.integers(1, 500)))
@@ -217,7 +250,7 @@ def test_the_ratio_undoes_position_bias(positions: tuple[int, int]) -> None:
 )
 def test_no_pair_ever_breaks_the_rules(slots: list[dict[str, Any]]) -> None:
     """Whatever happened: grades fall, nothing beyond the look, no slot against itself, caps hold, weights multiply."""
-    made = pairs_of(search(*slots))
+    made = messages(search(*slots))
     if isinstance(made, UnpairedReason):
         return
     engaged = [n for n, slot in enumerate(slots, start=1) if slot and "sponsored" not in slot]

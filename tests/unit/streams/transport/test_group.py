@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka.consumer import fetcher
 from aiokafka.errors import (
     InvalidSessionTimeoutError,
     KafkaError,
@@ -11,6 +12,8 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
     for_code,
 )
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
+from typing_extensions import override
 
 from contracts.errors import UsageError
 from service.kafka_errors import expected_kafka_error
@@ -80,6 +83,37 @@ def test_losing_the_place_now_and_then_is_no_namesake() -> None:
     """Pauses far apart are pauses."""
     watch = GroupWatch()
     assert [watch.fatal_error(consumer(member_id=f"m{n}"), now_s=n * 40.0) for n in range(9)] == [None] * 9
+
+
+class BadName(str):
+    """A header's name as a client writes it that does not care for UTF-8."""
+
+    __slots__ = ()
+
+    @override
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        """Return the name in Latin-1."""
+        return super().encode("latin-1")
+
+
+@pytest.mark.parametrize("codec", [0, 1, 3])
+def test_a_header_whose_name_is_no_text_ends_nobody(codec: int) -> None:
+    """Kafka takes it, so it will come: the record is read with its value, and so are its neighbours, packed or not."""
+    builder = _DefaultRecordBatchBuilderPy(2, codec, False, -1, -1, 0, 10_000)
+    names: list[str] = ["plain", BadName("é"), "冷"]
+    for offset, name in enumerate(names):
+        builder.append(offset, timestamp=17, key=b"k", value=b"v%d" % offset, headers=[(name, b"h"), ("null", None)])
+    fetched = bytes(builder.build())
+    records = fetcher.MemoryRecords(fetched)
+    batch = records.next_batch()
+    assert batch is not None
+    assert (batch.next_offset, batch.is_control_batch, batch.validate_crc()) == (3, False, True)
+    found = [(one.offset, one.value, one.headers) for one in batch]
+    assert found == [
+        (offset, b"v%d" % offset, [(name, b"h"), ("null", None)])
+        for offset, name in enumerate(["plain", "\ufffd", "冷"])
+    ]
+    assert not records.has_next()
 
 
 def test_the_answer_to_a_namesake_is_known() -> None:

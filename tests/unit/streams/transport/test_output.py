@@ -17,12 +17,22 @@ class Broker:
     def __init__(self, *, refuse: int | None = None, silent: bool = False, batch_bytes: int = 2 * BATCH_BYTES) -> None:
         self._batch_bytes = batch_bytes
         self.batches: list[tuple[str, int, int, int]] = []
+        self.headers: list[list[tuple[str, bytes]]] = []
         self._refuse = refuse
         self._silent = silent
 
     def create_batch(self) -> Any:
-        """Return a real, empty batch."""
-        return BatchBuilder(self._batch_bytes, 0)
+        """Return a real, empty batch that tells which headers it was given."""
+        batch: Any = BatchBuilder(self._batch_bytes, 0)
+        append = batch.append
+
+        def note(**record: Any) -> Any:
+            """Note a record's headers and add it."""
+            self.headers.append(record["headers"])
+            return append(**record)
+
+        batch.append = note
+        return batch
 
     async def send_batch(self, batch: Any, topic: str, *, partition: int) -> "asyncio.Future[None]":
         """Note a batch, and answer for it."""
@@ -79,6 +89,14 @@ async def test_a_batch_that_is_full_too_early_is_a_bug_said_aloud() -> None:
     """A producer configured with smaller batches would lose records silently."""
     with pytest.raises(InvariantError):
         await Output(Broker(batch_bytes=200)).send("t", 0, records(150, 150))
+
+
+async def test_headers_of_a_whole_send_stand_beside_each_records_own() -> None:
+    """A stage writes its time once for all records; they still fit into their batches."""
+    broker = Broker()
+    own = [OutRecord(b"k", b"v", [("own", b"1")]), OutRecord(b"k", b"v")]
+    await Output(broker).send("t", 0, own, headers=[("millrace.closed_at_ms", b"17")])
+    assert broker.headers == [[("own", b"1"), ("millrace.closed_at_ms", b"17")], [("millrace.closed_at_ms", b"17")]]
 
 
 async def test_keyed_records_go_to_the_partitions_of_their_keys() -> None:
