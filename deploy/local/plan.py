@@ -62,16 +62,7 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def choose_port(default: int, taken: Iterable[int] = (), *, host: str = "127.0.0.1") -> int:
-    """Choose the default port if it is free, else another that is.
-
-    Args:
-        default: the port that people expect.
-        taken: ports given to processes that do not listen yet.
-        host: the address to listen on.
-
-    Raises:
-        DependencyDown: no port was free.
-    """
+    """Choose the default port if it is free, else another that is."""
     refused = set(taken)
     # Random, so that two supervisors that start at once do not meet; a port is no secret.
     candidates = [default, *random.sample(OTHER_PORTS, PORT_TRIES)]
@@ -158,19 +149,7 @@ class Plan:
 def make_plan(
     settings: Settings, names: Sequence[str], table: Table, *, brokers: int = 1, choose: ChoosePort = choose_port
 ) -> Plan:
-    """Decide what will run.
-
-    Args:
-        settings: as given; `data_dir` exists and is absolute.
-        names: as `processes.resolve` orders them.
-        table: the processes there are.
-        brokers: how many Kafka nodes to start, 1 or 3.
-        choose: chooses a free port.
-
-    Raises:
-        UsageError: a port or a number of brokers that makes no sense here.
-        DependencyDown: no port is free.
-    """
+    """Decide what will run."""
     if settings.port is not None:
         fix = "unset MILLRACE_PORT here; `millrace status` shows the port of each"
         raise UsageError("MILLRACE_PORT names the port of one process, and here are many", fix=fix)
@@ -192,7 +171,6 @@ def make_plan(
 
 
 def _nodes(settings: Settings, ports: Mapping[str, int], brokers: int, choose: ChoosePort) -> tuple[KafkaNode, ...]:
-    """Choose the ports of the Kafka nodes; the first has Kafka's port."""
     taken = list(ports.values())
     nodes = []
     for number in range(1, brokers + 1):
@@ -216,7 +194,6 @@ def _urls(
 
 
 def _complete(settings: Settings, urls: Mapping[str, str], ports: Mapping[str, int], table: Table) -> Settings:
-    """Fill in servers, keys and the page's targets."""
     filled: dict[str, Any] = {SERVER_SETTING[name]: urls[name] for name in SERVERS if name in urls}
     kept = read_env(settings.data_dir)
     for key in KEYS:
@@ -228,18 +205,13 @@ def _complete(settings: Settings, urls: Mapping[str, str], ports: Mapping[str, i
 
 
 def process_commands(plan: Plan) -> list[ProcessCommand]:
-    """Say how each name that is started here is run; Kafka's nodes must have been prepared.
-
-    Raises:
-        DependencyDown: Java, Kafka's jars or redis-server are missing.
-    """
+    """Say how each name that is started here is run; Kafka's nodes must have been prepared."""
     ours = [name for name in plan.names if name not in plan.external and base_name(name) in plan.table]
     redis = [_redis_command(plan)] if REDIS in plan.ports and REDIS not in plan.external else []
     return [*_kafka_commands(plan), *redis, *(_own_command(plan, name) for name in ours)]
 
 
 def _kafka_commands(plan: Plan) -> list[ProcessCommand]:
-    """Say how the Kafka nodes are run: `kafka`, and `kafka-2` and `kafka-3` if there are three."""
     if not plan.nodes:
         return []
     java, brokers = require_java(), len(plan.nodes)

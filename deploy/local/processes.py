@@ -84,15 +84,7 @@ def base_name(name: str) -> str:
 
 
 def resolve(names: Iterable[str] | None, table: Table = TABLE) -> tuple[str, ...]:
-    """List what to run: the names and all that they need, each after what it needs.
-
-    Args:
-        names: processes or servers, `streams-2` for a further instance; None for all.
-        table: the processes there are.
-
-    Raises:
-        UsageError: there is no process of that name.
-    """
+    """List what to run: the names and all that they need, each after what it needs."""
     chosen: dict[str, None] = {}
     for name in [*table, KAFKA, REDIS] if names is None else names:
         _add(name, chosen, table)
@@ -160,12 +152,7 @@ def port_of(url: str) -> int | None:
 
 
 def http_problem(url: str, headers: Mapping[str, str] | None = None) -> str | None:
-    """Ask a process whether it is ready; return what it has against it, or None.
-
-    Args:
-        url: its readiness address, of this machine or one that the settings name.
-        headers: what it asks for, such as a key.
-    """
+    """Ask a process whether it is ready; return what it has against it, or None."""
     request = urllib.request.Request(url, headers=dict(headers or {}))  # noqa: S310 - our own http:// addresses
     try:
         with _opener().open(request, timeout=READY_TIMEOUT_S) as answer:
@@ -185,7 +172,6 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 def _reasons(body: bytes) -> str:
-    """Read the reasons that a readiness answer gives, in one line."""
     try:
         answer = json.loads(body)
     except ValueError:

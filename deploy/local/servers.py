@@ -96,17 +96,7 @@ def kafka_properties(node: KafkaNode, nodes: Sequence[KafkaNode]) -> dict[str, s
 
 
 def prepare_kafka(nodes: Sequence[KafkaNode], *, java: str, extra: Mapping[str, str] | None = None) -> None:
-    """Write each node's configuration, and format the data folders that are new.
-
-    Args:
-        nodes: of the cluster.
-        java: the command.
-        extra: properties besides those of every node, or in their place.
-
-    Raises:
-        UsageError: the data belong to a cluster of another size, or Kafka cannot hold the path.
-        DependencyDown: Kafka's own tool failed.
-    """
+    """Write each node's configuration, and format the data folders that are new."""
     _refuse_other_size(nodes)
     for node in nodes:
         if "," in str(node.folder):
@@ -120,7 +110,6 @@ def prepare_kafka(nodes: Sequence[KafkaNode], *, java: str, extra: Mapping[str, 
 
 
 def _escaped(value: str) -> str:
-    """Write a value as a properties file holds it."""
     escaped = value.replace("\\", "\\\\")
     return "".join(letter if letter.isascii() else f"\\u{ord(letter):04x}" for letter in escaped)
 
@@ -177,11 +166,7 @@ def _java_options() -> list[str]:
 
 
 def require_java() -> str:
-    """Return the Java that runs Kafka.
-
-    Raises:
-        DependencyDown: Java or Kafka's jars are missing.
-    """
+    """Return the Java that runs Kafka."""
     java = find_java()
     if java is None:
         raise DependencyDown(f"no Java {LEAST_JAVA} or newer", fix=INSTALL)
@@ -214,11 +199,7 @@ def redis_url(port: int) -> str:
 
 
 def redis_argv(port: int) -> list[str]:
-    """Return the command that runs Redis; its working folder is its own.
-
-    Raises:
-        DependencyDown: redis-server is not installed.
-    """
+    """Return the command that runs Redis; its working folder is its own."""
     server = shutil.which("redis-server")
     if server is None:
         raise DependencyDown("redis-server is not installed", fix=INSTALL)

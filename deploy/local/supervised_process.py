@@ -214,7 +214,6 @@ class SupervisedProcess:
         return not self._stopping.is_set()
 
     def _run_once(self) -> tuple[float, bool]:
-        """Run it until it ends; return for how many seconds, and whether it became ready."""
         started = time.monotonic()
         try:
             self._process = self._spawn()

@@ -153,7 +153,6 @@ class LocalMillrace:
         self._start_in_order()
 
     def _start_in_order(self) -> None:
-        """Start servers first; processes once their topics exist."""
         servers = [name for name in self._processes if level(name, self._table) == 0]
         for name in servers:
             self._processes[name].start()
@@ -175,7 +174,6 @@ class LocalMillrace:
             self._lock = None
 
     def _stop_together(self, processes: Sequence[SupervisedProcess]) -> None:
-        """Stop processes that do not need one another, within one grace."""
         for process in processes:
             process.request_stop()
         deadline = time.monotonic() + STOP_GRACE_S
@@ -183,11 +181,7 @@ class LocalMillrace:
             process.finish_stop(deadline - time.monotonic())
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> int:
-        """Send a process a signal and return its process id; it comes back with back-off if that ended it.
-
-        Raises:
-            UsageError: it does not run.
-        """
+        """Send a process a signal and return its process id; it comes back with back-off if that ended it."""
         pid = self._process(name).send(number)
         if pid is None:
             raise UsageError(f"{name} does not run: {self._process(name).state}")
@@ -209,11 +203,7 @@ class LocalMillrace:
         self.start(name, timeout_s=timeout_s)
 
     def wait_ready(self, name: str, *, timeout_s: float = START_TIMEOUT_S) -> None:
-        """Return when a process is ready.
-
-        Raises:
-            DependencyDown: it was given up, or the time is over.
-        """
+        """Return when a process is ready."""
         self._process(name)
         self._wait([name], timeout_s)
 
@@ -240,7 +230,6 @@ class LocalMillrace:
         return lambda: all(self._states[need] is State.READY for need in needs if need in self._states)
 
     def _wait(self, names: Sequence[str], timeout_s: float) -> None:
-        """Return when all names are ready; raise as soon as one is given up."""
         deadline = time.monotonic() + timeout_s
         while waiting := [name for name in names if self._states[name] is not State.READY]:
             for name in waiting:
@@ -251,7 +240,6 @@ class LocalMillrace:
             time.sleep(POLL_S)
 
     def _failure(self, process: SupervisedProcess, *, late_s: float | None = None) -> MillraceError:
-        """Say that a process does not start, with the cause and the fix that it logged itself."""
         cause, _, fix = process.detail.partition("; fix: ")
         when = "" if late_s is None else f" within {late_s:g} s"
         error = UsageError if process.exit_code == USAGE_EXIT else DependencyDown
@@ -280,11 +268,7 @@ class LocalMillrace:
         return used + started
 
     def _check_external(self) -> None:
-        """Ask each server that the settings name whether it is there.
-
-        Raises:
-            DependencyDown: one does not answer.
-        """
+        """Ask each server that the settings name whether it is there."""
         settings = self.settings
         key = settings.qdrant_api_key
         headers = {} if key is None else {"api-key": key.get_secret_value()}
