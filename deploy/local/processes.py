@@ -160,7 +160,9 @@ def http_problem(url: str, headers: Mapping[str, str] | None = None) -> str | No
     except (OSError, http.client.HTTPException) as error:
         cause = getattr(error, "reason", error)
         return f"does not answer ({getattr(cause, 'strerror', None) or cause or type(error).__name__})"
-    return None if status == http.HTTPStatus.OK else _reasons(body) or f"answers {status}"
+    if status == http.HTTPStatus.OK:
+        return None
+    return "; ".join(ready_reasons(body))[:LONGEST_REASONS] or f"answers {status}"
 
 
 def _opener() -> urllib.request.OpenerDirector:
@@ -171,10 +173,11 @@ def _opener() -> urllib.request.OpenerDirector:
     return opener
 
 
-def _reasons(body: bytes) -> str:
+def ready_reasons(body: bytes) -> tuple[str, ...]:
+    """Read the reasons that a readiness answer gives; whatever else a server may say has none."""
     try:
         answer = json.loads(body)
     except ValueError:
-        return ""
+        return ()
     reasons = answer.get("reasons") if isinstance(answer, dict) else None
-    return "; ".join(str(reason) for reason in reasons)[:LONGEST_REASONS] if isinstance(reasons, list) else ""
+    return tuple(map(str, reasons)) if isinstance(reasons, list) else ()

@@ -1,32 +1,24 @@
 """Commands that ask the search service, as any client does."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from contracts.errors import DependencyDown, MillraceError, UsageError
+from contracts.errors import DependencyDown, UsageError
 from contracts.telemetry import Process
 from deploy.local.state import load_running_settings
 from millrace.output import Json, messages, out, print_json
 from millrace.watch.scrape import scrape_targets
-
-if TYPE_CHECKING:
-    import httpx
 
 TIMEOUT_S: Final = 10.0
 SHOWN_CHARACTERS: Final = 500
 
 
 def search_url() -> str:
-    """Find the search service of the running deployment.
-
-    Raises:
-        UsageError: a setting is wrong.
-        DependencyDown: it is not known where the service runs.
-    """
+    """Find the search service of the running deployment."""
     url = scrape_targets(load_running_settings()).get(Process.SEARCH)
     if url is None:
         raise DependencyDown(
@@ -51,14 +43,10 @@ def post(url: str, body: Mapping[str, Any]) -> Any:
             return answer.json()
     except (httpx.HTTPError, ValueError) as error:
         raise DependencyDown(f"{url} does not answer as it should: {error}", fix="see `millrace status`") from error
-    raise _refusal(answer)
-
-
-def _refusal(answer: "httpx.Response") -> MillraceError:
     text = f"{answer.url.path} answers {answer.status_code}: {answer.text[:SHOWN_CHARACTERS]}"
     if answer.is_client_error:
-        return UsageError(text, fix="correct the request; `/docs` of the search service shows its form")
-    return DependencyDown(text, fix="see `millrace status`")
+        raise UsageError(text, fix="correct the request; `/docs` of the search service shows its form")
+    raise DependencyDown(text, fix="see `millrace status`")
 
 
 def search(
@@ -72,16 +60,14 @@ def search(
 
     Example: millrace search "quiet fridge for a bachelor" -k 5
     """
-    body = {"query": query, "k": k, "filters": _filters(brand, max_price), "impression": "none"}
+    filters: dict[str, Any] = {"brand": brand} if brand else {}
+    if max_price is not None:
+        filters["price"] = {"lte": max_price}
+    body = {"query": query, "k": k, "filters": filters, "impression": "none"}
     answer = post(f"{search_url()}/v1/search", body)
     print_json(answer) if json else out().print(results_table(answer))
     if answer["degraded"] is not None:
         messages().print(f"degraded answer: {answer['degraded']}", markup=False)
-
-
-def _filters(brand: list[str] | None, max_price: float | None) -> dict[str, Any]:
-    given = {"brand": brand or None, "price": None if max_price is None else {"lte": max_price}}
-    return {name: condition for name, condition in given.items() if condition is not None}
 
 
 def results_table(answer: Mapping[str, Any]) -> Table:

@@ -13,7 +13,7 @@ from millrace.output import Json, messages, out, print_json
 
 if TYPE_CHECKING:
     from millrace.doctor import Check
-    from millrace.watch.facts import KafkaFacts
+    from millrace.watch.kafka_view import KafkaView
     from millrace.watch.observer import Observer
 
 CATCH_UP_S = 30.0
@@ -25,12 +25,7 @@ T = TypeVar("T")
 
 
 def observe(question: Callable[["Observer"], T]) -> T:
-    """Ask an observer of the running deployment.
-
-    Raises:
-        UsageError: no Kafka is named and none runs here.
-        DependencyDown: Kafka does not answer.
-    """
+    """Ask an observer of the running deployment."""
     from millrace.watch.observer import Observer
 
     settings = load_running_settings()
@@ -40,17 +35,13 @@ def observe(question: Callable[["Observer"], T]) -> T:
         return question(observer)
 
 
-def tell_unknown(facts: "KafkaFacts", parts: Sequence[str] = ()) -> None:
-    """Say what is not known and why, and raise the first reason: what was printed is not the whole.
-
-    Args:
-        facts: what was seen.
-        parts: those that were asked for; all of them if empty.
+def tell_unknown(seen: "KafkaView", parts: Sequence[str] = ()) -> None:
+    """Say what is not known and why, of these parts or of all, and raise the first reason.
 
     Raises:
-        MillraceError: a part is not known; its exit code is 4 if a dependency is down.
+        MillraceError: a part is not known, so what was printed is not the whole.
     """
-    told = {part: error for part, error in facts.unknown.items() if not parts or part in parts}
+    told = {part: error for part, error in seen.unknown.items() if not parts or part in parts}
     for part, error in told.items():
         messages().print(f"{part} not known: {error.message}", markup=False)
     for error in told.values():
@@ -64,10 +55,10 @@ def lag(json: Json = False) -> None:
     """
     from millrace.watch.ledger import lag_report, unknown_report
 
-    facts = observe(lambda observer: observer.look())
-    report = lag_report(facts)
-    print_json({**report, "unknown": unknown_report(facts)}) if json else out().print(lag_table(report))
-    tell_unknown(facts)
+    seen = observe(lambda observer: observer.look())
+    report = lag_report(seen)
+    print_json({**report, "unknown": unknown_report(seen)}) if json else out().print(lag_table(report))
+    tell_unknown(seen)
 
 
 def lag_table(report: Mapping[str, Any]) -> Table:
@@ -81,7 +72,6 @@ def lag_table(report: Mapping[str, Any]) -> Table:
 
 
 def _numbers(*names: str) -> list[Column]:
-    """Return columns that hold numbers."""
     return [Column(name, justify="right") for name in names]
 
 
@@ -92,16 +82,16 @@ def ledger(json: Json = False) -> None:
     """
     from millrace.watch.ledger import ledger_report, unknown_report
 
-    facts = observe(lambda observer: observer.look())
-    report = ledger_report(facts)
-    print_json({**report, "unknown": unknown_report(facts)}) if json else out().print(ledger_table(report))
+    seen = observe(lambda observer: observer.look())
+    report = ledger_report(seen)
+    print_json({**report, "unknown": unknown_report(seen)}) if json else out().print(ledger_table(report))
     unbalanced = [name for name, terms in report.items() if terms["balance"]]
     if unbalanced:
         raise CheckFailed(
             f"the ledger of {' and '.join(unbalanced)} does not balance",
             fix="compare the terms with the logs of `streams` and `indexer`; report it with both",
         )
-    tell_unknown(facts)
+    tell_unknown(seen)
 
 
 def ledger_table(report: Mapping[str, Any]) -> Table:
@@ -162,7 +152,7 @@ def doctor(json: Json = False) -> None:
 
 
 def checks_table(checks: "Sequence[Check]") -> Table:
-    """Return the doctor's checks as a table; what servers said is shown as it is, never as markup."""
+    """The doctor's checks as a table; what servers said is shown as it is, never as markup."""
     table = Table("check", "", Column("what was seen", overflow="fold"), Column("fix", overflow="fold"))
     for check in checks:
         status = Text(check.status, style=COLOURS[check.status])
@@ -180,11 +170,11 @@ def releases_ls(json: Json = False) -> None:
     Example: millrace releases ls
     """
     from contracts.topics import MODELS
-    from millrace.watch.releases import releases_report
+    from millrace.watch.observer import releases_report
 
-    facts, report = observe(lambda observer: (observer.look(), releases_report(observer.models.look())))
+    seen, report = observe(lambda observer: (observer.look(), releases_report(observer.models.look())))
     print_json(report) if json else out().print(releases_table(report))
-    tell_unknown(facts, [MODELS])
+    tell_unknown(seen, [MODELS])
 
 
 def releases_table(report: Mapping[str, Any]) -> Table:

@@ -62,8 +62,7 @@ def status(json: Json = False) -> None:
         print_json(report)
         return
     out().print(processes_table(report["processes"]))
-    for line in _summary(report):
-        out().print(line, markup=False)
+    print_summary(report)
 
 
 def processes_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -75,11 +74,13 @@ def processes_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _summary(report: Mapping[str, Any]) -> list[str]:
+def print_summary(report: Mapping[str, Any]) -> None:
+    """Print the releases in force, lag and freshness, each if it is known, and what is not known."""
     lines = []
     if serving := report["releases"].get("serving"):
-        releases = f"query release {serving['query_release']}, product release {serving['product_release']}"
-        lines.append(f"in force: {releases}")
+        lines.append(
+            f"in force: query release {serving['query_release']}, product release {serving['product_release']}"
+        )
     for group, totals in report["lag"].items():
         records = totals["records"]
         lines.append(f"lag of {group}: " + ("not known" if records is None else f"{records:,} records"))
@@ -87,11 +88,12 @@ def _summary(report: Mapping[str, Any]) -> list[str]:
         if row["p50"] is not None:
             lines.append(f"{path.replace('_', ' ')}: p50 {row['p50']:.1f} s, p99 {row['p99']:.1f} s")
     lines += [f"{part} not known: {reason}" for part, reason in report["unknown"].items()]
-    return lines
+    for line in lines:
+        out().print(line, markup=False)
 
 
 def status_report() -> dict[str, Any]:
-    """Return `status` as stable JSON; what cannot be told is empty or None, with its reason, and no error."""
+    """Put `status` into stable JSON; what cannot be told is empty or None, with its reason, and no error."""
     from millrace import processes
     from millrace.watch.observer import status_freshness
     from millrace.watch.scrape import freshness_report, look_at_processes, scrape_targets
@@ -103,7 +105,6 @@ def status_report() -> dict[str, Any]:
 
 
 def _seen_in_kafka(settings: Settings) -> dict[str, Any]:
-    """Return the releases in force, the lag, and what of both is not known."""
     from millrace.watch.ledger import lag_report, unknown_report
     from millrace.watch.observer import Observer
 
@@ -112,12 +113,12 @@ def _seen_in_kafka(settings: Settings) -> dict[str, Any]:
     try:
         with Observer(settings.model_copy(update={"dependency_wait_s": KAFKA_WAIT_S})) as observer:
             observer.wait_caught_up(CATCH_UP_S)
-            facts = observer.look()
+            seen = observer.look()
             serving = observer.models.serving()
     except MillraceError as error:
         return {"releases": {}, "lag": {}, "unknown": {Process.KAFKA.value: error.message}}
     in_force = {"serving": serving.model_dump(mode="json") if serving else None}
-    return {"releases": in_force, "lag": lag_report(facts)["groups"], "unknown": unknown_report(facts)}
+    return {"releases": in_force, "lag": lag_report(seen)["groups"], "unknown": unknown_report(seen)}
 
 
 def schema_export(

@@ -11,21 +11,21 @@ from rich.console import Console
 
 from contracts.errors import CheckFailed, DependencyDown, InvariantError
 from millrace.commands import looking
-from millrace.watch.facts import KafkaFacts, Tail
+from millrace.watch.kafka_view import KafkaView, Tail
 from service.models import ModelsTable
-from tests.support.deployment import busy_facts, models_table, process_views
+from tests.support.deployment import busy_kafka, models_table, process_views
 
 
 class Seen:
     """An observer that saw a deployment once."""
 
-    def __init__(self, facts: KafkaFacts, models: ModelsTable) -> None:
-        self._facts = facts
+    def __init__(self, kafka: KafkaView, models: ModelsTable) -> None:
+        self._kafka = kafka
         self.models = models
 
-    def look(self) -> KafkaFacts:
+    def look(self) -> KafkaView:
         """Return what was seen."""
-        return self._facts
+        return self._kafka
 
 
 @pytest.fixture
@@ -33,9 +33,9 @@ def deployment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[...,
     """Give a function that sets what the commands see."""
     monkeypatch.chdir(tmp_path)
 
-    def show(facts: KafkaFacts | None = None, models: ModelsTable | None = None) -> None:
-        """Let every question be asked of these facts."""
-        seen = Seen(facts or busy_facts(), models or models_table())
+    def show(kafka: KafkaView | None = None, models: ModelsTable | None = None) -> None:
+        """Let every question be asked of this view."""
+        seen = Seen(kafka or busy_kafka(), models or models_table())
         monkeypatch.setattr(looking, "observe", lambda question: question(seen))
 
     show()
@@ -73,8 +73,8 @@ def test_an_unbalanced_ledger_fails_the_command(
     deployment: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One event that nobody accounts for is exit code 3, after the figures were printed."""
-    facts = busy_facts()
-    deployment(replace(facts, tails={**facts.tails, 1: Tail(events=18, ticks=1)}))
+    kafka = busy_kafka()
+    deployment(replace(kafka, tails={**kafka.tails, 1: Tail(events=18, ticks=1)}))
     with pytest.raises(CheckFailed, match="events"):
         looking.ledger(json=True)
     report = json.loads(capsys.readouterr().out)
@@ -88,7 +88,7 @@ def test_lag_of_half_a_deployment_shows_that_half(
     deployment: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What is known is printed, what is not has its reason, and the exit code says that a dependency is down."""
-    deployment(replace(busy_facts(), unknown={"catalog": GONE}))
+    deployment(replace(busy_kafka(), unknown={"catalog": GONE}))
     with pytest.raises(DependencyDown, match="t-catalog") as caught:
         looking.lag(json=True)
     assert caught.value.exit_code == 4
@@ -104,7 +104,7 @@ def test_a_ledger_that_cannot_be_told_is_no_balanced_one(
 ) -> None:
     """The other ledger stands; the command fails, but not as if events had been lost."""
     unreadable = InvariantError("the record 0 of pairs-progress cannot be read")
-    deployment(replace(busy_facts(), unknown={"pairs-progress": unreadable}))
+    deployment(replace(busy_kafka(), unknown={"pairs-progress": unreadable}))
     with pytest.raises(InvariantError):
         looking.ledger()
     printed = capsys.readouterr()
@@ -114,9 +114,9 @@ def test_a_ledger_that_cannot_be_told_is_no_balanced_one(
 
 def test_an_unbalanced_ledger_beside_an_unknown_one_is_said(deployment: Callable[..., None]) -> None:
     """A loss that is seen is not hidden behind what is not seen."""
-    facts = busy_facts()
-    tails = {**facts.tails, 1: Tail(events=18, ticks=1)}
-    deployment(replace(facts, tails=tails, unknown={"pairs-progress": GONE}))
+    kafka = busy_kafka()
+    tails = {**kafka.tails, 1: Tail(events=18, ticks=1)}
+    deployment(replace(kafka, tails=tails, unknown={"pairs-progress": GONE}))
     with pytest.raises(CheckFailed, match="events"):
         looking.ledger()
 
@@ -125,9 +125,9 @@ def test_releases_that_are_not_known_are_said(
     deployment: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The list is printed as far as it goes; other parts do not matter here."""
-    deployment(replace(busy_facts(), unknown={"catalog": GONE}))
+    deployment(replace(busy_kafka(), unknown={"catalog": GONE}))
     looking.releases_ls(json=True)
-    deployment(replace(busy_facts(), unknown={"models": GONE}))
+    deployment(replace(busy_kafka(), unknown={"models": GONE}))
     with pytest.raises(DependencyDown):
         looking.releases_ls(json=True)
     assert capsys.readouterr().out.count('"serving"') == 2
@@ -187,5 +187,5 @@ def test_lag_fits_its_terminal(width: int) -> None:
 
     console = Console(width=width, soft_wrap=True)
     with console.capture() as captured:
-        console.print(looking.lag_table(lag_report(busy_facts())))
+        console.print(looking.lag_table(lag_report(busy_kafka())))
     assert max(len(line) for line in captured.get().splitlines()) <= width
