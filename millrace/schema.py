@@ -177,7 +177,7 @@ def _sending() -> Json:
 
 def _receiving() -> Json:
     """An operation for each topic that a consumer group reads, or that a process follows without one."""
-    in_groups = {}
+    in_groups: Json = {}
     for group, read in registry.group_topics().items():
         named = {"type": "string", "enum": [f"{GROUP_PREFIX}{group}"]}
         binding = {"kafka": {"groupId": named, "bindingVersion": BINDING_VERSION}}

@@ -28,19 +28,13 @@ LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
-    """One process of ours.
-
-    Args:
-        name: as in `status`, logs and metrics.
-        module: what `python -m` runs.
-        needs: names of what must be ready before it starts.
-        static_member: True if it belongs to a consumer group and keeps its partitions over a quick restart.
-    """
+    """One process of ours: what `python -m` runs, and what must be ready before it starts."""
 
     name: str
     module: str
     needs: tuple[str, ...] = ()
     static_member: bool = False
+    """It belongs to a consumer group and keeps its partitions over a quick restart."""
 
     @property
     def default_port(self) -> int:

@@ -33,14 +33,7 @@ INSTALL: Final = "`make setup` installs it if it may, and says how else"
 
 @dataclass(frozen=True, slots=True)
 class KafkaNode:
-    """One Kafka node.
-
-    Args:
-        number: from 1; the node id.
-        port: for clients.
-        controller_port: for the other nodes, about the cluster.
-        folder: holds its configuration and its data.
-    """
+    """One Kafka node; its folder holds its configuration and its data."""
 
     number: int
     port: int
@@ -103,15 +96,11 @@ def prepare_kafka(nodes: Sequence[KafkaNode], *, java: str, extra: Mapping[str, 
             raise UsageError(f"Kafka allows no comma in a path: {node.folder}", fix="choose another MILLRACE_DATA_DIR")
         node.folder.mkdir(parents=True, exist_ok=True)
         rows = {**kafka_properties(node, nodes), **(extra or {})}.items()
-        text = "".join(f"{name}={_escaped(value)}\n" for name, value in rows)
-        write_atomically(node.config_path, text.encode("ascii"))
+        text = "".join(f"{name}={value}\n" for name, value in rows).replace("\\", "\\\\")
+        escaped = (letter if letter.isascii() else f"\\u{ord(letter):04x}" for letter in text)
+        write_atomically(node.config_path, "".join(escaped).encode("ascii"))
         if not (node.data_path / "meta.properties").exists():
             _format(node, _cluster_id(node.folder.parent), java=java)
-
-
-def _escaped(value: str) -> str:
-    escaped = value.replace("\\", "\\\\")
-    return "".join(letter if letter.isascii() else f"\\u{ord(letter):04x}" for letter in escaped)
 
 
 def _refuse_other_size(nodes: Sequence[KafkaNode]) -> None:
@@ -191,11 +180,6 @@ def last_kafka_error(output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith(("\tat ", "    at "))]
     telling = [line for line in lines if any(word in line for word in ("Exception", "ERROR", "FATAL", "Error:"))]
     return next(iter(reversed(telling or lines)), "no output")[:300]
-
-
-def redis_url(port: int) -> str:
-    """Return the address of the Redis that we start."""
-    return f"redis://127.0.0.1:{port}/0"
 
 
 def redis_argv(port: int) -> list[str]:

@@ -87,16 +87,8 @@ def last_logged_error(tail: str) -> str:
 class ProcessCommand:
     """How one process is run.
 
-    Args:
-        name: as in `status` and in the name of its log.
-        argv: the command.
-        environ: its whole environment.
-        log_path: gets its output.
-        probe: asks whether it is ready.
-        needs: names of what must be ready before it starts.
-        port: that it listens on.
-        folder: its working folder; the supervisor's if None.
-        find_error: finds in its last output why it ended.
+    It starts when its needs are ready, with this whole environment, and `find_error` tells from its last output why it
+    ended.
     """
 
     name: str
@@ -120,13 +112,7 @@ def pause_s(failures: int) -> float:
 
 
 class SupervisedProcess:
-    """Keeps one process running.
-
-    Args:
-        command: how it is run.
-        needs_ready: tells whether all that it needs is ready.
-        on_change: told after each change of state; called from this process's own thread.
-    """
+    """Keeps one process running, and tells after each change of state, from a thread of its own."""
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from contracts.errors import DependencyDown, MillraceError, UsageError
-from deploy.local.plan import SERVER_SETTING, Plan, ReservedPorts, make_plan, process_commands
+from deploy.local.plan import SERVER_SETTING, Plan, PortChooser, make_plan, process_commands
 from deploy.local.processes import KAFKA, QDRANT, REDIS, TABLE, Table, http_problem, level, resolve
 from deploy.local.servers import kafka_problem, prepare_kafka, redis_problem, require_java
 from deploy.local.state import LOG_FOLDER, STATE_FILE, DataFolderLock, ProcessState, write_env, write_state
@@ -68,7 +68,7 @@ class LocalMillrace:
         self._processes: dict[str, SupervisedProcess] = {}
         self._states: dict[str, State] = {}  # as written to up.json and told: a state counts from then on
         self._plan: Plan | None = None
-        self._reserved_ports = ReservedPorts()
+        self._port_chooser = PortChooser()
         self._lock: DataFolderLock | None = None
 
     def __enter__(self) -> Self:
@@ -113,12 +113,7 @@ class LocalMillrace:
         return {name: process.pid for name, process in self._processes.items() if process.pid is not None}
 
     def open(self) -> None:
-        """Start everything; return when all are ready, or stop what was started and raise.
-
-        Raises:
-            UsageError: a setting is wrong, or a supervisor already runs on this data folder.
-            DependencyDown: something that is needed is missing or does not start.
-        """
+        """Start everything; return when all are ready, or stop what was started and raise."""
         try:
             self._open()
         except OSError as error:
@@ -136,9 +131,7 @@ class LocalMillrace:
         _make_folder(folder / LOG_FOLDER)
         self._lock = DataFolderLock.acquire(folder)
         _require_disk(folder)
-        self._plan = make_plan(
-            self._given, self._names, self._table, brokers=self._brokers, choose=self._reserved_ports.choose
-        )
+        self._plan = make_plan(self._given, self._names, self._table, self._port_chooser, brokers=self._brokers)
         self._check_external()
         if self._plan.nodes:
             prepare_kafka(self._plan.nodes, java=require_java())
@@ -168,7 +161,7 @@ class LocalMillrace:
         levels = {name: level(name, self._table) for name in self._processes}
         for depth in sorted(set(levels.values()), reverse=True):
             self._stop_together([self._processes[name] for name in levels if levels[name] == depth])
-        self._reserved_ports.release()
+        self._port_chooser.release()
         if self._lock is not None:
             self._lock.release()
             self._lock = None

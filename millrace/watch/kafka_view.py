@@ -93,12 +93,7 @@ class _Read:
 
 
 class TailCounter:
-    """Counts the unread tail again and again, reading each record once. Not thread-safe: one caller at a time.
-
-    Args:
-        settings: of the deployment.
-        consumer: reads without a group; made from the settings if None.
-    """
+    """Counts the unread tail again and again, reading each record once. Not thread-safe: one caller at a time."""
 
     def __init__(self, settings: Settings, consumer: KafkaConsumer | None = None) -> None:
         self._settings = settings
@@ -112,13 +107,8 @@ class TailCounter:
     ) -> dict[int, Tail]:
         """Count the tail of each partition: records from its position (included) to its end (excluded).
 
-        Args:
-            positions: partition -> where the join is.
-            ends: partition -> the log's ends.
-            silence_s: how long the broker may hand over nothing although there is more.
-
         Raises:
-            DependencyDown: the broker does not hand over the records.
+            DependencyDown: for so many seconds the broker handed over nothing although there is more.
         """
         with translate_kafka_errors(self._settings):
             self._go_to(positions)

@@ -100,9 +100,6 @@ class Observer:
 
         Offsets of consumers are taken before the log's ends, so that nothing can seem to be consumed before it exists;
         the unread tail is then counted up to those very ends.
-
-        Raises:
-            DependencyDown: Kafka does not answer at all.
         """
         self._answers_until_s = time.monotonic() + LOOK_S
         unknown: dict[str, MillraceError] = {}
@@ -248,15 +245,7 @@ def _release(manifest: ReleaseManifest, serving: Serving | None) -> dict[str, An
 def snapshot(
     kafka: KafkaView, models: ModelsView, processes: Mapping[str, ProcessView], *, at_ms: int, promise_s: float
 ) -> dict[str, Any]:
-    """Put the whole view of one moment into stable JSON.
-
-    Args:
-        kafka: what Kafka holds.
-        models: the releases.
-        processes: what each process answered.
-        at_ms: the moment, epoch ms.
-        promise_s: within how many seconds a catalogue change should be searchable.
-    """
+    """Put the whole view of one moment into stable JSON; within `promise_s` a new product should be searchable."""
     return {
         "at": at_ms,
         "lag": lag_report(kafka),

@@ -35,16 +35,10 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class ProcessView:
-    """What one process answered.
-
-    Args:
-        ready: True, False, or None if it did not answer.
-        reasons: what it waits for, in its own words.
-        freshness: way -> how long it measured that changes took to be visible in search.
-        problem: why nothing that it measured is known; empty if it is.
-    """
+    """What one process answered; `problem` says why nothing that it measured is known."""
 
     ready: bool | None
+    """None if it did not answer."""
     reasons: tuple[str, ...] = ()
     freshness: Mapping[str, Histogram] = field(default_factory=dict)
     problem: str = ""
@@ -70,13 +64,7 @@ def scrape_targets(settings: Settings) -> dict[str, str]:
 
 
 class Scraper:
-    """Asks all processes side by side over kept connections: one that hangs costs its own time only.
-
-    Args:
-        targets: process name -> base URL.
-        timeout_s: how long one may take to answer.
-        transport: for tests; real connections if None.
-    """
+    """Asks all processes side by side over kept connections: one that hangs costs its own time only."""
 
     def __init__(
         self, targets: Mapping[str, str], *, timeout_s: float = TIMEOUT_S, transport: httpx.BaseTransport | None = None

@@ -22,7 +22,7 @@ from contracts.topics import (
     SEARCH_EVENTS,
 )
 from contracts.wire import encode
-from millrace.commands import looking
+from millrace import asking
 from millrace.watch.kafka_view import COUNTS, KafkaView
 from millrace.watch.ledger import lag_report, ledger_report
 from millrace.watch.observer import Observer, releases_report
@@ -156,7 +156,7 @@ def test_an_event_that_nobody_counts_is_seen(
     for name in ("kafka_bootstrap", "topic_prefix"):
         monkeypatch.setenv(f"MILLRACE_{name.upper()}", getattr(deployment.settings, name))
     with pytest.raises(CheckFailed) as raised:
-        looking.ledger(json=True)
+        asking.ledger(json=True)
     assert raised.value.exit_code == 3
     report = json.loads(capsys.readouterr().out)
     assert (report["events"]["balance"], report["searches"]["balance"]) == (1, 0)

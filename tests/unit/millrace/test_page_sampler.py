@@ -69,7 +69,7 @@ def sample(name: str, **labels: str) -> float | None:
 
 
 def test_a_sampler_becomes_ready_with_its_first_look(deployment: type[Deployment]) -> None:
-    """The view is there, nothing is against it, and it goes on looking."""
+    """The view is there, nothing is against it, and it goes on asking."""
     watching = Sampler(SETTINGS)
     watching.start()
     try:

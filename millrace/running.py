@@ -11,8 +11,9 @@ from rich.text import Text
 from contracts.errors import MillraceError, UsageError
 from contracts.telemetry import Process
 from deploy.local.state import load_running_settings
-from millrace.commands.looking import CATCH_UP_S, KAFKA_WAIT_S
+from millrace.asking import observe
 from millrace.output import Json, messages, out, print_json
+from millrace.watch.scrape import freshness_report, look_at_processes, scrape_targets
 from service.settings import Settings
 
 
@@ -96,7 +97,6 @@ def status_report() -> dict[str, Any]:
     """Put `status` into stable JSON; what cannot be told is empty or None, with its reason, and no error."""
     from millrace import processes
     from millrace.watch.observer import status_freshness
-    from millrace.watch.scrape import freshness_report, look_at_processes, scrape_targets
 
     report = processes.status()
     settings = load_running_settings()
@@ -106,15 +106,11 @@ def status_report() -> dict[str, Any]:
 
 def _seen_in_kafka(settings: Settings) -> dict[str, Any]:
     from millrace.watch.ledger import lag_report, unknown_report
-    from millrace.watch.observer import Observer
 
     if settings.kafka_bootstrap is None:
         return {"releases": {}, "lag": {}, "unknown": {}}
     try:
-        with Observer(settings.model_copy(update={"dependency_wait_s": KAFKA_WAIT_S})) as observer:
-            observer.wait_caught_up(CATCH_UP_S)
-            seen = observer.look()
-            serving = observer.models.serving()
+        seen, serving = observe(lambda observer: (observer.look(), observer.models.serving()))
     except MillraceError as error:
         return {"releases": {}, "lag": {}, "unknown": {Process.KAFKA.value: error.message}}
     in_force = {"serving": serving.model_dump(mode="json") if serving else None}
