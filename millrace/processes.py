@@ -29,58 +29,42 @@ UNREADY: Final = "unready"
 Report = dict[str, Any]
 
 
-def up(
-    overrides: Mapping[str, Any] | None = None,
-    *,
-    detach: bool = False,
-    processes: Sequence[str] | None = None,
-    brokers: int = 1,
-    on_progress: OnProgress | None = None,
-    on_ready: Callable[[Report], None] | None = None,
-) -> Report:
-    """Run everything, or the named processes, on this machine; return how all were when they were ready.
+def up(*, brokers: int, on_progress: OnProgress, on_ready: Callable[[Report], None]) -> None:
+    """Run everything on this machine until Ctrl-C or SIGTERM; `on_ready` is told how all are once they are ready."""
 
-    With `detach` it returns as soon as all are ready; otherwise it stays until Ctrl-C or SIGTERM and stops all.
-    `on_ready` is given the report in either case.
-    """
-    tell = on_progress or (lambda name, state, detail: None)
-    hand_over = on_ready or (lambda report: None)
-    if detach:
-        report = _up_detached(overrides or {}, processes, brokers, tell)
-        hand_over(report)
-        return report
-    kept: Report = {}
+    def say_where(running: LocalMillrace) -> None:
+        on_progress("up", "ready", f"{_addresses(running.urls)}; Ctrl-C stops everything")
+        on_ready(_report(read_state(running.settings.data_dir), running.settings))
 
-    def keep(running: LocalMillrace) -> None:
-        kept.update(_report(read_state(running.settings.data_dir), running.settings))
-        tell("up", "ready", f"{_addresses(running.urls)}; Ctrl-C stops everything")
-        hand_over(kept)
-
-    run_until_stopped(overrides, on_ready=keep, on_progress=tell, processes=processes, brokers=brokers)
-    return kept
+    run_until_stopped(on_ready=say_where, on_progress=on_progress, brokers=brokers)
 
 
 def _addresses(urls: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {urls[name]}" for name in ("page", "search", "collector") if name in urls)
 
 
-def _up_detached(
-    overrides: Mapping[str, Any], processes: Sequence[str] | None, brokers: int, tell: OnProgress
+def up_detached(
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    processes: Sequence[str] | None = None,
+    brokers: int = 1,
+    on_progress: OnProgress = lambda name, state, detail: None,
 ) -> Report:
+    """Start a supervisor in the background and return how its processes are once all are ready."""
     data_dir = load_settings(overrides).data_dir.expanduser().absolute()
     if (pid := holder_pid(data_dir)) is not None:
         raise UsageError(f"Millrace already runs on {data_dir} (process {pid})", fix="`millrace down` stops it")
     log = data_dir / LOG_FOLDER / "up.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     since = log.stat().st_size if log.exists() else 0
-    started = Background(_spawn(overrides, processes, brokers, log), log, since)
+    started = Background(_spawn(overrides or {}, processes, brokers, log), log, since)
     try:
-        state = _wait_all_ready(started, data_dir, tell)
+        state = _wait_all_ready(started, data_dir, on_progress)
     except BaseException:
         started.stop()
         raise
     running = load_running_settings(overrides)
-    tell("up", "ready", f"{_addresses(scrape_targets(running))}; `millrace down` stops everything")
+    on_progress("up", "ready", f"{_addresses(scrape_targets(running))}; `millrace down` stops everything")
     return _report(state, running)
 
 

@@ -1,6 +1,6 @@
 """Commands that start and stop a deployment, ask how it is, and write the schemas of its messages."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,8 +34,11 @@ def up(
 
     if brokers not in (1, 3):
         raise UsageError(f"--brokers {brokers} is not possible", fix="use 1 or 3")
-    on_ready = print_json if json else None
-    processes.up(detach=detach, brokers=brokers, on_progress=_progress, on_ready=on_ready)
+    show: Callable[[dict[str, Any]], None] = print_json if json else lambda report: None
+    if detach:
+        show(processes.up_detached(brokers=brokers, on_progress=_progress))
+    else:
+        processes.up(brokers=brokers, on_progress=_progress, on_ready=show)
 
 
 def down(json: Json = False) -> None:
@@ -96,12 +99,12 @@ def print_summary(report: Mapping[str, Any]) -> None:
 def status_report() -> dict[str, Any]:
     """Put `status` into stable JSON; what cannot be told is empty or None, with its reason, and no error."""
     from millrace import processes
-    from millrace.watch.observer import status_freshness
 
     report = processes.status()
     settings = load_running_settings()
-    views = look_at_processes(scrape_targets(settings))
-    return {**report, **_seen_in_kafka(settings), "freshness_s": status_freshness(freshness_report(views.values()))}
+    measured = freshness_report(look_at_processes(scrape_targets(settings)).values())
+    freshness_s = {path: {"p50": row["p50"], "p99": row["p99"]} for path, row in measured.items()}
+    return {**report, **_seen_in_kafka(settings), "freshness_s": freshness_s}
 
 
 def _seen_in_kafka(settings: Settings) -> dict[str, Any]:

@@ -88,46 +88,41 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
-class Installer:
-    """Runs the commands of the steps, keeps what they say in a log, and shows that they live."""
+def run(layout: Layout, command: Sequence[str | Path]) -> None:
+    """Run one command, and again if it fails the first time; what it says goes into the log.
 
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
+    Raises:
+        SetupError: it failed each time; the message holds what it said last.
+    """
+    begin = layout.log.stat().st_size if layout.log.exists() else 0
+    for _ in range(ATTEMPTS):
+        if _run_once(layout, [str(part) for part in command]) == 0:
+            return
+    words = [Path(part).name if os.sep in str(part) else str(part) for part in command]
+    shown = " ".join(word for word in words if not word.startswith("-"))[:80]
+    said = layout.log.read_bytes()[begin:].decode("utf-8", "replace").splitlines()[1:]
+    last = " | ".join([line.strip() for line in said if line.strip()][-SHOWN_LINES:])[:600]
+    raise SetupError(f"{shown} failed: {last or 'it said nothing'} (all of it: {layout.log})")
 
-    def run(self, command: Sequence[str | Path]) -> None:
-        """Run one command, and again if it fails the first time.
 
-        Raises:
-            SetupError: it failed each time; the message holds what it said last.
-        """
-        log = self._layout.log
-        begin = log.stat().st_size if log.exists() else 0
-        for _ in range(ATTEMPTS):
-            if self._run_once([str(part) for part in command]) == 0:
-                return
-        words = [Path(part).name if os.sep in str(part) else str(part) for part in command]
-        shown = " ".join(word for word in words if not word.startswith("-"))[:80]
-        said = log.read_bytes()[begin:].decode("utf-8", "replace").splitlines()[1:]
-        last = " | ".join([line.strip() for line in said if line.strip()][-SHOWN_LINES:])[:600]
-        raise SetupError(f"{shown} failed: {last or 'it said nothing'} (all of it: {log})")
-
-    def _run_once(self, command: list[str]) -> int:
-        started = time.monotonic()
-        with self._layout.log.open("ab") as log:
-            log.write(f"$ {' '.join(command)}\n".encode())
-            log.flush()
-            try:
-                process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=self._layout.root
-                )
-            except OSError as error:
-                raise SetupError(f"cannot run {command[0]}: {error.strerror}") from error
-            with process:
-                while True:
-                    try:
-                        return process.wait(HEARTBEAT_S)
-                    except subprocess.TimeoutExpired:
-                        say(f"    still at it, {time.monotonic() - started:.0f} s")
+def _run_once(layout: Layout, command: list[str]) -> int:
+    """Run a command and return its exit code, with a line now and then that shows that it lives."""
+    started = time.monotonic()
+    with layout.log.open("ab") as log:
+        log.write(f"$ {' '.join(command)}\n".encode())
+        log.flush()
+        try:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=layout.root
+            )
+        except OSError as error:
+            raise SetupError(f"cannot run {command[0]}: {error.strerror}") from error
+        with process:
+            while True:
+                try:
+                    return process.wait(HEARTBEAT_S)
+                except subprocess.TimeoutExpired:
+                    say(f"    still at it, {time.monotonic() - started:.0f} s")
 
 
 def venv_is_good(layout: Layout) -> bool:
@@ -185,7 +180,7 @@ def privilege() -> list[str] | None:
     return ["sudo", "-n"] if asked.returncode == 0 else None
 
 
-def install_system_packages(needs: Sequence[Need], installer: Installer) -> None:
+def install_system_packages(layout: Layout, needs: Sequence[Need]) -> None:
     """Install what the system lacks from its own sources, or say what to install.
 
     Raises:
@@ -196,9 +191,9 @@ def install_system_packages(needs: Sequence[Need], installer: Installer) -> None
         raise SetupError(how_to_install(needs))
     wait = f"DPkg::Lock::Timeout={APT_LOCK_WAIT_S}"
     apt = [*before, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-o", wait]
-    installer.run([*apt, "update"])
+    run(layout, [*apt, "update"])
     packages = [next((name for name in need.debian if _is_known(name)), need.debian[-1]) for need in needs]
-    installer.run([*apt, "install", "-y", "--no-install-recommends", *packages])
+    run(layout, [*apt, "install", "-y", "--no-install-recommends", *packages])
 
 
 def _is_known(package: str) -> bool:
@@ -218,22 +213,22 @@ def how_to_install(needs: Sequence[Need]) -> str:
     )
 
 
-def make_venv(layout: Layout, installer: Installer) -> None:
+def make_venv(layout: Layout) -> None:
     """Make the virtual environment anew."""
     if layout.venv.is_symlink():
         layout.venv.unlink()
     elif layout.venv.exists():
         shutil.rmtree(layout.venv)
-    installer.run([sys.executable, "-m", "venv", layout.venv])
+    run(layout, [sys.executable, "-m", "venv", layout.venv])
 
 
-def install_packages(layout: Layout, installer: Installer) -> None:
+def install_packages(layout: Layout) -> None:
     """Install the locked packages and Millrace itself, which stays editable."""
     pip: list[str | Path] = [layout.python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
-    installer.run([*pip, "--require-hashes", "-r", layout.lock("uv")])
+    run(layout, [*pip, "--require-hashes", "-r", layout.lock("uv")])
     uv: list[str | Path] = [layout.venv / "bin" / "uv", "pip", "install", "--python", layout.python]
-    installer.run([*uv, "--require-hashes", "-r", layout.lock("all")])
-    installer.run([*uv, "--no-deps", "--no-build-isolation", "-e", layout.root])
+    run(layout, [*uv, "--require-hashes", "-r", layout.lock("all")])
+    run(layout, [*uv, "--no-deps", "--no-build-isolation", "-e", layout.root])
     layout.stamp.write_text(layout.fingerprint(), encoding="ascii")
 
 
@@ -265,17 +260,16 @@ def set_up(layout: Layout) -> None:
         SetupError: one failed.
         JarError: Kafka's jars could not be fetched, or are not the locked ones.
     """
-    installer = Installer(layout)
     if needs := missing_packages(layout):
         names = ", ".join(need.what for need in needs)
-        timed(f"system packages: {names}", lambda: install_system_packages(needs, installer))
+        timed(f"system packages: {names}", lambda: install_system_packages(layout, needs))
         if still := missing_packages(layout):
             raise SetupError(how_to_install(still))
     if not venv_is_good(layout):
         version = ".".join(str(part) for part in sys.version_info[:2])
-        timed(f"virtual environment with Python {version}", lambda: make_venv(layout, installer))
+        timed(f"virtual environment with Python {version}", lambda: make_venv(layout))
     if not packages_are_installed(layout):
-        timed("Python packages (some minutes and 6 GB the first time)", lambda: install_packages(layout, installer))
+        timed("Python packages (some minutes and 6 GB the first time)", lambda: install_packages(layout))
     if not kafka_jars.are_complete():
         timed(f"Apache Kafka {kafka_jars.KAFKA_VERSION}", kafka_jars.fetch)
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
-from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from pydantic import TypeAdapter
@@ -18,7 +17,7 @@ from contracts import wire
 from contracts.errors import ContractError, DependencyDown, InvariantError, MillraceError
 from contracts.progress import PartitionProgress
 from contracts.releases import ReleaseManifest, Serving
-from contracts.telemetry import FRESHNESS_PATHS, Process
+from contracts.telemetry import Process
 from contracts.topics import CATALOG, GROUP_PREFIX, MODELS, SEARCH_EVENTS
 from millrace.watch.kafka_view import COUNTS, UNREAD, KafkaView, Tail, TailCounter, catalog_counts
 from millrace.watch.ledger import lag_report, ledger_report, unknown_report
@@ -78,13 +77,7 @@ class Observer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop following and close every client."""
+    def __exit__(self, *_error: object) -> None:
         self._opened.close()
 
     def wait_caught_up(self, timeout_s: float) -> None:
@@ -265,8 +258,3 @@ def state_of(view: ProcessView) -> str:
     if view.ready is None:
         return "silent"
     return "ready" if view.ready else "waiting"
-
-
-def status_freshness(report: Mapping[str, Mapping[str, float | None]]) -> dict[str, dict[str, float | None]]:
-    """Keep only the quantiles of both ways, as `status` prints them."""
-    return {path: {"p50": report[path]["p50"], "p99": report[path]["p99"]} for path in FRESHNESS_PATHS}

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Final, Self
 
 import httpx
@@ -77,19 +76,13 @@ class Scraper:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
+    def __exit__(self, *_error: object) -> None:
+        self._pool.shutdown()
+        self._client.close()
 
     def look(self) -> dict[str, ProcessView]:
         """Ask each process how it is now."""
         return dict(zip(self._targets, self._pool.map(self._ask, self._targets.values()), strict=True))
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._pool.shutdown()
-        self._client.close()
 
     def _ask(self, url: str) -> ProcessView:
         try:

@@ -137,7 +137,8 @@ def test_each_image_holds_all_that_its_processes_import(name: str) -> None:
     )
     distributions = packages_distributions()
     seen: set[str] = set()
-    waiting = [f"{OURS[name].module}.__main__"]
+    main = f"{OURS[name].module}.__main__"
+    waiting = [main if source_of(main) else OURS[name].module]
     while waiting:
         module = waiting.pop()
         top = module.split(".")[0]

@@ -59,7 +59,8 @@ def test_status_where_nothing_runs(capsys: pytest.CaptureFixture[str]) -> None:
     report = json.loads(capsys.readouterr().out)
     assert {row["state"] for row in report["processes"]} == {"stopped"}
     assert (report["releases"], report["lag"], report["unknown"]) == ({}, {}, {})
-    assert report["freshness_s"]["click_to_search"] == {"p50": None, "p99": None}
+    unmeasured = {"p50": None, "p99": None}
+    assert report["freshness_s"] == {"click_to_search": unmeasured, "product_to_search": unmeasured}
 
 
 def test_status_outlives_a_kafka_that_is_away(

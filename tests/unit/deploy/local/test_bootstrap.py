@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploy.local import REPOSITORY, bootstrap, kafka_jars
-from deploy.local.bootstrap import JAVA, MAVEN, REDIS, Installer, Layout, SetupError
+from deploy.local.bootstrap import JAVA, MAVEN, REDIS, Layout, SetupError
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_a_failed_command_is_one_line_with_what_it_said(layout: Layout) -> None:
     """The message names the command and what it said last, and it was tried twice."""
     script = "import sys; print('registry is away'); sys.exit(1)"
     with pytest.raises(SetupError, match="registry is away") as raised:
-        Installer(layout).run([sys.executable, "-c", script])
+        bootstrap.run(layout, [sys.executable, "-c", script])
     assert "\n" not in str(raised.value)
     assert layout.log.read_text(encoding="ascii").count("\nregistry is away") == bootstrap.ATTEMPTS
 
@@ -63,7 +63,7 @@ def test_a_failed_command_is_one_line_with_what_it_said(layout: Layout) -> None:
 def test_a_command_that_works_at_the_second_try_is_no_failure(layout: Layout) -> None:
     """A registry's hiccup does not end set-up."""
     script = "import pathlib, sys; p = pathlib.Path('once'); old = p.exists(); p.touch(); sys.exit(not old)"
-    Installer(layout).run([sys.executable, "-c", script])
+    bootstrap.run(layout, [sys.executable, "-c", script])
     assert (layout.root / "once").exists()
 
 
@@ -83,17 +83,16 @@ def test_where_nothing_may_be_installed_set_up_says_what_to_install(
     """Without root and without sudo nothing is tried."""
     monkeypatch.setattr(bootstrap, "privilege", lambda: None)
     with pytest.raises(SetupError, match="install redis-server"):
-        bootstrap.install_system_packages([REDIS], Installer(layout))
+        bootstrap.install_system_packages(layout, [REDIS])
 
 
 def test_packages_come_in_one_go_after_an_update(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     """The list of packages is refreshed first, and the newest Java that the system knows is taken."""
     commands: list[str] = []
-    installer = Installer(layout)
-    monkeypatch.setattr(installer, "run", lambda command: commands.append(" ".join(command)))
+    monkeypatch.setattr(bootstrap, "run", lambda layout, command: commands.append(" ".join(command)))
     monkeypatch.setattr(bootstrap, "privilege", lambda: ["sudo", "-n"])
     monkeypatch.setattr(bootstrap, "_is_known", lambda name: name != "openjdk-21-jre-headless")
-    bootstrap.install_system_packages([JAVA, REDIS], installer)
+    bootstrap.install_system_packages(layout, [JAVA, REDIS])
     assert [command.endswith("update") for command in commands] == [True, False]
     assert commands[1].endswith("install -y --no-install-recommends openjdk-17-jre-headless redis-server")
     assert all(command.startswith("sudo -n env DEBIAN_FRONTEND=noninteractive apt-get") for command in commands)
