@@ -72,7 +72,7 @@ def paired() -> list[dict[str, Any]]:
 def test_the_collector_makes_the_record_shown() -> None:
     """The click as the site sends it becomes the click that the tour shows."""
     sent = {**CLICK, "client_id": "c9"}
-    del sent["received_at"]
+    del sent["received_at"], sent["schema_version"]
     decision = decide_event(sent, Arrival(received_at=CLICK["received_at"], person_key=b"a key of the shop"))
     assert isinstance(decision, Accepted)
     assert json.loads(decision.records[0].value) == CLICK
