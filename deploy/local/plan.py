@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,7 +41,7 @@ from deploy.local.servers import (
     require_java,
 )
 from deploy.local.state import KEYS, LOG_FOLDER, read_env
-from deploy.local.supervised_process import Probe, ProcessCommand
+from deploy.local.supervised_process import ProcessCommand
 from service.settings import ENV_PREFIX, Settings, env_name
 
 BROKERS: Final = (1, 3)
@@ -186,26 +187,22 @@ def _kafka_commands(plan: Plan) -> list[ProcessCommand]:
     if not plan.nodes:
         return []
     java, brokers = require_java(), len(plan.nodes)
-    names = [KAFKA if node.number == 1 else f"{KAFKA}-{node.number}" for node in plan.nodes]
-    return [
-        ProcessCommand(
+    commands = []
+    for node in plan.nodes:
+        name = KAFKA if node.number == 1 else f"{KAFKA}-{node.number}"
+        alone = plan.settings.model_copy(update={"kafka_bootstrap": bootstrap_servers([node])})
+        command = ProcessCommand(
             name=name,
             argv=broker_argv(node, brokers=brokers, java=java),
             environ={**_outer_environ(), **JAVA_LOCALE},
             log_path=plan.log_path(name),
-            probe=_kafka_probe(plan.settings, node, brokers),
+            probe=partial(kafka_problem, alone, brokers=brokers),
             port=node.port,
             folder=node.folder,
             find_error=last_kafka_error,
         )
-        for name, node in zip(names, plan.nodes, strict=True)
-    ]
-
-
-def _kafka_probe(settings: Settings, node: KafkaNode, brokers: int) -> Probe:
-    """Ask one node alone: does it answer, and does it see the others?"""
-    asked = settings.model_copy(update={"kafka_bootstrap": bootstrap_servers([node])})
-    return lambda: kafka_problem(asked, brokers=brokers)
+        commands.append(command)
+    return commands
 
 
 def _redis_command(plan: Plan) -> ProcessCommand:

@@ -15,7 +15,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from contracts.errors import UsageError
-from contracts.telemetry import DEFAULT_PORTS, Process
+from contracts.telemetry import Process
 from deploy.local import REPOSITORY
 
 KAFKA: Final = Process.KAFKA.value
@@ -36,18 +36,9 @@ class ProcessSpec:
     static_member: bool = False
     """It belongs to a consumer group and keeps its partitions over a quick restart."""
 
-    @property
-    def default_port(self) -> int:
-        """The port it listens on if that is free."""
-        return DEFAULT_PORTS[Process(self.name)]
-
-    def command(self) -> tuple[str, ...]:
-        """Return the command as people and containers write it."""
-        return ("python", "-m", self.module)
-
     def argv(self) -> list[str]:
         """Return the command for this interpreter."""
-        return [sys.executable, *self.command()[1:]]
+        return [sys.executable, "-m", self.module]
 
 
 PROCESSES: Final[tuple[ProcessSpec, ...]] = (
@@ -147,9 +138,13 @@ def port_of(url: str) -> int | None:
 
 def http_problem(url: str, headers: Mapping[str, str] | None = None) -> str | None:
     """Ask a process whether it is ready; return what it has against it, or None."""
+    # Gives every answer as it is, whatever its status, and asks no proxy: none knows this machine.
+    opener = urllib.request.OpenerDirector()
+    for handler in (urllib.request.HTTPHandler(), urllib.request.HTTPSHandler(), urllib.request.UnknownHandler()):
+        opener.add_handler(handler)
     request = urllib.request.Request(url, headers=dict(headers or {}))  # noqa: S310 - our own http:// addresses
     try:
-        with _opener().open(request, timeout=READY_TIMEOUT_S) as answer:
+        with opener.open(request, timeout=READY_TIMEOUT_S) as answer:
             status, body = answer.status, answer.read()
     except (OSError, http.client.HTTPException) as error:
         cause = getattr(error, "reason", error)
@@ -157,14 +152,6 @@ def http_problem(url: str, headers: Mapping[str, str] | None = None) -> str | No
     if status == http.HTTPStatus.OK:
         return None
     return "; ".join(ready_reasons(body))[:LONGEST_REASONS] or f"answers {status}"
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """Make what gives every answer as it is, whatever its status, and asks no proxy: none knows this machine."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (urllib.request.HTTPHandler(), urllib.request.HTTPSHandler(), urllib.request.UnknownHandler()):
-        opener.add_handler(handler)
-    return opener
 
 
 def ready_reasons(body: bytes) -> tuple[str, ...]:

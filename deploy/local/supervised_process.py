@@ -118,7 +118,7 @@ class SupervisedProcess:
         self,
         command: ProcessCommand,
         *,
-        needs_ready: Callable[[], bool],
+        needs_ready: Callable[[Sequence[str]], bool],
         on_change: Callable[["SupervisedProcess"], None],
     ) -> None:
         self.command = command
@@ -192,7 +192,7 @@ class SupervisedProcess:
 
     def _wait_for_needs(self) -> bool:
         """Wait until all that it needs is ready; False means that it is to stop instead."""
-        while not self._needs_ready():
+        while not self._needs_ready(self.command.needs):
             if self.state is not State.WAITING:
                 self._change(State.WAITING)
             if self._stopping.wait(PROBE_INTERVAL_S):

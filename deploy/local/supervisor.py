@@ -133,9 +133,7 @@ class LocalMillrace:
         if self._plan.nodes:
             prepare_kafka(self._plan.nodes, java=require_java())
         self._processes = {
-            command.name: SupervisedProcess(
-                command, needs_ready=self._needs_check(command.needs), on_change=self._changed
-            )
+            command.name: SupervisedProcess(command, needs_ready=self._are_ready, on_change=self._changed)
             for command in process_commands(self._plan)
         }
         self._states = dict.fromkeys(self._processes, State.WAITING)
@@ -206,18 +204,14 @@ class LocalMillrace:
         """Return how often a process was started again."""
         return self._process(name).restarts
 
-    def log_path(self, name: str) -> Path:
-        """Return the file that gets a process's output."""
-        return self.plan.log_path(name)
-
     def _process(self, name: str) -> SupervisedProcess:
         if name not in self._processes:
             raise UsageError(f"{name} was not started here", fix=f"started here: {', '.join(self._processes)}")
         return self._processes[name]
 
-    def _needs_check(self, needs: Sequence[str]) -> Callable[[], bool]:
-        """Ask whether all needs are ready; what is external was checked at the start."""
-        return lambda: all(self._states[need] is State.READY for need in needs if need in self._states)
+    def _are_ready(self, names: Sequence[str]) -> bool:
+        """Tell whether all of these are ready; what is external was checked at the start."""
+        return all(self._states[name] is State.READY for name in names if name in self._states)
 
     def _wait(self, names: Sequence[str], timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s

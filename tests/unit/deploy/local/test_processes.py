@@ -44,7 +44,7 @@ def test_every_process_of_telemetry_stands_in_the_table() -> None:
 
 def test_commands_and_default_ports_are_those_of_the_fixed_interfaces() -> None:
     """Each command and port is the one that people and containers know."""
-    found = {spec.name: (" ".join(spec.command()), spec.default_port) for spec in PROCESSES}
+    found = {spec.name: (f"python -m {spec.module}", DEFAULT_PORTS[Process(spec.name)]) for spec in PROCESSES}
     assert found == {
         "collector": ("python -m streams.collector", 8080),
         "streams": ("python -m streams", 9101),
