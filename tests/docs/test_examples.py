@@ -209,7 +209,7 @@ def test_server_snippet_sends_valid_events(monkeypatch: pytest.MonkeyPatch) -> N
 def test_query_snippet_finds_products_that_can_be_bought(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The README's snippet asks for a vector, queries the alias, and shows neither deleted nor unavailable products."""
+    """The quickstart asks for a vector, queries the alias, and shows neither deleted nor unavailable products."""
     store = qdrant_client.QdrantClient(":memory:")
     store.create_collection(
         "products-r3", vectors_config={"product": models.VectorParams(size=2, distance=models.Distance.COSINE)}
@@ -240,7 +240,7 @@ def test_query_snippet_finds_products_that_can_be_bought(
 
     monkeypatch.setattr(httpx, "post", post)
     monkeypatch.setattr(qdrant_client, "QdrantClient", lambda url: store)
-    exec(compile(snippet("README.md", "ask_qdrant.py"), "ask_qdrant.py", "exec"), {})  # noqa: S102 - our own page
+    exec(compile(snippet("docs/quickstart.md", "ask_qdrant.py"), "ask_qdrant.py", "exec"), {})  # noqa: S102 - our own page
     printed = capsys.readouterr().out
     assert "Quiet fridge" in printed
     assert "Sold out" not in printed

@@ -11,7 +11,7 @@ from kafka import KafkaProducer
 from kafka.admin import ConfigResource
 
 from contracts.topics import CATALOG, SEARCH_EVENTS
-from millrace.watch.facts import TailCounter
+from millrace.watch.kafka_view import TailCounter
 from service.follow import TopicFollower
 from service.kafka import (
     OffsetRange,

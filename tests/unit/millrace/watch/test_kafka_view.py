@@ -8,10 +8,10 @@ from kafka.errors import KafkaConnectionError
 
 from contracts.errors import DependencyDown, MalformedMessage
 from contracts.topics import CATALOG, SEARCH_EVENTS
-from millrace.watch.facts import TICK_BYTES, KafkaFacts, Tail, TailCounter, catalog_counts, is_tick
+from millrace.watch.kafka_view import TICK_BYTES, KafkaView, Tail, TailCounter, catalog_counts, is_tick
 from service.kafka import OffsetRange
 from service.settings import Settings
-from tests.support.deployment import busy_facts
+from tests.support.deployment import busy_kafka
 
 SETTINGS = Settings(kafka_bootstrap="broker:9092", topic_prefix="t-")
 TICK = b'{"schema_version":1,"type":"tick","event_time":1795196006756}'
@@ -20,9 +20,9 @@ CLICK = b'{"schema_version":1,"type":"click","event_time":1795196006756}'
 
 def test_partitions_come_in_order() -> None:
     """Whatever order Kafka answers in."""
-    facts = busy_facts()
-    facts = replace(facts, ends={key: facts.ends[key] for key in sorted(facts.ends, reverse=True)})
-    assert [number for number, _ in facts.partitions(SEARCH_EVENTS)] == [0, 1, 2, 3]
+    kafka = busy_kafka()
+    kafka = replace(kafka, ends={key: kafka.ends[key] for key in sorted(kafka.ends, reverse=True)})
+    assert [number for number, _ in kafka.partitions(SEARCH_EVENTS)] == [0, 1, 2, 3]
 
 
 def test_an_empty_text_is_no_count_yet() -> None:
@@ -39,10 +39,10 @@ def test_a_foreign_text_beside_a_commit_is_named(text: str) -> None:
 
 def test_what_is_unknown_hides_nothing_else() -> None:
     """A part is known unless it, or all of Kafka, is not."""
-    facts = KafkaFacts(ends={}, unknown={CATALOG: DependencyDown("gone")})
-    assert facts.knows(SEARCH_EVENTS)
-    assert not facts.knows(SEARCH_EVENTS, CATALOG)
-    assert not KafkaFacts(ends={}, unknown={"kafka": DependencyDown("gone")}).knows(SEARCH_EVENTS)
+    kafka = KafkaView(ends={}, unknown={CATALOG: DependencyDown("gone")})
+    assert kafka.knows(SEARCH_EVENTS)
+    assert not kafka.knows(SEARCH_EVENTS, CATALOG)
+    assert not KafkaView(ends={}, unknown={"kafka": DependencyDown("gone")}).knows(SEARCH_EVENTS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from contracts.errors import DependencyDown, UsageError
-from millrace.commands.asking import encode, post, search
+from millrace.asking import encode, post, search
 
 ANSWER = {
     "search_id": "s", "query_release": 7, "product_release": 2, "degraded": None,

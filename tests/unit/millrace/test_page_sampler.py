@@ -11,13 +11,14 @@ from prometheus_client import REGISTRY
 from contracts.errors import DependencyDown, MalformedMessage, MillraceError, UsageError
 from contracts.telemetry import M_DEPENDENCY_UP, M_LAG_RECORDS, M_LEDGER, M_LEDGER_BALANCE, Process
 from contracts.topics import CATALOG
-from millrace.page import sampler as module
-from millrace.page.sampler import STALE_AFTER_S, Sampler, export
-from millrace.watch.facts import KafkaFacts
+from millrace import page as module
+from millrace.page import STALE_AFTER_S, Sampler, export
+from millrace.watch.kafka_view import KafkaView
 from millrace.watch.observer import Observer, snapshot
 from service.health import Health
+from service.models import ModelsView
 from service.settings import Settings
-from tests.support.deployment import busy_facts, busy_snapshot, models_table
+from tests.support.deployment import busy_kafka, busy_snapshot, models_table
 from tests.support.poll import eventually
 
 SETTINGS = Settings(kafka_bootstrap="broker:9092")
@@ -44,12 +45,12 @@ class Deployment:
         """Have read everything."""
         assert timeout_s > 0
 
-    def look(self) -> KafkaFacts:
+    def look(self) -> KafkaView:
         """Return what is seen."""
         type(self).looks += 1
         if self.failure is not None:
             raise self.failure
-        return replace(busy_facts(), unknown=self.unknown)
+        return replace(busy_kafka(), unknown=self.unknown)
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def sample(name: str, **labels: str) -> float | None:
 
 
 def test_a_sampler_becomes_ready_with_its_first_look(deployment: type[Deployment]) -> None:
-    """The view is there, nothing is against it, and it goes on looking."""
+    """The view is there, nothing is against it, and it goes on asking."""
     watching = Sampler(SETTINGS)
     watching.start()
     try:
@@ -176,8 +177,8 @@ def test_what_is_not_known_has_no_series() -> None:
     """An alert must neither fire on an old figure nor be calmed by it."""
     Health(Process.PAGE)
     export(busy_snapshot())
-    facts = replace(busy_facts(), unknown={"kafka": DependencyDown("away")})
-    export(snapshot(facts, {}, {}, at_ms=0, promise_s=60))
+    kafka = replace(busy_kafka(), unknown={"kafka": DependencyDown("away")})
+    export(snapshot(kafka, ModelsView(), {}, at_ms=0, promise_s=60))
     assert sample(M_LAG_RECORDS, group="join", topic="search-events", partition="3") is None
     assert sample(M_LEDGER, ledger="searches", term="unpaired") is None
     assert sample(M_LEDGER_BALANCE, ledger="events") is None

@@ -10,22 +10,22 @@ import pytest
 from rich.console import Console
 
 from contracts.errors import CheckFailed, DependencyDown, InvariantError
-from millrace.commands import looking
-from millrace.watch.facts import KafkaFacts, Tail
+from millrace import asking
+from millrace.watch.kafka_view import KafkaView, Tail
 from service.models import ModelsTable
-from tests.support.deployment import busy_facts, models_table, process_views
+from tests.support.deployment import busy_kafka, models_table, process_views
 
 
 class Seen:
     """An observer that saw a deployment once."""
 
-    def __init__(self, facts: KafkaFacts, models: ModelsTable) -> None:
-        self._facts = facts
+    def __init__(self, kafka: KafkaView, models: ModelsTable) -> None:
+        self._kafka = kafka
         self.models = models
 
-    def look(self) -> KafkaFacts:
+    def look(self) -> KafkaView:
         """Return what was seen."""
-        return self._facts
+        return self._kafka
 
 
 @pytest.fixture
@@ -33,10 +33,10 @@ def deployment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[...,
     """Give a function that sets what the commands see."""
     monkeypatch.chdir(tmp_path)
 
-    def show(facts: KafkaFacts | None = None, models: ModelsTable | None = None) -> None:
-        """Let every question be asked of these facts."""
-        seen = Seen(facts or busy_facts(), models or models_table())
-        monkeypatch.setattr(looking, "observe", lambda question: question(seen))
+    def show(kafka: KafkaView | None = None, models: ModelsTable | None = None) -> None:
+        """Let every question be asked of this view."""
+        seen = Seen(kafka or busy_kafka(), models or models_table())
+        monkeypatch.setattr(asking, "observe", lambda question: question(seen))
 
     show()
     return show
@@ -45,7 +45,7 @@ def deployment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[...,
 @pytest.mark.usefixtures("deployment")
 def test_lag_shows_every_partition_of_every_group(capsys: pytest.CaptureFixture[str]) -> None:
     """The table has a line per group and partition, with what is held."""
-    looking.lag()
+    asking.lag()
     printed = capsys.readouterr().out
     assert sum("search-events" in line for line in printed.splitlines()) == 4
     assert "1,060" in printed
@@ -55,7 +55,7 @@ def test_lag_shows_every_partition_of_every_group(capsys: pytest.CaptureFixture[
 @pytest.mark.usefixtures("deployment")
 def test_lag_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     """With `--json` the totals per group and every partition are on stdout."""
-    looking.lag(json=True)
+    asking.lag(json=True)
     report = json.loads(capsys.readouterr().out)
     assert report["groups"]["trainer"] == {"records": 40, "held": 0, "worst_partition": 10}
 
@@ -63,7 +63,7 @@ def test_lag_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.usefixtures("deployment")
 def test_a_balanced_ledger_is_well(capsys: pytest.CaptureFixture[str]) -> None:
     """Both ledgers are shown, with each reason below its sum; nothing is raised."""
-    looking.ledger()
+    asking.ledger()
     printed = capsys.readouterr().out
     assert "no click" in printed
     assert "balance" in printed
@@ -73,10 +73,10 @@ def test_an_unbalanced_ledger_fails_the_command(
     deployment: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One event that nobody accounts for is exit code 3, after the figures were printed."""
-    facts = busy_facts()
-    deployment(replace(facts, tails={**facts.tails, 1: Tail(events=18, ticks=1)}))
+    kafka = busy_kafka()
+    deployment(replace(kafka, tails={**kafka.tails, 1: Tail(events=18, ticks=1)}))
     with pytest.raises(CheckFailed, match="events"):
-        looking.ledger(json=True)
+        asking.ledger(json=True)
     report = json.loads(capsys.readouterr().out)
     assert (report["events"]["balance"], report["searches"]["balance"]) == (1, 0)
 
@@ -88,9 +88,9 @@ def test_lag_of_half_a_deployment_shows_that_half(
     deployment: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What is known is printed, what is not has its reason, and the exit code says that a dependency is down."""
-    deployment(replace(busy_facts(), unknown={"catalog": GONE}))
+    deployment(replace(busy_kafka(), unknown={"catalog": GONE}))
     with pytest.raises(DependencyDown, match="t-catalog") as caught:
-        looking.lag(json=True)
+        asking.lag(json=True)
     assert caught.value.exit_code == 4
     printed = capsys.readouterr()
     report = json.loads(printed.out)
@@ -104,9 +104,9 @@ def test_a_ledger_that_cannot_be_told_is_no_balanced_one(
 ) -> None:
     """The other ledger stands; the command fails, but not as if events had been lost."""
     unreadable = InvariantError("the record 0 of pairs-progress cannot be read")
-    deployment(replace(busy_facts(), unknown={"pairs-progress": unreadable}))
+    deployment(replace(busy_kafka(), unknown={"pairs-progress": unreadable}))
     with pytest.raises(InvariantError):
-        looking.ledger()
+        asking.ledger()
     printed = capsys.readouterr()
     assert printed.out.count("not known") == 8
     assert "pairs-progress not known: the record 0" in printed.err
@@ -114,29 +114,29 @@ def test_a_ledger_that_cannot_be_told_is_no_balanced_one(
 
 def test_an_unbalanced_ledger_beside_an_unknown_one_is_said(deployment: Callable[..., None]) -> None:
     """A loss that is seen is not hidden behind what is not seen."""
-    facts = busy_facts()
-    tails = {**facts.tails, 1: Tail(events=18, ticks=1)}
-    deployment(replace(facts, tails=tails, unknown={"pairs-progress": GONE}))
+    kafka = busy_kafka()
+    tails = {**kafka.tails, 1: Tail(events=18, ticks=1)}
+    deployment(replace(kafka, tails=tails, unknown={"pairs-progress": GONE}))
     with pytest.raises(CheckFailed, match="events"):
-        looking.ledger()
+        asking.ledger()
 
 
 def test_releases_that_are_not_known_are_said(
     deployment: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The list is printed as far as it goes; other parts do not matter here."""
-    deployment(replace(busy_facts(), unknown={"catalog": GONE}))
-    looking.releases_ls(json=True)
-    deployment(replace(busy_facts(), unknown={"models": GONE}))
+    deployment(replace(busy_kafka(), unknown={"catalog": GONE}))
+    asking.releases_ls(json=True)
+    deployment(replace(busy_kafka(), unknown={"models": GONE}))
     with pytest.raises(DependencyDown):
-        looking.releases_ls(json=True)
+        asking.releases_ls(json=True)
     assert capsys.readouterr().out.count('"serving"') == 2
 
 
 @pytest.mark.usefixtures("deployment")
 def test_releases_are_listed_with_the_pair_in_force(capsys: pytest.CaptureFixture[str]) -> None:
     """The newest stands first; the ones in force are marked and named above."""
-    looking.releases_ls()
+    asking.releases_ls()
     printed = capsys.readouterr().out
     assert "in force: query release 2, product release 1" in printed
     assert printed.index("query 3") < printed.index("query 2 ")
@@ -146,7 +146,7 @@ def test_releases_are_listed_with_the_pair_in_force(capsys: pytest.CaptureFixtur
 def test_nothing_in_force_is_said(deployment: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
     """An empty topic is no error."""
     deployment(models=ModelsTable())
-    looking.releases_ls()
+    asking.releases_ls()
     assert "nothing is in force yet" in capsys.readouterr().out
 
 
@@ -154,14 +154,14 @@ def test_nothing_in_force_is_said(deployment: Callable[..., None], capsys: pytes
 def test_freshness_needs_to_know_where_the_processes_run() -> None:
     """Without addresses there is nothing to show, and the fix is named."""
     with pytest.raises(DependencyDown, match="where the processes run"):
-        looking.freshness()
+        asking.freshness()
 
 
 @pytest.mark.usefixtures("deployment")
 def test_freshness_names_who_is_silent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A process that does not answer is named on stderr; stdout stays JSON."""
-    monkeypatch.setattr("millrace.watch.scrape.look_at_processes", lambda _targets: process_views())
-    looking.freshness(json=True)
+    monkeypatch.setattr("millrace.asking.look_at_processes", lambda _targets: process_views())
+    asking.freshness(json=True)
     printed = capsys.readouterr()
     assert json.loads(printed.out)["click_to_search"]["p50"] is None
     assert "indexer does not answer" in printed.err
@@ -175,7 +175,7 @@ def test_freshness_is_shown_in_seconds() -> None:
     }
     console = Console(width=80)
     with console.capture() as captured:
-        console.print(looking.freshness_table(report))
+        console.print(asking.freshness_table(report))
     assert "12.35 s" in captured.get() or "12.34 s" in captured.get()
     assert "1,234" in captured.get()
 
@@ -187,5 +187,5 @@ def test_lag_fits_its_terminal(width: int) -> None:
 
     console = Console(width=width, soft_wrap=True)
     with console.capture() as captured:
-        console.print(looking.lag_table(lag_report(busy_facts())))
+        console.print(asking.lag_table(lag_report(busy_kafka())))
     assert max(len(line) for line in captured.get().splitlines()) <= width

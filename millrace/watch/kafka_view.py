@@ -1,4 +1,4 @@
-"""Facts read from Kafka at one moment, before anything is concluded from them.
+"""What Kafka holds at one moment, before anything is concluded from it.
 
 What cannot be told is unknown, with the reason, and hides nothing else. Pending events are a term of the ledger, so the
 unread tail of `search-events` is counted by reading it: a difference of offsets would balance by construction and hide
@@ -30,20 +30,20 @@ TICK_BYTES: Final = 200
 """No tick is longer; longer records are not decoded when ticks are counted."""
 UNREAD: Final = "unread events"
 COUNTS: Final = "counts of the indexer"
-"""Parts of the facts that are neither a topic nor a group: `tails`, and what the indexer commits beside its offsets."""
+"""Parts of a view that are neither a topic nor a group: `tails`, and what the indexer commits beside its offsets."""
 _CATALOG_COUNTS = TypeAdapter(CatalogCounts)
 
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """Records of `search-events` that the join had not read when the facts were taken, counted by reading them."""
+    """Records of `search-events` that the join has not read, counted by reading them."""
 
     events: int
     ticks: int
 
 
 @dataclass(frozen=True, slots=True)
-class KafkaFacts:
+class KafkaView:
     """One look at Kafka. Topics and groups are named without the deployment's prefix.
 
     Args:
@@ -65,7 +65,7 @@ class KafkaFacts:
         return not self.unknown.keys() & {*parts, Process.KAFKA.value}
 
     def partitions(self, topic: str) -> list[tuple[int, OffsetRange]]:
-        """Return the partitions of a topic in order, with what each holds."""
+        """List the partitions of a topic in order, with what each holds."""
         return sorted((number, ends) for (name, number), ends in self.ends.items() if name == topic)
 
     def progress_of(self, agent: str, partition: int) -> PartitionProgress | None:
@@ -74,13 +74,10 @@ class KafkaFacts:
 
 
 def catalog_counts(metadata: str) -> CatalogCounts:
-    """Return the indexer's counts from its commit metadata; zeros where it has not committed.
+    """Read the indexer's counts from its commit metadata; zeros if it has not committed.
 
     Raises:
         MalformedMessage: somebody else committed for the group with a text of their own.
-
-    >>> catalog_counts("").catalogue
-    0
     """
     return wire.decode(metadata.encode(), _CATALOG_COUNTS) if metadata else CatalogCounts()
 
@@ -94,24 +91,9 @@ class _Read:
     events: "array[int]" = field(default_factory=lambda: array("q"))
     ticks: "array[int]" = field(default_factory=lambda: array("q"))
 
-    def forget_below(self, position: int) -> None:
-        """Drop what the join has read by now."""
-        self.since = position
-        for offsets in (self.events, self.ticks):
-            del offsets[: bisect_left(offsets, position)]
-
-    def tail(self, end: int) -> Tail:
-        """Return how many events and ticks lie below an offset."""
-        return Tail(events=bisect_left(self.events, end), ticks=bisect_left(self.ticks, end))
-
 
 class TailCounter:
-    """Counts the unread tail again and again, reading each record once. Not thread-safe: one caller at a time.
-
-    Args:
-        settings: of the deployment.
-        consumer: reads without a group; made from the settings where None.
-    """
+    """Counts the unread tail again and again, reading each record once. Not thread-safe: one caller at a time."""
 
     def __init__(self, settings: Settings, consumer: KafkaConsumer | None = None) -> None:
         self._settings = settings
@@ -123,45 +105,46 @@ class TailCounter:
     def count(
         self, positions: Mapping[int, int], ends: Mapping[int, OffsetRange], *, silence_s: float = SILENCE_S
     ) -> dict[int, Tail]:
-        """Return the tail of each partition: records from its position (included) to its end (excluded).
-
-        Args:
-            positions: partition -> where the join stands.
-            ends: partition -> the log's ends.
-            silence_s: how long the broker may hand over nothing although there is more.
+        """Count the tail of each partition: records from its position (included) to its end (excluded).
 
         Raises:
-            DependencyDown: the broker does not hand over the records.
+            DependencyDown: for so many seconds the broker handed over nothing although there is more.
         """
         with translate_kafka_errors(self._settings):
-            self._begin(positions)
+            self._go_to(positions)
             heard_at = time.monotonic()
             while any(self._read[number].next_offset < found.end for number, found in ends.items()):
                 if self._poll():
                     heard_at = time.monotonic()
                 elif time.monotonic() - heard_at >= silence_s:
                     raise DependencyDown("Kafka does not hand over the unread events", fix="look at the broker's log")
-        return {number: self._read[number].tail(found.end) for number, found in ends.items()}
+        tails = {}
+        for number, found in ends.items():
+            read = self._read[number]
+            tails[number] = Tail(bisect_left(read.events, found.end), bisect_left(read.ticks, found.end))
+        return tails
 
     def close(self) -> None:
         """Close the consumer."""
         self._consumer.close()
 
-    def _begin(self, positions: Mapping[int, int]) -> None:
-        """Stand where reading goes on: where it stopped, or at the join's position where that is further on."""
+    def _go_to(self, positions: Mapping[int, int]) -> None:
+        """Read on where reading stopped, or at the join's position if that is further on."""
         partitions = {number: TopicPartition(self._topic, number) for number in positions}
         if self._consumer.assignment() != set(partitions.values()):
             self._consumer.assign(list(partitions.values()))
         for number, position in positions.items():
             read = self._read.get(number)
             if read is not None and read.since <= position <= read.next_offset:
-                read.forget_below(position)
+                read.since = position
+                for offsets in (read.events, read.ticks):
+                    del offsets[: bisect_left(offsets, position)]
             else:
                 self._read[number] = _Read(position, position)
                 self._consumer.seek(partitions[number], position)
 
     def _poll(self) -> bool:
-        """Read on; return whether that came further, also where only marks of transactions were passed."""
+        """Read on; return whether that came further, also if only marks of transactions were passed."""
         for partition, records in self._consumer.poll(timeout_ms=POLL_MS).items():
             read = self._read[partition.partition]
             for record in records:
@@ -179,8 +162,6 @@ def is_tick(value: bytes | None) -> bool:
 
     >>> is_tick(b'{"schema_version":1,"type":"tick","event_time":1795196006756}')
     True
-    >>> is_tick(b"not json")
-    False
     """
     if value is None or len(value) > TICK_BYTES:
         return False

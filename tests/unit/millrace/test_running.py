@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from contracts.errors import UsageError
-from millrace import processes
-from millrace.commands import running
+from millrace import asking, processes, running
 
 REPORT = {"processes": [{"name": "search", "state": "ready", "pid": 7, "port": 8081, "restarts": 0, "reasons": []}]}
 
@@ -60,7 +59,8 @@ def test_status_where_nothing_runs(capsys: pytest.CaptureFixture[str]) -> None:
     report = json.loads(capsys.readouterr().out)
     assert {row["state"] for row in report["processes"]} == {"stopped"}
     assert (report["releases"], report["lag"], report["unknown"]) == ({}, {}, {})
-    assert report["freshness_s"]["click_to_search"] == {"p50": None, "p99": None}
+    unmeasured = {"p50": None, "p99": None}
+    assert report["freshness_s"] == {"click_to_search": unmeasured, "product_to_search": unmeasured}
 
 
 def test_status_outlives_a_kafka_that_is_away(
@@ -68,7 +68,7 @@ def test_status_outlives_a_kafka_that_is_away(
 ) -> None:
     """Status is asked most when something is down: the rest is still shown, and what is missing is said."""
     monkeypatch.setenv("MILLRACE_KAFKA_BOOTSTRAP", "127.0.0.1:1")
-    monkeypatch.setattr(running, "KAFKA_WAIT_S", 0.0)
+    monkeypatch.setattr(asking, "KAFKA_WAIT_S", 0.0)
     running.status()
     printed = capsys.readouterr()
     assert "stopped" in printed.out

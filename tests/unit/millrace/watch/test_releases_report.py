@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from millrace.watch.releases import releases_report
+from millrace.watch.observer import releases_report
 from service.models import ModelsTable
 from tests.support.deployment import NOW_MS, models_table, release_value, serving_value
 

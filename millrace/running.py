@@ -1,6 +1,6 @@
 """Commands that start and stop a deployment, ask how it is, and write the schemas of its messages."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +11,9 @@ from rich.text import Text
 from contracts.errors import MillraceError, UsageError
 from contracts.telemetry import Process
 from deploy.local.state import load_running_settings
-from millrace.commands.looking import CATCH_UP_S, KAFKA_WAIT_S
+from millrace.asking import observe
 from millrace.output import Json, messages, out, print_json
+from millrace.watch.scrape import freshness_report, look_at_processes, scrape_targets
 from service.settings import Settings
 
 
@@ -33,8 +34,11 @@ def up(
 
     if brokers not in (1, 3):
         raise UsageError(f"--brokers {brokers} is not possible", fix="use 1 or 3")
-    on_ready = print_json if json else None
-    processes.up(detach=detach, brokers=brokers, on_progress=_progress, on_ready=on_ready)
+    show: Callable[[dict[str, Any]], None] = print_json if json else lambda report: None
+    if detach:
+        show(processes.up_detached(brokers=brokers, on_progress=_progress))
+    else:
+        processes.up(brokers=brokers, on_progress=_progress, on_ready=show)
 
 
 def down(json: Json = False) -> None:
@@ -62,8 +66,7 @@ def status(json: Json = False) -> None:
         print_json(report)
         return
     out().print(processes_table(report["processes"]))
-    for line in _summary(report):
-        out().print(line, markup=False)
+    print_summary(report)
 
 
 def processes_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -75,11 +78,13 @@ def processes_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _summary(report: Mapping[str, Any]) -> list[str]:
+def print_summary(report: Mapping[str, Any]) -> None:
+    """Print the releases in force, lag and freshness, each if it is known, and what is not known."""
     lines = []
     if serving := report["releases"].get("serving"):
-        releases = f"query release {serving['query_release']}, product release {serving['product_release']}"
-        lines.append(f"in force: {releases}")
+        lines.append(
+            f"in force: query release {serving['query_release']}, product release {serving['product_release']}"
+        )
     for group, totals in report["lag"].items():
         records = totals["records"]
         lines.append(f"lag of {group}: " + ("not known" if records is None else f"{records:,} records"))
@@ -87,37 +92,32 @@ def _summary(report: Mapping[str, Any]) -> list[str]:
         if row["p50"] is not None:
             lines.append(f"{path.replace('_', ' ')}: p50 {row['p50']:.1f} s, p99 {row['p99']:.1f} s")
     lines += [f"{part} not known: {reason}" for part, reason in report["unknown"].items()]
-    return lines
+    for line in lines:
+        out().print(line, markup=False)
 
 
 def status_report() -> dict[str, Any]:
-    """Return `status` as stable JSON; what cannot be told is empty or None, with its reason, and no error."""
+    """Put `status` into stable JSON; what cannot be told is empty or None, with its reason, and no error."""
     from millrace import processes
-    from millrace.watch.observer import status_freshness
-    from millrace.watch.scrape import freshness_report, look_at_processes, scrape_targets
 
     report = processes.status()
     settings = load_running_settings()
-    views = look_at_processes(scrape_targets(settings))
-    return {**report, **_seen_in_kafka(settings), "freshness_s": status_freshness(freshness_report(views.values()))}
+    measured = freshness_report(look_at_processes(scrape_targets(settings)).values())
+    freshness_s = {path: {"p50": row["p50"], "p99": row["p99"]} for path, row in measured.items()}
+    return {**report, **_seen_in_kafka(settings), "freshness_s": freshness_s}
 
 
 def _seen_in_kafka(settings: Settings) -> dict[str, Any]:
-    """Return the releases in force, the lag, and what of both is not known."""
     from millrace.watch.ledger import lag_report, unknown_report
-    from millrace.watch.observer import Observer
 
     if settings.kafka_bootstrap is None:
         return {"releases": {}, "lag": {}, "unknown": {}}
     try:
-        with Observer(settings.model_copy(update={"dependency_wait_s": KAFKA_WAIT_S})) as observer:
-            observer.wait_caught_up(CATCH_UP_S)
-            facts = observer.look()
-            serving = observer.models.serving()
+        seen, serving = observe(lambda observer: (observer.look(), observer.models.serving()))
     except MillraceError as error:
         return {"releases": {}, "lag": {}, "unknown": {Process.KAFKA.value: error.message}}
     in_force = {"serving": serving.model_dump(mode="json") if serving else None}
-    return {"releases": in_force, "lag": lag_report(facts)["groups"], "unknown": unknown_report(facts)}
+    return {"releases": in_force, "lag": lag_report(seen)["groups"], "unknown": unknown_report(seen)}
 
 
 def schema_export(

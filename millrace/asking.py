@@ -1,36 +1,114 @@
-"""Commands that look at a running deployment: lag, ledger, freshness, releases, and what is wrong."""
+"""Commands that ask: the search service, as any client does; and the running deployment how it is, changing nothing."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
+import httpx
 import typer
 from rich.table import Column, Table
 from rich.text import Text
 
-from contracts.errors import CheckFailed, DependencyDown
+from contracts.errors import CheckFailed, DependencyDown, UsageError
+from contracts.telemetry import Process
 from deploy.local.state import load_running_settings
 from millrace.output import Json, messages, out, print_json
+from millrace.watch.scrape import freshness_report, look_at_processes, scrape_targets
 
 if TYPE_CHECKING:
     from millrace.doctor import Check
-    from millrace.watch.facts import KafkaFacts
+    from millrace.watch.kafka_view import KafkaView
     from millrace.watch.observer import Observer
 
-CATCH_UP_S = 30.0
-KAFKA_WAIT_S = 3.0
+TIMEOUT_S: Final = 10.0
+SHOWN_CHARACTERS: Final = 500
+CATCH_UP_S: Final = 30.0
+KAFKA_WAIT_S: Final = 3.0
 """How long a question waits for Kafka: most are asked when something is down."""
-COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+COLOURS: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 T = TypeVar("T")
 
 
-def observe(question: Callable[["Observer"], T]) -> T:
-    """Ask an observer of the running deployment.
+def search_url() -> str:
+    """Find the search service of the running deployment."""
+    url = scrape_targets(load_running_settings()).get(Process.SEARCH)
+    if url is None:
+        fix = "start everything with `millrace up`, or set MILLRACE_SCRAPE=search=http://host:port"
+        raise DependencyDown("it is not known where search runs", fix=fix)
+    return url
+
+
+def post(url: str, body: Mapping[str, Any]) -> Any:
+    """Post and return the JSON of the answer.
 
     Raises:
-        UsageError: no Kafka is named and none runs here.
-        DependencyDown: Kafka does not answer.
+        DependencyDown: the service does not answer, or says that it cannot.
+        UsageError: it refuses the request.
     """
+    try:
+        answer = httpx.post(url, json=body, timeout=TIMEOUT_S)
+        if answer.is_success:
+            return answer.json()
+    except (httpx.HTTPError, ValueError) as error:
+        raise DependencyDown(f"{url} does not answer as it should: {error}", fix="see `millrace status`") from error
+    text = f"{answer.url.path} answers {answer.status_code}: {answer.text[:SHOWN_CHARACTERS]}"
+    if answer.is_client_error:
+        raise UsageError(text, fix="correct the request; `/docs` of the search service shows its form")
+    raise DependencyDown(text, fix="see `millrace status`")
+
+
+def search(
+    query: Annotated[str, typer.Argument(help="What a shopper would type.")],
+    k: Annotated[int, typer.Option("-k", "--k", min=1, max=100, help="Number of results.")] = 10,
+    brand: Annotated[list[str] | None, typer.Option(help="Only this brand; may be given more than once.")] = None,
+    max_price: Annotated[float | None, typer.Option(min=0, help="Only products up to this price.")] = None,
+    json: Json = False,
+) -> None:
+    """Search the index as the shop's site would, without writing an impression.
+
+    Example: millrace search "quiet fridge for a bachelor" -k 5
+    """
+    filters: dict[str, Any] = {"brand": brand} if brand else {}
+    if max_price is not None:
+        filters["price"] = {"lte": max_price}
+    body = {"query": query, "k": k, "filters": filters, "impression": "none"}
+    answer = post(f"{search_url()}/v1/search", body)
+    print_json(answer) if json else out().print(results_table(answer))
+    if answer["degraded"] is not None:
+        messages().print(f"degraded answer: {answer['degraded']}", markup=False)
+
+
+def results_table(answer: Mapping[str, Any]) -> Table:
+    """The results of a search; the shop's texts are shown as they are, never as markup."""
+    title = f"query release {answer['query_release']}, product release {answer['product_release']}"
+    table = Table("#", "score", "product", "title", "price", title=title)
+    for result in answer["results"]:
+        price = "" if result.get("price") is None else f"{result['price']:,.2f}"
+        texts = (Text(result["product_id"]), Text(result["title"]))
+        table.add_row(str(result["position"]), f"{result['score']:.3f}", *texts, price)
+    return table
+
+
+def encode(
+    texts: Annotated[list[str], typer.Argument(help="Queries to encode.")],
+    json: Json = False,
+) -> None:
+    """Encode queries with the query tower in force, for asking Qdrant yourself.
+
+    Example: millrace encode "quiet fridge" --json
+    """
+    answer = post(f"{search_url()}/v1/encode", {"texts": texts})
+    if json:
+        print_json(answer)
+        return
+    for text, vector in zip(texts, answer["vectors"], strict=True):
+        head = ", ".join(f"{value:+.4f}" for value in vector[:6])
+        out().print(f"{text!r}: {len(vector)} dimensions, [{head}, …]", markup=False)
+
+
+def observe(question: Callable[["Observer"], T]) -> T:
+    """Ask an observer of the running deployment."""
     from millrace.watch.observer import Observer
 
     settings = load_running_settings()
@@ -40,17 +118,13 @@ def observe(question: Callable[["Observer"], T]) -> T:
         return question(observer)
 
 
-def tell_unknown(facts: "KafkaFacts", parts: Sequence[str] = ()) -> None:
-    """Say what is not known and why, and raise the first reason: what was printed is not the whole.
-
-    Args:
-        facts: what was seen.
-        parts: those that were asked for; all of them if empty.
+def tell_unknown(seen: "KafkaView", parts: Sequence[str] = ()) -> None:
+    """Say what is not known and why, of these parts or of all, and raise the first reason.
 
     Raises:
-        MillraceError: a part is not known; its exit code is 4 if a dependency is down.
+        MillraceError: a part is not known, so what was printed is not the whole.
     """
-    told = {part: error for part, error in facts.unknown.items() if not parts or part in parts}
+    told = {part: error for part, error in seen.unknown.items() if not parts or part in parts}
     for part, error in told.items():
         messages().print(f"{part} not known: {error.message}", markup=False)
     for error in told.values():
@@ -64,10 +138,10 @@ def lag(json: Json = False) -> None:
     """
     from millrace.watch.ledger import lag_report, unknown_report
 
-    facts = observe(lambda observer: observer.look())
-    report = lag_report(facts)
-    print_json({**report, "unknown": unknown_report(facts)}) if json else out().print(lag_table(report))
-    tell_unknown(facts)
+    seen = observe(lambda observer: observer.look())
+    report = lag_report(seen)
+    print_json({**report, "unknown": unknown_report(seen)}) if json else out().print(lag_table(report))
+    tell_unknown(seen)
 
 
 def lag_table(report: Mapping[str, Any]) -> Table:
@@ -81,7 +155,6 @@ def lag_table(report: Mapping[str, Any]) -> Table:
 
 
 def _numbers(*names: str) -> list[Column]:
-    """Return columns that hold numbers."""
     return [Column(name, justify="right") for name in names]
 
 
@@ -92,16 +165,16 @@ def ledger(json: Json = False) -> None:
     """
     from millrace.watch.ledger import ledger_report, unknown_report
 
-    facts = observe(lambda observer: observer.look())
-    report = ledger_report(facts)
-    print_json({**report, "unknown": unknown_report(facts)}) if json else out().print(ledger_table(report))
+    seen = observe(lambda observer: observer.look())
+    report = ledger_report(seen)
+    print_json({**report, "unknown": unknown_report(seen)}) if json else out().print(ledger_table(report))
     unbalanced = [name for name, terms in report.items() if terms["balance"]]
     if unbalanced:
         raise CheckFailed(
             f"the ledger of {' and '.join(unbalanced)} does not balance",
             fix="compare the terms with the logs of `streams` and `indexer`; report it with both",
         )
-    tell_unknown(facts)
+    tell_unknown(seen)
 
 
 def ledger_table(report: Mapping[str, Any]) -> Table:
@@ -123,8 +196,6 @@ def freshness(json: Json = False) -> None:
 
     Example: millrace freshness --json
     """
-    from millrace.watch.scrape import freshness_report, look_at_processes, scrape_targets
-
     views = look_at_processes(scrape_targets(load_running_settings()))
     if not views:
         raise DependencyDown(
@@ -152,17 +223,17 @@ def doctor(json: Json = False) -> None:
 
     Example: millrace doctor
     """
-    from millrace.doctor import doctor_report, examine
+    from millrace.doctor import examine
 
     checks = examine(load_running_settings())
-    print_json(doctor_report(checks)) if json else out().print(checks_table(checks))
+    print_json({"checks": [asdict(check) for check in checks]}) if json else out().print(checks_table(checks))
     failed = [check.name for check in checks if check.status == "fail"]
     if failed:
         raise CheckFailed(f"failed: {', '.join(failed)}", fix="each check above says how to mend it")
 
 
 def checks_table(checks: "Sequence[Check]") -> Table:
-    """Return the doctor's checks as a table; what servers said is shown as it is, never as markup."""
+    """The doctor's checks as a table; what servers said is shown as it is, never as markup."""
     table = Table("check", "", Column("what was seen", overflow="fold"), Column("fix", overflow="fold"))
     for check in checks:
         status = Text(check.status, style=COLOURS[check.status])
@@ -180,11 +251,11 @@ def releases_ls(json: Json = False) -> None:
     Example: millrace releases ls
     """
     from contracts.topics import MODELS
-    from millrace.watch.releases import releases_report
+    from millrace.watch.observer import releases_report
 
-    facts, report = observe(lambda observer: (observer.look(), releases_report(observer.models.look())))
+    seen, report = observe(lambda observer: (observer.look(), releases_report(observer.models.look())))
     print_json(report) if json else out().print(releases_table(report))
-    tell_unknown(facts, [MODELS])
+    tell_unknown(seen, [MODELS])
 
 
 def releases_table(report: Mapping[str, Any]) -> Table:

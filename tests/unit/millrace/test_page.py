@@ -9,8 +9,7 @@ from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
 
 from contracts.telemetry import M_LAG_RECORDS, Process
-from millrace.page.app import ASSETS, build
-from millrace.page.sampler import Sampler, export
+from millrace.page import ASSETS, Sampler, build, export
 from service.health import Health
 from service.settings import Settings
 from tests.support.deployment import busy_snapshot
