@@ -13,7 +13,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, OffsetSpec, TopicPartition
 
 from contracts.errors import DependencyDown, InvariantError, MillraceError, TransientError
 from contracts.telemetry import Process
-from service.dependency import Dependency
+from service.health import Dependency
 from service.kafka import admin, open_consumer, translate_kafka_errors
 from service.logging import get_logger
 from service.settings import Settings

@@ -6,14 +6,20 @@ details (RFC 9457). Bodies are unpacked here, not by aiohttp, which would do it 
 """
 
 import asyncio
+import logging
+import socket
+import threading
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final, TypeVar
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from contracts import wire
@@ -21,12 +27,15 @@ from contracts.errors import ContractError, DependencyDown, TransientError
 from service import metrics
 from service.health import HEALTH_PATHS, Health
 from service.logging import get_logger
+from service.process import Shutdown, listen_error
 
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
 RETRY_AFTER_S: Final = 1
 """When a caller may come again after a 503: most of its causes pass within a second."""
 
+CLIENT_GONE: Final = 499
+"""Counted, never sent: nobody is there to read it."""
 BODY_TIMEOUT_S: Final = 30.0
 _NO_TYPE: Final = "application/octet-stream"  # aiohttp's word for an absent header
 _PACKED: Final = frozenset({"gzip", "deflate"})
@@ -179,6 +188,9 @@ class _Edge:
         route = "unknown" if resource is None else resource.canonical
         try:
             response = await (handler(request) if route in self._always else self._bounded(request, handler))
+        except asyncio.CancelledError:
+            metrics.REQUESTS.labels(route, str(CLIENT_GONE)).inc()
+            raise
         except Exception as error:
             if isinstance(error, ConnectionError) and request.transport is None:
                 raise  # the caller is gone; aiohttp knows what to do
@@ -295,3 +307,100 @@ def _validated(model: type[M], content: Any) -> M:
     except ValidationError as error:
         wrong = wire.contract_error(error, tagged=False)
         raise Refused(422, wrong.reason, str(wrong), field=wrong.field) from error
+
+
+ADMIN_FINISH_S: Final = 1.0
+
+
+def bind_socket(host: str, port: int) -> socket.socket:
+    """Return a listening socket.
+
+    Raises:
+        DependencyDown: the port is held by another process.
+        UsageError: the address is not one of this machine's, or the port is not allowed.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=128)
+    except OSError as error:
+        raise listen_error(error, host=host, port=port) from error
+
+
+@asynccontextmanager
+async def serving(
+    app: web.Application, listener: socket.socket, *, finish_s: float, end_abandoned: bool = False
+) -> AsyncIterator[None]:
+    """Answer inside the block; then take nothing more, finish what is under way within `finish_s`, and close the socket.
+
+    With `end_abandoned` a client that goes away ends its handler, and so what that waits for.
+    """
+    logging.getLogger("aiohttp.server").addFilter(_is_worth_a_line)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        auto_decompress=False,
+        handler_cancellation=end_abandoned,
+        shutdown_timeout=finish_s,
+    )
+    try:
+        await runner.setup()
+        await web.SockSite(runner, listener).start()
+        host, port = listener.getsockname()[:2]
+        get_logger().info("listening", host=host, port=port)
+        yield
+    finally:
+        await runner.cleanup()
+        listener.close()
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Leave out what is no HTTP: whoever scans the port would fill the log with tracebacks."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
+
+
+class AdminServer:
+    """Answers health and metrics of a process that has no other server, from a daemon thread.
+
+    The thread has an event loop of its own: a process busy with a training step still answers its supervisor.
+
+    Args:
+        health: what is answered.
+        host: address to listen on.
+        port: port to listen on; 0 takes a free one.
+    """
+
+    def __init__(self, health: Health, host: str, port: int) -> None:
+        self._health = health
+        self._listener = bind_socket(host, port)
+        self.port: int = self._listener.getsockname()[1]
+        self._stop = Shutdown()
+        self._closed = False
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._answer()), name="admin", daemon=True)
+
+    async def _answer(self) -> None:
+        async with serving(build_app(self._health), self._listener, finish_s=ADMIN_FINISH_S):
+            await self._stop.wait_async()
+
+    def start(self) -> Self:
+        """Begin to answer."""
+        self._thread.start()
+        return self
+
+    def close(self) -> None:
+        """Stop answering and free the port; harmless when repeated."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._thread.is_alive():
+            self._stop.request()
+            self._thread.join()
+        self._stop.close()
+        self._listener.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

@@ -14,11 +14,14 @@ from service.kafka_admin import (
     Committed,
     OffsetRange,
     Partition,
+    TopicFinding,
     Wait,
     admin,
     beginning_and_end_offsets,
     committed_offsets,
+    ensure_topics,
     pause,
+    topic_findings,
     topic_ids,
     wait_for_listener,
 )
@@ -32,7 +35,6 @@ from service.kafka_config import (
     producer_config,
 )
 from service.kafka_errors import expected_kafka_error, translate_kafka_errors
-from service.kafka_topics import TopicFinding, ensure_topics, topic_findings
 from service.settings import Settings
 
 __all__ = [

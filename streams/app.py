@@ -9,9 +9,8 @@ from typing import Any, Final
 
 from contracts.errors import DependencyDown, InvariantError, MillraceError
 from contracts.telemetry import Process
-from service.dependency import Dependency
-from service.health import Health
-from service.http_server import AdminServer
+from service.health import Dependency, Health
+from service.http import AdminServer
 from service.kafka import ensure_topics, expected_kafka_error, topic_ids
 from service.process import Shutdown
 from service.settings import Settings

@@ -17,7 +17,6 @@ from contracts.base import YEAR_2000_MS
 from contracts.errors import MalformedMessage
 from contracts.releases import MANIFEST_ENTRY, Kind, ReleaseManifest, manifest_of
 from towers.heads import Head, ProductHead, QueryHead, apply_head, head_tensors
-from towers.probes import PROBE_TEXTS
 
 PROBE_VECTORS: Final = "probe_vectors"
 
@@ -127,3 +126,23 @@ def _check_shapes(manifest: ReleaseManifest, tensors: Mapping[str, np.ndarray]) 
         raise MalformedMessage("wrong_shape", f"tensors {found} are not those of a {manifest.kind} head of width {dim}")
     if any(tensor.dtype != np.float32 for tensor in tensors.values()):
         raise MalformedMessage("wrong_type", "the weights are not float32")
+
+
+PROBE_TEXTS: Final = (
+    "quiet fridge",
+    "double door refrigerator 300 litres frost free",
+    "1 ton inverter ac only",
+    "gaming laptop under 80000",
+    "sasta double door fridge",
+    "wireless earbuds with long battery",
+    "Front load washing machine 7 kg. Appliances > Washing machines",
+    "smart tv 55 inch 4k",
+    "gift for grandmother",
+    "running shoes",
+    "usb c charger 65w",
+    "red dress size m",
+    "coffee grinder",
+    "USB-C to HDMI adapter. Computers > Cables",
+    "stand mixer 500 w",
+    "",
+)

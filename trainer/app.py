@@ -10,7 +10,7 @@ from contracts.telemetry import Process
 from contracts.topics import MODELS, PRODUCT_VECTORS
 from service.follow import OnRecord, TopicFollower
 from service.health import Health
-from service.http_server import AdminServer
+from service.http import AdminServer
 from service.kafka import ensure_topics, producer_config, translate_kafka_errors
 from service.logging import get_logger
 from service.models import ModelsTable, ModelsWriter

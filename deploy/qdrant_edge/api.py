@@ -7,7 +7,7 @@ Answers have Qdrant's form, `{"result": ..., "status": "ok", "time": seconds}`, 
 import asyncio
 import hmac
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from importlib.metadata import version
 from typing import Any, Final, NamedTuple
 
@@ -15,12 +15,12 @@ import orjson
 from aiohttp import web
 
 from deploy.qdrant_edge.collection import Collection
-from deploy.qdrant_edge.errors import ApiError, not_supported
-from deploy.qdrant_edge.requests import Json
+from deploy.qdrant_edge.requests import ApiError, Json, not_supported
 from deploy.qdrant_edge.store import Store
 from deploy.qdrant_edge.worker import Kind, Worker
 from service import metrics
 from service.health import Health
+from service.http import JSON, Handler, Refused, Route, build_app, read_body
 from service.logging import get_logger
 
 QDRANT_VERSION: Final = "1.19.2"
@@ -28,35 +28,23 @@ QDRANT_VERSION: Final = "1.19.2"
 
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 STOP_TIMEOUT_S: Final = 5.0
-RETRY_AFTER_S: Final = 1
 FLUSH_INTERVAL_S: Final = 30.0
 """Between two flushes: each stops the readers for as long as the disk takes, and only shortens the next start."""
 
 COUNT_INTERVAL_S: Final = 5.0
-CLIENT_GONE: Final = 499
-"""Counted, never sent: nobody is there to read it."""
-
 _OPEN_PATHS: Final = frozenset({"/", "/healthz", "/livez", "/readyz", "/live", "/ready", "/metrics"})
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Names = Mapping[str, str]
 """The parts of a path: `name` of the collection or alias, `id`, `field`."""
 
 
-class Route(NamedTuple):
-    """One call of the API.
-
-    Args:
-        method: HTTP method.
-        path: with the parts of `Names`.
-        kind: which queue it waits in.
-        call: runs in its turn; takes the JSON body, None if the method has none.
-    """
+class Call(NamedTuple):
+    """One call of the API: which queue it waits in, and what runs in its turn with the JSON body or None."""
 
     method: str
     path: str
     kind: Kind
-    call: Callable[[Store, Names, Json], Json]
+    run: Callable[[Store, Names, Json], Json]
 
 
 def _to(call: Callable[[Collection, Json], Json]) -> Callable[[Store, Names, Json], Json]:
@@ -70,41 +58,41 @@ def _write(kind: str) -> Callable[[Store, Names, Json], Json]:
 _NAME: Final = "/collections/{name}"
 _POINTS: Final = "/collections/{name}/points"
 
-ROUTES: Final = (
+CALLS: Final = (
     # The router tries them in this order: first what is asked for most.
-    Route("POST", f"{_POINTS}/query", Kind.READ, _to(Collection.query)),
-    Route("PUT", _POINTS, Kind.WRITE, _write("upsert")),
-    Route("GET", "/collections", Kind.READ, lambda store, names, body: store.describe()),
-    Route("GET", "/aliases", Kind.READ, lambda store, names, body: store.aliases()),
-    Route("POST", "/collections/aliases", Kind.WRITE, lambda store, names, body: store.update_aliases(body)),
-    Route("GET", _NAME, Kind.READ, _to(lambda collection, body: collection.info())),
-    Route("PUT", _NAME, Kind.WRITE, lambda store, names, body: store.create(names["name"], body)),
-    Route("PATCH", _NAME, Kind.WRITE, lambda store, names, body: store.update(names["name"], body)),
-    Route("DELETE", _NAME, Kind.WRITE, lambda store, names, body: store.delete(names["name"])),
-    Route("GET", f"{_NAME}/exists", Kind.READ, lambda store, names, body: {"exists": store.exists(names["name"])}),
-    Route("GET", f"{_NAME}/aliases", Kind.READ, lambda store, names, body: store.aliases(names["name"])),
-    Route("PUT", f"{_NAME}/index", Kind.WRITE, _to(Collection.create_index)),
-    Route(
+    Call("POST", f"{_POINTS}/query", Kind.READ, _to(Collection.query)),
+    Call("PUT", _POINTS, Kind.WRITE, _write("upsert")),
+    Call("GET", "/collections", Kind.READ, lambda store, names, body: store.describe()),
+    Call("GET", "/aliases", Kind.READ, lambda store, names, body: store.aliases()),
+    Call("POST", "/collections/aliases", Kind.WRITE, lambda store, names, body: store.update_aliases(body)),
+    Call("GET", _NAME, Kind.READ, _to(lambda collection, body: collection.info())),
+    Call("PUT", _NAME, Kind.WRITE, lambda store, names, body: store.create(names["name"], body)),
+    Call("PATCH", _NAME, Kind.WRITE, lambda store, names, body: store.update(names["name"], body)),
+    Call("DELETE", _NAME, Kind.WRITE, lambda store, names, body: store.delete(names["name"])),
+    Call("GET", f"{_NAME}/exists", Kind.READ, lambda store, names, body: {"exists": store.exists(names["name"])}),
+    Call("GET", f"{_NAME}/aliases", Kind.READ, lambda store, names, body: store.aliases(names["name"])),
+    Call("PUT", f"{_NAME}/index", Kind.WRITE, _to(Collection.create_index)),
+    Call(
         "DELETE",
         f"{_NAME}/index/{{field}}",
         Kind.WRITE,
         lambda store, names, body: store.collection(names["name"]).delete_index(names["field"]),
     ),
-    Route("POST", f"{_NAME}/facet", Kind.READ, _to(Collection.facet)),
-    Route("POST", f"{_POINTS}/delete", Kind.WRITE, _write("delete")),
-    Route("POST", f"{_POINTS}/payload", Kind.WRITE, _write("set_payload")),
-    Route("PUT", f"{_POINTS}/payload", Kind.WRITE, _write("overwrite_payload")),
-    Route("POST", f"{_POINTS}/payload/delete", Kind.WRITE, _write("delete_payload")),
-    Route("POST", f"{_POINTS}/payload/clear", Kind.WRITE, _write("clear_payload")),
-    Route("PUT", f"{_POINTS}/vectors", Kind.WRITE, _write("update_vectors")),
-    Route("POST", f"{_POINTS}/vectors/delete", Kind.WRITE, _write("delete_vectors")),
-    Route("POST", f"{_POINTS}/batch", Kind.WRITE, _to(Collection.write_batch)),
-    Route("POST", f"{_POINTS}/query/batch", Kind.READ, _to(Collection.query_batch)),
-    Route("POST", f"{_POINTS}/query/groups", Kind.READ, _to(Collection.query_groups)),
-    Route("POST", f"{_POINTS}/scroll", Kind.READ, _to(Collection.scroll)),
-    Route("POST", f"{_POINTS}/count", Kind.READ, _to(Collection.count)),
-    Route("POST", _POINTS, Kind.READ, _to(Collection.retrieve)),
-    Route(
+    Call("POST", f"{_NAME}/facet", Kind.READ, _to(Collection.facet)),
+    Call("POST", f"{_POINTS}/delete", Kind.WRITE, _write("delete")),
+    Call("POST", f"{_POINTS}/payload", Kind.WRITE, _write("set_payload")),
+    Call("PUT", f"{_POINTS}/payload", Kind.WRITE, _write("overwrite_payload")),
+    Call("POST", f"{_POINTS}/payload/delete", Kind.WRITE, _write("delete_payload")),
+    Call("POST", f"{_POINTS}/payload/clear", Kind.WRITE, _write("clear_payload")),
+    Call("PUT", f"{_POINTS}/vectors", Kind.WRITE, _write("update_vectors")),
+    Call("POST", f"{_POINTS}/vectors/delete", Kind.WRITE, _write("delete_vectors")),
+    Call("POST", f"{_POINTS}/batch", Kind.WRITE, _to(Collection.write_batch)),
+    Call("POST", f"{_POINTS}/query/batch", Kind.READ, _to(Collection.query_batch)),
+    Call("POST", f"{_POINTS}/query/groups", Kind.READ, _to(Collection.query_groups)),
+    Call("POST", f"{_POINTS}/scroll", Kind.READ, _to(Collection.scroll)),
+    Call("POST", f"{_POINTS}/count", Kind.READ, _to(Collection.count)),
+    Call("POST", _POINTS, Kind.READ, _to(Collection.retrieve)),
+    Call(
         "GET",
         f"{_POINTS}/{{id}}",
         Kind.READ,
@@ -131,70 +119,45 @@ class Api:
         self._flush_failure: str | None = None
         health.add_check("disk", lambda: self._flush_failure)
 
-    def runner(self) -> web.AppRunner:
-        """Return what serves the routes; a client that goes away ends the handler, and so what it waits for."""
-        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._middleware])
-        app.router.add_get("/", self._root)
-        for path in ("/live", "/ready", "/metrics"):
-            app.router.add_get(path, self._health_page)
-        for path in ("/livez", "/healthz", "/readyz"):
-            app.router.add_get(path, self._qdrant_health)
-        for route in ROUTES:
-            app.router.add_route(route.method, route.path, self._endpoint(route))
-        app.router.add_route("*", "/{path:.*}", _unknown_path)
+    def app(self) -> web.Application:
+        """Return the application; it works while it is served."""
+        routes = [Route(call.method, call.path, self._handler(call)) for call in CALLS]
+        routes.append(Route("GET", "/", _root, always=True))
+        routes += [Route("GET", path, self._qdrant_health, always=True) for path in ("/livez", "/healthz", "/readyz")]
+        routes.append(Route("*", "/{path:.*}", _unknown_path))
+        app = build_app(self._health, routes, render=_refusal, middlewares=[self._checked])
         app.cleanup_ctx.append(self._keeping_house)
-        return web.AppRunner(
-            app, access_log=None, handle_signals=False, handler_cancellation=True, shutdown_timeout=STOP_TIMEOUT_S
-        )
+        return app
 
-    def _endpoint(self, route: Route) -> Handler:
-        has_body = route.method in {"POST", "PUT", "PATCH"}
+    def _handler(self, call: Call) -> Handler:
+        has_body = call.method in {"POST", "PUT", "PATCH"}
 
-        async def endpoint(request: web.Request) -> web.Response:
+        async def handler(request: web.Request) -> web.Response:
             started = time.perf_counter()
-            self._worker.admit(route.kind)
+            self._worker.admit(call.kind)
             timeout_s = _timeout_s(request)
-            body = await request.read() if has_body else b"null"
+            types = (request.content_type,)  # a client may call it what it likes
+            body = await read_body(request, limit_bytes=MAX_BODY_BYTES, types=types) if has_body else b"null"
             result = await self._worker.run(
-                route.kind, lambda: route.call(self._store, request.match_info, _parse(body)), timeout_s=timeout_s
+                call.kind, lambda: call.run(self._store, request.match_info, _parse(body)), timeout_s=timeout_s
             )
             if request.query.get("wait") != "true":
                 result = _acknowledged(result)
             return _json({"result": result, "status": "ok", "time": time.perf_counter() - started})
 
-        return endpoint
+        return handler
 
     @web.middleware
-    async def _middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Ask for the key, answer every failure in Qdrant's form, and count every answer."""
-        started = time.perf_counter()
-        status = CLIENT_GONE
+    async def _checked(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Ask for the key, and log what the engine could not do."""
+        if not self._has_key(request):
+            raise ApiError(401, "Must provide an API key or an Authorization bearer token")
         try:
-            answer = await self._refuse_failures(request, handler)
-            status = answer.status
-        finally:
-            resource = request.match_info.route.resource
-            route = resource.canonical if resource else "other"
-            metrics.REQUESTS.labels(route, str(status)).inc()
-            metrics.REQUEST_SECONDS.labels(route).observe(time.perf_counter() - started)
-        return answer
-
-    async def _refuse_failures(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        try:
-            if not self._has_key(request):
-                return _refusal(401, "Must provide an API key or an Authorization bearer token")
             return await handler(request)
         except ApiError as error:
             if error.status == 500:
-                get_logger().error("engine_failed", path=request.path, error=error.message)
-            return _refusal(error.status, error.message)
-        except web.HTTPRequestEntityTooLarge:
-            return _refusal(413, f"Payload error: JSON payload is larger than allowed ({MAX_BODY_BYTES} bytes)")
-        except web.HTTPException as error:
-            return _refusal(error.status, error.reason)
-        except Exception as error:  # noqa: BLE001 -- one bad request must not take the others with it
-            get_logger().error("request_failed", path=request.path, error=repr(error), exc_info=error)
-            return _refusal(500, f"Service internal error: {error!r}")
+                get_logger().error("engine_failed", path=request.path, error=error.detail)
+            raise
 
     def _has_key(self, request: web.Request) -> bool:
         if self._api_key is None or request.path in _OPEN_PATHS:
@@ -203,20 +166,11 @@ class Api:
         given = request.headers.get("api-key") or (bearer if scheme == "Bearer" else "")
         return hmac.compare_digest(given.encode(), self._api_key.encode())
 
-    async def _root(self, request: web.Request) -> web.Response:
-        del request
-        title = f"Millrace embedded Qdrant (Qdrant Edge {version('qdrant-edge-py')}), not a Qdrant server"
-        return _json({"title": title, "version": QDRANT_VERSION, "commit": None})
-
-    async def _health_page(self, request: web.Request) -> web.Response:
-        status, content_type, body = self._health.render(request.path) or (404, "text/plain", b"")
-        return web.Response(status=status, body=body, headers={"Content-Type": content_type})
-
     async def _qdrant_health(self, request: web.Request) -> web.Response:
-        ready = request.path == "/readyz"
-        holds, reasons = self._health.ready() if ready else self._health.live()
-        well = "all shards are ready" if ready else "healthz check passed"
-        return web.Response(status=200 if holds else 503, text=well if holds else "; ".join(reasons))
+        if request.path != "/readyz":
+            return web.Response(text="healthz check passed")
+        holds, reasons = self._health.ready()
+        return web.Response(status=200 if holds else 503, text="all shards are ready" if holds else "; ".join(reasons))
 
     async def _keeping_house(self, app: web.Application) -> AsyncIterator[None]:
         """Flush and count while the application runs."""
@@ -253,6 +207,11 @@ class Api:
             metrics.INDEX_POINTS.labels(name).set(points)
 
 
+async def _root(_request: web.Request) -> web.Response:
+    title = f"Millrace embedded Qdrant (Qdrant Edge {version('qdrant-edge-py')}), not a Qdrant server"
+    return _json({"title": title, "version": QDRANT_VERSION, "commit": None})
+
+
 async def _unknown_path(request: web.Request) -> web.Response:
     raise not_supported(f"{request.method} {request.path}")
 
@@ -286,10 +245,9 @@ def _parse(body: bytes) -> Any:
 
 
 def _json(value: Any) -> web.Response:
-    return web.Response(body=orjson.dumps(value), content_type="application/json")
+    return web.Response(body=orjson.dumps(value), content_type=JSON)
 
 
-def _refusal(status: int, message: str) -> web.Response:
-    body = orjson.dumps({"status": {"error": message}, "time": 0.0})
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else None
-    return web.Response(status=status, body=body, content_type="application/json", headers=headers)
+def _refusal(refused: Refused) -> web.Response:
+    body = orjson.dumps({"status": {"error": refused.detail}, "time": 0.0})
+    return web.Response(status=refused.status, body=body, content_type=JSON, headers=refused.headers)

@@ -7,9 +7,18 @@ import qdrant_edge as edge
 from pydantic import BaseModel
 from qdrant_client import models
 
-from deploy.qdrant_edge.conditions import to_filter
-from deploy.qdrant_edge.errors import ApiError
-from deploy.qdrant_edge.requests import MAX_DEPTH, Json, Sizes, as_list, as_object, dense_vectors, parse, point_id
+from deploy.qdrant_edge.queries import to_filter
+from deploy.qdrant_edge.requests import (
+    MAX_DEPTH,
+    ApiError,
+    Json,
+    Sizes,
+    as_list,
+    as_object,
+    dense_vectors,
+    parse,
+    point_id,
+)
 
 _MODES: Final = {
     models.UpdateMode.UPSERT: edge.UpdateMode.Upsert,

@@ -21,11 +21,9 @@ import orjson
 from qdrant_client import models
 
 from contracts.errors import DependencyDown, InvariantError
-from deploy.qdrant_edge import config
-from deploy.qdrant_edge.collection import Collection
-from deploy.qdrant_edge.errors import ApiError
-from deploy.qdrant_edge.requests import Json, as_object, parse
-from service.files import PART_SUFFIX, sync_folder, write_atomically
+from deploy.qdrant_edge.collection import Collection, read_spec, to_json, updated
+from deploy.qdrant_edge.requests import ApiError, Json, as_object, parse
+from service.machine import PART_SUFFIX, sync_folder, write_atomically
 
 _NAME: Final = re.compile(r"[^.<>:\"/\\|?*\x00-\x1f][^<>:\"/\\|?*\x00-\x1f]{0,199}")
 _SPEC: Final = "collection.json"
@@ -121,12 +119,12 @@ class Store:
             raise ApiError(409, f"Wrong input: Collection `{name}` already exists!")
         if name in self._aliases:
             raise ApiError(400, f"Wrong input: Can't create collection with name {name}. It is the name of an alias")
-        spec = config.read_spec(body)
+        spec = read_spec(body)
         making = self._folder / f"{_MAKING}{name}"
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir()
         Collection.make_shard(spec, making / _SHARD)
-        _write_json(making / _SPEC, config.to_json(spec))
+        _write_json(making / _SPEC, to_json(spec))
         making.rename(self._folder / name)
         sync_folder(self._folder)
         self._collections[name] = Collection(name, spec, self._folder / name / _SHARD)
@@ -135,8 +133,8 @@ class Store:
     def update(self, name: str, body: Json) -> bool:
         """Change a collection's metadata."""
         collection = self.collection(name)
-        spec = config.updated(collection.spec, body)
-        _write_json(self._folder / collection.name / _SPEC, config.to_json(spec))
+        spec = updated(collection.spec, body)
+        _write_json(self._folder / collection.name / _SPEC, to_json(spec))
         collection.spec = spec
         return True
 
@@ -224,9 +222,9 @@ def _take_lock(folder: Path) -> int:
 def _read_spec(folder: Path) -> models.CreateCollection:
     path = folder / _SPEC
     try:
-        return config.read_spec(_read_json(path))
+        return read_spec(_read_json(path))
     except ApiError as error:
-        raise InvariantError(f"{path} is damaged: {error.message}", fix=f"move {folder} away") from error
+        raise InvariantError(f"{path} is damaged: {error.detail}", fix=f"move {folder} away") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, TypeVar
 
-from deploy.qdrant_edge.errors import ApiError
+from deploy.qdrant_edge.requests import ApiError
 
 T = TypeVar("T")
 

@@ -10,8 +10,7 @@ from aiohttp import web
 from contracts.telemetry import Process
 from millrace.page.sampler import Sampler
 from service.health import Health
-from service.http import JSON, Route, build_app, come_again
-from service.http_server import bind_socket, serving
+from service.http import JSON, Route, bind_socket, build_app, come_again, serving
 from service.process import Shutdown
 from service.settings import Settings
 

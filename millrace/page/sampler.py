@@ -14,8 +14,8 @@ from millrace.watch.observer import Observer, snapshot
 from millrace.watch.releases import releases_report
 from millrace.watch.scrape import Scraper, scrape_targets
 from service import metrics
-from service.clock import epoch_ms
-from service.dependency import Dependency
+from service.health import Dependency
+from service.machine import epoch_ms
 from service.models import ModelsView
 from service.settings import Settings
 

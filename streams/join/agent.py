@@ -9,7 +9,7 @@ from contracts.events import Tick
 from contracts.progress import JoinProgress
 from contracts.wire import encode
 from service import metrics
-from service.clock import epoch_ms
+from service.machine import epoch_ms
 from streams.agents.partition_agent import OwnedPartition, PartitionAgent
 from streams.join.partition_join import PartitionJoin
 from streams.transport.output import OutRecord

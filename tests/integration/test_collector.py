@@ -23,7 +23,7 @@ from contracts import wire
 from contracts.events import SHOP_EVENT
 from contracts.topics import CATALOG, CURATED_PAIRS, SEARCH_EVENTS
 from deploy.local.supervisor import LocalMillrace
-from service.http_server import bind_socket
+from service.http import bind_socket
 from service.kafka import admin, consumer_config, ensure_topics
 from service.people import person_id
 from service.process import Shutdown

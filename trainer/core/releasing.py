@@ -9,8 +9,16 @@ from typing import Final, NamedTuple
 
 from contracts.releases import PROBE_TOLERANCE, Kind, ReleaseManifest, SafetyCheck, release_key
 from towers.heads import Head
-from towers.probes import PROBE_TEXTS
-from towers.release_files import Encoder, Release, pack, probe_difference, release_tensors, unpack, weights_sha256
+from towers.release_files import (
+    PROBE_TEXTS,
+    Encoder,
+    Release,
+    pack,
+    probe_difference,
+    release_tensors,
+    unpack,
+    weights_sha256,
+)
 from trainer.core.facts import Facts, PendingRelease
 from trainer.core.learner import Learner
 from trainer.core.memory import even_sample

@@ -8,7 +8,7 @@ from prometheus_client import REGISTRY
 from contracts.errors import DependencyDown, TransientError
 from contracts.telemetry import M_DEPENDENCY_UP, Process
 from service import logging, metrics
-from service.dependency import Dependency
+from service.health import Dependency
 
 
 @pytest.fixture(autouse=True)

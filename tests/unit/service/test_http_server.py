@@ -12,8 +12,7 @@ import pytest
 from contracts.errors import DependencyDown, UsageError
 from contracts.telemetry import Process
 from service.health import Health
-from service.http import Route, build_app
-from service.http_server import AdminServer, bind_socket, serving
+from service.http import AdminServer, Route, bind_socket, build_app, serving
 from tests.support.http import Gate
 from tests.support.poll import eventually_async
 

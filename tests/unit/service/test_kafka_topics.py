@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from contracts.errors import DependencyDown, UsageError
 from contracts.topics import MODELS, TOPIC_BY_NAME, TOPICS, TopicSpec
 from service import kafka_topics
-from service.kafka_topics import CHECKED, TopicFinding, TopicState, differences, ensure_topics, topic_findings
+from service.kafka_admin import CHECKED, TopicFinding, TopicState, differences, ensure_topics, topic_findings
 from service.settings import Settings
 
 SETTINGS = Settings(kafka_bootstrap="broker:9092", topic_prefix="t-", partitions=2, dependency_wait_s=0.2)

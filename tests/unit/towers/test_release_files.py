@@ -7,8 +7,7 @@ from contracts.errors import ContractError
 from contracts.releases import PROBE_COUNT, PROBE_TOLERANCE, Kind, manifest_of
 from tests.support.tiny_encoder import TinyEncoder
 from towers.heads import ProductHead, QueryHead
-from towers.probes import PROBE_TEXTS
-from towers.release_files import Release, identity_release, pack, probe_difference, unpack, weights_sha256
+from towers.release_files import PROBE_TEXTS, Release, identity_release, pack, probe_difference, unpack, weights_sha256
 
 KINDS: tuple[Kind, Kind] = ("query", "product")
 

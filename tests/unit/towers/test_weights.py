@@ -6,7 +6,7 @@ import pytest
 
 from contracts.errors import DependencyDown
 from towers import weights
-from towers.weights import find_weights
+from towers.encoder import find_weights
 
 
 def model_folder(folder: Path) -> Path:

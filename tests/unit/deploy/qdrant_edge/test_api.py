@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import pytest
 from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
 from contracts.telemetry import Process
 from deploy.qdrant_edge.api import MAX_BODY_BYTES, Api
@@ -127,11 +128,13 @@ def _fail() -> None:
 
 
 async def test_unforeseen_failure_is_answered(http: Http, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fault of ours is a 500 in the same form, not a broken connection."""
-    monkeypatch.setattr(store, "names", _fail)
-    status, answer = await call(http, "GET", "/collections")
-    assert status == 500
-    assert "No space" in answer["status"]["error"]
+    """A fault of ours is a 500 in the same form, not a broken connection; its cause is in the log alone."""
+    monkeypatch.setattr(store, "describe", _fail)
+    with capture_logs() as lines:
+        status, answer = await call(http, "GET", "/collections")
+    assert (status, answer["time"]) == (500, 0.0)
+    assert "the log says what" in answer["status"]["error"]
+    assert [(line["event"], "No space" in line["error"]) for line in lines] == [("request_failed", True)]
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from contracts.errors import DependencyDown, InvariantError
 from deploy.qdrant_edge import collection as collection_module
 from deploy.qdrant_edge.store import Store
-from service.files import PART_SUFFIX
+from service.machine import PART_SUFFIX
 from tests.unit.deploy.qdrant_edge.conftest import CREATE, point, refused
 
 

@@ -1,8 +1,19 @@
-"""Files that are whole or absent, whenever the process is killed or the power goes."""
+"""The wall clock in the wire's unit; the one place that reads it for times that leave the process."""
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
+
+EpochClock = Callable[[], int]
+"""Returns epoch milliseconds; core code is given one, or the time itself."""
+
+
+def epoch_ms() -> int:
+    """Return the time now, milliseconds since 1970-01-01 UTC."""
+    return time.time_ns() // 1_000_000
+
 
 PART_SUFFIX: Final = ".part"
 """Ends the name of a file that is being written; one that is left over belongs to an interrupted write."""
