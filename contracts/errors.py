@@ -58,13 +58,7 @@ class InvariantError(MillraceError):
 
 
 class ContractError(MillraceError):
-    """A message breaks its contract.
-
-    Args:
-        reason: stable word for counters and dead letters, e.g. ``malformed_json``, ``missing``, ``out_of_range``.
-        message: sentence for people.
-        field: dotted path of the offending field, where one is to blame.
-    """
+    """A message breaks its contract: a stable word for counters, and the dotted path of the field to blame, if any."""
 
     def __init__(self, reason: str, message: str, *, field: str | None = None) -> None:
         super().__init__(message)

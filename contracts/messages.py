@@ -19,14 +19,7 @@ _SET_ASIDE: Final = (topics.LATE_EVENTS, topics.ORPHAN_EVENTS)
 
 @dataclass(frozen=True, slots=True)
 class MessageSpec:
-    """One message.
-
-    Args:
-        name: `type` of the message where it has one.
-        model: its form.
-        contract: what readers of its topic decode with; where several messages share a topic, the union of them.
-        topics: where it stands, without the deployment's prefix.
-    """
+    """One message: the `type` it has, its form, what readers of its topics decode with, and these topics."""
 
     name: str
     model: type[Message]
@@ -35,12 +28,10 @@ class MessageSpec:
 
 
 def _shop_event(name: str, model: type[Message]) -> MessageSpec:
-    """Return a shop event's line of the table."""
     return MessageSpec(name, model, SEARCH_RECORD, (topics.SEARCH_EVENTS, *_SET_ASIDE))
 
 
 def _alone(name: str, model: type[Message], *on: str) -> MessageSpec:
-    """Return the line of a message that readers decode by itself."""
     return MessageSpec(name, model, TypeAdapter(model), on)
 
 

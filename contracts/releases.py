@@ -12,7 +12,6 @@ from contracts.errors import MalformedMessage
 
 Kind = Literal["query", "product"]
 SERVING_KEY: Final = b"serving"
-PROBE_COUNT: Final = 16
 PROBE_TOLERANCE: Final = 1e-4
 """Largest difference at which a recomputed probe vector still proves the release."""
 

@@ -54,12 +54,12 @@ _SENTENCES: Final[Mapping[str, str]] = {
 
 
 def encode(message: BaseModel) -> bytes:
-    """Return a message as JSON; fields that are None are left out, unknown fields are kept."""
+    """Write a message as JSON; fields that are None are left out, unknown fields are kept."""
     return orjson.dumps(message.model_dump(mode="json", exclude_none=True))
 
 
 def decode(value: bytes, contract: TypeAdapter[M]) -> M:
-    """Return the message in `value`.
+    """Decode a message.
 
     Raises:
         MalformedMessage: it is not JSON or breaks the contract.
@@ -69,7 +69,7 @@ def decode(value: bytes, contract: TypeAdapter[M]) -> M:
 
 
 def parse(value: bytes) -> Any:
-    """Return the JSON value in `value`.
+    """Parse JSON.
 
     Raises:
         MalformedMessage: it is not JSON (RFC 8259: NaN and Infinity are not), or a text in it is not Unicode.
@@ -81,7 +81,7 @@ def parse(value: bytes) -> Any:
 
 
 def parse_leniently(value: bytes) -> Any:
-    """Return the JSON value in `value`; texts that are not Unicode are kept, so that one of many items may be refused.
+    """Parse JSON and keep texts that are not Unicode, so that one of many items may be refused.
 
     Half a surrogate pair stands in them as it came, and a byte that is no UTF-8 as one such half.
 
@@ -153,7 +153,7 @@ def _as_orjson(digits: str) -> float:
 
 
 def validate(value: Any, contract: TypeAdapter[M]) -> M:
-    """Return parsed JSON as a message.
+    """Turn parsed JSON into a message.
 
     Raises:
         MalformedMessage: it breaks the contract.
@@ -166,12 +166,7 @@ def validate(value: Any, contract: TypeAdapter[M]) -> M:
 
 
 def contract_error(error: ValidationError, *, tagged: bool = True) -> ContractError:
-    """Translate pydantic's first complaint into ours.
-
-    Args:
-        error: what pydantic found.
-        tagged: the contract is a union, whose tag pydantic puts before a field's path.
-    """
+    """Translate pydantic's first complaint into ours; `tagged` if a union's tag stands before a field's path."""
     problem = _most_telling(error.errors(include_url=False))
     kind, path = _kind(problem), _path(problem, tagged=tagged)
     field = ".".join(path) or None
@@ -197,7 +192,6 @@ def _most_telling(problems: "list[ErrorDetails]") -> "ErrorDetails":
 
 
 def _path(problem: "ErrorDetails", *, tagged: bool) -> list[str]:
-    """Return where the complaint lies, in the sender's words."""
     path = [str(part) for part in problem["loc"]]
     if tagged and path and path[0] in _TAGS:
         del path[0]

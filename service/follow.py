@@ -31,7 +31,7 @@ READ_WITHIN_S: Final = 5.0
 
 
 class _Topic(NamedTuple):
-    """A topic as Kafka describes it: which one it is, although its name be used again, and where it ends."""
+    """Which topic it is, although its name be used again, and where it ends."""
 
     topic_id: str
     ends: dict[int, int]
@@ -41,14 +41,9 @@ class TopicFollower:
     """Hands every record of a topic to a callback, in the order of each partition.
 
     After an outage it goes on where it was; some records may come twice. An error that the callback raises ends the
-    follower and is kept in `failure`, because going on past a record would show a state that never was.
-
-    Args:
-        settings: of the deployment.
-        topic: without the deployment's prefix.
-        on_record: called in the follower's thread.
-        on_new_topic: called there before it begins again, because the topic was deleted and made anew.
-        kafka: told whether Kafka answers, and a readiness check of its own; if None, `not_caught_up` names an outage.
+    follower and is kept in `failure`, because going on past a record would show a state that never was. Both callbacks
+    run in the follower's thread; `on_new_topic` before it begins again, because the topic was deleted and made anew.
+    `kafka` is told whether Kafka answers, and a readiness check of its own; without it `not_caught_up` names an outage.
     """
 
     def __init__(
@@ -92,7 +87,7 @@ class TopicFollower:
             self._asking.release()
 
     def not_caught_up(self) -> str | None:
-        """Return why its view is not current, as a readiness check."""
+        """Say why its view is not current, as a readiness check."""
         if self.failure:
             return self.failure.message
         if not self.caught_up.is_set():
@@ -101,9 +96,6 @@ class TopicFollower:
 
     def read_to_end(self, timeout_s: float | None = None) -> None:
         """Wait until every record that was acknowledged before this call has been handed over.
-
-        Args:
-            timeout_s: how long at most; `READ_WITHIN_S` if None.
 
         Raises:
             DependencyDown: Kafka does not say where the topic ends, or the follower does not get there in time.
@@ -140,7 +132,6 @@ class TopicFollower:
                 raise
 
     def _follow(self) -> None:
-        """Read until stopped, or until the topic is another one."""
         topic = self._describe()
         if self._topic_id not in {None, topic.topic_id}:
             get_logger().warning("topic_made_anew", topic=self._topic)
@@ -163,7 +154,7 @@ class TopicFollower:
     def _read(
         self, consumer: KafkaConsumer, partitions: list[TopicPartition], *, first_ends: Mapping[int, int]
     ) -> None:
-        """Read on, until stopped or until what is read is no longer what Kafka holds under that name."""
+        """Read on until stopped, or until what is read is no longer what Kafka holds under that name."""
         probe_at = time.monotonic() + PROBE_S
         while not self._stop.is_set():
             if not self.caught_up.is_set() and _are_past(_positions(consumer, partitions), first_ends):
@@ -246,7 +237,7 @@ def _described(client: KafkaAdminClient, name: str) -> _Topic:
 
 
 def _positions(consumer: KafkaConsumer, partitions: Iterable[TopicPartition]) -> dict[int, int]:
-    """Return the next offset of each partition; one whose position the broker has not told in time is left out."""
+    """List the next offsets; a partition whose position the broker has not told in time is left out."""
     positions = {p.partition: consumer.position(p, timeout_ms=POSITION_MS) for p in partitions}
     return {number: position for number, position in positions.items() if position is not None}
 

@@ -25,10 +25,9 @@ Check = Callable[[], str | None]
 
 
 class Health:
-    """What a process says about itself. Checks run on each request: they must be quick and not block.
+    """What a process says about itself; its metrics exist at zero from here on.
 
-    Args:
-        process: whose health this is; its metrics exist at zero from here on.
+    Checks run on each request: they must be quick and not block.
     """
 
     def __init__(self, process: Process | str) -> None:
@@ -51,12 +50,12 @@ class Health:
         self._shown[name] = read
 
     def live(self) -> tuple[bool, list[str]]:
-        """Return whether the process is alive, with the reasons against."""
+        """Say whether the process is alive, with the reasons against."""
         reasons = _reasons(self._live)
         return not reasons, reasons
 
     def ready(self) -> tuple[bool, list[str]]:
-        """Return whether the process is ready, with the reasons against; the dead are never ready."""
+        """Say whether the process is ready, with the reasons against; the dead are never ready."""
         reasons = _reasons(self._live) + _reasons(self._ready)
         return not reasons, reasons
 
@@ -83,7 +82,6 @@ def _reasons(checks: dict[str, Check]) -> list[str]:
 
 
 def _ask(check: Check) -> str | None:
-    """Run one check; one that fails is itself a reason against."""
     try:
         return check()
     except MillraceError as error:
@@ -95,11 +93,8 @@ def _ask(check: Check) -> str | None:
 class Dependency:
     """What is known of one server; safe to use from several threads.
 
-    Args:
-        process: the server's name in logs and metrics.
-        meaning: what its absence means for those who are served, for the log line.
-        patience_s: how long an outage may last before it is a reason against readiness.
-        monotonic_s: clock that measures outages.
+    `meaning` says in the log what its absence means for those who are served. An outage that lasts longer than
+    `patience_s` is a reason against readiness.
     """
 
     def __init__(
@@ -154,7 +149,7 @@ class Dependency:
         self.answered()
 
     def not_ready(self) -> str | None:
-        """Return the reason against readiness, or None; the form of a health check."""
+        """Give the reason against readiness, or None; the form of a health check."""
         error, down_since_s = self._error, self._down_since_s
         if error is None or self._monotonic_s() - down_since_s < self._patience_s:
             return None

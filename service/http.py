@@ -63,14 +63,9 @@ class Problem(BaseModel):
 
 
 class Refused(Exception):
-    """A whole request is refused: nothing of it is done.
+    """A whole request is refused and nothing of it done: why in a stable word and in a sentence with the fix.
 
-    Args:
-        status: HTTP status.
-        reason: stable word for programs.
-        detail: sentence for people, with the fix.
-        field: dotted path of what is to blame.
-        headers: of the answer.
+    `field` is the dotted path of what is to blame; `headers` go into the answer.
     """
 
     def __init__(
@@ -91,12 +86,12 @@ class Refused(Exception):
 
 
 def come_again(status: int, reason: str, detail: str, *, after_s: float = RETRY_AFTER_S) -> Refused:
-    """Return a refusal that says when to come back."""
+    """Make a refusal that says when to come back."""
     return Refused(status, reason, detail, headers={"Retry-After": str(max(1, round(after_s)))})
 
 
 def problem(refused: Refused) -> web.Response:
-    """Return the answer that a refusal becomes everywhere but in the embedded store, which speaks Qdrant's form."""
+    """Make the answer that a refusal becomes everywhere but in the embedded store, which speaks Qdrant's form."""
     body = Problem(
         title=HTTPStatus(refused.status).phrase,
         status=refused.status,
@@ -109,22 +104,15 @@ def problem(refused: Refused) -> web.Response:
 
 
 def json_answer(content: BaseModel) -> web.Response:
-    """Return an answer that was validated when it was made."""
+    """Answer with content that was validated when it was made."""
     return web.Response(body=content.model_dump_json().encode(), content_type=JSON)
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One path of an application.
+    """One path; it is documented if it `gives` something, and `always` answered, beyond `max_open` too.
 
-    Args:
-        method: GET answers HEAD too.
-        path: as aiohttp writes it.
-        handler: answers.
-        summary: what it does, for the documentation.
-        takes: form of the body; for GET, of the parameters.
-        gives: form of the answer; a route without it is not documented.
-        always: answered also while `max_open` requests are under way, and not counted among them.
+    GET answers HEAD too. What it `takes` is the form of the body, for GET of the parameters.
     """
 
     method: str
@@ -144,15 +132,7 @@ def build_app(
     render: Callable[[Refused], web.Response] = problem,
     middlewares: Sequence[Any] = (),
 ) -> web.Application:
-    """Return an application with its health paths.
-
-    Args:
-        health: answers `/live`, `/ready` and `/metrics`.
-        routes: all other paths.
-        max_open: how many requests may be under way; those beyond are refused before their body is read.
-        render: turns a refusal into an answer.
-        middlewares: aiohttp's, inside the edge: what they raise is rendered too.
-    """
+    """Make an application with its health paths; requests beyond `max_open` are refused before their body is read."""
 
     async def answer_health(request: web.Request) -> web.StreamResponse:
         status, content_type, body = health.render(request.path) or (404, JSON, b"{}")
@@ -170,8 +150,6 @@ def build_app(
 
 
 class _Edge:
-    """What happens around every handler."""
-
     def __init__(
         self, render: Callable[[Refused], web.Response], max_open: int | None, *, always: Collection[str]
     ) -> None:
@@ -211,7 +189,7 @@ class _Edge:
 
 
 def _refusal(request: web.Request, error: Exception) -> Refused:
-    """Return what an error means to the caller; a fault of ours is logged and says nothing of the inside."""
+    """Say what an error means to the caller; a fault of ours is logged and says nothing of the inside."""
     match error:
         case Refused():
             return error
@@ -235,13 +213,7 @@ def _refusal(request: web.Request, error: Exception) -> Refused:
 async def read_body(
     request: web.Request, *, limit_bytes: int, types: Collection[str] = (JSON,), timeout_s: float = BODY_TIMEOUT_S
 ) -> bytes:
-    """Return the body of a request, unpacked.
-
-    Args:
-        request: its body may be packed with gzip or deflate.
-        limit_bytes: largest body, as sent and as unpacked.
-        types: content types that are read; an absent one is.
-        timeout_s: how long the body may take to arrive.
+    """Read and unpack a body of at most `limit_bytes`, as sent and as unpacked; it may come without a type.
 
     Raises:
         Refused: 400, 408, 413 or 415.
@@ -270,7 +242,7 @@ async def read_body(
 
 
 def _unpacked(body: bytearray, limit_bytes: int) -> bytes:
-    """Return what a packed body holds, of a larger one a byte more than the limit."""
+    """Unpack a body; of one that is too large, a byte more than the limit."""
     unpacker = zlib.decompressobj(wbits=_GZIP_OR_ZLIB)
     try:
         unpacked = unpacker.decompress(body, limit_bytes + 1)
@@ -282,7 +254,7 @@ def _unpacked(body: bytearray, limit_bytes: int) -> bytes:
 
 
 async def read_model(request: web.Request, model: type[M], *, limit_bytes: int) -> M:
-    """Return the body of a request as a model.
+    """Read a body as a model.
 
     Raises:
         Refused: as `read_body`, and 422 with the field that is wrong.
@@ -292,7 +264,7 @@ async def read_model(request: web.Request, model: type[M], *, limit_bytes: int) 
 
 
 def read_parameters(request: web.Request, model: type[M]) -> M:
-    """Return the query parameters of a request as a model; one that is given more than once is a list.
+    """Read query parameters as a model; one that is given more than once is a list.
 
     Raises:
         Refused: 422 with the parameter that is wrong.
@@ -313,7 +285,7 @@ ADMIN_FINISH_S: Final = 1.0
 
 
 def bind_socket(host: str, port: int) -> socket.socket:
-    """Return a listening socket.
+    """Open a listening socket.
 
     Raises:
         DependencyDown: the port is held by another process.
@@ -330,7 +302,7 @@ def bind_socket(host: str, port: int) -> socket.socket:
 async def serving(
     app: web.Application, listener: socket.socket, *, finish_s: float, end_abandoned: bool = False
 ) -> AsyncIterator[None]:
-    """Answer inside the block; then take nothing more, finish what is under way within `finish_s`, and close the socket.
+    """Answer inside the block; then take nothing more, finish what is under way, and close the socket.
 
     With `end_abandoned` a client that goes away ends its handler, and so what that waits for.
     """
@@ -362,11 +334,6 @@ class AdminServer:
     """Answers health and metrics of a process that has no other server, from a daemon thread.
 
     The thread has an event loop of its own: a process busy with a training step still answers its supervisor.
-
-    Args:
-        health: what is answered.
-        host: address to listen on.
-        port: port to listen on; 0 takes a free one.
     """
 
     def __init__(self, health: Health, host: str, port: int) -> None:

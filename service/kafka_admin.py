@@ -58,7 +58,7 @@ class Committed(NamedTuple):
 
 
 def admin(settings: Settings, *, wait: Wait | None = None) -> KafkaAdminClient:
-    """Return an admin client, a context manager; waits for a broker that is still starting up.
+    """Open an admin client, a context manager; waits for a broker that is still starting up.
 
     Raises:
         DependencyDown: no broker answered within `dependency_wait_s`.
@@ -97,7 +97,7 @@ def _log_in(settings: Settings, wait: Wait) -> None:
 def beginning_and_end_offsets(
     client: KafkaAdminClient, settings: Settings, topics: Iterable[str]
 ) -> dict[Partition, OffsetRange]:
-    """Return what each partition of the topics holds, asked from outside any group.
+    """Ask what each partition of the topics holds.
 
     Raises:
         DependencyDown: Kafka does not answer, or lacks one of the topics.
@@ -113,7 +113,7 @@ def beginning_and_end_offsets(
 
 
 def topic_ids(settings: Settings, topics: Iterable[str]) -> dict[str, str]:
-    """Return Kafka's id of each topic; a topic that was deleted and made anew has another. Old brokers tell none.
+    """Ask for Kafka's id of each topic; one that was deleted and made anew has another. Old brokers tell none.
 
     Raises:
         DependencyDown: Kafka does not answer.
@@ -124,7 +124,7 @@ def topic_ids(settings: Settings, topics: Iterable[str]) -> dict[str, str]:
 
 
 def committed_offsets(client: KafkaAdminClient, settings: Settings, group: str) -> dict[Partition, Committed]:
-    """Return what a group (`join`, `trainer`, ...) committed; partitions without a commit are absent."""
+    """Ask what a group (`join`, `trainer`, ...) committed; partitions without a commit are absent."""
     name = settings.group(group)
     with translate_kafka_errors(settings):
         offsets = _once_coordinated(lambda: client.list_group_offsets({name: None}))[name]
@@ -136,7 +136,7 @@ def committed_offsets(client: KafkaAdminClient, settings: Settings, group: str) 
 
 
 def _once_coordinated(call: Callable[[], Any]) -> Any:
-    """Return a call's answer; the first group of a new cluster waits for the offsets topic to be created."""
+    """Wait until a call is answered: the first group of a new cluster waits for the offsets topic."""
     deadline = time.monotonic() + REQUEST_TIMEOUT_MS / 1000
     while True:
         try:
@@ -148,7 +148,7 @@ def _once_coordinated(call: Callable[[], Any]) -> Any:
 
 
 def _partitions(client: KafkaAdminClient, settings: Settings, topics: Iterable[str]) -> list[TopicPartition]:
-    """Return every partition of the topics, refusing topics that are missing: absent is not empty."""
+    """List every partition of the topics, refusing topics that are missing: absent is not empty."""
     found = client.describe_topics([settings.topic(topic) for topic in topics])
     missing = [topic["name"] for topic in found if not topic["partitions"]]
     if missing:
@@ -163,7 +163,6 @@ def _partitions(client: KafkaAdminClient, settings: Settings, topics: Iterable[s
 
 
 def _short(name: str, settings: Settings) -> str:
-    """Return a topic's name without the deployment's prefix."""
     return name.removeprefix(settings.topic_prefix)
 
 
@@ -192,7 +191,6 @@ def wait_for_listener(settings: Settings, wait: Wait) -> None:
 
 
 def _accepts(server: str) -> bool:
-    """Return whether a broker's port accepts a connection."""
     host, _, port = server.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
@@ -222,13 +220,7 @@ class TopicFinding(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TopicState:
-    """A topic as the cluster has it.
-
-    Args:
-        partitions: how many.
-        copies: of the partition that has fewest.
-        config: what holds for it, by name; empty if we may not see it.
-    """
+    """A topic as the cluster has it; `copies` of the partition that has fewest, `config` empty if we may not see it."""
 
     partitions: int
     copies: int
@@ -239,11 +231,6 @@ def ensure_topics(settings: Settings, topics: Iterable[TopicSpec] = TOPICS, *, w
     """Create every topic that is missing, wait for each partition's leader, and check them.
 
     Any number of processes may do so at once. It tries again while the broker starts up.
-
-    Args:
-        settings: the settings in force.
-        topics: what there should be.
-        wait: how to pause between two tries; `Shutdown.wait` lets a stop end the wait.
 
     Raises:
         UsageError: a topic exists in a form in which records would be lost or misread.
@@ -263,7 +250,6 @@ def ensure_topics(settings: Settings, topics: Iterable[TopicSpec] = TOPICS, *, w
 
 
 def _report(found: list[TopicFinding]) -> None:
-    """Log every warning, and raise if a topic is refused."""
     for finding in found:
         if not finding.refused:
             get_logger().warning("topic_differs", topic=finding.topic, error=finding.cause, fix=finding.fix)
@@ -278,7 +264,7 @@ def _report(found: list[TopicFinding]) -> None:
 def topic_findings(
     client: KafkaAdminClient, settings: Settings, topics: Iterable[TopicSpec] = TOPICS
 ) -> list[TopicFinding]:
-    """Return what is wrong with the topics that exist; rights that are missing to see it are a finding, too."""
+    """Find what is wrong with the topics that exist; rights that are missing to see it are a finding, too."""
     specs = {settings.topic(spec.name): spec for spec in topics}
     configs = client.describe_configs(
         [ConfigResource("TOPIC", name, list(CHECKED)) for name in specs], config_filter="all"
@@ -309,15 +295,7 @@ def topic_findings(
 def differences(
     spec: TopicSpec, name: str, state: TopicState, settings: Settings, *, brokers: int
 ) -> Iterator[TopicFinding]:
-    """Yield what is wrong with one topic.
-
-    Args:
-        spec: what it should be.
-        name: on the cluster.
-        state: what it is.
-        settings: the settings in force.
-        brokers: how many there are.
-    """
+    """Yield what is wrong with one topic, `name` on the cluster."""
     wanted = partition_count(spec, settings)
     if state.partitions != wanted:
         fix = f"set MILLRACE_PARTITIONS={state.partitions}, or choose another MILLRACE_TOPIC_PREFIX"
@@ -378,7 +356,6 @@ def _copies(state: TopicState) -> Iterator[Difference]:
 
 
 def _create_missing(client: KafkaAdminClient, settings: Settings, specs: Mapping[str, TopicSpec]) -> None:
-    """Create what is missing and wait for it."""
     existing = set(client.list_topics())
     copies = settings.replication_factor
     in_sync = {"min.insync.replicas": str(IN_SYNC)} if copies >= ENOUGH_COPIES else {}
@@ -399,7 +376,6 @@ def _create_missing(client: KafkaAdminClient, settings: Settings, specs: Mapping
 
 
 def _creation_error(topic: dict[str, Any], settings: Settings) -> MillraceError:
-    """Return what a refused creation means."""
     said = f"topic {topic['name']}: {topic.get('error_message') or ''}"
     error = for_code(topic["error_code"])(said)
     if isinstance(error, InvalidConfigurationError | InvalidPartitionsError | PolicyViolationError):

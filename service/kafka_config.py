@@ -218,7 +218,7 @@ def _login(settings: Settings, as_provider: Callable[[TokenSource], Any]) -> dic
 
 
 def _require_codecs(codecs: ModuleType, library: str) -> None:
-    """Refuse to read without one of the codecs: the first batch packed with it would end the process, again and again."""
+    """Refuse to read without one of the codecs: the first batch packed with it would end the process, every time."""
     missing = [name for name in CODECS if not getattr(codecs, f"has_{name}")()]
     if missing:
         raise DependencyDown(
@@ -274,7 +274,7 @@ def consumer_config(settings: Settings, group: str | None = None) -> dict[str, A
 
 
 def producer_config(settings: Settings) -> dict[str, Any]:
-    """Return the arguments of a `kafka.KafkaProducer`: idempotent, acknowledged by all in-sync copies."""
+    """Return the arguments of a `kafka.KafkaProducer`."""
     return {
         **base_config(settings),
         "acks": "all",
@@ -318,7 +318,7 @@ def aiokafka_consumer_config(settings: Settings, group: str | None = None) -> di
 
 
 def aiokafka_producer_config(settings: Settings) -> dict[str, Any]:
-    """Return the arguments of an `aiokafka.AIOKafkaProducer`: idempotent, acknowledged by all in-sync copies."""
+    """Return the arguments of an `aiokafka.AIOKafkaProducer`."""
     return {
         **aiokafka_config(settings),
         "acks": "all",

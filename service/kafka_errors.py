@@ -52,7 +52,7 @@ def translate_kafka_errors(settings: Settings | None = None) -> Iterator[None]:
 
 
 def expected_kafka_error(error: BaseException, settings: Settings | None = None) -> MillraceError | None:
-    """Return what an error of a Kafka client means, or None where it is not one."""
+    """Say what an error of a Kafka client means; None if it is not one."""
     if not any(base.__module__.split(".")[0] in _LIBRARIES for base in type(error).__mro__):
         return None
     names = {base.__name__ for base in type(error).__mro__}
@@ -60,7 +60,6 @@ def expected_kafka_error(error: BaseException, settings: Settings | None = None)
 
 
 def _refused(names: set[str], error: BaseException, settings: Settings | None) -> MillraceError | None:
-    """Return the meaning of an answer that trying again does not change."""
     if "InvalidSessionTimeoutError" in names:
         timeout = "" if settings is None else f"={settings.session_timeout_s:g}"
         return UsageError(
@@ -99,7 +98,6 @@ def _refused(names: set[str], error: BaseException, settings: Settings | None) -
 
 
 def _passing(names: set[str], error: BaseException) -> MillraceError | None:
-    """Return the meaning of an answer about something that is not there, or not there any more."""
     if names & {"UnknownTopicOrPartitionError", "UnknownTopicIdError"}:
         return DependencyDown(
             f"Kafka does not know a topic: {_text(error)}", fix="`millrace up` or a restart of any service creates it"
@@ -110,7 +108,6 @@ def _passing(names: set[str], error: BaseException) -> MillraceError | None:
 
 
 def _no_answer(error: BaseException, settings: Settings | None) -> MillraceError:
-    """Return the meaning of every other failure: Kafka does not do its work."""
     where = "" if settings is None or settings.kafka_bootstrap is None else f" at {settings.kafka_bootstrap}"
     if any(problem in str(error) for problem in _TLS):
         return UsageError(
@@ -129,6 +126,5 @@ def _no_answer(error: BaseException, settings: Settings | None) -> MillraceError
 
 
 def _text(error: BaseException) -> str:
-    """Return an error in one short line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else f"{text[:200]}..."

@@ -11,7 +11,7 @@ EpochClock = Callable[[], int]
 
 
 def epoch_ms() -> int:
-    """Return the time now, milliseconds since 1970-01-01 UTC."""
+    """Tell the time, milliseconds since 1970-01-01 UTC."""
     return time.time_ns() // 1_000_000
 
 
@@ -20,12 +20,9 @@ PART_SUFFIX: Final = ".part"
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
-    """Replace a file in one step: temporary file, fsync, rename, fsync of the folder.
+    """Replace a file in one step: temporary file, fsync, rename, fsync of the folder, which exists.
 
-    Args:
-        path: the file; its folder exists.
-        content: all of it.
-        mode: rights of the new file, less the process's umask; 0o600 for what holds keys.
+    `mode` is the rights of the new file, less the process's umask: 0o600 for what holds keys.
 
     Raises:
         OSError: the disk is full or refuses; what the file held before is untouched.

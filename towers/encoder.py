@@ -29,12 +29,7 @@ DEFAULT_THREADS: Final = 1
 
 
 class BaseEncoder:
-    """A sentence-transformers model in inference mode; several threads may share it, one encodes at a time.
-
-    Args:
-        model: the model.
-        name: its name without the owner, for `base_version`.
-    """
+    """A sentence-transformers model in inference mode; several threads may share it, one encodes at a time."""
 
     def __init__(self, model: "SentenceTransformer", *, name: str) -> None:
         self._model = model
@@ -43,7 +38,7 @@ class BaseEncoder:
         self.base_version = f"{name}/{_digest(model)}/t{TEMPLATE_VERSION}"
 
     def encode(self, texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
-        """Return unit float32 rows (N, D), in the order of the texts."""
+        """Encode texts to unit float32 rows (N, D), in their order."""
         if not texts:
             return np.empty((0, self.dim), dtype=np.float32)
         with self._encoding:
@@ -58,11 +53,7 @@ class BaseEncoder:
 
 
 def load_encoder(model_name: str, *, torch_threads: int | None = DEFAULT_THREADS) -> BaseEncoder:
-    """Return the base encoder of a name or folder, on the CPU.
-
-    Args:
-        model_name: any sentence-transformers model.
-        torch_threads: threads of every torch operation in this process; None leaves torch's own choice.
+    """Load the base encoder of a name or folder, on the CPU; None leaves the number of threads to torch.
 
     Raises:
         DependencyDown: its weights are nowhere to be had, or cannot be read.
@@ -88,7 +79,6 @@ def load_encoder(model_name: str, *, torch_threads: int | None = DEFAULT_THREADS
 
 
 def _digest(model: "SentenceTransformer") -> str:
-    """Return eight hex digits of what the weights are."""
     digest = hashlib.sha256()
     for name, weights in sorted(model.named_parameters()):
         digest.update(f"{name}{tuple(weights.shape)}".encode())
@@ -124,7 +114,7 @@ def quiet_libraries() -> None:
 
 
 def find_weights(model_name: str) -> WeightsFolder:
-    """Return the folder of a model's weights, from the nearest source that has them.
+    """Find the folder of a model's weights, from the nearest source that has them.
 
     Raises:
         DependencyDown: no source has them.
@@ -151,13 +141,11 @@ def find_weights(model_name: str) -> WeightsFolder:
 
 
 def _local_folder(model_name: str) -> Path | str:
-    """Return the folder that the name itself is."""
     path = Path(model_name)
     return path if _complete(path) else "no such model folder"
 
 
 def _cached(model_name: str) -> Path | str:
-    """Return the model's folder in the hub's cache, without a network."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -171,7 +159,6 @@ def _cached(model_name: str) -> Path | str:
 
 
 def _downloaded(model_name: str) -> Path | str:
-    """Return the model's folder after a download, where the hub answers soon."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE:
         return "HF_HUB_OFFLINE is set"
     from huggingface_hub import HfApi, snapshot_download
@@ -187,7 +174,6 @@ def _downloaded(model_name: str) -> Path | str:
 
 
 def _packaged(model_name: str) -> Path | str:
-    """Return the folder inside the offline package, if that is the model asked for."""
     if model_name.rsplit("/", 1)[-1] != OFFLINE_MODEL:
         return f"holds {OFFLINE_MODEL} only"
     spec = importlib.util.find_spec(OFFLINE_PACKAGE)
@@ -198,6 +184,5 @@ def _packaged(model_name: str) -> Path | str:
 
 
 def _complete(path: Path) -> bool:
-    """Return whether a folder holds a configuration and weights."""
     described = any((path / name).is_file() for name in ("modules.json", "config.json"))
     return described and (any(path.glob("**/*.safetensors")) or any(path.glob("**/*.bin")))

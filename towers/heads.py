@@ -22,12 +22,7 @@ APPLY_ROWS: Final = 8192
 
 
 class QueryHead(nn.Module):
-    """q' = unit(q + up(down(q))), with `up` zero at the start.
-
-    Args:
-        dim: width D of the base vectors.
-        rank: width of the bottleneck.
-    """
+    """q' = unit(q + up(down(q))) over base vectors of width `dim`, with `up` zero at the start."""
 
     def __init__(self, dim: int, rank: int = 64) -> None:
         super().__init__()
@@ -49,12 +44,7 @@ class QueryHead(nn.Module):
 
 
 class ProductHead(nn.Module):
-    """p' = unit(p + output(gelu(hidden(p)))), with `output` zero at the start.
-
-    Args:
-        dim: width D of the base vectors.
-        hidden: width H of the hidden layer.
-    """
+    """p' = unit(p + output(gelu(hidden(p)))) over base vectors of width `dim`, with `output` zero at the start."""
 
     def __init__(self, dim: int, hidden: int = 256) -> None:
         super().__init__()
@@ -81,7 +71,7 @@ Head = QueryHead | ProductHead
 
 
 def apply_head(head: Head, vectors: np.ndarray) -> np.ndarray:
-    """Return the head's vectors (N, D) float32 for base vectors (N, D), without a gradient."""
+    """Give the head's vectors (N, D) float32 for base vectors (N, D), without a gradient."""
     rows = np.require(vectors, dtype=np.float32, requirements=["C", "W"])
     with torch.inference_mode():
         blocks = [head(torch.from_numpy(rows[at : at + APPLY_ROWS])).numpy() for at in range(0, len(rows), APPLY_ROWS)]
@@ -100,7 +90,6 @@ def _gaussian(rows: int, columns: int) -> Tensor:
 
 
 def _fill(head: Head, tensors: Mapping[str, np.ndarray]) -> None:
-    """Replace a head's weights."""
     with torch.no_grad():
         for name, weights in head.named_parameters():
             weights.copy_(torch.from_numpy(np.array(tensors[name], dtype=np.float32)))

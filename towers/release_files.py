@@ -51,7 +51,7 @@ def pack(release: Release) -> bytes:
 
 
 def unpack(value: bytes) -> Release:
-    """Return the release in a record's value.
+    """Read the release in a record's value.
 
     Raises:
         ContractError: the bytes are no release, damaged, or do not fit their manifest.
@@ -112,7 +112,6 @@ def probe_difference(release: Release, encoder: Encoder) -> float:
 
 
 def _check_shapes(manifest: ReleaseManifest, tensors: Mapping[str, np.ndarray]) -> None:
-    """Raise where tensors are missing, superfluous, of the wrong type or of shapes that do not fit together."""
     dim, probes = manifest.dim, len(manifest.probe_texts)
     first = tensors.get("down" if manifest.kind == "query" else "hidden_weight")
     width = 0 if first is None else len(first)

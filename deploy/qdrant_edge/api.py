@@ -102,14 +102,7 @@ CALLS: Final = (
 
 
 class Api:
-    """The routes bound to one store.
-
-    Args:
-        store: open data folder.
-        worker: gives each call its turn.
-        health: what `/live`, `/ready` and `/metrics` say.
-        api_key: asked of every call but the health paths, if set.
-    """
+    """The routes bound to one store; if there is a key, all but the health paths ask for it."""
 
     def __init__(self, store: Store, worker: Worker, health: Health, *, api_key: str | None = None) -> None:
         self._store = store
@@ -173,7 +166,6 @@ class Api:
         return web.Response(status=200 if holds else 503, text="all shards are ready" if holds else "; ".join(reasons))
 
     async def _keeping_house(self, app: web.Application) -> AsyncIterator[None]:
-        """Flush and count while the application runs."""
         del app
         tasks = [
             asyncio.create_task(self._worker.work()),
@@ -217,7 +209,6 @@ async def _unknown_path(request: web.Request) -> web.Response:
 
 
 def _timeout_s(request: web.Request) -> int | None:
-    """Return how long the caller will wait, None if it does not say."""
     given = request.query.get("timeout")
     if given is None:
         return None
@@ -229,7 +220,7 @@ def _timeout_s(request: web.Request) -> int | None:
 
 
 def _acknowledged(result: Any) -> Any:
-    """Return an update's result as Qdrant words it for a caller that did not ask to wait."""
+    """Word an update's result as Qdrant does for a caller that did not ask to wait."""
     if type(result) is dict and result.get("status") == "completed":
         return {**result, "status": "acknowledged"}
     if type(result) is list and all(type(entry) is dict and "operation_id" in entry for entry in result):

@@ -35,13 +35,7 @@ _GROUPS: Final = 3
 
 
 class Collection:
-    """One open collection.
-
-    Args:
-        name: its real name.
-        spec: what it was created as.
-        shard_path: folder of the shard, made by `Collection.make_shard`.
-    """
+    """One open collection under its real name, with what it was created as; `make_shard` made its folder."""
 
     def __init__(self, name: str, spec: models.CreateCollection, shard_path: Path) -> None:
         self.name = name
@@ -213,7 +207,6 @@ class Collection:
         return Scope(sizes=self._sizes, ceiling=self.points_count(), vector_of=self._vector_of)
 
     def _vector_of(self, example: PointId, name: str) -> list[float]:
-        """Return a stored vector, for a query by example."""
         found = self._shard.retrieve([example], False, True)
         vector = found[0].vector if found else None
         stored = vector.get(name) if type(vector) is dict else vector
@@ -238,7 +231,7 @@ def _require_space(folder: Path) -> None:
 
 
 def _points_json(found: Iterable[edge.ScoredPoint | edge.Record], *, with_vector: Any) -> list[dict[str, Json]]:
-    """Return points as Qdrant answers them; MMR gives vectors even if none were asked for, so they are dropped here."""
+    """Give points as Qdrant answers them; MMR gives vectors even if none were asked for, so they are dropped here."""
     answers = []
     for point in found:
         answer: dict[str, Json] = {"id": json_id(point.id)}
@@ -274,7 +267,7 @@ _INDEX_PARAMETERS: Final = frozenset({"is_tenant", "is_principal", "on_disk", "e
 
 
 def read_spec(body: Json) -> models.CreateCollection:
-    """Return what a collection is created as, from a create request or from what was kept of one.
+    """Read what a collection is created as, from a create request or from what was kept of one.
 
     Raises:
         ApiError: wrong type, unknown field, impossible size, or what only a Qdrant server has.
@@ -304,17 +297,17 @@ def _take_only(names: Set[str], given: BaseModel) -> None:
 
 
 def _spaces(spec: models.CreateCollection) -> dict[str, models.VectorParams]:
-    """Return the vector spaces by name; the unnamed one's name is empty."""
+    """Name the vector spaces; the unnamed one's name is empty."""
     return {"": spec.vectors} if isinstance(spec.vectors, models.VectorParams) else spec.vectors or {}
 
 
 def sizes_of(spec: models.CreateCollection) -> dict[str, int]:
-    """Return the dimension per vector name."""
+    """Give the dimension per vector name."""
     return {name: space.size for name, space in _spaces(spec).items()}
 
 
 def scores_are_distances(spec: models.CreateCollection, query: models.QueryInterface | None, using: str | None) -> bool:
-    """Return whether the smallest score of a query is the best."""
+    """Tell whether the smallest score of a query is the best."""
     if query is None or (isinstance(query, BaseModel) and not isinstance(query, models.NearestQuery)):
         return False
     space = _spaces(spec).get(using or "")
@@ -322,7 +315,6 @@ def scores_are_distances(spec: models.CreateCollection, query: models.QueryInter
 
 
 def _edge_config(spec: models.CreateCollection) -> edge.EdgeConfig:
-    """Return the configuration of the shard; its log is on, so that what was acknowledged survives a kill."""
     vectors = {
         name: edge.EdgeVectorParams(space.size, getattr(edge.Distance, space.distance.value))
         for name, space in _spaces(spec).items()
@@ -366,7 +358,6 @@ def to_json(given: BaseModel | None) -> dict[str, Json]:
 
 
 def _index_operation(body: Json) -> edge.UpdateOperation:
-    """Return the operation of `PUT /index`: a payload index by type name or by parameters."""
     request = parse(models.CreateFieldIndex, body)
     schema = request.field_schema
     if schema is None:

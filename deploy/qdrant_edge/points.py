@@ -69,7 +69,6 @@ def _rows(batch: dict[str, Json]) -> list[dict[str, Json]]:
 
 
 def _without_vectors(fields: dict[str, Json]) -> tuple[dict[str, Json], list[Json]]:
-    """Return a request with no numbers in its points' vectors, and those vectors."""
     points = [as_object(point, "point") for point in as_list(fields.get("points"), "points")]
     vectors = [point.get("vector") for point in points]
     return {**fields, "points": [{**point, "vector": {}} if "vector" in point else point for point in points]}, vectors
@@ -89,13 +88,9 @@ def update_vectors(body: Json, sizes: Sizes) -> edge.UpdateOperation:
 
 
 def _on_points(model: type[BaseModel] | None, by_ids: Build, by_filter: Build, *arguments: str) -> Operation:
-    """Return an operation on the points that a request names: ids first, as in Qdrant, else its filter.
+    """Make an operation on the points that a request names: ids first, as in Qdrant, else its filter.
 
-    Args:
-        model: of the request; None if it says nothing but which points.
-        by_ids: builds it from ids and the arguments.
-        by_filter: builds it from a filter and the arguments.
-        arguments: names of the request's fields.
+    Without a model the request says nothing but which points; `arguments` are its fields that both builders take.
     """
 
     def operation(body: Json, sizes: Sizes) -> edge.UpdateOperation:

@@ -37,10 +37,8 @@ Payloads = bool | list[str] | edge.PayloadSelector
 class Scope:
     """What a query must know of its collection.
 
-    Args:
-        sizes: dimension per vector name.
-        ceiling: number of points, the most that any limit can yield.
-        vector_of: (point id, vector name) -> the stored vector, for queries by example.
+    `ceiling` is the number of points, the most that any limit can yield; `vector_of` (point id, vector name) gives a
+    stored vector, for queries by example.
     """
 
     sizes: Sizes
@@ -63,7 +61,6 @@ def to_query(given: models.QueryRequest, scope: Scope) -> edge.QueryRequest:
 
 
 def _stage(given: models.QueryRequest | models.Prefetch, scope: Scope) -> dict[str, Any]:
-    """Return the arguments that a query and a prefetch share."""
     query, example = _scoring(given, scope)
     if given.score_threshold is not None and (query is None or isinstance(query, edge.OrderBy)):
         raise ApiError(400, "Bad request: score_threshold needs a query that gives scores")

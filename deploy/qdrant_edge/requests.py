@@ -70,11 +70,7 @@ _CONDITIONS: Final[dict[str, type[BaseModel]]] = {
 
 
 def parse(model: type[M], body: Json) -> M:
-    """Return a request as the model that the client made it from.
-
-    Args:
-        model: of a whole request, or of a prefetch.
-        body: its JSON; vectors of points were taken out before.
+    """Read a request as the model that the client made it from; vectors of points were taken out before.
 
     Raises:
         ApiError: wrong type, unknown field, nested too deeply, or what needs more than one collection on one machine.
@@ -164,14 +160,14 @@ def _place(loc: tuple[int | str, ...], body: Json, is_missing: bool) -> tuple[li
 
 
 def as_object(value: Json, where: str) -> dict[str, Any]:
-    """Return the value if it is a JSON object."""
+    """Give the value if it is a JSON object."""
     if type(value) is not dict:
         raise ApiError(400, f"Format error in JSON body: {where} must be an object, got {value!r:.80}")
     return value
 
 
 def as_list(value: Json, where: str) -> list[Any]:
-    """Return the value if it is a JSON array."""
+    """Give the value if it is a JSON array."""
     if type(value) is not list:
         raise ApiError(400, f"Format error in JSON body: {where} must be a list, got {value!r:.80}")
     return value
@@ -223,16 +219,10 @@ def dense_vectors(value: Json, sizes: Sizes) -> Any:
 
 
 def dense_vector(value: Json, name: str, sizes: Sizes) -> list[float]:
-    """Return a vector that fits its vector space: right dimension, all numbers, finite as float32.
-
-    Args:
-        value: from the request.
-        name: vector name, empty for the unnamed vector.
-        sizes: dimension per vector name.
+    """Check a vector against its vector space (unnamed: empty name): right dimension, all numbers, finite as float32.
 
     Raises:
-        ApiError: unknown name, wrong dimension, another kind of vector, or a value that is not a finite number, which
-            Edge itself would store.
+        ApiError: also for values that are not finite, which Edge itself would store.
     """
     if type(value) is dict and _is_other_vector(value):
         raise not_supported("sparse vectors" if "indices" in value else "inference: send vectors")

@@ -34,10 +34,7 @@ _DROPPED: Final = ".dropped-"
 
 
 class Store:
-    """The open data folder.
-
-    Args:
-        folder: made if absent.
+    """The open data folder, made if absent.
 
     Raises:
         DependencyDown: another process has the folder, or it cannot be written.
@@ -82,11 +79,11 @@ class Store:
                 collection.flush()
 
     def names(self) -> list[str]:
-        """Return the names of the collections."""
+        """List the names of the collections."""
         return sorted(self._collections)
 
     def describe(self) -> dict[str, Json]:
-        """Return what `GET /collections` answers."""
+        """Answer `GET /collections`."""
         return {"collections": [{"name": name} for name in self.names()]}
 
     def points_counts(self) -> dict[str, int]:

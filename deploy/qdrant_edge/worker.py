@@ -47,11 +47,7 @@ class _Queue:
 
 
 class Worker:
-    """Runs calls one after another, those of a kind in the order of asking.
-
-    Args:
-        clock: monotonic seconds.
-    """
+    """Runs calls one after another, those of a kind in the order of asking."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -77,15 +73,9 @@ class Worker:
     async def run(
         self, kind: Kind, call: Callable[[], T], *, timeout_s: float | None = None, must_run: bool = False
     ) -> T:
-        """Run a call when its turn comes, and return what it returns.
+        """Run a call when its turn comes, and return what it returns; a caller that goes away takes its call back.
 
-        A caller that goes away takes its call back.
-
-        Args:
-            kind: which queue it waits in.
-            call: what to do.
-            timeout_s: how long it may wait.
-            must_run: whether it may wait however many do.
+        It waits at most `timeout_s`; if it `must_run`, it may wait however many do.
 
         Raises:
             ApiError: too many wait, or it waited too long and was not done.

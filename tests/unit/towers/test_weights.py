@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from contracts.errors import DependencyDown
-from towers import weights
+from towers import encoder
 from towers.encoder import find_weights
 
 
