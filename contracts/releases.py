@@ -95,12 +95,9 @@ SERVING: Final[TypeAdapter[Serving]] = TypeAdapter(Serving)
 
 
 def manifest_of(value: bytes) -> ReleaseManifest:
-    """Return the manifest of a release as it stands on `models`, without touching the weights.
+    """Read the manifest of a release as it stands on `models`, without touching the weights.
 
     A safetensors file begins with the length of its JSON header as a little-endian 64-bit integer.
-
-    Raises:
-        MalformedMessage: the bytes are no release.
     """
     try:
         (length,) = struct.unpack_from("<Q", value)

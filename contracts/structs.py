@@ -155,12 +155,7 @@ class Reader(Generic[M]):
         self._ids = {struct_of(model, exact=exact): _ids_of(model) for model in models for exact in (True, False)}
 
     def decode(self, value: bytes | None) -> M:
-        """Return the message in `value`, its unknown fields as `model_extra`.
-
-        Raises:
-            MalformedMessage: it is not JSON or breaks the contract.
-            UnsupportedSchema: its `schema_version` is not known here.
-        """
+        """Decode a message, its unknown fields as `model_extra`; fails as `wire.decode` does."""
         value = value or b""
         quick: M | None = self._attempt(self._exact, value)
         if quick is not None:

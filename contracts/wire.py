@@ -59,21 +59,12 @@ def encode(message: BaseModel) -> bytes:
 
 
 def decode(value: bytes, contract: TypeAdapter[M]) -> M:
-    """Decode a message.
-
-    Raises:
-        MalformedMessage: it is not JSON or breaks the contract.
-        UnsupportedSchema: its `schema_version` is not known here.
-    """
+    """Decode a message; fails as `parse` and `validate` do."""
     return validate(parse(value), contract)
 
 
 def parse(value: bytes) -> Any:
-    """Parse JSON.
-
-    Raises:
-        MalformedMessage: it is not JSON (RFC 8259: NaN and Infinity are not), or a text in it is not Unicode.
-    """
+    """Parse JSON (RFC 8259: NaN and Infinity are not); what is none, or not Unicode, is a `MalformedMessage`."""
     try:
         return orjson.loads(value)
     except orjson.JSONDecodeError as error:
@@ -84,9 +75,6 @@ def parse_leniently(value: bytes) -> Any:
     """Parse JSON and keep texts that are not Unicode, so that one of many items may be refused.
 
     Half a surrogate pair stands in them as it came, and a byte that is no UTF-8 as one such half.
-
-    Raises:
-        MalformedMessage: it is not JSON for other reasons.
     """
     try:
         return orjson.loads(value)
@@ -99,11 +87,7 @@ def parse_leniently(value: bytes) -> Any:
 
 
 def dump(message: Mapping[str, Any]) -> bytes:
-    """Return parsed JSON as bytes.
-
-    Raises:
-        MalformedMessage: a text in it is not Unicode, which no reader could decode.
-    """
+    """Write parsed JSON; a text that is not Unicode, which no reader could decode, is a `MalformedMessage`."""
     try:
         return orjson.dumps(message)
     except orjson.JSONEncodeError as error:
@@ -153,12 +137,7 @@ def _as_orjson(digits: str) -> float:
 
 
 def validate(value: Any, contract: TypeAdapter[M]) -> M:
-    """Turn parsed JSON into a message.
-
-    Raises:
-        MalformedMessage: it breaks the contract.
-        UnsupportedSchema: its `schema_version` is not known here.
-    """
+    """Turn parsed JSON into a message; what breaks the contract is a `MalformedMessage` or `UnsupportedSchema`."""
     try:
         return contract.validate_python(value)
     except ValidationError as error:

@@ -22,7 +22,7 @@ from indexer.rollout.loop import RollOutLoop
 from indexer.store import ProductStore
 from service.follow import PATIENCE_S, TopicFollower
 from service.health import Dependency, Health
-from service.http import AdminServer
+from service.http import admin_server
 from service.kafka import admin, ensure_topics, producer_config, translate_kafka_errors
 from service.logging import get_logger
 from service.models import ModelsTable, ModelsWriter
@@ -46,7 +46,7 @@ def serve(settings: Settings, shutdown: Shutdown) -> None:
     """
     settings.require("kafka_bootstrap", "qdrant_url")
     health = Health(Process.INDEXER)
-    with AdminServer(health, settings.host, settings.listen_port(Process.INDEXER)), ExitStack() as stack:
+    with admin_server(health, settings.host, settings.listen_port(Process.INDEXER)), ExitStack() as stack:
         indexer = Indexer(settings, shutdown, health, stack)
         try:
             indexer.run()

@@ -95,12 +95,7 @@ class TopicFollower:
         return self._kafka.not_ready() if self._names_outages else None
 
     def read_to_end(self, timeout_s: float | None = None) -> None:
-        """Wait until every record that was acknowledged before this call has been handed over.
-
-        Raises:
-            DependencyDown: Kafka does not say where the topic ends, or the follower does not get there in time.
-            MillraceError: what ended the follower, which will never get there.
-        """
+        """Wait until every record that was acknowledged before this call was handed over, or raise what prevents it."""
         within_s = READ_WITHIN_S if timeout_s is None else timeout_s
         topic = self._describe()
         with self._moved:
@@ -157,8 +152,10 @@ class TopicFollower:
         """Read on until stopped, or until what is read is no longer what Kafka holds under that name."""
         probe_at = time.monotonic() + PROBE_S
         while not self._stop.is_set():
-            if not self.caught_up.is_set() and _are_past(_positions(consumer, partitions), first_ends):
-                self.caught_up.set()
+            if not self.caught_up.is_set():
+                positions = _positions(consumer, partitions)
+                if all(positions.get(number, -1) >= end for number, end in first_ends.items()):
+                    self.caught_up.set()
             if self._hand_over(consumer) and not self._note_offsets(_positions(consumer, partitions)):
                 return self._forget_offsets()
             if time.monotonic() >= probe_at:
@@ -210,7 +207,9 @@ class TopicFollower:
             try:
                 with translate_kafka_errors(self._settings):
                     if self._admin is None:
-                        self._admin = admin(self._settings, wait=_give_up)
+                        self._admin = admin(
+                            self._settings, wait=lambda _seconds: True
+                        )  # one try: whoever asks tries again
                     return _described(self._admin, name)
             except MillraceError:
                 self._close_admin()  # a new one finds a broker that is back sooner than this one would
@@ -220,11 +219,6 @@ class TopicFollower:
         if self._admin is not None:
             self._admin.close()
             self._admin = None
-
-
-def _give_up(_seconds: float) -> bool:
-    """Let one attempt be enough: whoever asks tries again."""
-    return True
 
 
 def _described(client: KafkaAdminClient, name: str) -> _Topic:
@@ -240,7 +234,3 @@ def _positions(consumer: KafkaConsumer, partitions: Iterable[TopicPartition]) ->
     """List the next offsets; a partition whose position the broker has not told in time is left out."""
     positions = {p.partition: consumer.position(p, timeout_ms=POSITION_MS) for p in partitions}
     return {number: position for number, position in positions.items() if position is not None}
-
-
-def _are_past(positions: Mapping[int, int], ends: Mapping[int, int]) -> bool:
-    return all(number in positions and positions[number] >= end for number, end in ends.items())

@@ -11,12 +11,11 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, TypeVar
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -213,11 +212,7 @@ def _refusal(request: web.Request, error: Exception) -> Refused:
 async def read_body(
     request: web.Request, *, limit_bytes: int, types: Collection[str] = (JSON,), timeout_s: float = BODY_TIMEOUT_S
 ) -> bytes:
-    """Read and unpack a body of at most `limit_bytes`, as sent and as unpacked; it may come without a type.
-
-    Raises:
-        Refused: 400, 408, 413 or 415.
-    """
+    """Read and unpack a body of at most `limit_bytes`, as sent and as unpacked, or refuse: 400, 408, 413 or 415."""
     if request.content_type not in {*types, _NO_TYPE}:
         raise Refused(415, "content_type", f"send {JSON}, not {request.content_type}")
     encoding = request.headers.get("Content-Encoding", "identity").lower()
@@ -254,21 +249,12 @@ def _unpacked(body: bytearray, limit_bytes: int) -> bytes:
 
 
 async def read_model(request: web.Request, model: type[M], *, limit_bytes: int) -> M:
-    """Read a body as a model.
-
-    Raises:
-        Refused: as `read_body`, and 422 with the field that is wrong.
-        MalformedMessage: it is not JSON.
-    """
+    """Read a body as a model, or refuse as `read_body` does, and by 422 with the field that is wrong."""
     return _validated(model, wire.parse(await read_body(request, limit_bytes=limit_bytes)))
 
 
 def read_parameters(request: web.Request, model: type[M]) -> M:
-    """Read query parameters as a model; one that is given more than once is a list.
-
-    Raises:
-        Refused: 422 with the parameter that is wrong.
-    """
+    """Read query parameters as a model, or refuse by 422; a parameter that is given more than once is a list."""
     given = {name: request.query.getall(name) for name in request.query}
     return _validated(model, {name: values if len(values) > 1 else values[0] for name, values in given.items()})
 
@@ -285,12 +271,7 @@ ADMIN_FINISH_S: Final = 1.0
 
 
 def bind_socket(host: str, port: int) -> socket.socket:
-    """Open a listening socket.
-
-    Raises:
-        DependencyDown: the port is held by another process.
-        UsageError: the address is not one of this machine's, or the port is not allowed.
-    """
+    """Open a listening socket; a port in use is `DependencyDown`, an address that cannot be had `UsageError`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=128)
@@ -330,44 +311,23 @@ def _is_worth_a_line(record: logging.LogRecord) -> bool:
     return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
 
 
-class AdminServer:
-    """Answers health and metrics of a process that has no other server, from a daemon thread.
+@contextmanager
+def admin_server(health: Health, host: str, port: int) -> Iterator[int]:
+    """Answer health and metrics of a process that has no other server, inside the block; give the port that was taken.
 
-    The thread has an event loop of its own: a process busy with a training step still answers its supervisor.
+    A thread with an event loop of its own does so: a process busy with a training step still answers its supervisor.
     """
+    listener, stop = bind_socket(host, port), Shutdown()
 
-    def __init__(self, health: Health, host: str, port: int) -> None:
-        self._health = health
-        self._listener = bind_socket(host, port)
-        self.port: int = self._listener.getsockname()[1]
-        self._stop = Shutdown()
-        self._closed = False
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._answer()), name="admin", daemon=True)
+    async def answer() -> None:
+        async with serving(build_app(health), listener, finish_s=ADMIN_FINISH_S):
+            await stop.wait_async()
 
-    async def _answer(self) -> None:
-        async with serving(build_app(self._health), self._listener, finish_s=ADMIN_FINISH_S):
-            await self._stop.wait_async()
-
-    def start(self) -> Self:
-        """Begin to answer."""
-        self._thread.start()
-        return self
-
-    def close(self) -> None:
-        """Stop answering and free the port; harmless when repeated."""
-        if self._closed:
-            return
-        self._closed = True
-        if self._thread.is_alive():
-            self._stop.request()
-            self._thread.join()
-        self._stop.close()
-        self._listener.close()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
+    thread = threading.Thread(target=lambda: asyncio.run(answer()), name="admin", daemon=True)
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        stop.request()
+        thread.join()
+        stop.close()

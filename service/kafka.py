@@ -56,21 +56,13 @@ class OutgoingRecord(NamedTuple):
 
 
 def open_consumer(settings: Settings, wait: Wait = pause) -> KafkaConsumer:
-    """Open a consumer without a group, a context manager; waits for a broker that is still starting up.
-
-    Raises:
-        DependencyDown: no broker answered within `dependency_wait_s`.
-    """
+    """Open a consumer without a group, a context manager; waits for a broker that is still starting up."""
     wait_for_listener(settings, wait)
     return connected(KafkaConsumer, consumer_config(settings))
 
 
 def newest_records(settings: Settings, topic: str, most: int, *, timeout_s: float) -> tuple[int, list[Any]]:
-    """Count a topic's partitions and read the last records of each, as many as came within `timeout_s`.
-
-    Raises:
-        DependencyDown: Kafka does not answer, or does not know the topic.
-    """
+    """Count a topic's partitions and read the last records of each, as many as came within `timeout_s`."""
     with open_consumer(settings) as consumer:
         name = settings.topic(topic)
         partitions = [TopicPartition(name, number) for number in sorted(consumer.partitions_for_topic(name) or ())]
@@ -90,8 +82,7 @@ def newest_records(settings: Settings, topic: str, most: int, *, timeout_s: floa
 def produce_all(producer: KafkaProducer, records: Iterable[OutgoingRecord]) -> list[tuple[int, int]]:
     """Produce records in order, wait until Kafka acknowledged every one, and return the (partition, offset) of each.
 
-    Raises:
-        kafka.errors.KafkaError: one was not acknowledged; which of the later ones were is then unknown.
+    If one is not acknowledged, its KafkaError is raised, and which of the later ones were is unknown.
     """
     pending = [
         producer.send(

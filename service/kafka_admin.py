@@ -29,7 +29,7 @@ from kafka.net.selector import NetworkSelector
 
 from contracts.errors import DependencyDown, MillraceError, UsageError
 from contracts.topics import CATALOG, DAY_MS, SEARCH_EVENTS, TOPICS, TopicSpec
-from service.kafka_config import REQUEST_TIMEOUT_MS, base_config, connected, server_list
+from service.kafka_config import REQUEST_TIMEOUT_MS, base_config, connected
 from service.kafka_errors import expected_kafka_error, translate_kafka_errors
 from service.logging import get_logger
 from service.settings import Settings
@@ -58,11 +58,7 @@ class Committed(NamedTuple):
 
 
 def admin(settings: Settings, *, wait: Wait | None = None) -> KafkaAdminClient:
-    """Open an admin client, a context manager; waits for a broker that is still starting up.
-
-    Raises:
-        DependencyDown: no broker answered within `dependency_wait_s`.
-    """
+    """Open an admin client, a context manager; waits for a broker that is still starting up."""
     wait_for_listener(settings, wait or pause)
     with translate_kafka_errors(settings):
         if settings.kafka_security_protocol != "PLAINTEXT":
@@ -97,11 +93,7 @@ def _log_in(settings: Settings, wait: Wait) -> None:
 def beginning_and_end_offsets(
     client: KafkaAdminClient, settings: Settings, topics: Iterable[str]
 ) -> dict[Partition, OffsetRange]:
-    """Ask what each partition of the topics holds.
-
-    Raises:
-        DependencyDown: Kafka does not answer, or lacks one of the topics.
-    """
+    """Ask what each partition of the topics holds."""
     with translate_kafka_errors(settings):
         partitions = _partitions(client, settings, topics)
         begins = client.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.EARLIEST))
@@ -113,11 +105,7 @@ def beginning_and_end_offsets(
 
 
 def topic_ids(settings: Settings, topics: Iterable[str]) -> dict[str, str]:
-    """Ask for Kafka's id of each topic; one that was deleted and made anew has another. Old brokers tell none.
-
-    Raises:
-        DependencyDown: Kafka does not answer.
-    """
+    """Ask for Kafka's id of each topic; one that was deleted and made anew has another. Old brokers tell none."""
     with translate_kafka_errors(settings), admin(settings) as client:
         found = client.describe_topics([settings.topic(topic) for topic in topics])
     return {_short(topic["name"], settings): str(topic["topic_id"]) for topic in found if topic.get("topic_id")}
@@ -173,14 +161,8 @@ def pause(seconds: float) -> bool:
 
 
 def wait_for_listener(settings: Settings, wait: Wait) -> None:
-    """Return once one of the brokers accepts connections: quieter and sooner to stop than a client that retries.
-
-    Raises:
-        UsageError: no broker is named.
-        DependencyDown: none did within `dependency_wait_s`, or `wait` gave up.
-    """
-    (bootstrap,) = settings.require("kafka_bootstrap")
-    servers = server_list(bootstrap)
+    """Return once one of the brokers accepts connections: quieter and sooner to stop than a client that retries."""
+    servers = settings.brokers()
     deadline = time.monotonic() + settings.dependency_wait_s
     while not any(_accepts(server) for server in servers):
         if time.monotonic() >= deadline or wait(POLL_S):
@@ -228,13 +210,9 @@ class TopicState:
 
 
 def ensure_topics(settings: Settings, topics: Iterable[TopicSpec] = TOPICS, *, wait: Wait | None = None) -> None:
-    """Create every topic that is missing, wait for each partition's leader, and check them.
+    """Create every topic that is missing, wait for each partition's leader, and check them; many may do so at once.
 
-    Any number of processes may do so at once. It tries again while the broker starts up.
-
-    Raises:
-        UsageError: a topic exists in a form in which records would be lost or misread.
-        DependencyDown: Kafka did not do so within `dependency_wait_s`.
+    It tries again while the broker starts up, and raises `UsageError` if records would be lost or misread in a topic.
     """
     wait = wait or pause
     specs = {settings.topic(spec.name): spec for spec in topics}

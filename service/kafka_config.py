@@ -33,7 +33,6 @@ DELIVERY_TIMEOUT_MS: Final = 60_000  # outlives the restart of a broker
 CODECS: Final = ("lz4", "snappy", "zstd")
 """What a producer may pack its batches with, besides gzip, which Python has."""
 
-
 TIMEOUT_S: Final = 5.0
 USED_SHARE: Final = 0.8
 """Of a token's life after which a new one is asked for: the old one still serves if that fails."""
@@ -228,14 +227,13 @@ def _require_codecs(codecs: ModuleType, library: str) -> None:
 
 def base_config(settings: Settings) -> dict[str, Any]:
     """Return the arguments that every kafka-python client takes."""
-    (bootstrap,) = settings.require("kafka_bootstrap")
     files = {
         "ssl_cafile": settings.kafka_ssl_cafile,
         "ssl_certfile": settings.kafka_ssl_certfile,
         "ssl_keyfile": settings.kafka_ssl_keyfile,
     }
     return {
-        "bootstrap_servers": server_list(bootstrap),
+        "bootstrap_servers": settings.brokers(),
         "client_id": CLIENT_ID,
         "request_timeout_ms": REQUEST_TIMEOUT_MS,
         "bootstrap_timeout_ms": max(1, round(settings.dependency_wait_s * 1000)),
@@ -290,9 +288,8 @@ def producer_config(settings: Settings) -> dict[str, Any]:
 
 def aiokafka_config(settings: Settings) -> dict[str, Any]:
     """Return the arguments that every aiokafka client takes."""
-    (bootstrap,) = settings.require("kafka_bootstrap")
     config = {
-        "bootstrap_servers": server_list(bootstrap),
+        "bootstrap_servers": settings.brokers(),
         "client_id": CLIENT_ID,
         "request_timeout_ms": REQUEST_TIMEOUT_MS,
         **_login(settings, aiokafka_tokens),
@@ -338,8 +335,3 @@ def _membership(settings: Settings, group: str | None) -> dict[str, Any]:
         "heartbeat_interval_ms": min(3000, session_timeout_ms // 3),
         "group_instance_id": settings.worker_id,
     }
-
-
-def server_list(bootstrap: str) -> list[str]:
-    """Return the brokers of a comma-separated list."""
-    return [server.strip() for server in bootstrap.split(",") if server.strip()]

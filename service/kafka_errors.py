@@ -12,7 +12,6 @@ from typing import Final
 from contracts.errors import DependencyDown, MillraceError, TransientError, UsageError
 from service.settings import Settings
 
-_LIBRARIES: Final = ("kafka", "aiokafka")
 _LOGIN: Final = frozenset(
     {
         "SaslAuthenticationFailed",
@@ -29,19 +28,12 @@ _LOST_GROUP: Final = frozenset(
 )
 _SAME_WORKER: Final = frozenset({"FencedInstanceIdError", "FencedInstanceId", "UnreleasedInstanceIdError"})
 _TOO_LARGE: Final = frozenset({"MessageSizeTooLargeError", "RecordListTooLargeError", "RecordTooLargeError"})
-_REPLICATION: Final = frozenset({"InvalidReplicationFactorError"})
 _CONFIGURATION: Final = frozenset({"KafkaConfigurationError", "IllegalArgumentError", "UnsupportedCodecError"})
 
 
 @contextmanager
 def translate_kafka_errors(settings: Settings | None = None) -> Iterator[None]:
-    """Turn the Kafka errors of the block into ours, each with its fix.
-
-    Raises:
-        UsageError: a setting that the broker refuses: session timeout, login, rights, replication.
-        DependencyDown: no answer, or a topic that is missing.
-        TransientError: the group moved its partitions to another worker.
-    """
+    """Turn the Kafka errors of the block into ours, each with its fix."""
     try:
         yield
     except Exception as error:
@@ -53,7 +45,7 @@ def translate_kafka_errors(settings: Settings | None = None) -> Iterator[None]:
 
 def expected_kafka_error(error: BaseException, settings: Settings | None = None) -> MillraceError | None:
     """Say what an error of a Kafka client means; None if it is not one."""
-    if not any(base.__module__.split(".")[0] in _LIBRARIES for base in type(error).__mro__):
+    if not any(base.__module__.split(".")[0] in {"kafka", "aiokafka"} for base in type(error).__mro__):
         return None
     names = {base.__name__ for base in type(error).__mro__}
     return _refused(names, error, settings) or _passing(names, error) or _no_answer(error, settings)
@@ -76,7 +68,7 @@ def _refused(names: set[str], error: BaseException, settings: Settings | None) -
             f"Kafka refuses the login: {_text(error)}",
             fix="correct MILLRACE_KAFKA_SECURITY_PROTOCOL and MILLRACE_KAFKA_SASL_*",
         )
-    if names & _REPLICATION:
+    if "InvalidReplicationFactorError" in names:
         copies = "" if settings is None else f"={settings.replication_factor}"
         return UsageError(
             f"Kafka has fewer brokers than MILLRACE_REPLICATION_FACTOR{copies}",

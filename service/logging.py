@@ -95,9 +95,11 @@ def _log_thread_crash(crash: threading.ExceptHookArgs) -> None:
 
 def _shared_processors(process: str) -> list[Processor]:
 
-    def name_process(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-        """Put the process on the line."""
+    def name_origin(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         event["process"] = process
+        record = event.get("_record")
+        if record is not None and record.name != OUR_LOGGER:
+            event["library"] = record.name
         return event
 
     return [
@@ -105,16 +107,8 @@ def _shared_processors(process: str) -> list[Processor]:
         structlog.stdlib.add_log_level,
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
-        name_process,
-        _name_library,
+        name_origin,
     ]
-
-
-def _name_library(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    record = event.get("_record")
-    if record is not None and record.name != OUR_LOGGER:
-        event["library"] = record.name
-    return event
 
 
 def _renderers(settings: Settings, stream: TextIO) -> list[Processor]:

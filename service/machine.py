@@ -20,12 +20,9 @@ PART_SUFFIX: Final = ".part"
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
-    """Replace a file in one step: temporary file, fsync, rename, fsync of the folder, which exists.
+    """Replace a file in one step: temporary file, fsync, rename, fsync of the folder; or leave it and raise OSError.
 
     `mode` is the rights of the new file, less the process's umask: 0o600 for what holds keys.
-
-    Raises:
-        OSError: the disk is full or refuses; what the file held before is untouched.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}{PART_SUFFIX}")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)

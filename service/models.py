@@ -171,12 +171,7 @@ class ModelsWriter:
         self._write({key.encode(): None for key in keys})
 
     def put_in_force(self, serving: Serving, table: ModelsTable) -> None:
-        """Put a pair in force and wait until the table shows it, so that every decision goes by the topic alone.
-
-        Raises:
-            DependencyDown: Kafka does not acknowledge.
-            TransientError: the topic does not show it in time.
-        """
+        """Put a pair in force and wait until the table shows it, so that every decision goes by the topic alone."""
         self._write({SERVING_KEY: wire.encode(serving)})
         if not table.wait_until_shown(serving, SHOWN_WITHIN_S):
             raise TransientError(f"{MODELS} does not show the pair that was published")

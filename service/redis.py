@@ -27,20 +27,12 @@ _QUICK: Final[dict[str, Any]] = {
 
 
 def redis_client(settings: Settings) -> redis.Redis:
-    """Give a client for threads; it connects at its first call.
-
-    Raises:
-        UsageError: no address is set, or it is not one of Redis.
-    """
+    """Give a client for threads; it connects at its first call."""
     return redis.Redis.from_url(_url(settings), retry=Retry(NoBackoff(), 0), **_QUICK)
 
 
 def async_redis_client(settings: Settings) -> redis.asyncio.Redis:
-    """Give a client for one event loop; it connects at its first call. Close it with `aclose()`.
-
-    Raises:
-        UsageError: no address is set, or it is not one of Redis.
-    """
+    """Give a client for one event loop; it connects at its first call. Close it with `aclose()`."""
     return redis.asyncio.Redis.from_url(_url(settings), retry=AsyncRetry(NoBackoff(), 0), **_QUICK)
 
 

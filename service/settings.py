@@ -252,11 +252,7 @@ class Settings(BaseModel):
         return round(self.lateness_s * 1000)
 
     def require(self, *names: str) -> tuple[str, ...]:
-        """Give the named settings as plain text, secrets revealed.
-
-        Raises:
-            UsageError: naming the first setting that is not set, and the fix.
-        """
+        """Give the named settings as plain text, secrets revealed; `UsageError` names the first that is not set."""
         values = []
         for name in names:
             if (value := getattr(self, name)) is None:
@@ -264,6 +260,10 @@ class Settings(BaseModel):
                 raise UsageError(f"{env_name(name)} is not set", fix=fix)
             values.append(plain(value))
         return tuple(values)
+
+    def brokers(self) -> list[str]:
+        """List the Kafka brokers; `UsageError` if none is named."""
+        return _comma_list(*self.require("kafka_bootstrap"))
 
     def as_environ(self) -> dict[str, str]:
         """Make the environment that gives a child these settings, secrets in plain text; unset ones left out."""
@@ -285,13 +285,9 @@ def load_settings(
     environ: Mapping[str, str] | None = None,
     directory: Path | None = None,
 ) -> Settings:
-    """Read the settings in force; an override of None was not given.
+    """Read the settings in force, or raise `UsageError`; an override of None was not given.
 
-    The environment is the process's own, and `millrace.toml` is looked for in the working directory, unless told
-    otherwise.
-
-    Raises:
-        UsageError: an unknown name, an impossible value or combination, or an unreadable file.
+    The environment is the process's own and the folder of `millrace.toml` the working one, unless told otherwise.
     """
     from_file = _read_file((Path.cwd() if directory is None else directory) / SETTINGS_FILE)
     from_environ = _read_environ(os.environ if environ is None else environ)

@@ -53,11 +53,7 @@ class BaseEncoder:
 
 
 def load_encoder(model_name: str, *, torch_threads: int | None = DEFAULT_THREADS) -> BaseEncoder:
-    """Load the base encoder of a name or folder, on the CPU; None leaves the number of threads to torch.
-
-    Raises:
-        DependencyDown: its weights are nowhere to be had, or cannot be read.
-    """
+    """Load the base encoder of a name or folder, on the CPU; None leaves the number of threads to torch."""
     folder = find_weights(model_name)
     import torch
     from sentence_transformers import SentenceTransformer
@@ -114,11 +110,7 @@ def quiet_libraries() -> None:
 
 
 def find_weights(model_name: str) -> WeightsFolder:
-    """Find the folder of a model's weights, from the nearest source that has them.
-
-    Raises:
-        DependencyDown: no source has them.
-    """
+    """Find the folder of a model's weights, from the nearest source that has them."""
     quiet_libraries()
     sources: dict[str, Callable[[str], Path | str]] = {
         "folder": _local_folder,

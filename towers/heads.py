@@ -7,13 +7,14 @@ residual MLP: a linear one would be a query transform up to a scalar per product
 
 import math
 from collections.abc import Mapping
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+H = TypeVar("H", bound=nn.Module)
 INITIAL_SEED: Final = 20_250_301
 """Every trainer starts from the same weights, so that two runs over the same pairs agree."""
 
@@ -38,9 +39,7 @@ class QueryHead(nn.Module):
     def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> Self:
         """Return the head that holds these weights."""
         rank, dim = tensors["down"].shape
-        head = cls(dim, rank)
-        _fill(head, tensors)
-        return head
+        return _filled(cls(dim, rank), tensors)
 
 
 class ProductHead(nn.Module):
@@ -62,9 +61,7 @@ class ProductHead(nn.Module):
     def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> Self:
         """Return the head that holds these weights."""
         hidden, dim = tensors["hidden_weight"].shape
-        head = cls(dim, hidden)
-        _fill(head, tensors)
-        return head
+        return _filled(cls(dim, hidden), tensors)
 
 
 Head = QueryHead | ProductHead
@@ -89,7 +86,8 @@ def _gaussian(rows: int, columns: int) -> Tensor:
     return torch.randn(rows, columns, generator=generator) / math.sqrt(rows)
 
 
-def _fill(head: Head, tensors: Mapping[str, np.ndarray]) -> None:
+def _filled(head: H, tensors: Mapping[str, np.ndarray]) -> H:
     with torch.no_grad():
         for name, weights in head.named_parameters():
             weights.copy_(torch.from_numpy(np.array(tensors[name], dtype=np.float32)))
+    return head

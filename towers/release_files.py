@@ -51,11 +51,7 @@ def pack(release: Release) -> bytes:
 
 
 def unpack(value: bytes) -> Release:
-    """Read the release in a record's value.
-
-    Raises:
-        ContractError: the bytes are no release, damaged, or do not fit their manifest.
-    """
+    """Read the release in a record's value; raises `ContractError` if it is none, or not as its manifest says."""
     manifest = manifest_of(value)
     try:
         tensors: dict[str, np.ndarray] = load(value)

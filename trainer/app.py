@@ -10,7 +10,7 @@ from contracts.telemetry import Process
 from contracts.topics import MODELS, PRODUCT_VECTORS
 from service.follow import OnRecord, TopicFollower
 from service.health import Health
-from service.http import AdminServer
+from service.http import admin_server
 from service.kafka import ensure_topics, producer_config, translate_kafka_errors
 from service.logging import get_logger
 from service.models import ModelsTable, ModelsWriter
@@ -54,7 +54,7 @@ class TrainerApp:
         writable_folder(self._folder)
         health = Health(Process.TRAINER)
         health.add_check("trainer", lambda: self._waiting_for)
-        with AdminServer(health, self._settings.host, self._settings.listen_port(Process.TRAINER)):
+        with admin_server(health, self._settings.host, self._settings.listen_port(Process.TRAINER)):
             encoder = load_encoder(self._settings.base_model)
             self._waiting_for = "Kafka has not answered yet"
             ensure_topics(self._settings, wait=self._shutdown.wait)

@@ -7,9 +7,8 @@ a loss of power may take the last half minute (`api.FLUSH_INTERVAL_S`): the trut
 from contextlib import closing
 
 from contracts.telemetry import Process
-from deploy.qdrant_edge.api import STOP_TIMEOUT_S, Api
+from deploy.qdrant_edge.api import STOP_TIMEOUT_S, Api, Worker
 from deploy.qdrant_edge.store import Store
-from deploy.qdrant_edge.worker import Worker
 from service.health import Health
 from service.http import bind_socket, serving
 from service.process import Shutdown, run
@@ -17,11 +16,7 @@ from service.settings import Settings
 
 
 async def serve(settings: Settings, shutdown: Shutdown) -> None:
-    """Answer until asked to stop, then close every shard.
-
-    Raises:
-        DependencyDown: the port or the data folder is in use.
-    """
+    """Answer until asked to stop, then close every shard."""
     with (
         bind_socket(settings.host, settings.listen_port(Process.QDRANT)) as listener,
         closing(Store(settings.data_dir / "qdrant")) as store,

@@ -1,7 +1,7 @@
 """One collection: a shard of Qdrant Edge with its spec, spoken to in REST JSON."""
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 from typing import Any, Final
 
@@ -83,7 +83,10 @@ class Collection:
             "points_count": info.points_count,
             "segments_count": info.segments_count,
             "config": describe(self.spec),
-            "payload_schema": describe_indexes(info.payload_schema),
+            "payload_schema": {
+                key: {"data_type": _INDEX_NAMES[entry.data_type], "points": entry.points}
+                for key, entry in info.payload_schema.items()
+            },
             "update_queue": {"length": 0},
         }
 
@@ -162,11 +165,7 @@ class Collection:
             return self._retrieve(ids, request.with_payload, request.with_vector)
 
     def get(self, identity: str) -> dict[str, Json]:
-        """Answer `GET /points/{id}`.
-
-        Raises:
-            ApiError: there is no such point.
-        """
+        """Answer `GET /points/{id}`."""
         wanted = [int(identity) if identity.isascii() and identity.isdigit() else identity]
         found = self.retrieve({"ids": wanted, "with_payload": True, "with_vector": True})
         if not found:
@@ -263,15 +262,12 @@ _INDEX_TYPES: Final[dict[str, edge.PayloadSchemaType]] = {
     for kind in models.PayloadSchemaType
     if kind is not models.PayloadSchemaType.GEO
 }
+_INDEX_NAMES: Final = {kind: name for name, kind in _INDEX_TYPES.items()}
 _INDEX_PARAMETERS: Final = frozenset({"is_tenant", "is_principal", "on_disk", "enable_hnsw", "lookup", "range"})
 
 
 def read_spec(body: Json) -> models.CreateCollection:
-    """Read what a collection is created as, from a create request or from what was kept of one.
-
-    Raises:
-        ApiError: wrong type, unknown field, impossible size, or what only a Qdrant server has.
-    """
+    """Read what a collection is created as, from a create request or from what was kept of one."""
     spec = parse(models.CreateCollection, body)
     _take_only(_TAKEN, spec)
     for name in ("shard_number", "replication_factor", "write_consistency_factor"):
@@ -323,11 +319,7 @@ def _edge_config(spec: models.CreateCollection) -> edge.EdgeConfig:
 
 
 def updated(spec: models.CreateCollection, body: Json) -> models.CreateCollection:
-    """Return the spec after `PATCH /collections/{name}`: metadata is merged, null removes a key.
-
-    Raises:
-        ApiError: any other change of a living collection.
-    """
+    """Apply `PATCH /collections/{name}`: metadata is merged, null removes a key, and nothing else may change."""
     change = parse(models.UpdateCollection, body)
     _take_only({"metadata"}, change)
     merged = {**(spec.metadata or {}), **(change.metadata or {})}
@@ -378,9 +370,3 @@ def _edge_type(kind: str) -> edge.PayloadSchemaType:
     if kind == "geo":
         raise not_supported("payload index of type `geo`")
     return _INDEX_TYPES[kind]
-
-
-def describe_indexes(schema: Mapping[str, "edge.PayloadIndexInfo"]) -> dict[str, Json]:
-    """Return `payload_schema` of a collection as Qdrant answers it."""
-    names = {kind: name for name, kind in _INDEX_TYPES.items()}
-    return {key: {"data_type": names[entry.data_type], "points": entry.points} for key, entry in schema.items()}

@@ -32,11 +32,7 @@ _OPERATION: Final = edge.UpdateOperation
 
 
 def upsert(body: Json, sizes: Sizes) -> edge.UpdateOperation:
-    """Return the operation of `PUT /points`: a list or a columnar batch, with its condition and mode.
-
-    Raises:
-        ApiError: a point is malformed; then nothing of the request is written.
-    """
+    """Make the operation of `PUT /points`: a list or a columnar batch; one malformed point refuses all."""
     fields = dict(as_object(body, "upsert"))
     if (batch := fields.pop("batch", None)) is not None:
         fields["points"] = _rows(as_object(batch, "batch"))

@@ -89,7 +89,7 @@ def _scoring(given: models.QueryRequest | models.Prefetch, scope: Scope) -> tupl
         case models.OrderByQuery(order_by=order):
             return order_by(order), None
         case models.FormulaQuery():
-            return to_formula(query), None
+            return edge.Formula(_expression(query.formula), query.defaults or {}), None
         case models.SampleQuery():
             return edge.Sample.Random, None
     nearest, mmr = (query.nearest, query.mmr) if isinstance(query, models.NearestQuery) else (query, None)
@@ -179,18 +179,16 @@ def to_filter(given: models.Filter | None) -> edge.Filter | None:
 
 
 def _filter(given: models.Filter) -> edge.Filter:
-    at_least = given.min_should
+    at_least = None
+    if given.min_should is not None:
+        conditions = [to_condition(entry) for entry in given.min_should.conditions]
+        at_least = edge.MinShould(conditions, in_range(given.min_should.min_count, "min_should.min_count"))
     return edge.Filter(
         must=_conditions(given.must),
         should=_conditions(given.should),
         must_not=_conditions(given.must_not),
-        min_should=None if at_least is None else _min_should(at_least),
+        min_should=at_least,
     )
-
-
-def _min_should(given: models.MinShould) -> edge.MinShould:
-    conditions = [to_condition(entry) for entry in given.conditions]
-    return edge.MinShould(conditions, in_range(given.min_count, "min_should.min_count"))
 
 
 def _conditions(given: Sequence[models.Condition] | models.Condition | None) -> list[Condition] | None:
@@ -255,11 +253,6 @@ _MATCHES: Final[dict[str, Callable[[Any], Any]]] = {
     "text_any": edge.MatchTextAny,
     "phrase": edge.MatchPhrase,
 }
-
-
-def to_formula(given: models.FormulaQuery) -> edge.Formula:
-    """Return the formula of a query, with the values of fields that a point lacks."""
-    return edge.Formula(_expression(given.formula), given.defaults or {})
 
 
 def _expression(given: Any) -> edge.Expression:

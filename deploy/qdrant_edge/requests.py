@@ -70,11 +70,7 @@ _CONDITIONS: Final[dict[str, type[BaseModel]]] = {
 
 
 def parse(model: type[M], body: Json) -> M:
-    """Read a request as the model that the client made it from; vectors of points were taken out before.
-
-    Raises:
-        ApiError: wrong type, unknown field, nested too deeply, or what needs more than one collection on one machine.
-    """
+    """Read a request as the model that the client made it from; vectors of points were taken out before."""
     within_depth(body)
     return _parse(model, body)
 
@@ -219,11 +215,7 @@ def dense_vectors(value: Json, sizes: Sizes) -> Any:
 
 
 def dense_vector(value: Json, name: str, sizes: Sizes) -> list[float]:
-    """Check a vector against its vector space (unnamed: empty name): right dimension, all numbers, finite as float32.
-
-    Raises:
-        ApiError: also for values that are not finite, which Edge itself would store.
-    """
+    """Check a vector: right dimension, all numbers, and finite as float32, which Edge itself does not ask."""
     if type(value) is dict and _is_other_vector(value):
         raise not_supported("sparse vectors" if "indices" in value else "inference: send vectors")
     if type(value) is not list:

@@ -34,12 +34,7 @@ _DROPPED: Final = ".dropped-"
 
 
 class Store:
-    """The open data folder, made if absent.
-
-    Raises:
-        DependencyDown: another process has the folder, or it cannot be written.
-        InvariantError: a collection in it cannot be opened.
-    """
+    """The open data folder, made if absent; one that another process has is `DependencyDown`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -78,13 +73,9 @@ class Store:
             if collection.dirty:
                 collection.flush()
 
-    def names(self) -> list[str]:
-        """List the names of the collections."""
-        return sorted(self._collections)
-
     def describe(self) -> dict[str, Json]:
         """Answer `GET /collections`."""
-        return {"collections": [{"name": name} for name in self.names()]}
+        return {"collections": [{"name": name} for name in sorted(self._collections)]}
 
     def points_counts(self) -> dict[str, int]:
         """Return the number of points per collection."""
@@ -95,22 +86,14 @@ class Store:
         return name in self._collections or name in self._aliases
 
     def collection(self, name: str) -> Collection:
-        """Return the collection of a name or an alias.
-
-        Raises:
-            ApiError: there is neither.
-        """
+        """Find the collection of a name or an alias."""
         found = self._collections.get(self._aliases.get(name, name))
         if found is None:
             raise ApiError(404, f"Not found: Collection `{name}` doesn't exist!")
         return found
 
     def create(self, name: str, body: Json) -> bool:
-        """Create a collection; it is there complete or not at all.
-
-        Raises:
-            ApiError: the request is wrong, the name is impossible or taken.
-        """
+        """Create a collection; it is there complete or not at all."""
         _check_name(name, "collection")
         if name in self._collections:
             raise ApiError(409, f"Wrong input: Collection `{name}` already exists!")
