@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final, NoReturn
@@ -77,17 +77,17 @@ Main = Callable[[Settings, Shutdown], Coroutine[Any, Any, None] | None]
 """What a process does, sync or async, until it is done or `shutdown` is set."""
 
 
-def run(process: Process | str, main: Main, *, overrides: Mapping[str, Any] | None = None) -> NoReturn:
+def run(process: Process, main: Main) -> NoReturn:
     """Run a process to its end and exit; the whole of a `__main__`."""
-    sys.exit(execute(Process(process), main, overrides=overrides))
+    sys.exit(execute(process, main))
 
 
-def execute(process: Process, main: Main, *, overrides: Mapping[str, Any] | None = None) -> int:
+def execute(process: Process, main: Main) -> int:
     """Run a process to its end and return its exit code; every failure becomes one line in the log."""
     logging.configure(process)
     settings: Settings | None = None
     try:
-        settings = load_settings(overrides)
+        settings = load_settings()
         logging.configure(process, settings)
         logging.get_logger().info("started", pid=os.getpid())
         with _stopping_on_signals() as shutdown:

@@ -1,9 +1,8 @@
 """Groups on top of plain queries: the best hits per value of a payload field, as `query/groups` answers them.
 
-Edge's binding has no groups, so they are gathered page by page, as a Qdrant server does it: each page leaves out the
-points already seen and the groups already full, so that a prefetch reaches deeper with every page too; further pages
-then fill groups that are still short. A server gives up after five pages of each kind. Here that holds only for what
-might be better, so an answer never lacks a group or a hit that is there; pages grow while they bring no new group.
+Edge's binding has no groups, so they are gathered page by page, as a Qdrant server does it: each page leaves out points
+already seen and groups already full, further pages fill groups that are still short. A server gives up after five pages
+of each kind; here that holds only for what might be better, and pages grow while they bring no new group.
 """
 
 import re

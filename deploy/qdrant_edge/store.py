@@ -1,12 +1,8 @@
 """All collections of one data folder, their aliases, and the lock that keeps a second process out.
 
-    <folder>/.lock                      held while a process has the folder
-    <folder>/.aliases.json              alias -> collection
-    <folder>/<name>/collection.json     what the collection was created as, with its metadata
-    <folder>/<name>/shard/              Edge's files
-
-A collection is made under a hidden name and renamed when complete; it is deleted by renaming it away first. A crash in
-between leaves a hidden folder, which the next start removes.
+The folder holds `.lock`, `.aliases.json`, and for each collection NAME/collection.json, what it was created as, beside
+NAME/shard, Edge's files. A collection is made under a hidden name and renamed when complete, and deleted by renaming it
+away first; a crash in between leaves a hidden folder, which the next start removes.
 """
 
 import fcntl

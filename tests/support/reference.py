@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple, cast
 
+from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
@@ -18,6 +19,7 @@ from contracts.pairs import CuratedPair
 from contracts.telemetry import Process
 from contracts.topics import DAY_MS, GROUP_PREFIX
 from millrace.schema import asyncapi
+from service import metrics
 from service.api_docs import form_of
 from service.settings import Settings, env_name, plain
 from streams import registry
@@ -48,6 +50,12 @@ def settings_table() -> list[tuple[str, str, str, str]]:
         unit = cast("dict[str, str]", field.json_schema_extra)["unit"]
         rows.append((env_name(name), default, unit, field.description or ""))
     return rows
+
+
+def metrics_by_name() -> dict[str, MetricWrapperBase]:
+    """Return every metric by the name it is exposed under."""
+    objects = [value for value in vars(metrics).values() if isinstance(value, MetricWrapperBase)]
+    return {f"{value._name}_total" if value._type == "counter" else value._name: value for value in objects}
 
 
 def settings_rows() -> list[tuple[str, ...]]:

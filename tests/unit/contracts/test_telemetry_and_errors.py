@@ -1,8 +1,8 @@
 """Names that boards and scripts rely on."""
 
 import pytest
+from prometheus_client.metrics import MetricWrapperBase
 
-from contracts import telemetry
 from contracts.errors import (
     CheckFailed,
     ContractError,
@@ -15,6 +15,8 @@ from contracts.errors import (
 from contracts.events import deadline_ms
 from contracts.telemetry import DEFAULT_PORTS, Process
 from contracts.topics import MAX_ERROR_CHARS, set_aside_headers
+from service import metrics
+from tests.support.reference import metrics_by_name
 
 
 @pytest.mark.parametrize(
@@ -37,8 +39,8 @@ def test_an_error_has_the_exit_code_of_the_interfaces(error: MillraceError, code
 
 def test_metric_names_are_ours_with_units_and_unique() -> None:
     """Prometheus names: prefix, base units, `_total` for counters."""
-    names = [value for name, value in vars(telemetry).items() if name.startswith("M_")]
-    assert len(set(names)) == len(names)
+    names = metrics_by_name()
+    assert len(names) == sum(isinstance(value, MetricWrapperBase) for value in vars(metrics).values())
     assert all(name.startswith("millrace_") and name == name.lower() for name in names)
     assert not [name for name in names if name.endswith(("_ms", "_milliseconds", "_count"))]
 
