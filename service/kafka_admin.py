@@ -43,6 +43,12 @@ Wait = Callable[[float], bool]
 """Pauses for so many seconds; True means: give up. `Shutdown.wait` is one."""
 
 
+def pause(seconds: float) -> bool:
+    """Pause; never give up."""
+    time.sleep(seconds)
+    return False
+
+
 class OffsetRange(NamedTuple):
     """First offset that is kept, and the offset of the next record to come."""
 
@@ -57,12 +63,12 @@ class Committed(NamedTuple):
     metadata: str
 
 
-def admin(settings: Settings, *, wait: Wait | None = None) -> KafkaAdminClient:
+def admin(settings: Settings, *, wait: Wait = pause) -> KafkaAdminClient:
     """Open an admin client, a context manager; waits for a broker that is still starting up."""
-    wait_for_listener(settings, wait or pause)
+    wait_for_listener(settings, wait)
     with translate_kafka_errors(settings):
         if settings.kafka_security_protocol != "PLAINTEXT":
-            _log_in(settings, wait or pause)
+            _log_in(settings, wait)
         return connected(KafkaAdminClient, base_config(settings))
 
 
@@ -154,12 +160,6 @@ def _short(name: str, settings: Settings) -> str:
     return name.removeprefix(settings.topic_prefix)
 
 
-def pause(seconds: float) -> bool:
-    """Pause; never give up."""
-    time.sleep(seconds)
-    return False
-
-
 def wait_for_listener(settings: Settings, wait: Wait) -> None:
     """Return once one of the brokers accepts connections: quieter and sooner to stop than a client that retries."""
     servers = settings.brokers()
@@ -209,12 +209,11 @@ class TopicState:
     config: Mapping[str, str] = field(default_factory=dict)
 
 
-def ensure_topics(settings: Settings, topics: Iterable[TopicSpec] = TOPICS, *, wait: Wait | None = None) -> None:
+def ensure_topics(settings: Settings, topics: Iterable[TopicSpec] = TOPICS, *, wait: Wait = pause) -> None:
     """Create every topic that is missing, wait for each partition's leader, and check them; many may do so at once.
 
     It tries again while the broker starts up, and raises `UsageError` if records would be lost or misread in a topic.
     """
-    wait = wait or pause
     specs = {settings.topic(spec.name): spec for spec in topics}
     deadline = time.monotonic() + settings.dependency_wait_s
     while True:

@@ -32,7 +32,7 @@ _CONFIGURATION: Final = frozenset({"KafkaConfigurationError", "IllegalArgumentEr
 
 
 @contextmanager
-def translate_kafka_errors(settings: Settings | None = None) -> Iterator[None]:
+def translate_kafka_errors(settings: Settings) -> Iterator[None]:
     """Turn the Kafka errors of the block into ours, each with its fix."""
     try:
         yield
@@ -43,19 +43,24 @@ def translate_kafka_errors(settings: Settings | None = None) -> Iterator[None]:
         raise translated from error
 
 
-def expected_kafka_error(error: BaseException, settings: Settings | None = None) -> MillraceError | None:
+def expected_kafka_error(error: BaseException, settings: Settings) -> MillraceError | None:
     """Say what an error of a Kafka client means; None if it is not one."""
     if not any(base.__module__.split(".")[0] in {"kafka", "aiokafka"} for base in type(error).__mro__):
         return None
     names = {base.__name__ for base in type(error).__mro__}
-    return _refused(names, error, settings) or _passing(names, error) or _no_answer(error, settings)
+    if names & {"UnknownTopicOrPartitionError", "UnknownTopicIdError"}:
+        return DependencyDown(
+            f"Kafka does not know a topic: {_text(error)}", fix="`millrace up` or a restart of any service creates it"
+        )
+    if names & _LOST_GROUP:
+        return TransientError(f"the group gave its partitions to another worker: {_text(error)}")
+    return _refused(names, error, settings) or _no_answer(error, settings)
 
 
-def _refused(names: set[str], error: BaseException, settings: Settings | None) -> MillraceError | None:
+def _refused(names: set[str], error: BaseException, settings: Settings) -> MillraceError | None:
     if "InvalidSessionTimeoutError" in names:
-        timeout = "" if settings is None else f"={settings.session_timeout_s:g}"
         return UsageError(
-            f"Kafka refuses the session timeout MILLRACE_SESSION_TIMEOUT_S{timeout}",
+            f"Kafka refuses the session timeout MILLRACE_SESSION_TIMEOUT_S={settings.session_timeout_s:g}",
             fix="set it between the broker's group.min.session.timeout.ms and group.max.session.timeout.ms",
         )
     if any("AuthorizationFailed" in name for name in (*names, str(error))):
@@ -69,15 +74,13 @@ def _refused(names: set[str], error: BaseException, settings: Settings | None) -
             fix="correct MILLRACE_KAFKA_SECURITY_PROTOCOL and MILLRACE_KAFKA_SASL_*",
         )
     if "InvalidReplicationFactorError" in names:
-        copies = "" if settings is None else f"={settings.replication_factor}"
         return UsageError(
-            f"Kafka has fewer brokers than MILLRACE_REPLICATION_FACTOR{copies}",
+            f"Kafka has fewer brokers than MILLRACE_REPLICATION_FACTOR={settings.replication_factor}",
             fix="lower it, or the brokers' default.replication.factor if it is -1; or start more brokers",
         )
     if names & _SAME_WORKER or any(name in str(error) for name in _SAME_WORKER):
-        worker = "" if settings is None else f"={settings.worker_id}"
         return UsageError(
-            f"another process holds MILLRACE_WORKER_ID{worker}",
+            f"another process holds MILLRACE_WORKER_ID={settings.worker_id}",
             fix="give each worker of a group a MILLRACE_WORKER_ID of its own",
         )
     if names & _TOO_LARGE:
@@ -89,18 +92,8 @@ def _refused(names: set[str], error: BaseException, settings: Settings | None) -
     return None
 
 
-def _passing(names: set[str], error: BaseException) -> MillraceError | None:
-    if names & {"UnknownTopicOrPartitionError", "UnknownTopicIdError"}:
-        return DependencyDown(
-            f"Kafka does not know a topic: {_text(error)}", fix="`millrace up` or a restart of any service creates it"
-        )
-    if names & _LOST_GROUP:
-        return TransientError(f"the group gave its partitions to another worker: {_text(error)}")
-    return None
-
-
-def _no_answer(error: BaseException, settings: Settings | None) -> MillraceError:
-    where = "" if settings is None or settings.kafka_bootstrap is None else f" at {settings.kafka_bootstrap}"
+def _no_answer(error: BaseException, settings: Settings) -> MillraceError:
+    where = "" if settings.kafka_bootstrap is None else f" at {settings.kafka_bootstrap}"
     if any(problem in str(error) for problem in _TLS):
         return UsageError(
             f"no trusted connection to Kafka: {_text(error)}",

@@ -100,9 +100,7 @@ class ModelsTable:
     def highest(self, kind: Kind) -> int:
         """Find the highest number that a release of this kind ever had, 0 if there was none."""
         with self._changed:
-            return max(
-                (number for known, numbers in self._numbers.items() if known == kind for number in numbers), default=0
-            )
+            return max(self._numbers[kind], default=0)
 
     def first_queries(self) -> Mapping[int, int]:
         """Map each product release that is there to its first query release."""

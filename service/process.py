@@ -173,8 +173,9 @@ def expected_failure(
         return None if None in meanings else meanings[0]
     if isinstance(error, MillraceError):
         return error
+    settings = settings or Settings()
     if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
-        return _expected_os_error(error, process=process, settings=settings or Settings())
+        return _expected_os_error(error, process=process, settings=settings)
     libraries = {base.__module__.split(".")[0] for base in type(error).__mro__}
     if libraries & {"kafka", "aiokafka"}:
         from service.kafka_errors import expected_kafka_error
@@ -183,7 +184,7 @@ def expected_failure(
     if "redis" in libraries:
         from service.redis import expected_redis_error
 
-        return expected_redis_error(error, settings or Settings())
+        return expected_redis_error(error, settings)
     return None
 
 

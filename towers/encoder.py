@@ -90,6 +90,15 @@ _UNUSED: Final = ["onnx/*", "openvino/*", "*.onnx", "*.h5", "*.ot", "*.msgpack",
 """Weights in other frameworks' forms: several times the size of what is read."""
 
 
+_QUIET: Final = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+}
+
+
 class WeightsFolder(NamedTuple):
     """A folder that sentence-transformers can load, and where it came from."""
 
@@ -97,21 +106,10 @@ class WeightsFolder(NamedTuple):
     source: str
 
 
-def quiet_libraries() -> None:
-    """Silence progress bars, telemetry and advice of the model libraries; must run before they are imported."""
-    for name, value in {
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-    }.items():
-        os.environ.setdefault(name, value)
-
-
 def find_weights(model_name: str) -> WeightsFolder:
     """Find the folder of a model's weights, from the nearest source that has them."""
-    quiet_libraries()
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)  # before these libraries are imported
     sources: dict[str, Callable[[str], Path | str]] = {
         "folder": _local_folder,
         "hub cache": _cached,

@@ -55,10 +55,10 @@ def best_groups(find: Find, *, groups: int, size: int, largest_first: bool = Tru
     limit, pages = groups * size, 0
     while gathered.lacks_groups() or (gathered.short() and pages < _PAGES):
         pages += 1
-        known = gathered.known()
+        known = len(gathered.held)
         if not gathered.add(find(Page(limit, gathered.seen, full=gathered.full()))):
             break
-        if gathered.lacks_groups() and gathered.known() == known:
+        if gathered.lacks_groups() and len(gathered.held) == known:
             limit *= 2
     pages = 0
     while gathered.short() or (gathered.lacks_groups() and pages < _PAGES):
@@ -74,7 +74,7 @@ class _Gathered:
         self._groups = groups
         self._size = size
         self._sign = -1 if largest_first else 1
-        self._held: dict[Key, list[Hit]] = {}
+        self.held: dict[Key, list[Hit]] = {}
 
     def add(self, page: Iterable[Hit]) -> bool:
         """Take a page; tell whether there was anything in it."""
@@ -82,24 +82,21 @@ class _Gathered:
         for hit in page:
             self.seen.add(hit.point)
             for key in hit.keys:
-                self._held.setdefault(key, []).append(hit)
+                self.held.setdefault(key, []).append(hit)
         return len(self.seen) > before
 
-    def known(self) -> int:
-        return len(self._held)
-
     def lacks_groups(self) -> bool:
-        return self.known() < self._groups
+        return len(self.held) < self._groups
 
     def full(self) -> list[Key]:
-        return [key for key, held in self._held.items() if len(held) >= self._size]
+        return [key for key, held in self.held.items() if len(held) >= self._size]
 
     def short(self) -> list[Key]:
         """List those of the best groups that could hold more."""
         return [key for key, held in self.best().items() if len(held) < self._size]
 
     def best(self) -> dict[Key, list[Hit]]:
-        ordered = {key: sorted(held, key=self._rank) for key, held in self._held.items()}
+        ordered = {key: sorted(held, key=self._rank) for key, held in self.held.items()}
         first = sorted(ordered, key=lambda key: self._rank(ordered[key][0]))[: self._groups]
         return {key: ordered[key][: self._size] for key in first}
 

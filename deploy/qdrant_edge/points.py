@@ -26,7 +26,6 @@ _MODES: Final = {
     models.UpdateMode.UPDATE_ONLY: edge.UpdateMode.UpdateOnly,
 }
 Operation = Callable[[Json, Sizes], edge.UpdateOperation]
-Build = Callable[..., edge.UpdateOperation]
 _EMPTY: Final = "Bad request: Empty update request"
 _OPERATION: Final = edge.UpdateOperation
 
@@ -83,11 +82,13 @@ def update_vectors(body: Json, sizes: Sizes) -> edge.UpdateOperation:
     return _OPERATION.update_vectors(changes, to_filter(request.update_filter))
 
 
-def _on_points(model: type[BaseModel] | None, by_ids: Build, by_filter: Build, *arguments: str) -> Operation:
+def _on_points(name: str, model: type[BaseModel] | None = None, *arguments: str) -> Operation:
     """Make an operation on the points that a request names: ids first, as in Qdrant, else its filter.
 
-    Without a model the request says nothing but which points; `arguments` are its fields that both builders take.
+    Without a model the request says nothing but which points; `arguments` are its fields that Edge takes.
     """
+    by_ids: Callable[..., edge.UpdateOperation] = getattr(_OPERATION, name)
+    by_filter: Callable[..., edge.UpdateOperation] = getattr(_OPERATION, f"{name}_by_filter")
 
     def operation(body: Json, sizes: Sizes) -> edge.UpdateOperation:
         del sizes
@@ -115,23 +116,16 @@ def _delete_vectors(body: Json, sizes: Sizes) -> edge.UpdateOperation:
         raise ApiError(422, "Validation error in JSON body: must specify vector names to delete")
     if unknown := [name for name in names if name not in sizes]:
         raise ApiError(400, f"Wrong input: Not existing vector name error: {unknown[0]}")
-    by_ids, by_filter = _OPERATION.delete_vectors, _OPERATION.delete_vectors_by_filter
-    return _on_points(models.DeleteVectors, by_ids, by_filter, "vector")(body, sizes)
+    return _on_points("delete_vectors", models.DeleteVectors, "vector")(body, sizes)
 
 
 OPERATIONS: Final[dict[str, Operation]] = {
     "upsert": upsert,
-    "delete": _on_points(None, _OPERATION.delete_points, _OPERATION.delete_points_by_filter),
-    "set_payload": _on_points(
-        models.SetPayload, _OPERATION.set_payload, _OPERATION.set_payload_by_filter, "payload", "key"
-    ),
-    "overwrite_payload": _on_points(
-        models.SetPayload, _OPERATION.overwrite_payload, _OPERATION.overwrite_payload_by_filter, "payload", "key"
-    ),
-    "delete_payload": _on_points(
-        models.DeletePayload, _OPERATION.delete_payload, _OPERATION.delete_payload_by_filter, "keys"
-    ),
-    "clear_payload": _on_points(None, _OPERATION.clear_payload, _OPERATION.clear_payload_by_filter),
+    "delete": _on_points("delete_points"),
+    "set_payload": _on_points("set_payload", models.SetPayload, "payload", "key"),
+    "overwrite_payload": _on_points("overwrite_payload", models.SetPayload, "payload", "key"),
+    "delete_payload": _on_points("delete_payload", models.DeletePayload, "keys"),
+    "clear_payload": _on_points("clear_payload"),
     "update_vectors": update_vectors,
     "delete_vectors": _delete_vectors,
 }

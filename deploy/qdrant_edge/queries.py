@@ -281,18 +281,10 @@ def _of_many(build: Callable[[list[edge.Expression]], edge.Expression]) -> Calla
     return lambda given: build([_expression(entry) for entry in given])
 
 
+_OF_ONE: Final = ("neg", "abs", "sqrt", "exp", "log10", "ln", "acosh")
 _EXPRESSIONS: Final[dict[str, Callable[[Any], edge.Expression]]] = {
-    "sum": _of_many(edge.Expression.Sum),
-    "mult": _of_many(edge.Expression.Mult),
-    "max": _of_many(edge.Expression.Max),
-    "min": _of_many(edge.Expression.Min),
-    "neg": _of_one(edge.Expression.Neg),
-    "abs": _of_one(edge.Expression.Abs),
-    "sqrt": _of_one(edge.Expression.Sqrt),
-    "exp": _of_one(edge.Expression.Exp),
-    "log10": _of_one(edge.Expression.Log10),
-    "ln": _of_one(edge.Expression.Ln),
-    "acosh": _of_one(edge.Expression.Acosh),
+    **{name: _of_many(getattr(edge.Expression, name.capitalize())) for name in ("sum", "mult", "max", "min")},
+    **{name: _of_one(getattr(edge.Expression, name.capitalize())) for name in _OF_ONE},
     "div": lambda given: edge.Expression.Div(_expression(given.left), _expression(given.right), given.by_zero_default),
     "pow": lambda given: edge.Expression.Pow(_expression(given.base), _expression(given.exponent)),
     "datetime": edge.Expression.Datetime,
