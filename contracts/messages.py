@@ -1,20 +1,20 @@
 """Every message in one table: its name, its model and where it stands. Schemas, examples and their tests follow it."""
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from pydantic import TypeAdapter
 
 from contracts import topics
 from contracts.base import Message
 from contracts.catalog import CATALOG_CHANGE, Product, ProductDeleted, ProductVector
-from contracts.events import SEARCH_RECORD, Cart, Click, Dwell, Impression, Purchase, Tick, View
+from contracts.events import SEARCH_RECORD, ShopEvent, Tick
 from contracts.joined import JoinedSearch
 from contracts.pairs import CURATED_PAIR, CuratedPair, PreferencePair
 from contracts.progress import JoinProgress, PairsProgress
 from contracts.releases import MANIFEST, SERVING, ReleaseManifest, Serving
 
-_SET_ASIDE: Final = (topics.LATE_EVENTS, topics.ORPHAN_EVENTS)
+_SHOP_EVENTS: Final = (topics.SEARCH_EVENTS, topics.LATE_EVENTS, topics.ORPHAN_EVENTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,21 +27,12 @@ class MessageSpec:
     topics: tuple[str, ...]
 
 
-def _shop_event(name: str, model: type[Message]) -> MessageSpec:
-    return MessageSpec(name, model, SEARCH_RECORD, (topics.SEARCH_EVENTS, *_SET_ASIDE))
-
-
 def _alone(name: str, model: type[Message], *on: str) -> MessageSpec:
     return MessageSpec(name, model, TypeAdapter(model), on)
 
 
 MESSAGES: Final[tuple[MessageSpec, ...]] = (
-    _shop_event("impression", Impression),
-    _shop_event("view", View),
-    _shop_event("click", Click),
-    _shop_event("dwell", Dwell),
-    _shop_event("cart", Cart),
-    _shop_event("purchase", Purchase),
+    *(MessageSpec(model.__name__.lower(), model, SEARCH_RECORD, _SHOP_EVENTS) for model in get_args(ShopEvent)),
     MessageSpec("tick", Tick, SEARCH_RECORD, (topics.SEARCH_EVENTS,)),
     MessageSpec("product", Product, CATALOG_CHANGE, (topics.CATALOG,)),
     MessageSpec("product_deleted", ProductDeleted, CATALOG_CHANGE, (topics.CATALOG,)),

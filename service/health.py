@@ -49,31 +49,26 @@ class Health:
         """Show a value in `/ready` beside the verdict, which does not depend on it."""
         self._shown[name] = read
 
-    def live(self) -> tuple[bool, list[str]]:
-        """Say whether the process is alive, with the reasons against."""
-        reasons = _reasons(self._live)
-        return not reasons, reasons
-
-    def ready(self) -> tuple[bool, list[str]]:
-        """Say whether the process is ready, with the reasons against; the dead are never ready."""
-        reasons = _reasons(self._live) + _reasons(self._ready)
-        return not reasons, reasons
+    def against_readiness(self) -> list[str]:
+        """List the reasons against being ready; the dead are never ready."""
+        return _reasons(self._live) + _reasons(self._ready)
 
     def render(self, path: str) -> tuple[int, str, bytes] | None:
         """Answer a path with (status, content type, body), or None if it is not one of the three."""
         match path:
             case "/live":
-                return self._verdict("live", *self.live(), shown={})
+                return self._verdict("live", _reasons(self._live))
             case "/ready":
-                return self._verdict("ready", *self.ready(), shown={name: read() for name, read in self._shown.items()})
+                shown = {name: read() for name, read in self._shown.items()}
+                return self._verdict("ready", self.against_readiness(), **shown)
             case "/metrics":
                 return 200, CONTENT_TYPE_LATEST, generate_latest()
             case _:
                 return None
 
-    def _verdict(self, word: str, holds: bool, reasons: list[str], *, shown: dict[str, str]) -> tuple[int, str, bytes]:
-        body = {"process": self.process, word: holds, "reasons": reasons, **shown}
-        return (200 if holds else 503), _JSON, orjson.dumps(body)
+    def _verdict(self, word: str, reasons: list[str], **shown: str) -> tuple[int, str, bytes]:
+        body = {"process": self.process, word: not reasons, "reasons": reasons, **shown}
+        return (503 if reasons else 200), _JSON, orjson.dumps(body)
 
 
 def _reasons(checks: dict[str, Check]) -> list[str]:

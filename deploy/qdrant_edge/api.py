@@ -268,8 +268,8 @@ class Api:
     async def _qdrant_health(self, request: web.Request) -> web.Response:
         if request.path != "/readyz":
             return web.Response(text="healthz check passed")
-        holds, reasons = self._health.ready()
-        return web.Response(status=200 if holds else 503, text="all shards are ready" if holds else "; ".join(reasons))
+        reasons = self._health.against_readiness()
+        return web.Response(status=503 if reasons else 200, text="; ".join(reasons) or "all shards are ready")
 
     async def _keeping_house(self, app: web.Application) -> AsyncIterator[None]:
         del app
