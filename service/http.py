@@ -289,11 +289,7 @@ async def serving(
     """
     logging.getLogger("aiohttp.server").addFilter(_is_worth_a_line)
     runner = web.AppRunner(
-        app,
-        access_log=None,
-        auto_decompress=False,
-        handler_cancellation=end_abandoned,
-        shutdown_timeout=finish_s,
+        app, access_log=None, auto_decompress=False, handler_cancellation=end_abandoned, shutdown_timeout=finish_s
     )
     try:
         await runner.setup()

@@ -86,11 +86,7 @@ def produce_all(producer: KafkaProducer, records: Iterable[OutgoingRecord]) -> l
     """
     pending = [
         producer.send(
-            record.topic,
-            value=record.value,
-            key=record.key,
-            headers=list(record.headers),
-            partition=record.partition,
+            record.topic, value=record.value, key=record.key, headers=list(record.headers), partition=record.partition
         )
         for record in records
     ]

@@ -298,9 +298,7 @@ def aiokafka_config(settings: Settings) -> dict[str, Any]:
         from aiokafka.helpers import create_ssl_context
 
         config["ssl_context"] = create_ssl_context(
-            cafile=settings.kafka_ssl_cafile,
-            certfile=settings.kafka_ssl_certfile,
-            keyfile=settings.kafka_ssl_keyfile,
+            cafile=settings.kafka_ssl_cafile, certfile=settings.kafka_ssl_certfile, keyfile=settings.kafka_ssl_keyfile
         )
     return config
 

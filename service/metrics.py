@@ -12,14 +12,7 @@ import prometheus_client
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
-from contracts.telemetry import (
-    FRESHNESS_BUCKETS_S,
-    FRESHNESS_PATHS,
-    M_FRESHNESS,
-    Correction,
-    PairDropReason,
-    Process,
-)
+from contracts.telemetry import FRESHNESS_BUCKETS_S, FRESHNESS_PATHS, M_FRESHNESS, Correction, PairDropReason, Process
 
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call] # ships without an annotation
 

@@ -51,8 +51,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
     kafka_bootstrap: str | None = _setting(
-        None,
-        "Kafka brokers as host:port, comma-separated; no default, so that nothing joins a cluster by accident.",
+        None, "Kafka brokers as host:port, comma-separated; no default, so that nothing joins a cluster by accident."
     )
     kafka_security_protocol: SecurityProtocol = _setting("PLAINTEXT", "How to talk to Kafka; plain on one machine.")
     kafka_sasl_mechanism: SaslMechanism = _setting("PLAIN", "How to log in where the protocol is SASL_*.")
@@ -281,9 +280,7 @@ def env_name(field: str) -> str:
 
 
 def load_settings(
-    overrides: Mapping[str, Any] | None = None,
-    environ: Mapping[str, str] | None = None,
-    directory: Path | None = None,
+    overrides: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None, directory: Path | None = None
 ) -> Settings:
     """Read the settings in force, or raise `UsageError`; an override of None was not given.
 
