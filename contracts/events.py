@@ -32,15 +32,6 @@ FUTURE_TOLERANCE_MS: Final = 300_000
 """An event further ahead of the broker's append time than this is a dead letter."""
 
 
-def deadline_ms(search_time: int, window_ms: int) -> int:
-    """Return the event time after which nothing more is counted for a search.
-
-    >>> deadline_ms(1_000, 600_000)
-    601000
-    """
-    return search_time + window_ms
-
-
 def person_id(identifier: str, person_key: bytes) -> str:
     """Give the stand-in of a client or user id, the same in collector and search service: HMAC-SHA256 as hex.
 

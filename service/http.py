@@ -148,14 +148,12 @@ def build_app(
     return app
 
 
+@dataclass(slots=True)
 class _Edge:
-    def __init__(
-        self, render: Callable[[Refused], web.Response], max_open: int | None, *, always: Collection[str]
-    ) -> None:
-        self._render = render
-        self._max_open = max_open
-        self._always = always
-        self._open = 0
+    render: Callable[[Refused], web.Response]
+    max_open: int | None
+    always: Collection[str]
+    open: int = 0
 
     @web.middleware
     async def answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -164,27 +162,27 @@ class _Edge:
         resource = request.match_info.route.resource
         route = "unknown" if resource is None else resource.canonical
         try:
-            response = await (handler(request) if route in self._always else self._bounded(request, handler))
+            response = await (handler(request) if route in self.always else self._bounded(request, handler))
         except asyncio.CancelledError:
             metrics.REQUESTS.labels(route, str(CLIENT_GONE)).inc()
             raise
         except Exception as error:
             if isinstance(error, ConnectionError) and request.transport is None:
                 raise  # the caller is gone; aiohttp knows what to do
-            response = self._render(_refusal(request, error))
+            response = self.render(_refusal(request, error))
         response.headers.setdefault("Cache-Control", "no-store")
         metrics.REQUESTS.labels(route, str(response.status)).inc()
         metrics.REQUEST_SECONDS.labels(route).observe(time.perf_counter() - began_s)
         return response
 
     async def _bounded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if self._max_open is not None and self._open >= self._max_open:
+        if self.max_open is not None and self.open >= self.max_open:
             raise come_again(503, "busy", "too many requests are under way; send it again")
-        self._open += 1
+        self.open += 1
         try:
             return await handler(request)
         finally:
-            self._open -= 1
+            self.open -= 1
 
 
 def _refusal(request: web.Request, error: Exception) -> Refused:

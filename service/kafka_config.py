@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -41,20 +42,20 @@ ASK_AGAIN: Final = (408, 429)
 CORRECT: Final = "correct MILLRACE_KAFKA_SASL_OAUTH_*"
 
 
+@dataclass(frozen=True, slots=True)
 class TokenFile:
     """Reads the token anew each time: whoever writes the file also renews it."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    path: Path
 
     def token(self) -> str:
         """Give what the file holds now."""
         try:
-            token = self._path.read_text(encoding="ascii").strip()
+            token = self.path.read_text(encoding="ascii").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise DependencyDown(f"the Kafka token in {self._path} cannot be read: {error}", fix=CORRECT) from error
+            raise DependencyDown(f"the Kafka token in {self.path} cannot be read: {error}", fix=CORRECT) from error
         if not token:
-            raise DependencyDown(f"{self._path} holds no Kafka token", fix="let your token helper write it")
+            raise DependencyDown(f"{self.path} holds no Kafka token", fix="let your token helper write it")
         return token
 
 

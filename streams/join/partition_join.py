@@ -13,7 +13,6 @@ from enum import IntEnum
 from itertools import count
 
 from contracts.errors import ContractError, MalformedMessage
-from contracts.events import deadline_ms
 from contracts.joined import CLOSING_NUMBER_HEADER, ClosingNumber
 from contracts.progress import EventCounts, JoinProgress
 from contracts.structs import SEARCH_RECORD, Purchase, ShopEvent, Tick
@@ -182,7 +181,7 @@ class PartitionJoin:
     def _attach(self, held: Held, search_id: str, search_time: int, *, watermark_ms: int, plan: Plan) -> None:
         """Give an event to the search that it names, or set it aside as late."""
         search = self._find(search_id, search_time)
-        deadline = deadline_ms(search_time, self._windows.window_at(search_time)) if search is None else search.deadline
+        deadline = search_time + self._windows.window_at(search_time) if search is None else search.deadline
         if held.time_ms > deadline:
             self._set_aside(EventOutcome.LATE, AsideReason.AFTER_DEADLINE, held.record, plan)
             return

@@ -12,7 +12,6 @@ from contracts.errors import (
     TransientError,
     UsageError,
 )
-from contracts.events import deadline_ms
 from contracts.telemetry import DEFAULT_PORTS, Process
 from contracts.topics import MAX_ERROR_CHARS, set_aside_headers
 from service import metrics
@@ -52,11 +51,6 @@ def test_default_ports_are_those_of_the_interfaces() -> None:
     assert DEFAULT_PORTS[Process.PAGE] == 8082
     assert [DEFAULT_PORTS[name] for name in (Process.STREAMS, Process.TRAINER, Process.INDEXER)] == [9101, 9102, 9103]
     assert len(set(DEFAULT_PORTS.values())) == len(DEFAULT_PORTS) == len(Process)
-
-
-def test_a_deadline_depends_on_the_event_alone() -> None:
-    """Search time and window decide, not the moment of processing."""
-    assert deadline_ms(1_795_196_006_756, 600_000) == 1_795_196_606_756
 
 
 def test_headers_of_a_record_set_aside_say_where_and_why() -> None:
