@@ -7,14 +7,13 @@ residual MLP: a linear one would be a query transform up to a scalar per product
 
 import math
 from collections.abc import Mapping
-from typing import Final, Self, TypeVar
+from typing import ClassVar, Final, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-H = TypeVar("H", bound=nn.Module)
 INITIAL_SEED: Final = 20_250_301
 """Every trainer starts from the same weights, so that two runs over the same pairs agree."""
 
@@ -22,8 +21,25 @@ APPLY_ROWS: Final = 8192
 """Rows per block of `apply_head`: bounds the memory of the hidden layer, not the size of the catalogue."""
 
 
-class QueryHead(nn.Module):
+class _Residual(nn.Module):
+    first: ClassVar[str]
+    """Name of the weights whose shape is (width, D)."""
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> Self:
+        """Return the head that holds these weights."""
+        width, dim = tensors[cls.first].shape
+        head = cls(dim, width)
+        with torch.no_grad():
+            for name, weights in head.named_parameters():
+                weights.copy_(torch.from_numpy(np.array(tensors[name], dtype=np.float32)))
+        return head
+
+
+class QueryHead(_Residual):
     """q' = unit(q + up(down(q))) over base vectors of width `dim`, with `up` zero at the start."""
+
+    first = "down"
 
     def __init__(self, dim: int, rank: int = 64) -> None:
         super().__init__()
@@ -35,15 +51,11 @@ class QueryHead(nn.Module):
         """Map unit rows (B, D) to unit rows (B, D)."""
         return nn.functional.normalize(vectors + (vectors @ self.down.T) @ self.up.T, dim=-1)
 
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> Self:
-        """Return the head that holds these weights."""
-        rank, dim = tensors["down"].shape
-        return _filled(cls(dim, rank), tensors)
 
-
-class ProductHead(nn.Module):
+class ProductHead(_Residual):
     """p' = unit(p + output(gelu(hidden(p)))) over base vectors of width `dim`, with `output` zero at the start."""
+
+    first = "hidden_weight"
 
     def __init__(self, dim: int, hidden: int = 256) -> None:
         super().__init__()
@@ -56,12 +68,6 @@ class ProductHead(nn.Module):
         """Map unit rows (B, D) to unit rows (B, D)."""
         hidden = nn.functional.gelu(vectors @ self.hidden_weight.T + self.hidden_bias)
         return nn.functional.normalize(vectors + hidden @ self.output_weight.T, dim=-1)
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> Self:
-        """Return the head that holds these weights."""
-        hidden, dim = tensors["hidden_weight"].shape
-        return _filled(cls(dim, hidden), tensors)
 
 
 Head = QueryHead | ProductHead
@@ -84,10 +90,3 @@ def _gaussian(rows: int, columns: int) -> Tensor:
     """Return seeded weights (rows, columns) whose product with a unit vector has entries of about 1 / sqrt(rows)."""
     generator = torch.Generator().manual_seed(INITIAL_SEED)
     return torch.randn(rows, columns, generator=generator) / math.sqrt(rows)
-
-
-def _filled(head: H, tensors: Mapping[str, np.ndarray]) -> H:
-    with torch.no_grad():
-        for name, weights in head.named_parameters():
-            weights.copy_(torch.from_numpy(np.array(tensors[name], dtype=np.float32)))
-    return head

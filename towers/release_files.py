@@ -19,6 +19,7 @@ from contracts.releases import MANIFEST_ENTRY, Kind, ReleaseManifest, manifest_o
 from towers.heads import Head, ProductHead, QueryHead, apply_head, head_tensors
 
 PROBE_VECTORS: Final = "probe_vectors"
+HEADS: Final[dict[Kind, type[Head]]] = {"query": QueryHead, "product": ProductHead}
 
 
 class Encoder(Protocol):
@@ -41,8 +42,7 @@ class Release:
 
     def head(self) -> Head:
         """Return the trained head."""
-        kind = QueryHead if self.manifest.kind == "query" else ProductHead
-        return kind.from_tensors(self.tensors)
+        return HEADS[self.manifest.kind].from_tensors(self.tensors)
 
 
 def pack(release: Release) -> bytes:
@@ -80,7 +80,7 @@ def release_tensors(head: Head, encoder: Encoder) -> dict[str, np.ndarray]:
 
 def identity_release(kind: Kind, encoder: Encoder) -> Release:
     """Return release 0 of a tower: the head that changes nothing. It is built in and never stands on a topic."""
-    tensors = release_tensors((QueryHead if kind == "query" else ProductHead)(encoder.dim), encoder)
+    tensors = release_tensors(HEADS[kind](encoder.dim), encoder)
     manifest = ReleaseManifest(
         kind=kind,
         release=0,
@@ -109,7 +109,7 @@ def probe_difference(release: Release, encoder: Encoder) -> float:
 
 def _check_shapes(manifest: ReleaseManifest, tensors: Mapping[str, np.ndarray]) -> None:
     dim, probes = manifest.dim, len(manifest.probe_texts)
-    first = tensors.get("down" if manifest.kind == "query" else "hidden_weight")
+    first = tensors.get(HEADS[manifest.kind].first)
     width = 0 if first is None else len(first)
     expected: dict[str, tuple[int, ...]] = {PROBE_VECTORS: (probes, dim)}
     if manifest.kind == "query":
