@@ -1,6 +1,7 @@
 """What a process says about itself: `/live`, `/ready` and `/metrics`, as values; `service.http` answers with them.
 
 A process is ready when none of its checks gives a reason against; it is alive while its liveness checks give none.
+What it leans on is a `Dependency`: an outage is in the metric, in `/ready`, and in the log once.
 """
 
 import threading

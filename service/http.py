@@ -1,4 +1,4 @@
-"""The HTTP edge that every process has: routes, refusals, limits, request metrics and health.
+"""The HTTP edge that every process has: routes, refusals, limits, request metrics, health, and how it is served.
 
 A handler takes what it needs from the request, returns the answer, and raises what is against it: `Refused`, an error
 of `contracts.errors`, or anything else, which is a fault of ours and one log line. All refusals have one form, problem

@@ -1,4 +1,4 @@
-"""The wall clock in the wire's unit; the one place that reads it for times that leave the process."""
+"""The machine's clock, in the unit of every time that leaves the process, and its disk: files are whole or absent."""
 
 import os
 import time

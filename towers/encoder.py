@@ -1,7 +1,8 @@
-"""The frozen base encoder that both towers share: texts in, unit vectors out.
+"""The frozen base encoder that both towers share: where its weights come from, and texts in, unit vectors out.
 
 `base_version` names model, weights and text template. Vectors of different base versions must never meet, so the
 digest is taken over the weights themselves: the same weights give the same version whatever source they came from.
+The hub is asked once, with a short timeout: a machine without a way out must start within seconds.
 """
 
 import hashlib

@@ -1,6 +1,7 @@
 """A release as it travels on `models`: one safetensors file, weights and probe vectors, its manifest in the metadata.
 
-`unpack` trusts nothing: digest, kind, width and shapes are checked before a head is built from the bytes.
+`unpack` trusts nothing: digest, kind, width and shapes are checked before a head is built from the bytes. A reader
+recomputes the vectors of the probe texts: encoder, template, head and weights are then proven to be the trainer's.
 """
 
 import hashlib
@@ -20,6 +21,24 @@ from towers.heads import Head, ProductHead, QueryHead, apply_head, head_tensors
 
 PROBE_VECTORS: Final = "probe_vectors"
 HEADS: Final[dict[Kind, type[Head]]] = {"query": QueryHead, "product": ProductHead}
+PROBE_TEXTS: Final = (
+    "quiet fridge",
+    "double door refrigerator 300 litres frost free",
+    "1 ton inverter ac only",
+    "gaming laptop under 80000",
+    "sasta double door fridge",
+    "wireless earbuds with long battery",
+    "Front load washing machine 7 kg. Appliances > Washing machines",
+    "smart tv 55 inch 4k",
+    "gift for grandmother",
+    "running shoes",
+    "usb c charger 65w",
+    "red dress size m",
+    "coffee grinder",
+    "USB-C to HDMI adapter. Computers > Cables",
+    "stand mixer 500 w",
+    "",
+)
 
 
 class Encoder(Protocol):
@@ -121,23 +140,3 @@ def _check_shapes(manifest: ReleaseManifest, tensors: Mapping[str, np.ndarray]) 
         raise MalformedMessage("wrong_shape", f"tensors {found} are not those of a {manifest.kind} head of width {dim}")
     if any(tensor.dtype != np.float32 for tensor in tensors.values()):
         raise MalformedMessage("wrong_type", "the weights are not float32")
-
-
-PROBE_TEXTS: Final = (
-    "quiet fridge",
-    "double door refrigerator 300 litres frost free",
-    "1 ton inverter ac only",
-    "gaming laptop under 80000",
-    "sasta double door fridge",
-    "wireless earbuds with long battery",
-    "Front load washing machine 7 kg. Appliances > Washing machines",
-    "smart tv 55 inch 4k",
-    "gift for grandmother",
-    "running shoes",
-    "usb c charger 65w",
-    "red dress size m",
-    "coffee grinder",
-    "USB-C to HDMI adapter. Computers > Cables",
-    "stand mixer 500 w",
-    "",
-)

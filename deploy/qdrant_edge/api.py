@@ -1,4 +1,4 @@
-"""The HTTP application: the part of Qdrant's REST API that there is, and our health paths, over one store.
+"""The HTTP application: the part of Qdrant's REST API that there is, over one store, and which call is next.
 
 Answers have Qdrant's form, `{"result": ..., "status": "ok", "time": seconds}`, and refusals too,
 `{"status": {"error": "..."}, "time": seconds}`, so that `qdrant-client` works unchanged.

@@ -1,4 +1,8 @@
-"""One collection: a shard of Qdrant Edge with its spec, spoken to in REST JSON."""
+"""One collection: a shard of Qdrant Edge with its spec, spoken to in REST JSON.
+
+The create request itself is kept, so that a restart builds the same from the same words. Vectors are scanned exactly:
+HNSW and optimiser settings are taken, kept and answered, and have no effect here.
+"""
 
 import shutil
 from collections.abc import Iterable, Sequence, Set
