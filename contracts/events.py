@@ -6,6 +6,7 @@ at which the search closes is a function of the event alone: a replayed straggle
 
 import hashlib
 import hmac
+import re
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, TypeAdapter, model_validator
@@ -27,6 +28,7 @@ from contracts.base import (
     gives_text,
 )
 
+_STAND_IN: Final = re.compile("[0-9a-f]{64}")
 MAX_SLOTS: Final = 500
 FUTURE_TOLERANCE_MS: Final = 300_000
 """An event further ahead of the broker's append time than this is a dead letter."""
@@ -39,6 +41,21 @@ def person_id(identifier: str, person_key: bytes) -> str:
     '93bc80f998a634a3'
     """
     return hmac.new(person_key, identifier.encode(), hashlib.sha256).hexdigest()
+
+
+def protected_id(identifier: str, person_key: bytes | None) -> str | None:
+    """Give the stand-in of an id that may be one already; None if there is no key to replace it.
+
+    Whoever sends 64 hexadecimal digits sends no name: the collector and the search service write such ids.
+
+    >>> protected_id("93bc80f998a634a3" * 4, b"key") == "93bc80f998a634a3" * 4
+    True
+    >>> protected_id("c9", b"key") == person_id("c9", b"key"), protected_id("c9", None)
+    (True, None)
+    """
+    if _STAND_IN.fullmatch(identifier):
+        return identifier
+    return None if person_key is None else person_id(identifier, person_key)
 
 
 class Envelope(Message):

@@ -87,6 +87,7 @@ def shape_of(texts: Iterable[str]) -> Shape:
 
 
 def _comment_lines(text: str) -> int:
+    """Count lines that are a comment alone."""
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
     return sum(token.type == tokenize.COMMENT and token.line.lstrip().startswith("#") for token in tokens)
 
