@@ -22,11 +22,11 @@ demo: setup ## Run everything with simulated shoppers, and show how search gets 
 test: setup ## Run every test on real Kafka and Redis (at most 15 minutes on 2 cores)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-check: setup ## Lint, formatting, types, imports, docstrings, spelling and sizes
+check: setup ## Lint, formatting, types, imports, docstrings, spelling and shape
 	@$(MAKE) lint types imports
 	@$(BIN)/interrogate --quiet tests
 	@$(BIN)/codespell
-	@$(BIN)/python -m tests.support.sizes
+	@$(BIN)/python -m tests.support.shape
 
 format: setup ## Format the code and mend what the linter can mend
 	@$(BIN)/ruff check --fix --quiet .

@@ -118,11 +118,7 @@ class Filters(_Body):
 class SearchRequest(_Body):
     """A search."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"query": "quiet fridge", "k": 5, "filters": {"price": {"lte": 500}, "in_stock": True}}]
-        }
-    )
+    model_config = _with_example(query="quiet fridge", k=5, filters={"price": {"lte": 500}, "in_stock": True})
 
     query: Query
     k: Annotated[int, Field(ge=1, le=100)] = 10
@@ -169,7 +165,7 @@ class SearchAnswer(BaseModel):
 class EncodeRequest(_Body):
     """Texts to encode as queries."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"texts": ["quiet fridge"]}]})
+    model_config = _with_example(texts=["quiet fridge"])
 
     texts: Annotated[tuple[Query, ...], Field(min_length=1, max_length=256)]
 

@@ -20,10 +20,9 @@ from indexer.ports import InForce
 from indexer.qdrant import connect
 from indexer.rollout.loop import RollOutLoop
 from indexer.store import ProductStore
-from service.dependency import Dependency
 from service.follow import PATIENCE_S, TopicFollower
-from service.health import Health
-from service.http_server import AdminServer
+from service.health import Dependency, Health
+from service.http import admin_server
 from service.kafka import admin, ensure_topics, producer_config, translate_kafka_errors
 from service.logging import get_logger
 from service.models import ModelsTable, ModelsWriter
@@ -47,7 +46,7 @@ def serve(settings: Settings, shutdown: Shutdown) -> None:
     """
     settings.require("kafka_bootstrap", "qdrant_url")
     health = Health(Process.INDEXER)
-    with AdminServer(health, settings.host, settings.listen_port(Process.INDEXER)), ExitStack() as stack:
+    with admin_server(health, settings.host, settings.listen_port(Process.INDEXER)), ExitStack() as stack:
         indexer = Indexer(settings, shutdown, health, stack)
         try:
             indexer.run()

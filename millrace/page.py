@@ -21,11 +21,9 @@ from millrace.watch.kafka_view import KafkaView
 from millrace.watch.observer import Observer, snapshot
 from millrace.watch.scrape import Scraper, scrape_targets
 from service import metrics
-from service.clock import epoch_ms
-from service.dependency import Dependency
-from service.health import Health
-from service.http import JSON, Route, build_app, come_again
-from service.http_server import bind_socket, serving
+from service.health import Dependency, Health
+from service.http import JSON, Route, bind_socket, build_app, come_again, serving
+from service.machine import epoch_ms
 from service.models import ModelsView
 from service.process import Shutdown, run
 from service.settings import Settings

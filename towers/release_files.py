@@ -1,6 +1,7 @@
 """A release as it travels on `models`: one safetensors file, weights and probe vectors, its manifest in the metadata.
 
-`unpack` trusts nothing: digest, kind, width and shapes are checked before a head is built from the bytes.
+`unpack` trusts nothing: digest, kind, width and shapes are checked before a head is built from the bytes. A reader
+recomputes the vectors of the probe texts: encoder, template, head and weights are then proven to be the trainer's.
 """
 
 import hashlib
@@ -17,9 +18,27 @@ from contracts.base import YEAR_2000_MS
 from contracts.errors import MalformedMessage
 from contracts.releases import MANIFEST_ENTRY, Kind, ReleaseManifest, manifest_of
 from towers.heads import Head, ProductHead, QueryHead, apply_head, head_tensors
-from towers.probes import PROBE_TEXTS
 
 PROBE_VECTORS: Final = "probe_vectors"
+HEADS: Final[dict[Kind, type[Head]]] = {"query": QueryHead, "product": ProductHead}
+PROBE_TEXTS: Final = (
+    "quiet fridge",
+    "double door refrigerator 300 litres frost free",
+    "1 ton inverter ac only",
+    "gaming laptop under 80000",
+    "sasta double door fridge",
+    "wireless earbuds with long battery",
+    "Front load washing machine 7 kg. Appliances > Washing machines",
+    "smart tv 55 inch 4k",
+    "gift for grandmother",
+    "running shoes",
+    "usb c charger 65w",
+    "red dress size m",
+    "coffee grinder",
+    "USB-C to HDMI adapter. Computers > Cables",
+    "stand mixer 500 w",
+    "",
+)
 
 
 class Encoder(Protocol):
@@ -42,8 +61,7 @@ class Release:
 
     def head(self) -> Head:
         """Return the trained head."""
-        kind = QueryHead if self.manifest.kind == "query" else ProductHead
-        return kind.from_tensors(self.tensors)
+        return HEADS[self.manifest.kind].from_tensors(self.tensors)
 
 
 def pack(release: Release) -> bytes:
@@ -84,8 +102,8 @@ def release_tensors(head: Head, encoder: Encoder) -> dict[str, np.ndarray]:
 
 
 def identity_release(kind: Kind, encoder: Encoder) -> Release:
-    """Make release 0 of a tower: the head that changes nothing. It is built in and never on a topic."""
-    tensors = release_tensors((QueryHead if kind == "query" else ProductHead)(encoder.dim), encoder)
+    """Return release 0 of a tower: the head that changes nothing. It is built in and never stands on a topic."""
+    tensors = release_tensors(HEADS[kind](encoder.dim), encoder)
     manifest = ReleaseManifest(
         kind=kind,
         release=0,
@@ -113,9 +131,8 @@ def probe_difference(release: Release, encoder: Encoder) -> float:
 
 
 def _check_shapes(manifest: ReleaseManifest, tensors: Mapping[str, np.ndarray]) -> None:
-    """Refuse tensors that are missing, superfluous, of the wrong type or of shapes that do not fit together."""
     dim, probes = manifest.dim, len(manifest.probe_texts)
-    first = tensors.get("down" if manifest.kind == "query" else "hidden_weight")
+    first = tensors.get(HEADS[manifest.kind].first)
     width = 0 if first is None else len(first)
     expected: dict[str, tuple[int, ...]] = {PROBE_VECTORS: (probes, dim)}
     if manifest.kind == "query":

@@ -8,13 +8,12 @@ from kafka import KafkaProducer
 from contracts.errors import DependencyDown, MillraceError
 from contracts.telemetry import Process
 from contracts.topics import MODELS, PRODUCT_VECTORS
-from service.clock import epoch_ms
-from service.dependency import Dependency
 from service.follow import PATIENCE_S, OnRecord, TopicFollower
-from service.health import Health
-from service.http_server import AdminServer
+from service.health import Dependency, Health
+from service.http import admin_server
 from service.kafka import ensure_topics, producer_config, translate_kafka_errors
 from service.logging import get_logger
+from service.machine import epoch_ms
 from service.models import ModelsTable, ModelsWriter
 from service.process import Shutdown
 from service.settings import Settings
@@ -60,7 +59,7 @@ class TrainerApp:
         writable_folder(self._folder)
         health.add_check("trainer", lambda: self._starting)
         health.add_check("kafka", self._kafka.not_ready)
-        with AdminServer(health, settings.host, settings.listen_port(Process.TRAINER)):
+        with admin_server(health, settings.host, settings.listen_port(Process.TRAINER)):
             encoder = load_encoder(settings.base_model)
             self._starting = "Kafka has not answered yet"
             ensure_topics(settings, wait=self._shutdown.wait)

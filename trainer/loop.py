@@ -10,8 +10,8 @@ from typing import Generic, Protocol, TypeVar
 
 from contracts.errors import InvariantError, UsageError
 from contracts.releases import Kind, Serving, release_key
-from service.clock import EpochClock
 from service.logging import get_logger
+from service.machine import EpochClock
 from service.models import ModelsTable
 from towers.heads import ProductHead, QueryHead, Towers
 from towers.release_files import Encoder, Release, identity_release, unpack

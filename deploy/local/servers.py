@@ -17,8 +17,8 @@ from typing import Final
 
 from contracts.errors import DependencyDown, MillraceError, UsageError
 from deploy.local.kafka_jars import JAR_FOLDER, LEAST_JAVA, are_complete, find_java
-from service.files import write_atomically
 from service.kafka import admin, translate_kafka_errors
+from service.machine import write_atomically
 from service.redis import redis_check, redis_client
 from service.settings import Settings
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from contracts.errors import UsageError
-from service.files import write_atomically
+from service.machine import write_atomically
 from service.settings import ENV_PREFIX, Settings, load_settings
 
 ENV_FILE: Final = "up.env"

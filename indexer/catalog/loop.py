@@ -19,8 +19,8 @@ from indexer.catalog.planning import CatalogRecord, Change, Plan, advance, paylo
 from indexer.points import Target, Targets
 from indexer.ports import CatalogSource, InForce, PartitionsMoved, Pause, VectorLog, VectorStore
 from service import metrics
-from service.clock import epoch_ms
 from service.logging import get_logger
+from service.machine import epoch_ms
 from towers.release_files import Encoder
 from towers.text import product_text, text_hash
 

@@ -15,11 +15,10 @@ from indexer.rollout import decisions
 from indexer.rollout.checks import MissingPoints, check_collection
 from indexer.rollout.decisions import CHECK_ATTEMPTS, Construction, ReleaseId, State
 from service import metrics
-from service.clock import epoch_ms
 from service.logging import get_logger
+from service.machine import epoch_ms
 from service.models import ModelsTable
-from towers.probes import PROBE_TEXTS
-from towers.release_files import Encoder, Release
+from towers.release_files import PROBE_TEXTS, Encoder, Release
 
 SAY_EVERY: Final = 0.1
 """Share of a fill after which its progress is said again."""

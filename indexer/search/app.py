@@ -16,7 +16,7 @@ from indexer.search.serving import ServingPairs
 from indexer.search.web import build
 from indexer.store import ProductStore
 from service.health import Health
-from service.http_server import bind_socket, serving
+from service.http import bind_socket, serving
 from service.kafka import ensure_topics
 from service.logging import get_logger
 from service.process import Shutdown

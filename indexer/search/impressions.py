@@ -16,14 +16,13 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
 from contracts import wire
-from contracts.events import Impression, Ranking, Slot
+from contracts.events import Impression, Ranking, Slot, person_id
 from contracts.http import SearchAnswer, SearchRequest
 from contracts.topics import SEARCH_EVENTS
 from indexer.search.ids import time_ordered_id
 from service import metrics
 from service.kafka import producer_config, translate_kafka_errors
 from service.logging import get_logger
-from service.people import person_id
 from service.settings import Settings
 
 HELD: Final = 10_000

@@ -22,8 +22,8 @@ from contracts.topics import CATALOG, GROUP_PREFIX, MODELS, SEARCH_EVENTS
 from millrace.watch.kafka_view import COUNTS, UNREAD, KafkaView, Tail, TailCounter, catalog_counts
 from millrace.watch.ledger import lag_report, ledger_report, unknown_report
 from millrace.watch.scrape import ProcessView, freshness_report
-from service.dependency import Dependency
 from service.follow import PATIENCE_S, TopicFollower
+from service.health import Dependency
 from service.kafka import (
     Committed,
     OffsetRange,

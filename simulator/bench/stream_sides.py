@@ -20,8 +20,8 @@ from typing_extensions import override
 from contracts.telemetry import Process
 from contracts.topics import JOINED_SEARCHES, SEARCH_EVENTS
 from contracts.wire import encode
-from service.clock import epoch_ms
 from service.logging import configure
+from service.machine import epoch_ms
 from service.settings import Settings, load_settings
 from streams.agents.partition_agent import PROGRESS_AFTER_OUTPUT_S
 from streams.agents.spec import Emit, Plan

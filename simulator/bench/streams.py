@@ -23,8 +23,8 @@ from aiokafka import AIOKafkaProducer
 from contracts.errors import MillraceError
 from contracts.topics import SEARCH_EVENTS, TOPICS, partition_for
 from deploy.local.supervisor import LocalMillrace
-from service.clock import epoch_ms
 from service.kafka import admin, ensure_topics
+from service.machine import epoch_ms
 from service.settings import Settings
 from streams.transport.app import producer_arguments
 from streams.transport.output import Output, OutRecord

@@ -21,9 +21,9 @@ from contracts.pairs import PreferencePair
 from contracts.releases import ReleaseManifest, Serving
 from contracts.topics import PREFERENCE_PAIRS
 from contracts.wire import decode
-from service.clock import epoch_ms
 from service.kafka import consumer_config, translate_kafka_errors
 from service.logging import get_logger
+from service.machine import epoch_ms
 from service.models import ModelsTable
 from service.settings import Settings
 from simulator.demo.measurement import ask

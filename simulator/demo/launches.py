@@ -9,8 +9,8 @@ from typing import Any, Final
 import httpx
 
 from contracts.errors import DependencyDown
-from service.clock import epoch_ms
 from service.logging import get_logger
+from service.machine import epoch_ms
 from simulator.demo.measurement import ask
 from simulator.shop.posting import send_products
 from simulator.shop.world import World

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import NAMESPACE_OID, uuid5
 
-from service.clock import epoch_ms
+from service.machine import epoch_ms
 from simulator.shop.posting import Delivery, Poster
 from simulator.shop.shoppers import Action, Visit
 from simulator.shop.world import ProductMessage

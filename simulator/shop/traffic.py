@@ -15,7 +15,7 @@ from typing import Final
 import httpx
 
 from contracts.http import SearchAnswer
-from service.clock import epoch_ms
+from service.machine import epoch_ms
 from simulator.shop.posting import USER_AGENT, Delivery, Poster
 from simulator.shop.shoppers import Action, ShopperOptions, Shoppers, Visit
 from simulator.shop.site import Due, Outbox, Site, event_of

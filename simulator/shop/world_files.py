@@ -17,7 +17,7 @@ from contracts.base import Part
 from contracts.catalog import CATALOG_CHANGE, ProductDeleted
 from contracts.errors import ContractError, UsageError
 from contracts.wire import parse, validate
-from service.files import write_atomically
+from service.machine import write_atomically
 from simulator.shop.world import MAX_GRADE, Judgment, ProductMessage, Query, Split, World
 
 PRODUCTS: Final = "products.jsonl"

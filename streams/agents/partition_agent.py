@@ -20,9 +20,9 @@ from contracts.telemetry import EventOutcome
 from contracts.topics import TOPIC_BY_NAME, set_aside_headers
 from contracts.wire import encode
 from service import metrics
-from service.clock import epoch_ms
 from service.kafka import translate_kafka_errors
 from service.logging import get_logger
+from service.machine import epoch_ms
 from service.settings import Settings
 from streams.agents.progress import SourcePartition, read_sources
 from streams.agents.spec import ASIDE_TOPICS, AgentSpec, Emit, PartitionState, Plan, SetAside, outcome_counts

@@ -22,9 +22,9 @@ from service.kafka import (
     ensure_topics,
     produce_all,
     producer_config,
-    read_compacted,
 )
 from service.settings import Settings
+from tests.support.topics import read_compacted
 
 pytestmark = pytest.mark.kafka
 

@@ -13,14 +13,13 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from contracts import wire
-from contracts.events import SHOP_EVENT, Impression
+from contracts.events import SHOP_EVENT, Impression, person_id
 from contracts.http import SearchAnswer
 from contracts.releases import SERVING_KEY, Serving
 from contracts.topics import MODELS, SEARCH_EVENTS
 from indexer.app import serve as index
 from indexer.search.app import serve
 from service.kafka import OutgoingRecord, consumer_config, ensure_topics, produce_all, producer_config
-from service.people import person_id
 from service.settings import Settings
 from tests.support.indexing import (
     ServiceProcess,

@@ -26,13 +26,13 @@ from service.kafka import (
     ensure_topics,
     produce_all,
     producer_config,
-    read_compacted,
 )
 from service.settings import Settings
 from tests.support.pairs import preference_pair, product_vector
 from tests.support.poll import eventually
 from tests.support.ports import free_port
 from tests.support.tiny_encoder import WORDS, write_tiny_model
+from tests.support.topics import read_compacted
 from towers.encoder import BaseEncoder, load_encoder
 from towers.release_files import Release, probe_difference, unpack
 

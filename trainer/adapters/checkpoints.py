@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from contracts.errors import DependencyDown, UsageError
-from service.files import write_atomically
 from service.logging import get_logger
+from service.machine import write_atomically
 from trainer.state import Snapshot
 
 FORMAT: Final = 2

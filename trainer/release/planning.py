@@ -11,8 +11,16 @@ import numpy as np
 
 from contracts.releases import PROBE_TOLERANCE, Kind, ReleaseManifest, SafetyCheck, release_key
 from towers.heads import Head, Towers
-from towers.probes import PROBE_TEXTS
-from towers.release_files import Encoder, Release, pack, probe_difference, release_tensors, unpack, weights_sha256
+from towers.release_files import (
+    PROBE_TEXTS,
+    Encoder,
+    Release,
+    pack,
+    probe_difference,
+    release_tensors,
+    unpack,
+    weights_sha256,
+)
 from trainer.learner import Learner
 from trainer.memory import PendingRelease, TrainingProgress
 from trainer.release.safety import SafetyCaps, Verdict, first_safe

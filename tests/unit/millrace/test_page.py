@@ -8,7 +8,7 @@ import pytest
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
 
-from contracts.telemetry import M_LAG_RECORDS, Process
+from contracts.telemetry import Process
 from millrace.page import ASSETS, Sampler, build, export
 from service.health import Health
 from service.settings import Settings
@@ -114,7 +114,7 @@ async def test_metrics_hold_the_lag(client: Client) -> None:
     export(busy_snapshot())
     metrics = await text(await client.get("/metrics"))
     labels = 'group="trainer",partition="2",topic="preference-pairs"'
-    assert f"{M_LAG_RECORDS}{{{labels}}} 10.0" in metrics
+    assert f"millrace_consumer_lag_records{{{labels}}} 10.0" in metrics
 
 
 @pytest.mark.parametrize("path", ["/static/page.js", "/page.html", "/../app.py", "/api/", "/readyz"])

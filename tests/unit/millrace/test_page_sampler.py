@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from contracts.errors import DependencyDown, MalformedMessage, MillraceError, UsageError
-from contracts.telemetry import M_DEPENDENCY_UP, M_LAG_RECORDS, M_LEDGER, M_LEDGER_BALANCE, Process
+from contracts.telemetry import Process
 from contracts.topics import CATALOG
 from millrace import page as module
 from millrace.page import STALE_AFTER_S, Sampler, export
@@ -166,11 +166,11 @@ def test_gauges_hold_lag_and_ledgers() -> None:
     """A term with reasons is exported as its sum; the balance has a gauge of its own."""
     Health(Process.PAGE)
     export(busy_snapshot())
-    assert sample(M_LAG_RECORDS, group="join", topic="search-events", partition="3") == 60
-    assert sample(M_LEDGER, ledger="searches", term="unpaired") == 240
-    assert sample(M_LEDGER, ledger="events", term="pending") == 4 * 20 + 114 + 40
-    assert sample(M_LEDGER, ledger="events", term="balance") is None
-    assert sample(M_LEDGER_BALANCE, ledger="searches") == 0
+    assert sample("millrace_consumer_lag_records", group="join", topic="search-events", partition="3") == 60
+    assert sample("millrace_ledger_records", ledger="searches", term="unpaired") == 240
+    assert sample("millrace_ledger_records", ledger="events", term="pending") == 4 * 20 + 114 + 40
+    assert sample("millrace_ledger_records", ledger="events", term="balance") is None
+    assert sample("millrace_ledger_balance_records", ledger="searches") == 0
 
 
 def test_what_is_not_known_has_no_series() -> None:
@@ -179,9 +179,9 @@ def test_what_is_not_known_has_no_series() -> None:
     export(busy_snapshot())
     kafka = replace(busy_kafka(), unknown={"kafka": DependencyDown("away")})
     export(snapshot(kafka, ModelsView(), {}, at_ms=0, promise_s=60))
-    assert sample(M_LAG_RECORDS, group="join", topic="search-events", partition="3") is None
-    assert sample(M_LEDGER, ledger="searches", term="unpaired") is None
-    assert sample(M_LEDGER_BALANCE, ledger="events") is None
+    assert sample("millrace_consumer_lag_records", group="join", topic="search-events", partition="3") is None
+    assert sample("millrace_ledger_records", ledger="searches", term="unpaired") is None
+    assert sample("millrace_ledger_balance_records", ledger="events") is None
 
 
 def test_a_kafka_that_is_away_shows_in_the_gauge(deployment: type[Deployment]) -> None:
@@ -190,9 +190,9 @@ def test_a_kafka_that_is_away_shows_in_the_gauge(deployment: type[Deployment]) -
     watching = Sampler(SETTINGS)
     watching.start()
     try:
-        eventually(lambda: sample(M_DEPENDENCY_UP, dependency="kafka") == 0)
+        eventually(lambda: sample("millrace_dependency_up", dependency="kafka") == 0)
         deployment.failure = None
-        eventually(lambda: sample(M_DEPENDENCY_UP, dependency="kafka") == 1)
+        eventually(lambda: sample("millrace_dependency_up", dependency="kafka") == 1)
     finally:
         watching.stop()
 

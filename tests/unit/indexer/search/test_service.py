@@ -7,9 +7,9 @@ import pytest
 from prometheus_client import REGISTRY
 
 from contracts.errors import DependencyDown
+from contracts.events import person_id
 from contracts.http import Filters, SearchRequest
 from service.health import Health
-from service.people import person_id
 from tests.support.search_fakes import NOW_MS, Search, pair
 
 

@@ -12,7 +12,7 @@ from faust.types import TP
 from prometheus_client import REGISTRY
 
 from contracts.progress import JoinProgress
-from service.clock import epoch_ms
+from service.machine import epoch_ms
 from service.metrics import EVENT_OUTCOMES
 from streams.agents.partition_agent import STUCK_AFTER_S, OwnedPartition, PartitionAgent
 from streams.agents.progress import SourcePartition

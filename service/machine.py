@@ -1,23 +1,28 @@
-"""Files that are whole or absent, whenever the process is killed or the power goes."""
+"""The machine's clock, in the unit of every time that leaves the process, and its disk: files are whole or absent."""
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
+
+EpochClock = Callable[[], int]
+"""Returns epoch milliseconds; core code is given one, or the time itself."""
+
+
+def epoch_ms() -> int:
+    """Tell the time, milliseconds since 1970-01-01 UTC."""
+    return time.time_ns() // 1_000_000
+
 
 PART_SUFFIX: Final = ".part"
 """Ends the name of a file that is being written; one that is left over belongs to an interrupted write."""
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
-    """Replace a file in one step: temporary file, fsync, rename, fsync of the folder.
+    """Replace a file in one step: temporary file, fsync, rename, fsync of the folder; or leave it and raise OSError.
 
-    Args:
-        path: the file; its folder exists.
-        content: all of it.
-        mode: rights of the new file, less the process's umask; 0o600 for what holds keys.
-
-    Raises:
-        OSError: the disk is full or refuses; what the file held before is untouched.
+    `mode` is the rights of the new file, less the process's umask: 0o600 for what holds keys.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}{PART_SUFFIX}")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
