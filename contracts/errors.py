@@ -5,6 +5,7 @@ MillraceError                 exit 1   something failed; the message says what, 
 |- CheckFailed                exit 3   a check ran and said no
 |- DependencyDown             exit 4   a server, port, disk or package that is needed is missing
 |- TransientError             exit 4   may work when tried again after `retry_after_s`
+|  `- Overloaded                       more is asked than can be answered soon
 |- InvariantError             exit 1   going on would corrupt something: the process stops
 `- ContractError              exit 1   a message breaks its contract: dead letter, never retried
    |- MalformedMessage                 not JSON, a wrong type, a missing or impossible value
@@ -51,6 +52,10 @@ class TransientError(MillraceError):
     def __init__(self, message: str, *, fix: str = "", retry_after_s: float = 1.0) -> None:
         super().__init__(message, fix=fix)
         self.retry_after_s = retry_after_s
+
+
+class Overloaded(TransientError):
+    """More is asked than can be answered soon. Operator action: more processes if it lasts."""
 
 
 class InvariantError(MillraceError):

@@ -10,7 +10,6 @@ from contracts.errors import CheckFailed, ContractError, InvariantError
 from contracts.releases import Kind, Serving
 from indexer.points import Owner, Target, Targets
 from indexer.ports import Pause, PutInForce, VectorLog, VectorStore
-from indexer.releases import product_head, verified_release
 from indexer.rollout import decisions
 from indexer.rollout.checks import MissingPoints, check_collection
 from indexer.rollout.decisions import CHECK_ATTEMPTS, Construction, ReleaseId, State
@@ -19,7 +18,7 @@ from service.clock import epoch_ms
 from service.logging import get_logger
 from service.models import ModelsTable
 from towers.probes import PROBE_TEXTS
-from towers.release_files import Encoder, Release
+from towers.release_files import Encoder, Release, product_head, verified_release
 
 SAY_EVERY: Final = 0.1
 """Share of a fill after which its progress is said again."""
