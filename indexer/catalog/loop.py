@@ -17,7 +17,8 @@ from contracts.telemetry import Process
 from indexer.catalog.base_vectors import BaseProduct
 from indexer.catalog.planning import CatalogRecord, Change, Plan, advance, payload_of, plan_batch
 from indexer.points import Target, Targets
-from indexer.ports import CatalogSource, InForce, PartitionsMoved, Pause, VectorLog, VectorStore
+from indexer.ports import CatalogSource, InForce, PartitionsMoved, Pause, VectorLog
+from indexer.store import ProductStore
 from service import metrics
 from service.clock import epoch_ms
 from service.logging import get_logger
@@ -54,7 +55,7 @@ class CatalogLoop:
         source: CatalogSource,
         log: VectorLog,
         *,
-        store: VectorStore,
+        store: ProductStore,
         encoder: Encoder,
         targets: Targets,
         in_force: InForce,

@@ -9,10 +9,11 @@ from typing import Final
 from contracts.errors import CheckFailed, ContractError, InvariantError
 from contracts.releases import Kind, Serving
 from indexer.points import Owner, Target, Targets
-from indexer.ports import Pause, PutInForce, VectorLog, VectorStore
+from indexer.ports import Pause, PutInForce, VectorLog
 from indexer.rollout import decisions
 from indexer.rollout.checks import MissingPoints, check_collection
 from indexer.rollout.decisions import CHECK_ATTEMPTS, Construction, ReleaseId, State
+from indexer.store import ProductStore
 from service import metrics
 from service.clock import epoch_ms
 from service.logging import get_logger
@@ -41,7 +42,7 @@ class RollOutLoop:
 
     def __init__(
         self,
-        store: VectorStore,
+        store: ProductStore,
         owner: Owner,
         *,
         models: ModelsTable,
