@@ -27,7 +27,7 @@ from service.dependency import Dependency
 DEADLINE_S: Final = 1.0
 """How long a search may take; a shopper who waits longer is gone."""
 BULK_DEADLINE_S: Final = 30.0
-FEWEST_OPEN: Final = 2
+FEWEST_OPEN: Final = 4
 MOST_OPEN: Final = 64
 """Searches under way at one time, and so calls to the vector store."""
 COUNT_SHARE: Final = 0.1
@@ -60,7 +60,7 @@ class Found(NamedTuple):
 class OpenSearches:
     """How many searches may be under way, so that those that are begun end in time, whatever the machine can do.
 
-    A search that failed, or took more than half of the deadline, takes a quarter off; each quicker one adds a little.
+    A search that failed, or took three quarters of the deadline, takes a quarter off; each quicker one adds a little.
     So if the vector store hangs, few wait for it and the others are answered from memory at once.
 
     Args:
@@ -69,7 +69,7 @@ class OpenSearches:
     """
 
     def __init__(self, deadline_s: float, monotonic_s: Callable[[], float]) -> None:
-        self._slow_s = deadline_s / 2
+        self._slow_s = 0.75 * deadline_s
         self._monotonic_s = monotonic_s
         self._open = 0
         self._most = float(MOST_OPEN)

@@ -251,7 +251,7 @@ def test_the_bound_follows_what_the_machine_can_do() -> None:
     with ExitStack() as stack:
         for _ in range(10):
             stack.enter_context(searches.one_more())
-        clock.now_s += 0.6
+        clock.now_s += 0.8
     assert room() == MOST_OPEN * 3 // 4
     for _ in range(100):
         with suppress(RuntimeError), searches.one_more():
@@ -259,7 +259,7 @@ def test_the_bound_follows_what_the_machine_can_do() -> None:
     assert room() == FEWEST_OPEN
     for _ in range(MOST_OPEN**2):
         with searches.one_more():
-            clock.now_s += 0.4
+            clock.now_s += 0.7
     assert room() == MOST_OPEN
 
 
