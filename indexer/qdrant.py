@@ -68,7 +68,6 @@ def qdrant_errors(doing: str) -> Iterator[None]:
 
 
 def _unanswered(error: ResponseHandlingException, doing: str) -> MillraceError:
-    """Return the meaning of a call that got no usable answer."""
     if isinstance(error.source, httpx.TimeoutException):
         return TransientError(f"Qdrant did not answer in time: cannot {doing}")
     if isinstance(error.source, httpx.TransportError):
@@ -77,7 +76,6 @@ def _unanswered(error: ResponseHandlingException, doing: str) -> MillraceError:
 
 
 def _refused(error: UnexpectedResponse, doing: str) -> MillraceError:
-    """Return the meaning of an answer that is an error."""
     message = f"Qdrant refused to {doing}: {error.status_code} {reason_of(error)}"
     if error.status_code in {401, 403}:
         return UsageError(message, fix="set MILLRACE_QDRANT_API_KEY to the key of the vector store")

@@ -160,7 +160,6 @@ def _sample(products: Sequence[BaseProduct]) -> list[BaseProduct]:
 
 
 def _check_vectors(target: Target, sample: Sequence[BaseProduct], store: ProductStore) -> None:
-    """Recompute a sample of what is stored."""
     stored = store.retrieve(target.collection, [product.product_id for product in sample])
     for expected in target.points(sample):
         found = stored.get(expected.product_id)

@@ -118,7 +118,6 @@ class QueryEncoder:
                     del queue[text]
 
     async def _work(self) -> None:
-        """Encode what waits, slice by slice, until nothing waits."""
         loop = asyncio.get_running_loop()
         while queue := self._shoppers or self._bulk:
             taken = self._under_way = {text: queue.pop(text) for text in first_slice(queue)}
