@@ -42,6 +42,10 @@ class TransientError(MillraceError):
         self.retry_after_s = retry_after_s
 
 
+class Overloaded(TransientError):
+    """More is asked than can be answered soon. Operator action: more processes if it lasts."""
+
+
 class InvariantError(MillraceError):
     """A fact that must hold does not. Operator action: report it; the process stopped before writing anything wrong."""
 

@@ -150,6 +150,8 @@ class SearchResult(BaseModel):
 class SearchAnswer(BaseModel):
     """The answer to a search; `search_id` and `search_time` go back on every event of it."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     search_id: Id
     search_time: Time
     query_release: Release
@@ -157,8 +159,14 @@ class SearchAnswer(BaseModel):
     arm: Label
     exploration: Exploration
     degraded: str | None
+    """`remembered`: results of an earlier search for the same, because the vector store did not answer."""
+    age_s: Annotated[float, Field(ge=0)] | None = None
+    """How old remembered results are; products and prices may have changed since."""
     took_ms: Annotated[float, Field(ge=0)]
     total: int
+    """Products that meet the filters."""
+    total_relation: Literal["eq", "gte"] = "eq"
+    """`eq`: `total` was counted a few seconds before the results at most; `gte`: it is a lower bound."""
     results: tuple[SearchResult, ...]
 
 
@@ -173,6 +181,10 @@ class EncodeRequest(_Body):
 class EncodeAnswer(BaseModel):
     """Query vectors for people who ask Qdrant themselves, with the releases they belong to."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     query_release: Release
     product_release: Release
+    collection: str
+    """The one that they may be compared with."""
     vectors: tuple[tuple[float, ...], ...]

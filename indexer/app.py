@@ -148,7 +148,6 @@ class Indexer:
         return store
 
     def _read(self, name: str, follower: TopicFollower) -> None:
-        """Return once everything that a topic holds has been read."""
         self._starting = f"reading {name}"
         self._followers.append(follower)
         self._stack.callback(follower.stop)
@@ -241,7 +240,6 @@ class Indexer:
 
 
 def _require_base_version(vectors: BaseVectors, encoder: BaseEncoder) -> None:
-    """Raise UsageError if the base vectors were made by another base encoder."""
     foreign = vectors.foreign_base_version(encoder.base_version)
     if foreign is not None:
         raise UsageError(
@@ -251,7 +249,6 @@ def _require_base_version(vectors: BaseVectors, encoder: BaseEncoder) -> None:
 
 
 def _in_force(models: ModelsTable, followed: TopicFollower) -> InForce:
-    """Make what tells the collection in force from all that is on `models` when asked."""
 
     def in_force() -> str:
         followed.read_to_end()

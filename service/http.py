@@ -22,7 +22,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from contracts import wire
-from contracts.errors import ContractError, DependencyDown, TransientError
+from contracts.errors import ContractError, DependencyDown, Overloaded, TransientError
 from service import metrics
 from service.health import HEALTH_PATHS, Health
 from service.logging import get_logger
@@ -201,7 +201,8 @@ def _refusal(request: web.Request, error: Exception) -> Refused:
         case DependencyDown() | TransientError():
             detail = f"{error.message}; {error.fix}" if error.fix else error.message
             after_s = error.retry_after_s if isinstance(error, TransientError) else RETRY_AFTER_S
-            return come_again(503, "unavailable", detail, after_s=after_s)
+            reason = "busy" if isinstance(error, Overloaded) else "unavailable"
+            return come_again(503, reason, detail, after_s=after_s)
         case _:
             get_logger().error("request_failed", path=request.path, error=repr(error), exc_info=error)
             return Refused(500, "internal", "something failed here; the log says what")

@@ -5,7 +5,7 @@ recomputes the vectors of the probe texts: encoder, template, head and weights a
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -15,8 +15,8 @@ from safetensors.numpy import load, save
 
 from contracts import wire
 from contracts.base import YEAR_2000_MS
-from contracts.errors import MalformedMessage
-from contracts.releases import MANIFEST_ENTRY, Kind, ReleaseManifest, manifest_of
+from contracts.errors import CheckFailed, MalformedMessage
+from contracts.releases import MANIFEST_ENTRY, PROBE_TOLERANCE, Kind, ReleaseManifest, manifest_of, release_key
 from towers.heads import Head, ProductHead, QueryHead, apply_head, head_tensors
 
 PROBE_VECTORS: Final = "probe_vectors"
@@ -39,6 +39,10 @@ PROBE_TEXTS: Final = (
     "stand mixer 500 w",
     "",
 )
+IDENTITY: Final = 0
+
+ValueOf = Callable[[str], bytes | None]
+"""Returns the value of a key on `models`, None if there is none."""
 
 
 class Encoder(Protocol):
@@ -128,6 +132,45 @@ def probe_difference(release: Release, encoder: Encoder) -> float:
     """
     recomputed = apply_head(release.head(), encoder.encode(release.manifest.probe_texts))
     return float(np.abs(recomputed - release.tensors[PROBE_VECTORS]).max(initial=0.0))
+
+
+def verified_release(kind: Kind, release: int, *, value_of: ValueOf, encoder: Encoder) -> Release:
+    """Return a release that may be used with this encoder; release 0 is built in.
+
+    Raises:
+        CheckFailed: it is not there, not finite, of another base encoder, or its probe texts come out differently.
+        ContractError: its bytes are damaged.
+    """
+    if release == IDENTITY:
+        return identity_release(kind, encoder)
+    value = value_of(release_key(kind, release).decode())
+    if value is None:
+        raise CheckFailed(f"{kind} release {release} is not on the topic")
+    found = unpack(value)
+    manifest = found.manifest
+    if (manifest.kind, manifest.release) != (kind, release):
+        raise CheckFailed(f"it calls itself {manifest.kind} release {manifest.release}")
+    if (manifest.base_version, manifest.dim) != (encoder.base_version, encoder.dim):
+        raise CheckFailed(
+            f"it was trained over {manifest.base_version}, this process has {encoder.base_version}",
+            fix="give trainer, indexer and search the same MILLRACE_BASE_MODEL",
+        )
+    if not all(np.isfinite(tensor).all() for tensor in found.tensors.values()):
+        raise CheckFailed("it holds weights that are not finite")
+    difference = probe_difference(found, encoder)
+    if not difference <= PROBE_TOLERANCE:
+        raise CheckFailed(
+            f"its probe texts differ by {difference:.2e}", fix="install the same versions for every process"
+        )
+    return found
+
+
+def product_head(release: Release) -> ProductHead:
+    """Return the head of a product release."""
+    head = release.head()
+    if not isinstance(head, ProductHead):
+        raise CheckFailed(f"{release.manifest.kind}-{release.manifest.release} is no product release")
+    return head
 
 
 def _check_shapes(manifest: ReleaseManifest, tensors: Mapping[str, np.ndarray]) -> None:

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from typing_extensions import override
 
-from indexer.search import app
+import indexer.search.__main__ as app
 from service.process import Shutdown
 from service.settings import Settings
 from tests.support.poll import eventually_async
