@@ -63,6 +63,8 @@ class JoinProgress(PartitionProgress):
     """Closed watermark: searches with an earlier deadline are closed for good. -1 before the first record."""
     hold_watermark_ms: int = -1
     """The watermark just before the record at `hold_offset`: where a restart begins to repeat what was decided."""
+    hold_append_ms: int | None = None
+    """When Kafka appended the record that had moved the watermark there; None if that is `newest_append_ms`."""
     newest_append_ms: int = -1
     """When Kafka appended the record that carried the newest event time; ticks count on from it."""
     window_ms: Count | None = None

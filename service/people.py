@@ -6,8 +6,10 @@ between what a shopper was shown and what is learned from it.
 
 import hashlib
 import hmac
+import re
 from typing import Final
 
+_STAND_IN: Final = re.compile("[0-9a-f]{64}")
 _SHARE_DIGITS: Final = 13  # 52 bits: every value fits a float exactly and stays below 1
 
 
@@ -18,6 +20,21 @@ def person_id(identifier: str, person_key: bytes) -> str:
     '93bc80f998a634a3'
     """
     return hmac.new(person_key, identifier.encode(), hashlib.sha256).hexdigest()
+
+
+def protected_id(identifier: str, person_key: bytes | None) -> str | None:
+    """Return an id that may be a stand-in already as one; None if there is no key to replace it.
+
+    Whoever sends 64 hexadecimal digits sends no name: the collector and the search service write such ids.
+
+    >>> protected_id("93bc80f998a634a3" * 4, b"key") == "93bc80f998a634a3" * 4
+    True
+    >>> protected_id("c9", b"key") == person_id("c9", b"key"), protected_id("c9", None)
+    (True, None)
+    """
+    if _STAND_IN.fullmatch(identifier):
+        return identifier
+    return None if person_key is None else person_id(identifier, person_key)
 
 
 def share(person: str, *, purpose: str = "") -> float:

@@ -78,7 +78,7 @@ class OwnedPartition(Generic[S, P]):
 
     def __post_init__(self) -> None:
         if self.read_offset < 0:
-            self.read_offset = max(self.hold_offset, self.begin_offset)
+            self.read_offset = max(self.hold_offset, self.begin_offset, self.state.next_offset)
 
     @property
     def hold_offset(self) -> int:
@@ -135,6 +135,12 @@ class PartitionAgent(Generic[S, P]):
 
     def observe(self, owned: OwnedPartition[S, P], progress: P) -> None:
         """Show what only this agent shows."""
+
+    def save_state(self, owned: OwnedPartition[S, P]) -> None:
+        """Spare a restart work, now that everything taken so far is acknowledged and counted."""
+
+    def restore_state(self, tp: TP, state: S) -> None:
+        """Bring a new state forward to what `save_state` kept."""
 
     async def idle(self, owned: OwnedPartition[S, P]) -> None:
         """Do what an agent does with a partition while no record comes."""
@@ -252,6 +258,7 @@ class PartitionAgent(Generic[S, P]):
         self.app.consumer.commit_limits[owned.tp] = progress.hold_offset
         metrics.STAGE_PROGRESS.labels(self.name).set(time.time())
         self._show(owned, progress)
+        self.save_state(owned)
         if owned.state.skipped_offsets > owned.skipped_seen:
             owned.skipped_seen = owned.state.skipped_offsets
             await self._report_lost(owned, lowest_needed)
@@ -340,6 +347,7 @@ class PartitionAgent(Generic[S, P]):
             return owned
         progress = source.progress
         state: Any = self.spec.new_state(tp.partition, progress, self.settings)
+        self.restore_state(tp, state)
         owned = OwnedPartition(tp, state, progress, source.begin_offset, source.end_offset)
         if progress is not None:
             owned.counted = self._counts(progress)

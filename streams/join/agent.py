@@ -1,8 +1,12 @@
 """The join agent: `search-events` -> `joined-searches`, with what could not be joined on topics of its own."""
 
+import asyncio
+import hashlib
 import time
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
+from faust.types import TP
 from typing_extensions import override
 
 from contracts.events import Tick
@@ -10,31 +14,50 @@ from contracts.progress import JoinProgress
 from contracts.wire import encode
 from service import metrics
 from service.clock import epoch_ms
+from service.files import write_atomically
 from streams.agents.partition_agent import OwnedPartition, PartitionAgent
 from streams.join.partition_join import PartitionJoin
 from streams.transport.output import OutRecord
 
-IDLE_S: Final = 1.0
-"""How long a partition is quiet before a tick is due."""
+STILL_S: Final = 1.0
+"""How long event time stands still before a tick is due."""
+SAVE_AFTER_RECORDS: Final = 100_000
+"""What a restart reads again in some seconds; with more than that, the open searches are saved."""
+SAVE_EVERY_S: Final = 20.0
+DIGEST_BYTES: Final = 32
 
 
 class JoinAgent(PartitionAgent[PartitionJoin, JoinProgress]):
     """Joins impressions with what followed them.
 
-    While a partition is quiet, ticks move its event time: else the last searches of an evening would stay open until
-    the next morning. A tick is a record like any other: what it closed, every replay closes at the same place.
+    While event time stands still, ticks move it: else the last searches of an evening would stay open until the next
+    morning. A tick is a record like any other: what it closed, every replay closes at the same place.
+
+    A restart reads a window of the log again. Where that is long, the open searches are kept on the local disk too, and
+    it goes on from there; a file that is missing, broken or of another log costs the time of the longer way.
     """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._still: dict[int, tuple[int, float]] = {}
+        """Partition -> its newest event time, and since when that or its last tick is the newest."""
+        self._saved_s: dict[int, float] = {}
+        self._saving: dict[int, asyncio.Task[None]] = {}
+        self._save_failed = False
 
     @override
     async def idle(self, owned: OwnedPartition[PartitionJoin, JoinProgress]) -> None:
-        """Append a tick to a partition that was read to its end and is quiet."""
+        """Append a tick to a partition that was read to its end and in which event time stands still."""
+        number, newest_ms = owned.tp.partition, owned.state.event_time.newest_ms
+        if self._still.get(number, (None,))[0] != newest_ms:
+            self._still[number] = (newest_ms, owned.moved_s)
         tick_ms, end = owned.state.tick_time_ms(epoch_ms()), self.end(owned.tp)
         if tick_ms is None or owned.state.replaying or end is None or self.read_to(owned) < end:
             return
-        if time.monotonic() - owned.moved_s >= IDLE_S:
+        if time.monotonic() - self._still[number][1] >= STILL_S:
             tick = OutRecord(None, encode(Tick(type="tick", event_time=tick_ms)))
-            await self.output.send(owned.tp.topic, owned.tp.partition, [tick])
-            owned.moved_s = time.monotonic()
+            await self.output.send(owned.tp.topic, number, [tick])
+            self._still[number] = (newest_ms, time.monotonic())
 
     @override
     def observe(self, owned: OwnedPartition[PartitionJoin, JoinProgress], progress: JoinProgress) -> None:
@@ -46,3 +69,46 @@ class JoinAgent(PartitionAgent[PartitionJoin, JoinProgress]):
                 "records_lost", partition=owned.tp.partition, open_searches=progress.open_searches,
                 fix="Kafka deleted records that were still pending: raise the topic's retention",
             )  # fmt: skip
+
+    @override
+    def save_state(self, owned: OwnedPartition[PartitionJoin, JoinProgress]) -> None:
+        """Save the open searches where a restart would read long; the disk is written beside the work."""
+        number, now_s = owned.tp.partition, time.monotonic()
+        replayed = owned.state.next_offset - owned.hold_offset
+        if replayed < SAVE_AFTER_RECORDS or now_s - self._saved_s.get(number, -SAVE_EVERY_S) < SAVE_EVERY_S:
+            return
+        last = self._saving.get(number)
+        content = owned.state.snapshot() if last is None or last.done() else None
+        if content is not None:
+            self._saved_s[number] = now_s
+            self._saving[number] = asyncio.create_task(self._write_state(owned.tp, content))
+
+    @override
+    def restore_state(self, tp: TP, state: PartitionJoin) -> None:
+        """Take up the saved open searches of a partition, if they fit its progress."""
+        try:
+            content = self._state_file(tp).read_bytes()
+        except OSError:
+            return
+        digest, snapshot = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
+        if hashlib.sha256(snapshot).digest() == digest and state.restore(snapshot):
+            self.log.info("join_state_restored", partition=tp.partition, next_offset=state.next_offset,
+                          open_searches=state.open_searches)  # fmt: skip
+
+    async def _write_state(self, tp: TP, content: bytes) -> None:
+        try:
+            await asyncio.to_thread(self._write_file, self._state_file(tp), content)
+            self._save_failed = False
+        except OSError as error:
+            if not self._save_failed:
+                self.log.warning("join_state_not_saved", partition=tp.partition, error=str(error),
+                                 fix="make data_dir writable: restarts read a whole window again")  # fmt: skip
+            self._save_failed = True
+
+    def _state_file(self, tp: TP) -> Path:
+        return self.settings.data_dir / "join" / f"{tp.topic}-{tp.partition}.state"
+
+    @staticmethod
+    def _write_file(path: Path, content: bytes) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, hashlib.sha256(content).digest() + content, mode=0o600)

@@ -1,218 +1,357 @@
-"""One search while its window is open, and the joined search that it becomes.
+"""One search while its window is open, and all the open searches of a partition.
 
-Whatever the order in which events arrive, the same events give the same bytes: every field is a sum, a minimum, a
-maximum or a sorted list.
+What is kept of an event is what the joined search needs of it, in a form that the garbage collector does not walk: half
+a million searches may be open.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+import heapq
+from collections.abc import Callable, Iterable, Iterator
+from operator import attrgetter
+from typing import Any, Final, Literal, Self, get_args
 
 import msgspec
 import orjson
 
-from contracts.joined import MAX_ORIGINS
-from contracts.structs import Cart, Click, Dwell, Impression, Purchase, PurchaseItem, ShopEvent, Slot, View
-from contracts.topics import SEARCH_EVENTS
+from contracts import events
+from contracts.joined import is_personal, passed_on
+from contracts.structs import Cart, Click, Dwell, Impression, Purchase, ShopEvent, View
+from service.people import protected_id
 from streams.agents.spec import LogRecord
 
-if TYPE_CHECKING:
-    from streams.join.strays import Stray
+_PERSONS: Final = ("client_id", "user_id")
+_KNOWN: Final = frozenset(name for model in get_args(events.ShopEvent) for name in model.model_fields)
+_pack: Final = msgspec.msgpack.Encoder().encode
+_fields_of: Final[Callable[[Any], tuple[Any, ...]]] = msgspec.structs.astuple
+_unpack_seen: Final = msgspec.msgpack.Decoder(list[tuple[str, int | None, int]]).decode
 
-_FROM_IMPRESSION: Final = (
-    "session_id", "client_id", "user_id", "locale", "device", "surface", "total_results",
-)  # fmt: skip
+
+class KeptRecord(msgspec.Struct, gc=False, array_like=True):
+    """A record of which it is not known yet whether it has to be set aside."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, Any], ...]
+
+    @classmethod
+    def of(cls, record: LogRecord) -> Self:
+        """Return what is needed of a client's record."""
+        return cls(record.offset, record.timestamp, record.key, record.value, tuple(record.headers))
 
 
-@dataclass(slots=True, eq=False)
-class Held:
-    """An event that waits for its search to close."""
+def protected_record(record: LogRecord, person_key: bytes | None) -> LogRecord:
+    """Return a record as it may stand on a topic of ours: ids of persons are replaced, or left out without consent.
 
-    event: ShopEvent
+    Fields beyond the form that may hold an address are left out. What is no JSON object stays as it is.
+
+    Args:
+        record: as it came.
+        person_key: replaces ids; without it they are left out.
+    """
+    try:
+        fields = orjson.loads(record.value or b"")
+    except orjson.JSONDecodeError:
+        return record
+    if not isinstance(fields, dict):
+        return record
+    ids = {name: fields[name] for name in _PERSONS if fields.get(name) is not None}
+    may_stay = fields.get("consent") != "denied"
+    safe = {
+        name: protected_id(one, person_key) if may_stay and isinstance(one, str) else None for name, one in ids.items()
+    }
+    left_out = {name for name, stand_in in safe.items() if stand_in is None}
+    left_out.update(name for name in fields.keys() - _KNOWN if is_personal({name: fields[name]}))
+    if safe == ids and not left_out:
+        return record
+    kept = {name: value for name, value in (fields | safe).items() if name not in left_out}
+    key = record.key
+    for name, one in ids.items():
+        if key == str(one).encode():
+            key = (safe[name] or "").encode()
+    return KeptRecord(record.offset, record.timestamp, key, orjson.dumps(kept), tuple(record.headers))
+
+
+class HeldEvent(msgspec.Struct, gc=False, array_like=True):
+    """What is kept of an event other than an impression.
+
+    Args:
+        kind: its type.
+        event_time: when it happened, by the sender's clock.
+        time_ms: when it happened, as the join counts.
+        product_id: the product that it names; empty if it is a view.
+        position: where the product stood, if it says so.
+        amount: what it adds to its slot: milliseconds or a quantity.
+        seen: of a view, packed: (product_id, position, visible_ms) of each slot.
+        order_id: of a purchase.
+        denied: the shopper did not agree to be learned from.
+        synthetic: no person made it.
+        offset: of its record.
+        record: kept while its search has no list, because without one it is an orphan.
+    """
+
+    kind: str
+    event_time: int
     time_ms: int
-    record: LogRecord
+    product_id: str
+    position: int | None
+    amount: int
+    seen: bytes
+    order_id: str | None
+    denied: bool
+    synthetic: bool
+    offset: int
+    record: KeptRecord | None = None
 
-    def precedes(self, other: "Held") -> bool:
-        """Return whether this one is kept where both carry one event id: a choice that no order of arrival changes."""
+    def slots(self) -> Iterable[tuple[str, int | None, int]]:
+        """Return the slots that it names: product, position if it says so, amount."""
+        return _unpack_seen(self.seen) if self.seen else ((self.product_id, self.position, self.amount),)
+
+    def precedes(self, other: Self) -> bool:
+        """Whether this one is kept of two events with one id: a choice that no order of arrival changes."""
         return self._rank() < other._rank()
 
     def _rank(self) -> tuple[int, bytes]:
-        """Return what decides between two events of one id."""
-        return self.event.event_time, msgspec.json.encode(self.event)
+        return self.event_time, _pack(msgspec.structs.replace(self, offset=0, record=None))
 
 
-@dataclass(slots=True, eq=False)
-class OpenSearch:
-    """The events of one search.
+def held_event(event: ShopEvent, time_ms: int, offset: int) -> HeldEvent:
+    """Return what is kept of an event other than an impression."""
+    position, seen, order_id = None, b"", None
+    match event:
+        case Click():
+            kind, product_id, position, amount = "click", event.product_id, event.position, time_ms
+        case View():
+            kind, product_id, amount = "view", "", 0
+            seen = _pack([(slot.product_id, slot.position, slot.visible_ms) for slot in event.slots])
+        case Dwell():
+            kind, product_id, amount = "dwell", event.product_id, event.dwell_ms
+        case Cart():
+            kind, product_id, amount = "cart", event.product_id, event.quantity
+        case Purchase(items=(line,)):
+            kind, product_id, amount, order_id = "purchase", line.product_id, line.quantity, event.order_id
+        case _:
+            raise TypeError(f"{event.event_id} does not follow a list")
+    event_time, denied = event.event_time, event.consent == "denied"
+    return HeldEvent(
+        kind, event_time, time_ms, product_id, position, amount, seen, order_id, denied, event.synthetic, offset
+    )
+
+
+class ShownList(msgspec.Struct, gc=False, array_like=True):
+    """What is kept of an impression, packed; its ids of persons are protected.
 
     Args:
-        search_id: with `search_time`, its identity.
-        search_time: the impression's event time.
+        ranking: ranker, query release, product release, arm, exploration policy and seed.
+        slots: each as the fields of a served slot, in order.
+        unknown: what the shop adds and may be passed on, as a JSON object; empty if it adds nothing.
+        offset: of its record; stands last, so that of two with one id the content decides which is kept.
+    """
+
+    event_id: str
+    session_id: str | None
+    client_id: bytes | None
+    user_id: bytes | None
+    locale: str | None
+    device: str | None
+    surface: str | None
+    total_results: int | None
+    consent: Literal["granted", "denied", "unknown"] | None
+    synthetic: bool
+    query: str
+    layout: str
+    columns: int
+    page: int
+    ranking: tuple[str, int | None, int | None, str, str, int]
+    slots: list[Any]
+    unknown: bytes
+    offset: int
+
+    @property
+    def denied(self) -> bool:
+        """Whether the shopper did not agree to be learned from."""
+        return self.consent == "denied"
+
+
+_unpack_list: Final = msgspec.msgpack.Decoder(ShownList).decode
+
+
+def packed_list(event: Impression, offset: int, *, person_key: bytes | None) -> bytes:
+    """Return what is kept of an impression.
+
+    Args:
+        event: the impression.
+        offset: of its record.
+        person_key: replaces client and user ids; without it they are left out.
+    """
+    may_name = event.consent != "denied"
+    client_id = protected_id(event.client_id, person_key) if may_name and event.client_id is not None else None
+    user_id = protected_id(event.user_id, person_key) if may_name and event.user_id is not None else None
+    ranking, exploration = event.ranking, event.ranking.exploration
+    packed = _pack(
+        ShownList(
+            event.event_id,
+            event.session_id,
+            None if client_id is None else bytes.fromhex(client_id),
+            None if user_id is None else bytes.fromhex(user_id),
+            event.locale,
+            event.device,
+            event.surface,
+            event.total_results,
+            event.consent,
+            event.synthetic,
+            event.query,
+            event.layout,
+            event.columns,
+            event.page,
+            (
+                ranking.ranker,
+                ranking.query_release,
+                ranking.product_release,
+                ranking.arm,
+                exploration.policy,
+                exploration.seed,
+            ),
+            list(map(_fields_of, event.slots)),
+            orjson.dumps(passed_on(event.model_extra)) if event.model_extra else b"",
+            offset,
+        )
+    )
+    return bytes(
+        memoryview(packed)
+    )  # a copy, because what the encoder cuts off at the end of its buffer stays allocated
+
+
+class OpenSearch(msgspec.Struct, gc=False, order=True, array_like=True):
+    """The events of one search. Searches are in the order in which they close.
+
+    Args:
         deadline: it closes when the watermark has passed this.
-        first_offset: oldest record that a restart needs to rebuild it.
-        watermark_ms: the watermark before that record.
+        search_id: with `search_time`, its identity.
+        window_ms: from `search_time` to the deadline.
+        shown: the first impression that came, packed.
+        pages: further ones by their event ids.
+        events: what else came, by type and event id.
     """
 
-    search_id: str
-    search_time: int
     deadline: int
-    first_offset: int
-    watermark_ms: int
-    events: dict[str, Held] = field(default_factory=dict)
-    impressions: int = 0
-    strays: "list[Stray]" = field(default_factory=list)
-    """Waiting events that this search took."""
-    released: bool = False
+    search_id: str
+    window_ms: int
+    shown: bytes = b""
+    pages: dict[str, bytes] | None = None
+    events: dict[str, HeldEvent] | None = None
 
-    def add(self, held: Held) -> bool:
-        """Add an event; False where its id is already here: one of the two is a duplicate."""
-        known = self.events.setdefault(held.event.event_id, held)
-        if known is held:
-            self.impressions += isinstance(held.event, Impression)
+    @property
+    def search_time(self) -> int:
+        """The impression's event time."""
+        return self.deadline - self.window_ms
+
+    @property
+    def size(self) -> int:
+        """How many events it holds."""
+        return bool(self.shown) + len(self.pages or ()) + len(self.events or ())
+
+    def show(self, event_id: str, packed: bytes) -> bool:
+        """Add an impression; False if its id is here: one of the two is a duplicate."""
+        if not self.shown:
+            self.shown = packed
+            for event in (self.events or {}).values():
+                event.record = None
             return True
-        if held.precedes(known):
-            self.impressions += isinstance(held.event, Impression) - isinstance(known.event, Impression)
-            self.events[held.event.event_id] = held
+        if _unpack_list(self.shown).event_id == event_id:
+            self.shown = min(self.shown, packed)
+            return False
+        self.pages = self.pages or {}
+        known = self.pages.get(event_id)
+        self.pages[event_id] = packed if known is None else min(known, packed)
+        return known is None
+
+    def add(self, event_id: str, event: HeldEvent) -> bool:
+        """Add an event that is no impression; False if its type and id are here: one of the two is a duplicate."""
+        if self.events is None:
+            self.events = {event_id: event}
+            return True
+        known = self.events.setdefault(event_id, event)
+        if known is event:
+            return True
+        if event.precedes(known):
+            self.events[event_id] = event
         return False
 
-    def close(self) -> "tuple[Held, list[Held]]":
-        """Return the impression that counts, which there must be, and the events of other kinds."""
-        held = self.events.values()
-        impressions = [one for one in held if isinstance(one.event, Impression)]
-        kept = min(impressions, key=lambda one: (one.event.event_time, one.event.event_id))
-        return kept, [one for one in held if not isinstance(one.event, Impression)]
+    def products(self) -> set[str]:
+        """Return the products that were shown."""
+        return {slot[0] for one in self.impressions() for slot in one.slots}
+
+    def first_offset(self) -> int:
+        """Return where its oldest event is."""
+        events = self.events or {}
+        return min([one.offset for one in self.impressions()] + [event.offset for event in events.values()])
+
+    def records(self) -> list[KeptRecord]:
+        """Return the records of a search that never showed a list, in the log's order."""
+        kept = [event.record for event in (self.events or {}).values() if event.record is not None]
+        return sorted(kept, key=attrgetter("offset"))
+
+    def impressions(self) -> list[ShownList]:
+        """Return every impression."""
+        return [_unpack_list(self.shown), *map(_unpack_list, (self.pages or {}).values())]
 
 
-def search_of(event: ShopEvent) -> tuple[str | None, int | None]:
-    """Return the search an event belongs to, as (search_id, search_time); what it does not name is None."""
-    if isinstance(event, Impression):
-        return event.search_id, event.event_time
-    if isinstance(event, Purchase):
-        return event.items[0].search_id, event.items[0].search_time
-    return event.search_id, event.search_time
-
-
-def joined_search(search: OpenSearch, shown: Held, happened: Iterable[Held], *, partition: int) -> tuple[bytes, bytes]:
-    """Return the key and the value of a closed search's message.
+class OpenSearches:
+    """The open searches of one partition.
 
     Args:
-        search: the search that closed.
-        shown: the impression that counts.
-        happened: every other event of the search.
-        partition: where its records stand.
+        searches: in any order.
     """
-    impression = shown.event
-    assert isinstance(impression, Impression)  # noqa: S101 - narrows the type; `close` returns nothing else
-    events = [shown, *happened]
-    slots = {slot.product_id: _outcome_of(slot) for slot in impression.slots}
-    unlisted = sum(not _apply(one, slots) for one in events[1:])
-    message = {
-        "schema_version": 1,
-        "type": "joined_search",
-        "search_id": search.search_id,
-        "search_time": search.search_time,
-        "closed_at": search.deadline,
-        **_given(impression, _FROM_IMPRESSION),
-        **_consent([one.event for one in events]),
-        "synthetic": any(one.event.synthetic for one in events),
-        "query": impression.query,
-        "layout": impression.layout,
-        "columns": impression.columns,
-        "page": impression.page,
-        "ranking": _ranking(impression),
-        "slots": [_set_fields(slot) for slot in sorted(slots.values(), key=_position)],
-        "unlisted": unlisted,
-        "origins": _origins(events, partition),
-    }
-    return (impression.session_id or search.search_id).encode(), orjson.dumps(message)
 
+    def __init__(self, searches: Iterable[OpenSearch] = ()) -> None:
+        self._first: dict[str, OpenSearch] = {}
+        self._further: dict[str, dict[int, OpenSearch]] = {}
+        """Lists shown under an id that another open list has, by their time: most ids have one list."""
+        self._by_deadline: list[OpenSearch] = []
+        for search in searches:
+            self.add(search)
 
-def _outcome_of(slot: Slot) -> dict[str, Any]:
-    """Return a served slot with nothing having happened to it; every field has its place, so bytes do not vary."""
-    return {
-        "product_id": slot.product_id,
-        "position": slot.position,
-        "sponsored": slot.sponsored,
-        "pinned": slot.pinned,
-        "in_stock": slot.in_stock,
-        "price": slot.price,
-        "score": slot.score,
-        "parent_id": slot.parent_id,
-        "visible_ms": None,
-        "clicked": False,
-        "click_time": None,
-        "dwell_ms": None,
-        "cart_quantity": 0,
-        "purchase_quantity": 0,
-    }
+    def __len__(self) -> int:
+        return len(self._by_deadline)
 
+    def __iter__(self) -> Iterator[OpenSearch]:
+        return iter(self._by_deadline)
 
-def _apply(held: Held, slots: dict[str, dict[str, Any]]) -> bool:
-    """Note an event on the slots it names; False where it names a product that the list does not show."""
-    event = held.event
-    if isinstance(event, View):
-        listed = [_apply_max(slots.get(seen.product_id), "visible_ms", seen.visible_ms) for seen in event.slots]
-        return all(listed)
-    named: Click | Dwell | Cart | PurchaseItem = event.items[0] if isinstance(event, Purchase) else event  # type: ignore[assignment] # an impression never comes here
-    slot = slots.get(named.product_id)
-    if slot is None:
-        return False
-    if isinstance(event, Click):
-        slot["clicked"] = True
-        first = slot["click_time"]
-        slot["click_time"] = held.time_ms if first is None else min(first, held.time_ms)
-    elif isinstance(event, Dwell):
-        _apply_max(slot, "dwell_ms", event.dwell_ms)
-    elif isinstance(event, Cart):
-        slot["cart_quantity"] += event.quantity
-    elif isinstance(event, Purchase):
-        slot["purchase_quantity"] += event.items[0].quantity
-    return True
+    def find(self, search_id: str, search_time: int) -> OpenSearch | None:
+        """Return a search by its identity."""
+        search = self._first.get(search_id)
+        if search is not None and search.search_time == search_time:
+            return search
+        further = self._further.get(search_id)
+        return None if further is None else further.get(search_time)
 
+    def add(self, search: OpenSearch) -> None:
+        """Take a search that was just opened."""
+        if self._first.setdefault(search.search_id, search) is not search:
+            self._further.setdefault(search.search_id, {})[search.search_time] = search
+        heapq.heappush(self._by_deadline, search)
 
-def _apply_max(slot: dict[str, Any] | None, name: str, value: int) -> bool:
-    """Keep the largest value seen; False where there is no such slot."""
-    if slot is None:
-        return False
-    slot[name] = max(value, slot[name] or 0)
-    return True
+    def count(self, search_id: str) -> int:
+        """How many open searches an id has."""
+        return (search_id in self._first) + len(self._further.get(search_id, ()))
 
+    def of(self, search_id: str) -> Iterator[OpenSearch]:
+        """Yield the open searches of an id."""
+        if search_id in self._first:
+            yield self._first[search_id]
+        yield from self._further.get(search_id, {}).values()
 
-def _position(slot: dict[str, Any]) -> int:
-    """Return where a slot stood in the list."""
-    position: int = slot["position"]
-    return position
-
-
-def _set_fields(slot: dict[str, Any]) -> dict[str, Any]:
-    """Return a slot without the fields that are not set, as the wire leaves them out."""
-    return {name: value for name, value in slot.items() if value is not None}
-
-
-def _given(source: object, names: tuple[str, ...]) -> dict[str, Any]:
-    """Return the fields that are set."""
-    return {name: value for name in names if (value := getattr(source, name)) is not None}
-
-
-def _consent(events: list[ShopEvent]) -> dict[str, str]:
-    """Return the impression's consent, unless any event of the search says that it is denied."""
-    if any(event.consent == "denied" for event in events):
-        return {"consent": "denied"}
-    return {} if events[0].consent is None else {"consent": events[0].consent}
-
-
-def _ranking(impression: Impression) -> dict[str, Any]:
-    """Return who ranked the list."""
-    ranking = impression.ranking
-    return {
-        "ranker": ranking.ranker,
-        **_given(ranking, ("query_release", "product_release")),
-        "arm": ranking.arm,
-        "exploration": {"policy": ranking.exploration.policy, "seed": ranking.exploration.seed},
-    }
-
-
-def _origins(events: list[Held], partition: int) -> list[dict[str, Any]]:
-    """Return where the records stand, in the log's order."""
-    offsets = sorted(one.record.offset for one in events)[:MAX_ORIGINS]
-    return [{"topic": SEARCH_EVENTS, "partition": partition, "offset": offset} for offset in offsets]
+    def pop_due(self, watermark_ms: int) -> OpenSearch | None:
+        """Remove and return the next search whose deadline the watermark has passed."""
+        if not self._by_deadline or self._by_deadline[0].deadline >= watermark_ms:
+            return None
+        search = heapq.heappop(self._by_deadline)
+        if self._first.get(search.search_id) is search:
+            del self._first[search.search_id]
+        else:
+            further = self._further[search.search_id]
+            del further[search.search_time]
+            if not further:
+                del self._further[search.search_id]
+        return search

@@ -3,36 +3,43 @@
 A search is identified by (search_id, search_time), so its deadline is a function of any of its events alone: a replayed
 straggler can never re-open a search that was closed. It closes when the watermark has passed the deadline, record by
 record in the log's order: what was decided up to an offset depends on the log alone, not on how it was cut into chunks.
-
-A restart repeats the log from the oldest undecided record, with the watermark of that moment, up to where it had come:
-the same decisions are made again and thrown away, and the state is the same as without the restart.
+A restart repeats the log from the oldest undecided record up to where it had come, and throws the decisions away.
 """
 
-import heapq
-from enum import IntEnum
-from itertools import count
+from collections.abc import Collection
+from typing import Literal
+
+import msgspec
 
 from contracts.errors import ContractError, MalformedMessage
 from contracts.events import deadline_ms
 from contracts.joined import CLOSING_NUMBER_HEADER, ClosingNumber
 from contracts.progress import EventCounts, JoinProgress
-from contracts.structs import SEARCH_RECORD, Purchase, ShopEvent, Tick
+from contracts.structs import SEARCH_RECORD, Impression, Purchase, ShopEvent, Tick
 from contracts.telemetry import AsideReason, EventOutcome
-from contracts.topics import JOINED_SEARCHES
+from contracts.topics import JOINED_SEARCHES, belongs
 from streams.agents.spec import Emit, LogRecord, Plan, SetAside
-from streams.join.hold import Hold
-from streams.join.open_search import Held, OpenSearch, joined_search, search_of
-from streams.join.strays import Stray, Strays
-from streams.join.watermark import BEFORE_FIRST_MS, Watermark, record_time_ms
-from streams.join.windows import Windows
+from streams.join.event_time import BEFORE_FIRST_MS, EventTime, Hold, LowWater, Windows, happened_ms
+from streams.join.joined_search import joined_search
+from streams.join.open_search import KeptRecord, OpenSearch, OpenSearches, held_event, packed_list, protected_record
+from streams.join.waiting_events import WaitingEvent, WaitingEvents
 
 
-class _Due(IntEnum):
-    """What happens at a moment of event time; at the same moment in this order."""
+class Snapshot(msgspec.Struct, array_like=True):
+    """Everything that a replay up to an offset would rebuild."""
 
-    CLOSE = 0
-    EXPIRE = 1
-    RELEASE = 2
+    form: Literal[1]
+    join: str
+    next_offset: int
+    watermark_ms: int
+    moved_append_ms: int
+    newest_ms: int
+    newest_append_ms: int
+    named_ms: int
+    pending: int
+    searches: list[OpenSearch]
+    waiting: list[WaitingEvent]
+    hold: list[bytes]
 
 
 class PartitionJoin:
@@ -42,28 +49,38 @@ class PartitionJoin:
         partition: of `search-events`.
         window_ms: how long after a search its events count.
         lateness_ms: how much disorder is waited for.
-        progress: what the last process that had this partition wrote; None where none ever had.
+        progress: what the last process that had this partition wrote; None if none ever had.
+        partitions: how many the topic has; None if that is not known.
+        person_key: replaces client and user ids that are not replaced yet; without it they are left out.
     """
 
     def __init__(
-        self, partition: int, *, window_ms: int, lateness_ms: int, progress: JoinProgress | None = None
+        self,
+        partition: int,
+        *,
+        partitions: int | None = None,
+        window_ms: int,
+        lateness_ms: int,
+        progress: JoinProgress | None = None,
+        person_key: bytes | None = None,
     ) -> None:
         self.partition = partition
+        self._partitions = partitions
+        self._person_key = person_key
         self._windows = Windows(window_ms, lateness_ms)
-        self.watermark = Watermark(lateness_ms)
-        self.newest_ms = self.newest_append_ms = BEFORE_FIRST_MS
+        self.event_time = EventTime(lateness_ms)
         self.start_offset = self.next_offset = -1
         self.skipped_offsets = 0
         """Offsets at which there was no record: marks of transactions, or what Kafka had deleted."""
         self.replay_mismatch = False
         """Whether the last restart could not rebuild what had been pending, because records were gone."""
-        self._counts = dict.fromkeys(EventOutcome, 0)
-        self._ticks = self._searches_closed = self._open = 0
-        self._searches: dict[str, list[OpenSearch]] = {}
-        self._strays = Strays()
+        self._counts = EventCounts().model_dump()
+        self._searches_closed = 0
+        self._searches = OpenSearches()
+        self._waiting = WaitingEvents()
         self._hold = Hold()
-        self._due: list[tuple[int, _Due, str, int, OpenSearch | Stray]] = []
-        self._sequence = count()
+        self._named_ms = BEFORE_FIRST_MS
+        """The latest time for which a window was looked up."""
         self._past: JoinProgress | None = None
         self._first_append_ms: int | None = None
         if progress is not None:
@@ -77,53 +94,104 @@ class PartitionJoin:
     @property
     def open_searches(self) -> int:
         """Searches whose window is open."""
-        return self._open
+        return len(self._searches)
 
     def take(self, record: LogRecord, plan: Plan) -> None:
         """Take the partition's next record and add what follows from it to the plan; one seen before adds nothing."""
-        if record.offset < self.next_offset:
+        offset = record.offset
+        if offset < self.next_offset:
             return
-        self._note_position(record.offset, record.timestamp)
+        if offset > self.next_offset:
+            self._skip_to(record)
         if self._windows.earlier:
-            self.watermark.lateness_ms = self._windows.lateness_at(record.offset)
+            self.event_time.lateness_ms = self._windows.lateness_at(offset)
         plan = [] if self.replaying else plan
         try:
             self._take(SEARCH_RECORD.decode(record.value), record, plan)
         except ContractError as error:
             self._set_aside(EventOutcome.DEAD_LETTERED, error.reason, record, plan, error=str(error))
-        self.next_offset = record.offset + 1
-        self._maybe_end_replay()
+        self.next_offset = offset + 1
+        if self._past is not None:
+            self._maybe_end_replay(self.next_offset)
 
     def progress(self) -> JoinProgress:
         """Return how far the join has come and what became of every record so far."""
-        low_water = self._hold.low_water(self.next_offset, self.watermark.at_ms)
+        watermark_ms = self.event_time.watermark_ms
+        now = LowWater(self.next_offset, watermark_ms, self.event_time.moved_append_ms)
+        low_water = self._hold.low_water(watermark_ms) or now
+        newest_append_ms, held_append_ms = self.event_time.newest_append_ms, low_water.moved_append_ms
         return JoinProgress(
             partition=self.partition,
             start_offset=self.start_offset,
             first_append_ms=self._first_append_ms,
             next_offset=self.next_offset,
             hold_offset=low_water.offset,
-            watermark_ms=self.watermark.at_ms,
+            watermark_ms=watermark_ms,
             hold_watermark_ms=low_water.watermark_ms,
-            newest_append_ms=self.newest_append_ms,
+            hold_append_ms=None if held_append_ms == newest_append_ms else held_append_ms,
+            newest_append_ms=newest_append_ms,
             window_ms=self._windows.window_ms,
             lateness_ms=self._windows.lateness_ms,
             earlier_windows=self._windows.needed_at(low_water.watermark_ms),
-            counts=EventCounts(**self.counts()),
+            counts=EventCounts(**self._counts),
             searches_closed=self._searches_closed,
-            open_searches=self._open,
+            open_searches=self.open_searches,
         )
 
     def counts(self) -> dict[str, int]:
         """Return what became of the records so far, by outcome."""
-        names = EventCounts.model_fields
-        return {**{outcome: n for outcome, n in self._counts.items() if outcome in names}, "ticks": self._ticks}
+        return dict(self._counts)
 
     def tick_time_ms(self, now_ms: int) -> int | None:
-        """Return the event time that a tick would carry now; None before the first record."""
-        if self.newest_ms == BEFORE_FIRST_MS:
+        """Return the event time that a tick would carry now; None while nothing waits for event time to move on."""
+        undecided = self._hold.low_water(self.event_time.watermark_ms)
+        return None if undecided is None else self.event_time.next_tick_ms(now_ms)
+
+    def snapshot(self) -> bytes | None:
+        """Return the state, for `restore`; None during a replay. Only what is acknowledged and counted may be saved."""
+        if self.replaying:
             return None
-        return self.newest_ms + max(0, now_ms - self.newest_append_ms)
+        return msgspec.msgpack.encode(
+            Snapshot(
+                1,
+                self._name,
+                self.next_offset,
+                self.event_time.watermark_ms,
+                self.event_time.moved_append_ms,
+                self.event_time.newest_ms,
+                self.event_time.newest_append_ms,
+                self._named_ms,
+                self._counts["pending"],
+                list(self._searches),
+                list(self._waiting),
+                self._hold.save(),
+            )
+        )
+
+    def restore(self, snapshot: bytes) -> bool:
+        """Take over a saved state in place of a replay, or of most of it.
+
+        Returns:
+            Whether it fits the progress from which this join began; if not, everything is as before.
+        """
+        past = self._past
+        try:
+            saved = msgspec.msgpack.decode(snapshot, type=Snapshot)
+        except msgspec.DecodeError:
+            return False
+        if past is None or saved.join != self._name:
+            return False
+        if not self.next_offset <= saved.next_offset <= past.next_offset:
+            return False
+        self._searches, self._waiting = OpenSearches(saved.searches), WaitingEvents(saved.waiting)
+        self._hold = Hold(saved.hold)
+        time = self.event_time
+        time.watermark_ms, time.moved_append_ms = saved.watermark_ms, saved.moved_append_ms
+        time.newest_ms, time.newest_append_ms = saved.newest_ms, saved.newest_append_ms
+        self._named_ms, self._counts["pending"] = saved.named_ms, saved.pending
+        self.next_offset = saved.next_offset
+        self._maybe_end_replay(self.next_offset)
+        return True
 
     @property
     def _name(self) -> str:
@@ -131,170 +199,140 @@ class PartitionJoin:
         begun = "" if self._first_append_ms is None else f"-{self._first_append_ms}"
         return f"{self.partition}-{self.start_offset}{begun}"
 
-    def _note_position(self, offset: int, append_ms: int) -> None:
-        """Remember where reading began, and notice records that are gone."""
+    def _skip_to(self, record: LogRecord) -> None:
+        """Begin at a record, or pass over offsets at which there is none."""
         if self.start_offset < 0:
-            self.start_offset, self._first_append_ms = offset, append_ms
-        elif offset > self.next_offset:
-            self.skipped_offsets += offset - self.next_offset
+            self.start_offset, self._first_append_ms = record.offset, record.timestamp
+            return
+        self.skipped_offsets += record.offset - self.next_offset
+        self._maybe_end_replay(record.offset)
 
     def _take(self, event: ShopEvent | Tick, record: LogRecord, plan: Plan) -> None:
         """Take one record whose form is right."""
-        time_ms = record_time_ms(event.event_time, record.timestamp)
+        time, append_ms = self.event_time, record.timestamp
         if isinstance(event, Tick):
-            self._advance(time_ms, record, plan)
-            self._ticks += 1
+            self._counts["ticks"] += 1
+            time.advance(time.tick_happened_ms(event.event_time, append_ms), append_ms=append_ms)
+            self._settle(plan)
             return
-        search_id, search_time = search_of(event)
-        if search_time is not None:
-            record_time_ms(search_time, record.timestamp, field="search_time")
-        if isinstance(event, Purchase) and len(event.items) > 1:
-            raise MalformedMessage(AsideReason.UNSPLIT_PURCHASE, "items: one record per line, please", field="items")
-        before = self.watermark.at_ms
-        self._advance(time_ms, record, plan)
-        held = Held(event, time_ms, record)
+        time_ms = happened_ms(event.event_time, append_ms)
+        search_id: str | None
+        search_time: int | None
+        if isinstance(event, Impression):
+            search_id, search_time = event.search_id, event.event_time
+        else:
+            named = event.items[0] if isinstance(event, Purchase) else event
+            search_id, search_time = named.search_id, named.search_time
+            if search_time is not None and search_time > append_ms:
+                happened_ms(search_time, append_ms, field="search_time")
+            if isinstance(event, Purchase) and len(event.items) > 1:
+                raise MalformedMessage(
+                    AsideReason.UNSPLIT_PURCHASE, "items: one record per line, please", field="items"
+                )
+        before = (time.watermark_ms, time.moved_append_ms)
+        if time.advance(time_ms, append_ms=append_ms) > before[0]:
+            self._settle(plan)
         if search_id is None:
             self._set_aside(EventOutcome.ORPHAN, AsideReason.NO_SEARCH, record, plan)
         elif search_time is None:
-            self._wait(held, search_id, watermark_ms=before)
+            self._wait(event, time_ms, record, search_id, before=before)
             self._settle(plan)
         else:
-            self._attach(held, search_id, search_time, watermark_ms=before, plan=plan)
-
-    def _advance(self, time_ms: int, record: LogRecord, plan: Plan) -> None:
-        """Move event time on and do what has become due."""
-        if time_ms > self.newest_ms:
-            self.newest_ms, self.newest_append_ms = time_ms, record.timestamp
-        self.watermark.advance(time_ms)
-        self._settle(plan)
+            self._attach(event, time_ms, record, search_id, search_time, before=before, plan=plan)
 
     def _settle(self, plan: Plan) -> None:
-        """Do everything whose moment the watermark has passed, in the order of event time."""
-        while self._due and self._due[0][0] < self.watermark.at_ms:
-            _, kind, _, _, subject = heapq.heappop(self._due)
-            if isinstance(subject, Stray):
-                self._expire(subject, plan)
-            elif kind is _Due.CLOSE:
-                self._close(subject, plan)
-            else:
-                subject.released = True
+        """Do everything whose moment the watermark has passed."""
+        watermark_ms = self.event_time.watermark_ms
+        while (search := self._searches.pop_due(watermark_ms)) is not None:
+            self._close(search, plan)
+        while (expired := self._waiting.pop_expired(watermark_ms)) is not None:
+            search_id, record = expired
+            self._set_aside_orphans([record], search_id, plan)
 
-    def _attach(self, held: Held, search_id: str, search_time: int, *, watermark_ms: int, plan: Plan) -> None:
+    def _attach(
+        self,
+        event: ShopEvent,
+        time_ms: int,
+        record: LogRecord,
+        search_id: str,
+        search_time: int,
+        *,
+        before: tuple[int, int],
+        plan: Plan,
+    ) -> None:
         """Give an event to the search that it names, or set it aside as late."""
-        search = self._find(search_id, search_time)
+        search = self._searches.find(search_id, search_time)
         deadline = deadline_ms(search_time, self._windows.window_at(search_time)) if search is None else search.deadline
-        if held.time_ms > deadline:
-            self._set_aside(EventOutcome.LATE, AsideReason.AFTER_DEADLINE, held.record, plan)
+        if time_ms > deadline:
+            self._set_aside(EventOutcome.LATE, AsideReason.AFTER_DEADLINE, record, plan)
             return
         if search is None:
-            if deadline < self.watermark.at_ms:
-                self._set_aside(EventOutcome.LATE, AsideReason.AFTER_CLOSE, held.record, plan)
+            if deadline < self.event_time.watermark_ms:
+                self._set_aside(EventOutcome.LATE, AsideReason.AFTER_CLOSE, record, plan)
                 return
-            search = OpenSearch(search_id, search_time, deadline, held.record.offset, watermark_ms)
-            self._open_search(search)
-        self._counts[EventOutcome.PENDING if search.add(held) else EventOutcome.DUPLICATE] += 1
-
-    def _find(self, search_id: str, search_time: int) -> OpenSearch | None:
-        """Return an open search by its identity."""
-        for search in self._searches.get(search_id, ()):
-            if search.search_time == search_time:
-                return search
-        return None
-
-    def _open_search(self, search: OpenSearch) -> None:
-        """Open a search; from now on it holds the log."""
-        self._searches.setdefault(search.search_id, []).append(search)
-        self._open += 1
-        self._hold.add(search)
-        self._schedule(search.deadline, _Due.CLOSE, search.search_id, search)
-
-    def _schedule(self, at_ms: int, kind: _Due, name: str, subject: OpenSearch | Stray) -> None:
-        """Have something done once the watermark has passed a moment."""
-        heapq.heappush(self._due, (at_ms, kind, name, next(self._sequence), subject))
-
-    def _wait(self, held: Held, search_id: str, *, watermark_ms: int) -> None:
-        """Let an event without `search_time` wait for an impression."""
-        expires = held.time_ms + self._windows.window_at(held.time_ms)
-        stray = Stray(search_id, held, expires, held.record.offset, watermark_ms)
-        self._counts[EventOutcome.PENDING] += 1
-        self._strays.add(stray)
-        self._hold.add(stray)
-        self._schedule(stray.expires, _Due.EXPIRE, held.event.event_id, stray)
-
-    def _expire(self, stray: Stray, plan: Plan) -> None:
-        """End an event's wait: a search that is open takes it, or it is an orphan."""
-        if stray.bound:
-            return
-        self._strays.remove(stray)
-        search = Strays.home(stray, self._searches.get(stray.search_id, ()))
-        if search is None:
-            stray.released = True
-            self._counts[EventOutcome.PENDING] -= 1
-            self._set_aside(EventOutcome.ORPHAN, AsideReason.NO_IMPRESSION, stray.held.record, plan)
+            search = OpenSearch(deadline, search_id, deadline - search_time)
+            self._searches.add(search)
+            self._hold.begin(record.offset, before, until_ms=deadline)
+            self._named_ms = max(self._named_ms, search_time)
+        if isinstance(event, Impression):
+            added = search.show(event.event_id, packed_list(event, record.offset, person_key=self._person_key))
         else:
-            self._bind(stray, search)
+            held = held_event(event, time_ms, record.offset)
+            if not search.shown:
+                held.record = KeptRecord.of(record)
+            added = search.add(f"{held.kind} {event.event_id}", held)
+        self._counts["pending" if added else "duplicate"] += 1
 
-    def _bind(self, stray: Stray, search: OpenSearch) -> None:
-        """Add a waiting event to a search."""
-        search.strays.append(stray)
-        if not search.add(stray.held):
-            self._counts[EventOutcome.PENDING] -= 1
-            self._counts[EventOutcome.DUPLICATE] += 1
+    def _wait(
+        self, event: ShopEvent, time_ms: int, record: LogRecord, search_id: str, *, before: tuple[int, int]
+    ) -> None:
+        """Let an event without `search_time` wait for its list."""
+        held = held_event(event, time_ms, record.offset)
+        held.record = KeptRecord.of(record)
+        until_ms = self._windows.last_deadline(event.event_time)
+        self._waiting.add(WaitingEvent(until_ms, f"{held.kind} {event.event_id}", search_id, record.offset, held))
+        self._hold.begin(record.offset, before, until_ms=until_ms)
+        self._named_ms = max(self._named_ms, event.event_time)
+        self._counts["pending"] += 1
 
     def _close(self, search: OpenSearch, plan: Plan) -> None:
         """Close a search whose deadline the watermark has passed."""
-        self._open -= 1
-        same_id = self._searches[search.search_id]
-        same_id.remove(search)
-        if not same_id:
-            del self._searches[search.search_id]
-        if search.impressions:
-            for stray in self._strays.take_for(search):
-                self._bind(stray, search)
+        if search.shown:
+            if taken := self._waiting.take_for(search, self._searches):
+                added = sum(search.add(waiting.event_id, event) for waiting, event in taken)
+                self._counts["pending"] -= len(taken) - added
+                self._counts["duplicate"] += len(taken) - added
+                # a restart that began after the list would see the events wait, and give them to another one
+                self._hold.extend(search.first_offset(), until_ms=max(waiting.until_ms for waiting, _ in taken))
             self._emit(search, plan)
         else:
-            self._orphan(search, plan)
-        self._release(search)
-
-    def _release(self, search: OpenSearch) -> None:
-        """Let go of a closed search.
-
-        One that took waiting events goes on holding the log until no list that could take them can be open any more: a
-        restart that began after it would see them waiting and give them to another list.
-        """
-        for stray in search.strays:
-            stray.released = True
-        if not search.strays:
-            search.released = True
-            return
-        until = max(stray.expires for stray in search.strays) + self._windows.longest_ms
-        self._schedule(until, _Due.RELEASE, search.search_id, search)
+            self._set_aside_orphans(search.records(), search.search_id, plan)
 
     def _emit(self, search: OpenSearch, plan: Plan) -> None:
         """Plan a closed search's message."""
-        shown, happened = search.close()
-        key, value = joined_search(search, shown, happened, partition=self.partition)
-        joined = 1 + len(happened)
+        joined = joined_search(search, partition=self.partition)
         self._searches_closed += 1
         number = ClosingNumber(self._name, self._searches_closed)
-        plan.append(Emit(JOINED_SEARCHES, key, value, [(CLOSING_NUMBER_HEADER, number.encode())]))
-        self._counts[EventOutcome.PENDING] -= len(search.events)
-        self._counts[EventOutcome.JOINED] += joined
-        self._counts[EventOutcome.DUPLICATE] += len(search.events) - joined
+        plan.append(Emit(JOINED_SEARCHES, joined.key, joined.value, [(CLOSING_NUMBER_HEADER, number.encode())]))
+        self._counts["pending"] -= joined.joined + joined.repeated
+        self._counts["joined"] += joined.joined
+        self._counts["duplicate"] += joined.repeated
 
-    def _orphan(self, search: OpenSearch, plan: Plan) -> None:
-        """Set the events of a search aside that never showed a list."""
-        self._counts[EventOutcome.PENDING] -= len(search.events)
-        for held in sorted(search.events.values(), key=lambda one: one.record.offset):
-            self._set_aside(EventOutcome.ORPHAN, AsideReason.NO_IMPRESSION, held.record, plan)
+    def _set_aside_orphans(self, records: Collection[LogRecord], search_id: str, plan: Plan) -> None:
+        """Plan to put pending events aside whose search showed no list here."""
+        astray = self._partitions is not None and not belongs(search_id.encode(), self.partition, self._partitions)
+        self._counts["pending"] -= len(records)
+        for record in records:
+            reason = AsideReason.WRONG_PARTITION if astray else AsideReason.NO_IMPRESSION
+            self._set_aside(EventOutcome.ORPHAN, reason, record, plan)
 
     def _set_aside(self, outcome: EventOutcome, reason: str, record: LogRecord, plan: Plan, *, error: str = "") -> None:
         """Plan to put a record on the topic of its outcome."""
         self._counts[outcome] += 1
-        plan.append(SetAside(outcome, reason, record, error))
+        plan.append(SetAside(outcome, reason, protected_record(record, self._person_key), error))
 
     def _begin_replay(self, past: JoinProgress) -> None:
-        """Stand where the oldest undecided record stands, with the windows of that time."""
+        """Begin at the oldest undecided record, with the windows of that time."""
         self._past = past
         configured = self._windows
         self._configured = (configured.window_ms, configured.lateness_ms)
@@ -303,34 +341,36 @@ class PartitionJoin:
             configured.lateness_ms if past.lateness_ms is None else past.lateness_ms,
             earlier=past.earlier_windows or (),
         )
-        self.watermark = Watermark(self._windows.lateness_ms, at_ms=past.hold_watermark_ms)
+        moved_append_ms = past.newest_append_ms if past.hold_append_ms is None else past.hold_append_ms
+        self.event_time = EventTime(
+            self._windows.lateness_ms, watermark_ms=past.hold_watermark_ms, moved_append_ms=moved_append_ms
+        )
         self.start_offset, self.next_offset = past.start_offset, past.hold_offset
         self._first_append_ms = past.first_append_ms
-        self._maybe_end_replay()
+        self._maybe_end_replay(self.next_offset)
 
-    def _maybe_end_replay(self) -> None:
-        """Where the replay has come to where the last process had come: go on with its counts."""
+    def _maybe_end_replay(self, offset: int) -> None:
+        """If the replay has come to where the last process had come, go on with its counts."""
         past = self._past
-        if past is None or self.next_offset < past.next_offset:
+        if past is None or offset < past.next_offset:
             return
+        time = self.event_time
+        if past.watermark_ms > time.watermark_ms:  # records are gone; what they closed is due now, and was written then
+            time.watermark_ms, time.moved_append_ms = past.watermark_ms, past.newest_append_ms
+            self._settle([])
         self._past = None
-        counted = past.counts.model_dump()
-        pending = self._counts[EventOutcome.PENDING]
-        self.replay_mismatch = (pending, self._open) != (counted["pending"], past.open_searches)
-        self._counts = {outcome: counted.get(outcome, 0) for outcome in EventOutcome}
-        self._counts[EventOutcome.PENDING] = pending
-        self._ticks, self._searches_closed = past.counts.ticks, past.searches_closed
+        pending = self._counts["pending"]
+        self.replay_mismatch = (pending, self.open_searches) != (past.counts.pending, past.open_searches)
+        self._counts = {**past.counts.model_dump(include=set(self._counts)), "pending": pending}
+        self._searches_closed = past.searches_closed
         # A watermark waits after lateness was raised; no record's time lies above its arrival.
-        newest_ms = min(past.watermark_ms + self.watermark.lateness_ms, past.newest_append_ms)
-        if past.watermark_ms > BEFORE_FIRST_MS and newest_ms >= self.newest_ms:
-            self.newest_ms, self.newest_append_ms = newest_ms, past.newest_append_ms
-        self.watermark.at_ms = max(self.watermark.at_ms, past.watermark_ms)
-        self._change_windows()
-
-    def _change_windows(self) -> None:
-        """Let the configured windows hold for what comes now."""
+        newest_ms = min(past.watermark_ms + time.lateness_ms, past.newest_append_ms)
+        if past.watermark_ms > BEFORE_FIRST_MS and newest_ms >= time.newest_ms:
+            time.newest_ms, time.newest_append_ms = newest_ms, past.newest_append_ms
         window_ms, lateness_ms = self._configured
-        shown_ms = [search.search_time for same_id in self._searches.values() for search in same_id]
         self._windows.change(
-            window_ms, lateness_ms, shown_from_ms=max(self.newest_ms, *shown_ms, -1) + 1, read_from=self.next_offset
+            window_ms,
+            lateness_ms,
+            shown_from_ms=max(time.newest_ms, self._named_ms) + 1,
+            read_from=past.next_offset,
         )

@@ -12,8 +12,14 @@ from streams.join.partition_join import PartitionJoin
 
 
 def _new_state(partition: int, progress: JoinProgress | None, settings: Settings) -> PartitionJoin:
+    key = settings.person_key
     return PartitionJoin(
-        partition, window_ms=settings.join_window_ms, lateness_ms=settings.lateness_ms, progress=progress
+        partition,
+        window_ms=settings.join_window_ms,
+        lateness_ms=settings.lateness_ms,
+        partitions=settings.partitions,
+        progress=progress,
+        person_key=None if key is None else key.get_secret_value().encode(),
     )
 
 

@@ -43,9 +43,9 @@ def record_of(stop: str) -> dict[str, Any]:
 TOUR = {re.findall(r"^\[`([^`]+)`\]", stop)[0]: record_of(stop) for stop in STOPS}
 IMPRESSION = TOUR["contracts/events.py"]
 CLICK = TOUR["streams/collector/intake.py"]
-TICK = TOUR["streams/join/watermark.py"]
+TICK = TOUR["streams/join/event_time.py"]
 PROGRESS = TOUR["streams/join/partition_join.py"]
-JOINED = TOUR["streams/join/open_search.py"]
+JOINED = TOUR["streams/join/joined_search.py"]
 PAIR = TOUR["streams/pairs/pairing.py"]
 
 

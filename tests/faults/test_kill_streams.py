@@ -182,17 +182,18 @@ def check_aside(settings: Settings, expected: dict[int, Expected]) -> None:
 
 def check_searches(written: Records, expected: dict[int, Expected]) -> int:
     """Hold that every search was written, repeats byte for byte; return how many repeats there were."""
-    values: dict[str, set[bytes]] = {}
+    values: dict[tuple[str, int], set[bytes]] = {}
     for record in (record for own in written.values() for record in own):
-        values.setdefault(json.loads(record.value)["search_id"], set()).add(record.value)
-    wanted = {search_id: search for one in expected.values() for search_id, search in one.searches.items()}
+        search = json.loads(record.value)
+        values.setdefault((search["search_id"], search["search_time"]), set()).add(record.value)
+    wanted = {identity: search for one in expected.values() for identity, search in one.searches.items()}
     assert values.keys() == wanted.keys()
     assert all(len(different) == 1 for different in values.values())
-    for search_id, (value,) in values.items():
+    for identity, (value,) in values.items():
         search = json.loads(value)
-        assert search["origins"] == wanted[search_id]["origins"]
-        assert search["slots"] == wanted[search_id]["slots"]
-        assert search["closed_at"] == wanted[search_id]["closed_at"]
+        assert search["origins"] == wanted[identity]["origins"]
+        assert search["slots"] == wanted[identity]["slots"]
+        assert search["closed_at"] == wanted[identity]["closed_at"]
     return sum(len(own) for own in written.values()) - len(values)
 
 

@@ -1,7 +1,7 @@
 """Shoppers who search, look, click and buy, seeded: everything the join has to cope with, in a few records a second.
 
 Most events arrive within the lateness. Some are repeated, late, after the window, without their impression or their
-search's time, synthetic, without consent, or not events at all.
+search's time, of a further page, synthetic, without consent, orders that come twice, or not events at all.
 """
 
 import heapq
@@ -64,13 +64,18 @@ class Traffic:
             self._send(at_ms, self._impression(search_id, at_ms, listed))
             if rng.random() < 0.03:
                 self._send(at_ms + 50, {**self._impression(search_id, at_ms, listed), "event_id": f"z-{search_id}"})
+            if rng.random() < 0.05:
+                further = [f"P-{number}" for number in rng.sample(range(1000, 1200), 5)]
+                page = self._impression(search_id, at_ms, further, first=len(listed) + 1)
+                self._send(at_ms, {**page, "event_id": f"p-{search_id}"})
+                listed += further
         for event in self._visit(search_id, at_ms, listed):
             self._send(event["event_time"], event)
         if rng.random() < 0.03:
             self._garbage(at_ms)
 
-    def _impression(self, search_id: str, at_ms: int, listed: list[str]) -> Json:
-        """Return the list that was shown."""
+    def _impression(self, search_id: str, at_ms: int, listed: list[str], *, first: int = 1) -> Json:
+        """Return the list that was shown, or a page of it."""
         rng = self._random
         slots = [
             {
@@ -80,7 +85,7 @@ class Traffic:
                 "pinned": rng.random() < 0.03,
                 "in_stock": rng.random() > 0.05,
             }
-            for position, product in enumerate(listed, start=1)
+            for position, product in enumerate(listed, start=first)
         ]
         ranking = {"ranker": "millrace", "query_release": 3, "product_release": 1, "arm": "live"}
         return {
@@ -110,7 +115,10 @@ class Traffic:
             if rng.random() < 0.2:
                 yield self._event("cart", search_id, at_ms, product_id=product, quantity=rng.randint(1, 2))
             if rng.random() < 0.1:
-                yield self._purchase(search_id, at_ms, product)
+                order = self._purchase(search_id, at_ms, product)
+                yield order
+                if rng.random() < 0.2:
+                    yield {**order, "event_id": f"again-{order['event_id']}"}
 
     def _event(self, kind: str, search_id: str, at_ms: int, **fields: Any) -> Json:
         """Return one event of a search, somewhere in its window; a few after it, a few without the search's time."""

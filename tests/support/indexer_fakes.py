@@ -204,6 +204,7 @@ class Deployment:
         return self.loop
 
     def _loop(self, **overrides: Any) -> RollOutLoop:
+        """A loop over these fakes."""
         arguments: dict[str, Any] = {
             "store": self.store,
             "owner": OWNER,

@@ -122,7 +122,7 @@ async def test_records_go_aside_unchanged_with_their_origin(settings: SettingsFa
     assert headers["millrace.id"] == b"join:search-events:2:1"
     assert (headers["millrace.reason"], headers["millrace.stage"]) == (b"malformed_json", b"join")
     (orphan,) = topics.records["orphan-events"]
-    assert dict(orphan.headers)["millrace.reason"] == b"no_impression"
+    assert dict(orphan.headers)["millrace.reason"] == b"wrong_partition"
     assert {(name, partition) for name, partition, _ in topics.written if name != "joined-searches"} == {
         ("dead-letters", PARTITION),
         ("orphan-events", PARTITION),
@@ -156,6 +156,20 @@ async def test_a_partition_read_to_its_end_gets_ticks(settings: SettingsFactory,
     assert len(topics.records.get("search-events", [])) == ticks
     for record in topics.records.get("search-events", []):
         assert orjson.loads(record.value)["event_time"] > T0
+
+
+async def test_a_trickle_of_old_events_holds_no_tick_up(settings: SettingsFactory) -> None:
+    """What counts is how long event time stands still, not how long ago something came."""
+    agent, topics = join_agent(settings, end=2)
+    owned = agent.owned[PARTITION]
+    await agent._on_chunk(Chunk(owned.tp, log([impression("s1", 500)])))
+    owned.moved_s -= 2
+    agent.app.consumer.highwater = lambda _: 9
+    await agent._on_timer()
+    await agent._on_chunk(Chunk(owned.tp, log([impression("s2", 100)], first_offset=1)))
+    agent.app.consumer.highwater = lambda _: 2
+    await agent._on_timer()
+    assert len(topics.records["search-events"]) == 1
 
 
 async def test_a_partition_whose_log_ends_with_a_mark_is_read_to_its_end(settings: SettingsFactory) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pytest
 from faust.types import TP
+from structlog.testing import capture_logs
 
 from contracts.errors import DependencyDown
 from contracts.progress import EventCounts, JoinProgress
@@ -14,6 +15,7 @@ from contracts.topics import JOIN_PROGRESS, JOINED_SEARCHES, SEARCH_EVENTS
 from contracts.wire import encode
 from streams.agents import partition_agent
 from streams.agents.progress import SourcePartition
+from streams.join import agent as join_agent
 from streams.join.agent import JoinAgent
 from streams.join.spec import JOIN
 from streams.transport.consumer import Chunk
@@ -299,3 +301,65 @@ async def test_a_record_after_a_quiet_hour_is_no_reason_to_restart(
     assert agent.stuck() is None
     owned.at_end_s = owned.moved_s
     assert agent.stuck() is not None
+
+
+async def _saved(settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch) -> tuple[JoinAgent, JoinProgress]:
+    """Return an agent that saved its state with two open searches, and its progress."""
+    monkeypatch.setattr(join_agent, "SAVE_AFTER_RECORDS", 2)
+    agent, topics = _agent(settings)
+    tp = await _assigned(agent, monkeypatch, None)
+    await agent._on_chunk(_chunk(tp, impression("s1", event_id="a"), impression("s2", event_id="b")))
+    await agent.settle()
+    for saving in agent._saving.values():
+        await saving
+    return agent, _newest(agent, topics)
+
+
+async def test_a_restart_goes_on_from_the_saved_state(
+    settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is read again, and what was open closes as if nothing had happened."""
+    _, progress = await _saved(settings, monkeypatch)
+    agent, topics = _agent(settings)
+    places = await _reassigned(agent, monkeypatch, progress)
+    assert list(places.values()) == [2]
+    tp = next(iter(places))
+    await agent._on_chunk(_chunk(tp, tick(T0 + 20_000), begin=2))
+    assert len(topics.written[agent.settings.topic(JOINED_SEARCHES)]) == 2
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone", "another log"])
+async def test_a_saved_state_that_does_not_fit_costs_time_alone(
+    settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    """The log is read again from the oldest open search, as without a saved state."""
+    saved, progress = await _saved(settings, monkeypatch)
+    path = saved._state_file(TP(saved.settings.topic(SEARCH_EVENTS), 0))
+    content = path.read_bytes()
+    if damage == "another log":
+        progress = progress.model_copy(update={"first_append_ms": 1})
+    elif damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(content[:-1] if damage == "cut" else content[:-1] + bytes([content[-1] ^ 1]))
+    agent, _ = _agent(settings)
+    assert list((await _reassigned(agent, monkeypatch, progress)).values()) == [0]
+
+
+async def test_a_folder_that_cannot_be_written_is_said_once_and_stops_nothing(
+    settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next restart takes longer; the join goes on."""
+    monkeypatch.setattr(join_agent, "SAVE_AFTER_RECORDS", 1)
+    monkeypatch.setattr(join_agent, "SAVE_EVERY_S", 0.0)
+    agent, _ = _agent(settings)
+    agent.settings.data_dir.mkdir(parents=True, exist_ok=True)
+    (agent.settings.data_dir / "join").write_text("a file where the folder should be")
+    tp = await _assigned(agent, monkeypatch, None)
+    with capture_logs() as lines:
+        for offset in range(3):
+            await agent._on_chunk(_chunk(tp, impression(f"s{offset}", event_id=f"e{offset}"), begin=offset))
+            await agent.settle()
+            await agent._saving[0]
+    assert [line["event"] for line in lines if line["event"] == "join_state_not_saved"] == ["join_state_not_saved"]
+    assert agent.owned[0].state.open_searches == 3

@@ -7,6 +7,7 @@ import orjson
 import pytest
 
 from contracts.joined import JoinedSearch
+from contracts.topics import partition_for
 from streams.agents.spec import Emit, Plan, SetAside
 from streams.join.partition_join import PartitionJoin
 from tests.support.search_events import (
@@ -45,6 +46,12 @@ class Case:
     joined: tuple[str, ...] = ()
     aside: tuple[tuple[str | None, str, str], ...] = ()
     counts: tuple[tuple[str, int], ...] = ()
+
+
+def page(first: int, products: str, *, event_id: str, **fields: Any) -> dict[str, Any]:
+    """Return an impression of the first search that shows one-letter products from a position on."""
+    slots = [{"product_id": product, "position": position} for position, product in enumerate(products, start=first)]
+    return {**impression(event_id=event_id, **fields), "slots": slots}
 
 
 CASES = [
@@ -145,10 +152,83 @@ CASES = [
         counts=(("pending", 1), ("ticks", 1)),
     ),
     Case(
-        "of two lists with one id the one that closes first takes it",
+        "of two lists with one id it belongs to the later one",
         (impression(), impression(time_ms=400), click("a", time_ms=500, search_time_ms=None), tick(1_101)),
         joined=("s1",),
+        counts=(("joined", 1), ("pending", 2), ("ticks", 1)),
+    ),
+    Case(
+        "unless only the earlier one shows its product",
+        (
+            impression(),
+            impression(time_ms=400, products="xyz"),
+            click("a", time_ms=500, search_time_ms=None),
+            tick(1_101),
+        ),
+        joined=("s1",),
         counts=(("joined", 2), ("pending", 1), ("ticks", 1)),
+    ),
+    Case(
+        "or the later one was shown after it",
+        (click("a", time_ms=300, search_time_ms=None), impression(time_ms=400), impression(), tick(1_101)),
+        joined=("s1",),
+        counts=(("joined", 2), ("pending", 1), ("ticks", 1)),
+    ),
+    Case(
+        "or its window does not reach so far",
+        (impression(), click("a", time_ms=1_001, search_time_ms=None, event_id="c"), CLOSES_ALL),
+        joined=("s1",),
+        aside=(("c", "orphan", "no_impression"),),
+        counts=(("joined", 1), ("orphan", 1), ("ticks", 1)),
+    ),
+    Case(
+        "a product that no list showed makes an orphan of it",
+        (impression(), click("z", search_time_ms=None, event_id="c"), CLOSES_ALL),
+        joined=("s1",),
+        aside=(("c", "orphan", "no_impression"),),
+        counts=(("joined", 1), ("orphan", 1), ("ticks", 1)),
+    ),
+    Case(
+        "two events of different types may share an id",
+        (impression(event_id="x"), click("a", event_id="x"), dwell("a", event_id="x"), CLOSES_ALL),
+        joined=("s1",),
+        counts=(("joined", 3), ("ticks", 1)),
+    ),
+    Case(
+        "an impression that shows further positions is a page of its list",
+        (impression(event_id="z"), page(7, "ghi", event_id="b"), CLOSES_ALL),
+        joined=("s1",),
+        counts=(("joined", 2), ("ticks", 1)),
+    ),
+    Case(
+        "one that shows the same again is a duplicate, whatever its id",
+        (impression(event_id="z"), page(4, "de", event_id="b"), CLOSES_ALL),
+        joined=("s1",),
+        counts=(("joined", 1), ("duplicate", 1), ("ticks", 1)),
+    ),
+    Case(
+        "and so is one that shows something else there",
+        (impression(event_id="z"), page(6, "xyz", event_id="b"), CLOSES_ALL),
+        joined=("s1",),
+        counts=(("joined", 1), ("duplicate", 1), ("ticks", 1)),
+    ),
+    Case(
+        "an order line that comes once more as another event is a duplicate",
+        (impression(), purchase("a", event_id="p"), purchase("a", time_ms=500, event_id="q"), CLOSES_ALL),
+        joined=("s1",),
+        counts=(("joined", 2), ("duplicate", 1), ("ticks", 1)),
+    ),
+    Case(
+        "two lines of one event are two lines, and so are those of two products",
+        (
+            impression(),
+            purchase("a", event_id="p#0"),
+            purchase("a", event_id="p#1"),
+            purchase("b", event_id="q"),
+            CLOSES_ALL,
+        ),
+        joined=("s1",),
+        counts=(("joined", 4), ("ticks", 1)),
     ),
     Case(
         "an order line belongs to the search that its line names",
@@ -289,51 +369,7 @@ def test_a_time_far_ahead_is_refused(field: str) -> None:
     join, plan = run([Record(0, T0, encoded(event))])
     (aside,) = plan
     assert isinstance(aside, SetAside)
-    assert (aside.reason, join.watermark.at_ms) == ("too_far_ahead", -1)
-
-
-def test_the_watermark_never_runs_backwards() -> None:
-    """An old event changes nothing about how far event time has come."""
-    join, _ = run(log([tick(5_000), click(time_ms=100)]))
-    assert join.progress().watermark_ms == at(5_000) - LATENESS_MS
-
-
-def test_ticks_count_on_from_the_newest_event() -> None:
-    """A tick's time is the newest event time plus what has passed since that record arrived."""
-    join = PartitionJoin(0, window_ms=WINDOW_MS, lateness_ms=LATENESS_MS)
-    assert join.tick_time_ms(T0) is None
-    join.take(Record(0, T0 + 70, encoded(impression(time_ms=20))), [])
-    join.take(Record(1, T0 + 90, encoded(click(time_ms=10))), [])
-    assert join.tick_time_ms(T0 + 2_070) == T0 + 2_020
-
-
-def test_a_hold_stands_at_the_oldest_open_search() -> None:
-    """A restart reads again from the first record of the oldest search that is not closed."""
-    join, _ = run(log([impression("s1"), impression("s2", 600), impression("s3", 1_150)]))
-    assert (join.progress().hold_offset, join.progress().next_offset) == (1, 3)
-
-
-def test_a_list_that_took_a_waiting_event_holds_the_log_until_no_other_could() -> None:
-    """A restart after it closed must not give its event, which would seem to wait, to another list of that id."""
-    events = [
-        impression(),
-        impression(time_ms=900),
-        click("a", time_ms=950, search_time_ms=None),
-        tick(1_101),
-        tick(1_960),
-    ]
-    join, _ = run(log(events[:4]))
-    assert join.progress().hold_offset == 0
-    whole, expected = run(log([*events, CLOSES_ALL]))
-    for stop in range(1, len(events)):
-        before, plan = run(log(events[:stop]))
-        after = PartitionJoin(0, window_ms=WINDOW_MS, lateness_ms=LATENESS_MS, progress=before.progress())
-        for record in log([*events, CLOSES_ALL])[before.progress().hold_offset :]:
-            after.take(record, plan)
-        assert [one.value for one in plan if isinstance(one, Emit)] == [
-            one.value for one in expected if isinstance(one, Emit)
-        ]
-        assert after.progress() == whole.progress()
+    assert (aside.reason, join.event_time.watermark_ms) == ("too_far_ahead", -1)
 
 
 def test_of_two_events_with_one_id_the_same_is_kept_in_any_order() -> None:
@@ -342,10 +378,14 @@ def test_of_two_events_with_one_id_the_same_is_kept_in_any_order() -> None:
     assert joined(impression(), one, other).slots == joined(impression(), other, one).slots
 
 
-def test_lost_records_are_noticed() -> None:
-    """A hole in the offsets means that Kafka deleted what nobody had read, and what was pending cannot be rebuilt."""
-    before, _ = run(log([impression("s1"), impression("s2", 10)]))
-    after = PartitionJoin(0, window_ms=WINDOW_MS, lateness_ms=LATENESS_MS, progress=before.progress())
-    after.take(Record(5, T0 + 20, encoded(impression("s3", 20))), [])
-    assert after.skipped_offsets == 5
-    assert after.replay_mismatch
+def test_an_event_in_a_partition_that_its_search_does_not_belong_to_is_told_apart() -> None:
+    """Its list lies elsewhere: the producer places keys otherwise than Kafka's own clients do."""
+    reasons = {}
+    for partition in range(4):
+        join = PartitionJoin(partition, window_ms=WINDOW_MS, lateness_ms=LATENESS_MS, partitions=4)
+        plan: Plan = []
+        for record in log([click("a"), click("b", search_time_ms=None), CLOSES_ALL]):
+            join.take(record, plan)
+        reasons[partition] = {one.reason for one in plan if isinstance(one, SetAside)}
+    right = partition_for(b"s1", 4)
+    assert reasons == {number: {"no_impression" if number == right else "wrong_partition"} for number in range(4)}

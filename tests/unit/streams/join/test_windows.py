@@ -84,3 +84,32 @@ def test_ticks_never_run_ahead_of_arrivals_after_lateness_was_raised() -> None:
     third, _ = joined([], lateness_ms=900, progress=second.progress())
     now_ms = records[-1].timestamp + 10
     assert first.tick_time_ms(now_ms) == second.tick_time_ms(now_ms) == third.tick_time_ms(now_ms)
+
+
+def fast(event: dict[str, Any], offset: int) -> Record:
+    """Return an event of a sender whose clock is two minutes ahead."""
+    return Record(offset, event["event_time"] - 120_000, encoded(event))
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["list", "waiting event"])
+def test_what_a_fast_clock_sent_keeps_its_window_too(waits: bool) -> None:
+    """Its times are ahead of event time; a changed window must not hold for them in one restart and not in the next."""
+    event = click("a", 120_000, search_time_ms=None) if waits else impression("s1", 120_000)
+    records = [fast(event, 0), *log([tick(120_000), impression("s2", 124_000), tick(140_000)], first_offset=1)]
+    before, _ = joined(records[:1])
+    once, expected = joined(records, window_ms=5_000, progress=before.progress())
+    changed, plan = joined(records[:2], window_ms=5_000, progress=before.progress())
+    again, rest = joined(records[changed.progress().hold_offset :], window_ms=5_000, progress=changed.progress())
+    assert [one.record.offset if isinstance(one, SetAside) else one.value for one in plan + rest] == [
+        one.record.offset if isinstance(one, SetAside) else one.value for one in expected
+    ]
+    assert again.progress() == once.progress()
+    assert len([one for one in expected if isinstance(one, SetAside)]) == waits
+
+
+def test_an_event_waits_for_a_list_whose_window_was_longer() -> None:
+    """After the window was shortened, its list may close long after the event's own window is over."""
+    records = log([impression(), click("a", 800, search_time_ms=None), tick(1_050), tick(2_000)])
+    before, _ = joined(records[:1])
+    after, plan = joined(records, window_ms=100, progress=before.progress())
+    assert (closed(plan), after.counts()["joined"]) == ({"s1": at(1_000)}, 2)
