@@ -60,12 +60,7 @@ Asked = tuple[str, Intent]
 
 
 class QuestionMaker:
-    """Makes the queries of one seed.
-
-    Args:
-        words: the lexicon.
-        seed: decides which combinations are asked, and which of them are kept for the test.
-    """
+    """Makes the queries of one seed."""
 
     def __init__(self, words: Lexicon, seed: int) -> None:
         self._words = words
