@@ -222,13 +222,18 @@ def result(
     }
 
 
-def bench_log(log: Log, searches: int, *, seed: int, start_ms: int, partitions: int) -> dict[int, list[OutRecord]]:
-    """Write a log, for each partition in event time; the same bytes for the same seed."""
+def bench_log(
+    log: Log, searches: int, *, seed: int, start_ms: int, partitions: int, first: int = 0
+) -> dict[int, list[OutRecord]]:
+    """Write a log, for each partition in event time; the same bytes for the same seed.
+
+    A log goes on in another one that begins with its next search, `first`.
+    """
     rng = random.Random(seed)
     timed = sorted(
         (
             (event["event_time"], number, event)
-            for number in range(searches)
+            for number in range(first, first + searches)
             for event in _search(rng, log, number, start_ms + number * SEARCH_EVERY_MS)
         ),
         key=lambda one: one[:2],
