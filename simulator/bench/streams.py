@@ -37,7 +37,7 @@ from streams.transport.app import producer_arguments
 from streams.transport.output import Output, OutRecord
 
 ROUNDS: Final = 5
-SEARCHES: Final = 40_000
+SEARCHES: Final = 25_000
 SEED: Final = 1
 SEARCH_EVERY_MS: Final = 10
 """Event time between two searches; with a window of seconds a few hundred are open at a time."""

@@ -82,14 +82,14 @@ class LongestPause:
                 self.seconds = max(self.seconds, time.monotonic() - asked_s)
 
 
-def read_again_s(worker: Worker) -> float:
-    """Start a worker anew and return the seconds from the loading of its partitions until it has caught up."""
+def open_again_s(worker: Worker) -> float:
+    """Start a worker anew and return the seconds from the loading of its partitions until every search is open."""
     begin = len(worker.lines())
     worker.start()
-    eventually(worker.is_ready, timeout_s=600, interval_s=0.1, what="it has caught up")
-    ready_s = time.time()
-    loaded = [json.loads(line) for line in worker.lines()[begin:].splitlines() if "partition_loaded" in line]
-    return ready_s - min(datetime.fromisoformat(line["ts"]).timestamp() for line in loaded)
+    eventually(lambda: worker.open_searches() == SEARCHES, timeout_s=900, interval_s=0.2, what="all are open again")
+    open_s = time.time()
+    loaded = [json.loads(line) for line in worker.lines()[begin:].splitlines() if '"partition_loaded"' in line]
+    return open_s - min(datetime.fromisoformat(line["ts"]).timestamp() for line in loaded)
 
 
 @long
@@ -104,21 +104,19 @@ def test_half_a_million_open_searches_are_held_and_are_there_again_after_a_kill(
     saved = worker.settings.data_dir / "join"
     eventually(lambda: len(list(saved.glob("*.state"))) == worker.settings.partitions, timeout_s=120, what="saved")
     worker.kill()
-    from_saved_s = read_again_s(worker)
-    eventually(lambda: worker.open_searches() == SEARCHES, timeout_s=30, what="all are open again")
+    from_saved_s = open_again_s(worker)
     worker.kill()
-    for file in saved.glob("*.state"):
+    for file in saved.iterdir():
         file.unlink()
-    from_log_s = read_again_s(worker)
-    eventually(lambda: worker.open_searches() == SEARCHES, timeout_s=30, what="all are open again")
+    from_log_s = open_again_s(worker)
     assert worker.complaints() == []
     figures = {
         "open_searches": SEARCHES,
         "events": events,
         "memory_mb": round(memory_mb),
         "longest_pause_s": round(pause.seconds, 2),
-        "ready_from_saved_state_s": round(from_saved_s, 1),
-        "ready_from_log_s": round(from_log_s, 1),
+        "open_again_from_saved_state_s": round(from_saved_s, 1),
+        "open_again_from_log_s": round(from_log_s, 1),
         "replayed_events_per_s": round(events / from_log_s),
     }
     print(json.dumps(figures), file=sys.stderr)  # noqa: T201 - the test's figures
