@@ -107,11 +107,6 @@ class ModelsTable:
                 (number for known, numbers in self._numbers.items() if known == kind for number in numbers), default=0
             )
 
-    def first_queries(self) -> Mapping[int, int]:
-        """Return product release -> its first query release, of those that are there."""
-        manifests = self._view.manifests.values()
-        return {manifest.release: manifest.query_release for manifest in manifests if manifest.kind == "product"}
-
     def wait_until_shown(self, serving: Serving, timeout_s: float) -> bool:
         """Wait until a pair, or a newer one, is in force here; return whether it is."""
 

@@ -47,12 +47,12 @@ class Release:
 
 
 def pack(release: Release) -> bytes:
-    """Return a release as the value of its record on `models`."""
+    """Make the value of a release's record on `models`."""
     return bytes(save(release.tensors, metadata={MANIFEST_ENTRY: wire.encode(release.manifest).decode()}))
 
 
 def unpack(value: bytes) -> Release:
-    """Return the release in a record's value.
+    """Read the release in a record's value.
 
     Raises:
         ContractError: the bytes are no release, damaged, or do not fit their manifest.
@@ -60,8 +60,8 @@ def unpack(value: bytes) -> Release:
     manifest = manifest_of(value)
     try:
         tensors: dict[str, np.ndarray] = load(value)
-    except (SafetensorError, KeyError, ValueError) as exc:
-        raise MalformedMessage("malformed_release", f"not a release file: {exc}") from exc
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise MalformedMessage("malformed_release", f"not a release file: {error}") from error
     if weights_sha256(tensors) != manifest.weights_sha256:
         raise MalformedMessage("wrong_digest", "the weights are not those of the manifest", field="weights_sha256")
     _check_shapes(manifest, tensors)
@@ -69,7 +69,7 @@ def unpack(value: bytes) -> Release:
 
 
 def weights_sha256(tensors: Mapping[str, np.ndarray]) -> str:
-    """Return the digest of tensors: names, types, shapes and little-endian bytes, in the order of names."""
+    """Hash tensors: names, types, shapes and little-endian bytes, in the order of names."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = np.ascontiguousarray(tensors[name])
@@ -79,12 +79,12 @@ def weights_sha256(tensors: Mapping[str, np.ndarray]) -> str:
 
 
 def release_tensors(head: Head, encoder: Encoder) -> dict[str, np.ndarray]:
-    """Return what a release of this head carries: its weights and the vectors of the probe texts."""
+    """Make what a release of this head carries: its weights and the vectors of the probe texts."""
     return {**head_tensors(head), PROBE_VECTORS: apply_head(head, encoder.encode(PROBE_TEXTS))}
 
 
 def identity_release(kind: Kind, encoder: Encoder) -> Release:
-    """Return release 0 of a tower: the head that changes nothing. It is built in and never stands on a topic."""
+    """Make release 0 of a tower: the head that changes nothing. It is built in and never on a topic."""
     tensors = release_tensors((QueryHead if kind == "query" else ProductHead)(encoder.dim), encoder)
     manifest = ReleaseManifest(
         kind=kind,
@@ -104,7 +104,7 @@ def identity_release(kind: Kind, encoder: Encoder) -> Release:
 
 
 def probe_difference(release: Release, encoder: Encoder) -> float:
-    """Return the largest absolute difference between a release's probe vectors and their recomputation here.
+    """Recompute a release's probe vectors here and give the largest absolute difference.
 
     `contracts.releases.PROBE_TOLERANCE` is the most at which the release may be used.
     """
@@ -113,7 +113,7 @@ def probe_difference(release: Release, encoder: Encoder) -> float:
 
 
 def _check_shapes(manifest: ReleaseManifest, tensors: Mapping[str, np.ndarray]) -> None:
-    """Raise where tensors are missing, superfluous, of the wrong type or of shapes that do not fit together."""
+    """Refuse tensors that are missing, superfluous, of the wrong type or of shapes that do not fit together."""
     dim, probes = manifest.dim, len(manifest.probe_texts)
     first = tensors.get("down" if manifest.kind == "query" else "hidden_weight")
     width = 0 if first is None else len(first)
