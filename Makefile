@@ -51,8 +51,8 @@ down: setup ## Stop what `make up` runs
 bench: setup ## Measure one part beside its peer: make bench ARGS=streams
 	@$(BIN)/millrace bench $(ARGS)
 
-faults: setup ## Run only the tests that kill real processes
-	@$(BIN)/python -m pytest tests/faults $(ARGS)
+faults: setup ## Run only the tests that kill real processes, the long ones too (half an hour)
+	@FAULTS=long $(BIN)/python -m pytest tests/faults $(ARGS)
 
 lock: setup ## Pin every package and jar anew; ARGS=--upgrade takes newer versions
 	@$(BIN)/python -m deploy.local.bootstrap lock $(ARGS)

@@ -24,7 +24,7 @@ from contracts.progress import JoinProgress
 from contracts.releases import MANIFEST, SERVING, SafetyCheck
 from service.http import Problem
 from service.settings import load_settings
-from simulator.shop.world_files import load_world
+from simulator.shop.world import load_world
 from streams.collector.intake import Accepted, Arrival, decide_event, decide_pair, decide_product
 from tests.support.markdown import ROOT, Fence, documents, fences
 from trainer.memory import TrainingProgress
