@@ -86,12 +86,6 @@ class OwnedPartition(Generic[S, P]):
         return self.begin_offset if self.written is None else self.written.hold_offset
 
     @property
-    def position(self) -> int:
-        """Offset of the next record to decide on."""
-        decided = self.begin_offset if self.written is None else self.written.next_offset
-        return max(self.state.next_offset, decided)
-
-    @property
     def progress_age_s(self) -> float:
         """How long ago progress was written."""
         return time.monotonic() - self.written_s
@@ -174,8 +168,8 @@ class PartitionAgent(Generic[S, P]):
         return f"no progress for {STUCK_AFTER_S:g} s on partitions {stuck}" if stuck else None
 
     def read_to(self, owned: OwnedPartition[S, P]) -> int:
-        """Return how far a partition was read, past what holds no record."""
-        read_to: int = self.app.consumer.read_past(owned.tp, owned.position)
+        """Return how far a partition was read, past what holds no record; what is read a second time counts then."""
+        read_to: int = self.app.consumer.read_past(owned.tp, owned.read_offset)
         return read_to
 
     def end(self, tp: TP) -> int | None:
@@ -352,7 +346,7 @@ class PartitionAgent(Generic[S, P]):
         if progress is not None:
             owned.counted = self._counts(progress)
         self.log.info(
-            "partition_loaded", partition=tp.partition, next_offset=owned.position, hold_offset=owned.read_offset
+            "partition_loaded", partition=tp.partition, next_offset=state.next_offset, read_from=owned.read_offset
         )
         return owned
 
