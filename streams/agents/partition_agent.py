@@ -345,9 +345,8 @@ class PartitionAgent(Generic[S, P]):
         owned = OwnedPartition(tp, state, progress, source.begin_offset, source.end_offset)
         if progress is not None:
             owned.counted = self._counts(progress)
-        self.log.info(
-            "partition_loaded", partition=tp.partition, next_offset=state.next_offset, read_from=owned.read_offset
-        )
+        decided = source.begin_offset if progress is None else progress.next_offset
+        self.log.info("partition_loaded", partition=tp.partition, next_offset=decided, hold_offset=owned.read_offset)
         return owned
 
     async def _on_assigned(self, _app: Any, assigned: Iterable[TP], **_: Any) -> None:
