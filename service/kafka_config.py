@@ -31,6 +31,7 @@ CLIENT_ID: Final = "millrace"
 MAX_REQUEST_BYTES: Final = 17 * 1024 * 1024  # a release of 16 MiB and its envelope; each topic has a limit of its own
 REQUEST_TIMEOUT_MS: Final = 15_000
 DELIVERY_TIMEOUT_MS: Final = 60_000  # outlives the restart of a broker
+RECONNECT_MS: Final = 1_000  # kafka-python's 30 s outlast a session: a broker that is back would have lost its members
 CODECS: Final = ("lz4", "snappy", "zstd")
 """What a producer may pack its batches with, besides gzip, which Python has."""
 
@@ -237,6 +238,7 @@ def base_config(settings: Settings) -> dict[str, Any]:
         "bootstrap_servers": settings.brokers(),
         "client_id": CLIENT_ID,
         "request_timeout_ms": REQUEST_TIMEOUT_MS,
+        "reconnect_backoff_max_ms": RECONNECT_MS,
         "bootstrap_timeout_ms": max(1, round(settings.dependency_wait_s * 1000)),
         **{name: str(path) for name, path in files.items() if path is not None},
         **_login(settings, kafka_python_tokens),

@@ -102,11 +102,6 @@ class ModelsTable:
         with self._changed:
             return max(self._numbers[kind], default=0)
 
-    def first_queries(self) -> Mapping[int, int]:
-        """Map each product release that is there to its first query release."""
-        manifests = self._view.manifests.values()
-        return {manifest.release: manifest.query_release for manifest in manifests if manifest.kind == "product"}
-
     def wait_until_shown(self, serving: Serving, timeout_s: float) -> bool:
         """Wait until a pair, or a newer one, is in force here; tell whether it is."""
 

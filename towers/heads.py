@@ -7,7 +7,7 @@ residual MLP: a linear one would be a query transform up to a scalar per product
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Final, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -71,6 +71,14 @@ class ProductHead(_Residual):
 
 
 Head = QueryHead | ProductHead
+AnyHead = TypeVar("AnyHead", QueryHead, ProductHead)
+
+
+class Towers(NamedTuple):
+    """A query head and a product head that belong together."""
+
+    query: QueryHead
+    product: ProductHead
 
 
 def apply_head(head: Head, vectors: np.ndarray) -> np.ndarray:
@@ -82,11 +90,24 @@ def apply_head(head: Head, vectors: np.ndarray) -> np.ndarray:
 
 
 def head_tensors(head: Head) -> dict[str, np.ndarray]:
-    """Return a copy of a head's weights by name."""
+    """Copy a head's weights, by name."""
     return {name: weights.detach().cpu().numpy().copy() for name, weights in head.named_parameters()}
 
 
+def copied(head: AnyHead) -> AnyHead:
+    """Make a head of the same weights that training does not touch."""
+    return type(head).from_tensors(head_tensors(head))
+
+
+def mixed(before: AnyHead, after: AnyHead, *, share: float) -> AnyHead:
+    """Make a head that went a share of the way from one head's weights to another's; the other itself if it is 1."""
+    if share == 1.0 or before is after:
+        return after
+    old, new = head_tensors(before), head_tensors(after)
+    return type(before).from_tensors({name: old[name] + share * (new[name] - old[name]) for name in old})
+
+
 def _gaussian(rows: int, columns: int) -> Tensor:
-    """Return seeded weights (rows, columns) whose product with a unit vector has entries of about 1 / sqrt(rows)."""
+    """Draw seeded weights (rows, columns) whose product with a unit vector has entries of about 1 / sqrt(rows)."""
     generator = torch.Generator().manual_seed(INITIAL_SEED)
     return torch.randn(rows, columns, generator=generator) / math.sqrt(rows)

@@ -65,7 +65,7 @@ class Release:
 
 
 def pack(release: Release) -> bytes:
-    """Return a release as the value of its record on `models`."""
+    """Make the value of a release's record on `models`."""
     return bytes(save(release.tensors, metadata={MANIFEST_ENTRY: wire.encode(release.manifest).decode()}))
 
 
@@ -74,8 +74,8 @@ def unpack(value: bytes) -> Release:
     manifest = manifest_of(value)
     try:
         tensors: dict[str, np.ndarray] = load(value)
-    except (SafetensorError, KeyError, ValueError) as exc:
-        raise MalformedMessage("malformed_release", f"not a release file: {exc}") from exc
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise MalformedMessage("malformed_release", f"not a release file: {error}") from error
     if weights_sha256(tensors) != manifest.weights_sha256:
         raise MalformedMessage("wrong_digest", "the weights are not those of the manifest", field="weights_sha256")
     _check_shapes(manifest, tensors)
@@ -83,7 +83,7 @@ def unpack(value: bytes) -> Release:
 
 
 def weights_sha256(tensors: Mapping[str, np.ndarray]) -> str:
-    """Return the digest of tensors: names, types, shapes and little-endian bytes, in the order of names."""
+    """Hash tensors: names, types, shapes and little-endian bytes, in the order of names."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = np.ascontiguousarray(tensors[name])
@@ -93,7 +93,7 @@ def weights_sha256(tensors: Mapping[str, np.ndarray]) -> str:
 
 
 def release_tensors(head: Head, encoder: Encoder) -> dict[str, np.ndarray]:
-    """Return what a release of this head carries: its weights and the vectors of the probe texts."""
+    """Make what a release of this head carries: its weights and the vectors of the probe texts."""
     return {**head_tensors(head), PROBE_VECTORS: apply_head(head, encoder.encode(PROBE_TEXTS))}
 
 
@@ -118,7 +118,7 @@ def identity_release(kind: Kind, encoder: Encoder) -> Release:
 
 
 def probe_difference(release: Release, encoder: Encoder) -> float:
-    """Return the largest absolute difference between a release's probe vectors and their recomputation here.
+    """Recompute a release's probe vectors here and give the largest absolute difference.
 
     `contracts.releases.PROBE_TOLERANCE` is the most at which the release may be used.
     """

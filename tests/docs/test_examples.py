@@ -27,7 +27,7 @@ from service.settings import load_settings
 from simulator.shop.world_files import load_world
 from streams.collector.intake import Accepted, Arrival, decide_event, decide_pair, decide_product
 from tests.support.markdown import ROOT, Fence, documents, fences
-from trainer.core.facts import Facts
+from trainer.memory import TrainingProgress
 
 
 class Measured(BaseModel):
@@ -42,7 +42,7 @@ NOW_MS = 1_795_196_100_000
 ARRIVAL = Arrival(received_at=NOW_MS, person_key=b"key")
 SHELL_VALUES = {"$SEARCH_ID": "01J", "$SEARCH_TIME": str(NOW_MS - 9_000), "$(date +%s)000": str(NOW_MS - 2_000)}
 WHOLE: tuple[tuple[str, TypeAdapter[Any]], ...] = (
-    ("step", TypeAdapter(Facts)),
+    ("step", TypeAdapter(TrainingProgress)),
     ("accepted", TypeAdapter(IntakeAnswer)),
     ("took_ms", TypeAdapter(SearchAnswer)),
     ("vectors", TypeAdapter(EncodeAnswer)),

@@ -16,8 +16,8 @@ from streams.join.partition_join import PartitionJoin
 from streams.pairs.partition_pairs import PartitionPairs
 from streams.pairs.propensity import examination_ratio
 from tests.support.markdown import ROOT, sections
-from trainer.core.lanes import StepReport
-from trainer.core.losses import dpo_loss
+from trainer.losses import dpo_loss
+from trainer.training import StepReport
 
 STOPS = re.split(r"^\d+\. ", sections(ROOT / "README.md")["The way of one click"], flags=re.MULTILINE)[1:]
 
@@ -89,7 +89,7 @@ def test_the_join_makes_the_search_and_the_progress_shown() -> None:
 def test_the_pairs_agent_makes_the_pair_shown() -> None:
     """The joined search gives two pairs, and one of them is the pair that the tour shows."""
     pairs = paired()
-    assert len(pairs) == TOUR["trainer/core/learner.py"]["pairs_trained"]
+    assert len(pairs) == TOUR["trainer/learner.py"]["pairs_trained"]
     assert PAIR in pairs
 
 
@@ -102,7 +102,7 @@ def test_the_ratio_shown_is_the_one_of_the_prior() -> None:
 
 def test_the_loss_shown_is_the_one_before_the_first_step() -> None:
     """An untrained model's preference term over the tour's pairs is log 2 times their mean weight."""
-    shown = TOUR["trainer/core/losses.py"]
+    shown = TOUR["trainer/losses.py"]
     weights = torch.tensor([pair["weight"] for pair in paired()])
     loss = dpo_loss(torch.zeros(2), torch.zeros(2), weights=weights, b=10.0).item()
     assert shown["dpo"] == pytest.approx(loss, abs=1e-6)
@@ -112,8 +112,8 @@ def test_the_loss_shown_is_the_one_before_the_first_step() -> None:
 
 def test_the_releases_follow_one_another() -> None:
     """The release made is the one that is served and the one that answers."""
-    manifest, serving = TOUR["trainer/core/releasing.py"], TOUR["indexer/rollout/decisions.py"]
+    manifest, serving = TOUR["trainer/release/planning.py"], TOUR["indexer/rollout/decisions.py"]
     answer = TOUR["indexer/search/service.py"]
     assert manifest["release"] == serving["query_release"] == answer["query_release"]
     assert manifest["product_release"] == serving["product_release"] == answer["product_release"]
-    assert TOUR["trainer/core/safety.py"] in manifest["checks"]
+    assert TOUR["trainer/release/safety.py"] in manifest["checks"]

@@ -67,6 +67,12 @@ def test_a_member_carries_the_group_and_its_timeouts() -> None:
     assert config["heartbeat_interval_ms"] == 2000
 
 
+def test_a_member_is_back_at_a_broker_before_its_session_ends() -> None:
+    """The pause between two attempts to connect is short beside the shortest session: an outage costs no membership."""
+    config = consumer_config(settings(session_timeout_s=6), "trainer")
+    assert 3 * config["reconnect_backoff_max_ms"] <= config["session_timeout_ms"]
+
+
 def test_without_a_group_there_is_no_membership() -> None:
     """A reader that assigns partitions itself joins nothing, even on a named worker."""
     assert not {"group_id", "group_instance_id"} & set(consumer_config(settings(worker_id="w1")))

@@ -1,24 +1,23 @@
 """What a release must prove before it is let out: that it is a small, finite step from what shoppers are served now.
 
-Superiority is another question, answered elsewhere and more slowly; a release that is merely no better does no harm
-for fifteen seconds, one that runs away does.
+Whether it is better is not asked here: a release that is merely no better does no harm for fifteen seconds, one that
+runs away does.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from contracts.releases import SafetyCheck
-from towers.heads import ProductHead, QueryHead, apply_head, head_tensors
+from towers.heads import Towers, apply_head, head_tensors, mixed
+from trainer.learner import Sample
 
 SHARES: Final = (1.0, 0.5, 0.25, 0.125)
 """Shares of the way from the release in force to the new weights that are tried, largest first."""
 
 TOP: Final = 10
-
-AnyHead = TypeVar("AnyHead", QueryHead, ProductHead)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,27 +39,11 @@ class SafetyCaps:
     overlap: float = 0.5
 
 
-class Towers(NamedTuple):
-    """A query head and a product head that are served together."""
-
-    query: QueryHead
-    product: ProductHead
-
-
-class Sample(NamedTuple):
-    """Base vectors that a release is judged on."""
-
-    queries: np.ndarray
-    """(n, D)."""
-    products: np.ndarray
-    """(m, D)."""
-
-
 class Verdict(NamedTuple):
     """What the checks said of a release."""
 
     towers: Towers | None
-    """What may be released; None where not even the smallest step passed."""
+    """What may be released; None if not even the smallest step passed."""
     share: float
     """Which share of the way to the new weights it went."""
     query_drift_mean: float
@@ -71,7 +54,7 @@ class Verdict(NamedTuple):
 def first_safe(
     in_force: Towers, wanted: Towers, sample: Sample, *, caps: SafetyCaps, shares: Sequence[float] = SHARES
 ) -> Verdict:
-    """Return the largest step toward the wanted towers that passes every check.
+    """Find the largest step toward the wanted towers that passes every check.
 
     Args:
         in_force: what shoppers are served.
@@ -92,7 +75,7 @@ def first_safe(
 
 
 def judge(before: Towers, after: Towers, sample: Sample, *, caps: SafetyCaps) -> Verdict:
-    """Return what the checks say of one step."""
+    """Run the checks on one step."""
     if not _finite(after):
         return Verdict(None, 1.0, 0.0, 0.0, (SafetyCheck(name="finite", value=0.0, limit=1.0, passed=False),))
     queries = apply_head(before.query, sample.queries), apply_head(after.query, sample.queries)
@@ -110,7 +93,7 @@ def judge(before: Towers, after: Towers, sample: Sample, *, caps: SafetyCaps) ->
 
 
 def drift(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Return 1 - cosine between unit rows, within [0, 1], (n,).
+    """1 - cosine between unit rows, within [0, 1], (n,).
 
     >>> drift(np.eye(2, dtype=np.float32), np.array([[1, 0], [0.8, 0.6]], dtype=np.float32)).round(3).tolist()
     [0.0, 0.4000000059604645]
@@ -121,7 +104,7 @@ def drift(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def overlap_at_top(before: np.ndarray, after: np.ndarray, *, top: int = TOP) -> float:
-    """Return the mean share of each row's `top` highest scores that stay; 1 where no choice is to be made.
+    """Mean share of each row's `top` highest scores that stay; 1 if no choice is to be made.
 
     >>> overlap_at_top(np.array([[3.0, 2.0, 1.0]]), np.array([[3.0, 1.0, 2.0]]), top=2)
     0.5
@@ -133,34 +116,17 @@ def overlap_at_top(before: np.ndarray, after: np.ndarray, *, top: int = TOP) -> 
     return float(np.mean([len(np.intersect1d(a, b)) / top for a, b in zip(first, second, strict=True)]))
 
 
-def mixed(before: AnyHead, after: AnyHead, *, share: float) -> AnyHead:
-    """Return a head that went a share of the way from one head's weights to another's; copies neither where it is 1."""
-    if share == 1.0 or before is after:
-        return after
-    old, new = head_tensors(before), head_tensors(after)
-    return type(before).from_tensors({name: old[name] + share * (new[name] - old[name]) for name in old})
-
-
-def copied(head: AnyHead) -> AnyHead:
-    """Return a head of the same weights that training does not touch."""
-    return type(head).from_tensors(head_tensors(head))
-
-
 def _finite(towers: Towers) -> bool:
-    """Return whether every weight is a number."""
     return all(np.isfinite(weights).all() for head in towers for weights in head_tensors(head).values())
 
 
 def _mean(values: np.ndarray) -> float:
-    """Return the mean, 0 of nothing."""
     return float(values.mean()) if len(values) else 0.0
 
 
 def _p95(values: np.ndarray) -> float:
-    """Return the 95th percentile, 0 of nothing."""
     return float(np.quantile(values, 0.95)) if len(values) else 0.0
 
 
 def _at_most(name: str, value: float, limit: float) -> SafetyCheck:
-    """Return a check that holds while a value is at most its limit."""
     return SafetyCheck(name=name, value=value, limit=limit, passed=value <= limit)

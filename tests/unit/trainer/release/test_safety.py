@@ -6,8 +6,9 @@ import torch
 
 from tests.support.tiny_encoder import TinyEncoder
 from tests.support.trainer import DIM, PRODUCTS
-from towers.heads import ProductHead, QueryHead, head_tensors
-from trainer.core.safety import SafetyCaps, Sample, Towers, copied, drift, first_safe, judge, mixed, overlap_at_top
+from towers.heads import ProductHead, QueryHead, Towers, head_tensors
+from trainer.learner import Sample
+from trainer.release.safety import SafetyCaps, drift, first_safe, judge, overlap_at_top
 
 
 def sample() -> Sample:
@@ -111,14 +112,3 @@ def test_drift_is_within_zero_and_one() -> None:
     """Opposite vectors and rounding do not leave the manifest's range."""
     rows = np.array([[1.0, 0.0], [1.0, 0.0]], dtype=np.float32)
     assert drift(rows, np.array([[-1.0, 0.0], [1.0000001, 0.0]], dtype=np.float32)).tolist() == [1.0, 0.0]
-
-
-def test_mixing_goes_a_share_of_the_way_and_copies_are_independent() -> None:
-    """Half way is the mean of the weights; training a copy leaves the original alone."""
-    far = moved_query(1.0)
-    half = mixed(QueryHead(DIM), far, share=0.5)
-    np.testing.assert_allclose(head_tensors(half)["up"], head_tensors(far)["up"] / 2, rtol=1e-6)
-    twin = copied(far)
-    with torch.no_grad():
-        twin.up.zero_()
-    assert head_tensors(far)["up"].any()

@@ -2,18 +2,19 @@
 
 import pytest
 
-from contracts.releases import ReleaseManifest, manifest_of
+from contracts.releases import Kind, ReleaseManifest, manifest_of
+from tests.support.deployment import release_value
 from tests.support.tiny_encoder import TinyEncoder
 from tests.support.trainer import DIM, new_learner, records
 from towers.release_files import probe_difference, unpack
-from trainer.core.facts import Facts, PendingRelease
-from trainer.core.learner import Learner
-from trainer.core.releasing import Cadence, plan_product_release, plan_query_release, retired_keys
-from trainer.core.safety import SafetyCaps
+from trainer.learner import Learner
+from trainer.memory import PendingRelease, TrainingProgress
+from trainer.release.planning import Cadence, even_sample, plan_product_release, plan_query_release, retired_keys
+from trainer.release.safety import SafetyCaps
 
 NOW_MS = 1_795_196_006_756
 CADENCE = Cadence(query_ms=15_000, product_ms=60_000)
-PENDING = PendingRelease(product_release=1, query_release=1)
+PENDING = PendingRelease(product_release=1, query_release=1, step=7)
 
 
 def taught() -> Learner:
@@ -23,27 +24,32 @@ def taught() -> Learner:
     return learner
 
 
-def test_a_query_release_is_due_after_its_interval_if_something_is_not_served() -> None:
-    """An idle shop gets no releases, a busy one no more than one per interval."""
-    moved = Facts(unserved_ratio=1.0, query_released_ms=NOW_MS)
+def test_a_query_release_is_due_after_its_interval() -> None:
+    """A busy shop gets no more than one per interval."""
+    moved = TrainingProgress(step=8, query_decided_step=7, query_decided_ms=NOW_MS)
     assert not CADENCE.query_due(moved, now_ms=NOW_MS + 14_999)
     assert CADENCE.query_due(moved, now_ms=NOW_MS + 15_000)
-    assert not CADENCE.query_due(Facts(unserved_ratio=0.05), now_ms=NOW_MS)
+
+
+def test_no_release_is_due_if_nothing_was_learned_since_the_last_decision() -> None:
+    """An idle shop gets no releases, however long it is idle."""
+    idle = TrainingProgress(step=8, query_decided_step=8, product_decided_step=8)
+    assert not CADENCE.query_due(idle, now_ms=NOW_MS)
+    assert not CADENCE.product_due(idle, now_ms=NOW_MS)
 
 
 def test_a_product_release_is_never_due_while_another_is_on_its_way() -> None:
     """One roll-out at a time, however long it takes."""
-    moved = Facts(product_lane_moved=True, product_released_ms=NOW_MS)
+    moved = TrainingProgress(step=8, product_decided_step=7, product_decided_ms=NOW_MS)
     assert CADENCE.product_due(moved, now_ms=NOW_MS + 60_000)
     assert not CADENCE.product_due(moved.model_copy(update={"pending": PENDING}), now_ms=NOW_MS + 10**9)
-    assert not CADENCE.product_due(Facts(product_lane_moved=False), now_ms=NOW_MS)
 
 
 def test_a_query_release_says_what_it_was_trained_on() -> None:
     """Numbers, offsets, click times, checks and probes travel with the weights."""
     learner, encoder = taught(), TinyEncoder(DIM)
     plan = plan_query_release(learner, encoder, caps=SafetyCaps(), now_ms=NOW_MS)
-    assert plan.held is None
+    assert plan.refusal is None
     ((key, value),) = plan.values.items()
     manifest = manifest_of(value)
     assert key == "query-1"
@@ -60,7 +66,7 @@ def test_a_query_release_says_what_it_was_trained_on() -> None:
 def test_a_product_release_comes_with_its_first_query_release_published_first() -> None:
     """A reader that sees the product release can already load the query head that belongs to it."""
     learner = taught()
-    learner.facts.last_query_release, learner.facts.last_product_release = 7, 2
+    learner.progress.last_query_release, learner.progress.last_product_release = 7, 2
     plan = plan_product_release(learner, TinyEncoder(DIM), caps=SafetyCaps(), now_ms=NOW_MS)
     manifests: dict[str, ReleaseManifest] = {key: manifest_of(value) for key, value in plan.values.items()}
     assert list(manifests) == ["query-8", "product-3"]
@@ -72,10 +78,10 @@ def test_a_product_release_comes_with_its_first_query_release_published_first() 
 def test_planning_changes_nothing() -> None:
     """A plan that is not carried out leaves no trace."""
     learner = taught()
-    before = learner.facts.model_dump_json()
+    before = learner.progress.model_dump_json()
     plan_query_release(learner, TinyEncoder(DIM), caps=SafetyCaps(), now_ms=NOW_MS)
     plan_product_release(learner, TinyEncoder(DIM), caps=SafetyCaps(), now_ms=NOW_MS)
-    assert learner.facts.model_dump_json() == before
+    assert learner.progress.model_dump_json() == before
 
 
 def test_a_release_that_fails_its_checks_is_held_with_the_reason() -> None:
@@ -83,8 +89,8 @@ def test_a_release_that_fails_its_checks_is_held_with_the_reason() -> None:
     plan = plan_query_release(taught(), TinyEncoder(DIM), caps=SafetyCaps(overlap=1.5), now_ms=NOW_MS)
     assert plan.values == {}
     assert plan.towers is None
-    assert plan.held is not None
-    assert plan.held.startswith("overlap_at_10")
+    assert plan.refusal is not None
+    assert plan.refusal.startswith("overlap_at_10")
 
 
 def test_the_same_state_makes_the_same_bytes() -> None:
@@ -93,12 +99,17 @@ def test_the_same_state_makes_the_same_bytes() -> None:
     assert plans[0].values == plans[1].values
 
 
+def manifest(kind: Kind, number: int, *, query_release: int = 0) -> ReleaseManifest:
+    """Return the manifest of a release under a number."""
+    return manifest_of(release_value(kind, number, query_release=query_release))
+
+
 @pytest.mark.parametrize(
     ("in_force", "pending", "expected"),
     [
         ((5, 0), None, ["query-1", "query-2"]),
         ((1, 0), None, ["query-2"]),
-        ((5, 0), PendingRelease(product_release=9, query_release=2), ["query-1"]),
+        ((5, 0), PendingRelease(product_release=9, query_release=2, step=7), ["query-1"]),
         ((0, 0), None, ["query-1", "query-2"]),
     ],
 )
@@ -106,16 +117,17 @@ def test_old_releases_go_unless_they_are_needed(
     in_force: tuple[int, int], pending: PendingRelease | None, expected: list[str]
 ) -> None:
     """The newest three stay, and so do the pair in force and a product release on its way."""
-    keys = [f"query-{number}" for number in range(1, 6)]
-    assert retired_keys(keys, {}, in_force=in_force, pending=pending) == expected
+    manifests = [manifest("query", number) for number in range(1, 6)]
+    assert retired_keys(manifests, in_force=in_force, pending=pending) == expected
 
 
 def test_the_first_query_release_of_a_kept_product_release_stays() -> None:
     """A rollback to a product release needs a query head that fits it."""
-    keys = [*(f"query-{number}" for number in range(1, 20)), *(f"product-{number}" for number in range(1, 6))]
-    firsts = {1: 1, 2: 4, 3: 7, 4: 10, 5: 13}
-    retired = retired_keys(keys, firsts, in_force=(19, 5), pending=None)
-    kept = set(keys) - set(retired)
+    queries = [manifest("query", number) for number in range(1, 20)]
+    products = [manifest("product", number, query_release=3 * number - 2) for number in range(1, 6)]
+    retired = retired_keys([*products, *queries], in_force=(19, 5), pending=None)
+    assert retired[-2:] == ["product-1", "product-2"]
+    kept = {f"{found.kind}-{found.release}" for found in [*queries, *products]} - set(retired)
     assert kept == {
         "product-3",
         "product-4",
@@ -127,3 +139,9 @@ def test_the_first_query_release_of_a_kept_product_release_stays() -> None:
         "query-18",
         "query-19",
     }
+
+
+def test_an_even_sample_keeps_both_ends() -> None:
+    """Click times of a release span everything it learned from."""
+    sample = even_sample(list(range(1000)), 10)
+    assert (sample[0], sample[-1], len(sample)) == (0, 999, 10)

@@ -5,21 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from tests.support.tiny_encoder import TinyEncoder
-from tests.support.trainer import DIM, SETTINGS, FakeProducts, new_learner, records
-from trainer.adapters.query_vectors import QueryVectors
-from trainer.core.facts import PendingRelease
-from trainer.core.learner import Learner
-from trainer.core.state import Snapshot, restored_learner, snapshot_of
+from tests.support.trainer import new_learner, records
+from trainer.learner import Learner
+from trainer.state import Snapshot, snapshot_of
 
 
 def restored(snapshot: Snapshot) -> Learner:
-    """Return the learner of a snapshot whose facts went through JSON, with a catalogue and an encoder of its own."""
-    encoder = TinyEncoder(DIM)
-    written = Snapshot(snapshot.tensors, json.loads(json.dumps(snapshot.facts)), snapshot.outbox)
-    return restored_learner(
-        written, settings=SETTINGS, products=FakeProducts(encoder), query_vectors=QueryVectors(encoder)
-    )
+    """Return the learner of a snapshot whose numbers went through JSON, with a catalogue and an encoder of its own."""
+    return new_learner(Snapshot(snapshot.tensors, json.loads(json.dumps(snapshot.numbers)), snapshot.outbox))
 
 
 @pytest.mark.parametrize("rolling_out", [False, True])
@@ -28,16 +21,15 @@ def test_interrupted_equals_uninterrupted(rolling_out: bool) -> None:
     straight = new_learner()
     straight.learn(records(0, 30))
     if rolling_out:
-        pending = PendingRelease(product_release=1, query_release=2)
-        straight.note_product_release(pending, straight.candidate_towers(), now_ms=1)
+        straight.note_product_release(1, 2, straight.versions.candidate.towers)
         straight.learn(records(30, 40))
     resumed = restored(snapshot_of(straight))
     for learner in (straight, resumed):
         learner.learn(records(40, 60))
-        learner.note_query_release(3, learner.next_query_towers().query, now_ms=9)
+        learner.note_query_release(3, learner.versions.in_force.query_head)
         learner.learn([*records(55, 60), *records(60, 75)])
     one, two = snapshot_of(straight), snapshot_of(resumed)
-    assert one.facts == two.facts
+    assert one.numbers == two.numbers
     assert one.tensors.keys() == two.tensors.keys()
     for name, tensor in one.tensors.items():
         np.testing.assert_array_equal(two.tensors[name], tensor, err_msg=name)
@@ -49,9 +41,9 @@ def test_a_snapshot_is_not_changed_by_later_steps() -> None:
     learner.learn(records(0, 10))
     snapshot = snapshot_of(learner)
     tensors = {name: tensor.copy() for name, tensor in snapshot.tensors.items()}
-    facts = json.dumps(snapshot.facts)
+    numbers = json.dumps(snapshot.numbers)
     learner.learn(records(10, 30))
-    assert json.dumps(snapshot.facts) == facts
+    assert json.dumps(snapshot.numbers) == numbers
     for name, tensor in snapshot.tensors.items():
         np.testing.assert_array_equal(tensor, tensors[name], err_msg=name)
 

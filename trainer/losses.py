@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
 EXCLUDED: Final = -1e9
-"""Stands for minus infinity in a logit: its softmax is 0 and, unlike infinity, its gradient is never NaN."""
+"""In place of minus infinity in a logit: its softmax is 0 and, unlike infinity, its gradient is never NaN."""
 
 
 def dpo_loss(policy_margins: Tensor, reference_margins: Tensor, *, weights: Tensor, b: float) -> Tensor:
-    """Return the weighted DPO loss on cosine margins: mean of w * -log sigma(b * (policy - reference)).
+    """The weighted DPO loss on cosine margins: mean of w * -log sigma(b * (policy - reference)).
 
     Divided by the number of pairs, not by the sum of weights: only the ratio of the weights of (i, j) and (j, i)
     carries meaning, and a normalisation within a few lists would destroy it (docs/papers.md, "The weight of a pair").
@@ -30,7 +30,7 @@ def dpo_loss(policy_margins: Tensor, reference_margins: Tensor, *, weights: Tens
         b: nats of preference per unit of cosine.
 
     Returns:
-        A scalar; 0 where there is no pair.
+        A scalar; 0 if there is no pair.
 
     Source: docs/papers.md, "The loss".
 
@@ -44,16 +44,16 @@ def dpo_loss(policy_margins: Tensor, reference_margins: Tensor, *, weights: Tens
 
 
 def multi_positive_loss(logits: Tensor, positives: Tensor, *, negatives: Tensor, weights: Tensor) -> Tensor:
-    """Return the weighted contrastive loss: sum of w * -log(e^l_p / (e^l_p + sum of e^l_n over the negatives)).
+    """The weighted contrastive loss: sum of w * -log(e^l_p / (e^l_p + sum of e^l_n over the negatives)).
 
     Args:
         logits: s / tau - log Q per row and candidate, (R, C).
         positives: index of each row's own product among the candidates, (R,).
-        negatives: True where a candidate counts against the row, (R, C).
+        negatives: True if a candidate counts against the row, (R, C).
         weights: at least 0, (R,); the caller decides what they sum to.
 
     Returns:
-        A scalar; 0 where no row has a negative.
+        A scalar; 0 if no row has a negative.
 
     Source: docs/papers.md, "The loss"; log Q as in Yi et al. 2019.
 
@@ -70,7 +70,7 @@ def multi_positive_loss(logits: Tensor, positives: Tensor, *, negatives: Tensor,
 
 
 def kl_anchor(policy_scores: Tensor, reference_scores: Tensor, *, tau: float) -> Tensor:
-    """Return KL(softmax(reference / tau) || softmax(policy / tau)), averaged over queries.
+    """KL(softmax(reference / tau) || softmax(policy / tau)), averaged over queries.
 
     Pairs say nothing about products that nobody was shown; the anchor holds those where the reference had them.
 
@@ -80,7 +80,7 @@ def kl_anchor(policy_scores: Tensor, reference_scores: Tensor, *, tau: float) ->
         tau: softmax temperature.
 
     Returns:
-        A scalar; 0 where there is no query or no product.
+        A scalar; 0 if there is no query or no product.
 
     Source: docs/papers.md, "The anchor".
 
@@ -105,7 +105,7 @@ def trusted_negatives(
     guide_ratio: float,
     duplicate_cosine: float,
 ) -> Tensor:
-    """Return which candidates may count against each row: neither liked before, nor a twin, nor suspiciously close.
+    """Tell which candidates may count against each row: neither liked before, nor a twin, nor suspiciously close.
 
     Only for products that were shown to other queries: on those that were shown to this one and passed over, the guide
     would remove exactly the pairs that contradict it (docs/papers.md, "The loss").
@@ -114,12 +114,12 @@ def trusted_negatives(
         reference_scores: cosines of each row's query with the candidates under the reference, (R, C).
         own_scores: the same of each row's query and its own product, (R,).
         similarities: base cosines of each row's product with the candidates, (R, C).
-        known_positives: True where a candidate is known to please the row's query, or is left to another term, (R, C).
+        known_positives: True if a candidate is known to please the row's query, or is left to another term, (R, C).
         guide_ratio: share of the positive's reference score above which a candidate is not trusted; rho.
         duplicate_cosine: base cosine from which two products count as the same.
 
     Returns:
-        True where trusted, (R, C).
+        True if trusted, (R, C).
 
     Source: GISTEmbed and NV-Retriever in relative form; docs/papers.md, "The loss".
     """

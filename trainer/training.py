@@ -1,7 +1,7 @@
-"""A lane: a query head and a product head that belong together, and the optimiser of what is trained in them.
+"""Towers in training: a query head and a product head that belong together, and the optimiser of what is trained.
 
-Three lanes learn from every micro-batch: the pair in force (its product head frozen), the candidate (both heads
-trained), and while a product release is being rolled out, the query head that will serve it.
+Every micro-batch is one step of each: of the pair of heads in force (its product head frozen), of the candidate for the
+next product release (both trained), and during a roll-out of the query head that will serve with its product release.
 """
 
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from towers.heads import Head, ProductHead, QueryHead, head_tensors
-from trainer.core.assembly import Batch
-from trainer.core.losses import dpo_loss, kl_anchor, multi_positive_loss
+from towers.heads import Head, ProductHead, QueryHead, Towers, copied, head_tensors
+from trainer.batch import Batch
+from trainer.losses import dpo_loss, kl_anchor, multi_positive_loss
 
 ADAM_BUFFERS: Final = ("step", "exp_avg", "exp_avg_sq")
 
@@ -42,7 +42,7 @@ class LossSettings:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What one step of one lane measured, all of it before the weights moved (prequential).
+    """What one step measured, all of it before the weights moved (prequential).
 
     Args:
         dpo: weighted DPO term.
@@ -59,27 +59,29 @@ class StepReport:
     margin_gain: float
 
 
-class Lane:
-    """Heads that belong together and their optimiser.
+class TowersInTraining:
+    """Both heads and the optimiser of what is trained in them.
 
     Args:
-        query_head: always trained.
-        product_head: trained where `joint`, else frozen.
+        towers: where training begins; copied.
         settings: of the loss.
-        joint: whether the product head is trained too.
+        joint: whether the product head is trained too, or frozen.
     """
 
-    def __init__(
-        self, query_head: QueryHead, product_head: ProductHead, *, settings: LossSettings, joint: bool = False
-    ) -> None:
-        self.query_head = query_head
-        self.product_head = product_head
+    def __init__(self, towers: Towers, *, settings: LossSettings, joint: bool = False) -> None:
+        self.query_head = copied(towers.query)
+        self.product_head = copied(towers.product)
         self.joint = joint
         self._settings = settings
-        product_head.requires_grad_(requires_grad=joint)
-        trained: tuple[Head, ...] = (query_head, product_head) if joint else (query_head,)
+        self.product_head.requires_grad_(requires_grad=joint)
+        trained: tuple[Head, ...] = (self.query_head, self.product_head) if joint else (self.query_head,)
         self._parameters = [weights for head in trained for weights in head.parameters()]
         self._optimiser = torch.optim.AdamW(self._parameters, lr=settings.learning_rate, foreach=False)
+
+    @property
+    def towers(self) -> Towers:
+        """Both heads as they are now; further steps change them."""
+        return Towers(self.query_head, self.product_head)
 
     def step(self, batch: Batch) -> StepReport:
         """Learn from one micro-batch, once."""
@@ -93,7 +95,7 @@ class Lane:
         return StepReport(dpo.item(), multi_positive.item(), kl.item(), norm.item(), gain.item())
 
     def _terms(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the three terms and the mean gain of margin over the reference."""
+        """Compute the three terms and the mean gain of margin over the reference."""
         with torch.set_grad_enabled(self.joint):
             products = self.product_head(batch.products)  # (P + U, D)
         scores = self.query_head(batch.queries) @ products.T  # (Q + A, P + U)
@@ -113,7 +115,7 @@ class Lane:
         )
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """Return copies of weights and optimiser state by name."""
+        """Copy weights and optimiser state, by name."""
         tensors = {f"query.{name}": tensor for name, tensor in head_tensors(self.query_head).items()}
         tensors |= {f"product.{name}": tensor for name, tensor in head_tensors(self.product_head).items()}
         for index, state in self._optimiser.state_dict()["state"].items():
@@ -122,24 +124,24 @@ class Lane:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, np.ndarray], *, settings: LossSettings, joint: bool = False) -> Self:
-        """Return the lane that `tensors` described, optimiser included."""
-        query_head = QueryHead.from_tensors(under(tensors, "query."))
-        product_head = ProductHead.from_tensors(under(tensors, "product."))
-        lane = cls(query_head, product_head, settings=settings, joint=joint)
+        """Make what `tensors` described, optimiser included."""
+        query = QueryHead.from_tensors(under(tensors, "query."))
+        product = ProductHead.from_tensors(under(tensors, "product."))
+        training = cls(Towers(query, product), settings=settings, joint=joint)
         state = {
             index: {name: torch.from_numpy(tensors[f"adam.{index}.{name}"].copy()) for name in ADAM_BUFFERS}
-            for index in range(len(lane._parameters))
+            for index in range(len(training._parameters))
             if f"adam.{index}.step" in tensors
         }
-        lane._optimiser.load_state_dict({**lane._optimiser.state_dict(), "state": state})
-        return lane
+        training._optimiser.load_state_dict({**training._optimiser.state_dict(), "state": state})
+        return training
 
 
 def _margins(scores: Tensor, batch: Batch) -> Tensor:
-    """Return s(q, chosen) - s(q, rejected) of every pair, (B,)."""
+    """s(q, chosen) - s(q, rejected) of every pair, (B,)."""
     return scores[batch.pair_query, batch.pair_chosen] - scores[batch.pair_query, batch.pair_rejected]
 
 
 def under(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """Return the tensors whose names begin with a prefix, without it."""
+    """Select the tensors whose names begin with a prefix, and drop it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -9,7 +9,7 @@ from contracts.pairs import PreferencePair
 from tests.support.pairs import preference_pair
 from tests.support.tiny_encoder import TinyEncoder
 from tests.support.trainer import DIM, PRODUCTS, FakeProducts
-from trainer.core.assembly import Batch, MaskSettings, Surroundings, assemble
+from trainer.batch import Batch, BatchContext, MaskSettings, assemble
 
 OPEN = MaskSettings(guide_ratio=10.0, duplicate_cosine=1.5)
 """Masks nothing by score or similarity."""
@@ -25,7 +25,7 @@ def batch_of(
 ) -> Batch:
     """Return the tensors of pairs over the small catalogue."""
     encoder = TinyEncoder(DIM)
-    around = Surroundings(
+    around = BatchContext(
         uniform_ids=uniform,
         anchor_queries=np.empty((0, DIM), dtype=np.float32),
         positives=positives or {},

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from contracts.pairs import PreferencePair
-from trainer.core.losses import trusted_negatives
+from trainer.losses import trusted_negatives
 
 
 class Batch(NamedTuple):
     """One micro-batch. Q queries with A more for the anchor, P products of pairs, U uniform ones, B pairs, R rows.
 
-    Vectors are those of the base encoder, of width D; the heads are applied by the lane. Only products of pairs count
-    against a row: they were shown, if only for another query. What nobody was shown could not be clicked.
+    Vectors are those of the base encoder, of width D; whoever takes the step applies the heads. Only products of pairs
+    count against a row: they were shown, if only for another query. What nobody was shown could not be clicked.
     """
 
     queries: Tensor
@@ -46,23 +46,23 @@ class Batch(NamedTuple):
     negatives: Tensor
     """Which products of pairs count against each row, (R, P) bool."""
     log_q: Tensor
-    """Log of the chance that a product stands in the pairs of a step, (P,)."""
+    """Log of the chance that a product is in the pairs of a step, (P,)."""
 
     @property
     def paired(self) -> int:
-        """P, how many of the products, at the beginning, stand in pairs."""
+        """P, how many of the products, at the beginning, are in pairs."""
         return len(self.products) - self.uniform
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class BatchContext:
     """What a step needs besides its pairs.
 
     Args:
         uniform_ids: products drawn from the whole catalogue.
         anchor_queries: vectors of recent queries, (A, D).
         positives: query -> products that pleased it before.
-        rates: chance per step of standing in a micro-batch, for product ids, (n,).
+        rates: chance per step of being in a micro-batch, for product ids, (n,).
     """
 
     uniform_ids: Sequence[str]
@@ -86,25 +86,25 @@ class MaskSettings:
 
 def assemble(
     pairs: Sequence[PreferencePair],
-    around: Surroundings,
+    context: BatchContext,
     *,
     query_vectors: Callable[[Sequence[str]], np.ndarray],
     product_vectors: Callable[[Sequence[str]], np.ndarray],
     masks: MaskSettings,
 ) -> Batch:
-    """Return the tensors of one step.
+    """Make the tensors of one step.
 
     Args:
         pairs: at least one; every product is known to `product_vectors`.
-        around: what the step needs besides.
+        context: what the step needs besides.
         query_vectors: base vectors (n, D) of texts.
         product_vectors: base vectors (n, D) of product ids.
         masks: thresholds of the negatives.
     """
     texts = _distinct(pair.query for pair in pairs)
     paired = _distinct(side.product_id for pair in pairs for side in (pair.chosen, pair.rejected))
-    uniform = [product_id for product_id in around.uniform_ids if product_id not in paired]
-    queries = torch.from_numpy(np.concatenate([query_vectors(list(texts)), around.anchor_queries]))
+    uniform = [product_id for product_id in context.uniform_ids if product_id not in paired]
+    queries = torch.from_numpy(np.concatenate([query_vectors(list(texts)), context.anchor_queries]))
     products = torch.from_numpy(product_vectors([*paired, *uniform]))
     shown = products[: len(paired)]
     rows = _rows(pairs)
@@ -125,16 +125,15 @@ def assemble(
             queries[row_query] @ shown.T,
             (queries[row_query] * shown[row_positive]).sum(dim=1),
             similarities=shown[row_positive] @ shown.T,
-            known_positives=_left_out(pairs, list(rows), candidates=paired, remembered=around.positives),
+            known_positives=_left_out(pairs, list(rows), candidates=paired, remembered=context.positives),
             guide_ratio=masks.guide_ratio,
             duplicate_cosine=masks.duplicate_cosine,
         ),
-        log_q=_log_q(around.rates(list(paired))),
+        log_q=_log_q(context.rates(list(paired))),
     )
 
 
 def _distinct(keys: Iterable[str]) -> dict[str, int]:
-    """Return each key's place among the distinct ones, in order of first appearance."""
     places: dict[str, int] = {}
     for key in keys:
         places.setdefault(key, len(places))
@@ -142,7 +141,6 @@ def _distinct(keys: Iterable[str]) -> dict[str, int]:
 
 
 def _rows(pairs: Sequence[PreferencePair]) -> dict[tuple[str, str], float]:
-    """Return the summed weight of each (query, chosen)."""
     rows: dict[tuple[str, str], float] = defaultdict(float)
     for pair in pairs:
         rows[pair.query, pair.chosen.product_id] += pair.weight
@@ -156,7 +154,7 @@ def _left_out(
     candidates: Mapping[str, int],
     remembered: Mapping[str, Sequence[str]],
 ) -> Tensor:
-    """Return which candidates please a row's query, or were shown for it and are the pair term's affair, (R, P)."""
+    """Tell which candidates please a row's query, or were shown for it and are the pair term's affair, (R, P)."""
     own: dict[str, set[int]] = defaultdict(set)
     for pair in pairs:
         own[pair.query] |= {candidates[pair.chosen.product_id], candidates[pair.rejected.product_id]}
@@ -169,5 +167,4 @@ def _left_out(
 
 
 def _log_q(rates: np.ndarray) -> Tensor:
-    """Return the log of each product's chance of standing in a step, (P,)."""
     return torch.from_numpy(np.log(np.clip(rates, 1e-6, 1.0)).astype(np.float32))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.core.losses import dpo_loss, kl_anchor, multi_positive_loss, trusted_negatives
+from trainer.losses import dpo_loss, kl_anchor, multi_positive_loss, trusted_negatives
 
 B = 10.0
 
