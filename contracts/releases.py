@@ -79,7 +79,7 @@ class ReleaseManifest(Message):
 
 
 class Serving(Message):
-    """The pair in force: query head, product release and the collection that holds its vectors."""
+    """The releases in force: query head, product release and the collection that holds its vectors."""
 
     query_release: Release
     product_release: Release

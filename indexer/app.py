@@ -165,7 +165,7 @@ class Indexer:
                 raise follower.failure
 
     def _settle(self, rollout: RollOutLoop) -> None:
-        """Have a pair in force and its collection complete before anything else."""
+        """Have releases in force and their collection complete before anything else."""
         while True:
             self._starting = "comparing the index with the base vectors"
             try:

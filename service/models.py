@@ -77,7 +77,7 @@ class ModelsTable:
         return self._view
 
     def serving(self) -> Serving | None:
-        """Give the pair in force, None before the first."""
+        """Give the releases in force, None before the first."""
         return self._view.serving
 
     def value(self, key: str) -> bytes | None:
@@ -164,7 +164,7 @@ class ModelsWriter:
         self._write({key.encode(): None for key in keys})
 
     def put_in_force(self, serving: Serving, table: ModelsTable) -> None:
-        """Put a pair in force and wait until the table shows it, so that every decision goes by the topic alone."""
+        """Put releases in force and wait until the table shows them, so that every decision goes by the topic alone."""
         self._write({SERVING_KEY: wire.encode(serving)})
         if not table.wait_until_shown(serving, SHOWN_WITHIN_S):
             raise TransientError(f"{MODELS} does not show the pair that was published")

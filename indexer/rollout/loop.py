@@ -93,7 +93,7 @@ class RollOutLoop:
         return True
 
     def settle(self) -> None:
-        """Take the steps without which nothing can be served: a pair in force, and a collection that is complete.
+        """Take the steps without which nothing can be served: releases in force, and a collection that is complete.
 
         At its start each indexer takes them, whoever leads.
         """
@@ -170,7 +170,7 @@ class RollOutLoop:
         self._index = None
 
     def _target(self, serving: Serving) -> Target:
-        """Return the target of the pair in force.
+        """Return the target of the releases in force.
 
         Raises:
             InvariantError: its release cannot be used, and no other may stand in for it.
