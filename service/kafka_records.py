@@ -41,5 +41,5 @@ class LenientBatch(DefaultRecordBatch):
 
 @cache
 def read_any_header() -> None:
-    """Let kafka-python's consumers read on whatever a header is called; aiokafka's are mended in `streams/transport`."""
+    """Let kafka-python's consumers read on whatever a header is called; `streams/transport` mends aiokafka's."""
     kafka.record.memory_records.DefaultRecordBatch = LenientBatch
