@@ -110,6 +110,12 @@ def beginning_and_end_offsets(
     }
 
 
+def cluster_id(settings: Settings, *, wait: Wait = pause) -> str:
+    """Ask for the id that a cluster keeps as long as its data."""
+    with translate_kafka_errors(settings), admin(settings, wait=wait) as client:
+        return str(client.describe_cluster()["cluster_id"])
+
+
 def topic_ids(settings: Settings, topics: Iterable[str]) -> dict[str, str]:
     """Ask for Kafka's id of each topic; one that was deleted and made anew has another. Old brokers tell none."""
     with translate_kafka_errors(settings), admin(settings) as client:
