@@ -89,6 +89,10 @@ class Serving(Message):
     previous_collection: str | None = None
     """The collection in force before this one, kept for a rollback; older ones are dropped."""
 
+    def release_of(self, kind: Kind) -> int:
+        """Return the release in force of a kind."""
+        return self.query_release if kind == "query" else self.product_release
+
 
 MANIFEST: Final[TypeAdapter[ReleaseManifest]] = TypeAdapter(ReleaseManifest)
 SERVING: Final[TypeAdapter[Serving]] = TypeAdapter(Serving)
@@ -102,6 +106,6 @@ def manifest_of(value: bytes) -> ReleaseManifest:
     try:
         (length,) = struct.unpack_from("<Q", value)
         manifest = orjson.loads(value[8 : 8 + length])["__metadata__"][MANIFEST_ENTRY]
-    except (struct.error, orjson.JSONDecodeError, KeyError, TypeError) as exc:
-        raise MalformedMessage("malformed_release", f"not a release file: {exc!r}") from exc
+    except (struct.error, orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise MalformedMessage("malformed_release", f"not a release file: {error!r}") from error
     return wire.decode(str(manifest).encode(), MANIFEST)

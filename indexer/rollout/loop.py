@@ -113,9 +113,8 @@ class RollOutLoop:
     def newest_refused(self) -> str | None:
         """Return why no newer release comes into force, as a readiness check."""
         view = self._models.look()
-        if view.serving is None:
-            return None
-        return decisions.newest_refused(view.serving, view.manifests.values(), dict(self._refused))
+        refused = view.serving and decisions.newest_refused(view.serving, view.manifests.values(), dict(self._refused))
+        return refused or self._models.newest_unreadable()
 
     def _write_newest_again(self) -> None:
         """Write again what a stalled writer has overtaken with something older, before compaction keeps only that."""

@@ -302,6 +302,20 @@ def test_an_indexer_that_refuses_the_newest_release_says_so(shop: Deployment) ->
     assert loop.newest_refused() is None
 
 
+def test_an_indexer_that_cannot_read_the_newest_release_says_so(shop: Deployment) -> None:
+    """It would serve an old one for ever and look well; a release that comes into force after it ends that."""
+    loop = shop.new_process()
+    loop.settle()
+    shop.topic.apply(b"query-1", b"junk")
+    shop.run(loop)
+    assert (loop.newest_refused() or "").startswith("query-1 cannot be read: not a release file")
+    shop.topic.add(query_release(2, shop.encoder))
+    shop.run(loop)
+    assert loop.newest_refused() is None
+    shop.topic.apply(b"serving", b"{")
+    assert (loop.newest_refused() or "").startswith("serving cannot be read")
+
+
 def test_a_collection_of_another_owner_is_never_touched(shop: Deployment) -> None:
     """A second deployment under the same names builds nothing in it and does not drop it."""
     theirs = ProductStore(shop.store._client, owner=Owner("another-cluster", ""))
