@@ -1,17 +1,15 @@
 """What the join costs while many searches are open: bytes, objects that the garbage collector walks, and work."""
 
 import gc
-import sys
 import tracemalloc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from streams.agents.spec import Plan
 from streams.join.partition_join import PartitionJoin
+from tests.support.lines import Lines
 from tests.support.search_events import Record, at, click, dwell, encoded, impression, log, tick, view
 
 WINDOW_MS, LATENESS_MS = 600_000, 10_000
@@ -77,33 +75,9 @@ def test_an_event_costs_less_than_a_kilobyte_while_its_search_is_open(events: in
     assert join.counts()["joined"] == len(records)
 
 
-class Lines:
-    """How many lines of the join were executed."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    @contextmanager
-    def counted(self) -> Iterator[None]:
-        """Count while a block runs."""
-        before = sys.gettrace()
-        sys.settrace(self._trace)
-        try:
-            yield
-        finally:
-            sys.settrace(before)
-
-    def _trace(self, frame: FrameType, event: str, _arg: object) -> Any:
-        """Count the lines of the join alone."""
-        if "streams/join" not in frame.f_code.co_filename:
-            return None
-        self.count += event == "line"
-        return self._trace
-
-
 def work(events: Sequence[dict[str, Any]]) -> float:
     """Return how many lines the join executes for an event, until everything is closed."""
-    join, lines = new_join(), Lines()
+    join, lines = new_join(), Lines("streams/join")
     records = log([*events, tick(2_000_000)])
     with lines.counted():
         for record in records:
