@@ -5,8 +5,9 @@ Times of stages and the closing number travel in headers, outside the message, s
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from ipaddress import ip_address
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple, get_args
 
 import orjson
 from pydantic import Field
@@ -117,6 +118,7 @@ class JoinedSearch(Message):
 
 
 _DEEPEST: Final = 16
+_CONTAINERS: Final = frozenset({dict, list})
 _PERSONAL_WORDS: Final = frozenset(
     {"email", "mail", "ip", "ipv4", "ipv6", "phone", "mobile", "msisdn", "tel", "telephone", "fax", "whatsapp"}
 )
@@ -169,6 +171,51 @@ def is_personal(value: Any) -> bool:
             return True
         level = [child for inner in level for child in _children(inner)]
     return True
+
+
+def without_addresses(sent: Mapping[str, Any], form: type[Part], left_out: list[str]) -> dict[str, Any]:
+    """Copy parsed JSON without the fields beyond its form that may hold the address of a person.
+
+    A field of the form may hold any text, as a query does. If it holds an object or a list that its form does not know,
+    or something else in place of one, it is looked at like the fields beyond the form.
+
+    Args:
+        sent: a message or part of one, whether or not it fits its form.
+        form: its model.
+        left_out: each field that is left out adds its name, at any depth.
+
+    >>> names = []
+    >>> without_addresses({"position": 1, "seller": {"mail": 1}, "shelf": 3, "price": ["ann@example.com"]}, Slot, names)
+    {'position': 1, 'shelf': 3}
+    >>> names
+    ['seller', 'price']
+    """
+    known = form.model_fields.keys()
+    if sent.keys() <= known and _CONTAINERS.isdisjoint(map(type, sent.values())) and not _parts_of(form):
+        return dict(sent)
+    kept: dict[str, Any] = {}
+    for name, value in sent.items():
+        part = _parts_of(form).get(name)
+        if part is not None and isinstance(value, dict):
+            kept[name] = without_addresses(value, part, left_out)
+        elif part is not None and isinstance(value, list) and all(isinstance(one, dict) for one in value):
+            kept[name] = [without_addresses(one, part, left_out) for one in value]
+        elif (name in known and part is None and type(value) not in _CONTAINERS) or not is_personal({name: value}):
+            kept[name] = value
+        else:
+            left_out.append(name)
+    return kept
+
+
+@cache
+def _parts_of(form: type[Part]) -> dict[str, type[Part]]:
+    """Return the fields that hold a part with a form of its own, or a list of such."""
+    return {
+        name: kind
+        for name, field in form.model_fields.items()
+        for kind in (field.annotation, *get_args(field.annotation))
+        if isinstance(kind, type) and issubclass(kind, Part)
+    }
 
 
 def _children(value: Any) -> Iterator[Any]:

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from contracts.errors import ContractError, MalformedMessage
-from contracts.joined import CLOSING_NUMBER_HEADER, ClosingNumber
+from contracts.joined import CLOSING_NUMBER_HEADER, ClosingNumber, is_personal
 from contracts.progress import EventCounts, JoinProgress
 from contracts.structs import SEARCH_RECORD, Impression, Purchase, ShopEvent, Tick
 from contracts.telemetry import AsideReason, EventOutcome
@@ -328,7 +328,8 @@ class PartitionJoin:
     def _set_aside(self, outcome: EventOutcome, reason: str, record: LogRecord, plan: Plan, *, error: str = "") -> None:
         """Plan to put a record on the topic of its outcome."""
         self._counts[outcome] += 1
-        plan.append(SetAside(outcome, reason, protected_record(record, self._person_key), error))
+        told = "" if is_personal(error) else error  # it may quote what was sent
+        plan.append(SetAside(outcome, reason, protected_record(record, self._person_key), told))
 
     def _begin_replay(self, past: JoinProgress) -> None:
         """Begin at the oldest undecided record, with the windows of that time."""
