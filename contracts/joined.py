@@ -27,7 +27,7 @@ PAIRED_AT_HEADER: Final = "millrace.paired_at_ms"
 """When the pairs agent wrote a pair, by the wall clock."""
 CLOSING_NUMBER_HEADER: Final = "millrace.turn"
 MAX_CLOSING_NUMBER: Final = 2**53 - 1
-_CLOSING_NUMBER: Final = re.compile(rb"(\d{1,10}-\d{1,19}(?:-\d{1,16})?):([1-9]\d{0,15})")
+_CLOSING_NUMBER: Final = re.compile(rb"(\d{1,10}-\d{1,19}(?:-\d{1,16})?(?:-[0-9a-f-]{36})?):([1-9]\d{0,15})")
 
 
 class ClosingNumber(NamedTuple):
@@ -35,7 +35,7 @@ class ClosingNumber(NamedTuple):
 
     A join that was killed between its output and its progress closes the same searches again, in the same order: what
     comes with a number already seen from that join is a repeat, however much was written in between. `join` is its
-    partition, the offset it began at, and when Kafka appended the record there.
+    partition, the offset it began at, when Kafka appended the record there, and Kafka's id of its progress topic.
     """
 
     join: str
@@ -44,8 +44,8 @@ class ClosingNumber(NamedTuple):
     def encode(self) -> bytes:
         """Return the value of the header.
 
-        >>> ClosingNumber("2-0-1795196006756", 17).encode()
-        b'2-0-1795196006756:17'
+        >>> ClosingNumber("2-0-1795196006756-09f6b6d4-0d5c-4b0a-9b43-5f1f2a0c8a11", 17).encode()
+        b'2-0-1795196006756-09f6b6d4-0d5c-4b0a-9b43-5f1f2a0c8a11:17'
         """
         return f"{self.join}:{self.number}".encode()
 

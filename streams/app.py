@@ -45,9 +45,13 @@ async def run_worker(settings: Settings, shutdown: Shutdown) -> None:
     await asyncio.to_thread(ensure_topics, settings, all_topics(), wait=shutdown.wait)
     if shutdown.is_set():
         return
-    source_ids = await asyncio.to_thread(topic_ids, settings, {spec.source for spec in specs})
+    topics = {topic for spec in specs for topic in (spec.source, spec.progress_topic)}
+    ids = await asyncio.to_thread(topic_ids, settings, topics)
     tune_interpreter()
-    agents = [agent_class(spec)(spec, settings, source_id=source_ids.get(spec.source)) for spec in specs]
+    agents = [
+        agent_class(spec)(spec, settings, source_id=ids.get(spec.source), progress_id=ids.get(spec.progress_topic))
+        for spec in specs
+    ]
     kafka = Dependency(Process.KAFKA, meaning="nothing is joined or paired; no event is lost")
     health = Health(Process.STREAMS)
     health.add_check("kafka", kafka.not_ready)

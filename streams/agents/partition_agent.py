@@ -104,9 +104,17 @@ class PartitionAgent(Generic[S, P]):
         spec: what it is.
         settings: the settings in force.
         source_id: Kafka's id of the source topic, if Kafka tells one.
+        progress_id: Kafka's id of the progress topic, if Kafka tells one.
     """
 
-    def __init__(self, spec: AgentSpec[P], settings: Settings, *, source_id: str | None = None) -> None:
+    def __init__(
+        self,
+        spec: AgentSpec[P],
+        settings: Settings,
+        *,
+        source_id: str | None = None,
+        progress_id: str | None = None,
+    ) -> None:
         self.spec = spec
         self.name = spec.name
         self.settings = settings
@@ -118,6 +126,7 @@ class PartitionAgent(Generic[S, P]):
         self.assigned: set[int] | None = None
         """The partitions whose state is here; None while they change hands."""
         self._source_id = source_id
+        self.progress_id = progress_id
         self._revocations = 0
         self._output: Output | None = None
         self.app.on_partitions_assigned.connect(self._on_assigned, weak=False)
@@ -134,7 +143,7 @@ class PartitionAgent(Generic[S, P]):
         """Spare a restart work, now that everything taken so far is acknowledged and counted."""
 
     def restore_state(self, tp: TP, state: S) -> None:
-        """Bring a new state forward to what `save_state` kept."""
+        """Bring a new state forward to what `save_state` kept, and tell it what only this agent's rules need."""
 
     async def idle(self, owned: OwnedPartition[S, P]) -> None:
         """Do what an agent does with a partition while no record comes."""

@@ -84,7 +84,9 @@ class JoinAgent(PartitionAgent[PartitionJoin, JoinProgress]):
 
     @override
     def restore_state(self, tp: TP, state: PartitionJoin) -> None:
-        """Take up the saved open searches of a partition, if they fit its progress."""
+        """Take up the saved open searches of a partition, if they fit its progress; without one the join begins."""
+        if state.start_offset < 0:
+            state.begun_in = self.progress_id
         try:
             content = self._state_file(tp).read_bytes()
         except OSError:

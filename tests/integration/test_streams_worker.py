@@ -259,6 +259,7 @@ def test_deleting_the_progress_topic_as_the_message_says_puts_things_right(
     send(one.settings, searches("s1", "s2", "s3"))
     wait_paired(one.settings, 3)
     assert one.stop() == 0
+    begun_in = {progress.begun_in for progress in join_progress(one.settings).values()}
     if replaced:
         delete_topic(one.settings, SEARCH_EVENTS)
         ensure_topics(one.settings)
@@ -277,6 +278,7 @@ def test_deleting_the_progress_topic_as_the_message_says_puts_things_right(
     found = ledgers(one.settings)
     assert (found["events"]["balance"], found["searches"]["balance"]) == (0, 0)
     assert found["searches"]["filtered"].get("duplicate", 0) == (0 if replaced else 3)
+    assert begun_in.isdisjoint({progress.begun_in for progress in join_progress(one.settings).values()} | {None})
 
 
 @pytest.mark.parametrize("to_end", [False, True])
