@@ -120,7 +120,7 @@ async def test_records_go_aside_unchanged_with_their_origin(settings: SettingsFa
     headers = dict(dead.headers)
     assert (dead.key, dead.value) == (b"key-1", b'{"type":"click"}')
     assert headers["millrace.id"] == b"join:search-events:2:1"
-    assert (headers["millrace.reason"], headers["millrace.stage"]) == (b"malformed_json", b"join")
+    assert (headers["millrace.reason"], headers["millrace.stage"]) == (b"missing", b"join")
     (orphan,) = topics.records["orphan-events"]
     assert dict(orphan.headers)["millrace.reason"] == b"wrong_partition"
     assert {(name, partition) for name, partition, _ in topics.written if name != "joined-searches"} == {

@@ -10,20 +10,20 @@ from faust.types import TP
 from structlog.testing import capture_logs
 
 from contracts.errors import DependencyDown
-from contracts.progress import EventCounts, JoinProgress
+from contracts.progress import EventCounts, JoinProgress, PairsProgress, PartitionProgress
 from contracts.topics import JOIN_PROGRESS, JOINED_SEARCHES, SEARCH_EVENTS
 from contracts.wire import encode
 from streams.agents import partition_agent
+from streams.agents.partition_agent import PartitionAgent
 from streams.agents.progress import SourcePartition
-from streams.agents.spec import Emit, Plan
 from streams.join import agent as join_agent
 from streams.join.agent import JoinAgent
 from streams.join.spec import JOIN
-from streams.pairs.partition_pairs import PartitionPairs
+from streams.pairs.partition_pairs import PAIRS
 from streams.transport.consumer import Chunk
 from streams.transport.output import Headers, OutRecord
 from tests.conftest import SettingsFactory
-from tests.support.search_events import T0, Record, click, impression, tick
+from tests.support.search_events import T0, Record, impression, tick
 
 WINDOW_MS = 3_000
 
@@ -59,13 +59,12 @@ def _agent(settings: SettingsFactory, progress_id: str | None = None) -> tuple[J
 
 async def _assigned(agent: JoinAgent, monkeypatch: pytest.MonkeyPatch, progress: JoinProgress | None) -> TP:
     """Assign partition 0 to the agent, with this progress on the topic; return it."""
-    tp = TP(agent.settings.topic(SEARCH_EVENTS), 0)
-    await _reassigned(agent, monkeypatch, progress)
+    (tp,) = await _reassigned(agent, monkeypatch, progress)
     return tp
 
 
 async def _reassigned(
-    agent: JoinAgent, monkeypatch: pytest.MonkeyPatch, progress: JoinProgress | None, *numbers: int
+    agent: PartitionAgent[Any, Any], monkeypatch: pytest.MonkeyPatch, progress: PartitionProgress | None, *numbers: int
 ) -> dict[TP, int]:
     """Take every partition away and assign these (0 if none is named); return where each is read from."""
 
@@ -140,68 +139,25 @@ async def test_no_progress_is_written_past_outputs_that_were_not_acknowledged(
     assert agent.settings.topic(JOIN_PROGRESS) not in topics.written
 
 
-async def _closed(
-    settings: SettingsFactory,
-    monkeypatch: pytest.MonkeyPatch,
-    searches: Iterable[str],
-    progress_id: str,
-) -> tuple[list[Any], JoinProgress]:
-    """Return what a worker writes that closes these searches, the whole log, and the progress that would follow."""
-    agent, topics = _agent(settings, progress_id)
-    tp = await _assigned(agent, monkeypatch, None)
-    events = [
-        event
-        for n, search_id in enumerate(searches)
-        for event in (impression(search_id, n), click("b", n + 1, search_id, n))
-    ]
-    await agent._on_chunk(_chunk(tp, *events, tick(WINDOW_MS + 5_000)))
-    return topics.written.get(agent.settings.topic(JOINED_SEARCHES), []), agent.owned[0].state.progress()
-
-
-def _paired(written: Iterable[Any]) -> tuple[list[str], dict[str, int]]:
-    """Return the searches that the pairs agent pairs, in order, and how many it filters, by reason."""
-    pairs, plan = PartitionPairs(0), Plan()
-    for offset, one in enumerate(written):
-        pairs.take(Record(offset, T0, one.value, one.key, one.headers), plan)
-    emitted = dict.fromkeys(one.key.decode() for one in plan if isinstance(one, Emit))
-    return list(emitted), pairs.progress().counts.filtered
-
-
-TOPIC_IDS = ("09f6b6d4-0d5c-4b0a-9b43-5f1f2a0c8a11", "3a5cf1de-7c34-4f5e-8f0e-1d2c3b4a5968")
-
-
-async def test_after_a_log_lost_its_end_and_the_progress_was_deleted_new_searches_are_paired(
-    settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The join begins at the same record as before and counts anew: its numbers are not taken for those before."""
-    before, _ = await _closed(settings, monkeypatch, ["s1", "s2", "lost1", "lost2", "lost3", "lost4"], TOPIC_IDS[0])
-    after, _ = await _closed(settings, monkeypatch, ["s1", "s2", "n1", "n2", "n3", "n4"], TOPIC_IDS[1])
-    paired, filtered = _paired([*before, *after])
-    assert paired == ["s1", "s2", "lost1", "lost2", "lost3", "lost4", "n1", "n2", "n3", "n4"]
-    assert filtered == {"duplicate": 2}
-
-
-async def test_a_join_killed_before_its_first_progress_repeats_under_the_same_numbers(
-    settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing of it is written down but its outputs, and still the second start is known to be the same join."""
-    searches = [f"s{n}" for n in range(6)]
-    (once, progress), (again, _) = [await _closed(settings, monkeypatch, searches, TOPIC_IDS[0]) for _ in range(2)]
-    assert [one.headers for one in once] == [one.headers for one in again]
-    assert _paired([*once, *again]) == (searches, {"duplicate": 6})
-    assert progress.begun_in == TOPIC_IDS[0]
-
-
-@pytest.mark.parametrize("begun_in", [None, TOPIC_IDS[0]])
 async def test_a_join_keeps_its_name_as_long_as_it_has_progress(
-    settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch, begun_in: str | None
+    settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the topic's id is now, also if an earlier release began that knew of no id."""
-    _, progress = await _closed(settings, monkeypatch, [], TOPIC_IDS[0])
-    for known in (progress.model_copy(update={"begun_in": begun_in}), None):
-        agent, _ = _agent(settings, TOPIC_IDS[1])
-        await _assigned(agent, monkeypatch, known)
-        assert agent.owned[0].state.begun_in == (TOPIC_IDS[1] if known is None else begun_in)
+    """Whatever the id of the progress topic is now, also if an earlier release began that knew of no id."""
+    known = {None: _two_open(), "one": _two_open().model_copy(update={"begun_in": "one"}), "other": None}
+    for begun_in, progress in known.items():
+        agent, _ = _agent(settings, "other")
+        await _assigned(agent, monkeypatch, progress)
+        assert agent.owned[0].state.begun_in == begun_in
+
+
+async def test_the_pairs_agent_reads_again_what_it_remembered(
+    settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its position is past the lists that it has to know; reading begins with the oldest of them."""
+    progress = PairsProgress(partition=0, next_offset=8, hold_offset=3)
+    agent: Any = PartitionAgent(PAIRS, settings(kafka_bootstrap="127.0.0.1:1"))
+    assert list((await _reassigned(agent, monkeypatch, progress)).values()) == [3]
+    assert agent.not_ready() == "catches up on partitions [0]"
 
 
 async def test_progress_follows_outputs_that_were_acknowledged(
