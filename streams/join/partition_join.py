@@ -326,10 +326,12 @@ class PartitionJoin:
 
     def _set_aside_orphans(self, records: Collection[LogRecord], search_id: str, plan: Plan) -> None:
         """Plan to put pending events aside whose search showed no list here."""
-        astray = self._partitions is not None and not belongs(search_id.encode(), self.partition, self._partitions)
+        is_elsewhere = self._partitions is not None and not belongs(
+            search_id.encode(), self.partition, self._partitions
+        )
+        reason = AsideReason.WRONG_PARTITION if is_elsewhere else AsideReason.NO_IMPRESSION
         self._counts["pending"] -= len(records)
         for record in records:
-            reason = AsideReason.WRONG_PARTITION if astray else AsideReason.NO_IMPRESSION
             self._set_aside(EventOutcome.ORPHAN, reason, record, plan)
 
     def _set_aside(self, outcome: EventOutcome, reason: str, record: LogRecord, plan: Plan, *, error: str = "") -> None:
