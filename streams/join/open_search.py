@@ -5,6 +5,7 @@ a million searches may be open.
 """
 
 import heapq
+import json
 from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter
 from typing import Any, Final, Literal, Self, get_args
@@ -13,13 +14,15 @@ import msgspec
 import orjson
 
 from contracts import events
+from contracts.errors import MalformedMessage
 from contracts.events import protected_id
-from contracts.joined import is_personal, passed_on
+from contracts.joined import passed_on, without_addresses
 from contracts.structs import Cart, Click, Dwell, Impression, Purchase, ShopEvent, View
+from contracts.wire import is_unicode, parse_leniently
 from streams.agents.spec import LogRecord
 
 _PERSONS: Final = ("client_id", "user_id")
-_KNOWN: Final = frozenset(name for model in get_args(events.ShopEvent) for name in model.model_fields)
+_FORMS: Final = {get_args(form.model_fields["type"].annotation)[0]: form for form in get_args(events.ShopEvent)}
 _pack: Final = msgspec.msgpack.Encoder().encode
 _fields_of: Final[Callable[[Any], tuple[Any, ...]]] = msgspec.structs.astuple
 _unpack_seen: Final = msgspec.msgpack.Decoder(list[tuple[str, int | None, int]]).decode
@@ -43,33 +46,46 @@ class KeptRecord(msgspec.Struct, gc=False, array_like=True):
 def protected_record(record: LogRecord, person_key: bytes | None) -> LogRecord:
     """Return a record as it may stand on a topic of ours: ids of persons are replaced, or left out without consent.
 
-    Fields beyond the form that may hold an address are left out. What is no JSON object stays as it is.
+    Fields beyond the form of its type that may hold an address are left out. Of what is no JSON object nobody can say
+    whom it names: neither value nor key stays.
 
     Args:
         record: as it came.
         person_key: replaces ids; without it they are left out.
     """
+    sent = _json_object(record.value)
+    if sent is None:
+        return KeptRecord(record.offset, record.timestamp, None, None, ())
+    kind, may_stay = sent.get("type"), sent.get("consent") != "denied"
+    form = _FORMS.get(kind, events.Envelope) if isinstance(kind, str) else events.Envelope
+    key, fields = record.key, without_addresses(sent, form, [])
+    for name in _PERSONS:
+        given = fields.get(name)
+        if given is None:
+            continue
+        is_id = isinstance(given, str) and is_unicode(given)
+        stand_in = protected_id(given, person_key) if is_id and may_stay else None
+        if not is_id or key == given.encode():
+            key = (stand_in or "").encode()
+        fields[name] = stand_in
+        if stand_in is None:
+            del fields[name]
+    return KeptRecord(record.offset, record.timestamp, key, _json(fields), tuple(record.headers))
+
+
+def _json_object(value: bytes | None) -> dict[str, Any] | None:
     try:
-        fields = orjson.loads(record.value or b"")
-    except orjson.JSONDecodeError:
-        return record
-    if not isinstance(fields, dict):
-        return record
-    ids = {name: fields[name] for name in _PERSONS if fields.get(name) is not None}
-    may_stay = fields.get("consent") != "denied"
-    safe = {
-        name: protected_id(one, person_key) if may_stay and isinstance(one, str) else None for name, one in ids.items()
-    }
-    left_out = {name for name, stand_in in safe.items() if stand_in is None}
-    left_out.update(name for name in fields.keys() - _KNOWN if is_personal({name: fields[name]}))
-    if safe == ids and not left_out:
-        return record
-    kept = {name: value for name, value in (fields | safe).items() if name not in left_out}
-    key = record.key
-    for name, one in ids.items():
-        if key == str(one).encode():
-            key = (safe[name] or "").encode()
-    return KeptRecord(record.offset, record.timestamp, key, orjson.dumps(kept), tuple(record.headers))
+        sent = parse_leniently(value or b"")
+    except MalformedMessage:
+        return None
+    return sent if isinstance(sent, dict) else None
+
+
+def _json(fields: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(fields)
+    except orjson.JSONEncodeError:
+        return json.dumps(fields).encode()  # half a surrogate pair, escaped as it came
 
 
 class HeldEvent(msgspec.Struct, gc=False, array_like=True):

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from contracts.errors import ContractError, MalformedMessage
-from contracts.joined import CLOSING_NUMBER_HEADER, ClosingNumber
+from contracts.joined import CLOSING_NUMBER_HEADER, ClosingNumber, is_personal
 from contracts.progress import EventCounts, JoinProgress
 from contracts.structs import SEARCH_RECORD, Impression, Purchase, ShopEvent, Tick
 from contracts.telemetry import AsideReason, EventOutcome
@@ -82,6 +82,8 @@ class PartitionJoin:
         """The latest time for which a window was looked up."""
         self._past: JoinProgress | None = None
         self._first_append_ms: int | None = None
+        self.begun_in: str | None = None
+        """Kafka's id of the progress topic in which this join began, if Kafka told one."""
         if progress is not None:
             self._begin_replay(progress)
 
@@ -123,6 +125,7 @@ class PartitionJoin:
             partition=self.partition,
             start_offset=self.start_offset,
             first_append_ms=self._first_append_ms,
+            begun_in=self.begun_in,
             next_offset=self.next_offset,
             hold_offset=low_water.offset,
             watermark_ms=watermark_ms,
@@ -194,9 +197,13 @@ class PartitionJoin:
 
     @property
     def _name(self) -> str:
-        """What tells this join from every other: an offset alone returns when a topic is made anew."""
-        begun = "" if self._first_append_ms is None else f"-{self._first_append_ms}"
-        return f"{self.partition}-{self.start_offset}{begun}"
+        """What tells this join from every other.
+
+        An offset returns if a topic is made anew, and a log that lost its end begins as before. What Kafka alone gives
+        needs no record of it: a join that is killed before its first progress has the same name again.
+        """
+        begun = (self.partition, self.start_offset, self._first_append_ms, self.begun_in)
+        return "-".join(str(part) for part in begun if part is not None)
 
     def _skip_to(self, record: LogRecord) -> None:
         """Begin at a record, or pass over offsets at which there is none."""
@@ -319,16 +326,19 @@ class PartitionJoin:
 
     def _set_aside_orphans(self, records: Collection[LogRecord], search_id: str, plan: Plan) -> None:
         """Plan to put pending events aside whose search showed no list here."""
-        astray = self._partitions is not None and not belongs(search_id.encode(), self.partition, self._partitions)
+        is_elsewhere = self._partitions is not None and not belongs(
+            search_id.encode(), self.partition, self._partitions
+        )
+        reason = AsideReason.WRONG_PARTITION if is_elsewhere else AsideReason.NO_IMPRESSION
         self._counts["pending"] -= len(records)
         for record in records:
-            reason = AsideReason.WRONG_PARTITION if astray else AsideReason.NO_IMPRESSION
             self._set_aside(EventOutcome.ORPHAN, reason, record, plan)
 
     def _set_aside(self, outcome: EventOutcome, reason: str, record: LogRecord, plan: Plan, *, error: str = "") -> None:
         """Plan to put a record on the topic of its outcome."""
         self._counts[outcome] += 1
-        plan.append(SetAside(outcome, reason, protected_record(record, self._person_key), error))
+        told = "" if is_personal(error) else error  # it may quote what was sent
+        plan.append(SetAside(outcome, reason, protected_record(record, self._person_key), told))
 
     def _begin_replay(self, past: JoinProgress) -> None:
         """Begin at the oldest undecided record, with the windows of that time."""
@@ -345,7 +355,7 @@ class PartitionJoin:
             self._windows.lateness_ms, watermark_ms=past.hold_watermark_ms, moved_append_ms=moved_append_ms
         )
         self.start_offset, self.next_offset = past.start_offset, past.hold_offset
-        self._first_append_ms = past.first_append_ms
+        self._first_append_ms, self.begun_in = past.first_append_ms, past.begun_in
         self._maybe_end_replay(self.next_offset)
 
     def _maybe_end_replay(self, offset: int) -> None:
