@@ -15,7 +15,7 @@ import orjson
 from contracts import events
 from contracts.events import protected_id
 from contracts.joined import is_personal, passed_on
-from contracts.structs import Cart, Click, Dwell, Impression, Purchase, ShopEvent, View
+from contracts.structs import Impression, ShopEvent
 from streams.agents.spec import LogRecord
 
 _PERSONS: Final = ("client_id", "user_id")
@@ -118,23 +118,21 @@ class HeldEvent(msgspec.Struct, gc=False, array_like=True):
 def held_event(event: ShopEvent, time_ms: int, offset: int) -> HeldEvent:
     """Return what is kept of an event other than an impression."""
     position, seen, order_id = None, b"", None
-    match event:
-        case Click():
-            kind, product_id, position, amount = "click", event.product_id, event.position, time_ms
-        case View():
-            kind, product_id, amount = "view", "", 0
-            seen = _pack([(slot.product_id, slot.position, slot.visible_ms) for slot in event.slots])
-        case Dwell():
-            kind, product_id, amount = "dwell", event.product_id, event.dwell_ms
-        case Cart():
-            kind, product_id, amount = "cart", event.product_id, event.quantity
-        case Purchase(items=(line,)):
-            kind, product_id, amount, order_id = "purchase", line.product_id, line.quantity, event.order_id
-        case _:
-            raise TypeError(f"{event.event_id} does not follow a list")
+    if event.type == "view":
+        product_id, amount, seen = "", 0, _pack(list(map(_fields_of, event.slots)))
+    elif event.type == "click":
+        product_id, position, amount = event.product_id, event.position, time_ms
+    elif event.type == "dwell":
+        product_id, amount = event.product_id, event.dwell_ms
+    elif event.type == "cart":
+        product_id, amount = event.product_id, event.quantity
+    elif event.type == "purchase" and len(event.items) == 1:
+        product_id, amount, order_id = event.items[0].product_id, event.items[0].quantity, event.order_id
+    else:
+        raise TypeError(f"{event.event_id} does not follow a list")
     event_time, denied = event.event_time, event.consent == "denied"
     return HeldEvent(
-        kind, event_time, time_ms, product_id, position, amount, seen, order_id, denied, event.synthetic, offset
+        event.type, event_time, time_ms, product_id, position, amount, seen, order_id, denied, event.synthetic, offset
     )
 
 

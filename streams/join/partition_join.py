@@ -14,7 +14,7 @@ import msgspec
 from contracts.errors import ContractError, MalformedMessage
 from contracts.joined import CLOSING_NUMBER_HEADER, ClosingNumber
 from contracts.progress import EventCounts, JoinProgress
-from contracts.structs import SEARCH_RECORD, Impression, Purchase, ShopEvent, Tick
+from contracts.structs import SEARCH_RECORD, ShopEvent, Tick
 from contracts.telemetry import AsideReason, EventOutcome
 from contracts.topics import JOINED_SEARCHES, belongs
 from streams.agents.spec import Emit, LogRecord, Plan, SetAside
@@ -104,7 +104,7 @@ class PartitionJoin:
             self._skip_to(record)
         if self._windows.earlier:
             self.event_time.lateness_ms = self._windows.lateness_at(offset)
-        plan = [] if self.replaying else plan
+        plan = plan if self._past is None else []
         try:
             self._take(SEARCH_RECORD.decode(record.value), record, plan)
         except ContractError as error:
@@ -209,7 +209,7 @@ class PartitionJoin:
     def _take(self, event: ShopEvent | Tick, record: LogRecord, plan: Plan) -> None:
         """Take one record whose form is right."""
         time, append_ms = self.event_time, record.timestamp
-        if isinstance(event, Tick):
+        if event.type == "tick":
             self._counts["ticks"] += 1
             time.advance(time.tick_happened_ms(event.event_time, append_ms), append_ms=append_ms)
             self._settle(plan)
@@ -217,14 +217,14 @@ class PartitionJoin:
         time_ms = happened_ms(event.event_time, append_ms)
         search_id: str | None
         search_time: int | None
-        if isinstance(event, Impression):
+        if event.type == "impression":
             search_id, search_time = event.search_id, event.event_time
         else:
-            named = event.items[0] if isinstance(event, Purchase) else event
+            named = event.items[0] if event.type == "purchase" else event
             search_id, search_time = named.search_id, named.search_time
             if search_time is not None and search_time > append_ms:
                 happened_ms(search_time, append_ms, field="search_time")
-            if isinstance(event, Purchase) and len(event.items) > 1:
+            if event.type == "purchase" and len(event.items) > 1:
                 raise MalformedMessage(
                     AsideReason.UNSPLIT_PURCHASE, "items: one record per line, please", field="items"
                 )
@@ -273,7 +273,7 @@ class PartitionJoin:
             self._searches.add(search)
             self._hold.begin(record.offset, before, until_ms=deadline)
             self._named_ms = max(self._named_ms, search_time)
-        if isinstance(event, Impression):
+        if event.type == "impression":
             added = search.show(event.event_id, packed_list(event, record.offset, person_key=self._person_key))
         else:
             held = held_event(event, time_ms, record.offset)
