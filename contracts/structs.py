@@ -57,6 +57,8 @@ _WRITTEN: Final = frozenset(
 """What `encode` writes: every field that is not None, defaults too."""
 _BOUNDS: Final = ("ge", "gt", "le", "lt", "min_length", "max_length")
 _TEXT_RULES: Final = (checked_id, checked_visible)
+_SPACE, _BACKSLASH, _DELETE = b" \\\x7f"
+"""As numbers: Python finds a number among bytes several times quicker than a text of one byte."""
 _write: Final = msgspec.json.Encoder().encode
 _REFUSALS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -194,9 +196,9 @@ class Reader(Generic[M]):
             return None
         # JSON escapes all control characters but DEL. In ASCII without escapes, an id can only be wrong by being blank;
         # none is blank if every space of the record is one of its query's.
-        has_escapes = b"\\" in value
-        is_plain = value.isascii() and not has_escapes and b"\x7f" not in value
-        if is_plain and (b" " not in value or value.count(b" ") == getattr(record, "query", "").count(" ")):
+        has_escapes = _BACKSLASH in value
+        is_plain = not has_escapes and value.isascii() and _DELETE not in value
+        if is_plain and (_SPACE not in value or value.count(_SPACE) == getattr(record, "query", "").count(" ")):
             return record
         if has_escapes and b"\\u0000" in value:
             return None

@@ -161,7 +161,7 @@ class ShownList(msgspec.Struct, gc=False, array_like=True):
     columns: int
     page: int
     ranking: tuple[str, int | None, int | None, str, str, int]
-    slots: list[Any]
+    slots: list[tuple[Any, ...]]
     unknown: bytes
     offset: int
 
