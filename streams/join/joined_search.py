@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from operator import attrgetter
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 
 import msgspec
 import orjson
@@ -40,7 +40,7 @@ class ListedSlot(msgspec.Struct, gc=False, omit_defaults=True):
     purchase_quantity: int = msgspec.field(default_factory=int)
 
 
-class ClosedSearch(NamedTuple):
+class ClosedSearch(msgspec.Struct, gc=False):
     """A closed search as it is written, and what became of its events."""
 
     key: bytes
@@ -61,8 +61,9 @@ def joined_search(search: OpenSearch, *, partition: int) -> ClosedSearch:
     shown = pages[0]
     ranker, query_release, product_release, arm, policy, seed = shown.ranking
     denied = synthetic = False
-    offsets = []
-    for one in (*pages, *events):
+    offsets: list[int] = []
+    held: list[ShownList | HeldEvent] = [*pages, *events]
+    for one in held:
         denied, synthetic = denied or one.denied, synthetic or one.synthetic
         offsets.append(one.offset)
     offsets.sort()

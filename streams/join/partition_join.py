@@ -74,6 +74,8 @@ class PartitionJoin:
         self.replay_mismatch = False
         """Whether the last restart could not rebuild what had been pending, because records were gone."""
         self._counts = EventCounts().model_dump()
+        self._name = ""
+        """What tells this join from every other: an offset alone returns when a topic is made anew."""
         self._searches_closed = 0
         self._searches = OpenSearches()
         self._waiting = WaitingEvents()
@@ -192,16 +194,15 @@ class PartitionJoin:
         self._maybe_end_replay(self.next_offset)
         return True
 
-    @property
-    def _name(self) -> str:
-        """What tells this join from every other: an offset alone returns when a topic is made anew."""
-        begun = "" if self._first_append_ms is None else f"-{self._first_append_ms}"
-        return f"{self.partition}-{self.start_offset}{begun}"
+    def _begin(self, start_offset: int, first_append_ms: int | None) -> None:
+        self.start_offset, self._first_append_ms = start_offset, first_append_ms
+        begun = "" if first_append_ms is None else f"-{first_append_ms}"
+        self._name = f"{self.partition}-{start_offset}{begun}"
 
     def _skip_to(self, record: LogRecord) -> None:
         """Begin at a record, or pass over offsets at which there is none."""
         if self.start_offset < 0:
-            self.start_offset, self._first_append_ms = record.offset, record.timestamp
+            self._begin(record.offset, record.timestamp)
             return
         self.skipped_offsets += record.offset - self.next_offset
         self._maybe_end_replay(record.offset)
@@ -344,8 +345,8 @@ class PartitionJoin:
         self.event_time = EventTime(
             self._windows.lateness_ms, watermark_ms=past.hold_watermark_ms, moved_append_ms=moved_append_ms
         )
-        self.start_offset, self.next_offset = past.start_offset, past.hold_offset
-        self._first_append_ms = past.first_append_ms
+        self._begin(past.start_offset, past.first_append_ms)
+        self.next_offset = past.hold_offset
         self._maybe_end_replay(self.next_offset)
 
     def _maybe_end_replay(self, offset: int) -> None:
