@@ -149,6 +149,8 @@ def _without_repeated_lines(events: Mapping[str, HeldEvent]) -> list[HeldEvent]:
 
     The lines of one event are numbered behind its id: an order may have two lines of one product.
     """
+    if len(events) < 2:
+        return list(events.values())
     lines = [(event.event_time, event_id) for event_id, event in events.items() if event.order_id is not None]
     if len(lines) < 2:
         return list(events.values())
