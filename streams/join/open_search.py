@@ -7,6 +7,7 @@ a million searches may be open.
 import heapq
 import json
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from operator import attrgetter
 from typing import Any, Final, Literal, Self, get_args
 
@@ -17,7 +18,7 @@ from contracts import events
 from contracts.errors import MalformedMessage
 from contracts.events import protected_id
 from contracts.joined import passed_on, without_addresses
-from contracts.structs import Cart, Click, Dwell, Impression, Purchase, ShopEvent, View
+from contracts.structs import Impression, ShopEvent
 from contracts.wire import is_unicode, parse_leniently
 from streams.agents.spec import LogRecord
 
@@ -70,7 +71,8 @@ def protected_record(record: LogRecord, person_key: bytes | None) -> LogRecord:
         fields[name] = stand_in
         if stand_in is None:
             del fields[name]
-    return KeptRecord(record.offset, record.timestamp, key, _json(fields), tuple(record.headers))
+    value = _json(fields)
+    return KeptRecord(record.offset, record.timestamp, None if value is None else key, value, tuple(record.headers))
 
 
 def _json_object(value: bytes | None) -> dict[str, Any] | None:
@@ -81,11 +83,14 @@ def _json_object(value: bytes | None) -> dict[str, Any] | None:
     return sent if isinstance(sent, dict) else None
 
 
-def _json(fields: dict[str, Any]) -> bytes:
+def _json(fields: dict[str, Any]) -> bytes | None:
+    """Write an object again; None if it has a number beyond the range of floats."""
     try:
         return orjson.dumps(fields)
     except orjson.JSONEncodeError:
-        return json.dumps(fields).encode()  # half a surrogate pair, escaped as it came
+        with suppress(ValueError):
+            return json.dumps(fields, allow_nan=False).encode()  # half a surrogate pair, escaped as it came
+    return None
 
 
 class HeldEvent(msgspec.Struct, gc=False, array_like=True):
@@ -134,23 +139,21 @@ class HeldEvent(msgspec.Struct, gc=False, array_like=True):
 def held_event(event: ShopEvent, time_ms: int, offset: int) -> HeldEvent:
     """Return what is kept of an event other than an impression."""
     position, seen, order_id = None, b"", None
-    match event:
-        case Click():
-            kind, product_id, position, amount = "click", event.product_id, event.position, time_ms
-        case View():
-            kind, product_id, amount = "view", "", 0
-            seen = _pack([(slot.product_id, slot.position, slot.visible_ms) for slot in event.slots])
-        case Dwell():
-            kind, product_id, amount = "dwell", event.product_id, event.dwell_ms
-        case Cart():
-            kind, product_id, amount = "cart", event.product_id, event.quantity
-        case Purchase(items=(line,)):
-            kind, product_id, amount, order_id = "purchase", line.product_id, line.quantity, event.order_id
-        case _:
-            raise TypeError(f"{event.event_id} does not follow a list")
+    if event.type == "view":
+        product_id, amount, seen = "", 0, _pack(list(map(_fields_of, event.slots)))
+    elif event.type == "click":
+        product_id, position, amount = event.product_id, event.position, time_ms
+    elif event.type == "dwell":
+        product_id, amount = event.product_id, event.dwell_ms
+    elif event.type == "cart":
+        product_id, amount = event.product_id, event.quantity
+    elif event.type == "purchase" and len(event.items) == 1:
+        product_id, amount, order_id = event.items[0].product_id, event.items[0].quantity, event.order_id
+    else:
+        raise TypeError(f"{event.event_id} does not follow a list")
     event_time, denied = event.event_time, event.consent == "denied"
     return HeldEvent(
-        kind, event_time, time_ms, product_id, position, amount, seen, order_id, denied, event.synthetic, offset
+        event.type, event_time, time_ms, product_id, position, amount, seen, order_id, denied, event.synthetic, offset
     )
 
 
@@ -179,7 +182,7 @@ class ShownList(msgspec.Struct, gc=False, array_like=True):
     columns: int
     page: int
     ranking: tuple[str, int | None, int | None, str, str, int]
-    slots: list[Any]
+    slots: list[tuple[Any, ...]]
     unknown: bytes
     offset: int
 
