@@ -22,11 +22,11 @@ demo: setup ## Run everything with simulated shoppers, and show how search gets 
 test: setup ## Run every test on real Kafka and Redis (at most 15 minutes on 2 cores)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-check: setup ## Lint, formatting, types, imports, docstrings, spelling and sizes
+check: setup ## Lint, formatting, types, imports, docstrings, spelling and shape
 	@$(MAKE) lint types imports
 	@$(BIN)/interrogate --quiet tests
 	@$(BIN)/codespell
-	@$(BIN)/python -m tests.support.sizes
+	@$(BIN)/python -m tests.support.shape
 
 format: setup ## Format the code and mend what the linter can mend
 	@$(BIN)/ruff check --fix --quiet .
@@ -51,8 +51,8 @@ down: setup ## Stop what `make up` runs
 bench: setup ## Measure one part beside its peer: make bench ARGS=streams
 	@$(BIN)/millrace bench $(ARGS)
 
-faults: setup ## Run only the tests that kill real processes
-	@$(BIN)/python -m pytest tests/faults $(ARGS)
+faults: setup ## Run only the tests that kill real processes, the long ones too (half an hour)
+	@FAULTS=long $(BIN)/python -m pytest tests/faults $(ARGS)
 
 lock: setup ## Pin every package and jar anew; ARGS=--upgrade takes newer versions
 	@$(BIN)/python -m deploy.local.bootstrap lock $(ARGS)

@@ -106,9 +106,7 @@ class ProductVector(Message):
 
 
 def point_id(product_id: str) -> str:
-    """Return the Qdrant point id of a product.
-
-    Qdrant takes only unsigned integers and UUIDs as ids, so the shop's own id is hashed.
+    """Give the Qdrant point id of a product: Qdrant takes only unsigned integers and UUIDs, so the shop's id is hashed.
 
     >>> point_id("P-1")
     '529a5352-385c-5db4-9dd0-0c347ac4b3bb'
@@ -146,7 +144,7 @@ def _order(point: PointVersion) -> tuple[int, bool, int]:
 
 
 def newer_only_filter(candidate: PointVersion) -> dict[str, Any]:
-    """Return the same rule as a Qdrant filter (REST JSON) over the stored point's payload.
+    """Say the same rule as a Qdrant filter (REST JSON) over the stored point's payload.
 
     Written as `must_not` so that a stored point without these fields is replaced, not kept for ever.
     """

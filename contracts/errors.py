@@ -1,15 +1,4 @@
-"""Every error Millrace raises on purpose.
-
-MillraceError                 exit 1   something failed; the message says what, `fix` says what to do
-|- UsageError                 exit 2   a setting, argument or file given by a person is wrong
-|- CheckFailed                exit 3   a check ran and said no
-|- DependencyDown             exit 4   a server, port, disk or package that is needed is missing
-|- TransientError             exit 4   may work when tried again after `retry_after_s`
-|- InvariantError             exit 1   going on would corrupt something: the process stops
-`- ContractError              exit 1   a message breaks its contract: dead letter, never retried
-   |- MalformedMessage                 not JSON, a wrong type, a missing or impossible value
-   `- UnsupportedSchema                a `schema_version` this release does not know
-"""
+"""Every error Millrace raises on purpose; a message that breaks its contract is a dead letter, and never retried."""
 
 from typing import ClassVar
 
@@ -53,18 +42,16 @@ class TransientError(MillraceError):
         self.retry_after_s = retry_after_s
 
 
+class Overloaded(TransientError):
+    """More is asked than can be answered soon. Operator action: more processes if it lasts."""
+
+
 class InvariantError(MillraceError):
     """A fact that must hold does not. Operator action: report it; the process stopped before writing anything wrong."""
 
 
 class ContractError(MillraceError):
-    """A message breaks its contract.
-
-    Args:
-        reason: stable word for counters and dead letters, e.g. ``malformed_json``, ``missing``, ``out_of_range``.
-        message: sentence for people.
-        field: dotted path of the offending field, where one is to blame.
-    """
+    """A message breaks its contract: a stable word for counters, and the dotted path of the field to blame, if any."""
 
     def __init__(self, reason: str, message: str, *, field: str | None = None) -> None:
         super().__init__(message)

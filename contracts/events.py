@@ -4,6 +4,9 @@
 at which the search closes is a function of the event alone: a replayed straggler can never re-open it.
 """
 
+import hashlib
+import hmac
+import re
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, TypeAdapter, model_validator
@@ -25,18 +28,34 @@ from contracts.base import (
     gives_text,
 )
 
+_STAND_IN: Final = re.compile("[0-9a-f]{64}")
 MAX_SLOTS: Final = 500
 FUTURE_TOLERANCE_MS: Final = 300_000
 """An event further ahead of the broker's append time than this is a dead letter."""
 
 
-def deadline_ms(search_time: int, window_ms: int) -> int:
-    """Return the event time after which nothing more is counted for a search.
+def person_id(identifier: str, person_key: bytes) -> str:
+    """Give the stand-in of a client or user id, the same in collector and search service: HMAC-SHA256 as hex.
 
-    >>> deadline_ms(1_000, 600_000)
-    601000
+    >>> person_id("c9", b"key")[:16]
+    '93bc80f998a634a3'
     """
-    return search_time + window_ms
+    return hmac.new(person_key, identifier.encode(), hashlib.sha256).hexdigest()
+
+
+def protected_id(identifier: str, person_key: bytes | None) -> str | None:
+    """Give the stand-in of an id that may be one already; None if there is no key to replace it.
+
+    Whoever sends 64 hexadecimal digits sends no name: the collector and the search service write such ids.
+
+    >>> protected_id("93bc80f998a634a3" * 4, b"key") == "93bc80f998a634a3" * 4
+    True
+    >>> protected_id("c9", b"key") == person_id("c9", b"key"), protected_id("c9", None)
+    (True, None)
+    """
+    if _STAND_IN.fullmatch(identifier):
+        return identifier
+    return None if person_key is None else person_id(identifier, person_key)
 
 
 class Envelope(Message):

@@ -118,11 +118,7 @@ class Filters(_Body):
 class SearchRequest(_Body):
     """A search."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"query": "quiet fridge", "k": 5, "filters": {"price": {"lte": 500}, "in_stock": True}}]
-        }
-    )
+    model_config = _with_example(query="quiet fridge", k=5, filters={"price": {"lte": 500}, "in_stock": True})
 
     query: Query
     k: Annotated[int, Field(ge=1, le=100)] = 10
@@ -154,6 +150,8 @@ class SearchResult(BaseModel):
 class SearchAnswer(BaseModel):
     """The answer to a search; `search_id` and `search_time` go back on every event of it."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     search_id: Id
     search_time: Time
     query_release: Release
@@ -161,15 +159,21 @@ class SearchAnswer(BaseModel):
     arm: Label
     exploration: Exploration
     degraded: str | None
+    """`remembered`: results of an earlier search for the same, because the vector store did not answer."""
+    age_s: Annotated[float, Field(ge=0)] | None = None
+    """How old remembered results are; products and prices may have changed since."""
     took_ms: Annotated[float, Field(ge=0)]
     total: int
+    """Products that meet the filters."""
+    total_relation: Literal["eq", "gte"] = "eq"
+    """`eq`: `total` was counted a few seconds before the results at most; `gte`: it is a lower bound."""
     results: tuple[SearchResult, ...]
 
 
 class EncodeRequest(_Body):
     """Texts to encode as queries."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"texts": ["quiet fridge"]}]})
+    model_config = _with_example(texts=["quiet fridge"])
 
     texts: Annotated[tuple[Query, ...], Field(min_length=1, max_length=256)]
 
@@ -177,6 +181,10 @@ class EncodeRequest(_Body):
 class EncodeAnswer(BaseModel):
     """Query vectors for people who ask Qdrant themselves, with the releases they belong to."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     query_release: Release
     product_release: Release
+    collection: str
+    """The one that they may be compared with."""
     vectors: tuple[tuple[float, ...], ...]

@@ -30,14 +30,11 @@ _CLOSING_NUMBER: Final = re.compile(rb"(\d{1,10}-\d{1,19}(?:-\d{1,16})?):([1-9]\
 
 
 class ClosingNumber(NamedTuple):
-    """The place of a closed search in the order in which one partition's join closes searches.
+    """The place of a closed search in the order in which one partition's join closes searches, counted from 1.
 
     A join that was killed between its output and its progress closes the same searches again, in the same order: what
-    comes with a number already seen from that join is a repeat, however much was written in between.
-
-    Args:
-        join: the join's partition, the offset it began at, and when Kafka appended the record there.
-        number: counts from 1.
+    comes with a number already seen from that join is a repeat, however much was written in between. `join` is its
+    partition, the offset it began at, and when Kafka appended the record there.
     """
 
     join: str
@@ -133,15 +130,11 @@ _MAYBE_IPV6: Final = re.compile("[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*"
 
 
 def passed_on(unknown: Mapping[str, Any], *, limit_bytes: int = UNKNOWN_FIELDS_BYTES) -> dict[str, Any]:
-    """Choose what a joined search carries of the fields that an event has beyond its form.
+    """Choose what a joined search carries of the fields that an event has beyond its form (`model_extra`).
 
     Left out are names that a joined search uses itself, what may hold the address of a person (e-mail, IP address,
     phone, user agent), what JSON cannot carry, and what exceeds the cap. Sorted by name: the same fields always give
     the same bytes.
-
-    Args:
-        unknown: `model_extra` of an event.
-        limit_bytes: most that the fields may have together, as JSON.
 
     >>> passed_on({"campaign": "diwali", "contact": {"e-mail": None}, "ref": "ann@example.com", "clientIp": ""})
     {'campaign': 'diwali'}

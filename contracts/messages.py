@@ -1,32 +1,25 @@
 """Every message in one table: its name, its model and where it stands. Schemas, examples and their tests follow it."""
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from pydantic import TypeAdapter
 
 from contracts import topics
 from contracts.base import Message
 from contracts.catalog import CATALOG_CHANGE, Product, ProductDeleted, ProductVector
-from contracts.events import SEARCH_RECORD, Cart, Click, Dwell, Impression, Purchase, Tick, View
+from contracts.events import SEARCH_RECORD, ShopEvent, Tick
 from contracts.joined import JoinedSearch
 from contracts.pairs import CURATED_PAIR, CuratedPair, PreferencePair
 from contracts.progress import JoinProgress, PairsProgress
 from contracts.releases import MANIFEST, SERVING, ReleaseManifest, Serving
 
-_SET_ASIDE: Final = (topics.LATE_EVENTS, topics.ORPHAN_EVENTS)
+_SHOP_EVENTS: Final = (topics.SEARCH_EVENTS, topics.LATE_EVENTS, topics.ORPHAN_EVENTS)
 
 
 @dataclass(frozen=True, slots=True)
 class MessageSpec:
-    """One message.
-
-    Args:
-        name: `type` of the message where it has one.
-        model: its form.
-        contract: what readers of its topic decode with; where several messages share a topic, the union of them.
-        topics: where it stands, without the deployment's prefix.
-    """
+    """One message: the `type` it has, its form, what readers of its topics decode with, and these topics."""
 
     name: str
     model: type[Message]
@@ -34,23 +27,12 @@ class MessageSpec:
     topics: tuple[str, ...]
 
 
-def _shop_event(name: str, model: type[Message]) -> MessageSpec:
-    """Return a shop event's line of the table."""
-    return MessageSpec(name, model, SEARCH_RECORD, (topics.SEARCH_EVENTS, *_SET_ASIDE))
-
-
 def _alone(name: str, model: type[Message], *on: str) -> MessageSpec:
-    """Return the line of a message that readers decode by itself."""
     return MessageSpec(name, model, TypeAdapter(model), on)
 
 
 MESSAGES: Final[tuple[MessageSpec, ...]] = (
-    _shop_event("impression", Impression),
-    _shop_event("view", View),
-    _shop_event("click", Click),
-    _shop_event("dwell", Dwell),
-    _shop_event("cart", Cart),
-    _shop_event("purchase", Purchase),
+    *(MessageSpec(model.__name__.lower(), model, SEARCH_RECORD, _SHOP_EVENTS) for model in get_args(ShopEvent)),
     MessageSpec("tick", Tick, SEARCH_RECORD, (topics.SEARCH_EVENTS,)),
     MessageSpec("product", Product, CATALOG_CHANGE, (topics.CATALOG,)),
     MessageSpec("product_deleted", ProductDeleted, CATALOG_CHANGE, (topics.CATALOG,)),

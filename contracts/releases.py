@@ -12,7 +12,6 @@ from contracts.errors import MalformedMessage
 
 Kind = Literal["query", "product"]
 SERVING_KEY: Final = b"serving"
-PROBE_COUNT: Final = 16
 PROBE_TOLERANCE: Final = 1e-4
 """Largest difference at which a recomputed probe vector still proves the release."""
 
@@ -96,12 +95,9 @@ SERVING: Final[TypeAdapter[Serving]] = TypeAdapter(Serving)
 
 
 def manifest_of(value: bytes) -> ReleaseManifest:
-    """Return the manifest of a release as it stands on `models`, without touching the weights.
+    """Read the manifest of a release as it stands on `models`, without touching the weights.
 
     A safetensors file begins with the length of its JSON header as a little-endian 64-bit integer.
-
-    Raises:
-        MalformedMessage: the bytes are no release.
     """
     try:
         (length,) = struct.unpack_from("<Q", value)

@@ -115,7 +115,6 @@ def _default(model: type[Part], field: FieldInfo) -> Any:
 
 
 def _kind(annotation: Any, marks: Any, *, exact: bool) -> Any:
-    """Return the type that msgspec knows for a field, with its bounds."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _kind(inner[0], inner[1:], exact=exact)
@@ -144,12 +143,7 @@ def _bounds(mark: Any) -> Iterator[tuple[str, Any]]:
 
 
 class Reader(Generic[M]):
-    """Decodes what a contract accepts, several times quicker.
-
-    Args:
-        contract: has the last word.
-        models: its members.
-    """
+    """Decodes what a contract accepts, several times quicker; the contract has the last word."""
 
     def __init__(self, contract: TypeAdapter[M], *models: type[Part]) -> None:
         self._contract = contract
@@ -161,12 +155,7 @@ class Reader(Generic[M]):
         self._ids = {struct_of(model, exact=exact): _ids_of(model) for model in models for exact in (True, False)}
 
     def decode(self, value: bytes | None) -> M:
-        """Return the message in `value`, its unknown fields as `model_extra`.
-
-        Raises:
-            MalformedMessage: it is not JSON or breaks the contract.
-            UnsupportedSchema: its `schema_version` is not known here.
-        """
+        """Decode a message, its unknown fields as `model_extra`; fails as `wire.decode` does."""
         value = value or b""
         quick: M | None = self._attempt(self._exact, value)
         if quick is not None:
@@ -190,7 +179,6 @@ class Reader(Generic[M]):
         return record
 
     def _attempt(self, decoder: "msgspec.json.Decoder[Any]", value: bytes) -> Any:
-        """Return the record, or None if it needs another look."""
         try:
             record = decoder.decode(value)
         except _REFUSALS:
@@ -211,7 +199,7 @@ class Reader(Generic[M]):
 
 
 def _ids_of(model: type[Part]) -> Callable[[Any], list[str | None]]:
-    """Make the function that lists the ids of a record, which have more rules than msgspec checks."""
+    """List the ids of a record, which have more rules than msgspec checks."""
     own = [attrgetter(name) for name in _id_names(model)]
     lists = [
         (attrgetter(name), [attrgetter(inner) for inner in _id_names(get_args(field.annotation)[0])])

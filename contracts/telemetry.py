@@ -1,4 +1,4 @@
-"""Names of processes, metrics and reasons. Boards, alerts, logs and code use these and no others."""
+"""Names of processes and reasons. Boards, alerts, logs and code use these and no others."""
 
 from enum import StrEnum
 from typing import Final
@@ -101,40 +101,7 @@ class PairDropReason(StrEnum):
     MALFORMED = "malformed"
 
 
-M_REQUESTS: Final = "millrace_requests_total"
-M_REQUEST_SECONDS: Final = "millrace_request_duration_seconds"
-M_ACCEPTED: Final = "millrace_events_accepted_total"
-M_REJECTED: Final = "millrace_events_rejected_total"
-M_CORRECTIONS: Final = "millrace_intake_corrections_total"
-M_DUPLICATE: Final = "millrace_events_duplicate_total"
-M_OUTCOMES: Final = "millrace_event_outcomes_total"
-M_DEAD_LETTERS: Final = "millrace_dead_letters_total"
-M_STAGE_WATERMARK: Final = "millrace_stage_watermark_timestamp_seconds"
-M_STAGE_PROGRESS: Final = "millrace_stage_last_progress_timestamp_seconds"
-M_LAG_RECORDS: Final = "millrace_consumer_lag_records"
-M_JOIN_OPEN: Final = "millrace_join_open_searches"
-M_SEARCH_OUTCOMES: Final = "millrace_search_outcomes_total"
-M_PAIRS_BUILT: Final = "millrace_pairs_built_total"
-M_PAIRS_TRAINED: Final = "millrace_pairs_trained_total"
-M_PAIRS_DROPPED: Final = "millrace_pairs_dropped_total"
-M_TRAIN_STEPS: Final = "millrace_train_steps_total"
-M_TRAIN_STEP_SECONDS: Final = "millrace_train_step_duration_seconds"
-M_TRAIN_LOSS: Final = "millrace_train_loss"
-M_GRADIENT_NORM: Final = "millrace_train_gradient_norm"
-M_CHECKPOINT_TIME: Final = "millrace_checkpoint_last_success_timestamp_seconds"
-M_RELEASES: Final = "millrace_releases_total"
-M_RELEASE_INFO: Final = "millrace_release_in_force"
-M_INDEX_WRITES: Final = "millrace_index_writes_total"
-M_INDEX_WRITE_SECONDS: Final = "millrace_index_write_duration_seconds"
-M_INDEX_POINTS: Final = "millrace_index_points"
-M_ROLLOVER: Final = "millrace_rollover_progress_ratio"
 M_FRESHNESS: Final = "millrace_freshness_seconds"
-M_SEARCH_SECONDS: Final = "millrace_search_duration_seconds"
-M_IMPRESSIONS: Final = "millrace_impressions_total"
-M_DEGRADED: Final = "millrace_degraded_total"
-M_DEPENDENCY_UP: Final = "millrace_dependency_up"
-M_LEDGER_BALANCE: Final = "millrace_ledger_balance_records"
-M_LEDGER: Final = "millrace_ledger_records"
 
 FRESHNESS_PATHS: Final = ("click_to_search", "product_to_search")
 FRESHNESS_BUCKETS_S: Final = (0.25, 0.5, 1, 2, 5, 10, 15, 20, 30, 45, 60, 120, 300, 600, 900, 1800)

@@ -14,16 +14,10 @@ LARGE_RECORD_BYTES: Final = 2 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
-    """One topic.
+    """One topic; its name is without the deployment's prefix.
 
-    Args:
-        name: without the deployment's prefix.
-        key: what the record key is, in words; keys are raw UTF-8 bytes, partitioned by murmur2.
-        cleanup: Kafka's cleanup policy.
-        keyed: True where the partition count is the deployment's `partitions`, False for a single partition.
-        retention_ms: how long records are kept where cleanup is `delete`.
-        log_append_time: True where the broker stamps the records.
-        max_message_bytes: largest record.
+    Keys are raw UTF-8 bytes, partitioned by murmur2; `key` says what they are. A topic that is not `keyed` has a single
+    partition. With `log_append_time` the broker stamps the records.
     """
 
     name: str
@@ -140,13 +134,8 @@ def set_aside_headers(
 ) -> list[tuple[str, bytes]]:
     """Say in headers where a record stood and why it was set aside.
 
-    Args:
-        topic: where it stood, without the deployment's prefix.
-        partition: likewise.
-        offset: likewise.
-        stage: who set it aside: `join`, `pairs`, `trainer`, `indexer`.
-        reason: stable word for counters.
-        error: sentence for people; cut at 1,000 characters.
+    `stage` set it aside (`join`, `pairs`, `trainer`, `indexer`), for a `reason` that is a stable word for counters;
+    `error` is a sentence for people, cut at 1,000 characters.
 
     >>> dict(set_aside_headers("catalog", 2, 7, stage="indexer", reason="missing"))["millrace.id"]
     b'indexer:catalog:2:7'

@@ -54,26 +54,17 @@ _SENTENCES: Final[Mapping[str, str]] = {
 
 
 def encode(message: BaseModel) -> bytes:
-    """Return a message as JSON; fields that are None are left out, unknown fields are kept."""
+    """Write a message as JSON; fields that are None are left out, unknown fields are kept."""
     return orjson.dumps(message.model_dump(mode="json", exclude_none=True))
 
 
 def decode(value: bytes, contract: TypeAdapter[M]) -> M:
-    """Return the message in `value`.
-
-    Raises:
-        MalformedMessage: it is not JSON or breaks the contract.
-        UnsupportedSchema: its `schema_version` is not known here.
-    """
+    """Decode a message; fails as `parse` and `validate` do."""
     return validate(parse(value), contract)
 
 
 def parse(value: bytes) -> Any:
-    """Return the JSON value in `value`.
-
-    Raises:
-        MalformedMessage: it is not JSON (RFC 8259: NaN and Infinity are not), or a text in it is not Unicode.
-    """
+    """Parse JSON (RFC 8259: NaN and Infinity are not); what is none, or not Unicode, is a `MalformedMessage`."""
     try:
         return orjson.loads(value)
     except orjson.JSONDecodeError as error:
@@ -81,12 +72,9 @@ def parse(value: bytes) -> Any:
 
 
 def parse_leniently(value: bytes) -> Any:
-    """Return the JSON value in `value`; texts that are not Unicode are kept, so that one of many items may be refused.
+    """Parse JSON and keep texts that are not Unicode, so that one of many items may be refused.
 
     Half a surrogate pair stands in them as it came, and a byte that is no UTF-8 as one such half.
-
-    Raises:
-        MalformedMessage: it is not JSON for other reasons.
     """
     try:
         return orjson.loads(value)
@@ -99,11 +87,7 @@ def parse_leniently(value: bytes) -> Any:
 
 
 def dump(message: Mapping[str, Any]) -> bytes:
-    """Return parsed JSON as bytes.
-
-    Raises:
-        MalformedMessage: a text in it is not Unicode, which no reader could decode.
-    """
+    """Write parsed JSON; a text that is not Unicode, which no reader could decode, is a `MalformedMessage`."""
     try:
         return orjson.dumps(message)
     except orjson.JSONEncodeError as error:
@@ -153,12 +137,7 @@ def _as_orjson(digits: str) -> float:
 
 
 def validate(value: Any, contract: TypeAdapter[M]) -> M:
-    """Return parsed JSON as a message.
-
-    Raises:
-        MalformedMessage: it breaks the contract.
-        UnsupportedSchema: its `schema_version` is not known here.
-    """
+    """Turn parsed JSON into a message; what breaks the contract is a `MalformedMessage` or `UnsupportedSchema`."""
     try:
         return contract.validate_python(value)
     except ValidationError as error:
@@ -166,12 +145,7 @@ def validate(value: Any, contract: TypeAdapter[M]) -> M:
 
 
 def contract_error(error: ValidationError, *, tagged: bool = True) -> ContractError:
-    """Translate pydantic's first complaint into ours.
-
-    Args:
-        error: what pydantic found.
-        tagged: the contract is a union, whose tag pydantic puts before a field's path.
-    """
+    """Translate pydantic's first complaint into ours; `tagged` if a union's tag stands before a field's path."""
     problem = _most_telling(error.errors(include_url=False))
     kind, path = _kind(problem), _path(problem, tagged=tagged)
     field = ".".join(path) or None
@@ -197,7 +171,6 @@ def _most_telling(problems: "list[ErrorDetails]") -> "ErrorDetails":
 
 
 def _path(problem: "ErrorDetails", *, tagged: bool) -> list[str]:
-    """Return where the complaint lies, in the sender's words."""
     path = [str(part) for part in problem["loc"]]
     if tagged and path and path[0] in _TAGS:
         del path[0]

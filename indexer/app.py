@@ -20,10 +20,9 @@ from indexer.ports import InForce
 from indexer.qdrant import connect
 from indexer.rollout.loop import RollOutLoop
 from indexer.store import ProductStore
-from service.dependency import Dependency
 from service.follow import PATIENCE_S, TopicFollower
-from service.health import Health
-from service.http_server import AdminServer
+from service.health import Dependency, Health
+from service.http import admin_server
 from service.kafka import admin, ensure_topics, producer_config, translate_kafka_errors
 from service.logging import get_logger
 from service.models import ModelsTable, ModelsWriter
@@ -47,7 +46,7 @@ def serve(settings: Settings, shutdown: Shutdown) -> None:
     """
     settings.require("kafka_bootstrap", "qdrant_url")
     health = Health(Process.INDEXER)
-    with AdminServer(health, settings.host, settings.listen_port(Process.INDEXER)), ExitStack() as stack:
+    with admin_server(health, settings.host, settings.listen_port(Process.INDEXER)), ExitStack() as stack:
         indexer = Indexer(settings, shutdown, health, stack)
         try:
             indexer.run()
@@ -149,7 +148,6 @@ class Indexer:
         return store
 
     def _read(self, name: str, follower: TopicFollower) -> None:
-        """Return once everything that a topic holds has been read."""
         self._starting = f"reading {name}"
         self._followers.append(follower)
         self._stack.callback(follower.stop)
@@ -242,7 +240,6 @@ class Indexer:
 
 
 def _require_base_version(vectors: BaseVectors, encoder: BaseEncoder) -> None:
-    """Raise UsageError if the base vectors were made by another base encoder."""
     foreign = vectors.foreign_base_version(encoder.base_version)
     if foreign is not None:
         raise UsageError(
@@ -252,7 +249,6 @@ def _require_base_version(vectors: BaseVectors, encoder: BaseEncoder) -> None:
 
 
 def _in_force(models: ModelsTable, followed: TopicFollower) -> InForce:
-    """Make what tells the collection in force from all that is on `models` when asked."""
 
     def in_force() -> str:
         followed.read_to_end()

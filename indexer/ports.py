@@ -1,73 +1,19 @@
-"""What the indexer's loops need of the world. Each has one real adapter, and a fake in the tests."""
+"""What the indexer's loops need of Kafka. Each has one real adapter, and a fake in the tests.
+
+The vector store needs no port: `ProductStore` takes any client of Qdrant's, in memory too.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
-
-from contracts.catalog import PointVersion
 from contracts.errors import TransientError
 from contracts.releases import Serving
 from indexer.catalog.base_vectors import BaseProduct, BaseVectors
 from indexer.catalog.planning import CatalogRecord, PartitionProgress, Refusal
-from indexer.points import ProductPoint
 
 
 class PartitionsMoved(TransientError):
     """The group has given partitions to another member, who reads again what was not committed here."""
-
-
-class LiveCounts(Protocol):
-    """What a collection holds."""
-
-    @property
-    def live(self) -> int:
-        """Products that can be found."""
-        ...
-
-
-class VectorStore(Protocol):
-    """The index. Every call raises TransientError if the store may answer later, UsageError at another's collection."""
-
-    def ensure_collection(self, name: str, dim: int, *, metadata: Mapping[str, Any] | None = None) -> bool:
-        """Make a collection if there is none; return whether it was made."""
-        ...
-
-    def write(self, collection: str, points: Iterable[ProductPoint]) -> int:
-        """Write points, each only if it is newer; stored and searchable on return."""
-        ...
-
-    def counts(self, collection: str) -> LiveCounts:
-        """Return what a collection holds."""
-        ...
-
-    def retrieve(self, collection: str, product_ids: Sequence[str]) -> dict[str, ProductPoint]:
-        """Return what is stored of these products."""
-        ...
-
-    def versions(self, collection: str) -> dict[str, PointVersion]:
-        """Return the stored version of every product."""
-        ...
-
-    def answered(self, collection: str, vectors: np.ndarray) -> int:
-        """Ask a collection as search does; return how many of the query vectors (N, D) found something."""
-        ...
-
-    def collections(self) -> list[str]:
-        """Return the names of all collections."""
-        ...
-
-    def publish_alias(self, alias: str, collection: str) -> None:
-        """Let an alias name a collection."""
-        ...
-
-    def alias_target(self, alias: str) -> str | None:
-        """Return the collection that an alias names."""
-        ...
-
-    def drop(self, collection: str) -> None:
-        """Delete a collection."""
-        ...
 
 
 class CatalogSource(Protocol):

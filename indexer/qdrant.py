@@ -2,19 +2,20 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import orjson
-from qdrant_client import QdrantClient
+from qdrant_client import AsyncQdrantClient, QdrantClient
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from contracts.errors import InvariantError, MillraceError, TransientError, UsageError
+from contracts.errors import InvariantError, MillraceError, Overloaded, TransientError, UsageError
 from service.settings import Settings
 
 _TIMEOUT_S: Final = 10
 _TRY_LATER: Final = frozenset({408, 429, 500, 502, 503, 504})
+_SHEDS: Final = frozenset({429, 503})
 
 
 def connect(settings: Settings, *, timeout_s: int = _TIMEOUT_S) -> QdrantClient:
@@ -23,11 +24,21 @@ def connect(settings: Settings, *, timeout_s: int = _TIMEOUT_S) -> QdrantClient:
     Raises:
         UsageError: no vector store is named.
     """
+    return QdrantClient(**_options(settings, timeout_s))
+
+
+def connect_async(settings: Settings, *, timeout_s: int, connections: int) -> AsyncQdrantClient:
+    """Return an asyncio client that keeps its connections, as `connect` does not for a store on the same machine."""
+    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+    return AsyncQdrantClient(**_options(settings, timeout_s), limits=limits)
+
+
+def _options(settings: Settings, timeout_s: int) -> dict[str, Any]:
     (url,) = settings.require("qdrant_url")
     key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
     # As a header, because the argument warns on every plain-HTTP connection, loopback included.
     headers = {"api-key": key} if key else None
-    return QdrantClient(url=url, headers=headers, timeout=timeout_s, check_compatibility=False)
+    return {"url": url, "headers": headers, "timeout": timeout_s, "check_compatibility": False}
 
 
 @contextmanager
@@ -38,7 +49,8 @@ def qdrant_errors(doing: str) -> Iterator[None]:
         doing: what was tried, for the message, e.g. ``write to products-r0``.
 
     Raises:
-        TransientError: timeout, no connection, too many requests, a failing server.
+        Overloaded: the store sheds load: 429 or 503.
+        TransientError: timeout, no connection, a failing server.
         UsageError: the key is missing or wrong.
         InvariantError: the store refused what should be right: wrong dimension, missing collection.
     """
@@ -46,7 +58,7 @@ def qdrant_errors(doing: str) -> Iterator[None]:
         yield
     except ResourceExhaustedResponse as error:
         message = f"Qdrant is overloaded: cannot {doing}"
-        raise TransientError(message, retry_after_s=float(error.retry_after_s)) from error
+        raise Overloaded(message, retry_after_s=float(error.retry_after_s)) from error
     except ResponseHandlingException as error:
         raise _unanswered(error, doing) from error
     except UnexpectedResponse as error:
@@ -56,7 +68,6 @@ def qdrant_errors(doing: str) -> Iterator[None]:
 
 
 def _unanswered(error: ResponseHandlingException, doing: str) -> MillraceError:
-    """Return the meaning of a call that got no usable answer."""
     if isinstance(error.source, httpx.TimeoutException):
         return TransientError(f"Qdrant did not answer in time: cannot {doing}")
     if isinstance(error.source, httpx.TransportError):
@@ -65,13 +76,13 @@ def _unanswered(error: ResponseHandlingException, doing: str) -> MillraceError:
 
 
 def _refused(error: UnexpectedResponse, doing: str) -> MillraceError:
-    """Return the meaning of an answer that is an error."""
     message = f"Qdrant refused to {doing}: {error.status_code} {reason_of(error)}"
     if error.status_code in {401, 403}:
         return UsageError(message, fix="set MILLRACE_QDRANT_API_KEY to the key of the vector store")
     if error.status_code in _TRY_LATER:
         given = error.headers.get("Retry-After", "")
-        return TransientError(message, retry_after_s=float(given) if given.isdecimal() else 1.0)
+        kind = Overloaded if error.status_code in _SHEDS else TransientError
+        return kind(message, retry_after_s=float(given) if given.isdecimal() else 1.0)
     return InvariantError(message)
 
 

@@ -19,7 +19,7 @@ from contracts.catalog import PointVersion, newer_only_filter, point_id
 from contracts.errors import DependencyDown, InvariantError, TransientError, UsageError
 from indexer.points import Owner, ProductPoint, newest_per_id
 from indexer.qdrant import qdrant_errors
-from service.dependency import Dependency
+from service.health import Dependency
 from service.logging import get_logger
 
 VECTOR_NAME: Final = "product"

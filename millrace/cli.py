@@ -13,7 +13,7 @@ import typer
 from contracts.errors import MillraceError, UsageError
 from contracts.telemetry import Process
 from deploy.local.processes import past_proxies
-from millrace.commands import asking, looking, running
+from millrace import asking, running
 from millrace.output import print_error
 from service.process import expected_failure
 from simulator import commands as simulating
@@ -32,17 +32,17 @@ app.command(rich_help_panel="Run")(simulating.demo)
 app.command(rich_help_panel="Run")(running.up)
 app.command(rich_help_panel="Run")(running.down)
 app.command(rich_help_panel="Watch")(running.status)
-app.command(rich_help_panel="Watch")(looking.doctor)
-app.command(rich_help_panel="Watch")(looking.lag)
-app.command(rich_help_panel="Watch")(looking.ledger)
-app.command(rich_help_panel="Watch")(looking.freshness)
+app.command(rich_help_panel="Watch")(asking.doctor)
+app.command(rich_help_panel="Watch")(asking.lag)
+app.command(rich_help_panel="Watch")(asking.ledger)
+app.command(rich_help_panel="Watch")(asking.freshness)
 app.command(rich_help_panel="Ask")(asking.search)
 app.command(rich_help_panel="Ask")(asking.encode)
 app.command(rich_help_panel="Measure")(simulating.simulate)
 app.command(rich_help_panel="Measure")(simulating.bench)
 shop_app.command("export")(simulating.shop_export)
 schema_app.command("export")(running.schema_export)
-app.add_typer(looking.releases_app, name="releases", rich_help_panel="Watch")
+app.add_typer(asking.releases_app, name="releases", rich_help_panel="Watch")
 app.add_typer(shop_app, name="shop", rich_help_panel="Measure")
 app.add_typer(schema_app, name="schema", rich_help_panel="Measure")
 

@@ -10,11 +10,9 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import httpx
 import orjson
@@ -154,12 +152,7 @@ def check_event_keys(settings: Settings) -> Check:
 
 
 def judge_event_keys(records: Sequence[tuple[int, bytes | None, bytes | None]], partitions: int) -> Check:
-    """Say whether events lie in the partition of their search, and which mistake of a producer it is if not.
-
-    Args:
-        records: partition, key and value of each.
-        partitions: how many the topic has.
-    """
+    """Say whether events, as (partition, key, value), lie in the partition of their search, and if not, why."""
     mistakes: Counter[str] = Counter()
     of_a_search = 0
     for partition, key, value in records:
@@ -177,7 +170,7 @@ def judge_event_keys(records: Sequence[tuple[int, bytes | None, bytes | None]], 
 
 
 def _search_of(value: bytes | None) -> bytes | None:
-    """Return the search that an event belongs to, as its key should be; None for what belongs to none."""
+    """Read the search that an event belongs to, as its key should be; None for what belongs to none."""
     try:
         event = orjson.loads(value or b"")
         search_id = event.get("search_id") or event["items"][0].get("search_id")
@@ -215,9 +208,8 @@ def check_qdrant(settings: Settings) -> Check:
     try:
         aliases = {entry.alias_name: entry.collection_name for entry in client.get_aliases().aliases}
     except Exception as error:  # noqa: BLE001 - whatever the client raises, the finding is that it does not answer
-        return Check(
-            "qdrant", "fail", f"{settings.qdrant_url} does not answer: {error}", "start it, or correct the URL"
-        )
+        cause = f"{settings.qdrant_url} does not answer: {error}"
+        return Check("qdrant", "fail", cause, "start it, or correct the URL")
     finally:
         client.close()
     if settings.alias() not in aliases:
@@ -276,37 +268,31 @@ def examine(settings: Settings, probes: tuple[Probe, ...] = PROBES, *, deadline_
     """Run every check side by side and return their outcomes in order, each by the same deadline."""
     quick = settings.model_copy(update={"dependency_wait_s": 2.5})
     ends_at = time.monotonic() + deadline_s
-    begun = [(probe, _begin(probe, quick)) for probe in probes]
-    return [_outcome(probe, future, max(0.0, ends_at - time.monotonic())) for probe, future in begun]
+    found: dict[Probe, Check] = {}
+
+    def ask(probe: Probe) -> None:
+        found[probe] = _outcome(probe, quick)
+
+    # Daemons: a check that hangs must not keep the command from ending.
+    threads = [threading.Thread(target=ask, args=[probe], name=probe.__name__, daemon=True) for probe in probes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, ends_at - time.monotonic()))
+    late = "look at that server's log"
+    return [found.get(probe) or Check(_name(probe), "fail", "no answer in time", late) for probe in probes]
 
 
-def _begin(probe: Probe, settings: Settings) -> "Future[Check]":
-    """Run a check in a daemon thread: one that hangs must not keep the command from ending."""
-    future: Future[Check] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(probe(settings))
-        except Exception as error:  # noqa: BLE001 - whatever a check raises is its finding
-            future.set_exception(error)
-
-    threading.Thread(target=work, name=probe.__name__, daemon=True).start()
-    return future
+def _name(probe: Probe) -> str:
+    return probe.__name__.removeprefix("check_").replace("_", " ")
 
 
-def _outcome(probe: Probe, future: "Future[Check]", wait_s: float) -> Check:
-    name = probe.__name__.removeprefix("check_").replace("_", " ")
+def _outcome(probe: Probe, settings: Settings) -> Check:
     try:
-        return future.result(timeout=wait_s)
-    except FutureTimeoutError:
-        return Check(name, "fail", "no answer in time", "look at that server's log")
-    except Exception as error:  # noqa: BLE001 - the other checks must still be told
+        return probe(settings)
+    except Exception as error:  # noqa: BLE001 - whatever a check raises is its finding
         expected = expected_failure(error, process=Process.PAGE)
         if expected is None:
-            return Check(name, "fail", f"the check itself failed: {error!r}", "report this with the line above")
-        return Check(name, "fail", expected.message, expected.fix)
-
-
-def doctor_report(checks: list[Check]) -> dict[str, Any]:
-    """Return the checks as stable JSON."""
-    return {"checks": [asdict(check) for check in checks]}
+            cause = f"the check itself failed: {error!r}"
+            return Check(_name(probe), "fail", cause, "report this with the line above")
+        return Check(_name(probe), "fail", expected.message, expected.fix)

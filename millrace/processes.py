@@ -29,73 +29,42 @@ UNREADY: Final = "unready"
 Report = dict[str, Any]
 
 
-def up(
-    overrides: Mapping[str, Any] | None = None,
-    *,
-    detach: bool = False,
-    processes: Sequence[str] | None = None,
-    brokers: int = 1,
-    on_progress: OnProgress | None = None,
-    on_ready: Callable[[Report], None] | None = None,
-) -> Report:
-    """Run everything on this machine.
+def up(*, brokers: int, on_progress: OnProgress, on_ready: Callable[[Report], None]) -> None:
+    """Run everything on this machine until Ctrl-C or SIGTERM; `on_ready` is told how all are once they are ready."""
 
-    Args:
-        overrides: settings by field name.
-        detach: return when all are ready; otherwise stay until Ctrl-C or SIGTERM and stop all.
-        processes: what to run; None for everything.
-        brokers: Kafka nodes, 1 or 3.
-        on_progress: told (name, state, detail) at each change.
-        on_ready: given the report once all are ready.
+    def say_where(running: LocalMillrace) -> None:
+        on_progress("up", "ready", f"{_addresses(running.urls)}; Ctrl-C stops everything")
+        on_ready(_report(read_state(running.settings.data_dir), running.settings))
 
-    Returns:
-        The processes and their addresses as they were when all were ready.
-
-    Raises:
-        UsageError: a setting is wrong, or a supervisor already runs on the data folder.
-        DependencyDown: something that is needed is missing or does not start.
-    """
-    tell = on_progress or (lambda name, state, detail: None)
-    hand_over = on_ready or (lambda report: None)
-    if detach:
-        report = _up_detached(overrides or {}, processes, brokers, tell)
-        hand_over(report)
-        return report
-    kept: Report = {}
-
-    def keep(running: LocalMillrace) -> None:
-        """Keep what runs for the report, and say where to look."""
-        kept.update(_report(read_state(running.settings.data_dir), running.settings))
-        tell("up", "ready", f"{_addresses(running.urls)}; Ctrl-C stops everything")
-        hand_over(kept)
-
-    run_until_stopped(overrides, on_ready=keep, on_progress=tell, processes=processes, brokers=brokers)
-    return kept
+    run_until_stopped(on_ready=say_where, on_progress=on_progress, brokers=brokers)
 
 
 def _addresses(urls: Mapping[str, str]) -> str:
-    """Return what people open and call, in one line."""
     return ", ".join(f"{name} {urls[name]}" for name in ("page", "search", "collector") if name in urls)
 
 
-def _up_detached(
-    overrides: Mapping[str, Any], processes: Sequence[str] | None, brokers: int, tell: OnProgress
+def up_detached(
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    processes: Sequence[str] | None = None,
+    brokers: int = 1,
+    on_progress: OnProgress = lambda name, state, detail: None,
 ) -> Report:
-    """Start a supervisor in the background and return when all that it runs is ready."""
+    """Start a supervisor in the background and return how its processes are once all are ready."""
     data_dir = load_settings(overrides).data_dir.expanduser().absolute()
     if (pid := holder_pid(data_dir)) is not None:
         raise UsageError(f"Millrace already runs on {data_dir} (process {pid})", fix="`millrace down` stops it")
     log = data_dir / LOG_FOLDER / "up.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     since = log.stat().st_size if log.exists() else 0
-    started = Background(_spawn(overrides, processes, brokers, log), log, since)
+    started = Background(_spawn(overrides or {}, processes, brokers, log), log, since)
     try:
-        state = _wait_all_ready(started, data_dir, tell)
+        state = _wait_all_ready(started, data_dir, on_progress)
     except BaseException:
         started.stop()
         raise
     running = load_running_settings(overrides)
-    tell("up", "ready", f"{_addresses(scrape_targets(running))}; `millrace down` stops everything")
+    on_progress("up", "ready", f"{_addresses(scrape_targets(running))}; `millrace down` stops everything")
     return _report(state, running)
 
 
@@ -107,7 +76,7 @@ class Background(NamedTuple):
     since: int
 
     def failure(self) -> MillraceError | None:
-        """Return why it ended, or None while it runs."""
+        """Say why it ended, or None while it runs."""
         ended, status = os.waitpid(self.pid, os.WNOHANG)
         if ended == 0:
             return None
@@ -142,7 +111,6 @@ def _spawn(overrides: Mapping[str, Any], processes: Sequence[str] | None, broker
 
 
 def _wait_all_ready(started: Background, data_dir: Path, tell: OnProgress) -> UpState:
-    """Return the state in which everything is ready, telling each change on the way."""
     deadline = time.monotonic() + START_TIMEOUT_S
     told: dict[str, str] = {}
     while time.monotonic() < deadline:
@@ -160,11 +128,7 @@ def _wait_all_ready(started: Background, data_dir: Path, tell: OnProgress) -> Up
 
 
 def down(overrides: Mapping[str, Any] | None = None) -> Report:
-    """Stop what runs on the data folder, cleanly where that is possible.
-
-    Returns:
-        ``{"stopped": whether something ran, "data_dir": the folder}``.
-    """
+    """Stop what runs on the data folder; return whether something ran, and the folder."""
     data_dir = load_settings(overrides).data_dir.expanduser().absolute()
     pid = holder_pid(data_dir)
     if pid is not None:
@@ -173,7 +137,7 @@ def down(overrides: Mapping[str, Any] | None = None) -> Report:
 
 
 def _end(pid: int, data_dir: Path) -> None:
-    """Ask a supervisor to stop; end it by force, and the kernel then ends its children, when it takes too long."""
+    """End a supervisor, by force if it takes too long; the kernel then ends its children."""
     for number, timeout_s in ((signal.SIGTERM, STOP_TIMEOUT_S), (signal.SIGKILL, STOP_TIMEOUT_S)):
         try:
             os.kill(pid, number)
@@ -190,16 +154,13 @@ def _end(pid: int, data_dir: Path) -> None:
 def status(overrides: Mapping[str, Any] | None = None) -> Report:
     """Ask every process how it is now.
 
-    Returns:
-        ``{"processes": [{"name", "state", "pid", "port", "restarts", "reasons"}]}``: the supervisor's processes where
-        one runs here, else those that `MILLRACE_SCRAPE` names, else all as stopped.
+    They are those of the supervisor if one runs here, else those that `MILLRACE_SCRAPE` names, else all as stopped.
     """
     settings = load_running_settings(overrides)
     return _report(read_state(settings.data_dir), settings)
 
 
 def _report(state: UpState | None, settings: Settings) -> Report:
-    """Return the report on what a supervisor runs, or on what the settings name."""
     targets = scrape_targets(settings)
     if state is not None:
         rows = [_row(process, _live_problem(process.name, settings, targets)) for process in state.processes]
@@ -212,7 +173,6 @@ def _report(state: UpState | None, settings: Settings) -> Report:
 
 
 def _row(process: ProcessState, problem: str | None) -> Report:
-    """Return one process of the report; one that was ready and now has something against it is `unready`."""
     unready = problem is not None and process.state in RUNNING
     reasons = [reason for reason in (process.detail, problem) if reason]
     return {
@@ -226,7 +186,6 @@ def _row(process: ProcessState, problem: str | None) -> Report:
 
 
 def _live_problem(name: str, settings: Settings, targets: Mapping[str, str]) -> str | None:
-    """Ask one process or server; return what is against it, or None."""
     servers: dict[str, Callable[[Settings], str | None]] = {KAFKA: kafka_problem, REDIS: redis_problem}
     if base_name(name) in servers:
         return servers[base_name(name)](settings)

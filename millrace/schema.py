@@ -21,6 +21,7 @@ from streams import registry
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 ASYNCAPI_FILE: Final = "asyncapi.json"
 BINDING_VERSION: Final = "0.5.0"
+KEYED: Final = {"kafka": {"key": {"type": "string"}, "bindingVersion": BINDING_VERSION}}
 RELEASE: Final = "release"
 DEAD_LETTER: Final = "dead_letter"
 
@@ -58,23 +59,18 @@ class _Generator(GenerateJsonSchema):
 
 
 def message_schema(spec: MessageSpec) -> Json:
-    """Return the JSON Schema of one message, for validating what is about to be sent."""
+    """Make the JSON Schema of one message, for validating what is about to be sent."""
     schema = spec.model.model_json_schema(mode="validation", schema_generator=_Generator)
     return {"$schema": DIALECT, "$id": f"urn:millrace:v{SCHEMA_VERSION}:{spec.name}", **schema}
 
 
 def schema_file(spec: MessageSpec) -> str:
-    """Return the file of a message's schema.
-
-    >>> from contracts.messages import MESSAGE_BY_NAME
-    >>> schema_file(MESSAGE_BY_NAME["click"])
-    'click.schema.json'
-    """
+    """Name the file of a message's schema."""
     return f"{spec.name}.schema.json"
 
 
 def asyncapi() -> Json:
-    """Return the AsyncAPI document: every topic with its key, partitions and clean-up, its writers and its readers."""
+    """Make the AsyncAPI document: every topic with its key, partitions and clean-up, its writers and its readers."""
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -105,35 +101,28 @@ def export(folder: Path) -> list[Path]:
 
 
 def _channel(topic: TopicSpec) -> Json:
-    """Return one topic."""
     names = _messages_on(topic.name)
     written = names or any(topic.name in agent.written_topics for agent in registry.AGENTS)
+    configuration: Json = {"cleanup.policy": [topic.cleanup], "max.message.bytes": topic.max_message_bytes}
+    if topic.cleanup == "delete":
+        configuration["retention.ms"] = topic.retention_ms
+    binding = {
+        "topic": topic.name,
+        "partitions": Settings.model_fields["partitions"].default if topic.keyed else 1,
+        "topicConfiguration": configuration,
+        "bindingVersion": BINDING_VERSION,
+    }
     channel: Json = {
         "address": topic.name,
         "description": f"Key: {topic.key}." + ("" if written else " Reserved: nothing writes here yet."),
-        "bindings": {"kafka": _channel_binding(topic)},
+        "bindings": {"kafka": binding},
     }
     if names:
         channel["messages"] = {name: {"$ref": f"#/components/messages/{name}"} for name in names}
     return channel
 
 
-def _channel_binding(topic: TopicSpec) -> Json:
-    """Return what Kafka has to know of a topic."""
-    configuration: Json = {"cleanup.policy": [topic.cleanup], "max.message.bytes": topic.max_message_bytes}
-    if topic.cleanup == "delete":
-        configuration["retention.ms"] = topic.retention_ms
-    defaults = Settings.model_fields
-    return {
-        "topic": topic.name,
-        "partitions": defaults["partitions"].default if topic.keyed else 1,
-        "topicConfiguration": configuration,
-        "bindingVersion": BINDING_VERSION,
-    }
-
-
 def _messages_on(topic: str) -> list[str]:
-    """Return the names of the messages that stand on a topic."""
     if topic == topics.DEAD_LETTERS:
         return [DEAD_LETTER]
     names = [spec.name for spec in registry.all_messages() if topic in spec.topics]
@@ -141,28 +130,26 @@ def _messages_on(topic: str) -> list[str]:
 
 
 def _message(spec: MessageSpec) -> Json:
-    """Return one message; its payload is the schema beside the document."""
     summary = (spec.model.__doc__ or "").split("\n")[0]
     return {
         "name": spec.name,
         "summary": summary,
         "contentType": "application/json",
         "payload": {"$ref": f"./{schema_file(spec)}"},
-        "bindings": {"kafka": {"key": {"type": "string"}, "bindingVersion": BINDING_VERSION}},
+        "bindings": KEYED,
     }
 
 
 def _messages_without_json() -> Json:
-    """Return the two messages whose value is not JSON of ours: a release's file, and whatever was set aside."""
+    """The two messages whose value is not JSON of ours: a release's file, and whatever was set aside."""
     header_names = [str(header) for header in topics.AsideHeader]
-    binding = {"kafka": {"key": {"type": "string"}, "bindingVersion": BINDING_VERSION}}
     return {
         RELEASE: {
             "name": RELEASE,
             "summary": "A release: safetensors whose metadata entry `manifest` is a release_manifest; null removes it.",
             "contentType": "application/octet-stream",
             "payload": {"type": ["string", "null"], "format": "binary"},
-            "bindings": binding,
+            "bindings": KEYED,
         },
         DEAD_LETTER: {
             "name": DEAD_LETTER,
@@ -174,13 +161,12 @@ def _messages_without_json() -> Json:
                 "properties": {name: {"type": "string"} for name in header_names},
             },
             "payload": {"type": ["string", "null"], "format": "binary"},
-            "bindings": binding,
+            "bindings": KEYED,
         },
     }
 
 
 def _sending() -> Json:
-    """Return an operation for each topic that one of ours writes."""
     senders = SENDERS | {agent.name: agent.written_topics for agent in registry.AGENTS}
     return {
         f"{sender}-writes-{topic}": {"action": "send", "channel": {"$ref": f"#/channels/{topic}"}}
@@ -190,12 +176,12 @@ def _sending() -> Json:
 
 
 def _receiving() -> Json:
-    """Return an operation for each topic that a consumer group reads, or that a process follows without one."""
-    in_groups = {
-        f"{group}-reads-{topic}": {**_receive(topic), "bindings": {"kafka": _group_binding(group)}}
-        for group, read in registry.group_topics().items()
-        for topic in read
-    }
+    """An operation for each topic that a consumer group reads, or that a process follows without one."""
+    in_groups: Json = {}
+    for group, read in registry.group_topics().items():
+        named = {"type": "string", "enum": [f"{GROUP_PREFIX}{group}"]}
+        binding = {"kafka": {"groupId": named, "bindingVersion": BINDING_VERSION}}
+        in_groups |= {f"{group}-reads-{topic}": {**_receive(topic), "bindings": binding} for topic in read}
     progress = {agent.name: (agent.progress_topic,) for agent in registry.AGENTS}
     followers = {**FOLLOWERS, **progress, "page": (*FOLLOWERS["page"], *(topic for (topic,) in progress.values()))}
     following = {
@@ -205,13 +191,4 @@ def _receiving() -> Json:
 
 
 def _receive(topic: str) -> Json:
-    """Return the reading of a topic."""
     return {"action": "receive", "channel": {"$ref": f"#/channels/{topic}"}}
-
-
-def _group_binding(group: str) -> Json:
-    """Return the consumer group of an operation."""
-    return {
-        "groupId": {"type": "string", "enum": [f"{GROUP_PREFIX}{group}"]},
-        "bindingVersion": BINDING_VERSION,
-    }

@@ -26,13 +26,10 @@ _STYLE: Final = (
 
 
 def documentation(routes: Sequence[Route], *, title: str, description: str, bearer: bool = False) -> list[Route]:
-    """Return the routes `/openapi.json` and `/docs` of an interface.
+    """Give the routes `/openapi.json` and `/docs` of an interface.
 
-    Args:
-        routes: those that say what they give are documented; the form of what they take has one example.
-        title: what it is called.
-        description: what a caller has to know.
-        bearer: callers send a key as a bearer token.
+    Routes that say what they give are documented; the form of what they take has one example. With `bearer`, callers
+    send a key as a bearer token.
     """
     document = openapi(routes, title=title, description=description, bearer=bearer)
     page = "".join(_page(document))
@@ -47,7 +44,7 @@ def documentation(routes: Sequence[Route], *, title: str, description: str, bear
 
 
 def openapi(routes: Sequence[Route], *, title: str, description: str, bearer: bool = False) -> dict[str, Any]:
-    """Return the OpenAPI document of an interface; the arguments are those of `documentation`."""
+    """Make the OpenAPI document of an interface; the arguments are those of `documentation`."""
     documented = [route for route in routes if route.gives is not None]
     models: list[type[BaseModel]] = [Problem]
     models += [model for route in documented for model in (_body_of(route), route.gives) if model is not None]
@@ -96,7 +93,7 @@ def _operation(route: Route, schemas: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _page(document: Mapping[str, Any]) -> Iterator[str]:
-    """Yield an OpenAPI document as HTML: the operations, then every schema once."""
+    """Yield HTML: the operations, then every schema once."""
     title, schemas = escape(document["info"]["title"]), document["components"]["schemas"]
     yield f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{_STYLE}</style>"
     yield f"<h1>{title}</h1><p>{_prose(document['info']['description'])}</p>"
@@ -118,7 +115,7 @@ def _page(document: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _call(path: str, operation: Mapping[str, Any], document: Mapping[str, Any]) -> str:
-    """Return an example as a command line; HOST is wherever the process listens."""
+    """Make the example's command line; HOST is wherever the process listens."""
     key = " -H 'Authorization: Bearer KEY'" if "security" in document else ""
     if "requestBody" in operation:
         (example,) = document["components"]["schemas"][_schema_of(operation["requestBody"])]["examples"]
@@ -128,7 +125,6 @@ def _call(path: str, operation: Mapping[str, Any], document: Mapping[str, Any]) 
 
 
 def _schema_of(described: Mapping[str, Any]) -> str:
-    """Return the name of the schema of a body."""
     (content,) = described["content"].values()
     return str(content["schema"]["$ref"]).removeprefix(_SCHEMAS)
 
@@ -149,12 +145,12 @@ def _table(fields: Mapping[str, Any], needed: Collection[str]) -> Iterator[str]:
 
 
 def _prose(text: str) -> str:
-    """Return text as HTML, what stands between backticks as code."""
+    """Turn text into HTML, what stands between backticks into code."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def form_of(part: Mapping[str, Any]) -> str:
-    """Return a field's form in words.
+    """Say a field's form in words.
 
     >>> form_of({"type": "string", "minLength": 1, "maxLength": 100}), form_of({"const": "click"})
     ('text, 1 to 100 characters', '`click`')
@@ -179,7 +175,6 @@ def _text(part: Mapping[str, Any]) -> str:
 
 
 def _number(part: Mapping[str, Any]) -> str:
-    """Return the form of a number, with its bounds where they say something."""
     if "Epoch milliseconds" in part.get("description", ""):
         return "epoch milliseconds"
     kind = "whole number" if part["type"] == "integer" else "number"

@@ -13,7 +13,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, OffsetSpec, TopicPartition
 
 from contracts.errors import DependencyDown, InvariantError, MillraceError, TransientError
 from contracts.telemetry import Process
-from service.dependency import Dependency
+from service.health import Dependency
 from service.kafka import admin, open_consumer, translate_kafka_errors
 from service.logging import get_logger
 from service.settings import Settings
@@ -31,7 +31,7 @@ READ_WITHIN_S: Final = 5.0
 
 
 class _Topic(NamedTuple):
-    """A topic as Kafka describes it: which one it is, although its name be used again, and where it ends."""
+    """Which topic it is, although its name be used again, and where it ends."""
 
     topic_id: str
     ends: dict[int, int]
@@ -41,14 +41,9 @@ class TopicFollower:
     """Hands every record of a topic to a callback, in the order of each partition.
 
     After an outage it goes on where it was; some records may come twice. An error that the callback raises ends the
-    follower and is kept in `failure`, because going on past a record would show a state that never was.
-
-    Args:
-        settings: of the deployment.
-        topic: without the deployment's prefix.
-        on_record: called in the follower's thread.
-        on_new_topic: called there before it begins again, because the topic was deleted and made anew.
-        kafka: told whether Kafka answers, and a readiness check of its own; if None, `not_caught_up` names an outage.
+    follower and is kept in `failure`, because going on past a record would show a state that never was. Both callbacks
+    run in the follower's thread; `on_new_topic` before it begins again, because the topic was deleted and made anew.
+    `kafka` is told whether Kafka answers, and a readiness check of its own; without it `not_caught_up` names an outage.
     """
 
     def __init__(
@@ -92,7 +87,7 @@ class TopicFollower:
             self._asking.release()
 
     def not_caught_up(self) -> str | None:
-        """Return why its view is not current, as a readiness check."""
+        """Say why its view is not current, as a readiness check."""
         if self.failure:
             return self.failure.message
         if not self.caught_up.is_set():
@@ -100,15 +95,7 @@ class TopicFollower:
         return self._kafka.not_ready() if self._names_outages else None
 
     def read_to_end(self, timeout_s: float | None = None) -> None:
-        """Wait until every record that was acknowledged before this call has been handed over.
-
-        Args:
-            timeout_s: how long at most; `READ_WITHIN_S` if None.
-
-        Raises:
-            DependencyDown: Kafka does not say where the topic ends, or the follower does not get there in time.
-            MillraceError: what ended the follower, which will never get there.
-        """
+        """Wait until every record that was acknowledged before this call was handed over, or raise what prevents it."""
         within_s = READ_WITHIN_S if timeout_s is None else timeout_s
         topic = self._describe()
         with self._moved:
@@ -140,7 +127,6 @@ class TopicFollower:
                 raise
 
     def _follow(self) -> None:
-        """Read until stopped, or until the topic is another one."""
         topic = self._describe()
         if self._topic_id not in {None, topic.topic_id}:
             get_logger().warning("topic_made_anew", topic=self._topic)
@@ -163,11 +149,13 @@ class TopicFollower:
     def _read(
         self, consumer: KafkaConsumer, partitions: list[TopicPartition], *, first_ends: Mapping[int, int]
     ) -> None:
-        """Read on, until stopped or until what is read is no longer what Kafka holds under that name."""
+        """Read on until stopped, or until what is read is no longer what Kafka holds under that name."""
         probe_at = time.monotonic() + PROBE_S
         while not self._stop.is_set():
-            if not self.caught_up.is_set() and _are_past(_positions(consumer, partitions), first_ends):
-                self.caught_up.set()
+            if not self.caught_up.is_set():
+                positions = _positions(consumer, partitions)
+                if all(positions.get(number, -1) >= end for number, end in first_ends.items()):
+                    self.caught_up.set()
             if self._hand_over(consumer) and not self._note_offsets(_positions(consumer, partitions)):
                 return self._forget_offsets()
             if time.monotonic() >= probe_at:
@@ -219,7 +207,9 @@ class TopicFollower:
             try:
                 with translate_kafka_errors(self._settings):
                     if self._admin is None:
-                        self._admin = admin(self._settings, wait=_give_up)
+                        self._admin = admin(
+                            self._settings, wait=lambda _seconds: True
+                        )  # one try: whoever asks tries again
                     return _described(self._admin, name)
             except MillraceError:
                 self._close_admin()  # a new one finds a broker that is back sooner than this one would
@@ -229,11 +219,6 @@ class TopicFollower:
         if self._admin is not None:
             self._admin.close()
             self._admin = None
-
-
-def _give_up(_seconds: float) -> bool:
-    """Let one attempt be enough: whoever asks tries again."""
-    return True
 
 
 def _described(client: KafkaAdminClient, name: str) -> _Topic:
@@ -246,10 +231,6 @@ def _described(client: KafkaAdminClient, name: str) -> _Topic:
 
 
 def _positions(consumer: KafkaConsumer, partitions: Iterable[TopicPartition]) -> dict[int, int]:
-    """Return the next offset of each partition; one whose position the broker has not told in time is left out."""
+    """List the next offsets; a partition whose position the broker has not told in time is left out."""
     positions = {p.partition: consumer.position(p, timeout_ms=POSITION_MS) for p in partitions}
     return {number: position for number, position in positions.items() if position is not None}
-
-
-def _are_past(positions: Mapping[int, int], ends: Mapping[int, int]) -> bool:
-    return all(number in positions and positions[number] >= end for number, end in ends.items())

@@ -1,4 +1,4 @@
-"""The HTTP edge that every process has: routes, refusals, limits, request metrics and health.
+"""The HTTP edge that every process has: routes, refusals, limits, request metrics, health, and how it is served.
 
 A handler takes what it needs from the request, returns the answer, and raises what is against it: `Refused`, an error
 of `contracts.errors`, or anything else, which is a fault of ours and one log line. All refusals have one form, problem
@@ -6,27 +6,35 @@ details (RFC 9457). Bodies are unpacked here, not by aiohttp, which would do it 
 """
 
 import asyncio
+import logging
+import socket
+import threading
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from contracts import wire
-from contracts.errors import ContractError, DependencyDown, TransientError
+from contracts.errors import ContractError, DependencyDown, Overloaded, TransientError
 from service import metrics
 from service.health import HEALTH_PATHS, Health
 from service.logging import get_logger
+from service.process import Shutdown, listen_error
 
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
 RETRY_AFTER_S: Final = 1
 """When a caller may come again after a 503: most of its causes pass within a second."""
 
+CLIENT_GONE: Final = 499
+"""Counted, never sent: nobody is there to read it."""
 BODY_TIMEOUT_S: Final = 30.0
 _NO_TYPE: Final = "application/octet-stream"  # aiohttp's word for an absent header
 _PACKED: Final = frozenset({"gzip", "deflate"})
@@ -54,14 +62,9 @@ class Problem(BaseModel):
 
 
 class Refused(Exception):
-    """A whole request is refused: nothing of it is done.
+    """A whole request is refused and nothing of it done: why in a stable word and in a sentence with the fix.
 
-    Args:
-        status: HTTP status.
-        reason: stable word for programs.
-        detail: sentence for people, with the fix.
-        field: dotted path of what is to blame.
-        headers: of the answer.
+    `field` is the dotted path of what is to blame; `headers` go into the answer.
     """
 
     def __init__(
@@ -82,12 +85,12 @@ class Refused(Exception):
 
 
 def come_again(status: int, reason: str, detail: str, *, after_s: float = RETRY_AFTER_S) -> Refused:
-    """Return a refusal that says when to come back."""
+    """Make a refusal that says when to come back."""
     return Refused(status, reason, detail, headers={"Retry-After": str(max(1, round(after_s)))})
 
 
 def problem(refused: Refused) -> web.Response:
-    """Return the answer that a refusal becomes everywhere but in the embedded store, which speaks Qdrant's form."""
+    """Make the answer that a refusal becomes everywhere but in the embedded store, which speaks Qdrant's form."""
     body = Problem(
         title=HTTPStatus(refused.status).phrase,
         status=refused.status,
@@ -100,22 +103,15 @@ def problem(refused: Refused) -> web.Response:
 
 
 def json_answer(content: BaseModel) -> web.Response:
-    """Return an answer that was validated when it was made."""
+    """Answer with content that was validated when it was made."""
     return web.Response(body=content.model_dump_json().encode(), content_type=JSON)
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One path of an application.
+    """One path; it is documented if it `gives` something, and `always` answered, beyond `max_open` too.
 
-    Args:
-        method: GET answers HEAD too.
-        path: as aiohttp writes it.
-        handler: answers.
-        summary: what it does, for the documentation.
-        takes: form of the body; for GET, of the parameters.
-        gives: form of the answer; a route without it is not documented.
-        always: answered also while `max_open` requests are under way, and not counted among them.
+    GET answers HEAD too. What it `takes` is the form of the body, for GET of the parameters.
     """
 
     method: str
@@ -135,15 +131,7 @@ def build_app(
     render: Callable[[Refused], web.Response] = problem,
     middlewares: Sequence[Any] = (),
 ) -> web.Application:
-    """Return an application with its health paths.
-
-    Args:
-        health: answers `/live`, `/ready` and `/metrics`.
-        routes: all other paths.
-        max_open: how many requests may be under way; those beyond are refused before their body is read.
-        render: turns a refusal into an answer.
-        middlewares: aiohttp's, inside the edge: what they raise is rendered too.
-    """
+    """Make an application with its health paths; requests beyond `max_open` are refused before their body is read."""
 
     async def answer_health(request: web.Request) -> web.StreamResponse:
         status, content_type, body = health.render(request.path) or (404, JSON, b"{}")
@@ -160,16 +148,12 @@ def build_app(
     return app
 
 
+@dataclass(slots=True)
 class _Edge:
-    """What happens around every handler."""
-
-    def __init__(
-        self, render: Callable[[Refused], web.Response], max_open: int | None, *, always: Collection[str]
-    ) -> None:
-        self._render = render
-        self._max_open = max_open
-        self._always = always
-        self._open = 0
+    render: Callable[[Refused], web.Response]
+    max_open: int | None
+    always: Collection[str]
+    open: int = 0
 
     @web.middleware
     async def answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -178,28 +162,31 @@ class _Edge:
         resource = request.match_info.route.resource
         route = "unknown" if resource is None else resource.canonical
         try:
-            response = await (handler(request) if route in self._always else self._bounded(request, handler))
+            response = await (handler(request) if route in self.always else self._bounded(request, handler))
+        except asyncio.CancelledError:
+            metrics.REQUESTS.labels(route, str(CLIENT_GONE)).inc()
+            raise
         except Exception as error:
             if isinstance(error, ConnectionError) and request.transport is None:
                 raise  # the caller is gone; aiohttp knows what to do
-            response = self._render(_refusal(request, error))
+            response = self.render(_refusal(request, error))
         response.headers.setdefault("Cache-Control", "no-store")
         metrics.REQUESTS.labels(route, str(response.status)).inc()
         metrics.REQUEST_SECONDS.labels(route).observe(time.perf_counter() - began_s)
         return response
 
     async def _bounded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if self._max_open is not None and self._open >= self._max_open:
+        if self.max_open is not None and self.open >= self.max_open:
             raise come_again(503, "busy", "too many requests are under way; send it again")
-        self._open += 1
+        self.open += 1
         try:
             return await handler(request)
         finally:
-            self._open -= 1
+            self.open -= 1
 
 
 def _refusal(request: web.Request, error: Exception) -> Refused:
-    """Return what an error means to the caller; a fault of ours is logged and says nothing of the inside."""
+    """Say what an error means to the caller; a fault of ours is logged and says nothing of the inside."""
     match error:
         case Refused():
             return error
@@ -214,7 +201,8 @@ def _refusal(request: web.Request, error: Exception) -> Refused:
         case DependencyDown() | TransientError():
             detail = f"{error.message}; {error.fix}" if error.fix else error.message
             after_s = error.retry_after_s if isinstance(error, TransientError) else RETRY_AFTER_S
-            return come_again(503, "unavailable", detail, after_s=after_s)
+            reason = "busy" if isinstance(error, Overloaded) else "unavailable"
+            return come_again(503, reason, detail, after_s=after_s)
         case _:
             get_logger().error("request_failed", path=request.path, error=repr(error), exc_info=error)
             return Refused(500, "internal", "something failed here; the log says what")
@@ -223,17 +211,7 @@ def _refusal(request: web.Request, error: Exception) -> Refused:
 async def read_body(
     request: web.Request, *, limit_bytes: int, types: Collection[str] = (JSON,), timeout_s: float = BODY_TIMEOUT_S
 ) -> bytes:
-    """Return the body of a request, unpacked.
-
-    Args:
-        request: its body may be packed with gzip or deflate.
-        limit_bytes: largest body, as sent and as unpacked.
-        types: content types that are read; an absent one is.
-        timeout_s: how long the body may take to arrive.
-
-    Raises:
-        Refused: 400, 408, 413 or 415.
-    """
+    """Read and unpack a body of at most `limit_bytes`, as sent and as unpacked, or refuse: 400, 408, 413 or 415."""
     if request.content_type not in {*types, _NO_TYPE}:
         raise Refused(415, "content_type", f"send {JSON}, not {request.content_type}")
     encoding = request.headers.get("Content-Encoding", "identity").lower()
@@ -258,7 +236,7 @@ async def read_body(
 
 
 def _unpacked(body: bytearray, limit_bytes: int) -> bytes:
-    """Return what a packed body holds, of a larger one a byte more than the limit."""
+    """Unpack a body; of one that is too large, a byte more than the limit."""
     unpacker = zlib.decompressobj(wbits=_GZIP_OR_ZLIB)
     try:
         unpacked = unpacker.decompress(body, limit_bytes + 1)
@@ -270,21 +248,12 @@ def _unpacked(body: bytearray, limit_bytes: int) -> bytes:
 
 
 async def read_model(request: web.Request, model: type[M], *, limit_bytes: int) -> M:
-    """Return the body of a request as a model.
-
-    Raises:
-        Refused: as `read_body`, and 422 with the field that is wrong.
-        MalformedMessage: it is not JSON.
-    """
+    """Read a body as a model, or refuse as `read_body` does, and by 422 with the field that is wrong."""
     return _validated(model, wire.parse(await read_body(request, limit_bytes=limit_bytes)))
 
 
 def read_parameters(request: web.Request, model: type[M]) -> M:
-    """Return the query parameters of a request as a model; one that is given more than once is a list.
-
-    Raises:
-        Refused: 422 with the parameter that is wrong.
-    """
+    """Read query parameters as a model, or refuse by 422; a parameter that is given more than once is a list."""
     given = {name: request.query.getall(name) for name in request.query}
     return _validated(model, {name: values if len(values) > 1 else values[0] for name, values in given.items()})
 
@@ -295,3 +264,65 @@ def _validated(model: type[M], content: Any) -> M:
     except ValidationError as error:
         wrong = wire.contract_error(error, tagged=False)
         raise Refused(422, wrong.reason, str(wrong), field=wrong.field) from error
+
+
+ADMIN_FINISH_S: Final = 1.0
+
+
+def bind_socket(host: str, port: int) -> socket.socket:
+    """Open a listening socket; a port in use is `DependencyDown`, an address that cannot be had `UsageError`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=128)
+    except OSError as error:
+        raise listen_error(error, host=host, port=port) from error
+
+
+@asynccontextmanager
+async def serving(
+    app: web.Application, listener: socket.socket, *, finish_s: float, end_abandoned: bool = False
+) -> AsyncIterator[None]:
+    """Answer inside the block; then take nothing more, finish what is under way, and close the socket.
+
+    With `end_abandoned` a client that goes away ends its handler, and so what that waits for.
+    """
+    logging.getLogger("aiohttp.server").addFilter(_is_worth_a_line)
+    runner = web.AppRunner(
+        app, access_log=None, auto_decompress=False, handler_cancellation=end_abandoned, shutdown_timeout=finish_s
+    )
+    try:
+        await runner.setup()
+        await web.SockSite(runner, listener).start()
+        host, port = listener.getsockname()[:2]
+        get_logger().info("listening", host=host, port=port)
+        yield
+    finally:
+        await runner.cleanup()
+        listener.close()
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Leave out what is no HTTP: whoever scans the port would fill the log with tracebacks."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
+
+
+@contextmanager
+def admin_server(health: Health, host: str, port: int) -> Iterator[int]:
+    """Answer health and metrics of a process that has no other server, inside the block; give the port that was taken.
+
+    A thread with an event loop of its own does so: a process busy with a training step still answers its supervisor.
+    """
+    listener, stop = bind_socket(host, port), Shutdown()
+
+    async def answer() -> None:
+        async with serving(build_app(health), listener, finish_s=ADMIN_FINISH_S):
+            await stop.wait_async()
+
+    thread = threading.Thread(target=lambda: asyncio.run(answer()), name="admin", daemon=True)
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        stop.request()
+        thread.join()
+        stop.close()

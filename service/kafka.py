@@ -1,11 +1,11 @@
-"""Kafka for every process: what the sibling modules `kafka_*` offer, acknowledged production and whole reads.
+"""Kafka for every process: what the sibling modules `kafka_*` offer, acknowledged production and reads without a group.
 
 Everything about Kafka is imported from here.
 """
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
@@ -14,11 +14,14 @@ from service.kafka_admin import (
     Committed,
     OffsetRange,
     Partition,
+    TopicFinding,
     Wait,
     admin,
     beginning_and_end_offsets,
     committed_offsets,
+    ensure_topics,
     pause,
+    topic_findings,
     topic_ids,
     wait_for_listener,
 )
@@ -32,37 +35,14 @@ from service.kafka_config import (
     producer_config,
 )
 from service.kafka_errors import expected_kafka_error, translate_kafka_errors
-from service.kafka_topics import TopicFinding, ensure_topics, topic_findings
 from service.settings import Settings
 
 __all__ = [
-    "Committed",
-    "OffsetRange",
-    "OutgoingRecord",
-    "Partition",
-    "TopicFinding",
-    "Wait",
-    "admin",
-    "aiokafka_config",
-    "aiokafka_consumer_config",
-    "aiokafka_producer_config",
-    "beginning_and_end_offsets",
-    "committed_offsets",
-    "consumer_config",
-    "ensure_topics",
-    "expected_kafka_error",
-    "keep_joining",
-    "newest_records",
-    "open_consumer",
-    "produce_all",
-    "producer_config",
-    "read_compacted",
-    "topic_findings",
-    "topic_ids",
-    "translate_kafka_errors",
-]
-
-SILENCE_S: Final = 10.0
+    "Committed", "OffsetRange", "OutgoingRecord", "Partition", "TopicFinding", "Wait", "admin", "aiokafka_config",
+    "aiokafka_consumer_config", "aiokafka_producer_config", "beginning_and_end_offsets", "committed_offsets",
+    "consumer_config", "ensure_topics", "expected_kafka_error", "keep_joining", "newest_records", "open_consumer",
+    "produce_all", "producer_config", "topic_findings", "topic_ids", "translate_kafka_errors",
+]  # fmt: skip
 
 
 class OutgoingRecord(NamedTuple):
@@ -76,47 +56,19 @@ class OutgoingRecord(NamedTuple):
 
 
 def open_consumer(settings: Settings, wait: Wait = pause) -> KafkaConsumer:
-    """Return a consumer without a group, a context manager; waits for a broker that is still starting up.
-
-    Raises:
-        DependencyDown: no broker answered within `dependency_wait_s`.
-    """
+    """Open a consumer without a group, a context manager; waits for a broker that is still starting up."""
     wait_for_listener(settings, wait)
     return connected(KafkaConsumer, consumer_config(settings))
 
 
-def read_compacted(settings: Settings, topic: str) -> dict[tuple[int, bytes], bytes]:
-    """Read a compacted topic from its beginning to where it ended when asked.
-
-    Returns:
-        The newest value of each (partition, key); tombstoned keys are absent.
-
-    Raises:
-        DependencyDown: Kafka does not answer, or does not know the topic.
-    """
-    with translate_kafka_errors(settings), open_consumer(settings) as consumer:
-        partitions = _assign_all(consumer, settings.topic(topic))
-        consumer.seek_to_beginning(*partitions)
-        return _read_to_end(consumer, consumer.end_offsets(partitions))
-
-
 def newest_records(settings: Settings, topic: str, most: int, *, timeout_s: float) -> tuple[int, list[Any]]:
-    """Read the last records of each partition of a topic.
-
-    Args:
-        settings: the settings in force.
-        topic: without the deployment's prefix.
-        most: records of each partition.
-        timeout_s: how long to read; what has come by then is returned.
-
-    Returns:
-        How many partitions there are, and the records as kafka-python gives them.
-
-    Raises:
-        DependencyDown: Kafka does not answer, or does not know the topic.
-    """
+    """Count a topic's partitions and read the last records of each, as many as came within `timeout_s`."""
     with open_consumer(settings) as consumer:
-        partitions = _assign_all(consumer, settings.topic(topic))
+        name = settings.topic(topic)
+        partitions = [TopicPartition(name, number) for number in sorted(consumer.partitions_for_topic(name) or ())]
+        if not partitions:
+            raise DependencyDown(f"Kafka does not know the topic {name}", fix="a restart of any service creates it")
+        consumer.assign(partitions)
         begins, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
         for partition in partitions:
             consumer.seek(partition, max(begins[partition], ends[partition] - most))
@@ -127,49 +79,14 @@ def newest_records(settings: Settings, topic: str, most: int, *, timeout_s: floa
         return len(partitions), records
 
 
-def _assign_all(consumer: KafkaConsumer, name: str) -> list[TopicPartition]:
-    partitions = [TopicPartition(name, number) for number in sorted(consumer.partitions_for_topic(name) or ())]
-    if not partitions:
-        raise DependencyDown(f"Kafka does not know the topic {name}", fix="a restart of any service creates it")
-    consumer.assign(partitions)
-    return partitions
-
-
-def _read_to_end(consumer: KafkaConsumer, ends: dict[TopicPartition, int]) -> dict[tuple[int, bytes], bytes]:
-    """Return the newest value of each key below the given ends."""
-    newest: dict[tuple[int, bytes], bytes] = {}
-    heard_at = time.monotonic()
-    while any(consumer.position(partition) < end for partition, end in ends.items()):
-        fetched = consumer.poll(timeout_ms=500)
-        if fetched:
-            heard_at = time.monotonic()
-        elif time.monotonic() - heard_at > SILENCE_S:
-            consumer.end_offsets(list(ends))  # raises where Kafka is gone; else compaction has removed the last records
-            return newest
-        for record in (record for records in fetched.values() for record in records):
-            if record.value is None:
-                newest.pop((record.partition, record.key), None)
-            elif record.key is not None:
-                newest[record.partition, record.key] = record.value
-    return newest
-
-
 def produce_all(producer: KafkaProducer, records: Iterable[OutgoingRecord]) -> list[tuple[int, int]]:
-    """Produce records in order and wait until Kafka acknowledged every one.
+    """Produce records in order, wait until Kafka acknowledged every one, and return the (partition, offset) of each.
 
-    Returns:
-        (partition, offset) of each record, in the order given.
-
-    Raises:
-        kafka.errors.KafkaError: one was not acknowledged; which of the later ones were is then unknown.
+    If one is not acknowledged, its KafkaError is raised, and which of the later ones were is unknown.
     """
     pending = [
         producer.send(
-            record.topic,
-            value=record.value,
-            key=record.key,
-            headers=list(record.headers),
-            partition=record.partition,
+            record.topic, value=record.value, key=record.key, headers=list(record.headers), partition=record.partition
         )
         for record in records
     ]
@@ -182,9 +99,8 @@ def keep_joining(consumer: KafkaConsumer) -> None:
     """Make the next poll take up a join that an earlier one left in the middle; call it before every poll.
 
     kafka-python 3.0.12 forgets a rebalance that its own leader started because the topic's metadata changed: if the
-    poll's timeout ends in the middle of it, `need_rejoin` turns false once the assignment is computed, nobody takes up
-    the finished join, and the member holds nothing for ever (kafka/coordinator/base.py, `join_group_async`). It happens
-    at about one start in ten on a topic that was just created.
+    poll ends in the middle of it, nobody takes up the finished join, and the member holds nothing for ever
+    (kafka/coordinator/base.py, `join_group_async`). About one start in ten on a topic that was just created.
     """
     coordinator = consumer._coordinator
     if coordinator is not None and coordinator.rejoining:

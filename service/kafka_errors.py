@@ -12,7 +12,6 @@ from typing import Final
 from contracts.errors import DependencyDown, MillraceError, TransientError, UsageError
 from service.settings import Settings
 
-_LIBRARIES: Final = ("kafka", "aiokafka")
 _LOGIN: Final = frozenset(
     {
         "SaslAuthenticationFailed",
@@ -29,19 +28,12 @@ _LOST_GROUP: Final = frozenset(
 )
 _SAME_WORKER: Final = frozenset({"FencedInstanceIdError", "FencedInstanceId", "UnreleasedInstanceIdError"})
 _TOO_LARGE: Final = frozenset({"MessageSizeTooLargeError", "RecordListTooLargeError", "RecordTooLargeError"})
-_REPLICATION: Final = frozenset({"InvalidReplicationFactorError"})
 _CONFIGURATION: Final = frozenset({"KafkaConfigurationError", "IllegalArgumentError", "UnsupportedCodecError"})
 
 
 @contextmanager
-def translate_kafka_errors(settings: Settings | None = None) -> Iterator[None]:
-    """Turn the Kafka errors of the block into ours, each with its fix.
-
-    Raises:
-        UsageError: a setting that the broker refuses: session timeout, login, rights, replication.
-        DependencyDown: no answer, or a topic that is missing.
-        TransientError: the group moved its partitions to another worker.
-    """
+def translate_kafka_errors(settings: Settings) -> Iterator[None]:
+    """Turn the Kafka errors of the block into ours, each with its fix."""
     try:
         yield
     except Exception as error:
@@ -51,20 +43,24 @@ def translate_kafka_errors(settings: Settings | None = None) -> Iterator[None]:
         raise translated from error
 
 
-def expected_kafka_error(error: BaseException, settings: Settings | None = None) -> MillraceError | None:
-    """Return what an error of a Kafka client means, or None where it is not one."""
-    if not any(base.__module__.split(".")[0] in _LIBRARIES for base in type(error).__mro__):
+def expected_kafka_error(error: BaseException, settings: Settings) -> MillraceError | None:
+    """Say what an error of a Kafka client means; None if it is not one."""
+    if not any(base.__module__.split(".")[0] in {"kafka", "aiokafka"} for base in type(error).__mro__):
         return None
     names = {base.__name__ for base in type(error).__mro__}
-    return _refused(names, error, settings) or _passing(names, error) or _no_answer(error, settings)
+    if names & {"UnknownTopicOrPartitionError", "UnknownTopicIdError"}:
+        return DependencyDown(
+            f"Kafka does not know a topic: {_text(error)}", fix="`millrace up` or a restart of any service creates it"
+        )
+    if names & _LOST_GROUP:
+        return TransientError(f"the group gave its partitions to another worker: {_text(error)}")
+    return _refused(names, error, settings) or _no_answer(error, settings)
 
 
-def _refused(names: set[str], error: BaseException, settings: Settings | None) -> MillraceError | None:
-    """Return the meaning of an answer that trying again does not change."""
+def _refused(names: set[str], error: BaseException, settings: Settings) -> MillraceError | None:
     if "InvalidSessionTimeoutError" in names:
-        timeout = "" if settings is None else f"={settings.session_timeout_s:g}"
         return UsageError(
-            f"Kafka refuses the session timeout MILLRACE_SESSION_TIMEOUT_S{timeout}",
+            f"Kafka refuses the session timeout MILLRACE_SESSION_TIMEOUT_S={settings.session_timeout_s:g}",
             fix="set it between the broker's group.min.session.timeout.ms and group.max.session.timeout.ms",
         )
     if any("AuthorizationFailed" in name for name in (*names, str(error))):
@@ -77,16 +73,14 @@ def _refused(names: set[str], error: BaseException, settings: Settings | None) -
             f"Kafka refuses the login: {_text(error)}",
             fix="correct MILLRACE_KAFKA_SECURITY_PROTOCOL and MILLRACE_KAFKA_SASL_*",
         )
-    if names & _REPLICATION:
-        copies = "" if settings is None else f"={settings.replication_factor}"
+    if "InvalidReplicationFactorError" in names:
         return UsageError(
-            f"Kafka has fewer brokers than MILLRACE_REPLICATION_FACTOR{copies}",
+            f"Kafka has fewer brokers than MILLRACE_REPLICATION_FACTOR={settings.replication_factor}",
             fix="lower it, or the brokers' default.replication.factor if it is -1; or start more brokers",
         )
     if names & _SAME_WORKER or any(name in str(error) for name in _SAME_WORKER):
-        worker = "" if settings is None else f"={settings.worker_id}"
         return UsageError(
-            f"another process holds MILLRACE_WORKER_ID{worker}",
+            f"another process holds MILLRACE_WORKER_ID={settings.worker_id}",
             fix="give each worker of a group a MILLRACE_WORKER_ID of its own",
         )
     if names & _TOO_LARGE:
@@ -98,20 +92,8 @@ def _refused(names: set[str], error: BaseException, settings: Settings | None) -
     return None
 
 
-def _passing(names: set[str], error: BaseException) -> MillraceError | None:
-    """Return the meaning of an answer about something that is not there, or not there any more."""
-    if names & {"UnknownTopicOrPartitionError", "UnknownTopicIdError"}:
-        return DependencyDown(
-            f"Kafka does not know a topic: {_text(error)}", fix="`millrace up` or a restart of any service creates it"
-        )
-    if names & _LOST_GROUP:
-        return TransientError(f"the group gave its partitions to another worker: {_text(error)}")
-    return None
-
-
-def _no_answer(error: BaseException, settings: Settings | None) -> MillraceError:
-    """Return the meaning of every other failure: Kafka does not do its work."""
-    where = "" if settings is None or settings.kafka_bootstrap is None else f" at {settings.kafka_bootstrap}"
+def _no_answer(error: BaseException, settings: Settings) -> MillraceError:
+    where = "" if settings.kafka_bootstrap is None else f" at {settings.kafka_bootstrap}"
     if any(problem in str(error) for problem in _TLS):
         return UsageError(
             f"no trusted connection to Kafka: {_text(error)}",
@@ -129,6 +111,5 @@ def _no_answer(error: BaseException, settings: Settings | None) -> MillraceError
 
 
 def _text(error: BaseException) -> str:
-    """Return an error in one short line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else f"{text[:200]}..."

@@ -28,10 +28,7 @@ _FIRST_FIELDS: Final = ("ts", "level", "process", "event")
 def configure(process: str, settings: Settings | None = None, *, stream: TextIO | None = None) -> None:
     """Route every log line of this process, ours and the libraries', to one stream in one form.
 
-    Args:
-        process: name put on each line.
-        settings: level and form; defaults where settings could not be read.
-        stream: standard error where None.
+    Defaults hold if the settings could not be read; the stream is standard error unless one is given.
     """
     settings = settings or Settings()
     target = sys.stderr if stream is None else stream
@@ -53,11 +50,7 @@ def configure(process: str, settings: Settings | None = None, *, stream: TextIO 
     logging.captureWarnings(capture=True)
     threading.excepthook = _log_thread_crash
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
+        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
@@ -65,7 +58,7 @@ def configure(process: str, settings: Settings | None = None, *, stream: TextIO 
 
 
 def get_logger(**fields: object) -> structlog.stdlib.BoundLogger:
-    """Return our logger; `fields` are put on each of its lines."""
+    """Give our logger; `fields` are put on each of its lines."""
     return cast("structlog.stdlib.BoundLogger", structlog.get_logger(OUR_LOGGER, **fields))
 
 
@@ -91,18 +84,18 @@ class _RepeatFilter(logging.Filter):
 
 
 def _log_thread_crash(crash: threading.ExceptHookArgs) -> None:
-    """Say as one line that a thread ended in an error nobody caught."""
     error = crash.exc_value or crash.exc_type()
     thread = None if crash.thread is None else crash.thread.name
     get_logger().error("thread crashed", thread=thread, error=repr(error), exc_info=error)
 
 
 def _shared_processors(process: str) -> list[Processor]:
-    """Return what happens to every line, whoever wrote it."""
 
-    def name_process(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-        """Put the process on the line."""
+    def name_origin(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         event["process"] = process
+        record = event.get("_record")
+        if record is not None and record.name != OUR_LOGGER:
+            event["library"] = record.name
         return event
 
     return [
@@ -110,21 +103,11 @@ def _shared_processors(process: str) -> list[Processor]:
         structlog.stdlib.add_log_level,
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
-        name_process,
-        _name_library,
+        name_origin,
     ]
 
 
-def _name_library(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Say which library a line comes from, where it is not ours."""
-    record = event.get("_record")
-    if record is not None and record.name != OUR_LOGGER:
-        event["library"] = record.name
-    return event
-
-
 def _renderers(settings: Settings, stream: TextIO) -> list[Processor]:
-    """Return the last steps: columns on a terminal, one JSON object per line elsewhere."""
     on_terminal = settings.log_format == "console" or (settings.log_format == "auto" and stream.isatty())
     if on_terminal:
         # The default shows local variables, and with them keys and shoppers' data.
@@ -134,6 +117,6 @@ def _renderers(settings: Settings, stream: TextIO) -> list[Processor]:
 
 
 def _to_json(event: EventDict, **_: Any) -> str:
-    """Return one line of JSON; what JSON lacks (paths, secrets) appears as its text, and a secret's text is stars."""
+    """Make one line of JSON; what JSON lacks (paths, secrets) appears as its text, and a secret's text is stars."""
     first = {name: event[name] for name in _FIRST_FIELDS if name in event}
     return orjson.dumps({**first, **event}, default=str, option=orjson.OPT_NON_STR_KEYS).decode()

@@ -1,76 +1,77 @@
-"""Every Prometheus metric, named in `contracts/telemetry.py`, and which process feeds which.
+"""Every Prometheus metric, and which process feeds which.
 
 A process exposes only what it feeds, and every bounded label value exists at zero from the start: a board that shows
 "no data" and an alert on a zero that another process exports are both wrong. Labels are bounded; none names a person,
 a query or a product.
 """
 
-from collections.abc import Iterable
-from typing import Any, Final, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Final, TypeVar
 
 import prometheus_client
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
-from contracts import telemetry as names
-from contracts.telemetry import Correction, PairDropReason, Process
+from contracts.telemetry import FRESHNESS_BUCKETS_S, FRESHNESS_PATHS, M_FRESHNESS, Correction, PairDropReason, Process
 
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call] # ships without an annotation
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 M = TypeVar("M", bound=MetricWrapperBase)
-_unregistered: Final[dict[str, Any]] = {"registry": None}
 
-REQUESTS = Counter(names.M_REQUESTS, "HTTP requests answered.", ("route", "code"), **_unregistered)
-REQUEST_SECONDS = Histogram(
-    names.M_REQUEST_SECONDS, "Time to answer an HTTP request.", ("route",), buckets=_SECONDS, **_unregistered
+
+def _counter(name: str, meaning: str, *labels: str) -> Counter:
+    return Counter(name, meaning, labels, registry=None)
+
+
+def _gauge(name: str, meaning: str, *labels: str) -> Gauge:
+    return Gauge(name, meaning, labels, registry=None)
+
+
+def _histogram(name: str, meaning: str, *labels: str, buckets: Sequence[float] = _SECONDS) -> Histogram:
+    return Histogram(name, meaning, labels, registry=None, buckets=buckets)
+
+
+REQUESTS = _counter("millrace_requests_total", "HTTP requests answered.", "route", "code")
+REQUEST_SECONDS = _histogram("millrace_request_duration_seconds", "Time to answer an HTTP request.", "route")
+EVENTS_ACCEPTED = _counter("millrace_events_accepted_total", "Messages acknowledged by Kafka.", "type")
+EVENTS_REJECTED = _counter("millrace_events_rejected_total", "Messages refused at intake.", "reason")
+EVENTS_DUPLICATE = _counter("millrace_events_duplicate_total", "Messages seen before at intake.", "type")
+CORRECTIONS = _counter("millrace_intake_corrections_total", "What intake changed in accepted events.", "correction")
+EVENT_OUTCOMES = _counter("millrace_event_outcomes_total", "What became of accepted events.", "outcome")
+DEAD_LETTERS = _counter("millrace_dead_letters_total", "Messages set aside.", "stage", "reason")
+STAGE_WATERMARK = _gauge(
+    "millrace_stage_watermark_timestamp_seconds", "Oldest event time not yet done.", "stage", "partition"
 )
-EVENTS_ACCEPTED = Counter(names.M_ACCEPTED, "Messages acknowledged by Kafka.", ("type",), **_unregistered)
-EVENTS_REJECTED = Counter(names.M_REJECTED, "Messages refused at intake.", ("reason",), **_unregistered)
-EVENTS_DUPLICATE = Counter(names.M_DUPLICATE, "Messages seen before at intake.", ("type",), **_unregistered)
-CORRECTIONS = Counter(names.M_CORRECTIONS, "What intake changed in accepted events.", ("correction",), **_unregistered)
-EVENT_OUTCOMES = Counter(names.M_OUTCOMES, "What became of accepted events.", ("outcome",), **_unregistered)
-DEAD_LETTERS = Counter(names.M_DEAD_LETTERS, "Messages set aside.", ("stage", "reason"), **_unregistered)
-STAGE_WATERMARK = Gauge(
-    names.M_STAGE_WATERMARK, "Oldest event time not yet done.", ("stage", "partition"), **_unregistered
+STAGE_PROGRESS = _gauge("millrace_stage_last_progress_timestamp_seconds", "When the stage last moved on.", "stage")
+LAG_RECORDS = _gauge(
+    "millrace_consumer_lag_records", "Records not yet consumed, from outside.", "group", "topic", "partition"
 )
-STAGE_PROGRESS = Gauge(names.M_STAGE_PROGRESS, "When the stage last moved on.", ("stage",), **_unregistered)
-LAG_RECORDS = Gauge(
-    names.M_LAG_RECORDS, "Records not yet consumed, from outside.", ("group", "topic", "partition"), **_unregistered
+JOIN_OPEN = _gauge("millrace_join_open_searches", "Searches whose window is open.")
+SEARCH_OUTCOMES = _counter("millrace_search_outcomes_total", "What became of closed searches.", "outcome", "reason")
+PAIRS_BUILT = _counter("millrace_pairs_built_total", "Preference pairs emitted.", "source")
+PAIRS_TRAINED = _counter("millrace_pairs_trained_total", "Preference pairs trained.", "source")
+PAIRS_DROPPED = _counter("millrace_pairs_dropped_total", "Preference pairs read, not trained.", "reason")
+TRAIN_STEPS = _counter("millrace_train_steps_total", "Optimisation steps.", "lane")
+TRAIN_STEP_SECONDS = _histogram("millrace_train_step_duration_seconds", "Time of an optimisation step.", "lane")
+TRAIN_LOSS = _gauge("millrace_train_loss", "Loss of the last step, by term.", "lane", "term")
+GRADIENT_NORM = _gauge("millrace_train_gradient_norm", "Gradient norm of the last step.", "lane")
+CHECKPOINT_TIME = _gauge(
+    "millrace_checkpoint_last_success_timestamp_seconds", "When the last checkpoint became durable."
 )
-JOIN_OPEN = Gauge(names.M_JOIN_OPEN, "Searches whose window is open.", **_unregistered)
-SEARCH_OUTCOMES = Counter(
-    names.M_SEARCH_OUTCOMES, "What became of closed searches.", ("outcome", "reason"), **_unregistered
-)
-PAIRS_BUILT = Counter(names.M_PAIRS_BUILT, "Preference pairs emitted.", ("source",), **_unregistered)
-PAIRS_TRAINED = Counter(names.M_PAIRS_TRAINED, "Preference pairs trained.", ("source",), **_unregistered)
-PAIRS_DROPPED = Counter(names.M_PAIRS_DROPPED, "Preference pairs read, not trained.", ("reason",), **_unregistered)
-TRAIN_STEPS = Counter(names.M_TRAIN_STEPS, "Optimisation steps.", ("lane",), **_unregistered)
-TRAIN_STEP_SECONDS = Histogram(
-    names.M_TRAIN_STEP_SECONDS, "Time of an optimisation step.", ("lane",), buckets=_SECONDS, **_unregistered
-)
-TRAIN_LOSS = Gauge(names.M_TRAIN_LOSS, "Loss of the last step, by term.", ("lane", "term"), **_unregistered)
-GRADIENT_NORM = Gauge(names.M_GRADIENT_NORM, "Gradient norm of the last step.", ("lane",), **_unregistered)
-CHECKPOINT_TIME = Gauge(names.M_CHECKPOINT_TIME, "When the last checkpoint became durable.", **_unregistered)
-RELEASES = Counter(names.M_RELEASES, "Releases by what was decided.", ("tower", "decision"), **_unregistered)
-RELEASE_INFO = Gauge(names.M_RELEASE_INFO, "Number of the release in force.", ("tower",), **_unregistered)
-INDEX_WRITES = Counter(names.M_INDEX_WRITES, "Points written to the vector store.", ("kind",), **_unregistered)
-INDEX_WRITE_SECONDS = Histogram(
-    names.M_INDEX_WRITE_SECONDS, "Time of a write to the vector store.", buckets=_SECONDS, **_unregistered
-)
-INDEX_POINTS = Gauge(names.M_INDEX_POINTS, "Points in a collection.", ("collection",), **_unregistered)
-ROLLOVER = Gauge(names.M_ROLLOVER, "Share of the index moved to the new product release.", **_unregistered)
-FRESHNESS = Histogram(
-    names.M_FRESHNESS, "Change to visible in search.", ("path",), buckets=names.FRESHNESS_BUCKETS_S, **_unregistered
-)
-SEARCH_SECONDS = Histogram(
-    names.M_SEARCH_SECONDS, "Time of a search, by stage.", ("stage",), buckets=_SECONDS, **_unregistered
-)
-IMPRESSIONS = Counter(names.M_IMPRESSIONS, "Impressions taken over from search.", ("outcome",), **_unregistered)
-DEGRADED = Counter(names.M_DEGRADED, "Answers given without a dependency.", ("mode",), **_unregistered)
-DEPENDENCY_UP = Gauge(names.M_DEPENDENCY_UP, "1 while the dependency answers.", ("dependency",), **_unregistered)
-LEDGER_BALANCE = Gauge(names.M_LEDGER_BALANCE, "Accepted minus all accounted; 0.", ("ledger",), **_unregistered)
-LEDGER = Gauge(names.M_LEDGER, "Terms of the ledgers.", ("ledger", "term"), **_unregistered)
+RELEASES = _counter("millrace_releases_total", "Releases by what was decided.", "tower", "decision")
+RELEASE_INFO = _gauge("millrace_release_in_force", "Number of the release in force.", "tower")
+INDEX_WRITES = _counter("millrace_index_writes_total", "Points written to the vector store.", "kind")
+INDEX_WRITE_SECONDS = _histogram("millrace_index_write_duration_seconds", "Time of a write to the vector store.")
+INDEX_POINTS = _gauge("millrace_index_points", "Points in a collection.", "collection")
+ROLLOVER = _gauge("millrace_rollover_progress_ratio", "Share of the index moved to the new product release.")
+FRESHNESS = _histogram(M_FRESHNESS, "Change to visible in search.", "path", buckets=FRESHNESS_BUCKETS_S)
+SEARCH_SECONDS = _histogram("millrace_search_duration_seconds", "Time of a search, by stage.", "stage")
+IMPRESSIONS = _counter("millrace_impressions_total", "Impressions taken over from search.", "outcome")
+DEGRADED = _counter("millrace_degraded_total", "Answers given without a dependency.", "mode")
+DEPENDENCY_UP = _gauge("millrace_dependency_up", "1 while the dependency answers.", "dependency")
+LEDGER_BALANCE = _gauge("millrace_ledger_balance_records", "Accepted minus all accounted; 0.", "ledger")
+LEDGER = _gauge("millrace_ledger_records", "Terms of the ledgers.", "ledger", "term")
 
 METRICS_OF: Final[dict[Process, tuple[MetricWrapperBase, ...]]] = {
     Process.COLLECTOR: (
@@ -112,7 +113,7 @@ STARTS_AT_ZERO: Final[dict[MetricWrapperBase, Iterable[tuple[str, ...]]]] = {
     RELEASE_INFO: [(lane,) for lane in LANES],
     INDEX_WRITES: [("upsert",), ("tombstone",), ("stale",), ("same_version",)],
     IMPRESSIONS: [("written",), ("lost",)],
-    FRESHNESS: [(path,) for path in names.FRESHNESS_PATHS],
+    FRESHNESS: [(path,) for path in FRESHNESS_PATHS],
     LEDGER_BALANCE: [("events",), ("searches",)],
 }
 """Label values that exist before anything happened; outcomes of agents are declared with the agents."""

@@ -39,11 +39,8 @@ class ModelsTable:
     """The newest value of every key of `models`: fed by a follower's thread, read by any.
 
     `serving` is the pair with the newest `published_at`: a follower may hand over what was in force long ago. A null
-    value never takes it back, for a process that runs could not follow.
-
-    Args:
-        on_change: called in the follower's thread after each record.
-        bytes_of: kinds of releases whose bytes are kept, besides their manifests.
+    value never takes it back, for a process that runs could not follow. `on_change` is called in the follower's thread
+    after each record; the bytes of releases are kept only of the kinds in `bytes_of`.
     """
 
     def __init__(self, *, on_change: Callable[[], None] = lambda: None, bytes_of: Collection[Kind] = KINDS) -> None:
@@ -76,23 +73,23 @@ class ModelsTable:
         self._on_change()
 
     def look(self) -> ModelsView:
-        """Return what the topic holds now."""
+        """Show what the topic holds now."""
         return self._view
 
     def serving(self) -> Serving | None:
-        """Return the pair in force, None before the first."""
+        """Give the pair in force, None before the first."""
         return self._view.serving
 
     def value(self, key: str) -> bytes | None:
-        """Return a release's bytes, None if it is unknown or retired."""
+        """Give a release's bytes, None if it is unknown or retired."""
         return self._values.get(key)
 
     def keys(self) -> Sequence[str]:
-        """Return the releases that are there, sorted."""
+        """List the releases that are there, sorted."""
         return sorted(self._view.manifests)
 
     def unreadable(self) -> Mapping[bytes, ContractError]:
-        """Return the keys whose newest record cannot be read, and why."""
+        """Name the keys whose newest record cannot be read, and why."""
         return {key: error for key, (_, error) in list(self._unreadable.items())}
 
     def seen(self, key: str) -> bool:
@@ -101,19 +98,12 @@ class ModelsTable:
         return number in self._numbers[kind]
 
     def highest(self, kind: Kind) -> int:
-        """Return the highest number that a release of this kind ever had, 0 if there was none."""
+        """Find the highest number that a release of this kind ever had, 0 if there was none."""
         with self._changed:
-            return max(
-                (number for known, numbers in self._numbers.items() if known == kind for number in numbers), default=0
-            )
-
-    def first_queries(self) -> Mapping[int, int]:
-        """Return product release -> its first query release, of those that are there."""
-        manifests = self._view.manifests.values()
-        return {manifest.release: manifest.query_release for manifest in manifests if manifest.kind == "product"}
+            return max(self._numbers[kind], default=0)
 
     def wait_until_shown(self, serving: Serving, timeout_s: float) -> bool:
-        """Wait until a pair, or a newer one, is in force here; return whether it is."""
+        """Wait until a pair, or a newer one, is in force here; tell whether it is."""
 
         def is_shown() -> bool:
             known = self._view.serving
@@ -158,12 +148,7 @@ class ModelsTable:
 
 
 class ModelsWriter:
-    """Writes to `models`; every call returns after Kafka's acknowledgement.
-
-    Args:
-        settings: of the deployment.
-        producer: acknowledged by all in-sync copies.
-    """
+    """Writes to `models`; every call returns after Kafka's acknowledgement by all in-sync copies."""
 
     def __init__(self, settings: Settings, producer: KafkaProducer) -> None:
         self._settings = settings
@@ -179,12 +164,7 @@ class ModelsWriter:
         self._write({key.encode(): None for key in keys})
 
     def put_in_force(self, serving: Serving, table: ModelsTable) -> None:
-        """Put a pair in force and wait until the table shows it, so that every decision goes by the topic alone.
-
-        Raises:
-            DependencyDown: Kafka does not acknowledge.
-            TransientError: the topic does not show it in time.
-        """
+        """Put a pair in force and wait until the table shows it, so that every decision goes by the topic alone."""
         self._write({SERVING_KEY: wire.encode(serving)})
         if not table.wait_until_shown(serving, SHOWN_WITHIN_S):
             raise TransientError(f"{MODELS} does not show the pair that was published")
@@ -196,11 +176,6 @@ class ModelsWriter:
 
 
 def _release_of(key: str) -> tuple[Kind, int]:
-    """Return kind and number of a release's key.
-
-    >>> _release_of("query-17")
-    ('query', 17)
-    """
     prefix, _, number = key.partition("-")
     for kind in KINDS:
         if kind == prefix:

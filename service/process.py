@@ -6,14 +6,13 @@ second signal ends it at once. Delivery never depends on a clean end: what is no
 
 import asyncio
 import errno
-import inspect
 import os
 import select
 import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final, NoReturn
@@ -48,23 +47,22 @@ class Shutdown:
             os.write(self._writing, b"s")
 
     def is_set(self) -> bool:
-        """Return whether stop was asked for."""
+        """Tell whether stop was asked for."""
         return self._requested
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until stop is asked for or the time is over; return whether it was asked for."""
+        """Wait until stop is asked for or the time is over; tell whether it was asked for."""
         poll = select.poll()
         poll.register(self._reading, select.POLLIN)
         return bool(poll.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000))
 
     async def wait_async(self) -> None:
         """Wait until stop is asked for, while the event loop runs on."""
-        loop = asyncio.get_running_loop()
-        asked: asyncio.Future[None] = loop.create_future()
+        loop, asked = asyncio.get_running_loop(), asyncio.Event()
         duplicate = os.dup(self._reading)  # a loop keeps one callback per descriptor, and several may wait
-        loop.add_reader(duplicate, _resolve, asked)
+        loop.add_reader(duplicate, asked.set)
         try:
-            await asked
+            await asked.wait()
         finally:
             loop.remove_reader(duplicate)
             os.close(duplicate)
@@ -75,33 +73,21 @@ class Shutdown:
         os.close(self._writing)
 
 
-def _resolve(future: "asyncio.Future[None]") -> None:
-    """Mark a future as done, once."""
-    if not future.done():
-        future.set_result(None)
-
-
-Main = Callable[[Settings, Shutdown], Awaitable[None] | None]
+Main = Callable[[Settings, Shutdown], Coroutine[Any, Any, None] | None]
 """What a process does, sync or async, until it is done or `shutdown` is set."""
 
 
-def run(process: Process | str, main: Main, *, overrides: Mapping[str, Any] | None = None) -> NoReturn:
-    """Run a process to its end and exit; the whole of a `__main__`.
-
-    Args:
-        process: its name in logs and metrics.
-        main: what it does.
-        overrides: settings from the command line.
-    """
-    sys.exit(execute(Process(process), main, overrides=overrides))
+def run(process: Process, main: Main) -> NoReturn:
+    """Run a process to its end and exit; the whole of a `__main__`."""
+    sys.exit(execute(process, main))
 
 
-def execute(process: Process, main: Main, *, overrides: Mapping[str, Any] | None = None) -> int:
+def execute(process: Process, main: Main) -> int:
     """Run a process to its end and return its exit code; every failure becomes one line in the log."""
     logging.configure(process)
     settings: Settings | None = None
     try:
-        settings = load_settings(overrides)
+        settings = load_settings()
         logging.configure(process, settings)
         logging.get_logger().info("started", pid=os.getpid())
         with _stopping_on_signals() as shutdown:
@@ -115,25 +101,18 @@ def execute(process: Process, main: Main, *, overrides: Mapping[str, Any] | None
 
 
 def _call(main: Main, settings: Settings, shutdown: Shutdown) -> None:
-    """Run `main`, in an event loop of its own where it is async; a cancellation is its end only after a stop."""
     outcome = main(settings, shutdown)
-    if not inspect.isawaitable(outcome):
+    if outcome is None:
         return
     try:
-        asyncio.run(_awaited(outcome))
+        asyncio.run(outcome)
     except asyncio.CancelledError as error:
         if not shutdown.is_set():
             raise RuntimeError("cancelled although nobody asked for a stop") from error
 
 
-async def _awaited(outcome: Awaitable[None]) -> None:
-    """Await what `main` returned; `asyncio.run` takes coroutines only."""
-    await outcome
-
-
 @contextmanager
 def _stopping_on_signals() -> Iterator[Shutdown]:
-    """Give a `Shutdown` that SIGTERM and SIGINT set; afterwards signals do what they did before."""
     shutdown = Shutdown()
     ended = threading.Event()
     first_asked: list[float] = []
@@ -161,7 +140,6 @@ def _stopping_on_signals() -> Iterator[Shutdown]:
 
 
 def _end_late_stop(shutdown: Shutdown, ended: threading.Event, grace_s: float = STOP_GRACE_S) -> None:
-    """End the process where a stop that was asked for takes too long."""
     shutdown.wait()
     if not ended.wait(grace_s):
         logging.get_logger().error(
@@ -171,7 +149,6 @@ def _end_late_stop(shutdown: Shutdown, ended: threading.Event, grace_s: float = 
 
 
 def _report(error: Exception, process: Process, settings: Settings | None) -> int:
-    """Log a failure as one line and return its exit code; only an unexpected one carries its traceback."""
     log = logging.get_logger()
     expected = expected_failure(error, process=process, settings=settings)
     if expected is None:
@@ -186,26 +163,19 @@ def _report(error: Exception, process: Process, settings: Settings | None) -> in
 def expected_failure(
     error: BaseException, *, process: Process | str, settings: Settings | None = None
 ) -> MillraceError | None:
-    """Return what a failure means to an operator, or None where nobody foresaw it.
+    """Say what a failure means to an operator, or None if nobody foresaw it.
 
-    Args:
-        error: our own, one of a Kafka or Redis client, or of the operating system (port, disk, rights); in a group, the
-            first that is expected decides, unless an unexpected one stands beside it.
-        process: whose failure it is, for its port.
-        settings: the settings in force, where they could be read.
+    It may be ours, of a Kafka or Redis client, or of the operating system (port, disk, rights). In a group the first
+    that is expected decides, unless an unexpected one stands beside it.
     """
     if isinstance(error, BaseExceptionGroup):
         meanings = [expected_failure(inner, process=process, settings=settings) for inner in error.exceptions]
         return None if None in meanings else meanings[0]
     if isinstance(error, MillraceError):
         return error
+    settings = settings or Settings()
     if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
-        return _expected_os_error(error, process=process, settings=settings or Settings())
-    return _expected_client_error(error, settings)
-
-
-def _expected_client_error(error: BaseException, settings: Settings | None) -> MillraceError | None:
-    """Return the meaning of an error of a client library; its translation is imported only if it comes to that."""
+        return _expected_os_error(error, process=process, settings=settings)
     libraries = {base.__module__.split(".")[0] for base in type(error).__mro__}
     if libraries & {"kafka", "aiokafka"}:
         from service.kafka_errors import expected_kafka_error
@@ -214,12 +184,12 @@ def _expected_client_error(error: BaseException, settings: Settings | None) -> M
     if "redis" in libraries:
         from service.redis import expected_redis_error
 
-        return expected_redis_error(error, settings or Settings())
+        return expected_redis_error(error, settings)
     return None
 
 
 def listen_error(error: OSError, *, host: str, port: int) -> MillraceError:
-    """Return what a refused listening socket means to an operator."""
+    """Say what a refused listening socket means to an operator."""
     if error.errno == errno.EADDRINUSE:
         return DependencyDown(
             f"port {port} is in use", fix="set MILLRACE_PORT to a free one or stop the process that holds it"
@@ -230,7 +200,6 @@ def listen_error(error: OSError, *, host: str, port: int) -> MillraceError:
 
 
 def _expected_os_error(error: OSError, *, process: Process | str, settings: Settings) -> MillraceError | None:
-    """Return the meaning of a busy port, a full disk or a missing right; None for every other."""
     if error.errno == errno.EADDRINUSE:
         return listen_error(error, host=settings.host, port=settings.listen_port(process))
     where = error.filename or settings.data_dir

@@ -19,24 +19,21 @@ from contracts.errors import DependencyDown, MillraceError, UsageError
 from service.settings import Settings
 
 TIMEOUT_S: Final = 0.25
+_QUICK: Final[dict[str, Any]] = {
+    "socket_timeout": TIMEOUT_S,
+    "socket_connect_timeout": TIMEOUT_S,
+    "health_check_interval": 15,
+}
 
 
 def redis_client(settings: Settings) -> redis.Redis:
-    """Return a client for threads; it connects at its first call.
-
-    Raises:
-        UsageError: no address is set, or it is not one of Redis.
-    """
-    return redis.Redis.from_url(_url(settings), retry=Retry(NoBackoff(), 0), **_timeouts())
+    """Give a client for threads; it connects at its first call."""
+    return redis.Redis.from_url(_url(settings), retry=Retry(NoBackoff(), 0), **_QUICK)
 
 
 def async_redis_client(settings: Settings) -> redis.asyncio.Redis:
-    """Return a client for one event loop; it connects at its first call. Close it with `aclose()`.
-
-    Raises:
-        UsageError: no address is set, or it is not one of Redis.
-    """
-    return redis.asyncio.Redis.from_url(_url(settings), retry=AsyncRetry(NoBackoff(), 0), **_timeouts())
+    """Give a client for one event loop; it connects at its first call. Close it with `aclose()`."""
+    return redis.asyncio.Redis.from_url(_url(settings), retry=AsyncRetry(NoBackoff(), 0), **_QUICK)
 
 
 @contextmanager
@@ -49,12 +46,12 @@ def translate_redis_errors(settings: Settings) -> Iterator[None]:
 
 
 def expected_redis_error(error: BaseException, settings: Settings) -> MillraceError | None:
-    """Return what an error of the Redis client means, or None where it is not one."""
+    """Say what an error of the Redis client means; None if it is not one."""
     return _down(error, settings) if isinstance(error, redis.RedisError) else None
 
 
 def redis_check(client: redis.Redis) -> str | None:
-    """Return the reason why Redis is of no use now, or None; the form of a health check."""
+    """Say why Redis is of no use now, or None; the form of a health check."""
     try:
         client.ping()
     except redis.RedisError as error:
@@ -62,13 +59,8 @@ def redis_check(client: redis.Redis) -> str | None:
     return None
 
 
-def _timeouts() -> dict[str, Any]:
-    """Return what makes a call give up quickly."""
-    return {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S, "health_check_interval": 15}
-
-
 def _url(settings: Settings) -> str:
-    """Return the address, refused where it is not one of Redis; it may hold a password, so it is not shown."""
+    """Give the address if it is one of Redis; it may hold a password, so it is not shown."""
     (url,) = settings.require("redis_url")
     if urlsplit(url).scheme not in {"redis", "rediss", "unix"}:
         raise UsageError("MILLRACE_REDIS_URL is not a Redis address", fix="set it to redis://host:port/0")
@@ -76,7 +68,6 @@ def _url(settings: Settings) -> str:
 
 
 def _down(error: BaseException, settings: Settings) -> MillraceError:
-    """Return the failure of Redis with its host and port, without a password."""
     parts = urlsplit(settings.redis_url or "")
     where = f"{parts.hostname}:{parts.port or 6379}" if parts.hostname else "the address in MILLRACE_REDIS_URL"
     return DependencyDown(

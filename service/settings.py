@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Any, Final, Literal, Self, cast
+from typing import Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
@@ -40,8 +40,8 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "json", "console"]
 
 
-def _setting(default: Any, unit: str, meaning: str, **limits: Any) -> Any:
-    """Return a field with its default, unit (empty where it has none) and meaning with the reason for the default."""
+def _setting(default: Any, meaning: str, *, unit: str = "", **limits: Any) -> Any:
+    """Make a field of its default and its meaning with the reason for the default."""
     return Field(default=default, description=meaning, json_schema_extra={"unit": unit}, **limits)
 
 
@@ -51,90 +51,91 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
     kafka_bootstrap: str | None = _setting(
-        None,
-        "",
-        "Kafka brokers as host:port, comma-separated; no default, so that nothing joins a cluster by accident.",
+        None, "Kafka brokers as host:port, comma-separated; no default, so that nothing joins a cluster by accident."
     )
-    kafka_security_protocol: SecurityProtocol = _setting("PLAINTEXT", "", "How to talk to Kafka; plain on one machine.")
-    kafka_sasl_mechanism: SaslMechanism = _setting("PLAIN", "", "How to log in where the protocol is SASL_*.")
-    kafka_sasl_username: str | None = _setting(None, "", "Login name where the mechanism is PLAIN or SCRAM.")
-    kafka_sasl_password: SecretStr | None = _setting(None, "", "Login password where the mechanism is PLAIN or SCRAM.")
+    kafka_security_protocol: SecurityProtocol = _setting("PLAINTEXT", "How to talk to Kafka; plain on one machine.")
+    kafka_sasl_mechanism: SaslMechanism = _setting("PLAIN", "How to log in where the protocol is SASL_*.")
+    kafka_sasl_username: str | None = _setting(None, "Login name where the mechanism is PLAIN or SCRAM.")
+    kafka_sasl_password: SecretStr | None = _setting(None, "Login password where the mechanism is PLAIN or SCRAM.")
     kafka_sasl_oauth_token_url: str | None = _setting(
-        None, "", "Where OAUTHBEARER gets its tokens (client credentials), as https://host/path."
+        None, "Where OAUTHBEARER gets its tokens (client credentials), as https://host/path."
     )
-    kafka_sasl_oauth_client_id: str | None = _setting(None, "", "Client id at the token URL.")
-    kafka_sasl_oauth_client_secret: SecretStr | None = _setting(None, "", "Client secret at the token URL.")
-    kafka_sasl_oauth_scope: str | None = _setting(None, "", "Scope asked for at the token URL, where it wants one.")
+    kafka_sasl_oauth_client_id: str | None = _setting(None, "Client id at the token URL.")
+    kafka_sasl_oauth_client_secret: SecretStr | None = _setting(None, "Client secret at the token URL.")
+    kafka_sasl_oauth_scope: str | None = _setting(None, "Scope asked for at the token URL, where it wants one.")
     kafka_sasl_oauth_token_file: Path | None = _setting(
-        None, "", "File that holds an OAUTHBEARER token instead; read again at every login."
+        None, "File that holds an OAUTHBEARER token instead; read again at every login."
     )
-    kafka_ssl_cafile: Path | None = _setting(None, "", "CA certificates (PEM) for SSL; the system's where unset.")
-    kafka_ssl_certfile: Path | None = _setting(None, "", "Client certificate (PEM) where the brokers ask for one.")
-    kafka_ssl_keyfile: Path | None = _setting(None, "", "Private key (PEM) of the client certificate.")
-    redis_url: str | None = _setting(None, "", "Redis as redis://host:port/db; may be emptied at any time.", repr=False)
-    qdrant_url: str | None = _setting(None, "", "Vector store as http://host:port.")
-    qdrant_api_key: SecretStr | None = _setting(None, "", "Key of the vector store where it asks for one.")
+    kafka_ssl_cafile: Path | None = _setting(None, "CA certificates (PEM) for SSL; the system's where unset.")
+    kafka_ssl_certfile: Path | None = _setting(None, "Client certificate (PEM) where the brokers ask for one.")
+    kafka_ssl_keyfile: Path | None = _setting(None, "Private key (PEM) of the client certificate.")
+    redis_url: str | None = _setting(None, "Redis as redis://host:port/db; may be emptied at any time.", repr=False)
+    qdrant_url: str | None = _setting(None, "Vector store as http://host:port.")
+    qdrant_api_key: SecretStr | None = _setting(None, "Key of the vector store where it asks for one.")
     qdrant_take_over: bool = _setting(
-        False, "", "Drop another deployment's collections under our names and fill them anew; set it for one start."
+        False, "Drop another deployment's collections under our names and fill them anew; set it for one start."
     )
     topic_prefix: str = _setting(
-        "", "", "Put before every topic, group and collection name: several shops or tests on one cluster."
+        "", "Put before every topic, group and collection name: several shops or tests on one cluster."
     )
-    partitions: int = _setting(4, "partitions", "Of every keyed topic: the most workers that can share a topic.", ge=1)
+    partitions: int = _setting(
+        4, "Of every keyed topic: the most workers that can share a topic.", unit="partitions", ge=1
+    )
     replication_factor: int = _setting(
-        -1, "copies", "Of every partition of the topics that are created; -1: the brokers' default. Use 3.", ge=-1
+        -1, "Of every partition of the topics that are created; -1: the brokers' default. Use 3.", unit="copies", ge=-1
     )
     session_timeout_s: float = _setting(
-        10, "s", "A worker silent for so long loses its partitions; 10 s outlives a pause and is short for shoppers."
+        10,
+        "A worker silent for so long loses its partitions; 10 s outlives a pause and is short for shoppers.",
+        unit="s",
     )
     worker_id: str | None = _setting(
-        None, "", "Name of this worker for static group membership: a restart within the session timeout moves nothing."
+        None, "Name of this worker for static group membership: a restart within the session timeout moves nothing."
     )
     dependency_wait_s: float = _setting(
-        30, "s", "How long a start waits for Kafka, Redis and the vector store before it gives up.", ge=0
+        30, "How long a start waits for Kafka, Redis and the vector store before it gives up.", unit="s", ge=0
     )
-    join_window_s: float = _setting(600, "s", "How long after a search its events count; covers a usual visit.", gt=0)
-    lateness_s: float = _setting(10, "s", "How much disorder the join waits for; above the usual beacon delay.", ge=0)
-    freshness_window_s: float = _setting(60, "s", "Catalogue change to searchable: the promise boards show.", gt=0)
-    refresh_window_s: float = _setting(900, "s", "Product release to whole index refreshed.", gt=0)
+    join_window_s: float = _setting(
+        600, "How long after a search its events count; covers a usual visit.", unit="s", gt=0
+    )
+    lateness_s: float = _setting(
+        10, "How much disorder the join waits for; above the usual beacon delay.", unit="s", ge=0
+    )
+    freshness_window_s: float = _setting(60, "Catalogue change to searchable: the promise boards show.", unit="s", gt=0)
+    refresh_window_s: float = _setting(900, "Product release to whole index refreshed.", unit="s", gt=0)
     release_interval_s: float = _setting(
-        15, "s", "Shortest time between query releases; shoppers see it within 30 s.", gt=0
+        15, "Shortest time between query releases; shoppers see it within 30 s.", unit="s", gt=0
     )
     product_release_interval_s: float = _setting(
-        3600, "s", "Shortest time between product releases; each re-embeds the whole catalogue.", gt=0
+        3600, "Shortest time between product releases; each re-embeds the whole catalogue.", unit="s", gt=0
     )
     base_model: str = _setting(
         "sentence-transformers/all-MiniLM-L6-v2",
-        "",
         "Any sentence-transformers model; small enough for a CPU.",
         min_length=1,
     )
-    write_key: SecretStr | None = _setting(None, "", "Browser key: shop events only. No default, on purpose.")
-    secret_key: SecretStr | None = _setting(None, "", "Server key: everything. No default, on purpose.")
-    person_key: SecretStr | None = _setting(
-        None, "", "HMAC-SHA256 key for client and user ids. No default, on purpose."
-    )
-    data_dir: Path = _setting(Path(".millrace"), "", "Checkpoints, embedded stores and logs.")
-    agents: str = _setting("", "", "Agents that a stream worker runs, comma-separated; all of them if unset.")
-    cors_origins: str = _setting("", "", "Origins that may call the collector from a browser, comma-separated; none.")
+    write_key: SecretStr | None = _setting(None, "Browser key: shop events only. No default, on purpose.")
+    secret_key: SecretStr | None = _setting(None, "Server key: everything. No default, on purpose.")
+    person_key: SecretStr | None = _setting(None, "HMAC-SHA256 key for client and user ids. No default, on purpose.")
+    data_dir: Path = _setting(Path(".millrace"), "Checkpoints, embedded stores and logs.")
+    agents: str = _setting("", "Agents that a stream worker runs, comma-separated; all of them if unset.")
+    cors_origins: str = _setting("", "Origins that may call the collector from a browser, comma-separated; none.")
     trusted_proxies: str = _setting(
-        "",
         "",
         "Networks (CIDR, comma-separated) of load balancers before the collector, whose X-Forwarded-For or Forwarded "
         "names the caller; none.",
     )
-    host: str = _setting("127.0.0.1", "", "Address to listen on; loopback unless told otherwise.", min_length=1)
-    port: int | None = _setting(None, "", "Port to listen on; each process has its own default.", ge=0, le=65535)
+    host: str = _setting("127.0.0.1", "Address to listen on; loopback unless told otherwise.", min_length=1)
+    port: int | None = _setting(None, "Port to listen on; each process has its own default.", ge=0, le=65535)
     scrape: str = _setting(
-        "", "", "Where the page finds the other processes, name=http://host:port, comma-separated; `up` fills it in."
+        "", "Where the page finds the other processes, name=http://host:port, comma-separated; `up` fills it in."
     )
-    log_level: LogLevel = _setting("info", "", "Least level of our own log lines; libraries log from warning.")
-    log_format: LogFormat = _setting("auto", "", "json, console, or auto: console on a terminal, JSON elsewhere.")
+    log_level: LogLevel = _setting("info", "Least level of our own log lines; libraries log from warning.")
+    log_format: LogFormat = _setting("auto", "json, console, or auto: console on a terminal, JSON elsewhere.")
 
     @field_validator("kafka_bootstrap")
     @classmethod
     def _names_hosts_and_ports(cls, value: str | None) -> str | None:
-        """Refuse what is not a list of host:port."""
         for server in [] if value is None else _comma_list(value) or [""]:
             host, _, port = server.rpartition(":")
             if not host or not re.fullmatch(r"\d{1,5}", port) or int(port) > 65_535:
@@ -144,7 +145,7 @@ class Settings(BaseModel):
     @field_validator("redis_url", "qdrant_url")
     @classmethod
     def _names_a_port_that_exists(cls, value: str | None) -> str | None:
-        """Refuse an address that no client could take apart, without repeating it: it may hold a password."""
+        """Refuse an address without repeating it: it may hold a password."""
         try:
             _ = urlsplit(value or "").port  # is taken apart only when asked for
         except ValueError:
@@ -154,7 +155,6 @@ class Settings(BaseModel):
     @field_validator("kafka_sasl_oauth_token_url")
     @classmethod
     def _is_a_web_address(cls, value: str | None) -> str | None:
-        """Refuse what no token can be asked of."""
         if value is not None and not re.fullmatch(r"https?://[^/\s]+\S*", value):
             raise ValueError("is not https://host/path")
         return value
@@ -162,7 +162,6 @@ class Settings(BaseModel):
     @field_validator("replication_factor")
     @classmethod
     def _is_a_number_of_copies(cls, value: int) -> int:
-        """Refuse no copy at all."""
         if value == 0:
             raise ValueError("at least one copy, or -1 for the brokers' default")
         return value
@@ -170,7 +169,6 @@ class Settings(BaseModel):
     @field_validator("topic_prefix")
     @classmethod
     def _fits_into_a_topic_name(cls, value: str) -> str:
-        """Refuse characters that Kafka refuses in topic names."""
         if not re.fullmatch(r"[a-zA-Z0-9._-]{0,100}", value):
             raise ValueError("only letters, digits, '.', '_' and '-', at most 100 of them")
         return value
@@ -178,7 +176,6 @@ class Settings(BaseModel):
     @field_validator("session_timeout_s")
     @classmethod
     def _is_accepted_by_brokers(cls, value: float) -> float:
-        """Refuse what brokers refuse by default (`group.min.session.timeout.ms`)."""
         if value < 6:
             raise ValueError("the broker refuses session timeouts under 6 s")
         return value
@@ -186,14 +183,12 @@ class Settings(BaseModel):
     @field_validator("trusted_proxies")
     @classmethod
     def _are_networks(cls, value: str) -> str:
-        """Refuse what is no network, with what is wrong with it."""
         for network in _comma_list(value):
             ip_network(network)
         return value
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        """Refuse combinations that lose events or cannot connect."""
         if self.lateness_s >= self.join_window_s:
             raise ValueError(
                 f"MILLRACE_LATENESS_S={self.lateness_s:g} must be less than "
@@ -206,7 +201,7 @@ class Settings(BaseModel):
         return self
 
     def _login_problem(self) -> str | None:
-        """Return what is missing for the login to Kafka, or given and of no use."""
+        """Say what is missing for the login to Kafka, or given and of no use."""
         given = tuple(name for name in (*_PASSWORD, *_TOKEN_FILE, *_CLIENT) if getattr(self, name) is not None)
         if not self.kafka_security_protocol.startswith("SASL_"):
             unused = ", ".join(map(env_name, given))
@@ -218,31 +213,31 @@ class Settings(BaseModel):
         return f"MILLRACE_KAFKA_SASL_MECHANISM={self.kafka_sasl_mechanism} needs {needed}, and no other login"
 
     def topic(self, name: str) -> str:
-        """Return a topic's name on the cluster."""
+        """Name a topic on the cluster."""
         return f"{self.topic_prefix}{name}"
 
     def group(self, name: str) -> str:
-        """Return a consumer group's name on the cluster, `join` -> `millrace-join`."""
+        """Name a consumer group on the cluster, `join` -> `millrace-join`."""
         return f"{self.topic_prefix}{GROUP_PREFIX}{name}"
 
     def collection(self, product_release: int) -> str:
-        """Return the collection that a product release created."""
+        """Name the collection that a product release created."""
         return f"{self.topic_prefix}{collection_name(product_release)}"
 
     def alias(self) -> str:
-        """Return the alias under which the collection in force is found."""
+        """Name the alias under which the collection in force is found."""
         return f"{self.topic_prefix}{ALIAS}"
 
     def listen_port(self, process: Process | str) -> int:
-        """Return the port that a process listens on."""
+        """Give the port that a process listens on."""
         return DEFAULT_PORTS[Process(process)] if self.port is None else self.port
 
     def cors_origin_list(self) -> tuple[str, ...]:
-        """Return the origins that may call the collector from a browser."""
+        """List the origins that may call the collector from a browser."""
         return tuple(_comma_list(self.cors_origins))
 
     def trusted_proxy_list(self) -> tuple[IPv4Network | IPv6Network, ...]:
-        """Return the networks whose word about a caller's address is taken."""
+        """List the networks whose word about a caller's address is taken."""
         return tuple(ip_network(network) for network in _comma_list(self.trusted_proxies))
 
     @property
@@ -256,25 +251,23 @@ class Settings(BaseModel):
         return round(self.lateness_s * 1000)
 
     def require(self, *names: str) -> tuple[str, ...]:
-        """Return the named settings as plain text (secrets revealed), refusing those that are unset.
+        """Give the named settings as plain text, secrets revealed; `UsageError` names the first that is not set."""
+        values = []
+        for name in names:
+            if (value := getattr(self, name)) is None:
+                fix = _UNSET_FIXES.get(name, f"start everything with `millrace up`, or set {env_name(name)}")
+                raise UsageError(f"{env_name(name)} is not set", fix=fix)
+            values.append(plain(value))
+        return tuple(values)
 
-        Raises:
-            UsageError: naming the first setting that is missing, and the fix.
-        """
-        return tuple(self._required(name) for name in names)
-
-    def _required(self, name: str) -> str:
-        """Return one setting as plain text."""
-        value = getattr(self, name)
-        if value is None:
-            fix = _UNSET_FIXES.get(name, f"start everything with `millrace up`, or set {env_name(name)}")
-            raise UsageError(f"{env_name(name)} is not set", fix=fix)
-        return _plain(value)
+    def brokers(self) -> list[str]:
+        """List the Kafka brokers; `UsageError` if none is named."""
+        return _comma_list(*self.require("kafka_bootstrap"))
 
     def as_environ(self) -> dict[str, str]:
-        """Return the environment that gives a child these settings, secrets in plain text; unset ones left out."""
+        """Make the environment that gives a child these settings, secrets in plain text; unset ones left out."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
-        return {env_name(name): _plain(value) for name, value in values.items() if value is not None}
+        return {env_name(name): plain(value) for name, value in values.items() if value is not None}
 
 
 def env_name(field: str) -> str:
@@ -287,19 +280,11 @@ def env_name(field: str) -> str:
 
 
 def load_settings(
-    overrides: Mapping[str, Any] | None = None,
-    environ: Mapping[str, str] | None = None,
-    directory: Path | None = None,
+    overrides: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None, directory: Path | None = None
 ) -> Settings:
-    """Read the settings in force.
+    """Read the settings in force, or raise `UsageError`; an override of None was not given.
 
-    Args:
-        overrides: field name -> value from the command line; None means not given.
-        environ: the environment; the process's own where None.
-        directory: where `millrace.toml` is looked for; the working directory where None.
-
-    Raises:
-        UsageError: an unknown name, an impossible value or combination, or an unreadable file.
+    The environment is the process's own and the folder of `millrace.toml` the working one, unless told otherwise.
     """
     from_file = _read_file((Path.cwd() if directory is None else directory) / SETTINGS_FILE)
     from_environ = _read_environ(os.environ if environ is None else environ)
@@ -312,18 +297,7 @@ def load_settings(
         raise _usage_error(error) from None
 
 
-def settings_table() -> list[tuple[str, str, str, str]]:
-    """Return (variable, default, unit, meaning) of every setting, in order, for the documentation."""
-    rows = []
-    for name, field in Settings.model_fields.items():
-        default = "" if field.default is None else _plain(field.default)
-        unit = cast("dict[str, str]", field.json_schema_extra)["unit"]
-        rows.append((env_name(name), default, unit, field.description or ""))
-    return rows
-
-
 def _read_file(path: Path) -> dict[str, Any]:
-    """Return the settings of the file, or none where there is no file."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -335,13 +309,12 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 
 def _read_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return our settings of an environment; an empty variable counts as unset, as `NAME=` in a compose file means."""
+    """Find our settings; an empty variable counts as unset, as `NAME=` in a compose file means."""
     ours = {name: value for name, value in environ.items() if name.startswith(ENV_PREFIX) and value != ""}
     return {name.removeprefix(ENV_PREFIX).lower(): value for name, value in ours.items()}
 
 
 def _refuse_unknown(name: str) -> None:
-    """Raise where a name is not a setting, with the nearest one that is."""
     if name in Settings.model_fields:
         return
     nearest = difflib.get_close_matches(name.lower(), Settings.model_fields, n=1)
@@ -352,7 +325,7 @@ def _refuse_unknown(name: str) -> None:
 
 
 def _usage_error(error: ValidationError) -> UsageError:
-    """Return one line that names each wrong setting with its value, unless the value is a secret."""
+    """Name each wrong setting in one line, with its value unless that is a secret."""
     problems, fixes = [], []
     for problem in error.errors(include_url=False):
         text = problem["msg"].removeprefix("Value error, ")
@@ -367,17 +340,15 @@ def _usage_error(error: ValidationError) -> UsageError:
 
 
 def _is_secret(name: str) -> bool:
-    """Return whether a setting's value must never be shown."""
     return name in _NEVER_SHOWN or "SecretStr" in str(Settings.model_fields[name].annotation)
 
 
 def _comma_list(value: str) -> list[str]:
-    """Return the non-empty parts of a comma-separated list."""
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
-def _plain(value: object) -> str:
-    """Return a setting as it is written in an environment."""
+def plain(value: object) -> str:
+    """Write a setting as it stands in an environment, a secret in plain text."""
     if isinstance(value, bool):
         return str(value).lower()
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value)

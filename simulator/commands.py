@@ -29,8 +29,7 @@ def demo(
 
     Example: millrace demo --seed 3
     """
-    from simulator.demo.phases import DemoOptions
-    from simulator.demo.run import run_demo
+    from simulator.demo.run import DemoOptions, run_demo
 
     run_demo(DemoOptions(world=world, seed=seed, seconds=seconds, keep=keep, json_file=json))
 
@@ -44,7 +43,7 @@ def shop_export(
     Example: millrace shop export my-world && millrace demo --world my-world
     """
     from simulator.shop.builtin import builtin_world
-    from simulator.shop.world_files import export_world
+    from simulator.shop.world import export_world
 
     export_world(builtin_world(seed), folder)
     messages().print(f"world {seed} written to {folder}", markup=False)

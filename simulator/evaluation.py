@@ -114,12 +114,6 @@ def difference(
 ) -> Interval:
     """The mean change of a metric per query, with a paired bootstrap's 95 % percentile interval.
 
-    Args:
-        before: scores of the same queries in the same order.
-        after: as `before`.
-        metric: a name of `METRICS`.
-        seed: of the bootstrap.
-
     Raises:
         ValueError: the two do not hold the same queries.
     """

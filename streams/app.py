@@ -9,9 +9,8 @@ from typing import Any, Final
 
 from contracts.errors import DependencyDown, InvariantError, MillraceError
 from contracts.telemetry import Process
-from service.dependency import Dependency
-from service.health import Health
-from service.http_server import AdminServer
+from service.health import Dependency, Health
+from service.http import admin_server
 from service.kafka import ensure_topics, expected_kafka_error, topic_ids
 from service.process import Shutdown
 from service.settings import Settings
@@ -55,7 +54,7 @@ async def run_worker(settings: Settings, shutdown: Shutdown) -> None:
     for agent in agents:
         health.add_check(agent.name, agent.not_ready)
         health.add_liveness_check(agent.name, agent.stuck)
-    with AdminServer(health, settings.host, settings.listen_port(Process.STREAMS)):
+    with admin_server(health, settings.host, settings.listen_port(Process.STREAMS)):
         try:
             await _run_agents(agents, settings, shutdown, kafka)
         finally:

@@ -7,7 +7,7 @@ residual MLP: a linear one would be a query transform up to a scalar per product
 
 import math
 from collections.abc import Mapping
-from typing import Final, Self
+from typing import ClassVar, Final, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -21,13 +21,25 @@ APPLY_ROWS: Final = 8192
 """Rows per block of `apply_head`: bounds the memory of the hidden layer, not the size of the catalogue."""
 
 
-class QueryHead(nn.Module):
-    """q' = unit(q + up(down(q))), with `up` zero at the start.
+class _Residual(nn.Module):
+    first: ClassVar[str]
+    """Name of the weights whose shape is (width, D)."""
 
-    Args:
-        dim: width D of the base vectors.
-        rank: width of the bottleneck.
-    """
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> Self:
+        """Return the head that holds these weights."""
+        width, dim = tensors[cls.first].shape
+        head = cls(dim, width)
+        with torch.no_grad():
+            for name, weights in head.named_parameters():
+                weights.copy_(torch.from_numpy(np.array(tensors[name], dtype=np.float32)))
+        return head
+
+
+class QueryHead(_Residual):
+    """q' = unit(q + up(down(q))) over base vectors of width `dim`, with `up` zero at the start."""
+
+    first = "down"
 
     def __init__(self, dim: int, rank: int = 64) -> None:
         super().__init__()
@@ -39,22 +51,11 @@ class QueryHead(nn.Module):
         """Map unit rows (B, D) to unit rows (B, D)."""
         return nn.functional.normalize(vectors + (vectors @ self.down.T) @ self.up.T, dim=-1)
 
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> Self:
-        """Return the head that holds these weights."""
-        rank, dim = tensors["down"].shape
-        head = cls(dim, rank)
-        _fill(head, tensors)
-        return head
 
+class ProductHead(_Residual):
+    """p' = unit(p + output(gelu(hidden(p)))) over base vectors of width `dim`, with `output` zero at the start."""
 
-class ProductHead(nn.Module):
-    """p' = unit(p + output(gelu(hidden(p)))), with `output` zero at the start.
-
-    Args:
-        dim: width D of the base vectors.
-        hidden: width H of the hidden layer.
-    """
+    first = "hidden_weight"
 
     def __init__(self, dim: int, hidden: int = 256) -> None:
         super().__init__()
@@ -68,20 +69,20 @@ class ProductHead(nn.Module):
         hidden = nn.functional.gelu(vectors @ self.hidden_weight.T + self.hidden_bias)
         return nn.functional.normalize(vectors + hidden @ self.output_weight.T, dim=-1)
 
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> Self:
-        """Return the head that holds these weights."""
-        hidden, dim = tensors["hidden_weight"].shape
-        head = cls(dim, hidden)
-        _fill(head, tensors)
-        return head
-
 
 Head = QueryHead | ProductHead
+AnyHead = TypeVar("AnyHead", QueryHead, ProductHead)
+
+
+class Towers(NamedTuple):
+    """A query head and a product head that belong together."""
+
+    query: QueryHead
+    product: ProductHead
 
 
 def apply_head(head: Head, vectors: np.ndarray) -> np.ndarray:
-    """Return the head's vectors (N, D) float32 for base vectors (N, D), without a gradient."""
+    """Give the head's vectors (N, D) float32 for base vectors (N, D), without a gradient."""
     rows = np.require(vectors, dtype=np.float32, requirements=["C", "W"])
     with torch.inference_mode():
         blocks = [head(torch.from_numpy(rows[at : at + APPLY_ROWS])).numpy() for at in range(0, len(rows), APPLY_ROWS)]
@@ -89,18 +90,24 @@ def apply_head(head: Head, vectors: np.ndarray) -> np.ndarray:
 
 
 def head_tensors(head: Head) -> dict[str, np.ndarray]:
-    """Return a copy of a head's weights by name."""
+    """Copy a head's weights, by name."""
     return {name: weights.detach().cpu().numpy().copy() for name, weights in head.named_parameters()}
 
 
+def copied(head: AnyHead) -> AnyHead:
+    """Make a head of the same weights that training does not touch."""
+    return type(head).from_tensors(head_tensors(head))
+
+
+def mixed(before: AnyHead, after: AnyHead, *, share: float) -> AnyHead:
+    """Make a head that went a share of the way from one head's weights to another's; the other itself if it is 1."""
+    if share == 1.0 or before is after:
+        return after
+    old, new = head_tensors(before), head_tensors(after)
+    return type(before).from_tensors({name: old[name] + share * (new[name] - old[name]) for name in old})
+
+
 def _gaussian(rows: int, columns: int) -> Tensor:
-    """Return seeded weights (rows, columns) whose product with a unit vector has entries of about 1 / sqrt(rows)."""
+    """Draw seeded weights (rows, columns) whose product with a unit vector has entries of about 1 / sqrt(rows)."""
     generator = torch.Generator().manual_seed(INITIAL_SEED)
     return torch.randn(rows, columns, generator=generator) / math.sqrt(rows)
-
-
-def _fill(head: Head, tensors: Mapping[str, np.ndarray]) -> None:
-    """Replace a head's weights."""
-    with torch.no_grad():
-        for name, weights in head.named_parameters():
-            weights.copy_(torch.from_numpy(np.array(tensors[name], dtype=np.float32)))

@@ -1,10 +1,11 @@
 """A release as it travels on `models`: one safetensors file, weights and probe vectors, its manifest in the metadata.
 
-`unpack` trusts nothing: digest, kind, width and shapes are checked before a head is built from the bytes.
+`unpack` trusts nothing: digest, kind, width and shapes are checked before a head is built from the bytes. A reader
+recomputes the vectors of the probe texts: encoder, template, head and weights are then proven to be the trainer's.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -14,12 +15,34 @@ from safetensors.numpy import load, save
 
 from contracts import wire
 from contracts.base import YEAR_2000_MS
-from contracts.errors import MalformedMessage
-from contracts.releases import MANIFEST_ENTRY, Kind, ReleaseManifest, manifest_of
+from contracts.errors import CheckFailed, MalformedMessage
+from contracts.releases import MANIFEST_ENTRY, PROBE_TOLERANCE, Kind, ReleaseManifest, manifest_of, release_key
 from towers.heads import Head, ProductHead, QueryHead, apply_head, head_tensors
-from towers.probes import PROBE_TEXTS
 
 PROBE_VECTORS: Final = "probe_vectors"
+HEADS: Final[dict[Kind, type[Head]]] = {"query": QueryHead, "product": ProductHead}
+PROBE_TEXTS: Final = (
+    "quiet fridge",
+    "double door refrigerator 300 litres frost free",
+    "1 ton inverter ac only",
+    "gaming laptop under 80000",
+    "sasta double door fridge",
+    "wireless earbuds with long battery",
+    "Front load washing machine 7 kg. Appliances > Washing machines",
+    "smart tv 55 inch 4k",
+    "gift for grandmother",
+    "running shoes",
+    "usb c charger 65w",
+    "red dress size m",
+    "coffee grinder",
+    "USB-C to HDMI adapter. Computers > Cables",
+    "stand mixer 500 w",
+    "",
+)
+IDENTITY: Final = 0
+
+ValueOf = Callable[[str], bytes | None]
+"""Returns the value of a key on `models`, None if there is none."""
 
 
 class Encoder(Protocol):
@@ -42,17 +65,16 @@ class Release:
 
     def head(self) -> Head:
         """Return the trained head."""
-        kind = QueryHead if self.manifest.kind == "query" else ProductHead
-        return kind.from_tensors(self.tensors)
+        return HEADS[self.manifest.kind].from_tensors(self.tensors)
 
 
 def pack(release: Release) -> bytes:
-    """Return a release as the value of its record on `models`."""
+    """Make the value of a release's record on `models`."""
     return bytes(save(release.tensors, metadata={MANIFEST_ENTRY: wire.encode(release.manifest).decode()}))
 
 
 def unpack(value: bytes) -> Release:
-    """Return the release in a record's value.
+    """Read the release in a record's value.
 
     Raises:
         ContractError: the bytes are no release, damaged, or do not fit their manifest.
@@ -60,8 +82,8 @@ def unpack(value: bytes) -> Release:
     manifest = manifest_of(value)
     try:
         tensors: dict[str, np.ndarray] = load(value)
-    except (SafetensorError, KeyError, ValueError) as exc:
-        raise MalformedMessage("malformed_release", f"not a release file: {exc}") from exc
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise MalformedMessage("malformed_release", f"not a release file: {error}") from error
     if weights_sha256(tensors) != manifest.weights_sha256:
         raise MalformedMessage("wrong_digest", "the weights are not those of the manifest", field="weights_sha256")
     _check_shapes(manifest, tensors)
@@ -69,7 +91,7 @@ def unpack(value: bytes) -> Release:
 
 
 def weights_sha256(tensors: Mapping[str, np.ndarray]) -> str:
-    """Return the digest of tensors: names, types, shapes and little-endian bytes, in the order of names."""
+    """Hash tensors: names, types, shapes and little-endian bytes, in the order of names."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = np.ascontiguousarray(tensors[name])
@@ -79,13 +101,13 @@ def weights_sha256(tensors: Mapping[str, np.ndarray]) -> str:
 
 
 def release_tensors(head: Head, encoder: Encoder) -> dict[str, np.ndarray]:
-    """Return what a release of this head carries: its weights and the vectors of the probe texts."""
+    """Make what a release of this head carries: its weights and the vectors of the probe texts."""
     return {**head_tensors(head), PROBE_VECTORS: apply_head(head, encoder.encode(PROBE_TEXTS))}
 
 
 def identity_release(kind: Kind, encoder: Encoder) -> Release:
     """Return release 0 of a tower: the head that changes nothing. It is built in and never stands on a topic."""
-    tensors = release_tensors((QueryHead if kind == "query" else ProductHead)(encoder.dim), encoder)
+    tensors = release_tensors(HEADS[kind](encoder.dim), encoder)
     manifest = ReleaseManifest(
         kind=kind,
         release=0,
@@ -104,7 +126,7 @@ def identity_release(kind: Kind, encoder: Encoder) -> Release:
 
 
 def probe_difference(release: Release, encoder: Encoder) -> float:
-    """Return the largest absolute difference between a release's probe vectors and their recomputation here.
+    """Recompute a release's probe vectors here and give the largest absolute difference.
 
     `contracts.releases.PROBE_TOLERANCE` is the most at which the release may be used.
     """
@@ -112,10 +134,48 @@ def probe_difference(release: Release, encoder: Encoder) -> float:
     return float(np.abs(recomputed - release.tensors[PROBE_VECTORS]).max(initial=0.0))
 
 
+def verified_release(kind: Kind, release: int, *, value_of: ValueOf, encoder: Encoder) -> Release:
+    """Return a release that may be used with this encoder; release 0 is built in.
+
+    Raises:
+        CheckFailed: it is not there, not finite, of another base encoder, or its probe texts come out differently.
+        ContractError: its bytes are damaged.
+    """
+    if release == IDENTITY:
+        return identity_release(kind, encoder)
+    value = value_of(release_key(kind, release).decode())
+    if value is None:
+        raise CheckFailed(f"{kind} release {release} is not on the topic")
+    found = unpack(value)
+    manifest = found.manifest
+    if (manifest.kind, manifest.release) != (kind, release):
+        raise CheckFailed(f"it calls itself {manifest.kind} release {manifest.release}")
+    if (manifest.base_version, manifest.dim) != (encoder.base_version, encoder.dim):
+        raise CheckFailed(
+            f"it was trained over {manifest.base_version}, this process has {encoder.base_version}",
+            fix="give trainer, indexer and search the same MILLRACE_BASE_MODEL",
+        )
+    if not all(np.isfinite(tensor).all() for tensor in found.tensors.values()):
+        raise CheckFailed("it holds weights that are not finite")
+    difference = probe_difference(found, encoder)
+    if not difference <= PROBE_TOLERANCE:
+        raise CheckFailed(
+            f"its probe texts differ by {difference:.2e}", fix="install the same versions for every process"
+        )
+    return found
+
+
+def product_head(release: Release) -> ProductHead:
+    """Return the head of a product release."""
+    head = release.head()
+    if not isinstance(head, ProductHead):
+        raise CheckFailed(f"{release.manifest.kind}-{release.manifest.release} is no product release")
+    return head
+
+
 def _check_shapes(manifest: ReleaseManifest, tensors: Mapping[str, np.ndarray]) -> None:
-    """Raise where tensors are missing, superfluous, of the wrong type or of shapes that do not fit together."""
     dim, probes = manifest.dim, len(manifest.probe_texts)
-    first = tensors.get("down" if manifest.kind == "query" else "hidden_weight")
+    first = tensors.get(HEADS[manifest.kind].first)
     width = 0 if first is None else len(first)
     expected: dict[str, tuple[int, ...]] = {PROBE_VECTORS: (probes, dim)}
     if manifest.kind == "query":

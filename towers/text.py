@@ -47,7 +47,6 @@ def text_hash(text: str) -> str:
 
 
 def _attribute(name: str, value: AttributeValue) -> str:
-    """Return `key value`, or nothing where the value is unknown."""
     if value is None or value == "":
         return ""
     if isinstance(value, bool):

@@ -1,32 +1,32 @@
 """Puts the trainer together: followers, encoder, group, checkpoint, loop; knows every adapter, decides nothing."""
 
-import time
 from collections.abc import Callable
+from typing import Final
 
 from kafka import KafkaProducer
 
-from contracts.errors import MillraceError
+from contracts.errors import DependencyDown, MillraceError
 from contracts.telemetry import Process
 from contracts.topics import MODELS, PRODUCT_VECTORS
-from service.follow import OnRecord, TopicFollower
-from service.health import Health
-from service.http_server import AdminServer
+from service.follow import PATIENCE_S, OnRecord, TopicFollower
+from service.health import Dependency, Health
+from service.http import admin_server
 from service.kafka import ensure_topics, producer_config, translate_kafka_errors
 from service.logging import get_logger
+from service.machine import epoch_ms
 from service.models import ModelsTable, ModelsWriter
 from service.process import Shutdown
 from service.settings import Settings
 from towers.encoder import BaseEncoder, load_encoder
 from trainer.adapters.checkpoints import FileCheckpoints, writable_folder
 from trainer.adapters.pairs_source import KafkaPairs
-from trainer.adapters.query_vectors import QueryVectors
-from trainer.adapters.vectors import VectorTable
-from trainer.core.learner import LearnerSettings
-from trainer.core.releasing import Cadence
-from trainer.core.state import fresh_learner, restored_learner
-from trainer.loop import LoopSettings, Ports, TrainerLoop
+from trainer.adapters.vectors import QueryVectors, VectorTable
+from trainer.learner import LearnerSettings
+from trainer.loop import LoopSettings, TrainerLoop
+from trainer.release.planning import Cadence
+from trainer.state import learner_from
 
-WAIT_S = 0.2
+WAIT_S: Final = 0.2
 
 
 class TrainerApp:
@@ -40,9 +40,13 @@ class TrainerApp:
     def __init__(self, settings: Settings, shutdown: Shutdown) -> None:
         self._settings = settings
         self._shutdown = shutdown
-        self._waiting_for: str | None = "the base encoder is being loaded"
+        self._starting: str | None = "the base encoder is being loaded"
+        self._kafka = Dependency(
+            Process.KAFKA, meaning="nothing is learned meanwhile; no pair is lost", patience_s=PATIENCE_S
+        )
         self._followers: list[TopicFollower] = []
         self._folder = settings.data_dir / "trainer"
+        self._health = Health(Process.TRAINER)
 
     def run(self) -> None:
         """Train until stopped.
@@ -50,43 +54,50 @@ class TrainerApp:
         Raises:
             MillraceError: a dependency is missing, or another trainer took over.
         """
-        self._settings.require("kafka_bootstrap")
+        settings, health = self._settings, self._health
+        settings.require("kafka_bootstrap")
         writable_folder(self._folder)
-        health = Health(Process.TRAINER)
-        health.add_check("trainer", lambda: self._waiting_for)
-        with AdminServer(health, self._settings.host, self._settings.listen_port(Process.TRAINER)):
-            encoder = load_encoder(self._settings.base_model)
-            self._waiting_for = "Kafka has not answered yet"
-            ensure_topics(self._settings, wait=self._shutdown.wait)
+        health.add_check("trainer", lambda: self._starting)
+        health.add_check("kafka", self._kafka.not_ready)
+        with admin_server(health, settings.host, settings.listen_port(Process.TRAINER)):
+            encoder = load_encoder(settings.base_model)
+            self._starting = "Kafka has not answered yet"
+            ensure_topics(settings, wait=self._shutdown.wait)
             vectors, models = VectorTable(encoder.dim, base_version=encoder.base_version), ModelsTable()
-            self._follow(health, PRODUCT_VECTORS, vectors.on_record)
-            self._follow(health, MODELS, models.apply, on_new_topic=models.forget)
+            health.add_check("vectors", vectors.not_usable)
+            self._follow(PRODUCT_VECTORS, vectors.on_record, on_new_topic=vectors.forget)
+            self._follow(MODELS, models.apply, on_new_topic=models.forget)
             try:
                 self._train(encoder, vectors, models)
             finally:
                 for follower in self._followers:
                     follower.stop()
 
-    def _follow(
-        self, health: Health, topic: str, on_record: OnRecord, *, on_new_topic: Callable[[], None] = lambda: None
-    ) -> None:
-        """Begin to follow a topic; the process is ready once it is caught up."""
-        follower = TopicFollower(self._settings, topic, on_record, on_new_topic=on_new_topic)
-        health.add_check(topic, follower.not_caught_up)
+    def _follow(self, topic: str, on_record: OnRecord, *, on_new_topic: Callable[[], None]) -> None:
+        """Begin to follow a topic; the process is not ready before all that it holds was read."""
+        follower = TopicFollower(self._settings, topic, on_record, on_new_topic=on_new_topic, kafka=self._kafka)
+        self._health.add_check(topic, follower.not_caught_up)
         follower.start()
         self._followers.append(follower)
 
     def _train(self, encoder: BaseEncoder, vectors: VectorTable, models: ModelsTable) -> None:
         """Join the group once the views are current, take up the checkpoint, and work."""
-        if not self._wait(self._caught_up, "vectors and models are being read"):
-            return
+        self._starting = "vectors and models are being read"
+        while not self._caught_up():
+            if self._shutdown.wait(WAIT_S):
+                return
         with (
             translate_kafka_errors(self._settings),
             KafkaProducer(**producer_config(self._settings)) as producer,
             KafkaPairs(self._settings, producer) as source,
         ):
-            if self._wait(source.held, "another trainer holds the preference pairs; standing by"):
-                self._work(encoder, vectors, models, source=source, producer=producer)
+            self._health.add_check("pairs", source.not_reading)
+            self._starting = "the checkpoint has not been taken up yet"
+            while not source.join():
+                self._check_followers()
+                if self._shutdown.is_set():
+                    return
+            self._work(encoder, vectors, models, source=source, producer=producer)
 
     def _work(
         self,
@@ -100,56 +111,50 @@ class TrainerApp:
         """Run the loop until stopped; what was learned is durable when it returns."""
         checkpoints = FileCheckpoints(self._folder, base_version=encoder.base_version)
         snapshot = checkpoints.load()
-        query_vectors = QueryVectors(encoder)
-        settings = LearnerSettings()
-        learner = (
-            fresh_learner(encoder.dim, settings=settings, products=vectors, query_vectors=query_vectors)
-            if snapshot is None
-            else restored_learner(snapshot, settings=settings, products=vectors, query_vectors=query_vectors)
+        learner = learner_from(
+            snapshot,
+            dim=encoder.dim,
+            settings=LearnerSettings(),
+            products=vectors,
+            query_vectors=QueryVectors(encoder),
         )
-        ports = Ports(source, checkpoints, models, ModelsWriter(self._settings, producer))
-        loop = TrainerLoop(learner, ports, encoder=encoder, settings=self._loop_settings(), clock_ms=epoch_ms)
-        loop.resume({} if snapshot is None else snapshot.outbox)
-        self._waiting_for = None
-        get_logger().info("training", pairs_trained=learner.facts.pairs_trained, offsets=learner.facts.offsets)
-        while not self._shutdown.is_set():
-            self._check_followers()
-            loop.turn()
-        loop.finish()
-
-    def _loop_settings(self) -> LoopSettings:
-        """Return the sizes and times of the loop."""
         cadence = Cadence(
             query_ms=round(self._settings.release_interval_s * 1000),
             product_ms=round(self._settings.product_release_interval_s * 1000),
         )
-        return LoopSettings(cadence=cadence)
-
-    def _wait(self, ready: Callable[[], bool], reason: str) -> bool:
-        """Wait until something is ready; return False where the process must stop first."""
-        self._waiting_for = reason
-        while not ready():
-            if self._shutdown.wait(WAIT_S):
-                return False
-        return True
+        loop = TrainerLoop(
+            learner,
+            source=source,
+            checkpoints=checkpoints,
+            models=models,
+            writer=ModelsWriter(self._settings, producer),
+            encoder=encoder,
+            settings=LoopSettings(cadence=cadence),
+            clock_ms=epoch_ms,
+        )
+        loop.resume({} if snapshot is None else snapshot.outbox)
+        self._starting = None
+        while not self._shutdown.is_set():
+            self._check_followers()
+            loop.run_once()
+        loop.finish()
 
     def _caught_up(self) -> bool:
-        """Return whether vectors and models have been read to their ends."""
         self._check_followers()
         return all(follower.caught_up.is_set() for follower in self._followers)
 
     def _check_followers(self) -> None:
-        """Raise what ended a follower."""
+        """Raise what ended a follower: training on a view that no longer moves would be wrong in silence."""
         failures: list[MillraceError] = [each.failure for each in self._followers if each.failure is not None]
         if failures:
             raise failures[0]
 
 
-def epoch_ms() -> int:
-    """Return the time."""
-    return time.time_ns() // 1_000_000
-
-
 def main(settings: Settings, shutdown: Shutdown) -> None:
     """Run a trainer; the whole of its `__main__`."""
-    TrainerApp(settings, shutdown).run()
+    try:
+        TrainerApp(settings, shutdown).run()
+    except DependencyDown as error:
+        if not shutdown.is_set():
+            raise
+        get_logger().info("stopped_while_waiting", error=error.message)

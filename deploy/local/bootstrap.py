@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from deploy.local import REPOSITORY, kafka_jars, system_packages
+from deploy.local import REPOSITORY, kafka_jars
 
 LEAST: Final = (3, 11)
 BELOW: Final = (3, 14)
 HEARTBEAT_S: Final = 15.0
 ATTEMPTS: Final = 2  # registries hiccup
 SHOWN_LINES: Final = 4
+APT_LOCK_WAIT_S: Final = 300  # a fresh machine may be updating itself
 SYSTEM_CERTIFICATES: Final = Path("/etc/ssl/certs/ca-certificates.crt")
 LOCKED_EXTRAS: Final = {
     "all": ("all", "dev"),
@@ -40,46 +41,34 @@ class SetupError(Exception):
     """Set-up cannot go on; the message is one line with the fix."""
 
 
-def say(text: str) -> None:
-    """Print one line of progress."""
-    sys.stderr.write(f"setup: {text}\n")
-    sys.stderr.flush()
-
-
 @dataclass(frozen=True, slots=True)
+class Need:
+    """One thing that the system must have: in words, as Debian packages (the best first), as a Homebrew formula."""
+
+    what: str
+    debian: tuple[str, ...]
+    brew: str
+
+
+JAVA: Final = Need(
+    "Java 17 or newer",
+    ("openjdk-21-jre-headless", "openjdk-17-jre-headless", "default-jre-headless"),
+    "openjdk@17",
+)
+MAVEN: Final = Need("Maven", ("maven",), "maven")
+REDIS: Final = Need("redis-server", ("redis-server",), "redis")
+
+
 class Layout:
-    """Where set-up finds and puts things.
+    """Where set-up finds and puts things in a repository."""
 
-    Args:
-        root: the repository.
-    """
-
-    root: Path = REPOSITORY
-
-    @property
-    def venv(self) -> Path:
-        """The virtual environment."""
-        return self.root / ".venv"
-
-    @property
-    def python(self) -> Path:
-        """Its interpreter."""
-        return self.venv / "bin" / "python"
-
-    @property
-    def stamp(self) -> Path:
-        """Holds the fingerprint of what was installed into it."""
-        return self.venv / "millrace-setup"
-
-    @property
-    def cache(self) -> Path:
-        """What can be fetched again."""
-        return self.root / ".cache"
-
-    @property
-    def log(self) -> Path:
-        """What the installers said."""
-        return self.cache / "setup.log"
+    def __init__(self, root: Path = REPOSITORY) -> None:
+        self.root = root
+        self.venv = root / ".venv"
+        self.python = self.venv / "bin" / "python"
+        self.stamp = self.venv / "millrace-setup"  # holds the fingerprint of what was installed
+        self.cache = root / ".cache"
+        self.log = self.cache / "setup.log"
 
     def lock(self, name: str) -> Path:
         """A lock file with hashes."""
@@ -93,8 +82,51 @@ class Layout:
         return digest.hexdigest()
 
 
+def say(text: str) -> None:
+    """Print one line of progress."""
+    sys.stderr.write(f"setup: {text}\n")
+    sys.stderr.flush()
+
+
+def run(layout: Layout, command: Sequence[str | Path]) -> None:
+    """Run one command, and again if it fails the first time; what it says goes into the log.
+
+    Raises:
+        SetupError: it failed each time; the message holds what it said last.
+    """
+    begin = layout.log.stat().st_size if layout.log.exists() else 0
+    for _ in range(ATTEMPTS):
+        if _run_once(layout, [str(part) for part in command]) == 0:
+            return
+    words = [Path(part).name if os.sep in str(part) else str(part) for part in command]
+    shown = " ".join(word for word in words if not word.startswith("-"))[:80]
+    said = layout.log.read_bytes()[begin:].decode("utf-8", "replace").splitlines()[1:]
+    last = " | ".join([line.strip() for line in said if line.strip()][-SHOWN_LINES:])[:600]
+    raise SetupError(f"{shown} failed: {last or 'it said nothing'} (all of it: {layout.log})")
+
+
+def _run_once(layout: Layout, command: list[str]) -> int:
+    """Run a command and return its exit code, with a line now and then that shows that it lives."""
+    started = time.monotonic()
+    with layout.log.open("ab") as log:
+        log.write(f"$ {' '.join(command)}\n".encode())
+        log.flush()
+        try:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=layout.root
+            )
+        except OSError as error:
+            raise SetupError(f"cannot run {command[0]}: {error.strerror}") from error
+        with process:
+            while True:
+                try:
+                    return process.wait(HEARTBEAT_S)
+                except subprocess.TimeoutExpired:
+                    say(f"    still at it, {time.monotonic() - started:.0f} s")
+
+
 def venv_is_good(layout: Layout) -> bool:
-    """Return whether the virtual environment works, belongs to this folder and to a Python that we support."""
+    """Tell whether the virtual environment works, belongs to this folder and to a Python that we support."""
     try:
         made_for = (layout.venv / "bin" / "activate").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -109,111 +141,100 @@ def venv_is_good(layout: Layout) -> bool:
 
 
 def packages_are_installed(layout: Layout) -> bool:
-    """Return whether the virtual environment holds what the locks say."""
+    """Tell whether the virtual environment holds what the locks say."""
     try:
         return layout.stamp.read_text(encoding="ascii") == layout.fingerprint()
     except OSError:
         return False
 
 
-class Installer:
-    """Runs the commands of the steps, keeps what they say in a log, and shows that they live.
+def venv_need(version: tuple[int, int]) -> Need:
+    """Name what makes virtual environments for a version of Python."""
+    name = f"python{version[0]}.{version[1]}"
+    return Need(f"{name}'s venv", (f"{name}-venv", "python3-venv"), f"python@{version[0]}.{version[1]}")
 
-    Args:
-        layout: where the log is.
+
+def missing_packages(layout: Layout) -> list[Need]:
+    """List what the steps to come need from the system and do not find."""
+    needs = []
+    if not venv_is_good(layout) and importlib.util.find_spec("ensurepip") is None:
+        needs.append(venv_need(sys.version_info[:2]))
+    if kafka_jars.find_java() is None:
+        needs.append(JAVA)
+    if not kafka_jars.are_complete() and shutil.which("mvn") is None:
+        needs.append(MAVEN)
+    if shutil.which("redis-server") is None:
+        needs.append(REDIS)
+    return needs
+
+
+def privilege() -> list[str] | None:
+    """Return what to put before a command that installs packages, or None if we may not install any."""
+    if shutil.which("apt-get") is None:
+        return None
+    if os.geteuid() == 0:
+        return []
+    if shutil.which("sudo") is None:
+        return None
+    asked = subprocess.run(["sudo", "-n", "true"], capture_output=True, check=False, stdin=subprocess.DEVNULL)
+    return ["sudo", "-n"] if asked.returncode == 0 else None
+
+
+def install_system_packages(layout: Layout, needs: Sequence[Need]) -> None:
+    """Install what the system lacks from its own sources, or say what to install.
+
+    Raises:
+        SetupError: it may not be installed here, or an installation failed.
     """
-
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
-
-    def run(self, command: Sequence[str | Path]) -> None:
-        """Run one command, and again if it fails the first time.
-
-        Raises:
-            SetupError: it failed each time; the message holds what it said last.
-        """
-        begin = self._size()
-        for _ in range(ATTEMPTS):
-            if self._run_once([str(part) for part in command]) == 0:
-                return
-        raise SetupError(f"{self._short(command)} failed: {self._last_lines(begin)} (all of it: {self._layout.log})")
-
-    def _run_once(self, command: list[str]) -> int:
-        """Run a command into the log and return its exit code, with a line now and then while it runs."""
-        started = time.monotonic()
-        with self._layout.log.open("ab") as log:
-            log.write(f"$ {' '.join(command)}\n".encode())
-            log.flush()
-            try:
-                process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=self._layout.root
-                )
-            except OSError as error:
-                raise SetupError(f"cannot run {command[0]}: {error.strerror}") from error
-            with process:
-                while True:
-                    try:
-                        return process.wait(HEARTBEAT_S)
-                    except subprocess.TimeoutExpired:
-                        say(f"    still at it, {time.monotonic() - started:.0f} s")
-
-    def _size(self) -> int:
-        return self._layout.log.stat().st_size if self._layout.log.exists() else 0
-
-    def _last_lines(self, since: int) -> str:
-        """Put what the last command said at its end into one line."""
-        text = self._layout.log.read_bytes()[since:].decode("utf-8", "replace")
-        lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
-        return " | ".join(lines[-SHOWN_LINES:])[:600] or "it said nothing"
-
-    @staticmethod
-    def _short(command: Sequence[str | Path]) -> str:
-        """Shorten a command to what people call it."""
-        words = [Path(part).name if os.sep in str(part) else str(part) for part in command]
-        return " ".join(word for word in words if not word.startswith("-"))[:80]
+    before = privilege()
+    if before is None:
+        raise SetupError(how_to_install(needs))
+    wait = f"DPkg::Lock::Timeout={APT_LOCK_WAIT_S}"
+    apt = [*before, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-o", wait]
+    run(layout, [*apt, "update"])
+    packages = [next((name for name in need.debian if _is_known(name)), need.debian[-1]) for need in needs]
+    run(layout, [*apt, "install", "-y", "--no-install-recommends", *packages])
 
 
-def make_venv(layout: Layout, installer: Installer) -> None:
+def _is_known(package: str) -> bool:
+    shown = subprocess.run(["apt-cache", "policy", package], capture_output=True, check=False)
+    lines = shown.stdout.decode("utf-8", "replace").splitlines()
+    candidates = [line.split(":", 1)[1].strip() for line in lines if "Candidate:" in line]
+    return bool(candidates) and candidates[0] != "(none)"
+
+
+def how_to_install(needs: Sequence[Need]) -> str:
+    """Say in one line what to install by hand."""
+    debian = " ".join(need.debian[-1] for need in needs)
+    brew = " ".join(need.brew for need in needs)
+    return (
+        f"install {', '.join(need.what for need in needs)} (Debian and Ubuntu: sudo apt-get install {debian}; "
+        f"macOS: brew install {brew}; or by Docker, which needs none of them: docker compose up)"
+    )
+
+
+def make_venv(layout: Layout) -> None:
     """Make the virtual environment anew."""
     if layout.venv.is_symlink():
         layout.venv.unlink()
     elif layout.venv.exists():
         shutil.rmtree(layout.venv)
-    installer.run([sys.executable, "-m", "venv", layout.venv])
+    run(layout, [sys.executable, "-m", "venv", layout.venv])
 
 
-def install_packages(layout: Layout, installer: Installer) -> None:
+def install_packages(layout: Layout) -> None:
     """Install the locked packages and Millrace itself, which stays editable."""
     pip: list[str | Path] = [layout.python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
-    installer.run([*pip, "--require-hashes", "-r", layout.lock("uv")])
+    run(layout, [*pip, "--require-hashes", "-r", layout.lock("uv")])
     uv: list[str | Path] = [layout.venv / "bin" / "uv", "pip", "install", "--python", layout.python]
-    installer.run([*uv, "--require-hashes", "-r", layout.lock("all")])
-    installer.run([*uv, "--no-deps", "--no-build-isolation", "-e", layout.root])
+    run(layout, [*uv, "--require-hashes", "-r", layout.lock("all")])
+    run(layout, [*uv, "--no-deps", "--no-build-isolation", "-e", layout.root])
     layout.stamp.write_text(layout.fingerprint(), encoding="ascii")
-
-
-def install_system_packages(needs: Sequence[system_packages.Need], installer: Installer) -> None:
-    """Install what the system lacks, or say what to install.
-
-    Raises:
-        SetupError: it may not be installed here, or it still is not there afterwards.
-    """
-    before = system_packages.privilege()
-    if before is None:
-        raise SetupError(system_packages.how_to_install(needs))
-    system_packages.install(needs, before, installer.run)
-
-
-def missing_packages(layout: Layout) -> list[system_packages.Need]:
-    """List what the steps to come need from the system and do not find."""
-    lacks_venv = not venv_is_good(layout) and importlib.util.find_spec("ensurepip") is None
-    venv = system_packages.venv_need(sys.version_info[:2]) if lacks_venv else None
-    return system_packages.missing(venv=venv, jars=not kafka_jars.are_complete())
 
 
 @contextmanager
 def one_at_a_time(layout: Layout) -> Iterator[None]:
-    """Hold the lock of set-up; wait while another has it."""
+    """Keep set-ups of one folder apart: wait while another is under way."""
     layout.cache.mkdir(exist_ok=True)
     with (layout.cache / "setup.lock").open("w") as file:
         try:
@@ -239,17 +260,16 @@ def set_up(layout: Layout) -> None:
         SetupError: one failed.
         JarError: Kafka's jars could not be fetched, or are not the locked ones.
     """
-    installer = Installer(layout)
     if needs := missing_packages(layout):
         names = ", ".join(need.what for need in needs)
-        timed(f"system packages: {names}", lambda: install_system_packages(needs, installer))
+        timed(f"system packages: {names}", lambda: install_system_packages(layout, needs))
         if still := missing_packages(layout):
-            raise SetupError(system_packages.how_to_install(still))
+            raise SetupError(how_to_install(still))
     if not venv_is_good(layout):
         version = ".".join(str(part) for part in sys.version_info[:2])
-        timed(f"virtual environment with Python {version}", lambda: make_venv(layout, installer))
+        timed(f"virtual environment with Python {version}", lambda: make_venv(layout))
     if not packages_are_installed(layout):
-        timed("Python packages (some minutes and 6 GB the first time)", lambda: install_packages(layout, installer))
+        timed("Python packages (some minutes and 6 GB the first time)", lambda: install_packages(layout))
     if not kafka_jars.are_complete():
         timed(f"Apache Kafka {kafka_jars.KAFKA_VERSION}", kafka_jars.fetch)
 
@@ -269,21 +289,21 @@ def lock_everything(layout: Layout, options: Sequence[str]) -> None:
     Locks name no registry: an installation uses the one that the machine is set up for. A version that a lock already
     has stays, unless `--upgrade` is among the options.
     """
-    _compile_lock(layout, "uv", layout.root / "locks" / "uv.in", options)
+    _compile_lock(layout, "uv", "locks/uv.in", options)
     for name, extras in LOCKED_EXTRAS.items():
         chosen = [option for extra in extras for option in ("--extra", extra)]
         same = ["--constraint", "locks/all.txt"] if name != "all" else options
-        _compile_lock(layout, name, layout.root / "pyproject.toml", [*chosen, *same])
+        _compile_lock(layout, name, "pyproject.toml", [*chosen, *same])
     with tempfile.TemporaryDirectory() as folder:
         kafka_jars.copy_by_maven(Path(folder))
         kafka_jars.write_checksums(Path(folder))
 
 
-def _compile_lock(layout: Layout, name: str, source: Path, options: Sequence[str]) -> None:
+def _compile_lock(layout: Layout, name: str, source: str, options: Sequence[str]) -> None:
     form = ["--generate-hashes", "--universal", "--no-emit-index-url", "--no-emit-find-links", "--quiet"]
     uv = [str(layout.venv / "bin" / "uv"), "pip", "compile", *form, "--custom-compile-command", "make lock", *options]
-    paths = [str(path.relative_to(layout.root)) for path in (source, layout.lock(name))]
-    subprocess.run([*uv, paths[0], "-o", paths[1]], check=True, cwd=layout.root)
+    target = str(layout.lock(name).relative_to(layout.root))
+    subprocess.run([*uv, source, "-o", target], check=True, cwd=layout.root)
 
 
 def main(arguments: Sequence[str]) -> int:

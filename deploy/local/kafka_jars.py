@@ -35,12 +35,13 @@ def find_java() -> str | None:
 
 
 def _version(java: str) -> int:
-    """Ask a Java for its version; 0 if it does not run (macOS has a stub that only asks to install one)."""
     try:
         done = subprocess.run([java, "-version"], capture_output=True, check=False, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return 0
-    return main_version((done.stderr + done.stdout).decode("utf-8", "replace")) if done.returncode == 0 else 0
+    if done.returncode != 0:  # macOS has a stub that only asks to install one
+        return 0
+    return main_version((done.stderr + done.stdout).decode("utf-8", "replace"))
 
 
 def main_version(output: str) -> int:
@@ -67,11 +68,7 @@ def write_checksums(folder: Path, path: Path = CHECKSUMS) -> None:
 
 
 def verify(folder: Path, checksums: dict[str, str]) -> None:
-    """Check that a folder holds exactly the locked jars.
-
-    Raises:
-        JarError: a jar is missing, not locked, or another than the locked one.
-    """
+    """Check that a folder holds exactly the locked jars."""
     found = {path.name: path for path in folder.glob("*.jar")}
     if missing := sorted(checksums.keys() - found.keys()):
         raise JarError(f"{folder} lacks {missing[0]} ({len(missing)} missing)")
@@ -88,11 +85,7 @@ def are_complete(folder: Path = JAR_FOLDER) -> bool:
 
 
 def fetch(target: Path = JAR_FOLDER, *, maven: str = "mvn") -> None:
-    """Fetch the jars by Maven, check them and put them in place.
-
-    Raises:
-        JarError: Maven failed, or what came is not what was locked.
-    """
+    """Fetch the jars by Maven, check them and put them in place."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".incoming-") as incoming:
         folder = Path(incoming) / "jars"
@@ -104,11 +97,7 @@ def fetch(target: Path = JAR_FOLDER, *, maven: str = "mvn") -> None:
 
 
 def copy_by_maven(folder: Path, *, maven: str = "mvn") -> None:
-    """Copy every jar of the pom into a folder.
-
-    Raises:
-        JarError: with Maven's own first error.
-    """
+    """Copy every jar of the pom into a folder."""
     plugin = "org.apache.maven.plugins:maven-dependency-plugin"  # in the version that the pom pins
     goal = [f"{plugin}:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={folder}"]
     command = [maven, "-q", "-B", "-ntp", "-Dstyle.color=never", "-f", str(POM), *goal]

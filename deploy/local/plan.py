@@ -9,8 +9,9 @@ import random
 import secrets
 import socket
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,11 +38,10 @@ from deploy.local.servers import (
     last_kafka_error,
     redis_argv,
     redis_problem,
-    redis_url,
     require_java,
 )
 from deploy.local.state import KEYS, LOG_FOLDER, read_env
-from deploy.local.supervised_process import Probe, ProcessCommand
+from deploy.local.supervised_process import ProcessCommand
 from service.settings import ENV_PREFIX, Settings, env_name
 
 BROKERS: Final = (1, 3)
@@ -61,77 +61,44 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
         return False
 
 
-def choose_port(default: int, taken: Iterable[int] = (), *, host: str = "127.0.0.1") -> int:
-    """Choose the default port if it is free, else another that is.
-
-    Args:
-        default: the port that people expect.
-        taken: ports given to processes that do not listen yet.
-        host: the address to listen on.
-
-    Raises:
-        DependencyDown: no port was free.
-    """
-    refused = set(taken)
-    # Random, so that two supervisors that start at once do not meet; a port is no secret.
-    candidates = [default, *random.sample(OTHER_PORTS, PORT_TRIES)]
-    for port in candidates:
-        if port not in refused and is_free(port, host):
-            return port
-    raise DependencyDown(f"no free port on {host}: {PORT_TRIES} were tried", fix="stop what holds them, see `ss -tlnp`")
-
-
-ChoosePort = Callable[..., int]
-"""`choose_port`, or the method of `ReservedPorts` that takes the same arguments."""
-
-
-class ReservedPorts:
-    """Chooses ports that no other supervisor on this machine chooses, even before they are listened on.
+class PortChooser:
+    """Chooses ports that are free and that no other supervisor on this machine chooses, even before they listen.
 
     On Linux an abstract socket stands for each port: there is one of each name, and it ends with its process.
     """
 
     def __init__(self) -> None:
-        self._claims: list[socket.socket] = []
+        self._claims: dict[int, socket.socket] = {}
 
-    def choose(self, default: int, taken: Iterable[int] = (), *, host: str = "127.0.0.1") -> int:
-        """Choose a port as `choose_port` does, and keep it."""
-        refused = set(taken)
-        while not self._claim(port := choose_port(default, refused, host=host)):
-            refused.add(port)
-        return port
+    def choose(self, default: int, *, host: str = "127.0.0.1") -> int:
+        """Choose the default port if it is free and was not chosen before, else another; and keep it."""
+        # Random, so that two supervisors that start at once do not meet; a port is no secret.
+        for port in [default, *random.sample(OTHER_PORTS, PORT_TRIES)]:
+            if port not in self._claims and is_free(port, host) and self._claim(port):
+                return port
+        fix = "stop what holds them, see `ss -tlnp`"
+        raise DependencyDown(f"no free port on {host}: {PORT_TRIES} were tried", fix=fix)
 
     def _claim(self, port: int) -> bool:
-        if sys.platform != "linux":
-            return True
         claim = socket.socket(socket.AF_UNIX)
         try:
-            claim.bind(f"\0millrace-port-{port}")
+            if sys.platform == "linux":
+                claim.bind(f"\0millrace-port-{port}")
         except OSError:
             claim.close()
             return False
-        self._claims.append(claim)
+        self._claims[port] = claim
         return True
 
     def release(self) -> None:
         """Let others have the ports; harmless when repeated."""
         while self._claims:
-            self._claims.pop().close()
+            self._claims.popitem()[1].close()
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What will run.
-
-    Args:
-        settings: complete: servers, keys, where the page finds the others.
-        names: each after what it needs.
-        ports: of each name that listens.
-        urls: of each name, as its clients write it.
-        external: servers that the settings name.
-        nodes: the Kafka nodes to start.
-        table: the processes there are.
-    """
+    """What will run: each name after what it needs, with complete settings and what the settings name already."""
 
     settings: Settings
     names: tuple[str, ...]
@@ -151,26 +118,14 @@ class Plan:
         return self.data_dir / LOG_FOLDER / f"{name}.log"
 
     def needs_topics(self) -> bool:
-        """Return whether any of our processes will speak to Kafka."""
+        """Tell whether any of our processes will speak to Kafka."""
         return any(KAFKA in self.table[base_name(name)].needs for name in self.names if base_name(name) in self.table)
 
 
 def make_plan(
-    settings: Settings, names: Sequence[str], table: Table, *, brokers: int = 1, choose: ChoosePort = choose_port
+    settings: Settings, names: Sequence[str], table: Table, chooser: PortChooser, *, brokers: int = 1
 ) -> Plan:
-    """Decide what will run.
-
-    Args:
-        settings: as given; `data_dir` exists and is absolute.
-        names: as `processes.resolve` orders them.
-        table: the processes there are.
-        brokers: how many Kafka nodes to start, 1 or 3.
-        choose: chooses a free port.
-
-    Raises:
-        UsageError: a port or a number of brokers that makes no sense here.
-        DependencyDown: no port is free.
-    """
+    """Decide what will run: these names of the table, as `resolve` orders them."""
     if settings.port is not None:
         fix = "unset MILLRACE_PORT here; `millrace status` shows the port of each"
         raise UsageError("MILLRACE_PORT names the port of one process, and here are many", fix=fix)
@@ -181,8 +136,8 @@ def make_plan(
     for name in names:
         if name not in external:
             host = "127.0.0.1" if name in {KAFKA, REDIS} else settings.host
-            ports[name] = choose(DEFAULT_PORTS[Process(base_name(name))], ports.values(), host=host)
-    nodes = _nodes(settings, ports, brokers, choose) if KAFKA in ports else ()
+            ports[name] = chooser.choose(DEFAULT_PORTS[Process(base_name(name))], host=host)
+    nodes = _nodes(settings, ports, brokers, chooser) if KAFKA in ports else ()
     urls = _urls(settings, names, ports, nodes)
     complete = _complete(settings, urls, ports, table)
     for name in external:
@@ -191,16 +146,11 @@ def make_plan(
     return Plan(complete, tuple(names), ports, urls, external, nodes, table)
 
 
-def _nodes(settings: Settings, ports: Mapping[str, int], brokers: int, choose: ChoosePort) -> tuple[KafkaNode, ...]:
-    """Choose the ports of the Kafka nodes; the first has Kafka's port."""
-    taken = list(ports.values())
+def _nodes(settings: Settings, ports: Mapping[str, int], brokers: int, chooser: PortChooser) -> tuple[KafkaNode, ...]:
     nodes = []
     for number in range(1, brokers + 1):
-        port = ports[KAFKA] if number == 1 else choose(ports[KAFKA] + 2 * (number - 1), taken)
-        taken.append(port)
-        controller_port = choose(port + 1, taken)
-        taken.append(controller_port)
-        nodes.append(KafkaNode(number, port, controller_port, settings.data_dir / KAFKA / f"node-{number}"))
+        port = ports[KAFKA] if number == 1 else chooser.choose(ports[KAFKA] + 2 * (number - 1))
+        nodes.append(KafkaNode(number, port, chooser.choose(port + 1), settings.data_dir / KAFKA / f"node-{number}"))
     return tuple(nodes)
 
 
@@ -210,13 +160,12 @@ def _urls(
     urls = {}
     for name in names:
         given = getattr(settings, SERVER_SETTING[name]) if name in SERVERS else None
-        started = {KAFKA: bootstrap_servers(nodes), REDIS: redis_url(ports.get(name, 0))}
+        started = {KAFKA: bootstrap_servers(nodes), REDIS: f"redis://127.0.0.1:{ports.get(name)}/0"}
         urls[name] = given or started.get(name) or http_url(settings.host, ports[name])
     return urls
 
 
 def _complete(settings: Settings, urls: Mapping[str, str], ports: Mapping[str, int], table: Table) -> Settings:
-    """Fill in servers, keys and the page's targets."""
     filled: dict[str, Any] = {SERVER_SETTING[name]: urls[name] for name in SERVERS if name in urls}
     kept = read_env(settings.data_dir)
     for key in KEYS:
@@ -228,41 +177,32 @@ def _complete(settings: Settings, urls: Mapping[str, str], ports: Mapping[str, i
 
 
 def process_commands(plan: Plan) -> list[ProcessCommand]:
-    """Say how each name that is started here is run; Kafka's nodes must have been prepared.
-
-    Raises:
-        DependencyDown: Java, Kafka's jars or redis-server are missing.
-    """
+    """Say how each name that is started here is run; Kafka's nodes must have been prepared."""
     ours = [name for name in plan.names if name not in plan.external and base_name(name) in plan.table]
     redis = [_redis_command(plan)] if REDIS in plan.ports and REDIS not in plan.external else []
     return [*_kafka_commands(plan), *redis, *(_own_command(plan, name) for name in ours)]
 
 
 def _kafka_commands(plan: Plan) -> list[ProcessCommand]:
-    """Say how the Kafka nodes are run: `kafka`, and `kafka-2` and `kafka-3` if there are three."""
     if not plan.nodes:
         return []
     java, brokers = require_java(), len(plan.nodes)
-    names = [KAFKA if node.number == 1 else f"{KAFKA}-{node.number}" for node in plan.nodes]
-    return [
-        ProcessCommand(
+    commands = []
+    for node in plan.nodes:
+        name = KAFKA if node.number == 1 else f"{KAFKA}-{node.number}"
+        alone = plan.settings.model_copy(update={"kafka_bootstrap": bootstrap_servers([node])})
+        command = ProcessCommand(
             name=name,
             argv=broker_argv(node, brokers=brokers, java=java),
             environ={**_outer_environ(), **JAVA_LOCALE},
             log_path=plan.log_path(name),
-            probe=_kafka_probe(plan.settings, node, brokers),
+            probe=partial(kafka_problem, alone, brokers=brokers),
             port=node.port,
             folder=node.folder,
             find_error=last_kafka_error,
         )
-        for name, node in zip(names, plan.nodes, strict=True)
-    ]
-
-
-def _kafka_probe(settings: Settings, node: KafkaNode, brokers: int) -> Probe:
-    """Ask one node alone: does it answer, and does it see the others?"""
-    asked = settings.model_copy(update={"kafka_bootstrap": bootstrap_servers([node])})
-    return lambda: kafka_problem(asked, brokers=brokers)
+        commands.append(command)
+    return commands
 
 
 def _redis_command(plan: Plan) -> ProcessCommand:

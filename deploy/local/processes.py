@@ -15,7 +15,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from contracts.errors import UsageError
-from contracts.telemetry import DEFAULT_PORTS, Process
+from contracts.telemetry import Process
 from deploy.local import REPOSITORY
 
 KAFKA: Final = Process.KAFKA.value
@@ -28,32 +28,17 @@ LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
-    """One process of ours.
-
-    Args:
-        name: as in `status`, logs and metrics.
-        module: what `python -m` runs.
-        needs: names of what must be ready before it starts.
-        static_member: True if it belongs to a consumer group and keeps its partitions over a quick restart.
-    """
+    """One process of ours: what `python -m` runs, and what must be ready before it starts."""
 
     name: str
     module: str
     needs: tuple[str, ...] = ()
     static_member: bool = False
-
-    @property
-    def default_port(self) -> int:
-        """The port it listens on if that is free."""
-        return DEFAULT_PORTS[Process(self.name)]
-
-    def command(self) -> tuple[str, ...]:
-        """Return the command as people and containers write it."""
-        return ("python", "-m", self.module)
+    """It belongs to a consumer group and keeps its partitions over a quick restart."""
 
     def argv(self) -> list[str]:
         """Return the command for this interpreter."""
-        return [sys.executable, *self.command()[1:]]
+        return [sys.executable, "-m", self.module]
 
 
 PROCESSES: Final[tuple[ProcessSpec, ...]] = (
@@ -84,15 +69,7 @@ def base_name(name: str) -> str:
 
 
 def resolve(names: Iterable[str] | None, table: Table = TABLE) -> tuple[str, ...]:
-    """List what to run: the names and all that they need, each after what it needs.
-
-    Args:
-        names: processes or servers, `streams-2` for a further instance; None for all.
-        table: the processes there are.
-
-    Raises:
-        UsageError: there is no process of that name.
-    """
+    """List what to run: the names and all that they need, each after what it needs."""
     chosen: dict[str, None] = {}
     for name in [*table, KAFKA, REDIS] if names is None else names:
         _add(name, chosen, table)
@@ -160,35 +137,28 @@ def port_of(url: str) -> int | None:
 
 
 def http_problem(url: str, headers: Mapping[str, str] | None = None) -> str | None:
-    """Ask a process whether it is ready; return what it has against it, or None.
-
-    Args:
-        url: its readiness address, of this machine or one that the settings name.
-        headers: what it asks for, such as a key.
-    """
+    """Ask a process whether it is ready; return what it has against it, or None."""
+    # Gives every answer as it is, whatever its status, and asks no proxy: none knows this machine.
+    opener = urllib.request.OpenerDirector()
+    for handler in (urllib.request.HTTPHandler(), urllib.request.HTTPSHandler(), urllib.request.UnknownHandler()):
+        opener.add_handler(handler)
     request = urllib.request.Request(url, headers=dict(headers or {}))  # noqa: S310 - our own http:// addresses
     try:
-        with _opener().open(request, timeout=READY_TIMEOUT_S) as answer:
+        with opener.open(request, timeout=READY_TIMEOUT_S) as answer:
             status, body = answer.status, answer.read()
     except (OSError, http.client.HTTPException) as error:
         cause = getattr(error, "reason", error)
         return f"does not answer ({getattr(cause, 'strerror', None) or cause or type(error).__name__})"
-    return None if status == http.HTTPStatus.OK else _reasons(body) or f"answers {status}"
+    if status == http.HTTPStatus.OK:
+        return None
+    return "; ".join(ready_reasons(body))[:LONGEST_REASONS] or f"answers {status}"
 
 
-def _opener() -> urllib.request.OpenerDirector:
-    """Make what gives every answer as it is, whatever its status, and asks no proxy: none knows this machine."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (urllib.request.HTTPHandler(), urllib.request.HTTPSHandler(), urllib.request.UnknownHandler()):
-        opener.add_handler(handler)
-    return opener
-
-
-def _reasons(body: bytes) -> str:
-    """Read the reasons that a readiness answer gives, in one line."""
+def ready_reasons(body: bytes) -> tuple[str, ...]:
+    """Read the reasons that a readiness answer gives; whatever else a server may say has none."""
     try:
         answer = json.loads(body)
     except ValueError:
-        return ""
+        return ()
     reasons = answer.get("reasons") if isinstance(answer, dict) else None
-    return "; ".join(str(reason) for reason in reasons)[:LONGEST_REASONS] if isinstance(reasons, list) else ""
+    return tuple(map(str, reasons)) if isinstance(reasons, list) else ()

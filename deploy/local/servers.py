@@ -17,8 +17,8 @@ from typing import Final
 
 from contracts.errors import DependencyDown, MillraceError, UsageError
 from deploy.local.kafka_jars import JAR_FOLDER, LEAST_JAVA, are_complete, find_java
-from service.files import write_atomically
 from service.kafka import admin, translate_kafka_errors
+from service.machine import write_atomically
 from service.redis import redis_check, redis_client
 from service.settings import Settings
 
@@ -33,14 +33,7 @@ INSTALL: Final = "`make setup` installs it if it may, and says how else"
 
 @dataclass(frozen=True, slots=True)
 class KafkaNode:
-    """One Kafka node.
-
-    Args:
-        number: from 1; the node id.
-        port: for clients.
-        controller_port: for the other nodes, about the cluster.
-        folder: holds its configuration and its data.
-    """
+    """One Kafka node; its folder holds its configuration and its data."""
 
     number: int
     port: int
@@ -96,33 +89,18 @@ def kafka_properties(node: KafkaNode, nodes: Sequence[KafkaNode]) -> dict[str, s
 
 
 def prepare_kafka(nodes: Sequence[KafkaNode], *, java: str, extra: Mapping[str, str] | None = None) -> None:
-    """Write each node's configuration, and format the data folders that are new.
-
-    Args:
-        nodes: of the cluster.
-        java: the command.
-        extra: properties besides those of every node, or in their place.
-
-    Raises:
-        UsageError: the data belong to a cluster of another size, or Kafka cannot hold the path.
-        DependencyDown: Kafka's own tool failed.
-    """
+    """Write each node's configuration, and format the data folders that are new."""
     _refuse_other_size(nodes)
     for node in nodes:
         if "," in str(node.folder):
             raise UsageError(f"Kafka allows no comma in a path: {node.folder}", fix="choose another MILLRACE_DATA_DIR")
         node.folder.mkdir(parents=True, exist_ok=True)
         rows = {**kafka_properties(node, nodes), **(extra or {})}.items()
-        text = "".join(f"{name}={_escaped(value)}\n" for name, value in rows)
-        write_atomically(node.config_path, text.encode("ascii"))
+        text = "".join(f"{name}={value}\n" for name, value in rows).replace("\\", "\\\\")
+        escaped = (letter if letter.isascii() else f"\\u{ord(letter):04x}" for letter in text)
+        write_atomically(node.config_path, "".join(escaped).encode("ascii"))
         if not (node.data_path / "meta.properties").exists():
             _format(node, _cluster_id(node.folder.parent), java=java)
-
-
-def _escaped(value: str) -> str:
-    """Write a value as a properties file holds it."""
-    escaped = value.replace("\\", "\\\\")
-    return "".join(letter if letter.isascii() else f"\\u{ord(letter):04x}" for letter in escaped)
 
 
 def _refuse_other_size(nodes: Sequence[KafkaNode]) -> None:
@@ -177,11 +155,7 @@ def _java_options() -> list[str]:
 
 
 def require_java() -> str:
-    """Return the Java that runs Kafka.
-
-    Raises:
-        DependencyDown: Java or Kafka's jars are missing.
-    """
+    """Return the Java that runs Kafka."""
     java = find_java()
     if java is None:
         raise DependencyDown(f"no Java {LEAST_JAVA} or newer", fix=INSTALL)
@@ -208,17 +182,8 @@ def last_kafka_error(output: str) -> str:
     return next(iter(reversed(telling or lines)), "no output")[:300]
 
 
-def redis_url(port: int) -> str:
-    """Return the address of the Redis that we start."""
-    return f"redis://127.0.0.1:{port}/0"
-
-
 def redis_argv(port: int) -> list[str]:
-    """Return the command that runs Redis; its working folder is its own.
-
-    Raises:
-        DependencyDown: redis-server is not installed.
-    """
+    """Return the command that runs Redis; its working folder is its own."""
     server = shutil.which("redis-server")
     if server is None:
         raise DependencyDown("redis-server is not installed", fix=INSTALL)

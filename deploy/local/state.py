@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from contracts.errors import UsageError
-from service.files import write_atomically
+from service.machine import write_atomically
 from service.settings import ENV_PREFIX, Settings, load_settings
 
 ENV_FILE: Final = "up.env"
@@ -56,11 +56,7 @@ class DataFolderLock:
 
     @classmethod
     def acquire(cls, data_dir: Path) -> Self:
-        """Take the lock.
-
-        Raises:
-            UsageError: another supervisor has it.
-        """
+        """Take the lock."""
         descriptor = os.open(data_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
         with _mutex(data_dir, fcntl.LOCK_EX):
             taken = _try_lock(descriptor, fcntl.LOCK_EX)
@@ -97,7 +93,6 @@ def _mutex(data_dir: Path, kind: int) -> Iterator[None]:
 
 
 def _try_lock(descriptor: int, kind: int) -> bool:
-    """Lock an open file, unless another has a lock on it that excludes this kind."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -167,9 +162,6 @@ def load_running_settings(
     """Read the settings for a command that is a client of what runs.
 
     millrace.toml < up.env, while an `up` runs < environment < command line.
-
-    Raises:
-        UsageError: as `load_settings`.
     """
     given = dict(os.environ if environ is None else environ)
     settings = load_settings(overrides, given)

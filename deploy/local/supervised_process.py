@@ -87,16 +87,8 @@ def last_logged_error(tail: str) -> str:
 class ProcessCommand:
     """How one process is run.
 
-    Args:
-        name: as in `status` and in the name of its log.
-        argv: the command.
-        environ: its whole environment.
-        log_path: gets its output.
-        probe: asks whether it is ready.
-        needs: names of what must be ready before it starts.
-        port: that it listens on.
-        folder: its working folder; the supervisor's if None.
-        find_error: finds in its last output why it ended.
+    It starts when its needs are ready, with this whole environment, and `find_error` tells from its last output why it
+    ended.
     """
 
     name: str
@@ -120,19 +112,13 @@ def pause_s(failures: int) -> float:
 
 
 class SupervisedProcess:
-    """Keeps one process running.
-
-    Args:
-        command: how it is run.
-        needs_ready: tells whether all that it needs is ready.
-        on_change: told after each change of state; called from this process's own thread.
-    """
+    """Keeps one process running, and tells after each change of state, from a thread of its own."""
 
     def __init__(
         self,
         command: ProcessCommand,
         *,
-        needs_ready: Callable[[], bool],
+        needs_ready: Callable[[Sequence[str]], bool],
         on_change: Callable[["SupervisedProcess"], None],
     ) -> None:
         self.command = command
@@ -206,7 +192,7 @@ class SupervisedProcess:
 
     def _wait_for_needs(self) -> bool:
         """Wait until all that it needs is ready; False means that it is to stop instead."""
-        while not self._needs_ready():
+        while not self._needs_ready(self.command.needs):
             if self.state is not State.WAITING:
                 self._change(State.WAITING)
             if self._stopping.wait(PROBE_INTERVAL_S):
@@ -214,7 +200,6 @@ class SupervisedProcess:
         return not self._stopping.is_set()
 
     def _run_once(self) -> tuple[float, bool]:
-        """Run it until it ends; return for how many seconds, and whether it became ready."""
         started = time.monotonic()
         try:
             self._process = self._spawn()

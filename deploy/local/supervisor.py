@@ -13,11 +13,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self
 
 from contracts.errors import DependencyDown, MillraceError, UsageError
-from deploy.local.plan import SERVER_SETTING, Plan, ReservedPorts, make_plan, process_commands
+from deploy.local.plan import SERVER_SETTING, Plan, PortChooser, make_plan, process_commands
 from deploy.local.processes import KAFKA, QDRANT, REDIS, TABLE, Table, http_problem, level, resolve
 from deploy.local.servers import kafka_problem, prepare_kafka, redis_problem, require_java
 from deploy.local.state import LOG_FOLDER, STATE_FILE, DataFolderLock, ProcessState, write_env, write_state
@@ -68,16 +67,14 @@ class LocalMillrace:
         self._processes: dict[str, SupervisedProcess] = {}
         self._states: dict[str, State] = {}  # as written to up.json and told: a state counts from then on
         self._plan: Plan | None = None
-        self._reserved_ports = ReservedPorts()
+        self._port_chooser = PortChooser()
         self._lock: DataFolderLock | None = None
 
     def __enter__(self) -> Self:
         self.open()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     @property
@@ -113,12 +110,7 @@ class LocalMillrace:
         return {name: process.pid for name, process in self._processes.items() if process.pid is not None}
 
     def open(self) -> None:
-        """Start everything; return when all are ready, or stop what was started and raise.
-
-        Raises:
-            UsageError: a setting is wrong, or a supervisor already runs on this data folder.
-            DependencyDown: something that is needed is missing or does not start.
-        """
+        """Start everything; return when all are ready, or stop what was started and raise."""
         try:
             self._open()
         except OSError as error:
@@ -136,16 +128,12 @@ class LocalMillrace:
         _make_folder(folder / LOG_FOLDER)
         self._lock = DataFolderLock.acquire(folder)
         _require_disk(folder)
-        self._plan = make_plan(
-            self._given, self._names, self._table, brokers=self._brokers, choose=self._reserved_ports.choose
-        )
+        self._plan = make_plan(self._given, self._names, self._table, self._port_chooser, brokers=self._brokers)
         self._check_external()
         if self._plan.nodes:
             prepare_kafka(self._plan.nodes, java=require_java())
         self._processes = {
-            command.name: SupervisedProcess(
-                command, needs_ready=self._needs_check(command.needs), on_change=self._changed
-            )
+            command.name: SupervisedProcess(command, needs_ready=self._are_ready, on_change=self._changed)
             for command in process_commands(self._plan)
         }
         self._states = dict.fromkeys(self._processes, State.WAITING)
@@ -153,7 +141,6 @@ class LocalMillrace:
         self._start_in_order()
 
     def _start_in_order(self) -> None:
-        """Start servers first; processes once their topics exist."""
         servers = [name for name in self._processes if level(name, self._table) == 0]
         for name in servers:
             self._processes[name].start()
@@ -169,13 +156,12 @@ class LocalMillrace:
         levels = {name: level(name, self._table) for name in self._processes}
         for depth in sorted(set(levels.values()), reverse=True):
             self._stop_together([self._processes[name] for name in levels if levels[name] == depth])
-        self._reserved_ports.release()
+        self._port_chooser.release()
         if self._lock is not None:
             self._lock.release()
             self._lock = None
 
     def _stop_together(self, processes: Sequence[SupervisedProcess]) -> None:
-        """Stop processes that do not need one another, within one grace."""
         for process in processes:
             process.request_stop()
         deadline = time.monotonic() + STOP_GRACE_S
@@ -183,11 +169,7 @@ class LocalMillrace:
             process.finish_stop(deadline - time.monotonic())
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> int:
-        """Send a process a signal and return its process id; it comes back with back-off if that ended it.
-
-        Raises:
-            UsageError: it does not run.
-        """
+        """Send a process a signal and return its process id; it comes back with back-off if that ended it."""
         pid = self._process(name).send(number)
         if pid is None:
             raise UsageError(f"{name} does not run: {self._process(name).state}")
@@ -209,11 +191,7 @@ class LocalMillrace:
         self.start(name, timeout_s=timeout_s)
 
     def wait_ready(self, name: str, *, timeout_s: float = START_TIMEOUT_S) -> None:
-        """Return when a process is ready.
-
-        Raises:
-            DependencyDown: it was given up, or the time is over.
-        """
+        """Return when a process is ready."""
         self._process(name)
         self._wait([name], timeout_s)
 
@@ -226,21 +204,16 @@ class LocalMillrace:
         """Return how often a process was started again."""
         return self._process(name).restarts
 
-    def log_path(self, name: str) -> Path:
-        """Return the file that gets a process's output."""
-        return self.plan.log_path(name)
-
     def _process(self, name: str) -> SupervisedProcess:
         if name not in self._processes:
             raise UsageError(f"{name} was not started here", fix=f"started here: {', '.join(self._processes)}")
         return self._processes[name]
 
-    def _needs_check(self, needs: Sequence[str]) -> Callable[[], bool]:
-        """Ask whether all needs are ready; what is external was checked at the start."""
-        return lambda: all(self._states[need] is State.READY for need in needs if need in self._states)
+    def _are_ready(self, names: Sequence[str]) -> bool:
+        """Tell whether all of these are ready; what is external was checked at the start."""
+        return all(self._states[name] is State.READY for name in names if name in self._states)
 
     def _wait(self, names: Sequence[str], timeout_s: float) -> None:
-        """Return when all names are ready; raise as soon as one is given up."""
         deadline = time.monotonic() + timeout_s
         while waiting := [name for name in names if self._states[name] is not State.READY]:
             for name in waiting:
@@ -251,7 +224,6 @@ class LocalMillrace:
             time.sleep(POLL_S)
 
     def _failure(self, process: SupervisedProcess, *, late_s: float | None = None) -> MillraceError:
-        """Say that a process does not start, with the cause and the fix that it logged itself."""
         cause, _, fix = process.detail.partition("; fix: ")
         when = "" if late_s is None else f" within {late_s:g} s"
         error = UsageError if process.exit_code == USAGE_EXIT else DependencyDown
@@ -280,11 +252,7 @@ class LocalMillrace:
         return used + started
 
     def _check_external(self) -> None:
-        """Ask each server that the settings name whether it is there.
-
-        Raises:
-            DependencyDown: one does not answer.
-        """
+        """Ask each server that the settings name whether it is there."""
         settings = self.settings
         key = settings.qdrant_api_key
         headers = {} if key is None else {"api-key": key.get_secret_value()}

@@ -54,17 +54,7 @@ def run_until_stopped(
     on_ready: Callable[[LocalMillrace], None] | None = None,
     **options: Any,
 ) -> None:
-    """Run a deployment until a signal stops it.
-
-    Args:
-        overrides: settings by field name.
-        on_ready: called once when all are ready.
-        options: further arguments of `LocalMillrace`.
-
-    Raises:
-        UsageError: a setting is wrong, or a supervisor already runs on the data folder.
-        DependencyDown: something that is needed is missing or does not start.
-    """
+    """Run a deployment until a signal stops it."""
     with stopping_on_signals(), LocalMillrace(overrides, **options) as running:
         if on_ready is not None:
             on_ready(running)

@@ -1,4 +1,4 @@
-"""The HTTP application: the part of Qdrant's REST API that there is, and our health paths, over one store.
+"""The HTTP application: the part of Qdrant's REST API that there is, over one store, and which call is next.
 
 Answers have Qdrant's form, `{"result": ..., "status": "ok", "time": seconds}`, and refusals too,
 `{"status": {"error": "..."}, "time": seconds}`, so that `qdrant-client` works unchanged.
@@ -7,20 +7,23 @@ Answers have Qdrant's form, `{"result": ..., "status": "ok", "time": seconds}`, 
 import asyncio
 import hmac
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import Enum
 from importlib.metadata import version
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import orjson
 from aiohttp import web
 
 from deploy.qdrant_edge.collection import Collection
-from deploy.qdrant_edge.errors import ApiError, not_supported
-from deploy.qdrant_edge.requests import Json
+from deploy.qdrant_edge.requests import ApiError, Json, not_supported
 from deploy.qdrant_edge.store import Store
-from deploy.qdrant_edge.worker import Kind, Worker
 from service import metrics
 from service.health import Health
+from service.http import JSON, Handler, Refused, Route, build_app, read_body
 from service.logging import get_logger
 
 QDRANT_VERSION: Final = "1.19.2"
@@ -28,35 +31,126 @@ QDRANT_VERSION: Final = "1.19.2"
 
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 STOP_TIMEOUT_S: Final = 5.0
-RETRY_AFTER_S: Final = 1
 FLUSH_INTERVAL_S: Final = 30.0
 """Between two flushes: each stops the readers for as long as the disk takes, and only shortens the next start."""
 
 COUNT_INTERVAL_S: Final = 5.0
-CLIENT_GONE: Final = 499
-"""Counted, never sent: nobody is there to read it."""
-
 _OPEN_PATHS: Final = frozenset({"/", "/healthz", "/livez", "/readyz", "/live", "/ready", "/metrics"})
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Names = Mapping[str, str]
 """The parts of a path: `name` of the collection or alias, `id`, `field`."""
 
 
-class Route(NamedTuple):
-    """One call of the API.
+T = TypeVar("T")
 
-    Args:
-        method: HTTP method.
-        path: with the parts of `Names`.
-        kind: which queue it waits in.
-        call: runs in its turn; takes the JSON body, None if the method has none.
+_WEIGHT: Final = 0.1
+"""Of the newest call in the mean time of a call."""
+
+
+class Kind(Enum):
+    """What a call does, with the most that may wait before it: seconds of work, and calls."""
+
+    READ = (0.25, 256)
+    WRITE = (1.0, 16)
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    call: Callable[[], Any]
+    outcome: "asyncio.Future[Any]"
+    expires_s: float | None
+
+
+@dataclass(slots=True, eq=False)
+class _Queue:
+    jobs: deque[_Job] = field(default_factory=deque)
+    mean_s: float = 0.0
+    used_s: float = 0.0
+    """Time that its calls took; of two queues that wait, the one that had less is next."""
+
+
+class Worker:
+    """Runs one call at a time, in the thread of the event loop, out of two queues.
+
+    Edge holds the interpreter's lock while it works, so a thread of its own would not leave the event loop free, and
+    under overload hardly any request would even be refused. While reads and writes wait, each kind gets half of the
+    time. What could not begin soon is refused at once, and what nobody waits for is not begun.
     """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._queues = {kind: _Queue() for kind in Kind}
+        self._asked = asyncio.Event()
+
+    def waiting(self, kind: Kind) -> int:
+        """Return how many calls of a kind wait for their turn."""
+        return len(self._queues[kind].jobs)
+
+    def admit(self, kind: Kind) -> None:
+        """Refuse a call that could not begin soon."""
+        most_s, most_calls = kind.value
+        queue = self._queues[kind]
+        waiting = len(queue.jobs)
+        if waiting >= most_calls or waiting * queue.mean_s > most_s:
+            raise ApiError(503, f"Service overloaded: {waiting} {kind.name.lower()}s wait; try again later")
+
+    async def run(
+        self, kind: Kind, call: Callable[[], T], *, timeout_s: float | None = None, must_run: bool = False
+    ) -> T:
+        """Run a call when its turn comes, and return what it returns; a caller that goes away takes its call back.
+
+        It waits at most `timeout_s`; if it `must_run`, it may wait however many do.
+        """
+        if not must_run:
+            self.admit(kind)
+        queue = self._queues[kind]
+        expires_s = None if timeout_s is None else self._clock() + timeout_s
+        job = _Job(call, asyncio.get_running_loop().create_future(), expires_s)
+        if not queue.jobs:  # time that it did not need is not owed to it
+            queue.used_s = max(other.used_s for other in self._queues.values())
+        queue.jobs.append(job)
+        self._asked.set()
+        try:
+            result: T = await job.outcome
+        except asyncio.CancelledError:
+            with suppress(ValueError):
+                queue.jobs.remove(job)
+            raise
+        return result
+
+    async def work(self) -> None:
+        """Run what is asked for, until cancelled."""
+        while True:
+            while not (waiting := [queue for queue in self._queues.values() if queue.jobs]):
+                self._asked.clear()
+                await self._asked.wait()
+            self._run_next(min(waiting, key=lambda queue: queue.used_s))
+            await asyncio.sleep(0)
+
+    def _run_next(self, queue: _Queue) -> None:
+        job = queue.jobs.popleft()
+        if job.outcome.cancelled():  # its caller went away and had no turn yet to take it back
+            return
+        began_s = self._clock()
+        if job.expires_s is not None and began_s >= job.expires_s:
+            job.outcome.set_exception(ApiError(408, "Timeout error: the request waited longer than its timeout"))
+            return
+        try:
+            job.outcome.set_result(job.call())
+        except BaseException as error:  # noqa: BLE001 -- it is the caller's; the others are served
+            job.outcome.set_exception(error)
+        took_s = self._clock() - began_s
+        queue.used_s += took_s
+        queue.mean_s += _WEIGHT * (took_s - queue.mean_s)
+
+
+class Call(NamedTuple):
+    """One call of the API: which queue it waits in, and what runs in its turn with the JSON body or None."""
 
     method: str
     path: str
     kind: Kind
-    call: Callable[[Store, Names, Json], Json]
+    run: Callable[[Store, Names, Json], Json]
 
 
 def _to(call: Callable[[Collection, Json], Json]) -> Callable[[Store, Names, Json], Json]:
@@ -70,41 +164,41 @@ def _write(kind: str) -> Callable[[Store, Names, Json], Json]:
 _NAME: Final = "/collections/{name}"
 _POINTS: Final = "/collections/{name}/points"
 
-ROUTES: Final = (
+CALLS: Final = (
     # The router tries them in this order: first what is asked for most.
-    Route("POST", f"{_POINTS}/query", Kind.READ, _to(Collection.query)),
-    Route("PUT", _POINTS, Kind.WRITE, _write("upsert")),
-    Route("GET", "/collections", Kind.READ, lambda store, names, body: store.describe()),
-    Route("GET", "/aliases", Kind.READ, lambda store, names, body: store.aliases()),
-    Route("POST", "/collections/aliases", Kind.WRITE, lambda store, names, body: store.update_aliases(body)),
-    Route("GET", _NAME, Kind.READ, _to(lambda collection, body: collection.info())),
-    Route("PUT", _NAME, Kind.WRITE, lambda store, names, body: store.create(names["name"], body)),
-    Route("PATCH", _NAME, Kind.WRITE, lambda store, names, body: store.update(names["name"], body)),
-    Route("DELETE", _NAME, Kind.WRITE, lambda store, names, body: store.delete(names["name"])),
-    Route("GET", f"{_NAME}/exists", Kind.READ, lambda store, names, body: {"exists": store.exists(names["name"])}),
-    Route("GET", f"{_NAME}/aliases", Kind.READ, lambda store, names, body: store.aliases(names["name"])),
-    Route("PUT", f"{_NAME}/index", Kind.WRITE, _to(Collection.create_index)),
-    Route(
+    Call("POST", f"{_POINTS}/query", Kind.READ, _to(Collection.query)),
+    Call("PUT", _POINTS, Kind.WRITE, _write("upsert")),
+    Call("GET", "/collections", Kind.READ, lambda store, names, body: store.describe()),
+    Call("GET", "/aliases", Kind.READ, lambda store, names, body: store.aliases()),
+    Call("POST", "/collections/aliases", Kind.WRITE, lambda store, names, body: store.update_aliases(body)),
+    Call("GET", _NAME, Kind.READ, _to(lambda collection, body: collection.info())),
+    Call("PUT", _NAME, Kind.WRITE, lambda store, names, body: store.create(names["name"], body)),
+    Call("PATCH", _NAME, Kind.WRITE, lambda store, names, body: store.update(names["name"], body)),
+    Call("DELETE", _NAME, Kind.WRITE, lambda store, names, body: store.delete(names["name"])),
+    Call("GET", f"{_NAME}/exists", Kind.READ, lambda store, names, body: {"exists": store.exists(names["name"])}),
+    Call("GET", f"{_NAME}/aliases", Kind.READ, lambda store, names, body: store.aliases(names["name"])),
+    Call("PUT", f"{_NAME}/index", Kind.WRITE, _to(Collection.create_index)),
+    Call(
         "DELETE",
         f"{_NAME}/index/{{field}}",
         Kind.WRITE,
         lambda store, names, body: store.collection(names["name"]).delete_index(names["field"]),
     ),
-    Route("POST", f"{_NAME}/facet", Kind.READ, _to(Collection.facet)),
-    Route("POST", f"{_POINTS}/delete", Kind.WRITE, _write("delete")),
-    Route("POST", f"{_POINTS}/payload", Kind.WRITE, _write("set_payload")),
-    Route("PUT", f"{_POINTS}/payload", Kind.WRITE, _write("overwrite_payload")),
-    Route("POST", f"{_POINTS}/payload/delete", Kind.WRITE, _write("delete_payload")),
-    Route("POST", f"{_POINTS}/payload/clear", Kind.WRITE, _write("clear_payload")),
-    Route("PUT", f"{_POINTS}/vectors", Kind.WRITE, _write("update_vectors")),
-    Route("POST", f"{_POINTS}/vectors/delete", Kind.WRITE, _write("delete_vectors")),
-    Route("POST", f"{_POINTS}/batch", Kind.WRITE, _to(Collection.write_batch)),
-    Route("POST", f"{_POINTS}/query/batch", Kind.READ, _to(Collection.query_batch)),
-    Route("POST", f"{_POINTS}/query/groups", Kind.READ, _to(Collection.query_groups)),
-    Route("POST", f"{_POINTS}/scroll", Kind.READ, _to(Collection.scroll)),
-    Route("POST", f"{_POINTS}/count", Kind.READ, _to(Collection.count)),
-    Route("POST", _POINTS, Kind.READ, _to(Collection.retrieve)),
-    Route(
+    Call("POST", f"{_NAME}/facet", Kind.READ, _to(Collection.facet)),
+    Call("POST", f"{_POINTS}/delete", Kind.WRITE, _write("delete")),
+    Call("POST", f"{_POINTS}/payload", Kind.WRITE, _write("set_payload")),
+    Call("PUT", f"{_POINTS}/payload", Kind.WRITE, _write("overwrite_payload")),
+    Call("POST", f"{_POINTS}/payload/delete", Kind.WRITE, _write("delete_payload")),
+    Call("POST", f"{_POINTS}/payload/clear", Kind.WRITE, _write("clear_payload")),
+    Call("PUT", f"{_POINTS}/vectors", Kind.WRITE, _write("update_vectors")),
+    Call("POST", f"{_POINTS}/vectors/delete", Kind.WRITE, _write("delete_vectors")),
+    Call("POST", f"{_POINTS}/batch", Kind.WRITE, _to(Collection.write_batch)),
+    Call("POST", f"{_POINTS}/query/batch", Kind.READ, _to(Collection.query_batch)),
+    Call("POST", f"{_POINTS}/query/groups", Kind.READ, _to(Collection.query_groups)),
+    Call("POST", f"{_POINTS}/scroll", Kind.READ, _to(Collection.scroll)),
+    Call("POST", f"{_POINTS}/count", Kind.READ, _to(Collection.count)),
+    Call("POST", _POINTS, Kind.READ, _to(Collection.retrieve)),
+    Call(
         "GET",
         f"{_POINTS}/{{id}}",
         Kind.READ,
@@ -114,14 +208,7 @@ ROUTES: Final = (
 
 
 class Api:
-    """The routes bound to one store.
-
-    Args:
-        store: open data folder.
-        worker: gives each call its turn.
-        health: what `/live`, `/ready` and `/metrics` say.
-        api_key: asked of every call but the health paths, if set.
-    """
+    """The routes bound to one store; if there is a key, all but the health paths ask for it."""
 
     def __init__(self, store: Store, worker: Worker, health: Health, *, api_key: str | None = None) -> None:
         self._store = store
@@ -131,70 +218,45 @@ class Api:
         self._flush_failure: str | None = None
         health.add_check("disk", lambda: self._flush_failure)
 
-    def runner(self) -> web.AppRunner:
-        """Return what serves the routes; a client that goes away ends the handler, and so what it waits for."""
-        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._middleware])
-        app.router.add_get("/", self._root)
-        for path in ("/live", "/ready", "/metrics"):
-            app.router.add_get(path, self._health_page)
-        for path in ("/livez", "/healthz", "/readyz"):
-            app.router.add_get(path, self._qdrant_health)
-        for route in ROUTES:
-            app.router.add_route(route.method, route.path, self._endpoint(route))
-        app.router.add_route("*", "/{path:.*}", _unknown_path)
+    def app(self) -> web.Application:
+        """Return the application; it works while it is served."""
+        routes = [Route(call.method, call.path, self._handler(call)) for call in CALLS]
+        routes.append(Route("GET", "/", _root, always=True))
+        routes += [Route("GET", path, self._qdrant_health, always=True) for path in ("/livez", "/healthz", "/readyz")]
+        routes.append(Route("*", "/{path:.*}", _unknown_path))
+        app = build_app(self._health, routes, render=_refusal, middlewares=[self._checked])
         app.cleanup_ctx.append(self._keeping_house)
-        return web.AppRunner(
-            app, access_log=None, handle_signals=False, handler_cancellation=True, shutdown_timeout=STOP_TIMEOUT_S
-        )
+        return app
 
-    def _endpoint(self, route: Route) -> Handler:
-        has_body = route.method in {"POST", "PUT", "PATCH"}
+    def _handler(self, call: Call) -> Handler:
+        has_body = call.method in {"POST", "PUT", "PATCH"}
 
-        async def endpoint(request: web.Request) -> web.Response:
+        async def handler(request: web.Request) -> web.Response:
             started = time.perf_counter()
-            self._worker.admit(route.kind)
+            self._worker.admit(call.kind)
             timeout_s = _timeout_s(request)
-            body = await request.read() if has_body else b"null"
+            types = (request.content_type,)  # a client may call it what it likes
+            body = await read_body(request, limit_bytes=MAX_BODY_BYTES, types=types) if has_body else b"null"
             result = await self._worker.run(
-                route.kind, lambda: route.call(self._store, request.match_info, _parse(body)), timeout_s=timeout_s
+                call.kind, lambda: call.run(self._store, request.match_info, _parse(body)), timeout_s=timeout_s
             )
             if request.query.get("wait") != "true":
                 result = _acknowledged(result)
             return _json({"result": result, "status": "ok", "time": time.perf_counter() - started})
 
-        return endpoint
+        return handler
 
     @web.middleware
-    async def _middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Ask for the key, answer every failure in Qdrant's form, and count every answer."""
-        started = time.perf_counter()
-        status = CLIENT_GONE
+    async def _checked(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Ask for the key, and log what the engine could not do."""
+        if not self._has_key(request):
+            raise ApiError(401, "Must provide an API key or an Authorization bearer token")
         try:
-            answer = await self._refuse_failures(request, handler)
-            status = answer.status
-        finally:
-            resource = request.match_info.route.resource
-            route = resource.canonical if resource else "other"
-            metrics.REQUESTS.labels(route, str(status)).inc()
-            metrics.REQUEST_SECONDS.labels(route).observe(time.perf_counter() - started)
-        return answer
-
-    async def _refuse_failures(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        try:
-            if not self._has_key(request):
-                return _refusal(401, "Must provide an API key or an Authorization bearer token")
             return await handler(request)
         except ApiError as error:
             if error.status == 500:
-                get_logger().error("engine_failed", path=request.path, error=error.message)
-            return _refusal(error.status, error.message)
-        except web.HTTPRequestEntityTooLarge:
-            return _refusal(413, f"Payload error: JSON payload is larger than allowed ({MAX_BODY_BYTES} bytes)")
-        except web.HTTPException as error:
-            return _refusal(error.status, error.reason)
-        except Exception as error:  # noqa: BLE001 -- one bad request must not take the others with it
-            get_logger().error("request_failed", path=request.path, error=repr(error), exc_info=error)
-            return _refusal(500, f"Service internal error: {error!r}")
+                get_logger().error("engine_failed", path=request.path, error=error.detail)
+            raise
 
     def _has_key(self, request: web.Request) -> bool:
         if self._api_key is None or request.path in _OPEN_PATHS:
@@ -203,23 +265,13 @@ class Api:
         given = request.headers.get("api-key") or (bearer if scheme == "Bearer" else "")
         return hmac.compare_digest(given.encode(), self._api_key.encode())
 
-    async def _root(self, request: web.Request) -> web.Response:
-        del request
-        title = f"Millrace embedded Qdrant (Qdrant Edge {version('qdrant-edge-py')}), not a Qdrant server"
-        return _json({"title": title, "version": QDRANT_VERSION, "commit": None})
-
-    async def _health_page(self, request: web.Request) -> web.Response:
-        status, content_type, body = self._health.render(request.path) or (404, "text/plain", b"")
-        return web.Response(status=status, body=body, headers={"Content-Type": content_type})
-
     async def _qdrant_health(self, request: web.Request) -> web.Response:
-        ready = request.path == "/readyz"
-        holds, reasons = self._health.ready() if ready else self._health.live()
-        well = "all shards are ready" if ready else "healthz check passed"
-        return web.Response(status=200 if holds else 503, text=well if holds else "; ".join(reasons))
+        if request.path != "/readyz":
+            return web.Response(text="healthz check passed")
+        reasons = self._health.against_readiness()
+        return web.Response(status=503 if reasons else 200, text="; ".join(reasons) or "all shards are ready")
 
     async def _keeping_house(self, app: web.Application) -> AsyncIterator[None]:
-        """Flush and count while the application runs."""
         del app
         tasks = [
             asyncio.create_task(self._worker.work()),
@@ -253,12 +305,16 @@ class Api:
             metrics.INDEX_POINTS.labels(name).set(points)
 
 
+async def _root(_request: web.Request) -> web.Response:
+    title = f"Millrace embedded Qdrant (Qdrant Edge {version('qdrant-edge-py')}), not a Qdrant server"
+    return _json({"title": title, "version": QDRANT_VERSION, "commit": None})
+
+
 async def _unknown_path(request: web.Request) -> web.Response:
     raise not_supported(f"{request.method} {request.path}")
 
 
 def _timeout_s(request: web.Request) -> int | None:
-    """Return how long the caller will wait, None if it does not say."""
     given = request.query.get("timeout")
     if given is None:
         return None
@@ -270,7 +326,7 @@ def _timeout_s(request: web.Request) -> int | None:
 
 
 def _acknowledged(result: Any) -> Any:
-    """Return an update's result as Qdrant words it for a caller that did not ask to wait."""
+    """Word an update's result as Qdrant does for a caller that did not ask to wait."""
     if type(result) is dict and result.get("status") == "completed":
         return {**result, "status": "acknowledged"}
     if type(result) is list and all(type(entry) is dict and "operation_id" in entry for entry in result):
@@ -286,10 +342,9 @@ def _parse(body: bytes) -> Any:
 
 
 def _json(value: Any) -> web.Response:
-    return web.Response(body=orjson.dumps(value), content_type="application/json")
+    return web.Response(body=orjson.dumps(value), content_type=JSON)
 
 
-def _refusal(status: int, message: str) -> web.Response:
-    body = orjson.dumps({"status": {"error": message}, "time": 0.0})
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else None
-    return web.Response(status=status, body=body, content_type="application/json", headers=headers)
+def _refusal(refused: Refused) -> web.Response:
+    body = orjson.dumps({"status": {"error": refused.detail}, "time": 0.0})
+    return web.Response(status=refused.status, body=body, content_type=JSON, headers=refused.headers)

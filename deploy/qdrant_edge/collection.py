@@ -1,19 +1,35 @@
-"""One collection: a shard of Qdrant Edge with its spec, spoken to in REST JSON."""
+"""One collection: a shard of Qdrant Edge with its spec, spoken to in REST JSON.
+
+The create request itself is kept, so that a restart builds the same from the same words. Vectors are scanned exactly:
+HNSW and optimiser settings are taken, kept and answered, and have no effect here.
+"""
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 from typing import Any, Final
 
 import qdrant_edge as edge
+from pydantic import BaseModel
 from qdrant_client import models
 
 from contracts.errors import InvariantError
-from deploy.qdrant_edge import config, groups, points
-from deploy.qdrant_edge.conditions import to_filter
-from deploy.qdrant_edge.errors import ApiError, edge_errors
-from deploy.qdrant_edge.queries import Scope, payloads, to_query, to_scroll
-from deploy.qdrant_edge.requests import Json, PointId, as_list, as_object, dense_vector, json_id, parse, point_id
+from deploy.qdrant_edge import groups, points
+from deploy.qdrant_edge.queries import Scope, payloads, to_filter, to_query, to_scroll
+from deploy.qdrant_edge.requests import (
+    ApiError,
+    Json,
+    PointId,
+    as_list,
+    as_object,
+    dense_vector,
+    edge_errors,
+    in_range,
+    json_id,
+    not_supported,
+    parse,
+    point_id,
+)
 
 RESERVE_BYTES: Final = 256 * 1024**2
 """More than one write takes: its body, a segment of the log, and a chunk of vectors and of payload, 32 MiB each."""
@@ -23,19 +39,13 @@ _GROUPS: Final = 3
 
 
 class Collection:
-    """One open collection.
-
-    Args:
-        name: its real name.
-        spec: what it was created as.
-        shard_path: folder of the shard, made by `Collection.make_shard`.
-    """
+    """One open collection under its real name, with what it was created as; `make_shard` made its folder."""
 
     def __init__(self, name: str, spec: models.CreateCollection, shard_path: Path) -> None:
         self.name = name
         self.spec = spec
         self.dirty = False
-        self._sizes = config.sizes_of(spec)
+        self._sizes = sizes_of(spec)
         self._operation = 0
         self._folder = shard_path
         try:
@@ -52,7 +62,7 @@ class Collection:
         _require_space(shard_path.parent)
         shard_path.mkdir()
         with edge_errors():
-            edge.EdgeShard.create(str(shard_path), config.edge_config(spec)).close()
+            edge.EdgeShard.create(str(shard_path), _edge_config(spec)).close()
 
     def close(self) -> None:
         """Write everything out and let go of the files."""
@@ -76,8 +86,11 @@ class Collection:
             "indexed_vectors_count": info.indexed_vectors_count,
             "points_count": info.points_count,
             "segments_count": info.segments_count,
-            "config": config.describe(self.spec),
-            "payload_schema": config.describe_indexes(info.payload_schema),
+            "config": describe(self.spec),
+            "payload_schema": {
+                key: {"data_type": _INDEX_NAMES[entry.data_type], "points": entry.points}
+                for key, entry in info.payload_schema.items()
+            },
             "update_queue": {"length": 0},
         }
 
@@ -94,7 +107,7 @@ class Collection:
     def create_index(self, body: Json) -> dict[str, Json]:
         """Create a payload index; harmless when it exists."""
         with edge_errors():
-            return self._apply(config.create_index(body))
+            return self._apply(_index_operation(body))
 
     def delete_index(self, field_name: str) -> dict[str, Json]:
         """Delete a payload index; harmless when there is none."""
@@ -125,7 +138,7 @@ class Collection:
             return [self._answer_query(query) for query in queries]
 
     def _answer_query(self, query: edge.QueryRequest) -> dict[str, Json]:
-        return {"points": _to_json(self._shard.query(query), with_vector=query.with_vector)}
+        return {"points": _points_json(self._shard.query(query), with_vector=query.with_vector)}
 
     def query_groups(self, body: Json) -> dict[str, Json]:
         """Answer `points/query/groups`."""
@@ -137,7 +150,7 @@ class Collection:
                 groups.pages_of(request, lambda query: self._shard.query(to_query(query, scope)), size=size),
                 groups=scope.limit(request.limit, default=_GROUPS),
                 size=size,
-                largest_first=not config.scores_are_distances(self.spec, request.query, request.using),
+                largest_first=not scores_are_distances(self.spec, request.query, request.using),
             )
             ids = list(dict.fromkeys(hit.point for hits in found.values() for hit in hits))
             stored = {record["id"]: record for record in self._retrieve(ids, request.with_payload, request.with_vector)}
@@ -156,11 +169,7 @@ class Collection:
             return self._retrieve(ids, request.with_payload, request.with_vector)
 
     def get(self, identity: str) -> dict[str, Json]:
-        """Answer `GET /points/{id}`.
-
-        Raises:
-            ApiError: there is no such point.
-        """
+        """Answer `GET /points/{id}`."""
         wanted = [int(identity) if identity.isascii() and identity.isdigit() else identity]
         found = self.retrieve({"ids": wanted, "with_payload": True, "with_vector": True})
         if not found:
@@ -171,7 +180,7 @@ class Collection:
         self, ids: Sequence[PointId], with_payload: models.WithPayloadInterface | None, with_vector: Any
     ) -> list[dict[str, Json]]:
         found = self._shard.retrieve(list(ids), payloads(with_payload, default=False), with_vector or False)
-        return _to_json(found, with_vector=with_vector)
+        return _points_json(found, with_vector=with_vector)
 
     def scroll(self, body: Json) -> dict[str, Json]:
         """Answer `points/scroll`."""
@@ -179,7 +188,7 @@ class Collection:
         with edge_errors():
             found, following = self._shard.scroll(to_scroll(request, self._scope()))
         return {
-            "points": _to_json(found, with_vector=request.with_vector),
+            "points": _points_json(found, with_vector=request.with_vector),
             "next_page_offset": None if following is None else json_id(following),
         }
 
@@ -201,7 +210,6 @@ class Collection:
         return Scope(sizes=self._sizes, ceiling=self.points_count(), vector_of=self._vector_of)
 
     def _vector_of(self, example: PointId, name: str) -> list[float]:
-        """Return a stored vector, for a query by example."""
         found = self._shard.retrieve([example], False, True)
         vector = found[0].vector if found else None
         stored = vector.get(name) if type(vector) is dict else vector
@@ -225,8 +233,8 @@ def _require_space(folder: Path) -> None:
         )
 
 
-def _to_json(found: Iterable[edge.ScoredPoint | edge.Record], *, with_vector: Any) -> list[dict[str, Json]]:
-    """Return points as Qdrant answers them; MMR gives vectors even if none were asked for, so they are dropped here."""
+def _points_json(found: Iterable[edge.ScoredPoint | edge.Record], *, with_vector: Any) -> list[dict[str, Json]]:
+    """Give points as Qdrant answers them; MMR gives vectors even if none were asked for, so they are dropped here."""
     answers = []
     for point in found:
         answer: dict[str, Json] = {"id": json_id(point.id)}
@@ -242,3 +250,127 @@ def _to_json(found: Iterable[edge.ScoredPoint | edge.Record], *, with_vector: An
             answer["order_value"] = point.order_value
         answers.append(answer)
     return answers
+
+
+_TAKEN: Final = frozenset(
+    {"vectors", "metadata", "hnsw_config", "optimizers_config", "wal_config", "on_disk_payload", "sharding_method",
+     "shard_number", "replication_factor", "write_consistency_factor"}
+)  # fmt: skip
+_TAKEN_OF_VECTORS: Final = frozenset({"size", "distance", "on_disk", "hnsw_config", "datatype"})
+_MOST_DIMENSIONS: Final = 65_536
+_HNSW_DEFAULTS: Final = models.HnswConfig(m=16, ef_construct=100, full_scan_threshold=10_000, max_indexing_threads=0)
+_OPTIMIZER_DEFAULTS: Final = {"default_segment_number": 1, "flush_interval_sec": 5}
+_WAL: Final = {"wal_capacity_mb": 32, "wal_segments_ahead": 0}
+_INDEX_TYPES: Final[dict[str, edge.PayloadSchemaType]] = {
+    kind.value: getattr(edge.PayloadSchemaType, kind.name.capitalize())
+    for kind in models.PayloadSchemaType
+    if kind is not models.PayloadSchemaType.GEO
+}
+_INDEX_NAMES: Final = {kind: name for name, kind in _INDEX_TYPES.items()}
+_INDEX_PARAMETERS: Final = frozenset({"is_tenant", "is_principal", "on_disk", "enable_hnsw", "lookup", "range"})
+
+
+def read_spec(body: Json) -> models.CreateCollection:
+    """Read what a collection is created as, from a create request or from what was kept of one."""
+    spec = parse(models.CreateCollection, body)
+    _take_only(_TAKEN, spec)
+    for name in ("shard_number", "replication_factor", "write_consistency_factor"):
+        if getattr(spec, name) not in (None, 1):
+            raise not_supported(f"`{name}` above 1: one process holds each collection whole")
+    if spec.sharding_method is models.ShardingMethod.CUSTOM:
+        raise not_supported("custom sharding")
+    spaces = _spaces(spec)
+    if not spaces:
+        raise not_supported("collections without vectors")
+    for space in spaces.values():
+        in_range(space.size, "size", most=_MOST_DIMENSIONS)
+        _take_only(_TAKEN_OF_VECTORS, space)
+        if space.datatype not in (None, models.Datatype.FLOAT32):
+            raise not_supported("vector data types other than float32")
+    return spec
+
+
+def _take_only(names: Set[str], given: BaseModel) -> None:
+    for name, value in given:
+        if name not in names and value not in (None, {}):
+            raise not_supported(f"`{name}`")
+
+
+def _spaces(spec: models.CreateCollection) -> dict[str, models.VectorParams]:
+    """Name the vector spaces; the unnamed one's name is empty."""
+    return {"": spec.vectors} if isinstance(spec.vectors, models.VectorParams) else spec.vectors or {}
+
+
+def sizes_of(spec: models.CreateCollection) -> dict[str, int]:
+    """Give the dimension per vector name."""
+    return {name: space.size for name, space in _spaces(spec).items()}
+
+
+def scores_are_distances(spec: models.CreateCollection, query: models.QueryInterface | None, using: str | None) -> bool:
+    """Tell whether the smallest score of a query is the best."""
+    if query is None or (isinstance(query, BaseModel) and not isinstance(query, models.NearestQuery)):
+        return False
+    space = _spaces(spec).get(using or "")
+    return space is not None and space.distance in (models.Distance.EUCLID, models.Distance.MANHATTAN)
+
+
+def _edge_config(spec: models.CreateCollection) -> edge.EdgeConfig:
+    vectors = {
+        name: edge.EdgeVectorParams(space.size, getattr(edge.Distance, space.distance.value))
+        for name, space in _spaces(spec).items()
+    }
+    return edge.EdgeConfig(vectors=vectors, max_search_threads=1, wal_enabled=True)
+
+
+def updated(spec: models.CreateCollection, body: Json) -> models.CreateCollection:
+    """Apply `PATCH /collections/{name}`: metadata is merged, null removes a key, and nothing else may change."""
+    change = parse(models.UpdateCollection, body)
+    _take_only({"metadata"}, change)
+    merged = {**(spec.metadata or {}), **(change.metadata or {})}
+    return spec.model_copy(update={"metadata": {name: value for name, value in merged.items() if value is not None}})
+
+
+def describe(spec: models.CreateCollection) -> dict[str, Json]:
+    """Return `config` of a collection as Qdrant answers it."""
+    return {
+        "params": {
+            "vectors": to_json(spec)["vectors"],
+            "shard_number": 1,
+            "replication_factor": 1,
+            "write_consistency_factor": 1,
+            "on_disk_payload": True,
+        },
+        "hnsw_config": to_json(_HNSW_DEFAULTS) | to_json(spec.hnsw_config),
+        "optimizer_config": _OPTIMIZER_DEFAULTS | to_json(spec.optimizers_config),
+        "wal_config": _WAL,
+        "quantization_config": None,
+        "metadata": spec.metadata or None,
+    }
+
+
+def to_json(given: BaseModel | None) -> dict[str, Json]:
+    """Return a model as JSON without what it does not say."""
+    return {} if given is None else given.model_dump(mode="json", exclude_none=True)
+
+
+def _index_operation(body: Json) -> edge.UpdateOperation:
+    request = parse(models.CreateFieldIndex, body)
+    schema = request.field_schema
+    if schema is None:
+        raise ApiError(400, "Format error in JSON body: field_schema: name the type of the payload index")
+    if isinstance(schema, models.PayloadSchemaType):
+        return edge.UpdateOperation.create_field_index(request.field_name, _edge_type(schema.value))
+    given = to_json(schema)
+    kind = given.pop("type")
+    if not given:
+        return edge.UpdateOperation.create_field_index(request.field_name, _edge_type(kind))
+    if kind == "text" or not given.keys() <= _INDEX_PARAMETERS:
+        raise not_supported(f"payload index of type `{kind}` with {', '.join(sorted(given))}")
+    params = getattr(edge, type(schema).__name__)(**given)
+    return edge.UpdateOperation.create_field_index(request.field_name, params)
+
+
+def _edge_type(kind: str) -> edge.PayloadSchemaType:
+    if kind == "geo":
+        raise not_supported("payload index of type `geo`")
+    return _INDEX_TYPES[kind]

@@ -1,9 +1,8 @@
 """Groups on top of plain queries: the best hits per value of a payload field, as `query/groups` answers them.
 
-Edge's binding has no groups, so they are gathered page by page, as a Qdrant server does it: each page leaves out the
-points already seen and the groups already full, so that a prefetch reaches deeper with every page too; further pages
-then fill groups that are still short. A server gives up after five pages of each kind. Here that holds only for what
-might be better, so an answer never lacks a group or a hit that is there; pages grow while they bring no new group.
+Edge's binding has no groups, so they are gathered page by page, as a Qdrant server does it: each page leaves out points
+already seen and groups already full, further pages fill groups that are still short. A server gives up after five pages
+of each kind; here that holds only for what might be better, and pages grow while they bring no new group.
 """
 
 import re
@@ -31,14 +30,7 @@ class Hit(NamedTuple):
 
 
 class Page(NamedTuple):
-    """What is asked for: the best hits but the points already seen.
-
-    Args:
-        limit: how many.
-        seen: points left out.
-        full: groups left out.
-        among: only these groups, all where None.
-    """
+    """What is asked for: the best hits but the points seen and the groups that are full, or only among some groups."""
 
     limit: int
     seen: Collection[PointId]
@@ -50,7 +42,7 @@ Find = Callable[[Page], Sequence[Hit]]
 
 
 def best_groups(find: Find, *, groups: int, size: int, largest_first: bool = True) -> dict[Key, list[Hit]]:
-    """Return the best groups in order, each with its best hits.
+    """Find the best groups in order, each with its best hits; `find` answers a page, best hits first.
 
     >>> hits = [Hit(1, 0.9, ("a",)), Hit(2, 0.8, ("a",)), Hit(3, 0.7, ("b",)), Hit(4, 0.6, ())]
     >>> def find(page):
@@ -58,21 +50,15 @@ def best_groups(find: Find, *, groups: int, size: int, largest_first: bool = Tru
     ...     return [hit for hit in left if page.among is None or set(hit.keys) & set(page.among)][: page.limit]
     >>> {key: [hit.point for hit in held] for key, held in best_groups(find, groups=2, size=1).items()}
     {'a': [1], 'b': [3]}
-
-    Args:
-        find: answers a page, best hits first.
-        groups: how many groups at most.
-        size: how many hits a group has at most.
-        largest_first: whether a larger score is better.
     """
     gathered = _Gathered(groups, size, largest_first=largest_first)
     limit, pages = groups * size, 0
     while gathered.lacks_groups() or (gathered.short() and pages < _PAGES):
         pages += 1
-        known = gathered.known()
+        known = len(gathered.held)
         if not gathered.add(find(Page(limit, gathered.seen, full=gathered.full()))):
             break
-        if gathered.lacks_groups() and gathered.known() == known:
+        if gathered.lacks_groups() and len(gathered.held) == known:
             limit *= 2
     pages = 0
     while gathered.short() or (gathered.lacks_groups() and pages < _PAGES):
@@ -83,43 +69,34 @@ def best_groups(find: Find, *, groups: int, size: int, largest_first: bool = Tru
 
 
 class _Gathered:
-    """The hits of all pages by group."""
-
     def __init__(self, groups: int, size: int, *, largest_first: bool) -> None:
         self.seen: set[PointId] = set()
         self._groups = groups
         self._size = size
         self._sign = -1 if largest_first else 1
-        self._held: dict[Key, list[Hit]] = {}
+        self.held: dict[Key, list[Hit]] = {}
 
     def add(self, page: Iterable[Hit]) -> bool:
-        """Take a page; return whether there was anything in it."""
+        """Take a page; tell whether there was anything in it."""
         before = len(self.seen)
         for hit in page:
             self.seen.add(hit.point)
             for key in hit.keys:
-                self._held.setdefault(key, []).append(hit)
+                self.held.setdefault(key, []).append(hit)
         return len(self.seen) > before
 
-    def known(self) -> int:
-        """Return how many groups have a hit."""
-        return len(self._held)
-
     def lacks_groups(self) -> bool:
-        """Return whether fewer groups are known than wanted."""
-        return self.known() < self._groups
+        return len(self.held) < self._groups
 
     def full(self) -> list[Key]:
-        """Return the groups that need no more hits."""
-        return [key for key, held in self._held.items() if len(held) >= self._size]
+        return [key for key, held in self.held.items() if len(held) >= self._size]
 
     def short(self) -> list[Key]:
-        """Return those of the best groups that could hold more."""
+        """List those of the best groups that could hold more."""
         return [key for key, held in self.best().items() if len(held) < self._size]
 
     def best(self) -> dict[Key, list[Hit]]:
-        """Return the best groups by their best hit."""
-        ordered = {key: sorted(held, key=self._rank) for key, held in self._held.items()}
+        ordered = {key: sorted(held, key=self._rank) for key, held in self.held.items()}
         first = sorted(ordered, key=lambda key: self._rank(ordered[key][0]))[: self._groups]
         return {key: ordered[key][: self._size] for key in first}
 
@@ -148,7 +125,6 @@ def _field(value: object, name: str) -> list[Any]:
 
 
 def _entries(value: object, index: str) -> list[Any]:
-    """Return the entries of a list, or the one at an index."""
     if not isinstance(value, list):
         return []
     return value[int(index) : int(index) + 1] if index else value
@@ -157,12 +133,9 @@ def _entries(value: object, index: str) -> list[Any]:
 def pages_of(
     given: models.QueryGroupsRequest, search: Callable[[models.QueryRequest], Sequence[Any]], *, size: int
 ) -> Find:
-    """Return what answers the pages of a group request by plain queries, shaped as a Qdrant server shapes them.
+    """Answer the pages of a group request by plain queries, shaped as a Qdrant server shapes them.
 
-    Args:
-        given: the group request.
-        search: answers a query.
-        size: of a group; prefetches fetch as many times more, so that enough is left after each step.
+    Prefetches fetch `size` times more, so that enough is left after each step.
     """
     path = given.group_by
     base = models.QueryRequest.model_construct(
@@ -195,7 +168,6 @@ def pages_of(
 
 
 def _enlarged(given: list[models.Prefetch] | models.Prefetch | None, size: int) -> list[models.Prefetch]:
-    """Return prefetches with their limits multiplied."""
     entries = given if isinstance(given, list) else [given] if given else []
     return [
         entry.model_copy(

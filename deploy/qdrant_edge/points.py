@@ -7,9 +7,18 @@ import qdrant_edge as edge
 from pydantic import BaseModel
 from qdrant_client import models
 
-from deploy.qdrant_edge.conditions import to_filter
-from deploy.qdrant_edge.errors import ApiError
-from deploy.qdrant_edge.requests import MAX_DEPTH, Json, Sizes, as_list, as_object, dense_vectors, parse, point_id
+from deploy.qdrant_edge.queries import to_filter
+from deploy.qdrant_edge.requests import (
+    MAX_DEPTH,
+    ApiError,
+    Json,
+    Sizes,
+    as_list,
+    as_object,
+    dense_vectors,
+    parse,
+    point_id,
+)
 
 _MODES: Final = {
     models.UpdateMode.UPSERT: edge.UpdateMode.Upsert,
@@ -17,17 +26,12 @@ _MODES: Final = {
     models.UpdateMode.UPDATE_ONLY: edge.UpdateMode.UpdateOnly,
 }
 Operation = Callable[[Json, Sizes], edge.UpdateOperation]
-Build = Callable[..., edge.UpdateOperation]
 _EMPTY: Final = "Bad request: Empty update request"
 _OPERATION: Final = edge.UpdateOperation
 
 
 def upsert(body: Json, sizes: Sizes) -> edge.UpdateOperation:
-    """Return the operation of `PUT /points`: a list or a columnar batch, with its condition and mode.
-
-    Raises:
-        ApiError: a point is malformed; then nothing of the request is written.
-    """
+    """Make the operation of `PUT /points`: a list or a columnar batch; one malformed point refuses all."""
     fields = dict(as_object(body, "upsert"))
     if (batch := fields.pop("batch", None)) is not None:
         fields["points"] = _rows(as_object(batch, "batch"))
@@ -60,7 +64,6 @@ def _rows(batch: dict[str, Json]) -> list[dict[str, Json]]:
 
 
 def _without_vectors(fields: dict[str, Json]) -> tuple[dict[str, Json], list[Json]]:
-    """Return a request with no numbers in its points' vectors, and those vectors."""
     points = [as_object(point, "point") for point in as_list(fields.get("points"), "points")]
     vectors = [point.get("vector") for point in points]
     return {**fields, "points": [{**point, "vector": {}} if "vector" in point else point for point in points]}, vectors
@@ -79,15 +82,13 @@ def update_vectors(body: Json, sizes: Sizes) -> edge.UpdateOperation:
     return _OPERATION.update_vectors(changes, to_filter(request.update_filter))
 
 
-def _on_points(model: type[BaseModel] | None, by_ids: Build, by_filter: Build, *arguments: str) -> Operation:
-    """Return an operation on the points that a request names: ids first, as in Qdrant, else its filter.
+def _on_points(name: str, model: type[BaseModel] | None = None, *arguments: str) -> Operation:
+    """Make an operation on the points that a request names: ids first, as in Qdrant, else its filter.
 
-    Args:
-        model: of the request; None if it says nothing but which points.
-        by_ids: builds it from ids and the arguments.
-        by_filter: builds it from a filter and the arguments.
-        arguments: names of the request's fields.
+    Without a model the request says nothing but which points; `arguments` are its fields that Edge takes.
     """
+    by_ids: Callable[..., edge.UpdateOperation] = getattr(_OPERATION, name)
+    by_filter: Callable[..., edge.UpdateOperation] = getattr(_OPERATION, f"{name}_by_filter")
 
     def operation(body: Json, sizes: Sizes) -> edge.UpdateOperation:
         del sizes
@@ -115,23 +116,16 @@ def _delete_vectors(body: Json, sizes: Sizes) -> edge.UpdateOperation:
         raise ApiError(422, "Validation error in JSON body: must specify vector names to delete")
     if unknown := [name for name in names if name not in sizes]:
         raise ApiError(400, f"Wrong input: Not existing vector name error: {unknown[0]}")
-    by_ids, by_filter = _OPERATION.delete_vectors, _OPERATION.delete_vectors_by_filter
-    return _on_points(models.DeleteVectors, by_ids, by_filter, "vector")(body, sizes)
+    return _on_points("delete_vectors", models.DeleteVectors, "vector")(body, sizes)
 
 
 OPERATIONS: Final[dict[str, Operation]] = {
     "upsert": upsert,
-    "delete": _on_points(None, _OPERATION.delete_points, _OPERATION.delete_points_by_filter),
-    "set_payload": _on_points(
-        models.SetPayload, _OPERATION.set_payload, _OPERATION.set_payload_by_filter, "payload", "key"
-    ),
-    "overwrite_payload": _on_points(
-        models.SetPayload, _OPERATION.overwrite_payload, _OPERATION.overwrite_payload_by_filter, "payload", "key"
-    ),
-    "delete_payload": _on_points(
-        models.DeletePayload, _OPERATION.delete_payload, _OPERATION.delete_payload_by_filter, "keys"
-    ),
-    "clear_payload": _on_points(None, _OPERATION.clear_payload, _OPERATION.clear_payload_by_filter),
+    "delete": _on_points("delete_points"),
+    "set_payload": _on_points("set_payload", models.SetPayload, "payload", "key"),
+    "overwrite_payload": _on_points("overwrite_payload", models.SetPayload, "payload", "key"),
+    "delete_payload": _on_points("delete_payload", models.DeletePayload, "keys"),
+    "clear_payload": _on_points("clear_payload"),
     "update_vectors": update_vectors,
     "delete_vectors": _delete_vectors,
 }

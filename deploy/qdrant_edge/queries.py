@@ -4,18 +4,26 @@ Limits are cut to what the collection holds (`Scope.ceiling`), so that an absurd
 for memory.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, Final
+from typing import Any, Final, get_args
 from uuid import UUID
 
+import numpy as np
 import qdrant_edge as edge
 from qdrant_client import models
 
-from deploy.qdrant_edge.conditions import to_filter, to_formula
-from deploy.qdrant_edge.errors import ApiError, not_supported
-from deploy.qdrant_edge.requests import PointId, Sizes, dense_vector, in_range, point_id
+from deploy.qdrant_edge.requests import (
+    MOST_INTEGER,
+    ApiError,
+    PointId,
+    Sizes,
+    dense_vector,
+    in_range,
+    not_supported,
+    point_id,
+)
 
 DEFAULT_LIMIT: Final = 10
 _CANDIDATES: Final = 100
@@ -29,10 +37,8 @@ Payloads = bool | list[str] | edge.PayloadSelector
 class Scope:
     """What a query must know of its collection.
 
-    Args:
-        sizes: dimension per vector name.
-        ceiling: number of points, the most that any limit can yield.
-        vector_of: (point id, vector name) -> the stored vector, for queries by example.
+    `ceiling` is the number of points, the most that any limit can yield; `vector_of` (point id, vector name) gives a
+    stored vector, for queries by example.
     """
 
     sizes: Sizes
@@ -55,7 +61,6 @@ def to_query(given: models.QueryRequest, scope: Scope) -> edge.QueryRequest:
 
 
 def _stage(given: models.QueryRequest | models.Prefetch, scope: Scope) -> dict[str, Any]:
-    """Return the arguments that a query and a prefetch share."""
     query, example = _scoring(given, scope)
     if given.score_threshold is not None and (query is None or isinstance(query, edge.OrderBy)):
         raise ApiError(400, "Bad request: score_threshold needs a query that gives scores")
@@ -84,7 +89,7 @@ def _scoring(given: models.QueryRequest | models.Prefetch, scope: Scope) -> tupl
         case models.OrderByQuery(order_by=order):
             return order_by(order), None
         case models.FormulaQuery():
-            return to_formula(query), None
+            return edge.Formula(_expression(query.formula), query.defaults or {}), None
         case models.SampleQuery():
             return edge.Sample.Random, None
     nearest, mmr = (query.nearest, query.mmr) if isinstance(query, models.NearestQuery) else (query, None)
@@ -160,3 +165,128 @@ def _params(given: models.SearchParams | None) -> edge.SearchParams | None:
         raise not_supported("idf parameters")
     ef = None if given.hnsw_ef is None else min(in_range(given.hnsw_ef, "params.hnsw_ef"), _MOST_CANDIDATES)
     return edge.SearchParams(hnsw_ef=ef, exact=given.exact or False, indexed_only=given.indexed_only or False)
+
+
+Condition = Any
+"""Any of Edge's condition classes."""
+
+_DECAYS: Final = {"exp_decay": edge.DecayKind.Exp, "gauss_decay": edge.DecayKind.Gauss, "lin_decay": edge.DecayKind.Lin}
+
+
+def to_filter(given: models.Filter | None) -> edge.Filter | None:
+    """Return a request's filter; the engine gets no condition that says nothing, or that it cannot judge."""
+    return None if given is None else _filter(given)
+
+
+def _filter(given: models.Filter) -> edge.Filter:
+    at_least = None
+    if given.min_should is not None:
+        conditions = [to_condition(entry) for entry in given.min_should.conditions]
+        at_least = edge.MinShould(conditions, in_range(given.min_should.min_count, "min_should.min_count"))
+    return edge.Filter(
+        must=_conditions(given.must),
+        should=_conditions(given.should),
+        must_not=_conditions(given.must_not),
+        min_should=at_least,
+    )
+
+
+def _conditions(given: Sequence[models.Condition] | models.Condition | None) -> list[Condition] | None:
+    if given is None:
+        return None
+    return [to_condition(entry) for entry in (given if isinstance(given, Sequence) else [given])]
+
+
+def to_condition(given: models.Condition) -> Condition:
+    """Return one condition: of a field, of ids, of vectors, nested, or a whole filter."""
+    match given:
+        case models.FieldCondition():
+            return _field_condition(given)
+        case models.HasIdCondition(has_id=ids):
+            return edge.HasIdCondition({point_id(entry) for entry in ids})
+        case models.HasVectorCondition(has_vector=name):
+            return edge.HasVectorCondition(name)
+        case models.IsEmptyCondition(is_empty=field):
+            return edge.IsEmptyCondition(field.key)
+        case models.IsNullCondition(is_null=field):
+            return edge.IsNullCondition(field.key)
+        case models.NestedCondition(nested=nested):
+            return edge.NestedCondition(nested.key, _filter(nested.filter))
+        case models.Filter():
+            return _filter(given)
+    raise not_supported("conditions on slices")
+
+
+def _field_condition(given: models.FieldCondition) -> edge.FieldCondition:
+    judged = {name: value for name, value in vars(given).items() if name != "key" and value is not None}
+    if not judged:
+        raise ApiError(422, f"Validation error in JSON body: the condition on `{given.key}` says nothing")
+    if geo := next((name for name in judged if name.startswith("geo")), None):
+        raise not_supported(f"geographic conditions ({geo})")
+    if given.match is not None:
+        judged["match"] = _match(given.match)
+    if given.range is not None:
+        build = edge.RangeFloat if isinstance(given.range, models.Range) else edge.RangeDateTime
+        judged["range"] = build(**vars(given.range))
+    if given.values_count is not None:
+        bounds = {name: in_range(bound, name, least=0) for name, bound in given.values_count if bound is not None}
+        judged["values_count"] = edge.ValuesCount(**bounds)
+    return edge.FieldCondition(given.key, **judged)
+
+
+def _match(given: models.Match) -> Any:
+    ((kind, value),) = vars(given).items()
+    if kind not in _MATCHES:
+        raise not_supported(f"match by `{kind}`")
+    for entry in value if isinstance(value, list) else [value]:
+        if isinstance(entry, int) and entry > MOST_INTEGER:
+            raise ApiError(400, f"Format error in JSON body: match: {entry} is more than {MOST_INTEGER}")
+    return _MATCHES[kind](value)
+
+
+_MATCHES: Final[dict[str, Callable[[Any], Any]]] = {
+    # Edge's binding tries integer before bool, so Python's True becomes 1 and matches nothing; numpy's is no integer.
+    "value": lambda value: edge.MatchValue(np.bool_(value) if isinstance(value, bool) else value),  # type: ignore[arg-type]
+    "any": edge.MatchAny,
+    "except_": edge.MatchExcept,
+    "text": edge.MatchText,
+    "text_any": edge.MatchTextAny,
+    "phrase": edge.MatchPhrase,
+}
+
+
+def _expression(given: Any) -> edge.Expression:
+    if isinstance(given, float | int):
+        return edge.Expression.Constant(float(given))
+    if isinstance(given, str):
+        return edge.Expression.Variable(given)
+    if isinstance(given, get_args(models.Condition)):
+        return edge.Expression.Condition(to_condition(given))
+    kind, argument = next(iter(given))
+    if kind in _DECAYS:
+        target = None if argument.target is None else _expression(argument.target)
+        return edge.Expression.Decay(
+            _DECAYS[kind], _expression(argument.x), target=target, midpoint=argument.midpoint, scale=argument.scale
+        )
+    if kind not in _EXPRESSIONS:
+        raise not_supported("geographic distance in formulas")
+    return _EXPRESSIONS[kind](argument)
+
+
+def _of_one(build: Callable[[edge.Expression], edge.Expression]) -> Callable[[Any], edge.Expression]:
+    return lambda given: build(_expression(given))
+
+
+def _of_many(build: Callable[[list[edge.Expression]], edge.Expression]) -> Callable[[Any], edge.Expression]:
+    return lambda given: build([_expression(entry) for entry in given])
+
+
+_OF_ONE: Final = ("neg", "abs", "sqrt", "exp", "log10", "ln", "acosh")
+_EXPRESSIONS: Final[dict[str, Callable[[Any], edge.Expression]]] = {
+    **{name: _of_many(getattr(edge.Expression, name.capitalize())) for name in ("sum", "mult", "max", "min")},
+    **{name: _of_one(getattr(edge.Expression, name.capitalize())) for name in _OF_ONE},
+    "div": lambda given: edge.Expression.Div(_expression(given.left), _expression(given.right), given.by_zero_default),
+    "pow": lambda given: edge.Expression.Pow(_expression(given.base), _expression(given.exponent)),
+    "datetime": edge.Expression.Datetime,
+    "datetime_key": edge.Expression.DatetimeKey,
+}

@@ -6,7 +6,9 @@ log can read back makes the shard unreadable, a deeply nested filter overflows t
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
@@ -14,7 +16,7 @@ import orjson
 from pydantic import BaseModel, ValidationError
 from qdrant_client import models
 
-from deploy.qdrant_edge.errors import ApiError, not_supported
+from service.http import RETRY_AFTER_S, Refused
 
 Json = Any
 """A value as orjson parsed it."""
@@ -68,15 +70,7 @@ _CONDITIONS: Final[dict[str, type[BaseModel]]] = {
 
 
 def parse(model: type[M], body: Json) -> M:
-    """Return a request as the model that the client made it from.
-
-    Args:
-        model: of a whole request, or of a prefetch.
-        body: its JSON; vectors of points were taken out before.
-
-    Raises:
-        ApiError: wrong type, unknown field, nested too deeply, or what needs more than one collection on one machine.
-    """
+    """Read a request as the model that the client made it from; vectors of points were taken out before."""
     within_depth(body)
     return _parse(model, body)
 
@@ -162,14 +156,14 @@ def _place(loc: tuple[int | str, ...], body: Json, is_missing: bool) -> tuple[li
 
 
 def as_object(value: Json, where: str) -> dict[str, Any]:
-    """Return the value if it is a JSON object."""
+    """Give the value if it is a JSON object."""
     if type(value) is not dict:
         raise ApiError(400, f"Format error in JSON body: {where} must be an object, got {value!r:.80}")
     return value
 
 
 def as_list(value: Json, where: str) -> list[Any]:
-    """Return the value if it is a JSON array."""
+    """Give the value if it is a JSON array."""
     if type(value) is not list:
         raise ApiError(400, f"Format error in JSON body: {where} must be a list, got {value!r:.80}")
     return value
@@ -221,17 +215,7 @@ def dense_vectors(value: Json, sizes: Sizes) -> Any:
 
 
 def dense_vector(value: Json, name: str, sizes: Sizes) -> list[float]:
-    """Return a vector that fits its vector space: right dimension, all numbers, finite as float32.
-
-    Args:
-        value: from the request.
-        name: vector name, empty for the unnamed vector.
-        sizes: dimension per vector name.
-
-    Raises:
-        ApiError: unknown name, wrong dimension, another kind of vector, or a value that is not a finite number, which
-            Edge itself would store.
-    """
+    """Check a vector: right dimension, all numbers, and finite as float32, which Edge itself does not ask."""
     if type(value) is dict and _is_other_vector(value):
         raise not_supported("sparse vectors" if "indices" in value else "inference: send vectors")
     if type(value) is not list:
@@ -254,3 +238,54 @@ def dense_vector(value: Json, name: str, sizes: Sizes) -> list[float]:
 
 def _is_other_vector(value: dict[str, Json]) -> bool:
     return not value.keys().isdisjoint({"indices", "text", "image", "object", "model"})
+
+
+class ApiError(Refused):
+    """A refusal that is answered in Qdrant's error form; never ends the process.
+
+    400 the request breaks the API: wrong type, unknown field, wrong dimension. 404 no such collection, alias or point.
+    408 its own timeout was over before its turn came. 409 the name is taken. 422 a value of the right type is out of
+    its range. 500 the engine failed, or its disk is full. 501 a Qdrant server does this. 503 too much waits already.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        again = {"Retry-After": str(RETRY_AFTER_S)} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+        super().__init__(status, HTTPStatus(status).name.lower(), message, headers=again)
+
+
+def not_supported(feature: str) -> ApiError:
+    """Return the refusal of what a Qdrant server has and the embedded one lacks."""
+    has = f"the embedded Qdrant has no {feature}; a Qdrant server has (MILLRACE_QDRANT_URL)"
+    return ApiError(501, f"Not supported: {has}")
+
+
+@contextmanager
+def edge_errors() -> Iterator[None]:
+    """Turn what Edge raises into answers: its own refusals are the caller's fault, its panics are ours to report.
+
+    Edge raises bare `Exception` for an operation that it refuses and ValueError for text that it cannot parse; a panic
+    in it is a BaseException. Everything else is a fault of ours and passes through.
+    """
+    try:
+        yield
+    except ApiError:
+        raise
+    except BaseException as error:
+        raise _meaning(error) from error
+
+
+def _meaning(error: BaseException) -> BaseException:
+    text = str(error)
+    if "invalid JSON path" in text:
+        return ApiError(400, "Format error in JSON body: a field is named by an invalid JSON path")
+    if isinstance(error, ValueError):
+        return ApiError(400, f"Format error in JSON body: {text}")
+    if type(error).__name__ == "PanicException" or "Service runtime error" in text:
+        return ApiError(500, f"Service internal error: {text}")
+    if type(error) is not Exception:
+        return error
+    if text.startswith("No point with id"):
+        return ApiError(404, f"Not found: {text} found")
+    if text.startswith("Operation cancelled"):
+        return ApiError(400, f"Wrong input: {text}; a formula over a field that some points lack needs `defaults`")
+    return ApiError(400, f"Wrong input: {text}")

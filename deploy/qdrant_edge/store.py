@@ -1,12 +1,8 @@
 """All collections of one data folder, their aliases, and the lock that keeps a second process out.
 
-    <folder>/.lock                      held while a process has the folder
-    <folder>/.aliases.json              alias -> collection
-    <folder>/<name>/collection.json     what the collection was created as, with its metadata
-    <folder>/<name>/shard/              Edge's files
-
-A collection is made under a hidden name and renamed when complete; it is deleted by renaming it away first. A crash in
-between leaves a hidden folder, which the next start removes.
+The folder holds `.lock`, `.aliases.json`, and for each collection NAME/collection.json, what it was created as, beside
+NAME/shard, Edge's files. A collection is made under a hidden name and renamed when complete, and deleted by renaming it
+away first; a crash in between leaves a hidden folder, which the next start removes.
 """
 
 import fcntl
@@ -21,11 +17,9 @@ import orjson
 from qdrant_client import models
 
 from contracts.errors import DependencyDown, InvariantError
-from deploy.qdrant_edge import config
-from deploy.qdrant_edge.collection import Collection
-from deploy.qdrant_edge.errors import ApiError
-from deploy.qdrant_edge.requests import Json, as_object, parse
-from service.files import PART_SUFFIX, sync_folder, write_atomically
+from deploy.qdrant_edge.collection import Collection, read_spec, to_json, updated
+from deploy.qdrant_edge.requests import ApiError, Json, as_object, parse
+from service.machine import PART_SUFFIX, sync_folder, write_atomically
 
 _NAME: Final = re.compile(r"[^.<>:\"/\\|?*\x00-\x1f][^<>:\"/\\|?*\x00-\x1f]{0,199}")
 _SPEC: Final = "collection.json"
@@ -36,15 +30,7 @@ _DROPPED: Final = ".dropped-"
 
 
 class Store:
-    """The open data folder.
-
-    Args:
-        folder: made if absent.
-
-    Raises:
-        DependencyDown: another process has the folder, or it cannot be written.
-        InvariantError: a collection in it cannot be opened.
-    """
+    """The open data folder, made if absent; one that another process has is `DependencyDown`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -83,13 +69,9 @@ class Store:
             if collection.dirty:
                 collection.flush()
 
-    def names(self) -> list[str]:
-        """Return the names of the collections."""
-        return sorted(self._collections)
-
     def describe(self) -> dict[str, Json]:
-        """Return what `GET /collections` answers."""
-        return {"collections": [{"name": name} for name in self.names()]}
+        """Answer `GET /collections`."""
+        return {"collections": [{"name": name} for name in sorted(self._collections)]}
 
     def points_counts(self) -> dict[str, int]:
         """Return the number of points per collection."""
@@ -100,33 +82,25 @@ class Store:
         return name in self._collections or name in self._aliases
 
     def collection(self, name: str) -> Collection:
-        """Return the collection of a name or an alias.
-
-        Raises:
-            ApiError: there is neither.
-        """
+        """Find the collection of a name or an alias."""
         found = self._collections.get(self._aliases.get(name, name))
         if found is None:
             raise ApiError(404, f"Not found: Collection `{name}` doesn't exist!")
         return found
 
     def create(self, name: str, body: Json) -> bool:
-        """Create a collection; it is there complete or not at all.
-
-        Raises:
-            ApiError: the request is wrong, the name is impossible or taken.
-        """
+        """Create a collection; it is there complete or not at all."""
         _check_name(name, "collection")
         if name in self._collections:
             raise ApiError(409, f"Wrong input: Collection `{name}` already exists!")
         if name in self._aliases:
             raise ApiError(400, f"Wrong input: Can't create collection with name {name}. It is the name of an alias")
-        spec = config.read_spec(body)
+        spec = read_spec(body)
         making = self._folder / f"{_MAKING}{name}"
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir()
         Collection.make_shard(spec, making / _SHARD)
-        _write_json(making / _SPEC, config.to_json(spec))
+        _write_json(making / _SPEC, to_json(spec))
         making.rename(self._folder / name)
         sync_folder(self._folder)
         self._collections[name] = Collection(name, spec, self._folder / name / _SHARD)
@@ -135,8 +109,8 @@ class Store:
     def update(self, name: str, body: Json) -> bool:
         """Change a collection's metadata."""
         collection = self.collection(name)
-        spec = config.updated(collection.spec, body)
-        _write_json(self._folder / collection.name / _SPEC, config.to_json(spec))
+        spec = updated(collection.spec, body)
+        _write_json(self._folder / collection.name / _SPEC, to_json(spec))
         collection.spec = spec
         return True
 
@@ -224,9 +198,9 @@ def _take_lock(folder: Path) -> int:
 def _read_spec(folder: Path) -> models.CreateCollection:
     path = folder / _SPEC
     try:
-        return config.read_spec(_read_json(path))
+        return read_spec(_read_json(path))
     except ApiError as error:
-        raise InvariantError(f"{path} is damaged: {error.message}", fix=f"move {folder} away") from error
+        raise InvariantError(f"{path} is damaged: {error.detail}", fix=f"move {folder} away") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -17,10 +17,11 @@ from contracts.telemetry import Process
 from indexer.catalog.base_vectors import BaseProduct
 from indexer.catalog.planning import CatalogRecord, Change, Plan, advance, payload_of, plan_batch
 from indexer.points import Target, Targets
-from indexer.ports import CatalogSource, InForce, PartitionsMoved, Pause, VectorLog, VectorStore
+from indexer.ports import CatalogSource, InForce, PartitionsMoved, Pause, VectorLog
+from indexer.store import ProductStore
 from service import metrics
-from service.clock import epoch_ms
 from service.logging import get_logger
+from service.machine import epoch_ms
 from towers.release_files import Encoder
 from towers.text import product_text, text_hash
 
@@ -54,7 +55,7 @@ class CatalogLoop:
         source: CatalogSource,
         log: VectorLog,
         *,
-        store: VectorStore,
+        store: ProductStore,
         encoder: Encoder,
         targets: Targets,
         in_force: InForce,
@@ -111,7 +112,6 @@ class CatalogLoop:
         self._count(plan)
 
     def _apply(self, changes: Sequence[Change]) -> None:
-        """Keep and write changes."""
         products = self._encoded(changes)
         fresh = [product for product, change in zip(products, changes, strict=True) if not change.is_repeat]
         if fresh:
@@ -201,13 +201,11 @@ class CatalogLoop:
         self._until_done(lambda: self._source.commit(done))
 
     def _show_progress(self, records: Sequence[CatalogRecord]) -> None:
-        """Show up to when the catalogue is done, per partition."""
         metrics.STAGE_PROGRESS.labels(Process.INDEXER).set_to_current_time()
         for record in records:  # in the order of each partition: the last one stays
             metrics.STAGE_WATERMARK.labels(Process.INDEXER, record.partition).set(record.timestamp_ms / 1000)
 
     def _count(self, plan: Plan) -> None:
-        """Say what became of the batch."""
         metrics.INDEX_WRITES.labels("stale").inc(plan.stale_count + plan.unknown_nulls)
         metrics.INDEX_WRITES.labels("same_version").inc(len(plan.same_version))
         for refusal in plan.refusals:

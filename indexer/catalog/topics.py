@@ -21,8 +21,8 @@ from contracts.topics import CATALOG, DEAD_LETTERS, PRODUCT_VECTORS, set_aside_h
 from indexer.catalog.base_vectors import BaseProduct, BaseVectors
 from indexer.catalog.planning import CatalogRecord, PartitionProgress, Refusal
 from indexer.ports import PartitionsMoved
-from service.dependency import Dependency
 from service.follow import TopicFollower
+from service.health import Dependency
 from service.kafka import OutgoingRecord, consumer_config, keep_joining, produce_all, translate_kafka_errors
 from service.logging import get_logger
 from service.settings import Settings

@@ -11,8 +11,8 @@ from contracts.catalog import PointVersion, is_newer
 from contracts.errors import CheckFailed
 from indexer.catalog.base_vectors import BaseProduct, BaseVectors
 from indexer.points import ProductPoint, Target
-from indexer.ports import VectorStore
 from indexer.rollout.decisions import pause_s
+from indexer.store import ProductStore
 
 BATCH: Final = 256
 SAMPLE: Final = 64
@@ -34,7 +34,7 @@ class MissingPoints:
     def __init__(
         self,
         target: Target,
-        store: VectorStore,
+        store: ProductStore,
         vectors: BaseVectors,
         *,
         window_s: float = 0.0,
@@ -84,7 +84,7 @@ def check_collection(
     target: Target,
     reference: str,
     *,
-    store: VectorStore,
+    store: ProductStore,
     vectors: BaseVectors,
     read_to_end: Callable[[], None],
     probes: np.ndarray,
@@ -119,7 +119,7 @@ def check_collection(
 
 
 def _check_complete(
-    target: Target, missing: MissingPoints, in_force: Mapping[str, PointVersion], store: VectorStore
+    target: Target, missing: MissingPoints, in_force: Mapping[str, PointVersion], store: ProductStore
 ) -> None:
     """Raise if a product is missing or old although everything that is known was written."""
     release = target.product_release
@@ -135,7 +135,7 @@ def _check_complete(
 
 
 def _check_known(
-    target: Target, missing: MissingPoints, vectors: BaseVectors, read_to_end: Callable[[], None], store: VectorStore
+    target: Target, missing: MissingPoints, vectors: BaseVectors, read_to_end: Callable[[], None], store: ProductStore
 ) -> None:
     """Raise if a product can be found that nobody ever sent: a base vector is acknowledged before its point."""
     unknown = missing.stored.keys() - {product.product_id for product in missing.products}
@@ -147,7 +147,7 @@ def _check_known(
         raise CheckFailed(f"{target.collection} holds {len(live)} products that nobody sent, {live[0]} for one")
 
 
-def _retrieved(target: Target, product_ids: Sequence[str], store: VectorStore) -> Iterator[ProductPoint]:
+def _retrieved(target: Target, product_ids: Sequence[str], store: ProductStore) -> Iterator[ProductPoint]:
     """Yield what is stored of these products, never more than a batch at once: after an outage it may be all."""
     for start in range(0, len(product_ids), BATCH):
         yield from store.retrieve(target.collection, product_ids[start : start + BATCH]).values()
@@ -159,8 +159,7 @@ def _sample(products: Sequence[BaseProduct]) -> list[BaseProduct]:
     return live[:: max(1, len(live) // SAMPLE)][:SAMPLE]
 
 
-def _check_vectors(target: Target, sample: Sequence[BaseProduct], store: VectorStore) -> None:
-    """Recompute a sample of what is stored."""
+def _check_vectors(target: Target, sample: Sequence[BaseProduct], store: ProductStore) -> None:
     stored = store.retrieve(target.collection, [product.product_id for product in sample])
     for expected in target.points(sample):
         found = stored.get(expected.product_id)

@@ -204,7 +204,6 @@ def _candidate(state: State, serving: Serving) -> int | None:
 
 
 def _newest_query(state: State, product_release: int, *, above: int) -> int | None:
-    """Return the newest usable query release of a product release."""
     usable = (
         release
         for release, trained_for in state.query_releases.items()

@@ -9,17 +9,16 @@ from typing import Final
 from contracts.errors import CheckFailed, ContractError, InvariantError
 from contracts.releases import Kind, Serving
 from indexer.points import Owner, Target, Targets
-from indexer.ports import Pause, PutInForce, VectorLog, VectorStore
-from indexer.releases import product_head, verified_release
+from indexer.ports import Pause, PutInForce, VectorLog
 from indexer.rollout import decisions
 from indexer.rollout.checks import MissingPoints, check_collection
 from indexer.rollout.decisions import CHECK_ATTEMPTS, Construction, ReleaseId, State
+from indexer.store import ProductStore
 from service import metrics
-from service.clock import epoch_ms
 from service.logging import get_logger
+from service.machine import epoch_ms
 from service.models import ModelsTable
-from towers.probes import PROBE_TEXTS
-from towers.release_files import Encoder, Release
+from towers.release_files import PROBE_TEXTS, Encoder, Release, product_head, verified_release
 
 SAY_EVERY: Final = 0.1
 """Share of a fill after which its progress is said again."""
@@ -42,7 +41,7 @@ class RollOutLoop:
 
     def __init__(
         self,
-        store: VectorStore,
+        store: ProductStore,
         owner: Owner,
         *,
         models: ModelsTable,

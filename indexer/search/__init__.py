@@ -1,1 +1,1 @@
-"""Search: one immutable (query head, collection) pair per request, and the impressions that close the loop."""
+"""Search: a query head and the collection that it was trained for, and the impressions that close the loop."""

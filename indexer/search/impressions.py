@@ -1,35 +1,51 @@
 """Impressions: what was served, complete and at once, written by this service so that the events close the loop.
 
-The shopper does not wait for Kafka. What that costs is said here: an impression is held in memory until Kafka has
-acknowledged it, at most `HELD` of them wait to be sent; those beyond, and those that Kafka has not taken within
-a minute, are lost, counted and said once per outage. A stop waits `FLUSH_S` for Kafka and says how many it lost; a
-SIGKILL loses what was not acknowledged yet, a few milliseconds' worth. Clicks on a lost impression end as orphans,
-never as pairs.
+The shopper does not wait for Kafka, and this is what it costs. An impression stays in memory until Kafka has
+acknowledged it, at most `MOST_WAITING` wait to be sent; those beyond, and those that Kafka has not taken within
+a minute, are lost, counted and said once per outage. A stop waits `FLUSH_S` for Kafka; a SIGKILL loses what was not
+acknowledged yet, a few milliseconds' worth. Clicks on a lost impression end as orphans, never as pairs.
 """
 
+import os
 import queue
 import threading
 from contextlib import suppress
 from typing import Final, Protocol
+from uuid import UUID
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
 from contracts import wire
-from contracts.events import Impression, Ranking, Slot
+from contracts.events import Impression, Ranking, Slot, person_id
 from contracts.http import SearchAnswer, SearchRequest
+from contracts.telemetry import Process
 from contracts.topics import SEARCH_EVENTS
-from indexer.search.ids import time_ordered_id
 from service import metrics
+from service.follow import PATIENCE_S
+from service.health import Dependency
 from service.kafka import producer_config, translate_kafka_errors
 from service.logging import get_logger
-from service.people import person_id
 from service.settings import Settings
 
-HELD: Final = 10_000
+MOST_WAITING: Final = 10_000
 FLUSH_S: Final = 8.0
 SURFACE: Final = "search"
-KAFKA_FIX: Final = "see whether Kafka answers: millrace doctor"
+
+
+def time_ordered_id(time_ms: int, random: bytes | None = None) -> str:
+    """Return a UUID of version 7 (RFC 9562): such ids sort by time.
+
+    Args:
+        time_ms: epoch ms that its first 48 bits hold.
+        random: 10 bytes; drawn from the system if None.
+
+    >>> time_ordered_id(1_795_196_006_756, bytes(10))
+    '01a1fa05-3164-7000-8000-000000000000'
+    """
+    tail = int.from_bytes(os.urandom(10) if random is None else random, "big")
+    high, low = tail >> 68, tail & (2**62 - 1)
+    return str(UUID(int=time_ms << 80 | 0x7 << 76 | high << 64 | 0b10 << 62 | low))
 
 
 class ImpressionLog(Protocol):
@@ -61,7 +77,7 @@ def impression_of(request: SearchRequest, answer: SearchAnswer, *, query: str, p
         surface=SURFACE,
         search_id=answer.search_id,
         query=query,
-        total_results=answer.total,
+        total_results=answer.total if answer.total_relation == "eq" else None,
         slots=tuple(
             Slot(
                 product_id=result.product_id,
@@ -87,17 +103,17 @@ class ImpressionWriter:
 
     Args:
         settings: of the deployment.
-        held: how many may wait to be sent.
+        most_waiting: how many may wait to be sent.
     """
 
-    def __init__(self, settings: Settings, *, held: int = HELD) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, *, most_waiting: int = MOST_WAITING) -> None:
         self._topic = settings.topic(SEARCH_EVENTS)
-        self._waiting: queue.Queue[Impression | None] = queue.Queue(held)
+        self._waiting: queue.Queue[Impression | None] = queue.Queue(most_waiting)
         self._thread = threading.Thread(target=self._run, name="impressions", daemon=True)
-        self._losing = False
+        self._kafka = Dependency(Process.KAFKA, meaning="impressions are lost", patience_s=PATIENCE_S)
         self._unsettled = 0
         self._settling = threading.Condition()
+        self.not_ready = self._kafka.not_ready
         with translate_kafka_errors(settings):
             self._producer = KafkaProducer(**producer_config(settings))
 
@@ -106,7 +122,7 @@ class ImpressionWriter:
         self._thread.start()
 
     def send(self, impression: Impression) -> None:
-        """Take an impression and return at once; where too many wait it is lost, and counted."""
+        """Take an impression and return at once; if too many wait it is lost, and counted."""
         with self._settling:
             self._unsettled += 1
         try:
@@ -120,13 +136,13 @@ class ImpressionWriter:
             self._settling.wait_for(lambda: not self._unsettled, FLUSH_S)
         with suppress(queue.Full):
             self._waiting.put_nowait(None)
-        with suppress(KafkaError):  # it flushes once more and raises where it cannot
+        with suppress(KafkaError):  # it flushes once more and raises if it cannot
             self._producer.close(timeout=1)
         with self._settling:
             lost = self._unsettled
         if lost:
             metrics.IMPRESSIONS.labels("lost").inc(lost)
-            get_logger().error("impressions_lost_at_stop", impressions=lost, fix=KAFKA_FIX)
+            get_logger().error("impressions_lost_at_stop", impressions=lost, fix="see whether Kafka answers")
 
     def _run(self) -> None:
         while (impression := self._waiting.get()) is not None:
@@ -137,27 +153,18 @@ class ImpressionWriter:
                 self._lost(str(error))
             else:
                 future.add_callback(self._acknowledged)
-                future.add_errback(self._failed)
+                future.add_errback(lambda error: self._lost(str(error)))
 
     def _acknowledged(self, _metadata: object) -> None:
-        metrics.IMPRESSIONS.labels("written").inc()
-        if self._losing:
-            self._losing = False
-            get_logger().info("impressions_written_again")
-        self._settle()
-
-    def _failed(self, error: BaseException) -> None:
-        self._lost(str(error))
+        self._kafka.answered()
+        self._settle("written")
 
     def _lost(self, reason: str) -> None:
-        metrics.IMPRESSIONS.labels("lost").inc()
-        if not self._losing:
-            self._losing = True
-            get_logger().error("impressions_lost", error=reason, fix=KAFKA_FIX)
-        self._settle()
+        self._kafka.failed(reason)
+        self._settle("lost")
 
-    def _settle(self) -> None:
-        """Note that the fate of one impression is known."""
+    def _settle(self, outcome: str) -> None:
+        metrics.IMPRESSIONS.labels(outcome).inc()
         with self._settling:
             self._unsettled -= 1
             self._settling.notify_all()

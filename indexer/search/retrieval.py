@@ -1,22 +1,26 @@
 """Asking the vector store: the nearest products that meet the filters, and how many there are."""
 
+import asyncio
 import time
-from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
+from cachetools import TTLCache
 from qdrant_client import AsyncQdrantClient, models
 
+from contracts.errors import MillraceError
 from contracts.http import Filters
 from indexer.qdrant import qdrant_errors
+from indexer.search.encoding import digest
 from indexer.store import VECTOR_NAME
-from service.settings import Settings
 
-TOTAL_FOR_S: Final = 5.0
+TOTAL_FOR_S: Final = 10.0
 """How long a number of matching products is good enough."""
-KEPT_TOTALS: Final = 1000
-EXACT_UP_TO: Final = 10_000
-"""Up to how many products are counted; a server's estimate is far off where one filter says much about another."""
+CACHED_TOTALS: Final = 10_000
+COUNTS_AT_ONCE: Final = 1
+"""A count takes the store longer than a search; no more of its time goes there."""
 SHOWN: Final = ["product_id", "title", "price", "brand", "category", "in_stock", "parent_id", "product_release"]
 """What a result says of its product; the rest of the payload stays in the store."""
 
@@ -29,14 +33,14 @@ class Hit(NamedTuple):
 
 
 class Retrieval(Protocol):
-    """What search asks of the vector store; raises MillraceError where it does not answer."""
+    """What search asks of the vector store; raises MillraceError if it does not answer, Overloaded if it sheds load."""
 
     async def nearest(self, collection: str, vector: np.ndarray, *, k: int, filters: Filters) -> list[Hit]:
         """Return the k nearest products that meet the filters, nearest first."""
         ...
 
-    async def total(self, collection: str, filters: Filters) -> int:
-        """Return about how many products meet the filters."""
+    async def count(self, collection: str, filters: Filters) -> int:
+        """Return how many products meet the filters."""
         ...
 
 
@@ -49,7 +53,6 @@ class QdrantRetrieval:
 
     def __init__(self, client: AsyncQdrantClient) -> None:
         self._client = client
-        self._totals: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()
 
     async def nearest(self, collection: str, vector: np.ndarray, *, k: int, filters: Filters) -> list[Hit]:
         """Return the k nearest products that meet the filters, nearest first."""
@@ -64,38 +67,51 @@ class QdrantRetrieval:
             )
         return [Hit(point.score, dict(point.payload or {})) for point in answer.points]
 
-    async def total(self, collection: str, filters: Filters) -> int:
-        """Return how many products meet the filters, about how many where they are many; kept for a few seconds."""
-        key, now = (collection, filters.model_dump_json()), time.monotonic()
-        known = self._totals.get(key)
-        if known is not None and now - known[0] < TOTAL_FOR_S:
-            return known[1]
+    async def count(self, collection: str, filters: Filters) -> int:
+        """Return how many products meet the filters."""
         with qdrant_errors(f"count {collection}"):
-            count = await self._count(collection, to_live_filter(filters))
-        self._totals[key] = (now, count)
-        self._totals.move_to_end(key)
-        while len(self._totals) > KEPT_TOTALS:
-            self._totals.popitem(last=False)
-        return count
-
-    async def _count(self, collection: str, chosen: models.Filter) -> int:
-        """Return how many products there are, estimated where counting them would take long."""
-        estimate = (await self._client.count(collection, chosen, exact=False)).count
-        if estimate > EXACT_UP_TO:
-            return estimate
-        return (await self._client.count(collection, chosen, exact=True)).count
+            return (await self._client.count(collection, to_live_filter(filters), exact=True)).count
 
 
-def async_connect(settings: Settings, *, timeout_s: int) -> AsyncQdrantClient:
-    """Return an asyncio client of the configured vector store; nothing is asked of it yet.
+class Totals:
+    """How many products meet filters: counted beside the searches, each number kept for some seconds.
 
-    Raises:
-        UsageError: no vector store is named.
+    Many who ask for one number wait for one count. Few are counted at a time; whoever finds no room goes without.
+
+    Args:
+        count: asks the vector store.
+        monotonic_s: clock that ends what is kept.
     """
-    (url,) = settings.require("qdrant_url")
-    key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
-    headers = {"api-key": key} if key else None
-    return AsyncQdrantClient(url=url, headers=headers, timeout=timeout_s, check_compatibility=False)
+
+    def __init__(
+        self, count: Callable[[str, Filters], Awaitable[int]], *, monotonic_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._count = count
+        self._known: TTLCache[bytes, int] = TTLCache(CACHED_TOTALS, TOTAL_FOR_S, timer=monotonic_s)
+        self._counting: dict[bytes, asyncio.Task[None]] = {}
+
+    def known(self, collection: str, filters: Filters) -> int | None:
+        """Return a number that is kept; begin to count if there is none."""
+        key = _key(collection, filters)
+        known = self._known.get(key)
+        if known is None and key not in self._counting and len(self._counting) < COUNTS_AT_ONCE:
+            task = self._counting[key] = asyncio.create_task(self._counted(key, collection, filters))
+            task.add_done_callback(lambda _task: self._counting.pop(key))
+        return known
+
+    async def wait(self, collection: str, filters: Filters, *, timeout_s: float) -> int | None:
+        """Return a number once it is counted; None if nobody counts, or not in time."""
+        if counting := self._counting.get(_key(collection, filters)):
+            await asyncio.wait({counting}, timeout=timeout_s)
+        return self._known.get(_key(collection, filters))
+
+    async def _counted(self, key: bytes, collection: str, filters: Filters) -> None:
+        with suppress(MillraceError):  # whether the store answers is told by the search beside it
+            self._known[key] = await self._count(collection, filters)
+
+
+def _key(collection: str, filters: Filters) -> bytes:
+    return digest(f"{collection} {filters.model_dump_json()}")
 
 
 def to_filter(filters: Filters) -> models.Filter | None:

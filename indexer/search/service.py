@@ -1,191 +1,266 @@
-"""One search from request to answer: take the pair once, encode, ask, answer; degraded rather than late."""
+"""One search from request to answer: take the release once, encode, ask, answer; degraded or refused, never late."""
 
 import asyncio
+import math
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from contracts.errors import DependencyDown, MillraceError
+import numpy as np
+import orjson
+from cachetools import TTLCache
+
+from contracts.errors import DependencyDown, MillraceError, Overloaded, TransientError
 from contracts.events import Exploration
-from contracts.http import EncodeAnswer, Filters, SearchAnswer, SearchRequest, SearchResult
+from contracts.http import EncodeAnswer, SearchAnswer, SearchRequest, SearchResult
 from contracts.telemetry import Process
-from indexer.search.encoding import QueryEncoder
-from indexer.search.ids import time_ordered_id
-from indexer.search.impressions import ImpressionLog, impression_of
-from indexer.search.pair import Pair
-from indexer.search.retrieval import Hit, Retrieval
+from indexer.search.encoding import ENTRY_BYTES, QueryEncoder, digest
+from indexer.search.impressions import ImpressionLog, impression_of, time_ordered_id
+from indexer.search.in_force import ServedRelease
+from indexer.search.retrieval import Hit, Retrieval, Totals
 from service import metrics
-from service.logging import get_logger
+from service.health import Dependency
+from service.machine import EpochClock, epoch_ms
 
 DEADLINE_S: Final = 1.0
-"""How long the vector store may take; a shopper who waits longer is gone."""
-KEPT_ANSWERS: Final = 2000
-REMEMBERED: Final = "remembered"
+"""How long a search may take; a shopper who waits longer is gone."""
+BULK_DEADLINE_S: Final = 30.0
+FEWEST_OPEN: Final = 4
+MOST_OPEN: Final = 64
+"""Searches under way at one time, and so calls to the vector store."""
+COUNT_SHARE: Final = 0.1
+"""Of the deadline: how long results that are there wait for their total."""
+REMEMBERED_FOR_S: Final = 300.0
+"""How old an answer may be that is given again; prices, stock and deletions are as old."""
+REMEMBERED_BYTES: Final = 32 * 2**20
 ARM: Final = "live"
 
-PairInForce = Callable[[], Pair | None]
-"""Returns the pair in force."""
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """The time, for those who measure and those who forget."""
+
+    epoch_ms: EpochClock = field(default=epoch_ms)
+    monotonic_s: Callable[[], float] = field(default=time.monotonic)
 
 
 class Found(NamedTuple):
-    """What the vector store answered, and the pair that asked."""
+    """What the vector store answered to a release; `total` is None if nobody has counted."""
 
-    pair: Pair
+    query_release: int
+    product_release: int
     hits: list[Hit]
-    total: int
+    total: int | None
+    degraded: str | None = None
+    age_s: float | None = None
+
+
+class OpenSearches:
+    """How many searches may be under way, so that those that are begun end in time, whatever the machine can do.
+
+    A search that failed, or took three quarters of the deadline, takes a quarter off; each quicker one adds a little.
+    So if the vector store hangs, few wait for it and the others are answered from memory at once.
+
+    Args:
+        deadline_s: how long a search may take.
+        monotonic_s: clock that measures them.
+    """
+
+    def __init__(self, deadline_s: float, monotonic_s: Callable[[], float]) -> None:
+        self._slow_s = 0.75 * deadline_s
+        self._monotonic_s = monotonic_s
+        self._open = 0
+        self._most = float(MOST_OPEN)
+        self._lowered_at_s = -math.inf
+
+    @contextmanager
+    def one_more(self) -> Iterator[None]:
+        """Count a search while it is under way.
+
+        Raises:
+            Overloaded: too many are.
+        """
+        if self._open >= self._most:
+            raise Overloaded(f"{self._open} searches are under way", fix="send it again")
+        began_s, answered = self._monotonic_s(), False
+        self._open += 1
+        try:
+            yield
+            answered = True
+        finally:
+            self._open -= 1
+            self._learn(began_s, answered=answered)
+
+    def _learn(self, began_s: float, *, answered: bool) -> None:
+        now_s = self._monotonic_s()
+        if answered and now_s - began_s <= self._slow_s:
+            self._most = min(self._most + 1 / self._most, MOST_OPEN)
+        elif began_s >= self._lowered_at_s:  # what began before is late for a reason that is dealt with already
+            self._most = max(0.75 * self._most, FEWEST_OPEN)
+            self._lowered_at_s = now_s
+
+
+class _Remembered(NamedTuple):
+    found: bytes
+    found_at_s: float
 
 
 class SearchService:
     """Answers searches.
 
     Args:
-        pair: gives the pair in force.
+        in_force: gives the release in force, None before the first.
         encoder: of queries.
         retrieval: the vector store.
         impressions: where impressions go.
         person_key: replaces client ids.
-        clock_ms: epoch ms.
-        deadline_s: how long the vector store may take.
+        clocks: the time.
+        deadline_s: how long a search may take.
     """
 
     def __init__(
         self,
-        pair: PairInForce,
+        in_force: Callable[[], ServedRelease | None],
         encoder: QueryEncoder,
         *,
         retrieval: Retrieval,
         impressions: ImpressionLog,
         person_key: bytes,
-        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        clocks: Clocks | None = None,
         deadline_s: float = DEADLINE_S,
     ) -> None:
-        self._pair = pair
+        self._release_in_force = in_force
         self._encoder = encoder
         self._retrieval = retrieval
         self._impressions = impressions
         self._person_key = person_key
-        self._clock_ms = clock_ms
+        self._clocks = clocks or Clocks()
         self._deadline_s = deadline_s
-        self._answers: OrderedDict[tuple[str, int, str], Found] = OrderedDict()
+        self._open = OpenSearches(deadline_s, self._clocks.monotonic_s)
+        self._totals = Totals(retrieval.count, monotonic_s=self._clocks.monotonic_s)
+        self._remembered: TTLCache[bytes, _Remembered] = TTLCache(
+            REMEMBERED_BYTES,
+            REMEMBERED_FOR_S,
+            timer=self._clocks.monotonic_s,
+            getsizeof=lambda one: len(one.found) + ENTRY_BYTES,
+        )
+        self._qdrant = Dependency(Process.QDRANT, meaning="searches are answered from memory, or not at all")
         self._answered_release = 0
-        self._retrieval_failed = False
 
     async def search(self, request: SearchRequest) -> SearchAnswer:
         """Answer a search and hand its impression over.
 
         Raises:
-            DependencyDown: no pair is in force yet, or the vector store does not answer and nothing is kept.
+            DependencyDown: no release is in force yet, or the vector store does not answer and nothing is remembered.
+            Overloaded: more is asked than can be answered within the deadline.
         """
-        began, search_time = time.perf_counter(), self._clock_ms()
+        began, search_time = time.perf_counter(), self._clocks.epoch_ms()
         query = " ".join(request.query.split())
-        found, degraded = await self._find(query, request)
+        found = await self._find(query, request)
         answer = SearchAnswer(
             search_id=time_ordered_id(search_time),
             search_time=search_time,
-            query_release=found.pair.query_release,
-            product_release=found.pair.product_release,
+            query_release=found.query_release,
+            product_release=found.product_release,
             arm=ARM,
             exploration=Exploration(),
-            degraded=degraded,
+            degraded=found.degraded,
+            age_s=found.age_s,
             took_ms=round(1000 * (time.perf_counter() - began), 3),
-            total=max(found.total, len(found.hits)),
+            total=max(found.total or 0, len(found.hits)),
+            total_relation="gte" if found.total is None else "eq",
             results=tuple(_result(position, hit, request) for position, hit in enumerate(found.hits, start=1)),
         )
         if request.impression == "server":
             self._impressions.send(impression_of(request, answer, query=query, person_key=self._person_key))
-        self._observe_first_answer(found.pair)
         metrics.SEARCH_SECONDS.labels("total").observe(time.perf_counter() - began)
         return answer
 
     async def encode(self, texts: tuple[str, ...]) -> EncodeAnswer:
-        """Return query vectors of the pair in force.
+        """Return query vectors of the release in force; somebody waits for one text as for a search, not so for many.
 
         Raises:
-            DependencyDown: no pair is in force yet.
+            DependencyDown: no release is in force yet.
+            Overloaded: they cannot be encoded in time.
         """
-        pair = self._in_force()
-        rows = pair.transform(await self._encoder.encode(texts))
+        release, is_bulk = self._in_force(), len(texts) > 1
+        ends_s = asyncio.get_running_loop().time() + (BULK_DEADLINE_S if is_bulk else self._deadline_s)
+        async with _until(ends_s, Overloaded("the texts could not be encoded in time", fix="send fewer at once")):
+            rows = await (self._encoder.encode_bulk(texts) if is_bulk else self._encoder.encode(texts))
         return EncodeAnswer(
-            query_release=pair.query_release,
-            product_release=pair.product_release,
-            vectors=tuple(tuple(row) for row in rows.tolist()),
+            query_release=release.query_release,
+            product_release=release.product_release,
+            collection=release.collection,
+            vectors=tuple(tuple(row) for row in release.transform(rows).tolist()),
         )
 
-    def _in_force(self) -> Pair:
-        pair = self._pair()
-        if pair is None:
-            raise DependencyDown("nothing is served yet", fix="start the indexer: it publishes the first pair")
-        return pair
+    def _in_force(self) -> ServedRelease:
+        release = self._release_in_force()
+        if release is None:
+            raise DependencyDown("nothing is served yet", fix="start the indexer: it puts the first release in force")
+        return release
 
-    async def _find(self, query: str, request: SearchRequest) -> tuple[Found, str | None]:
-        """Return what is found and how the answer is degraded, None where it is not."""
-        pair = self._in_force()
-        with _stage("encode"):
-            base = await self._encoder.encode([query])
-        vector = pair.transform(base)[0]
-        key = (query, request.k, request.filters.model_dump_json())
+    async def _find(self, query: str, request: SearchRequest) -> Found:
+        """Return what the vector store finds, or what it found when the same was asked before."""
+        release, filters = self._in_force(), request.filters
+        key = digest(f"{query}\n{request.k} {filters.model_dump_json()}")
+        ends_s = asyncio.get_running_loop().time() + self._deadline_s
         try:
-            with _stage("store"):
-                async with asyncio.timeout(self._deadline_s):
-                    hits, total = await asyncio.gather(
-                        self._retrieval.nearest(pair.collection, vector, k=request.k, filters=request.filters),
-                        self._total(pair.collection, request.filters),
-                    )
-        except (MillraceError, TimeoutError) as error:
-            return self._kept(key, error), REMEMBERED
-        self._note_retrieval(None)
-        found = Found(pair, hits, total)
-        self._keep(key, found)
-        return found, None
-
-    async def _total(self, collection: str, filters: Filters) -> int:
-        """Return the number of matching products; it is not worth failing a search for."""
-        try:
-            async with asyncio.timeout(self._deadline_s / 2):
-                return await self._retrieval.total(collection, filters)
-        except (MillraceError, TimeoutError):
-            return 0
-
-    def _keep(self, key: tuple[str, int, str], found: Found) -> None:
-        self._answers[key] = found
-        self._answers.move_to_end(key)
-        while len(self._answers) > KEPT_ANSWERS:
-            self._answers.popitem(last=False)
-
-    def _kept(self, key: tuple[str, int, str], error: MillraceError | TimeoutError) -> Found:
-        """Return the last results of the same search, whose releases the answer then names."""
-        reason = error.message if isinstance(error, MillraceError) else "the vector store did not answer in time"
-        self._note_retrieval(reason)
-        found = self._answers.get(key)
-        metrics.DEGRADED.labels("unanswered" if found is None else REMEMBERED).inc()
-        if found is None:
-            raise DependencyDown(
-                "the vector store does not answer, and no earlier answer is remembered",
-                fix="bring the vector store back; `millrace doctor` shows what is missing",
-            ) from error
+            with self._open.one_more():
+                rows = await self._encoded(query, ends_s)
+                total = self._totals.known(release.collection, filters)
+                async with _until(ends_s, TransientError("Qdrant did not answer in time")):
+                    with _timed("store"):
+                        vector = release.transform(rows)[0]
+                        hits = await self._retrieval.nearest(release.collection, vector, k=request.k, filters=filters)
+        except MillraceError as error:
+            return self._instead(key, error)
+        self._qdrant.answered()
+        self._observe_first_answer(release)
+        if total is None:
+            timeout_s = min(ends_s - asyncio.get_running_loop().time(), self._deadline_s * COUNT_SHARE)
+            total = await self._totals.wait(release.collection, filters, timeout_s=timeout_s)
+        found = Found(release.query_release, release.product_release, hits, total)
+        content = [*found[:2], [[*hit] for hit in hits], total]
+        self._remembered[key] = _Remembered(orjson.dumps(content), self._clocks.monotonic_s())
         return found
 
-    def _note_retrieval(self, reason: str | None) -> None:
-        """Show whether the vector store answers, and say it when that changes."""
-        metrics.DEPENDENCY_UP.labels(Process.QDRANT).set(reason is None)
-        if reason is not None and not self._retrieval_failed:
-            get_logger().warning("answers_degraded", error=reason)
-        elif reason is None and self._retrieval_failed:
-            get_logger().info("answers_whole_again")
-        self._retrieval_failed = reason is not None
+    async def _encoded(self, query: str, ends_s: float) -> np.ndarray:
+        async with _until(ends_s, Overloaded("the query could not be encoded in time", fix="send it again")):
+            with _timed("encode"):
+                return await self._encoder.encode([query])
 
-    def _observe_first_answer(self, pair: Pair) -> None:
+    def _instead(self, key: bytes, error: MillraceError) -> Found:
+        """Return the last results of the same search, whose releases the answer then names."""
+        is_overload = isinstance(error, Overloaded)
+        if not is_overload:
+            self._qdrant.failed(error)
+        remembered = self._remembered.get(key)
+        if remembered is not None:
+            metrics.DEGRADED.labels("remembered").inc()
+            query_release, product_release, hits, total = orjson.loads(remembered.found)
+            age_s = round(self._clocks.monotonic_s() - remembered.found_at_s, 1)
+            return Found(query_release, product_release, [Hit(*hit) for hit in hits], total, "remembered", age_s)
+        metrics.DEGRADED.labels("shed" if is_overload else "unanswered").inc()
+        if is_overload:
+            raise error
+        raise DependencyDown(
+            "the vector store does not answer, and no earlier answer is remembered",
+            fix="bring the vector store back; `millrace doctor` shows what is missing",
+        ) from error
+
+    def _observe_first_answer(self, release: ServedRelease) -> None:
         """Measure click to search at the first answer of a release: how old are the clicks that it learned from?
 
-        Releases only grow: an answer from an older one is a remembered answer, or one overtaken by a swap.
+        Releases only grow: an answer from an older one was overtaken by a swap.
         """
-        if pair.query_release <= self._answered_release:
+        if release.query_release <= self._answered_release:
             return
-        self._answered_release = pair.query_release
-        now_ms = self._clock_ms()
-        for click_time in pair.click_times:
+        self._answered_release = release.query_release
+        now_ms = self._clocks.epoch_ms()
+        for click_time in release.click_times:
             metrics.FRESHNESS.labels("click_to_search").observe(max(now_ms - click_time, 0) / 1000)
 
 
@@ -206,11 +281,20 @@ def _result(position: int, hit: Hit, request: SearchRequest) -> SearchResult:
     )
 
 
+@asynccontextmanager
+async def _until(ends_s: float, error: MillraceError) -> AsyncIterator[None]:
+    """Raise an error if the block has not ended by then, in the event loop's seconds."""
+    try:
+        async with asyncio.timeout_at(ends_s):
+            yield
+    except TimeoutError as timeout:
+        raise error from timeout
+
+
 @contextmanager
-def _stage(name: str) -> Iterator[None]:
-    """Measure a stage of a search."""
+def _timed(part: str) -> Iterator[None]:
     began = time.perf_counter()
     try:
         yield
     finally:
-        metrics.SEARCH_SECONDS.labels(name).observe(time.perf_counter() - began)
+        metrics.SEARCH_SECONDS.labels(part).observe(time.perf_counter() - began)

@@ -15,6 +15,8 @@ from service.http import Refused, Route, build_app, json_answer, read_model, rea
 
 BODY_LIMIT_BYTES: Final = 512 * 1024
 """Room for 256 texts of 1,000 characters, escaped."""
+MAX_OPEN: Final = 256
+"""Requests under way, read and answered ones among them; the service itself bounds what waits."""
 DESCRIPTION: Final = (
     "Search with the query head and the product vectors that belong together. Put `search_id` and `search_time` of an "
     "answer on every event of that search. The service is for the shop's backend: it asks for no key, keep it private."
@@ -69,7 +71,7 @@ class SearchParameters(BaseModel):
         )
 
 
-def build(service: Callable[[], SearchService], health: Health, *, max_open: int | None = None) -> web.Application:
+def build(service: Callable[[], SearchService], health: Health, *, max_open: int = MAX_OPEN) -> web.Application:
     """Return the web application.
 
     Args:

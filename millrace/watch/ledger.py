@@ -1,4 +1,4 @@
-"""What the facts say: how far each consumer group is behind, and what became of every event and every closed search.
+"""What a view of Kafka says: how far each group is behind, and what became of every event and every closed search.
 
 Lag is measured from outside: a consumer that hangs reports whatever it last knew. Both sides of a ledger are counted
 apart: what was accepted is Kafka's own offsets (less the ticks); what became of it is counted by the agents and kept
@@ -12,7 +12,7 @@ from typing import Any, Final
 from contracts.progress import CatalogCounts
 from contracts.telemetry import EventOutcome
 from contracts.topics import CATALOG, GROUP_PREFIX, SEARCH_EVENTS
-from millrace.watch.facts import COUNTS, UNREAD, KafkaFacts, Tail, catalog_counts
+from millrace.watch.kafka_view import COUNTS, UNREAD, KafkaView, Tail, catalog_counts
 from service.kafka import Committed, OffsetRange
 from streams import registry
 from streams.agents.spec import AgentSpec, outcome_counts
@@ -35,39 +35,38 @@ class PartitionLag:
     """Read already, but to be read again after a restart."""
 
 
-def partition_lags(facts: KafkaFacts) -> list[PartitionLag]:
-    """Return the lag of every group, partition by partition."""
+def partition_lags(seen: KafkaView) -> list[PartitionLag]:
+    """Compute the lag of every group, partition by partition."""
     return [
-        _lag(facts, group, topic, partition, ends)
+        _lag(seen, group, topic, partition, ends)
         for group, read in registry.group_topics().items()
-        if facts.knows(*_lag_needs(group))
+        if seen.knows(*_lag_needs(group))
         for topic in read
-        for partition, ends in facts.partitions(topic)
+        for partition, ends in seen.partitions(topic)
     ]
 
 
 def _lag_needs(group: str) -> tuple[str, ...]:
-    """Return the parts of the facts that a group's lag is made of."""
     progress = [spec.progress_topic for spec in registry.AGENTS if spec.name == group]
     return (f"{GROUP_PREFIX}{group}", *registry.group_topics()[group], *progress)
 
 
-def _lag(facts: KafkaFacts, group: str, topic: str, partition: int, ends: OffsetRange) -> PartitionLag:
-    committed = facts.committed.get(group, {}).get((topic, partition), Committed(ends.begin, "")).offset
-    progress = facts.progress_of(group, partition)
+def _lag(seen: KafkaView, group: str, topic: str, partition: int, ends: OffsetRange) -> PartitionLag:
+    committed = seen.committed.get(group, {}).get((topic, partition), Committed(ends.begin, "")).offset
+    progress = seen.progress_of(group, partition)
     position, hold = (committed, committed) if progress is None else (progress.next_offset, progress.hold_offset)
     position = max(position, ends.begin)
     lag, held = max(ends.end - position, 0), max(position - hold, 0)
     return PartitionLag(group, topic, partition, position, ends.end, lag, held)
 
 
-def lag_report(facts: KafkaFacts) -> dict[str, Any]:
-    """Return the lag as stable JSON: totals per group, None if they are not known, and every partition that is."""
-    rows = partition_lags(facts)
+def lag_report(seen: KafkaView) -> dict[str, Any]:
+    """Put the lag into stable JSON: totals per group, None if they are not known, and every partition that is."""
+    rows = partition_lags(seen)
     groups = {}
     for group in registry.group_topics():
         lags = [row.lag for row in rows if row.group == group]
-        known = facts.knows(*_lag_needs(group))
+        known = seen.knows(*_lag_needs(group))
         groups[group] = {
             "records": sum(lags) if known else None,
             "held": sum(row.held for row in rows if row.group == group) if known else None,
@@ -76,31 +75,30 @@ def lag_report(facts: KafkaFacts) -> dict[str, Any]:
     return {"groups": groups, "partitions": [asdict(row) for row in rows]}
 
 
-def unknown_report(facts: KafkaFacts) -> dict[str, str]:
-    """Return what is not known, and why, as stable JSON."""
-    return {part: error.message for part, error in facts.unknown.items()}
+def unknown_report(seen: KafkaView) -> dict[str, str]:
+    """Put what is not known, and why, into stable JSON."""
+    return {part: error.message for part, error in seen.unknown.items()}
 
 
-def agent_ledger(facts: KafkaFacts, spec: AgentSpec[Any]) -> dict[str, Any]:
-    """Return what an agent was given to read, the terms that became of it, and the balance; None for the unknown."""
-    ledger = _count(facts, spec)
-    return ledger if facts.knows(*_ledger_needs(spec)) else dict.fromkeys(ledger)
+def agent_ledger(seen: KafkaView, spec: AgentSpec[Any]) -> dict[str, Any]:
+    """Count what an agent was given to read, the terms that became of it, and the balance; None for the unknown."""
+    ledger = _count(seen, spec)
+    return ledger if seen.knows(*_ledger_needs(spec)) else dict.fromkeys(ledger)
 
 
 def _ledger_needs(spec: AgentSpec[Any]) -> tuple[str, ...]:
-    """Return the parts of the facts that an agent's ledger is made of."""
     return (spec.source, spec.progress_topic, *((UNREAD,) if spec.source == SEARCH_EVENTS else ()))
 
 
-def _count(facts: KafkaFacts, spec: AgentSpec[Any]) -> dict[str, Any]:
+def _count(seen: KafkaView, spec: AgentSpec[Any]) -> dict[str, Any]:
     read = pending = 0
     counts: Counter[tuple[str, str]] = Counter()
-    for partition, ends in facts.partitions(spec.source):
-        progress = facts.progress_of(spec.name, partition)
+    for partition, ends in seen.partitions(spec.source):
+        progress = seen.progress_of(spec.name, partition)
         start, position = (progress.start_offset, progress.next_offset) if progress else (ends.begin, ends.begin)
         unread = Tail(ends.end - position, 0)
         if spec.source == SEARCH_EVENTS:
-            unread = facts.tails.get(partition, Tail(0, 0))
+            unread = seen.tails.get(partition, Tail(0, 0))
         found = outcome_counts(progress) if progress else {}
         uncounted = sum(n for (outcome, _), n in found.items() if outcome in spec.uncounted)
         read += ends.end - start - uncounted - unread.ticks
@@ -116,17 +114,17 @@ def _count(facts: KafkaFacts, spec: AgentSpec[Any]) -> dict[str, Any]:
     return {spec.ledger[1]: read, **terms, "pending": pending, "balance": read - accounted}
 
 
-def event_ledger(facts: KafkaFacts) -> dict[str, int | None]:
-    """Return accepted events, the terms they fell into, and the balance; None for what is not known.
+def event_ledger(seen: KafkaView) -> dict[str, int | None]:
+    """Count accepted events, the terms they fell into, and the balance; None for what is not known.
 
     Changes of the catalogue are events too, which the indexer counts.
     """
-    joined = _count(facts, JOIN)
+    joined = _count(seen, JOIN)
     terms = {outcome.value: joined.get(outcome, 0) for outcome in EventOutcome}
     accepted = joined["accepted"]
-    for partition, ends in facts.partitions(CATALOG):
-        committed = facts.committed.get("indexer", {}).get((CATALOG, partition), Committed(0, ""))
-        counts = catalog_counts(committed.metadata) if facts.knows(COUNTS) else CatalogCounts()
+    for partition, ends in seen.partitions(CATALOG):
+        committed = seen.committed.get("indexer", {}).get((CATALOG, partition), Committed(0, ""))
+        counts = catalog_counts(committed.metadata) if seen.knows(COUNTS) else CatalogCounts()
         terms[EventOutcome.CATALOGUE] += counts.catalogue
         terms[EventOutcome.DEAD_LETTERED] += counts.dead_lettered
         terms[EventOutcome.PENDING] += ends.end - committed.offset
@@ -140,10 +138,10 @@ def event_ledger(facts: KafkaFacts) -> dict[str, int | None]:
         EventOutcome.DEAD_LETTERED: (*of_the_join, *_OF_THE_INDEXER),
     }
     everything = (*of_the_join, *_OF_THE_INDEXER)
-    return {term: value if facts.knows(*needs.get(term, everything)) else None for term, value in ledger.items()}
+    return {term: value if seen.knows(*needs.get(term, everything)) else None for term, value in ledger.items()}
 
 
-def ledger_report(facts: KafkaFacts) -> dict[str, Any]:
-    """Return every ledger as stable JSON."""
-    others = {spec.ledger[0]: agent_ledger(facts, spec) for spec in registry.AGENTS if spec is not JOIN}
-    return {JOIN.ledger[0]: event_ledger(facts), **others}
+def ledger_report(seen: KafkaView) -> dict[str, Any]:
+    """Put every ledger into stable JSON."""
+    others = {spec.ledger[0]: agent_ledger(seen, spec) for spec in registry.AGENTS if spec is not JOIN}
+    return {JOIN.ledger[0]: event_ledger(seen), **others}

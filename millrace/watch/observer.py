@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
-from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from pydantic import TypeAdapter
@@ -17,13 +16,14 @@ from pydantic import TypeAdapter
 from contracts import wire
 from contracts.errors import ContractError, DependencyDown, InvariantError, MillraceError
 from contracts.progress import PartitionProgress
-from contracts.telemetry import FRESHNESS_PATHS, Process
+from contracts.releases import ReleaseManifest, Serving
+from contracts.telemetry import Process
 from contracts.topics import CATALOG, GROUP_PREFIX, MODELS, SEARCH_EVENTS
-from millrace.watch.facts import COUNTS, UNREAD, KafkaFacts, Tail, TailCounter, catalog_counts
+from millrace.watch.kafka_view import COUNTS, UNREAD, KafkaView, Tail, TailCounter, catalog_counts
 from millrace.watch.ledger import lag_report, ledger_report, unknown_report
 from millrace.watch.scrape import ProcessView, freshness_report
-from service.dependency import Dependency
 from service.follow import PATIENCE_S, TopicFollower
+from service.health import Dependency
 from service.kafka import (
     Committed,
     OffsetRange,
@@ -33,7 +33,7 @@ from service.kafka import (
     committed_offsets,
     translate_kafka_errors,
 )
-from service.models import ModelsTable
+from service.models import ModelsTable, ModelsView
 from service.settings import Settings
 from streams import registry
 from streams.agents.spec import AgentSpec
@@ -42,16 +42,11 @@ from streams.join.spec import JOIN
 LOOK_S: Final = 20.0
 """How long one look goes on asking; a question that is under way takes its own time."""
 
-Progress = Mapping[str, Mapping[int, PartitionProgress]]
-"""Agent -> partition -> its last progress."""
 T = TypeVar("T")
 
 
 class Observer:
     """A view of one deployment, a context manager. Not thread-safe: one caller at a time.
-
-    Args:
-        settings: of the deployment.
 
     Raises:
         DependencyDown: Kafka does not answer.
@@ -82,35 +77,22 @@ class Observer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop following and close every client."""
+    def __exit__(self, *_error: object) -> None:
         self._opened.close()
 
     def wait_caught_up(self, timeout_s: float) -> None:
-        """Wait until the progress records and releases that existed at the start have been read, if there are any.
-
-        Raises:
-            DependencyDown: Kafka does not answer.
-        """
+        """Wait until the progress records and releases that existed at the start have been read, if there are any."""
         deadline = time.monotonic() + timeout_s
         for topic in self._existing(self._followers):
             while not self._followers[topic].caught_up.wait(0.05) and time.monotonic() < deadline:
                 if self._followers[topic].failure is not None:
                     break
 
-    def look(self) -> KafkaFacts:
-        """Return the facts of this moment.
+    def look(self) -> KafkaView:
+        """Take a view of this moment.
 
         Offsets of consumers are taken before the log's ends, so that nothing can seem to be consumed before it exists;
         the unread tail is then counted up to those very ends.
-
-        Raises:
-            DependencyDown: Kafka does not answer at all.
         """
         self._answers_until_s = time.monotonic() + LOOK_S
         unknown: dict[str, MillraceError] = {}
@@ -121,14 +103,18 @@ class Observer:
                 name = self._settings.topic(topic)
                 fix = "`millrace up` or a restart of any service creates it"
                 unknown[topic] = DependencyDown(f"Kafka does not know {name}, or hides it", fix=fix)
-            elif (problem := self._not_read(topic)) is not None:
+            elif topic in self._followers and (problem := self._not_read(topic)) is not None:
                 unknown[topic] = problem
         committed = self._committed(unknown)
         progress = {agent: dict(found) for agent, found in self._progress.items()}
-        ends = self._ends([topic for topic in watched if topic in existing], unknown)
+        ends: dict[Partition, OffsetRange] = {}
+        for topic in watched:
+            if topic in existing:
+                question = partial(beginning_and_end_offsets, self._admin, self._settings, [topic])
+                ends |= self._tell(topic, question, unknown) or {}
         _refuse_positions_behind_the_end(committed, progress, ends, unknown)
         tails = self._unread(progress[JOIN.name], ends, unknown)
-        return KafkaFacts(ends=ends, committed=committed, progress=progress, tails=tails, unknown=unknown)
+        return KafkaView(ends=ends, committed=committed, progress=progress, tails=tails, unknown=unknown)
 
     def _existing(self, topics: Iterable[str]) -> list[str]:
         names = {self._settings.topic(topic): topic for topic in topics}
@@ -137,9 +123,6 @@ class Observer:
         return [names[topic["name"]] for topic in found if topic["partitions"]]
 
     def _not_read(self, topic: str) -> MillraceError | None:
-        """Return why what a followed topic holds is not known."""
-        if topic not in self._followers:
-            return None
         if (failure := self._followers[topic].failure) is not None:
             return failure
         if (waits := self._followers[topic].not_caught_up()) is not None:
@@ -151,7 +134,6 @@ class Observer:
         return None
 
     def _committed(self, unknown: dict[str, MillraceError]) -> dict[str, dict[Partition, Committed]]:
-        """Return what each group committed, and whether the indexer's counts beside it can be read."""
         committed = {}
         for group in registry.group_topics():
             question = partial(committed_offsets, self._admin, self._settings, group)
@@ -161,21 +143,12 @@ class Observer:
                 self._tell(COUNTS, partial(catalog_counts, found.metadata), unknown)
         return committed
 
-    def _ends(self, topics: list[str], unknown: dict[str, MillraceError]) -> dict[Partition, OffsetRange]:
-        """Return what the partitions of these topics hold."""
-        ends: dict[Partition, OffsetRange] = {}
-        for topic in topics:
-            question = partial(beginning_and_end_offsets, self._admin, self._settings, [topic])
-            ends |= self._tell(topic, question, unknown) or {}
-        return ends
-
     def _unread(
         self,
         join: Mapping[int, PartitionProgress],
         ends: Mapping[Partition, OffsetRange],
         unknown: dict[str, MillraceError],
     ) -> dict[int, Tail]:
-        """Count what the join has not read; from where is not known without its progress."""
         for needed in (SEARCH_EVENTS, JOIN.progress_topic):
             if needed in unknown:
                 unknown[UNREAD] = unknown[needed]
@@ -195,7 +168,7 @@ class Observer:
             return None
 
     def _follower(self, spec: AgentSpec[Any], kafka: Dependency) -> TopicFollower:
-        """Return a follower of an agent's progress that outlives what it cannot read; that is noted while it stands."""
+        """Follow an agent's progress, past what cannot be read, which is kept until a record replaces it."""
         newest = self._progress[spec.name]
         unreadable = self._unreadable.setdefault(spec.progress_topic, {})
         contract = TypeAdapter(spec.progress)
@@ -216,60 +189,64 @@ class Observer:
 
 def _refuse_positions_behind_the_end(
     committed: Mapping[str, Mapping[Partition, Committed]],
-    progress: Progress,
+    progress: Mapping[str, Mapping[int, PartitionProgress]],
     ends: Mapping[Partition, OffsetRange],
     unknown: dict[str, MillraceError],
 ) -> None:
-    """Note who says to have read what its topic never held: the topic was made anew, and nothing can be reckoned."""
-    said = {
-        **{
-            (f"{GROUP_PREFIX}{group}", at): found.offset
-            for group, own in committed.items()
-            for at, found in own.items()
-        },
-        **{
-            (spec.progress_topic, (spec.source, number)): found.next_offset
-            for spec in registry.AGENTS
-            for number, found in progress[spec.name].items()
-        },
+    """Note who says to have read what its topic never had: the topic was made anew, and nothing can be reckoned."""
+    said = [
+        (f"{GROUP_PREFIX}{group}", at, found.offset) for group, own in committed.items() for at, found in own.items()
+    ]
+    said += [
+        (spec.progress_topic, (spec.source, number), found.next_offset)
+        for spec in registry.AGENTS
+        for number, found in progress[spec.name].items()
+    ]
+    for who, (topic, number), offset in said:
+        found = ends.get((topic, number))
+        if found is not None and offset > found.end:
+            problem = f"{who} is at {offset} of {topic}-{number}, which ends at {found.end}"
+            fix = f"{topic} was made anew or lost records: docs/operations.md says what to do"
+            unknown.setdefault(who, InvariantError(problem, fix=fix))
+
+
+def releases_report(view: ModelsView) -> dict[str, Any]:
+    """Put the releases into stable JSON, newest first: what each was trained on and passed, and which are in force."""
+    manifests = sorted(view.manifests.values(), key=lambda manifest: manifest.created_at, reverse=True)
+    return {
+        "serving": view.serving.model_dump(mode="json") if view.serving else None,
+        "releases": [_release(manifest, view.serving) for manifest in manifests],
     }
-    for (who, (topic, number)), offset in said.items():
-        held = ends.get((topic, number))
-        if held is not None and offset > held.end:
-            unknown.setdefault(
-                who,
-                InvariantError(
-                    f"{who} is at {offset} of {topic}-{number}, which ends at {held.end}",
-                    fix=f"{topic} was made anew or lost records: docs/operations.md says what to do",
-                ),
-            )
+
+
+def _release(manifest: ReleaseManifest, serving: Serving | None) -> dict[str, Any]:
+    in_force = None if serving is None else getattr(serving, f"{manifest.kind}_release")
+    return {
+        "kind": manifest.kind,
+        "release": manifest.release,
+        "product_release": manifest.product_release,
+        "query_release": manifest.query_release,
+        "in_force": in_force == manifest.release,
+        "created_at": manifest.created_at,
+        "pairs_trained": manifest.pairs_trained,
+        "lists_trained": manifest.lists_trained,
+        "drift_mean": manifest.drift_mean,
+        "checks": [check.model_dump(mode="json") for check in manifest.checks],
+    }
 
 
 def snapshot(
-    facts: KafkaFacts,
-    releases: Mapping[str, Any],
-    processes: Mapping[str, ProcessView],
-    *,
-    at_ms: int,
-    promise_s: float,
+    kafka: KafkaView, models: ModelsView, processes: Mapping[str, ProcessView], *, at_ms: int, promise_s: float
 ) -> dict[str, Any]:
-    """Return the whole view of one moment.
-
-    Args:
-        facts: of Kafka.
-        releases: as `ReleaseBook.report` gives them.
-        processes: what each process answered.
-        at_ms: the moment, epoch ms.
-        promise_s: within how many seconds a catalogue change should be searchable.
-    """
+    """Put the whole view of one moment into stable JSON; within `promise_s` a new product should be searchable."""
     return {
         "at": at_ms,
-        "lag": lag_report(facts),
-        "ledger": ledger_report(facts),
+        "lag": lag_report(kafka),
+        "ledger": ledger_report(kafka),
         "freshness_s": freshness_report(processes.values()),
         "promise_s": {"product_to_search": promise_s},
-        "releases": dict(releases),
-        "unknown": unknown_report(facts),
+        "releases": releases_report(models),
+        "unknown": unknown_report(kafka),
         "processes": [
             {"name": name, "state": state_of(view), "reasons": list(view.reasons)} for name, view in processes.items()
         ],
@@ -277,12 +254,7 @@ def snapshot(
 
 
 def state_of(view: ProcessView) -> str:
-    """Return a process's state in one word: ready, waiting or silent."""
+    """Tell a process's state in one word: ready, waiting or silent."""
     if view.ready is None:
         return "silent"
     return "ready" if view.ready else "waiting"
-
-
-def status_freshness(report: Mapping[str, Mapping[str, float | None]]) -> dict[str, dict[str, float | None]]:
-    """Return only the quantiles of both ways, as `status` prints them."""
-    return {path: {"p50": report[path]["p50"], "p99": report[path]["p99"]} for path in FRESHNESS_PATHS}

@@ -5,15 +5,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Final, Self
 
 import httpx
-import orjson
 from prometheus_client.parser import text_string_to_metric_families
 
 from contracts.errors import UsageError
 from contracts.telemetry import FRESHNESS_PATHS, M_FRESHNESS
+from deploy.local.processes import ready_reasons
 from service.settings import Settings
 
 TIMEOUT_S: Final = 0.8
@@ -35,53 +34,36 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class ProcessView:
-    """What one process answered.
-
-    Args:
-        ready: True, False, or None where it did not answer.
-        reasons: what it waits for, in its own words.
-        freshness: way -> how long it measured that changes took to be visible in search.
-        problem: why nothing that it measured is known; empty if it is.
-    """
+    """What one process answered; `problem` says why nothing that it measured is known."""
 
     ready: bool | None
+    """None if it did not answer."""
     reasons: tuple[str, ...] = ()
     freshness: Mapping[str, Histogram] = field(default_factory=dict)
     problem: str = ""
 
 
 def scrape_targets(settings: Settings) -> dict[str, str]:
-    """Return process name -> base URL from `MILLRACE_SCRAPE`.
+    """Read process name -> base URL from `MILLRACE_SCRAPE`.
 
     Raises:
         UsageError: an entry is not name=url.
     """
-    entries = filter(None, (part.strip() for part in settings.scrape.split(",")))
-    return dict(_target(entry) for entry in entries)
-
-
-def _target(entry: str) -> tuple[str, str]:
-    name, _, url = (part.strip() for part in entry.partition("="))
-    if not name or not url.startswith(("http://", "https://")) or not _is_url(url):
-        raise UsageError(f"MILLRACE_SCRAPE: {entry!r} is not name=url", fix="write it as search=http://host:8081")
-    return name, url.rstrip("/")
-
-
-def _is_url(text: str) -> bool:
-    try:
-        return bool(httpx.URL(text).host)
-    except httpx.InvalidURL:
-        return False
+    targets = {}
+    for entry in filter(None, (part.strip() for part in settings.scrape.split(","))):
+        name, _, url = (part.strip() for part in entry.partition("="))
+        try:
+            host = httpx.URL(url).host
+        except httpx.InvalidURL:
+            host = ""
+        if not name or not host or not url.startswith(("http://", "https://")):
+            raise UsageError(f"MILLRACE_SCRAPE: {entry!r} is not name=url", fix="write it as search=http://host:8081")
+        targets[name] = url.rstrip("/")
+    return targets
 
 
 class Scraper:
-    """Asks all processes side by side over kept connections: one that hangs costs its own time only.
-
-    Args:
-        targets: process name -> base URL.
-        timeout_s: how long one may take to answer.
-        transport: for tests; real connections where None.
-    """
+    """Asks all processes side by side over kept connections: one that hangs costs its own time only."""
 
     def __init__(
         self, targets: Mapping[str, str], *, timeout_s: float = TIMEOUT_S, transport: httpx.BaseTransport | None = None
@@ -94,19 +76,13 @@ class Scraper:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def look(self) -> dict[str, ProcessView]:
-        """Return what each process answers now."""
-        return dict(zip(self._targets, self._pool.map(self._ask, self._targets.values()), strict=True))
-
-    def close(self) -> None:
-        """Close the connections."""
+    def __exit__(self, *_error: object) -> None:
         self._pool.shutdown()
         self._client.close()
+
+    def look(self) -> dict[str, ProcessView]:
+        """Ask each process how it is now."""
+        return dict(zip(self._targets, self._pool.map(self._ask, self._targets.values()), strict=True))
 
     def _ask(self, url: str) -> ProcessView:
         try:
@@ -116,12 +92,12 @@ class Scraper:
             problem = f"does not answer: {type(error).__name__}"
             return ProcessView(ready=None, reasons=(problem,), problem=problem)
         try:
-            return ProcessView(ready, _reasons(said), _freshness(metrics.decode()) if has_metrics else {})
+            return ProcessView(ready, ready_reasons(said), _freshness(metrics.decode()) if has_metrics else {})
         except ValueError as error:
-            return ProcessView(ready, _reasons(said), problem=f"has metrics that cannot be read: {error}")
+            return ProcessView(ready, ready_reasons(said), problem=f"has metrics that cannot be read: {error}")
 
     def _get(self, url: str) -> tuple[bool, bytes]:
-        """Return whether an answer is a success, and its body; one without an end is none."""
+        """Tell whether an answer is a success, and its body; one without an end is none."""
         deadline = time.monotonic() + self._timeout_s
         body = bytearray()
         with self._client.stream("GET", url) as answer:
@@ -133,29 +109,15 @@ class Scraper:
 
 
 def look_at_processes(targets: Mapping[str, str], *, timeout_s: float = TIMEOUT_S) -> dict[str, ProcessView]:
-    """Return what each process answers now, asked once."""
+    """Ask each process once how it is now."""
     if not targets:
         return {}
     with Scraper(targets, timeout_s=timeout_s) as scraper:
         return scraper.look()
 
 
-def _reasons(body: bytes) -> tuple[str, ...]:
-    """Return the reasons of a readiness answer; whatever else a server may say has none."""
-    try:
-        said = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return ()
-    reasons = said.get("reasons") if isinstance(said, dict) else None
-    return tuple(str(reason) for reason in reasons) if isinstance(reasons, list) else ()
-
-
 def _freshness(metrics: str) -> dict[str, Histogram]:
-    """Return the freshness histograms in a process's metrics, by way.
-
-    Raises:
-        ValueError: the text is not Prometheus'.
-    """
+    """Read the freshness histograms in a process's metrics, by way; ValueError if the text is not Prometheus'."""
     found: dict[str, list[tuple[float, float]]] = {}
     for family in text_string_to_metric_families(metrics):
         if family.name == M_FRESHNESS:
@@ -166,7 +128,7 @@ def _freshness(metrics: str) -> dict[str, Histogram]:
 
 
 def quantile(histogram: Histogram, q: float) -> float | None:
-    """Return a quantile by linear interpolation inside its bucket, as Prometheus does; None without observations.
+    """Compute a quantile by linear interpolation inside its bucket, as Prometheus does; None without observations.
 
     >>> quantile(Histogram(((1.0, 0.0), (2.0, 10.0), (float("inf"), 10.0))), 0.5)
     1.5
@@ -184,11 +146,7 @@ def quantile(histogram: Histogram, q: float) -> float | None:
 
 
 def together(parts: Iterable[Histogram]) -> Histogram:
-    """Return what several processes measured as one histogram; their buckets are the same.
-
-    >>> together([Histogram(((1.0, 2.0), (2.0, 3.0))), Histogram(((1.0, 1.0), (2.0, 5.0)))]).buckets
-    ((1.0, 3.0), (2.0, 8.0))
-    """
+    """Add up what several processes measured; their buckets are the same."""
     sums: Counter[float] = Counter()
     for part in parts:
         sums.update(dict(part.buckets))
@@ -196,16 +154,10 @@ def together(parts: Iterable[Histogram]) -> Histogram:
 
 
 def freshness_report(views: Iterable[ProcessView]) -> dict[str, dict[str, float | None]]:
-    """Return p50, p99 and the number of observations of both ways, from what the processes measured."""
-    report: dict[str, dict[str, float | None]] = {
-        path: {"p50": None, "p99": None, "count": 0.0} for path in FRESHNESS_PATHS
-    }
-    parts: dict[str, list[Histogram]] = {}
-    for view in views:
-        for path, histogram in view.freshness.items():
-            parts.setdefault(path, []).append(histogram)
-    for path, measured in parts.items():
-        whole = together(measured)
-        if path in report and whole.count:
-            report[path] = {**{name: quantile(whole, q) for name, q in QUANTILES.items()}, "count": whole.count}
+    """Compute p50, p99 and the number of observations of both ways, from what the processes measured."""
+    measured = list(views)
+    report = {}
+    for path in FRESHNESS_PATHS:
+        whole = together(view.freshness[path] for view in measured if path in view.freshness)
+        report[path] = {**{name: quantile(whole, q) for name, q in QUANTILES.items()}, "count": whole.count}
     return report

@@ -2,15 +2,17 @@
 
 Click to search: from a click to the first answer that came from a release trained on that click. A release is trained
 on a click when the click's pair lies below the release's offset in its partition of `preference-pairs`. Product to
-search: from sending a product to the first answer that lists it.
+search: from launching a product to the first answer that lists it; each is searched for until it is found.
 """
 
 import asyncio
 import math
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from random import Random
+from typing import Any, Final
 
 import httpx
 from kafka import KafkaConsumer, TopicPartition
@@ -21,15 +23,20 @@ from contracts.pairs import PreferencePair
 from contracts.releases import ReleaseManifest, Serving
 from contracts.topics import PREFERENCE_PAIRS
 from contracts.wire import decode
-from service.clock import epoch_ms
 from service.kafka import consumer_config, translate_kafka_errors
 from service.logging import get_logger
+from service.machine import epoch_ms
 from service.models import ModelsTable
 from service.settings import Settings
 from simulator.demo.measurement import ask
+from simulator.shop.site import send_products
+from simulator.shop.world import World
 
 POLL_MS: Final = 250
 ANSWER_EVERY_S: Final = 0.25
+FIND_EVERY_S: Final = 0.1
+GIVE_UP_S: Final = 60.0
+_SYLLABLES: Final = ("zor", "bla", "quix", "yth", "vom", "kra", "jep", "tul", "wexi", "ondu", "fyr", "gux")
 _PAIR: Final = TypeAdapter(PreferencePair)
 
 
@@ -46,11 +53,6 @@ def click_to_search_s(
     pairs: Iterable[PairPlace], answers: Mapping[int, int], manifests: Mapping[int, ReleaseManifest]
 ) -> list[float]:
     """Measure the seconds from each click to the first answer of a release trained on it.
-
-    Args:
-        pairs: one place per click.
-        answers: query release -> first answer, epoch ms.
-        manifests: query release -> its manifest.
 
     Clicks that no answering release has covered yet are left out; compare the length with the number of pairs.
     """
@@ -124,10 +126,6 @@ class ClickFreshness:
     """Reads `preference-pairs` beside the trainer and keeps the first pair of every click.
 
     Ask it at any time; start and stop it once. What ended it by itself is kept in `failure`.
-
-    Args:
-        settings: of the deployment.
-        releases: what is known of the releases.
     """
 
     def __init__(self, settings: Settings, releases: ReleaseLog) -> None:
@@ -211,3 +209,77 @@ async def watch_answers(client: httpx.AsyncClient, search_url: str, *, query: st
 def cheapest_query(queries: Sequence[str]) -> str:
     """Choose the query that is asked over and over: the shortest, then alphabetically the first."""
     return min(queries, key=lambda query: (len(query), query))
+
+
+def launch_products(world: World, *, seed: int, count: int, now_ms: int) -> tuple[dict[str, Any], ...]:
+    """Make products that are new to a world, with titles that nothing else resembles: a search for one finds it."""
+    rng = Random(f"launches:{seed}:{now_ms}")
+    kinds = sorted({str(product["category"][-1]) for product in world.products if product.get("category")})
+    ids = (f"L-{now_ms}-{seed}-{number:03d}" for number in range(count))
+    return tuple(_launch(rng, product_id, kinds or ["Electronics"], now_ms) for product_id in ids)
+
+
+def _launch(rng: Random, product_id: str, kinds: Sequence[str], now_ms: int) -> dict[str, Any]:
+    name = "".join(rng.sample(_SYLLABLES, 3)).capitalize()
+    model, kind = f"{rng.randrange(1000, 9999)}", rng.choice(kinds)
+    return {
+        "type": "product",
+        "schema_version": 1,
+        "product_id": product_id,
+        "version": now_ms,
+        "title": f"{name} {model} first edition, {kind.lower()}",
+        "description": f"The {name} {model} is launched today.",
+        "category": [kind],
+        "brand": name,
+        "attributes": {"model": model},
+        "price": 9990.0,
+        "currency": "INR",
+        "in_stock": True,
+        "launched_at": now_ms,
+        "priority": 0.0,
+        "parent_id": f"{product_id}-V",
+        "seller_id": "S-1",
+        "locale": "en-IN",
+        "url": f"https://shop.example/p/{product_id}",
+    }
+
+
+class LaunchProbe:
+    """Launches products one by one and searches for each until it is found."""
+
+    def __init__(self, world: World, collector_url: str, search_url: str, *, secret_key: str, seed: int) -> None:
+        self._world = world
+        self._collector_url = collector_url
+        self._search_url = search_url
+        self._secret_key = secret_key
+        self._seed = seed
+        self.found_s: list[float] = []
+        self.launched = 0
+        self.never_found: list[str] = []
+
+    async def run(self, client: httpx.AsyncClient, *, count: int, seconds: float) -> None:
+        """Launch `count` products evenly over `seconds`; return when each was found or given up."""
+        async with asyncio.TaskGroup() as searches:
+            for number in range(count):
+                (product,) = launch_products(self._world, seed=self._seed + number, count=1, now_ms=epoch_ms())
+                searches.create_task(self._launch(client, product))
+                await asyncio.sleep(seconds / count)
+
+    async def _launch(self, client: httpx.AsyncClient, product: dict[str, Any]) -> None:
+        began = time.monotonic()
+        self.launched += 1
+        await send_products([product], self._collector_url, secret_key=self._secret_key)
+        while time.monotonic() - began < GIVE_UP_S:
+            if await self._is_found(client, product):
+                self.found_s.append(time.monotonic() - began)
+                return
+            await asyncio.sleep(FIND_EVERY_S)
+        self.never_found.append(product["product_id"])
+
+    async def _is_found(self, client: httpx.AsyncClient, product: Mapping[str, Any]) -> bool:
+        try:
+            answer = await ask(client, self._search_url, query=product["title"], k=10)
+        except DependencyDown as error:
+            get_logger().warning("probe_unanswered", error=error.message)
+            return False
+        return product["product_id"] in [result.product_id for result in answer.results]

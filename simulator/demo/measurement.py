@@ -8,7 +8,7 @@ import httpx
 from contracts.errors import DependencyDown
 from contracts.http import SearchAnswer
 from simulator.evaluation import QueryScore, by_class, choose_examples, comparison, difference, means, score
-from simulator.shop.posting import USER_AGENT
+from simulator.shop.site import USER_AGENT
 from simulator.shop.world import Query, Split, World
 
 SPLIT_NAMES: Final[dict[Split, str]] = {"train": "seen", "test": "unseen"}
@@ -69,12 +69,7 @@ async def evaluate(
 
 
 class Measurement:
-    """Asks every query of a world twice: before the first click and after the last release.
-
-    Args:
-        world: whose queries and judgments are used; no service sees the judgments.
-        search_url: the search service.
-    """
+    """Asks every query of a world twice: before the first click and after the last release."""
 
     def __init__(self, world: World, search_url: str) -> None:
         self._world = world

@@ -185,12 +185,7 @@ def live_line(progress: Mapping[str, Any]) -> str:
 
 
 class LiveView:
-    """Shows the demo's progress: a panel that is redrawn if the terminal can, else a line every ten seconds.
-
-    Args:
-        console: where to.
-        progress: returns what to show now.
-    """
+    """Shows the demo's progress: a panel that is redrawn if the terminal can, else a line every ten seconds."""
 
     def __init__(self, console: Console, progress: Callable[[], dict[str, Any]]) -> None:
         self._console = console

@@ -12,8 +12,7 @@ from rich.console import Console
 from contracts.errors import DependencyDown
 from service.logging import get_logger
 from service.settings import Settings
-from simulator.demo.freshness import ClickFreshness, ReleaseLog, cheapest_query, quantiles, watch_answers
-from simulator.demo.launches import LaunchProbe
+from simulator.demo.freshness import ClickFreshness, LaunchProbe, ReleaseLog, cheapest_query, quantiles, watch_answers
 from simulator.demo.measurement import evaluate, sample_gain
 from simulator.demo.report import LiveView
 from simulator.evaluation import QueryScore
@@ -32,16 +31,7 @@ SAMPLE_EVERY_S: Final = 20.0
 
 
 class Shopping:
-    """Shoppers at work.
-
-    Args:
-        world: what they want.
-        settings: of the deployment.
-        urls: process name -> base URL.
-        seed: decides who comes and what they do.
-        seconds: how long they shop.
-        console: where the live view goes.
-    """
+    """Shoppers at work."""
 
     def __init__(
         self, world: World, settings: Settings, urls: Mapping[str, str], *, seed: int, seconds: int, console: Console

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from simulator.shop.catalogue import CatalogueMaker, Floats, Made
 from simulator.shop.lexicon import Lexicon, lexicon
 from simulator.shop.questions import Intent, QuestionMaker
-from simulator.shop.world import Judgment, World, attraction_of
-from simulator.shop.world_files import load_world
+from simulator.shop.world import Judgment, World, attraction_of, load_world
 
 FEWEST_ANSWERS: Final = 5
 """A query that fewer products answer is left out: a search engine has nothing to choose there."""
@@ -76,10 +75,6 @@ class Judge:
     """Judges every product for an intent, by utility = relevance x (floor + (1 - floor) x wish).
 
     Within one query the order of the utilities is cut into grades.
-
-    Args:
-        words: the lexicon.
-        products: the catalogue with its hidden facts.
     """
 
     def __init__(self, words: Lexicon, products: Sequence[Made]) -> None:

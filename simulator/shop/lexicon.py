@@ -78,6 +78,20 @@ class Build:
 
 
 @dataclass(frozen=True, slots=True)
+class Questions:
+    """The ways to ask of one class of query."""
+
+    draws: tuple[str, ...]
+    """What is drawn before anything is said, in this order."""
+    ways: tuple[str, ...]
+    weights: tuple[int, ...]
+    """Of the ways; none if they are alike."""
+    means: Mapping[str, bool]
+    keeps_case: bool
+    """Whether capitals are typed as they stand in the words; else nobody bothers."""
+
+
+@dataclass(frozen=True, slots=True)
 class Lexicon:
     """All words of the built-in world."""
 
@@ -91,6 +105,7 @@ class Lexicon:
     words: Mapping[str, tuple[str, ...]]
     sentences: Mapping[str, tuple[str, ...]]
     hindi: Mapping[str, tuple[str, ...]]
+    questions: Mapping[str, Questions]
 
 
 @cache
@@ -108,6 +123,7 @@ def lexicon() -> Lexicon:
         words=_lists(trade["words"]),
         sentences=_lists(trade["sentences"]),
         hindi=_lists(trade["hindi"]),
+        questions={name: _questions(row) for name, row in _table("questions").items()},
     )
 
 
@@ -139,6 +155,17 @@ def _family(key: str, row: Mapping[str, Any]) -> Family:
         intro=tuple(row["intro"]),
         features=tuple(Kind(name=name, sentence=said, traits=_traits(text)) for name, said, text in row["features"]),
         accessories=tuple(Kind(name=name, sentence=said) for name, said in row["accessories"]),
+    )
+
+
+def _questions(row: Mapping[str, Any]) -> Questions:
+    weights = tuple(weight for _, *weights in row["ways"] for weight in weights)
+    return Questions(
+        draws=tuple(row["draws"]),
+        ways=tuple(way for way, *_ in row["ways"]),
+        weights=weights,
+        means=row.get("means", {}),
+        keeps_case=row.get("keeps_case", False),
     )
 
 

@@ -4,12 +4,13 @@ Each class has its own way of asking; the meaning (`Intent`) is kept apart from 
 no intent: what a test query means was never typed, though its parts (a family, a type, a purpose) were.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Final
+from string import Formatter
+from typing import Any, Final
 
-from simulator.shop.lexicon import Family, Lexicon, UseCase
+from simulator.shop.lexicon import Family, Lexicon
 from simulator.shop.world import Query, Split
 
 CLASS_SIZES: Final[Mapping[str, int]] = {
@@ -25,6 +26,11 @@ CLASS_SIZES: Final[Mapping[str, int]] = {
     "priority": 40,
 }
 TEST_SHARE: Final = 1 / 3
+MEANT: Final[Mapping[str, str]] = {
+    "kind": "type_name", "size": "size", "brand": "brand", "feature": "feature",
+    "cap": "price_cap", "typed_cap": "price_cap",
+}  # fmt: skip
+"""What a way to ask mentions -> what it then means."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,28 +66,12 @@ Asked = tuple[str, Intent]
 
 
 class QuestionMaker:
-    """Makes the queries of one seed.
-
-    Args:
-        words: the lexicon.
-        seed: decides which combinations are asked, and which of them are kept for the test.
-    """
+    """Makes the queries of one seed."""
 
     def __init__(self, words: Lexicon, seed: int) -> None:
         self._words = words
         self._rng = Random(f"questions:{seed}")
-        self._ways: Mapping[str, Callable[[], Asked]] = {
-            "plain": self._plain,
-            "vague": self._vague,
-            "constrained": self._constrained,
-            "budget": self._budget,
-            "use_case": self._use_case,
-            "multi_intent": self._multi_intent,
-            "ambiguous_line": self._ambiguous_line,
-            "mixed_language": self._mixed_language,
-            "new_launch": self._new_launch,
-            "priority": self._priority,
-        }
+        self._special = {"multi_intent": self._multi_intent, "ambiguous_line": self._ambiguous_line}
 
     def make(self) -> tuple[Question, ...]:
         """Make all queries, class by class, with their split and popularity."""
@@ -107,7 +97,7 @@ class QuestionMaker:
     def _distinct(self, name: str) -> Iterator[Asked]:
         seen: set[str] = set()
         while len(seen) < CLASS_SIZES[name]:
-            text, intent = self._ways[name]()
+            text, intent = self._special[name]() if name in self._special else self._templated(name)
             if text not in seen:
                 seen.add(text)
                 yield text, intent
@@ -127,81 +117,59 @@ class QuestionMaker:
                 wanted[asked[number][0]] -= 1
         return splits
 
-    def _plain(self) -> Asked:
+    def _templated(self, name: str) -> Asked:
+        """Say it in one of the ways of a class; what the way mentions is what is meant."""
+        asked = self._words.questions[name]
         family, word = self._family()
-        kind = self._rng.choice(family.types).name
-        size = self._rng.choice(family.sizes.values)
-        feature = self._rng.choice(family.features).name
-        brand = self._rng.choice(self._words.brands[family.group])
-        ways = (
-            (f"{kind} {word}", Intent((family.key,), type_name=kind)),
-            (f"{size:g} {family.sizes.word} {word}", Intent((family.key,), size=size)),
-            (f"{brand} {word}", Intent((family.key,), brand=brand)),
-            (f"{word} with {feature}", Intent((family.key,), feature=feature)),
-            (f"{size:g} {family.sizes.word} {kind} {word}", Intent((family.key,), type_name=kind, size=size)),
-            (word, Intent((family.key,))),
-        )
-        return self._lower(self._rng.choices(ways, weights=[5, 3, 3, 3, 2, 1])[0])
+        drawn: dict[str, Any] = {
+            "word": word,
+            "unit": family.sizes.word,
+            "article": "an" if word[0] in "aeiou" else "a",
+        }
+        for part in asked.draws:
+            self._draw(part, family, drawn)
+        ways, weights = asked.ways, asked.weights
+        way = self._rng.choices(ways, weights=weights)[0] if weights else self._rng.choice(ways)
+        said = {part for _, part, _, _ in Formatter().parse(way) if part}
+        meant = {meaning: drawn[part] for part, meaning in MEANT.items() if part in said}
+        uses = [drawn["use"]] if said & {"phrase", "purpose"} else []
+        uses += [drawn["other"]] if "also" in said else []
+        if said & {"cheap", "cap"}:
+            meant["cheap"] = True
+        if "new" in said:
+            meant["new"] = True
+        text = way.format(**drawn)
+        intent = Intent((family.key,), uses=tuple(uses), **{**meant, **asked.means})
+        return text if asked.keeps_case else text.lower(), intent
 
-    def _vague(self) -> Asked:
-        family, word = self._family()
-        use = self._use(family)
-        phrase = self._rng.choice(use.phrases)
-        need = self._rng.choice(family.vague)
-        ways = (
-            (f"{word} {phrase}", Intent((family.key,), uses=(use.key,))),
-            (f"good {word} {phrase}", Intent((family.key,), uses=(use.key,))),
-            (f"{need} {phrase}", Intent((family.key,), uses=(use.key,))),
-            (f"something to {need}" if need.split()[0] in self._words.words["verbs"] else need, Intent((family.key,))),
-        )
-        return self._rng.choices(ways, weights=[6, 3, 3, 1])[0]
-
-    def _constrained(self) -> Asked:
-        family, word = self._family()
-        kind = self._rng.choice(family.types).name
-        size = self._rng.choice(family.sizes.values)
-        feature = self._rng.choice(family.features).name
-        brand = self._rng.choice(self._words.brands[family.group])
-        ways = (
-            (f"{size:g} {family.sizes.word} {kind} {word} only", Intent((family.key,), kind, size, strict=True)),
-            (f"only {kind} {word} with {feature}", Intent((family.key,), kind, feature=feature, strict=True)),
-            (f"{word} strictly {size:g} {family.sizes.word}", Intent((family.key,), size=size, strict=True)),
-            (f"{brand} {word} no other brand", Intent((family.key,), brand=brand, strict=True)),
-            (f"{feature} {word} must be {kind}", Intent((family.key,), kind, feature=feature, strict=True)),
-        )
-        return self._lower(self._rng.choice(ways))
-
-    def _budget(self) -> Asked:
-        family, word = self._family()
-        use = self._use(family)
-        kind = self._rng.choice(family.types)
-        cap = self._cap(family.price)
-        typed_cap = self._cap(family.price * kind.price_factor)
-        phrase = self._rng.choice(use.phrases)
-        one, fit = (family.key,), (use.key,)
-        ways = (
-            (f"{word} under {cap:.0f}", Intent(one, cheap=True, price_cap=cap)),
-            (f"best {word} below {cap:.0f} {phrase}", Intent(one, uses=fit, cheap=True, price_cap=cap)),
-            (f"cheap {word} {phrase}", Intent(one, uses=fit, cheap=True)),
-            (f"{kind.name} {word} under {typed_cap:.0f}", Intent(one, kind.name, cheap=True, price_cap=typed_cap)),
-            (f"budget {word} {phrase} within {cap:.0f}", Intent(one, uses=fit, cheap=True, price_cap=cap)),
-        )
-        return self._lower(self._rng.choice(ways))
-
-    def _use_case(self) -> Asked:
-        family, word = self._family()
-        first, second = self._rng.sample(family.uses, 2)
-        use, other = self._words.uses[first], self._words.uses[second]
-        kind = self._rng.choice(family.types).name
-        phrase, also = self._rng.choice(use.phrases), self._rng.choice(other.phrases)
-        one, article = (family.key,), "an" if word[0] in "aeiou" else "a"
-        ways = (
-            (f"which {word} is best {phrase}", Intent(one, uses=(use.key,))),
-            (f"{kind} {word} {phrase}", Intent(one, kind, uses=(use.key,))),
-            (f"{word} {phrase} and {also}", Intent(one, uses=(use.key, other.key))),
-            (f"i need {article} {word} {phrase}", Intent(one, uses=(use.key,))),
-        )
-        return self._lower(self._rng.choice(ways))
+    def _draw(self, part: str, family: Family, drawn: dict[str, Any]) -> None:
+        """Draw a part of what could be said."""
+        rng, words = self._rng, self._words
+        match part:
+            case "kind":
+                kind = rng.choice(family.types)
+                drawn["kind"], drawn["price_factor"] = kind.name, kind.price_factor
+            case "use":
+                drawn["use"] = rng.choice(family.uses)
+            case "two_uses":
+                drawn["use"], drawn["other"] = rng.sample(family.uses, 2)
+            case "need":
+                need = drawn["need"] = rng.choice(family.vague)
+                drawn["errand"] = f"something to {need}" if need.split()[0] in words.words["verbs"] else need
+            case "cap":
+                drawn["cap"] = self._cap(family.price)
+            case "typed_cap":
+                drawn["typed_cap"] = self._cap(family.price * drawn["price_factor"])
+            case _:
+                choices: Mapping[str, Sequence[Any]] = {
+                    "size": family.sizes.values,
+                    "feature": [feature.name for feature in family.features],
+                    "brand": words.brands[family.group],
+                    "phrase": words.uses[drawn["use"]].phrases if "use" in drawn else (),
+                    "also": words.uses[drawn["other"]].phrases if "other" in drawn else (),
+                    "purpose": words.uses[drawn["use"]].hindi if "use" in drawn else (),
+                }
+                drawn[part] = rng.choice(choices.get(part) or words.hindi[part])
 
     def _multi_intent(self) -> Asked:
         family, word = self._family()
@@ -221,57 +189,10 @@ class QuestionMaker:
         tier = self._rng.choice(list(self._words.tiers))
         return f"{line} {tier}".strip().lower(), Intent(line=line, tier=tier or None)
 
-    def _mixed_language(self) -> Asked:
-        family, word = self._family()
-        use, hindi = self._use(family), self._words.hindi
-        kind, cap = self._rng.choice(family.types).name, self._cap(family.price)
-        purpose = self._rng.choice(use.hindi)
-        cheap, good, new = (self._rng.choice(hindi[name]) for name in ("cheap", "good", "new"))
-        one, fit = (family.key,), (use.key,)
-        ways = (
-            (f"{cheap} {kind} {word}", Intent(one, kind, cheap=True, hindi=True)),
-            (f"{purpose} {word}", Intent(one, uses=fit, hindi=True)),
-            (f"{purpose} {good} {word}", Intent(one, uses=fit, hindi=True)),
-            (f"{good} {word} {cap:.0f} ke andar", Intent(one, cheap=True, hindi=True, price_cap=cap)),
-            (f"{cheap} {word} {purpose}", Intent(one, uses=fit, cheap=True, hindi=True)),
-            (f"{new} {kind} {word}", Intent(one, kind, new=True, hindi=True)),
-        )
-        return self._lower(self._rng.choice(ways))
-
-    def _new_launch(self) -> Asked:
-        family, word = self._family()
-        kind = self._rng.choice(family.types).name
-        one = (family.key,)
-        ways = (
-            (f"latest {word}", Intent(one, new=True)),
-            (f"newly launched {kind} {word}", Intent(one, kind, new=True)),
-            (f"{word} new model 2026", Intent(one, new=True)),
-            (f"just launched {kind} {word} this season", Intent(one, kind, new=True)),
-        )
-        return self._lower(self._rng.choice(ways))
-
-    def _priority(self) -> Asked:
-        family, word = self._family()
-        kind = self._rng.choice(family.types).name
-        one = (family.key,)
-        ways = (
-            (f"{word} with same day installation", Intent(one, assured=True)),
-            (f"store assured {kind} {word}", Intent(one, kind, assured=True)),
-            (f"assured {word} delivered today", Intent(one, assured=True)),
-            (f"{kind} {word} same day delivery", Intent(one, kind, assured=True)),
-        )
-        return self._lower(self._rng.choice(ways))
-
     def _family(self) -> tuple[Family, str]:
         family = self._rng.choice(self._words.families)
         return family, self._rng.choice(family.words)
 
-    def _use(self, family: Family) -> UseCase:
-        return self._words.uses[self._rng.choice(family.uses)]
-
     def _cap(self, price: float) -> float:
         step = 10 ** max(2, len(f"{price:.0f}") - 2)
         return float(max(1, round(price * self._rng.choice((0.6, 0.75, 0.9, 1.1)) / step)) * step)
-
-    def _lower(self, asked: Asked) -> Asked:
-        return asked[0].lower(), asked[1]

@@ -108,13 +108,7 @@ class Reaction:
 
 
 class Shoppers:
-    """The shoppers of one run.
-
-    Args:
-        world: decides what they type (train queries, by popularity) and like.
-        seed: decides everything else.
-        options: how they behave.
-    """
+    """The shoppers of one run."""
 
     def __init__(self, world: World, seed: int, *, options: ShopperOptions | None = None) -> None:
         self._world = world

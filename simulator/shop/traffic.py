@@ -15,10 +15,9 @@ from typing import Final
 import httpx
 
 from contracts.http import SearchAnswer
-from service.clock import epoch_ms
-from simulator.shop.posting import USER_AGENT, Delivery, Poster
+from service.machine import epoch_ms
 from simulator.shop.shoppers import Action, ShopperOptions, Shoppers, Visit
-from simulator.shop.site import Due, Outbox, Site, event_of
+from simulator.shop.site import USER_AGENT, Delivery, Due, Outbox, Poster, Site, event_of
 from simulator.shop.world import Query, World
 
 OPEN_SEARCHES: Final = 32
@@ -61,17 +60,7 @@ class Totals:
 
 
 class Traffic:
-    """One run of shoppers.
-
-    Args:
-        world: what they want.
-        site: where they search and report.
-        seed: who comes, when, and how they decide.
-        rate_per_s: visits begun per second, on average.
-        seconds: how long visits begin.
-        options: how shoppers, devices and network behave.
-        transport: replaces the network (tests).
-    """
+    """One run of shoppers."""
 
     def __init__(
         self,

@@ -20,9 +20,9 @@ from contracts.telemetry import EventOutcome
 from contracts.topics import TOPIC_BY_NAME, set_aside_headers
 from contracts.wire import encode
 from service import metrics
-from service.clock import epoch_ms
 from service.kafka import translate_kafka_errors
 from service.logging import get_logger
+from service.machine import epoch_ms
 from service.settings import Settings
 from streams.agents.progress import SourcePartition, read_sources
 from streams.agents.spec import ASIDE_TOPICS, AgentSpec, Emit, PartitionState, Plan, SetAside, outcome_counts
@@ -84,12 +84,6 @@ class OwnedPartition(Generic[S, P]):
     def hold_offset(self) -> int:
         """Oldest record that a restart has to read again."""
         return self.begin_offset if self.written is None else self.written.hold_offset
-
-    @property
-    def position(self) -> int:
-        """Offset of the next record to decide on."""
-        decided = self.begin_offset if self.written is None else self.written.next_offset
-        return max(self.state.next_offset, decided)
 
     @property
     def progress_age_s(self) -> float:
@@ -174,8 +168,8 @@ class PartitionAgent(Generic[S, P]):
         return f"no progress for {STUCK_AFTER_S:g} s on partitions {stuck}" if stuck else None
 
     def read_to(self, owned: OwnedPartition[S, P]) -> int:
-        """Return how far a partition was read, past what holds no record."""
-        read_to: int = self.app.consumer.read_past(owned.tp, owned.position)
+        """Return how far a partition was read, past what holds no record; what is read a second time counts then."""
+        read_to: int = self.app.consumer.read_past(owned.tp, owned.read_offset)
         return read_to
 
     def end(self, tp: TP) -> int | None:
@@ -351,9 +345,8 @@ class PartitionAgent(Generic[S, P]):
         owned = OwnedPartition(tp, state, progress, source.begin_offset, source.end_offset)
         if progress is not None:
             owned.counted = self._counts(progress)
-        self.log.info(
-            "partition_loaded", partition=tp.partition, next_offset=owned.position, hold_offset=owned.read_offset
-        )
+        decided = source.begin_offset if progress is None else progress.next_offset
+        self.log.info("partition_loaded", partition=tp.partition, next_offset=decided, hold_offset=owned.read_offset)
         return owned
 
     async def _on_assigned(self, _app: Any, assigned: Iterable[TP], **_: Any) -> None:

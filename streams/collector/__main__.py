@@ -8,7 +8,7 @@ from typing import Final
 
 from contracts.telemetry import Process
 from service.health import Health
-from service.http_server import bind_socket, serving
+from service.http import bind_socket, serving
 from service.kafka import ensure_topics
 from service.process import Shutdown, run
 from service.redis import async_redis_client

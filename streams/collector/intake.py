@@ -15,13 +15,12 @@ from contracts import wire
 from contracts.base import MAX_ID_CHARS, SCHEMA_VERSION, YEAR_2000_MS, Part
 from contracts.catalog import CATALOG_CHANGE
 from contracts.errors import ContractError, MalformedMessage
-from contracts.events import FUTURE_TOLERANCE_MS, SHOP_EVENT
+from contracts.events import FUTURE_TOLERANCE_MS, SHOP_EVENT, person_id
 from contracts.http import IntakeAnswer, IntakeReason, ItemResult
 from contracts.joined import is_personal
 from contracts.pairs import CURATED_PAIR
 from contracts.telemetry import Correction
 from contracts.topics import CATALOG, CURATED_PAIRS, SEARCH_EVENTS
-from service.people import person_id
 from streams.collector.sender_clock import by_our_clock
 
 MAX_DEPTH: Final = 16

@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaError
 
 from contracts.errors import DependencyDown, MillraceError, TransientError
 from contracts.telemetry import Process
-from service.dependency import Dependency
+from service.health import Dependency
 from service.kafka import aiokafka_producer_config, expected_kafka_error, translate_kafka_errors
 from service.logging import get_logger
 from service.settings import Settings

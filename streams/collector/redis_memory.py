@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from contracts.telemetry import Process
 from service import metrics
-from service.dependency import Dependency
+from service.health import Dependency
 from streams.collector.web import Recollection
 
 SEEN_S: Final = 86_400

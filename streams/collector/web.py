@@ -13,13 +13,13 @@ from pydantic import BaseModel
 
 from contracts import wire
 from contracts.errors import TransientError
+from contracts.events import person_id
 from contracts.http import EventBatch, IntakeAnswer, PairBatch, ProductBatch
 from service import metrics
 from service.api_docs import documentation
-from service.clock import EpochClock, epoch_ms
 from service.health import Health
 from service.http import JSON, Handler, Refused, Route, build_app, come_again, json_answer, read_body
-from service.people import person_id
+from service.machine import EpochClock, epoch_ms
 from streams.collector import access, intake
 from streams.collector.access import Holder, Keys, Limits, Network
 from streams.collector.intake import Accepted, Arrival, Decision, Duplicate, OutgoingRecord, Rejected

@@ -13,8 +13,7 @@ from contracts.events import Tick
 from contracts.progress import JoinProgress
 from contracts.wire import encode
 from service import metrics
-from service.clock import epoch_ms
-from service.files import write_atomically
+from service.machine import epoch_ms, write_atomically
 from streams.agents.partition_agent import OwnedPartition, PartitionAgent
 from streams.join.partition_join import PartitionJoin
 from streams.transport.output import OutRecord

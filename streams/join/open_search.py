@@ -13,9 +13,9 @@ import msgspec
 import orjson
 
 from contracts import events
+from contracts.events import protected_id
 from contracts.joined import is_personal, passed_on
 from contracts.structs import Cart, Click, Dwell, Impression, Purchase, ShopEvent, View
-from service.people import protected_id
 from streams.agents.spec import LogRecord
 
 _PERSONS: Final = ("client_id", "user_id")

@@ -12,7 +12,6 @@ from typing import Literal
 import msgspec
 
 from contracts.errors import ContractError, MalformedMessage
-from contracts.events import deadline_ms
 from contracts.joined import CLOSING_NUMBER_HEADER, ClosingNumber
 from contracts.progress import EventCounts, JoinProgress
 from contracts.structs import SEARCH_RECORD, Impression, Purchase, ShopEvent, Tick
@@ -262,7 +261,7 @@ class PartitionJoin:
     ) -> None:
         """Give an event to the search that it names, or set it aside as late."""
         search = self._searches.find(search_id, search_time)
-        deadline = deadline_ms(search_time, self._windows.window_at(search_time)) if search is None else search.deadline
+        deadline = search_time + self._windows.window_at(search_time) if search is None else search.deadline
         if time_ms > deadline:
             self._set_aside(EventOutcome.LATE, AsideReason.AFTER_DEADLINE, record, plan)
             return

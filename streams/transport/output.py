@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from contracts.errors import DependencyDown, InvariantError
 from contracts.topics import partition_for
-from service.clock import epoch_ms
+from service.machine import epoch_ms
 
 BATCH_BYTES: Final = 900_000
 """Below the brokers' default limit of 1 MiB for a batch; a larger record travels alone."""

@@ -234,7 +234,7 @@ class TestVectorStore:
         client = AsyncQdrantClient(url=backend.url)
         retrieval = QdrantRetrieval(client)
         asked = [Filters(brand=("Acme",), category=kind) for kind in ("Fridges", "Ovens")]
-        assert [await retrieval.total(collection, filters) for filters in asked] == [100, 0]
+        assert [await retrieval.count(collection, filters) for filters in asked] == [100, 0]
         await client.close()
 
     def test_order_scores_and_limit(self, store: ProductStore, client: QdrantClient, collection: str) -> None:

@@ -13,6 +13,7 @@ import jsonschema
 import pytest
 import yaml
 
+from contracts.telemetry import DEFAULT_PORTS, Process
 from deploy.local.processes import PROCESSES
 from service.settings import Settings
 
@@ -40,7 +41,7 @@ def test_it_runs_every_process() -> None:
 @pytest.mark.parametrize("name", sorted(OURS))
 def test_each_command_equals_the_one_of_up(name: str) -> None:
     """A container runs exactly what the supervisor runs."""
-    assert tuple(SERVICES[name]["command"]) == OURS[name].command()
+    assert tuple(SERVICES[name]["command"]) == ("python", "-m", OURS[name].module)
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
@@ -65,13 +66,13 @@ def test_each_process_publishes_the_port_it_listens_on() -> None:
     """The published port of each of our services is its default port."""
     for name, spec in OURS.items():
         for port in SERVICES[name].get("ports", []):
-            assert port.rpartition(":")[2] == str(spec.default_port)
+            assert port.rpartition(":")[2] == str(DEFAULT_PORTS[Process(spec.name)])
 
 
 @pytest.mark.parametrize("name", sorted(OURS))
 def test_health_and_metrics_are_asked_where_the_process_answers(name: str) -> None:
     """The health check asks `/ready` on the port of the process, and the page scrapes that port."""
-    port = OURS[name].default_port
+    port = DEFAULT_PORTS[Process(name)]
     assert f"'http://127.0.0.1:{port}/ready'" in SERVICES[name]["healthcheck"]["test"][-1]
     targets = SERVICES["page"]["environment"]["MILLRACE_SCRAPE"].split(",")
     assert f"{name}=http://{name}:{port}" in targets or name == "page"
@@ -137,7 +138,8 @@ def test_each_image_holds_all_that_its_processes_import(name: str) -> None:
     )
     distributions = packages_distributions()
     seen: set[str] = set()
-    waiting = [f"{OURS[name].module}.__main__"]
+    main = f"{OURS[name].module}.__main__"
+    waiting = [main if source_of(main) else OURS[name].module]
     while waiting:
         module = waiting.pop()
         top = module.split(".")[0]

@@ -24,10 +24,10 @@ from contracts.progress import JoinProgress
 from contracts.releases import MANIFEST, SERVING, SafetyCheck
 from service.http import Problem
 from service.settings import load_settings
-from simulator.shop.world_files import load_world
+from simulator.shop.world import load_world
 from streams.collector.intake import Accepted, Arrival, decide_event, decide_pair, decide_product
 from tests.support.markdown import ROOT, Fence, documents, fences
-from trainer.core.facts import Facts
+from trainer.memory import TrainingProgress
 
 
 class Measured(BaseModel):
@@ -42,7 +42,7 @@ NOW_MS = 1_795_196_100_000
 ARRIVAL = Arrival(received_at=NOW_MS, person_key=b"key")
 SHELL_VALUES = {"$SEARCH_ID": "01J", "$SEARCH_TIME": str(NOW_MS - 9_000), "$(date +%s)000": str(NOW_MS - 2_000)}
 WHOLE: tuple[tuple[str, TypeAdapter[Any]], ...] = (
-    ("step", TypeAdapter(Facts)),
+    ("step", TypeAdapter(TrainingProgress)),
     ("accepted", TypeAdapter(IntakeAnswer)),
     ("took_ms", TypeAdapter(SearchAnswer)),
     ("vectors", TypeAdapter(EncodeAnswer)),
@@ -209,7 +209,7 @@ def test_server_snippet_sends_valid_events(monkeypatch: pytest.MonkeyPatch) -> N
 def test_query_snippet_finds_products_that_can_be_bought(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The README's snippet asks for a vector, queries the alias, and shows neither deleted nor unavailable products."""
+    """The quickstart asks for a vector, queries the alias, and shows neither deleted nor unavailable products."""
     store = qdrant_client.QdrantClient(":memory:")
     store.create_collection(
         "products-r3", vectors_config={"product": models.VectorParams(size=2, distance=models.Distance.COSINE)}
@@ -240,7 +240,7 @@ def test_query_snippet_finds_products_that_can_be_bought(
 
     monkeypatch.setattr(httpx, "post", post)
     monkeypatch.setattr(qdrant_client, "QdrantClient", lambda url: store)
-    exec(compile(snippet("README.md", "ask_qdrant.py"), "ask_qdrant.py", "exec"), {})  # noqa: S102 - our own page
+    exec(compile(snippet("docs/quickstart.md", "ask_qdrant.py"), "ask_qdrant.py", "exec"), {})  # noqa: S102 - our own page
     printed = capsys.readouterr().out
     assert "Quiet fridge" in printed
     assert "Sold out" not in printed

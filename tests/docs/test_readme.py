@@ -1,28 +1,42 @@
-"""The README is true: its tree is the real one, its test command is what CI runs, its stops exist."""
+"""The README is short and true: its test command is what CI runs, and its figures are recorded ones of the demo."""
 
+import io
 import re
+from typing import Any
 
-from tests.support.markdown import ROOT, fences, sections, tracked_files
+from rich.console import Console
+
+from simulator.demo.report import facts_table, quality_table
+from tests.support.markdown import ROOT, fences
 
 README = ROOT / "README.md"
-ORDER = "The way of one click"
+MOST_LINES = 130
+NUMBER = r"[+-]?\d\.\d{4}"
+OTHER_FIGURES: dict[str, Any] = {
+    "freshness_s": {"click_to_search": {"p50": 1, "p99": 1}, "product_to_search": {"p50": 1, "p99": 1}},
+    "search_ms": {"p50": 1, "p99": 1},
+    "releases": {"query": 1, "product": 1},
+    "events": {"sent": 1, "accepted": 1},
+    "ledger": {},
+}
 
 
-def shown_tree() -> set[str]:
-    """Return the names in the README's tree, folders with a slash."""
-    (fence,) = [one for one in fences(README, "text") if one.name == "tree"]
-    return {line.split()[0] for line in fence.text.splitlines() if line and not line.startswith(" ")}
+def text_block(name: str) -> str:
+    """Return the README's text block of that name."""
+    (found,) = [one.text for one in fences(README, "text") if one.name == name]
+    return found
 
 
-def real_tree() -> set[str]:
-    """Return what lies at the top of the project, folders with a slash; hidden files apart."""
-    tops = {f"{path.parts[0]}/" if len(path.parts) > 1 else path.parts[0] for path in tracked_files()}
-    return {name for name in tops if not name.startswith(".")}
+def printed(renderable: Any) -> list[str]:
+    """Return the lines that a terminal shows."""
+    file = io.StringIO()
+    Console(file=file, width=100).print(renderable)
+    return [line.rstrip() for line in file.getvalue().splitlines()]
 
 
-def test_tree_equals_the_real_one() -> None:
-    """The layout in the README shows every file and folder at the top, and no other."""
-    assert shown_tree() == real_tree()
+def test_it_is_read_in_a_minute() -> None:
+    """The README keeps to its length; what does not fit belongs into docs/."""
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
 
 
 def test_ci_runs_exactly_the_test_command_of_the_readme() -> None:
@@ -42,18 +56,30 @@ def test_two_commands_stand_before_everything_else() -> None:
     assert [line for line in commands if line.startswith("make")] == ["make demo", "make test"]
 
 
-def test_reading_order_shows_a_record_at_every_stop() -> None:
-    """Each stop of the reading order names a file and shows one record."""
-    stops = re.split(r"^\d+\. ", sections(README)[ORDER], flags=re.MULTILINE)[1:]
-    assert len(stops) >= 12
-    for stop in stops:
-        (path,) = re.findall(r"^\[`([^`]+)`\]", stop)
-        assert (ROOT / path).is_file(), path
-        assert len(re.findall(r"^ *```json", stop, re.MULTILINE)) == 1, path
-
-
 def test_flow_is_drawn_in_plain_text() -> None:
     """The picture of the flow can be read without a renderer and names every process of ours."""
-    (picture,) = [one.text for one in fences(README, "text") if one.name == "flow"]
+    picture = text_block("flow")
     for process in ("collector", "join", "pairs", "trainer", "indexer", "search", "Qdrant"):
         assert process in picture
+
+
+def test_the_screen_is_what_the_demo_prints_of_a_recorded_run() -> None:
+    """The closing screen is drawn by the demo's own code, and the figures of its table are in the experiments."""
+    shown = text_block("screen").splitlines()
+    recorded = (ROOT / "docs/experiments.md").read_text(encoding="utf-8")
+    quality: dict[str, Any] = {}
+    for split, queries, metric, *numbers in re.findall(
+        rf"│ (\w+) \((\d+)\) +│ (\S+) +│ ({NUMBER}) +│ ({NUMBER}) +│ ({NUMBER})  \(({NUMBER}) to ({NUMBER})\)",
+        text_block("screen"),
+    ):
+        before, after, mean, low, high = numbers
+        assert f"| {split} {metric}, before → after | {before} → {after} |" in recorded
+        assert f"| {split} {metric}, difference (95 %) | {mean} ({low} to {high}) |" in recorded
+        part = quality.setdefault(split, {"queries": int(queries), "before": {}, "after": {}, "difference": {}})
+        part["before"][metric], part["after"][metric] = float(before), float(after)
+        part["difference"][metric] = {"mean": float(mean), "low": float(low), "high": float(high)}
+    table = printed(quality_table(quality))
+    assert shown[: len(table)] == table
+    labels = [re.split(r" {2,}", line)[0] for line in printed(facts_table(OTHER_FIGURES))]
+    rest = [re.split(r" {2,}", line)[0] for line in shown[len(table) :]]
+    assert rest == [label for label in labels if label in rest]

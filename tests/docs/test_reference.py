@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from contracts import telemetry, topics
+from contracts import topics
 from contracts.telemetry import DEFAULT_PORTS, EventOutcome, FilterReason, PairDropReason, UnpairedReason
 from streams.registry import group_topics
 from tests.support.markdown import (
@@ -20,10 +20,19 @@ from tests.support.markdown import (
     tracked_files,
     unquoted,
 )
-from tests.support.reference import MODELS, agent_rows, field_rows, rights, rights_rows, settings_rows, topic_rows
+from tests.support.reference import (
+    MODELS,
+    agent_rows,
+    field_rows,
+    metrics_by_name,
+    rights,
+    rights_rows,
+    settings_rows,
+    topic_rows,
+)
 
 DOCS = ROOT / "docs"
-METRICS = {value for name, value in vars(telemetry).items() if name.startswith("M_")}
+METRICS = set(metrics_by_name())
 TOPIC_NAMES = {name: value for name, value in vars(topics).items() if value in list(topics.TOPIC_BY_NAME)}
 """Name of a constant -> topic."""
 PROCESS_CODE = {
@@ -95,7 +104,7 @@ def test_event_fields_equal_the_contracts(name: str) -> None:
 
 
 def test_every_metric_is_described_where_operators_look() -> None:
-    """The metrics of docs/operations.md are those of contracts/telemetry.py, each with a meaning."""
+    """The metrics of docs/operations.md are those of service/metrics.py, each with a meaning."""
     table = table_under("operations.md", "Metrics")
     described = {unquoted(row[0]): row[-1] for row in table.rows}
     assert set(described) == METRICS

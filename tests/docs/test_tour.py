@@ -1,4 +1,4 @@
-"""The README's tour is what the code does: its records, run through the real cores, give one another."""
+"""The tour is what the code does: its records, run through the real cores, give one another; its tree is real."""
 
 import json
 import math
@@ -15,11 +15,12 @@ from streams.collector.intake import Accepted, Arrival, decide_event
 from streams.join.partition_join import PartitionJoin
 from streams.pairs.partition_pairs import PartitionPairs
 from streams.pairs.propensity import examination_ratio
-from tests.support.markdown import ROOT, sections
-from trainer.core.lanes import StepReport
-from trainer.core.losses import dpo_loss
+from tests.support.markdown import ROOT, fences, sections, tracked_files
+from trainer.losses import dpo_loss
+from trainer.training import StepReport
 
-STOPS = re.split(r"^\d+\. ", sections(ROOT / "README.md")["The way of one click"], flags=re.MULTILINE)[1:]
+PAGE = ROOT / "docs/tour.md"
+STOPS = re.split(r"^\d+\. ", sections(PAGE)["The way of one click"], flags=re.MULTILINE)[1:]
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def paired() -> list[dict[str, Any]]:
 def test_the_collector_makes_the_record_shown() -> None:
     """The click as the site sends it becomes the click that the tour shows."""
     sent = {**CLICK, "client_id": "c9"}
-    del sent["received_at"]
+    del sent["received_at"], sent["schema_version"]
     decision = decide_event(sent, Arrival(received_at=CLICK["received_at"], person_key=b"a key of the shop"))
     assert isinstance(decision, Accepted)
     assert json.loads(decision.records[0].value) == CLICK
@@ -89,7 +90,7 @@ def test_the_join_makes_the_search_and_the_progress_shown() -> None:
 def test_the_pairs_agent_makes_the_pair_shown() -> None:
     """The joined search gives two pairs, and one of them is the pair that the tour shows."""
     pairs = paired()
-    assert len(pairs) == TOUR["trainer/core/learner.py"]["pairs_trained"]
+    assert len(pairs) == TOUR["trainer/learner.py"]["pairs_trained"]
     assert PAIR in pairs
 
 
@@ -102,7 +103,7 @@ def test_the_ratio_shown_is_the_one_of_the_prior() -> None:
 
 def test_the_loss_shown_is_the_one_before_the_first_step() -> None:
     """An untrained model's preference term over the tour's pairs is log 2 times their mean weight."""
-    shown = TOUR["trainer/core/losses.py"]
+    shown = TOUR["trainer/losses.py"]
     weights = torch.tensor([pair["weight"] for pair in paired()])
     loss = dpo_loss(torch.zeros(2), torch.zeros(2), weights=weights, b=10.0).item()
     assert shown["dpo"] == pytest.approx(loss, abs=1e-6)
@@ -112,8 +113,30 @@ def test_the_loss_shown_is_the_one_before_the_first_step() -> None:
 
 def test_the_releases_follow_one_another() -> None:
     """The release made is the one that is served and the one that answers."""
-    manifest, serving = TOUR["trainer/core/releasing.py"], TOUR["indexer/rollout/decisions.py"]
+    manifest, serving = TOUR["trainer/release/planning.py"], TOUR["indexer/rollout/decisions.py"]
     answer = TOUR["indexer/search/service.py"]
     assert manifest["release"] == serving["query_release"] == answer["query_release"]
     assert manifest["product_release"] == serving["product_release"] == answer["product_release"]
-    assert TOUR["trainer/core/safety.py"] in manifest["checks"]
+    assert TOUR["trainer/release/safety.py"] in manifest["checks"]
+
+
+def test_every_stop_names_a_file_and_shows_a_record() -> None:
+    """Each of the fourteen stops is about another file that is there, and shows one record."""
+    assert len(TOUR) == len(STOPS) == 14
+    assert [path for path in TOUR if not (ROOT / path).is_file()] == []
+
+
+def test_the_times_of_the_tour_follow_from_one_another() -> None:
+    """What the text says of times is so: the window, the lateness, and the tick that lets the search close."""
+    assert JOINED["closed_at"] == IMPRESSION["event_time"] + PROGRESS["window_ms"]
+    assert PROGRESS["watermark_ms"] == TICK["event_time"] - PROGRESS["lateness_ms"]
+    assert PROGRESS["watermark_ms"] > JOINED["closed_at"]
+    assert CLICK["search_time"] == IMPRESSION["event_time"]
+
+
+def test_tree_equals_the_real_one() -> None:
+    """The layout shows every file and folder at the top, and no other; hidden files apart."""
+    (tree,) = [one for one in fences(PAGE, "text") if one.name == "tree"]
+    shown = {line.split()[0] for line in tree.text.splitlines() if line and not line.startswith(" ")}
+    tops = {f"{path.parts[0]}/" if len(path.parts) > 1 else path.parts[0] for path in tracked_files()}
+    assert shown == {name for name in tops if not name.startswith(".")}

@@ -2,14 +2,17 @@
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Self
 
 from kafka import KafkaProducer
 
 from contracts.topics import SEARCH_EVENTS
 from service.kafka import producer_config
+from service.machine import epoch_ms
 from service.settings import Settings
 from tests.faults.traffic import Traffic
+from tests.support.poll import eventually
 
 STEP_S = 0.05
 
@@ -20,9 +23,11 @@ class ShopSite:
     Args:
         settings: where to.
         traffic: what.
+        clock: the shoppers' time, epoch milliseconds; it may be another day and run faster.
     """
 
-    def __init__(self, settings: Settings, traffic: Traffic) -> None:
+    def __init__(self, settings: Settings, traffic: Traffic, *, clock: Callable[[], int] = epoch_ms) -> None:
+        self._clock = clock
         self._topic = settings.topic(SEARCH_EVENTS)
         self._config = producer_config(settings)
         self._traffic = traffic
@@ -37,6 +42,11 @@ class ShopSite:
 
     def __exit__(self, *_: object) -> None:
         self.finish()
+
+    def wait_for_more(self, events: int) -> None:
+        """Wait until so many more events have arrived."""
+        goal = self.acknowledged + events
+        eventually(lambda: self.acknowledged >= goal, timeout_s=60, what="events arrive")
 
     def finish(self) -> None:
         """Show no more lists, let the shoppers end their visits, and return when all is acknowledged."""
@@ -57,7 +67,7 @@ class ShopSite:
 
     def _send_due(self, producer: KafkaProducer) -> None:
         """Send what is due and wait for the acknowledgements."""
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = self._clock()
         due = self._traffic.until(now_ms, searching=not self._closing.is_set())
         futures = [producer.send(self._topic, value=one.value, key=one.key) for one in due]
         producer.flush()

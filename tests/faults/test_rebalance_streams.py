@@ -14,8 +14,9 @@ import pytest
 from contracts.topics import JOINED_SEARCHES
 from service.kafka import ensure_topics
 from tests.conftest import SettingsFactory
+from tests.faults.comparison import compare, is_settled
 from tests.faults.shop_site import ShopSite
-from tests.faults.test_kill_streams import LATENESS_S, WINDOW_S, compare, is_settled, wait_for_more
+from tests.faults.test_kill_streams import LATENESS_S, WINDOW_S
 from tests.faults.traffic import Traffic
 from tests.support.poll import eventually
 from tests.support.ports import free_port
@@ -50,17 +51,17 @@ def test_partitions_that_stay_are_not_read_again(workers: list[Worker]) -> None:
     traffic = Traffic(SEED, searches_per_s=30, window_ms=int(WINDOW_S * 1000), lateness_ms=int(LATENESS_S * 1000))
     loaded = steady.loaded("join")
     with ShopSite(settings, traffic) as site:
-        wait_for_more(site, 100)
+        site.wait_for_more(100)
         for _ in range(ROUNDS):
             guest.start()
             guest.wait_ready()
             eventually(lambda: len(steady.partitions("join")) == 2, timeout_s=60, what="each has its share")
             kept = set(steady.partitions("join"))
-            wait_for_more(site, 60)
+            site.wait_for_more(60)
             assert guest.stop() == 0
             eventually(lambda: len(steady.partitions("join")) == 4, timeout_s=60, what="all partitions are back")
             steady.wait_ready()
-            wait_for_more(site, 60)
+            site.wait_for_more(60)
             came_back = steady.loaded("join") - loaded
             assert set(came_back) == set(range(4)) - kept
             loaded = steady.loaded("join")

@@ -155,7 +155,7 @@ class Traffic:
         bad: list[bytes] = [
             b'{"type":"click", oops',
             b'{"event_time":1795196006756}',
-            json.dumps({**far_ahead, "event_time": at_ms + 3_600_000}).encode(),
+            json.dumps({**far_ahead, "event_time": at_ms + 864_000_000}).encode(),
             json.dumps({**self._envelope("cart", f"c-{self._sequence}", at_ms), "product_id": "P-1"}).encode(),
         ]
         self._plan(at_ms, Sent(f"g-{self._sequence}".encode(), self._random.choice(bad)))

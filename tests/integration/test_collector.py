@@ -20,12 +20,11 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.partitioner import murmur2
 
 from contracts import wire
-from contracts.events import SHOP_EVENT
+from contracts.events import SHOP_EVENT, person_id
 from contracts.topics import CATALOG, CURATED_PAIRS, SEARCH_EVENTS
 from deploy.local.supervisor import LocalMillrace
-from service.http_server import bind_socket
+from service.http import bind_socket
 from service.kafka import admin, consumer_config, ensure_topics
-from service.people import person_id
 from service.process import Shutdown
 from service.settings import Settings
 from streams.collector.__main__ import read_policy, serve

@@ -14,7 +14,7 @@ from contracts.topics import DEAD_LETTERS, MODELS
 from indexer.app import serve
 from indexer.qdrant import connect
 from indexer.store import ProductStore
-from service.kafka import consumer_config, ensure_topics, read_compacted
+from service.kafka import consumer_config, ensure_topics
 from service.settings import Settings
 from tests.support.indexing import (
     ServiceProcess,
@@ -32,6 +32,7 @@ from tests.support.indexing import (
 from tests.support.poll import eventually
 from tests.support.ports import free_port
 from tests.support.qdrant_process import QdrantProcess
+from tests.support.topics import read_compacted
 from towers.encoder import BaseEncoder
 from towers.heads import apply_head
 from towers.text import product_text

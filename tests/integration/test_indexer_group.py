@@ -13,12 +13,13 @@ from contracts.releases import SERVING, SERVING_KEY, Serving
 from contracts.topics import CATALOG, MODELS
 from indexer.qdrant import connect
 from indexer.store import ProductStore
-from service.kafka import admin, committed_offsets, ensure_topics, read_compacted
+from service.kafka import admin, committed_offsets, ensure_topics
 from service.settings import Settings
 from tests.support.indexing import ServiceProcess, Shop, deleted, product, product_release, query_release
 from tests.support.poll import eventually
 from tests.support.ports import free_port
 from tests.support.qdrant_process import QdrantProcess
+from tests.support.topics import read_compacted
 from towers.encoder import BaseEncoder
 
 pytestmark = [pytest.mark.kafka, pytest.mark.qdrant, pytest.mark.slow]

@@ -14,7 +14,7 @@ from indexer.app import serve
 from indexer.qdrant import connect
 from indexer.store import OWNER, ProductStore
 from service import follow
-from service.kafka import admin, ensure_topics, read_compacted
+from service.kafka import admin, ensure_topics
 from service.settings import Settings
 from tests.support.indexing import (
     ServiceThread,
@@ -29,6 +29,7 @@ from tests.support.indexing import (
 from tests.support.poll import eventually
 from tests.support.ports import free_port
 from tests.support.qdrant_process import QdrantProcess
+from tests.support.topics import read_compacted
 from towers.encoder import BaseEncoder
 
 pytestmark = [pytest.mark.kafka, pytest.mark.qdrant, pytest.mark.slow]

@@ -11,7 +11,7 @@ from kafka import KafkaProducer
 from kafka.admin import ConfigResource
 
 from contracts.topics import CATALOG, SEARCH_EVENTS
-from millrace.watch.facts import TailCounter
+from millrace.watch.kafka_view import TailCounter
 from service.follow import TopicFollower
 from service.kafka import (
     OffsetRange,
@@ -22,9 +22,9 @@ from service.kafka import (
     ensure_topics,
     produce_all,
     producer_config,
-    read_compacted,
 )
 from service.settings import Settings
+from tests.support.topics import read_compacted
 
 pytestmark = pytest.mark.kafka
 

@@ -13,7 +13,6 @@ from typing import Any
 import orjson
 import pytest
 
-from contracts.telemetry import M_DEPENDENCY_UP, M_LEDGER_BALANCE
 from deploy.local.supervisor import LocalMillrace
 from service.kafka import ensure_topics
 from tests.support.poll import eventually
@@ -22,7 +21,7 @@ from tests.support.ports import free_port
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
-KAFKA_IS_DOWN = f'{M_DEPENDENCY_UP}{{dependency="kafka"}} 0.0'
+KAFKA_IS_DOWN = 'millrace_dependency_up{dependency="kafka"} 0.0'
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +113,8 @@ def test_the_page_answers_within_seconds(page: Page) -> None:
     assert len(view["lag"]["partitions"]) == 4 * 4
     assert view["releases"] == {"serving": None, "releases": []}
     metrics = page.get("/metrics")[1].decode()
-    assert f'{M_LEDGER_BALANCE}{{ledger="events"}} 0.0' in metrics
-    assert f'{M_DEPENDENCY_UP}{{dependency="kafka"}} 1.0' in metrics
+    assert 'millrace_ledger_balance_records{ledger="events"} 0.0' in metrics
+    assert 'millrace_dependency_up{dependency="kafka"} 1.0' in metrics
 
 
 def test_sigterm_ends_it_cleanly(page: Page) -> None:

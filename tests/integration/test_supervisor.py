@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from contracts.errors import DependencyDown, UsageError
+from contracts.telemetry import DEFAULT_PORTS, Process
 from deploy.local import REPOSITORY, state
 from deploy.local.processes import ProcessSpec
 from deploy.local.supervisor import LocalMillrace
@@ -89,12 +90,12 @@ def test_a_busy_port_gives_another(tmp_path: Path) -> None:
     with socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            held.bind(("127.0.0.1", COLLECTOR.default_port))
+            held.bind(("127.0.0.1", DEFAULT_PORTS[Process.COLLECTOR]))
             held.listen()
         except OSError:
             pass  # somebody else holds it already, which serves as well
         with LocalMillrace(data_dir=tmp_path, table=table(COLLECTOR), environ={}, processes=["collector"]) as running:
-            assert running.ports["collector"] != COLLECTOR.default_port
+            assert running.ports["collector"] != DEFAULT_PORTS[Process.COLLECTOR]
             assert running.states()["collector"] == "ready"
 
 

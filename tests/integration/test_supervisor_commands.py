@@ -26,8 +26,8 @@ def own(tmp_path: Path) -> Iterator[dict[str, Any]]:
 def test_a_detached_up_is_ready_when_it_returns_and_gone_after_down(own: dict[str, Any]) -> None:
     """Up returns with everything ready, status asks it live, down ends it, and then nothing claims to run."""
     seen: list[tuple[str, str]] = []
-    report = processes.up(
-        own, detach=True, processes=["redis"], on_progress=lambda name, change, detail: seen.append((name, change))
+    report = processes.up_detached(
+        own, processes=["redis"], on_progress=lambda name, change, detail: seen.append((name, change))
     )
     (redis,) = report["processes"]
     assert (redis["name"], redis["state"], redis["reasons"]) == ("redis", "ready", [])
@@ -41,16 +41,16 @@ def test_a_detached_up_is_ready_when_it_returns_and_gone_after_down(own: dict[st
 
 def test_a_second_detached_up_is_refused(own: dict[str, Any]) -> None:
     """The message names the process that runs; that one is left alone."""
-    processes.up(own, detach=True, processes=["redis"])
+    processes.up_detached(own, processes=["redis"])
     with pytest.raises(UsageError, match=str(state.holder_pid(own["data_dir"]))):
-        processes.up(own, detach=True, processes=["redis"])
+        processes.up_detached(own, processes=["redis"])
     assert processes.status(own)["processes"][0]["state"] == "ready"
 
 
 def test_a_detached_up_that_fails_says_why(own: dict[str, Any]) -> None:
     """The cause, the fix and the kind of failure of the background process reach the caller."""
     with pytest.raises(DependencyDown, match="MILLRACE_REDIS_URL") as raised:
-        processes.up({**own, "redis_url": "redis://127.0.0.1:1/0"}, detach=True, processes=["redis"])
+        processes.up_detached({**own, "redis_url": "redis://127.0.0.1:1/0"}, processes=["redis"])
     assert "unset that" in raised.value.fix
     assert not state.is_running(own["data_dir"])
 
@@ -58,12 +58,12 @@ def test_a_detached_up_that_fails_says_why(own: dict[str, Any]) -> None:
 def test_a_detached_up_with_a_wrong_name_is_a_usage_error(own: dict[str, Any]) -> None:
     """An unknown process is refused with the known ones, also through the background."""
     with pytest.raises(UsageError, match="shearch"):
-        processes.up(own, detach=True, processes=["shearch"])
+        processes.up_detached(own, processes=["shearch"])
 
 
 def test_status_asks_each_process_now(own: dict[str, Any]) -> None:
     """A server that froze after it was ready is shown as unready with the reason."""
-    pid = processes.up(own, detach=True, processes=["redis"])["processes"][0]["pid"]
+    pid = processes.up_detached(own, processes=["redis"])["processes"][0]["pid"]
     os.kill(pid, signal.SIGSTOP)
     (redis,) = processes.status(own)["processes"]
     os.kill(pid, signal.SIGCONT)

@@ -22,11 +22,10 @@ from contracts.topics import (
     SEARCH_EVENTS,
 )
 from contracts.wire import encode
-from millrace.commands import looking
-from millrace.watch.facts import COUNTS, KafkaFacts
+from millrace import asking
+from millrace.watch.kafka_view import COUNTS, KafkaView
 from millrace.watch.ledger import lag_report, ledger_report
-from millrace.watch.observer import Observer
-from millrace.watch.releases import releases_report
+from millrace.watch.observer import Observer, releases_report
 from service.kafka import OutgoingRecord, admin, consumer_config, ensure_topics, produce_all, producer_config
 from service.settings import Settings
 from tests.support.deployment import NOW_MS, release_value, serving_value
@@ -157,7 +156,7 @@ def test_an_event_that_nobody_counts_is_seen(
     for name in ("kafka_bootstrap", "topic_prefix"):
         monkeypatch.setenv(f"MILLRACE_{name.upper()}", getattr(deployment.settings, name))
     with pytest.raises(CheckFailed) as raised:
-        looking.ledger(json=True)
+        asking.ledger(json=True)
     assert raised.value.exit_code == 3
     report = json.loads(capsys.readouterr().out)
     assert (report["events"]["balance"], report["searches"]["balance"]) == (1, 0)
@@ -173,34 +172,34 @@ def test_topics_that_nobody_made_are_unknown(kafka_settings: SettingsFactory) ->
     """An empty cluster is not an empty deployment: nothing is shown as zero, and nobody waits for what is not there."""
     with Observer(kafka_settings(topic_prefix="missing-")) as watching:
         watching.wait_caught_up(3600)
-        facts = watching.look()
-    assert {totals["records"] for totals in lag_report(facts)["groups"].values()} == {None}
-    assert {terms["balance"] for terms in ledger_report(facts).values()} == {None}
-    assert "missing-catalog" in facts.unknown[CATALOG].message
-    assert facts.unknown[CATALOG].exit_code == 4
+        kafka = watching.look()
+    assert {totals["records"] for totals in lag_report(kafka)["groups"].values()} == {None}
+    assert {terms["balance"] for terms in ledger_report(kafka).values()} == {None}
+    assert "missing-catalog" in kafka.unknown[CATALOG].message
+    assert kafka.unknown[CATALOG].exit_code == 4
 
 
-def look_until_unknown(observer: Observer, parts: int = 1) -> KafkaFacts:
-    """Return the first facts in which so many parts are not known."""
+def look_until_unknown(observer: Observer, parts: int = 1) -> KafkaView:
+    """Return the first view in which so many parts are not known."""
 
-    def half_known() -> KafkaFacts | None:
-        """Return the facts of this moment if they are such."""
-        facts = observer.look()
-        return facts if len(facts.unknown) >= parts else None
+    def half_known() -> KafkaView | None:
+        """Return the view of this moment if they are such."""
+        kafka = observer.look()
+        return kafka if len(kafka.unknown) >= parts else None
 
-    facts = eventually(half_known, timeout_s=30)
-    assert facts is not None
-    return facts
+    kafka = eventually(half_known, timeout_s=30)
+    assert kafka is not None
+    return kafka
 
 
 def test_half_a_deployment_is_half_known(deployment: Deployment, observer: Observer) -> None:
     """One topic is deleted: its group and its ledger are unknown, the others stand."""
     with admin(deployment.settings) as client:
         client.delete_topics([deployment.settings.topic(CATALOG)])
-    facts = look_until_unknown(observer)
-    report = lag_report(facts)
+    kafka = look_until_unknown(observer)
+    report = lag_report(kafka)
     assert (report["groups"]["indexer"]["records"], report["groups"]["join"]["records"]) == (None, 7)
-    ledgers = ledger_report(facts)
+    ledgers = ledger_report(kafka)
     assert (ledgers["events"]["balance"], ledgers["events"]["joined"], ledgers["searches"]["balance"]) == (None, 2, 0)
 
 
@@ -210,9 +209,9 @@ def test_a_progress_record_that_cannot_be_read_is_outlived(
 ) -> None:
     """It is named; what does not hang on it is known, and the next readable record mends it."""
     deployment.write(JOIN_PROGRESS, value, key=b"0")
-    facts = look_until_unknown(observer)
-    assert "the record 0 of join-progress cannot be read" in facts.unknown[JOIN_PROGRESS].message
-    ledgers = ledger_report(facts)
+    kafka = look_until_unknown(observer)
+    assert "the record 0 of join-progress cannot be read" in kafka.unknown[JOIN_PROGRESS].message
+    ledgers = ledger_report(kafka)
     assert (ledgers["events"]["balance"], ledgers["events"]["catalogue"], ledgers["searches"]["balance"]) == (
         None,
         3,
@@ -226,8 +225,8 @@ def test_a_progress_record_that_cannot_be_read_is_outlived(
 def test_a_release_that_cannot_be_read_is_outlived(deployment: Deployment, observer: Observer) -> None:
     """The other releases are listed; a tombstone for it mends the list."""
     deployment.write(MODELS, b"no release", key=b"query-\xff")
-    facts = look_until_unknown(observer)
-    assert set(facts.unknown) == {MODELS}
+    kafka = look_until_unknown(observer)
+    assert set(kafka.unknown) == {MODELS}
     assert [row["release"] for row in releases_report(observer.models.look())["releases"]] == [2, 1]
     with KafkaProducer(**producer_config(deployment.settings)) as producer:
         name = deployment.settings.topic(MODELS)
@@ -239,10 +238,10 @@ def test_a_release_that_cannot_be_read_is_outlived(deployment: Deployment, obser
 def test_a_foreign_text_beside_a_commit_is_outlived(text: str, deployment: Deployment, observer: Observer) -> None:
     """Somebody set the indexer's offset with a tool: its lag is known, its counts are not."""
     deployment.commit("indexer", CATALOG, 5, text)
-    facts = observer.look()
-    assert set(facts.unknown) == {COUNTS}
-    assert lag_report(facts)["groups"]["indexer"]["records"] == 1
-    ledgers = ledger_report(facts)
+    kafka = observer.look()
+    assert set(kafka.unknown) == {COUNTS}
+    assert lag_report(kafka)["groups"]["indexer"]["records"] == 1
+    ledgers = ledger_report(kafka)
     assert (ledgers["events"]["balance"], ledgers["events"]["catalogue"], ledgers["events"]["joined"]) == (
         None,
         None,
@@ -254,11 +253,11 @@ def test_a_position_behind_the_end_is_no_lag_of_zero(deployment: Deployment, obs
     """The topic was made anew: nothing can be reckoned from where the group says that it was."""
     deployment.commit("trainer", PREFERENCE_PAIRS, 500)
     deployment.progress(PAIRS_PROGRESS, PairsProgress(partition=0, next_offset=900, hold_offset=900))
-    facts = look_until_unknown(observer, 2)
-    groups = lag_report(facts)["groups"]
+    kafka = look_until_unknown(observer, 2)
+    groups = lag_report(kafka)["groups"]
     assert (groups["trainer"]["records"], groups["pairs"]["records"], groups["join"]["records"]) == (None, None, 7)
     assert (
-        "millrace-trainer is at 500 of preference-pairs-0, which ends at 4" in facts.unknown["millrace-trainer"].message
+        "millrace-trainer is at 500 of preference-pairs-0, which ends at 4" in kafka.unknown["millrace-trainer"].message
     )
 
 

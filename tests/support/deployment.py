@@ -1,4 +1,4 @@
-"""A busy deployment as it is seen from outside: facts that balance, releases as they stand on `models`, a snapshot."""
+"""A busy deployment as it is seen from outside: a view of Kafka that balances, releases on `models`, a snapshot."""
 
 import struct
 from typing import Any
@@ -9,9 +9,8 @@ from contracts.progress import CatalogCounts, EventCounts, JoinProgress, PairsPr
 from contracts.releases import ReleaseManifest, SafetyCheck, Serving
 from contracts.topics import CATALOG, JOINED_SEARCHES, PREFERENCE_PAIRS, SEARCH_EVENTS
 from contracts.wire import encode
-from millrace.watch.facts import KafkaFacts, Tail
+from millrace.watch.kafka_view import KafkaView, Tail
 from millrace.watch.observer import snapshot
-from millrace.watch.releases import releases_report
 from millrace.watch.scrape import ProcessView
 from service.kafka import Committed, OffsetRange
 from service.models import ModelsTable
@@ -75,8 +74,8 @@ def pairs_progress(partition: int, **changes: Any) -> PairsProgress:
     )
 
 
-def busy_facts() -> KafkaFacts:
-    """Return facts of four partitions in which every event and search is accounted for."""
+def busy_kafka() -> KafkaView:
+    """Return the view of four partitions in which every event and search is accounted for."""
     ends = {
         **{(SEARCH_EVENTS, number): OffsetRange(0, 1_000 + 20 * number) for number in PARTITIONS},
         **{(JOINED_SEARCHES, number): OffsetRange(0, 200 + number) for number in PARTITIONS},
@@ -88,7 +87,7 @@ def busy_facts() -> KafkaFacts:
         "trainer": {(PREFERENCE_PAIRS, number): Committed(390, "") for number in PARTITIONS},
         "indexer": {(CATALOG, number): Committed(1_290, counts) for number in PARTITIONS},
     }
-    return KafkaFacts(
+    return KafkaView(
         ends=ends,
         committed=committed,
         progress={
@@ -113,4 +112,4 @@ def process_views() -> dict[str, ProcessView]:
 
 def busy_snapshot() -> dict[str, Any]:
     """Return the snapshot of that deployment."""
-    return snapshot(busy_facts(), releases_report(models_table().look()), process_views(), at_ms=NOW_MS, promise_s=60)
+    return snapshot(busy_kafka(), models_table().look(), process_views(), at_ms=NOW_MS, promise_s=60)

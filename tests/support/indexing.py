@@ -32,8 +32,7 @@ from tests.support.poll import eventually
 from tests.support.tiny_encoder import WORDS
 from towers.encoder import BaseEncoder
 from towers.heads import ProductHead, QueryHead
-from towers.probes import PROBE_TEXTS
-from towers.release_files import Encoder, Release, pack, release_tensors, weights_sha256
+from towers.release_files import PROBE_TEXTS, Encoder, Release, pack, release_tensors, weights_sha256
 
 NOW_MS = 1_795_196_600_000
 START_TIMEOUT_S = 120.0

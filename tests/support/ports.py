@@ -2,9 +2,13 @@
 
 import random
 
-from deploy.local.plan import OTHER_PORTS, choose_port
+from deploy.local.plan import OTHER_PORTS, PortChooser
 
 
 def free_port() -> int:
     """Return a port that nobody listens on now, and that no outgoing connection takes before the server starts."""
-    return choose_port(random.choice(OTHER_PORTS))
+    chooser = PortChooser()
+    try:
+        return chooser.choose(random.choice(OTHER_PORTS))
+    finally:
+        chooser.release()

@@ -7,8 +7,9 @@ writes the last column by hand.
 import re
 import sys
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
+from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
@@ -18,8 +19,9 @@ from contracts.pairs import CuratedPair
 from contracts.telemetry import Process
 from contracts.topics import DAY_MS, GROUP_PREFIX
 from millrace.schema import asyncapi
+from service import metrics
 from service.api_docs import form_of
-from service.settings import settings_table
+from service.settings import Settings, env_name, plain
 from streams import registry
 
 MODELS: Final[dict[str, type[BaseModel]]] = {
@@ -38,6 +40,22 @@ MODELS: Final[dict[str, type[BaseModel]]] = {
     "curated pair": CuratedPair,
 }
 """Heading in docs/events.md -> the contract whose fields are listed there."""
+
+
+def settings_table() -> list[tuple[str, str, str, str]]:
+    """Return (variable, default, unit, meaning) of every setting, in order, for the documentation."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default is None else plain(field.default)
+        unit = cast("dict[str, str]", field.json_schema_extra)["unit"]
+        rows.append((env_name(name), default, unit, field.description or ""))
+    return rows
+
+
+def metrics_by_name() -> dict[str, MetricWrapperBase]:
+    """Return every metric by the name it is exposed under."""
+    objects = [value for value in vars(metrics).values() if isinstance(value, MetricWrapperBase)]
+    return {f"{value._name}_total" if value._type == "counter" else value._name: value for value in objects}
 
 
 def settings_rows() -> list[tuple[str, ...]]:

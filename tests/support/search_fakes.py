@@ -1,29 +1,33 @@
 """Stand-ins for what the search service talks to."""
 
 import asyncio
+import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
-from contracts.errors import TransientError
+from contracts.errors import Overloaded, TransientError
 from contracts.events import Impression
 from contracts.http import Filters
 from indexer.search.encoding import QueryEncoder
-from indexer.search.pair import Pair, QueryTransform
+from indexer.search.in_force import QueryTransform, ServedRelease
 from indexer.search.retrieval import Hit
-from indexer.search.service import SearchService
+from indexer.search.service import DEADLINE_S, Clocks, SearchService
+from tests.support.hand_clock import HandClock
 from tests.support.tiny_encoder import TinyEncoder
 
 NOW_MS = 1_795_196_600_000
 DIM = 16
 
 
-def pair(query: int = 0, product: int = 0, *, click_times: tuple[int, ...] = ()) -> Pair:
-    """Return a pair whose head moves vectors by its number; release 0 moves nothing."""
+def served(query: int = 0, product: int = 0, *, click_times: tuple[int, ...] = ()) -> ServedRelease:
+    """Return a release whose head moves vectors by its number; release 0 moves nothing."""
     up = np.zeros((DIM, 2), dtype=np.float32)
     up[0, 0] = query
     down = np.ones((2, DIM), dtype=np.float32)
-    return Pair(query, product, f"products-r{product}", QueryTransform(down, up), click_times)
+    return ServedRelease(query, product, f"products-r{product}", QueryTransform(down, up), click_times)
 
 
 class Store:
@@ -32,7 +36,9 @@ class Store:
     def __init__(self) -> None:
         self.asked: list[tuple[str, np.ndarray, int, Filters]] = []
         self.was_asked = asyncio.Event()
+        self.counted = 0
         self.down = False
+        self.sheds = False
         self.hangs = False
         self.count_fails = False
         self.count_hangs = False
@@ -48,11 +54,14 @@ class Store:
             await asyncio.Event().wait()
         if self.down:
             raise TransientError("Qdrant cannot be reached")
+        if self.sheds:
+            raise Overloaded("Qdrant refused: 503", retry_after_s=2)
         release = int(collection.removeprefix("products-r"))
         return [Hit(1 - 0.1 * number, payload(f"P-{number}", release)) for number in range(1, k + 1)]
 
-    async def total(self, collection: str, filters: Filters) -> int:
+    async def count(self, collection: str, filters: Filters) -> int:
         """Return a number."""
+        self.counted += 1
         if self.count_hangs:
             await asyncio.Event().wait()
         if self.count_fails:
@@ -77,21 +86,42 @@ class Impressions:
         self.sent.append(impression)
 
 
-class Search:
-    """A search service over stand-ins; `pair` is what is in force."""
+class GatedEncoder(TinyEncoder):
+    """An encoder that waits until it may go on, and keeps what it was asked."""
 
-    def __init__(self, *, deadline_s: float = 5.0) -> None:
-        self.pair: Pair | None = pair()
+    def __init__(self, dim: int = DIM) -> None:
+        super().__init__(dim)
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
+        self.batches: list[list[str]] = []
+        self.fails = False
+
+    @override
+    def encode(self, texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
+        """Encode, once allowed."""
+        self.batches.append(list(texts))
+        self.may_go_on.wait(10)
+        if self.fails:
+            raise RuntimeError("out of memory")
+        return super().encode(texts, batch_size=batch_size)
+
+
+class Search:
+    """A search service over stand-ins; `release` is what is in force, `clock` the seconds that have passed."""
+
+    def __init__(self, *, deadline_s: float = DEADLINE_S) -> None:
+        self.release: ServedRelease | None = served()
         self.store = Store()
         self.impressions = Impressions()
-        self.encoder = TinyEncoder(DIM)
+        self.encoder = GatedEncoder()
         self.now_ms = NOW_MS
+        self.clock = HandClock()
         self.service = SearchService(
-            lambda: self.pair,
+            lambda: self.release,
             QueryEncoder(self.encoder),
             retrieval=self.store,
             impressions=self.impressions,
             person_key=b"key",
-            clock_ms=lambda: self.now_ms,
+            clocks=Clocks(lambda: self.now_ms, self.clock),
             deadline_s=deadline_s,
         )

@@ -45,6 +45,17 @@ def read_topic(settings: Settings, topic: str, *, timeout_s: float = 30.0) -> Re
         return found
 
 
+def read_compacted(settings: Settings, topic: str) -> dict[tuple[int, bytes], bytes]:
+    """Return the newest value of each (partition, key) of a topic; tombstoned keys are absent."""
+    newest: dict[tuple[int, bytes], bytes | None] = {
+        (partition, record.key): record.value
+        for partition, records in read_topic(settings, topic).items()
+        for record in records
+        if record.key is not None
+    }
+    return {place: value for place, value in newest.items() if value is not None}
+
+
 def join_progress(settings: Settings) -> dict[int, JoinProgress]:
     """Return the newest progress of the join, by partition."""
     records = read_topic(settings, "join-progress")

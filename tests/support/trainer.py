@@ -4,14 +4,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from contracts import wire
 from contracts.pairs import PreferencePair
-from contracts.releases import Serving, manifest_of
+from contracts.releases import SERVING_KEY, Serving, collection_name
+from service.models import ModelsTable
 from tests.support.pairs import preference_pair
 from tests.support.tiny_encoder import WORDS, TinyEncoder
-from trainer.adapters.query_vectors import QueryVectors
-from trainer.core.learner import Learner, LearnerSettings
-from trainer.core.records import PairRecord
-from trainer.core.state import Snapshot, fresh_learner
+from trainer.adapters.vectors import QueryVectors
+from trainer.learner import Learner, LearnerSettings, PairRecord
+from trainer.state import Snapshot, learner_from
 
 DIM = 16
 PRODUCTS = tuple(f"{first} {second}" for first in WORDS[:10] for second in WORDS[10:14])
@@ -37,10 +38,16 @@ class FakeProducts:
         return np.array([self._vectors[name] for name in product_ids], dtype=np.float32).reshape(-1, DIM)
 
 
-def new_learner(settings: LearnerSettings = SETTINGS) -> Learner:
-    """Return a learner that has seen nothing, over a small catalogue."""
-    encoder = TinyEncoder(DIM)
-    return fresh_learner(DIM, settings=settings, products=FakeProducts(encoder), query_vectors=QueryVectors(encoder))
+def new_learner(snapshot: Snapshot | None = None, *, encoder: TinyEncoder | None = None) -> Learner:
+    """Return the learner of a snapshot, or one that has seen nothing, over a small catalogue."""
+    encoder = encoder or TinyEncoder(DIM)
+    return learner_from(
+        snapshot,
+        dim=DIM,
+        settings=SETTINGS,
+        products=FakeProducts(encoder),
+        query_vectors=QueryVectors(encoder),
+    )
 
 
 def pair_number(number: int) -> PreferencePair:
@@ -69,10 +76,6 @@ class FakeSource:
         self.lost: Exception | None = None
         """Raised by the next commit, as from a group that has moved on."""
         self._next: dict[int, int] = {}
-
-    def held(self) -> bool:
-        """Return whether this trainer holds every partition."""
-        return self.lost is None
 
     def seek(self, offsets: Mapping[int, int]) -> None:
         """Read on from these offsets."""
@@ -108,57 +111,38 @@ class FakeCheckpoints:
         return self.saved[-1] if self.saved else None
 
 
-class FakeModels:
-    """`models` in memory: what is published is read at once."""
+class FakeModels(ModelsTable):
+    """`models` without a broker: what is published is read at once."""
 
     def __init__(self) -> None:
-        self.values: dict[str, bytes] = {}
+        super().__init__()
         self.order: list[str] = []
-        """Every key ever written, in order."""
+        """Every key ever published, in order."""
         self.retired: list[str] = []
-        self.in_force: Serving | None = None
+
+    @property
+    def values(self) -> dict[str, bytes]:
+        """The releases that are there."""
+        return {key: value for key in self.keys() if (value := self.value(key)) is not None}
 
     def publish(self, values: Mapping[str, bytes]) -> None:
         """Write releases."""
-        self.values |= values
+        for key, value in values.items():
+            self.apply(key.encode(), value)
         self.order += values
 
     def retire(self, keys: Sequence[str]) -> None:
         """Write tombstones."""
-        self.retired += keys
         for key in keys:
-            del self.values[key]
+            self.apply(key.encode(), None)
+        self.retired += keys
 
     def serve(self, query_release: int, product_release: int) -> None:
         """Put a pair in force."""
-        self.in_force = Serving(
+        serving = Serving(
             query_release=query_release,
             product_release=product_release,
-            collection=f"products-r{product_release}",
+            collection=collection_name(product_release),
             published_at=1_795_196_006_756,
         )
-
-    def serving(self) -> Serving | None:
-        """Return the pair in force."""
-        return self.in_force
-
-    def value(self, key: str) -> bytes | None:
-        """Return a release's bytes."""
-        return self.values.get(key)
-
-    def seen(self, key: str) -> bool:
-        """Return whether a release ever stood there."""
-        return key in self.order
-
-    def keys(self) -> Sequence[str]:
-        """Return the releases that stand there."""
-        return sorted(self.values)
-
-    def first_queries(self) -> Mapping[int, int]:
-        """Return each product release's first query release."""
-        manifests = [manifest_of(value) for value in self.values.values()]
-        return {found.release: found.query_release for found in manifests if found.kind == "product"}
-
-    def highest(self, kind: str) -> int:
-        """Return the highest number of a kind."""
-        return max((int(key.partition("-")[2]) for key in self.order if key.startswith(kind)), default=0)
+        self.apply(SERVING_KEY, wire.encode(serving))

@@ -1,4 +1,4 @@
-"""`preference-pairs` from Kafka: one member of the trainer's group holds every partition.
+"""`preference-pairs` from Kafka: one member of the trainer's group is assigned every partition.
 
 Where to read on is the checkpoint's to say; Kafka's committed offsets are for lag alone, and for one more thing: the
 broker accepts a commit only from the group's present generation, so a trainer that lost its group learns it there,
@@ -6,104 +6,173 @@ before it can publish.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Self
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
+from kafka.cluster import ClusterMetadata
+from kafka.coordinator.assignors.abstract import AbstractPartitionAssignor
 from kafka.errors import RebalanceInProgressError
+from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment, ConsumerProtocolSubscription
 from pydantic import TypeAdapter
 from typing_extensions import override
 
 from contracts import wire
-from contracts.errors import ContractError, TransientError
+from contracts.errors import ContractError, DependencyDown, TransientError
 from contracts.pairs import PreferencePair
+from contracts.telemetry import Process
 from contracts.topics import DEAD_LETTERS, PREFERENCE_PAIRS, set_aside_headers
 from service import metrics
+from service.follow import PATIENCE_S
 from service.kafka import OutgoingRecord, consumer_config, keep_joining, produce_all, translate_kafka_errors
 from service.logging import get_logger
 from service.settings import Settings
-from trainer.adapters.sole_assignor import SoleAssignor
-from trainer.core.records import PairRecord
+from trainer.learner import PairRecord
 
 GROUP: Final = "trainer"
-STAGE: Final = "trainer"
 MAX_RECORDS: Final = 512
+POLL_S: Final = 0.2
+NEVER: Final = -1
+VERSION: Final = 0
 PAIR: Final[TypeAdapter[PreferencePair]] = TypeAdapter(PreferencePair)
 
 
-class KafkaPairs:
+class SoleAssignor(AbstractPartitionAssignor):  # type: ignore[misc] # kafka-python ships without types
+    """Gives every partition to one member of the group: there is one model, so there is one trainer.
+
+    Whoever has the partitions keeps them while it is in the group; the others stand by and one of them takes over when
+    it has gone. A member says with each join in which generation it last had them, so that one which was stalled and
+    comes back does not take them from its successor. One instance per consumer.
+    """
+
+    name = "millrace-sole"
+
+    def __init__(self) -> None:
+        self._held_generation = NEVER
+
+    @override
+    def metadata(self, topics: Iterable[str]) -> Any:
+        """Say what this member tells the group at each join."""
+        return ConsumerProtocolSubscription(VERSION, list(topics), str(self._held_generation).encode())
+
+    @override
+    def assign(self, cluster: ClusterMetadata, members: Iterable[Any]) -> dict[str, Any]:
+        """Assign everything to one member, nothing to the others."""
+        told = {member.member_id: member.metadata for member in members}
+        holder = max(told, key=lambda member_id: (_generation(told[member_id].user_data), member_id))
+        topics = sorted(told[holder].topics)
+        everything = [(topic, sorted(cluster.partitions_for_topic(topic) or ())) for topic in topics]
+        return {
+            member_id: ConsumerProtocolAssignment(VERSION, everything if member_id == holder else [], b"")
+            for member_id in told
+        }
+
+    @override
+    def on_assignment(self, assignment: Any, generation: int) -> None:
+        """Remember the generation if this member has the partitions in it."""
+        if any(partitions for _, partitions in assignment.assigned_partitions):
+            self._held_generation = generation
+
+
+def _generation(user_data: bytes | None) -> int:
+    try:
+        return int(user_data or NEVER)
+    except ValueError:
+        return NEVER
+
+
+class KafkaPairs(ConsumerRebalanceListener):  # type: ignore[misc] # kafka-python ships without types
     """The trainer's membership in its group, and what it reads.
 
     Args:
         settings: of the deployment.
         producer: for dead letters.
+        monotonic_s: clock that measures silence.
+
+    Raises:
+        DependencyDown: Kafka does not answer, or lacks the topic.
     """
 
-    def __init__(self, settings: Settings, producer: KafkaProducer) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        producer: KafkaProducer,
+        *,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._settings = settings
         self._producer = producer
+        self._monotonic_s = monotonic_s
+        self._coordinated_s = monotonic_s()
+        self._is_alone = False
         self._topic = settings.topic(PREFERENCE_PAIRS)
-        config = {**consumer_config(settings, GROUP), "partition_assignment_strategy": [SoleAssignor()]}
-        with translate_kafka_errors(settings):
-            self._consumer = KafkaConsumer(**config)
-            self._consumer.subscribe([self._topic], listener=_Reassigned(self))
+        self._assigned: frozenset[int] | None = None
+        """None until the group has answered."""
+        self._was_lost = False
         self._next: dict[int, int] | None = None
         """Partition -> offset to read on from; None until `seek`."""
         self._waiting: list[Any] = []
+        config = {**consumer_config(settings, GROUP), "partition_assignment_strategy": [SoleAssignor()]}
+        with translate_kafka_errors(settings):
+            self._consumer = KafkaConsumer(**config)
+            # A member that joins before it knows the topic may be assigned nothing, and not notice for minutes.
+            if not self._consumer.partitions_for_topic(self._topic):
+                raise DependencyDown(
+                    f"Kafka does not know the topic {self._topic}", fix="a restart of any service creates it"
+                )
+            self._consumer.subscribe([self._topic], listener=self)
 
-    def held(self) -> bool:
-        """Return whether this trainer holds every partition, after answering the group."""
-        self._fetch(timeout_s=0.2)
-        partitions = self._consumer.partitions_for_topic(self._topic) or set()
-        return bool(partitions) and {place.partition for place in self._consumer.assignment()} == partitions
+    def join(self) -> bool:
+        """Answer the group once; return whether this trainer is assigned the partitions."""
+        self._fetch(timeout_s=POLL_S)
+        return bool(self._assigned)
+
+    def not_reading(self) -> str | None:
+        """Give the reason why no pair can come, as a readiness check."""
+        if self._is_alone:
+            return f"group {self._settings.group(GROUP)} has had no coordinator for {PATIENCE_S:g} s"
+        if self._assigned is None:
+            return "the consumer group has not assigned partitions yet"
+        return None if self._assigned else "another trainer is assigned the preference pairs; standing by"
 
     def seek(self, offsets: Mapping[int, int]) -> None:
         """Read on from these offsets; partitions that are not named are read from their beginning."""
         self._waiting.clear()
         self._next = dict(offsets)
-        self.reposition()
-
-    def reposition(self) -> None:
-        """Go to where reading goes on; the group's committed offsets are not it."""
-        for place in self._consumer.assignment():
-            offset = None if self._next is None else self._next.get(place.partition)
-            if offset is None:
-                self._consumer.seek_to_beginning(place)
-            else:
-                self._consumer.seek(place, offset)
+        self._reposition()
 
     def poll(self, timeout_s: float) -> list[PairRecord]:
-        """Return records in the order of each partition.
+        """Give the next records in the order of each partition.
 
         Raises:
-            TransientError: another trainer holds the partitions now.
+            TransientError: another trainer may have the partitions now.
         """
         self._fetch(timeout_s=timeout_s)
-        self._check_held()
+        self._require_partitions()
         records, self._waiting = self._waiting, []
         return [self._decoded(record) for record in records]
 
     def commit(self, offsets: Mapping[int, int]) -> None:
-        """Commit as the member that holds the partitions; waits while the group settles.
+        """Commit as the member that is assigned the partitions; waits while the group settles.
 
         Raises:
-            TransientError: another trainer holds the partitions now.
+            TransientError: another trainer may have them now.
         """
         places = {
             TopicPartition(self._topic, partition): OffsetAndMetadata(offset, "", -1)
             for partition, offset in offsets.items()
         }
-        deadline = time.monotonic() + 2 * self._settings.session_timeout_s
+        deadline = self._monotonic_s() + 2 * self._settings.session_timeout_s
         while places:
-            self._check_held()
+            self._require_partitions()
             try:
                 with translate_kafka_errors(self._settings):
                     self._consumer.commit(places)
                 return
             except TransientError as error:
-                if not isinstance(error.__cause__, RebalanceInProgressError) or time.monotonic() > deadline:
+                if not isinstance(error.__cause__, RebalanceInProgressError) or self._monotonic_s() > deadline:
                     raise
-            self._fetch(timeout_s=0.2)
+            self._fetch(timeout_s=POLL_S)
 
     def close(self) -> None:
         """Leave the group."""
@@ -115,26 +184,57 @@ class KafkaPairs:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @override
+    def on_partitions_revoked(self, revoked: object) -> None:
+        """Nothing to do: what waits is ours until another trainer is assigned the partitions."""
+
+    @override
+    def on_partitions_lost(self, lost: object) -> None:
+        """Note that the group went on without this member: another may have trained and released meanwhile."""
+        self._was_lost = True
+
+    @override
+    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """Go to where reading goes on."""
+        self._assigned = frozenset(partition.partition for partition in assigned)
+        self._reposition()
+
+    def _reposition(self) -> None:
+        """Go to where reading goes on; the group's committed offsets are not it."""
+        for place in self._consumer.assignment():
+            offset = None if self._next is None else self._next.get(place.partition)
+            if offset is None:
+                self._consumer.seek_to_beginning(place)
+            else:
+                self._consumer.seek(place, offset)
+
     def _fetch(self, *, timeout_s: float) -> None:
         """Poll Kafka; what comes waits for `poll`."""
         keep_joining(self._consumer)
         with translate_kafka_errors(self._settings):
             fetched = self._consumer.poll(timeout_ms=round(timeout_s * 1000), max_records=MAX_RECORDS)
+        self._note_coordinator()
         if self._next is None:
             return  # not begun: `seek` comes back to these
         for place, records in fetched.items():
             self._waiting += records
             self._next[place.partition] = records[-1].offset + 1
 
-    def _check_held(self) -> None:
-        """Raise where the partitions went to another trainer."""
-        if not self._consumer.assignment():
+    def _note_coordinator(self) -> None:
+        """Note whether a broker answers for the group: a poll without one only falls silent."""
+        now_s = self._monotonic_s()
+        if not self._consumer._coordinator.coordinator_unknown():
+            self._coordinated_s = now_s
+        self._is_alone = now_s - self._coordinated_s > PATIENCE_S
+
+    def _require_partitions(self) -> None:
+        if self._was_lost or self._assigned == frozenset():
             raise TransientError(
-                "another trainer holds the preference pairs now; this one stops", fix="keep one trainer"
+                "another trainer may have the preference pairs now; this one stops", fix="keep one trainer"
             )
 
     def _decoded(self, record: Any) -> PairRecord:
-        """Return one record's pair; a record without one becomes a dead letter first."""
+        """Decode one record's pair; a record without one becomes a dead letter first."""
         try:
             return PairRecord(record.partition, record.offset, wire.decode(record.value or b"", PAIR))
         except ContractError as error:
@@ -142,34 +242,18 @@ class KafkaPairs:
             return PairRecord(record.partition, record.offset, None)
 
     def _set_aside(self, record: Any, error: ContractError) -> None:
-        """Write a record to `dead-letters`, unchanged, with where it stood and why."""
+        """Write a record to `dead-letters`, unchanged, with its place and the reason."""
         place = (PREFERENCE_PAIRS, record.partition, record.offset)
-        headers = set_aside_headers(*place, stage=STAGE, reason=error.reason, error=error.message)
+        headers = set_aside_headers(*place, stage=Process.TRAINER, reason=error.reason, error=error.message)
         letter = OutgoingRecord(self._settings.topic(DEAD_LETTERS), record.value, key=record.key, headers=headers)
         with translate_kafka_errors(self._settings):
             produce_all(self._producer, [letter])
-        metrics.DEAD_LETTERS.labels(STAGE, error.reason).inc()
+        metrics.DEAD_LETTERS.labels(Process.TRAINER, error.reason).inc()
         get_logger().warning(
-            "dead letter",
+            "dead_letter",
             topic=PREFERENCE_PAIRS,
             partition=record.partition,
             offset=record.offset,
             reason=error.reason,
             error=error.message,
         )
-
-
-class _Reassigned(ConsumerRebalanceListener):  # type: ignore[misc] # kafka-python ships without types
-    """Puts the reader back in place whenever the group has handed out partitions."""
-
-    def __init__(self, source: KafkaPairs) -> None:
-        self._source = source
-
-    @override
-    def on_partitions_revoked(self, revoked: object) -> None:
-        """Nothing to do: what waits is ours until another holds the partitions."""
-
-    @override
-    def on_partitions_assigned(self, assigned: object) -> None:
-        """Go to where reading goes on."""
-        self._source.reposition()

@@ -1,8 +1,8 @@
 """Names that boards and scripts rely on."""
 
 import pytest
+from prometheus_client.metrics import MetricWrapperBase
 
-from contracts import telemetry
 from contracts.errors import (
     CheckFailed,
     ContractError,
@@ -12,9 +12,10 @@ from contracts.errors import (
     TransientError,
     UsageError,
 )
-from contracts.events import deadline_ms
 from contracts.telemetry import DEFAULT_PORTS, Process
 from contracts.topics import MAX_ERROR_CHARS, set_aside_headers
+from service import metrics
+from tests.support.reference import metrics_by_name
 
 
 @pytest.mark.parametrize(
@@ -37,8 +38,8 @@ def test_an_error_has_the_exit_code_of_the_interfaces(error: MillraceError, code
 
 def test_metric_names_are_ours_with_units_and_unique() -> None:
     """Prometheus names: prefix, base units, `_total` for counters."""
-    names = [value for name, value in vars(telemetry).items() if name.startswith("M_")]
-    assert len(set(names)) == len(names)
+    names = metrics_by_name()
+    assert len(names) == sum(isinstance(value, MetricWrapperBase) for value in vars(metrics).values())
     assert all(name.startswith("millrace_") and name == name.lower() for name in names)
     assert not [name for name in names if name.endswith(("_ms", "_milliseconds", "_count"))]
 
@@ -50,11 +51,6 @@ def test_default_ports_are_those_of_the_interfaces() -> None:
     assert DEFAULT_PORTS[Process.PAGE] == 8082
     assert [DEFAULT_PORTS[name] for name in (Process.STREAMS, Process.TRAINER, Process.INDEXER)] == [9101, 9102, 9103]
     assert len(set(DEFAULT_PORTS.values())) == len(DEFAULT_PORTS) == len(Process)
-
-
-def test_a_deadline_depends_on_the_event_alone() -> None:
-    """Search time and window decide, not the moment of processing."""
-    assert deadline_ms(1_795_196_006_756, 600_000) == 1_795_196_606_756
 
 
 def test_headers_of_a_record_set_aside_say_where_and_why() -> None:

@@ -17,7 +17,7 @@ from contracts.telemetry import Process
 from indexer.points import Owner, ProductPoint
 from indexer.qdrant import connect, qdrant_errors
 from indexer.store import OWNER, PAYLOAD_INDEXES, ProductStore, write_condition
-from service.dependency import Dependency
+from service.health import Dependency
 from service.settings import Settings
 from tests.support.ports import free_port
 

@@ -6,9 +6,9 @@ import pytest
 from prometheus_client import REGISTRY
 
 from contracts.errors import DependencyDown, TransientError
-from contracts.telemetry import M_DEPENDENCY_UP, Process
+from contracts.telemetry import Process
 from service import logging, metrics
-from service.dependency import Dependency
+from service.health import Dependency
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,7 @@ def _exposed() -> None:
 
 def gauge(process: Process) -> float | None:
     """Return what the metric shows."""
-    return REGISTRY.get_sample_value(M_DEPENDENCY_UP, {"dependency": process})
+    return REGISTRY.get_sample_value("millrace_dependency_up", {"dependency": process})
 
 
 def test_an_outage_is_said_once_and_its_end_once() -> None:

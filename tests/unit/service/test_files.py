@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.files import PART_SUFFIX, write_atomically
+from service.machine import PART_SUFFIX, write_atomically
 
 
 def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path: Path) -> None:

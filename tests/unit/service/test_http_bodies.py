@@ -76,9 +76,9 @@ async def test_a_packed_body_is_unpacked(client: Client, encoding: str, pack: Ca
     ("body", "headers", "status", "reason"),
     [
         (b"no gzip", {"Content-Encoding": "gzip"}, 400, "malformed_body"),
-        (gzip.compress(b"{}")[:-4], {"Content-Encoding": "gzip"}, 400, "malformed_body"),
-        (gzip.compress(b"{}") + b"more", {"Content-Encoding": "gzip"}, 400, "malformed_body"),
-        (gzip.compress(b"x" * 10**7), {"Content-Encoding": "gzip"}, 413, "too_large"),
+        (gzip.compress(b"{}", mtime=0)[:-4], {"Content-Encoding": "gzip"}, 400, "malformed_body"),
+        (gzip.compress(b"{}", mtime=0) + b"more", {"Content-Encoding": "gzip"}, 400, "malformed_body"),
+        (gzip.compress(b"x" * 10**7, mtime=0), {"Content-Encoding": "gzip"}, 413, "too_large"),
         (b"{}", {"Content-Encoding": "zstd"}, 415, "content_encoding"),
         (b"{}", {"Content-Type": "text/html"}, 415, "content_type"),
         (b"{}", {"Content-Type": "text/plain"}, 415, "content_type"),

@@ -12,8 +12,7 @@ import pytest
 from contracts.errors import DependencyDown, UsageError
 from contracts.telemetry import Process
 from service.health import Health
-from service.http import Route, build_app
-from service.http_server import AdminServer, bind_socket, serving
+from service.http import Route, admin_server, bind_socket, build_app, serving
 from tests.support.http import Gate
 from tests.support.poll import eventually_async
 
@@ -77,9 +76,9 @@ async def test_what_is_no_http_is_answered_and_leaves_no_traceback(caplog: pytes
     assert [record.getMessage() for record in caplog.records] == ["Unhandled exception"]
 
 
-def ask(server: AdminServer, path: str, method: str = "GET") -> tuple[int, bytes]:
+def ask(port: int, path: str, method: str = "GET") -> tuple[int, bytes]:
     """Ask a server over HTTP."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request(method, path)
         response = connection.getresponse()
@@ -90,39 +89,41 @@ def ask(server: AdminServer, path: str, method: str = "GET") -> tuple[int, bytes
 
 def test_the_admin_server_answers_while_the_main_thread_is_busy() -> None:
     """Health over HTTP needs no turn of the process's own loop."""
-    with AdminServer(Health(Process.TRAINER), "127.0.0.1", 0) as server:
-        assert ask(server, "/ready")[0] == 200
-        assert ask(server, "/ready", "HEAD") == (200, b"")
-        status, body = ask(server, "/nothing")
+    with admin_server(Health(Process.TRAINER), "127.0.0.1", 0) as port:
+        assert ask(port, "/ready")[0] == 200
+        assert ask(port, "/ready", "HEAD") == (200, b"")
+        status, body = ask(port, "/nothing")
         assert (status, json.loads(body)["reason"]) == (404, "not_found")
 
 
 def test_closing_frees_the_port_and_ends_the_thread() -> None:
     """After the end the port can be taken again, at once, although a connection was left open."""
-    server = AdminServer(Health(Process.TRAINER), "127.0.0.1", 0).start()
-    silent = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
-    silent.request("GET", "/live")
-    silent.getresponse().read()
-    server.close()
-    server.close()
+    with admin_server(Health(Process.TRAINER), "127.0.0.1", 0) as port:
+        silent = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        silent.request("GET", "/live")
+        silent.getresponse().read()
     silent.close()
-    bind_socket("127.0.0.1", server.port).close()
+    bind_socket("127.0.0.1", port).close()
     assert "admin" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_a_server_that_never_started_can_be_closed() -> None:
-    """A failed start does not hang on its way out."""
-    server = AdminServer(Health(Process.TRAINER), "127.0.0.1", 0)
-    server.close()
-    bind_socket("127.0.0.1", server.port).close()
+def test_a_failed_start_frees_the_port() -> None:
+    """A process that cannot start does not hang on its way out, not even before the server answered."""
+    with pytest.raises(ZeroDivisionError), admin_server(Health(Process.TRAINER), "127.0.0.1", 0) as port:
+        raise ZeroDivisionError
+    bind_socket("127.0.0.1", port).close()
+    assert "admin" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_a_busy_port_is_one_clear_line() -> None:
     """The message names the port, the fix the setting; exit code 4."""
     with bind_socket("127.0.0.1", 0) as held:
         port = held.getsockname()[1]
-        with pytest.raises(DependencyDown, match=f"port {port} is in use") as caught:
-            AdminServer(Health(Process.TRAINER), "127.0.0.1", port)
+        with (
+            pytest.raises(DependencyDown, match=f"port {port} is in use") as caught,
+            admin_server(Health(Process.TRAINER), "127.0.0.1", port),
+        ):
+            pass
     assert "MILLRACE_PORT" in caught.value.fix
     assert caught.value.exit_code == 4
 

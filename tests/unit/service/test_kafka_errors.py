@@ -88,5 +88,9 @@ def test_a_long_error_is_cut() -> None:
 
 def test_a_retry_that_follows_the_translation_keeps_its_chain() -> None:
     """An error already translated is not translated again."""
-    with pytest.raises(DependencyDown, match="slow"), translate_kafka_errors(SETTINGS), translate_kafka_errors():
+    with (
+        pytest.raises(DependencyDown, match="slow"),
+        translate_kafka_errors(SETTINGS),
+        translate_kafka_errors(SETTINGS),
+    ):
         raise kafka.errors.KafkaTimeoutError("slow")

@@ -13,7 +13,7 @@ from aiokafka import conn
 from structlog.testing import capture_logs
 
 from contracts.errors import DependencyDown, MillraceError, UsageError
-from service.kafka_oauth import ClientCredentials, TokenFile, aiokafka_tokens, kafka_python_tokens, token_source
+from service.kafka_config import ClientCredentials, TokenFile, aiokafka_tokens, kafka_python_tokens, token_source
 from service.settings import Settings
 from tests.support.token_server import TokenServer
 

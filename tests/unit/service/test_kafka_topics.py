@@ -10,8 +10,8 @@ from structlog.testing import capture_logs
 
 from contracts.errors import DependencyDown, UsageError
 from contracts.topics import MODELS, TOPIC_BY_NAME, TOPICS, TopicSpec
-from service import kafka_topics
-from service.kafka_topics import CHECKED, TopicFinding, TopicState, differences, ensure_topics, topic_findings
+from service import kafka_admin
+from service.kafka_admin import CHECKED, TopicFinding, TopicState, differences, ensure_topics, topic_findings
 from service.settings import Settings
 
 SETTINGS = Settings(kafka_bootstrap="broker:9092", topic_prefix="t-", partitions=2, dependency_wait_s=0.2)
@@ -100,8 +100,8 @@ class ClusterInMemory:
 def cluster(monkeypatch: pytest.MonkeyPatch) -> ClusterInMemory:
     """Let admin clients reach a cluster in memory."""
     made = ClusterInMemory()
-    monkeypatch.setattr(kafka_topics, "admin", lambda _settings, **_: made)
-    monkeypatch.setattr(kafka_topics, "POLL_S", 0.001)
+    monkeypatch.setattr(kafka_admin, "admin", lambda _settings, **_: made)
+    monkeypatch.setattr(kafka_admin, "POLL_S", 0.001)
     return made
 
 

@@ -54,16 +54,6 @@ def test_numbers_only_grow() -> None:
     assert (table.highest("query"), table.highest("product")) == (9, 0)
 
 
-def test_the_first_query_release_of_each_product_release_is_known_until_it_is_retired() -> None:
-    """What a product release needs for a rollback is read off its manifest."""
-    table = table_of(
-        product_1=release_value("product", 1, query_release=4), product_2=release_value("product", 2, query_release=7)
-    )
-    assert table.first_queries() == {1: 4, 2: 7}
-    table.apply(b"product-1", None)
-    assert table.first_queries() == {2: 7}
-
-
 @pytest.mark.parametrize(("kinds", "kept"), [(("query", "product"), 2), (("query",), 1), ((), 0)])
 def test_only_the_bytes_that_are_asked_for_are_kept(kinds: tuple[Kind, ...], kept: int) -> None:
     """Whoever only shows releases does not hold their weights; the manifests are there all the same."""

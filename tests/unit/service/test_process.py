@@ -55,7 +55,7 @@ def test_a_sync_main_runs_to_its_end() -> None:
     assert seen == ["127.0.0.1"]
 
 
-def test_an_async_main_runs_in_a_loop_of_its_own() -> None:
+def test_an_async_main_runs_in_a_loop_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sync and async processes start alike."""
     seen: list[int] = []
 
@@ -64,7 +64,8 @@ def test_an_async_main_runs_in_a_loop_of_its_own() -> None:
         await asyncio.sleep(0)
         seen.append(settings.partitions)
 
-    assert execute(Process.SEARCH, main, overrides={"partitions": 3}) == 0
+    monkeypatch.setenv("MILLRACE_PARTITIONS", "3")
+    assert execute(Process.SEARCH, main) == 0
     assert seen == [3]
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from contracts.errors import UsageError
 from contracts.telemetry import DEFAULT_PORTS, Process
-from service.settings import Settings, load_settings, settings_table
+from service.settings import Settings, load_settings
+from tests.support.reference import settings_table
 
 
 def load(environ: dict[str, str] | None = None, directory: Path = Path("/nonexistent"), **overrides: Any) -> Settings:

@@ -11,7 +11,7 @@ import pytest
 
 from contracts.errors import UsageError
 from simulator import commands
-from simulator.demo.phases import DemoOptions
+from simulator.demo.run import DemoOptions
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +94,7 @@ def test_a_world_that_is_wrong_is_told_whole(
 def test_an_exported_world_is_one_that_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What `shop export` writes is what `demo --world` reads; the folder is named on stderr."""
     from simulator.shop.builtin import builtin_world
-    from simulator.shop.world_files import load_world
+    from simulator.shop.world import load_world
 
     commands.shop_export(tmp_path / "mine", seed=3)
     assert load_world(tmp_path / "mine") == builtin_world(3)

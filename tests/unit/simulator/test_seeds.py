@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
-from simulator.demo.launches import launch_products
+from simulator.demo.freshness import launch_products
 from simulator.shop.builtin import builtin_world
 from simulator.shop.shoppers import ShopperOptions, Shoppers, Visit
 from simulator.shop.site import event_of
 from simulator.shop.traffic import arrivals_s
-from simulator.shop.world import World
-from simulator.shop.world_files import export_world
+from simulator.shop.world import World, export_world
 
 SEARCH_TIME = 1_795_196_006_756
 DISTURBED = ShopperOptions(bots=0.1, duplicates=0.1, late=0.1, disorder_ms=500, clock_skew_ms=3_000)

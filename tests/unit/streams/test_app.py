@@ -12,7 +12,7 @@ from aiokafka.errors import InvalidSessionTimeoutError
 
 from contracts.errors import InvariantError, MillraceError, UsageError
 from contracts.telemetry import Process
-from service.dependency import Dependency
+from service.health import Dependency
 from streams import app
 from streams.agents.partition_agent import PartitionAgent
 from streams.app import _raise_crash, _watch_kafka, agent_class, tune_interpreter

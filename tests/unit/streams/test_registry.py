@@ -7,7 +7,7 @@ import pytest
 from contracts.errors import DependencyDown, UsageError
 from contracts.progress import AgentProgress
 from contracts.topics import TOPICS
-from millrace.watch.facts import KafkaFacts
+from millrace.watch.kafka_view import KafkaView
 from millrace.watch.ledger import lag_report, ledger_report
 from service.kafka import OffsetRange
 from streams import registry
@@ -77,7 +77,7 @@ def test_an_agents_rights_follow_from_its_line() -> None:
 def test_an_agents_ledger_and_lag_follow_from_its_line() -> None:
     """Both are told from its progress, and are unknown without it; the others then stand."""
     progress = AgentProgress(partition=0, next_offset=3, hold_offset=2, counts={"noted": 2, "left/empty": 1})
-    facts = KafkaFacts(ends={("joined-searches", 0): OffsetRange(0, 5)}, progress={"toy": {0: progress}})
+    facts = KafkaView(ends={("joined-searches", 0): OffsetRange(0, 5)}, progress={"toy": {0: progress}})
     ledger = {"read": 5, "noted": 2, "left": {"empty": 1}, "dead_lettered": 0, "pending": 2, "balance": 0}
     assert ledger_report(facts)["toy"] == ledger
     assert lag_report(facts)["groups"]["toy"] == {"records": 2, "held": 1, "worst_partition": 2}

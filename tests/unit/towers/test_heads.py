@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from towers.heads import Head, ProductHead, QueryHead, apply_head, head_tensors
+from towers.heads import Head, ProductHead, QueryHead, apply_head, copied, head_tensors, mixed
 
 DIM = 12
 
@@ -73,3 +73,17 @@ def test_apply_head_takes_no_rows_and_read_only_rows() -> None:
     frozen = unit_rows(2)
     frozen.flags.writeable = False
     assert apply_head(QueryHead(DIM, 4), frozen).shape == (2, DIM)
+
+
+def test_mixing_goes_a_share_of_the_way_and_copies_are_independent() -> None:
+    """Half way is the mean of the weights; training a copy leaves the original alone."""
+    far = QueryHead(DIM, 4)
+    with torch.no_grad():
+        far.up.fill_(0.5)
+    half = mixed(QueryHead(DIM, 4), far, share=0.5)
+    np.testing.assert_allclose(head_tensors(half)["up"], head_tensors(far)["up"] / 2, rtol=1e-6)
+    assert mixed(QueryHead(DIM, 4), far, share=1.0) is far
+    twin = copied(far)
+    with torch.no_grad():
+        twin.up.zero_()
+    assert head_tensors(far)["up"].any()

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 
 from contracts.errors import ContractError
-from contracts.releases import PROBE_COUNT, PROBE_TOLERANCE, Kind, manifest_of
+from contracts.releases import PROBE_TOLERANCE, Kind, manifest_of
 from tests.support.tiny_encoder import TinyEncoder
 from towers.heads import ProductHead, QueryHead
-from towers.probes import PROBE_TEXTS
-from towers.release_files import Release, identity_release, pack, probe_difference, unpack, weights_sha256
+from towers.release_files import PROBE_TEXTS, Release, identity_release, pack, probe_difference, unpack, weights_sha256
 
 KINDS: tuple[Kind, Kind] = ("query", "product")
 
@@ -41,7 +40,7 @@ def test_release_0_is_the_identity_with_sixteen_probes() -> None:
     """Both towers' release 0 leaves vectors as they are."""
     encoder = TinyEncoder()
     release = identity_release("product", encoder)
-    assert len(PROBE_TEXTS) == len(set(PROBE_TEXTS)) == PROBE_COUNT
+    assert len(PROBE_TEXTS) == len(set(PROBE_TEXTS)) == 16
     np.testing.assert_allclose(release.tensors["probe_vectors"], encoder.encode(PROBE_TEXTS), atol=1e-6)
     assert release.manifest.release == release.manifest.product_release == 0
 

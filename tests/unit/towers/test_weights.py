@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from contracts.errors import DependencyDown
-from towers import weights
-from towers.weights import find_weights
+from towers import encoder
+from towers.encoder import find_weights
 
 
 def model_folder(folder: Path) -> Path:
@@ -21,7 +21,7 @@ def model_folder(folder: Path) -> Path:
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep the hub and this machine's cache out of the tests."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(weights, "_cached", lambda _name: "not there")
+    monkeypatch.setattr(encoder, "_cached", lambda _name: "not there")
 
 
 def test_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:
@@ -33,14 +33,14 @@ def test_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:
 def test_the_cache_comes_before_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What the hub gave once is used again, also where the package is installed."""
     cached = model_folder(tmp_path / "cached")
-    monkeypatch.setattr(weights, "_cached", lambda _name: cached)
+    monkeypatch.setattr(encoder, "_cached", lambda _name: cached)
     assert find_weights("sentence-transformers/all-MiniLM-L6-v2").source == "hub cache"
 
 
 def test_the_package_stands_in_for_an_unreachable_hub() -> None:
     """The default model's weights come from the offline package, and that is said."""
     found = find_weights("sentence-transformers/all-MiniLM-L6-v2")
-    assert found.source == f"package {weights.OFFLINE_PACKAGE}"
+    assert found.source == f"package {encoder.OFFLINE_PACKAGE}"
     assert (found.path / "model.safetensors").is_file()
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local import REPOSITORY, bootstrap, kafka_jars, system_packages
-from deploy.local.bootstrap import Installer, Layout, SetupError
-from deploy.local.system_packages import JAVA, MAVEN, REDIS
+from deploy.local import REPOSITORY, bootstrap, kafka_jars
+from deploy.local.bootstrap import JAVA, MAVEN, REDIS, Layout, SetupError
 
 
 @pytest.fixture
@@ -56,7 +55,7 @@ def test_a_failed_command_is_one_line_with_what_it_said(layout: Layout) -> None:
     """The message names the command and what it said last, and it was tried twice."""
     script = "import sys; print('registry is away'); sys.exit(1)"
     with pytest.raises(SetupError, match="registry is away") as raised:
-        Installer(layout).run([sys.executable, "-c", script])
+        bootstrap.run(layout, [sys.executable, "-c", script])
     assert "\n" not in str(raised.value)
     assert layout.log.read_text(encoding="ascii").count("\nregistry is away") == bootstrap.ATTEMPTS
 
@@ -64,14 +63,14 @@ def test_a_failed_command_is_one_line_with_what_it_said(layout: Layout) -> None:
 def test_a_command_that_works_at_the_second_try_is_no_failure(layout: Layout) -> None:
     """A registry's hiccup does not end set-up."""
     script = "import pathlib, sys; p = pathlib.Path('once'); old = p.exists(); p.touch(); sys.exit(not old)"
-    Installer(layout).run([sys.executable, "-c", script])
+    bootstrap.run(layout, [sys.executable, "-c", script])
     assert (layout.root / "once").exists()
 
 
 def test_what_is_missing_is_named_for_debian_macos_and_docker() -> None:
     """One line says what to install wherever people are."""
-    venv = system_packages.venv_need((3, 12))
-    line = system_packages.how_to_install([venv, JAVA, MAVEN, REDIS])
+    venv = bootstrap.venv_need((3, 12))
+    line = bootstrap.how_to_install([venv, JAVA, MAVEN, REDIS])
     assert "sudo apt-get install python3-venv default-jre-headless maven redis-server" in line
     assert "brew install python@3.12 openjdk@17 maven redis" in line
     assert "docker compose up" in line
@@ -82,32 +81,31 @@ def test_where_nothing_may_be_installed_set_up_says_what_to_install(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without root and without sudo nothing is tried."""
-    monkeypatch.setattr(system_packages, "privilege", lambda: None)
+    monkeypatch.setattr(bootstrap, "privilege", lambda: None)
     with pytest.raises(SetupError, match="install redis-server"):
-        bootstrap.install_system_packages([REDIS], Installer(layout))
+        bootstrap.install_system_packages(layout, [REDIS])
 
 
-def test_packages_come_in_one_go_after_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages_come_in_one_go_after_an_update(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     """The list of packages is refreshed first, and the newest Java that the system knows is taken."""
     commands: list[str] = []
-
-    def run(command: Sequence[str]) -> None:
-        """Note a command instead of running it."""
-        commands.append(" ".join(command))
-
-    monkeypatch.setattr(system_packages, "_is_known", lambda name: name != "openjdk-21-jre-headless")
-    system_packages.install([JAVA, REDIS], ["sudo", "-n"], run)
+    monkeypatch.setattr(bootstrap, "run", lambda layout, command: commands.append(" ".join(command)))
+    monkeypatch.setattr(bootstrap, "privilege", lambda: ["sudo", "-n"])
+    monkeypatch.setattr(bootstrap, "_is_known", lambda name: name != "openjdk-21-jre-headless")
+    bootstrap.install_system_packages(layout, [JAVA, REDIS])
     assert [command.endswith("update") for command in commands] == [True, False]
     assert commands[1].endswith("install -y --no-install-recommends openjdk-17-jre-headless redis-server")
     assert all(command.startswith("sudo -n env DEBIAN_FRONTEND=noninteractive apt-get") for command in commands)
 
 
-def test_only_what_is_missing_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_is_missing_is_asked_for(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     """Maven is needed only while Kafka's jars are not here."""
-    monkeypatch.setattr(system_packages, "find_java", lambda: "java")
+    monkeypatch.setattr(kafka_jars, "find_java", lambda: "java")
     monkeypatch.setattr("shutil.which", lambda name: None)
-    assert system_packages.missing(venv=None, jars=False) == [REDIS]
-    assert system_packages.missing(venv=None, jars=True) == [MAVEN, REDIS]
+    monkeypatch.setattr(kafka_jars, "are_complete", lambda: True)
+    assert bootstrap.missing_packages(layout) == [REDIS]
+    monkeypatch.setattr(kafka_jars, "are_complete", lambda: False)
+    assert bootstrap.missing_packages(layout) == [MAVEN, REDIS]
 
 
 def test_a_python_that_does_not_suit_is_refused_in_one_line() -> None:

@@ -8,6 +8,7 @@ import socket
 import threading
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -43,7 +44,7 @@ def test_every_process_of_telemetry_stands_in_the_table() -> None:
 
 def test_commands_and_default_ports_are_those_of_the_fixed_interfaces() -> None:
     """Each command and port is the one that people and containers know."""
-    found = {spec.name: (" ".join(spec.command()), spec.default_port) for spec in PROCESSES}
+    found = {spec.name: (f"python -m {spec.module}", DEFAULT_PORTS[Process(spec.name)]) for spec in PROCESSES}
     assert found == {
         "collector": ("python -m streams.collector", 8080),
         "streams": ("python -m streams", 9101),
@@ -56,9 +57,15 @@ def test_commands_and_default_ports_are_those_of_the_fixed_interfaces() -> None:
 
 
 @pytest.mark.parametrize("spec", PROCESSES, ids=lambda spec: str(spec.name))
-def test_every_command_names_a_package_that_can_be_run(spec: ProcessSpec) -> None:
-    """No command of the table starts something that is not there."""
-    assert importlib.util.find_spec(f"{spec.module}.__main__") is not None
+def test_every_command_names_what_can_be_run(spec: ProcessSpec) -> None:
+    """No command of the table starts something that is not there, or that does nothing as a script."""
+    found = importlib.util.find_spec(spec.module)
+    assert found is not None
+    if found.submodule_search_locations is not None:
+        found = importlib.util.find_spec(f"{spec.module}.__main__")
+    assert found is not None
+    assert found.origin is not None
+    assert 'if __name__ == "__main__":' in Path(found.origin).read_text(encoding="utf-8")
 
 
 def test_everything_comes_after_what_it_needs() -> None:

@@ -45,7 +45,7 @@ class Kept:
             probe=self.probe,
             folder=self.folder,
         )
-        self.process = SupervisedProcess(command, needs_ready=lambda: self.needs_ready, on_change=self._note)
+        self.process = SupervisedProcess(command, needs_ready=lambda _needs: self.needs_ready, on_change=self._note)
         self.process.start()
         return self.process
 
@@ -104,7 +104,7 @@ def test_an_answer_of_another_process_is_not_its_own(tmp_path: Path) -> None:
             probe=lambda: None,
             port=other.getsockname()[1],
         )
-        process = SupervisedProcess(command, needs_ready=lambda: True, on_change=lambda changed: None)
+        process = SupervisedProcess(command, needs_ready=lambda _needs: True, on_change=lambda changed: None)
         process.start()
         eventually(lambda: "another process answers" in process.detail or process.state is State.READY)
         assert process.state is State.STARTING
@@ -158,7 +158,7 @@ def test_a_process_that_never_becomes_ready_is_given_up_with_its_last_error(kept
 def test_a_command_that_is_not_there_is_given_up_with_its_name(tmp_path: Path) -> None:
     """A missing program is one clear line."""
     command = ProcessCommand("y", ["/nowhere/program"], dict(os.environ), tmp_path / "y.log", probe=lambda: "no")
-    process = SupervisedProcess(command, needs_ready=lambda: True, on_change=lambda changed: None)
+    process = SupervisedProcess(command, needs_ready=lambda _needs: True, on_change=lambda changed: None)
     process.start()
     reached(process, State.FAILED)
     assert "cannot start /nowhere/program: No such file" in process.detail

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import ClientSession, web
+from aiohttp import ClientSession
 from typing_extensions import override
 
 from contracts.telemetry import Process
-from deploy.qdrant_edge.api import Api
+from deploy.qdrant_edge.api import STOP_TIMEOUT_S, Api, Worker
 from deploy.qdrant_edge.collection import Collection
-from deploy.qdrant_edge.errors import ApiError
+from deploy.qdrant_edge.requests import ApiError
 from deploy.qdrant_edge.store import Store
-from deploy.qdrant_edge.worker import Worker
 from service.health import Health
+from service.http import bind_socket
+from service.http import serving as http_serving
 
 Http = ClientSession
 
@@ -100,14 +101,12 @@ def api(store: Store) -> Api:
 @asynccontextmanager
 async def serving(api: Api) -> AsyncIterator[Http]:
     """Serve the application as its process does, and give a client of it."""
-    runner = api.runner()
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    host, port = runner.addresses[0]
-    async with ClientSession(f"http://{host}:{port}") as client:
+    listener = bind_socket("127.0.0.1", 0)
+    async with (
+        http_serving(api.app(), listener, finish_s=STOP_TIMEOUT_S, end_abandoned=True),
+        ClientSession(f"http://127.0.0.1:{listener.getsockname()[1]}") as client,
+    ):
         yield client
-    await runner.cleanup()
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from typing import Any
 import orjson
 import pytest
 from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
 from contracts.telemetry import Process
-from deploy.qdrant_edge.api import MAX_BODY_BYTES, Api
+from deploy.qdrant_edge.api import MAX_BODY_BYTES, Api, Kind, Worker
 from deploy.qdrant_edge.store import Store
-from deploy.qdrant_edge.worker import Kind, Worker
 from service.health import Health
 from tests.support.poll import eventually_async
 from tests.unit.deploy.qdrant_edge.conftest import CREATE, HeldWorker, Http, point, serving
@@ -127,11 +127,13 @@ def _fail() -> None:
 
 
 async def test_unforeseen_failure_is_answered(http: Http, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fault of ours is a 500 in the same form, not a broken connection."""
-    monkeypatch.setattr(store, "names", _fail)
-    status, answer = await call(http, "GET", "/collections")
-    assert status == 500
-    assert "No space" in answer["status"]["error"]
+    """A fault of ours is a 500 in the same form, not a broken connection; its cause is in the log alone."""
+    monkeypatch.setattr(store, "describe", _fail)
+    with capture_logs() as lines:
+        status, answer = await call(http, "GET", "/collections")
+    assert (status, answer["time"]) == (500, 0.0)
+    assert "the log says what" in answer["status"]["error"]
+    assert [(line["event"], "No space" in line["error"]) for line in lines] == [("request_failed", True)]
 
 
 @pytest.fixture
@@ -174,7 +176,7 @@ async def test_request_whose_time_is_over_is_not_begun(store: Store) -> None:
     seconds = itertools.count()
     async with serving(Api(store, Worker(lambda: next(seconds)), Health(Process.QDRANT))) as http:
         assert (await call(http, "PUT", "/collections/a?timeout=1", CREATE))[0] == 408
-        assert store.names() == []
+        assert list(store.points_counts()) == []
         assert (await call(http, "PUT", "/collections/a?timeout=9", CREATE))[0] == 200
 
 
@@ -201,7 +203,7 @@ async def test_client_that_goes_away_takes_its_request_along(held_http: Http, he
     await eventually_async(taken_back)
     held.let_go.set()
     await held.run(Kind.WRITE, lambda: None)
-    assert store.names() == []
+    assert list(store.points_counts()) == []
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,8 @@ import pytest
 from qdrant_client import models
 
 from deploy.qdrant_edge.collection import Collection
-from deploy.qdrant_edge.conditions import to_filter
-from deploy.qdrant_edge.errors import edge_errors
-from deploy.qdrant_edge.requests import MAX_DEPTH, parse
+from deploy.qdrant_edge.queries import to_filter
+from deploy.qdrant_edge.requests import MAX_DEPTH, edge_errors, parse
 from tests.unit.deploy.qdrant_edge.conftest import refused
 
 

@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from deploy.qdrant_edge.collection import Collection
-from deploy.qdrant_edge.config import read_spec, sizes_of, to_json, updated
+from deploy.qdrant_edge.collection import Collection, read_spec, sizes_of, to_json, updated
 from tests.unit.deploy.qdrant_edge.conftest import CREATE, refused
 
 ONE_VECTOR = CREATE["vectors"]

@@ -8,7 +8,7 @@ import pytest
 from contracts.errors import DependencyDown, InvariantError
 from deploy.qdrant_edge import collection as collection_module
 from deploy.qdrant_edge.store import Store
-from service.files import PART_SUFFIX
+from service.machine import PART_SUFFIX
 from tests.unit.deploy.qdrant_edge.conftest import CREATE, point, refused
 
 
@@ -65,7 +65,7 @@ def test_half_made_and_half_deleted_collections_are_cleared(tmp_path: Path) -> N
         (tmp_path / name / "shard").mkdir(parents=True)
     (tmp_path / f".aliases.json.1{PART_SUFFIX}").touch()
     store = Store(tmp_path)
-    assert store.names() == []
+    assert list(store.points_counts()) == []
     assert [entry.name for entry in tmp_path.iterdir()] == [".lock"]
     store.create("a", CREATE)
     store.close()
@@ -79,7 +79,7 @@ def test_failed_creation_leaves_nothing(store: Store, monkeypatch: pytest.Monkey
             store.create("a", CREATE)
     assert not store.exists("a")
     store.create("a", CREATE)
-    assert store.names() == ["a"]
+    assert list(store.points_counts()) == ["a"]
 
 
 def _no_space(*_: object) -> None:
@@ -94,7 +94,7 @@ def test_delete_takes_files_and_aliases_along(store: Store, tmp_path: Path) -> N
     assert store.delete("now") is False
     assert store.delete("a") is True
     assert store.delete("a") is False
-    assert (store.names(), targets(store)) == ([], {})
+    assert (list(store.points_counts()), targets(store)) == ([], {})
     assert not [entry for entry in (tmp_path / "qdrant").iterdir() if entry.is_dir()]
 
 

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from deploy.qdrant_edge.worker import Kind, Worker
+from deploy.qdrant_edge.api import Kind, Worker
 from tests.unit.deploy.qdrant_edge.conftest import refused
 
 

@@ -13,7 +13,7 @@ from contracts.topics import CATALOG
 from indexer.catalog.planning import PartitionProgress
 from indexer.catalog.topics import GROUP, CatalogTopic, VectorsTopic
 from indexer.ports import PartitionsMoved
-from service.dependency import Dependency
+from service.health import Dependency
 from service.kafka import OutgoingRecord, admin, consumer_config, produce_all, producer_config
 from service.settings import Settings
 from tests.support.indexer_fakes import base_product

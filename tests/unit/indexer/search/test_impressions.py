@@ -114,7 +114,7 @@ def test_impressions_are_sent_in_order_under_their_search(producer: Producer) ->
 def test_a_kafka_that_blocks_blocks_no_search_and_fills_no_memory(producer: Producer) -> None:
     """`send` returns at once; beyond the bound impressions are lost and counted."""
     before = counted("lost")
-    writer = ImpressionWriter(SETTINGS, held=2)
+    writer = ImpressionWriter(SETTINGS, most_waiting=2)
     producer.may_send.clear()
     writer.start()
     writer.send(impression(0))
@@ -148,7 +148,7 @@ def test_a_stop_ends_though_kafka_takes_nothing_and_says_how_many_are_lost(
     before, written = counted("lost"), counted("written")
     producer.may_send.clear()
     producer.unfinished = KafkaTimeoutError("Timeout waiting for future")
-    writer = ImpressionWriter(SETTINGS, held=2)
+    writer = ImpressionWriter(SETTINGS, most_waiting=2)
     writer.start()
     writer.send(impression(0))
     assert producer.sending.wait(5)

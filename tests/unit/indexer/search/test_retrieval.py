@@ -1,5 +1,6 @@
 """Filters as Qdrant has them, tried on its in-memory client, and totals that are kept for a while."""
 
+import asyncio
 from collections.abc import Iterator
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 from qdrant_client import AsyncQdrantClient, models
 
 from contracts.catalog import point_id
-from contracts.errors import InvariantError
+from contracts.errors import InvariantError, TransientError
 from contracts.http import Filters
-from indexer.search.retrieval import EXACT_UP_TO, QdrantRetrieval, to_filter, to_live_filter
+from indexer.search.retrieval import QdrantRetrieval, Totals, to_filter, to_live_filter
+from tests.support.hand_clock import HandClock, settle
 
 PAYLOADS = {
     "P-1": {"brand": "Kelto", "price": 10.0, "category": ["Appliances", "Fridges"], "in_stock": 1, "locale": "en"},
@@ -59,30 +61,78 @@ async def test_every_result_meets_every_filter_and_the_total_counts_them(
     retrieval, asked = QdrantRetrieval(client), Filters.model_validate(filters)
     hits = await retrieval.nearest("shop", np.array([1.0, 0.0]), k=10, filters=asked)
     assert {hit.payload["product_id"] for hit in hits} == expected
-    assert await retrieval.total("shop", asked) == len(expected)
+    assert await retrieval.count("shop", asked) == len(expected)
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
 
 
-async def test_a_total_is_asked_once_in_a_while(client: AsyncQdrantClient) -> None:
-    """A few seconds old is good enough; other filters are counted for themselves."""
-    retrieval = QdrantRetrieval(client)
-    assert await retrieval.total("shop", Filters()) == 3
-    await client.delete("shop", points_selector=[point_id("P-1")])
-    assert await retrieval.total("shop", Filters()) == 3
-    assert await retrieval.total("shop", Filters(in_stock=True)) == 1
+class Counter:
+    """Counts, once allowed, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Filters] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.fails = False
+
+    async def __call__(self, _collection: str, filters: Filters) -> int:
+        """Return how many counts there were."""
+        self.asked.append(filters)
+        await self.gate.wait()
+        if self.fails:
+            raise TransientError("Qdrant cannot be reached")
+        return len(self.asked)
 
 
-async def test_few_are_counted_and_many_estimated(client: AsyncQdrantClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An estimate only says whether counting is worth its time; where it is, the count is the total."""
-    counted, estimates = client.count, iter((84, EXACT_UP_TO + 1))
+async def total(totals: Totals, filters: Filters, *, timeout_s: float = 5.0) -> int | None:
+    """Return a total as a search gets it."""
+    known = totals.known("shop", filters)
+    return known if known is not None else await totals.wait("shop", filters, timeout_s=timeout_s)
 
-    async def count(name: str, chosen: models.Filter, *, exact: bool) -> models.CountResult:
-        """Count as asked, or estimate what comes next."""
-        return await counted(name, chosen) if exact else models.CountResult(count=next(estimates))
 
-    monkeypatch.setattr(client, "count", count)
-    assert await QdrantRetrieval(client).total("shop", Filters(locale="de", brand=("Kelto",))) == 0
-    assert await QdrantRetrieval(client).total("shop", Filters()) == EXACT_UP_TO + 1
+async def test_a_total_is_asked_once_in_a_while() -> None:
+    """A few seconds old is good enough, older is not; other filters are counted for themselves."""
+    count, clock = Counter(), HandClock()
+    totals = Totals(count, monotonic_s=clock)
+    assert [await total(totals, Filters()) for _ in range(3)] == [1, 1, 1]
+    assert await total(totals, Filters(in_stock=True)) == 2
+    clock.now_s += 9.9
+    assert await total(totals, Filters()) == 1
+    clock.now_s += 0.2
+    assert await total(totals, Filters()) == 3
+
+
+async def test_many_who_ask_for_one_total_wait_for_one_count() -> None:
+    """And while it runs, another total is not counted: the store's time is for searches."""
+    count = Counter()
+    totals = Totals(count)
+    count.gate.clear()
+    waiting = [asyncio.create_task(total(totals, Filters())) for _ in range(5)]
+    await settle()
+    assert await total(totals, Filters(in_stock=True)) is None
+    count.gate.set()
+    assert await asyncio.gather(*waiting) == [1] * 5
+    assert count.asked == [Filters()]
+
+
+async def test_a_count_that_is_late_is_there_for_the_next() -> None:
+    """Whoever does not wait goes without; the count goes on."""
+    count = Counter()
+    totals = Totals(count)
+    count.gate.clear()
+    assert await total(totals, Filters(), timeout_s=0) is None
+    count.gate.set()
+    await settle()
+    assert totals.known("shop", Filters()) == 1
+
+
+async def test_a_count_that_fails_is_tried_again() -> None:
+    """It is neither kept nor an error of the search."""
+    count = Counter()
+    totals = Totals(count)
+    count.fails = True
+    assert await total(totals, Filters()) is None
+    count.fails = False
+    assert await total(totals, Filters()) == 2
 
 
 async def test_a_collection_that_is_gone_is_our_error(client: AsyncQdrantClient) -> None:

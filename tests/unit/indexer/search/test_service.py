@@ -1,16 +1,21 @@
 """One search from request to answer, over stand-ins."""
 
 import asyncio
+from contextlib import ExitStack, suppress
 
 import numpy as np
 import pytest
+import structlog.testing
 from prometheus_client import REGISTRY
 
-from contracts.errors import DependencyDown
+from contracts.errors import DependencyDown, Overloaded
+from contracts.events import person_id
 from contracts.http import Filters, SearchRequest
+from indexer.search import service
+from indexer.search.service import FEWEST_OPEN, MOST_OPEN, OpenSearches
 from service.health import Health
-from service.people import person_id
-from tests.support.search_fakes import NOW_MS, Search, pair
+from tests.support.hand_clock import HandClock
+from tests.support.search_fakes import NOW_MS, Search, served
 
 
 @pytest.fixture
@@ -31,7 +36,7 @@ def observed() -> float:
     return REGISTRY.get_sample_value("millrace_freshness_seconds_count", labels) or 0.0
 
 
-async def test_an_answer_names_its_search_its_pair_and_its_products(search: Search) -> None:
+async def test_an_answer_names_its_search_its_release_and_its_products(search: Search) -> None:
     """Everything that later events need is in the answer."""
     answer = await search.service.search(request(k=3))
     assert answer.search_time == NOW_MS
@@ -86,12 +91,12 @@ async def test_no_impression_is_written_where_the_request_says_so(search: Search
     assert search.impressions.sent == []
 
 
-async def test_a_request_keeps_its_pair_while_another_is_swapped_in(search: Search) -> None:
-    """Query head, collection and the releases named all come from the pair taken at the start."""
+async def test_a_request_keeps_its_release_while_another_is_swapped_in(search: Search) -> None:
+    """Query head, collection and the releases named all come from the release taken at the start."""
     search.store.gate = asyncio.Event()
     running = asyncio.create_task(search.service.search(request()))
     await search.store.was_asked.wait()
-    search.pair = pair(7, 3)
+    search.release = served(7, 3)
     search.store.gate.set()
     answer = await running
     assert (answer.query_release, answer.product_release) == (0, 0)
@@ -107,7 +112,7 @@ async def test_a_swap_while_the_query_is_encoded_changes_neither_half(search: Se
     """The vector of the old head never meets the new collection."""
     running = asyncio.create_task(search.service.search(request()))
     await asyncio.sleep(0)
-    search.pair = pair(7, 3)
+    search.release = served(7, 3)
     answer = await running
     assert (answer.query_release, search.store.asked[0][0]) == (0, "products-r0")
 
@@ -115,7 +120,7 @@ async def test_a_swap_while_the_query_is_encoded_changes_neither_half(search: Se
 async def test_without_the_store_the_same_search_is_remembered(search: Search) -> None:
     """The earlier results with the releases that made them, marked; another filter is another search."""
     whole = await search.service.search(request())
-    search.pair, search.store.down = pair(5, 1), True
+    search.release, search.store.down = served(5, 1), True
     remembered = await search.service.search(request())
     assert remembered.degraded == "remembered"
     assert remembered.results == whole.results
@@ -129,31 +134,162 @@ async def test_without_the_store_the_same_search_is_remembered(search: Search) -
     assert (await search.service.search(request())).degraded is None
 
 
-async def test_a_store_that_hangs_is_given_up_at_the_deadline() -> None:
-    """The shopper gets an answer or an error, never a wait without end."""
-    search = Search(deadline_s=0.05)
-    search.store.hangs = True
-    with pytest.raises(DependencyDown, match="vector store does not answer"):
+async def test_remembered_results_say_their_age_and_are_forgotten(search: Search) -> None:
+    """Their products and prices are as old as they are: they are not given again for a whole outage."""
+    await search.service.search(request())
+    search.store.down = True
+    search.clock.now_s += 299
+    assert (await search.service.search(request())).age_s == 299
+    search.clock.now_s += 2
+    with pytest.raises(DependencyDown, match="no earlier answer is remembered"):
         await search.service.search(request())
 
 
+async def test_a_remembered_answer_is_not_remembered_anew(search: Search) -> None:
+    """Asking again and again does not make it younger."""
+    await search.service.search(request())
+    search.store.down = True
+    for _ in range(2):
+        search.clock.now_s += 120
+        assert (await search.service.search(request())).degraded == "remembered"
+    search.clock.now_s += 120
+    with pytest.raises(DependencyDown):
+        await search.service.search(request())
+
+
+async def test_what_is_remembered_is_bounded_in_bytes(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest answers go, however many are asked for."""
+    monkeypatch.setattr(service, "REMEMBERED_BYTES", 20_000)
+    search = Search()
+    for number in range(100):
+        await search.service.search(request(f"fridge {number}"))
+    search.store.down = True
+    answers = [
+        await asyncio.gather(search.service.search(request(f"fridge {number}")), return_exceptions=True)
+        for number in range(100)
+    ]
+    remembered = [number for number, (answer,) in enumerate(answers) if not isinstance(answer, BaseException)]
+    assert remembered == list(range(100 - len(remembered), 100))
+    assert 0 < len(remembered) < 20
+
+
+@pytest.mark.parametrize("hanging", ["encoder", "store"])
+async def test_a_search_ends_at_its_deadline_whatever_hangs(monkeypatch: pytest.MonkeyPatch, hanging: str) -> None:
+    """A second after it was asked the shopper has an error, if there is nothing to remember, and not before."""
+    search = Search()
+    search.clock.rule(monkeypatch)
+    search.store.hangs = hanging == "store"
+    if hanging == "encoder":
+        search.encoder.may_go_on.clear()
+    else:
+        await search.service.encode(("quiet fridge",))  # known: no thread is waited for
+    waiting = asyncio.create_task(search.service.search(request()))
+    await search.clock.move(0.99)
+    assert not waiting.done()
+    await search.clock.move(0.02)
+    assert waiting.done()
+    with pytest.raises(DependencyDown if hanging == "store" else Overloaded):
+        await waiting
+    search.encoder.may_go_on.set()
+
+
+async def test_a_store_that_sheds_load_is_no_outage(search: Search) -> None:
+    """The search is refused as too much, with the store's own time to come back, or answered from memory."""
+    await search.service.search(request())
+    search.store.sheds = True
+    with structlog.testing.capture_logs() as lines:
+        with pytest.raises(Overloaded) as refused:
+            await search.service.search(request("tv"))
+        assert (await search.service.search(request())).degraded == "remembered"
+    assert refused.value.retry_after_s == 2
+    assert lines == []
+
+
+async def test_an_outage_is_said_once_and_its_end_too(search: Search) -> None:
+    """However many searches meet it."""
+    await search.service.search(request())
+    with structlog.testing.capture_logs() as lines:
+        for search.store.down in (True, True, True, False, False):
+            await search.service.search(request())
+    assert [line["event"] for line in lines] == ["dependency_down", "dependency_back"]
+
+
+async def test_a_store_that_hangs_is_waited_for_by_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are answered from memory at once; when it answers again, all are asked of it again."""
+    search = Search()
+    search.clock.rule(monkeypatch)
+    await search.service.search(request())
+    search.store.hangs, at_once = True, 0
+    for _ in range(20):
+        waiting = [asyncio.create_task(search.service.search(request())) for _ in range(MOST_OPEN)]
+        await search.clock.move(0.5)
+        at_once = sum(task.done() for task in waiting)
+        await search.clock.move(0.6)
+        assert {task.result().degraded for task in waiting} == {"remembered"}
+    assert at_once == MOST_OPEN - FEWEST_OPEN
+    search.store.hangs = False
+    answers = [await search.service.search(request()) for _ in range(10)]
+    assert {answer.degraded for answer in answers} == {None}
+
+
+def test_the_bound_follows_what_the_machine_can_do() -> None:
+    """A slow search takes a quarter off, once for all that were under way with it; quick ones bring it back."""
+    clock = HandClock()
+    searches = OpenSearches(1.0, clock)
+
+    def room() -> int:
+        """Return how many searches are let in at once."""
+        with ExitStack() as stack:
+            for number in range(MOST_OPEN + 1):
+                try:
+                    stack.enter_context(searches.one_more())
+                except Overloaded:
+                    return number
+        return MOST_OPEN + 1
+
+    assert room() == MOST_OPEN
+    with ExitStack() as stack:
+        for _ in range(10):
+            stack.enter_context(searches.one_more())
+        clock.now_s += 0.8
+    assert room() == MOST_OPEN * 3 // 4
+    for _ in range(100):
+        with suppress(RuntimeError), searches.one_more():
+            raise RuntimeError
+    assert room() == FEWEST_OPEN
+    for _ in range(MOST_OPEN**2):
+        with searches.one_more():
+            clock.now_s += 0.7
+    assert room() == MOST_OPEN
+
+
 async def test_a_count_that_fails_does_not_fail_the_search(search: Search) -> None:
-    """The total is then what was found."""
+    """The total is then what was found, marked as a lower bound; the impression leaves it out."""
     search.store.count_fails = True
-    assert (await search.service.search(request(k=4))).total == 4
+    answer = await search.service.search(request(k=4))
+    assert (answer.total, answer.total_relation) == (4, "gte")
+    assert search.impressions.sent[0].total_results is None
 
 
-async def test_a_count_that_hangs_does_not_cost_the_answer() -> None:
-    """The results are there: they are served, not thrown away at the deadline."""
-    search = Search(deadline_s=0.4)
+async def test_a_count_that_hangs_does_not_cost_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The results are there: they wait a tenth of the deadline for their total, and nobody counts a second time."""
+    search = Search()
+    await search.service.encode(("quiet fridge",))
+    search.clock.rule(monkeypatch)
     search.store.count_hangs = True
-    answer = await search.service.search(request(k=2))
-    assert (answer.degraded, answer.total) == (None, 2)
+    for _ in range(3):
+        waiting = asyncio.create_task(search.service.search(request(k=2)))
+        await search.clock.move(0.09)
+        assert not waiting.done()
+        await search.clock.move(0.02)
+        answer = await waiting
+        assert (answer.degraded, answer.total, answer.total_relation) == (None, 2, "gte")
+    assert search.store.counted == 1
 
 
-async def test_nothing_is_answered_before_a_pair_is_in_force(search: Search) -> None:
+async def test_nothing_is_answered_before_a_release_is_in_force(search: Search) -> None:
     """Search and encode say what is missing."""
-    search.pair = None
+    search.release = None
     with pytest.raises(DependencyDown, match="nothing is served yet"):
         await search.service.search(request())
     with pytest.raises(DependencyDown, match="nothing is served yet"):
@@ -162,7 +298,7 @@ async def test_nothing_is_answered_before_a_pair_is_in_force(search: Search) -> 
 
 async def test_the_first_answer_of_a_release_measures_click_to_search_once(search: Search) -> None:
     """Each click that it learned from counts once, even where the impression is left out."""
-    search.pair = pair(3, 0, click_times=(NOW_MS - 20_000, NOW_MS - 5_000))
+    search.release = served(3, 0, click_times=(NOW_MS - 20_000, NOW_MS - 5_000))
     before = observed()
     for _ in range(3):
         await search.service.search(request(impression="none"))
@@ -171,9 +307,9 @@ async def test_the_first_answer_of_a_release_measures_click_to_search_once(searc
 
 async def test_an_answer_of_an_older_release_is_no_first_answer(search: Search) -> None:
     """A remembered answer names the release that made it, whose clicks were measured long ago."""
-    search.pair = pair(3, 0, click_times=(NOW_MS - 5_000,))
+    search.release = served(3, 0, click_times=(NOW_MS - 5_000,))
     await search.service.search(request())
-    search.pair = pair(4, 0, click_times=(NOW_MS - 1_000,))
+    search.release = served(4, 0, click_times=(NOW_MS - 1_000,))
     await search.service.search(request(k=3))
     before = observed()
     search.store.down = True
@@ -183,12 +319,12 @@ async def test_an_answer_of_an_older_release_is_no_first_answer(search: Search) 
     assert observed() == before
 
 
-async def test_encode_returns_vectors_of_the_pair_in_force(search: Search) -> None:
+async def test_encode_returns_vectors_of_the_release_in_force(search: Search) -> None:
     """In the order of the texts, with the releases they belong to."""
-    search.pair = pair(2, 1)
+    search.release = served(2, 1)
     answer = await search.service.encode(("fridge", "tv"))
-    assert (answer.query_release, answer.product_release) == (2, 1)
-    expected = search.pair.transform(search.encoder.encode(["fridge", "tv"]))
+    assert (answer.query_release, answer.product_release, answer.collection) == (2, 1, "products-r1")
+    expected = search.release.transform(search.encoder.encode(["fridge", "tv"]))
     np.testing.assert_allclose(np.array(answer.vectors), expected, rtol=1e-6)
 
 

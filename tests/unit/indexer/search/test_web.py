@@ -141,7 +141,7 @@ async def test_encode_takes_a_list_of_texts(client: Client) -> None:
 
 async def test_without_anything_to_answer_with_the_status_is_503(client: Client, search: Search) -> None:
     """One clear message, and when to come back."""
-    search.pair = None
+    search.release = None
     answer = await client.post("/v1/search", json={"query": "x"})
     assert answer.status == 503
     assert "nothing is served yet" in (await answer.json())["detail"]
@@ -171,9 +171,26 @@ async def test_unknown_paths_and_methods_are_problems_too(client: Client) -> Non
         assert (answer.status, (await answer.json())["status"]) == (status, status)
 
 
-async def test_answers_are_not_kept(client: Client) -> None:
-    """A list is made for one shopper at one moment."""
-    assert (await client.get("/v1/search?q=x")).headers["Cache-Control"] == "no-store"
+async def test_answers_are_not_kept(client: Client, search: Search) -> None:
+    """A list is made for one shopper at one moment, vectors for one release, and no error outlives its cause."""
+    answers = [
+        await client.get("/v1/search?q=x"),
+        await client.post("/v1/search", json={"query": "x"}),
+        await client.post("/v1/encode", json={"texts": ["x"]}),
+        await client.get("/v1/search"),
+    ]
+    search.store.down = True
+    answers += [await client.get("/v1/search?q=x"), await client.get("/v1/search?q=y")]
+    assert [answer.status for answer in answers] == [200, 200, 200, 422, 200, 503]
+    assert {answer.headers["Cache-Control"] for answer in answers} == {"no-store"}
+
+
+async def test_a_search_that_is_too_much_is_refused_as_busy(client: Client, search: Search) -> None:
+    """With the store's own time to come back: nothing is broken, so nothing else needs to be done."""
+    search.store.sheds = True
+    answer = await client.get("/v1/search?q=x")
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "2")
+    assert (await answer.json())["reason"] == "busy"
 
 
 async def test_requests_beyond_the_bound_are_shed(search: Search) -> None:

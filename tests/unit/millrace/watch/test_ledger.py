@@ -7,7 +7,7 @@ import pytest
 from contracts.errors import DependencyDown
 from contracts.progress import CatalogCounts, EventCounts, JoinProgress, PairsProgress, SearchCounts
 from contracts.topics import CATALOG, JOIN_PROGRESS, JOINED_SEARCHES, PAIRS_PROGRESS, PREFERENCE_PAIRS, SEARCH_EVENTS
-from millrace.watch.facts import COUNTS, UNREAD, KafkaFacts, Tail, catalog_counts
+from millrace.watch.kafka_view import COUNTS, UNREAD, KafkaView, Tail, catalog_counts
 from millrace.watch.ledger import (
     agent_ledger,
     event_ledger,
@@ -18,7 +18,7 @@ from millrace.watch.ledger import (
 )
 from service.kafka import Committed, OffsetRange
 from streams.pairs.partition_pairs import PAIRS
-from tests.support.deployment import busy_facts
+from tests.support.deployment import busy_kafka
 
 
 def join_progress(**changes: object) -> JoinProgress:
@@ -28,8 +28,8 @@ def join_progress(**changes: object) -> JoinProgress:
     return JoinProgress.model_validate(values)
 
 
-def facts(**changes: object) -> KafkaFacts:
-    """Return facts in which everything is accounted for."""
+def kafka(**changes: object) -> KafkaView:
+    """Return a view in which everything is accounted for."""
     metadata = CatalogCounts(catalogue=48, dead_lettered=2).model_dump_json()
     values: dict[str, object] = {
         "ends": {(SEARCH_EVENTS, 0): OffsetRange(0, 107), (CATALOG, 0): OffsetRange(0, 60)},
@@ -38,12 +38,12 @@ def facts(**changes: object) -> KafkaFacts:
         "tails": {0: Tail(events=4, ticks=3)},
         **changes,
     }
-    return KafkaFacts(**values)  # type: ignore[arg-type]  # a test builder takes any field
+    return KafkaView(**values)  # type: ignore[arg-type]  # a test builder takes any field
 
 
 def test_every_event_is_accounted_for() -> None:
     """Accepted events are the log's records without ticks, and their outcomes sum to them."""
-    ledger = event_ledger(facts())
+    ledger = event_ledger(kafka())
     assert ledger["accepted"] == (107 - 13) + 60
     assert ledger["pending"] == 6 + 4 + 10
     assert ledger["dead_lettered"] == 2 + 2
@@ -53,25 +53,25 @@ def test_every_event_is_accounted_for() -> None:
 def test_a_lost_event_shows_in_the_balance() -> None:
     """An event that no outcome counts leaves a balance of one."""
     counts = EventCounts(joined=69, late=5, orphan=4, duplicate=3, dead_lettered=2, pending=6, ticks=10)
-    assert event_ledger(facts(progress={"join": {0: join_progress(counts=counts)}}))["balance"] == 1
+    assert event_ledger(kafka(progress={"join": {0: join_progress(counts=counts)}}))["balance"] == 1
 
 
 def test_an_event_counted_twice_shows_in_the_balance() -> None:
     """A double count makes the balance negative."""
     metadata = CatalogCounts(catalogue=49, dead_lettered=2).model_dump_json()
-    assert event_ledger(facts(committed={"indexer": {(CATALOG, 0): Committed(50, metadata)}}))["balance"] == -1
+    assert event_ledger(kafka(committed={"indexer": {(CATALOG, 0): Committed(50, metadata)}}))["balance"] == -1
 
 
 def test_events_before_the_first_progress_are_pending() -> None:
     """Where the join has not written yet, all it could read is pending by count of the tail."""
-    ledger = event_ledger(facts(progress={}, tails={0: Tail(events=100, ticks=7)}, committed={}))
+    ledger = event_ledger(kafka(progress={}, tails={0: Tail(events=100, ticks=7)}, committed={}))
     assert (ledger["pending"], ledger["balance"]) == (100 + 60, 0)
 
 
 def test_retention_does_not_unbalance_the_ledger() -> None:
     """A group that began at offset 40 counts from there, whatever was deleted before."""
     progress = join_progress(start_offset=40, next_offset=140)
-    moved = facts(ends={(SEARCH_EVENTS, 0): OffsetRange(90, 147)}, progress={"join": {0: progress}}, committed={})
+    moved = kafka(ends={(SEARCH_EVENTS, 0): OffsetRange(90, 147)}, progress={"join": {0: progress}}, committed={})
     assert event_ledger(moved)["balance"] == 0
 
 
@@ -80,7 +80,7 @@ def test_every_closed_search_is_accounted_for() -> None:
     counts = SearchCounts(paired=20, held_out=1, filtered={"duplicate": 2}, unpaired={"no_click": 6, "bounced": 1})
     progress = PairsProgress(partition=0, next_offset=30, hold_offset=30, counts=counts)
     ends = {(JOINED_SEARCHES, 0): OffsetRange(0, 33), (JOINED_SEARCHES, 1): OffsetRange(0, 5)}
-    ledger = agent_ledger(KafkaFacts(ends=ends, progress={"pairs": {0: progress}}), PAIRS)
+    ledger = agent_ledger(KafkaView(ends=ends, progress={"pairs": {0: progress}}), PAIRS)
     assert (ledger["closed"], ledger["pending"], ledger["balance"]) == (38, 8, 0)
     assert ledger["unpaired"] == {"bounced": 1, "no_click": 6}
 
@@ -94,18 +94,18 @@ def test_catalog_counts_survive_as_commit_metadata() -> None:
 def test_the_join_is_measured_by_its_progress_not_by_its_held_commit() -> None:
     """The join commits below what it read; its lag ends at what it read, the rest is held."""
     progress = JoinProgress(partition=0, next_offset=90, hold_offset=60, watermark_ms=1)
-    facts = KafkaFacts(
+    kafka = KafkaView(
         ends={(SEARCH_EVENTS, 0): OffsetRange(0, 100)},
         committed={"join": {(SEARCH_EVENTS, 0): Committed(60, "")}},
         progress={"join": {0: progress}},
     )
-    (row,) = partition_lags(facts)
+    (row,) = partition_lags(kafka)
     assert (row.group, row.lag, row.held) == ("join", 10, 30)
 
 
 def test_a_group_that_never_committed_lags_by_everything_kept() -> None:
     """Records that retention deleted are not lag."""
-    (row,) = partition_lags(KafkaFacts(ends={(PREFERENCE_PAIRS, 0): OffsetRange(40, 100)}))
+    (row,) = partition_lags(KafkaView(ends={(PREFERENCE_PAIRS, 0): OffsetRange(40, 100)}))
     assert (row.position, row.lag) == (40, 60)
 
 
@@ -113,14 +113,14 @@ def test_totals_name_the_worst_partition() -> None:
     """A group's total is the sum, and the worst partition is not hidden by an average."""
     ends = {(CATALOG, 0): OffsetRange(0, 10), (CATALOG, 1): OffsetRange(0, 100)}
     committed = {"indexer": {(CATALOG, 0): Committed(10, ""), (CATALOG, 1): Committed(50, "")}}
-    report = lag_report(KafkaFacts(ends=ends, committed=committed))
+    report = lag_report(KafkaView(ends=ends, committed=committed))
     assert report["groups"]["indexer"] == {"records": 50, "held": 0, "worst_partition": 50}
     assert report["groups"]["trainer"]["records"] == 0
 
 
-def without(*parts: str) -> KafkaFacts:
-    """Return the facts of a busy deployment of which some parts are not known."""
-    return replace(busy_facts(), unknown={part: DependencyDown(f"{part} is gone") for part in parts})
+def without(*parts: str) -> KafkaView:
+    """Return the view of a busy deployment of which some parts are not known."""
+    return replace(busy_kafka(), unknown={part: DependencyDown(f"{part} is gone") for part in parts})
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_closed_searches_need_the_progress_of_the_pairs_agent() -> None:
 def test_counts_that_cannot_be_read_are_not_taken_for_zero() -> None:
     """Somebody moved the indexer's offset with a text of his own."""
     moved = {"indexer": {(CATALOG, 0): Committed(50, "moved by hand")}}
-    ledger = event_ledger(facts(committed=moved, unknown={COUNTS: DependencyDown("no counts")}))
+    ledger = event_ledger(kafka(committed=moved, unknown={COUNTS: DependencyDown("no counts")}))
     assert (ledger["catalogue"], ledger["balance"], ledger["joined"]) == (None, None, 70)
 
 

@@ -5,10 +5,9 @@ import json
 import orjson
 import pytest
 
-from millrace.watch.observer import snapshot, state_of, status_freshness
-from millrace.watch.releases import releases_report
+from millrace.watch.observer import releases_report, state_of
 from millrace.watch.scrape import ProcessView
-from tests.support.deployment import NOW_MS, busy_facts, busy_snapshot, models_table, process_views
+from tests.support.deployment import NOW_MS, busy_snapshot, models_table, process_views
 
 
 def test_the_parts_are_those_that_the_page_reads() -> None:
@@ -41,12 +40,4 @@ def test_processes_keep_their_order_and_reasons() -> None:
     assert [row["name"] for row in rows] == list(process_views())
     assert rows[2] == {
         "name": "search", "state": "waiting", "reasons": ["releases: models has not been read to its end yet"],
-    }  # fmt: skip
-
-
-def test_status_leaves_the_counts_out() -> None:
-    """`status` prints the quantiles of both ways only."""
-    report = snapshot(busy_facts(), {}, {}, at_ms=NOW_MS, promise_s=60)["freshness_s"]
-    assert status_freshness(report) == {
-        "click_to_search": {"p50": None, "p99": None}, "product_to_search": {"p50": None, "p99": None},
     }  # fmt: skip

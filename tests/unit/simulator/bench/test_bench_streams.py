@@ -1,28 +1,110 @@
-"""The stream bench: the same log for the same seed, and rows that say what was measured."""
+"""The stream bench: the same log for the same seed, a peer that does the work, and rows that say what was measured."""
+
+import ast
+import json
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
-from contracts.events import SEARCH_RECORD
-from contracts.topics import partition_for
-from contracts.wire import decode
-from simulator.bench.streams import EVENTS_PER_SEARCH, bench_log, machine, result
+from contracts.structs import SEARCH_RECORD
+from contracts.topics import JOINED_SEARCHES, partition_for
+from simulator.bench import lean_join
+from simulator.bench.streams import LOGS, bench_log, machine, result
+from streams.agents.spec import Emit, Plan
+from streams.join.partition_join import PartitionJoin
+from streams.pairs.partition_pairs import PartitionPairs
 from tests.support.search_events import T0
+
+PARTITION = 1
+
+
+class Read(NamedTuple):
+    """A record as Kafka gives it."""
+
+    offset: int
+    key: bytes | None
+    value: bytes
+    timestamp: int = T0 + 3_600_000
+    headers: Any = ()
+
+
+def our_searches(log: list[Read]) -> list[Emit]:
+    """Return what our join closes of a log."""
+    join, plan = PartitionJoin(PARTITION, window_ms=3_000, lateness_ms=1_000), Plan()
+    for record in log:
+        join.take(record, plan)
+    return [planned for planned in plan if isinstance(planned, Emit)]
+
+
+@pytest.fixture(params=LOGS, ids=lambda log: f"{log.slots} slots")
+def records(request: pytest.FixtureRequest) -> list[Read]:
+    """Give a partition of each of the bench's logs."""
+    log = bench_log(request.param, 4_000, seed=1, start_ms=T0, partitions=4)[PARTITION]
+    return [Read(offset, record.key, record.value) for offset, record in enumerate(log)]
 
 
 def test_the_log_is_the_same_for_the_same_seed() -> None:
     """Both sides read the same bytes, today and tomorrow."""
-    assert bench_log(20, seed=1, start_ms=T0, partitions=4) == bench_log(20, seed=1, start_ms=T0, partitions=4)
-    assert bench_log(20, seed=1, start_ms=T0, partitions=4) != bench_log(20, seed=2, start_ms=T0, partitions=4)
+    one, same, other = (bench_log(LOGS[0], 20, seed=seed, start_ms=T0, partitions=4) for seed in (1, 1, 2))
+    assert one == same
+    assert one != other
 
 
 def test_the_log_holds_valid_events_where_their_keys_belong() -> None:
-    """Nine events a search, in event time, each as a shop would send it."""
-    log = bench_log(20, seed=1, start_ms=T0, partitions=4)
-    assert sum(map(len, log.values())) == 20 * EVENTS_PER_SEARCH
+    """2.65 events a search, in event time, each as a shop would send it."""
+    log = bench_log(LOGS[0], 2_000, seed=1, start_ms=T0, partitions=4)
+    assert sum(map(len, log.values())) / 2_000 == pytest.approx(2.65, abs=0.05)
     for partition, records in log.items():
-        times = [decode(record.value, SEARCH_RECORD).event_time for record in records]
+        times = [SEARCH_RECORD.decode(record.value).event_time for record in records]
         assert times == sorted(times)
         assert {partition_for(record.key or b"", 4) for record in records} <= {partition}
+
+
+def test_the_peer_writes_what_our_join_writes(records: list[Read]) -> None:
+    """Keys and messages are equal, field by field: the peer is quicker by what it leaves out, not by writing less."""
+    join, closed = lean_join.LeanJoin(PARTITION, window_ms=3_000, lateness_ms=1_000), list[tuple[bytes, bytes]]()
+    for record in records:
+        join.take(record, closed)
+    ours = {emit.value: emit.key for emit in our_searches(records)}
+    assert len(closed) > 800
+    assert {json.dumps(json.loads(value)): key for value, key in ours.items()} == {
+        json.dumps(json.loads(value)): key for key, value in closed
+    }
+
+
+def test_the_peer_shares_no_code_with_ours() -> None:
+    """It imports the standard library, aiokafka and msgspec; a slow core of ours cannot hide in it."""
+    nodes = list(ast.walk(ast.parse(Path(lean_join.__file__).read_text(encoding="utf-8"))))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "." for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert {name.split(".")[0] for name in names} - sys.stdlib_module_names == {"aiokafka", "msgspec"}
+
+
+def test_the_peer_would_read_again_from_the_oldest_open_search(records: list[Read]) -> None:
+    """What it commits loses nothing either: no record below it belongs to a search that is open."""
+    join, closed = lean_join.LeanJoin(PARTITION, window_ms=3_000, lateness_ms=1_000), list[tuple[bytes, bytes]]()
+    for record in records[:2_000]:
+        join.take(record, closed)
+    again = lean_join.LeanJoin(PARTITION, window_ms=3_000, lateness_ms=1_000)
+    rest = list[tuple[bytes, bytes]]()
+    for record in records[join.hold_offset() :]:
+        again.take(record, rest)
+    whole = {emit.value for emit in our_searches(records)}
+    as_written = {json.dumps(json.loads(value)) for value in whole}
+    assert {json.dumps(json.loads(value)) for _, value in (*closed, *rest)} >= as_written
+
+
+def test_the_shop_like_log_makes_two_pairs_a_list() -> None:
+    """The pairs agent is measured at the work that a shop gives it."""
+    log = bench_log(LOGS[1], 4_000, seed=1, start_ms=T0, partitions=4)[PARTITION]
+    searches = our_searches([Read(offset, record.key, record.value) for offset, record in enumerate(log)])
+    assert {emit.topic for emit in searches} == {JOINED_SEARCHES}
+    pairs, plan = PartitionPairs(PARTITION), Plan()
+    for offset, search in enumerate(searches):
+        pairs.take(Read(offset, search.key, search.value, headers=search.headers), plan)
+    assert len(plan) / len(searches) == pytest.approx(2.0, abs=0.25)
 
 
 @pytest.mark.parametrize(("ours", "met"), [([94, 96, 95], True), ([90, 94, 99], False)])

@@ -11,8 +11,8 @@ import pytest
 from contracts.catalog import CATALOG_CHANGE
 from contracts.errors import DependencyDown
 from contracts.wire import validate
-from simulator.demo import launches
-from simulator.demo.launches import LaunchProbe, launch_products
+from simulator.demo import freshness
+from simulator.demo.freshness import LaunchProbe, launch_products
 from simulator.shop.world import World
 
 WORLD = World(({"product_id": "P-1", "category": ["Fridges"]},), (), {}, name="tiny")
@@ -49,14 +49,14 @@ class Index:
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask again at once, while the clock goes on a second at each look."""
     clock = itertools.count(1_795_196_000_000, 1_000)
-    monkeypatch.setattr(launches, "epoch_ms", lambda: next(clock))
-    monkeypatch.setattr(launches, "FIND_EVERY_S", 0.0)
+    monkeypatch.setattr(freshness, "epoch_ms", lambda: next(clock))
+    monkeypatch.setattr(freshness, "FIND_EVERY_S", 0.0)
 
 
 async def launch(index: Index, monkeypatch: pytest.MonkeyPatch, *, count: int = 3) -> LaunchProbe:
     """Launch products into an index and return the probe when all are found or given up."""
-    monkeypatch.setattr(launches, "send_products", index.send)
-    monkeypatch.setattr(launches, "ask", index.ask)
+    monkeypatch.setattr(freshness, "send_products", index.send)
+    monkeypatch.setattr(freshness, "ask", index.ask)
     probe = LaunchProbe(WORLD, "http://collector", "http://search", secret_key="secret", seed=1000)
     async with httpx.AsyncClient() as client:
         await probe.run(client, count=count, seconds=0.0)
@@ -80,7 +80,7 @@ async def test_a_missed_answer_is_no_find_and_no_end(monkeypatch: pytest.MonkeyP
 
 async def test_what_is_never_found_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A product given up has no time, and is not forgotten."""
-    monkeypatch.setattr(launches, "GIVE_UP_S", 0.02)
+    monkeypatch.setattr(freshness, "GIVE_UP_S", 0.02)
     index = Index([False])
     probe = await launch(index, monkeypatch, count=1)
     assert (probe.found_s, probe.never_found) == ([], list(index.sent.values()))

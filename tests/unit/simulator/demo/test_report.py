@@ -9,7 +9,7 @@ from rich.console import Console
 
 from simulator.demo import report
 from simulator.demo.report import LiveView, closing_screen, facts_table, live_line, live_view, shortfalls
-from simulator.shop.posting import Delivery
+from simulator.shop.site import Delivery
 from simulator.shop.traffic import Totals
 
 PART = {

@@ -12,8 +12,7 @@ from deploy.local.state import DataFolderLock
 from deploy.local.up import SIGNALS
 from service.settings import Settings, load_settings
 from simulator.demo import run
-from simulator.demo.phases import DemoOptions
-from simulator.demo.run import COMPRESSED, fresh_deployment, run_demo, until_signalled
+from simulator.demo.run import COMPRESSED, DemoOptions, fresh_deployment, run_demo, until_signalled
 from simulator.demo.shopping import LAUNCHES
 
 

@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from contracts.errors import CheckFailed
-from simulator.shop.posting import PRODUCTS_PER_REQUEST, Delivery, Poster, send_products
+from simulator.shop.site import PRODUCTS_PER_REQUEST, Delivery, Poster, send_products
 from simulator.shop.world import World
 from tests.support.shop import Shop
 

@@ -11,8 +11,7 @@ import pytest
 
 from contracts.errors import UsageError
 from simulator.shop.builtin import world_of
-from simulator.shop.world import Judgment, World
-from simulator.shop.world_files import MOST_SHOWN, Fault, UnreadableWorld, export_world, load_world
+from simulator.shop.world import MOST_SHOWN, Fault, Judgment, UnreadableWorld, World, export_world, load_world
 
 PRODUCT = {"type": "product", "product_id": "P-1", "version": 1, "title": "Fridge"}
 QUERY = {"query_id": "Q-1", "query": "fridge", "class": "plain", "split": "train", "locale": "en-IN", "popularity": 1.0}

@@ -12,7 +12,7 @@ from faust.types import TP
 from prometheus_client import REGISTRY
 
 from contracts.progress import JoinProgress
-from service.clock import epoch_ms
+from service.machine import epoch_ms
 from service.metrics import EVENT_OUTCOMES
 from streams.agents.partition_agent import STUCK_AFTER_S, OwnedPartition, PartitionAgent
 from streams.agents.progress import SourcePartition
@@ -259,7 +259,7 @@ def test_a_loaded_partition_counts_on_from_its_progress(settings: SettingsFactor
     tp = TP(agent.settings.topic("search-events"), PARTITION)
     owned = agent._keep_or_load(tp, SourcePartition(0, 2, join.progress()))
     assert owned.counted["joined", ""] == 1
-    assert owned.position == 2
+    assert owned.read_offset == 2
 
 
 def test_an_agent_without_a_class_of_its_own_is_built_alike(settings: SettingsFactory) -> None:

@@ -363,3 +363,15 @@ async def test_a_folder_that_cannot_be_written_is_said_once_and_stops_nothing(
             await agent._saving[0]
     assert [line["event"] for line in lines if line["event"] == "join_state_not_saved"] == ["join_state_not_saved"]
     assert agent.owned[0].state.open_searches == 3
+
+
+async def test_a_worker_is_not_ready_until_the_open_searches_are_there_again(
+    settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read a second time counts: until then an event of an open search would find nothing."""
+    agent, _ = _agent(settings)
+    tp = await _assigned(agent, monkeypatch, _two_open())
+    agent.owned[0].end_at_start = 2
+    assert agent.not_ready() == "catches up on partitions [0]"
+    await agent._on_chunk(_chunk(tp, impression("s1", event_id="a"), impression("s2", event_id="b")))
+    assert agent.not_ready() is None

@@ -7,8 +7,7 @@ import pytest
 
 from contracts import wire
 from contracts.base import YEAR_2000_MS, YEAR_2100_MS
-from contracts.events import FUTURE_TOLERANCE_MS, SHOP_EVENT
-from service.people import person_id
+from contracts.events import FUTURE_TOLERANCE_MS, SHOP_EVENT, person_id
 from streams.collector.intake import (
     MAX_RECORD_BYTES,
     Accepted,

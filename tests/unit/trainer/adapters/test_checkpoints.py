@@ -1,15 +1,19 @@
 """Checkpoint files: whole or refused, newest first, never another's."""
 
-import os
+import hashlib
+import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from contracts.errors import DependencyDown, UsageError
+from tests.support.trainer import new_learner, records
 from trainer.adapters import checkpoints
 from trainer.adapters.checkpoints import KEPT, FileCheckpoints, writable_folder
-from trainer.core.state import Snapshot
+from trainer.state import Snapshot, snapshot_of
 
 BASE = "tiny/16/t1"
 
@@ -20,30 +24,33 @@ def snapshot(number: int, outbox: dict[str, bytes] | None = None) -> Snapshot:
         "weights": np.full((2, 3), number, dtype=np.float32),
         "none": np.zeros((0, 16), dtype=np.uint8),
     }
-    return Snapshot(tensors, {"numbers": {"step": number}}, outbox or {})
+    return Snapshot(tensors, {"step": number}, outbox or {})
 
 
 def loaded_step(store: FileCheckpoints) -> int | None:
     """Return the number of the state that is loaded."""
     found = store.load()
-    return None if found is None else int(found.facts["numbers"]["step"])
+    return None if found is None else int(found.numbers["step"])
 
 
-def newest(folder: Path, ending: str) -> Path:
-    """Return the newest file of an ending."""
-    return max(folder.glob(f"*.{ending}"))
+def files(folder: Path) -> list[Path]:
+    """Return the checkpoints of a folder, oldest first."""
+    return sorted(folder.glob("*.safetensors"))
+
+
+def content_of(found: Snapshot) -> tuple[object, ...]:
+    """Return all of a state in a form that compares bit by bit."""
+    tensors = {name: (tensor.dtype, tensor.shape, tensor.tobytes()) for name, tensor in found.tensors.items()}
+    return tensors, dict(found.numbers), list(found.outbox.items())
 
 
 def test_a_state_returns_whole_with_its_outbox_in_order(tmp_path: Path) -> None:
-    """Tensors, facts and the bytes of releases come back; releases in the order in which they are published."""
+    """Tensors, numbers and the bytes of releases come back; releases in the order in which they are published."""
     outbox = {"query-8": b"\x00\xffquery", "product-3": b"product"}
     FileCheckpoints(tmp_path, base_version=BASE).save(snapshot(7, outbox))
     found = FileCheckpoints(tmp_path, base_version=BASE).load()
     assert found is not None
-    np.testing.assert_array_equal(found.tensors["weights"], np.full((2, 3), 7, dtype=np.float32))
-    assert found.tensors.keys() == {"weights", "none"}
-    assert found.tensors["none"].shape == (0, 16)
-    assert list(found.outbox.items()) == list(outbox.items())
+    assert content_of(found) == content_of(snapshot(7, outbox))
 
 
 def test_an_empty_folder_has_no_state(tmp_path: Path) -> None:
@@ -67,50 +74,120 @@ def test_the_newest_is_loaded_and_the_oldest_are_dropped(tmp_path: Path) -> None
     for number in range(6):
         store.save(snapshot(number))
     assert loaded_step(store) == 5
-    assert len(list(tmp_path.iterdir())) == 2 * KEPT
+    assert len(list(tmp_path.iterdir())) == KEPT
 
 
-@pytest.mark.parametrize("damage", ["truncate tensors", "flip tensors", "break manifest", "remove tensors", "future"])
-def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_used(tmp_path: Path, damage: str) -> None:
-    """Whatever is wrong with the newest, the trainer goes on from the last whole state."""
+@pytest.fixture
+def two_states(tmp_path: Path) -> tuple[Path, list[tuple[object, ...]]]:
+    """Give the folder of two saved states of a learner at work, and all that is in each."""
+    store, learner, saved = FileCheckpoints(tmp_path, base_version=BASE), new_learner(), []
+    for first in (0, 20):
+        learner.learn(records(first, first + 20))
+        state = snapshot_of(learner, {f"query-{first}": b"release"})
+        small = {name: tensor for name, tensor in state.tensors.items() if not name.startswith("frequency")}
+        store.save(replace(state, tensors=small))
+        found = store.load()
+        assert found is not None
+        saved.append(content_of(found))
+    return tmp_path, saved
+
+
+def damaged(content: bytes, chance: random.Random) -> bytes:
+    """Return a file's content with one bit flipped, or cut short anywhere."""
+    place = chance.randrange(len(content))
+    if chance.random() < 0.2:
+        return content[:place]
+    return content[:place] + bytes([content[place] ^ 1 << chance.randrange(8)]) + content[place + 1 :]
+
+
+def test_no_damage_to_a_checkpoint_is_ever_believed(two_states: tuple[Path, list[tuple[object, ...]]]) -> None:
+    """Of 1,000 flipped bits and truncations each is noticed, whatever it hits, and the state before it is loaded."""
+    folder, (before, _) = two_states
+    newest, chance = files(folder)[-1], random.Random(1)
+    whole = newest.read_bytes()
+    for _ in range(1000):
+        newest.write_bytes(damaged(whole, chance))
+        found = FileCheckpoints(folder, base_version=BASE).load()
+        assert found is not None
+        assert content_of(found) == before
+
+
+def test_every_single_bit_counts(tmp_path: Path) -> None:
+    """Whichever bit of the newest checkpoint flips, the one before is loaded: nothing lies outside the hash."""
+    store = FileCheckpoints(tmp_path, base_version=BASE)
+    store.save(snapshot(1))
+    store.save(snapshot(2, {"query-1": b"release"}))
+    newest = files(tmp_path)[-1]
+    whole = newest.read_bytes()
+    believed = []
+    for bit in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        newest.write_bytes(flipped)
+        if loaded_step(store) != 1:
+            believed.append(bit)
+    assert believed == []
+
+
+def test_a_whole_checkpoint_is_believed_to_the_bit(two_states: tuple[Path, list[tuple[object, ...]]]) -> None:
+    """The newest state is the one that is loaded, and with all of them damaged there is none."""
+    folder, (_, newest) = two_states
+    found = FileCheckpoints(folder, base_version=BASE).load()
+    assert found is not None
+    assert content_of(found) == newest
+    for path in files(folder):
+        path.write_bytes(path.read_bytes()[1:])
+    assert FileCheckpoints(folder, base_version=BASE).load() is None
+
+
+def with_its_own_digest(path: Path, content: bytes) -> None:
+    """Write content that another program made, under the name that fits it."""
+    stem = "-".join(path.name.split("-")[:3])
+    path.unlink()
+    (path.parent / f"{stem}-{hashlib.sha256(content).hexdigest()}.safetensors").write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["future format", "no manifest", "no tensors", "removed", "name without a digest"])
+def test_what_is_no_checkpoint_of_this_version_is_passed_over(tmp_path: Path, kind: str) -> None:
+    """Whatever the newest file is, the trainer goes on from the last whole state that it understands."""
     store = FileCheckpoints(tmp_path, base_version=BASE)
     store.save(snapshot(1))
     store.save(snapshot(2))
-    tensors, manifest = newest(tmp_path, "safetensors"), newest(tmp_path, "json")
-    match damage:
-        case "truncate tensors":
-            os.truncate(tensors, 20)
-        case "flip tensors":
-            content = bytearray(tensors.read_bytes())
-            content[-1] ^= 1
-            tensors.write_bytes(content)
-        case "break manifest":
-            manifest.write_bytes(b'{"format": 1')
-        case "remove tensors":
-            tensors.unlink()
-        case "future":
-            manifest.write_bytes(manifest.read_bytes().replace(b'"format":1', b'"format":2'))
+    newest = files(tmp_path)[-1]
+    content = newest.read_bytes()
+    match kind:
+        case "future format":
+            with_its_own_digest(newest, content.replace(b'"format":2', b'"format":3'))
+        case "no manifest":
+            with_its_own_digest(newest, save({"weights": np.zeros(1)}))
+        case "no tensors":
+            with_its_own_digest(newest, b"junk")
+        case "removed":
+            newest.unlink()
+        case _:
+            newest.rename(tmp_path / "checkpoint-000001-00000002.safetensors")
+    (tmp_path / "notes.txt").write_text("not ours")
     assert loaded_step(FileCheckpoints(tmp_path, base_version=BASE)) == 1
 
 
-def test_a_save_that_was_cut_short_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without its manifest a checkpoint is none; what it left is swept up by the next save."""
+def test_a_save_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk costs the newest state; what it left is swept up by the next save."""
     store = FileCheckpoints(tmp_path, base_version=BASE)
     store.save(snapshot(1))
     with monkeypatch.context() as cut:
-        cut.setattr(checkpoints, "_sync_folder", _fail)
+        cut.setattr(checkpoints, "write_atomically", _fail)
         with pytest.raises(OSError, match="full"):
             store.save(snapshot(2))
-    newest(tmp_path, "json").unlink()
-    (tmp_path / "checkpoint-000001-00000009.safetensors.part").write_bytes(b"half")
+    (tmp_path / "checkpoint-000001-00000009-0a.safetensors.77.part").write_bytes(b"half")
+    (tmp_path / "checkpoint-000001-00000001.json").write_bytes(b"{}")
     again = FileCheckpoints(tmp_path, base_version=BASE)
     assert loaded_step(again) == 1
     again.save(snapshot(3))
-    assert not list(tmp_path.glob("*.part"))
-    assert len(list(tmp_path.glob("*.safetensors"))) == len(list(tmp_path.glob("*.json")))
+    assert sorted(tmp_path.iterdir()) == files(tmp_path)
+    assert loaded_step(again) == 3
 
 
-def _fail(_folder: Path) -> None:
+def _fail(_path: Path, _content: bytes) -> None:
     """Fail as a full disk does."""
     raise OSError(28, "disk full")
 

@@ -1,11 +1,12 @@
-"""The table of base vectors: newest version wins, deletions stay deleted, foreign vectors stay out."""
+"""Base vectors: of products, where the newest version wins and foreign ones stay out; of queries, encoded once."""
 
 import numpy as np
 import pytest
 
 from contracts import wire
 from tests.support.pairs import product_vector
-from trainer.adapters.vectors import FIRST_ROWS, VectorTable
+from tests.support.tiny_encoder import TinyEncoder
+from trainer.adapters.vectors import FIRST_ROWS, QueryVectors, VectorTable
 
 BASE = "tiny/4/t1"
 ROW = np.array([1.0, 0.0, 0.0, 0.0], dtype=np.float32)
@@ -71,6 +72,16 @@ def test_vectors_of_another_base_or_width_are_left_out_and_counted() -> None:
     assert table.foreign_records == 2
 
 
+def test_a_catalogue_of_foreign_vectors_alone_is_a_reason_against_readiness() -> None:
+    """Every pair would be dropped; an empty catalogue is no such reason, for pairs come after products."""
+    table = new_table()
+    assert table.not_usable() is None
+    put(table, "a", ROW, base="other/4/t1")
+    assert table.not_usable() == "no vector is of base model tiny/4/t1; the newest is of other/4/t1"
+    put(table, "b", ROW)
+    assert table.not_usable() is None
+
+
 @pytest.mark.parametrize("value", [b"", b"{}", b"\xff", b'{"product_id": 1}'])
 def test_a_broken_record_changes_nothing(value: bytes) -> None:
     """One bad record does not end the trainer."""
@@ -92,6 +103,19 @@ def test_the_table_grows_and_uses_freed_rows_again() -> None:
     np.testing.assert_array_equal(found[:, 0], [FIRST_ROWS + 5, 0, 1])
 
 
+def test_a_topic_that_was_made_anew_begins_with_nothing() -> None:
+    """Products that are not on it are gone, and those that are count whatever versions the old one had."""
+    table = new_table()
+    put(table, "a", OTHER, version=9)
+    put(table, "b", ROW)
+    put(table, "c", ROW, base="other/4/t1")
+    table.forget()
+    assert (list(table.ids()), table.foreign_records, table.not_usable()) == ([], 0, None)
+    put(table, "a", ROW, version=1)
+    assert list(table.ids()) == ["a"]
+    np.testing.assert_array_equal(table.vectors(["a", "b"]), [ROW, 0 * ROW])
+
+
 def test_vectors_are_copies() -> None:
     """A later update does not change what a step is computed on."""
     table = new_table()
@@ -99,3 +123,28 @@ def test_vectors_are_copies() -> None:
     found = table.vectors(["a"])
     put(table, "a", OTHER, version=2)
     np.testing.assert_array_equal(found[0], ROW)
+
+
+def test_a_text_is_encoded_once_and_alone() -> None:
+    """Its vector cannot depend on its neighbours, and the second look costs nothing."""
+    encoder = TinyEncoder()
+    vectors = QueryVectors(encoder)
+    first = vectors(["fridge", "laptop", "fridge"])
+    second = vectors(["laptop"])
+    assert encoder.encoded == ["fridge", "laptop"]
+    np.testing.assert_array_equal(first[1], second[0])
+    np.testing.assert_array_equal(first[0], first[2])
+
+
+def test_the_cache_forgets_what_was_not_asked_for_longest() -> None:
+    """Memory stays bounded however many queries a shop has."""
+    encoder = TinyEncoder()
+    vectors = QueryVectors(encoder, capacity=2)
+    vectors(["a", "b", "a", "c", "a"])
+    vectors(["b"])
+    assert encoder.encoded == ["a", "b", "c", "b"]
+
+
+def test_no_texts_have_a_shape() -> None:
+    """A fresh trainer has no recent queries."""
+    assert QueryVectors(TinyEncoder())([]).shape == (0, 16)

@@ -1,0 +1,273 @@
+"""Commands that ask: the search service, as any client does; and the running deployment how it is, changing nothing."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+
+import httpx
+import typer
+from rich.table import Column, Table
+from rich.text import Text
+
+from contracts.errors import CheckFailed, DependencyDown, UsageError
+from contracts.telemetry import Process
+from deploy.local.state import load_running_settings
+from millrace.output import Json, messages, out, print_json
+from millrace.watch.scrape import freshness_report, look_at_processes, scrape_targets
+
+if TYPE_CHECKING:
+    from millrace.doctor import Check
+    from millrace.watch.kafka_view import KafkaView
+    from millrace.watch.observer import Observer
+
+TIMEOUT_S: Final = 10.0
+SHOWN_CHARACTERS: Final = 500
+CATCH_UP_S: Final = 30.0
+KAFKA_WAIT_S: Final = 3.0
+"""How long a question waits for Kafka: most are asked when something is down."""
+COLOURS: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+T = TypeVar("T")
+
+
+def search_url() -> str:
+    """Find the search service of the running deployment."""
+    url = scrape_targets(load_running_settings()).get(Process.SEARCH)
+    if url is None:
+        fix = "start everything with `millrace up`, or set MILLRACE_SCRAPE=search=http://host:port"
+        raise DependencyDown("it is not known where search runs", fix=fix)
+    return url
+
+
+def post(url: str, body: Mapping[str, Any]) -> Any:
+    """Post and return the JSON of the answer.
+
+    Raises:
+        DependencyDown: the service does not answer, or says that it cannot.
+        UsageError: it refuses the request.
+    """
+    try:
+        answer = httpx.post(url, json=body, timeout=TIMEOUT_S)
+        if answer.is_success:
+            return answer.json()
+    except (httpx.HTTPError, ValueError) as error:
+        raise DependencyDown(f"{url} does not answer as it should: {error}", fix="see `millrace status`") from error
+    text = f"{answer.url.path} answers {answer.status_code}: {answer.text[:SHOWN_CHARACTERS]}"
+    if answer.is_client_error:
+        raise UsageError(text, fix="correct the request; `/docs` of the search service shows its form")
+    raise DependencyDown(text, fix="see `millrace status`")
+
+
+def search(
+    query: Annotated[str, typer.Argument(help="What a shopper would type.")],
+    k: Annotated[int, typer.Option("-k", "--k", min=1, max=100, help="Number of results.")] = 10,
+    brand: Annotated[list[str] | None, typer.Option(help="Only this brand; may be given more than once.")] = None,
+    max_price: Annotated[float | None, typer.Option(min=0, help="Only products up to this price.")] = None,
+    json: Json = False,
+) -> None:
+    """Search the index as the shop's site would, without writing an impression.
+
+    Example: millrace search "quiet fridge for a bachelor" -k 5
+    """
+    filters: dict[str, Any] = {"brand": brand} if brand else {}
+    if max_price is not None:
+        filters["price"] = {"lte": max_price}
+    body = {"query": query, "k": k, "filters": filters, "impression": "none"}
+    answer = post(f"{search_url()}/v1/search", body)
+    print_json(answer) if json else out().print(results_table(answer))
+    if answer["degraded"] is not None:
+        messages().print(f"degraded answer: {answer['degraded']}", markup=False)
+
+
+def results_table(answer: Mapping[str, Any]) -> Table:
+    """The results of a search; the shop's texts are shown as they are, never as markup."""
+    title = f"query release {answer['query_release']}, product release {answer['product_release']}"
+    table = Table("#", "score", "product", "title", "price", title=title)
+    for result in answer["results"]:
+        price = "" if result.get("price") is None else f"{result['price']:,.2f}"
+        texts = (Text(result["product_id"]), Text(result["title"]))
+        table.add_row(str(result["position"]), f"{result['score']:.3f}", *texts, price)
+    return table
+
+
+def encode(
+    texts: Annotated[list[str], typer.Argument(help="Queries to encode.")],
+    json: Json = False,
+) -> None:
+    """Encode queries with the query tower in force, for asking Qdrant yourself.
+
+    Example: millrace encode "quiet fridge" --json
+    """
+    answer = post(f"{search_url()}/v1/encode", {"texts": texts})
+    if json:
+        print_json(answer)
+        return
+    for text, vector in zip(texts, answer["vectors"], strict=True):
+        head = ", ".join(f"{value:+.4f}" for value in vector[:6])
+        out().print(f"{text!r}: {len(vector)} dimensions, [{head}, …]", markup=False)
+
+
+def observe(question: Callable[["Observer"], T]) -> T:
+    """Ask an observer of the running deployment."""
+    from millrace.watch.observer import Observer
+
+    settings = load_running_settings()
+    settings.require("kafka_bootstrap")
+    with Observer(settings.model_copy(update={"dependency_wait_s": KAFKA_WAIT_S})) as observer:
+        observer.wait_caught_up(CATCH_UP_S)
+        return question(observer)
+
+
+def tell_unknown(seen: "KafkaView", parts: Sequence[str] = ()) -> None:
+    """Say what is not known and why, of these parts or of all, and raise the first reason.
+
+    Raises:
+        MillraceError: a part is not known, so what was printed is not the whole.
+    """
+    told = {part: error for part, error in seen.unknown.items() if not parts or part in parts}
+    for part, error in told.items():
+        messages().print(f"{part} not known: {error.message}", markup=False)
+    for error in told.values():
+        raise error
+
+
+def lag(json: Json = False) -> None:
+    """Show how far each consumer group is behind, per partition, measured from outside.
+
+    Example: millrace lag --json
+    """
+    from millrace.watch.ledger import lag_report, unknown_report
+
+    seen = observe(lambda observer: observer.look())
+    report = lag_report(seen)
+    print_json({**report, "unknown": unknown_report(seen)}) if json else out().print(lag_table(report))
+    tell_unknown(seen)
+
+
+def lag_table(report: Mapping[str, Any]) -> Table:
+    """The lag as a table, a line under each group."""
+    table = Table("group", "topic", *_numbers("partition", "position", "end", "lag", "held"))
+    rows = report["partitions"]
+    for row, following in zip(rows, [*rows[1:], {"group": None}], strict=True):
+        figures = (f"{row[key]:,}" for key in ("partition", "position", "end", "lag", "held"))
+        table.add_row(row["group"], row["topic"], *figures, end_section=row["group"] != following["group"])
+    return table
+
+
+def _numbers(*names: str) -> list[Column]:
+    return [Column(name, justify="right") for name in names]
+
+
+def ledger(json: Json = False) -> None:
+    """Show both ledgers; every accepted event and closed search is accounted for. Exit code 3 if one is not.
+
+    Example: millrace ledger
+    """
+    from millrace.watch.ledger import ledger_report, unknown_report
+
+    seen = observe(lambda observer: observer.look())
+    report = ledger_report(seen)
+    print_json({**report, "unknown": unknown_report(seen)}) if json else out().print(ledger_table(report))
+    unbalanced = [name for name, terms in report.items() if terms["balance"]]
+    if unbalanced:
+        raise CheckFailed(
+            f"the ledger of {' and '.join(unbalanced)} does not balance",
+            fix="compare the terms with the logs of `streams` and `indexer`; report it with both",
+        )
+    tell_unknown(seen)
+
+
+def ledger_table(report: Mapping[str, Any]) -> Table:
+    """Both ledgers as one table."""
+    table = Table("ledger", "term", *_numbers("records"))
+    for name, terms in report.items():
+        for term, value in terms.items():
+            reasons = value if isinstance(value, Mapping) else {}
+            total = sum(reasons.values()) if isinstance(value, Mapping) else value
+            figure = "not known" if total is None else f"{total:,}"
+            table.add_row(name, term.replace("_", " "), figure, end_section=term == "balance")
+            for reason, count in reasons.items():
+                table.add_row(name, f"  {reason.replace('_', ' ')}", f"{count:,}")
+    return table
+
+
+def freshness(json: Json = False) -> None:
+    """Show how long clicks and product changes took to become visible in search.
+
+    Example: millrace freshness --json
+    """
+    views = look_at_processes(scrape_targets(load_running_settings()))
+    if not views:
+        raise DependencyDown(
+            "it is not known where the processes run",
+            fix="start everything with `millrace up`, or set MILLRACE_SCRAPE=search=http://host:port,...",
+        )
+    for name, view in views.items():
+        if view.problem:
+            messages().print(f"{name} {view.problem}; what it measured is missing", markup=False)
+    report = freshness_report(views.values())
+    print_json(report) if json else out().print(freshness_table(report))
+
+
+def freshness_table(report: Mapping[str, Mapping[str, float | None]]) -> Table:
+    """The freshness of both ways as a table."""
+    table = Table("way", *_numbers("p50", "p99", "measured"))
+    for path, row in report.items():
+        quantiles = ("-" if row[name] is None else f"{row[name]:.2f} s" for name in ("p50", "p99"))
+        table.add_row(path.replace("_", " "), *quantiles, f"{row['count']:,.0f}")
+    return table
+
+
+def doctor(json: Json = False) -> None:
+    """Find what is wrong and say how to mend it, in under 10 s. Exit code 3 if a check fails.
+
+    Example: millrace doctor
+    """
+    from millrace.doctor import examine
+
+    checks = examine(load_running_settings())
+    print_json({"checks": [asdict(check) for check in checks]}) if json else out().print(checks_table(checks))
+    failed = [check.name for check in checks if check.status == "fail"]
+    if failed:
+        raise CheckFailed(f"failed: {', '.join(failed)}", fix="each check above says how to mend it")
+
+
+def checks_table(checks: "Sequence[Check]") -> Table:
+    """The doctor's checks as a table; what servers said is shown as it is, never as markup."""
+    table = Table("check", "", Column("what was seen", overflow="fold"), Column("fix", overflow="fold"))
+    for check in checks:
+        status = Text(check.status, style=COLOURS[check.status])
+        table.add_row(check.name, status, Text(check.cause), Text(check.fix))
+    return table
+
+
+releases_app = typer.Typer(help="Releases of both towers.", no_args_is_help=True)
+
+
+@releases_app.command("ls")
+def releases_ls(json: Json = False) -> None:
+    """List the releases on the `models` topic, newest first, and which are in force.
+
+    Example: millrace releases ls
+    """
+    from contracts.topics import MODELS
+    from millrace.watch.observer import releases_report
+
+    seen, report = observe(lambda observer: (observer.look(), releases_report(observer.models.look())))
+    print_json(report) if json else out().print(releases_table(report))
+    tell_unknown(seen, [MODELS])
+
+
+def releases_table(report: Mapping[str, Any]) -> Table:
+    """The releases as a table, with the pair in force above it."""
+    serving = report["serving"]
+    title = "nothing is in force yet"
+    if serving is not None:
+        title = f"in force: query release {serving['query_release']}, product release {serving['product_release']}"
+    table = Table("release", "in force", *_numbers("pairs trained", "drift", "checks passed"), title=title)
+    for row in report["releases"]:
+        passed = f"{sum(check['passed'] for check in row['checks'])}/{len(row['checks'])}"
+        force = "yes" if row["in_force"] else ""
+        figures = (f"{row['pairs_trained']:,}", f"{row['drift_mean']:.4f}", passed)
+        table.add_row(f"{row['kind']} {row['release']}", force, *figures)
+    return table

@@ -1,1 +1,0 @@
-"""The built-in page: lag, freshness, ledgers and releases of one deployment, refreshed every second."""

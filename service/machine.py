@@ -1,0 +1,47 @@
+"""The machine's clock, in the unit of every time that leaves the process, and its disk: files are whole or absent."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+EpochClock = Callable[[], int]
+"""Returns epoch milliseconds; core code is given one, or the time itself."""
+
+
+def epoch_ms() -> int:
+    """Tell the time, milliseconds since 1970-01-01 UTC."""
+    return time.time_ns() // 1_000_000
+
+
+PART_SUFFIX: Final = ".part"
+"""Ends the name of a file that is being written; one that is left over belongs to an interrupted write."""
+
+
+def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+    """Replace a file in one step: temporary file, fsync, rename, fsync of the folder; or leave it and raise OSError.
+
+    `mode` is the rights of the new file, less the process's umask: 0o600 for what holds keys.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}{PART_SUFFIX}")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable: new files, renames and deletions."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

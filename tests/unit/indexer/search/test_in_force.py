@@ -1,0 +1,229 @@
+"""Which release is in force: verified, swapped whole, refused if it cannot be proven."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client import REGISTRY
+
+from contracts import wire
+from contracts.errors import TransientError
+from contracts.releases import SERVING_KEY, Serving, release_key
+from indexer.search.in_force import QueryTransform, ServingFollower
+from service.health import Health
+from service.settings import Settings
+from tests.support.indexing import NOW_MS, query_release
+from tests.support.tiny_encoder import TinyEncoder
+from towers.heads import QueryHead, apply_head
+from towers.release_files import Release, pack, weights_sha256
+
+
+class Following:
+    """A follower of `models` without Kafka: records are handed over by the test."""
+
+    def __init__(self) -> None:
+        Health("search")
+        self.encoder = TinyEncoder()
+        self.metadata: dict[str, Any] = {}
+        self.store_is_down = False
+        self.followed = ServingFollower(Settings(kafka_bootstrap="nowhere:1"), self.encoder, self._metadata)
+        self.followed.follower.caught_up.set()
+        self._published = NOW_MS
+
+    def _metadata(self, _collection: str) -> Mapping[str, Any]:
+        """Return what the collection remembers, or do not answer."""
+        if self.store_is_down:
+            raise TransientError("Qdrant cannot be reached")
+        return self.metadata
+
+    def add(self, release: Release) -> None:
+        """Let a release come in."""
+        manifest = release.manifest
+        self.followed.models.apply(release_key(manifest.kind, manifest.release), pack(release))
+
+    def serve(self, query: int, product: int = 0, *, published_at: int | None = None) -> bool:
+        """Let a release come in, and follow it as the thread does."""
+        self._published += 1
+        record = Serving(
+            query_release=query,
+            product_release=product,
+            collection=f"products-r{product}",
+            published_at=published_at or self._published,
+        )
+        self.followed.models.apply(SERVING_KEY, wire.encode(record))
+        return self.followed.follow()
+
+    def releases(self) -> tuple[int, int] | None:
+        """Return the releases in force."""
+        current = self.followed.current
+        return None if current is None else (current.query_release, current.product_release)
+
+
+@pytest.fixture
+def following() -> Following:
+    """A follower that has seen release 0 of both towers come into force."""
+    it = Following()
+    assert it.serve(0)
+    assert it.releases() == (0, 0)
+    return it
+
+
+def refusals() -> float:
+    """Return how many releases were refused so far."""
+    labels = {"tower": "query", "decision": "refused"}
+    return REGISTRY.get_sample_value("millrace_releases_total", labels) or 0.0
+
+
+def test_nothing_is_ready_before_the_first_release() -> None:
+    """The reason is said."""
+    it = Following()
+    assert it.followed.current is None
+    assert it.followed.not_ready()
+    it.serve(0)
+    assert it.followed.not_ready() is None
+
+
+def test_a_proven_release_is_swapped_in_whole(following: Following) -> None:
+    """Releases, collection and head change together; the one before is untouched for those who hold it."""
+    before = following.followed.current
+    following.add(query_release(3, following.encoder, product_release=2))
+    assert following.serve(3, 2)
+    after = following.followed.current
+    assert after is not None
+    assert before is not None
+    assert (after.query_release, after.product_release, after.collection) == (3, 2, "products-r2")
+    assert (before.query_release, before.product_release, before.collection) == (0, 0, "products-r0")
+    assert after.click_times == (NOW_MS,)
+
+
+def broken(encoder: TinyEncoder) -> Release:
+    """Return a release whose probe vectors are not those of its head."""
+    release = query_release(3, encoder)
+    release.tensors["probe_vectors"][2, 1] += 0.01
+    digest = weights_sha256(release.tensors)
+    return Release(release.manifest.model_copy(update={"weights_sha256": digest}), release.tensors)
+
+
+def foreign(encoder: TinyEncoder) -> Release:
+    """Return a release of another base encoder."""
+    release = query_release(3, encoder)
+    return Release(release.manifest.model_copy(update={"base_version": "other/t1"}), release.tensors)
+
+
+def damaged(encoder: TinyEncoder) -> Release:
+    """Return a release whose weights are not those of its manifest."""
+    release = query_release(3, encoder)
+    release.tensors["up"][0, 0] += 1
+    return release
+
+
+def infinite(encoder: TinyEncoder) -> Release:
+    """Return a release with weights that are not finite."""
+    return query_release(3, encoder, scale=float("inf"))
+
+
+def for_other_vectors(encoder: TinyEncoder) -> Release:
+    """Return a release that was trained for another product release."""
+    return query_release(3, encoder, product_release=9)
+
+
+@pytest.mark.parametrize("make", [broken, foreign, damaged, infinite, for_other_vectors])
+def test_a_release_that_cannot_be_proven_is_refused_once(following: Following, make: Any) -> None:
+    """The one before goes on; it is counted once, and the next sound release is served."""
+    before, counted = following.followed.current, refusals()
+    following.add(make(following.encoder))
+    assert following.serve(3)
+    assert following.followed.follow()
+    assert following.followed.current is before
+    assert refusals() == counted + 1
+    following.add(query_release(4, following.encoder))
+    following.serve(4)
+    assert following.releases() == (4, 0)
+
+
+def test_a_process_that_refuses_what_is_in_force_is_not_ready(following: Following) -> None:
+    """The reason names release and cause; what goes on answering is said, and the next sound release ends it."""
+    following.add(foreign(following.encoder))
+    following.serve(3)
+    reason = following.followed.not_ready() or ""
+    assert "query release 3 was refused: it was trained over other/t1" in reason
+    assert "0 goes on answering" in reason
+    following.add(query_release(4, following.encoder))
+    following.serve(4)
+    assert following.followed.not_ready() is None
+
+
+def test_a_process_is_ready_again_once_the_release_before_is_in_force_again(following: Following) -> None:
+    """What it serves is then what is wanted."""
+    following.add(foreign(following.encoder))
+    following.serve(3)
+    following.serve(0)
+    assert following.followed.not_ready() is None
+
+
+def test_a_process_that_does_not_follow_any_more_is_not_ready(following: Following) -> None:
+    """It would answer from old releases for ever."""
+    following.followed.follower.caught_up.clear()
+    assert "models" in (following.followed.not_ready() or "")
+
+
+def test_a_release_that_is_gone_is_refused(following: Following) -> None:
+    """`serving` alone is not enough."""
+    following.add(query_release(3, following.encoder))
+    following.followed.models.apply(b"query-3", None)
+    following.serve(3)
+    assert following.releases() == (0, 0)
+
+
+def test_a_collection_of_another_encoder_is_refused(following: Following) -> None:
+    """Its vectors are in another space whatever the releases say."""
+    following.metadata = {"base_version": "other/t1", "product_release": 0}
+    following.add(query_release(3, following.encoder))
+    following.serve(3)
+    assert following.releases() == (0, 0)
+
+
+def test_a_store_that_does_not_answer_is_asked_again(following: Following) -> None:
+    """The release is neither refused nor swapped in unchecked."""
+    following.add(query_release(3, following.encoder))
+    following.store_is_down = True
+    assert not following.serve(3)
+    assert following.releases() == (0, 0)
+    following.store_is_down = False
+    assert following.followed.follow()
+    assert following.releases() == (3, 0)
+
+
+def test_records_of_long_ago_move_nothing(following: Following) -> None:
+    """A follower that begins again hands the old ones over first."""
+    following.add(query_release(3, following.encoder))
+    following.serve(3)
+    following.serve(0, published_at=NOW_MS - 5)
+    assert following.releases() == (3, 0)
+
+
+def test_an_unreadable_record_moves_nothing(following: Following) -> None:
+    """It is said, and search goes on."""
+    following.followed.models.apply(SERVING_KEY, b"{")
+    assert following.followed.follow()
+    assert following.releases() == (0, 0)
+
+
+def test_the_first_release_of_a_process_measures_no_freshness() -> None:
+    """How long the process was away says nothing of the way from click to search."""
+    it = Following()
+    it.add(query_release(3, it.encoder))
+    it.serve(3)
+    assert it.followed.current is not None
+    assert it.followed.current.click_times == ()
+
+
+def test_the_transform_is_the_head() -> None:
+    """Two matrices in numpy give what the trainer's head gives."""
+    encoder = TinyEncoder()
+    head = query_release(3, encoder).head()
+    assert isinstance(head, QueryHead)
+    rows = encoder.encode(["quiet fridge", "red tv"])
+    transform = QueryTransform(head.down.detach().numpy(), head.up.detach().numpy())
+    np.testing.assert_allclose(transform(rows), apply_head(head, rows), atol=1e-6)

@@ -1,0 +1,191 @@
+"""What the watching commands print, and which exit code their findings have."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from contracts.errors import CheckFailed, DependencyDown, InvariantError
+from millrace import asking
+from millrace.watch.kafka_view import KafkaView, Tail
+from service.models import ModelsTable
+from tests.support.deployment import busy_kafka, models_table, process_views
+
+
+class Seen:
+    """An observer that saw a deployment once."""
+
+    def __init__(self, kafka: KafkaView, models: ModelsTable) -> None:
+        self._kafka = kafka
+        self.models = models
+
+    def look(self) -> KafkaView:
+        """Return what was seen."""
+        return self._kafka
+
+
+@pytest.fixture
+def deployment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """Give a function that sets what the commands see."""
+    monkeypatch.chdir(tmp_path)
+
+    def show(kafka: KafkaView | None = None, models: ModelsTable | None = None) -> None:
+        """Let every question be asked of this view."""
+        seen = Seen(kafka or busy_kafka(), models or models_table())
+        monkeypatch.setattr(asking, "observe", lambda question: question(seen))
+
+    show()
+    return show
+
+
+@pytest.mark.usefixtures("deployment")
+def test_lag_shows_every_partition_of_every_group(capsys: pytest.CaptureFixture[str]) -> None:
+    """The table has a line per group and partition, with what is held."""
+    asking.lag()
+    printed = capsys.readouterr().out
+    assert sum("search-events" in line for line in printed.splitlines()) == 4
+    assert "1,060" in printed
+    assert "30" in printed
+
+
+@pytest.mark.usefixtures("deployment")
+def test_lag_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """With `--json` the totals per group and every partition are on stdout."""
+    asking.lag(json=True)
+    report = json.loads(capsys.readouterr().out)
+    assert report["groups"]["trainer"] == {"records": 40, "held": 0, "worst_partition": 10}
+
+
+@pytest.mark.usefixtures("deployment")
+def test_a_balanced_ledger_is_well(capsys: pytest.CaptureFixture[str]) -> None:
+    """Both ledgers are shown, with each reason below its sum; nothing is raised."""
+    asking.ledger()
+    printed = capsys.readouterr().out
+    assert "no click" in printed
+    assert "balance" in printed
+
+
+def test_an_unbalanced_ledger_fails_the_command(
+    deployment: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One event that nobody accounts for is exit code 3, after the figures were printed."""
+    kafka = busy_kafka()
+    deployment(replace(kafka, tails={**kafka.tails, 1: Tail(events=18, ticks=1)}))
+    with pytest.raises(CheckFailed, match="events"):
+        asking.ledger(json=True)
+    report = json.loads(capsys.readouterr().out)
+    assert (report["events"]["balance"], report["searches"]["balance"]) == (1, 0)
+
+
+GONE = DependencyDown("Kafka does not know t-catalog", fix="create it")
+
+
+def test_lag_of_half_a_deployment_shows_that_half(
+    deployment: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is known is printed, what is not has its reason, and the exit code says that a dependency is down."""
+    deployment(replace(busy_kafka(), unknown={"catalog": GONE}))
+    with pytest.raises(DependencyDown, match="t-catalog") as caught:
+        asking.lag(json=True)
+    assert caught.value.exit_code == 4
+    printed = capsys.readouterr()
+    report = json.loads(printed.out)
+    assert (report["groups"]["indexer"]["records"], report["groups"]["trainer"]["records"]) == (None, 40)
+    assert report["unknown"] == {"catalog": "Kafka does not know t-catalog"}
+    assert "catalog not known: Kafka does not know t-catalog" in printed.err
+
+
+def test_a_ledger_that_cannot_be_told_is_no_balanced_one(
+    deployment: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other ledger stands; the command fails, but not as if events had been lost."""
+    unreadable = InvariantError("the record 0 of pairs-progress cannot be read")
+    deployment(replace(busy_kafka(), unknown={"pairs-progress": unreadable}))
+    with pytest.raises(InvariantError):
+        asking.ledger()
+    printed = capsys.readouterr()
+    assert printed.out.count("not known") == 8
+    assert "pairs-progress not known: the record 0" in printed.err
+
+
+def test_an_unbalanced_ledger_beside_an_unknown_one_is_said(deployment: Callable[..., None]) -> None:
+    """A loss that is seen is not hidden behind what is not seen."""
+    kafka = busy_kafka()
+    tails = {**kafka.tails, 1: Tail(events=18, ticks=1)}
+    deployment(replace(kafka, tails=tails, unknown={"pairs-progress": GONE}))
+    with pytest.raises(CheckFailed, match="events"):
+        asking.ledger()
+
+
+def test_releases_that_are_not_known_are_said(
+    deployment: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The list is printed as far as it goes; other parts do not matter here."""
+    deployment(replace(busy_kafka(), unknown={"catalog": GONE}))
+    asking.releases_ls(json=True)
+    deployment(replace(busy_kafka(), unknown={"models": GONE}))
+    with pytest.raises(DependencyDown):
+        asking.releases_ls(json=True)
+    assert capsys.readouterr().out.count('"serving"') == 2
+
+
+@pytest.mark.usefixtures("deployment")
+def test_releases_are_listed_with_the_pair_in_force(capsys: pytest.CaptureFixture[str]) -> None:
+    """The newest stands first; the ones in force are marked and named above."""
+    asking.releases_ls()
+    printed = capsys.readouterr().out
+    assert "in force: query release 2, product release 1" in printed
+    assert printed.index("query 3") < printed.index("query 2 ")
+    assert "0/1" in printed
+
+
+def test_nothing_in_force_is_said(deployment: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    """An empty topic is no error."""
+    deployment(models=ModelsTable())
+    asking.releases_ls()
+    assert "nothing is in force yet" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("deployment")
+def test_freshness_needs_to_know_where_the_processes_run() -> None:
+    """Without addresses there is nothing to show, and the fix is named."""
+    with pytest.raises(DependencyDown, match="where the processes run"):
+        asking.freshness()
+
+
+@pytest.mark.usefixtures("deployment")
+def test_freshness_names_who_is_silent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A process that does not answer is named on stderr; stdout stays JSON."""
+    monkeypatch.setattr("millrace.asking.look_at_processes", lambda _targets: process_views())
+    asking.freshness(json=True)
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["click_to_search"]["p50"] is None
+    assert "indexer does not answer" in printed.err
+
+
+def test_freshness_is_shown_in_seconds() -> None:
+    """Measured quantiles have a unit, missing ones a dash."""
+    report: dict[str, Any] = {
+        "click_to_search": {"p50": 12.345, "p99": 20.0, "count": 1_234.0},
+        "product_to_search": {"p50": None, "p99": None, "count": 0.0},
+    }
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(asking.freshness_table(report))
+    assert "12.35 s" in captured.get() or "12.34 s" in captured.get()
+    assert "1,234" in captured.get()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_lag_fits_its_terminal(width: int) -> None:
+    """No line of the table is wider than the terminal."""
+    from millrace.watch.ledger import lag_report
+
+    console = Console(width=width, soft_wrap=True)
+    with console.capture() as captured:
+        console.print(asking.lag_table(lag_report(busy_kafka())))
+    assert max(len(line) for line in captured.get().splitlines()) <= width
