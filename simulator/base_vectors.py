@@ -9,7 +9,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from service.files import write_atomically
+from service.machine import write_atomically
 from towers.encoder import BaseEncoder
 
 CACHE_FILE: Final = "base-vectors.safetensors"

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from contracts.errors import UsageError
 from millrace.output import Json, messages, out, print_json
-from service.files import write_atomically
+from service.machine import write_atomically
 
 BENCHES: Final = ("streams",)
 

@@ -119,7 +119,7 @@ class Simulation:
             "lists": options.lists,
             "clicks": clicks,
             "learner": options.learner,
-            "settings": {**asdict(options), "prior": None if learner.learned is None else asdict(learner.learned)},
+            "settings": {**asdict(options), "prior": _prior(learner)},
             "quality": {name: evaluation.comparison(before[name], after[name], seed=options.seed) for name in SPLITS},
             "curve": curve,
             "exploration": {"nats": options.explore, "utility_lost": lost / max(options.lists, 1)},
@@ -231,6 +231,14 @@ class _Lists:
             self._visit, self._step = self._shoppers.visit(self._visit.number + 1), 0
             self._typed = self._visit.first
         return self._typed
+
+
+def _prior(learner: PreferenceLearner) -> dict[str, Any] | None:
+    """What was learned of the prior, and what it is worth on queries left out."""
+    learned = learner.learned
+    if learned is None:
+        return None
+    return {**learned.prior._asdict(), "gain": learned.gain, "error": learned.error, "released": learned.helps}
 
 
 def _worth(actions: Sequence[Action], returned: Sequence[str]) -> np.ndarray:
