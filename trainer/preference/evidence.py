@@ -6,7 +6,7 @@ they say at which rate a query's products are passed over. Forgetting multiplies
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -42,6 +42,7 @@ class Cells:
         products: of each cell, (N,).
         clicks: graded and capped, (N,).
         log_showings: logarithm of the examination-weighted showings, (N,).
+        width: products of each query if all have the same ones: the cells are a grid; else 0.
     """
 
     queries: np.ndarray
@@ -50,6 +51,7 @@ class Cells:
     products: np.ndarray
     clicks: np.ndarray
     log_showings: np.ndarray
+    width: int = 0
 
     def __len__(self) -> int:
         return len(self.products)
@@ -57,14 +59,26 @@ class Cells:
     @property
     def query_clicks(self) -> np.ndarray:
         """All clicks of each query, (Q,)."""
-        return np.add.reduceat(self.clicks, self.starts) if len(self) else np.zeros(0)
+        return self.sums(self.clicks) if len(self) else np.zeros(0)
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """Of values of the cells, (N,), the sum of each query, (Q,)."""
+        return values.reshape(-1, self.width).sum(axis=1) if self.width else np.add.reduceat(values, self.starts)
+
+    def highest(self, values: np.ndarray) -> np.ndarray:
+        """Of values of the cells, (N,), the highest of each query, (Q,)."""
+        return values.reshape(-1, self.width).max(axis=1) if self.width else np.maximum.reduceat(values, self.starts)
+
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """Values of queries, (Q,), for each of their cells, (N,)."""
+        return np.repeat(values, self.width) if self.width else values[self.query_of]
 
     def of_queries(self, chosen: np.ndarray) -> "Cells":
         """The cells of some of the queries, (Q,) of bool."""
-        kept = chosen[self.query_of]
-        return _cells(
-            self.queries[self.query_of[kept]], self.products[kept], self.clicks[kept], self.log_showings[kept]
-        )
+        kept = self.spread(chosen)
+        queries = self.queries[self.query_of[kept]]
+        found = _cells(queries, self.products[kept], self.clicks[kept], self.log_showings[kept])
+        return replace(found, width=self.width)
 
 
 def _cells(queries: np.ndarray, products: np.ndarray, clicks: np.ndarray, log_showings: np.ndarray) -> Cells:
@@ -119,12 +133,5 @@ class EvidenceTable:
         all_cells = _cells(queries, products, counts[:, 0], np.log(np.maximum(counts[:, 1], FORGOTTEN)))
         clicks = all_cells.query_clicks
         scale = np.minimum(1.0, MAX_QUERY_CLICKS / np.maximum(clicks, FORGOTTEN))
-        capped = Cells(
-            all_cells.queries,
-            all_cells.starts,
-            all_cells.query_of,
-            all_cells.products,
-            all_cells.clicks * scale[all_cells.query_of],
-            all_cells.log_showings,
-        )
+        capped = replace(all_cells, clicks=all_cells.clicks * all_cells.spread(scale))
         return capped.of_queries(clicks > 0)

@@ -72,8 +72,7 @@ def pairs_of(cells: Cells) -> Pairs:
 def surprise(scores: np.ndarray, cells: Cells) -> np.ndarray:
     """How unlikely each query's clicks are under the scores: -sum of c log(m e^s / sum of m e^s), in nats, (Q,)."""
     logits = scores + cells.log_showings
-    found = cells.query_clicks * _log_totals(logits, cells) - np.add.reduceat(cells.clicks * logits, cells.starts)
-    return np.asarray(found)
+    return np.asarray(cells.query_clicks * _log_totals(logits, cells) - cells.sums(cells.clicks * logits))
 
 
 def softmax(scores: np.ndarray, targets: Targets) -> tuple[float, np.ndarray]:
@@ -87,12 +86,12 @@ def softmax(scores: np.ndarray, targets: Targets) -> tuple[float, np.ndarray]:
     logits = scores + cells.log_showings
     clicks, totals = cells.query_clicks, _log_totals(logits, cells)
     value = float(clicks @ totals - cells.clicks @ logits)
-    return value, clicks[cells.query_of] * np.exp(logits - totals[cells.query_of]) - cells.clicks
+    return value, cells.spread(clicks) * np.exp(logits - cells.spread(totals)) - cells.clicks
 
 
 def _log_totals(logits: np.ndarray, cells: Cells) -> np.ndarray:
-    highest = np.maximum.reduceat(logits, cells.starts)
-    return np.asarray(highest + np.log(np.add.reduceat(np.exp(logits - highest[cells.query_of]), cells.starts)))
+    highest = cells.highest(logits)
+    return np.asarray(highest + np.log(cells.sums(np.exp(logits - cells.spread(highest)))))
 
 
 def logistic(scores: np.ndarray, targets: Targets) -> tuple[float, np.ndarray]:

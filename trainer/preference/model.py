@@ -34,6 +34,8 @@ class Prior(NamedTuple):
     """Of w."""
     memory: float = 30.0
     """Of d."""
+    exact: float = 1.0
+    """Of the memory of one product for one query."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class Weights:
         products: the products that have a quality of their own, rising.
         own: u of these products.
         memory: d by query.
+        exact: by query, what is remembered of single products: their rows and nats; it rides in no vector, and is
+            added to the scores of those products.
     """
 
     taste: np.ndarray
@@ -70,6 +74,7 @@ class Weights:
     products: np.ndarray
     own: np.ndarray
     memory: Mapping[int, np.ndarray] = field(default_factory=dict)
+    exact: Mapping[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     @classmethod
     def untrained(cls, dim: int, features: int) -> "Weights":
@@ -79,7 +84,7 @@ class Weights:
 
     def without_memory(self) -> "Weights":
         """What is left for a query that nobody typed."""
-        return replace(self, memory={})
+        return replace(self, memory={}, exact={})
 
     def learned_vectors(self, queries: np.ndarray, vectors: np.ndarray) -> np.ndarray:
         """What each query prefers beyond its text, in the space of product vectors and in nats, (Q, D).
