@@ -107,7 +107,7 @@ class Simulation:
                 clicks += sum(slot.click > 0 for slot in slots)
                 lost += utility_lost
                 if options.learner == "preference":
-                    learner.table.add(number, slots)
+                    learner.add(number, slots)
             if options.learner == "preference":
                 learner.solve()
             after = self._scores(learner.weights)
