@@ -10,14 +10,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from service.machine import write_atomically
-from towers.encoder import BaseEncoder
+from towers.release_files import Encoder
 
 CACHE_FILE: Final = "base-vectors.safetensors"
 BATCH: Final = 256
 
 
 def base_vectors(
-    texts: Sequence[str], encoder: BaseEncoder, *, cache: Path | None, progress: Callable[[int, int], None]
+    texts: Sequence[str], encoder: Encoder, *, cache: Path | None, progress: Callable[[int, int], None]
 ) -> np.ndarray:
     """The unit vector of each text, (N, D); those that the cache knows are not encoded again.
 

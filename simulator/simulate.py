@@ -22,8 +22,8 @@ from simulator.shop.shoppers import Action, Shoppers
 from simulator.shop.world import Query, Split, World
 from streams.pairs.pairing import BOUNCE_MS, VALUE, Grade, grade
 from streams.pairs.propensity import examination
-from towers.encoder import BaseEncoder
 from towers.features import FeatureSpace, product_features
+from towers.release_files import Encoder
 from towers.text import product_text
 from trainer.preference.evidence import Shown
 from trainer.preference.learner import PreferenceLearner
@@ -77,7 +77,7 @@ class Simulation:
         tell: told how it goes.
     """
 
-    def __init__(self, world: World, encoder: BaseEncoder, *, cache: Path | None, tell: Tell) -> None:
+    def __init__(self, world: World, encoder: Encoder, *, cache: Path | None, tell: Tell) -> None:
         self.world = world
         self._tell = tell
         products = [Product.model_validate(dict(message)) for message in world.products]
@@ -107,7 +107,7 @@ class Simulation:
                 clicks += sum(slot.click > 0 for slot in slots)
                 lost += utility_lost
                 if options.learner == "preference":
-                    learner.table.add(number, slots)
+                    learner.add(number, slots)
             if options.learner == "preference":
                 learner.solve()
             after = self._scores(learner.weights)

@@ -22,7 +22,9 @@ MAX_SHARE: Final = 0.2
 """A name that more of the catalogue has tells products apart too little."""
 MAX_VALUE_CHARS: Final = 40
 """A longer attribute is a sentence, not a name."""
-WORD: Final = re.compile(r"\w+(?:[-.,/]\w+)*")
+ACCENTS: Final = re.compile("[\u0300-\u036f]")
+"""Not the vowel signs of Indian and Thai letters: without those, words become others."""
+WORD: Final = re.compile(r"\w[^\s.,/-]*(?:[-.,/]\w[^\s.,/-]*)*")
 
 
 def fold(text: str) -> str:
@@ -31,8 +33,8 @@ def fold(text: str) -> str:
     >>> fold("Kühlschrank ＡＢ")
     'kuhlschrank ab'
     """
-    decomposed = unicodedata.normalize("NFKD", text.casefold())
-    return "".join(letter for letter in decomposed if not unicodedata.combining(letter))
+    decomposed = unicodedata.normalize("NFKD", text.casefold()).casefold()
+    return ACCENTS.sub("", unicodedata.normalize("NFKD", decomposed))
 
 
 def words(text: str) -> list[str]:
@@ -41,7 +43,11 @@ def words(text: str) -> list[str]:
     >>> words("Fridge 12.5kg, A++ / KG-36")
     ['fridge', '12.5kg', 'a', 'kg-36']
     """
-    return WORD.findall(fold(text))
+    return WORD.findall("".join(letter if _in_words(letter) else " " for letter in fold(text)))
+
+
+def _in_words(letter: str) -> bool:
+    return letter.isalnum() or letter in "_-.,/" or unicodedata.category(letter).startswith("M")
 
 
 def product_features(product: Product) -> frozenset[str]:

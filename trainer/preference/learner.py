@@ -1,10 +1,14 @@
-"""From lists to weights: count, from time to time learn the prior, solve, and hold back what does not predict."""
+"""From lists to weights: count, from time to time learn the prior, solve, and hold back what does not predict.
 
+When the prior is learned depends on the lists alone, not on how often the model is solved: one log gives one result.
+"""
+
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
 
-from trainer.preference.evidence import EvidenceTable
+from trainer.preference.evidence import EvidenceTable, Shown
 from trainer.preference.losses import LossName
 from trainer.preference.model import Catalogue, Prior, Weights
 from trainer.preference.priors import Learned, learn_prior
@@ -42,15 +46,19 @@ class PreferenceLearner:
             return Weights.untrained(self.catalogue.vectors.shape[1], self.catalogue.features.shape[1])
         return self.solution.weights
 
-    def solve(self) -> Weights:
-        """Solve everything counted so far, under a prior that is learned anew when the evidence has grown enough."""
-        cells = self.table.cells()
+    def add(self, query: int, shown: Iterable[Shown]) -> None:
+        """Count one list, and learn the prior anew when the evidence has grown enough."""
+        self.table.add(query, shown)
         if self.table.lists >= self._next_prior:
             start = Prior() if self.learned is None else self.learned.prior
+            cells = self.table.cells()
             self.learned = learn_prior(cells, self.query_vectors, self.catalogue, start=start, loss=self.loss)
             self._next_prior = max(self.table.lists + PRIOR_LISTS, self.table.lists * PRIOR_GROWTH)
+
+    def solve(self) -> Weights:
+        """Solve everything counted so far, under the prior in force."""
         prior = Prior() if self.learned is None else self.learned.prior
-        problem = Problem(cells, self.query_vectors, self.catalogue, loss=self.loss)
+        problem = Problem(self.table.cells(), self.query_vectors, self.catalogue, loss=self.loss)
         start_at = None if self.solution is None else self.solution.weights
         self.solution = problem.solve(prior, start=start_at)
         return self.weights

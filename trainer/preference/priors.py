@@ -75,10 +75,11 @@ def learn_prior(
     folds = fold_of(cells.queries)
     if len(cells.queries) < MIN_QUERIES:
         return None
-    solved = [Problem(cells.of_queries(folds != k), query_vectors, catalogue, loss=loss) for k in range(LEFT_OUT_FOLDS)]
-    left_out = [Problem(cells.of_queries(folds == k), query_vectors, catalogue) for k in range(LEFT_OUT_FOLDS)]
+    chosen = np.unique(folds)[:LEFT_OUT_FOLDS].tolist()
+    solved = [Problem(cells.of_queries(folds != fold), query_vectors, catalogue, loss=loss) for fold in chosen]
+    left_out = [Problem(cells.of_queries(folds == fold), query_vectors, catalogue) for fold in chosen]
     clicks = np.concatenate([one.cells.query_clicks for one in left_out])
-    warm: list[Weights | None] = [None] * LEFT_OUT_FOLDS
+    warm: list[Weights | None] = [None] * len(chosen)
 
     def surprise(prior: Prior) -> np.ndarray:
         found = []

@@ -79,9 +79,8 @@ class Problem:
         """
         dim = self._dim
         repeated = np.flatnonzero(self.cells.query_clicks >= REPEATED_CLICKS) if memory else np.zeros(0, np.int64)
-        rows = len(repeated)
         clicked = np.flatnonzero(self.cells.clicks > 0) if exact else np.zeros(0, dtype=np.int64)
-        sizes = (dim * dim, dim, len(self.products), self._features, rows * dim, len(clicked))
+        sizes = (dim * dim, dim, len(self.products), self._features, len(repeated) * dim, len(clicked))
         bounds = np.cumsum((0, *sizes))
         spread = 1 / np.sqrt(np.array(prior))
         centred = self._queries - self.mean_query
@@ -92,13 +91,12 @@ class Problem:
         def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
             taste, common, own, words, remembered, single = unpack(x)
             learned = centred @ taste.reshape(dim, dim).astype(np.float32) + common.astype(np.float32)
-            learned[repeated] += remembered.reshape(rows, dim).astype(np.float32)
+            learned[repeated] += remembered.reshape(-1, dim).astype(np.float32)
             quality = own + self._words @ words
             scores = self._scores(learned, quality)
             scores[clicked] += single
             value, slope = self._loss(scores, self._targets)
-            pulls = self._pulls(slope.astype(np.float32))
-            by_product = self._by_product(slope)
+            pulls, by_product = self._pulls(slope.astype(np.float32)), self._by_product(slope)
             gradient = np.concatenate([
                 (centred.T @ pulls).ravel() * spread[0],
                 pulls.sum(axis=0) * spread[1],
@@ -117,7 +115,7 @@ class Problem:
         taste, common, own, words, remembered, single = unpack(found.x)
         weights = Weights(
             taste.reshape(dim, dim), common, self.mean_query.astype(np.float64), words, self.products, own,
-            memory=dict(zip(self.cells.queries[repeated].tolist(), remembered.reshape(rows, dim), strict=True)),
+            memory=dict(zip(self.cells.queries[repeated].tolist(), remembered.reshape(-1, dim), strict=True)),
             exact=self._by_query(clicked, single),
         )  # fmt: skip
         return Solution(weights, float(found.fun), int(found.nit), bool(found.success))
@@ -149,7 +147,7 @@ class Problem:
         """Of each cell the dot product of its query's vector, (Q, D), with its product's, (N,)."""
         if self.cells.width:
             return np.asarray(queries @ self._vectors.T).reshape(-1)
-        return np.asarray(np.einsum("nd,nd->n", queries[self.cells.query_of], self._vectors))
+        return np.asarray(np.einsum("ij,ij->i", queries[self.cells.query_of], self._vectors))
 
     def _pulls(self, slope: np.ndarray) -> np.ndarray:
         """Of each query the vectors of its products, each as often as its cell says, (Q, D)."""
