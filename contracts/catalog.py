@@ -86,6 +86,8 @@ class ProductVector(Message):
     base_version: str
     """Which base encoder and text template made the vector."""
     text_hash: str = ""
+    content_hash: str = ""
+    """Of the whole product as it came, so that other content under the same version is noticed; empty of a deletion."""
     vector: str | None = None
     """Base64 of little-endian float32, unit length."""
     payload: PointPayload | None = None

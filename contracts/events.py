@@ -140,6 +140,8 @@ class Impression(Envelope):
     def _distinct_slots(self) -> Self:
         if len({slot.position for slot in self.slots}) < len(self.slots):
             raise ValueError("slots: a position stands twice")
+        if len({slot.product_id for slot in self.slots}) == len(self.slots):
+            return self
         organic = [slot.product_id for slot in self.slots if not slot.sponsored]
         if len(set(organic)) < len(organic):
             raise ValueError("slots: a product_id stands twice without being sponsored")

@@ -5,8 +5,9 @@ Times of stages and the closing number travel in headers, outside the message, s
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from ipaddress import ip_address
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple, get_args
 
 import orjson
 from pydantic import Field
@@ -26,7 +27,7 @@ PAIRED_AT_HEADER: Final = "millrace.paired_at_ms"
 """When the pairs agent wrote a pair, by the wall clock."""
 CLOSING_NUMBER_HEADER: Final = "millrace.turn"
 MAX_CLOSING_NUMBER: Final = 2**53 - 1
-_CLOSING_NUMBER: Final = re.compile(rb"(\d{1,10}-\d{1,19}(?:-\d{1,16})?):([1-9]\d{0,15})")
+_CLOSING_NUMBER: Final = re.compile(rb"(\d{1,10}-\d{1,19}(?:-\d{1,16})?(?:-[0-9a-f-]{36})?):([1-9]\d{0,15})")
 
 
 class ClosingNumber(NamedTuple):
@@ -34,7 +35,7 @@ class ClosingNumber(NamedTuple):
 
     A join that was killed between its output and its progress closes the same searches again, in the same order: what
     comes with a number already seen from that join is a repeat, however much was written in between. `join` is its
-    partition, the offset it began at, and when Kafka appended the record there.
+    partition, the offset it began at, when Kafka appended the record there, and Kafka's id of its progress topic.
     """
 
     join: str
@@ -43,8 +44,8 @@ class ClosingNumber(NamedTuple):
     def encode(self) -> bytes:
         """Return the value of the header.
 
-        >>> ClosingNumber("2-0-1795196006756", 17).encode()
-        b'2-0-1795196006756:17'
+        >>> ClosingNumber("2-0-1795196006756-09f6b6d4-0d5c-4b0a-9b43-5f1f2a0c8a11", 17).encode()
+        b'2-0-1795196006756-09f6b6d4-0d5c-4b0a-9b43-5f1f2a0c8a11:17'
         """
         return f"{self.join}:{self.number}".encode()
 
@@ -117,6 +118,7 @@ class JoinedSearch(Message):
 
 
 _DEEPEST: Final = 16
+_CONTAINERS: Final = frozenset({dict, list})
 _PERSONAL_WORDS: Final = frozenset(
     {"email", "mail", "ip", "ipv4", "ipv6", "phone", "mobile", "msisdn", "tel", "telephone", "fax", "whatsapp"}
 )
@@ -169,6 +171,51 @@ def is_personal(value: Any) -> bool:
             return True
         level = [child for inner in level for child in _children(inner)]
     return True
+
+
+def without_addresses(sent: Mapping[str, Any], form: type[Part], left_out: list[str]) -> dict[str, Any]:
+    """Copy parsed JSON without the fields beyond its form that may hold the address of a person.
+
+    A field of the form may hold any text, as a query does. If it holds an object or a list that its form does not know,
+    or something else in place of one, it is looked at like the fields beyond the form.
+
+    Args:
+        sent: a message or part of one, whether or not it fits its form.
+        form: its model.
+        left_out: each field that is left out adds its name, at any depth.
+
+    >>> names = []
+    >>> without_addresses({"position": 1, "seller": {"mail": 1}, "shelf": 3, "price": ["ann@example.com"]}, Slot, names)
+    {'position': 1, 'shelf': 3}
+    >>> names
+    ['seller', 'price']
+    """
+    known = form.model_fields.keys()
+    if sent.keys() <= known and _CONTAINERS.isdisjoint(map(type, sent.values())) and not _parts_of(form):
+        return dict(sent)
+    kept: dict[str, Any] = {}
+    for name, value in sent.items():
+        part = _parts_of(form).get(name)
+        if part is not None and isinstance(value, dict):
+            kept[name] = without_addresses(value, part, left_out)
+        elif part is not None and isinstance(value, list) and all(isinstance(one, dict) for one in value):
+            kept[name] = [without_addresses(one, part, left_out) for one in value]
+        elif (name in known and part is None and type(value) not in _CONTAINERS) or not is_personal({name: value}):
+            kept[name] = value
+        else:
+            left_out.append(name)
+    return kept
+
+
+@cache
+def _parts_of(form: type[Part]) -> dict[str, type[Part]]:
+    """Return the fields that hold a part with a form of its own, or a list of such."""
+    return {
+        name: kind
+        for name, field in form.model_fields.items()
+        for kind in (field.annotation, *get_args(field.annotation))
+        if isinstance(kind, type) and issubclass(kind, Part)
+    }
 
 
 def _children(value: Any) -> Iterator[Any]:

@@ -59,6 +59,8 @@ class JoinProgress(PartitionProgress):
 
     first_append_ms: Count | None = None
     """When Kafka appended the record at `start_offset`; tells this log from one of the same name before it."""
+    begun_in: Label | None = None
+    """Kafka's id of the progress topic when this join began; one that begins after that was deleted has another."""
     watermark_ms: int
     """Closed watermark: searches with an earlier deadline are closed for good. -1 before the first record."""
     hold_watermark_ms: int = -1

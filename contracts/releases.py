@@ -79,7 +79,7 @@ class ReleaseManifest(Message):
 
 
 class Serving(Message):
-    """The pair in force: query head, product release and the collection that holds its vectors."""
+    """The releases in force: query head, product release and the collection that holds its vectors."""
 
     query_release: Release
     product_release: Release
@@ -88,6 +88,10 @@ class Serving(Message):
     reason: Label = "release"
     previous_collection: str | None = None
     """The collection in force before this one, kept for a rollback; older ones are dropped."""
+
+    def release_of(self, kind: Kind) -> int:
+        """Return the release in force of a kind."""
+        return self.query_release if kind == "query" else self.product_release
 
 
 MANIFEST: Final[TypeAdapter[ReleaseManifest]] = TypeAdapter(ReleaseManifest)
@@ -102,6 +106,6 @@ def manifest_of(value: bytes) -> ReleaseManifest:
     try:
         (length,) = struct.unpack_from("<Q", value)
         manifest = orjson.loads(value[8 : 8 + length])["__metadata__"][MANIFEST_ENTRY]
-    except (struct.error, orjson.JSONDecodeError, KeyError, TypeError) as exc:
-        raise MalformedMessage("malformed_release", f"not a release file: {exc!r}") from exc
+    except (struct.error, orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise MalformedMessage("malformed_release", f"not a release file: {error!r}") from error
     return wire.decode(str(manifest).encode(), MANIFEST)

@@ -57,6 +57,9 @@ _WRITTEN: Final = frozenset(
 """What `encode` writes: every field that is not None, defaults too."""
 _BOUNDS: Final = ("ge", "gt", "le", "lt", "min_length", "max_length")
 _TEXT_RULES: Final = (checked_id, checked_visible)
+_SPACE, _BACKSLASH, _DELETE = b" \\\x7f"
+"""As numbers: Python finds a number among bytes several times quicker than a text of one byte."""
+_write: Final = msgspec.json.Encoder().encode
 _REFUSALS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -89,7 +92,7 @@ def _define(model: type[Part], *, exact: bool) -> Any:
             fields.append((name, kind) if field.is_required() else (name, kind, _default(model, field)))
     validators = model.__pydantic_decorators__.model_validators.values()
     if checks := [validator.func for validator in validators if validator.info.mode == "after"]:
-        namespace["__post_init__"] = lambda record: [check(record) for check in checks]
+        namespace["__post_init__"] = checks[0] if len(checks) == 1 else _all_of(checks)
     return msgspec.defstruct(
         model.__name__,
         fields,
@@ -104,6 +107,14 @@ def _define(model: type[Part], *, exact: bool) -> Any:
         omit_defaults=True,
         forbid_unknown_fields=exact,
     )
+
+
+def _all_of(checks: list[Callable[[Any], Any]]) -> Callable[[Any], None]:
+    def check_all(record: Any) -> None:
+        for check in checks:
+            check(record)
+
+    return check_all
 
 
 def _default(model: type[Part], field: FieldInfo) -> Any:
@@ -183,14 +194,14 @@ class Reader(Generic[M]):
             record = decoder.decode(value)
         except _REFUSALS:
             return None
-        has_escapes = b"\\" in value
-        if has_escapes and b"\\u0000" in value:
-            return None
         # JSON escapes all control characters but DEL. In ASCII without escapes, an id can only be wrong by being blank;
         # none is blank if every space of the record is one of its query's.
-        is_plain = value.isascii() and not has_escapes and b"\x7f" not in value
-        if is_plain and value.count(b" ") == getattr(record, "query", "").count(" "):
+        has_escapes = _BACKSLASH in value
+        is_plain = not has_escapes and value.isascii() and _DELETE not in value
+        if is_plain and (_SPACE not in value or value.count(_SPACE) == getattr(record, "query", "").count(" ")):
             return record
+        if has_escapes and b"\\u0000" in value:
+            return None
         ids = list(filter(None, self._ids[type(record)](record)))
         together = "".join(ids)
         if " " not in together and (is_plain or (together.isascii() and together.isprintable())):
@@ -244,7 +255,7 @@ def encode(record: Any, unknown: Mapping[str, Any] | None = None) -> bytes:
     >>> encode(struct_of(events.Ranking)(arm="anchor"), {"shard": 3})
     b'{"ranker":"millrace","arm":"anchor","exploration":{"policy":"none","seed":0},"shard":3}'
     """
-    value = msgspec.json.encode(record)
+    value = _write(record)
     return value[:-1] + b"," + orjson.dumps(unknown)[1:] if unknown else value
 
 

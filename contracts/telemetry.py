@@ -78,7 +78,6 @@ class FilterReason(StrEnum):
     DUPLICATE = "duplicate"
     SYNTHETIC = "synthetic"
     CONSENT = "consent"
-    BOT = "bot"
     RELOAD = "reload"
     """An earlier list of the same search made all of its pairs; a pair id stands for one content."""
 

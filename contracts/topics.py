@@ -3,6 +3,7 @@
 import struct
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final, Literal
 
 Cleanup = Literal["delete", "compact"]
@@ -84,8 +85,11 @@ GROUP_TOPICS: Final[dict[str, tuple[str, ...]]] = {"trainer": (PREFERENCE_PAIRS,
 """What each consumer group reads and commits, groups without `millrace-`; the agents' are in `streams/registry.py`."""
 
 
+@lru_cache(maxsize=16_384)
 def partition_for(key: bytes, partitions: int) -> int:
     """Give a key's partition as Kafka's Java clients and all of ours choose it: by murmur2 (Appleby, 32 bits).
+
+    Most keys come several times: those of a session or a search.
 
     >>> partition_for(b"k1", 4)
     1

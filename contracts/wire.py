@@ -5,7 +5,8 @@ Every failure names a stable reason and the field, so that a dead letter or an H
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import orjson
@@ -50,7 +51,17 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "union_tag_not_found": "Field required",
     "string_pattern_mismatch": "holds NUL",
     "string_unicode": "holds half of a surrogate pair",
+    "finite_number": "is no finite number",
 }
+_CUT_DEPTH: Final = 100
+"""Where the lenient parser cuts: far below what any message holds, and well within what Python's parser takes."""
+_MARK: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{]+|[\]}]+', re.DOTALL)
+
+
+class Boundless(float):
+    """A number of JSON that is beyond the range of floats; nothing writes it, and no contract takes it."""
+
+    __slots__ = ()
 
 
 def encode(message: BaseModel) -> bytes:
@@ -64,34 +75,71 @@ def decode(value: bytes, contract: TypeAdapter[M]) -> M:
 
 
 def parse(value: bytes) -> Any:
-    """Parse JSON (RFC 8259: NaN and Infinity are not); what is none, or not Unicode, is a `MalformedMessage`."""
+    """Parse JSON (RFC 8259: NaN and Infinity are not).
+
+    What is none, is not Unicode or beyond the range of numbers, is a `MalformedMessage`.
+    """
     try:
         return orjson.loads(value)
     except orjson.JSONDecodeError as error:
-        raise _malformed_text(parse_leniently(value)) or _not_json(error) from error
+        raise _unwritable(parse_leniently(value)) or _not_json(error) from error
 
 
 def parse_leniently(value: bytes) -> Any:
-    """Parse JSON and keep texts that are not Unicode, so that one of many items may be refused.
+    """Parse JSON and keep what no message may hold, so that one of many items may be refused.
 
-    Half a surrogate pair stands in them as it came, and a byte that is no UTF-8 as one such half.
+    Half a surrogate pair stands in texts as it came, and a byte that is no UTF-8 as one such half. A number that is too
+    large is `Boundless`. What is nested without end ends in an empty list somewhere below 100 levels.
     """
     try:
         return orjson.loads(value)
     except orjson.JSONDecodeError:
+        text = value.decode("utf-8", "surrogateescape")
+    try:
         try:
-            text = value.decode("utf-8", "surrogateescape")
-            return json.loads(text, parse_constant=_no_number, parse_float=_finite, parse_int=_as_orjson)
-        except (ValueError, RecursionError) as error:
-            raise _not_json(error) from error
+            return _loads(text)
+        except RecursionError:
+            content = None
+            for piece in _pieces(text):
+                content = _loads(piece)
+            return content
+    except ValueError as error:
+        raise _not_json(error) from error
+
+
+def _loads(text: str) -> Any:
+    return json.loads(text, parse_constant=_no_number, parse_float=_number, parse_int=_whole_number)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Cut JSON into pieces that are not nested deeply, the outermost last; `[]` stands for what is cut out of one."""
+    depth, begin = 0, 0
+    kept: list[str] = []
+    around: list[list[str]] = []
+    for mark in _MARK.finditer(text):
+        start, end = mark.span()
+        if text[start] in "[{":
+            for cut in range(start + (-depth - 1) % _CUT_DEPTH, end, _CUT_DEPTH):
+                around.append(kept)
+                kept += [text[begin:cut], "[]"]
+                kept, begin = [], cut
+            depth += end - start
+        elif text[start] in "]}":
+            for cut in range(start + depth % _CUT_DEPTH, end, _CUT_DEPTH)[: len(around)]:
+                yield "".join((*kept, text[begin : cut + 1]))
+                kept, begin = around.pop(), cut + 1
+            depth -= end - start
+    if around:
+        raise ValueError("a bracket is never closed")
+    yield "".join((*kept, text[begin:]))
 
 
 def dump(message: Mapping[str, Any]) -> bytes:
-    """Write parsed JSON; a text that is not Unicode, which no reader could decode, is a `MalformedMessage`."""
+    """Write parsed JSON; what no reader could decode, text that is not Unicode above all, is a `MalformedMessage`."""
     try:
         return orjson.dumps(message)
     except orjson.JSONEncodeError as error:
-        raise _malformed_text(message) or error from error
+        raise _unwritable(message) or error from error
 
 
 def is_unicode(text: str) -> bool:
@@ -103,11 +151,14 @@ def is_unicode(text: str) -> bool:
     return True
 
 
-def _malformed_text(value: Any) -> MalformedMessage | None:
-    """Name the first text that is not Unicode; without recursion, because the value may be nested deeply."""
+def _unwritable(value: Any) -> MalformedMessage | None:
+    """Name the first text that is not Unicode or number without bounds; without recursion, for it may be deep."""
     open_parts: list[tuple[str, Any]] = [("", value)]
     while open_parts:
         path, part = open_parts.pop()
+        if isinstance(part, Boundless):
+            message = f"{path or 'message'}: {_SENTENCES['finite_number']}"
+            return MalformedMessage("not_finite", message, field=path or None)
         names = part if isinstance(part, dict) else [part] if isinstance(part, str) else ()
         if not all(map(is_unicode, names)):
             message = f"{path or 'message'}: {_SENTENCES['string_unicode']} or bytes that are not UTF-8"
@@ -125,15 +176,17 @@ def _no_number(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a number")
 
 
-def _finite(digits: str) -> float:
+def _number(digits: str) -> float:
     number = float(digits)
-    return number if math.isfinite(number) else _no_number("infinity")
+    return number if math.isfinite(number) else Boundless(number)
 
 
-def _as_orjson(digits: str) -> float:
+def _whole_number(digits: str) -> float:
     """Return an integer; one that does not fit 64 bits as a float, so that both parsers say the same."""
+    if len(digits) > len(str(-(2**63))):
+        return _number(digits)
     number = int(digits)
-    return number if -(2**63) <= number < 2**64 else _finite(digits)
+    return number if -(2**63) <= number < 2**64 else _number(digits)
 
 
 def validate(value: Any, contract: TypeAdapter[M]) -> M:
@@ -156,7 +209,12 @@ def contract_error(error: ValidationError, *, tagged: bool = True) -> ContractEr
 
 
 def _kind(problem: "ErrorDetails") -> str:
-    """Return pydantic's word for what is wrong; a tag that is null is absent, as any field."""
+    """Return pydantic's word for what is wrong; a tag that is null is absent, as any field.
+
+    A number without bounds is that before it is of another type.
+    """
+    if isinstance(problem["input"], Boundless):
+        return "finite_number"
     without_tag = problem["type"] == "union_tag_invalid" and problem["input"]["type"] is None
     return "union_tag_not_found" if without_tag else problem["type"]
 

@@ -23,7 +23,7 @@ from indexer.store import ProductStore
 from service.follow import PATIENCE_S, TopicFollower
 from service.health import Dependency, Health
 from service.http import admin_server
-from service.kafka import admin, ensure_topics, producer_config, translate_kafka_errors
+from service.kafka import cluster_id, ensure_topics, producer_config, translate_kafka_errors
 from service.logging import get_logger
 from service.models import ModelsTable, ModelsWriter
 from service.process import Shutdown
@@ -94,7 +94,7 @@ class Indexer:
         settings = self._settings
         self._starting = "waiting for Kafka"
         ensure_topics(settings, wait=self._shutdown.wait)
-        owner = self._owner()
+        owner = Owner(cluster_id(settings, wait=self._shutdown.wait), settings.topic_prefix)
         self._starting = "loading the base encoder"
         encoder = load_encoder(settings.base_model, torch_threads=min(BULK_THREADS, os.cpu_count() or 1))
         self._starting = "waiting for the vector store"
@@ -138,10 +138,6 @@ class Indexer:
         self._health.add_check("releases", rollout.newest_refused)
         self.run_loops(rollout, catalogue, leads=source.leads, models_not_read=followed.not_caught_up)
 
-    def _owner(self) -> Owner:
-        with translate_kafka_errors(self._settings), admin(self._settings, wait=self._shutdown.wait) as client:
-            return Owner(str(client.describe_cluster()["cluster_id"]), self._settings.topic_prefix)
-
     def _open_store(self, owner: Owner) -> ProductStore:
         store = ProductStore(connect(self._settings), owner=owner, qdrant=self._qdrant)
         self._stack.callback(store.close)
@@ -165,7 +161,7 @@ class Indexer:
                 raise follower.failure
 
     def _settle(self, rollout: RollOutLoop) -> None:
-        """Have a pair in force and its collection complete before anything else."""
+        """Have releases in force and their collection complete before anything else."""
         while True:
             self._starting = "comparing the index with the base vectors"
             try:

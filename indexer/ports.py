@@ -88,7 +88,7 @@ Raises DependencyDown or TransientError if that cannot be known.
 """
 
 PutInForce = Callable[[Serving], None]
-"""Puts a pair in force; returns once the topic shows it."""
+"""Puts releases in force; returns once the topic shows them."""
 
 Pause = Callable[[float], bool]
 """Pauses for so many seconds; True means that the process is asked to stop."""

@@ -259,7 +259,7 @@ def releases_ls(json: Json = False) -> None:
 
 
 def releases_table(report: Mapping[str, Any]) -> Table:
-    """The releases as a table, with the pair in force above it."""
+    """The releases as a table, with the releases in force above it."""
     serving = report["serving"]
     title = "nothing is in force yet"
     if serving is not None:

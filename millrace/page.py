@@ -27,6 +27,7 @@ from service.machine import epoch_ms
 from service.models import ModelsView
 from service.process import Shutdown, run
 from service.settings import Settings
+from streams import registry
 
 PERIOD_S: Final = 1.0
 RETRY_S: Final = 2.0
@@ -61,6 +62,8 @@ class Sampler:
         self._taken_at = time.monotonic()
         self._ended: MillraceError | None = None
         self.latest: dict[str, Any] | None = None
+        for agent in registry.AGENTS:
+            metrics.LEDGER_BALANCE.labels(agent.ledger[0])
 
     def start(self) -> None:
         """Begin to look."""

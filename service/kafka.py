@@ -18,6 +18,7 @@ from service.kafka_admin import (
     Wait,
     admin,
     beginning_and_end_offsets,
+    cluster_id,
     committed_offsets,
     ensure_topics,
     pause,
@@ -39,9 +40,9 @@ from service.settings import Settings
 
 __all__ = [
     "Committed", "OffsetRange", "OutgoingRecord", "Partition", "TopicFinding", "Wait", "admin", "aiokafka_config",
-    "aiokafka_consumer_config", "aiokafka_producer_config", "beginning_and_end_offsets", "committed_offsets",
-    "consumer_config", "ensure_topics", "expected_kafka_error", "keep_joining", "newest_records", "open_consumer",
-    "produce_all", "producer_config", "topic_findings", "topic_ids", "translate_kafka_errors",
+    "aiokafka_consumer_config", "aiokafka_producer_config", "beginning_and_end_offsets", "cluster_id",
+    "committed_offsets", "consumer_config", "ensure_topics", "expected_kafka_error", "keep_joining", "newest_records",
+    "open_consumer", "produce_all", "producer_config", "topic_findings", "topic_ids", "translate_kafka_errors",
 ]  # fmt: skip
 
 

@@ -110,6 +110,12 @@ def beginning_and_end_offsets(
     }
 
 
+def cluster_id(settings: Settings, *, wait: Wait = pause) -> str:
+    """Ask for the id that a cluster keeps as long as its data."""
+    with translate_kafka_errors(settings), admin(settings, wait=wait) as client:
+        return str(client.describe_cluster()["cluster_id"])
+
+
 def topic_ids(settings: Settings, topics: Iterable[str]) -> dict[str, str]:
     """Ask for Kafka's id of each topic; one that was deleted and made anew has another. Old brokers tell none."""
     with translate_kafka_errors(settings), admin(settings) as client:
@@ -334,22 +340,31 @@ def _copies(state: TopicState) -> Iterator[Difference]:
 
 def _create_missing(client: KafkaAdminClient, settings: Settings, specs: Mapping[str, TopicSpec]) -> None:
     existing = set(client.list_topics())
-    copies = settings.replication_factor
-    in_sync = {"min.insync.replicas": str(IN_SYNC)} if copies >= ENOUGH_COPIES else {}
-    missing = {
-        name: {
-            "num_partitions": partition_count(spec, settings),
-            "replication_factor": copies,
-            "configs": {**spec.config(), **in_sync},
-        }
-        for name, spec in specs.items()
-        if name not in existing
-    }
+    missing = {name: spec for name, spec in specs.items() if name not in existing}
     if missing:
-        for topic in client.create_topics(missing, raise_errors=False)["topics"]:
+        copies = settings.replication_factor
+        known = copies if copies > 0 else _default_copies(client)
+        in_sync = {"min.insync.replicas": str(IN_SYNC)} if known >= ENOUGH_COPIES else {}
+        wanted = {
+            name: {
+                "num_partitions": partition_count(spec, settings),
+                "replication_factor": copies,
+                "configs": {**spec.config(), **in_sync},
+            }
+            for name, spec in missing.items()
+        }
+        for topic in client.create_topics(wanted, raise_errors=False)["topics"]:
             if topic["error_code"] not in {0, TOPIC_EXISTS}:
                 raise _creation_error(topic, settings)
     client.wait_for_topics(list(specs), timeout_ms=REQUEST_TIMEOUT_MS)
+
+
+def _default_copies(client: KafkaAdminClient) -> int:
+    """Ask a broker how many copies a topic has if nobody says; 0 if we may not see it."""
+    broker = str(client.describe_cluster()["brokers"][0]["broker_id"])
+    asked = ConfigResource("BROKER", broker, ["default.replication.factor"])
+    configs = client.describe_configs([asked], config_filter="all")["broker"].get(broker, {})
+    return int(configs["default.replication.factor"]["value"]) if configs else 0
 
 
 def _creation_error(topic: dict[str, Any], settings: Settings) -> MillraceError:

@@ -24,6 +24,7 @@ import kafka.codec
 from typing_extensions import override
 
 from contracts.errors import DependencyDown, MillraceError, UsageError
+from service.kafka_records import read_any_header
 from service.logging import get_logger
 from service.settings import Settings
 
@@ -264,6 +265,7 @@ def connected(kind: Any, config: Mapping[str, Any]) -> Any:
 def consumer_config(settings: Settings, group: str | None = None) -> dict[str, Any]:
     """Return the arguments of a `kafka.KafkaConsumer`; without a group it assigns its partitions itself."""
     _require_codecs(kafka.codec, "kafka-python")
+    read_any_header()
     return {
         **base_config(settings),
         **_membership(settings, group),

@@ -86,7 +86,7 @@ class _RepeatFilter(logging.Filter):
 def _log_thread_crash(crash: threading.ExceptHookArgs) -> None:
     error = crash.exc_value or crash.exc_type()
     thread = None if crash.thread is None else crash.thread.name
-    get_logger().error("thread crashed", thread=thread, error=repr(error), exc_info=error)
+    get_logger().error("thread_crashed", thread=thread, error=repr(error), exc_info=error)
 
 
 def _shared_processors(process: str) -> list[Processor]:

@@ -114,9 +114,8 @@ STARTS_AT_ZERO: Final[dict[MetricWrapperBase, Iterable[tuple[str, ...]]]] = {
     INDEX_WRITES: [("upsert",), ("tombstone",), ("stale",), ("same_version",)],
     IMPRESSIONS: [("written",), ("lost",)],
     FRESHNESS: [(path,) for path in FRESHNESS_PATHS],
-    LEDGER_BALANCE: [("events",), ("searches",)],
 }
-"""Label values that exist before anything happened; outcomes of agents are declared with the agents."""
+"""Label values that exist before anything happened; outcomes and ledgers of agents are declared with the agents."""
 
 
 def initialise(process: Process) -> None:

@@ -68,6 +68,7 @@ class ModelsTable:
         with self._changed:
             self._view = ModelsView(switches=self._view.switches)
             self._values.clear()
+            self._unreadable.clear()
             for numbers in self._numbers.values():
                 numbers.clear()
         self._on_change()
@@ -77,7 +78,7 @@ class ModelsTable:
         return self._view
 
     def serving(self) -> Serving | None:
-        """Give the pair in force, None before the first."""
+        """Give the releases in force, None before the first."""
         return self._view.serving
 
     def value(self, key: str) -> bytes | None:
@@ -90,7 +91,26 @@ class ModelsTable:
 
     def unreadable(self) -> Mapping[bytes, ContractError]:
         """Name the keys whose newest record cannot be read, and why."""
-        return {key: error for key, (_, error) in list(self._unreadable.items())}
+        with self._changed:
+            return {key: error for key, (_, error) in self._unreadable.items()}
+
+    def newest_unreadable(self, kinds: Collection[Kind] = KINDS) -> str | None:
+        """Say which record that cannot be read is newer than the pair in force, None if there is none.
+
+        Of an unreadable `serving` a readable one that comes after it takes the place, so it is always newer.
+        """
+        serving, newest = self._view.serving, 0
+        reason = None
+        for key, error in self.unreadable().items():
+            if key == SERVING_KEY:
+                return f"serving cannot be read: {error.message}"
+            try:
+                kind, number = _release_of(key.decode())
+            except ValueError:
+                continue
+            if serving is not None and kind in kinds and number > max(newest, serving.release_of(kind)):
+                newest, reason = number, f"{kind}-{number} cannot be read: {error.message}"
+        return reason
 
     def seen(self, key: str) -> bool:
         """Tell whether a release was ever there, retired ones included."""
@@ -141,8 +161,9 @@ class ModelsTable:
             self._view = self._view._replace(serving=serving, switches=self._view.switches + switched)
 
     def _note_unreadable(self, key: bytes, value: bytes, error: ContractError) -> None:
-        known = self._unreadable.get(key)
-        self._unreadable[key] = (value[:COMPARED_BYTES], error)
+        with self._changed:
+            known = self._unreadable.get(key)
+            self._unreadable[key] = (value[:COMPARED_BYTES], error)
         if known is None or known[0] != value[:COMPARED_BYTES]:
             get_logger().error("release_unreadable", key=key.decode(errors="replace"), error=error.message)
 
@@ -164,7 +185,7 @@ class ModelsWriter:
         self._write({key.encode(): None for key in keys})
 
     def put_in_force(self, serving: Serving, table: ModelsTable) -> None:
-        """Put a pair in force and wait until the table shows it, so that every decision goes by the topic alone."""
+        """Put releases in force and wait until the table shows them, so that every decision goes by the topic alone."""
         self._write({SERVING_KEY: wire.encode(serving)})
         if not table.wait_until_shown(serving, SHOWN_WITHIN_S):
             raise TransientError(f"{MODELS} does not show the pair that was published")

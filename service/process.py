@@ -143,7 +143,7 @@ def _end_late_stop(shutdown: Shutdown, ended: threading.Event, grace_s: float = 
     shutdown.wait()
     if not ended.wait(grace_s):
         logging.get_logger().error(
-            "stop took too long", error=f"still running {grace_s:g} s after the stop", exit_code=1
+            "stop_took_too_long", error=f"still running {grace_s:g} s after the stop", exit_code=1
         )
         os._exit(1)
 

@@ -45,9 +45,13 @@ async def run_worker(settings: Settings, shutdown: Shutdown) -> None:
     await asyncio.to_thread(ensure_topics, settings, all_topics(), wait=shutdown.wait)
     if shutdown.is_set():
         return
-    source_ids = await asyncio.to_thread(topic_ids, settings, {spec.source for spec in specs})
+    topics = {topic for spec in specs for topic in (spec.source, spec.progress_topic)}
+    ids = await asyncio.to_thread(topic_ids, settings, topics)
     tune_interpreter()
-    agents = [agent_class(spec)(spec, settings, source_id=source_ids.get(spec.source)) for spec in specs]
+    agents = [
+        agent_class(spec)(spec, settings, source_id=ids.get(spec.source), progress_id=ids.get(spec.progress_topic))
+        for spec in specs
+    ]
     kafka = Dependency(Process.KAFKA, meaning="nothing is joined or paired; no event is lost")
     health = Health(Process.STREAMS)
     health.add_check("kafka", kafka.not_ready)
@@ -69,7 +73,7 @@ def agent_class(spec: AgentSpec[Any]) -> Callable[..., Agent]:
 
 
 async def _run_agents(agents: Sequence[Agent], settings: Settings, shutdown: Shutdown, kafka: Dependency) -> None:
-    """Start the agents and watch them, and Kafka."""
+    """Start the agents and watch them, and Kafka; what ends one of them ends this."""
     await asyncio.gather(*(agent.app.start() for agent in agents))
     gc.freeze()
     stop = asyncio.create_task(shutdown.wait_async())
@@ -78,6 +82,8 @@ async def _run_agents(agents: Sequence[Agent], settings: Settings, shutdown: Shu
         while not stop.done():
             for agent in agents:
                 _raise_crash(agent, settings)
+            if asking.done():
+                asking.result()
             await asyncio.wait([stop], timeout=WATCH_S)
     finally:
         stop.cancel()
@@ -86,16 +92,23 @@ async def _run_agents(agents: Sequence[Agent], settings: Settings, shutdown: Shu
 
 async def _watch_kafka(agent: Agent, kafka: Dependency) -> None:
     """Note whether Kafka answers: the clients of Faust try on in silence."""
+    no_answer = DependencyDown("Kafka does not answer", fix="look at the brokers and the network to them")
     while True:
+        problem: MillraceError | None = no_answer
         try:
             async with asyncio.timeout(KAFKA_ANSWERS_WITHIN_S):
-                answered = await agent.output.producer.client.force_metadata_update()
-        except TimeoutError:
-            answered = False
-        if answered:
+                if await agent.output.producer.client.force_metadata_update():
+                    problem = None
+        except OSError:  # a timeout is one
+            pass
+        except Exception as error:
+            problem = expected_kafka_error(error, agent.settings)
+            if problem is None:
+                raise
+        if problem is None:
             kafka.answered()
         else:
-            kafka.failed(DependencyDown("Kafka does not answer", fix="look at the brokers and the network to them"))
+            kafka.failed(problem)
         await asyncio.sleep(KAFKA_ASKED_EVERY_S)
 
 

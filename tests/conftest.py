@@ -1,10 +1,11 @@
 """What every test may use: real servers once per session, a name space of its own, settings without surprises.
 
-No MILLRACE_*, terminal or proxy of the developer's shell reaches a test; servers named there are used by the session's
-fixtures alone.
+No MILLRACE_*, terminal, proxy, language or time zone of the developer's shell reaches a test; servers named there are
+used by the session's fixtures alone.
 """
 
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,9 +32,14 @@ TERMINAL = ("TERM", "COLORTERM", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "T
 """What rich reads of the terminal: colours, cursor, size."""
 GIVEN = {name: value for name, value in os.environ.items() if name.startswith(ENV_PREFIX)}
 
+FOREIGN = {*GIVEN, *TERMINAL, "LANGUAGE"}
+
 # At once, not in a fixture: fixtures of a module or session, and what modules do when imported, see no more of it.
-for surrounding in (*GIVEN, *TERMINAL, *(name for name in os.environ if name.lower().endswith("_proxy"))):
-    os.environ.pop(surrounding, None)
+for surrounding in list(os.environ):
+    if surrounding in FOREIGN or surrounding.startswith("LC_") or surrounding.lower().endswith("_proxy"):
+        del os.environ[surrounding]
+os.environ |= {"LANG": "C.UTF-8", "TZ": "UTC"}
+time.tzset()
 
 
 @pytest.fixture(autouse=True)

@@ -121,7 +121,7 @@ def find_weights(model_name: str) -> WeightsFolder:
     for source, find in sources.items():
         found = find(model_name)
         if isinstance(found, Path):
-            structlog.get_logger("millrace").info("base encoder found", model=model_name, source=source)
+            structlog.get_logger("millrace").info("base_encoder_found", model=model_name, source=source)
             return WeightsFolder(found, source)
         refusals.append(f"{source}: {found}")
     raise DependencyDown(

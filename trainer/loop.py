@@ -169,7 +169,7 @@ class TrainerLoop:
     def resume(self, outbox: Mapping[str, bytes]) -> None:
         """Take up work where the checkpoint left it: position, numbers, and releases that were not published.
 
-        Without a checkpoint it begins from the pair in force and the offsets that this was trained up to.
+        Without a checkpoint it begins from the releases in force and the offsets that these were trained up to.
         """
         progress = self.learner.progress
         progress.last_query_release = max(progress.last_query_release, self._models.highest("query"))

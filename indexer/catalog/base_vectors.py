@@ -36,6 +36,7 @@ class BaseProduct:
         vector: (dim,) float32 of unit length; None once the product is deleted.
         payload: what its point says; None once the product is deleted.
         place: of the catalogue record that it comes from; None if an older version of Millrace wrote it.
+        content_hash: of the whole message; empty of a deletion, and if an older version of Millrace wrote it.
     """
 
     product_id: str
@@ -45,6 +46,7 @@ class BaseProduct:
     vector: np.ndarray | None = None
     payload: PointPayload | None = None
     place: CatalogPlace | None = None
+    content_hash: str = ""
 
     @classmethod
     def from_message(cls, message: ProductVector) -> "BaseProduct":
@@ -59,6 +61,7 @@ class BaseProduct:
             vector,
             message.payload,
             None if offset is None or time is None else CatalogPlace(offset, time),
+            message.content_hash,
         )
 
     def to_message(self) -> ProductVector:
@@ -70,6 +73,7 @@ class BaseProduct:
             deleted=self.is_deleted,
             base_version=self.base_version,
             text_hash=self.text_hash,
+            content_hash=self.content_hash,
             vector=vector,
             payload=self.payload,
             catalog_offset=None if self.place is None else self.place.offset,

@@ -15,7 +15,7 @@ from contracts.catalog import Product
 from contracts.errors import DependencyDown, InvariantError, TransientError
 from contracts.telemetry import Process
 from indexer.catalog.base_vectors import BaseProduct
-from indexer.catalog.planning import CatalogRecord, Change, Plan, advance, payload_of, plan_batch
+from indexer.catalog.planning import CatalogRecord, Change, Plan, advance, content_hash, payload_of, plan_batch
 from indexer.points import Target, Targets
 from indexer.ports import CatalogSource, InForce, PartitionsMoved, Pause, VectorLog
 from indexer.store import ProductStore
@@ -187,7 +187,14 @@ class CatalogLoop:
             return BaseProduct(message.product_id, message.version, base_version, place=place)
         key = text_hash(product_text(message))
         return BaseProduct(
-            message.product_id, message.version, base_version, key, vectors[key], payload_of(message), place
+            message.product_id,
+            message.version,
+            base_version,
+            key,
+            vector=vectors[key],
+            payload=payload_of(message),
+            place=place,
+            content_hash=content_hash(message),
         )
 
     def _commit(self, records: Sequence[CatalogRecord], plan: Plan) -> None:

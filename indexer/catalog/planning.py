@@ -3,8 +3,12 @@
 Records and what is known go in, a plan comes out: the loop encodes, writes and commits what is decided here.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
 
 from contracts import wire
 from contracts.catalog import CATALOG_CHANGE, CatalogChange, PointPayload, Product, ProductDeleted
@@ -176,19 +180,51 @@ class _Batch:
         if not isinstance(message, Product):
             return False
         if before is not None:
-            return before.message.version == message.version and _content(before.message) != _content(message)
+            same_version = before.message.version == message.version
+            return same_version and content_hash(before.message) != content_hash(message)
         if known is None or known.version != message.version or (known.place and known.place.is_after(record.place)):
             return False
-        return _content(message) != (None if known.is_deleted else (known.text_hash, known.payload))
+        if known.content_hash:
+            return content_hash(message) != known.content_hash
+        return known.is_deleted or _indexed(message) != (known.text_hash, known.payload)
 
 
 def _order(message: CatalogChange) -> tuple[int, bool]:
     return message.version, isinstance(message, ProductDeleted)
 
 
-def _content(message: CatalogChange) -> tuple[str, PointPayload] | None:
-    """Return what the index holds of a product besides its versions, None of a deletion."""
-    return (text_hash(product_text(message)), payload_of(message)) if isinstance(message, Product) else None
+def content_hash(message: CatalogChange) -> str:
+    """Return what tells one content of a version from another, fields that nobody here reads included.
+
+    16 bytes of sha256 as hex; empty of a deletion. Nulls, defaults and the order of fields make no difference.
+    """
+    if not isinstance(message, Product):
+        return ""
+    known = message.model_dump(mode="json", include=set(Product.model_fields), exclude_none=True)
+    said = orjson.dumps(known, option=orjson.OPT_SORT_KEYS) + _said(message.model_extra or {}).encode()
+    return hashlib.sha256(said).hexdigest()[:32]
+
+
+def _said(value: Any) -> str:
+    """Write parsed JSON in one way, each part after its size; without recursion, for it may be nested deeply."""
+    written, to_write = [], [value]
+    while to_write:
+        part = to_write.pop()
+        if isinstance(part, dict):
+            names = sorted(name for name, inner in part.items() if inner is not None)
+            written.append(f"{{{len(names)}")
+            to_write += [one for name in reversed(names) for one in (part[name], name)]
+        elif isinstance(part, list):
+            written.append(f"[{len(part)}")
+            to_write += reversed(part)
+        else:
+            written.append(repr(part))
+    return " ".join(written)
+
+
+def _indexed(product: Product) -> tuple[str, PointPayload]:
+    """Return what the index holds of a product besides its versions."""
+    return text_hash(product_text(product)), payload_of(product)
 
 
 def payload_of(product: Product) -> PointPayload:

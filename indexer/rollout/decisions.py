@@ -48,7 +48,7 @@ class State:
     """All that decides the next step.
 
     Args:
-        serving: the pair in force; None on a deployment that never served.
+        serving: the releases in force; None on a deployment that never served.
         leads: whether this indexer is the one that moves releases; the others only write along.
         repaired: whether this process compared the collection in force with the base vectors since it came into force.
         query_releases: query release -> the product release that it was trained for.
@@ -218,7 +218,7 @@ def newest_refused(
     """Return why nothing newer comes into force, None if the newest release of each tower was not refused.
 
     Args:
-        serving: the pair in force.
+        serving: the releases in force.
         manifests: of the releases that there are.
         refused: release -> the reason.
     """

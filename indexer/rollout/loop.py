@@ -93,7 +93,7 @@ class RollOutLoop:
         return True
 
     def settle(self) -> None:
-        """Take the steps without which nothing can be served: a pair in force, and a collection that is complete.
+        """Take the steps without which nothing can be served: releases in force, and a collection that is complete.
 
         At its start each indexer takes them, whoever leads.
         """
@@ -113,9 +113,8 @@ class RollOutLoop:
     def newest_refused(self) -> str | None:
         """Return why no newer release comes into force, as a readiness check."""
         view = self._models.look()
-        if view.serving is None:
-            return None
-        return decisions.newest_refused(view.serving, view.manifests.values(), dict(self._refused))
+        refused = view.serving and decisions.newest_refused(view.serving, view.manifests.values(), dict(self._refused))
+        return refused or self._models.newest_unreadable()
 
     def _write_newest_again(self) -> None:
         """Write again what a stalled writer has overtaken with something older, before compaction keeps only that."""
@@ -170,7 +169,7 @@ class RollOutLoop:
         self._index = None
 
     def _target(self, serving: Serving) -> Target:
-        """Return the target of the pair in force.
+        """Return the target of the releases in force.
 
         Raises:
             InvariantError: its release cannot be used, and no other may stand in for it.

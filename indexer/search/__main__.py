@@ -7,6 +7,7 @@ from typing import Final
 
 from contracts.errors import DependencyDown
 from contracts.telemetry import Process
+from indexer.points import Owner
 from indexer.qdrant import connect, connect_async
 from indexer.search.encoding import QueryEncoder
 from indexer.search.impressions import ImpressionWriter
@@ -17,7 +18,7 @@ from indexer.search.web import build
 from indexer.store import ProductStore
 from service.health import Health
 from service.http import bind_socket, serving
-from service.kafka import ensure_topics
+from service.kafka import cluster_id, ensure_topics
 from service.logging import get_logger
 from service.process import Shutdown, run
 from service.settings import Settings
@@ -89,6 +90,7 @@ class Starting:
         (person_key,) = settings.require("person_key")
         self._reason = "waiting for Kafka"
         await asyncio.to_thread(ensure_topics, settings, wait=shutdown.wait)
+        cluster = await asyncio.to_thread(cluster_id, settings, wait=shutdown.wait)
         impressions = await asyncio.to_thread(ImpressionWriter, settings)
         impressions.start()
         stack.push_async_callback(asyncio.to_thread, impressions.close)
@@ -96,7 +98,9 @@ class Starting:
         encoder = await asyncio.to_thread(load_encoder, settings.base_model)
         store = ProductStore(connect(settings, timeout_s=METADATA_TIMEOUT_S))
         stack.callback(store.close)
-        followed = ServingFollower(settings, encoder, store.metadata)
+        followed = ServingFollower(
+            settings, encoder, metadata=store.metadata, owner=Owner(cluster, settings.topic_prefix)
+        )
         stack.push_async_callback(asyncio.to_thread, followed.stop)
         followed.start()
         queries = QueryEncoder(encoder)

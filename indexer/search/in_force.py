@@ -11,9 +11,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from contracts.errors import CheckFailed, ContractError, MillraceError
+from contracts.errors import CheckFailed, ContractError, MillraceError, UsageError
 from contracts.releases import Serving
 from contracts.topics import MODELS
+from indexer.points import Owner
+from indexer.store import OWNER
 from service import metrics
 from service.follow import TopicFollower
 from service.logging import get_logger
@@ -77,13 +79,16 @@ class ServingFollower:
         settings: of the deployment.
         encoder: the base encoder.
         metadata: of a collection.
+        owner: whose collections are served.
     """
 
-    def __init__(self, settings: Settings, encoder: Encoder, metadata: Metadata) -> None:
+    def __init__(self, settings: Settings, encoder: Encoder, *, metadata: Metadata, owner: Owner) -> None:
         self._encoder = encoder
         self._metadata = metadata
+        self._owner = owner
         self._refused: Serving | None = None
         self._reason: str | None = None
+        self._is_anothers = False  # which may change, by the indexer's taking over: unlike other refusals, not for good
         self._changed = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="serving", daemon=True)
@@ -108,13 +113,14 @@ class ServingFollower:
     def not_ready(self) -> str | None:
         """Return why what is in force is not served, as a readiness check."""
         refused, current = self._refused, self.current
+        missed = self.models.newest_unreadable({"query"})
         if refused is not None:
-            before = f"; {current.query_release} goes on answering" if current else ""
-            return f"query release {refused.query_release} was refused: {self._reason}{before}"
+            missed = f"query release {refused.query_release} was refused: {self._reason}"
         if current is not None:
-            return self.follower.not_caught_up()
+            goes_on = f"{missed}; query release {current.query_release} goes on answering"
+            return goes_on if missed else self.follower.not_caught_up()
         nothing = "no release is in force yet: the indexer publishes the first"
-        return self._reason or self.follower.not_caught_up() or nothing
+        return missed or self._reason or self.follower.not_caught_up() or nothing
 
     def _run(self) -> None:
         while not self.follower.caught_up.wait(0.1):
@@ -134,7 +140,7 @@ class ServingFollower:
     def follow(self) -> bool:
         """Swap to the release that is in force; return False if that has to be tried again."""
         serving, current = self.models.serving(), self.current
-        if serving is None or serving is self._refused:
+        if serving is None or (serving is self._refused and not self._is_anothers):
             return True
         if current is not None and current.is_of(serving):
             self._refused = None
@@ -142,9 +148,9 @@ class ServingFollower:
         try:
             self._check_collection(serving)
             release = self._verified(serving)
-        except (CheckFailed, ContractError) as error:
+        except (CheckFailed, ContractError, UsageError) as error:
             self._refuse(serving, error)
-            return True
+            return not self._is_anothers
         except MillraceError as error:
             if self._reason != error.message:
                 get_logger().warning("release_waits", error=error.message, fix=error.fix)
@@ -160,8 +166,16 @@ class ServingFollower:
         return release
 
     def _check_collection(self, serving: Serving) -> None:
-        """Refuse a collection that holds vectors of another base encoder or product release."""
+        """Refuse a collection of another deployment, or with vectors of another base encoder or product release.
+
+        One without an owner was made by an earlier version of Millrace, before the indexer claimed it.
+        """
         stored = self._metadata(serving.collection)
+        if (found := stored.get(OWNER, self._owner.name)) != self._owner.name:
+            raise UsageError(
+                f"collection {serving.collection} belongs to {found}, not to {self._owner.name}",
+                fix="correct MILLRACE_QDRANT_URL, MILLRACE_KAFKA_BOOTSTRAP or MILLRACE_TOPIC_PREFIX",
+            )
         expected = {"base_version": self._encoder.base_version, "product_release": serving.product_release}
         for name, value in expected.items():
             if stored.get(name, value) != value:
@@ -189,7 +203,9 @@ class ServingFollower:
         )
 
     def _refuse(self, serving: Serving, error: MillraceError) -> None:
-        self._reason, self._refused = error.message, serving
+        if serving is self._refused and self._reason == error.message:
+            return
+        self._reason, self._refused, self._is_anothers = error.message, serving, isinstance(error, UsageError)
         metrics.RELEASES.labels("query", "refused").inc()
         get_logger().error(
             "release_refused",

@@ -77,8 +77,7 @@ class OwnedPartition(Generic[S, P]):
     skipped_seen: int = 0
 
     def __post_init__(self) -> None:
-        if self.read_offset < 0:
-            self.read_offset = max(self.hold_offset, self.begin_offset, self.state.next_offset)
+        self.read_offset = max(self.read_offset, self.hold_offset, self.begin_offset)
 
     @property
     def hold_offset(self) -> int:
@@ -104,9 +103,17 @@ class PartitionAgent(Generic[S, P]):
         spec: what it is.
         settings: the settings in force.
         source_id: Kafka's id of the source topic, if Kafka tells one.
+        progress_id: Kafka's id of the progress topic, if Kafka tells one.
     """
 
-    def __init__(self, spec: AgentSpec[P], settings: Settings, *, source_id: str | None = None) -> None:
+    def __init__(
+        self,
+        spec: AgentSpec[P],
+        settings: Settings,
+        *,
+        source_id: str | None = None,
+        progress_id: str | None = None,
+    ) -> None:
         self.spec = spec
         self.name = spec.name
         self.settings = settings
@@ -118,6 +125,7 @@ class PartitionAgent(Generic[S, P]):
         self.assigned: set[int] | None = None
         """The partitions whose state is here; None while they change hands."""
         self._source_id = source_id
+        self.progress_id = progress_id
         self._revocations = 0
         self._output: Output | None = None
         self.app.on_partitions_assigned.connect(self._on_assigned, weak=False)
@@ -133,8 +141,12 @@ class PartitionAgent(Generic[S, P]):
     def save_state(self, owned: OwnedPartition[S, P]) -> None:
         """Spare a restart work, now that everything taken so far is acknowledged and counted."""
 
-    def restore_state(self, tp: TP, state: S) -> None:
-        """Bring a new state forward to what `save_state` kept."""
+    def restore_state(self, tp: TP, state: S) -> int:
+        """Bring a new state forward to what `save_state` kept; return from where on it needs the log.
+
+        That is -1 if it needs all that is held.
+        """
+        return -1
 
     async def idle(self, owned: OwnedPartition[S, P]) -> None:
         """Do what an agent does with a partition while no record comes."""
@@ -341,8 +353,8 @@ class PartitionAgent(Generic[S, P]):
             return owned
         progress = source.progress
         state: Any = self.spec.new_state(tp.partition, progress, self.settings)
-        self.restore_state(tp, state)
-        owned = OwnedPartition(tp, state, progress, source.begin_offset, source.end_offset)
+        restored = self.restore_state(tp, state)
+        owned = OwnedPartition(tp, state, progress, source.begin_offset, source.end_offset, restored)
         if progress is not None:
             owned.counted = self._counts(progress)
         decided = source.begin_offset if progress is None else progress.next_offset

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from contracts import wire
-from contracts.base import MAX_ID_CHARS, SCHEMA_VERSION, YEAR_2000_MS, Part
+from contracts.base import MAX_ID_CHARS, SCHEMA_VERSION, YEAR_2000_MS
 from contracts.catalog import CATALOG_CHANGE
 from contracts.errors import ContractError, MalformedMessage
 from contracts.events import FUTURE_TOLERANCE_MS, SHOP_EVENT, person_id
 from contracts.http import IntakeAnswer, IntakeReason, ItemResult
-from contracts.joined import is_personal
+from contracts.joined import without_addresses
 from contracts.pairs import CURATED_PAIR
 from contracts.telemetry import Correction
 from contracts.topics import CATALOG, CURATED_PAIRS, SEARCH_EVENTS
@@ -106,8 +106,9 @@ def decide_event(event: Any, arrival: Arrival) -> Accepted | Rejected:
             raise MalformedMessage(IntakeReason.BOT, "the user agent is on the bot list")
         _refuse_depth(event)
         form = wire.validate(event, SHOP_EVENT)
-        corrections: list[Correction] = []
-        ready = by_our_clock(_without_addresses(event, form, corrections), arrival.received_at)
+        left_out: list[str] = []
+        ready = by_our_clock(without_addresses(event, type(form), left_out), arrival.received_at)
+        corrections = [Correction.PERSONAL_FIELD] * len(left_out)
         times = dict(_times(ready))
         if form.sent_at is not None and (sent := dict(_times(event))) != times:
             unnamed = [field for field, time_ms in times.items() if time_ms is None and sent[field] is not None]
@@ -162,26 +163,6 @@ def _containers(part: Any) -> list[Any]:
     """Return the objects and lists directly inside a JSON value."""
     children = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
     return [child for child in children if isinstance(child, dict | list)]
-
-
-def _without_addresses(sent: dict[str, Any], form: Part, corrections: list[Correction]) -> dict[str, Any]:
-    """Return what was sent without unknown fields that may hold an address of a person.
-
-    Args:
-        sent: as it came.
-        form: the same, read by its contract.
-        corrections: each field that is left out adds one.
-    """
-    personal = [name for name, value in (form.model_extra or {}).items() if is_personal({name: value})]
-    corrections += [Correction.PERSONAL_FIELD] * len(personal)
-    kept = {name: value for name, value in sent.items() if name not in personal}
-    for name, value in kept.items():
-        read = vars(form).get(name) if isinstance(value, dict | list) else None
-        if isinstance(value, dict) and isinstance(read, Part):
-            kept[name] = _without_addresses(value, read, corrections)
-        elif isinstance(read, tuple) and any(one.model_extra for one in read):
-            kept[name] = [_without_addresses(*both, corrections) for both in zip(value, read, strict=True)]
-    return kept
 
 
 def _refuse_impossible_times(times: Mapping[str, int | None], received_at: int) -> None:

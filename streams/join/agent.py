@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -83,16 +84,17 @@ class JoinAgent(PartitionAgent[PartitionJoin, JoinProgress]):
             self._saving[number] = asyncio.create_task(self._write_state(owned.tp, content))
 
     @override
-    def restore_state(self, tp: TP, state: PartitionJoin) -> None:
-        """Take up the saved open searches of a partition, if they fit its progress."""
-        try:
+    def restore_state(self, tp: TP, state: PartitionJoin) -> int:
+        """Take up the saved open searches of a partition, if they fit its progress; without one the join begins."""
+        if state.start_offset < 0:
+            state.begun_in = self.progress_id
+        with suppress(OSError):
             content = self._state_file(tp).read_bytes()
-        except OSError:
-            return
-        digest, snapshot = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
-        if hashlib.sha256(snapshot).digest() == digest and state.restore(snapshot):
-            self.log.info("join_state_restored", partition=tp.partition, next_offset=state.next_offset,
-                          open_searches=state.open_searches)  # fmt: skip
+            digest, snapshot = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
+            if hashlib.sha256(snapshot).digest() == digest and state.restore(snapshot):
+                self.log.info("join_state_restored", partition=tp.partition, next_offset=state.next_offset,
+                              open_searches=state.open_searches)  # fmt: skip
+        return state.next_offset
 
     async def _write_state(self, tp: TP, content: bytes) -> None:
         try:

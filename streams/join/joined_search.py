@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from operator import attrgetter
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 
 import msgspec
 import orjson
@@ -40,7 +40,7 @@ class ListedSlot(msgspec.Struct, gc=False, omit_defaults=True):
     purchase_quantity: int = msgspec.field(default_factory=int)
 
 
-class ClosedSearch(NamedTuple):
+class ClosedSearch(msgspec.Struct, gc=False):
     """A closed search as it is written, and what became of its events."""
 
     key: bytes
@@ -60,8 +60,13 @@ def joined_search(search: OpenSearch, *, partition: int) -> ClosedSearch:
     events = _without_repeated_lines(search.events or {})
     shown = pages[0]
     ranker, query_release, product_release, arm, policy, seed = shown.ranking
-    denied = any([one.denied for one in pages] + [event.denied for event in events])
-    offsets = sorted([one.offset for one in pages] + [event.offset for event in events])[:MAX_ORIGINS]
+    denied = synthetic = False
+    offsets: list[int] = []
+    held: list[ShownList | HeldEvent] = [*pages, *events]
+    for one in held:
+        denied, synthetic = denied or one.denied, synthetic or one.synthetic
+        offsets.append(one.offset)
+    offsets.sort()
     message = JoinedSearch(
         search_id=search.search_id,
         search_time=search.search_time,
@@ -74,7 +79,7 @@ def joined_search(search: OpenSearch, *, partition: int) -> ClosedSearch:
         surface=shown.surface,
         total_results=shown.total_results,
         consent="denied" if denied else shown.consent,
-        synthetic=any([one.synthetic for one in pages] + [event.synthetic for event in events]),
+        synthetic=synthetic,
         query=shown.query,
         layout=shown.layout,
         columns=shown.columns,
@@ -88,7 +93,9 @@ def joined_search(search: OpenSearch, *, partition: int) -> ClosedSearch:
         ),
         unlisted=_note_all(events, slots),
         slots=cast("Any", slots),
-        origins=tuple([Origin(topic=SEARCH_EVENTS, partition=partition, offset=offset) for offset in offsets]),
+        origins=tuple(
+            [Origin(topic=SEARCH_EVENTS, partition=partition, offset=offset) for offset in offsets[:MAX_ORIGINS]]
+        ),
     )
     value = encode(message, orjson.loads(shown.unknown) if shown.unknown else None)
     joined = len(pages) + len(events)
@@ -142,12 +149,14 @@ def _without_repeated_lines(events: Mapping[str, HeldEvent]) -> list[HeldEvent]:
 
     The lines of one event are numbered behind its id: an order may have two lines of one product.
     """
-    lines = sorted((event.event_time, event_id) for event_id, event in events.items() if event.order_id is not None)
+    if len(events) < 2:
+        return list(events.values())
+    lines = [(event.event_time, event_id) for event_id, event in events.items() if event.order_id is not None]
     if len(lines) < 2:
         return list(events.values())
     counted: dict[tuple[str | None, str], str] = {}
     repeated: set[str] = set()
-    for _, event_id in lines:
+    for _, event_id in sorted(lines):
         line, order_event = events[event_id], _LINE_NUMBER.sub("", event_id)
         if counted.setdefault((line.order_id, line.product_id), order_event) != order_event:
             repeated.add(event_id)
@@ -164,7 +173,7 @@ def _note_all(events: list[HeldEvent], slots: list[ListedSlot]) -> int:
         return 0
     by_product = {slot.product_id: slot for slot in slots}
     if len(by_product) == len(slots):
-        return sum(not _note(event, {}, by_product) for event in events)
+        return [_note(event, {}, by_product) for event in events].count(False)
     by_place: dict[tuple[str, int | None], ListedSlot] = {(slot.product_id, slot.position): slot for slot in slots}
     unlisted = 0
     for is_click in (True, False):

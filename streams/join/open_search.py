@@ -5,7 +5,9 @@ a million searches may be open.
 """
 
 import heapq
+import json
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from operator import attrgetter
 from typing import Any, Final, Literal, Self, get_args
 
@@ -13,13 +15,15 @@ import msgspec
 import orjson
 
 from contracts import events
+from contracts.errors import MalformedMessage
 from contracts.events import protected_id
-from contracts.joined import is_personal, passed_on
-from contracts.structs import Cart, Click, Dwell, Impression, Purchase, ShopEvent, View
+from contracts.joined import passed_on, without_addresses
+from contracts.structs import Impression, ShopEvent
+from contracts.wire import is_unicode, parse_leniently
 from streams.agents.spec import LogRecord
 
 _PERSONS: Final = ("client_id", "user_id")
-_KNOWN: Final = frozenset(name for model in get_args(events.ShopEvent) for name in model.model_fields)
+_FORMS: Final = {get_args(form.model_fields["type"].annotation)[0]: form for form in get_args(events.ShopEvent)}
 _pack: Final = msgspec.msgpack.Encoder().encode
 _fields_of: Final[Callable[[Any], tuple[Any, ...]]] = msgspec.structs.astuple
 _unpack_seen: Final = msgspec.msgpack.Decoder(list[tuple[str, int | None, int]]).decode
@@ -43,33 +47,50 @@ class KeptRecord(msgspec.Struct, gc=False, array_like=True):
 def protected_record(record: LogRecord, person_key: bytes | None) -> LogRecord:
     """Return a record as it may stand on a topic of ours: ids of persons are replaced, or left out without consent.
 
-    Fields beyond the form that may hold an address are left out. What is no JSON object stays as it is.
+    Fields beyond the form of its type that may hold an address are left out. Of what is no JSON object nobody can say
+    whom it names: neither value nor key stays.
 
     Args:
         record: as it came.
         person_key: replaces ids; without it they are left out.
     """
+    sent = _json_object(record.value)
+    if sent is None:
+        return KeptRecord(record.offset, record.timestamp, None, None, ())
+    kind, may_stay = sent.get("type"), sent.get("consent") != "denied"
+    form = _FORMS.get(kind, events.Envelope) if isinstance(kind, str) else events.Envelope
+    key, fields = record.key, without_addresses(sent, form, [])
+    for name in _PERSONS:
+        given = fields.get(name)
+        if given is None:
+            continue
+        is_id = isinstance(given, str) and is_unicode(given)
+        stand_in = protected_id(given, person_key) if is_id and may_stay else None
+        if not is_id or key == given.encode():
+            key = (stand_in or "").encode()
+        fields[name] = stand_in
+        if stand_in is None:
+            del fields[name]
+    value = _json(fields)
+    return KeptRecord(record.offset, record.timestamp, None if value is None else key, value, tuple(record.headers))
+
+
+def _json_object(value: bytes | None) -> dict[str, Any] | None:
     try:
-        fields = orjson.loads(record.value or b"")
-    except orjson.JSONDecodeError:
-        return record
-    if not isinstance(fields, dict):
-        return record
-    ids = {name: fields[name] for name in _PERSONS if fields.get(name) is not None}
-    may_stay = fields.get("consent") != "denied"
-    safe = {
-        name: protected_id(one, person_key) if may_stay and isinstance(one, str) else None for name, one in ids.items()
-    }
-    left_out = {name for name, stand_in in safe.items() if stand_in is None}
-    left_out.update(name for name in fields.keys() - _KNOWN if is_personal({name: fields[name]}))
-    if safe == ids and not left_out:
-        return record
-    kept = {name: value for name, value in (fields | safe).items() if name not in left_out}
-    key = record.key
-    for name, one in ids.items():
-        if key == str(one).encode():
-            key = (safe[name] or "").encode()
-    return KeptRecord(record.offset, record.timestamp, key, orjson.dumps(kept), tuple(record.headers))
+        sent = parse_leniently(value or b"")
+    except MalformedMessage:
+        return None
+    return sent if isinstance(sent, dict) else None
+
+
+def _json(fields: dict[str, Any]) -> bytes | None:
+    """Write an object again; None if it has a number beyond the range of floats."""
+    try:
+        return orjson.dumps(fields)
+    except orjson.JSONEncodeError:
+        with suppress(ValueError):
+            return json.dumps(fields, allow_nan=False).encode()  # half a surrogate pair, escaped as it came
+    return None
 
 
 class HeldEvent(msgspec.Struct, gc=False, array_like=True):
@@ -118,23 +139,21 @@ class HeldEvent(msgspec.Struct, gc=False, array_like=True):
 def held_event(event: ShopEvent, time_ms: int, offset: int) -> HeldEvent:
     """Return what is kept of an event other than an impression."""
     position, seen, order_id = None, b"", None
-    match event:
-        case Click():
-            kind, product_id, position, amount = "click", event.product_id, event.position, time_ms
-        case View():
-            kind, product_id, amount = "view", "", 0
-            seen = _pack([(slot.product_id, slot.position, slot.visible_ms) for slot in event.slots])
-        case Dwell():
-            kind, product_id, amount = "dwell", event.product_id, event.dwell_ms
-        case Cart():
-            kind, product_id, amount = "cart", event.product_id, event.quantity
-        case Purchase(items=(line,)):
-            kind, product_id, amount, order_id = "purchase", line.product_id, line.quantity, event.order_id
-        case _:
-            raise TypeError(f"{event.event_id} does not follow a list")
+    if event.type == "view":
+        product_id, amount, seen = "", 0, _pack(list(map(_fields_of, event.slots)))
+    elif event.type == "click":
+        product_id, position, amount = event.product_id, event.position, time_ms
+    elif event.type == "dwell":
+        product_id, amount = event.product_id, event.dwell_ms
+    elif event.type == "cart":
+        product_id, amount = event.product_id, event.quantity
+    elif event.type == "purchase" and len(event.items) == 1:
+        product_id, amount, order_id = event.items[0].product_id, event.items[0].quantity, event.order_id
+    else:
+        raise TypeError(f"{event.event_id} does not follow a list")
     event_time, denied = event.event_time, event.consent == "denied"
     return HeldEvent(
-        kind, event_time, time_ms, product_id, position, amount, seen, order_id, denied, event.synthetic, offset
+        event.type, event_time, time_ms, product_id, position, amount, seen, order_id, denied, event.synthetic, offset
     )
 
 
@@ -163,7 +182,7 @@ class ShownList(msgspec.Struct, gc=False, array_like=True):
     columns: int
     page: int
     ranking: tuple[str, int | None, int | None, str, str, int]
-    slots: list[Any]
+    slots: list[tuple[Any, ...]]
     unknown: bytes
     offset: int
 

@@ -12,9 +12,9 @@ from typing import Literal
 import msgspec
 
 from contracts.errors import ContractError, MalformedMessage
-from contracts.joined import CLOSING_NUMBER_HEADER, ClosingNumber
+from contracts.joined import CLOSING_NUMBER_HEADER, ClosingNumber, is_personal
 from contracts.progress import EventCounts, JoinProgress
-from contracts.structs import SEARCH_RECORD, Impression, Purchase, ShopEvent, Tick
+from contracts.structs import SEARCH_RECORD, ShopEvent, Tick
 from contracts.telemetry import AsideReason, EventOutcome
 from contracts.topics import JOINED_SEARCHES, belongs
 from streams.agents.spec import Emit, LogRecord, Plan, SetAside
@@ -74,6 +74,8 @@ class PartitionJoin:
         self.replay_mismatch = False
         """Whether the last restart could not rebuild what had been pending, because records were gone."""
         self._counts = EventCounts().model_dump()
+        self._name = ""
+        """What tells this join from every other: an offset alone returns when a topic is made anew."""
         self._searches_closed = 0
         self._searches = OpenSearches()
         self._waiting = WaitingEvents()
@@ -82,6 +84,8 @@ class PartitionJoin:
         """The latest time for which a window was looked up."""
         self._past: JoinProgress | None = None
         self._first_append_ms: int | None = None
+        self.begun_in: str | None = None
+        """Kafka's id of the progress topic in which this join began, if Kafka told one."""
         if progress is not None:
             self._begin_replay(progress)
 
@@ -104,7 +108,7 @@ class PartitionJoin:
             self._skip_to(record)
         if self._windows.earlier:
             self.event_time.lateness_ms = self._windows.lateness_at(offset)
-        plan = [] if self.replaying else plan
+        plan = plan if self._past is None else []
         try:
             self._take(SEARCH_RECORD.decode(record.value), record, plan)
         except ContractError as error:
@@ -123,6 +127,7 @@ class PartitionJoin:
             partition=self.partition,
             start_offset=self.start_offset,
             first_append_ms=self._first_append_ms,
+            begun_in=self.begun_in,
             next_offset=self.next_offset,
             hold_offset=low_water.offset,
             watermark_ms=watermark_ms,
@@ -192,16 +197,20 @@ class PartitionJoin:
         self._maybe_end_replay(self.next_offset)
         return True
 
-    @property
-    def _name(self) -> str:
-        """What tells this join from every other: an offset alone returns when a topic is made anew."""
-        begun = "" if self._first_append_ms is None else f"-{self._first_append_ms}"
-        return f"{self.partition}-{self.start_offset}{begun}"
+    def _begin(self, start_offset: int, first_append_ms: int | None, begun_in: str | None) -> None:
+        """Take the name that tells this join from every other.
+
+        An offset returns if a topic is made anew, and a log that lost its end begins as before. What Kafka alone gives
+        needs no record of it: a join that is killed before its first progress has the same name again.
+        """
+        self.start_offset, self._first_append_ms, self.begun_in = start_offset, first_append_ms, begun_in
+        begun = (self.partition, start_offset, first_append_ms, begun_in)
+        self._name = "-".join(str(part) for part in begun if part is not None)
 
     def _skip_to(self, record: LogRecord) -> None:
         """Begin at a record, or pass over offsets at which there is none."""
         if self.start_offset < 0:
-            self.start_offset, self._first_append_ms = record.offset, record.timestamp
+            self._begin(record.offset, record.timestamp, self.begun_in)
             return
         self.skipped_offsets += record.offset - self.next_offset
         self._maybe_end_replay(record.offset)
@@ -209,7 +218,7 @@ class PartitionJoin:
     def _take(self, event: ShopEvent | Tick, record: LogRecord, plan: Plan) -> None:
         """Take one record whose form is right."""
         time, append_ms = self.event_time, record.timestamp
-        if isinstance(event, Tick):
+        if event.type == "tick":
             self._counts["ticks"] += 1
             time.advance(time.tick_happened_ms(event.event_time, append_ms), append_ms=append_ms)
             self._settle(plan)
@@ -217,14 +226,14 @@ class PartitionJoin:
         time_ms = happened_ms(event.event_time, append_ms)
         search_id: str | None
         search_time: int | None
-        if isinstance(event, Impression):
+        if event.type == "impression":
             search_id, search_time = event.search_id, event.event_time
         else:
-            named = event.items[0] if isinstance(event, Purchase) else event
+            named = event.items[0] if event.type == "purchase" else event
             search_id, search_time = named.search_id, named.search_time
             if search_time is not None and search_time > append_ms:
                 happened_ms(search_time, append_ms, field="search_time")
-            if isinstance(event, Purchase) and len(event.items) > 1:
+            if event.type == "purchase" and len(event.items) > 1:
                 raise MalformedMessage(
                     AsideReason.UNSPLIT_PURCHASE, "items: one record per line, please", field="items"
                 )
@@ -273,7 +282,7 @@ class PartitionJoin:
             self._searches.add(search)
             self._hold.begin(record.offset, before, until_ms=deadline)
             self._named_ms = max(self._named_ms, search_time)
-        if isinstance(event, Impression):
+        if event.type == "impression":
             added = search.show(event.event_id, packed_list(event, record.offset, person_key=self._person_key))
         else:
             held = held_event(event, time_ms, record.offset)
@@ -319,16 +328,19 @@ class PartitionJoin:
 
     def _set_aside_orphans(self, records: Collection[LogRecord], search_id: str, plan: Plan) -> None:
         """Plan to put pending events aside whose search showed no list here."""
-        astray = self._partitions is not None and not belongs(search_id.encode(), self.partition, self._partitions)
+        is_elsewhere = self._partitions is not None and not belongs(
+            search_id.encode(), self.partition, self._partitions
+        )
+        reason = AsideReason.WRONG_PARTITION if is_elsewhere else AsideReason.NO_IMPRESSION
         self._counts["pending"] -= len(records)
         for record in records:
-            reason = AsideReason.WRONG_PARTITION if astray else AsideReason.NO_IMPRESSION
             self._set_aside(EventOutcome.ORPHAN, reason, record, plan)
 
     def _set_aside(self, outcome: EventOutcome, reason: str, record: LogRecord, plan: Plan, *, error: str = "") -> None:
         """Plan to put a record on the topic of its outcome."""
         self._counts[outcome] += 1
-        plan.append(SetAside(outcome, reason, protected_record(record, self._person_key), error))
+        told = "" if is_personal(error) else error  # it may quote what was sent
+        plan.append(SetAside(outcome, reason, protected_record(record, self._person_key), told))
 
     def _begin_replay(self, past: JoinProgress) -> None:
         """Begin at the oldest undecided record, with the windows of that time."""
@@ -344,8 +356,8 @@ class PartitionJoin:
         self.event_time = EventTime(
             self._windows.lateness_ms, watermark_ms=past.hold_watermark_ms, moved_append_ms=moved_append_ms
         )
-        self.start_offset, self.next_offset = past.start_offset, past.hold_offset
-        self._first_append_ms = past.first_append_ms
+        self._begin(past.start_offset, past.first_append_ms, past.begun_in)
+        self.next_offset = past.hold_offset
         self._maybe_end_replay(self.next_offset)
 
     def _maybe_end_replay(self, offset: int) -> None:

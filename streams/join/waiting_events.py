@@ -6,7 +6,8 @@ arrival within the lateness changes the outcome. An event that no list took is a
 """
 
 import heapq
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -15,6 +16,8 @@ from streams.join.open_search import HeldEvent, KeptRecord, OpenSearch, OpenSear
 
 MAX_LISTS: Final = 32
 """With more open lists of one id than this, the id tells nothing: its events would be compared with all of them."""
+NO_PRODUCT: Final = ""
+"""No product has this id."""
 
 
 class WaitingEvent(msgspec.Struct, gc=False, order=True, array_like=True):
@@ -43,17 +46,18 @@ class WaitingEvents:
     """
 
     def __init__(self, waiting: Iterable[WaitingEvent] = ()) -> None:
-        self._by_search: dict[str, list[WaitingEvent]] = {}
+        self._by_search: dict[str, dict[int, WaitingEvent]] = {}
+        """Search id -> offset -> what waits there."""
         self._by_end: list[WaitingEvent] = []
         for one in waiting:
             self.add(one)
 
     def __iter__(self) -> Iterator[WaitingEvent]:
-        return (one for waiting in self._by_search.values() for one in waiting)
+        return (one for waiting in self._by_search.values() for one in waiting.values())
 
     def add(self, waiting: WaitingEvent) -> None:
         """Let an event wait."""
-        self._by_search.setdefault(waiting.search_id, []).append(waiting)
+        self._by_search.setdefault(waiting.search_id, {})[waiting.offset] = waiting
         heapq.heappush(self._by_end, waiting)
 
     def take_for(self, search: OpenSearch, others: OpenSearches) -> list[tuple[WaitingEvent, HeldEvent]]:
@@ -67,50 +71,48 @@ class WaitingEvents:
         if waiting is None or others.count(search.search_id) >= MAX_LISTS:
             return []
         shown = search.products()
-        later = [
-            (one.search_time, one.products())
-            for one in others.of(search.search_id)
-            if one.shown and one.search_time > search.search_time
-        ]
-        taken: list[tuple[WaitingEvent, HeldEvent]] = []
-        left: list[WaitingEvent] = []
-        for one in waiting:
-            event = one.event
-            if event is None or not _fits(event, search, shown) or _shown_again(event, later):
-                left.append(one)
-            else:
-                one.event = None
-                taken.append((one, event))
-        self._keep(search.search_id, left)
+        again_ms: dict[str, int] = {}
+        for later in others.of(search.search_id):
+            if later.shown and later.search_time > search.search_time:
+                for product_id in (*later.products(), NO_PRODUCT):
+                    again_ms[product_id] = min(later.search_time, again_ms.get(product_id, later.search_time))
+        ends_ms = max(again_ms.get(product_id, math.inf) for product_id in (*shown, NO_PRODUCT))
+        in_time = [(one, event) for one in waiting.values() if (event := one.event) and event.event_time < ends_ms]
+        taken = [(one, event) for one, event in in_time if _belongs(event, search, shown, again_ms)]
+        for one, _ in taken:
+            self._forget(one)
         return taken
 
     def pop_expired(self, watermark_ms: int) -> tuple[str, KeptRecord] | None:
         """Remove the next event whose wait is over without a list; return the search that it names, and its record."""
         while self._by_end and self._by_end[0].until_ms < watermark_ms:
             expired = heapq.heappop(self._by_end)
-            if expired.event is not None and expired.event.record is not None:
-                waiting = self._by_search[expired.search_id]
-                waiting.remove(expired)
-                self._keep(expired.search_id, waiting)
-                return expired.search_id, expired.event.record
+            event = expired.event
+            if event is not None and event.record is not None:
+                self._forget(expired)
+                return expired.search_id, event.record
         return None
 
-    def _keep(self, search_id: str, waiting: list[WaitingEvent]) -> None:
-        if waiting:
-            self._by_search[search_id] = waiting
-        else:
-            del self._by_search[search_id]
+    def _forget(self, done: WaitingEvent) -> None:
+        done.event = None
+        waiting = self._by_search[done.search_id]
+        del waiting[done.offset]
+        if not waiting:
+            del self._by_search[done.search_id]
 
 
-def _fits(event: HeldEvent, search: OpenSearch, shown: set[str]) -> bool:
-    return search.search_time <= event.event_time and event.time_ms <= search.deadline and _names(event, shown)
+def _belongs(event: HeldEvent, search: OpenSearch, shown: set[str], again_ms: Mapping[str, int]) -> bool:
+    """Whether a closing list takes an event.
 
-
-def _shown_again(event: HeldEvent, later: Iterable[tuple[int, set[str]]]) -> bool:
-    return any(search_time <= event.event_time and _names(event, shown) for search_time, shown in later)
-
-
-def _names(event: HeldEvent, shown: set[str]) -> bool:
-    """Whether an event names a product that is shown, or none at all."""
+    Args:
+        event: the event.
+        search: the list.
+        shown: the products that it shows.
+        again_ms: product -> when a later list first shows it; `NO_PRODUCT` stands for whatever it shows.
+    """
+    if event.event_time < search.search_time or event.time_ms > search.deadline:
+        return False
     named = [product_id for product_id, _, _ in event.slots()]
-    return not named or not shown.isdisjoint(named)
+    if named and shown.isdisjoint(named):
+        return False
+    return all(again_ms.get(product_id, math.inf) > event.event_time for product_id in named or (NO_PRODUCT,))

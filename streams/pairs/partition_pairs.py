@@ -7,8 +7,10 @@ remembered lists again and decides as before.
 """
 
 import heapq
+from collections import Counter as Counts
+from collections import deque
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from typing_extensions import override
 
@@ -26,16 +28,17 @@ from streams.pairs.pairing import SOURCE, Pair, encode_pairs, filter_reason, pai
 REMEMBERED_MS: Final = 900_000
 """How long, in event time, a list that is shown again is recognised: shoppers come back within minutes."""
 REMEMBERED_LISTS: Final = 20_000
-"""Most lists remembered in a partition, about 10 MB."""
+"""Most lists remembered in a partition, about 20 MB."""
 MAX_TIME_DIGITS: Final = 16
 REMEMBERED_JOINS: Final = 1_000
 """Most joins whose closing numbers are kept; anyone may write the header, so there could be any number."""
+
+Key = TypeVar("Key")
 
 
 class PairedList(NamedTuple):
     """A list that makes pairs, whether or not an earlier one had made them."""
 
-    offset: int
     search_id: str
     search_time: int
     closed_at: int
@@ -52,17 +55,30 @@ class RecentLists:
     def __init__(self, newest_closed_ms: int = -1) -> None:
         self.newest_closed_ms = newest_closed_ms
         self._lists: dict[int, PairedList] = {}
+        self._offsets: deque[int] = deque()
+        """Of the lists, oldest first; here and in the heap, what was forgotten out of turn may stay for a while."""
         self._by_closing: list[tuple[int, int]] = []
-        self._by_search: dict[str, list[PairedList]] = {}
+        self._shown: Counts[tuple[str, int]] = Counts()
+        self._pair_ids: Counts[str] = Counts()
+        """Pair id -> how many lists make it: the id says which search it is of."""
 
     @property
     def oldest_offset(self) -> int | None:
         """Offset of the oldest list remembered."""
-        return next(iter(self._lists), None)
+        return self._offsets[0] if self._offsets else None
 
-    def of(self, search_id: str) -> list[PairedList]:
-        """Return the lists of a search, oldest first."""
-        return self._by_search.get(search_id, [])
+    @property
+    def size(self) -> int:
+        """How much is kept, in entries."""
+        return sum(map(len, (self._lists, self._offsets, self._by_closing, self._shown, self._pair_ids)))
+
+    def make(self, pair_id: str) -> bool:
+        """Whether a list that is remembered makes a pair."""
+        return pair_id in self._pair_ids
+
+    def hold(self, search: JoinedSearch) -> bool:
+        """Whether the very same list is remembered."""
+        return (search.search_id, search.search_time) in self._shown
 
     def advance(self, closed_at: int) -> None:
         """Move event time on and forget what is too old."""
@@ -71,23 +87,36 @@ class RecentLists:
             _, offset = heapq.heappop(self._by_closing)
             self._forget(offset)
 
-    def add(self, made: PairedList) -> None:
-        """Remember a list, and no more lists than there is room for."""
-        self._lists[made.offset] = made
-        self._by_search.setdefault(made.search_id, []).append(made)
-        heapq.heappush(self._by_closing, (made.closed_at, made.offset))
+    def add(self, offset: int, search: JoinedSearch, pairs: list[Pair]) -> None:
+        """Remember a list with the pairs that it makes, and no more lists than there is room for."""
+        pair_ids = tuple(pair.pair_id for pair in pairs)
+        self._lists[offset] = PairedList(search.search_id, search.search_time, search.closed_at, pair_ids)
+        self._offsets.append(offset)
+        self._shown[search.search_id, search.search_time] += 1
+        self._pair_ids.update(pair_ids)
+        heapq.heappush(self._by_closing, (search.closed_at, offset))
         if len(self._lists) > REMEMBERED_LISTS:
-            self._forget(next(iter(self._lists)))
-        self.advance(made.closed_at)
+            self._forget(self._offsets[0])
+        if max(len(self._offsets), len(self._by_closing)) > 2 * REMEMBERED_LISTS:
+            self._offsets = deque(self._lists)
+            self._by_closing = sorted((one.closed_at, offset) for offset, one in self._lists.items())
+        self.advance(search.closed_at)
 
     def _forget(self, offset: int) -> None:
         forgotten = self._lists.pop(offset, None)
         if forgotten is None:
             return
-        same_search = self._by_search[forgotten.search_id]
-        same_search.remove(forgotten)
-        if not same_search:
-            del self._by_search[forgotten.search_id]
+        _count_down(self._shown, (forgotten.search_id, forgotten.search_time))
+        for pair_id in forgotten.pair_ids:
+            _count_down(self._pair_ids, pair_id)
+        while self._offsets and self._offsets[0] not in self._lists:
+            self._offsets.popleft()
+
+
+def _count_down(counts: Counts[Key], key: Key) -> None:
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]
 
 
 class PartitionPairs(RecordRules):
@@ -121,14 +150,14 @@ class PartitionPairs(RecordRules):
         """Filter a search or make its pairs."""
         search = JOINED_SEARCH.decode(record.value)
         repeated = self._is_repeat(record)
-        made, earlier = self._pairs(search, record.offset)
-        if repeated:
-            return f"filtered/{FilterReason.DUPLICATE}"
+        made = self._pairs(search)
         if not isinstance(made, list):
-            return f"{'filtered' if isinstance(made, FilterReason) else 'unpaired'}/{made}"
-        new = [pair for pair in made if not any(pair.pair_id in one.pair_ids for one in earlier)]
-        if not new:
-            written_before = any(one.search_time == search.search_time for one in earlier)
+            kept_out = "filtered" if isinstance(made, FilterReason) else "unpaired"
+            return f"filtered/{FilterReason.DUPLICATE}" if repeated else f"{kept_out}/{made}"
+        new = [pair for pair in made if not self.lists.make(pair.pair_id)]
+        written_before = repeated or self.lists.hold(search)
+        self.lists.add(record.offset, search, made)
+        if repeated or not new:
             return f"filtered/{FilterReason.DUPLICATE if written_before else FilterReason.RELOAD}"
         self.pairs += len(new)
         key, headers = search.search_id.encode(), _stage_times(record)
@@ -166,25 +195,18 @@ class PartitionPairs(RecordRules):
             del self._seen[next(iter(self._seen))]
         return closing.number <= newest
 
-    def _pairs(
-        self, search: JoinedSearch, offset: int
-    ) -> tuple[list[Pair] | FilterReason | UnpairedReason, list[PairedList]]:
-        """Return the pairs that a list makes by itself, or why none, and the earlier lists of its search; remember it.
-
-        Repeats are remembered too: whoever reads the log again cannot tell which lists they were.
-        """
+    def _pairs(self, search: JoinedSearch) -> list[Pair] | FilterReason | UnpairedReason:
+        """Move event time on and return the pairs that a list makes by itself, or why none."""
         self.lists.advance(search.closed_at)
-        made = filter_reason(search) or pairs_of(search)
-        earlier = list(self.lists.of(search.search_id))
-        if isinstance(made, list):
-            ids = tuple(pair.pair_id for pair in made)
-            self.lists.add(PairedList(offset, search.search_id, search.search_time, search.closed_at, ids))
-        return made, earlier
+        return filter_reason(search) or pairs_of(search)
 
     def _remember_again(self, record: LogRecord) -> None:
+        """Remember a list once more, a repeat too: whoever reads the log again cannot tell which lists those were."""
         self._remembers_from = record.offset + 1
         with suppress(ContractError):
-            self._pairs(JOINED_SEARCH.decode(record.value), record.offset)
+            search = JOINED_SEARCH.decode(record.value)
+            if isinstance(made := self._pairs(search), list):
+                self.lists.add(record.offset, search, made)
 
     def _by_reason(self, outcome: str) -> dict[str, int]:
         prefix = f"{outcome}/"

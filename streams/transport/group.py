@@ -23,6 +23,7 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from typing_extensions import override
 
 from contracts.errors import UsageError
+from service.kafka_records import LenientBytes
 
 MISSING_TOPIC_S: Final = 10.0
 """A topic just created is unknown to a broker for a moment."""
@@ -40,19 +41,6 @@ class FencedInstanceIdError(BrokerResponseError):
 
 
 kafka_errors.setdefault(FencedInstanceIdError.errno, FencedInstanceIdError)
-
-
-class LenientBytes(bytearray):
-    """Bytes whose text replaces what is no UTF-8."""
-
-    @override
-    def __getitem__(self, key: Any) -> Any:
-        found = super().__getitem__(key)
-        return LenientBytes(found) if isinstance(key, slice) else found
-
-    @override
-    def decode(self, encoding: str = "utf-8", errors: str = "replace") -> str:
-        return super().decode(encoding, "replace")
 
 
 class ReadableBatch:

@@ -129,7 +129,7 @@ class Output:
 
 def _size_bytes(key: bytes | None, value: bytes, headers: Headers) -> int:
     """Return about how much of a batch a record takes, rather too much than too little."""
-    in_headers = sum(len(name) + len(content) + HEADER_OVERHEAD_BYTES for name, content in headers)
+    in_headers = sum([len(name) + len(content) + HEADER_OVERHEAD_BYTES for name, content in headers])
     return len(key or b"") + len(value) + in_headers + RECORD_OVERHEAD_BYTES
 
 

@@ -228,7 +228,7 @@ def test_older_collections_are_dropped_but_the_one_before(
 def test_an_indexer_killed_in_the_middle_of_a_roll_out_completes_it_after_a_restart(
     own: Settings, shop: Shop, encoder: BaseEncoder, store: ProductStore, process: ServiceProcess
 ) -> None:
-    """SIGKILL while the second collection is being filled: the old pair stays in force, then the roll-out completes."""
+    """SIGKILL while a second collection fills: the old releases stay in force, then the roll-out completes."""
     count = 3_000
     shop.send(*(product(f"P-{number}", title=in_words(number)) for number in range(count)))
     eventually(lambda: store.counts(own.collection(0)).live == count, timeout_s=180, interval_s=0.5)

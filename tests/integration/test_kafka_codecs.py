@@ -1,4 +1,4 @@
-"""Whatever codec a batch is packed with, each of our readers takes it: one packed batch must not end a process."""
+"""Whatever codec a batch is packed with, and whatever its headers are called, our readers take it and go on."""
 
 import asyncio
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from service.kafka import (
     producer_config,
 )
 from service.settings import Settings
-from tests.support.topics import read_compacted
+from tests.support.topics import BadName, read_compacted
 
 pytestmark = pytest.mark.kafka
 
@@ -124,3 +124,18 @@ def test_every_reader_takes_every_codec(
     tails = counter.count({0: 0}, {0: OffsetRange(0, len(VALUES))})
     counter.close()
     assert (tails[0].events, tails[0].ticks) == (len(VALUES), 0)
+
+
+def test_a_header_whose_name_is_no_text_stops_no_reader(settings_of_one_partition: Settings) -> None:
+    """Kafka takes what it forbids; start-up reads, followers and counts of unread events read on."""
+    settings = settings_of_one_partition
+    with KafkaProducer(**producer_config(settings)) as producer:
+        for topic in (CATALOG, SEARCH_EVENTS):
+            bad = OutgoingRecord(settings.topic(topic), VALUES[0], b"0", headers=[(BadName("é"), b"x")])
+            produce_all(producer, [bad, OutgoingRecord(settings.topic(topic), VALUES[1], b"1")])
+    for read in (read_by_read_compacted, read_by_a_follower):
+        assert read(settings) == VALUES[:2], read.__name__
+    counter = TailCounter(settings)
+    tails = counter.count({0: 0}, {0: OffsetRange(0, 2)})
+    counter.close()
+    assert tails[0].events == 2

@@ -97,7 +97,7 @@ class Shop:
         self._send(topic, {key: value})
 
     def serve(self, query_release: int, product_release: int) -> None:
-        """Put a pair in force, as the indexer does."""
+        """Put releases in force, as the indexer does."""
         serving = Serving(
             query_release=query_release,
             product_release=product_release,
@@ -237,7 +237,7 @@ def test_pairs_become_releases_of_both_towers(shop: Shop, encoder: BaseEncoder, 
 
 
 def test_the_query_lane_moves_to_a_product_release_only_when_serving_names_it(shop: Shop, tmp_path: Path) -> None:
-    """While a product release is on its way, query releases stay with the pair in force; afterwards they move."""
+    """While a product release is on its way, query releases stay with the releases in force; afterwards they move."""
     with running(shop.settings, tmp_path / "trainer.log") as trainer:
         trainer.wait_ready()
         product = shop.wait_for("product", feed=shop.feed).manifest

@@ -163,7 +163,7 @@ class Topic(ModelsTable):
             self.apply(release_key(release.manifest.kind, release.manifest.release), pack(release))
 
     def put_in_force(self, serving: Serving) -> None:
-        """Put a pair in force."""
+        """Put releases in force."""
         self.history.append((serving.query_release, serving.product_release))
         self.apply(SERVING_KEY, wire.encode(serving))
 

@@ -3,6 +3,7 @@
 import time
 
 from kafka import KafkaConsumer, TopicPartition
+from typing_extensions import override
 
 from contracts.progress import JoinProgress, PairsProgress
 from service.kafka import consumer_config
@@ -22,6 +23,17 @@ class LoggedRecord:
         self.key = key
         self.value = value
         self.headers = headers
+
+
+class BadName(str):
+    """A header's name as a client writes it that does not care for UTF-8."""
+
+    __slots__ = ()
+
+    @override
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        """Return the name in Latin-1."""
+        return super().encode("latin-1")
 
 
 def read_topic(settings: Settings, topic: str, *, timeout_s: float = 30.0) -> Records:

@@ -138,7 +138,7 @@ class FakeModels(ModelsTable):
         self.retired += keys
 
     def serve(self, query_release: int, product_release: int) -> None:
-        """Put a pair in force."""
+        """Put releases in force."""
         serving = Serving(
             query_release=query_release,
             product_release=product_release,

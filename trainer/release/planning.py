@@ -97,7 +97,7 @@ def retired_keys(
 ) -> list[str]:
     """List the releases that nobody needs any more.
 
-    Kept are the newest of each kind, the pair in force, a pending product release, and the first query release of
+    Kept are the newest of each kind, the releases in force, a pending product release, and the first query release of
     every kept product release.
 
     Args:

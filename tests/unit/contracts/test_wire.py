@@ -72,11 +72,12 @@ def test_any_bytes_are_refused_but_never_break(value: bytes) -> None:
 @pytest.mark.parametrize("read", [wire.parse, wire.parse_leniently])
 @pytest.mark.parametrize(
     "text",
-    [b"NaN", b'["\xff",Infinity]', b"-Infinity", b"1e999", b'["\xff",1e999]', b"", b"{'a':1}", b'"\x01"',
-     b'["\\ud800",]', b"[" * 5_000 + b'"\xff"' + b"]" * 5_000, b'["\xff",' + b"1" * 5_000 + b"]"],
+    [b"NaN", b'["\xff",Infinity]', b"-Infinity", b"", b"{'a':1}", b'"\x01"', b'["\\ud800",]', b"[" * 5_000,
+     b"[" * 5_000 + b"]" * 4_999, b"[" * 5_000 + b"]" * 5_001, b"[" * 5_000 + b"}" + b"]" * 4_999, b"[" * 5_000 + b'"',
+     b"[" * 5_000 + b"NaN" + b"]" * 5_000, b"[" * 5_000 + b'"]' + b"]" * 4_999, b"]" + b"[" * 5_000],
 )  # fmt: skip
 def test_what_json_does_not_allow_is_refused(read: Callable[[bytes], Any], text: bytes) -> None:
-    """RFC 8259: no NaN, no infinities, no other quotes; nesting without end and numbers without end break nothing."""
+    """RFC 8259: no NaN, no infinities, no other quotes, no raw control characters; at any depth."""
     with pytest.raises(MalformedMessage) as refused:
         read(text)
     assert refused.value.reason == "malformed_json"
@@ -99,6 +100,44 @@ def test_a_text_that_is_not_unicode_is_refused_by_its_field(text: bytes, field: 
         wire.parse(text)
     assert (refused.value.reason, refused.value.field) == ("malformed_text", field)
     wire.parse_leniently(text)
+
+
+DIGITS = [b"1e999", b"-1e999", b"1" * 400, b"-" + b"1" * 5_000]
+
+
+@pytest.mark.parametrize("digits", DIGITS)
+def test_a_number_beyond_all_range_is_refused_by_its_field(digits: bytes) -> None:
+    """It is JSON, and no number that we could compute with: by itself, in a known field and in an unknown one."""
+    text = b'{"a":[1,{"b":%s}]}' % digits
+    with pytest.raises(MalformedMessage) as refused:
+        wire.parse(text)
+    assert (refused.value.reason, refused.value.field) == ("not_finite", "a.1.b")
+    kept = wire.parse_leniently(text)
+    assert kept["a"][0] == 1
+    with pytest.raises(MalformedMessage) as refused:
+        wire.dump(kept)
+    assert (refused.value.reason, refused.value.field) == ("not_finite", "a.1.b")
+    for field in ("price", "version", "title", "priority", "launched_at"):
+        with pytest.raises(MalformedMessage) as refused:
+            wire.validate({**PRODUCT, field: kept["a"][1]["b"]}, CATALOG_CHANGE)
+        assert (refused.value.reason, refused.value.field) == ("not_finite", field)
+
+
+@pytest.mark.parametrize("levels", [1_000, 1_025, 5_000, 100_000])
+@pytest.mark.parametrize("inner", [b"1", b'"\\"]"', b'"\xff{"', b'{"a":1e999}'])
+def test_what_is_nested_without_end_costs_nothing_beside_it(levels: int, inner: bytes) -> None:
+    """The lenient parser cuts it where it is far deeper than any message; the strict one refuses the whole."""
+    text = b'[{"a":[' + b"[" * levels + inner + b"]" * levels + b'],"b":"]"},["[{",{}]]'
+    first, second = wire.parse_leniently(text)
+    assert (first["b"], second) == ("]", ["[{", {}])
+    depth, part = 0, first["a"]
+    while part and isinstance(part, list):
+        depth, part = depth + 1, part[0]
+    assert depth > 50
+    if levels > 1_024:
+        with pytest.raises(MalformedMessage) as refused:
+            wire.parse(text)
+        assert refused.value.reason in {"malformed_json", "malformed_text"}
 
 
 @given(JSON)

@@ -47,7 +47,7 @@ class World:
         self.models += [(release_key(one.manifest.kind, one.manifest.release), pack(one)) for one in releases]
 
     def serving(self) -> Serving:
-        """Return the pair in force."""
+        """Return the releases in force."""
         return wire.decode([value for key, value in self.models if key == SERVING_KEY][-1], SERVING)
 
 
@@ -83,7 +83,7 @@ class Models(ModelsTable):
         self._read = end
 
     def put_in_force(self, serving: Serving) -> None:
-        """Put a pair in force and read it."""
+        """Put releases in force and read them."""
         self._world.models.append((SERVING_KEY, wire.encode(serving)))
         self._world.interrupt()
         self.read()

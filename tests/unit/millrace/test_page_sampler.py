@@ -15,11 +15,14 @@ from millrace import page as module
 from millrace.page import STALE_AFTER_S, Sampler, export
 from millrace.watch.kafka_view import KafkaView
 from millrace.watch.observer import Observer, snapshot
+from service import metrics
 from service.health import Health
 from service.models import ModelsView
 from service.settings import Settings
+from streams import registry
 from tests.support.deployment import busy_kafka, busy_snapshot, models_table
 from tests.support.poll import eventually
+from tests.support.toy_agent import TOY
 
 SETTINGS = Settings(kafka_bootstrap="broker:9092")
 
@@ -160,6 +163,16 @@ def test_a_wrong_target_is_refused_at_once() -> None:
     """A misspelt setting ends the process with one line, not the thread later."""
     with pytest.raises(UsageError, match="MILLRACE_SCRAPE"):
         Sampler(Settings(kafka_bootstrap="broker:9092", scrape="search"))
+
+
+def test_the_balance_of_every_agents_ledger_is_there_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent that is added needs no second list: its ledger is that of its line in the registry."""
+    monkeypatch.setattr(registry, "AGENTS", (*registry.AGENTS, TOY))
+    metrics.LEDGER_BALANCE.clear()
+    Health(Process.PAGE)
+    Sampler(SETTINGS)
+    assert [sample("millrace_ledger_balance_records", ledger=name) for name in ("events", "searches", "toy")] == [0] * 3
+    metrics.LEDGER_BALANCE.clear()
 
 
 def test_gauges_hold_lag_and_ledgers() -> None:

@@ -35,6 +35,7 @@ class ClusterInMemory:
         self.copies: dict[str, int] = {}
         self.hidden: set[str] = set()
         self.brokers = 1
+        self.default_copies: int | None = 1
         self.refusal = 0
 
     def __enter__(self) -> Self:
@@ -61,7 +62,9 @@ class ClusterInMemory:
             code = 36 if name in self.topics else self.refusal
             if code == 0:
                 self.topics[name] = options["num_partitions"]
-                self.copies[name] = options["replication_factor"] if options["replication_factor"] > 0 else self.brokers
+                self.copies[name] = options["replication_factor"]
+                if self.copies[name] < 0:
+                    self.copies[name] = self.default_copies or self.brokers
                 self.configs[name] = options["configs"]
             answers.append({"name": name, "error_code": code, "error_message": None})
         return {"topics": answers}
@@ -81,11 +84,14 @@ class ClusterInMemory:
 
     def describe_cluster(self) -> dict[str, Any]:
         """Return the brokers."""
-        return {"brokers": [{}] * self.brokers}
+        return {"brokers": [{"broker_id": number} for number in range(1, self.brokers + 1)]}
 
     def describe_configs(self, asked: list[ConfigResource], *, config_filter: str) -> dict[str, Any]:
         """Return what holds for each topic; nothing of those that may not be seen, as the library does."""
         assert config_filter == "all"
+        if [resource.resource_type.name for resource in asked] == ["BROKER"]:
+            copies = self.default_copies
+            return {"broker": {"1": {} if copies is None else {"default.replication.factor": {"value": str(copies)}}}}
         return {"topic": {resource.name: self._config(resource.name) for resource in asked}}
 
     def _config(self, name: str) -> dict[str, dict[str, str]]:
@@ -195,6 +201,25 @@ def test_three_copies_come_with_two_that_must_have_a_record(cluster: ClusterInMe
     ensure_topics(SETTINGS.model_copy(update={"replication_factor": 3}))
     assert set(cluster.copies.values()) == {3}
     assert {config["min.insync.replicas"] for config in cluster.configs.values()} == {"2"}
+
+
+@pytest.mark.parametrize(("default", "in_sync"), [(3, "2"), (5, "2"), (2, None), (None, None)])
+def test_the_brokers_three_copies_come_with_two_in_sync_too(
+    cluster: ClusterInMemory, default: int | None, in_sync: str | None
+) -> None:
+    """Whose number of copies it is makes no difference; if it may not be seen, the warning about the topics stays."""
+    cluster.brokers, cluster.default_copies = 5, default
+    ensure_topics(SETTINGS)
+    assert {config.get("min.insync.replicas") for config in cluster.configs.values()} == {in_sync}
+
+
+def test_the_brokers_are_not_asked_if_nothing_is_missing(
+    cluster: ClusterInMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only who makes topics needs the right to see a broker's configuration."""
+    ensure_topics(SETTINGS)
+    monkeypatch.setattr(kafka_admin, "_default_copies", lambda _client: pytest.fail("asked"))
+    ensure_topics(SETTINGS)
 
 
 def test_what_we_create_is_what_we_want(cluster: ClusterInMemory) -> None:

@@ -87,7 +87,7 @@ def test_a_crashed_thread_is_one_line() -> None:
     thread.join()
     (line,) = lines(stream)
     assert (line["event"], line["thread"], line["error"]) == (
-        "thread crashed",
+        "thread_crashed",
         "heartbeat",
         "KeyError('offsets')",
     )

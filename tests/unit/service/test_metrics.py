@@ -75,7 +75,7 @@ def test_bounded_series_exist_at_zero_before_anything_happened(monkeypatch: pyte
 @pytest.mark.parametrize(
     ("process", "series", "labels"),
     [
-        (Process.PAGE, "millrace_ledger_balance_records", {"ledger": "searches"}),
+        (Process.TRAINER, "millrace_train_steps_total", {"lane": "query"}),
         (Process.INDEXER, "millrace_index_writes_total", {"kind": "tombstone"}),
     ],
 )

@@ -128,6 +128,55 @@ def test_another_record_that_cannot_be_read_is_said_too() -> None:
     assert [line["event"] for line in lines] == ["release_unreadable"] * 2
 
 
+@pytest.mark.parametrize(
+    ("unreadable", "kinds", "told"),
+    [
+        ({"query_4": b"junk"}, ("query", "product"), "query-4 cannot be read: not a release file"),
+        ({"query_4": b"junk", "query_5": b"junk"}, ("query",), "query-5 cannot be read: not a release file"),
+        ({"product_2": b"junk"}, ("query", "product"), "product-2 cannot be read: not a release file"),
+        ({"product_2": b"junk"}, ("query",), None),
+        ({"query_2": b"junk", "query_3": b"junk", "product_1": b"junk"}, ("query", "product"), None),
+        ({"query_x": b"junk", "other_9": b"junk"}, ("query", "product"), None),
+        ({"serving": b"{}", "query_4": b"junk"}, ("query",), "serving cannot be read: query_release: Field required"),
+    ],
+)
+def test_only_what_is_newer_than_the_pair_in_force_is_missed(
+    unreadable: dict[str, bytes], kinds: tuple[Kind, ...], told: str | None
+) -> None:
+    """Old junk, junk under no name of ours and releases of a tower that nobody here reads keep no process down."""
+    table = table_of(serving=wire.encode(serving(3, product_release=1)))
+    for key, value in unreadable.items():
+        table.apply(key.replace("_", "-").encode(), value)
+    said = table.newest_unreadable(kinds)
+    assert (said is None) if told is None else (said or "").startswith(told)
+
+
+def test_a_record_that_can_be_read_ends_what_was_missed() -> None:
+    """The next release in force, the next `serving`, or a null under the same key."""
+    table = table_of(serving=wire.encode(serving(3)), query_4=b"junk")
+    assert table.newest_unreadable()
+    table.apply(SERVING_KEY, wire.encode(serving(5, published_at=NOW_MS + 1)))
+    assert table.newest_unreadable() is None
+    table.apply(b"query-6", b"junk")
+    table.apply(b"query-6", None)
+    assert table.newest_unreadable() is None
+    table.apply(SERVING_KEY, b"{")
+    assert table.newest_unreadable()
+    table.apply(SERVING_KEY, wire.encode(serving(5, published_at=NOW_MS + 2)))
+    assert table.newest_unreadable() is None
+
+
+def test_before_the_first_pair_only_serving_itself_is_missed() -> None:
+    """Which release is newer than none is not known; that the pair cannot be read is."""
+    table = table_of(query_4=b"junk")
+    assert table.newest_unreadable() is None
+    table.apply(SERVING_KEY, b"{")
+    assert (table.newest_unreadable() or "").startswith("serving cannot be read")
+    table.forget()
+    assert table.newest_unreadable() is None
+    assert not table.unreadable()
+
+
 def test_a_topic_that_was_made_anew_begins_with_nothing() -> None:
     """What stood on the old one is not there any more, and an older pair may come into force."""
     table = table_of(query_2=release_value("query", 2))

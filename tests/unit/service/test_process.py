@@ -292,4 +292,4 @@ def test_a_stop_that_takes_too_long_is_cut_off(tmp_path: Path) -> None:
     child.send_signal(signal.SIGTERM)
     _, log = child.communicate(timeout=20)
     assert child.returncode == 1
-    assert json.loads(log.splitlines()[-1])["event"] == "stop took too long"
+    assert json.loads(log.splitlines()[-1])["event"] == "stop_took_too_long"

@@ -2,20 +2,22 @@
 
 import asyncio
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import structlog.testing
-from aiokafka.errors import InvalidSessionTimeoutError
+from aiokafka.errors import InvalidSessionTimeoutError, NodeNotReadyError
 
 from contracts.errors import InvariantError, MillraceError, UsageError
 from contracts.telemetry import Process
 from service.health import Dependency
+from service.process import Shutdown
+from service.settings import Settings
 from streams import app
 from streams.agents.partition_agent import PartitionAgent
-from streams.app import _raise_crash, _watch_kafka, agent_class, tune_interpreter
+from streams.app import _raise_crash, _run_agents, _watch_kafka, agent_class, tune_interpreter
 from streams.join.agent import JoinAgent
 from streams.registry import AGENTS
 from tests.conftest import SettingsFactory
@@ -80,12 +82,21 @@ def test_what_is_kept_for_long_is_not_looked_at_again_and_again(collected: list[
     assert set(collected) == {0, 1}
 
 
-async def test_a_worker_is_not_ready_while_kafka_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No, silence and yes: one line when it goes, one when it is back, and a reason against readiness in between."""
+def asked(kafka_answers: Callable[[], Any], settings: Settings | None = None) -> Any:
+    """Return an agent whose client answers so whether Kafka does."""
+    client = SimpleNamespace(force_metadata_update=kafka_answers)
+    app = SimpleNamespace(crashed=False, start=lambda: asyncio.sleep(0))
+    return SimpleNamespace(app=app, settings=settings, output=SimpleNamespace(producer=SimpleNamespace(client=client)))
+
+
+async def test_a_worker_is_not_ready_while_kafka_does_not_answer(
+    settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No, silence, errors and yes: one line when it goes, one when it is back, and a reason for it in between."""
     monkeypatch.setattr(app, "KAFKA_ANSWERS_WITHIN_S", 0.01)
     monkeypatch.setattr(app, "KAFKA_ASKED_EVERY_S", 0)
     kafka = Dependency(Process.KAFKA)
-    answers: list[bool | None] = [True, False, None, True]
+    answers: list[Any] = [True, False, None, NodeNotReadyError(), ConnectionResetError(), True]
     seen: list[str | None] = []
 
     async def force_metadata_update() -> bool:
@@ -94,11 +105,24 @@ async def test_a_worker_is_not_ready_while_kafka_does_not_answer(monkeypatch: py
         if not answers:
             raise asyncio.CancelledError
         answer = answers.pop(0)
-        return await asyncio.Event().wait() if answer is None else answer
+        if isinstance(answer, Exception):
+            raise answer
+        return await asyncio.Event().wait() if answer is None else bool(answer)
 
-    agent: Any = SimpleNamespace(output=SimpleNamespace(producer=SimpleNamespace(client=SimpleNamespace())))
-    agent.output.producer.client.force_metadata_update = force_metadata_update
     with structlog.testing.capture_logs() as lines, pytest.raises(asyncio.CancelledError):
-        await _watch_kafka(agent, kafka)
-    assert seen == [None, None, "Kafka does not answer", "Kafka does not answer", None]
+        await _watch_kafka(asked(force_metadata_update, settings(kafka_bootstrap="127.0.0.1:1")), kafka)
+    assert [reason and reason.partition(" at ")[0] for reason in seen] == [
+        None, None, *["Kafka does not answer"] * 4, None,
+    ]  # fmt: skip
     assert [line["event"] for line in lines] == ["dependency_down", "dependency_back"]
+
+
+async def test_a_watch_that_breaks_ends_the_worker(settings: SettingsFactory) -> None:
+    """What nobody expected is not passed over: a worker that no longer knows of Kafka would say that all is well."""
+
+    async def force_metadata_update() -> bool:
+        """Break."""
+        raise KeyError("oops")
+
+    with pytest.raises(KeyError, match="oops"):
+        await _run_agents([asked(force_metadata_update, settings())], settings(), Shutdown(), Dependency(Process.KAFKA))

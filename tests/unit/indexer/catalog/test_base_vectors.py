@@ -101,10 +101,10 @@ def test_a_message_is_read_bit_for_bit() -> None:
 def test_a_product_survives_its_record(deleted: bool, place: CatalogPlace | None) -> None:
     """What is written is read again, down to the place of the catalogue record; older records name none."""
     product = BaseProduct("P-1", 2, "b") if deleted else base_product(ENCODER, "P-1", 2)
-    product = replace(product, place=place)
+    product = replace(product, place=place, content_hash="" if deleted else "c" * 32)
     again = BaseProduct.from_message(product.to_message())
-    assert (again.order, again.text_hash, again.payload, again.place) == (
-        product.order, product.text_hash, product.payload, place,
+    assert (again.order, again.text_hash, again.payload, again.place, again.content_hash) == (
+        product.order, product.text_hash, product.payload, place, product.content_hash,
     )  # fmt: skip
     np.testing.assert_array_equal(again.vector, product.vector)
 

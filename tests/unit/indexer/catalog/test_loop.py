@@ -8,7 +8,7 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 from typing_extensions import override
 
-from contracts.catalog import PointPayload, PointVersion
+from contracts.catalog import PointPayload, PointVersion, Product
 from contracts.errors import InvariantError, TransientError
 from contracts.progress import CatalogCounts
 from indexer.catalog.base_vectors import BaseProduct
@@ -293,10 +293,13 @@ def test_a_batch_with_a_null_waits_until_the_base_vectors_are_known() -> None:
     assert it.catalog.committed[0].next_offset == 10
 
 
-def test_the_same_version_with_other_content_is_counted_by_its_own_reason() -> None:
+@pytest.mark.parametrize(
+    "other", [product("P-1", 5, "large fridge"), product("P-1", 5, image_url="https://a.shop/P-1.jpg")]
+)
+def test_the_same_version_with_other_content_is_counted_by_its_own_reason(other: Product) -> None:
     """The metric and the log say so; the first content stays, and the ledger counts the record as any other."""
     Health("indexer")
-    it = Indexing([record(product("P-1", 5), 0)], [record(product("P-1", 5, "large fridge"), 1)])
+    it = Indexing([record(product("P-1", 5), 0)], [record(other, 1)])
     before = writes("same_version"), writes("stale")
     it.loop.step()
     with capture_logs() as lines:

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from contracts.catalog import ProductDeleted
 from contracts.progress import CatalogCounts
 from indexer.catalog.base_vectors import BaseProduct, BaseVectors, CatalogPlace
-from indexer.catalog.planning import CatalogRecord, PartitionProgress, Plan, advance, payload_of, plan_batch
+from indexer.catalog.planning import (
+    CatalogRecord,
+    PartitionProgress,
+    Plan,
+    advance,
+    content_hash,
+    payload_of,
+    plan_batch,
+)
 from tests.support.indexer_fakes import TIME_MS, base_product, null, record
 from tests.support.indexing import deleted, product
 from tests.support.tiny_encoder import TinyEncoder
@@ -147,29 +155,63 @@ def test_a_deletion_of_the_version_that_is_known_deletes_it() -> None:
     assert versions(plan(record(deleted("P-1", 5)), record(product("P-1", 5), 1))) == {"P-1": 5}
 
 
-@pytest.mark.parametrize("changed", [{"title": "large fridge"}, {"price": 9.0}, {"attributes": {"capacity_l": 190}}])
+OTHER_CONTENT: list[dict[str, Any]] = [
+    {"title": "large fridge"}, {"price": 9.0}, {"attributes": {"capacity_l": 190}}, {"url": "https://a.shop/P-1"},
+    {"image_url": "https://a.shop/P-1.jpg"}, {"currency": "INR"}, {"warranty": {"years": 2}},
+    {"description": "quiet " * 1_000 + "and large"}, {"description": "quiet " * 1_000}, {"x": [[1]]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("changed", OTHER_CONTENT)
 def test_the_same_version_with_other_content_is_counted_and_not_applied(changed: dict[str, Any]) -> None:
     """The first content of a version stays and is written again like any repeat; the other is not dropped unseen."""
-    known = base_product(ENCODER, "P-1", 2)
-    other = record(product("P-1", 2, **{"title": "quiet fridge", **changed}), 4)
+    first = product("P-1", 2, "quiet fridge", description="quiet " * 999)
+    known = replace(base_product(ENCODER, "P-1", 2), content_hash=content_hash(first))
+    other = record(first.model_copy(update=changed), 4)
     found = plan(other, known=known)
     assert found.same_version == (other,)
     assert [change.is_repeat for change in found.changes] == [True]
     assert found.stale_count == 0
+    assert plan(record(first, 4), known=known).same_version == ()
 
 
-def test_the_same_version_with_other_content_in_one_batch_is_counted() -> None:
+@pytest.mark.parametrize("changed", OTHER_CONTENT)
+def test_the_same_version_with_other_content_in_one_batch_is_counted(changed: dict[str, Any]) -> None:
     """The first is applied; an exact repeat is no contradiction."""
-    first, other = record(product("P-1", 2), 1), record(product("P-1", 2, "large fridge"), 3)
-    found = plan(first, record(product("P-1", 2), 2), other)
+    content = product("P-1", 2, "quiet fridge", description="quiet " * 999)
+    first, other = record(content, 1), record(content.model_copy(update=changed), 3)
+    found = plan(first, record(content, 2), other)
     assert (found.same_version, found.stale_count) == ((other,), 1)
     assert [change.record for change in found.changes] == [first]
 
 
-def test_what_the_index_does_not_hold_is_no_other_content() -> None:
-    """An address of a picture may change without a new version: nobody would see a difference."""
-    found = plan(record(product("P-1", 2, url="https://a.shop/P-1")), known=base_product(ENCODER, "P-1", 2))
-    assert found.same_version == ()
+@pytest.mark.parametrize("written", [
+    b'{"x":{"b":1,"a":2},"version":2,"title":"t","product_id":"P-1","type":"product","price":4,"y":null}',
+    b'{"type":"product","product_id":"P-1","version":2,"title":"t","in_stock":true,"price":4.0,"x":{"a":2,"b":1}}',
+])  # fmt: skip
+def test_the_same_content_written_otherwise_is_a_repeat(written: bytes) -> None:
+    """Neither order nor blanks nor nulls nor defaults say anything."""
+    first = product("P-1", 2, "t", price=4.0).model_copy(update={"x": {"a": 2, "b": 1}})
+    assert plan(record(first, 1), record(written, 2)).same_version == ()
+    known = replace(base_product(ENCODER, "P-1", 2, "t"), content_hash=content_hash(first))
+    assert plan(record(written, 2), known=known).same_version == ()
+
+
+def test_content_of_any_depth_is_compared() -> None:
+    """Whoever writes to the topic directly may nest an unknown field without end: no reader breaks."""
+    deep = b"[" * 900 + b"%d" + b"]" * 900
+    first, other = (
+        b'{"type":"product","product_id":"P-1","version":2,"title":"t","x":%s}' % (deep % n) for n in (1, 2)
+    )
+    found = plan(record(first, 1), record(first, 2), record(other, 3))
+    assert ([one.value for one in found.same_version], found.stale_count) == ([other], 1)
+
+
+def test_what_an_earlier_version_kept_is_compared_by_what_the_index_holds() -> None:
+    """It kept no hash of the whole: an address that changed is not seen, another title is."""
+    known = base_product(ENCODER, "P-1", 2)
+    assert plan(record(product("P-1", 2, url="https://a.shop/P-1")), known=known).same_version == ()
+    assert plan(record(product("P-1", 2, "large fridge")), known=known).same_version
 
 
 RECORDS = st.lists(st.integers(1, 4) | st.none(), min_size=1, max_size=8)

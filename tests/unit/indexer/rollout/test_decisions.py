@@ -33,7 +33,7 @@ NOW_MS = 1_795_196_600_000
 
 
 def serving(query: int = 0, product: int = 0) -> Serving:
-    """Return a pair in force."""
+    """Return releases in force."""
     return Serving(query_release=query, product_release=product, collection=f"products-r{product}", published_at=NOW_MS)
 
 

@@ -23,7 +23,7 @@ def test_the_first_start_serves_what_is_known_already(shop: Deployment) -> None:
 
 
 def test_a_product_release_is_rolled_out_and_the_pair_switches_once(shop: Deployment) -> None:
-    """One switch, from the whole old pair to the whole new one; the old collection stays for a rollback."""
+    """One switch, from the old releases to the new ones; the old collection stays for a rollback."""
     release_1(shop)
     shop.run(shop.new_process())
     assert_serves_release_1(shop)
@@ -49,7 +49,7 @@ def test_writes_made_during_the_fill_are_not_overwritten_by_it(shop: Deployment)
 
 
 def test_query_releases_go_on_during_a_roll_out(shop: Deployment) -> None:
-    """A query head for the pair in force is served between two batches of the fill."""
+    """A query head for the releases in force is served between two batches of the fill."""
     release_1(shop)
     loop = shop.new_process()
     loop.settle()
@@ -86,7 +86,7 @@ def test_damaged_releases_are_refused_and_sound_ones_served(shop: Deployment) ->
 
 
 def test_a_collection_that_fails_its_checks_is_given_up_and_dropped(shop: Deployment) -> None:
-    """After five checks the release is refused; the old pair goes on, the next release is tried."""
+    """After five checks the release is refused; the old releases go on, the next release is tried."""
     release_1(shop)
     shop.store.answers = False
     loop = shop.new_process()
@@ -300,6 +300,20 @@ def test_an_indexer_that_refuses_the_newest_release_says_so(shop: Deployment) ->
     assert "product-1 was refused" in (loop.newest_refused() or "")
     shop.topic.apply(b"product-1", None)
     assert loop.newest_refused() is None
+
+
+def test_an_indexer_that_cannot_read_the_newest_release_says_so(shop: Deployment) -> None:
+    """It would serve an old one for ever and look well; a release that comes into force after it ends that."""
+    loop = shop.new_process()
+    loop.settle()
+    shop.topic.apply(b"query-1", b"junk")
+    shop.run(loop)
+    assert (loop.newest_refused() or "").startswith("query-1 cannot be read: not a release file")
+    shop.topic.add(query_release(2, shop.encoder))
+    shop.run(loop)
+    assert loop.newest_refused() is None
+    shop.topic.apply(b"serving", b"{")
+    assert (loop.newest_refused() or "").startswith("serving cannot be read")
 
 
 def test_a_collection_of_another_owner_is_never_touched(shop: Deployment) -> None:

@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
 from contracts import wire
 from contracts.errors import TransientError
 from contracts.releases import SERVING_KEY, Serving, release_key
+from indexer.points import Owner
 from indexer.search.in_force import QueryTransform, ServingFollower
 from service.health import Health
 from service.settings import Settings
@@ -17,6 +19,8 @@ from tests.support.indexing import NOW_MS, query_release
 from tests.support.tiny_encoder import TinyEncoder
 from towers.heads import QueryHead, apply_head
 from towers.release_files import Release, pack, weights_sha256
+
+OWN = Owner("our-cluster", "")
 
 
 class Following:
@@ -27,7 +31,9 @@ class Following:
         self.encoder = TinyEncoder()
         self.metadata: dict[str, Any] = {}
         self.store_is_down = False
-        self.followed = ServingFollower(Settings(kafka_bootstrap="nowhere:1"), self.encoder, self._metadata)
+        self.followed = ServingFollower(
+            Settings(kafka_bootstrap="nowhere:1"), self.encoder, metadata=self._metadata, owner=OWN
+        )
         self.followed.follower.caught_up.set()
         self._published = NOW_MS
 
@@ -184,6 +190,36 @@ def test_a_collection_of_another_encoder_is_refused(following: Following) -> Non
     assert following.releases() == (0, 0)
 
 
+def test_a_collection_of_another_deployment_is_refused_until_it_is_ours(following: Following) -> None:
+    """A shop is never shown another's products; once the indexer has taken the collection over, search serves it."""
+    following.metadata = {"owner": "another-cluster/"}
+    following.add(query_release(3, following.encoder, product_release=2))
+    counted = refusals()
+    assert not following.serve(3, 2)
+    assert not following.followed.follow()
+    assert refusals() == counted + 1
+    assert following.releases() == (0, 0)
+    said = following.followed.not_ready() or ""
+    assert "collection products-r2 belongs to another-cluster/, not to our-cluster/" in said
+    assert "0 goes on answering" in said
+    following.metadata = {"owner": "our-cluster/"}
+    assert following.followed.follow()
+    assert following.releases() == (3, 2)
+    assert following.followed.not_ready() is None
+
+
+def test_a_search_that_starts_on_anothers_store_serves_nothing() -> None:
+    """It says whose collection it found, and what to correct is in the log."""
+    it = Following()
+    it.metadata = {"owner": "another-cluster/"}
+    with capture_logs() as lines:
+        assert not it.serve(0)
+        assert not it.followed.follow()
+    assert it.releases() is None
+    assert "belongs to another-cluster/" in (it.followed.not_ready() or "")
+    assert ["MILLRACE_QDRANT_URL" in line["fix"] for line in lines if line["event"] == "release_refused"] == [True]
+
+
 def test_a_store_that_does_not_answer_is_asked_again(following: Following) -> None:
     """The release is neither refused nor swapped in unchecked."""
     following.add(query_release(3, following.encoder))
@@ -203,11 +239,32 @@ def test_records_of_long_ago_move_nothing(following: Following) -> None:
     assert following.releases() == (3, 0)
 
 
-def test_an_unreadable_record_moves_nothing(following: Following) -> None:
-    """It is said, and search goes on."""
-    following.followed.models.apply(SERVING_KEY, b"{")
+@pytest.mark.parametrize("key", [SERVING_KEY, b"query-4"])
+def test_an_unreadable_record_moves_nothing_and_is_said(following: Following, key: bytes) -> None:
+    """Search goes on and is not ready, until what comes after it is in force."""
+    following.followed.models.apply(key, b"{")
     assert following.followed.follow()
     assert following.releases() == (0, 0)
+    said = following.followed.not_ready() or ""
+    assert f"{key.decode()} cannot be read: " in said
+    assert said.endswith("; query release 0 goes on answering")
+    following.add(query_release(5, following.encoder))
+    following.serve(5)
+    assert following.followed.not_ready() is None
+
+
+def test_what_cannot_be_read_and_nobody_here_needs_keeps_search_ready(following: Following) -> None:
+    """Product releases come with their collection, and old junk is past."""
+    for key in (b"product-9", b"other-1", b"query-x", b"query-0"):
+        following.followed.models.apply(key, b"{")
+    assert following.followed.not_ready() is None
+
+
+def test_a_pair_that_cannot_be_read_is_the_reason_before_the_first() -> None:
+    """The indexer did publish one."""
+    it = Following()
+    it.followed.models.apply(SERVING_KEY, b"{")
+    assert "serving cannot be read" in (it.followed.not_ready() or "")
 
 
 def test_the_first_release_of_a_process_measures_no_freshness() -> None:

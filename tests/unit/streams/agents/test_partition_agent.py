@@ -115,12 +115,12 @@ async def test_a_refused_progress_moves_no_commit(settings: SettingsFactory) -> 
 async def test_records_go_aside_unchanged_with_their_origin(settings: SettingsFactory) -> None:
     """Bytes and key as they came, the same partition, where they stood and why in the headers."""
     agent, topics = join_agent(settings)
-    await agent._on_chunk(chunk(agent, impression(), b"junk", click(search_id="ghost"), tick(9_000)))
+    await agent._on_chunk(chunk(agent, impression(), b'{"type":"click"}', click(search_id="ghost"), tick(9_000)))
     (dead,) = topics.records["dead-letters"]
     headers = dict(dead.headers)
-    assert (dead.key, dead.value) == (b"key-1", b"junk")
+    assert (dead.key, dead.value) == (b"key-1", b'{"type":"click"}')
     assert headers["millrace.id"] == b"join:search-events:2:1"
-    assert (headers["millrace.reason"], headers["millrace.stage"]) == (b"malformed_json", b"join")
+    assert (headers["millrace.reason"], headers["millrace.stage"]) == (b"missing", b"join")
     (orphan,) = topics.records["orphan-events"]
     assert dict(orphan.headers)["millrace.reason"] == b"wrong_partition"
     assert {(name, partition) for name, partition, _ in topics.written if name != "joined-searches"} == {

@@ -10,14 +10,16 @@ from faust.types import TP
 from structlog.testing import capture_logs
 
 from contracts.errors import DependencyDown
-from contracts.progress import EventCounts, JoinProgress
+from contracts.progress import EventCounts, JoinProgress, PairsProgress, PartitionProgress
 from contracts.topics import JOIN_PROGRESS, JOINED_SEARCHES, SEARCH_EVENTS
 from contracts.wire import encode
 from streams.agents import partition_agent
+from streams.agents.partition_agent import PartitionAgent
 from streams.agents.progress import SourcePartition
 from streams.join import agent as join_agent
 from streams.join.agent import JoinAgent
 from streams.join.spec import JOIN
+from streams.pairs.partition_pairs import PAIRS
 from streams.transport.consumer import Chunk
 from streams.transport.output import Headers, OutRecord
 from tests.conftest import SettingsFactory
@@ -46,9 +48,10 @@ class HeldTopics:
         await self.send(topic, 0, records)
 
 
-def _agent(settings: SettingsFactory) -> tuple[JoinAgent, HeldTopics]:
+def _agent(settings: SettingsFactory, progress_id: str | None = None) -> tuple[JoinAgent, HeldTopics]:
     """Return a join agent, and what it writes to."""
-    agent = JoinAgent(JOIN, settings(kafka_bootstrap="127.0.0.1:1", join_window_s=WINDOW_MS / 1000, lateness_s=1))
+    chosen = settings(kafka_bootstrap="127.0.0.1:1", join_window_s=WINDOW_MS / 1000, lateness_s=1)
+    agent = JoinAgent(JOIN, chosen, progress_id=progress_id)
     topics = HeldTopics()
     agent._output = topics  # type: ignore[assignment] # stands in for the producer
     return agent, topics
@@ -56,13 +59,12 @@ def _agent(settings: SettingsFactory) -> tuple[JoinAgent, HeldTopics]:
 
 async def _assigned(agent: JoinAgent, monkeypatch: pytest.MonkeyPatch, progress: JoinProgress | None) -> TP:
     """Assign partition 0 to the agent, with this progress on the topic; return it."""
-    tp = TP(agent.settings.topic(SEARCH_EVENTS), 0)
-    await _reassigned(agent, monkeypatch, progress)
+    (tp,) = await _reassigned(agent, monkeypatch, progress)
     return tp
 
 
 async def _reassigned(
-    agent: JoinAgent, monkeypatch: pytest.MonkeyPatch, progress: JoinProgress | None, *numbers: int
+    agent: PartitionAgent[Any, Any], monkeypatch: pytest.MonkeyPatch, progress: PartitionProgress | None, *numbers: int
 ) -> dict[TP, int]:
     """Take every partition away and assign these (0 if none is named); return where each is read from."""
 
@@ -135,6 +137,27 @@ async def test_no_progress_is_written_past_outputs_that_were_not_acknowledged(
         await agent._on_chunk(_chunk(tp, impression("s1"), tick(WINDOW_MS + 5_000)))
     await agent._write_progress(agent.owned[0])
     assert agent.settings.topic(JOIN_PROGRESS) not in topics.written
+
+
+async def test_a_join_keeps_its_name_as_long_as_it_has_progress(
+    settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the id of the progress topic is now, also if an earlier release began that knew of no id."""
+    known = {None: _two_open(), "one": _two_open().model_copy(update={"begun_in": "one"}), "other": None}
+    for begun_in, progress in known.items():
+        agent, _ = _agent(settings, "other")
+        await _assigned(agent, monkeypatch, progress)
+        assert agent.owned[0].state.begun_in == begun_in
+
+
+async def test_the_pairs_agent_reads_again_what_it_remembered(
+    settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its position is past the lists that it has to know; reading begins with the oldest of them."""
+    progress = PairsProgress(partition=0, next_offset=8, hold_offset=3)
+    agent: Any = PartitionAgent(PAIRS, settings(kafka_bootstrap="127.0.0.1:1"))
+    assert list((await _reassigned(agent, monkeypatch, progress)).values()) == [3]
+    assert agent.not_ready() == "catches up on partitions [0]"
 
 
 async def test_progress_follows_outputs_that_were_acknowledged(

@@ -1,17 +1,18 @@
 """What the join costs while many searches are open: bytes, objects that the garbage collector walks, and work."""
 
 import gc
-import sys
 import tracemalloc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from typing_extensions import override
 
 from streams.agents.spec import Plan
+from streams.join.open_search import HeldEvent, KeptRecord
 from streams.join.partition_join import PartitionJoin
+from streams.join.waiting_events import WaitingEvent, WaitingEvents
+from tests.support.lines import Lines
 from tests.support.search_events import Record, at, click, dwell, encoded, impression, log, tick, view
 
 WINDOW_MS, LATENESS_MS = 600_000, 10_000
@@ -77,33 +78,9 @@ def test_an_event_costs_less_than_a_kilobyte_while_its_search_is_open(events: in
     assert join.counts()["joined"] == len(records)
 
 
-class Lines:
-    """How many lines of the join were executed."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    @contextmanager
-    def counted(self) -> Iterator[None]:
-        """Count while a block runs."""
-        before = sys.gettrace()
-        sys.settrace(self._trace)
-        try:
-            yield
-        finally:
-            sys.settrace(before)
-
-    def _trace(self, frame: FrameType, event: str, _arg: object) -> Any:
-        """Count the lines of the join alone."""
-        if "streams/join" not in frame.f_code.co_filename:
-            return None
-        self.count += event == "line"
-        return self._trace
-
-
 def work(events: Sequence[dict[str, Any]]) -> float:
     """Return how many lines the join executes for an event, until everything is closed."""
-    join, lines = new_join(), Lines()
+    join, lines = new_join(), Lines("streams/join")
     records = log([*events, tick(2_000_000)])
     with lines.counted():
         for record in records:
@@ -125,6 +102,65 @@ def test_a_constant_search_id_makes_no_more_work(timed: bool) -> None:
         return [event for pair in pairs for event in pair]
 
     assert work(events("constant")) < 1.5 * work(events("s{}"))
+
+
+@pytest.mark.parametrize("products", ["a", "abcde"], ids=["the same product", "five in turn"])
+@pytest.mark.parametrize("lists", [0, 60], ids=["no list", "thirty lists open"])
+def test_events_that_wait_under_one_id_make_little_more_work(products: str, lists: int) -> None:
+    """Though as many lists of the id are open as may be, most waiting events are not compared with most of them."""
+
+    def events(search_id: str, count: int) -> list[dict[str, Any]]:
+        """Return lists over two windows, and so many clicks between them, a third of them on what no list shows."""
+        every_ms = 2 * WINDOW_MS // 60
+        shown = [
+            impression(search_id.format(n), n * every_ms, products=products[n % len(products)]) for n in range(lists)
+        ]
+        clicks = [
+            click("a" if n % 3 else "unlisted", time_ms, search_id.format(time_ms // every_ms), None, f"c{n}")
+            for n, time_ms in enumerate(range(0, 2 * WINDOW_MS, 2 * WINDOW_MS // count))
+        ]
+        return sorted([*shown, *clicks], key=lambda event: event["event_time"])
+
+    assert work(events("constant", 2_000)) < 2 * work(events("s{}", 2_000))
+    assert work(events("constant", 4_000)) < 1.1 * work(events("constant", 2_000))
+
+
+class Compared(int):
+    """A number that counts how often it is compared."""
+
+    count = 0
+
+    @override
+    def __lt__(self, other: int) -> bool:
+        """Count and compare."""
+        Compared.count += 1
+        return super().__lt__(other)
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        """Count and compare."""
+        Compared.count += 1
+        return super().__eq__(other)
+
+    __hash__ = int.__hash__
+
+
+def test_waits_that_end_at_once_are_not_compared_with_all_that_wait() -> None:
+    """A tick may end the waits of any number of events under one id, in an order that is not the one of arrival."""
+    count = 2_000
+    waiting = WaitingEvents()
+    for offset in range(count):
+        until_ms = Compared(offset * 7919 % count)
+        event = HeldEvent("click", until_ms, until_ms, "a", None, 0, b"", None, False, False, offset)
+        event.record = KeptRecord(offset, until_ms, None, None, ())
+        waiting.add(WaitingEvent(until_ms, f"click {offset}", "constant", offset, event))
+    Compared.count = 0
+    ended = []
+    while (expired := waiting.pop_expired(count)) is not None:
+        ended.append(expired[1].timestamp)
+    assert ended == list(range(count))
+    assert list(waiting) == []
+    assert Compared.count < 50 * count
 
 
 def test_one_event_without_its_search_time_holds_the_log_for_one_window() -> None:

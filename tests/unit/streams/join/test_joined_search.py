@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import itertools
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -205,7 +206,70 @@ def test_a_key_that_names_a_person_is_replaced_too() -> None:
     assert found.record.key == STAND_IN.encode()
 
 
-@pytest.mark.parametrize("value", [b"oops", b"[1]", b'"c9"', b"\xff", b'{"type":"click","client_id":null}'])
-def test_what_names_nobody_is_set_aside_as_it_came(value: bytes) -> None:
-    """Byte for byte, so that it can be looked into."""
-    assert aside(value).value == value
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (b'{"type":"click","client_id":null}', b'{"type":"click","client_id":null}'),
+        (b'{"client_id":"c9","client_id":null,"query":"q"}', b'{"client_id":null,"query":"q"}'),
+        (b"oops", None),
+        (b'["c9"]', None),
+        (b'"c9"', None),
+        (b"\xff c9", None),
+        (b'{"client_id":"c9"', None),
+        (b'{"client_id":"c9","x":NaN}', None),
+        (b'{"client_id":"c9","x":1e999}', None),
+        (b'{"client_id":"c9","x":' + b"[" * 5_000 + b"]" * 5_000 + b"}", b'{"client_id":"%s"}' % STAND_IN.encode()),
+    ],
+    ids=lambda value: repr(value)[:24],
+)
+def test_of_what_is_no_json_object_nothing_is_set_aside_but_where_it_stood(value: bytes, kept: bytes | None) -> None:
+    """Nobody can say whom it names; what a reader would see of an object stays."""
+    record = aside(value)
+    assert (record.offset, record.value) == (0, kept)
+    assert (record.key is None) == (kept is None)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        rb'{"type":"click","client_id":"c9","note":"half of \ud83d"}',
+        b'{"type":"click","client_id":"c9","note":"\xff"}',
+        rb'{"type":"click","client_id":"\ud83d c9","note":1}',
+        b'{"type":"click","client_id":["c9"],"note":1}',
+    ],
+)
+def test_what_is_not_unicode_names_no_person_either(sent: bytes) -> None:
+    """A text that no reader decodes, anywhere in a record, keeps no id of a person in it."""
+    record = aside(sent)
+    assert b"c9" not in (record.value or b"").replace(STAND_IN.encode(), b"")
+    assert {"type", "note"} <= json.loads(record.value or b"").keys()
+
+
+ADDRESS = "ann@example.com"
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {**click(), "slots": ADDRESS},
+        {**click(), "slots": [{"product_id": "a", "visible_ms": 1}, ADDRESS]},
+        {**click(), "position": {"shown to": ADDRESS}},
+        {**click(), "type": ADDRESS},
+        {**click(), "type": [ADDRESS]},
+        {**click(), "event_id": 7, ADDRESS: "\ud83d"},
+        {**impression(), "query": 7, "slots": [{"product_id": "a", "position": 1, "email": "x"}, {"to": ADDRESS}]},
+        {**impression(), "query": 7, "slots": [ADDRESS]},
+        {**impression(), "query": 7, "slots": {"a": ADDRESS}},
+        {**impression(), "query": 7, "ranking": {"exploration": {"for": ADDRESS}, "email": 1}},
+        {**purchase(), "items": [{"product_id": "a", "gift_for": ADDRESS, "email": 1}, {"product_id": "b"}]},
+        {**tick(1), "event_time": 5, "slots": ADDRESS},
+    ],
+    ids=lambda event: repr(event)[-30:],
+)
+def test_addresses_are_left_out_of_what_is_set_aside_wherever_they_stand(event: dict[str, Any]) -> None:
+    """In parts of a message, in fields that its type does not have, in place of what it has, and in what is told."""
+    (found,) = [one for one in plan_of(event) if isinstance(one, SetAside)]
+    for text in ((found.record.value or b"").decode(), found.error):
+        assert ADDRESS not in text
+        assert "email" not in text
+    assert orjson.loads(found.record.value or b"").get("event_time") == event["event_time"]

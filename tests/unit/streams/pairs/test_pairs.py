@@ -15,6 +15,7 @@ from contracts.wire import encode
 from streams.agents.spec import Emit, Plan, SetAside
 from streams.pairs import partition_pairs
 from streams.pairs.partition_pairs import REMEMBERED_JOINS, REMEMBERED_MS, PartitionPairs
+from tests.support.lines import Lines
 from tests.support.search_events import T0, Record
 
 Written = tuple[bytes, ClosingNumber | None]
@@ -180,6 +181,30 @@ def test_so_many_lists_are_remembered_and_no_more(monkeypatch: pytest.MonkeyPatc
     pairs, plan = run(log_of([(value, None) for value in [*lists, again("s1"), again("s0")]]))
     assert [one.key for one in plan if isinstance(one, Emit)] == [b"s0", b"s1", b"s2", b"s3", b"s0"]
     assert pairs.progress().hold_offset == 3
+
+
+@pytest.mark.parametrize("search_id", ["constant", "s{}"])
+def test_a_list_costs_the_same_however_many_are_remembered(monkeypatch: pytest.MonkeyPatch, search_id: str) -> None:
+    """Under one search id, as a site sends it whose ids are broken, or each under its own; also past the limit."""
+    monkeypatch.setattr(partition_pairs, "REMEMBERED_LISTS", 1_000)
+    pairs, work = PartitionPairs(0), []
+    log = log_of([(again(search_id.format(n), after_ms=n), None) for n in range(3_000)])
+    for start in (0, 900, 2_900):
+        run(log[pairs.next_offset if start else 0 : start], pairs)
+        lines = Lines("streams/pairs")
+        with lines.counted():
+            run(log[start : start + 100], pairs)
+        work.append(lines.count)
+    assert max(work) < 1.5 * work[0]
+
+
+@pytest.mark.parametrize("ahead_ms", [0, REMEMBERED_MS, 2 * REMEMBERED_MS])
+def test_whatever_times_lists_carry_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch, ahead_ms: int) -> None:
+    """Event time that stands still, or a list so far ahead that all others are old, makes no memory grow."""
+    monkeypatch.setattr(partition_pairs, "REMEMBERED_LISTS", 10)
+    lists = [again("ahead", after_ms=ahead_ms), *(again(f"s{n}", after_ms=0) for n in range(1_000))]
+    pairs, _ = run(log_of([(value, None) for value in lists]))
+    assert pairs.lists.size <= 7 * 10
 
 
 def test_synthetic_and_refused_searches_are_filtered() -> None:

@@ -13,12 +13,12 @@ from aiokafka.errors import (
     for_code,
 )
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
-from typing_extensions import override
 
 from contracts.errors import UsageError
 from service.kafka_errors import expected_kafka_error
 from service.settings import Settings
 from streams.transport.group import MISSING_TOPIC_S, GroupWatch
+from tests.support.topics import BadName
 
 
 def consumer(**changes: Any) -> Any:
@@ -83,17 +83,6 @@ def test_losing_the_place_now_and_then_is_no_namesake() -> None:
     """Pauses far apart are pauses."""
     watch = GroupWatch()
     assert [watch.fatal_error(consumer(member_id=f"m{n}"), now_s=n * 40.0) for n in range(9)] == [None] * 9
-
-
-class BadName(str):
-    """A header's name as a client writes it that does not care for UTF-8."""
-
-    __slots__ = ()
-
-    @override
-    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
-        """Return the name in Latin-1."""
-        return super().encode("latin-1")
 
 
 @pytest.mark.parametrize("codec", [0, 1, 3])

@@ -116,7 +116,7 @@ def manifest(kind: Kind, number: int, *, query_release: int = 0) -> ReleaseManif
 def test_old_releases_go_unless_they_are_needed(
     in_force: tuple[int, int], pending: PendingRelease | None, expected: list[str]
 ) -> None:
-    """The newest three stay, and so do the pair in force and a product release on its way."""
+    """The newest three stay, and so do the releases in force and a product release on its way."""
     manifests = [manifest("query", number) for number in range(1, 6)]
     assert retired_keys(manifests, in_force=in_force, pending=pending) == expected
 
