@@ -1,4 +1,4 @@
-"""A shop's own old log as files: the catalogue and the clicks, in CSV, TSV or JSON lines, packed with gzip or not.
+"""A shop's own old log, catalogue and clicks, and what can be had of it without learning: words and counting.
 
 Exports differ in names and in how they write times: names are mapped, the form of times is found out and said. A line
 that cannot be used is skipped and counted by its reason.
@@ -7,15 +7,17 @@ that cannot be used is skipped and counted by its reason.
 import csv
 import gzip
 import io
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import orjson
 from pydantic import TypeAdapter
+from scipy.sparse import csr_matrix
 
 from contracts.catalog import Product
 from contracts.errors import ContractError, UsageError
@@ -29,6 +31,10 @@ NEEDED: Final[Mapping[str, Sequence[str]]] = {
     "clicks": ("time", "query", "product_id"),
 }
 _PRODUCT: Final = TypeAdapter(Product)
+
+POPULARITY_DAYS: Final = 7.0
+"""Half-life of a product's popularity."""
+DAY_MS: Final = 86_400_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,3 +185,60 @@ def _time_ms(text: str) -> tuple[float | None, str]:
         if low <= number < high:
             return number * factor, f"epoch in {unit}"
     return None, ""
+
+
+class WordIndex:
+    """BM25 (k1 1.2, b 0.75) over the texts of products."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        counts = [Counter(words(text)) for text in texts]
+        self._columns = {word: column for column, word in enumerate(sorted({word for one in counts for word in one}))}
+        lengths = np.array([sum(one.values()) for one in counts], dtype=np.float64)
+        found = Counter(word for one in counts for word in one)
+        idf = {word: np.log(1 + (len(texts) - n + 0.5) / (n + 0.5)) for word, n in found.items()}
+        norms = 1.2 * (0.25 + 0.75 * lengths / max(lengths.mean(), 1.0))
+        rows, columns, values = [], [], []
+        for row, one in enumerate(counts):
+            for word, n in one.items():
+                rows.append(row)
+                columns.append(self._columns[word])
+                values.append(idf[word] * n * 2.2 / (n + norms[row]))
+        self._weights = csr_matrix((values, (columns, rows)), shape=(len(self._columns), len(texts)))
+
+    def scores(self, query: str) -> np.ndarray:
+        """Of each product, as a share of the best, (P,)."""
+        columns = [self._columns[word] for word in set(words(query)) if word in self._columns]
+        scores = np.asarray(self._weights[columns].sum(axis=0)).reshape(-1)
+        best = scores.max(initial=0.0)
+        return scores / best if best > 0 else scores
+
+
+@dataclass
+class Counts:
+    """Popularity and the clicks of each query, as known with some delay."""
+
+    products: int
+    popularity: np.ndarray = field(init=False)
+    by_query: defaultdict[int, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
+    read: int = 0
+    faded_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.popularity = np.zeros(self.products)
+
+    def advance(self, clicks: Sequence[Click], queries: np.ndarray, until_ms: float, before: int) -> None:
+        """Count the clicks up to a moment, at most those before a place in the log."""
+        while self.read < before and clicks[self.read].time_ms <= until_ms:
+            click = clicks[self.read]
+            self.popularity *= 0.5 ** ((click.time_ms - self.faded_ms) / DAY_MS / POPULARITY_DAYS)
+            self.faded_ms = click.time_ms
+            self.popularity[click.product] += 1
+            self.by_query[int(queries[self.read])][click.product] += 1
+            self.read += 1
+
+    def boost(self, query: int) -> np.ndarray:
+        """What counting adds to a score, in nats, (P,)."""
+        boost = np.log1p(self.popularity)
+        for product, count in self.by_query[query].items():
+            boost[product] += 2.0 + np.log(count)
+        return np.asarray(boost)

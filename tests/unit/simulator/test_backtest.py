@@ -8,8 +8,8 @@ import numpy as np
 import orjson
 import pytest
 
-from simulator.backtest import DAY_MS, Backtest, _rank, verdict
-from simulator.click_log import Click, ClickLog, read_log
+from simulator.backtest import Backtest, _rank, verdict
+from simulator.click_log import DAY_MS, Click, ClickLog, read_log
 from tests.support.tiny_encoder import WORDS, TinyEncoder
 
 METHODS = {"bm25", "base", "hybrid", "boring", "millrace"}
