@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.planted_shop import DIM, PlantedShop, cells_of, table_of
 from trainer.preference.evidence import Cells, EvidenceTable, Shown
-from trainer.preference.losses import LossName
+from trainer.preference.losses import LossName, surprise
 from trainer.preference.model import NATS_PER_COSINE, Catalogue, Prior, Weights
 from trainer.preference.solve import REPEATED_CLICKS, Problem, Solution
 
@@ -117,6 +117,18 @@ def test_a_tight_prior_lets_nothing_move(name: LossName, shop: PlantedShop) -> N
     """What is held a million times tighter stays at 0."""
     weights = solved(shop.cells(200), shop, TIGHT, name)
     assert np.abs(scores(weights, shop) - scores(Weights.untrained(DIM, 5), shop)).max() < 1e-3
+
+
+def test_the_loss_is_that_of_the_served_scores_under_the_prior(shop: PlantedShop) -> None:
+    """What is minimised is the surprise of the clicks under exactly what would be served, and the prior's pull."""
+    cells = shop.cells(200)
+    prior = Prior(taste=2.0, common=3.0, own=4.0, words=5.0, memory=6.0)
+    solution = Problem(cells, shop.queries, shop.catalogue).solve(prior, max_iterations=ENOUGH)
+    found = solution.weights
+    served = scores(found, shop)[cells.queries[cells.query_of], cells.products]
+    parts = (found.taste, found.common, found.own, found.words, np.array(list(found.memory.values())))
+    held = sum(width * (part**2).sum() / 2 for width, part in zip(prior, parts, strict=False))
+    assert solution.loss == pytest.approx(surprise(served, cells).sum() + held, rel=1e-4)
 
 
 def test_a_budget_that_is_too_small_says_so(shop: PlantedShop) -> None:
