@@ -89,9 +89,9 @@ def read_log(catalogue: Path, clicks: Path, *, columns: Mapping[str, str]) -> Cl
     read: list[Click] = []
     forms: Counter[str] = Counter()
     for row in _rows(clicks, columns, "clicks", skipped):
-        time_ms, form = _time_ms(str(row.get("time") or "").strip())
-        typed = str(row.get("query") or "").strip()
-        product_number = numbers.get(str(row.get("product_id") or "").strip())
+        time_ms, form = _time_ms(_text(row, "time"))
+        typed = _text(row, "query")
+        product_number = numbers.get(_text(row, "product_id"))
         query = " ".join(words(typed))
         if time_ms is None:
             skipped["clicks: time not understood"] += 1
@@ -124,7 +124,8 @@ def _rows(path: Path, columns: Mapping[str, str], kind: str, skipped: Counter[st
     text = content.decode("utf-8-sig", errors="replace")
     first = True
     for row in _json_lines(text, kind, skipped) if text.lstrip()[:1] == "{" else _table(text):
-        named = {ours.get(name, name): value for name, value in row.items() if name is not None}
+        named = {name: value for name, value in row.items() if name is not None}
+        named |= {ours[name]: value for name, value in row.items() if name in ours}
         if first and (missing := [name for name in NEEDED[kind] if name not in named]):
             raise UsageError(
                 f"{path} has no column {', '.join(missing)}; it has {', '.join(map(str, row))}",
@@ -142,7 +143,7 @@ def _table(text: str) -> Iterator[dict[str, Any]]:
 
 
 def _json_lines(text: str, kind: str, skipped: Counter[str]) -> Iterator[dict[str, Any]]:
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if line.strip():
             try:
                 row = orjson.loads(line)
@@ -156,7 +157,7 @@ def _json_lines(text: str, kind: str, skipped: Counter[str]) -> Iterator[dict[st
 
 def _product(row: Mapping[str, Any]) -> Product | None:
     """The product of a line; optional fields that are wrong are left out, as old exports are full of them."""
-    product_id, title = str(row.get("product_id") or "").strip(), str(row.get("title") or "").strip()
+    product_id, title = _text(row, "product_id"), _text(row, "title")
     needed = {"type": "product", "version": 1, "product_id": product_id, "title": title, "price": 0.0}
     category = row.get("category")
     path = [part.strip() for part in category.split(">")] if isinstance(category, str) else category
@@ -168,6 +169,12 @@ def _product(row: Mapping[str, Any]) -> Product | None:
         except ContractError:
             continue
     return None
+
+
+def _text(row: Mapping[str, Any], name: str) -> str:
+    """A field as text; missing and null are empty, a number is what it says."""
+    value = row.get(name)
+    return "" if value is None else str(value).strip()
 
 
 def _time_ms(text: str) -> tuple[float | None, str]:

@@ -69,6 +69,7 @@ def simulate(  # noqa: PLR0913, PLR0917 # a command line
     Example: millrace simulate --world my-world --lists 4000
     """
     from pydantic import TypeAdapter, ValidationError
+    from threadpoolctl import threadpool_limits
 
     from service.settings import load_settings
     from simulator.shop.builtin import world_of
@@ -82,7 +83,7 @@ def simulate(  # noqa: PLR0913, PLR0917 # a command line
     except ValidationError as error:
         wrong = error.errors()[0]
         raise UsageError(f"--{wrong['loc'][0]}: {wrong['msg']}", fix="millrace simulate --help") from error
-    with progress_bars() as tell:
+    with threadpool_limits(1), progress_bars() as tell:
         simulation = Simulation(world_of(world, seed), load_encoder(load_settings().base_model), cache=world, tell=tell)
         report = simulation.run(options)
     if json is not None:
@@ -118,6 +119,8 @@ def backtest(  # a command line
 
     Example: millrace backtest --catalog products.csv --clicks clicks.csv.gz --columns query=term --report report.html
     """
+    from threadpoolctl import threadpool_limits
+
     from service.settings import load_settings
     from simulator.backtest import DELAYS_MS, Backtest
     from simulator.backtest_page import page
@@ -131,7 +134,7 @@ def backtest(  # a command line
     messages().print(f"{len(log.clicks):,} clicks on {len(log.products):,} products; times: {log.times}", markup=False)
     for reason, count in sorted(log.skipped.items()):
         messages().print(f"skipped {count:,}: {reason}", markup=False)
-    with progress_bars() as tell:
+    with threadpool_limits(1), progress_bars() as tell:
         encoder = load_encoder(load_settings().base_model)
         found = Backtest(log, encoder, cache=catalog.parent, tell=tell, k=k, seed=seed).run(delays)
     if json is not None:

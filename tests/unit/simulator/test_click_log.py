@@ -151,3 +151,12 @@ def test_spellings_of_one_query_are_one(tmp_path: Path) -> None:
     """Case, marks and spaces do not make another query."""
     clicks = [{**at("2024-01-01"), "query": typed} for typed in ("Red Fridge", " red   fridge", "RED FRIDGE!")]
     assert {click.query for click in read(tmp_path, clicks).clicks} == {"red fridge"}
+
+
+def test_numbers_for_ids_separators_in_texts_and_a_column_of_our_name_mislead_nobody(tmp_path: Path) -> None:
+    """An id 0 is an id, U+2028 ends no line, and a column that was named wins over one that is called like ours."""
+    products, clicks = tmp_path / "products.jsonl", tmp_path / "clicks.jsonl"
+    products.write_text('{"product_id":0,"title":"quiet\u2028fridge"}\n', encoding="utf-8")
+    clicks.write_text('{"ts":1795196006,"time":"never","query":"fridge","product_id":0}\n', encoding="utf-8")
+    log = read_log(products, clicks, columns={"time": "ts"})
+    assert ([product.product_id for product in log.products], len(log.clicks)) == (["0"], 1)
