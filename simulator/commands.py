@@ -1,15 +1,19 @@
 """The simulator's commands: the thin edge between the command line and the demo, the benches and the built-in world."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Final
 
+import orjson
 import typer
+from rich.progress import TaskID
 from rich.table import Table
 
 from contracts.errors import UsageError
 from millrace.output import Json, messages, out, print_json
+from service.machine import write_atomically
 
 BENCHES: Final = ("streams",)
 
@@ -43,6 +47,145 @@ def shop_export(
 
     export_world(builtin_world(seed), folder)
     messages().print(f"world {seed} written to {folder}", markup=False)
+
+
+def simulate(  # noqa: PLR0913, PLR0917 # a command line
+    world: Annotated[Path | None, typer.Option(help="Folder with a world; the built-in one without it.")] = None,
+    lists: Annotated[int, typer.Option(min=1, help="How many lists are shown.")] = 12_000,
+    seed: Annotated[int, typer.Option(help="Seed of queries, shoppers and noise.")] = 1,
+    redeploy: Annotated[int, typer.Option(min=1, help="Lists after which the model is solved anew.")] = 500,
+    shoppers: Annotated[
+        str, typer.Option(help="simple: click on what they looked at; shop: the shop's own.")
+    ] = "simple",
+    bias: Annotated[str, typer.Option(help="position: look less at lower positions; none: alike at all.")] = "position",
+    weights: Annotated[str, typer.Option(help="ratio: undo that; one: do not.")] = "ratio",
+    explore: Annotated[float, typer.Option(min=0, help="Noise on the scores of shown lists, in nats.")] = 0.0,
+    learner: Annotated[str, typer.Option(help="preference, or none for the untrained model.")] = "preference",
+    loss: Annotated[str, typer.Option(help="softmax, logistic, hinge, squared or ranknet.")] = "softmax",
+    json: Annotated[Path | None, typer.Option("--json", help="Write every figure here.")] = None,
+) -> None:
+    """Show how much a world's clicks teach, without servers: lists are shown, clicked, counted and learned from.
+
+    Example: millrace simulate --world my-world --lists 4000
+    """
+    from pydantic import TypeAdapter, ValidationError
+    from threadpoolctl import threadpool_limits
+
+    from service.settings import load_settings
+    from simulator.shop.builtin import world_of
+    from simulator.simulate import SimulateOptions, Simulation
+    from towers.encoder import load_encoder
+
+    given = {"lists": lists, "seed": seed, "redeploy": redeploy, "shoppers": shoppers, "bias": bias,
+             "weights": weights, "explore": explore, "learner": learner, "loss": loss}  # fmt: skip
+    try:
+        options = TypeAdapter(SimulateOptions).validate_python(given)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise UsageError(f"--{wrong['loc'][0]}: {wrong['msg']}", fix="millrace simulate --help") from error
+    with threadpool_limits(1), progress_bars() as tell:
+        simulation = Simulation(world_of(world, seed), load_encoder(load_settings().base_model), cache=world, tell=tell)
+        report = simulation.run(options)
+    if json is not None:
+        write_file(json, orjson.dumps(report, option=orjson.OPT_INDENT_2))
+    out().print(simulation_table(report))
+
+
+def simulation_table(report: Mapping[str, Any]) -> Table:
+    """What a simulation learned, as a table."""
+    title = f"{report['world']}: {report['clicks']:,} clicks, {report['cpu_s']:.0f} s of CPU time"
+    table = Table("lists", "nDCG@10, queries typed", "nDCG@10, queries never typed", title=title)
+    for point in report["curve"]:
+        table.add_row(f"{point['lists']:,}", f"{point['seen']:.3f}", f"{point['unseen']:.3f}")
+    changes = [report["quality"][name]["difference"]["ndcg@10"] for name in ("seen", "unseen")]
+    table.add_section()
+    table.add_row("gain", *(f"{one['mean']:+.3f} ({one['low']:+.3f} to {one['high']:+.3f})" for one in changes))
+    return table
+
+
+def backtest(  # a command line
+    catalog: Annotated[Path, typer.Option(help="Products: product_id, title and what else you have.")],
+    clicks: Annotated[Path, typer.Option(help="Clicks: time, query, product_id.")],
+    columns: Annotated[str, typer.Option(help="Your names for ours: query=search_term,time=ts.")] = "",
+    delay: Annotated[str, typer.Option(help="How late clicks are known.")] = "live,1h,1d",
+    k: Annotated[int, typer.Option(min=1, max=100, help="Depth of the reciprocal rank.")] = 5,
+    seed: Annotated[int, typer.Option(help="Of samples and intervals.")] = 1,
+    json: Annotated[Path | None, typer.Option("--json", help="Write every figure here.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write a page for your browser here.")] = None,
+) -> None:
+    """Show what Millrace would have gained on your own old clicks, before you install anything else.
+
+    CSV, TSV or JSON lines, packed by gzip or not. Each click is predicted before it is learned.
+
+    Example: millrace backtest --catalog products.csv --clicks clicks.csv.gz --columns query=term --report report.html
+    """
+    from threadpoolctl import threadpool_limits
+
+    from service.settings import load_settings
+    from simulator.backtest import DELAYS_MS, Backtest
+    from simulator.backtest_page import page
+    from simulator.click_log import read_log
+    from towers.encoder import load_encoder
+
+    delays = [name.strip() for name in delay.split(",")]
+    if unknown := [name for name in delays if name not in DELAYS_MS]:
+        raise UsageError(f"--delay: {unknown[0]!r} is not known", fix=f"one or more of {', '.join(DELAYS_MS)}")
+    log = read_log(catalog, clicks, columns=_mapping(columns))
+    messages().print(f"{len(log.clicks):,} clicks on {len(log.products):,} products; times: {log.times}", markup=False)
+    for reason, count in sorted(log.skipped.items()):
+        messages().print(f"skipped {count:,}: {reason}", markup=False)
+    with threadpool_limits(1), progress_bars() as tell:
+        encoder = load_encoder(load_settings().base_model)
+        found = Backtest(log, encoder, cache=catalog.parent, tell=tell, k=k, seed=seed).run(delays)
+    if json is not None:
+        write_file(json, orjson.dumps(found, option=orjson.OPT_INDENT_2))
+    if report is not None:
+        write_file(report, page(found).encode())
+    out().print(backtest_table(found))
+    out().print(found["verdict"]["words"], markup=False)
+
+
+def _mapping(columns: str) -> dict[str, str]:
+    named = dict(part.split("=", 1) for part in columns.split(",") if "=" in part)
+    if wrong := [part for part in columns.split(",") if part and "=" not in part]:
+        raise UsageError(f"--columns: {wrong[0]!r} is not NAME=COLUMN", fix="for example --columns query=term,time=ts")
+    return {name.strip(): column.strip() for name, column in named.items()}
+
+
+def backtest_table(report: Mapping[str, Any]) -> Table:
+    """How each method did on the second half of a log, as a table."""
+    k = report["settings"]["k"]
+    title = f"MRR@{k} on the second half of {report['clicks']:,} clicks, {report['queries']:,} queries"
+    table = Table("method", "clicks known", "all", "first time", "repeated", title=title)
+    for name, by_delay in report["halves"]["second"].items():
+        for delay, kinds in by_delay.items():
+            means = [kinds[kind][f"mrr@{k}"] for kind in ("all", "first_time", "repeated")]
+            table.add_row(name, delay, *("-" if mean is None else f"{mean:.3f}" for mean in means))
+    return table
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Give a function that shows how much of how much is done, a bar for each kind of work."""
+    from rich.progress import Progress
+
+    with Progress(console=messages()) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def tell(what: str, done: int, of: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what)
+            bars.update(tasks[what], completed=done, total=max(of, 1) if of else 0)
+
+        yield tell
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a report where the user asked for it."""
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}", fix="choose a writable folder") from error
 
 
 def bench(

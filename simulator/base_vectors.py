@@ -1,0 +1,62 @@
+"""Base vectors of a world or a catalogue, encoded once and kept beside it."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from service.machine import write_atomically
+from towers.release_files import Encoder
+
+CACHE_FILE: Final = "base-vectors.safetensors"
+BATCH: Final = 256
+
+
+def base_vectors(
+    texts: Sequence[str], encoder: Encoder, *, cache: Path | None, progress: Callable[[int, int], None]
+) -> np.ndarray:
+    """The unit vector of each text, (N, D); those that the cache knows are not encoded again.
+
+    Args:
+        texts: any, also repeated.
+        encoder: the base encoder.
+        cache: folder of the cache; None, or one that cannot be written, costs encoding the next time.
+        progress: told how many of how many texts are done.
+    """
+    keys = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts]
+    known = {} if cache is None else _read(cache / CACHE_FILE, encoder.base_version)
+    missing = [(key, text) for key, text in dict(zip(keys, texts, strict=True)).items() if key not in known]
+    missing.sort(key=lambda one: len(one[1]))
+    for start in range(0, len(missing), BATCH):
+        progress(start, len(missing))
+        batch = missing[start : start + BATCH]
+        known.update(zip((key for key, _ in batch), encoder.encode([text for _, text in batch]), strict=True))
+    progress(len(missing), len(missing))
+    if missing and cache is not None:
+        _write(cache / CACHE_FILE, encoder.base_version, known)
+    return np.stack([known[key] for key in keys]) if keys else np.empty((0, encoder.dim), dtype=np.float32)
+
+
+def _read(path: Path, base_version: str) -> dict[bytes, np.ndarray]:
+    """What a cache holds for this base; nothing if it cannot be read."""
+    try:
+        tensors = load(path.read_bytes())
+    except (OSError, SafetensorError):
+        return {}
+    if bytes(tensors["base_version"]).decode() != base_version:
+        return {}
+    keys = [row.tobytes() for row in tensors["keys"]]
+    return dict(zip(keys, tensors["vectors"], strict=True))
+
+
+def _write(path: Path, base_version: str, known: dict[bytes, np.ndarray]) -> None:
+    keys = np.frombuffer(b"".join(known), dtype=np.uint8).reshape(len(known), -1)
+    version = np.frombuffer(base_version.encode(), dtype=np.uint8)
+    try:
+        write_atomically(path, save({"base_version": version, "keys": keys, "vectors": np.stack(list(known.values()))}))
+    except OSError:
+        return

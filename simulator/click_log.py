@@ -1,0 +1,251 @@
+"""A shop's own old log, catalogue and clicks, and what can be had of it without learning: words and counting.
+
+Exports differ in names and in how they write times: names are mapped, the form of times is found out and said. A line
+that cannot be used is skipped and counted by its reason.
+"""
+
+import csv
+import gzip
+import io
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import orjson
+from pydantic import TypeAdapter
+from scipy.sparse import csr_matrix
+
+from contracts.catalog import Product
+from contracts.errors import ContractError, UsageError
+from contracts.wire import validate
+from towers.features import words
+
+EPOCH_UNITS: Final = (("s", 1e3, 1e8, 1e11), ("ms", 1.0, 1e11, 1e14), ("us", 1e-3, 1e14, 1e17))
+"""Unit, milliseconds in it, and the range of numbers that are dates of our time in it."""
+NEEDED: Final[Mapping[str, Sequence[str]]] = {
+    "catalogue": ("product_id", "title"),
+    "clicks": ("time", "query", "product_id"),
+}
+_PRODUCT: Final = TypeAdapter(Product)
+
+POPULARITY_DAYS: Final = 7.0
+"""Half-life of a product's popularity."""
+DAY_MS: Final = 86_400_000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Click:
+    """One click; `query` is folded: two spellings that differ in case or marks are one query."""
+
+    time_ms: float
+    query: str
+    typed: str
+    product: int
+
+
+@dataclass
+class ClickLog:
+    """What was read.
+
+    Args:
+        products: in the order of their file.
+        clicks: in order of time.
+        skipped: lines that could not be used, by reason.
+        times: how times were written.
+    """
+
+    products: list[Product]
+    clicks: list[Click]
+    skipped: Counter[str] = field(default_factory=Counter)
+    times: str = ""
+
+
+def read_log(catalogue: Path, clicks: Path, *, columns: Mapping[str, str]) -> ClickLog:
+    """Read a catalogue and its clicks.
+
+    Args:
+        catalogue: columns product_id and title, others of the product message if there are any.
+        clicks: columns time, query and product_id.
+        columns: our name -> the file's, for those that are called otherwise.
+
+    Raises:
+        UsageError: a file cannot be read, lacks a column, or no line of it can be used.
+    """
+    skipped: Counter[str] = Counter()
+    products: dict[str, Product] = {}
+    for row in _rows(catalogue, columns, "catalogue", skipped):
+        product = _product(row)
+        if product is None:
+            skipped["catalogue: no product_id or title"] += 1
+        elif products.setdefault(product.product_id, product) is not product:
+            skipped["catalogue: product_id repeated"] += 1
+    if not products:
+        raise UsageError(f"{catalogue} holds no product", fix="it needs the columns product_id and title")
+    numbers = {product_id: number for number, product_id in enumerate(products)}
+    read: list[Click] = []
+    forms: Counter[str] = Counter()
+    for row in _rows(clicks, columns, "clicks", skipped):
+        time_ms, form = _time_ms(_text(row, "time"))
+        typed = _text(row, "query")
+        product_number = numbers.get(_text(row, "product_id"))
+        query = " ".join(words(typed))
+        if time_ms is None:
+            skipped["clicks: time not understood"] += 1
+        elif not query:
+            skipped["clicks: no query"] += 1
+        elif product_number is None:
+            skipped["clicks: product not in the catalogue"] += 1
+        else:
+            forms[form] += 1
+            read.append(Click(time_ms, query, typed, product_number))
+    if not read:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
+        raise UsageError(f"{clicks} holds no click that can be used ({reasons})", fix="look at --columns NAME=COLUMN")
+    read.sort(key=lambda click: click.time_ms)
+    return ClickLog(list(products.values()), read, skipped, ", ".join(forms))
+
+
+def _rows(path: Path, columns: Mapping[str, str], kind: str, skipped: Counter[str]) -> Iterator[dict[str, Any]]:
+    """The lines of a file with our names."""
+    ours = {theirs: name for name, theirs in columns.items()}
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", fix="name a CSV, TSV or JSONL file") from error
+    if content[:2] == b"\x1f\x8b":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError) as error:
+            raise UsageError(f"{path} is not whole: {error}", fix="pack it again") from error
+    text = content.decode("utf-8-sig", errors="replace")
+    first = True
+    for row in _json_lines(text, kind, skipped) if text.lstrip()[:1] == "{" else _table(text):
+        named = {name: value for name, value in row.items() if name is not None}
+        named |= {ours[name]: value for name, value in row.items() if name in ours}
+        if first and (missing := [name for name in NEEDED[kind] if name not in named]):
+            raise UsageError(
+                f"{path} has no column {', '.join(missing)}; it has {', '.join(map(str, row))}",
+                fix=f"say what they are called: --columns {missing[0]}=COLUMN",
+            )
+        first = False
+        yield named
+
+
+def _table(text: str) -> Iterator[dict[str, Any]]:
+    header = text[: text.find("\n")]
+    delimiter = max("\t,;|", key=header.count)
+    csv.field_size_limit(10_000_000)
+    yield from csv.DictReader(io.StringIO(text), delimiter=delimiter)
+
+
+def _json_lines(text: str, kind: str, skipped: Counter[str]) -> Iterator[dict[str, Any]]:
+    for line in text.split("\n"):
+        if line.strip():
+            try:
+                row = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                row = None
+            if isinstance(row, dict):
+                yield row
+            else:
+                skipped[f"{kind}: no JSON object"] += 1
+
+
+def _product(row: Mapping[str, Any]) -> Product | None:
+    """The product of a line; optional fields that are wrong are left out, as old exports are full of them."""
+    product_id, title = _text(row, "product_id"), _text(row, "title")
+    needed = {"type": "product", "version": 1, "product_id": product_id, "title": title, "price": 0.0}
+    category = row.get("category")
+    path = [part.strip() for part in category.split(">")] if isinstance(category, str) else category
+    optional = {"brand": row.get("brand"), "description": row.get("description"), "category": path,
+                "attributes": row.get("attributes")}  # fmt: skip
+    for fields in ({**needed, **{name: value for name, value in optional.items() if value}}, needed):
+        try:
+            return validate(fields, _PRODUCT)
+        except ContractError:
+            continue
+    return None
+
+
+def _text(row: Mapping[str, Any], name: str) -> str:
+    """A field as text; missing and null are empty, a number is what it says."""
+    value = row.get(name)
+    return "" if value is None else str(value).strip()
+
+
+def _time_ms(text: str) -> tuple[float | None, str]:
+    """A time in epoch milliseconds, and how it was written; None if it is no time."""
+    try:
+        number = float(text)
+    except ValueError:
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            return None, ""
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return moment.timestamp() * 1000, "ISO 8601"
+    for unit, factor, low, high in EPOCH_UNITS:
+        if low <= number < high:
+            return number * factor, f"epoch in {unit}"
+    return None, ""
+
+
+class WordIndex:
+    """BM25 (k1 1.2, b 0.75) over the texts of products."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        counts = [Counter(words(text)) for text in texts]
+        self._columns = {word: column for column, word in enumerate(sorted({word for one in counts for word in one}))}
+        lengths = np.array([sum(one.values()) for one in counts], dtype=np.float64)
+        found = Counter(word for one in counts for word in one)
+        idf = {word: np.log(1 + (len(texts) - n + 0.5) / (n + 0.5)) for word, n in found.items()}
+        norms = 1.2 * (0.25 + 0.75 * lengths / max(lengths.mean(), 1.0))
+        rows, columns, values = [], [], []
+        for row, one in enumerate(counts):
+            for word, n in one.items():
+                rows.append(row)
+                columns.append(self._columns[word])
+                values.append(idf[word] * n * 2.2 / (n + norms[row]))
+        self._weights = csr_matrix((values, (columns, rows)), shape=(len(self._columns), len(texts)))
+
+    def scores(self, query: str) -> np.ndarray:
+        """Of each product, as a share of the best, (P,)."""
+        columns = [self._columns[word] for word in set(words(query)) if word in self._columns]
+        scores = np.asarray(self._weights[columns].sum(axis=0)).reshape(-1)
+        best = scores.max(initial=0.0)
+        return scores / best if best > 0 else scores
+
+
+@dataclass
+class Counts:
+    """Popularity and the clicks of each query, as known with some delay."""
+
+    products: int
+    popularity: np.ndarray = field(init=False)
+    by_query: defaultdict[int, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
+    read: int = 0
+    faded_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.popularity = np.zeros(self.products)
+
+    def advance(self, clicks: Sequence[Click], queries: np.ndarray, until_ms: float, before: int) -> None:
+        """Count the clicks up to a moment, at most those before a place in the log."""
+        while self.read < before and clicks[self.read].time_ms <= until_ms:
+            click = clicks[self.read]
+            self.popularity *= 0.5 ** ((click.time_ms - self.faded_ms) / DAY_MS / POPULARITY_DAYS)
+            self.faded_ms = click.time_ms
+            self.popularity[click.product] += 1
+            self.by_query[int(queries[self.read])][click.product] += 1
+            self.read += 1
+
+    def boost(self, query: int) -> np.ndarray:
+        """What counting adds to a score, in nats, (P,)."""
+        boost = np.log1p(self.popularity)
+        for product, count in self.by_query[query].items():
+            boost[product] += 2.0 + np.log(count)
+        return np.asarray(boost)

@@ -1,0 +1,261 @@
+"""`millrace simulate`: how much a world's clicks teach the preference model, without servers.
+
+A closed loop: a query is drawn by popularity, the model in force ranks the whole catalogue, the first ten products are
+shown, the shopper clicks, the evidence is counted; now and then the model is solved and redeployed. Judgments decide
+what shoppers click and are read for scoring; the learner sees lists and clicks alone.
+"""
+
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from contracts.catalog import Product
+from contracts.structs import JoinedSlot
+from simulator import evaluation
+from simulator.base_vectors import base_vectors
+from simulator.shop.shoppers import Action, Shoppers
+from simulator.shop.world import Query, Split, World
+from streams.pairs.pairing import BOUNCE_MS, VALUE, Grade, grade
+from streams.pairs.propensity import examination
+from towers.features import FeatureSpace, product_features
+from towers.release_files import Encoder
+from towers.text import product_text
+from trainer.preference.evidence import Shown
+from trainer.preference.learner import PreferenceLearner
+from trainer.preference.losses import LossName
+from trainer.preference.model import NATS_PER_COSINE, Catalogue, Weights
+
+SHOWN: Final = 10
+NOISY_CANDIDATES: Final = 1_000
+"""Products of which noise can bring one into a list: those that the model ranks first."""
+SPLITS: Final[Mapping[str, Split]] = {"seen": "train", "unseen": "test"}
+
+
+@dataclass(frozen=True, slots=True)
+class SimulateOptions:
+    """One run.
+
+    Args:
+        lists: how many are shown.
+        seed: of queries, shoppers and noise.
+        redeploy: lists after which the model is solved and put in force.
+        shoppers: `simple` ones click on what they looked at by attraction; `shop` ones are the shop simulator's.
+        bias: whether simple shoppers look less at lower positions.
+        weights: `ratio` undoes that by the chance of a look, `one` does not.
+        explore: standard deviation of noise on the scores of shown lists, in nats.
+        learner: `preference`, or `none` for the untrained model.
+        loss: what is solved.
+    """
+
+    lists: int = 12_000
+    seed: int = 1
+    redeploy: int = 500
+    shoppers: Literal["simple", "shop"] = "simple"
+    bias: Literal["position", "none"] = "position"
+    weights: Literal["ratio", "one"] = "ratio"
+    explore: float = 0.0
+    learner: Literal["preference", "none"] = "preference"
+    loss: LossName = "softmax"
+
+
+Tell = Callable[[str, int, int], None]
+"""Told what is being done, how much of it, and of how much."""
+
+
+class Simulation:
+    """One world with its base vectors.
+
+    Args:
+        world: the world.
+        encoder: the base encoder.
+        cache: folder in which base vectors are kept; None keeps none.
+        tell: told how it goes.
+    """
+
+    def __init__(self, world: World, encoder: Encoder, *, cache: Path | None, tell: Tell) -> None:
+        self.world = world
+        self._tell = tell
+        products = [Product.model_validate(dict(message)) for message in world.products]
+        self._product_ids = [product.product_id for product in products]
+        self._row_of = {product_id: row for row, product_id in enumerate(self._product_ids)}
+        names = [product_features(product) for product in products]
+        texts = [*map(product_text, products), *(query.query for query in world.queries)]
+        vectors = base_vectors(texts, encoder, cache=cache, progress=lambda done, of: tell("encoding", done, of))
+        self._catalogue = Catalogue(vectors[: len(products)], FeatureSpace.of(names).matrix(names))
+        self._query_vectors = vectors[len(products) :]
+        self._number_of = {query.query_id: number for number, query in enumerate(world.queries)}
+
+    def run(self, options: SimulateOptions) -> dict[str, Any]:
+        """Run the loop and return the report (docs/quickstart.md, "Would it help my shop?")."""
+        began_s = time.process_time()
+        learner = PreferenceLearner(self._catalogue, self._query_vectors, loss=options.loss)
+        before = self._scores(learner.weights)
+        curve = [self._point(0, before)]
+        clicks, lost, after = 0, 0.0, before
+        shown = _Lists(self, options)
+        for first in range(0, options.lists, options.redeploy):
+            self._tell("lists", first, options.lists)
+            count = min(options.redeploy, options.lists - first)
+            ranking = self._ranking(learner.weights, shown.queries)
+            for _ in range(count):
+                number, slots, utility_lost = shown.next(ranking)
+                clicks += sum(slot.click > 0 for slot in slots)
+                lost += utility_lost
+                if options.learner == "preference":
+                    learner.add(number, slots)
+            if options.learner == "preference":
+                learner.solve()
+            after = self._scores(learner.weights)
+            curve.append(self._point(first + count, after))
+        self._tell("lists", options.lists, options.lists)
+        return {
+            "world": self.world.name,
+            "seed": options.seed,
+            "lists": options.lists,
+            "clicks": clicks,
+            "learner": options.learner,
+            "settings": {**asdict(options), "prior": _prior(learner)},
+            "quality": {name: evaluation.comparison(before[name], after[name], seed=options.seed) for name in SPLITS},
+            "curve": curve,
+            "exploration": {"nats": options.explore, "utility_lost": lost / max(options.lists, 1)},
+            "cpu_s": round(time.process_time() - began_s, 2),
+            "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        }
+
+    def _ranking(self, weights: Weights, numbers: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """The first products of each query and their scores in nats, best first."""
+        found = {}
+        for number, scores in self._all_scores(weights, numbers):
+            most = min(NOISY_CANDIDATES, len(scores))
+            rows = np.argpartition(-scores, most - 1)[:most]
+            rows = rows[np.lexsort((rows, -scores[rows]))]
+            found[number] = (rows, scores[rows])
+        return found
+
+    def _all_scores(self, weights: Weights, numbers: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        products = weights.product_vectors(self._catalogue)
+        for number in numbers.tolist():
+            vector = weights.query_vectors(np.array([number]), self._query_vectors[[number]])
+            yield number, NATS_PER_COSINE * (products @ vector[0])
+
+    def _scores(self, weights: Weights) -> dict[str, list[evaluation.QueryScore]]:
+        """How good the lists of all queries are, by split."""
+        return {name: list(self._score(weights, self.world.of_split(split))) for name, split in SPLITS.items()}
+
+    def _score(self, weights: Weights, queries: Sequence[Query]) -> Iterator[evaluation.QueryScore]:
+        numbers = np.array([self._number_of[query.query_id] for query in queries], dtype=np.int64)
+        for query, (_, scores) in zip(queries, self._all_scores(weights, numbers), strict=True):
+            most = min(SHOWN, len(scores))
+            rows = np.argpartition(-scores, most - 1)[:most]
+            rows = rows[np.lexsort((rows, -scores[rows]))]
+            ranked = [self._product_ids[row] for row in rows]
+            grades = self.world.grades(query.query_id)
+            yield evaluation.score(query.query_id, ranked, query_class=query.query_class, grades=grades)
+
+    def _point(self, lists: int, scores: Mapping[str, Sequence[evaluation.QueryScore]]) -> dict[str, Any]:
+        return {"lists": lists, **{name: evaluation.means(of)["ndcg@10"] for name, of in scores.items()}}
+
+    def product_row(self, product_id: str) -> int:
+        """The row of a product in the catalogue."""
+        return self._row_of[product_id]
+
+    def product_id(self, row: int) -> str:
+        """The id of the product in a row of the catalogue."""
+        return self._product_ids[row]
+
+    def number(self, query: Query) -> int:
+        """The row of a query among the query vectors."""
+        return self._number_of[query.query_id]
+
+
+class _Lists:
+    """Who searches for what, and what they click on; one list after the other."""
+
+    def __init__(self, simulation: Simulation, options: SimulateOptions) -> None:
+        self._simulation, self._options = simulation, options
+        typed = simulation.world.of_split("train")
+        self.queries = np.array([simulation.number(query) for query in typed], dtype=np.int64)
+        self._query_of = {simulation.number(query): query for query in typed}
+        self._rng = np.random.default_rng(options.seed)
+        popularity = np.array([query.popularity for query in typed])
+        self._popularity = popularity / popularity.sum() if popularity.sum() > 0 else None
+        self._looks = np.array([examination(position) for position in range(1, SHOWN + 1)])
+        if options.bias == "none":
+            self._looks = np.full(SHOWN, self._looks.mean())
+        self._shoppers = Shoppers(simulation.world, options.seed)
+        self._visit, self._step = self._shoppers.visit(0), 0
+        self._typed: Query | None = self._visit.first
+
+    def next(self, ranking: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> tuple[int, list[Shown], float]:
+        """The next list: its query, its slots with their evidence, and what exploration cost in mean attraction."""
+        if self._options.shoppers == "simple":
+            number = int(self._rng.choice(self.queries, p=self._popularity))
+            shown, lost = self._shown(number, ranking)
+            looks = self._looks[: len(shown)]
+            clicks = (self._rng.random(len(shown)) < self._attractions(number, shown) * looks).astype(float)
+        else:
+            query = self._next_typed()
+            number = self._simulation.number(query)
+            shown, lost = self._shown(number, ranking)
+            returned = [self._simulation.product_id(row) for row in shown]
+            reaction = self._shoppers.react(self._visit, self._step, query=query, returned=returned)
+            self._typed, self._step = reaction.follow_up, self._step + 1
+            clicks, looks = _worth(reaction.actions, returned), self._looks[: len(shown)]
+        if self._options.weights == "one":
+            looks = np.ones(len(shown))
+        slots = [Shown(*slot) for slot in zip(shown.tolist(), looks.tolist(), clicks.tolist(), strict=True)]
+        return number, slots, lost
+
+    def _shown(self, number: int, ranking: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, float]:
+        rows, scores = ranking[number]
+        if not self._options.explore:
+            return rows[:SHOWN], 0.0
+        noisy = scores + self._options.explore * self._rng.standard_normal(len(scores))
+        shown = rows[np.argsort(-noisy, kind="stable")[:SHOWN]]
+        lost = self._attractions(number, rows[:SHOWN]).mean() - self._attractions(number, shown).mean()
+        return shown, float(lost)
+
+    def _attractions(self, number: int, rows: np.ndarray) -> np.ndarray:
+        query_id, world = self._query_of[number].query_id, self._simulation.world
+        judged = [world.judgment(query_id, self._simulation.product_id(row)) for row in rows]
+        return np.array([judgment.click_probability() for judgment in judged])
+
+    def _next_typed(self) -> Query:
+        """What the shopper types next, or the next shopper if this one has left."""
+        if self._typed is None:
+            self._visit, self._step = self._shoppers.visit(self._visit.number + 1), 0
+            self._typed = self._visit.first
+        return self._typed
+
+
+def _prior(learner: PreferenceLearner) -> dict[str, Any] | None:
+    """What was learned of the prior, and what it is worth on queries left out."""
+    learned = learner.learned
+    if learned is None:
+        return None
+    return {**learned.prior._asdict(), "gain": learned.gain, "error": learned.error, "released": learned.helps}
+
+
+def _worth(actions: Sequence[Action], returned: Sequence[str]) -> np.ndarray:
+    """What the shopper's choices are worth by slot, graded as the pairs are; a bounce is worth nothing."""
+    slots: list[dict[str, Any]] = [{"product_id": one, "position": k} for k, one in enumerate(returned, start=1)]
+    for action in actions:
+        slot = slots[action.position - 1]
+        if action.kind == "click":
+            slot["clicked"] = True
+        elif action.kind == "dwell":
+            slot["dwell_ms"] = max(action.dwell_ms, slot.get("dwell_ms", 0))
+        elif action.kind in {"cart", "purchase"}:
+            slot[f"{action.kind}_quantity"] = 1
+    return np.array([_value(JoinedSlot(**slot)) for slot in slots])
+
+
+def _value(slot: JoinedSlot) -> float:
+    bounced = slot.dwell_ms is not None and slot.dwell_ms < BOUNCE_MS
+    own = grade(slot)
+    return 0.0 if own is Grade.SKIP or (own is Grade.CLICK and bounced) else VALUE[own]

@@ -1,0 +1,162 @@
+"""Old logs as shops export them: any table or JSON lines, any form of time, every line used or counted."""
+
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contracts.errors import UsageError
+from simulator.click_log import ClickLog, read_log
+
+PRODUCTS = [
+    {"product_id": "P-1", "title": "Quiet fridge", "brand": "Kelto"},
+    {"product_id": "P-2", "title": "Red oven, large", "brand": ""},
+]
+CLICKS = [
+    {"time": "2024-01-02T00:00:00Z", "query": "Fridge", "product_id": "P-1"},
+    {"time": "2024-01-01T00:00:00+00:00", "query": "red  OVEN!", "product_id": "P-2"},
+]
+FIRST_MS = 1_704_067_200_000.0
+"""The first of January 2024, UTC."""
+
+
+def written(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Return a file of rows in the form that its name says."""
+    if ".jsonl" in path.name:
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+    else:
+        mark = "\t" if ".tsv" in path.name else ","
+        quoted = [[f'"{value}"' if mark in str(value) else str(value) for value in row.values()] for row in rows]
+        text = "\n".join(mark.join(line) for line in [list(rows[0]), *quoted]) + "\n"
+    content = text.encode()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+def read(folder: Path, clicks: Sequence[Mapping[str, Any]], **columns: str) -> ClickLog:
+    """Return the log of some clicks on PRODUCTS."""
+    catalogue = written(folder / "products.csv", PRODUCTS)
+    return read_log(catalogue, written(folder / "clicks.csv", clicks), columns=columns)
+
+
+def at(time: Any) -> dict[str, Any]:
+    """Return a click at a time."""
+    return {"time": time, "query": "fridge", "product_id": "P-1"}
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "csv.gz", "tsv.gz", "jsonl.gz"])
+def test_every_form_of_file_gives_the_same_log(ending: str, tmp_path: Path) -> None:
+    """CSV, TSV and JSON lines, packed or not: the same products, and the clicks in order of time."""
+    catalogue, clicks = (
+        written(tmp_path / f"{name}.{ending}", rows) for name, rows in (("products", PRODUCTS), ("clicks", CLICKS))
+    )
+    log = read_log(catalogue, clicks, columns={})
+    assert [(product.product_id, product.title) for product in log.products] == [
+        ("P-1", "Quiet fridge"),
+        ("P-2", "Red oven, large"),
+    ]
+    assert [(click.query, click.typed, click.product) for click in log.clicks] == [
+        ("red oven", "red  OVEN!", 1),
+        ("fridge", "Fridge", 0),
+    ]
+    assert log.clicks[0].time_ms == FIRST_MS
+    assert not log.skipped
+
+
+@pytest.mark.parametrize(
+    ("time", "form"),
+    [
+        ("2024-01-01T00:00:00Z", "ISO"),
+        ("2024-01-01 00:00:00", "ISO"),
+        ("2024-01-01", "ISO"),
+        ("2024-01-01T05:30:00+05:30", "ISO"),
+        (1_704_067_200, "epoch in s"),
+        ("1704067200.0", "epoch in s"),
+        (1_704_067_200_000, "epoch in ms"),
+        (1_704_067_200_000_000, "epoch in us"),
+    ],
+)
+def test_the_form_of_times_is_found_out_and_said(time: Any, form: str, tmp_path: Path) -> None:
+    """Dates and epochs in seconds, milli- or microseconds are the same moment."""
+    log = read(tmp_path, [at(time)])
+    assert log.clicks[0].time_ms == pytest.approx(FIRST_MS)
+    assert form in log.times
+
+
+def test_each_line_is_used_or_counted(tmp_path: Path) -> None:
+    """What cannot be used is skipped by its reason, and nothing is dropped silently."""
+    bad = [
+        at("yesterday"), at(""), at("nan"), at(17),
+        {**at("2024-01-01"), "query": " ?! "}, {**at("2024-01-01"), "product_id": "P-9"},
+    ]  # fmt: skip
+    log = read(tmp_path, [*bad, at("2024-01-01")])
+    reasons = sorted((count, reason) for reason, count in log.skipped.items())
+    assert [count for count, _ in reasons] == [1, 1, 4]
+    assert "time" in reasons[-1][1]
+    assert len(log.clicks) + log.skipped.total() == 7
+
+
+def test_products_without_a_title_or_twice_are_counted(tmp_path: Path) -> None:
+    """The first of two products with one id stays."""
+    rows = [
+        *PRODUCTS,
+        {"product_id": "P-1", "title": "Other", "brand": ""},
+        {"product_id": "", "title": "x", "brand": ""},
+    ]
+    catalogue = written(tmp_path / "products.csv", rows)
+    log = read_log(catalogue, written(tmp_path / "clicks.csv", CLICKS), columns={})
+    assert [product.title for product in log.products] == ["Quiet fridge", "Red oven, large"]
+    assert log.skipped.total() == 2
+
+
+def test_columns_map_our_names_to_the_files(tmp_path: Path) -> None:
+    """An export with names of its own is read once it is said what they are called."""
+    clicks = [{"ts": "2024-01-01", "q": "fridge", "sku": "P-1"}]
+    log = read(tmp_path, clicks, time="ts", query="q", product_id="sku")
+    assert [click.query for click in log.clicks] == ["fridge"]
+
+
+def test_a_missing_column_names_the_fix(tmp_path: Path) -> None:
+    """The error says which column is missing, which there are, and how to map one."""
+    with pytest.raises(UsageError) as error:
+        read(tmp_path, [{"ts": "2024-01-01", "query": "fridge", "product_id": "P-1"}])
+    told = f"{error.value} {error.value.fix}"
+    assert "time" in told
+    assert "ts" in told
+    assert "--columns time=" in told
+
+
+def test_a_log_of_which_nothing_can_be_used_is_an_error(tmp_path: Path) -> None:
+    """No click, no product, or no file: each is told with what to do."""
+    with pytest.raises(UsageError):
+        read(tmp_path, [at("never")])
+    with pytest.raises(UsageError):
+        read_log(tmp_path / "missing.csv", tmp_path / "clicks.csv", columns={})
+    broken = tmp_path / "broken.csv.gz"
+    broken.write_bytes(gzip.compress(b"product_id,title\n" * 50)[:-12])
+    with pytest.raises(UsageError):
+        read_log(broken, tmp_path / "clicks.csv", columns={})
+
+
+def test_clicks_of_one_moment_keep_the_order_of_the_file(tmp_path: Path) -> None:
+    """Sorting by time moves no click past another of the same time."""
+    clicks = [{**at("2024-01-01"), "query": f"q{number}"} for number in range(9)]
+    assert [click.query for click in read(tmp_path, clicks).clicks] == [f"q{number}" for number in range(9)]
+
+
+def test_spellings_of_one_query_are_one(tmp_path: Path) -> None:
+    """Case, marks and spaces do not make another query."""
+    clicks = [{**at("2024-01-01"), "query": typed} for typed in ("Red Fridge", " red   fridge", "RED FRIDGE!")]
+    assert {click.query for click in read(tmp_path, clicks).clicks} == {"red fridge"}
+
+
+def test_numbers_for_ids_separators_in_texts_and_a_column_of_our_name_mislead_nobody(tmp_path: Path) -> None:
+    """An id 0 is an id, U+2028 ends no line, and a column that was named wins over one that is called like ours."""
+    products, clicks = tmp_path / "products.jsonl", tmp_path / "clicks.jsonl"
+    products.write_text('{"product_id":0,"title":"quiet\u2028fridge"}\n', encoding="utf-8")
+    clicks.write_text('{"ts":1795196006,"time":"never","query":"fridge","product_id":0}\n', encoding="utf-8")
+    log = read_log(products, clicks, columns={"time": "ts"})
+    assert ([product.product_id for product in log.products], len(log.clicks)) == (["0"], 1)

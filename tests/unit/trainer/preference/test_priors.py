@@ -1,0 +1,109 @@
+"""Widths of the prior: loosened where left-out queries gain by it, and no release of what predicts nothing."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.support.planted_shop import PlantedShop, cells_of
+from trainer.preference.evidence import Cells
+from trainer.preference.model import Prior
+from trainer.preference.priors import (
+    CERTAIN_ERRORS,
+    FACTOR,
+    FOLDS,
+    MAX_MOVES,
+    MIN_QUERIES,
+    Learned,
+    fold_of,
+    learn_prior,
+)
+
+LISTS = 500
+
+
+def learned(shop: PlantedShop, seed: int) -> Learned:
+    """Return what the prior's search finds on some lists of a shop."""
+    found = learn_prior(shop.cells(LISTS, seed=seed), shop.queries, shop.catalogue, start=Prior())
+    assert found is not None
+    return found
+
+
+def test_a_query_is_always_in_the_same_fold() -> None:
+    """The fold depends on the query's number alone, so the widths of two searches are held against the same queries."""
+    queries = np.arange(1_000)
+    folds = fold_of(queries)
+    assert np.array_equal(folds, fold_of(queries))
+    assert np.array_equal(folds[[5, 70, 999]], fold_of(np.array([5, 70, 999])))
+    assert folds[:5].tolist() == [fold_of(np.array([query]))[0] for query in range(5)]
+
+
+def test_folds_are_about_equal() -> None:
+    """Each fold has its share of queries."""
+    counts = np.bincount(fold_of(np.arange(5_000)), minlength=FOLDS)
+    assert len(counts) == FOLDS
+    assert counts.min() > 900
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_noise_is_not_released(seed: int) -> None:
+    """Where the text already says all there is to know, nothing that was learned goes out."""
+    assert not learned(PlantedShop(seed=seed), seed + 100).helps
+
+
+@pytest.mark.parametrize("seed", [0, 1, 4, 6])
+def test_a_planted_quality_is_released_and_its_prior_loosened(seed: int) -> None:
+    """Where products differ beyond their text, that predicts left-out queries, and their quality is held less."""
+    found = learned(PlantedShop(seed=seed, quality_nats=1.0), seed + 100)
+    assert found.helps
+    assert found.prior.own < Prior().own
+    assert found.gain > 0.1
+
+
+def test_the_same_evidence_gives_the_same_widths() -> None:
+    """The search draws no chance."""
+    shop = PlantedShop(quality_nats=1.0)
+    assert learned(shop, 3) == learned(shop, 3)
+
+
+def test_widths_move_in_whole_steps_and_not_too_far() -> None:
+    """One search moves each width by a power of the factor, at most so many steps; memory's widths stay."""
+    found, start = learned(PlantedShop(quality_nats=1.0), 3).prior, Prior()
+    steps = np.log(np.array(found) / np.array(start)) / np.log(FACTOR)
+    assert steps == pytest.approx(np.round(steps), abs=1e-9)
+    assert np.abs(steps).max() <= MAX_MOVES + 1e-9
+    assert (found.memory, found.exact) == (start.memory, start.exact)
+
+
+def test_too_few_queries_tell_nothing() -> None:
+    """One query below the least there is no answer, from the least on there is one."""
+    shop = PlantedShop(queries=MIN_QUERIES)
+    rows = [(query, p, float(p == query % 3), 1.0) for query in range(MIN_QUERIES) for p in range(3)]
+    assert learn_prior(cells_of(rows[3:]), shop.queries, shop.catalogue, start=Prior()) is None
+    assert learn_prior(cells_of(rows), shop.queries, shop.catalogue, start=Prior()) is not None
+    assert learn_prior(cells_of([]), shop.queries, shop.catalogue, start=Prior()) is None
+
+
+@pytest.mark.parametrize("as_grid", [True, False])
+@pytest.mark.parametrize("missing", [[0], [1], [0, 1], [1, 2, 3, 4]])
+def test_a_fold_without_queries_is_no_failure(missing: list[int], as_grid: bool) -> None:
+    """By chance all clicked queries may lie in some of the folds."""
+    shop = PlantedShop(queries=200)
+    queries = np.arange(200)[~np.isin(fold_of(np.arange(200)), missing)][:MIN_QUERIES].tolist()
+    cells = cells_of([(query, p, float(p == query % 3), 1.0) for query in queries for p in range(3)])
+    evidence: Cells = replace(cells, width=3) if as_grid else cells
+    found = learn_prior(evidence, shop.queries, shop.catalogue, start=Prior())
+    assert found is None or np.isfinite([found.gain, found.error]).all()
+    if missing == [0, 1]:
+        assert found is None or not found.helps
+
+
+@pytest.mark.parametrize(("gain", "helps"), [(-0.1, False), (0.0, False), (0.19, False), (0.21, True)])
+def test_a_gain_must_be_certain(gain: float, helps: bool) -> None:
+    """What shoppers see has to lie above 0 by so many standard errors."""
+    assert Learned(Prior(), gain, 0.2 / CERTAIN_ERRORS).helps is helps
+
+
+def test_no_gain_without_error_does_not_help() -> None:
+    """A model that predicts exactly as the text does is not released."""
+    assert not Learned(Prior(), 0.0, 0.0).helps

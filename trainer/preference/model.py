@@ -1,0 +1,115 @@
+"""The preference model: s(q, p) = b <e_q, e_p> + (e_q - m)'W e_p + v'e_p + d_q'e_p + h_p, and h_p = u_p + x_p'w.
+
+W says what kinds of products kinds of queries prefer, v what all queries do, d what a repeated query's shoppers chose;
+h is a product's quality: its own, and what its words, brand and category say of it. Everything about the query rides in
+its vector and everything about the product in one number beside its own: one dot product gives the score.
+
+Source: docs/papers.md, "The preference model".
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+NATS_PER_COSINE: Final = 10.0
+"""b: what a unit of cosine is worth. Learned freely from few lists it falls so low that nothing of the text is left."""
+
+
+class Prior(NamedTuple):
+    """How strongly each part of the model is held to 0: inverse variances.
+
+    The widths start tight and are loosened as left-out queries allow; `trainer.preference.priors` says how.
+    """
+
+    taste: float = 18.0
+    """Of W."""
+    common: float = 90.0
+    """Of v."""
+    own: float = 90.0
+    """Of u."""
+    words: float = 90.0
+    """Of w."""
+    memory: float = 30.0
+    """Of d."""
+    exact: float = 1.0
+    """Of the memory of one product for one query."""
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What the model knows of products, P of them.
+
+    Args:
+        vectors: base vectors, unit rows, (P, D).
+        features: names as idf-weighted unit rows, (P, F).
+    """
+
+    vectors: np.ndarray
+    features: csr_matrix
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What was learned; untrained, everything is 0 and the text alone decides.
+
+    Args:
+        taste: W, (D, D).
+        common: v, (D,).
+        mean_query: m, the mean of the queries that have evidence, (D,).
+        words: w, (F,).
+        products: the products that have a quality of their own, rising.
+        own: u of these products.
+        memory: d by query.
+        exact: by query, what is remembered of single products: their rows and nats; it rides in no vector, and is
+            added to the scores of those products.
+    """
+
+    taste: np.ndarray
+    common: np.ndarray
+    mean_query: np.ndarray
+    words: np.ndarray
+    products: np.ndarray
+    own: np.ndarray
+    memory: Mapping[int, np.ndarray] = field(default_factory=dict)
+    exact: Mapping[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+
+    @classmethod
+    def untrained(cls, dim: int, features: int) -> "Weights":
+        """Nothing learned."""
+        zeros = np.zeros
+        return cls(zeros((dim, dim)), zeros(dim), zeros(dim), zeros(features), zeros(0, dtype=np.int64), zeros(0))
+
+    def without_memory(self) -> "Weights":
+        """What is left for a query that nobody typed."""
+        return replace(self, memory={}, exact={})
+
+    def learned_vectors(self, queries: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        """What each query prefers beyond its text, in the space of product vectors and in nats, (Q, D).
+
+        Args:
+            queries: their numbers, for the memory; -1 for one that has none, (Q,).
+            vectors: their base vectors, (Q, D).
+        """
+        learned = (vectors - self.mean_query) @ self.taste + self.common
+        for row, query in enumerate(queries.tolist()):
+            if query in self.memory:
+                learned[row] += self.memory[query]
+        return np.asarray(learned)
+
+    def query_vectors(self, queries: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        """The vectors that are searched with, (Q, D + 1): the last number takes a product's quality as it is."""
+        moved = vectors + self.learned_vectors(queries, vectors) / NATS_PER_COSINE
+        return np.hstack([moved, np.ones((len(moved), 1))]).astype(np.float32)
+
+    def quality(self, catalogue: Catalogue) -> np.ndarray:
+        """H of each product, in nats, (P,)."""
+        quality = np.asarray(catalogue.features @ self.words, dtype=np.float64)
+        quality[self.products] += self.own
+        return quality
+
+    def product_vectors(self, catalogue: Catalogue) -> np.ndarray:
+        """The vectors that are searched, (P, D + 1)."""
+        return np.hstack([catalogue.vectors, self.quality(catalogue)[:, None] / NATS_PER_COSINE]).astype(np.float32)

@@ -1,0 +1,186 @@
+"""The maximum a posteriori of the preference model over a table of evidence: one convex problem, one optimum.
+
+Every part is solved in units of its prior's standard deviation, which makes the problem well-conditioned: dozens of
+iterations of L-BFGS suffice. The result depends on no order, no rate and no size of batches.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from scipy.optimize import minimize
+
+from trainer.preference.evidence import Cells
+from trainer.preference.losses import AGAINST_REFERENCE, LOSSES, LossName, Pairs, Targets, pairs_of, surprise
+from trainer.preference.model import NATS_PER_COSINE, Catalogue, Prior, Weights
+
+MAX_ITERATIONS: Final = 60
+TOLERANCE: Final = 1e-5
+"""Relative decrease below which the loss has converged."""
+REPEATED_CLICKS: Final = 2.0
+"""Clicks from which a query gets a memory of its own."""
+NO_PAIRS: Final = Pairs(*(np.zeros(0, dtype=np.int64),) * 2, *(np.zeros(0),) * 2)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Weights, and how they were found."""
+
+    weights: Weights
+    loss: float
+    iterations: int
+    converged: bool
+
+
+class Problem:
+    """The evidence of some queries with everything about it that does not change while it is solved.
+
+    Args:
+        cells: the evidence; N cells of Q queries and P' products. A grid is solved without looking products up.
+        query_vectors: base vectors by query number, (all queries, D).
+        catalogue: the products.
+        loss: by name.
+    """
+
+    def __init__(
+        self, cells: Cells, query_vectors: np.ndarray, catalogue: Catalogue, *, loss: LossName = "softmax"
+    ) -> None:
+        self.cells = cells
+        self._loss = LOSSES[loss]
+        self._targets = Targets(cells, NO_PAIRS if loss == "softmax" else pairs_of(cells))
+        self._dim = catalogue.vectors.shape[1]
+        self._features = catalogue.features.shape[1]
+        self.products, self._product_of = np.unique(cells.products, return_inverse=True)
+        queries = query_vectors[cells.queries].astype(np.float32)
+        self.mean_query = queries.mean(axis=0) if len(queries) else np.zeros(self._dim, np.float32)
+        self._queries = queries
+        self._vectors = catalogue.vectors[self.products if cells.width else cells.products].astype(np.float32)
+        self._words = catalogue.features[self.products].astype(np.float64)
+        text = NATS_PER_COSINE * self._dots(queries).astype(np.float64)
+        self._offset = np.zeros_like(text) if loss in AGAINST_REFERENCE else text
+
+    def solve(
+        self,
+        prior: Prior,
+        *,
+        start: Weights | None = None,
+        memory: bool = True,
+        exact: bool = False,
+        max_iterations: int = MAX_ITERATIONS,
+    ) -> Solution:
+        """The most probable weights.
+
+        Args:
+            prior: how strongly each part is held.
+            start: where to begin; 0 if None.
+            memory: whether queries get a memory of their own.
+            exact: whether single products are remembered for a query too.
+            max_iterations: budget; what is best then is returned, and said not to have converged.
+        """
+        dim = self._dim
+        repeated = np.flatnonzero(self.cells.query_clicks >= REPEATED_CLICKS) if memory else np.zeros(0, np.int64)
+        clicked = np.flatnonzero(self.cells.clicks > 0) if exact else np.zeros(0, dtype=np.int64)
+        sizes = (dim * dim, dim, len(self.products), self._features, len(repeated) * dim, len(clicked))
+        bounds = np.cumsum((0, *sizes))
+        spread = 1 / np.sqrt(np.array(prior))
+        centred = self._queries - self.mean_query
+
+        def unpack(x: np.ndarray) -> list[np.ndarray]:
+            return [x[bounds[i] : bounds[i + 1]] * spread[i] for i in range(len(sizes))]
+
+        def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
+            taste, common, own, words, remembered, single = unpack(x)
+            learned = centred @ taste.reshape(dim, dim).astype(np.float32) + common.astype(np.float32)
+            learned[repeated] += remembered.reshape(-1, dim).astype(np.float32)
+            quality = own + self._words @ words
+            scores = self._scores(learned, quality)
+            scores[clicked] += single
+            value, slope = self._loss(scores, self._targets)
+            pulls, by_product = self._pulls(slope.astype(np.float32)), self._by_product(slope)
+            gradient = np.concatenate([
+                (centred.T @ pulls).ravel() * spread[0],
+                pulls.sum(axis=0) * spread[1],
+                by_product * spread[2],
+                (self._words.T @ by_product) * spread[3],
+                pulls[repeated].ravel() * spread[4],
+                slope[clicked] * spread[5],
+            ])  # fmt: skip
+            return value + x @ x / 2, gradient + x
+
+        begin = np.zeros(bounds[-1]) if start is None else self._pack(start, bounds, spread, repeated, clicked)
+        if not len(self.cells):
+            return Solution(Weights.untrained(dim, self._features), 0.0, 0, converged=True)
+        found = minimize(objective, begin, jac=True, method="L-BFGS-B",
+                         options={"maxiter": max_iterations, "ftol": TOLERANCE, "gtol": 0.0, "maxcor": 6})  # fmt: skip
+        taste, common, own, words, remembered, single = unpack(found.x)
+        weights = Weights(
+            taste.reshape(dim, dim), common, self.mean_query.astype(np.float64), words, self.products, own,
+            memory=dict(zip(self.cells.queries[repeated].tolist(), remembered.reshape(-1, dim), strict=True)),
+            exact=self._by_query(clicked, single),
+        )  # fmt: skip
+        return Solution(weights, float(found.fun), int(found.nit), bool(found.success))
+
+    def surprise(self, weights: Weights) -> np.ndarray:
+        """How unlikely the clicks of each of these queries, on which the weights were not solved, are; in nats, (Q,).
+
+        Memory is left out: nobody typed these queries.
+        """
+        learned = weights.without_memory().learned_vectors(self.cells.queries, self._queries).astype(np.float32)
+        quality = np.asarray(self._words @ weights.words, dtype=np.float64)
+        known = np.isin(self.products, weights.products)
+        quality[known] += weights.own[np.searchsorted(weights.products, self.products[known])]
+        return surprise(self._scores(learned, quality), self.cells)
+
+    def _scores(self, learned: np.ndarray, quality: np.ndarray) -> np.ndarray:
+        """Of each cell, (N,), given what its query learned, (Q, D), and its product's quality, (P',)."""
+        if self.cells.width:
+            return np.asarray(self._offset + (self._dots(learned).reshape(-1, self.cells.width) + quality).reshape(-1))
+        return np.asarray(self._offset + self._dots(learned) + quality[self._product_of])
+
+    def _by_product(self, values: np.ndarray) -> np.ndarray:
+        """Of values of the cells, (N,), the sum of each product, (P',)."""
+        if self.cells.width:
+            return np.asarray(values.reshape(-1, self.cells.width).sum(axis=0))
+        return np.asarray(np.bincount(self._product_of, values, len(self.products)))
+
+    def _dots(self, queries: np.ndarray) -> np.ndarray:
+        """Of each cell the dot product of its query's vector, (Q, D), with its product's, (N,)."""
+        if self.cells.width:
+            return np.asarray(queries @ self._vectors.T).reshape(-1)
+        return np.asarray(np.einsum("ij,ij->i", queries[self.cells.query_of], self._vectors))
+
+    def _pulls(self, slope: np.ndarray) -> np.ndarray:
+        """Of each query the vectors of its products, each as often as its cell says, (Q, D)."""
+        if self.cells.width:
+            return np.asarray(slope.reshape(len(self._queries), -1) @ self._vectors)
+        return np.asarray(np.add.reduceat(self._vectors * slope[:, None], self.cells.starts, axis=0))
+
+    def _by_query(self, clicked: np.ndarray, values: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        rows, starts = np.unique(self.cells.query_of[clicked], return_index=True)
+        products, kept = np.split(self.cells.products[clicked], starts[1:]), np.split(values, starts[1:])
+        return dict(zip(self.cells.queries[rows].tolist(), zip(products, kept, strict=True), strict=False))
+
+    def _pack(
+        self, start: Weights, bounds: np.ndarray, spread: np.ndarray, repeated: np.ndarray, clicked: np.ndarray
+    ) -> np.ndarray:
+        own = dict(zip(start.products.tolist(), start.own.tolist(), strict=True))
+        single = {
+            (query, product): value
+            for query, (products, values) in start.exact.items()
+            for product, value in zip(products.tolist(), values.tolist(), strict=True)
+        }
+        nothing = np.zeros(self._dim)
+        queries = self.cells.queries[self.cells.query_of[clicked]].tolist()
+        cells = zip(queries, self.cells.products[clicked].tolist(), strict=True)
+        parts = (
+            start.taste.ravel(),
+            start.common,
+            np.array([own.get(product, 0.0) for product in self.products.tolist()]),
+            start.words,
+            np.array([start.memory.get(one, nothing) for one in self.cells.queries[repeated].tolist()]).ravel(),
+            np.array([single.get(cell, 0.0) for cell in cells]),
+        )
+        x = np.zeros(bounds[-1])
+        for i, part in enumerate(parts):
+            x[bounds[i] : bounds[i + 1]] = part / spread[i]
+        return x
