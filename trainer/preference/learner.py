@@ -17,7 +17,7 @@ from trainer.preference.solve import Problem, Solution
 PRIOR_LISTS: Final = 500
 """Lists after which the prior is learned for the first time."""
 PRIOR_GROWTH: Final = 1.5
-"""By which factor the evidence has to grow until it is learned anew."""
+"""By which factor the evidence has to grow until it is learned anew, once it helps."""
 
 
 class PreferenceLearner:
@@ -53,7 +53,8 @@ class PreferenceLearner:
             start = Prior() if self.learned is None else self.learned.prior
             cells = self.table.cells()
             self.learned = learn_prior(cells, self.query_vectors, self.catalogue, start=start, loss=self.loss)
-            self._next_prior = max(self.table.lists + PRIOR_LISTS, self.table.lists * PRIOR_GROWTH)
+            grown = self.table.lists * PRIOR_GROWTH if self.learned is not None and self.learned.helps else 0.0
+            self._next_prior = max(self.table.lists + PRIOR_LISTS, grown)
 
     def solve(self) -> Weights:
         """Solve everything counted so far, under the prior in force."""
