@@ -19,10 +19,10 @@ PUBLISHED = (
     "demo", "up", "down", "status", "doctor", "lag", "ledger", "search", "encode", "releases ls", "releases show",
     "releases diff", "releases promote", "releases rollback", "pairs ls", "pairs import", "pairs export", "pairs stats",
     "pairs explain", "propensities", "freshness", "replay", "dlq ls", "dlq show", "dlq replay", "golden import",
-    "shop export", "experiment run", "bench", "schema export", "erase",
+    "shop export", "experiment run", "bench", "schema export", "erase", "simulate", "backtest",
 )  # fmt: skip
-"""Section 7 of the published interfaces."""
-WRITES_FILES = {"shop export", "schema export", "demo"}
+"""Sections 7 and 8 of the published interfaces."""
+WRITES_FILES = {"shop export", "schema export", "demo", "simulate", "backtest"}
 ROOT_COMMAND: Any = typer.main.get_command(cli.app)
 
 Run = Callable[..., int]
