@@ -9,8 +9,7 @@ by counting: popularity and the clicks of this very query.
 import resource
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -18,11 +17,9 @@ from typing import Any, Final
 import numpy as np
 
 from contracts.catalog import Product
-from simulator.base_vectors import base_vectors
+from simulator.base_vectors import Tell, encode_catalogue
 from simulator.click_log import DAY_MS, Click, ClickLog, Counts, WordIndex
 from towers.encoder import BaseEncoder
-from towers.features import FeatureSpace, product_features
-from towers.text import product_text
 from trainer.preference.evidence import Cells
 from trainer.preference.model import NATS_PER_COSINE, Catalogue, Prior, Weights
 from trainer.preference.priors import Learned, learn_prior
@@ -48,8 +45,6 @@ LEXICAL_NATS: Final = 3.0
 WINDOW_DAYS: Final = 10
 CURVE_POINTS: Final = 40
 REPLICATES: Final = 1_000
-
-Tell = Callable[[str, int, int], None]
 
 
 class ClickLearner:
@@ -144,14 +139,6 @@ class ClickLearner:
         self._now_ms = now_ms
 
 
-@dataclass
-class Ranks:
-    """Where the clicked products stood: of each click the reciprocal rank within k, and whether it was among ten."""
-
-    reciprocal: np.ndarray
-    among_ten: np.ndarray
-
-
 class Backtest:
     """One log with its base vectors.
 
@@ -174,12 +161,9 @@ class Backtest:
         self._typed = list(typed.values())
         numbers = {query: number for number, query in enumerate(typed)}
         self._queries = np.array([numbers[click.query] for click in log.clicks])
-        texts = [*map(product_text, log.products), *self._typed]
-        vectors = base_vectors(texts, encoder, cache=cache, progress=lambda done, of: tell("encoding", done, of))
-        names = [product_features(product) for product in log.products]
-        products = len(log.products)
-        self._catalogue = Catalogue(vectors[:products], FeatureSpace.of(names).matrix(names))
-        self._query_vectors = vectors[products:]
+        self._catalogue, self._query_vectors = encode_catalogue(
+            log.products, self._typed, encoder, cache=cache, tell=tell
+        )
         self._words = WordIndex([_searched_text(product) for product in log.products])
 
     def run(self, delays: Sequence[str]) -> dict[str, Any]:

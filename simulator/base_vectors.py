@@ -1,4 +1,4 @@
-"""Base vectors of a world or a catalogue, encoded once and kept beside it."""
+"""What the preference model gets of a catalogue and its queries; base vectors are encoded once and kept beside it."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -9,11 +9,29 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from contracts.catalog import Product
 from service.machine import write_atomically
+from towers.features import FeatureSpace, product_features
 from towers.release_files import Encoder
+from towers.text import product_text
+from trainer.preference.model import Catalogue
 
 CACHE_FILE: Final = "base-vectors.safetensors"
 BATCH: Final = 256
+
+Tell = Callable[[str, int, int], None]
+"""Told what is being done, how much of it, and of how much."""
+
+
+def encode_catalogue(
+    products: Sequence[Product], queries: Sequence[str], encoder: Encoder, *, cache: Path | None, tell: Tell
+) -> tuple[Catalogue, np.ndarray]:
+    """Products as the model knows them, and the base vector of each query, (Q, D)."""
+    texts = [*map(product_text, products), *queries]
+    vectors = base_vectors(texts, encoder, cache=cache, progress=lambda done, of: tell("encoding", done, of))
+    names = [product_features(product) for product in products]
+    catalogue = Catalogue(vectors[: len(products)], FeatureSpace.of(names).matrix(names))
+    return catalogue, vectors[len(products) :]
 
 
 def base_vectors(

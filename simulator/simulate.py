@@ -7,7 +7,7 @@ what shoppers click and are read for scoring; the learner sees lists and clicks 
 
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -17,18 +17,16 @@ import numpy as np
 from contracts.catalog import Product
 from contracts.structs import JoinedSlot
 from simulator import evaluation
-from simulator.base_vectors import base_vectors
+from simulator.base_vectors import Tell, encode_catalogue
 from simulator.shop.shoppers import Action, Shoppers
 from simulator.shop.world import Query, Split, World
 from streams.pairs.pairing import BOUNCE_MS, VALUE, Grade, grade
 from streams.pairs.propensity import examination
-from towers.features import FeatureSpace, product_features
 from towers.release_files import Encoder
-from towers.text import product_text
 from trainer.preference.evidence import Shown
 from trainer.preference.learner import PreferenceLearner
 from trainer.preference.losses import LossName
-from trainer.preference.model import NATS_PER_COSINE, Catalogue, Weights
+from trainer.preference.model import NATS_PER_COSINE, Weights
 
 SHOWN: Final = 10
 NOISY_CANDIDATES: Final = 1_000
@@ -63,8 +61,8 @@ class SimulateOptions:
     loss: LossName = "softmax"
 
 
-Tell = Callable[[str, int, int], None]
-"""Told what is being done, how much of it, and of how much."""
+Ranking = Mapping[int, tuple[np.ndarray, np.ndarray]]
+"""By query: the rows of the products that rank first, best first, and their scores in nats."""
 
 
 class Simulation:
@@ -82,26 +80,22 @@ class Simulation:
         self._tell = tell
         products = [Product.model_validate(dict(message)) for message in world.products]
         self._product_ids = [product.product_id for product in products]
-        self._row_of = {product_id: row for row, product_id in enumerate(self._product_ids)}
-        names = [product_features(product) for product in products]
-        texts = [*map(product_text, products), *(query.query for query in world.queries)]
-        vectors = base_vectors(texts, encoder, cache=cache, progress=lambda done, of: tell("encoding", done, of))
-        self._catalogue = Catalogue(vectors[: len(products)], FeatureSpace.of(names).matrix(names))
-        self._query_vectors = vectors[len(products) :]
+        typed = [query.query for query in world.queries]
+        self._catalogue, self._query_vectors = encode_catalogue(products, typed, encoder, cache=cache, tell=tell)
         self._number_of = {query.query_id: number for number, query in enumerate(world.queries)}
 
     def run(self, options: SimulateOptions) -> dict[str, Any]:
         """Run the loop and return the report (docs/quickstart.md, "Would it help my shop?")."""
         began_s = time.process_time()
         learner = PreferenceLearner(self._catalogue, self._query_vectors, loss=options.loss)
-        before = self._scores(learner.weights)
+        ranking = self._ranking(learner.weights)
+        before = self._scores(ranking)
         curve = [self._point(0, before)]
         clicks, lost, after = 0, 0.0, before
         shown = _Lists(self, options)
         for first in range(0, options.lists, options.redeploy):
             self._tell("lists", first, options.lists)
             count = min(options.redeploy, options.lists - first)
-            ranking = self._ranking(learner.weights, shown.queries)
             for _ in range(count):
                 number, slots, utility_lost = shown.next(ranking)
                 clicks += sum(slot.click > 0 for slot in slots)
@@ -110,7 +104,8 @@ class Simulation:
                     learner.add(number, slots)
             if options.learner == "preference":
                 learner.solve()
-            after = self._scores(learner.weights)
+                ranking = self._ranking(learner.weights)
+            after = self._scores(ranking)
             curve.append(self._point(first + count, after))
         self._tell("lists", options.lists, options.lists)
         return {
@@ -127,42 +122,32 @@ class Simulation:
             "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         }
 
-    def _ranking(self, weights: Weights, numbers: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-        """The first products of each query and their scores in nats, best first."""
+    def _ranking(self, weights: Weights) -> Ranking:
+        """What ranks first for each query of the world."""
+        products = weights.product_vectors(self._catalogue)
+        queries = weights.query_vectors(np.arange(len(self._query_vectors)), self._query_vectors)
+        most = min(NOISY_CANDIDATES, len(products))
         found = {}
-        for number, scores in self._all_scores(weights, numbers):
-            most = min(NOISY_CANDIDATES, len(scores))
+        for number, query in enumerate(queries):
+            scores = NATS_PER_COSINE * (products @ query)
             rows = np.argpartition(-scores, most - 1)[:most]
             rows = rows[np.lexsort((rows, -scores[rows]))]
             found[number] = (rows, scores[rows])
         return found
 
-    def _all_scores(self, weights: Weights, numbers: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        products = weights.product_vectors(self._catalogue)
-        for number in numbers.tolist():
-            vector = weights.query_vectors(np.array([number]), self._query_vectors[[number]])
-            yield number, NATS_PER_COSINE * (products @ vector[0])
-
-    def _scores(self, weights: Weights) -> dict[str, list[evaluation.QueryScore]]:
+    def _scores(self, ranking: Ranking) -> dict[str, list[evaluation.QueryScore]]:
         """How good the lists of all queries are, by split."""
-        return {name: list(self._score(weights, self.world.of_split(split))) for name, split in SPLITS.items()}
+        return {name: list(self._score(ranking, self.world.of_split(split))) for name, split in SPLITS.items()}
 
-    def _score(self, weights: Weights, queries: Sequence[Query]) -> Iterator[evaluation.QueryScore]:
-        numbers = np.array([self._number_of[query.query_id] for query in queries], dtype=np.int64)
-        for query, (_, scores) in zip(queries, self._all_scores(weights, numbers), strict=True):
-            most = min(SHOWN, len(scores))
-            rows = np.argpartition(-scores, most - 1)[:most]
-            rows = rows[np.lexsort((rows, -scores[rows]))]
-            ranked = [self._product_ids[row] for row in rows]
+    def _score(self, ranking: Ranking, queries: Sequence[Query]) -> Iterator[evaluation.QueryScore]:
+        for query in queries:
+            rows, _ = ranking[self.number(query)]
+            ranked = [self._product_ids[row] for row in rows[:SHOWN]]
             grades = self.world.grades(query.query_id)
             yield evaluation.score(query.query_id, ranked, query_class=query.query_class, grades=grades)
 
     def _point(self, lists: int, scores: Mapping[str, Sequence[evaluation.QueryScore]]) -> dict[str, Any]:
         return {"lists": lists, **{name: evaluation.means(of)["ndcg@10"] for name, of in scores.items()}}
-
-    def product_row(self, product_id: str) -> int:
-        """The row of a product in the catalogue."""
-        return self._row_of[product_id]
 
     def product_id(self, row: int) -> str:
         """The id of the product in a row of the catalogue."""
@@ -191,7 +176,7 @@ class _Lists:
         self._visit, self._step = self._shoppers.visit(0), 0
         self._typed: Query | None = self._visit.first
 
-    def next(self, ranking: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> tuple[int, list[Shown], float]:
+    def next(self, ranking: Ranking) -> tuple[int, list[Shown], float]:
         """The next list: its query, its slots with their evidence, and what exploration cost in mean attraction."""
         if self._options.shoppers == "simple":
             number = int(self._rng.choice(self.queries, p=self._popularity))
@@ -211,7 +196,7 @@ class _Lists:
         slots = [Shown(*slot) for slot in zip(shown.tolist(), looks.tolist(), clicks.tolist(), strict=True)]
         return number, slots, lost
 
-    def _shown(self, number: int, ranking: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, float]:
+    def _shown(self, number: int, ranking: Ranking) -> tuple[np.ndarray, float]:
         rows, scores = ranking[number]
         if not self._options.explore:
             return rows[:SHOWN], 0.0

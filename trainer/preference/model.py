@@ -105,7 +105,7 @@ class Weights:
         return np.hstack([moved, np.ones((len(moved), 1))]).astype(np.float32)
 
     def quality(self, catalogue: Catalogue) -> np.ndarray:
-        """H of each product, in nats, (P,)."""
+        """The quality h of each product, in nats, (P,)."""
         quality = np.asarray(catalogue.features @ self.words, dtype=np.float64)
         quality[self.products] += self.own
         return quality
