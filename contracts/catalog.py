@@ -74,6 +74,7 @@ class PointPayload(Part):
     parent_id: ProductId | None = None
     seller_id: ProductId | None = None
     locale: Label | None = None
+    attributes: Annotated[dict[AttributeName, AttributeValue], Field(max_length=1_000)] = Field(default_factory=dict)
 
 
 class ProductVector(Message):

@@ -57,7 +57,7 @@ class ReleaseManifest(Message):
     kind: Kind
     release: Release
     product_release: Release
-    """The product release a query head was trained for; of a product release, its own number."""
+    """The product release that was solved with a query release; of a product release, its own number."""
     query_release: Release
     """The first query release of a product release; of a query release, its own number."""
     parent: Release | None = None
@@ -68,7 +68,18 @@ class ReleaseManifest(Message):
     pairs_trained: Count
     lists_trained: Count
     offsets: dict[str, Count]
-    """`preference-pairs` partition -> next offset: every pair below it has been trained on."""
+    """`topic/partition` -> next offset: the cut. Every record below it, and none above, is in the evidence."""
+    fence: Count = 0
+    """Grows with every trainer that takes over: what one that was overtaken still publishes is refused by it."""
+    prior: dict[str, Finite] = Field(default_factory=dict)
+    """How strongly each part of the model was held (inverse variances), and under `half_life_days` how evidence fades.
+
+    With the cut, the parent and the catalogue they decide every weight.
+    """
+    gain: Finite | None = None
+    """How much better left-out queries' clicks are predicted than by the text alone, in nats per click."""
+    gain_error: Finite | None = None
+    """Standard error of the gain."""
     click_times: Annotated[tuple[Time, ...], Field(strict=False, max_length=256)] = ()
     """Even sample of the click times that this release learned from and its parent had not."""
     drift_mean: Ratio = 0.0
@@ -79,7 +90,7 @@ class ReleaseManifest(Message):
 
 
 class Serving(Message):
-    """The releases in force: query head, product release and the collection that holds its vectors."""
+    """The releases in force: query release, product release and the collection that holds the vectors."""
 
     query_release: Release
     product_release: Release
@@ -88,6 +99,8 @@ class Serving(Message):
     reason: Label = "release"
     previous_collection: str | None = None
     """The collection in force before this one, kept for a rollback; older ones are dropped."""
+    fence: Count = 0
+    """The highest fence of a release that was in force; releases with a lower one are refused."""
 
     def release_of(self, kind: Kind) -> int:
         """Return the release in force of a kind."""

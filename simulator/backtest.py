@@ -20,8 +20,9 @@ from contracts.catalog import Product
 from simulator.base_vectors import Tell, encode_catalogue
 from simulator.click_log import DAY_MS, Click, ClickLog, Counts, WordIndex
 from towers.encoder import BaseEncoder
+from towers.model import NATS_PER_COSINE
 from trainer.preference.evidence import Cells
-from trainer.preference.model import NATS_PER_COSINE, Catalogue, Prior, Weights
+from trainer.preference.model import Catalogue, Prior, Weights
 from trainer.preference.priors import Learned, learn_prior
 from trainer.preference.solve import Problem
 

@@ -11,7 +11,7 @@ from safetensors.numpy import load, save
 
 from contracts.catalog import Product
 from service.machine import write_atomically
-from towers.features import FeatureSpace, product_features
+from towers.features import FeatureSpace, keys_of, product_features
 from towers.release_files import Encoder
 from towers.text import product_text
 from trainer.preference.model import Catalogue
@@ -29,8 +29,8 @@ def encode_catalogue(
     """Products as the model knows them, and the base vector of each query, (Q, D)."""
     texts = [*map(product_text, products), *queries]
     vectors = base_vectors(texts, encoder, cache=cache, progress=lambda done, of: tell("encoding", done, of))
-    names = [product_features(product) for product in products]
-    catalogue = Catalogue(vectors[: len(products)], FeatureSpace.of(names).matrix(names))
+    features = [keys_of(product_features(product)) for product in products]
+    catalogue = Catalogue(vectors[: len(products)], FeatureSpace.of(features).matrix(features))
     return catalogue, vectors[len(products) :]
 
 

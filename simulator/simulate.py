@@ -22,11 +22,12 @@ from simulator.shop.shoppers import Action, Shoppers
 from simulator.shop.world import Query, Split, World
 from streams.pairs.pairing import BOUNCE_MS, VALUE, Grade, grade
 from streams.pairs.propensity import examination
+from towers.model import NATS_PER_COSINE
 from towers.release_files import Encoder
 from trainer.preference.evidence import Shown
 from trainer.preference.learner import PreferenceLearner
 from trainer.preference.losses import LossName
-from trainer.preference.model import NATS_PER_COSINE, Weights
+from trainer.preference.model import Weights
 
 SHOWN: Final = 10
 NOISY_CANDIDATES: Final = 1_000

@@ -4,17 +4,17 @@ A product that nobody clicked yet starts with the quality of its words and its b
 and `BOSCH` are one; rare names tell nothing that can be learned, and those of most products tell nothing at all.
 """
 
+import hashlib
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from contracts.catalog import Product
+from contracts.catalog import AttributeValue
 
 MIN_PRODUCTS: Final = 3
 """A name that fewer products have is left to the products' own quality."""
@@ -50,9 +50,23 @@ def _in_words(letter: str) -> bool:
     return letter.isalnum() or letter in "_-.,/" or unicodedata.category(letter).startswith("M")
 
 
-def product_features(product: Product) -> frozenset[str]:
+class Described(Protocol):
+    """What features are made of: a product, or what its point says of it."""
+
+    @property
+    def title(self) -> str: ...  # noqa: D102 - as in contracts.catalog.Product
+    @property
+    def brand(self) -> str | None: ...  # noqa: D102
+    @property
+    def category(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def attributes(self) -> Mapping[str, AttributeValue]: ...  # noqa: D102
+
+
+def product_features(product: Described) -> frozenset[str]:
     """The names of what a product is made of, each with its kind.
 
+    >>> from contracts.catalog import Product
     >>> sorted(product_features(Product(type="product", product_id="P-1", version=1, title="Quiet fridge",
     ...     brand="Kelto", category=("Kitchen", "Fridges"), attributes={"doors": 2, "new": True})))
     ['a:doors=2', 'a:new=true', 'b:kelto', 'c:kitchen', 'c:kitchen>fridges', 't:fridge', 't:quiet']
@@ -69,37 +83,51 @@ def product_features(product: Product) -> frozenset[str]:
     return frozenset(names)
 
 
+def key_of(text: str) -> int:
+    """The 64-bit key under which releases name a feature, a product or a query.
+
+    >>> key_of("t:fridge")
+    1288984666434518112
+    """
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def keys_of(texts: Iterable[str]) -> np.ndarray:
+    """Keys of texts, each once and rising, (N,) uint64."""
+    return np.unique(np.fromiter(map(key_of, texts), dtype=np.uint64))
+
+
 @dataclass(frozen=True, slots=True)
 class FeatureSpace:
-    """Which names count in a catalogue, in which column, and how much a rare one weighs more.
+    """Which features count in a catalogue, in which column, and how much a rare one weighs more.
 
     Args:
-        columns: name -> column, in order of names.
-        idf: log(products / products with the name), by column, (F,).
+        keys: of the features that count, rising, (F,) uint64.
+        idf: log(products / products with the feature), (F,) float32.
     """
 
-    columns: Mapping[str, int]
+    keys: np.ndarray
     idf: np.ndarray
 
     @classmethod
-    def of(cls, catalogue: Sequence[frozenset[str]]) -> "FeatureSpace":
-        """Count the names of a catalogue and keep those that can be learned."""
-        counts = Counter(name for names in catalogue for name in names)
-        most = MAX_SHARE * len(catalogue)
-        kept = sorted(name for name, count in counts.items() if MIN_PRODUCTS <= count <= most)
-        idf = np.array([np.log(len(catalogue) / counts[name]) for name in kept], dtype=np.float32)
-        return cls({name: column for column, name in enumerate(kept)}, idf)
+    def of(cls, catalogue: Sequence[np.ndarray]) -> "FeatureSpace":
+        """Count the features of products, the keys of each as `keys_of` gives them, and keep what can be learned."""
+        found = np.concatenate([*catalogue, np.zeros(0, dtype=np.uint64)])
+        keys, counts = np.unique(found, return_counts=True)
+        kept = (counts >= MIN_PRODUCTS) & (counts <= MAX_SHARE * len(catalogue))
+        return cls(keys[kept], np.log(len(catalogue) / counts[kept]).astype(np.float32))
 
-    def matrix(self, catalogue: Iterable[frozenset[str]]) -> csr_matrix:
-        """Rows of idf weights, each of length 1 (0 if a product has no name that counts), (P, F)."""
-        indices: list[int] = []
-        starts = [0]
-        for names in catalogue:
-            indices.extend(sorted(self.columns[name] for name in names if name in self.columns))
-            starts.append(len(indices))
-        columns, bounds = np.array(indices, dtype=np.int32), np.array(starts)
+    def matrix(self, catalogue: Sequence[np.ndarray]) -> csr_matrix:
+        """Rows of idf weights, each of length 1 (0 if a product has no feature that counts), (P, F)."""
+        rows = np.repeat(np.arange(len(catalogue)), [len(keys) for keys in catalogue])
+        keys = np.concatenate([*catalogue, np.zeros(0, dtype=np.uint64)])
+        columns = np.searchsorted(self.keys, keys)
+        known = np.zeros(len(keys), dtype=bool)
+        inside = columns < len(self.keys)
+        known[inside] = self.keys[columns[inside]] == keys[inside]
+        rows, columns = rows[known], columns[known]
         values = self.idf[columns]
-        squares = np.concatenate([[0.0], np.cumsum(values.astype(np.float64) ** 2)])
-        norms = np.sqrt(squares[bounds[1:]] - squares[bounds[:-1]])
-        rows = np.repeat(np.where(norms > 0, norms, 1.0), np.diff(bounds))
-        return csr_matrix(((values / rows).astype(np.float32), columns, bounds), shape=(len(starts) - 1, len(self.idf)))
+        norms = np.sqrt(np.bincount(rows, values.astype(np.float64) ** 2, len(catalogue)))
+        weights = (values / np.where(norms > 0, norms, 1.0)[rows]).astype(np.float32)
+        starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(catalogue)))])
+        return csr_matrix((weights, columns, starts), shape=(len(catalogue), len(self.keys)))

@@ -1,7 +1,7 @@
 """A release as it travels on `models`: one safetensors file, weights and probe vectors, its manifest in the metadata.
 
-`unpack` trusts nothing: digest, kind, width and shapes are checked before a head is built from the bytes. A reader
-recomputes the vectors of the probe texts: encoder, template, head and weights are then proven to be the trainer's.
+`unpack` trusts nothing: digest, kind, width and shapes are checked before a tower is built from the bytes. A reader
+recomputes the vectors of the probe texts: encoder, folding, keys and weights are then proven to be the trainer's.
 """
 
 import hashlib
@@ -17,10 +17,11 @@ from contracts import wire
 from contracts.base import YEAR_2000_MS
 from contracts.errors import CheckFailed, MalformedMessage
 from contracts.releases import MANIFEST_ENTRY, PROBE_TOLERANCE, Kind, ReleaseManifest, manifest_of, release_key
-from towers.heads import Head, ProductHead, QueryHead, apply_head, head_tensors
+from towers.features import keys_of, words
+from towers.model import ProductTower, QueryTower, product_vectors
 
 PROBE_VECTORS: Final = "probe_vectors"
-HEADS: Final[dict[Kind, type[Head]]] = {"query": QueryHead, "product": ProductHead}
+TOWERS: Final[dict[Kind, type[QueryTower] | type[ProductTower]]] = {"query": QueryTower, "product": ProductTower}
 PROBE_TEXTS: Final = (
     "quiet fridge",
     "double door refrigerator 300 litres frost free",
@@ -40,6 +41,8 @@ PROBE_TEXTS: Final = (
     "",
 )
 IDENTITY: Final = 0
+Tower = QueryTower | ProductTower
+_KEYS: Final = frozenset({"memory_queries", "features", "products"})
 
 ValueOf = Callable[[str], bytes | None]
 """Returns the value of a key on `models`, None if there is none."""
@@ -58,14 +61,28 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A release in memory: its manifest, the head's weights and the probe vectors by name."""
+    """A release in memory: its manifest, the tower's weights and the probe vectors by name."""
 
     manifest: ReleaseManifest
     tensors: dict[str, np.ndarray]
 
-    def head(self) -> Head:
-        """Return the trained head."""
-        return HEADS[self.manifest.kind].from_tensors(self.tensors)
+    def tower(self) -> Tower:
+        """The trained tower."""
+        return TOWERS[self.manifest.kind].from_tensors(self.tensors)
+
+    def query_tower(self) -> QueryTower:
+        """The tower of a query release."""
+        tower = self.tower()
+        if not isinstance(tower, QueryTower):
+            raise CheckFailed(f"{self.manifest.kind}-{self.manifest.release} is no query release")
+        return tower
+
+    def product_tower(self) -> ProductTower:
+        """The tower of a product release."""
+        tower = self.tower()
+        if not isinstance(tower, ProductTower):
+            raise CheckFailed(f"{self.manifest.kind}-{self.manifest.release} is no product release")
+        return tower
 
 
 def pack(release: Release) -> bytes:
@@ -100,14 +117,24 @@ def weights_sha256(tensors: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def release_tensors(head: Head, encoder: Encoder) -> dict[str, np.ndarray]:
-    """Make what a release of this head carries: its weights and the vectors of the probe texts."""
-    return {**head_tensors(head), PROBE_VECTORS: apply_head(head, encoder.encode(PROBE_TEXTS))}
+def release_tensors(tower: Tower, encoder: Encoder) -> dict[str, np.ndarray]:
+    """Make what a release of this tower carries: its weights and the vectors of the probe texts."""
+    return {**tower.tensors(), PROBE_VECTORS: _vectors(tower, PROBE_TEXTS, encoder)}
+
+
+def _vectors(tower: Tower, texts: Sequence[str], encoder: Encoder) -> np.ndarray:
+    """The vectors of texts as queries, or as products of that title and id, (N, D + 1)."""
+    vectors = encoder.encode(texts)
+    if isinstance(tower, QueryTower):
+        return tower.vectors(texts, vectors)
+    features = [keys_of(f"t:{word}" for word in words(text)) for text in texts]
+    return product_vectors(vectors, tower.quality(texts, features))
 
 
 def identity_release(kind: Kind, encoder: Encoder) -> Release:
-    """Return release 0 of a tower: the head that changes nothing. It is built in and never stands on a topic."""
-    tensors = release_tensors(HEADS[kind](encoder.dim), encoder)
+    """Return release 0 of a tower: the one that adds nothing. It is built in and never stands on a topic."""
+    tower = QueryTower.untrained(encoder.dim) if kind == "query" else ProductTower.untrained()
+    tensors = release_tensors(tower, encoder)
     manifest = ReleaseManifest(
         kind=kind,
         release=0,
@@ -130,7 +157,7 @@ def probe_difference(release: Release, encoder: Encoder) -> float:
 
     `contracts.releases.PROBE_TOLERANCE` is the most at which the release may be used.
     """
-    recomputed = apply_head(release.head(), encoder.encode(release.manifest.probe_texts))
+    recomputed = _vectors(release.tower(), release.manifest.probe_texts, encoder)
     return float(np.abs(recomputed - release.tensors[PROBE_VECTORS]).max(initial=0.0))
 
 
@@ -165,25 +192,26 @@ def verified_release(kind: Kind, release: int, *, value_of: ValueOf, encoder: En
     return found
 
 
-def product_head(release: Release) -> ProductHead:
-    """Return the head of a product release."""
-    head = release.head()
-    if not isinstance(head, ProductHead):
-        raise CheckFailed(f"{release.manifest.kind}-{release.manifest.release} is no product release")
-    return head
-
-
 def _check_shapes(manifest: ReleaseManifest, tensors: Mapping[str, np.ndarray]) -> None:
     dim, probes = manifest.dim, len(manifest.probe_texts)
-    first = tensors.get(HEADS[manifest.kind].first)
-    width = 0 if first is None else len(first)
-    expected: dict[str, tuple[int, ...]] = {PROBE_VECTORS: (probes, dim)}
+    sizes = {name: len(tensors[name]) if name in tensors else 0 for name in ("memory_queries", "features", "products")}
+    shapes: dict[str, tuple[int, ...]] = {PROBE_VECTORS: (probes, dim + 1)}
     if manifest.kind == "query":
-        expected |= {"down": (width, dim), "up": (dim, width)}
+        queries = sizes["memory_queries"]
+        shapes |= {"taste": (dim, dim), "common": (dim,), "mean_query": (dim,)}
+        shapes |= {"memory_queries": (queries,), "memory": (queries, dim)}
     else:
-        expected |= {"hidden_weight": (width, dim), "hidden_bias": (width,), "output_weight": (dim, width)}
+        shapes |= dict.fromkeys(("features", "idf", "words"), (sizes["features"],))
+        shapes |= dict.fromkeys(("products", "own", "own_width"), (sizes["products"],))
+        shapes |= dict.fromkeys(("unseen_width", "cap"), (1,))
     found = {name: tensor.shape for name, tensor in tensors.items()}
-    if found != expected:
-        raise MalformedMessage("wrong_shape", f"tensors {found} are not those of a {manifest.kind} head of width {dim}")
-    if any(tensor.dtype != np.float32 for tensor in tensors.values()):
-        raise MalformedMessage("wrong_type", "the weights are not float32")
+    if found != shapes:
+        raise MalformedMessage(
+            "wrong_shape", f"tensors {found} are not those of a {manifest.kind} tower of width {dim}"
+        )
+    for name, tensor in tensors.items():
+        kind = np.uint64 if name in _KEYS else np.float16 if name == "memory" else np.float32
+        if tensor.dtype != kind:
+            raise MalformedMessage("wrong_type", f"{name} is {tensor.dtype}, not {np.dtype(kind)}")
+        if name in _KEYS and np.any(tensor[1:] <= tensor[:-1]):
+            raise MalformedMessage("wrong_order", f"the keys in {name} do not rise")

@@ -5,6 +5,7 @@ the model that ranks them tomorrow. A change of wording changes every base vecto
 """
 
 import hashlib
+import unicodedata
 from typing import Final
 
 from contracts.catalog import AttributeValue, Product
@@ -35,6 +36,19 @@ def product_text(product: Product) -> str:
     )
     text = ". ".join(" ".join(part.split()) for part in parts if part.strip())
     return text[:MAX_TEXT_CHARS].rstrip()
+
+
+def normalised(query: str) -> str:
+    """Return a query in the form under which it is remembered: lower case, letters and digits, single spaces.
+
+    >>> normalised("  Quiet FRIDGE, 190-l ")
+    'quiet fridge 190 l'
+    """
+    return " ".join("".join(letter if _counts(letter) else " " for letter in query.casefold()).split())
+
+
+def _counts(letter: str) -> bool:
+    return letter.isalnum() or unicodedata.category(letter).startswith("M")
 
 
 def text_hash(text: str) -> str:

@@ -240,6 +240,7 @@ def payload_of(product: Product) -> PointPayload:
         parent_id=product.parent_id,
         seller_id=product.seller_id,
         locale=product.locale,
+        attributes=product.attributes,
     )
 
 

@@ -6,8 +6,9 @@ from typing import Final
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from towers.model import NATS_PER_COSINE
 from trainer.preference.evidence import Cells, EvidenceTable, Shown
-from trainer.preference.model import NATS_PER_COSINE, Catalogue
+from trainer.preference.model import Catalogue
 
 DIM: Final = 16
 NAMES: Final = 5

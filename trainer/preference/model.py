@@ -9,13 +9,12 @@ Source: docs/papers.md, "The preference model".
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
-NATS_PER_COSINE: Final = 10.0
-"""b: what a unit of cosine is worth. Learned freely from few lists it falls so low that nothing of the text is left."""
+from towers.model import NATS_PER_COSINE
 
 
 class Prior(NamedTuple):

@@ -10,9 +10,10 @@ from typing import Final
 import numpy as np
 from scipy.optimize import minimize
 
+from towers.model import NATS_PER_COSINE
 from trainer.preference.evidence import Cells
 from trainer.preference.losses import AGAINST_REFERENCE, LOSSES, LossName, Pairs, Targets, pairs_of, surprise
-from trainer.preference.model import NATS_PER_COSINE, Catalogue, Prior, Weights
+from trainer.preference.model import Catalogue, Prior, Weights
 
 MAX_ITERATIONS: Final = 60
 TOLERANCE: Final = 1e-5

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.catalog import Product
-from towers.features import MAX_VALUE_CHARS, FeatureSpace, fold, product_features, words
+from towers.features import MAX_VALUE_CHARS, FeatureSpace, fold, key_of, keys_of, product_features, words
 
 
 def product(**fields: Any) -> Product:
@@ -93,29 +93,39 @@ def test_the_longest_value_that_counts_is_kept() -> None:
     assert f"a:note={'x' * MAX_VALUE_CHARS}" in product_features(product(attributes={"note": "x" * MAX_VALUE_CHARS}))
 
 
+def keyed(catalogue: list[frozenset[str]]) -> list[np.ndarray]:
+    """Return the keys of each product's names."""
+    return [keys_of(names) for names in catalogue]
+
+
 def test_rare_and_common_names_are_dropped() -> None:
     """A name of two products, and one of more than a fifth of the catalogue, tell nothing that can be learned."""
     catalogue = [frozenset({"all"}) for _ in range(20)]
     for name, count in (("two", 2), ("three", 3), ("four", 4), ("five", 5)):
         for place in range(count):
             catalogue[place] = catalogue[place] | {name}
-    space = FeatureSpace.of(catalogue)
-    assert dict(space.columns) == {"four": 0, "three": 1}
-    assert space.idf == pytest.approx(np.log([20 / 4, 20 / 3]))
+    space = FeatureSpace.of(keyed(catalogue))
+    assert dict(zip(space.keys.tolist(), space.idf.tolist(), strict=True)) == pytest.approx(
+        {key_of("four"): np.log(20 / 4), key_of("three"): np.log(20 / 3)}
+    )
 
 
 def test_rows_have_length_one_and_rare_names_weigh_more() -> None:
     """Each product's names make a unit row in which the rarer name is the larger; one without names has none."""
-    catalogue = [frozenset({"four", "three"})] * 3 + [frozenset({"four"})] + [frozenset[str]()] * 16
-    matrix = FeatureSpace.of(catalogue).matrix([*catalogue, frozenset({"never seen"})]).toarray()
+    catalogue = keyed([frozenset({"four", "three"})] * 3 + [frozenset({"four"})] + [frozenset[str]()] * 16)
+    space = FeatureSpace.of(catalogue)
+    matrix = space.matrix([*catalogue, keys_of(["never seen"])]).toarray()
     assert np.linalg.norm(matrix, axis=1) == pytest.approx([1.0] * 4 + [0.0] * 17)
-    assert matrix[0] == pytest.approx(np.log([5, 20 / 3]) / np.hypot(*np.log([5, 20 / 3])), rel=1e-6)
+    by_name = {name: matrix[0][np.searchsorted(space.keys, key_of(name))] for name in ("four", "three")}
+    length = np.hypot(*np.log([5, 20 / 3]))
+    assert by_name == pytest.approx({"four": np.log(5) / length, "three": np.log(20 / 3) / length}, rel=1e-6)
 
 
 @given(st.lists(st.frozensets(st.sampled_from("abcdefghij")), max_size=40))
 def test_any_catalogue_gives_unit_or_empty_rows(catalogue: list[frozenset[str]]) -> None:
     """Whatever the catalogue, none and one without names included, every row is of length 1 or 0."""
-    matrix = FeatureSpace.of(catalogue).matrix(catalogue)
+    rows = keyed(catalogue)
+    matrix = FeatureSpace.of(rows).matrix(rows)
     assert matrix.shape[0] == len(catalogue)
     lengths = np.linalg.norm(matrix.toarray(), axis=1)
     assert np.all((np.abs(lengths - 1) < 1e-5) | (lengths == 0))

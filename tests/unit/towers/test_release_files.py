@@ -6,7 +6,7 @@ import pytest
 from contracts.errors import ContractError
 from contracts.releases import PROBE_TOLERANCE, Kind, manifest_of
 from tests.support.tiny_encoder import TinyEncoder
-from towers.heads import ProductHead, QueryHead
+from towers.model import ProductTower, QueryTower
 from towers.release_files import PROBE_TEXTS, Release, identity_release, pack, probe_difference, unpack, weights_sha256
 
 KINDS: tuple[Kind, Kind] = ("query", "product")
@@ -26,7 +26,7 @@ def test_a_release_returns_from_its_bytes(kind: Kind) -> None:
     value = pack(release)
     again = unpack(value)
     assert again.manifest == release.manifest == manifest_of(value)
-    assert isinstance(again.head(), QueryHead if kind == "query" else ProductHead)
+    assert isinstance(again.tower(), QueryTower if kind == "query" else ProductTower)
     for name, tensor in release.tensors.items():
         np.testing.assert_array_equal(again.tensors[name], tensor)
 
@@ -41,7 +41,8 @@ def test_release_0_is_the_identity_with_sixteen_probes() -> None:
     encoder = TinyEncoder()
     release = identity_release("product", encoder)
     assert len(PROBE_TEXTS) == len(set(PROBE_TEXTS)) == 16
-    np.testing.assert_allclose(release.tensors["probe_vectors"], encoder.encode(PROBE_TEXTS), atol=1e-6)
+    np.testing.assert_allclose(release.tensors["probe_vectors"][:, :-1], encoder.encode(PROBE_TEXTS), atol=1e-6)
+    np.testing.assert_array_equal(release.tensors["probe_vectors"][:, -1], 0.0)
     assert release.manifest.release == release.manifest.product_release == 0
 
 
@@ -72,10 +73,11 @@ def test_bytes_that_are_no_release_are_refused(value: bytes) -> None:
 @pytest.mark.parametrize(
     ("tensor", "content", "reason"),
     [
-        ("up", np.zeros((16, 3), dtype=np.float32), "wrong_shape"),
-        ("down", np.zeros((64, 5), dtype=np.float32), "wrong_shape"),
+        ("taste", np.zeros((16, 3), dtype=np.float32), "wrong_shape"),
+        ("memory", np.zeros((64, 5), dtype=np.float16), "wrong_shape"),
         ("more", np.zeros(1, dtype=np.float32), "wrong_shape"),
-        ("up", np.zeros((16, 64), dtype=np.float64), "wrong_type"),
+        ("taste", np.zeros((16, 16), dtype=np.float64), "wrong_type"),
+        ("memory_queries", np.zeros(0, dtype=np.int64), "wrong_type"),
     ],
 )
 def test_tensors_that_do_not_fit_together_are_refused(tensor: str, content: np.ndarray, reason: str) -> None:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from tests.support.planted_shop import PlantedShop
+from towers.model import NATS_PER_COSINE
 from trainer.preference.learner import PRIOR_LISTS, PreferenceLearner
-from trainer.preference.model import NATS_PER_COSINE, Weights
+from trainer.preference.model import Weights
 
 CLOSE_NATS = 0.15
 """What the solver's tolerance leaves between a warm start and a cold one."""

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from tests.support.planted_shop import DIM, PlantedShop, cells_of, table_of
+from towers.model import NATS_PER_COSINE
 from trainer.preference.evidence import Cells, EvidenceTable, Shown
 from trainer.preference.losses import LossName, surprise
-from trainer.preference.model import NATS_PER_COSINE, Catalogue, Prior, Weights
+from trainer.preference.model import Catalogue, Prior, Weights
 from trainer.preference.solve import REPEATED_CLICKS, Problem, Solution
 
 LOOSE = Prior(*(3.0,) * len(Prior._fields))

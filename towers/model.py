@@ -1,0 +1,167 @@
+"""What was learned of queries and of products, as every service applies it: two vectors whose dot product is the score.
+
+    query vector    [ e_q + ((e_q - m) W + v + d_q) / b ; 1 ]        product vector    [ e_p ; h_p / b ]
+
+Everything the query side learned rides in the query vector; of a product only one number changes, its quality h. So
+query and product releases over one base fit one another by construction, and a product release needs no new vectors.
+
+Source: docs/papers.md, "The preference model".
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Self
+
+import numpy as np
+
+from towers.features import FeatureSpace, key_of
+from towers.text import normalised
+
+NATS_PER_COSINE: Final = 10.0
+"""b: what a unit of cosine is worth. Learned freely from few lists it falls so low that nothing of the text is left."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QueryTower:
+    """What queries prefer beyond their text, in nats and in the space of product vectors.
+
+    Args:
+        taste: W, (D, D) float32.
+        common: v, (D,) float32.
+        mean_query: m, (D,) float32.
+        memory_queries: keys of the normalised queries that have a memory, rising, (M,) uint64.
+        memory: d of these queries, (M, D) float16.
+    """
+
+    taste: np.ndarray
+    common: np.ndarray
+    mean_query: np.ndarray
+    memory_queries: np.ndarray
+    memory: np.ndarray
+
+    @classmethod
+    def untrained(cls, dim: int) -> Self:
+        """The text alone decides."""
+        nothing = np.zeros(dim, dtype=np.float32)
+        no_queries = np.zeros(0, dtype=np.uint64)
+        return cls(np.zeros((dim, dim), np.float32), nothing, nothing, no_queries, np.zeros((0, dim), np.float16))
+
+    def learned(self, texts: Sequence[str], vectors: np.ndarray) -> np.ndarray:
+        """What each query prefers beyond its text, in nats, (N, D).
+
+        Args:
+            texts: as they were typed.
+            vectors: their base vectors, unit rows, (N, D).
+        """
+        return np.asarray(self.taste_of(vectors) + self.memory_of(texts))
+
+    def taste_of(self, vectors: np.ndarray) -> np.ndarray:
+        """The part that any query of this meaning has, in nats, (N, D)."""
+        return np.asarray((vectors - self.mean_query) @ self.taste + self.common, dtype=np.float32)
+
+    def memory_of(self, texts: Sequence[str]) -> np.ndarray:
+        """The part that is remembered of repeated queries, in nats, (N, D); 0 for one that is not."""
+        found = np.zeros((len(texts), len(self.common)), dtype=np.float32)
+        if len(self.memory_queries):
+            keys = np.array([key_of(normalised(text)) for text in texts], dtype=np.uint64)
+            places = np.minimum(np.searchsorted(self.memory_queries, keys), len(self.memory_queries) - 1)
+            known = self.memory_queries[places] == keys
+            found[known] = self.memory[places[known]]
+        return found
+
+    def vectors(self, texts: Sequence[str], vectors: np.ndarray) -> np.ndarray:
+        """The vectors that are searched with, (N, D + 1) float32."""
+        moved = vectors + self.learned(texts, vectors) / NATS_PER_COSINE
+        return np.hstack([moved, np.ones((len(moved), 1))]).astype(np.float32)
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """What a release carries of it."""
+        return {
+            "taste": self.taste, "common": self.common, "mean_query": self.mean_query,
+            "memory_queries": self.memory_queries, "memory": self.memory,
+        }  # fmt: skip
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> Self:
+        """The tower that a release carries."""
+        names = ("taste", "common", "mean_query", "memory_queries", "memory")
+        return cls(*(tensors[name] for name in names))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ProductTower:
+    """The quality of products, in nats: their own, and what their words, brand, category and attributes say of it.
+
+    Args:
+        features: which features count, and how much.
+        words: w, what each feature is worth, (F,) float32.
+        products: keys of the ids of products that have a quality of their own, rising, (P,) uint64.
+        own: u of these products, (P,) float32.
+        own_width: standard deviation of u of these products, (P,) float32.
+        unseen_width: standard deviation of u of every other product.
+        cap: most that quality may be, either way.
+    """
+
+    features: FeatureSpace
+    words: np.ndarray
+    products: np.ndarray
+    own: np.ndarray
+    own_width: np.ndarray
+    unseen_width: float
+    cap: float
+
+    @classmethod
+    def untrained(cls) -> Self:
+        """No product is better than another."""
+        nothing, no_keys = np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.uint64)
+        return cls(FeatureSpace(no_keys, nothing), nothing, no_keys, nothing, nothing, 0.0, 0.0)
+
+    def quality(self, product_ids: Sequence[str], features: Sequence[np.ndarray]) -> np.ndarray:
+        """The quality h of each product, in nats, (N,) float32.
+
+        Args:
+            product_ids: of the products.
+            features: keys of the features of each, as `keys_of` gives them.
+        """
+        words = np.asarray(self.features.matrix(features) @ self.words)
+        quality = words + self._of_products(product_ids, self.own, 0.0)
+        return np.asarray(np.clip(quality, -self.cap, self.cap), dtype=np.float32)
+
+    def width(self, product_ids: Sequence[str]) -> np.ndarray:
+        """How unsure the own quality of each product is: its standard deviation in nats, (N,) float32."""
+        return self._of_products(product_ids, self.own_width, self.unseen_width)
+
+    def _of_products(self, product_ids: Sequence[str], values: np.ndarray, otherwise: float) -> np.ndarray:
+        found = np.full(len(product_ids), otherwise, dtype=np.float32)
+        if len(self.products):
+            keys = np.fromiter(map(key_of, product_ids), dtype=np.uint64, count=len(product_ids))
+            places = np.minimum(np.searchsorted(self.products, keys), len(self.products) - 1)
+            known = self.products[places] == keys
+            found[known] = values[places[known]]
+        return found
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """What a release carries of it."""
+        return {
+            "features": self.features.keys, "idf": self.features.idf, "words": self.words,
+            "products": self.products, "own": self.own, "own_width": self.own_width,
+            "unseen_width": np.array([self.unseen_width], np.float32), "cap": np.array([self.cap], np.float32),
+        }  # fmt: skip
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> Self:
+        """The tower that a release carries."""
+        words, products, own, own_width = (tensors[name] for name in ("words", "products", "own", "own_width"))
+        unseen_width, cap = (float(tensors[name][0]) for name in ("unseen_width", "cap"))
+        space = FeatureSpace(tensors["features"], tensors["idf"])
+        return cls(space, words, products, own, own_width, unseen_width, cap)
+
+
+def product_vectors(vectors: np.ndarray, quality: np.ndarray) -> np.ndarray:
+    """The vectors that are searched, (N, D + 1) float32.
+
+    Args:
+        vectors: base vectors, unit rows, (N, D).
+        quality: in nats, (N,).
+    """
+    return np.hstack([vectors, quality[:, None] / NATS_PER_COSINE]).astype(np.float32)
