@@ -1,7 +1,5 @@
 """What a restart or a rebalance finds written down, and what is kept; Kafka is in the test's hands."""
 
-import asyncio
-import gc
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -17,7 +15,7 @@ from contracts.topics import JOIN_PROGRESS, JOINED_SEARCHES, SEARCH_EVENTS
 from contracts.wire import encode
 from streams.agents import partition_agent
 from streams.agents.partition_agent import PartitionAgent
-from streams.agents.progress import SourcePartition, read_sources
+from streams.agents.progress import SourcePartition
 from streams.join import agent as join_agent
 from streams.join.agent import JoinAgent
 from streams.join.spec import JOIN
@@ -400,13 +398,3 @@ async def test_a_worker_is_not_ready_until_the_open_searches_are_there_again(
     assert agent.not_ready() == "catches up on partitions [0]"
     await agent._on_chunk(_chunk(tp, impression("s1", event_id="a"), impression("s2", event_id="b")))
     assert agent.not_ready() is None
-
-
-async def test_a_reader_that_cannot_connect_leaves_nothing_behind(settings: SettingsFactory) -> None:
-    """Its end is one error: the client that was not closed would complain as well, and keep what it had opened."""
-    left: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: left.append(context))
-    with pytest.raises(DependencyDown):
-        await read_sources(settings(kafka_bootstrap="127.0.0.1:1"), JOIN, {0}, source_id=None)
-    gc.collect()
-    assert left == []
