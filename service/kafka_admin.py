@@ -73,9 +73,9 @@ def admin(settings: Settings, *, wait: Wait = pause) -> KafkaAdminClient:
 
 
 def _log_in(settings: Settings, wait: Wait) -> None:
-    """Connect once, and raise what a broker has against us: clients only say that they found no broker.
+    """Connect, and raise what a broker has against us: clients only say that they found no broker.
 
-    A refusal may go down with the connection that it came over, so it is tried again.
+    A broker that does not answer yet is asked again.
     """
     config = base_config(settings)
     deadline = time.monotonic() + settings.dependency_wait_s

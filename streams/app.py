@@ -61,6 +61,9 @@ async def run_worker(settings: Settings, shutdown: Shutdown) -> None:
     with admin_server(health, settings.host, settings.listen_port(Process.STREAMS)):
         try:
             await _run_agents(agents, settings, shutdown, kafka)
+        except MillraceError:
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # what stopping cuts off is no second failure
+            raise
         finally:
             await _stop_agents(agents)
 

@@ -52,8 +52,8 @@ async def read_sources(
     """
     with translate_kafka_errors(settings):
         consumer = AIOKafkaConsumer(**aiokafka_consumer_config(settings))
-        await consumer.start()
         try:
+            await consumer.start()
             sources = [TopicPartition(settings.topic(spec.source), number) for number in sorted(numbers)]
             begins, ends = await consumer.beginning_offsets(sources), await consumer.end_offsets(sources)
             newest = await _newest_progress(consumer, settings.topic(spec.progress_topic), numbers, spec.progress)

@@ -257,6 +257,6 @@ def test_a_topic_made_anew_under_a_running_worker_is_noticed(worker: WorkerFacto
     with ShopSite(settings, traffic_of(settings, searches_per_s=300 if more else 5)) as site:
         site.wait_for_more(3_000 if more else 40)
     assert one.wait_ended(timeout_s=120) in (1, 4)
-    (line,) = one.complaints()
+    line = one.complaint()
     assert settings.topic(SEARCH_EVENTS) in line["error"]
     assert line["fix"]

@@ -191,7 +191,7 @@ def test_a_refused_session_timeout_ends_with_one_line(worker: WorkerFactory) -> 
     """A session timeout that the broker refuses ends the process with a usage error that names setting and fix."""
     one = worker(session_timeout_s=7_200)
     assert one.wait_ended() == 2
-    (line,) = one.complaints()
+    line = one.complaint()
     assert "MILLRACE_SESSION_TIMEOUT_S=7200" in line["error"]
     assert "group.max.session.timeout.ms" in line["fix"]
 
@@ -202,7 +202,7 @@ def test_a_deleted_topic_ends_with_one_line(worker: WorkerFactory) -> None:
     one.wait_ready()
     delete_topic(one.settings, SEARCH_EVENTS)
     assert one.wait_ended() == 4
-    (line,) = one.complaints()
+    line = one.complaint()
     assert one.settings.topic(SEARCH_EVENTS) in line["error"]
 
 
@@ -212,7 +212,7 @@ def test_a_namesake_ends_with_one_line(worker: WorkerFactory) -> None:
     eventually(lambda: first.has_ended() or second.has_ended(), timeout_s=60, what="one of the two ended")
     ended = first if first.has_ended() else second
     assert ended.wait_ended() == 2
-    (line,) = ended.complaints()
+    line = ended.complaint()
     assert "MILLRACE_WORKER_ID" in line["fix"]
 
 
@@ -225,7 +225,7 @@ def test_progress_beyond_the_log_ends_with_one_line(worker: WorkerFactory, kafka
         produce_all(producer, [OutgoingRecord(settings.topic(JOIN_PROGRESS), progress, key=b"0", partition=0)])
     one = worker()
     assert one.wait_ended() == 1
-    (line,) = one.complaints()
+    line = one.complaint()
     assert "ends at 0" in line["error"]
     assert line["fix"]
 
@@ -266,7 +266,7 @@ def test_deleting_the_progress_topic_as_the_message_says_puts_things_right(
         send(one.settings, searches("s4"))
         one.start()
         assert one.wait_ended() == 1
-        (line,) = one.complaints()
+        line = one.complaint()
         assert f"delete the topic {one.settings.topic(JOIN_PROGRESS)} too" in line["fix"]
     delete_topic(one.settings, JOIN_PROGRESS)
     one.start()
@@ -317,7 +317,7 @@ def test_a_log_that_was_made_anew_is_never_taken_for_the_one_before_it(worker: W
     send(one.settings, searches(*[f"n{number}" for number in range(40)]))
     one.start()
     assert one.wait_ended() == 1
-    (line,) = one.complaints()
+    line = one.complaint()
     assert "was made anew" in line["error"]
     assert one.settings.topic(JOIN_PROGRESS) in line["fix"]
 
@@ -357,7 +357,7 @@ def test_an_agent_that_is_not_built_is_refused_by_name(worker: WorkerFactory, ka
     one.log_path.unlink()
     one.start()
     assert one.wait_ended() == 2
-    (line,) = one.complaints()
+    line = one.complaint()
     assert "propensity" in line["error"]
 
 
@@ -367,7 +367,7 @@ def test_a_busy_port_ends_with_one_line(worker: WorkerFactory) -> None:
     one.wait_ready()
     other = worker(worker_id="w2", port=one.settings.port)
     assert other.wait_ended() == 4
-    (line,) = other.complaints()
+    line = other.complaint()
     assert f"port {one.settings.port} is in use" in line["error"]
 
 

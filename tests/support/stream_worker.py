@@ -82,6 +82,12 @@ class Worker:
             if line["level"] == "error" or (line["level"] != "info" and "library" not in line)
         ]
 
+    def complaint(self) -> dict[str, Any]:
+        """Return the only line of that kind, or fail with all of them."""
+        found = self.complaints()
+        assert len(found) == 1, found
+        return found[0]
+
     def end(self) -> None:
         """Leave no process behind, whatever happened."""
         if self.process is not None and self.process.poll() is None:

@@ -13,6 +13,7 @@ import aiokafka.abc
 import aiokafka.codec
 import kafka.codec
 import kafka.errors
+import kafka.net.manager
 import kafka.net.sasl.oauth
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -160,6 +161,23 @@ def test_without_a_broker_the_setting_is_named() -> None:
     """No client is built against a default address."""
     with pytest.raises(UsageError, match="MILLRACE_KAFKA_BOOTSTRAP is not set"):
         consumer_config(Settings())
+
+
+@pytest.mark.parametrize("name", ["KafkaTCPTransport", "KafkaSSLTransport"])
+def test_the_last_answer_of_a_broker_that_closes_is_heard(name: str) -> None:
+    """Whoever reads late finds the answer and the end together: the one is handed on before the other is told."""
+    base_config(settings())
+    kind = getattr(kafka.net.manager, name)
+    transport = kind.__new__(kind)
+    transport._closed = False
+    transport._sock, broker = socket.socketpair()
+    transport._sock.setblocking(False)
+    with transport._sock, broker:
+        broker.sendall(b"refused")
+        broker.shutdown(socket.SHUT_WR)
+        assert transport._sock_recv() == (b"refused", None)
+        received, error = transport._sock_recv()
+    assert (received, type(error)) == (b"", kafka.errors.KafkaConnectionError)
 
 
 @pytest.mark.parametrize("kind", [KafkaAdminClient, KafkaConsumer])
