@@ -15,13 +15,12 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from contracts.catalog import Product
+from contracts.outcomes import VALUE, Grade, examination, grade, is_bounce
 from contracts.structs import JoinedSlot
 from simulator import evaluation
 from simulator.base_vectors import Tell, encode_catalogue
 from simulator.shop.shoppers import Action, Shoppers
 from simulator.shop.world import Query, Split, World
-from streams.pairs.pairing import BOUNCE_MS, VALUE, Grade, grade
-from streams.pairs.propensity import examination
 from towers.model import NATS_PER_COSINE
 from towers.release_files import Encoder
 from trainer.preference.evidence import EvidenceTable, Shown
@@ -242,6 +241,5 @@ def _worth(actions: Sequence[Action], returned: Sequence[str]) -> np.ndarray:
 
 
 def _value(slot: JoinedSlot) -> float:
-    bounced = slot.dwell_ms is not None and slot.dwell_ms < BOUNCE_MS
     own = grade(slot)
-    return 0.0 if own is Grade.SKIP or (own is Grade.CLICK and bounced) else VALUE[own]
+    return 0.0 if own is Grade.SKIP or is_bounce(slot) else VALUE[own]

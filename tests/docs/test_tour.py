@@ -14,7 +14,7 @@ from streams.agents.spec import Emit, Plan
 from streams.collector.intake import Accepted, Arrival, decide_event
 from streams.join.partition_join import PartitionJoin
 from streams.pairs.partition_pairs import PartitionPairs
-from streams.pairs.propensity import examination_ratio
+from contracts.outcomes import examination_ratio
 from tests.support.markdown import ROOT, fences, sections, tracked_files
 from trainer.losses import dpo_loss
 from trainer.training import StepReport
