@@ -160,7 +160,7 @@ class EvidenceTable:
         keys, counts = self._keys[order], self._counts[order]
         if self._half_life_ms < math.inf and len(keys):
             counts = counts * 2.0 ** (self._reference - self._newest_ms / self._half_life_ms)
-        kept = np.ones(len(keys), dtype=bool)
+        kept = counts.max(axis=1, initial=0.0) >= FORGOTTEN
         for usable, numbers in ((queries, keys >> 32), (products, keys & 0xFFFFFFFF)):
             if usable is not None:
                 kept &= usable[numbers]
