@@ -131,8 +131,8 @@ class EvidenceTable:
     def __len__(self) -> int:
         return len(self._row_of)
 
-    def add(self, query: int, shown: Iterable[Shown], *, time_ms: int = 0) -> None:
-        """Count one list; it is the caller's to give each list once."""
+    def add(self, query: int, shown: Iterable[Shown], *, time_ms: int = 0, is_list: bool = True) -> None:
+        """Count one list, or what else is known of a query's products; it is the caller's to give each once."""
         halves = time_ms / self._half_life_ms
         half = math.floor(halves)
         if half > self._reference:
@@ -143,7 +143,7 @@ class EvidenceTable:
             row = self._row(query << 32 | product)
             self._counts[row, 0] += math.ldexp(round(click * weight) * QUANTUM, shift)
             self._counts[row, 1] += math.ldexp(round(showing * weight) * QUANTUM, shift)
-        self.lists += 1
+        self.lists += is_list
         if len(self._row_of) > self._max_cells:
             self._drop_least()
 
@@ -237,7 +237,7 @@ def _capped_by_product(products: np.ndarray, clicks: np.ndarray) -> np.ndarray:
     if not len(products):
         return clicks
     of_product = np.bincount(products, clicks)
-    share = max(MAX_PRODUCT_SHARE, MAX_TIMES_MEAN / max(np.count_nonzero(of_product), 1))
+    share = max(MAX_PRODUCT_SHARE, MAX_TIMES_MEAN / max(int(np.count_nonzero(of_product)), 1))
     if share >= 1:
         return clicks
     most = np.maximum(MAX_QUERY_CLICKS, share / (1 - share) * (of_product.sum() - of_product))
