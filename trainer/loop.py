@@ -39,6 +39,9 @@ class LogSource(Protocol):
     def ends(self) -> dict[str, int]:
         """Where each partition ends now."""
 
+    def generation(self) -> int:
+        """In which generation of the group this trainer was assigned the partitions; each successor has a higher one."""
+
     def poll(self, timeout_s: float) -> list[LogRecord]:
         """Give the next records in the order of each partition, none once the time is over.
 
@@ -145,7 +148,7 @@ class TrainerLoop:
         if query or product:
             progress.last_query_release = query + NUMBERS_LEFT["query"]
             progress.last_product_release = product + NUMBERS_LEFT["product"]
-        progress.fence = max(fence, progress.fence) + 1
+        progress.fence = max(fence + 1, progress.fence + 1, self._source.generation())
         is_new = not progress.offsets
         progress.offsets = self._source.seek(progress.offsets)
         if missing:
@@ -300,6 +303,7 @@ class TrainerLoop:
             get_logger().warning("rolled_back", query_release=query_release, read_again_up_to=cut, left_out_up_to=ends)
         progress.query_parent, progress.product_parent = query_release, product_release
         progress.decided_records, progress.products_wait = progress.records, False
+        self._end_catch_up()
 
     def _catch_up_with_releases(self, *, is_new: bool) -> None:
         """Release nothing before everything is counted that the release in force knew: the disk may have been lost."""

@@ -120,7 +120,14 @@ class FakeSource:
         """Raised by the next commit, as from a group that has moved on."""
         self.begins = {f"{JOINED_SEARCHES}/{partition}": 0 for partition in range(2)}
         """What retention has left."""
+        self.joins = 0
+        """How often a trainer took over."""
         self._next: dict[str, int] = {}
+
+    def generation(self) -> int:
+        """Give the group's generation."""
+        self.joins += 1
+        return self.joins
 
     def seek(self, offsets: Mapping[str, int]) -> dict[str, int]:
         """Read on from these offsets."""

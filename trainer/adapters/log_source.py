@@ -62,12 +62,13 @@ class SoleAssignor(AbstractPartitionAssignor):  # type: ignore[misc] # kafka-pyt
     name = "millrace-sole"
 
     def __init__(self) -> None:
-        self._held_generation = NEVER
+        self.held_generation = NEVER
+        """Generation of the last assignment that was not empty."""
 
     @override
     def metadata(self, topics: Iterable[str]) -> Any:
         """Say what this member tells the group at each join."""
-        return ConsumerProtocolSubscription(VERSION, list(topics), str(self._held_generation).encode())
+        return ConsumerProtocolSubscription(VERSION, list(topics), str(self.held_generation).encode())
 
     @override
     def assign(self, cluster: ClusterMetadata, members: Iterable[Any]) -> dict[str, Any]:
@@ -85,7 +86,7 @@ class SoleAssignor(AbstractPartitionAssignor):  # type: ignore[misc] # kafka-pyt
     def on_assignment(self, assignment: Any, generation: int) -> None:
         """Remember the generation if this member has the partitions in it."""
         if any(partitions for _, partitions in assignment.assigned_partitions):
-            self._held_generation = generation
+            self.held_generation = generation
 
 
 def _generation(user_data: bytes | None) -> int:
@@ -126,7 +127,8 @@ class KafkaLog(ConsumerRebalanceListener):  # type: ignore[misc] # kafka-python 
         self._next: dict[TopicPartition, int] | None = None
         """Where to read on; None until `seek`."""
         self._waiting: list[Any] = []
-        config = {**consumer_config(settings, GROUP), "partition_assignment_strategy": [SoleAssignor()]}
+        self._assignor = SoleAssignor()
+        config = {**consumer_config(settings, GROUP), "partition_assignment_strategy": [self._assignor]}
         with translate_kafka_errors(settings):
             self._consumer = KafkaConsumer(**config)
             # A member that joins before it knows the topic may be assigned nothing, and not notice for minutes.
@@ -171,6 +173,10 @@ class KafkaLog(ConsumerRebalanceListener):  # type: ignore[misc] # kafka-python 
     def ends(self) -> dict[str, int]:
         """Where each partition ends now, by place."""
         return {self._place(partition): end for partition, end in self._bounds()[1].items()}
+
+    def generation(self) -> int:
+        """In which generation of the group this trainer was assigned the partitions."""
+        return self._assignor.held_generation
 
     def poll(self, timeout_s: float) -> list[LogRecord]:
         """Give the next records in the order of each partition.

@@ -1,4 +1,7 @@
-"""The loop's order: nothing leaves before it is durable and the group agrees; a crash repeats what is missing."""
+"""The loop: what is durable before what leaves, and what a crash, a rival, a lost disk or a rollback changes."""
+
+from collections.abc import Callable
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -6,29 +9,34 @@ import pytest
 from contracts.errors import TransientError, UsageError
 from contracts.releases import manifest_of
 from tests.support.tiny_encoder import TinyEncoder
-from tests.support.trainer import DIM, FakeCheckpoints, FakeModels, FakeSource, new_learner, records
-from towers.heads import head_tensors
+from tests.support.trainer import (
+    DIM,
+    START_MS,
+    FakeCheckpoints,
+    FakeModels,
+    FakeSource,
+    list_record,
+    new_learner,
+    offsets,
+    records,
+    search_number,
+)
 from towers.release_files import unpack
-from trainer.learner import PairRecord
-from trainer.loop import LoopSettings, MicroBatcher, TrainerLoop
-from trainer.memory import TrainingProgress
+from trainer.loop import LoopSettings, TrainerLoop
 from trainer.release.planning import Cadence
-from trainer.release.safety import SafetyCaps
-
-START_MS = 1_795_196_000_000
+from trainer.state import Progress
 
 
 class World:
     """Fakes, a clock in hand, and the trainer that lives in them."""
 
-    def __init__(self, pairs: int = 0, caps: SafetyCaps | None = None) -> None:
-        self.source = FakeSource(records(0, pairs))
+    def __init__(self, lists: int = 0, *, overlap: float = 0.0) -> None:
+        self.source = FakeSource(records(0, lists))
         self.checkpoints = FakeCheckpoints()
         self.models = FakeModels()
         self.now_ms = START_MS
-        cadence = Cadence(query_ms=15_000, product_ms=60_000)
         self.encoder = TinyEncoder(DIM)
-        self.settings = LoopSettings(cadence, batch_pairs=16, batch_age_s=2.0, caps=caps or SafetyCaps())
+        self.settings = LoopSettings(Cadence(query_ms=15_000, product_ms=60_000), overlap=overlap)
         self.loop = self.start()
 
     def start(self) -> TrainerLoop:
@@ -47,8 +55,13 @@ class World:
         self.loop.resume({} if snapshot is None else snapshot.outbox)
         return self.loop
 
+    @property
+    def progress(self) -> Progress:
+        """How far the trainer has come."""
+        return self.loop.learner.progress
+
     def send(self, first: int, last: int) -> None:
-        """Append pairs to the topic."""
+        """Append lists to the topic."""
         self.source.log += records(first, last)
 
     def run_once(self, *, after_s: float = 0.0) -> None:
@@ -57,27 +70,20 @@ class World:
         self.loop.run_once()
 
 
-def test_pairs_become_a_checkpoint_a_commit_and_a_release() -> None:
-    """One round of a full micro-batch does all of it, and all of it names the same offsets."""
-    world = World(pairs=16)
+def test_lists_become_a_checkpoint_a_commit_and_a_release() -> None:
+    """One round does all of it, and all of it names the same offsets."""
+    world = World(100)
     world.run_once()
     assert world.models.order == ["query-1"]
-    assert world.source.committed == [{0: 8, 1: 8}]
-    assert manifest_of(world.models.values["query-1"]).offsets == {"0": 8, "1": 8}
+    assert world.source.committed == [offsets(100)]
+    manifest = manifest_of(world.models.values["query-1"])
+    assert (manifest.offsets, manifest.fence, manifest.lists_trained) == (offsets(100), 1, 100)
+    assert manifest.prior["half_life_days"] == 16.0
     assert world.checkpoints.saved[-1].outbox.keys() == {"query-1"}
 
 
-def test_pairs_that_wait_for_a_micro_batch_are_not_committed() -> None:
-    """The offsets stand before what was not trained, until its age makes it due."""
-    world = World(pairs=20)
-    world.run_once()
-    assert world.source.committed == [{0: 8, 1: 8}]
-    world.run_once(after_s=2)
-    assert world.loop.learner.progress.offsets == {0: 10, 1: 10}
-
-
 def test_an_idle_shop_gets_neither_releases_nor_checkpoints() -> None:
-    """Nothing to say is not said."""
+    """Nothing to say is not said, and nothing is solved."""
     world = World()
     for _ in range(5):
         world.run_once(after_s=100)
@@ -85,32 +91,44 @@ def test_an_idle_shop_gets_neither_releases_nor_checkpoints() -> None:
     assert world.checkpoints.saved == []
 
 
+def test_lists_without_a_click_are_no_reason_for_a_release() -> None:
+    """Shoppers would see no difference: the weights are untrained, as those in force."""
+    world = World()
+    unclicked = [search_number(number) for number in range(200)]
+    quiet = [one for one in unclicked if not any(slot.clicked for slot in one.slots)]
+    world.source.log = [list_record(search, offset=place) for place, search in enumerate(quiet)]
+    world.run_once(after_s=100)
+    assert len(quiet) > 10
+    assert world.progress.lists_trained == len(quiet)
+    assert world.models.order == []
+
+
 def test_query_releases_keep_their_interval() -> None:
-    """Two releases are never closer than the interval, however many pairs come."""
-    world = World(pairs=16)
+    """Two releases are never closer than the interval, however many lists come."""
+    world = World(100)
     world.run_once()
-    world.send(16, 32)
+    world.send(100, 200)
     world.run_once(after_s=14)
     assert world.models.order == ["query-1"]
     world.run_once(after_s=1)
     assert world.models.order == ["query-1", "query-2"]
 
 
-def test_trained_pairs_are_checkpointed_even_between_releases() -> None:
-    """A crash never costs more than the checkpoint interval."""
-    world = World(pairs=16)
+def test_what_was_counted_is_checkpointed_even_between_releases() -> None:
+    """A crash never costs more than the checkpoint interval, and a stop costs nothing."""
+    world = World(100)
     world.run_once()
-    world.send(16, 32)
+    world.send(100, 150)
     world.run_once(after_s=1)
     saved = len(world.checkpoints.saved)
     world.loop.finish()
     assert len(world.checkpoints.saved) == saved + 1
-    assert world.source.committed[-1] == {0: 16, 1: 16}
+    assert world.source.committed[-1] == offsets(150)
 
 
 def test_a_trainer_that_lost_its_group_publishes_nothing() -> None:
     """The commit is refused first; the release never leaves."""
-    world = World(pairs=16)
+    world = World(100)
     world.source.lost = TransientError("the group moved on")
     with pytest.raises(TransientError):
         world.run_once()
@@ -119,7 +137,7 @@ def test_a_trainer_that_lost_its_group_publishes_nothing() -> None:
 
 def test_a_crash_between_checkpoint_and_publication_publishes_the_same_bytes_later() -> None:
     """The checkpoint carries the release; the next start sends what the topic lacks, once."""
-    world = World(pairs=16)
+    world = World(100)
     world.source.lost = TransientError("killed here")
     with pytest.raises(TransientError):
         world.run_once()
@@ -131,244 +149,369 @@ def test_a_crash_between_checkpoint_and_publication_publishes_the_same_bytes_lat
     assert world.models.order == ["query-1"]
 
 
-def test_a_crash_loses_no_pair_and_trains_none_twice() -> None:
-    """What was trained after the last checkpoint is trained again from it, and counted once."""
-    world = World(pairs=16)
+def test_a_crash_loses_no_list_and_counts_none_twice() -> None:
+    """What was counted after the last checkpoint is counted again from it, once."""
+    world = World(100)
     world.run_once()
-    world.send(16, 48)
+    world.send(100, 180)
     world.run_once(after_s=1)
-    assert world.loop.learner.progress.pairs_trained == 48
+    assert world.progress.lists_trained == 180
     world.start()
-    assert world.loop.learner.progress.pairs_trained == 16
+    assert world.progress.lists_trained == 100
     world.run_once(after_s=20)
-    assert world.loop.learner.progress.pairs_trained == 48
-    assert manifest_of(world.models.values["query-2"]).pairs_trained == 48
+    assert world.progress.lists_trained == 180
+    assert manifest_of(world.models.values[world.models.order[-1]]).lists_trained == 180
 
 
-def test_a_product_release_waits_for_its_interval_and_goes_first_with_its_query_release() -> None:
-    """The interval of product releases begins with the learning."""
-    world = World(pairs=16)
+class _Killed(Exception):
+    pass
+
+
+class Saboteur:
+    """Kills the process at the n-th thing that it does to the world, before or after it is done."""
+
+    def __init__(self, world: World, place: int, *, after: bool) -> None:
+        self.left, self.after = place, after
+        for owner, name in (
+            (world.checkpoints, "save"),
+            (world.source, "commit"),
+            (world.models, "publish"),
+            (world.models, "retire"),
+            (world.loop.learner, "solve"),
+            (world.loop.learner, "learn_prior"),
+        ):
+            setattr(owner, name, self.around(getattr(owner, name)))
+
+    def around(self, act: Callable[..., object]) -> Callable[..., object]:
+        """Surround an act."""
+
+        def acted(*values: object, **named: object) -> object:
+            self.left -= 1
+            if self.left == 0 and not self.after:
+                raise _Killed
+            done = act(*values, **named)
+            if self.left == 0 and self.after:
+                raise _Killed
+            return done
+
+        return acted
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_hundred_kills_lose_nothing_and_repeat_nothing(after: bool) -> None:
+    """Killed before or after each step in turn, solves too: counts and evidence are those of one run."""
+    world, kills = World(), 0
+    for number in range(50):
+        world.send(12 * number, 12 * number + 12)
+        world.now_ms += 61_000
+        Saboteur(world, 1 + number % 6, after=after)
+        try:
+            world.run_once()
+        except _Killed:
+            kills += 1
+        for owner in (world.checkpoints, world.source, world.models):
+            for name in ("save", "commit", "publish", "retire"):
+                owner.__dict__.pop(name, None)
+        world.start()
+    world.run_once(after_s=61)
+    world.run_once(after_s=61)
+    assert kills >= 40
+    whole = World(600)
+    whole.run_once()
+    assert world.progress.lists_trained == whole.progress.lists_trained == 600
+    state, expected = world.loop.learner.evidence.state(), whole.loop.learner.evidence.state()
+    assert np.array_equal(state["table.keys"], expected["table.keys"])
+    assert np.array_equal(state["table.counts"], expected["table.counts"])
+    assert len(world.models.order) == len(set(world.models.order)) > 10
+
+
+def test_a_restarted_trainer_makes_the_same_bytes_as_one_that_was_not() -> None:
+    """State, parent release and records decide every bit of the next release."""
+    one = World(150)
+    one.run_once()
+    two = deepcopy_of(one)
+    for world in (one, two):
+        world.send(150, 260)
+    two.start()
+    two.progress.last_query_release, two.progress.fence = one.progress.last_query_release, one.progress.fence
+    two.progress.last_product_release = one.progress.last_product_release
+    for world in (one, two):
+        world.run_once(after_s=70)
+    assert one.models.order[1:] == two.models.order[1:] == ["query-2", "product-1"]
+    assert one.models.values == two.models.values
+
+
+def deepcopy_of(world: World) -> World:
+    """Return a world of the same past."""
+    other = World()
+    other.source.log = list(world.source.log)
+    other.checkpoints.saved = deepcopy(world.checkpoints.saved)
+    other.models.publish({key: world.models.values[key] for key in world.models.order})
+    other.now_ms = world.now_ms
+    return other
+
+
+def test_a_release_can_be_computed_again_to_the_byte() -> None:
+    """Parent release, evidence at the cut, prior and catalogue are all that a release is made of."""
+    world = World(150)
     world.run_once()
-    world.send(16, 32)
-    world.run_once(after_s=59)
-    assert "product-1" not in world.models.order
-    world.run_once(after_s=1)
-    assert world.models.order[-2:] == ["query-3", "product-1"]
+    world.send(150, 260)
+    world.run_once(after_s=15)
+    released = world.models.values["query-2"]
+    parent = unpack(world.models.values["query-1"])
+    learner = new_learner(world.checkpoints.saved[-1], encoder=TinyEncoder(DIM))
+    manifest = manifest_of(released)
+    assert manifest.parent == 1
+    assert {**learner.preference.learned.prior._asdict(), "half_life_days": 16.0} == manifest.prior  # type: ignore[union-attr]
+    towers = world.loop._towers(0, 0)._replace(query=parent.query_tower())
+    again = learner.solve(towers).towers.query
+    assert all(np.array_equal(tensor, unpack(released).tensors[name]) for name, tensor in again.tensors().items())
 
 
-def rolled_out() -> World:
-    """Return a world in which product release 1 is on its way."""
-    world = World(pairs=16)
+def test_a_product_release_waits_for_its_interval_and_goes_with_a_query_release() -> None:
+    """The interval begins with the learning; what waits is released without another click."""
+    world = World(100)
     world.run_once()
-    world.send(16, 32)
-    world.run_once(after_s=60)
-    assert world.models.order == ["query-1", "query-2", "query-3", "product-1"]
-    return world
-
-
-def test_while_a_product_release_is_on_its_way_the_pair_in_force_gets_releases() -> None:
-    """Shoppers go on teaching; no second product release starts."""
-    world = rolled_out()
-    world.send(32, 64)
-    world.run_once(after_s=120)
-    assert world.models.order[-1] == "query-4"
-    assert manifest_of(world.models.values["query-4"]).product_release == 0
-
-
-def test_when_serving_names_the_product_release_the_next_query_release_is_for_it() -> None:
-    """The trainer moves only on `serving`, and its query head for the new pair has learned meanwhile."""
-    world = rolled_out()
-    world.models.serve(3, 1)
-    world.send(32, 64)
-    world.run_once(after_s=20)
-    manifest = manifest_of(world.models.values["query-4"])
-    assert (manifest.product_release, manifest.parent) == (1, 3)
-    assert world.loop.learner.progress.pending is None
-
-
-def test_a_roll_out_survives_a_restart() -> None:
-    """Stopped during it or served meanwhile: the restarted trainer takes it up."""
-    world = rolled_out()
-    world.models.serve(3, 1)
-    world.start()
-    progress = world.loop.learner.progress
-    assert (progress.query_release, progress.product_release, progress.pending) == (3, 1, None)
+    for _ in range(3):
+        world.run_once(after_s=15)
+    assert world.models.order == ["query-1"]
+    world.run_once(after_s=15)
+    assert world.models.order == ["query-1", "query-2", "product-1"]
+    assert manifest_of(world.models.values["query-2"]).product_release == 1
+    assert manifest_of(world.models.values["product-1"]).query_release == 2
 
 
 def test_nothing_is_released_once_all_that_was_learned_is() -> None:
-    """After its last pair a shop gets one release of each kind; then none for time, a restart or a repeated pair."""
-    world = World(pairs=40)
-    world.run_once()
-    for _ in range(50):
+    """After its last click a shop gets what waits; then nothing for time, a restart or a repeated list."""
+    world = World(120)
+    for _ in range(20):
         world.run_once(after_s=20)
-    assert world.models.order == ["query-1", "query-2", "query-3", "product-1"]
-    learner = world.loop.learner
-    trained, released = learner.versions.in_force.query_head, learner.versions.released
-    np.testing.assert_array_equal(head_tensors(released)["up"], head_tensors(trained)["up"])
+    order = list(world.models.order)
     world.start()
-    world.source.log += [PairRecord(0, 100 + number, found.pair) for number, found in enumerate(records(0, 32))]
+    repeated = [record._replace(offset=100 + record.offset) for record in records(0, 60)]
+    world.source.log += repeated
     for _ in range(5):
         world.run_once(after_s=70)
-    assert world.loop.learner.progress.offsets[0] == 132
-    assert len(world.models.order) == 4
+    assert order[-1] == "product-1"
+    assert world.models.order == order
+    assert world.progress.lists_trained == 120
 
 
-def test_a_product_release_that_comes_into_force_is_no_reason_for_a_query_release() -> None:
-    """Its first query release holds everything that was learned, unless pairs came meanwhile."""
-    world = rolled_out()
-    world.models.serve(3, 1)
-    for _ in range(2):
-        world.run_once(after_s=16)
-    assert world.models.order[-1] == "product-1"
-    world.send(32, 64)
+def test_a_large_step_is_taken_in_shares_without_another_click() -> None:
+    """A release that would change too many answers goes part of the way, and the rest follows."""
+    world = World(600, overlap=0.95)
+    for _ in range(40):
+        world.run_once(after_s=15)
+        serving = [key for key in world.models.order if key.startswith("query")]
+        world.models.serve(len(serving), len(world.models.order) - len(serving))
+    manifests = [manifest_of(world.models.values[key]) for key in serving if key in world.models.values]
+    shares = [check.value for manifest in manifests for check in manifest.checks if check.name == "share_of_step"]
+    assert min(shares) < 1
+    assert shares[-1] == 1
+    assert len(serving) < 40
+
+
+def test_a_refused_release_takes_no_number_and_is_tried_again_once_more_is_learned() -> None:
+    """A release that fails its checks leaves no gap, no record and no busy loop."""
+    world = World(100, overlap=2.0)
+    world.run_once()
+    decided = world.progress.decided_records
     world.run_once(after_s=20)
-    assert world.models.order[-1] == "query-4"
+    assert world.models.order == []
+    assert (world.progress.last_query_release, world.progress.query_decided_ms) == (0, START_MS)
+    world.send(100, 120)
+    world.run_once(after_s=20)
+    assert world.progress.decided_records > decided
+    assert world.models.order == []
 
 
-def lose_disk(world: World) -> TrainingProgress:
+def test_each_start_leaves_numbers_out_and_raises_the_fence() -> None:
+    """What a stalled predecessor still publishes has a key of its own and a lower fence."""
+    world = World(100)
+    world.run_once()
+    world.start()
+    world.send(100, 200)
+    world.run_once(after_s=16)
+    assert world.models.order == ["query-1", "query-5"]
+    manifest = manifest_of(world.models.values["query-5"])
+    assert (manifest.fence, manifest.parent) == (2, 1)
+
+
+class _Stalled(Exception):
+    pass
+
+
+@pytest.mark.parametrize("step", ["save", "commit", "publish", "retire"])
+def test_a_trainer_that_was_stalled_overwrites_nothing_and_ends(step: str) -> None:
+    """Stopped at any step between save and retire and woken after its successor released, it changes nothing."""
+    world = World(100)
+    old, saved = world.loop, list(world.checkpoints.saved)
+    owner = {"save": world.checkpoints, "commit": world.source}.get(step, world.models)
+    act = getattr(owner, step)
+    calls: list[tuple[object, ...]] = []
+
+    def stall(*values: object) -> None:
+        calls.append(values)
+        raise _Stalled
+
+    setattr(owner, step, stall)
+    with pytest.raises(_Stalled):
+        old.run_once()
+    del owner.__dict__[step]
+    new = world.start()
+    world.send(100, 200)
+    world.run_once(after_s=70)
+    ours = dict(world.models.values)
+    act(*calls[0])  # the stalled trainer wakes up in the middle of its step
+    fence = world.progress.fence
+    assert fence > old.progress.fence
+    assert {key: world.models.values[key] for key in ours if key in world.models.values} == {
+        key: value for key, value in ours.items() if key in world.models.values
+    }
+    with pytest.raises(TransientError, match=f"another trainer took over with fence {fence}"):
+        old.run_once()
+    assert new.progress.fence == fence
+    assert len(saved) <= len(world.checkpoints.saved)
+
+
+def lose_disk(world: World) -> Progress:
     """Start a trainer whose checkpoints are gone and return what it knows."""
     world.checkpoints.saved.clear()
     return world.start().learner.progress
 
 
-@pytest.mark.parametrize("pair_in_force", [(2, 0), (3, 1)])
-def test_a_trainer_that_lost_its_disk_goes_on_from_what_is_served(pair_in_force: tuple[int, int]) -> None:
-    """With the weights in force, at the offsets that they were trained up to: no pair is learned twice."""
-    world = rolled_out()
-    world.models.serve(*pair_in_force)
-    manifest = manifest_of(world.models.values[f"query-{pair_in_force[0]}"])
-    served = unpack(world.models.values[f"query-{pair_in_force[0]}"])
-    world.send(32, 48)
+def test_a_trainer_that_lost_its_disk_reads_the_log_again_before_it_releases() -> None:
+    """It counts everything anew, publishes nothing before the cut of what is served, and goes on from that release."""
+    world = World(100)
+    world.run_once()
+    world.models.serve(1, 0)
+    expected = world.loop.learner.evidence.state()
+    log, world.source.log = world.source.log, world.source.log[:60]
     progress = lose_disk(world)
-    assert (progress.query_release, progress.product_release) == pair_in_force
-    assert (progress.last_query_release, progress.last_product_release) == (3, 1)
-    assert progress.offsets == {int(number): offset for number, offset in manifest.offsets.items()} == {0: 16, 1: 16}
-    head = world.loop.learner.versions.in_force.query_head
-    np.testing.assert_array_equal(head_tensors(head)["up"], served.tensors["up"])
     world.run_once(after_s=30)
-    assert progress.pairs_trained == progress.lists_trained == 48
-    assert world.models.order[4] == "query-4"
-    after = manifest_of(world.models.values["query-4"])
-    assert (after.pairs_trained, after.product_release, after.parent) == (48, pair_in_force[1], pair_in_force[0])
-    assert after.drift_mean < 0.05
+    assert progress.catch_up is not None
+    assert (world.models.order, progress.lists_trained) == (["query-1"], 60)
+    world.source.log = log
+    world.run_once(after_s=30)
+    state = world.loop.learner.evidence.state()
+    assert progress.catch_up is None
+    assert np.array_equal(state["table.counts"], expected["table.counts"])
+    world.send(100, 160)
+    world.run_once(after_s=30)
+    manifest = manifest_of(world.models.values[world.models.order[-1]])
+    assert (manifest.lists_trained, manifest.offsets) == (160, offsets(160))
 
 
-def test_a_trainer_that_lost_its_newest_checkpoints_does_not_teach_the_heads_in_force_twice() -> None:
-    """An older checkpoint knows nothing of the product release in force, whose heads know more pairs than it."""
-    world = World(pairs=16)
+def test_a_lost_disk_and_a_log_that_retention_cut_end_too() -> None:
+    """What is gone from the log is said and left out; the trainer does not wait for it."""
+    world = World(100)
+    world.run_once()
+    world.models.serve(1, 0)
+    world.source.log = [record for record in world.source.log if record.offset >= 40]
+    world.source.begins = dict.fromkeys(world.source.begins, 40)
+    progress = lose_disk(world)
+    world.run_once(after_s=30)
+    assert (progress.catch_up, progress.lists_trained) == (None, 20)
+
+
+def test_an_older_checkpoint_than_the_release_in_force_catches_up_first() -> None:
+    """A disk that was put back from a backup knows less than what is served: nothing older is released over it."""
+    world = World(100)
     world.run_once()
     oldest = world.checkpoints.saved[:1]
-    world.send(16, 32)
-    world.run_once(after_s=60)
-    world.models.serve(3, 1)
-    world.checkpoints.saved = oldest
-    progress = world.start().learner.progress
-    assert (progress.product_release, progress.offsets, progress.pairs_trained) == (1, {0: 16, 1: 16}, 32)
-    world.send(32, 64)
+    world.send(100, 200)
     world.run_once(after_s=20)
-    assert progress.pairs_trained == 64
-
-
-def test_pairs_that_wait_are_read_again_if_heads_of_another_trainer_come_into_force() -> None:
-    """Nobody has trained them: they count for the new heads, once."""
-    world = rolled_out()
-    old = World()
-    old.models = world.models
-    old.checkpoints.saved = list(world.checkpoints.saved[:1])
-    old.source = world.source
     world.models.serve(2, 0)
-    world.send(32, 40)
-    learner = old.start().learner
-    old.run_once()
-    waiting = learner.progress.pairs_trained
-    world.models.serve(3, 1)
-    old.run_once(after_s=1)
-    old.run_once(after_s=2)
-    old.run_once(after_s=2)
-    assert waiting == 32
-    assert learner.progress.pairs_trained == 40
-    assert learner.progress.offsets == {0: 20, 1: 20}
+    world.checkpoints.saved = oldest
+    log, world.source.log = world.source.log, world.source.log[:150]
+    world.start()
+    world.run_once(after_s=20)
+    assert world.models.order == ["query-1", "query-2"]
+    world.source.log = log
+    world.run_once(after_s=20)
+    assert (world.progress.lists_trained, world.progress.catch_up) == (200, None)
 
 
-def test_without_the_heads_in_force_a_fresh_trainer_learns_from_the_first_pair() -> None:
-    """A release that is gone from the topic cannot be gone on from; what it knew is learned anew."""
-    world = rolled_out()
-    world.models.serve(2, 0)
-    world.models.retire(["query-2"])
-    progress = lose_disk(world)
-    assert progress.offsets == {}
-    world.run_once()
-    assert progress.pairs_trained == 32
+def rolled_back(world: World) -> None:
+    """Release three times and go back to the first release."""
+    for number in range(3):
+        world.send(100 * number, 100 * number + 100)
+        world.run_once(after_s=20)
+        world.models.serve(number + 1, 0)
+        world.run_once()
+    assert world.models.order[:3] == ["query-1", "query-2", "query-3"]
+    world.send(300, 400)
+    world.models.serve(1, 0)
+
+
+def test_a_rollback_goes_back_to_the_evidence_of_that_release() -> None:
+    """What came between its cut and the rollback is left out; what comes afterwards counts."""
+    world = World()
+    rolled_back(world)
+    world.loop._adopt()
+    assert world.progress.lists_trained == 100
+    assert world.progress.offsets == offsets(400)
+    world.run_once(after_s=20)
+    assert len(world.models.order) == 3
+    world.send(400, 500)
+    world.run_once(after_s=20)
+    manifest = manifest_of(world.models.values["query-4"])
+    assert (manifest.release, manifest.parent, manifest.lists_trained) == (4, 1, 200)
+    expected = new_learner()
+    for record in [*records(0, 100), *records(400, 500)]:
+        expected.evidence.take_list(record.content, time_ms=record.time_ms)  # type: ignore[arg-type]
+    found = world.loop.learner.evidence.table.cells()
+    assert found.clicks.sum() == pytest.approx(expected.evidence.table.cells().clicks.sum())
+
+
+def test_a_rollback_without_a_checkpoint_reads_the_log_again_up_to_that_cut() -> None:
+    """The same evidence as with one, only later."""
+    world = World()
+    rolled_back(world)
+    world.checkpoints.saved.clear()
+    world.loop._adopt()
+    assert world.progress.catch_up is not None
+    world.run_once(after_s=20)
+    assert (world.progress.catch_up, world.progress.lists_trained) == (None, 100)
+    assert world.progress.offsets == offsets(400)
+    world.send(400, 500)
+    world.run_once(after_s=20)
+    assert world.progress.lists_trained == 200
+    assert manifest_of(world.models.values["query-4"]).parent == 1
+
+
+def test_a_rollback_to_the_untrained_release_forgets_everything() -> None:
+    """Release 0 knew nothing: learning begins again with what comes."""
+    world = World()
+    rolled_back(world)
+    world.models.serve(0, 0)
+    world.run_once(after_s=20)
+    assert world.progress.lists_trained == 0
+    world.send(400, 500)
+    world.run_once(after_s=20)
+    assert world.progress.lists_trained == 100
 
 
 @pytest.mark.parametrize(("base_version", "dim"), [("other/16/t1", DIM), ("tiny/16/t1", 2 * DIM)])
-def test_a_trainer_without_state_does_not_go_on_from_another_base_model(base_version: str, dim: int) -> None:
-    """Heads trained over other vectors mean nothing here: the setting is put right before anything is learned."""
-    world = rolled_out()
-    world.models.serve(3, 1)
-    world.checkpoints.saved.clear()
-    world.encoder = TinyEncoder(dim)
-    world.encoder.base_version = base_version
-    order = list(world.models.order)
-    with pytest.raises(UsageError, match="query-3 is in force and was trained over tiny/16/t1") as raised:
-        world.start()
-    assert "MILLRACE_BASE_MODEL" in raised.value.fix
-    assert world.models.order == order
-
-
-def test_a_refused_release_takes_no_number_and_is_tried_again_once_more_is_learned() -> None:
-    """A release that fails its checks leaves no gap, no record and no busy loop."""
-    world = World(pairs=16, caps=SafetyCaps(overlap=2.0))
-    world.run_once()
-    progress = world.loop.learner.progress
-    world.run_once(after_s=20)
-    assert world.models.order == []
-    assert progress.last_query_release == 0
-    assert (progress.query_decided_ms, progress.query_decided_step) == (START_MS, 1)
-    world.send(16, 32)
-    world.run_once(after_s=20)
-    assert progress.query_decided_step == 2
-    assert world.models.order == []
-
-
-def test_old_releases_are_retired_and_the_one_in_force_is_kept() -> None:
-    """The topic stays small; what `serving` names is never taken away."""
-    world = World(pairs=16)
+def test_a_trainer_does_not_go_on_from_another_base_model(base_version: str, dim: int) -> None:
+    """Weights over other vectors mean nothing here: the setting is put right before anything is released."""
+    world = World(100)
     world.run_once()
     world.models.serve(1, 0)
-    for number in range(1, 6):
-        world.send(16 * number, 16 * number + 16)
+    world.encoder.base_version, world.encoder.dim = base_version, dim
+    world.send(100, 200)
+    with pytest.raises(UsageError, match="query-1 was trained over tiny/16/t1") as raised:
+        world.run_once(after_s=20)
+    assert "MILLRACE_BASE_MODEL" in raised.value.fix
+
+
+def test_old_releases_are_retired_and_what_is_needed_is_kept() -> None:
+    """The topic stays small; what `serving` names is never taken away."""
+    world = World(40)
+    world.run_once()
+    world.models.serve(1, 0)
+    for number in range(1, 8):
+        world.send(40 * number, 40 * number + 40)
         world.run_once(after_s=16)
     assert "query-1" in world.models.values
     assert world.models.retired[:2] == ["query-2", "query-3"]
-
-
-def test_a_full_micro_batch_is_due_at_once_in_order_of_arrival() -> None:
-    """Size decides first, and nothing is overtaken."""
-    batcher = MicroBatcher[int](size=2, max_age_s=10)
-    batcher.add([1, 2, 3, 4, 5], now_s=0)
-    assert [batcher.take(now_s=0) for _ in range(3)] == [[1, 2], [3, 4], []]
-    assert len(batcher) == 1
-
-
-def test_the_oldest_pair_does_not_wait_longer_than_the_age() -> None:
-    """A quiet shop's pairs are trained too; later arrivals do not restart the wait."""
-    batcher = MicroBatcher[int](size=10, max_age_s=5)
-    batcher.add([1], now_s=0)
-    batcher.add([2], now_s=4)
-    assert batcher.take(now_s=4.9) == []
-    assert batcher.take(now_s=5) == [1, 2]
-
-
-def test_the_age_counts_anew_from_the_first_pair_after_a_pause() -> None:
-    """A pair that arrives after an idle hour is not old."""
-    batcher = MicroBatcher[int](size=10, max_age_s=5)
-    batcher.add([1], now_s=0)
-    batcher.take(now_s=5)
-    batcher.add([2], now_s=3600)
-    assert batcher.take(now_s=3601) == []
-
-
-def test_nothing_waiting_is_never_due() -> None:
-    """An empty micro-batch does not exist."""
-    assert MicroBatcher[int](size=1, max_age_s=0).take(now_s=100) == []

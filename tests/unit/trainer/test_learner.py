@@ -1,0 +1,207 @@
+"""From evidence to towers and back: what is computed at a cut, of what, and what no stream can do to it."""
+
+import numpy as np
+import pytest
+
+from contracts.pairs import CuratedPair
+from contracts.structs import JoinedSearch, JoinedSlot
+from tests.support.tiny_encoder import TinyEncoder
+from tests.support.trainer import DIM, PRODUCTS, QUERIES, START_MS, FakeProducts, new_learner, records, search_number
+from towers.features import key_of
+from trainer.learner import MEMORY_QUERIES, QUALITY_CAP, Learner, Towers, mixed
+
+UNTRAINED = Towers.untrained(DIM)
+
+
+def taught(lists: int = 400, learner: Learner | None = None) -> Learner:
+    """Return a learner that has counted so many lists."""
+    learner = learner or new_learner()
+    for record in records(0, lists):
+        assert isinstance(record.content, JoinedSearch)
+        learner.evidence.take_list(record.content, time_ms=record.time_ms)
+    return learner
+
+
+def liked(towers: Towers, encoder: TinyEncoder) -> float:
+    """Return by how much shoppers' favourites lead on average over all queries, in nats."""
+    known, vectors, features = FakeProducts(encoder).look(PRODUCTS)
+    quality = towers.product.quality(PRODUCTS, features)
+    learned = 10 * towers.query.vectors(QUERIES, encoder.encode(QUERIES))[:, :-1] @ vectors.T + quality
+    text = 10 * encoder.encode(QUERIES) @ vectors.T
+    gained = learned - text
+    assert known.all()
+    return float(gained[:, ::4].mean() - np.delete(gained, np.s_[::4], axis=1).mean())
+
+
+def same(one: Towers, two: Towers, *, nats: float = 0.0) -> bool:
+    """Whether towers are equal, up to some nats."""
+    pairs = zip(one, two, strict=True)
+    return all(
+        ours.tensors()[name].shape == theirs.tensors()[name].shape
+        and np.allclose(ours.tensors()[name].astype(float), theirs.tensors()[name].astype(float), rtol=0, atol=nats)
+        for ours, theirs in pairs
+        for name in ours.tensors()
+    )
+
+
+def test_what_shoppers_like_leads() -> None:
+    """Towers score as the weights do: favourites gain on the others for every query."""
+    solved = taught().solve(UNTRAINED)
+    assert solved.converged
+    assert liked(solved.towers, TinyEncoder(DIM)) > 0.5
+    assert liked(UNTRAINED, TinyEncoder(DIM)) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_the_same_evidence_gives_the_same_bits() -> None:
+    """Evidence, catalogue, prior and parent decide; a round trip through the state changes nothing."""
+    one = taught()
+    other = new_learner()
+    other.restore(one.state())
+    first = one.solve(UNTRAINED).towers
+    assert same(first, other.solve(UNTRAINED).towers)
+    assert same(one.solve(first).towers, other.solve(first).towers)
+
+
+def test_the_order_of_lists_and_the_parent_change_little() -> None:
+    """One optimum: whichever way it is reached, within what the solver's tolerance leaves."""
+    forward, backward = taught(), new_learner()
+    for record in reversed(records(0, 400)):
+        assert isinstance(record.content, JoinedSearch)
+        backward.evidence.take_list(record.content, time_ms=record.time_ms)
+    one = forward.solve(UNTRAINED).towers
+    sample = forward.sample()
+    for other in (backward.solve(UNTRAINED).towers, forward.solve(one).towers):
+        assert np.abs(10 * (sample.scores(one) - sample.scores(other))).max() < 0.2
+
+
+def test_the_most_clicked_queries_have_a_memory() -> None:
+    """Keys rise, and no more queries than a release has room for."""
+    towers = taught(900).solve(UNTRAINED).towers
+    keys = towers.query.memory_queries
+    assert 0 < len(keys) <= MEMORY_QUERIES
+    assert np.all(keys[1:] > keys[:-1])
+    assert set(keys.tolist()) <= {key_of(query) for query in QUERIES}
+
+
+def test_a_learner_whose_gate_is_closed_releases_the_text_alone() -> None:
+    """What was not shown to predict is solved, and held back."""
+    learner = taught()
+    learner.preference.learned = None
+    towers = learner.solve(UNTRAINED).towers
+    assert liked(towers, TinyEncoder(DIM)) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_a_product_that_is_not_in_the_catalogue_is_left_out_until_it_comes() -> None:
+    """Its evidence is kept: the catalogue may be late."""
+    encoder = TinyEncoder(DIM)
+    late = taught(learner=new_learner(products=FakeProducts(encoder, PRODUCTS[:20])))
+    assert len(late.solve(UNTRAINED).towers.product.products) <= 20
+    late._products = FakeProducts(encoder)
+    assert same(late.solve(UNTRAINED).towers, taught().solve(UNTRAINED).towers)
+
+
+def test_a_curated_text_teaches_and_is_no_product() -> None:
+    """A person's pair moves the query toward the text's words; the text has no quality of its own in a release."""
+    learner = new_learner()
+    pair = CuratedPair(query="gift", chosen_text="red small", rejected=PRODUCTS[0])
+    learner.evidence.take_curated(pair, time_ms=START_MS)
+    towers = learner.solve(UNTRAINED).towers
+    encoder = TinyEncoder(DIM)
+    learned = towers.query.learned(["gift"], encoder.encode(["gift"]))[0]
+    chosen, rejected = encoder.encode(["red small", PRODUCTS[0]])
+    assert learned @ chosen > learned @ rejected
+    assert set(towers.product.products.tolist()) <= {key_of(name) for name in PRODUCTS}
+
+
+def test_a_feature_that_appears_for_the_first_time_begins_at_nothing() -> None:
+    """The catalogue grows: its features are counted anew, the parent's words keep their worth."""
+    encoder = TinyEncoder(DIM)
+    learner = taught(learner=new_learner(products=FakeProducts(encoder)))
+    before = learner.solve(UNTRAINED).towers
+    grown = (*PRODUCTS, *(f"{name} titanium" for name in PRODUCTS[:5]))
+    learner._products = FakeProducts(encoder, grown)
+    after = learner.solve(before).towers
+    assert key_of("t:titanium") not in before.product.features.keys
+    assert key_of("t:titanium") in after.product.features.keys
+    assert liked(after, encoder) == pytest.approx(liked(before, encoder), abs=0.2)
+
+
+def test_a_few_new_products_do_not_recount_the_features() -> None:
+    """A step's cost does not grow with the catalogue: features are counted anew when it has changed by a share."""
+    encoder = TinyEncoder(DIM)
+    learner = taught()
+    learner.solve(UNTRAINED)
+    space = learner._space
+    learner._products = FakeProducts(encoder, (*PRODUCTS, "red oven"))
+    learner.solve(UNTRAINED)
+    assert learner._space is space
+
+
+def stream(name: str) -> list[JoinedSearch]:
+    """Return a stream of lists that shops do not have."""
+    found = []
+    for number in range(600):
+        usual = search_number(number)
+        told = {one: getattr(usual, one) for one in ("search_id", "search_time", "closed_at", "query")}
+        slots = [
+            {"product_id": slot.product_id, "position": slot.position, "clicked": slot.clicked} for slot in usual.slots
+        ]
+        if name == "contradictory":
+            slots = [{**slot, "clicked": (number + place) % 2 == 0} for place, slot in enumerate(slots)]
+        elif name == "constant":
+            slots = [{**slot, "clicked": True} for slot in slots]
+        elif name == "single product":
+            slots = [{"product_id": PRODUCTS[0], "position": 1, "clicked": number % 2 == 0}]
+        elif name == "single query":
+            told["query"] = QUERIES[0]
+        elif name == "all bounces":
+            slots = [{**slot, "clicked": True, "dwell_ms": 100} for slot in slots]
+        elif name == "million clicks":
+            slots[0] = {"product_id": PRODUCTS[1], "position": 1, "purchase_quantity": 1}
+        elif name == "empty texts":
+            told["query"] = "-" if number % 2 else ""
+        found.append(JoinedSearch(**told, slots=tuple(JoinedSlot(**slot) for slot in slots)))
+    return found
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["contradictory", "constant", "single product", "single query", "all bounces", "million clicks", "empty texts"],
+)
+def test_no_stream_breaks_the_model(name: str) -> None:
+    """Weights stay finite and within their cap, whatever is clicked, also when the prior is learned of it."""
+    learner = new_learner()
+    learner.preference.learned = None
+    for search in stream(name):
+        learner.evidence.take_list(search, time_ms=search.closed_at)
+        if learner.prior_due:
+            learner.learn_prior()
+    towers = learner.solve(UNTRAINED).towers
+    quality = towers.product.quality(PRODUCTS, FakeProducts(TinyEncoder(DIM)).look(PRODUCTS)[2])
+    assert all(np.isfinite(tensor).all() for tower in towers for tensor in tower.tensors().values())
+    assert np.abs(quality).max() <= QUALITY_CAP
+    if name in {"single product", "all bounces", "empty texts"}:
+        assert not learner.gain()[0] or not learner.preference.learned.helps  # type: ignore[union-attr]
+
+
+def test_a_solver_out_of_budget_keeps_the_best_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two iterations are better than none."""
+    learner = taught()
+    monkeypatch.setattr(learner.preference, "_max_iterations", 2)
+    solved = learner.solve(UNTRAINED)
+    assert (solved.iterations, solved.converged) == (2, False)
+    assert liked(solved.towers, TinyEncoder(DIM)) > 0.05
+
+
+def test_a_mix_of_towers_scores_as_the_mix_of_their_scores() -> None:
+    """Weights are linear: half of the step is half of every score's way, memory and other features included."""
+    encoder = TinyEncoder(DIM)
+    learner = taught(300)
+    before = learner.solve(UNTRAINED).towers
+    after = taught(900, learner).solve(before).towers
+    sample = learner.sample()
+    for share in (1.0, 0.25):
+        expected = share * sample.scores(after) + (1 - share) * sample.scores(before)
+        assert sample.scores(mixed(before, after, share=share)) == pytest.approx(expected, abs=2e-3)
+    assert same(mixed(before, after, share=1.0), after)
+    assert liked(mixed(UNTRAINED, after, share=0.5), encoder) == pytest.approx(liked(after, encoder) / 2, abs=0.02)
