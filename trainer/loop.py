@@ -40,7 +40,7 @@ class LogSource(Protocol):
         """Where each partition ends now."""
 
     def generation(self) -> int:
-        """In which generation of the group this trainer was assigned the partitions; each successor has a higher one."""
+        """In which generation of the group this trainer got the partitions; each successor has a higher one."""
 
     def poll(self, timeout_s: float) -> list[LogRecord]:
         """Give the next records in the order of each partition, none once the time is over.

@@ -195,6 +195,7 @@ class KafkaLog(ConsumerRebalanceListener):  # type: ignore[misc] # kafka-python 
         Raises:
             TransientError: another trainer may have them now.
         """
+        self._require_partitions()
         places = {
             partition: OffsetAndMetadata(offsets[self._place(partition)], "", -1)
             for partition in self._assigned or ()

@@ -3,8 +3,11 @@
 A million products take 0.8 GB of a mapped file and 0.6 GB of memory.
 """
 
+import mmap
+import os
 import tempfile
 import threading
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -56,7 +59,9 @@ class VectorTable:
         self._dim = dim
         self._base_version = base_version
         self._lock = threading.Lock()
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - lives as long as the table
+        self._file, name = tempfile.mkstemp(dir=folder)
+        Path(name).unlink()
+        weakref.finalize(self, os.close, self._file)
         self._matrix = self._mapped(FIRST_ROWS)
         self._products: dict[str, _Product] = {}
         self._versions: dict[str, int] = {}
@@ -159,8 +164,9 @@ class VectorTable:
         return self._free.pop()
 
     def _mapped(self, rows: int) -> np.ndarray:
-        self._file.truncate(rows * self._dim * 2)
-        return np.memmap(self._file, dtype=np.float16, mode="r+", shape=(rows, self._dim))
+        size = rows * self._dim * 2
+        os.ftruncate(self._file, size)
+        return np.frombuffer(mmap.mmap(self._file, size), dtype=np.float16).reshape(rows, self._dim)
 
     def _count_foreign(self, vector: ProductVector) -> None:
         self.foreign_records += 1
