@@ -60,6 +60,11 @@ class World:
         """How far the trainer has come."""
         return self.loop.learner.progress
 
+    @property
+    def catching_up(self) -> bool:
+        """Whether the log is being read again."""
+        return self.progress.catch_up is not None
+
     def send(self, first: int, last: int) -> None:
         """Append lists to the topic."""
         self.source.log += records(first, last)
@@ -299,7 +304,7 @@ def test_nothing_is_released_once_all_that_was_learned_is() -> None:
 
 def test_a_large_step_is_taken_in_shares_without_another_click() -> None:
     """A release that would change too many answers goes part of the way, and the rest follows."""
-    world = World(600, overlap=0.95)
+    world, serving = World(600, overlap=0.95), list[str]()
     for _ in range(40):
         world.run_once(after_s=15)
         serving = [key for key in world.models.order if key.startswith("query")]
@@ -389,12 +394,12 @@ def test_a_trainer_that_lost_its_disk_reads_the_log_again_before_it_releases() -
     log, world.source.log = world.source.log, world.source.log[:60]
     progress = lose_disk(world)
     world.run_once(after_s=30)
-    assert progress.catch_up is not None
+    assert world.catching_up
     assert (world.models.order, progress.lists_trained) == (["query-1"], 60)
     world.source.log = log
     world.run_once(after_s=30)
     state = world.loop.learner.evidence.state()
-    assert progress.catch_up is None
+    assert not world.catching_up
     assert np.array_equal(state["table.counts"], expected["table.counts"])
     world.send(100, 160)
     world.run_once(after_s=30)
@@ -411,7 +416,7 @@ def test_a_lost_disk_and_a_log_that_retention_cut_end_too() -> None:
     world.source.begins = dict.fromkeys(world.source.begins, 40)
     progress = lose_disk(world)
     world.run_once(after_s=30)
-    assert (progress.catch_up, progress.lists_trained) == (None, 20)
+    assert (world.catching_up, progress.lists_trained) == (False, 20)
 
 
 def test_an_older_checkpoint_than_the_release_in_force_catches_up_first() -> None:
@@ -429,7 +434,7 @@ def test_an_older_checkpoint_than_the_release_in_force_catches_up_first() -> Non
     assert world.models.order == ["query-1", "query-2"]
     world.source.log = log
     world.run_once(after_s=20)
-    assert (world.progress.lists_trained, world.progress.catch_up) == (200, None)
+    assert (world.progress.lists_trained, world.catching_up) == (200, False)
 
 
 def rolled_back(world: World) -> None:
@@ -470,9 +475,9 @@ def test_a_rollback_without_a_checkpoint_reads_the_log_again_up_to_that_cut() ->
     rolled_back(world)
     world.checkpoints.saved.clear()
     world.loop._adopt()
-    assert world.progress.catch_up is not None
+    assert world.catching_up
     world.run_once(after_s=20)
-    assert (world.progress.catch_up, world.progress.lists_trained) == (None, 100)
+    assert (world.catching_up, world.progress.lists_trained) == (False, 100)
     assert world.progress.offsets == offsets(400)
     world.send(400, 500)
     world.run_once(after_s=20)

@@ -130,7 +130,7 @@ def test_what_stops_to_predict_is_taken_back() -> None:
     trainer = trainer_of(shop, 600, every=600)
     assert trainer.learner.learned is not None
     assert trainer.learner.learned.helps
-    trainer.table.forget(1e-9)
+    trainer.table = EvidenceTable()
     trainer.read(PlantedShop(seed=3).lists(1_200, seed=8), every=2_000)
     assert np.array_equal(scores(trainer.solve(), shop), scores(untrained(shop), shop))
 

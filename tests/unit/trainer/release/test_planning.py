@@ -57,7 +57,7 @@ def plan(taught: tuple[Learner, Towers], *, with_products: bool = False, **named
 )
 def test_a_decision_is_due_after_its_interval_if_there_is_something_to_decide(told: dict[str, int], due: bool) -> None:
     """Never twice on the same evidence, unless products wait for theirs; never while the log is read again."""
-    assert CADENCE.due(Progress(records=8, **told), now_ms=START_MS) is due  # type: ignore[arg-type]
+    assert CADENCE.due(Progress(records=8, **told), now_ms=START_MS) is due
 
 
 def test_a_query_release_says_what_it_was_made_of(taught: tuple[Learner, Towers]) -> None:
