@@ -99,7 +99,7 @@ class FileCheckpoints:
         )
         values = {MANIFEST: manifest.model_dump_json().encode()}
         values |= {f"{OUTBOX}{key}": value for key, value in snapshot.outbox.items()}
-        tensors = {name: np.ascontiguousarray(tensor) for name, tensor in snapshot.tensors.items()}
+        tensors = {name: np.require(tensor, requirements="C") for name, tensor in snapshot.tensors.items()}
         tensors |= {name: np.frombuffer(value, dtype=np.uint8) for name, value in values.items()}
         content = bytes(save(tensors))
         self._sequence += 1

@@ -60,7 +60,6 @@ class World:
         """How far the trainer has come."""
         return self.loop.learner.progress
 
-    @property
     def catching_up(self) -> bool:
         """Whether the log is being read again."""
         return self.progress.catch_up is not None
@@ -394,12 +393,12 @@ def test_a_trainer_that_lost_its_disk_reads_the_log_again_before_it_releases() -
     log, world.source.log = world.source.log, world.source.log[:60]
     progress = lose_disk(world)
     world.run_once(after_s=30)
-    assert world.catching_up
+    assert world.catching_up()
     assert (world.models.order, progress.lists_trained) == (["query-1"], 60)
     world.source.log = log
     world.run_once(after_s=30)
     state = world.loop.learner.evidence.state()
-    assert not world.catching_up
+    assert not world.catching_up()
     assert np.array_equal(state["table.counts"], expected["table.counts"])
     world.send(100, 160)
     world.run_once(after_s=30)
@@ -416,7 +415,7 @@ def test_a_lost_disk_and_a_log_that_retention_cut_end_too() -> None:
     world.source.begins = dict.fromkeys(world.source.begins, 40)
     progress = lose_disk(world)
     world.run_once(after_s=30)
-    assert (world.catching_up, progress.lists_trained) == (False, 20)
+    assert (world.catching_up(), progress.lists_trained) == (False, 20)
 
 
 def test_an_older_checkpoint_than_the_release_in_force_catches_up_first() -> None:
@@ -434,7 +433,7 @@ def test_an_older_checkpoint_than_the_release_in_force_catches_up_first() -> Non
     assert world.models.order == ["query-1", "query-2"]
     world.source.log = log
     world.run_once(after_s=20)
-    assert (world.progress.lists_trained, world.catching_up) == (200, False)
+    assert (world.progress.lists_trained, world.catching_up()) == (200, False)
 
 
 def rolled_back(world: World) -> None:
@@ -475,9 +474,9 @@ def test_a_rollback_without_a_checkpoint_reads_the_log_again_up_to_that_cut() ->
     rolled_back(world)
     world.checkpoints.saved.clear()
     world.loop._adopt()
-    assert world.catching_up
+    assert world.catching_up()
     world.run_once(after_s=20)
-    assert (world.catching_up, world.progress.lists_trained) == (False, 100)
+    assert (world.catching_up(), world.progress.lists_trained) == (False, 100)
     assert world.progress.offsets == offsets(400)
     world.send(400, 500)
     world.run_once(after_s=20)

@@ -23,6 +23,8 @@ def snapshot(number: int, outbox: dict[str, bytes] | None = None) -> Snapshot:
     tensors: dict[str, np.ndarray] = {
         "weights": np.full((2, 3), number, dtype=np.float32),
         "none": np.zeros((0, 16), dtype=np.uint8),
+        "number": np.array(0.5 * number),
+        "turned": np.arange(6.0).reshape(2, 3).T,
     }
     return Snapshot(tensors, Progress(records=number, query_parent=number), outbox or {})
 
