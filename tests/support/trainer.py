@@ -15,10 +15,12 @@ from tests.support.tiny_encoder import WORDS, TinyEncoder
 from towers.features import FeatureSpace, keys_of, words
 from trainer.adapters.vectors import TextVectors
 from trainer.learner import Learner
+from trainer.loop import LoopSettings, TrainerLoop
 from trainer.preference.model import Prior
 from trainer.preference.priors import Learned
 from trainer.records import LogRecord
-from trainer.state import Snapshot
+from trainer.release.planning import Cadence
+from trainer.state import Progress, Snapshot
 
 DIM = 16
 PRODUCTS = tuple(f"{first} {second}" for first in WORDS[:10] for second in WORDS[10:14])
@@ -213,3 +215,50 @@ class FakeModels(ModelsTable):
             fence=max(fences, default=0),
         )
         self.apply(SERVING_KEY, wire.encode(serving))
+
+
+class World:
+    """Fakes, a clock in hand, and the trainer that lives in them."""
+
+    def __init__(self, lists: int = 0, *, overlap: float = 0.0) -> None:
+        self.source = FakeSource(records(0, lists))
+        self.checkpoints = FakeCheckpoints()
+        self.models = FakeModels()
+        self.now_ms = START_MS
+        self.encoder = TinyEncoder(DIM)
+        self.settings = LoopSettings(Cadence(query_ms=15_000, product_ms=60_000), overlap=overlap)
+        self.loop = self.start()
+
+    def start(self) -> TrainerLoop:
+        """Start a trainer as a new process would: from the newest checkpoint."""
+        snapshot = self.checkpoints.load()
+        self.loop = TrainerLoop(
+            new_learner(snapshot, encoder=self.encoder),
+            source=self.source,
+            checkpoints=self.checkpoints,
+            models=self.models,
+            writer=self.models,
+            encoder=self.encoder,
+            settings=self.settings,
+            clock_ms=lambda: self.now_ms,
+        )
+        self.loop.resume({} if snapshot is None else snapshot.outbox)
+        return self.loop
+
+    @property
+    def progress(self) -> Progress:
+        """How far the trainer has come."""
+        return self.loop.learner.progress
+
+    def catching_up(self) -> bool:
+        """Whether the log is being read again."""
+        return self.progress.catch_up is not None
+
+    def send(self, first: int, last: int) -> None:
+        """Append lists to the topic."""
+        self.source.log += records(first, last)
+
+    def run_once(self, *, after_s: float = 0.0) -> None:
+        """Let time pass and go round the loop once."""
+        self.now_ms += round(after_s * 1000)
+        self.loop.run_once()

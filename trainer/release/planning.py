@@ -111,32 +111,11 @@ def plan_release(
     plan = PlannedRelease({}, number, product_number, verdict)
     if verdict.towers is None:
         return plan._replace(refusal=_reason(verdict.checks))
-    gain, gain_error = learner.gain()
-    shared = ReleaseManifest(
-        kind="query",
-        release=number,
-        product_release=product_number,
-        query_release=number,
-        parent=progress.query_parent,
-        base_version=encoder.base_version,
-        dim=encoder.dim,
-        created_at=now_ms,
-        pairs_trained=progress.pairs_trained,
-        lists_trained=progress.lists_trained,
-        offsets=dict(sorted(progress.offsets.items())),
-        fence=progress.fence,
-        prior=learner.prior(),
-        gain=gain,
-        gain_error=gain_error,
-        click_times=tuple(even_sample(learner.evidence.click_times, CLICK_TIMES_SENT)),
-        checks=(*verdict.checks, SafetyCheck(name="share_of_step", value=verdict.share, limit=0.0, passed=True)),
-        probe_texts=PROBE_TEXTS,
-        weights_sha256="",
-    )
-    made: list[tuple[ReleaseManifest, Tower]] = [(shared, verdict.towers.query)]
+    query = _manifest(learner, verdict, plan, encoder=encoder, now_ms=now_ms)
+    made: list[tuple[ReleaseManifest, Tower]] = [(query, verdict.towers.query)]
     if with_products:
         own = {"kind": "product", "release": product_number, "parent": progress.product_parent, "click_times": ()}
-        made.append((shared.model_copy(update=own), verdict.towers.product))
+        made.append((query.model_copy(update=own), verdict.towers.product))
     for manifest, tower in made:
         value, failed = _built(manifest, tower, encoder)
         if failed:
@@ -190,6 +169,35 @@ def even_sample(times: Sequence[int], count: int) -> list[int]:
         return ordered
     places = np.linspace(0, len(ordered) - 1, count).round().astype(int)
     return [ordered[place] for place in places]
+
+
+def _manifest(
+    learner: Learner, verdict: Verdict, plan: PlannedRelease, *, encoder: Encoder, now_ms: int
+) -> ReleaseManifest:
+    """The manifest of a query release, without the hash of its weights."""
+    progress = learner.progress
+    gain, gain_error = learner.gain()
+    return ReleaseManifest(
+        kind="query",
+        release=plan.query_release,
+        product_release=plan.product_release,
+        query_release=plan.query_release,
+        parent=progress.query_parent,
+        base_version=encoder.base_version,
+        dim=encoder.dim,
+        created_at=now_ms,
+        pairs_trained=progress.pairs_trained,
+        lists_trained=progress.lists_trained,
+        offsets=dict(sorted(progress.offsets.items())),
+        fence=progress.fence,
+        prior=learner.prior(),
+        gain=gain,
+        gain_error=gain_error,
+        click_times=tuple(even_sample(learner.evidence.click_times, CLICK_TIMES_SENT)),
+        checks=(*verdict.checks, SafetyCheck(name="share_of_step", value=verdict.share, limit=0.0, passed=True)),
+        probe_texts=PROBE_TEXTS,
+        weights_sha256="",
+    )
 
 
 def _built(manifest: ReleaseManifest, tower: Tower, encoder: Encoder) -> tuple[bytes, list[SafetyCheck]]:

@@ -49,10 +49,7 @@ def test_a_skipped_release_is_covered_by_its_successor() -> None:
 
 def test_clicks_not_covered_yet_are_left_out() -> None:
     """No release has trained on partition 1: the click is not counted as anything."""
-    assert (
-        click_to_search_s([ListPlace(1, 0, T0)], {1: T0}, {1: manifest("query", 1, offsets=read_to(99))})
-        == []
-    )
+    assert click_to_search_s([ListPlace(1, 0, T0)], {1: T0}, {1: manifest("query", 1, offsets=read_to(99))}) == []
 
 
 def read_to(offset: int) -> dict[str, int]:
