@@ -92,11 +92,23 @@ class UnpairedReason(StrEnum):
 
 
 class PairDropReason(StrEnum):
-    """Why the trainer did not train a pair that it read."""
+    """Why a pair that the trainer read is no evidence."""
 
     DUPLICATE = "duplicate"
-    UNKNOWN_PRODUCT = "unknown_product"
-    UNSUPPORTED_SOURCE = "unsupported_source"
+    NO_QUERY = "no_query"
+    MALFORMED = "malformed"
+
+
+class ListOutcome(StrEnum):
+    """What became of a joined search that the trainer read."""
+
+    LEARNED = "learned"
+    DUPLICATE = "duplicate"
+    SYNTHETIC = "synthetic"
+    CONSENT = "consent"
+    NO_QUERY = "no_query"
+    NO_SLOT = "no_slot"
+    """No slot stood where it stood by its rank, and was seen."""
     MALFORMED = "malformed"
 
 

@@ -81,7 +81,10 @@ TOPICS: Final[tuple[TopicSpec, ...]] = (
 TOPIC_BY_NAME: Final = {spec.name: spec for spec in TOPICS}
 
 GROUP_PREFIX: Final = "millrace-"
-GROUP_TOPICS: Final[dict[str, tuple[str, ...]]] = {"trainer": (PREFERENCE_PAIRS,), "indexer": (CATALOG,)}
+GROUP_TOPICS: Final[dict[str, tuple[str, ...]]] = {
+    "trainer": (JOINED_SEARCHES, PREFERENCE_PAIRS, CURATED_PAIRS),
+    "indexer": (CATALOG,),
+}
 """What each consumer group reads and commits, groups without `millrace-`; the agents' are in `streams/registry.py`."""
 
 

@@ -12,7 +12,15 @@ import prometheus_client
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
-from contracts.telemetry import FRESHNESS_BUCKETS_S, FRESHNESS_PATHS, M_FRESHNESS, Correction, PairDropReason, Process
+from contracts.telemetry import (
+    FRESHNESS_BUCKETS_S,
+    FRESHNESS_PATHS,
+    M_FRESHNESS,
+    Correction,
+    ListOutcome,
+    PairDropReason,
+    Process,
+)
 
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call] # ships without an annotation
 
@@ -50,12 +58,13 @@ LAG_RECORDS = _gauge(
 JOIN_OPEN = _gauge("millrace_join_open_searches", "Searches whose window is open.")
 SEARCH_OUTCOMES = _counter("millrace_search_outcomes_total", "What became of closed searches.", "outcome", "reason")
 PAIRS_BUILT = _counter("millrace_pairs_built_total", "Preference pairs emitted.", "source")
-PAIRS_TRAINED = _counter("millrace_pairs_trained_total", "Preference pairs trained.", "source")
-PAIRS_DROPPED = _counter("millrace_pairs_dropped_total", "Preference pairs read, not trained.", "reason")
-TRAIN_STEPS = _counter("millrace_train_steps_total", "Optimisation steps.", "lane")
-TRAIN_STEP_SECONDS = _histogram("millrace_train_step_duration_seconds", "Time of an optimisation step.", "lane")
-TRAIN_LOSS = _gauge("millrace_train_loss", "Loss of the last step, by term.", "lane", "term")
-GRADIENT_NORM = _gauge("millrace_train_gradient_norm", "Gradient norm of the last step.", "lane")
+PAIRS_TRAINED = _counter("millrace_pairs_trained_total", "Preference pairs taken into account.", "source")
+PAIRS_DROPPED = _counter("millrace_pairs_dropped_total", "Preference pairs read, not taken into account.", "reason")
+LISTS_READ = _counter("millrace_lists_read_total", "Closed searches read by the trainer.", "outcome")
+EVIDENCE_CELLS = _gauge("millrace_evidence_cells", "Query and product pairs with evidence.")
+EVIDENCE_DROPPED = _gauge("millrace_evidence_dropped_cells", "Cells that left for want of room.")
+SOLVE_SECONDS = _histogram("millrace_solve_duration_seconds", "Time of computing weights or a prior.", "what")
+GAIN_NATS = _gauge("millrace_gain_nats", "Gain on left-out queries per click, and its standard error.", "statistic")
 CHECKPOINT_TIME = _gauge(
     "millrace_checkpoint_last_success_timestamp_seconds", "When the last checkpoint became durable."
 )
@@ -83,8 +92,8 @@ METRICS_OF: Final[dict[Process, tuple[MetricWrapperBase, ...]]] = {
         DEPENDENCY_UP,
     ),
     Process.TRAINER: (
-        DEAD_LETTERS, STAGE_WATERMARK, STAGE_PROGRESS, PAIRS_TRAINED, PAIRS_DROPPED, TRAIN_STEPS, TRAIN_STEP_SECONDS,
-        TRAIN_LOSS, GRADIENT_NORM, CHECKPOINT_TIME, RELEASES, RELEASE_INFO, DEPENDENCY_UP,
+        DEAD_LETTERS, STAGE_WATERMARK, STAGE_PROGRESS, LISTS_READ, PAIRS_TRAINED, PAIRS_DROPPED, EVIDENCE_CELLS,
+        EVIDENCE_DROPPED, SOLVE_SECONDS, GAIN_NATS, CHECKPOINT_TIME, RELEASES, RELEASE_INFO, DEPENDENCY_UP,
     ),
     Process.INDEXER: (
         DEAD_LETTERS, STAGE_WATERMARK, STAGE_PROGRESS, RELEASES, RELEASE_INFO, INDEX_WRITES, INDEX_WRITE_SECONDS,
@@ -108,8 +117,8 @@ STARTS_AT_ZERO: Final[dict[MetricWrapperBase, Iterable[tuple[str, ...]]]] = {
     PAIRS_BUILT: [("click",), ("rule",), ("curated",), ("value",)],
     PAIRS_TRAINED: [("click",), ("rule",), ("curated",), ("value",)],
     PAIRS_DROPPED: [(reason,) for reason in PairDropReason],
-    TRAIN_STEPS: [(lane,) for lane in LANES],
-    TRAIN_STEP_SECONDS: [(lane,) for lane in LANES],
+    LISTS_READ: [(outcome,) for outcome in ListOutcome],
+    SOLVE_SECONDS: [("weights",), ("prior",)],
     RELEASE_INFO: [(lane,) for lane in LANES],
     INDEX_WRITES: [("upsert",), ("tombstone",), ("stale",), ("same_version",)],
     IMPRESSIONS: [("written",), ("lost",)],

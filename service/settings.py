@@ -36,6 +36,7 @@ _UNSET_FIXES: Final = {
 
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
+LossName = Literal["softmax", "logistic", "hinge", "squared", "ranknet"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "json", "console"]
 
@@ -107,7 +108,13 @@ class Settings(BaseModel):
         15, "Shortest time between query releases; shoppers see it within 30 s.", unit="s", gt=0
     )
     product_release_interval_s: float = _setting(
-        3600, "Shortest time between product releases; each re-embeds the whole catalogue.", unit="s", gt=0
+        3600, "Shortest time between product releases; each rewrites the products whose quality moved.", unit="s", gt=0
+    )
+    half_life_days: float = _setting(
+        16, "What was clicked so long ago weighs half as much; shorter where tastes change.", unit="days", gt=0
+    )
+    loss: LossName = _setting(
+        "softmax", "What the trainer solves: softmax (InfoNCE), logistic (DPO), hinge, squared or ranknet."
     )
     base_model: str = _setting(
         "sentence-transformers/all-MiniLM-L6-v2",

@@ -22,9 +22,9 @@ from simulator.click_log import DAY_MS, Click, ClickLog, Counts, WordIndex
 from towers.encoder import BaseEncoder
 from towers.model import NATS_PER_COSINE
 from trainer.preference.evidence import Cells
-from trainer.preference.model import Catalogue, Prior, Weights
-from trainer.preference.priors import Learned, learn_prior
-from trainer.preference.solve import Problem
+from trainer.preference.learner import PreferenceLearner
+from trainer.preference.model import Weights
+from trainer.preference.priors import Learned
 
 DELAYS_MS: Final = {"live": 0.0, "1h": 3_600_000.0, "1d": 86_400_000.0}
 HALF_LIFE_DAYS: Final = 16.0
@@ -34,9 +34,6 @@ WARM_ITERATIONS: Final = 8
 """Of each of these solves: it goes on from the last one."""
 FEWEST_CLICKS: Final = 100
 """Between two solves."""
-PRIOR_GROWTH: Final = 1.7
-FIRST_PRIOR: Final = 300.0
-"""Faded clicks from which the prior is learned."""
 CANDIDATES: Final = 1_500
 """Products that a choice is modelled among; of a larger catalogue, all that were clicked and a sample."""
 MOST_CELLS: Final = 6_000_000
@@ -48,44 +45,20 @@ CURVE_POINTS: Final = 40
 REPLICATES: Final = 1_000
 
 
-class ClickLearner:
-    """The preference model over clicks without lists."""
+class Choices:
+    """Clicks without lists, as evidence: each was a choice among the catalogue, and old ones fade."""
 
-    def __init__(self, catalogue: Catalogue, query_vectors: np.ndarray, *, seed: int) -> None:
-        self._catalogue, self._query_vectors = catalogue, query_vectors
+    def __init__(self, products: int, *, seed: int) -> None:
+        self._products = products
         self._rng = np.random.default_rng(seed)
         self._cells: dict[tuple[int, int], float] = {}
         self._now_ms = 0.0
-        self._next_prior = FIRST_PRIOR
-        self._weights: Weights | None = None
-        self.learned: Learned | None = None
-
-    @property
-    def weights(self) -> Weights:
-        """What would be served; the untrained model while it is not certain to help."""
-        vectors, features = self._catalogue.vectors, self._catalogue.features
-        if self._weights is None or self.learned is None or not self.learned.helps:
-            return Weights.untrained(vectors.shape[1], features.shape[1])
-        return self._weights
 
     def add(self, query: int, click: Click) -> None:
         """Count a click; everything before it fades."""
         self._fade(click.time_ms)
         key = (query, click.product)
         self._cells[key] = self._cells.get(key, 0.0) + 1.0
-
-    def solve(self) -> Weights:
-        """Solve what was counted so far."""
-        cells = self.cells()
-        total = float(cells.clicks.sum())
-        if total >= self._next_prior:
-            start = Prior() if self.learned is None else self.learned.prior
-            self.learned = learn_prior(self._sample(cells), self._query_vectors, self._catalogue, start=start)
-            self._next_prior = total * PRIOR_GROWTH
-        prior = Prior() if self.learned is None else self.learned.prior
-        problem = Problem(cells, self._query_vectors, self._catalogue)
-        self._weights = problem.solve(prior, start=self._weights, exact=True, max_iterations=WARM_ITERATIONS).weights
-        return self.weights
 
     def cells(self) -> Cells:
         """The evidence as a grid: of each query that was typed, every product that could have been chosen."""
@@ -114,7 +87,7 @@ class ClickLearner:
 
     def _candidates(self) -> tuple[np.ndarray, np.ndarray]:
         """Products to choose among, and log Q: how many products each of them stands for."""
-        count = self._catalogue.vectors.shape[0]
+        count = self._products
         if count <= CANDIDATES:
             return np.arange(count), np.zeros(count)
         clicked = np.unique([product for _, product in self._cells])
@@ -124,7 +97,8 @@ class ClickLearner:
         stands_for = np.where(np.isin(products, clicked), 1.0, len(others) / max(len(sampled), 1))
         return products, np.log(stands_for)
 
-    def _sample(self, cells: Cells) -> Cells:
+    def sample(self, cells: Cells) -> Cells:
+        """Of many queries so many that the prior can be learned of them."""
         if len(cells.queries) <= PRIOR_QUERIES:
             return cells
         kept = np.zeros(len(cells.queries), dtype=bool)
@@ -170,24 +144,31 @@ class Backtest:
     def run(self, delays: Sequence[str]) -> dict[str, Any]:
         """Predict and learn the whole log; return the report (docs/quickstart.md, "Would it help my shop?")."""
         began_s = time.process_time()
-        clicks, learner = self._log.clicks, ClickLearner(self._catalogue, self._query_vectors, seed=self._seed)
+        clicks, learner = self._log.clicks, PreferenceLearner(exact=True, max_iterations=WARM_ITERATIONS)
+        choices = Choices(len(self._log.products), seed=self._seed)
         counts = {delay: Counts(len(self._log.products)) for delay in delays}
         ranks = {(name, delay): [] for name in METHODS for delay in delays}  # type: dict[tuple[str, str], list[float]]
-        released: deque[tuple[float, Weights]] = deque([(-np.inf, learner.weights)])
+        released: deque[tuple[float, Weights]] = deque([(-np.inf, Weights.untrained(self._catalogue))])
         for first, last in self._blocks():
             self._tell("clicks", first, len(clicks))
             if first:
-                released.append((clicks[first - 1].time_ms, learner.solve()))
+                released.append((clicks[first - 1].time_ms, self._solve(learner, choices, first)))
             vectors = {delay: _in_force(released, clicks[first].time_ms - DELAYS_MS[delay]) for delay in delays}
             products = {delay: weights.product_vectors(self._catalogue) for delay, weights in vectors.items()}
             for place in range(first, last):
                 self._predict(place, counts, vectors, products, ranks)
-                learner.add(int(self._queries[place]), clicks[place])
+                choices.add(int(self._queries[place]), clicks[place])
             while len(released) > 1 and released[1][0] < clicks[last - 1].time_ms - max(DELAYS_MS.values()):
                 released.popleft()
         self._tell("clicks", len(clicks), len(clicks))
         found = {key: np.array(values) for key, values in ranks.items()}
         return self._report(found, delays, cpu_s=time.process_time() - began_s, learned=learner.learned)
+
+    def _solve(self, learner: PreferenceLearner, choices: Choices, clicks: int) -> Weights:
+        cells = choices.cells()
+        if learner.prior_due(clicks):
+            learner.learn_prior(choices.sample(cells), self._query_vectors, self._catalogue, clicks)
+        return learner.solve(cells, self._query_vectors, self._catalogue)
 
     def _blocks(self) -> Iterator[tuple[int, int]]:
         """Places in the log between which the model is solved anew."""

@@ -15,16 +15,15 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from contracts.catalog import Product
+from contracts.outcomes import VALUE, Grade, examination, grade, is_bounce
 from contracts.structs import JoinedSlot
 from simulator import evaluation
 from simulator.base_vectors import Tell, encode_catalogue
 from simulator.shop.shoppers import Action, Shoppers
 from simulator.shop.world import Query, Split, World
-from streams.pairs.pairing import BOUNCE_MS, VALUE, Grade, grade
-from streams.pairs.propensity import examination
 from towers.model import NATS_PER_COSINE
 from towers.release_files import Encoder
-from trainer.preference.evidence import Shown
+from trainer.preference.evidence import EvidenceTable, Shown
 from trainer.preference.learner import PreferenceLearner
 from trainer.preference.losses import LossName
 from trainer.preference.model import Weights
@@ -88,8 +87,8 @@ class Simulation:
     def run(self, options: SimulateOptions) -> dict[str, Any]:
         """Run the loop and return the report (docs/quickstart.md, "Would it help my shop?")."""
         began_s = time.process_time()
-        learner = PreferenceLearner(self._catalogue, self._query_vectors, loss=options.loss)
-        ranking = self._ranking(learner.weights)
+        table, learner = EvidenceTable(), PreferenceLearner(loss=options.loss)
+        ranking = self._ranking(Weights.untrained(self._catalogue))
         before = self._scores(ranking)
         curve = [self._point(0, before)]
         clicks, lost, after = 0, 0.0, before
@@ -97,15 +96,15 @@ class Simulation:
         for first in range(0, options.lists, options.redeploy):
             self._tell("lists", first, options.lists)
             count = min(options.redeploy, options.lists - first)
-            for _ in range(count):
+            for place in range(first, first + count):
                 number, slots, utility_lost = shown.next(ranking)
                 clicks += sum(slot.click > 0 for slot in slots)
                 lost += utility_lost
-                if options.learner == "preference":
-                    learner.add(number, slots)
+                table.add(number, slots)
+                if options.learner == "preference" and learner.prior_due(place + 1):
+                    learner.learn_prior(table.cells(), self._query_vectors, self._catalogue, place + 1)
             if options.learner == "preference":
-                learner.solve()
-                ranking = self._ranking(learner.weights)
+                ranking = self._ranking(learner.solve(table.cells(), self._query_vectors, self._catalogue))
             after = self._scores(ranking)
             curve.append(self._point(first + count, after))
         self._tell("lists", options.lists, options.lists)
@@ -242,6 +241,5 @@ def _worth(actions: Sequence[Action], returned: Sequence[str]) -> np.ndarray:
 
 
 def _value(slot: JoinedSlot) -> float:
-    bounced = slot.dwell_ms is not None and slot.dwell_ms < BOUNCE_MS
     own = grade(slot)
-    return 0.0 if own is Grade.SKIP or (own is Grade.CLICK and bounced) else VALUE[own]
+    return 0.0 if own is Grade.SKIP or is_bounce(slot) else VALUE[own]

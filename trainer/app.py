@@ -19,12 +19,11 @@ from service.process import Shutdown
 from service.settings import Settings
 from towers.encoder import BaseEncoder, load_encoder
 from trainer.adapters.checkpoints import FileCheckpoints, writable_folder
-from trainer.adapters.pairs_source import KafkaPairs
-from trainer.adapters.vectors import QueryVectors, VectorTable
-from trainer.learner import LearnerSettings
+from trainer.adapters.log_source import KafkaLog
+from trainer.adapters.vectors import TextVectors, VectorTable
+from trainer.learner import Learner
 from trainer.loop import LoopSettings, TrainerLoop
 from trainer.release.planning import Cadence
-from trainer.state import learner_from
 
 WAIT_S: Final = 0.2
 
@@ -42,7 +41,7 @@ class TrainerApp:
         self._shutdown = shutdown
         self._starting: str | None = "the base encoder is being loaded"
         self._kafka = Dependency(
-            Process.KAFKA, meaning="nothing is learned meanwhile; no pair is lost", patience_s=PATIENCE_S
+            Process.KAFKA, meaning="nothing is learned meanwhile; no click is lost", patience_s=PATIENCE_S
         )
         self._followers: list[TopicFollower] = []
         self._folder = settings.data_dir / "trainer"
@@ -63,7 +62,8 @@ class TrainerApp:
             encoder = load_encoder(settings.base_model)
             self._starting = "Kafka has not answered yet"
             ensure_topics(settings, wait=self._shutdown.wait)
-            vectors, models = VectorTable(encoder.dim, base_version=encoder.base_version), ModelsTable()
+            models = ModelsTable()
+            vectors = VectorTable(self._folder, encoder.dim, base_version=encoder.base_version)
             health.add_check("vectors", vectors.not_usable)
             self._follow(PRODUCT_VECTORS, vectors.on_record, on_new_topic=vectors.forget)
             self._follow(MODELS, models.apply, on_new_topic=models.forget)
@@ -89,14 +89,16 @@ class TrainerApp:
         with (
             translate_kafka_errors(self._settings),
             KafkaProducer(**producer_config(self._settings)) as producer,
-            KafkaPairs(self._settings, producer) as source,
+            KafkaLog(self._settings, producer) as source,
         ):
-            self._health.add_check("pairs", source.not_reading)
+            self._health.add_check("log", source.not_reading)
             self._starting = "the checkpoint has not been taken up yet"
             while not source.join():
                 self._check_followers()
                 if self._shutdown.is_set():
                     return
+            for follower in self._followers:
+                follower.read_to_end()  # only now does nobody else publish releases
             self._work(encoder, vectors, models, source=source, producer=producer)
 
     def _work(
@@ -105,29 +107,33 @@ class TrainerApp:
         vectors: VectorTable,
         models: ModelsTable,
         *,
-        source: KafkaPairs,
+        source: KafkaLog,
         producer: KafkaProducer,
     ) -> None:
         """Run the loop until stopped; what was learned is durable when it returns."""
+        settings = self._settings
         checkpoints = FileCheckpoints(self._folder, base_version=encoder.base_version)
-        snapshot = checkpoints.load()
-        learner = learner_from(
-            snapshot,
-            dim=encoder.dim,
-            settings=LearnerSettings(),
+        learner = Learner(
+            encoder.dim,
             products=vectors,
-            query_vectors=QueryVectors(encoder),
+            encode=TextVectors(encoder),
+            half_life_days=settings.half_life_days,
+            loss=settings.loss,
         )
+        snapshot = checkpoints.load()
+        if snapshot is not None:
+            learner.restore(snapshot.tensors)
+            learner.progress = snapshot.progress
         cadence = Cadence(
-            query_ms=round(self._settings.release_interval_s * 1000),
-            product_ms=round(self._settings.product_release_interval_s * 1000),
+            query_ms=round(settings.release_interval_s * 1000),
+            product_ms=round(settings.product_release_interval_s * 1000),
         )
         loop = TrainerLoop(
             learner,
             source=source,
             checkpoints=checkpoints,
             models=models,
-            writer=ModelsWriter(self._settings, producer),
+            writer=ModelsWriter(settings, producer),
             encoder=encoder,
             settings=LoopSettings(cadence=cadence),
             clock_ms=epoch_ms,

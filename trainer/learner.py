@@ -1,293 +1,277 @@
-"""Everything that the trainer has learned, and how a micro-batch changes it.
+"""From evidence to towers: what the trainer knows between releases, and what it computes of it at a cut.
 
-Randomness is drawn from (seed, step), so that the same records after the same checkpoint give the same bits.
+Towers are a function of the evidence at the cut, the catalogue, the prior in force, and the parent release, from which
+the solver begins. So nothing of an earlier solve has to be kept, and any release can be computed again.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 
-from contracts.pairs import PreferencePair
-from contracts.releases import ReleaseManifest
-from contracts.telemetry import PairDropReason
-from towers.heads import QueryHead, Towers, copied
-from trainer.batch import Batch, BatchContext, MaskSettings, assemble
-from trainer.memory import (
-    FrequencyEstimator,
-    LikedProducts,
-    PendingRelease,
-    RecentIds,
-    RecentQueries,
-    TrainingProgress,
-)
-from trainer.training import LossSettings, StepReport, TowersInTraining
+from towers.features import FeatureSpace
+from towers.model import ProductTower, QueryTower, product_vectors
+from trainer.preference.evidence import Cells
+from trainer.preference.learner import PreferenceLearner
+from trainer.preference.losses import LossName
+from trainer.preference.model import Catalogue, Prior, Weights
+from trainer.preference.solve import Solution
+from trainer.records import TEXT, Evidence
+from trainer.state import Progress
 
-CLICK_TIMES: Final = 4096
-"""Click times kept for the next release; a release carries an even sample of them."""
+DAY_MS: Final = 86_400_000
+MEMORY_QUERIES: Final = 2_000
+"""Queries with a memory in a release: the most clicked ones; 1.5 MB at 384 dimensions."""
+QUALITY_CAP: Final = 3.0
+"""Nats that quality moves a product at most: as much as 0.3 of cosine, so that no product outranks what was asked."""
+CHANGED_SHARE: Final = 0.05
+"""Share by which the catalogue has to change until its features are counted anew."""
+SAMPLE_QUERIES: Final = 256
+SAMPLE_PRODUCTS: Final = 4096
 
 
-class PairRecord(NamedTuple):
-    """A record of `preference-pairs`; a malformed one has no pair and is a dead letter already."""
+class Towers(NamedTuple):
+    """Both sides of the model."""
 
-    partition: int
-    offset: int
-    pair: PreferencePair | None
+    query: QueryTower
+    product: ProductTower
+
+    @classmethod
+    def untrained(cls, dim: int) -> "Towers":
+        """The text alone decides."""
+        return cls(QueryTower.untrained(dim), ProductTower.untrained())
 
 
 class Products(Protocol):
-    """Base vectors of the catalogue, as far as `product-vectors` has been read."""
+    """The catalogue, as far as it has been read."""
 
-    def ids(self) -> Sequence[str]:
-        """Give every product, in an order that depends on nothing but the products."""
+    def size(self) -> tuple[int, int]:
+        """How many products there are, and how many features they have together."""
 
-    def __contains__(self, product_id: object) -> bool:
-        """Tell whether a product has a vector."""
+    def feature_space(self) -> FeatureSpace:
+        """Count the features of the whole catalogue."""
 
-    def vectors(self, product_ids: Sequence[str]) -> np.ndarray:
-        """Give base vectors (n, D) of known products."""
-
-
-QueryVectors = Callable[[Sequence[str]], np.ndarray]
-"""Gives base vectors (n, D) of texts; each depends on its own text only."""
+    def look(self, product_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+        """Of each product: whether it is known, (N,), its base vector, (N, D) float32, and its features' keys."""
 
 
 class Sample(NamedTuple):
-    """Base vectors that a release is judged on."""
+    """Queries and products that a release is judged on."""
 
-    queries: np.ndarray
-    """(n, D)."""
-    products: np.ndarray
-    """(m, D)."""
+    texts: Sequence[str]
+    query_vectors: np.ndarray
+    product_ids: Sequence[str]
+    vectors: np.ndarray
+    features: Sequence[np.ndarray]
 
-
-@dataclass(frozen=True, slots=True)
-class LearnerSettings:
-    """How the trainer learns.
-
-    Args:
-        loss: constants of the loss and the optimiser.
-        masks: which candidates are trusted as negatives.
-        uniform_products: random products per step, for the anchor.
-        anchor_queries: recent queries per step that only the anchor uses.
-        seed: of all randomness.
-    """
-
-    loss: LossSettings = field(default_factory=LossSettings)
-    masks: MaskSettings = field(default_factory=MaskSettings)
-    uniform_products: int = 512
-    anchor_queries: int = 128
-    seed: int = 1
+    def scores(self, towers: Towers) -> np.ndarray:
+        """What towers say of each query and product, (queries, products)."""
+        quality = towers.product.quality(self.product_ids, self.features)
+        products = product_vectors(self.vectors, quality)
+        return np.asarray(towers.query.vectors(self.texts, self.query_vectors) @ products.T)
 
 
-class BatchOutcome(NamedTuple):
-    """What one micro-batch came to."""
+class Solved(NamedTuple):
+    """What a cut came to."""
 
-    trained: Counter[str]
-    """Pairs by source."""
-    dropped: Counter[PairDropReason]
-    """Records by reason."""
-    steps: Mapping[str, StepReport]
-    """What each step measured, by what it trained; empty if nothing was left to train on."""
-
-
-@dataclass(slots=True)
-class TowerVersions:
-    """The towers that learn side by side, and what was last released of them.
-
-    Args:
-        in_force: the query head trained for the product head in force.
-        released: query head of the last release for the product release in force.
-        candidate: both heads, for the next product release.
-        pending: the query head trained for the product release on its way.
-        pending_released: query head of that product release's first query release.
-    """
-
-    in_force: TowersInTraining
-    released: QueryHead
-    candidate: TowersInTraining
-    pending: TowersInTraining | None = None
-    pending_released: QueryHead | None = None
-
-    @classmethod
-    def begin(cls, towers: Towers, *, settings: LossSettings) -> "TowerVersions":
-        """Let all learning begin from a pair of heads."""
-        return cls(
-            in_force=TowersInTraining(towers, settings=settings),
-            released=copied(towers.query),
-            candidate=TowersInTraining(towers, settings=settings, joint=True),
-        )
-
-    def each(self) -> dict[str, TowersInTraining]:
-        """Give all that learn, by name."""
-        learning = {"query": self.in_force, "product": self.candidate}
-        return learning if self.pending is None else {**learning, "pending": self.pending}
+    towers: Towers
+    iterations: int
+    converged: bool
 
 
 class Learner:
-    """Learns from micro-batches and knows what may be released.
+    """What the trainer knows: evidence, prior, which features count, and how far it has come.
 
     Args:
-        versions: the heads.
-        progress: how far training has come.
-        settings: how to learn.
-        products: base vectors of the catalogue.
-        query_vectors: base vectors of texts.
+        dim: width of base vectors.
+        products: the catalogue.
+        encode: gives the base vector (D,) of a text, which depends on that text only.
+        half_life_days: after which evidence weighs half as much.
+        loss: what is solved.
     """
 
     def __init__(
         self,
-        versions: TowerVersions,
-        progress: TrainingProgress,
+        dim: int,
         *,
-        settings: LearnerSettings,
         products: Products,
-        query_vectors: QueryVectors,
+        encode: Callable[[str], np.ndarray],
+        half_life_days: float,
+        loss: LossName = "softmax",
     ) -> None:
-        self.timed: Callable[[str], AbstractContextManager[None]] = _untimed
-        """Surrounds each step with a clock, which the learner does not have."""
-        self.versions = versions
-        self.progress = progress
-        self.settings = settings
-        self.pair_ids = RecentIds()
-        self.queries = RecentQueries()
-        self.liked = LikedProducts()
-        self.frequencies = FrequencyEstimator()
-        self._products = products
-        self._query_vectors = query_vectors
+        self.half_life_days = half_life_days
+        self._dim, self._loss = dim, loss
+        self._products, self._encode = products, encode
+        self.progress = Progress()
+        self.forget()
 
-    def learn(self, records: Sequence[PairRecord]) -> BatchOutcome:
-        """Take one step of everything that learns on a micro-batch, and move the offsets past it."""
-        dropped: Counter[PairDropReason] = Counter()
-        pairs = []
-        for record in records:
-            reason = self._reason_against(record.pair)
-            if record.pair is None or reason is not None:
-                dropped[reason or PairDropReason.MALFORMED] += 1
-            else:
-                pairs.append(record.pair)
-                self._count_list(record.partition, record.pair.search_id)
-            self.progress.offsets[record.partition] = record.offset + 1
-        steps = self._step(pairs) if pairs else {}
-        return BatchOutcome(Counter(pair.source for pair in pairs), dropped, steps)
+    def forget(self) -> None:
+        """Begin again without any evidence."""
+        self.evidence = Evidence(self._dim, half_life_ms=self.half_life_days * DAY_MS)
+        self.preference = PreferenceLearner(loss=self._loss)
+        self._space = FeatureSpace.of([])
+        self._size = (0, 0)
 
-    def towers_in_force(self) -> Towers:
-        """Give what shoppers are served, as far as this trainer released it."""
-        return Towers(self.versions.released, self.versions.in_force.product_head)
+    @property
+    def prior_due(self) -> bool:
+        """Whether the prior is to be learned now: that depends on the lists alone, not on when they arrived."""
+        return self.preference.prior_due(self.evidence.table.lists)
 
-    def sample(self, *, queries: int, products: int) -> Sample:
-        """Give what a release is judged on: the newest queries, and products drawn for this step."""
-        texts = self.queries.newest(queries)
-        return Sample(self._query_vectors(texts), self._products.vectors(self._drawn(products)))
+    def learn_prior(self) -> None:
+        """Learn the prior anew."""
+        cells, catalogue = self._problem()
+        vectors, lists = self.evidence.query_vectors, float(self.evidence.table.lists)
+        self.preference.learn_prior(cells, vectors, catalogue, lists)
 
-    def note_query_release(self, number: int, head: QueryHead) -> None:
-        """Note that a query release for the product release in force is on its way."""
-        self.versions.released = copied(head)
-        self.progress.last_query_release = self.progress.query_parent = number
-        self.progress.click_times = []
+    def solve(self, parent: Towers) -> Solved:
+        """Compute the towers of everything that was counted, beginning at those of another release."""
+        cells, catalogue = self._problem()
+        self.preference.solution = Solution(self._start(parent), 0.0, 0, converged=True)
+        weights = self.preference.solve(cells, self.evidence.query_vectors, catalogue)
+        solution, self.preference.solution = self.preference.solution, None
+        towers = Towers(self._query_tower(weights, cells), self._product_tower(weights))
+        return Solved(towers, solution.iterations, solution.converged)
 
-    def note_product_release(self, product_release: int, query_release: int, towers: Towers) -> None:
-        """Note that a product release and its first query release are on their way; both learn on from here."""
-        self.versions.pending = TowersInTraining(towers, settings=self.settings.loss)
-        self.versions.pending_released = copied(towers.query)
-        self.progress.pending = PendingRelease(
-            product_release=product_release, query_release=query_release, step=self.progress.step
-        )
-        self.progress.last_product_release = product_release
-        self.progress.last_query_release = query_release
+    def prior(self) -> dict[str, float]:
+        """The prior in force and how evidence fades, as manifests name them."""
+        learned = self.preference.learned
+        prior = Prior() if learned is None else learned.prior
+        return {**prior._asdict(), "half_life_days": self.half_life_days}
 
-    def adopt_pending(self, query_release: int) -> None:
-        """Move to the product release that was being rolled out: it is in force now."""
-        pending, versions, progress = self.progress.pending, self.versions, self.progress
-        if pending is None or versions.pending is None or versions.pending_released is None:
-            raise ValueError("there is no pending product release")
-        versions.in_force, versions.released = versions.pending, versions.pending_released
-        versions.pending = versions.pending_released = None
-        progress.product_release, progress.query_release = pending.product_release, query_release
-        progress.query_parent = pending.query_release
-        progress.query_decided_step = pending.step
-        progress.pending = None
+    def gain(self) -> tuple[float | None, float | None]:
+        """What the prior gained on left-out queries, in nats per click, and its standard error."""
+        learned = self.preference.learned
+        return (None, None) if learned is None else (learned.gain, learned.error)
 
-    def adopt_published(self, towers: Towers, manifest: ReleaseManifest, *, product_release: int) -> None:
-        """Move to heads that this state does not know; all learning begins again from them.
-
-        Args:
-            towers: the heads in force.
-            manifest: of the query release in force. What it was trained on is not learned again on top of it.
-            product_release: in force.
-        """
-        self.versions = TowerVersions.begin(towers, settings=self.settings.loss)
-        progress, known = self.progress, {int(number): offset for number, offset in manifest.offsets.items()}
-        progress.offsets |= {number: max(offset, progress.offsets.get(number, 0)) for number, offset in known.items()}
-        progress.pairs_trained = max(progress.pairs_trained, manifest.pairs_trained)
-        progress.lists_trained = max(progress.lists_trained, manifest.lists_trained)
-        progress.product_release = product_release
-        progress.query_release = progress.query_parent = manifest.release
-        progress.query_decided_step = progress.product_decided_step = progress.step
-        progress.pending = None
-
-    def _reason_against(self, pair: PreferencePair | None) -> PairDropReason | None:
-        """Find why a pair must not be trained on; its id is remembered."""
-        if pair is None:
-            return PairDropReason.MALFORMED
-        if pair.source != "click":
-            return PairDropReason.UNSUPPORTED_SOURCE
-        if not self.pair_ids.add(pair.pair_id):
-            return PairDropReason.DUPLICATE
-        known = pair.chosen.product_id in self._products and pair.rejected.product_id in self._products
-        return None if known else PairDropReason.UNKNOWN_PRODUCT
-
-    def _count_list(self, partition: int, search_id: str) -> None:
-        if self.progress.newest_list.get(partition) != search_id:
-            self.progress.lists_trained += 1
-            self.progress.newest_list[partition] = search_id
-
-    def _step(self, pairs: Sequence[PreferencePair]) -> dict[str, StepReport]:
-        paired = [side.product_id for pair in pairs for side in (pair.chosen, pair.rejected)]
-        self.frequencies.observe(paired, self.progress.step)
-        batch = assemble(
-            pairs,
-            self._context(pairs),
-            query_vectors=self._query_vectors,
-            product_vectors=self._products.vectors,
-            masks=self.settings.masks,
-        )
-        reports = {name: self._timed_step(name, towers, batch) for name, towers in self.versions.each().items()}
-        self._remember(pairs)
-        return reports
-
-    def _timed_step(self, name: str, towers: TowersInTraining, batch: Batch) -> StepReport:
-        with self.timed(name):
-            return towers.step(batch)
-
-    def _context(self, pairs: Sequence[PreferencePair]) -> BatchContext:
-        own = {pair.query for pair in pairs}
-        recent = [query for query in self.queries.newest(self.settings.anchor_queries) if query not in own]
-        return BatchContext(
-            uniform_ids=self._drawn(self.settings.uniform_products),
-            anchor_queries=self._query_vectors(recent),
-            positives=self.liked.by_query,
-            rates=self.frequencies.rates,
+    def sample(self) -> Sample:
+        """The newest queries and products that have evidence."""
+        queries = np.flatnonzero(self.evidence.query_vectors.any(axis=1))[-SAMPLE_QUERIES:]
+        texts = [self.evidence.queries.texts[number] for number in queries.tolist()]
+        names = [name for name in self.evidence.products.texts if not name.startswith(TEXT)][-SAMPLE_PRODUCTS:]
+        known, vectors, features = self._products.look(names)
+        places = np.flatnonzero(known).tolist()
+        return Sample(
+            texts,
+            self.evidence.query_vectors[queries].astype(np.float32),
+            [names[place] for place in places],
+            vectors[places],
+            [features[place] for place in places],
         )
 
-    def _drawn(self, count: int) -> list[str]:
-        """Draw distinct products, the same for the same step and catalogue."""
-        ids = self._products.ids()
-        generator = np.random.default_rng((self.settings.seed, self.progress.step))
-        return [ids[at] for at in generator.choice(len(ids), size=min(count, len(ids)), replace=False)]
+    def largest_move(self, before: ProductTower, after: ProductTower) -> float:
+        """By how many nats the quality of a product that has evidence differs at most."""
+        names = self.evidence.products.texts
+        features = self._products.look(names)[2]
+        return float(np.abs(after.quality(names, features) - before.quality(names, features)).max(initial=0.0))
 
-    def _remember(self, pairs: Sequence[PreferencePair]) -> None:
-        self.queries.add(pair.query for pair in pairs)
-        for pair in pairs:
-            self.liked.add(pair.query, pair.chosen.product_id)
-        times = sorted({*self.progress.click_times, *(pair.event_time for pair in pairs)})
-        self.progress.click_times = times if len(times) <= CLICK_TIMES else times[::2]
-        self.progress.step += 1
-        self.progress.pairs_trained += len(pairs)
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that the next cut depends on, besides catalogue and parent release."""
+        return {
+            **{f"evidence.{name}": array for name, array in self.evidence.state().items()},
+            **{f"preference.{name}": array for name, array in self.preference.state().items()},
+            "space.keys": self._space.keys,
+            "space.idf": self._space.idf,
+            "space.size": np.array(self._size, dtype=np.int64),
+        }
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on where another one was when it gave its state."""
+
+        def under(prefix: str) -> dict[str, np.ndarray]:
+            return {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}
+
+        self.evidence = Evidence.from_state(under("evidence."), half_life_ms=self.half_life_days * DAY_MS)
+        self.preference = PreferenceLearner.from_state(under("preference."), loss=self._loss)
+        self._space = FeatureSpace(state["space.keys"], state["space.idf"])
+        products, features = state["space.size"].tolist()
+        self._size = products, features
+
+    def _problem(self) -> tuple[Cells, Catalogue]:
+        """The evidence of what has vectors, and the products that it names."""
+        self.evidence.renumber()
+        self.evidence.encode_queries(self._encode)
+        size = self._products.size()
+        if any(abs(now - before) > CHANGED_SHARE * before for now, before in zip(size, self._size, strict=True)):
+            self._space, self._size = self._products.feature_space(), size
+        names = self.evidence.products.texts
+        known, vectors, features = self._products.look(names)
+        for number, name in enumerate(names):
+            if name.startswith(TEXT):
+                known[number], vectors[number] = True, np.nan_to_num(self._encode(name.removeprefix(TEXT)))
+        return self.evidence.cells(known), Catalogue(vectors, self._space.matrix(features))
+
+    def _start(self, parent: Towers) -> Weights:
+        """A release's towers as weights over the present numbers."""
+        query, product = parent
+        words = np.zeros(len(self._space.keys), dtype=np.float32)
+        places, values = _matched(self._space.keys, product.features.keys, product.words)
+        words[places] = values
+        products, own = _matched(self.evidence.products.keys(), product.products, product.own)
+        queries, memory = _matched(self.evidence.queries.keys(), query.memory_queries, query.memory)
+        remembered = dict(zip(queries.tolist(), memory.astype(np.float32), strict=True))
+        return Weights(query.taste, query.common, query.mean_query, words, products, own, memory=remembered)
+
+    def _query_tower(self, weights: Weights, cells: Cells) -> QueryTower:
+        clicks = dict(zip(cells.queries.tolist(), cells.query_clicks.tolist(), strict=True))
+        keys = self.evidence.queries.keys()
+        most = sorted(weights.memory, key=lambda number: (-clicks[number], keys[number]))[:MEMORY_QUERIES]
+        kept = np.array(sorted(most, key=lambda number: keys[number]), dtype=np.int64)
+        memory = np.array([weights.memory[number] for number in kept.tolist()], dtype=np.float16)
+        return QueryTower(weights.taste, weights.common, weights.mean_query, keys[kept], memory.reshape(-1, self._dim))
+
+    def _product_tower(self, weights: Weights) -> ProductTower:
+        names, keys = self.evidence.products.texts, self.evidence.products.keys()
+        named = np.array([not names[number].startswith(TEXT) for number in weights.products.tolist()], dtype=bool)
+        products, own = weights.products[named], weights.own[named]
+        order = np.argsort(keys[products])
+        unseen_width = float(np.float32(1 / np.sqrt(self.prior()["own"])))
+        width = np.full(len(products), unseen_width, dtype=np.float32)
+        return ProductTower(
+            self._space, weights.words, keys[products][order], own[order], width, unseen_width, QUALITY_CAP
+        )
 
 
-def _untimed(_name: str) -> AbstractContextManager[None]:
-    return nullcontext()
+def _matched(wanted: np.ndarray, keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The places of those of the wanted keys that are among rising keys, and their values there."""
+    if not len(keys):
+        return np.zeros(0, dtype=np.int64), values[:0]
+    found = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    places = np.flatnonzero(keys[found] == wanted)
+    return places, values[found[places]]
+
+
+def mixed(before: Towers, after: Towers, *, share: float) -> Towers:
+    """The towers that lie on the way between two: a share of the second, the rest of the first."""
+    if share == 1.0:
+        return after
+    rest = 1 - share
+    old, new = before.query, after.query
+    common = share * new.common + rest * (old.common + (new.mean_query - old.mean_query) @ old.taste)
+    queries = np.union1d(old.memory_queries, new.memory_queries)
+    memory = share * _over(queries, new.memory_queries, new.memory) + rest * _over(
+        queries, old.memory_queries, old.memory
+    )
+    query = QueryTower(
+        (share * new.taste + rest * old.taste).astype(np.float32), common.astype(np.float32), new.mean_query,
+        queries, memory.astype(np.float16),
+    )  # fmt: skip
+    was, is_now = before.product, after.product
+    products = np.union1d(was.products, is_now.products)
+    words = share * is_now.words + rest * _over(is_now.features.keys, was.features.keys, was.words)
+    own = share * _over(products, is_now.products, is_now.own) + rest * _over(products, was.products, was.own)
+    width = np.full(len(products), is_now.unseen_width, dtype=np.float32)
+    places, known = _matched(products, is_now.products, is_now.own_width)
+    width[places] = known
+    product = ProductTower(
+        is_now.features, words.astype(np.float32), products, own.astype(np.float32), width,
+        is_now.unseen_width, is_now.cap,
+    )  # fmt: skip
+    return Towers(query, product)
+
+
+def _over(wanted: np.ndarray, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Values by wanted key, 0 of a key that has none."""
+    found = np.zeros((len(wanted), *values.shape[1:]), dtype=np.float32)
+    places, known = _matched(wanted, keys, values)
+    found[places] = known
+    return found

@@ -1,43 +1,55 @@
-"""The trainer's loop: poll -> batch -> step -> checkpoint -> commit -> publish, each only after the one before.
+"""The trainer's loop: poll -> count -> solve -> checkpoint -> commit -> publish, each only after the one before.
 
 A release leaves only after the state that made it is durable and the group has confirmed that this trainer is still
-the one. A crash between any two of these repeats what is missing: the checkpoint carries the releases themselves.
+the one. A crash between any two of these repeats what is missing: the checkpoint carries the releases themselves. What
+a trainer that was overtaken still publishes has a lower fence and numbers of its own.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Final, Protocol
 
-from contracts.errors import InvariantError, UsageError
-from contracts.releases import Kind, Serving, release_key
+from threadpoolctl import threadpool_limits
+
+from contracts.errors import ContractError, TransientError, UsageError
+from contracts.pairs import CuratedPair, PreferencePair
+from contracts.releases import Kind, ReleaseManifest, manifest_of, release_key
+from contracts.telemetry import ListOutcome, PairDropReason
 from service.logging import get_logger
 from service.machine import EpochClock
 from service.models import ModelsTable
-from towers.heads import ProductHead, QueryHead, Towers
-from towers.release_files import Encoder, Release, identity_release, unpack
+from towers.release_files import Encoder, Release, unpack
 from trainer import reporting
-from trainer.learner import Learner, PairRecord
-from trainer.release.planning import Cadence, PlannedRelease, plan_product_release, plan_query_release, retired_keys
-from trainer.release.safety import SafetyCaps
-from trainer.state import Snapshot, snapshot_of
+from trainer.learner import Learner, Towers
+from trainer.records import LogRecord
+from trainer.release.planning import MOVED_NATS, Cadence, Earlier, plan_release, retired_keys
+from trainer.release.safety import LEAST_OVERLAP
+from trainer.state import CatchUp, Snapshot
 
-P = TypeVar("P")
+NUMBERS_LEFT: Final[Mapping[Kind, int]] = {"query": 3, "product": 2}
+"""Release numbers that a trainer leaves out when it takes over: a stalled one may still publish under them."""
 
 
-class PairSource(Protocol):
-    """`preference-pairs`, read by the one trainer that is assigned all of its partitions."""
+class LogSource(Protocol):
+    """What is learned from, read by the one trainer that is assigned all partitions; a place is `topic/partition`."""
 
-    def seek(self, offsets: Mapping[int, int]) -> None:
-        """Read on from these offsets; partitions that are not named are read from their beginning."""
+    def seek(self, offsets: Mapping[str, int]) -> dict[str, int]:
+        """Read on from these offsets, and from the beginning of other partitions; return from where."""
 
-    def poll(self, timeout_s: float) -> list[PairRecord]:
+    def ends(self) -> dict[str, int]:
+        """Where each partition ends now."""
+
+    def generation(self) -> int:
+        """In which generation of the group this trainer got the partitions; each successor has a higher one."""
+
+    def poll(self, timeout_s: float) -> list[LogRecord]:
         """Give the next records in the order of each partition, none once the time is over.
 
         Raises:
             TransientError: another trainer may have the partitions now.
         """
 
-    def commit(self, offsets: Mapping[int, int]) -> None:
+    def commit(self, offsets: Mapping[str, int]) -> None:
         """Commit as the member that is assigned the partitions.
 
         Raises:
@@ -51,6 +63,9 @@ class CheckpointStore(Protocol):
     def save(self, snapshot: Snapshot) -> None:
         """Make a state durable before returning."""
 
+    def load(self, *, query_release: int | None = None) -> Snapshot | None:
+        """Read the newest state, or the one that was saved with a release or the last one before it."""
+
 
 class ReleaseWriter(Protocol):
     """Writes to `models`; every call returns after Kafka's acknowledgement."""
@@ -62,69 +77,21 @@ class ReleaseWriter(Protocol):
         """Write tombstones."""
 
 
-class MicroBatcher(Generic[P]):
-    """Collects pairs until there are enough for a step, or the oldest has waited long enough; first in, first out.
-
-    Args:
-        size: pairs of a full micro-batch.
-        max_age_s: how long a pair waits for others at most.
-    """
-
-    def __init__(self, size: int, max_age_s: float) -> None:
-        self._size = size
-        self._max_age_s = max_age_s
-        self._waiting: list[P] = []
-        self._oldest_s = 0.0
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def add(self, pairs: Sequence[P], *, now_s: float) -> None:
-        """Add pairs that arrived now."""
-        if pairs and not self._waiting:
-            self._oldest_s = now_s
-        self._waiting.extend(pairs)
-
-    def take(self, *, now_s: float) -> list[P]:
-        """Take the next micro-batch, empty while none is due.
-
-        >>> batcher = MicroBatcher[str](size=2, max_age_s=5.0)
-        >>> batcher.add(["a", "b", "c"], now_s=0.0)
-        >>> batcher.take(now_s=0.0), batcher.take(now_s=0.0), batcher.take(now_s=5.0)
-        (['a', 'b'], [], ['c'])
-        """
-        full = len(self._waiting) >= self._size
-        old = bool(self._waiting) and now_s - self._oldest_s >= self._max_age_s
-        if not full and not old:
-            return []
-        batch, self._waiting = self._waiting[: self._size], self._waiting[self._size :]
-        self._oldest_s = now_s
-        return batch
-
-    def clear(self) -> None:
-        """Forget what waits."""
-        self._waiting.clear()
-
-
 @dataclass(frozen=True, slots=True)
 class LoopSettings:
     """Sizes and times of the loop.
 
     Args:
         cadence: shortest times between releases.
-        batch_pairs: pairs of a full micro-batch.
-        batch_age_s: how long a pair waits for a full micro-batch; part of click-to-search freshness.
-        checkpoint_ms: longest time that trained pairs stay without a checkpoint.
-        poll_s: how long a poll waits for pairs.
-        caps: how far one release may go.
+        checkpoint_ms: longest time that what was counted stays without a checkpoint.
+        poll_s: how long a poll waits for records.
+        overlap: least share of the first ten answers that stays from release to release.
     """
 
     cadence: Cadence
-    batch_pairs: int = 128
-    batch_age_s: float = 2.0
     checkpoint_ms: int = 15_000
     poll_s: float = 0.2
-    caps: SafetyCaps = field(default_factory=SafetyCaps)
+    overlap: float = LEAST_OVERLAP
 
 
 class TrainerLoop:
@@ -132,7 +99,7 @@ class TrainerLoop:
 
     Args:
         learner: fresh, or as its checkpoint had it.
-        source: the pairs.
+        source: the log.
         checkpoints: durable states.
         models: what was released and what is in force.
         writer: of releases.
@@ -145,7 +112,7 @@ class TrainerLoop:
         self,
         learner: Learner,
         *,
-        source: PairSource,
+        source: LogSource,
         checkpoints: CheckpointStore,
         models: ModelsTable,
         writer: ReleaseWriter,
@@ -153,7 +120,7 @@ class TrainerLoop:
         settings: LoopSettings,
         clock_ms: EpochClock,
     ) -> None:
-        self.learner = learner
+        self.learner, self.progress = learner, learner.progress
         self._source = source
         self._checkpoints = checkpoints
         self._models = models
@@ -161,142 +128,252 @@ class TrainerLoop:
         self._encoder = encoder
         self._settings = settings
         self._clock_ms = clock_ms
-        self._batcher = MicroBatcher[PairRecord](settings.batch_pairs, settings.batch_age_s)
+        self._made: dict[str, bytes] = {}
+        """The newest releases of this trainer, which `models` may not show yet."""
         self._saved_ms = clock_ms()
         self._unsaved = False
-        learner.timed = reporting.timed
 
     def resume(self, outbox: Mapping[str, bytes]) -> None:
-        """Take up work where the checkpoint left it: position, numbers, and releases that were not published.
+        """Take over: numbers and fence, releases that were not published, and where to read on.
 
-        Without a checkpoint it begins from the releases in force and the offsets that these were trained up to.
+        `models` has been read to its end, and this trainer is assigned the partitions.
         """
-        progress = self.learner.progress
-        progress.last_query_release = max(progress.last_query_release, self._models.highest("query"))
-        progress.last_product_release = max(progress.last_product_release, self._models.highest("product"))
-        self._source.seek(progress.offsets)
-        missing = {key: value for key, value in outbox.items() if not self._models.seen(key)}
+        progress, fence = self.progress, self._highest_fence()
+        late = {key: value for key, value in outbox.items() if not self._models.seen(key)}
+        missing = {key: value for key, value in late.items() if manifest_of(value).fence >= fence}
+        self._made = dict(missing)
+        highest = {kind: self._models.highest(kind) for kind in NUMBERS_LEFT}
+        query = max(progress.last_query_release, highest["query"])
+        product = max(progress.last_product_release, highest["product"])
+        if query or product:
+            progress.last_query_release = query + NUMBERS_LEFT["query"]
+            progress.last_product_release = product + NUMBERS_LEFT["product"]
+        progress.fence = max(fence + 1, progress.fence + 1, self._source.generation())
+        is_new = not progress.offsets
+        progress.offsets = self._source.seek(progress.offsets)
         if missing:
             self._source.commit(progress.offsets)
             self._writer.publish(missing)
             get_logger().info("releases_published_after_restart", releases=sorted(missing))
         self._adopt()
-        get_logger().info("training", pairs_trained=progress.pairs_trained, offsets=progress.offsets)
+        self._catch_up_with_releases(is_new=is_new)
+        get_logger().info("training", lists_trained=progress.lists_trained, fence=progress.fence)
 
     def run_once(self) -> None:
-        """Read, learn what is due, follow `serving`, release what is due."""
-        records = self._source.poll(self._settings.poll_s)
-        now_ms = self._clock_ms()
-        self._batcher.add(records, now_s=now_ms / 1000)
-        while batch := self._batcher.take(now_s=now_ms / 1000):
-            self._learn(batch, now_ms=now_ms)
+        """Read and count, follow `serving`, release what is due.
+
+        Raises:
+            TransientError: another trainer has taken over.
+        """
+        for record in self._source.poll(self._settings.poll_s):
+            self._take(record)
+        self._end_catch_up()
+        if (fence := self._highest_fence()) > self.progress.fence:
+            raise TransientError(
+                f"another trainer took over with fence {fence}; this one has {self.progress.fence} and stops",
+                fix="keep one trainer",
+            )
         self._adopt()
-        values = self._due_releases(now_ms)
+        now_ms = self._clock_ms()
+        values = self._decide(now_ms) if self._settings.cadence.due(self.progress, now_ms=now_ms) else {}
         if values or (self._unsaved and now_ms - self._saved_ms >= self._settings.checkpoint_ms):
             self._make_durable(values)
 
     def finish(self) -> None:
-        """Make what was learned durable; pairs that still wait are read again at the next start."""
+        """Make what was counted durable."""
         if self._unsaved:
             self._make_durable({})
 
-    def _learn(self, batch: list[PairRecord], *, now_ms: int) -> None:
-        outcome = self.learner.learn(batch)
+    def _take(self, record: LogRecord) -> None:
+        """Count one record; the prior is learned as soon as there are lists enough, however they arrive."""
+        progress, evidence = self.progress, self.learner.evidence
+        catch_up = progress.catch_up
+        if catch_up and catch_up.then is not None and record.offset >= catch_up.cut.get(record.place, 0):
+            return
+        outcome: ListOutcome | PairDropReason | None
+        if record.content is None:
+            outcome = ListOutcome.MALFORMED
+        elif isinstance(record.content, PreferencePair):
+            outcome = evidence.take_pair(record.content)
+            progress.pairs_trained += outcome is None
+        elif isinstance(record.content, CuratedPair):
+            outcome = evidence.take_curated(record.content, time_ms=record.time_ms)
+            progress.pairs_trained += outcome is None
+        else:
+            outcome = evidence.take_list(record.content, record.closing, time_ms=record.time_ms)
+        progress.offsets[record.place] = record.offset + 1
+        progress.lists_trained = evidence.table.lists
         self._unsaved = True
-        progress = self.learner.progress
-        if outcome.steps and not progress.product_decided_ms:
-            progress.product_decided_ms = now_ms  # the first interval of product releases begins with the learning
-        reporting.batch(outcome, batch, step=progress.step)
+        reporting.record(record, outcome)
+        is_click = isinstance(record.content, PreferencePair) and record.content.source == "click"
+        if outcome in {None, ListOutcome.LEARNED} and not is_click:
+            progress.records += 1
+            progress.product_decided_ms = progress.product_decided_ms or self._clock_ms()
+        if self.learner.prior_due:
+            with reporting.timed("prior"), threadpool_limits(1):
+                self.learner.learn_prior()
+            reporting.prior(self.learner)
 
-    def _due_releases(self, now_ms: int) -> dict[str, bytes]:
-        """Decide on every release that is due, note it in the state, and give what is to be published."""
-        cadence, learner, progress = self._settings.cadence, self.learner, self.learner.progress
-        values: dict[str, bytes] = {}
-        if cadence.query_due(progress, now_ms=now_ms):
-            progress.query_decided_ms, progress.query_decided_step = now_ms, progress.step
-            plan = plan_query_release(learner, self._encoder, caps=self._settings.caps, now_ms=now_ms)
-            if plan.towers is not None:
-                learner.note_query_release(plan.number, plan.towers.query)
-            values |= self._reported("query", plan)
-        if cadence.product_due(progress, now_ms=now_ms):
-            progress.product_decided_ms, progress.product_decided_step = now_ms, progress.step
-            plan = plan_product_release(learner, self._encoder, caps=self._settings.caps, now_ms=now_ms)
-            if plan.towers is not None:
-                learner.note_product_release(plan.number, progress.last_query_release + 1, plan.towers)
-            values |= self._reported("product", plan)
-        return values
-
-    def _reported(self, tower: Kind, plan: PlannedRelease) -> dict[str, bytes]:
-        reporting.decision(tower, plan, self.learner.progress)
+    def _decide(self, now_ms: int) -> dict[str, bytes]:
+        """Solve, decide on the releases that are due, note it in the state, and give what is to be published."""
+        learner, progress = self.learner, self.progress
+        parent = self._towers(progress.query_parent, progress.product_parent)
+        with reporting.timed("weights"), threadpool_limits(1):
+            solved = learner.solve(parent)
+        reporting.solved(solved, learner)
+        progress.query_decided_ms, progress.decided_records, self._unsaved = now_ms, progress.records, True
+        # Written so that what is not finite counts as moved: the checks are to see it.
+        moved = not learner.largest_move(parent.product, solved.towers.product) <= MOVED_NATS
+        with_products = moved and self._settings.cadence.product_due(progress, now_ms=now_ms)
+        progress.products_wait = moved and not with_products
+        in_force = self._towers(progress.query_release, progress.product_release)
+        plan = plan_release(
+            learner, solved.towers, earlier=Earlier(parent, in_force), with_products=with_products,
+            encoder=self._encoder, now_ms=now_ms, overlap=self._settings.overlap,
+        )  # fmt: skip
+        if plan is None:
+            return {}
+        reporting.decision(plan, progress)
+        if plan.values:
+            progress.last_query_release = progress.query_parent = plan.query_release
+            self._made = {key: value for key, value in self._made.items() if key.startswith("product")} | plan.values
+            learner.evidence.click_times = []
+            if plan.verdict.share < 1:
+                progress.decided_records -= 1  # the rest of the step is due after the next interval
+        if with_products:
+            progress.product_decided_ms = now_ms
+            if plan.values:
+                progress.last_product_release = progress.product_parent = plan.product_release
         return plan.values
 
     def _make_durable(self, values: dict[str, bytes]) -> None:
         """Checkpoint, commit, publish, retire, in this order."""
-        progress = self.learner.progress
-        offsets = dict(progress.offsets)
-        self._checkpoints.save(snapshot_of(self.learner, values))
+        progress = self.progress
+        self._checkpoints.save(Snapshot(self.learner.state(), progress.model_copy(deep=True), values))
         reporting.saved(self._clock_ms())
-        self._source.commit(offsets)
+        self._source.commit(progress.offsets)
         self._saved_ms, self._unsaved = self._clock_ms(), False
         if values:
             self._writer.publish(values)
-            in_force = (progress.query_release, progress.product_release)
+            needed: dict[Kind, set[int]] = {
+                "query": {progress.query_release, progress.query_parent},
+                "product": {progress.product_release, progress.product_parent},
+            }
             manifests = self._models.look().manifests.values()
-            self._writer.retire(retired_keys(manifests, in_force=in_force, pending=progress.pending))
+            self._writer.retire(retired_keys(manifests, needed=needed, now_ms=self._clock_ms()))
 
     def _adopt(self) -> None:
-        """Move to the pair that `serving` names, if it is another than before."""
-        serving, progress = self._models.serving(), self.learner.progress
+        """Note which releases `serving` names; an older query release than before is a rollback."""
+        serving, progress = self._models.serving(), self.progress
         if serving is None:
             return
-        named = serving.query_release, serving.product_release
-        if named == (progress.query_release, progress.product_release):
+        before, named = (progress.query_release, progress.product_release), serving
+        if before == (named.query_release, named.product_release):
             return
-        if progress.offsets and serving.product_release == progress.product_release:
-            progress.query_release = serving.query_release
-        elif progress.pending is not None and serving.product_release == progress.pending.product_release:
-            self.learner.adopt_pending(serving.query_release)
-        elif not self._adopt_published(serving):
-            return
+        progress.query_release, progress.product_release = named.query_release, named.product_release
+        if named.query_release < before[0]:
+            self._roll_back(named.query_release, named.product_release)
+        else:
+            progress.query_parent = max(progress.query_parent, named.query_release)
+            progress.product_parent = max(progress.product_parent, named.product_release)
+        progress.last_query_release = max(progress.last_query_release, named.query_release)
+        progress.last_product_release = max(progress.last_product_release, named.product_release)
         self._unsaved = True
-        reporting.adopted(progress.query_release, progress.product_release)
+        reporting.adopted(named.query_release, named.product_release)
 
-    def _adopt_published(self, serving: Serving) -> bool:
-        """Go on from the heads in force by their bytes on `models`; return False if they are not there."""
-        query = self._published("query", serving.query_release)
-        product = self._published("product", serving.product_release)
-        if query is None or product is None:
-            return False
-        query_head, product_head = query.head(), product.head()
-        if not isinstance(query_head, QueryHead) or not isinstance(product_head, ProductHead):
-            raise InvariantError(
-                f"releases {serving.query_release} and {serving.product_release} are of the wrong kind"
+    def _roll_back(self, query_release: int, product_release: int) -> None:
+        """Go on from the evidence of an older release; what came since its cut is left out."""
+        progress, ends = self.progress, self._source.ends()
+        snapshot = self._checkpoints.load(query_release=query_release)
+        if snapshot is not None:
+            self.learner.restore(snapshot.tensors)
+            progress.offsets, progress.catch_up = self._source.seek(ends), None
+            progress.lists_trained, progress.pairs_trained = (
+                snapshot.progress.lists_trained,
+                snapshot.progress.pairs_trained,
             )
-        towers = Towers(query_head, product_head)
-        self.learner.adopt_published(towers, query.manifest, product_release=serving.product_release)
-        self._batcher.clear()
-        self._source.seek(self.learner.progress.offsets)
-        return True
+            release = snapshot.progress.query_parent
+            get_logger().warning("rolled_back", query_release=query_release, evidence_of=release, left_out_up_to=ends)
+        else:
+            self.learner.forget()
+            cut = _cut_of(self._manifest(query_release))
+            progress.offsets = self._source.seek({})
+            progress.lists_trained = progress.pairs_trained = 0
+            progress.catch_up = CatchUp(cut=cut, then=ends)
+            get_logger().warning("rolled_back", query_release=query_release, read_again_up_to=cut, left_out_up_to=ends)
+        progress.query_parent, progress.product_parent = query_release, product_release
+        progress.decided_records, progress.products_wait = progress.records, False
+        self._end_catch_up()
 
-    def _published(self, kind: Kind, number: int) -> Release | None:
-        """Read a release; number 0 is built in.
+    def _catch_up_with_releases(self, *, is_new: bool) -> None:
+        """Release nothing before everything is counted that the release in force knew: the disk may have been lost."""
+        progress = self.progress
+        cut = _cut_of(self._manifest(progress.query_parent))
+        behind = {place: offset for place, offset in cut.items() if progress.offsets.get(place, 0) < offset}
+        if not behind or progress.catch_up is not None:
+            return
+        progress.catch_up = CatchUp(cut=cut)
+        first = {place: offset for place, offset in progress.offsets.items() if offset} if is_new else {}
+        get_logger().warning("reading_again", up_to=cut, log_begins_at=first)
+
+    def _end_catch_up(self) -> None:
+        """Go on as ever once the cut is reached."""
+        progress = self.progress
+        if progress.catch_up is None:
+            return
+        cut, then = progress.catch_up.cut, progress.catch_up.then
+        if any(progress.offsets.get(place, 0) < offset for place, offset in cut.items()):
+            return
+        if then is not None:
+            progress.offsets = self._source.seek(then)
+            progress.decided_records = progress.records
+        progress.catch_up, self._unsaved = None, True
+        get_logger().info("read_again", lists_trained=progress.lists_trained)
+
+    def _towers(self, query_release: int, product_release: int) -> Towers:
+        """The towers of two releases; one that is gone gives an untrained tower."""
+        query, product = self._released("query", query_release), self._released("product", product_release)
+        untrained = Towers.untrained(self._encoder.dim)
+        return Towers(
+            untrained.query if query is None else query.query_tower(),
+            untrained.product if product is None else product.product_tower(),
+        )
+
+    def _released(self, kind: Kind, number: int) -> Release | None:
+        """Read a release, None if it is gone or cannot be read.
 
         Raises:
             UsageError: it was trained over another base model, whose vectors ours must never meet.
         """
-        if number == 0:
-            return identity_release(kind, self._encoder)
         key = release_key(kind, number).decode()
-        value = self._models.value(key)
+        value = self._made.get(key) or self._models.value(key)
         if value is None:
             return None
-        release, ours = unpack(value), self._encoder
-        found = release.manifest
+        found, ours = manifest_of(value), self._encoder
         if (found.base_version, found.dim) != (ours.base_version, ours.dim):
             raise UsageError(
-                f"{key} is in force and was trained over {found.base_version} ({found.dim} dimensions),"
-                f" not {ours.base_version} ({ours.dim})",
+                f"{key} was trained over {found.base_version} ({found.dim} dimensions), not {ours.base_version}"
+                f" ({ours.dim})",
                 fix="set the MILLRACE_BASE_MODEL that it was trained over, or choose another MILLRACE_TOPIC_PREFIX and"
                 " send the catalogue anew",
             )
-        return release
+        try:
+            return unpack(value)
+        except ContractError as error:
+            get_logger().warning("release_unreadable", key=key, error=error.message)
+            return None
+
+    def _manifest(self, query_release: int) -> ReleaseManifest | None:
+        key = release_key("query", query_release).decode()
+        return manifest_of(self._made[key]) if key in self._made else self._models.look().manifests.get(key)
+
+    def _highest_fence(self) -> int:
+        view = self._models.look()
+        fences = [manifest.fence for manifest in view.manifests.values()]
+        return max([*fences, 0 if view.serving is None else view.serving.fence], default=0)
+
+
+def _cut_of(manifest: ReleaseManifest | None) -> dict[str, int]:
+    """The offsets up to which a release knew the log; those of former versions name no topic."""
+    offsets = {} if manifest is None else manifest.offsets
+    return {place: offset for place, offset in offsets.items() if "/" in place}

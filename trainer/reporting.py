@@ -1,62 +1,75 @@
 """What the trainer says of itself: metrics for boards, one log line per fact for people."""
 
-import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Literal
 
-from contracts.releases import Kind
-from contracts.telemetry import Process
+from contracts.telemetry import ListOutcome, PairDropReason, Process
+from contracts.topics import CURATED_PAIRS, JOINED_SEARCHES
 from service import metrics
 from service.logging import get_logger
-from trainer.learner import BatchOutcome, PairRecord
-from trainer.memory import TrainingProgress
+from trainer.learner import Learner, Solved
+from trainer.records import LogRecord
 from trainer.release.planning import PlannedRelease
-from trainer.training import StepReport
-
-STEPS_PER_LINE: Final = 20
-"""A line per step would be one per second in a busy shop; the metrics have every step."""
+from trainer.state import Progress
 
 
 @contextmanager
-def timed(name: str) -> Iterator[None]:
-    """Observe how long a step took; that of the pending query head counts as a query step."""
+def timed(what: Literal["weights", "prior"]) -> Iterator[None]:
+    """Observe how long a solve took."""
     started_s = time.perf_counter()
     yield
-    tower = "product" if name == "product" else "query"
-    metrics.TRAIN_STEP_SECONDS.labels(tower).observe(time.perf_counter() - started_s)
+    metrics.SOLVE_SECONDS.labels(what).observe(time.perf_counter() - started_s)
 
 
-def batch(outcome: BatchOutcome, records: Sequence[PairRecord], *, step: int) -> None:
-    """Count what became of a micro-batch."""
-    for source, count in outcome.trained.items():
-        metrics.PAIRS_TRAINED.labels(source).inc(count)
-    for reason, count in outcome.dropped.items():
-        metrics.PAIRS_DROPPED.labels(reason).inc(count)
+def record(taken: LogRecord, outcome: ListOutcome | PairDropReason | None) -> None:
+    """Count what became of a record; a pair without a reason against it is counted by its source."""
     metrics.STAGE_PROGRESS.labels(Process.TRAINER).set_to_current_time()
-    for record in records:
-        if record.pair is not None:
-            metrics.STAGE_WATERMARK.labels(Process.TRAINER, str(record.partition)).set(record.pair.closed_at / 1000)
-    for tower in ("query", "product"):
-        if tower in outcome.steps:
-            _step(tower, outcome.steps[tower])
-    if outcome.dropped:
-        get_logger().warning("pairs_dropped", **{reason.value: count for reason, count in outcome.dropped.items()})
-    if outcome.steps and step % STEPS_PER_LINE == 1:
-        loss = round(outcome.steps["query"].dpo, 4)
-        get_logger().info("trained", step=step, prequential_loss=loss, pairs=outcome.trained.total())
+    if taken.topic == JOINED_SEARCHES:
+        metrics.LISTS_READ.labels(outcome).inc()
+        closed_at = getattr(taken.content, "closed_at", None)
+        if closed_at is not None:
+            metrics.STAGE_WATERMARK.labels(Process.TRAINER, str(taken.partition)).set(closed_at / 1000)
+    elif outcome is None:
+        source = "curated" if taken.topic == CURATED_PAIRS else getattr(taken.content, "source", "")
+        metrics.PAIRS_TRAINED.labels(source).inc()
+    else:
+        metrics.PAIRS_DROPPED.labels(outcome).inc()
 
 
-def decision(tower: Kind, plan: PlannedRelease, progress: TrainingProgress) -> None:
+def prior(learner: Learner) -> None:
+    """Report what left-out queries say of what is learned."""
+    gain, error = learner.gain()
+    if gain is None or error is None:
+        return
+    metrics.GAIN_NATS.labels("mean").set(gain)
+    metrics.GAIN_NATS.labels("error").set(error)
+    widths = {name: round(value, 3) for name, value in learner.prior().items()}
+    lists = learner.evidence.table.lists
+    get_logger().info("prior_learned", lists=lists, gain_nats=round(gain, 4), gain_error=round(error, 4), **widths)
+
+
+def solved(found: Solved, learner: Learner) -> None:
+    """Report a cut; a solver that ran out of its budget keeps the best that it found, and says so."""
+    table = learner.evidence.table
+    metrics.EVIDENCE_CELLS.set(len(table))
+    metrics.EVIDENCE_DROPPED.set(table.dropped)
+    if not found.converged:
+        get_logger().warning("solver_out_of_budget", iterations=found.iterations, cells=len(table))
+
+
+def decision(plan: PlannedRelease, progress: Progress) -> None:
     """Report a decision on a release with its numbers."""
-    metrics.RELEASES.labels(tower, "held" if plan.refusal else "released").inc()
+    kinds = {"query"} | {key.partition("-")[0] for key in plan.values}
+    for kind in kinds:
+        metrics.RELEASES.labels(kind, "held" if plan.refusal else "released").inc()
     numbers = {check.name: round(check.value, 4) for check in plan.verdict.checks}
-    log = get_logger().bind(tower=tower, release=plan.number, pairs_trained=progress.pairs_trained, **numbers)
+    log = get_logger().bind(release=plan.query_release, lists_trained=progress.lists_trained, **numbers)
     if plan.refusal:
         log.warning("release_held", reason=plan.refusal)
     else:
-        log.info("release_made", share_of_step=plan.verdict.share)
+        log.info("release_made", releases=list(plan.values), share_of_step=plan.verdict.share)
 
 
 def saved(now_ms: int) -> None:
@@ -69,13 +82,3 @@ def adopted(query_release: int, product_release: int) -> None:
     metrics.RELEASE_INFO.labels("query").set(query_release)
     metrics.RELEASE_INFO.labels("product").set(product_release)
     get_logger().info("in_force", query_release=query_release, product_release=product_release)
-
-
-def _step(tower: str, report: StepReport) -> None:
-    metrics.TRAIN_STEPS.labels(tower).inc()
-    metrics.TRAIN_LOSS.labels(tower, "dpo").set(report.dpo)
-    metrics.TRAIN_LOSS.labels(tower, "multi_positive").set(report.multi_positive)
-    metrics.TRAIN_LOSS.labels(tower, "kl").set(report.kl)
-    metrics.GRADIENT_NORM.labels(tower).set(report.gradient_norm)
-    if not math.isfinite(report.gradient_norm):
-        get_logger().error("step_skipped", tower=tower, error="the gradient is not finite", loss_dpo=report.dpo)

@@ -1,106 +1,61 @@
-"""The learner's whole state as named arrays and JSON, and back: what a checkpoint holds.
-
-Nothing that influences a later step is left out; a test trains on after a round trip and compares every bit.
-"""
+"""How far the trainer has come, and everything it knows, as a checkpoint holds it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
+from pydantic import BaseModel
 
-from towers.heads import ProductHead, QueryHead, Towers, head_tensors
-from trainer.learner import Learner, LearnerSettings, Products, QueryVectors, TowerVersions
-from trainer.memory import FrequencyEstimator, LikedProducts, RecentIds, RecentQueries, TrainingProgress
-from trainer.training import LossSettings, TowersInTraining, under
+
+class CatchUp(BaseModel):
+    """The log is being read again because the state of that time is lost; nothing is released meanwhile."""
+
+    cut: dict[str, int]
+    """Place -> offset that has to be reached."""
+    then: dict[str, int] | None = None
+    """After a rollback: where reading goes on. What lies between the cut and these offsets is left out."""
+
+
+class Progress(BaseModel):
+    """Positions, counts, releases."""
+
+    offsets: dict[str, int] = {}
+    """`topic/partition` -> offset of the next record to learn from."""
+    fence: int = 0
+    """Grows with every trainer that takes over."""
+    last_query_release: int = 0
+    """Highest number given out; numbers only grow."""
+    last_product_release: int = 0
+    query_release: int = 0
+    """In force, as `serving` says."""
+    product_release: int = 0
+    query_parent: int = 0
+    """Last release of each kind that was made, or that was adopted since: the next one goes on from it."""
+    product_parent: int = 0
+    pairs_trained: int = 0
+    lists_trained: int = 0
+    records: int = 0
+    """Records that changed the evidence."""
+    decided_records: int = 0
+    """The same at the last decision on a release, whether it was made or refused."""
+    query_decided_ms: int = 0
+    product_decided_ms: int = 0
+    """When products were last released, or when learning began."""
+    products_wait: bool = False
+    """Whether a quality moved and no product release carries it yet."""
+    catch_up: CatchUp | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A learner's state at one moment; later steps do not change it.
+    """The trainer's state at one moment; later records do not change it.
 
     Args:
-        tensors: weights, optimisers and fixed-size memories by name.
-        numbers: everything else, as JSON.
+        tensors: what the learner knows, by name.
+        progress: how far it has come.
         outbox: releases that were decided with this state, key -> bytes; a restart publishes those that are missing.
     """
 
     tensors: Mapping[str, np.ndarray]
-    numbers: Mapping[str, Any]
+    progress: Progress
     outbox: Mapping[str, bytes] = field(default_factory=dict)
-
-
-def snapshot_of(learner: Learner, outbox: Mapping[str, bytes] | None = None) -> Snapshot:
-    """Copy a learner's state."""
-    versions = learner.versions
-    tensors = {
-        "pair_ids": learner.pair_ids.to_array(),
-        "frequency.last_step": learner.frequencies.last_step.copy(),
-        "frequency.gap_steps": learner.frequencies.gap_steps.copy(),
-        **_named("released", head_tensors(versions.released)),
-        **_named("in_force", versions.in_force.tensors()),
-        **_named("candidate", versions.candidate.tensors()),
-    }
-    if versions.pending is not None and versions.pending_released is not None:
-        tensors |= _named("pending_released", head_tensors(versions.pending_released))
-        tensors |= _named("pending", versions.pending.tensors())
-    numbers = {
-        "progress": learner.progress.model_dump(mode="json"),
-        "queries": learner.queries.newest(len(learner.queries)),
-        "liked": list(learner.liked.by_query.items()),
-    }
-    return Snapshot(tensors, numbers, dict(outbox or {}))
-
-
-def learner_from(
-    snapshot: Snapshot | None,
-    *,
-    dim: int,
-    settings: LearnerSettings,
-    products: Products,
-    query_vectors: QueryVectors,
-) -> Learner:
-    """Make the learner that a snapshot was taken of.
-
-    Args:
-        snapshot: None for a learner that has seen nothing: every head is the identity.
-        dim: width of the base vectors.
-        settings: how to learn on.
-        products: base vectors of the catalogue.
-        query_vectors: base vectors of texts.
-    """
-    if snapshot is None:
-        untrained = TowerVersions.begin(Towers(QueryHead(dim), ProductHead(dim)), settings=settings.loss)
-        return Learner(untrained, TrainingProgress(), settings=settings, products=products, query_vectors=query_vectors)
-    tensors, numbers = snapshot.tensors, snapshot.numbers
-    progress = TrainingProgress.model_validate(numbers["progress"])
-    learner = Learner(
-        _versions(tensors, settings=settings.loss, pending=progress.pending is not None),
-        progress,
-        settings=settings,
-        products=products,
-        query_vectors=query_vectors,
-    )
-    learner.pair_ids = RecentIds(tensors["pair_ids"])
-    learner.queries = RecentQueries(numbers["queries"])
-    learner.liked = LikedProducts(dict(numbers["liked"]))
-    learner.frequencies = FrequencyEstimator(
-        tensors["frequency.last_step"].copy(), tensors["frequency.gap_steps"].copy()
-    )
-    return learner
-
-
-def _versions(tensors: Mapping[str, np.ndarray], *, settings: LossSettings, pending: bool) -> TowerVersions:
-    versions = TowerVersions(
-        in_force=TowersInTraining.from_tensors(under(tensors, "in_force."), settings=settings),
-        released=QueryHead.from_tensors(under(tensors, "released.")),
-        candidate=TowersInTraining.from_tensors(under(tensors, "candidate."), settings=settings, joint=True),
-    )
-    if pending:
-        versions.pending = TowersInTraining.from_tensors(under(tensors, "pending."), settings=settings)
-        versions.pending_released = QueryHead.from_tensors(under(tensors, "pending_released."))
-    return versions
-
-
-def _named(prefix: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}

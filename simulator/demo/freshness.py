@@ -1,8 +1,8 @@
 """Freshness measured from outside, as a shopper would notice it.
 
-Click to search: from a click to the first answer that came from a release trained on that click. A release is trained
-on a click when the click's pair lies below the release's offset in its partition of `preference-pairs`. Product to
-search: from launching a product to the first answer that lists it; each is searched for until it is found.
+Click to search: from a click to the first answer that came from a release which learned from that click: the click's
+list lies below the release's offset in its partition of `joined-searches`. Product to search: from launching a product
+to the first answer that lists it; each is searched for until it is found.
 """
 
 import asyncio
@@ -16,13 +16,12 @@ from typing import Any, Final
 
 import httpx
 from kafka import KafkaConsumer, TopicPartition
-from pydantic import TypeAdapter
 
 from contracts.errors import DependencyDown, MillraceError
-from contracts.pairs import PreferencePair
+from contracts.outcomes import filter_reason, grade, is_bounce, stood_by_rank
 from contracts.releases import ReleaseManifest, Serving
-from contracts.topics import PREFERENCE_PAIRS
-from contracts.wire import decode
+from contracts.structs import JOINED_SEARCH
+from contracts.topics import JOINED_SEARCHES
 from service.kafka import consumer_config, translate_kafka_errors
 from service.logging import get_logger
 from service.machine import epoch_ms
@@ -37,12 +36,11 @@ ANSWER_EVERY_S: Final = 0.25
 FIND_EVERY_S: Final = 0.1
 GIVE_UP_S: Final = 60.0
 _SYLLABLES: Final = ("zor", "bla", "quix", "yth", "vom", "kra", "jep", "tul", "wexi", "ondu", "fyr", "gux")
-_PAIR: Final = TypeAdapter(PreferencePair)
 
 
 @dataclass(frozen=True, slots=True)
-class PairPlace:
-    """Where the pair of one click is in `preference-pairs`, and when the click happened (epoch ms)."""
+class ListPlace:
+    """Where the list of one click is in `joined-searches`, and when the click happened (epoch ms)."""
 
     partition: int
     offset: int
@@ -50,21 +48,21 @@ class PairPlace:
 
 
 def click_to_search_s(
-    pairs: Iterable[PairPlace], answers: Mapping[int, int], manifests: Mapping[int, ReleaseManifest]
+    clicks: Iterable[ListPlace], answers: Mapping[int, int], manifests: Mapping[int, ReleaseManifest]
 ) -> list[float]:
     """Measure the seconds from each click to the first answer of a release trained on it.
 
-    Clicks that no answering release has covered yet are left out; compare the length with the number of pairs.
+    Clicks that no answering release has covered yet are left out; compare the length with the number of clicks.
     """
     seen = sorted((at_ms, release) for release, at_ms in answers.items() if release in manifests)
     timeline = [(at_ms, manifests[release].offsets) for at_ms, release in seen]
-    return [waited for pair in pairs if (waited := _waited_s(pair, timeline)) is not None]
+    return [waited for click in clicks if (waited := _waited_s(click, timeline)) is not None]
 
 
-def _waited_s(pair: PairPlace, timeline: list[tuple[int, dict[str, int]]]) -> float | None:
+def _waited_s(click: ListPlace, timeline: list[tuple[int, dict[str, int]]]) -> float | None:
     for at_ms, offsets in timeline:
-        if offsets.get(str(pair.partition), 0) > pair.offset:
-            return max(0.0, (at_ms - pair.click_time) / 1000)
+        if offsets.get(f"{JOINED_SEARCHES}/{click.partition}", 0) > click.offset:
+            return max(0.0, (at_ms - click.click_time) / 1000)
     return None
 
 
@@ -123,7 +121,7 @@ class ReleaseLog:
 
 
 class ClickFreshness:
-    """Reads `preference-pairs` beside the trainer and keeps the first pair of every click.
+    """Reads `joined-searches` beside the trainer and keeps every click that something is learned from.
 
     Ask it at any time; start and stop it once. What ended it by itself is kept in `failure`.
     """
@@ -133,8 +131,8 @@ class ClickFreshness:
         self._releases = releases
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="click-freshness", daemon=True)
-        self._places: dict[tuple[str, str], PairPlace] = {}
-        self.pairs_seen = 0
+        self._places: dict[tuple[str, str], ListPlace] = {}
+        self.lists_seen = 0
         self.first_answers: dict[int, int] = {}
         """Query release -> the moment (epoch ms) at which it was first seen to answer."""
         self.failure: MillraceError | None = None
@@ -153,19 +151,23 @@ class ClickFreshness:
         """Note that search has just answered with this release; only its first answer counts."""
         self.first_answers.setdefault(query_release, epoch_ms())
 
-    def note_pair(self, value: bytes, partition: int, offset: int) -> None:
-        """Take one record of `preference-pairs`; of a click only its first pair is kept.
+    def note_list(self, value: bytes, partition: int, offset: int) -> None:
+        """Take one record of `joined-searches`; a list that comes twice counts where it came first.
 
         Raises:
-            MalformedMessage: it is no pair.
+            MalformedMessage: it is no joined search.
         """
-        pair = decode(value, _PAIR)
-        self.pairs_seen += 1
-        place = PairPlace(partition, offset, pair.event_time)
-        self._places.setdefault((pair.search_id, pair.chosen.product_id), place)
+        search = JOINED_SEARCH.decode(value)
+        self.lists_seen += 1
+        if filter_reason(search):
+            return
+        for slot in search.slots:
+            if grade(slot) and slot.click_time is not None and stood_by_rank(slot) and not is_bounce(slot):
+                place = ListPlace(partition, offset, slot.click_time)
+                self._places.setdefault((search.search_id, slot.product_id), place)
 
-    def clicks_with_pairs(self) -> int:
-        """Count the clicks that gave at least one pair."""
+    def clicks_that_count(self) -> int:
+        """Count the clicks that something is learned from."""
         return len(self._places)
 
     def learned_s(self) -> list[float]:
@@ -174,7 +176,7 @@ class ClickFreshness:
 
     def all_learned(self) -> bool:
         """Whether search has answered with a release that learned from the last click."""
-        return len(self.learned_s()) >= self.clicks_with_pairs()
+        return len(self.learned_s()) >= self.clicks_that_count()
 
     def _run(self) -> None:
         try:
@@ -185,7 +187,7 @@ class ClickFreshness:
             self.failure = error
 
     def _read(self, consumer: KafkaConsumer) -> None:
-        name = self._settings.topic(PREFERENCE_PAIRS)
+        name = self._settings.topic(JOINED_SEARCHES)
         numbers = consumer.partitions_for_topic(name)
         if not numbers:
             raise DependencyDown(f"Kafka does not know the topic {name}", fix="a restart of any service creates it")
@@ -193,7 +195,7 @@ class ClickFreshness:
         while not self._stop.is_set():
             for partition, records in consumer.poll(timeout_ms=POLL_MS).items():
                 for record in records:
-                    self.note_pair(record.value, partition.partition, record.offset)
+                    self.note_list(record.value, partition.partition, record.offset)
 
 
 async def watch_answers(client: httpx.AsyncClient, search_url: str, *, query: str, clicks: ClickFreshness) -> None:

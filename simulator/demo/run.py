@@ -183,7 +183,7 @@ class Demo:
             ledger=ledger,
             releases={"query": releases.query_releases_served(), "product": releases.product_releases_served()},
             freshness={
-                "click_to_search": measured(self._clicks.learned_s(), of=self._clicks.clicks_with_pairs()),
+                "click_to_search": measured(self._clicks.learned_s(), of=self._clicks.clicks_that_count()),
                 "product_to_search": measured(self._launches.found_s, of=self._launches.launched),
             },
         )

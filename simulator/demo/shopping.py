@@ -111,7 +111,7 @@ class Shopping:
             "clicks": totals.clicks,
             "events": totals.events_accepted,
             "events_per_s": totals.events_accepted / max(passed, 1.0),
-            "pairs": clicks.pairs_seen,
+            "lists": clicks.lists_seen,
             "query_releases": releases.query_releases_served(),
             "product_releases": releases.product_releases_served(),
             "in force": releases.in_force(),

@@ -6,42 +6,23 @@ ratio, which undoes position bias; nothing is normalised inside a list. Source: 
 """
 
 from collections.abc import Sequence
-from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
 import orjson
 
 from contracts.base import is_visible
+from contracts.outcomes import PRIOR_VERSION, VALUE, Grade, examination_ratio, grade, is_bounce, stood_by_rank
 from contracts.pairs import RULE_VERSION, pair_id
 from contracts.structs import JoinedSearch, JoinedSlot
-from contracts.telemetry import FilterReason, UnpairedReason
-from streams.pairs.propensity import PRIOR_VERSION, examination_ratio
+from contracts.telemetry import UnpairedReason
 
 SOURCE: Final = "click"
-LONG_CLICK_MS: Final = 30_000
-"""A stay from which a click counts as more than a click."""
-BOUNCE_MS: Final = 5_000
-"""A stay below which a click says nothing, neither for nor against."""
 BELOW_LAST_CLICK: Final = 3
 """How many slots below the last click are still taken as seen."""
 PER_SIDE: Final = 3
 """Most pairs per chosen slot with slots above it, and as many below it."""
 PER_LIST: Final = 12
 """Most pairs of one list."""
-
-
-class Grade(IntEnum):
-    """How far a shopper went with a product of a list; more is better."""
-
-    SKIP = 0
-    CLICK = 1
-    LONG_CLICK = 2
-    CART = 3
-    PURCHASE = 4
-
-
-VALUE: Final = {Grade.CLICK: 1.0, Grade.LONG_CLICK: 1.5, Grade.CART: 4.0, Grade.PURCHASE: 10.0}
-"""What choosing is worth, by grade: expected value per examination, to be calibrated per shop."""
 
 
 class GradedSlot(NamedTuple):
@@ -61,30 +42,6 @@ class Pair(NamedTuple):
     rate: float = 1.0
 
 
-def grade(slot: JoinedSlot) -> Grade:
-    """Return the grade of a slot. A reported stay counts as a click even if the click itself was lost.
-
-    >>> grade(JoinedSlot(product_id="P-1", position=1, clicked=True, dwell_ms=42_000))
-    <Grade.LONG_CLICK: 2>
-    """
-    if slot.purchase_quantity:
-        return Grade.PURCHASE
-    if slot.cart_quantity:
-        return Grade.CART
-    if slot.dwell_ms is None:
-        return Grade.CLICK if slot.clicked else Grade.SKIP
-    return Grade.LONG_CLICK if slot.dwell_ms >= LONG_CLICK_MS else Grade.CLICK
-
-
-def filter_reason(search: JoinedSearch) -> FilterReason | None:
-    """Return why a search is kept out of learning on purpose, or None."""
-    if search.synthetic:
-        return FilterReason.SYNTHETIC
-    if search.consent == "denied":
-        return FilterReason.CONSENT
-    return None
-
-
 def pairs_of(search: JoinedSearch) -> list[Pair] | UnpairedReason:
     """Return the pairs of a search in the order of their ids, or why it gives none."""
     if not is_visible(search.query):
@@ -93,37 +50,22 @@ def pairs_of(search: JoinedSearch) -> list[Pair] | UnpairedReason:
     engaged = [GradedSlot(slot, one, slot.position) for slot, one in zip(search.slots, grades, strict=True) if one]
     if not engaged:
         return UnpairedReason.NO_CLICK
-    if all(map(_is_bounce, engaged)):
+    if all(is_bounce(one.slot) for one in engaged):
         return UnpairedReason.BOUNCED
     # A product that was engaged with as an advertisement, say, was not passed over in its other slot.
-    engaged_elsewhere = {one.slot.product_id for one in engaged if not _stood_by_rank(one.slot)}
+    engaged_elsewhere = {one.slot.product_id for one in engaged if not stood_by_rank(one.slot)}
     rejectable = [
         one
         for one in _seen(search.slots, grades, last_click=max(one.position for one in engaged))
-        if _stood_by_rank(one.slot) and not _is_bounce(one) and one.slot.product_id not in engaged_elsewhere
+        if stood_by_rank(one.slot) and not is_bounce(one.slot) and one.slot.product_id not in engaged_elsewhere
     ]
     pairs = [
         pair
         for chosen in engaged
-        if _stood_by_rank(chosen.slot) and not _is_bounce(chosen)
+        if stood_by_rank(chosen.slot) and not is_bounce(chosen.slot)
         for pair in _pairs_with(search.search_id, chosen, rejectable)
     ]
     return sorted(_sampled(pairs), key=lambda pair: pair.pair_id) if pairs else UnpairedReason.NO_REJECTED
-
-
-def _is_bounce(graded: GradedSlot) -> bool:
-    """Whether the shopper came straight back, which says nothing for the product and nothing against it."""
-    stay_ms = graded.slot.dwell_ms
-    return graded.grade is Grade.CLICK and stay_ms is not None and stay_ms < BOUNCE_MS
-
-
-def _stood_by_rank(slot: JoinedSlot) -> bool:
-    """Whether a slot had its position by its rank, and could be bought.
-
-    The others are left out on both sides: a slot that could be chosen but never rejected would pull its product up
-    without end.
-    """
-    return slot.in_stock and not slot.sponsored and not slot.pinned
 
 
 def _seen(slots: Sequence[JoinedSlot], grades: Sequence[Grade], *, last_click: int) -> list[GradedSlot]:

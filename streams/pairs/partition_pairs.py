@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from contracts.errors import ContractError
 from contracts.joined import CLOSED_AT_HEADER, PAIRED_AT_HEADER, closing_number_of
+from contracts.outcomes import filter_reason
 from contracts.progress import PairsProgress, SearchCounts
 from contracts.structs import JOINED_SEARCH, JoinedSearch
 from contracts.telemetry import FilterReason, UnpairedReason
@@ -23,7 +24,7 @@ from contracts.topics import DEAD_LETTERS, JOINED_SEARCHES, PREFERENCE_PAIRS
 from service import metrics
 from service.settings import Settings
 from streams.agents.spec import AgentSpec, Emit, Headers, LogRecord, Plan, RecordRules
-from streams.pairs.pairing import SOURCE, Pair, encode_pairs, filter_reason, pairs_of
+from streams.pairs.pairing import SOURCE, Pair, encode_pairs, pairs_of
 
 REMEMBERED_MS: Final = 900_000
 """How long, in event time, a list that is shown again is recognised: shoppers come back within minutes."""

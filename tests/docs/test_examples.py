@@ -27,22 +27,13 @@ from service.settings import load_settings
 from simulator.shop.world import load_world
 from streams.collector.intake import Accepted, Arrival, decide_event, decide_pair, decide_product
 from tests.support.markdown import ROOT, Fence, documents, fences
-from trainer.memory import TrainingProgress
-
-
-class Measured(BaseModel):
-    """What a training step says of its loss, as far as the tour shows it."""
-
-    dpo: float
-    kl: float
-    margin_gain: float
-
+from trainer.state import Progress
 
 NOW_MS = 1_795_196_100_000
 ARRIVAL = Arrival(received_at=NOW_MS, person_key=b"key")
 SHELL_VALUES = {"$SEARCH_ID": "01J", "$SEARCH_TIME": str(NOW_MS - 9_000), "$(date +%s)000": str(NOW_MS - 2_000)}
 WHOLE: tuple[tuple[str, TypeAdapter[Any]], ...] = (
-    ("step", TypeAdapter(TrainingProgress)),
+    ("decided_records", TypeAdapter(Progress)),
     ("accepted", TypeAdapter(IntakeAnswer)),
     ("took_ms", TypeAdapter(SearchAnswer)),
     ("vectors", TypeAdapter(EncodeAnswer)),
@@ -55,10 +46,11 @@ WHOLE: tuple[tuple[str, TypeAdapter[Any]], ...] = (
     ("ratio", TypeAdapter(Factors)),
     ("grade", TypeAdapter(PairSide)),
     ("passed", TypeAdapter(SafetyCheck)),
-    ("dpo", TypeAdapter(Measured)),
     ("query", TypeAdapter(SearchRequest)),
 )
 """A field that tells one form from all others -> that form; the first that fits is meant."""
+COUNTS: TypeAdapter[dict[str, tuple[float, float]]] = TypeAdapter(dict[str, tuple[float, float]])
+"""What a list says of its products: showing and clicks."""
 BATCHES = {"events": decide_event, "products": decide_product, "pairs": decide_pair}
 TYPED: Mapping[str, TypeAdapter[Any]] = {
     "joined_search": TypeAdapter(JoinedSearch),
@@ -85,6 +77,9 @@ def check(value: dict[str, Any]) -> None:
         return
     if "detail" in value:
         Problem.model_validate(value, strict=True, extra="forbid")
+        return
+    if all(isinstance(counts, list) for counts in value.values()):
+        COUNTS.validate_python(value)
         return
     contract = TYPED.get(value["type"], SEARCH_RECORD) if "type" in value else form_of(value)
     read = contract.validate_python(value, strict=False)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from contracts import topics
-from contracts.telemetry import DEFAULT_PORTS, EventOutcome, FilterReason, PairDropReason, UnpairedReason
+from contracts.telemetry import DEFAULT_PORTS, EventOutcome, FilterReason, ListOutcome, PairDropReason, UnpairedReason
 from streams.registry import group_topics
 from tests.support.markdown import (
     ROOT,
@@ -133,7 +133,7 @@ def test_port_table_equals_the_default_ports() -> None:
     }
 
 
-@pytest.mark.parametrize("reasons", [EventOutcome, FilterReason, UnpairedReason, PairDropReason])
+@pytest.mark.parametrize("reasons", [EventOutcome, FilterReason, UnpairedReason, PairDropReason, ListOutcome])
 def test_every_outcome_is_explained(reasons: type[EventOutcome]) -> None:
     """docs/operations.md explains every outcome and every reason that a ledger or a counter can show."""
     explained = set(code_spans(DOCS / "operations.md"))

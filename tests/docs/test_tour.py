@@ -1,23 +1,21 @@
 """The tour is what the code does: its records, run through the real cores, give one another; its tree is real."""
 
 import json
-import math
 import re
 import textwrap
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
-import torch
 
+from contracts.outcomes import examination_ratio
+from contracts.structs import JOINED_SEARCH
 from streams.agents.spec import Emit, Plan
 from streams.collector.intake import Accepted, Arrival, decide_event
 from streams.join.partition_join import PartitionJoin
 from streams.pairs.partition_pairs import PartitionPairs
-from streams.pairs.propensity import examination_ratio
 from tests.support.markdown import ROOT, fences, sections, tracked_files
-from trainer.losses import dpo_loss
-from trainer.training import StepReport
+from trainer.records import slots_of
 
 PAGE = ROOT / "docs/tour.md"
 STOPS = re.split(r"^\d+\. ", sections(PAGE)["The way of one click"], flags=re.MULTILINE)[1:]
@@ -90,25 +88,23 @@ def test_the_join_makes_the_search_and_the_progress_shown() -> None:
 def test_the_pairs_agent_makes_the_pair_shown() -> None:
     """The joined search gives two pairs, and one of them is the pair that the tour shows."""
     pairs = paired()
-    assert len(pairs) == TOUR["trainer/learner.py"]["pairs_trained"]
+    assert len(pairs) == TOUR["trainer/state.py"]["pairs_trained"]
     assert PAIR in pairs
 
 
 def test_the_ratio_shown_is_the_one_of_the_prior() -> None:
     """The factors shown are those of the third slot against the second."""
-    shown = TOUR["streams/pairs/propensity.py"]
+    shown = TOUR["contracts/outcomes.py"]
     assert shown["ratio"] == pytest.approx(examination_ratio(2, 3))
     assert shown in [pair["factors"] for pair in paired()]
 
 
-def test_the_loss_shown_is_the_one_before_the_first_step() -> None:
-    """An untrained model's preference term over the tour's pairs is log 2 times their mean weight."""
-    shown = TOUR["trainer/losses.py"]
-    weights = torch.tensor([pair["weight"] for pair in paired()])
-    loss = dpo_loss(torch.zeros(2), torch.zeros(2), weights=weights, b=10.0).item()
-    assert shown["dpo"] == pytest.approx(loss, abs=1e-6)
-    assert shown["dpo"] == pytest.approx(math.log(2) * 5 / 6, abs=1e-6)
-    assert set(shown) <= {field.name for field in fields(StepReport)}
+def test_the_evidence_shown_is_what_the_list_says() -> None:
+    """The joined search gives the showings and clicks that the tour shows, and the release names that cut."""
+    search = JOINED_SEARCH.decode(json.dumps(JOINED).encode())
+    assert {name: list(counts) for name, counts in slots_of(search).items()} == TOUR["trainer/records.py"]
+    manifest, progress = TOUR["trainer/release/planning.py"], TOUR["trainer/state.py"]
+    assert all(manifest[name] == progress[name] for name in ("offsets", "fence", "lists_trained", "pairs_trained"))
 
 
 def test_the_releases_follow_one_another() -> None:

@@ -1,4 +1,4 @@
-"""The trainer as a real process on a real Kafka: pairs in, releases out, crashes in between."""
+"""The trainer as a real process on a real Kafka: lists and pairs in, releases out, crashes in between."""
 
 import os
 import shutil
@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+import numpy as np
 import orjson
 import pytest
 from kafka import KafkaProducer
 
 from contracts import wire
-from contracts.releases import PROBE_TOLERANCE, Serving
-from contracts.topics import DEAD_LETTERS, MODELS, PREFERENCE_PAIRS, PRODUCT_VECTORS
+from contracts.releases import PROBE_TOLERANCE, ReleaseManifest, Serving
+from contracts.structs import encode
+from contracts.topics import CURATED_PAIRS, DEAD_LETTERS, JOINED_SEARCHES, MODELS, PREFERENCE_PAIRS, PRODUCT_VECTORS
 from deploy.local.supervisor import LocalMillrace
 from service.kafka import (
     OutgoingRecord,
@@ -31,15 +33,17 @@ from service.settings import Settings
 from tests.support.pairs import preference_pair, product_vector
 from tests.support.poll import eventually
 from tests.support.ports import free_port
-from tests.support.tiny_encoder import WORDS, write_tiny_model
+from tests.support.tiny_encoder import write_tiny_model
 from tests.support.topics import read_compacted
+from tests.support.trainer import PRODUCTS, QUERIES, search_number
 from towers.encoder import BaseEncoder, load_encoder
 from towers.release_files import Release, probe_difference, unpack
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(900)]
 
 SettingsFactory = Callable[..., Settings]
-PRODUCTS: Final = [f"{first} {second}" for first in WORDS[:8] for second in WORDS[8:13]]
+LEARNED: Final = 600
+"""Lists after which what was learned has been shown to predict, and is released."""
 START_S: Final = 300.0
 """A start imports torch; on a busy machine that takes minutes."""
 
@@ -64,7 +68,7 @@ class Shop:
         self._encoder = encoder
         ensure_topics(settings)
         self._producer = KafkaProducer(**producer_config(settings))
-        self._fed = 0
+        self._served = 0
 
     def close(self) -> None:
         """Free the connection."""
@@ -79,18 +83,10 @@ class Shop:
             {name: wire.encode(product_vector(name, vector, base_version=base)) for name, vector in rows},
         )
 
-    def send_pairs(self, first: int, last: int) -> None:
-        """Write one pair for each search from `first` up to `last`: shoppers prefer the product named first."""
-        pairs = [
-            preference_pair(
-                f"s-{number}",
-                query=WORDS[number % 8],
-                chosen=PRODUCTS[number % 5],
-                rejected=PRODUCTS[5 + number % 30],
-            )
-            for number in range(first, last)
-        ]
-        self._send(PREFERENCE_PAIRS, {pair.search_id: wire.encode(pair) for pair in pairs})
+    def send_lists(self, first: int, last: int) -> None:
+        """Write the lists from `first` up to `last`: shoppers prefer every fourth product."""
+        searches = [search_number(number) for number in range(first, last)]
+        self._send(JOINED_SEARCHES, {search.search_id: encode(search) for search in searches})
 
     def send_raw(self, topic: str, key: str, value: bytes) -> None:
         """Write any bytes."""
@@ -98,11 +94,12 @@ class Shop:
 
     def serve(self, query_release: int, product_release: int) -> None:
         """Put releases in force, as the indexer does."""
+        self._served += 1
         serving = Serving(
             query_release=query_release,
             product_release=product_release,
-            collection=f"products-r{product_release}",
-            published_at=1_795_196_006_756,
+            collection="products-r0",
+            published_at=1_795_196_006_756 + self._served,
         )
         self.send_raw(MODELS, "serving", wire.encode(serving))
 
@@ -111,36 +108,21 @@ class Shop:
         found = read_compacted(self.settings, MODELS)
         return {key.decode(): unpack(value) for (_, key), value in found.items() if key != b"serving"}
 
-    def newest(self, kind: str, *, pairs: int = 0, product_release: int | None = None) -> Release | None:
-        """Return the newest release of a kind that saw so many pairs, and where asked, for that product release."""
+    def newest(self, kind: str, *, lists: int = 0) -> Release | None:
+        """Return the newest release of a kind if it saw so many lists."""
         releases = [
             release
             for release in self.releases().values()
-            if release.manifest.kind == kind
-            and release.manifest.pairs_trained >= pairs
-            and product_release in {None, release.manifest.product_release}
+            if release.manifest.kind == kind and release.manifest.lists_trained >= lists
         ]
         return max(releases, key=lambda release: release.manifest.release, default=None)
 
-    def wait_for(
-        self, kind: str, *, pairs: int = 0, product_release: int | None = None, feed: Callable[[], None] | None = None
-    ) -> Release:
-        """Wait for such a release; `feed` keeps the shop alive meanwhile."""
-
-        def ask() -> Release | None:
-            """Look once."""
-            if feed is not None:
-                feed()
-            return self.newest(kind, pairs=pairs, product_release=product_release)
-
-        found = eventually(ask, timeout_s=180, interval_s=0.3, what=f"a {kind} release, {pairs=}, {product_release=}")
+    def wait_for(self, kind: str, *, lists: int = 0) -> Release:
+        """Wait for such a release."""
+        what = f"a {kind} release of {lists} lists"
+        found = eventually(lambda: self.newest(kind, lists=lists), timeout_s=180, interval_s=0.3, what=what)
         assert found is not None
         return found
-
-    def feed(self) -> None:
-        """Send a few more pairs than before, of searches that were never sent."""
-        self._fed += 5
-        self.send_pairs(100_000 + self._fed, 100_005 + self._fed)
 
     def _send(self, topic: str, values: dict[str, bytes]) -> None:
         """Produce and wait."""
@@ -199,6 +181,10 @@ class RunningTrainer:
         """Return its log."""
         return [orjson.loads(line) for line in self._log.read_bytes().splitlines()]
 
+    def said(self, event: str) -> list[dict[str, Any]]:
+        """Return the lines of its log about one event."""
+        return [line for line in self.lines() if line["event"] == event]
+
     def published(self) -> int:
         """Return how often it wrote to `models`."""
         return sum(line["event"] == "releases_published" for line in self.lines())
@@ -215,63 +201,53 @@ def running(settings: Settings, log: Path) -> Iterator[RunningTrainer]:
         trainer.process.wait(timeout=20)
 
 
-def test_pairs_become_releases_of_both_towers(shop: Shop, encoder: BaseEncoder, tmp_path: Path) -> None:
-    """Pairs become a query and a product release whose probe texts hold here and whose offsets say what they saw."""
+def test_lists_become_releases_of_both_towers(shop: Shop, encoder: BaseEncoder, tmp_path: Path) -> None:
+    """Lists become a query and a product release whose probe texts hold here and whose offsets say what they saw."""
     with running(shop.settings, tmp_path / "trainer.log") as trainer:
         trainer.wait_ready()
         shop.send_raw(PREFERENCE_PAIRS, "bad", b'{"pair_id": "x"}')
-        shop.send_pairs(0, 200)
-        query = shop.wait_for("query", pairs=200, product_release=0)
-        product = shop.wait_for("product", feed=shop.feed)
+        shop.send_raw(PREFERENCE_PAIRS, "s-1", wire.encode(preference_pair()))
+        curated = b'{"query": "%s", "chosen_text": "red small oven", "rejected": "%s"}'
+        shop.send_raw(CURATED_PAIRS, "q", curated % (QUERIES[0].encode(), PRODUCTS[0].encode()))
+        shop.send_lists(0, LEARNED)
+        product = shop.wait_for("product")
+        query = shop.releases()[f"query-{product.manifest.query_release}"]
         trainer.process.send_signal(signal.SIGTERM)
         assert trainer.process.wait(timeout=20) == 0
     assert probe_difference(query, encoder) <= PROBE_TOLERANCE
     assert probe_difference(product, encoder) <= PROBE_TOLERANCE
-    assert query.manifest.click_times
     assert all(check.passed for check in query.manifest.checks)
-    first = shop.releases()[f"query-{product.manifest.query_release}"]
-    assert first.manifest.product_release == product.manifest.release == 1
+    assert query.manifest.fence >= 1
+    assert query.manifest.product_release == product.manifest.release == 1
+    assert query.manifest.pairs_trained == 2
+    towers = query.query_tower(), product.product_tower()
+    learned = towers[1].quality(PRODUCTS, [np.zeros(0, dtype=np.uint64)] * len(PRODUCTS))
+    assert learned[::4].mean() > learned.mean() + 0.1
     letters = [line for line in trainer.lines() if line["event"] == "dead_letter"]
     assert [(line["reason"], line["topic"]) for line in letters] == [("missing", PREFERENCE_PAIRS)]
     assert len(read_compacted(shop.settings, DEAD_LETTERS)) == 1
 
 
-def test_the_query_lane_moves_to_a_product_release_only_when_serving_names_it(shop: Shop, tmp_path: Path) -> None:
-    """While a product release is on its way, query releases stay with the releases in force; afterwards they move."""
-    with running(shop.settings, tmp_path / "trainer.log") as trainer:
-        trainer.wait_ready()
-        product = shop.wait_for("product", feed=shop.feed).manifest
-        seen = product.pairs_trained
-        before = shop.wait_for("query", pairs=seen + 50, product_release=0, feed=shop.feed).manifest
-        shop.serve(product.query_release, product.release)
-        after = shop.wait_for("query", pairs=before.pairs_trained + 1, product_release=1, feed=shop.feed).manifest
-    assert product.release == 1
-    assert before.release > product.query_release
-    assert after.release > before.release
-    assert after.parent is not None
-    assert after.parent >= product.query_release
-
-
-def test_sigkill_neither_loses_a_pair_nor_trains_one_twice(shop: Shop, tmp_path: Path) -> None:
-    """After a SIGKILL in the middle of work the counts of the next trainer are exactly those of the pairs sent."""
+def test_sigkill_neither_loses_a_list_nor_counts_one_twice(shop: Shop, tmp_path: Path) -> None:
+    """After a SIGKILL in the middle of work the counts of the next trainer are exactly those of the lists sent."""
     with running(shop.settings, tmp_path / "first.log") as trainer:
         trainer.wait_ready()
-        shop.send_pairs(0, 150)
-        first = shop.wait_for("query", pairs=128)
-        shop.send_pairs(150, 400)
+        shop.send_lists(0, LEARNED)
+        first = shop.wait_for("query", lists=LEARNED)
+        shop.send_lists(LEARNED, LEARNED + 200)
         trainer.process.kill()
         trainer.process.wait(timeout=20)
     with running(shop.settings, tmp_path / "second.log") as trainer:
         trainer.wait_ready()
-        second = shop.wait_for("query", pairs=400)
-        shop.send_pairs(0, 50)  # the stream worker repeats itself after a crash of its own
-        shop.send_pairs(400, 500)
-        third = shop.wait_for("query", pairs=500)
+        second = shop.wait_for("query", lists=LEARNED + 200)
+        shop.send_lists(0, 50)  # the stream worker repeats itself after a crash of its own
+        shop.send_lists(LEARNED + 200, LEARNED + 300)
+        third = shop.wait_for("query", lists=LEARNED + 300)
     assert second.manifest.release > first.manifest.release
-    assert second.manifest.pairs_trained == second.manifest.lists_trained == 400
-    assert third.manifest.pairs_trained == 500
-    loaded = [line for line in trainer.lines() if line["event"] == "checkpoint_loaded"]
-    assert loaded
+    assert second.manifest.lists_trained == LEARNED + 200
+    assert third.manifest.lists_trained == LEARNED + 300
+    assert third.manifest.fence > first.manifest.fence
+    assert trainer.said("checkpoint_loaded")
 
 
 def test_a_trainer_that_was_succeeded_cannot_publish(shop: Shop, tmp_path: Path) -> None:
@@ -280,40 +256,70 @@ def test_a_trainer_that_was_succeeded_cannot_publish(shop: Shop, tmp_path: Path)
         first.wait_ready()
         with running(shop.settings, tmp_path / "second.log") as second:
             eventually(lambda: _stands_by(second), timeout_s=START_S, what="the second stands by")
-            shop.send_pairs(0, 130)
-            shop.wait_for("query", pairs=130)
+            shop.send_lists(0, LEARNED)
+            before = shop.wait_for("query", lists=LEARNED).manifest
             first.process.send_signal(signal.SIGSTOP)
             published = first.published()
             second.wait_ready()
-            shop.send_pairs(130, 300)
-            shop.wait_for("query", pairs=300)
+            shop.send_lists(LEARNED, LEARNED + 100)
+            after = shop.wait_for("query", lists=LEARNED + 100).manifest
             first.process.send_signal(signal.SIGCONT)
             assert first.process.wait(timeout=60) == 4
             assert second.reasons() == []
     assert first.published() == published
+    assert after.fence > before.fence
     (line,) = [line for line in first.lines() if line["level"] == "error"]
     assert line["kind"] == "TransientError"
 
 
-def test_a_trainer_that_lost_its_disk_goes_on_from_what_is_served(shop: Shop, tmp_path: Path) -> None:
-    """It learns what came after the release in force, and nothing twice; numbers and counts go on."""
+def test_a_trainer_that_lost_its_disk_reads_the_log_again(shop: Shop, tmp_path: Path) -> None:
+    """It knows what it knew, counts nothing twice, and goes on from the release in force; numbers and counts go on."""
     with running(shop.settings, tmp_path / "first.log") as trainer:
         trainer.wait_ready()
-        shop.send_pairs(0, 200)
-        served = shop.wait_for("query", pairs=200, product_release=0).manifest
+        shop.send_lists(0, LEARNED)
+        served = shop.wait_for("query", lists=LEARNED).manifest
         trainer.process.send_signal(signal.SIGTERM)
         assert trainer.process.wait(timeout=20) == 0
     shop.serve(served.release, 0)
     shutil.rmtree(shop.settings.data_dir / "trainer")
-    shop.send_pairs(200, 260)
+    shop.send_lists(LEARNED, LEARNED + 60)
     with running(shop.settings, tmp_path / "second.log") as trainer:
         trainer.wait_ready()
-        release = shop.wait_for("query", pairs=260)
-        (training,) = [line for line in trainer.lines() if line["event"] == "training"]
-    assert training["offsets"] == served.offsets
-    assert training["pairs_trained"] == 200
-    assert release.manifest.pairs_trained == release.manifest.lists_trained == 260
-    assert sum(release.manifest.offsets.values()) == 260
+        release = shop.wait_for("query", lists=LEARNED + 60)
+    (again,) = trainer.said("reading_again")
+    assert again["up_to"] == served.offsets
+    assert trainer.said("read_again")
+    assert release.manifest.lists_trained == LEARNED + 60
+    assert release.manifest.parent is not None
+    assert release.manifest.parent >= served.release
+    lists = [offset for place, offset in release.manifest.offsets.items() if place.startswith(JOINED_SEARCHES)]
+    assert sum(lists) == LEARNED + 60
+
+
+def test_a_rollback_goes_back_to_what_was_known_then(shop: Shop, tmp_path: Path) -> None:
+    """The evidence of the release that is served again is gone on from; what came since is left out."""
+    with running(shop.settings, tmp_path / "trainer.log") as trainer:
+        trainer.wait_ready()
+        shop.send_lists(0, LEARNED)
+        good = shop.wait_for("query", lists=LEARNED).manifest
+        shop.send_lists(LEARNED, LEARNED + 100)
+        bad = shop.wait_for("query", lists=LEARNED + 100).manifest
+        shop.serve(bad.release, 0)
+        eventually(lambda: trainer.said("in_force"), timeout_s=60, what="the newer release is in force")
+        shop.serve(good.release, 0)
+        eventually(lambda: trainer.said("rolled_back"), timeout_s=60, what="rolled back")
+        shop.send_lists(LEARNED + 100, LEARNED + 150)
+
+        def goes_on() -> ReleaseManifest | None:
+            newest = shop.newest("query")
+            return newest.manifest if newest and newest.manifest.lists_trained == good.lists_trained + 50 else None
+
+        after = eventually(goes_on, timeout_s=60, what="a release of what was known then and what came")
+    (told,) = trainer.said("rolled_back")
+    assert told["evidence_of"] == good.release
+    assert after is not None
+    assert after.parent == good.release
+    assert after.release > bad.release
 
 
 def test_a_kafka_that_restarts_is_waited_for(
@@ -339,8 +345,8 @@ def test_a_kafka_that_restarts_is_waited_for(
             servers.start("kafka")
             eventually(lambda: trainer.reasons() == [], timeout_s=120, what="ready again")
             shop = Shop(own, encoder)
-            shop.send_pairs(0, 130)
-            assert shop.wait_for("query", pairs=130).manifest.pairs_trained == 130
+            shop.send_lists(0, LEARNED)
+            assert shop.wait_for("query", lists=LEARNED).manifest.lists_trained == LEARNED
             shop.close()
     told = [line["event"] for line in trainer.lines() if line.get("dependency") == "kafka"]
     assert told == ["dependency_down", "dependency_back"]
@@ -355,9 +361,10 @@ def test_the_offsets_in_kafka_are_those_of_the_checkpoint(shop: Shop, tmp_path: 
     """What the group committed is what the newest manifest says was trained, so that lag can be read from outside."""
     with running(shop.settings, tmp_path / "trainer.log") as trainer:
         trainer.wait_ready()
-        shop.send_pairs(0, 100)
-        release = shop.wait_for("query", pairs=100)
+        shop.send_lists(0, LEARNED)
+        release = shop.wait_for("query", lists=LEARNED)
     with admin(shop.settings) as client:
         committed = committed_offsets(client, shop.settings, "trainer")
-    by_partition = {str(partition): found.offset for (_, partition), found in committed.items() if found.offset}
-    assert by_partition == release.manifest.offsets
+    prefix = shop.settings.topic_prefix
+    by_place = {f"{topic.removeprefix(prefix)}/{number}": found.offset for (topic, number), found in committed.items()}
+    assert by_place == release.manifest.offsets

@@ -1,95 +1,157 @@
-"""Fakes of the trainer's ports and a small world to learn from."""
+"""Fakes of the trainer's ports and a small shop to learn from, whose shoppers like what no text tells."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Final
 
 import numpy as np
 
 from contracts import wire
-from contracts.pairs import PreferencePair
-from contracts.releases import SERVING_KEY, Serving, collection_name
+from contracts.releases import SERVING_KEY, Serving, collection_name, manifest_of
+from contracts.structs import JoinedSearch, JoinedSlot
+from contracts.topics import JOINED_SEARCHES
 from service.models import ModelsTable
-from tests.support.pairs import preference_pair
 from tests.support.tiny_encoder import WORDS, TinyEncoder
-from trainer.adapters.vectors import QueryVectors
-from trainer.learner import Learner, LearnerSettings, PairRecord
-from trainer.state import Snapshot, learner_from
+from towers.features import FeatureSpace, keys_of, words
+from trainer.adapters.vectors import TextVectors
+from trainer.learner import Learner
+from trainer.loop import LoopSettings, TrainerLoop
+from trainer.preference.model import Prior
+from trainer.preference.priors import Learned
+from trainer.records import LogRecord
+from trainer.release.planning import Cadence
+from trainer.state import Progress, Snapshot
 
 DIM = 16
 PRODUCTS = tuple(f"{first} {second}" for first in WORDS[:10] for second in WORDS[10:14])
-SETTINGS = LearnerSettings(uniform_products=12, anchor_queries=4)
+QUERIES = tuple(f"{first} {second}" for first in WORDS[:12] for second in WORDS[12:20])
+SHOWN = 6
+START_MS = 1_795_196_000_000
+OPEN_GATE: Final = Learned(Prior(), gain=0.5, error=0.01)
+"""What a learner has found that may release from its first click."""
 
 
 class FakeProducts:
     """A catalogue whose products are named by their texts."""
 
     def __init__(self, encoder: TinyEncoder, names: Sequence[str] = PRODUCTS) -> None:
-        self._names = sorted(names)
-        self._vectors = dict(zip(self._names, encoder.encode(self._names), strict=True))
+        self._vectors = dict(zip(names, encoder.encode(names), strict=True))
+        self._features = {name: keys_of(f"t:{word}" for word in words(name)) for name in names}
 
-    def ids(self) -> Sequence[str]:
-        """Return every product."""
-        return self._names
+    def size(self) -> tuple[int, int]:
+        """How large the catalogue is."""
+        return len(self._vectors), sum(map(len, self._features.values()))
 
-    def __contains__(self, product_id: object) -> bool:
-        return product_id in self._vectors
+    def feature_space(self) -> FeatureSpace:
+        """Count the features."""
+        return FeatureSpace.of(list(self._features.values()))
 
-    def vectors(self, product_ids: Sequence[str]) -> np.ndarray:
-        """Return base vectors."""
-        return np.array([self._vectors[name] for name in product_ids], dtype=np.float32).reshape(-1, DIM)
+    def look(self, product_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+        """Look products up."""
+        nothing = np.zeros(DIM, dtype=np.float32)
+        vectors = np.array([self._vectors.get(name, nothing) for name in product_ids], dtype=np.float32)
+        known = np.array([name in self._vectors for name in product_ids], dtype=bool)
+        features = [self._features.get(name, np.zeros(0, dtype=np.uint64)) for name in product_ids]
+        return known, vectors.reshape(-1, DIM), features
 
 
-def new_learner(snapshot: Snapshot | None = None, *, encoder: TinyEncoder | None = None) -> Learner:
-    """Return the learner of a snapshot, or one that has seen nothing, over a small catalogue."""
+def new_learner(
+    snapshot: Snapshot | None = None, *, encoder: TinyEncoder | None = None, products: FakeProducts | None = None
+) -> Learner:
+    """Return the learner of a snapshot, or one that has seen nothing and whose gate is open."""
     encoder = encoder or TinyEncoder(DIM)
-    return learner_from(
-        snapshot,
-        dim=DIM,
-        settings=SETTINGS,
-        products=FakeProducts(encoder),
-        query_vectors=QueryVectors(encoder),
+    learner = Learner(DIM, products=products or FakeProducts(encoder), encode=TextVectors(encoder), half_life_days=16.0)
+    if snapshot is None:
+        learner.preference.learned = OPEN_GATE
+    else:
+        learner.restore(snapshot.tensors)
+        learner.progress = snapshot.progress.model_copy(deep=True)
+    return learner
+
+
+@cache
+def search_number(number: int) -> JoinedSearch:
+    """Return one of endlessly many lists; shoppers like every fourth product, whatever they asked for."""
+    rng = np.random.default_rng(number)
+    time_ms = START_MS + 1000 * number
+    products = rng.permutation(len(PRODUCTS))[:SHOWN].tolist()
+    chances = [(0.9 if product % 4 == 0 else 0.2) / (place + 1) for place, product in enumerate(products)]
+    slots = tuple(
+        JoinedSlot(
+            product_id=PRODUCTS[product],
+            position=place + 1,
+            clicked=clicked,
+            click_time=time_ms + 5_000 if clicked else None,
+        )
+        for place, (product, clicked) in enumerate(zip(products, (rng.random(SHOWN) < chances).tolist(), strict=True))
+    )
+    return JoinedSearch(
+        search_id=f"s-{number}",
+        search_time=time_ms,
+        closed_at=time_ms + 60_000,
+        query=QUERIES[int(rng.integers(len(QUERIES)))],
+        slots=slots,
     )
 
 
-def pair_number(number: int) -> PreferencePair:
-    """Return one of endlessly many different pairs; shoppers prefer every tenth product."""
-    return preference_pair(
-        f"s-{number}",
-        query=WORDS[number % 7],
-        chosen=PRODUCTS[10 * (number % 4)],
-        rejected=PRODUCTS[1 + number % 9],
-        weight=0.25 + number % 3,
-        event_time=1_795_196_000_000 + number,
-    )
+def list_record(search: JoinedSearch, *, offset: int, partition: int = 0) -> LogRecord:
+    """Return the record of a list."""
+    return LogRecord(JOINED_SEARCHES, partition, offset, search.closed_at, search)
 
 
-def records(first: int, last: int, *, partitions: int = 2) -> list[PairRecord]:
-    """Return the records of pairs from `first` up to `last`, spread over partitions."""
-    return [PairRecord(number % partitions, number // partitions, pair_number(number)) for number in range(first, last)]
+def records(first: int, last: int, *, partitions: int = 2) -> list[LogRecord]:
+    """Return the records of lists from `first` up to `last`, spread over partitions."""
+    return [
+        list_record(search_number(number), offset=number // partitions, partition=number % partitions)
+        for number in range(first, last)
+    ]
+
+
+def offsets(lists: int) -> dict[str, int]:
+    """Return the offsets behind so many lists of `records`."""
+    return {f"{JOINED_SEARCHES}/0": (lists + 1) // 2, f"{JOINED_SEARCHES}/1": lists // 2}
 
 
 class FakeSource:
-    """Pairs from a list; remembers what was committed."""
+    """A log in a list; remembers what was committed."""
 
-    def __init__(self, log: Sequence[PairRecord] = ()) -> None:
+    def __init__(self, log: Sequence[LogRecord] = ()) -> None:
         self.log = list(log)
-        self.committed: list[dict[int, int]] = []
+        self.committed: list[dict[str, int]] = []
         self.lost: Exception | None = None
         """Raised by the next commit, as from a group that has moved on."""
-        self._next: dict[int, int] = {}
+        self.begins = {f"{JOINED_SEARCHES}/{partition}": 0 for partition in range(2)}
+        """What retention has left."""
+        self.joins = 0
+        """How often a trainer took over."""
+        self._next: dict[str, int] = {}
 
-    def seek(self, offsets: Mapping[int, int]) -> None:
+    def generation(self) -> int:
+        """Give the group's generation."""
+        self.joins += 1
+        return self.joins
+
+    def seek(self, offsets: Mapping[str, int]) -> dict[str, int]:
         """Read on from these offsets."""
-        self._next = dict(offsets)
+        self._next = {place: max(begin, offsets.get(place, 0)) for place, begin in self.begins.items()}
+        return dict(self._next)
 
-    def poll(self, timeout_s: float) -> list[PairRecord]:
+    def ends(self) -> dict[str, int]:
+        """Where the log ends."""
+        found = dict(self.begins)
+        for record in self.log:
+            found[record.place] = max(found.get(record.place, 0), record.offset + 1)
+        return found
+
+    def poll(self, timeout_s: float) -> list[LogRecord]:
         """Return everything that was not read yet."""
         del timeout_s  # the fake never waits
-        fresh = [record for record in self.log if record.offset >= self._next.get(record.partition, 0)]
+        fresh = [record for record in self.log if record.offset >= self._next.get(record.place, 0)]
         for record in fresh:
-            self._next[record.partition] = record.offset + 1
+            self._next[record.place] = record.offset + 1
         return fresh
 
-    def commit(self, offsets: Mapping[int, int]) -> None:
+    def commit(self, offsets: Mapping[str, int]) -> None:
         """Commit."""
         if self.lost is not None:
             raise self.lost
@@ -106,9 +168,12 @@ class FakeCheckpoints:
         """Keep a state."""
         self.saved.append(snapshot)
 
-    def load(self) -> Snapshot | None:
-        """Return the newest state."""
-        return self.saved[-1] if self.saved else None
+    def load(self, *, query_release: int | None = None) -> Snapshot | None:
+        """Return the newest state, or the one that was saved with a release or the last one before it."""
+        found = self.saved
+        if query_release is not None:
+            found = [one for one in found if one.outbox and one.progress.query_parent <= query_release]
+        return found[-1] if found else None
 
 
 class FakeModels(ModelsTable):
@@ -119,6 +184,7 @@ class FakeModels(ModelsTable):
         self.order: list[str] = []
         """Every key ever published, in order."""
         self.retired: list[str] = []
+        self._served = START_MS
 
     @property
     def values(self) -> dict[str, bytes]:
@@ -139,10 +205,60 @@ class FakeModels(ModelsTable):
 
     def serve(self, query_release: int, product_release: int) -> None:
         """Put releases in force."""
+        self._served += 1
+        fences = [manifest_of(value).fence for value in self.values.values()]
         serving = Serving(
             query_release=query_release,
             product_release=product_release,
             collection=collection_name(product_release),
-            published_at=1_795_196_006_756,
+            published_at=self._served,
+            fence=max(fences, default=0),
         )
         self.apply(SERVING_KEY, wire.encode(serving))
+
+
+class World:
+    """Fakes, a clock in hand, and the trainer that lives in them."""
+
+    def __init__(self, lists: int = 0, *, overlap: float = 0.0) -> None:
+        self.source = FakeSource(records(0, lists))
+        self.checkpoints = FakeCheckpoints()
+        self.models = FakeModels()
+        self.now_ms = START_MS
+        self.encoder = TinyEncoder(DIM)
+        self.settings = LoopSettings(Cadence(query_ms=15_000, product_ms=60_000), overlap=overlap)
+        self.loop = self.start()
+
+    def start(self) -> TrainerLoop:
+        """Start a trainer as a new process would: from the newest checkpoint."""
+        snapshot = self.checkpoints.load()
+        self.loop = TrainerLoop(
+            new_learner(snapshot, encoder=self.encoder),
+            source=self.source,
+            checkpoints=self.checkpoints,
+            models=self.models,
+            writer=self.models,
+            encoder=self.encoder,
+            settings=self.settings,
+            clock_ms=lambda: self.now_ms,
+        )
+        self.loop.resume({} if snapshot is None else snapshot.outbox)
+        return self.loop
+
+    @property
+    def progress(self) -> Progress:
+        """How far the trainer has come."""
+        return self.loop.learner.progress
+
+    def catching_up(self) -> bool:
+        """Whether the log is being read again."""
+        return self.progress.catch_up is not None
+
+    def send(self, first: int, last: int) -> None:
+        """Append lists to the topic."""
+        self.source.log += records(first, last)
+
+    def run_once(self, *, after_s: float = 0.0) -> None:
+        """Let time pass and go round the loop once."""
+        self.now_ms += round(after_s * 1000)
+        self.loop.run_once()

@@ -1,4 +1,4 @@
-"""Checkpoints as files: one safetensors file each, named for its place and for the SHA-256 of all that is in it.
+"""Checkpoints as files: one safetensors file each, named for its place, its release and the SHA-256 of its content.
 
 A file whose content is not what its name says is refused, and the one before it used. `epoch` grows with every start of
 a trainer: what a stalled predecessor still writes into the same folder never counts as newer than its successor's work.
@@ -9,7 +9,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import orjson
@@ -20,13 +20,17 @@ from safetensors.numpy import load, save
 from contracts.errors import DependencyDown, UsageError
 from service.logging import get_logger
 from service.machine import write_atomically
-from trainer.state import Snapshot
+from trainer.state import Progress, Snapshot
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 KEPT: Final = 3
+"""The newest ones."""
+HOUR_S: Final = 3600
+HOURS_KEPT: Final = 24
+"""Of each of so many hours one that was saved with a release is kept, for rollbacks."""
 MANIFEST: Final = "manifest"
 OUTBOX: Final = "outbox/"
-_NAME: Final = re.compile(r"checkpoint-(\d+)-(\d+)(?:-([0-9a-f]+))?\.safetensors")
+_NAME: Final = re.compile(r"checkpoint-(\d+)-(\d+)(?:-q(\d+))?(?:-([0-9a-f]+))?\.safetensors")
 
 
 class CheckpointManifest(BaseModel):
@@ -34,7 +38,7 @@ class CheckpointManifest(BaseModel):
 
     format: int
     base_version: str
-    numbers: dict[str, Any]
+    progress: Progress
     outbox: list[str]
     """Releases in the order in which they are published; their bytes lie among the tensors."""
 
@@ -44,6 +48,8 @@ class _Checkpoint(NamedTuple):
 
     epoch: int
     sequence: int
+    query_release: int | None
+    """The release that was saved with it."""
     sha256: str
     path: Path
 
@@ -88,26 +94,37 @@ class FileCheckpoints:
         manifest = CheckpointManifest(
             format=FORMAT,
             base_version=self._base_version,
-            numbers=dict(snapshot.numbers),
+            progress=snapshot.progress,
             outbox=list(snapshot.outbox),
         )
-        values = {MANIFEST: orjson.dumps(manifest.model_dump())}
+        values = {MANIFEST: manifest.model_dump_json().encode()}
         values |= {f"{OUTBOX}{key}": value for key, value in snapshot.outbox.items()}
-        tensors = {name: np.ascontiguousarray(tensor) for name, tensor in snapshot.tensors.items()}
+        tensors = {name: np.require(tensor, requirements="C") for name, tensor in snapshot.tensors.items()}
         tensors |= {name: np.frombuffer(value, dtype=np.uint8) for name, value in values.items()}
         content = bytes(save(tensors))
         self._sequence += 1
-        name = f"{_stem(self._epoch, self._sequence)}-{hashlib.sha256(content).hexdigest()}.safetensors"
+        release = f"-q{snapshot.progress.query_parent}" if snapshot.outbox else ""
+        stem = f"{_stem(self._epoch, self._sequence)}{release}"
+        name = f"{stem}-{hashlib.sha256(content).hexdigest()}.safetensors"
         write_atomically(self._folder / name, content)
         self._drop_old()
 
-    def load(self) -> Snapshot | None:
+    def load(self, *, query_release: int | None = None) -> Snapshot | None:
         """Read the newest whole state, None if there is none; each one that is not whole is named in the log.
 
+        Args:
+            query_release: read the state that was saved with this release, or with the last one before it.
+
         Raises:
-            UsageError: the newest whole state belongs to another base model.
+            UsageError: that state belongs to another base model.
         """
-        for checkpoint in sorted(self._found(), reverse=True):
+        found = list(self._found())
+        if query_release is not None:
+            found = [one for one in found if one.query_release is not None and one.query_release <= query_release]
+            found.sort(key=lambda one: (one.query_release, one[:2]))
+        else:
+            found.sort(key=lambda one: one[:2])
+        for checkpoint in reversed(found):
             try:
                 manifest, tensors = _read(checkpoint)
             except (OSError, ValueError, KeyError, SafetensorError) as error:
@@ -118,7 +135,7 @@ class FileCheckpoints:
             self._check_base(manifest)
             outbox = {key: tensors.pop(f"{OUTBOX}{key}").tobytes() for key in manifest.outbox}
             get_logger().info("checkpoint_loaded", checkpoint=checkpoint.path.name)
-            return Snapshot(tensors, manifest.numbers, outbox)
+            return Snapshot(tensors, manifest.progress, outbox)
         return None
 
     def _check_base(self, manifest: CheckpointManifest) -> None:
@@ -131,11 +148,14 @@ class FileCheckpoints:
     def _found(self) -> Iterator[_Checkpoint]:
         for path in self._folder.iterdir():
             if name := _NAME.fullmatch(path.name):
-                yield _Checkpoint(int(name[1]), int(name[2]), name[3] or "", path)
+                release = None if name[3] is None else int(name[3])
+                yield _Checkpoint(int(name[1]), int(name[2]), release, name[4] or "", path)
 
     def _drop_old(self) -> None:
-        """Remove all but the newest checkpoints and what interrupted saves left; a successor's files are not ours."""
-        kept = {found.path for found in sorted(self._found())[-KEPT:]}
+        """Remove what nobody goes back to and what interrupted saves left; a successor's files are not ours."""
+        found = sorted(self._found(), key=lambda one: one[:2])
+        hours = {int(one.path.stat().st_mtime // HOUR_S): one.path for one in found if one.query_release is not None}
+        kept = {one.path for one in found[-KEPT:]} | {hours[hour] for hour in sorted(hours)[-HOURS_KEPT:]}
         successor = _stem(self._epoch + 1, 0)
         for path in self._folder.glob("checkpoint-*"):
             if path not in kept and path.name < successor:

@@ -1,8 +1,16 @@
-"""Base vectors: those of products as `product-vectors` has them, those of queries encoded when first seen."""
+"""Base vectors and features of products as `product-vectors` has them, and base vectors of texts.
 
+A million products take 0.8 GB of a mapped file and 0.6 GB of memory.
+"""
+
+import mmap
+import os
+import tempfile
 import threading
+import weakref
 from collections.abc import Sequence
-from typing import Final
+from pathlib import Path
+from typing import Final, NamedTuple
 
 import numpy as np
 from cachetools import LRUCache
@@ -12,33 +20,53 @@ from contracts import wire
 from contracts.catalog import ProductVector
 from contracts.errors import ContractError
 from service.logging import get_logger
+from towers.features import FeatureSpace, keys_of, product_features
 from towers.release_files import Encoder
 
 FIRST_ROWS: Final = 1024
-KEPT_QUERIES: Final = 20_000
-"""30 MB at 384 dimensions; a shop's head and torso queries."""
+KEPT_TEXTS: Final = 20_000
+"""30 MB at 384 dimensions."""
 VECTOR: Final[TypeAdapter[ProductVector]] = TypeAdapter(ProductVector)
+NO_FEATURES: Final = np.zeros(0, dtype=np.uint64)
+
+
+class CatalogueSize(NamedTuple):
+    """How large the catalogue is: what says whether its features have to be counted anew."""
+
+    products: int
+    features: int
+    """Of all products, each as often as products have it."""
+
+
+class _Product(NamedTuple):
+    row: int
+    features: np.ndarray
 
 
 class VectorTable:
-    """The base vector of every product, the newest version each, as one matrix; rows of deleted ones are used again.
+    """Of every product its base vector and the keys of its features, the newest version each.
 
-    Fed by a follower's thread and read by the loop's, one lock between them.
+    Vectors lie in a file without a name, as float16; rows of deleted products are used again. A follower's thread feeds
+    it and the loop's reads, one lock between them.
 
     Args:
+        folder: of the file.
         dim: width of a vector.
         base_version: vectors of another encoder or template are left out: they mean something else.
     """
 
-    def __init__(self, dim: int, *, base_version: str) -> None:
+    def __init__(self, folder: Path, dim: int, *, base_version: str) -> None:
         self._dim = dim
         self._base_version = base_version
         self._lock = threading.Lock()
-        self._matrix = np.zeros((FIRST_ROWS, dim), dtype=np.float32)
-        self._rows: dict[str, int] = {}
+        self._file, name = tempfile.mkstemp(dir=folder)
+        Path(name).unlink()
+        weakref.finalize(self, os.close, self._file)
+        self._matrix = self._mapped(FIRST_ROWS)
+        self._products: dict[str, _Product] = {}
         self._versions: dict[str, int] = {}
         self._free: list[int] = []
-        self._sorted: list[str] | None = None
+        self._features = 0
         self.foreign_records = 0
         """Vectors of another base version that were left out."""
         self._foreign_base = ""
@@ -47,10 +75,10 @@ class VectorTable:
     def forget(self) -> None:
         """Forget everything: the topic was deleted and made anew, and its versions may begin anew, too."""
         with self._lock:
-            self._rows.clear()
+            self._products.clear()
             self._versions.clear()
             self._free = list(range(len(self._matrix) - 1, -1, -1))
-            self._sorted = None
+            self._features = 0
             self.foreign_records = 0
 
     def on_record(self, key: bytes, value: bytes | None, _timestamp_ms: int) -> None:
@@ -70,42 +98,50 @@ class VectorTable:
 
     def not_usable(self) -> str | None:
         """Give the reason why no pair can be trained, as a readiness check; an empty catalogue is no reason."""
-        if self._rows or not self.foreign_records:
+        if self._products or not self.foreign_records:
             return None
         return f"no vector is of base model {self._base_version}; the newest is of {self._foreign_base}"
 
-    def ids(self) -> Sequence[str]:
-        """Give every product, sorted: the order in which they arrived must not decide what is drawn."""
+    def size(self) -> CatalogueSize:
+        """How large the catalogue is."""
         with self._lock:
-            if self._sorted is None:
-                self._sorted = sorted(self._rows)
-            return self._sorted
+            return CatalogueSize(len(self._products), self._features)
 
-    def __contains__(self, product_id: object) -> bool:
-        return product_id in self._rows
-
-    def vectors(self, product_ids: Sequence[str]) -> np.ndarray:
-        """Give base vectors (n, D) of products; one that was deleted a moment ago has the zero vector."""
+    def feature_space(self) -> FeatureSpace:
+        """Count the features of the whole catalogue."""
         with self._lock:
-            rows = [self._rows.get(product_id, -1) for product_id in product_ids]
-            found: np.ndarray = self._matrix[rows]
-        found[np.array(rows, dtype=np.int64) < 0] = 0.0
-        return found
+            features = [product.features for product in self._products.values()]
+        return FeatureSpace.of(features)
+
+    def look(self, product_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+        """Of each product: whether it is known, (N,), its base vector, (N, D) float32, and its features' keys."""
+        with self._lock:
+            found = [self._products.get(product_id) for product_id in product_ids]
+            known = np.array([product is not None for product in found], dtype=bool)
+            vectors = np.zeros((len(found), self._dim), dtype=np.float32)
+            vectors[known] = self._matrix[[product.row for product in found if product is not None]]
+        return known, vectors, [NO_FEATURES if product is None else product.features for product in found]
 
     def _put(self, vector: ProductVector) -> None:
         """Keep a vector unless a newer version is known."""
         content = np.frombuffer(vector.vector_bytes(), dtype="<f4")
-        if vector.base_version != self._base_version or content.shape != (self._dim,):
+        is_ours = vector.base_version == self._base_version and content.shape == (self._dim,)
+        if not is_ours or vector.payload is None:
             self._count_foreign(vector)
             return
+        if not np.isfinite(content).all():
+            get_logger().warning("product_vector_not_finite", product_id=vector.product_id)
+            return
+        features = keys_of(product_features(vector.payload))
         with self._lock:
             if vector.version < self._versions.get(vector.product_id, 0):
                 return
             self._versions[vector.product_id] = vector.version
-            if vector.product_id not in self._rows:
-                self._rows[vector.product_id] = self._free_row()
-                self._sorted = None
-            self._matrix[self._rows[vector.product_id]] = content
+            known = self._products.get(vector.product_id)
+            row = self._free_row() if known is None else known.row
+            self._features += len(features) - (0 if known is None else len(known.features))
+            self._products[vector.product_id] = _Product(row, features)
+            self._matrix[row] = content
 
     def _remove(self, product_id: str, *, version: int | None) -> None:
         """Forget a product, unless a newer version of it is known."""
@@ -114,18 +150,23 @@ class VectorTable:
                 return
             if version is not None:
                 self._versions[product_id] = version
-            row = self._rows.pop(product_id, None)
-            if row is not None:
-                self._free.append(row)
-                self._sorted = None
+            known = self._products.pop(product_id, None)
+            if known is not None:
+                self._free.append(known.row)
+                self._features -= len(known.features)
 
     def _free_row(self) -> int:
-        """Find an unused row; the matrix doubles when none is left."""
+        """Find an unused row; the file doubles when none is left."""
         if not self._free:
             size = len(self._matrix)
-            self._matrix = np.concatenate([self._matrix, np.zeros_like(self._matrix)])
+            self._matrix = self._mapped(2 * size)
             self._free = list(range(2 * size - 1, size - 1, -1))
         return self._free.pop()
+
+    def _mapped(self, rows: int) -> np.ndarray:
+        size = rows * self._dim * 2
+        os.ftruncate(self._file, size)
+        return np.frombuffer(mmap.mmap(self._file, size), dtype=np.float16).reshape(rows, self._dim)
 
     def _count_foreign(self, vector: ProductVector) -> None:
         self.foreign_records += 1
@@ -134,7 +175,7 @@ class VectorTable:
             get_logger().warning("foreign_vectors_left_out", found=vector.base_version, wanted=self._base_version)
 
 
-class QueryVectors:
+class TextVectors:
     """Encodes each text on its own, so that its vector does not depend on which texts were encoded with it.
 
     That costs a few milliseconds for a text that was never seen, and buys that a trainer which was interrupted
@@ -145,16 +186,12 @@ class QueryVectors:
         capacity: texts that are kept.
     """
 
-    def __init__(self, encoder: Encoder, *, capacity: int = KEPT_QUERIES) -> None:
+    def __init__(self, encoder: Encoder, *, capacity: int = KEPT_TEXTS) -> None:
         self._encoder = encoder
         self._vectors: LRUCache[str, np.ndarray] = LRUCache(capacity)
 
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Give base vectors (n, D) of texts."""
-        rows = [self._vector(text) for text in texts]
-        return np.stack(rows) if rows else np.empty((0, self._encoder.dim), dtype=np.float32)
-
-    def _vector(self, text: str) -> np.ndarray:
+    def __call__(self, text: str) -> np.ndarray:
+        """The base vector of a text, (D,)."""
         vector: np.ndarray | None = self._vectors.get(text)
         if vector is None:
             vector = self._vectors[text] = self._encoder.encode([text])[0]

@@ -2,10 +2,11 @@
 
 A product shown ten times at the top and clicked twice says the same whatever the order of the lists and whatever else
 was shown in between, so two numbers per cell hold all that is ever used of a list. Lists without a click count too:
-they say at which rate a query's products are passed over. Forgetting multiplies both numbers.
+they say at which rate a query's products are passed over. What is one half-life older weighs half as much.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -15,6 +16,16 @@ FORGOTTEN: Final = 1e-3
 """Showings and clicks below which a cell is dropped."""
 MAX_QUERY_CLICKS: Final = 300.0
 """A query's evidence counts at most as much as so many clicks: one head query, or one robot, is not the whole shop."""
+MAX_PRODUCT_SHARE: Final = 0.1
+"""Share of the clicks that one product may have, once it has more than a query may: no product outshouts the shop."""
+MAX_TIMES_MEAN: Final = 3.0
+"""In a shop of few products, a product may have so many times the clicks of the average one."""
+MAX_CELLS: Final = 500_000
+CELLS_LEFT: Final = 0.95
+"""Share of the cells that stays when there are too many: then many go at once, seldom."""
+QUANTUM: Final = 2.0**-20
+"""What one list adds is a multiple of it. Sums of such numbers round nothing off, so no order gives another sum."""
+FIRST_ROWS: Final = 1024
 
 
 class Shown(NamedTuple):
@@ -87,7 +98,14 @@ def _cells(queries: np.ndarray, products: np.ndarray, clicks: np.ndarray, log_sh
 
 
 class EvidenceTable:
-    """The table; queries and products are numbers that the caller gives out.
+    """The table; queries and products are numbers below 2^31 that the caller gives out.
+
+    It is a function of the lists, not of their order: weights are powers of two relative to a reference that moves in
+    whole half-lives, and such a move is exact.
+
+    Args:
+        half_life_ms: by how much older a list weighs half as much.
+        max_cells: cells that are kept; beyond them those that weigh least leave.
 
     >>> table = EvidenceTable()
     >>> table.add(7, [Shown(1, 1.0, 0.0), Shown(2, 0.5, 1.0)])
@@ -97,41 +115,130 @@ class EvidenceTable:
     ([1, 2], [0.0, 2.0], [1.0, 1.5])
     """
 
-    def __init__(self) -> None:
-        self._cells: dict[tuple[int, int], list[float]] = {}
-        self.lists = 0.0
-        """Lists counted, faded like everything else."""
+    def __init__(self, *, half_life_ms: float = math.inf, max_cells: int = MAX_CELLS) -> None:
+        self._half_life_ms, self._max_cells = half_life_ms, max_cells
+        self._row_of: dict[int, int] = {}
+        self._keys = np.zeros(FIRST_ROWS, dtype=np.int64)
+        self._counts = np.zeros((FIRST_ROWS, 2))
+        self._reference = -(2**62)
+        """The half-life, counted from 1970, in which what is added weighs between 1 and 2."""
+        self._newest_ms = 0
+        self.lists = 0
+        """Lists counted; they do not fade."""
+        self.dropped = 0
+        """Cells that left because there were too many."""
 
     def __len__(self) -> int:
-        return len(self._cells)
+        return len(self._row_of)
 
-    def add(self, query: int, shown: Iterable[Shown]) -> None:
-        """Count one list; it is the caller's to give each list once."""
+    def add(self, query: int, shown: Iterable[Shown], *, time_ms: int = 0, is_list: bool = True) -> None:
+        """Count one list, or what else is known of a query's products; it is the caller's to give each once."""
+        halves = time_ms / self._half_life_ms
+        half = math.floor(halves)
+        if half > self._reference:
+            self._move_reference(half)
+        self._newest_ms = max(self._newest_ms, time_ms)
+        weight, shift = 2.0 ** (halves - half) / QUANTUM, half - self._reference
         for product, showing, click in shown:
-            cell = self._cells.setdefault((query, product), [0.0, 0.0])
-            cell[0] += click
-            cell[1] += showing
-        self.lists += 1
+            row = self._row(query << 32 | product)
+            self._counts[row, 0] += math.ldexp(round(click * weight) * QUANTUM, shift)
+            self._counts[row, 1] += math.ldexp(round(showing * weight) * QUANTUM, shift)
+        self.lists += is_list
+        if len(self._row_of) > self._max_cells:
+            self._drop_least()
 
-    def forget(self, factor: float) -> None:
-        """Let everything counted so far weigh less; cells that weigh next to nothing are dropped."""
-        self.lists *= factor
-        for cell in self._cells.values():
-            cell[0] *= factor
-            cell[1] *= factor
-        self._cells = {key: cell for key, cell in self._cells.items() if max(cell) >= FORGOTTEN}
-
-    def cells(self) -> Cells:
+    def cells(self, queries: np.ndarray | None = None, products: np.ndarray | None = None) -> Cells:
         """Everything that was counted, in an order of its own: the same counts give the same arrays.
 
         Queries without a click are left out: they say nothing about which product is better.
+
+        Args:
+            queries: whether each query may be used, (all queries,) of bool; all if None.
+            products: the same of products.
         """
-        keys: Sequence[tuple[int, int]] = sorted(self._cells)
-        queries = np.array([query for query, _ in keys], dtype=np.int64)
-        products = np.array([product for _, product in keys], dtype=np.int64)
-        counts = np.array([self._cells[key] for key in keys], dtype=np.float64).reshape(-1, 2)
-        all_cells = _cells(queries, products, counts[:, 0], np.log(np.maximum(counts[:, 1], FORGOTTEN)))
-        clicks = all_cells.query_clicks
-        scale = np.minimum(1.0, MAX_QUERY_CLICKS / np.maximum(clicks, FORGOTTEN))
-        capped = replace(all_cells, clicks=all_cells.clicks * all_cells.spread(scale))
-        return capped.of_queries(clicks > 0)
+        order = np.argsort(self._keys[: len(self)])
+        keys, counts = self._keys[order], self._counts[order]
+        if self._half_life_ms < math.inf and len(keys):
+            counts = counts * 2.0 ** (self._reference - self._newest_ms / self._half_life_ms)
+        kept = counts.max(axis=1, initial=0.0) >= FORGOTTEN
+        for usable, numbers in ((queries, keys >> 32), (products, keys & 0xFFFFFFFF)):
+            if usable is not None:
+                kept &= usable[numbers]
+        keys, counts = keys[kept], counts[kept]
+        log_showings = np.log(np.maximum(counts[:, 1], FORGOTTEN))
+        clicks = _capped_by_product(keys & 0xFFFFFFFF, counts[:, 0])
+        found = _cells(keys >> 32, keys & 0xFFFFFFFF, clicks, log_showings)
+        query_clicks = found.query_clicks
+        scale = np.minimum(1.0, MAX_QUERY_CLICKS / np.maximum(query_clicks, FORGOTTEN))
+        return replace(found, clicks=clicks * found.spread(scale)).of_queries(query_clicks > 0)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that the table knows."""
+        size = len(self)
+        numbers = np.array([self._reference, self._newest_ms, self.lists, self.dropped], dtype=np.int64)
+        return {"keys": self._keys[:size].copy(), "counts": self._counts[:size].copy(), "numbers": numbers}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray], *, half_life_ms: float) -> "EvidenceTable":
+        """Go on where another table was when it gave its state."""
+        table = cls(half_life_ms=half_life_ms)
+        table._reference, table._newest_ms, table.lists, table.dropped = state["numbers"].tolist()
+        table._keep(state["keys"], state["counts"])
+        return table
+
+    def renumber(self, queries: np.ndarray, products: np.ndarray) -> None:
+        """Give every query and product that has cells another number.
+
+        Args:
+            queries: the new number of each query, (all queries,).
+            products: the new number of each product, (all products,).
+        """
+        keys = self._keys[: len(self)]
+        self._keep(queries[keys >> 32] << 32 | products[keys & 0xFFFFFFFF], self._counts[: len(self)])
+
+    def used(self) -> tuple[np.ndarray, np.ndarray]:
+        """The queries and the products that have cells, rising."""
+        keys = self._keys[: len(self)]
+        return np.unique(keys >> 32), np.unique(keys & 0xFFFFFFFF)
+
+    def _row(self, key: int) -> int:
+        row = self._row_of.get(key)
+        if row is None:
+            row = self._row_of[key] = len(self._row_of)
+            if row == len(self._keys):
+                self._keys = np.concatenate([self._keys, np.zeros_like(self._keys)])
+                self._counts = np.concatenate([self._counts, np.zeros_like(self._counts)])
+            self._keys[row], self._counts[row] = key, 0.0
+        return row
+
+    def _move_reference(self, half: int) -> None:
+        if len(self):
+            self._counts = np.ldexp(self._counts, max(self._reference - half, -1000))
+            kept = self._counts[: len(self)].max(axis=1) >= FORGOTTEN
+            self._keep(self._keys[: len(self)][kept], self._counts[: len(self)][kept])
+        self._reference = half
+
+    def _drop_least(self) -> None:
+        keys, counts = self._keys[: len(self)], self._counts[: len(self)]
+        kept = np.lexsort((keys, counts.sum(axis=1)))[-round(CELLS_LEFT * self._max_cells) :]
+        self.dropped += len(keys) - len(kept)
+        kept.sort()
+        self._keep(keys[kept], counts[kept])
+
+    def _keep(self, keys: np.ndarray, counts: np.ndarray) -> None:
+        rows = max(FIRST_ROWS, len(keys))
+        self._keys, self._counts = np.zeros(rows, dtype=np.int64), np.zeros((rows, 2))
+        self._keys[: len(keys)], self._counts[: len(keys)] = keys, counts
+        self._row_of = dict(zip(keys.tolist(), range(len(keys)), strict=True))
+
+
+def _capped_by_product(products: np.ndarray, clicks: np.ndarray) -> np.ndarray:
+    """Clicks of cells, (N,), none of whose products has much more than its share."""
+    if not len(products):
+        return clicks
+    of_product = np.bincount(products, clicks)
+    share = max(MAX_PRODUCT_SHARE, MAX_TIMES_MEAN / max(int(np.count_nonzero(of_product)), 1))
+    if share >= 1:
+        return clicks
+    most = np.maximum(MAX_QUERY_CLICKS, share / (1 - share) * (of_product.sum() - of_product))
+    return np.asarray(clicks * np.minimum(1.0, most / np.maximum(of_product, FORGOTTEN))[products])

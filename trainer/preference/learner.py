@@ -1,18 +1,19 @@
-"""From lists to weights: count, from time to time learn the prior, solve, and hold back what does not predict.
+"""From evidence to weights: from time to time learn the prior, solve, and hold back what does not predict.
 
+Evidence and catalogue are the caller's and are given to each call; the catalogue may have grown since the last one.
 When the prior is learned depends on the lists alone, not on how often the model is solved: one log gives one result.
 """
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import numpy as np
 
-from trainer.preference.evidence import EvidenceTable, Shown
+from trainer.preference.evidence import Cells
 from trainer.preference.losses import LossName
 from trainer.preference.model import Catalogue, Prior, Weights
 from trainer.preference.priors import Learned, learn_prior
-from trainer.preference.solve import Problem, Solution
+from trainer.preference.solve import MAX_ITERATIONS, Problem, Solution
 
 PRIOR_LISTS: Final = 500
 """Lists after which the prior is learned for the first time."""
@@ -21,45 +22,96 @@ PRIOR_GROWTH: Final = 1.5
 
 
 class PreferenceLearner:
-    """What one catalogue's clicks say.
+    """The prior in force, whether it helps, when it is learned next, and where the next solve begins.
 
     Args:
-        catalogue: the products; evidence names their rows.
-        query_vectors: base vectors of the queries; evidence names their rows, (all queries, D).
         loss: what is solved.
+        exact: whether single products are remembered for a query too.
+        max_iterations: budget of one solve, which goes on from the last one.
     """
 
-    def __init__(self, catalogue: Catalogue, query_vectors: np.ndarray, *, loss: LossName = "softmax") -> None:
-        self.catalogue = catalogue
-        self.query_vectors = query_vectors
-        self.table = EvidenceTable()
-        self.loss: LossName = loss
+    def __init__(
+        self, *, loss: LossName = "softmax", exact: bool = False, max_iterations: int = MAX_ITERATIONS
+    ) -> None:
+        self._loss: LossName = loss
+        self._exact, self._max_iterations = exact, max_iterations
+        self._next_prior = float(PRIOR_LISTS)
         self.learned: Learned | None = None
         """The prior in force and what it predicts; None while there is too little evidence."""
         self.solution: Solution | None = None
-        self._next_prior = float(PRIOR_LISTS)
+        """What was solved last, whether or not it may be released."""
 
     @property
-    def weights(self) -> Weights:
-        """What may be released: the untrained model if what was learned does not predict left-out queries better."""
-        if self.solution is None or self.learned is None or not self.learned.helps:
-            return Weights.untrained(self.catalogue.vectors.shape[1], self.catalogue.features.shape[1])
-        return self.solution.weights
+    def weights(self) -> Weights | None:
+        """What may be released: the untrained model if what was learned does not predict; None before any solve."""
+        return None if self.solution is None else self._released(self.solution.weights)
 
-    def add(self, query: int, shown: Iterable[Shown]) -> None:
-        """Count one list, and learn the prior anew when the evidence has grown enough."""
-        self.table.add(query, shown)
-        if self.table.lists >= self._next_prior:
-            start = Prior() if self.learned is None else self.learned.prior
-            cells = self.table.cells()
-            self.learned = learn_prior(cells, self.query_vectors, self.catalogue, start=start, loss=self.loss)
-            grown = self.table.lists * PRIOR_GROWTH if self.learned is not None and self.learned.helps else 0.0
-            self._next_prior = max(self.table.lists + PRIOR_LISTS, grown)
+    def prior_due(self, lists: float) -> bool:
+        """Whether the prior is to be learned now that so many lists were counted; lists do not fade."""
+        return lists >= self._next_prior
 
-    def solve(self) -> Weights:
-        """Solve everything counted so far, under the prior in force."""
-        prior = Prior() if self.learned is None else self.learned.prior
-        problem = Problem(self.table.cells(), self.query_vectors, self.catalogue, loss=self.loss)
-        start_at = None if self.solution is None else self.solution.weights
-        self.solution = problem.solve(prior, start=start_at)
-        return self.weights
+    def learn_prior(self, cells: Cells, query_vectors: np.ndarray, catalogue: Catalogue, lists: float) -> None:
+        """Learn the prior anew, beginning with the one in force.
+
+        Args:
+            cells: the evidence.
+            query_vectors: base vectors of the queries; evidence names their rows, (all queries, D).
+            catalogue: the products; evidence names their rows.
+            lists: how many were counted.
+        """
+        self.learned = learn_prior(cells, query_vectors, catalogue, start=self._prior, loss=self._loss)
+        grown = lists * PRIOR_GROWTH if self.learned is not None and self.learned.helps else 0.0
+        self._next_prior = max(lists + PRIOR_LISTS, grown)
+
+    def solve(self, cells: Cells, query_vectors: np.ndarray, catalogue: Catalogue) -> Weights:
+        """Solve the evidence under the prior in force, and give what may be released."""
+        problem = Problem(cells, query_vectors, catalogue, loss=self._loss)
+        start = None if self.solution is None else self.solution.weights
+        self.solution = problem.solve(self._prior, start=start, exact=self._exact, max_iterations=self._max_iterations)
+        return self._released(self.solution.weights)
+
+    def rename_features(self, columns: np.ndarray) -> None:
+        """Let the next solve begin in another feature space.
+
+        Args:
+            columns: the former column of each feature, -1 for a new one, (F,).
+        """
+        if self.solution is not None:
+            self.solution = self.solution._replace(weights=self.solution.weights.in_features(columns))
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that the next calls depend on, besides their arguments."""
+        state = {"next_prior": np.array(self._next_prior)}
+        if self.learned is not None:
+            numbers = (*self.learned.prior, self.learned.gain, self.learned.error)
+            state["learned"] = np.array(numbers, dtype=np.float64)
+        if self.solution is not None:
+            _, loss, iterations, converged = self.solution
+            state["solved"] = np.array((loss, iterations, converged), dtype=np.float64)
+            state |= self.solution.weights.arrays()
+        return state
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray], **options: Any) -> "PreferenceLearner":
+        """Go on exactly where another one was when it gave its state.
+
+        Args:
+            state: of the other one.
+            options: as that one was made with.
+        """
+        learner = cls(**options)
+        learner._next_prior = float(state["next_prior"])
+        if "learned" in state:
+            *widths, gain, error = state["learned"].tolist()
+            learner.learned = Learned(Prior(*widths), gain, error)
+        if "solved" in state:
+            loss, iterations, converged = state["solved"].tolist()
+            learner.solution = Solution(Weights.of_arrays(state), loss, int(iterations), bool(converged))
+        return learner
+
+    def _released(self, weights: Weights) -> Weights:
+        return weights if self.learned is not None and self.learned.helps else weights.nothing()
+
+    @property
+    def _prior(self) -> Prior:
+        return Prior() if self.learned is None else self.learned.prior

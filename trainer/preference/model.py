@@ -9,7 +9,7 @@ Source: docs/papers.md, "The preference model".
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -76,14 +76,59 @@ class Weights:
     exact: Mapping[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     @classmethod
-    def untrained(cls, dim: int, features: int) -> "Weights":
+    def untrained(cls, catalogue: Catalogue) -> "Weights":
         """Nothing learned."""
-        zeros = np.zeros
-        return cls(zeros((dim, dim)), zeros(dim), zeros(dim), zeros(features), zeros(0, dtype=np.int64), zeros(0))
+        return cls._zeros(catalogue.vectors.shape[1], catalogue.features.shape[1])
+
+    @classmethod
+    def _zeros(cls, dim: int, features: int) -> "Weights":
+        def zeros(*shape: int) -> np.ndarray:
+            return np.zeros(shape, dtype=np.float32)
+
+        return cls(zeros(dim, dim), zeros(dim), zeros(dim), zeros(features), np.zeros(0, dtype=np.int64), zeros(0))
+
+    def nothing(self) -> "Weights":
+        """The untrained model beside these weights."""
+        return self._zeros(len(self.common), len(self.words))
 
     def without_memory(self) -> "Weights":
         """What is left for a query that nobody typed."""
         return replace(self, memory={}, exact={})
+
+    def in_features(self, columns: np.ndarray) -> "Weights":
+        """The same weights where features have other columns.
+
+        Args:
+            columns: the former column of each feature, -1 for one that is new, (F,).
+        """
+        known = columns >= 0
+        words = np.zeros(len(columns), dtype=np.float32)
+        words[known] = self.words[columns[known]]
+        return replace(self, words=words)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything in arrays, to be kept."""
+        sizes = [len(products) for products, _ in self.exact.values()]
+        rows, nats = zip(*self.exact.values(), strict=True) if self.exact else ((), ())
+        return {
+            **{name: getattr(self, name) for name in _ARRAYS},
+            "memory_queries": np.array(list(self.memory), dtype=np.int64),
+            "memory": np.array(list(self.memory.values()), dtype=np.float32).reshape(-1, len(self.common)),
+            "exact_queries": np.repeat(np.array(list(self.exact), dtype=np.int64), sizes),
+            "exact_products": np.concatenate([np.zeros(0, dtype=np.int64), *rows]),
+            "exact_nats": np.concatenate([np.zeros(0, dtype=np.float32), *nats]),
+        }
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Weights":
+        """The weights that were kept."""
+        queries, starts = np.unique(arrays["exact_queries"], return_index=True)
+        products, nats = (np.split(arrays[name], starts[1:]) for name in ("exact_products", "exact_nats"))
+        return cls(
+            **{name: arrays[name] for name in _ARRAYS},
+            memory=dict(zip(arrays["memory_queries"].tolist(), arrays["memory"], strict=True)),
+            exact=dict(zip(queries.tolist(), zip(products, nats, strict=True), strict=False)),
+        )
 
     def learned_vectors(self, queries: np.ndarray, vectors: np.ndarray) -> np.ndarray:
         """What each query prefers beyond its text, in the space of product vectors and in nats, (Q, D).
@@ -112,3 +157,6 @@ class Weights:
     def product_vectors(self, catalogue: Catalogue) -> np.ndarray:
         """The vectors that are searched, (P, D + 1)."""
         return np.hstack([catalogue.vectors, self.quality(catalogue)[:, None] / NATS_PER_COSINE]).astype(np.float32)
+
+
+_ARRAYS: Final = ("taste", "common", "mean_query", "words", "products", "own")

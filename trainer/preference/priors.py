@@ -101,7 +101,7 @@ def learn_prior(
                 best, prior, moves = surprise_tried, tried, moves + 1
             if moves:
                 break
-    nothing = Weights.untrained(catalogue.vectors.shape[1], catalogue.features.shape[1])
+    nothing = Weights.untrained(catalogue)
     gains = np.concatenate([one.surprise(nothing) for one in left_out]) - best
     mean = gains.sum() / clicks.sum()
     error = np.sqrt(((gains - mean * clicks) ** 2).sum()) / clicks.sum()

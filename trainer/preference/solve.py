@@ -4,8 +4,7 @@ Every part is solved in units of its prior's standard deviation, which makes the
 iterations of L-BFGS suffice. The result depends on no order, no rate and no size of batches.
 """
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
@@ -23,8 +22,7 @@ REPEATED_CLICKS: Final = 2.0
 NO_PAIRS: Final = Pairs(*(np.zeros(0, dtype=np.int64),) * 2, *(np.zeros(0),) * 2)
 
 
-@dataclass(frozen=True)
-class Solution:
+class Solution(NamedTuple):
     """Weights, and how they were found."""
 
     weights: Weights
@@ -51,6 +49,7 @@ class Problem:
         self._targets = Targets(cells, NO_PAIRS if loss == "softmax" else pairs_of(cells))
         self._dim = catalogue.vectors.shape[1]
         self._features = catalogue.features.shape[1]
+        self._catalogue = catalogue
         self.products, self._product_of = np.unique(cells.products, return_inverse=True)
         queries = query_vectors[cells.queries].astype(np.float32)
         self.mean_query = queries.mean(axis=0) if len(queries) else np.zeros(self._dim, np.float32)
@@ -110,12 +109,12 @@ class Problem:
 
         begin = np.zeros(bounds[-1]) if start is None else self._pack(start, bounds, spread, repeated, clicked)
         if not len(self.cells):
-            return Solution(Weights.untrained(dim, self._features), 0.0, 0, converged=True)
+            return Solution(Weights.untrained(self._catalogue), 0.0, 0, converged=True)
         found = minimize(objective, begin, jac=True, method="L-BFGS-B",
                          options={"maxiter": max_iterations, "ftol": TOLERANCE, "gtol": 0.0, "maxcor": 6})  # fmt: skip
-        taste, common, own, words, remembered, single = unpack(found.x)
+        taste, common, own, words, remembered, single = (part.astype(np.float32) for part in unpack(found.x))
         weights = Weights(
-            taste.reshape(dim, dim), common, self.mean_query.astype(np.float64), words, self.products, own,
+            taste.reshape(dim, dim), common, self.mean_query, words, self.products, own,
             memory=dict(zip(self.cells.queries[repeated].tolist(), remembered.reshape(-1, dim), strict=True)),
             exact=self._by_query(clicked, single),
         )  # fmt: skip
@@ -177,7 +176,7 @@ class Problem:
             start.taste.ravel(),
             start.common,
             np.array([own.get(product, 0.0) for product in self.products.tolist()]),
-            start.words,
+            start.words if len(start.words) == self._features else np.zeros(self._features),
             np.array([start.memory.get(one, nothing) for one in self.cells.queries[repeated].tolist()]).ravel(),
             np.array([single.get(cell, 0.0) for cell in cells]),
         )

@@ -1,190 +1,159 @@
-"""Decides whether a release is due, checks it, and makes the bytes that go onto `models`.
+"""Decides what is released, checks it, and makes the bytes that go onto `models`.
 
-A decision is a plan: nothing here changes the learner or writes anything.
+A decision is a plan: nothing here changes the trainer's state or writes anything.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from contracts.releases import PROBE_TOLERANCE, Kind, ReleaseManifest, SafetyCheck, release_key
-from towers.heads import Head, Towers
+from contracts.topics import MODELS, TOPIC_BY_NAME
 from towers.release_files import (
     PROBE_TEXTS,
     Encoder,
     Release,
+    Tower,
     pack,
     probe_difference,
     release_tensors,
     unpack,
     weights_sha256,
 )
-from trainer.learner import Learner
-from trainer.memory import PendingRelease, TrainingProgress
-from trainer.release.safety import SafetyCaps, Verdict, first_safe
+from trainer.learner import Learner, Towers
+from trainer.release.safety import LEAST_OVERLAP, Verdict, first_safe
+from trainer.state import Progress
 
 CLICK_TIMES_SENT: Final = 256
-SAMPLE_QUERIES: Final = 256
-SAMPLE_PRODUCTS: Final = 4096
 KINDS: Final[tuple[Kind, ...]] = ("query", "product")
 KEPT_RELEASES: Final = 3
-"""Of each kind; the ones that a rollback could want."""
+"""Of each kind; the newest ones that a rollback could want."""
+HOUR_MS: Final = 3_600_000
+HOURS_KEPT: Final = 24
+"""One release of each of so many hours is kept beside them."""
+MOVED_NATS: Final = 0.01
+"""By how much the quality of some product must differ before products are released."""
+LARGEST_RELEASE_BYTES: Final = TOPIC_BY_NAME[MODELS].max_message_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Cadence:
-    """Shortest times between two decisions on releases of a kind, in milliseconds.
-
-    Nothing is due unless a step was taken since the last decision: what was decided on once is not decided on again.
-    """
+    """Shortest times between two releases of a kind, in milliseconds."""
 
     query_ms: int
     product_ms: int
 
-    def query_due(self, progress: TrainingProgress, *, now_ms: int) -> bool:
-        """Tell whether a query release may be decided on."""
-        return progress.step > progress.query_decided_step and now_ms - progress.query_decided_ms >= self.query_ms
+    def due(self, progress: Progress, *, now_ms: int) -> bool:
+        """Tell whether to decide on a release: the last decision is long enough ago, and it did not say everything."""
+        waits = progress.products_wait and self.product_due(progress, now_ms=now_ms)
+        is_new = progress.records > progress.decided_records or waits
+        return is_new and progress.catch_up is None and now_ms - progress.query_decided_ms >= self.query_ms
 
-    def product_due(self, progress: TrainingProgress, *, now_ms: int) -> bool:
-        """Tell whether a product release may be decided on; never while another is on its way."""
-        over = now_ms - progress.product_decided_ms >= self.product_ms
-        return progress.step > progress.product_decided_step and progress.pending is None and over
+    def product_due(self, progress: Progress, *, now_ms: int) -> bool:
+        """Tell whether products may be released with it."""
+        return now_ms - progress.product_decided_ms >= self.product_ms
 
 
 class PlannedRelease(NamedTuple):
     """Releases that passed every check, or why there are none."""
 
     values: dict[str, bytes]
-    """Key -> bytes in the order in which they are published; empty if the release is refused."""
-    number: int
+    """Key -> bytes in the order in which they are published; empty if nothing is released."""
+    query_release: int
+    product_release: int
+    """Of the product side that belongs to it, new or not."""
     verdict: Verdict
-    refusal: str | None
-
-    @property
-    def towers(self) -> Towers | None:
-        """What is released."""
-        return None if self.refusal else self.verdict.towers
+    refusal: str | None = None
 
 
-def plan_query_release(learner: Learner, encoder: Encoder, *, caps: SafetyCaps, now_ms: int) -> PlannedRelease:
-    """Plan the next query release for the product release in force."""
-    progress, number = learner.progress, learner.progress.last_query_release + 1
-    draft = _Draft("query", number, progress.product_release, number, progress.query_parent, progress.click_times)
-    wanted = learner.versions.in_force.towers
-    return _planned(learner, encoder, [draft], wanted=wanted, number=number, caps=caps, now_ms=now_ms)
+class Earlier(NamedTuple):
+    """What a new release is compared with."""
+
+    parent: Towers
+    """The releases that it goes on from."""
+    in_force: Towers
+    """What shoppers are served."""
 
 
-def plan_product_release(learner: Learner, encoder: Encoder, *, caps: SafetyCaps, now_ms: int) -> PlannedRelease:
-    """Plan the next product release with its first query release; the query release is published first.
+def plan_release(
+    learner: Learner,
+    wanted: Towers,
+    *,
+    earlier: Earlier,
+    with_products: bool,
+    encoder: Encoder,
+    now_ms: int,
+    overlap: float = LEAST_OVERLAP,
+) -> PlannedRelease | None:
+    """Plan a query release of what was learned, with a product release if that is asked for.
 
-    Its manifest names no click times: the query releases for the product release in force have carried those clicks to
-    shoppers before the index has moved.
+    None if shoppers would see no difference. Both sides of one base fit one another, whichever is in force first.
+
+    Args:
+        learner: what the release is made of.
+        wanted: what it computed.
+        earlier: what it is compared with.
+        with_products: whether products are released, too.
+        encoder: for the probe texts.
+        now_ms: when the release is made.
+        overlap: least share of the first ten answers that stays.
     """
-    progress, number = learner.progress, learner.progress.last_product_release + 1
-    query_number = progress.last_query_release + 1
-    drafts = [
-        _Draft("query", query_number, number, query_number, progress.query_parent, []),
-        _Draft("product", number, number, query_number, progress.product_release, []),
-    ]
-    wanted = learner.versions.candidate.towers
-    return _planned(learner, encoder, drafts, wanted=wanted, number=number, caps=caps, now_ms=now_ms)
+    if not with_products:
+        wanted = wanted._replace(product=earlier.in_force.product)
+        if same_tower(earlier.parent.query, wanted.query):
+            return None
+    progress = learner.progress
+    number = progress.last_query_release + 1
+    product_number = progress.last_product_release + 1 if with_products else progress.product_parent
+    verdict = first_safe(earlier.in_force, wanted, learner.sample(), overlap=overlap)
+    plan = PlannedRelease({}, number, product_number, verdict)
+    if verdict.towers is None:
+        return plan._replace(refusal=_reason(verdict.checks))
+    query = _manifest(learner, verdict, plan, encoder=encoder, now_ms=now_ms)
+    made: list[tuple[ReleaseManifest, Tower]] = [(query, verdict.towers.query)]
+    if with_products:
+        own = {"kind": "product", "release": product_number, "parent": progress.product_parent, "click_times": ()}
+        made.append((query.model_copy(update=own), verdict.towers.product))
+    for manifest, tower in made:
+        value, failed = _built(manifest, tower, encoder)
+        if failed:
+            return plan._replace(values={}, refusal=_reason(failed))
+        plan.values[release_key(manifest.kind, manifest.release).decode()] = value
+    return plan
+
+
+def same_tower(one: Tower, two: Tower) -> bool:
+    """Whether two towers give every query, or every product, the same."""
+    ours, theirs = one.tensors(), two.tensors()
+    return all(np.array_equal(ours[name], theirs[name]) for name in ours)
 
 
 def retired_keys(
-    manifests: Collection[ReleaseManifest], *, in_force: tuple[int, int], pending: PendingRelease | None
+    manifests: Collection[ReleaseManifest], *, needed: Mapping[Kind, Collection[int]], now_ms: int
 ) -> list[str]:
     """List the releases that nobody needs any more.
 
-    Kept are the newest of each kind, the releases in force, a pending product release, and the first query release of
-    every kept product release.
+    Kept are the newest of each kind, the newest of each of the last 24 hours, those that are needed, and the product
+    release of every kept query release.
 
     Args:
         manifests: of the releases that are on `models`.
-        in_force: (query release, product release) as `serving` says.
-        pending: the product release on its way.
+        needed: the releases in force and those that training goes on from.
+        now_ms: the time.
     """
-    numbers = {kind: sorted(found.release for found in manifests if found.kind == kind) for kind in KINDS}
-    products = _kept(numbers["product"], {in_force[1]} | ({pending.product_release} if pending else set()))
-    firsts = {found.query_release for found in manifests if found.kind == "product" and found.release in products}
-    queries = _kept(numbers["query"], {in_force[0]} | firsts | ({pending.query_release} if pending else set()))
-    kept = {"query": queries, "product": products}
-    return [
-        release_key(kind, number).decode() for kind in KINDS for number in numbers[kind] if number not in kept[kind]
-    ]
-
-
-def _kept(ascending: Sequence[int], needed: set[int]) -> set[int]:
-    return {*ascending[-KEPT_RELEASES:], *needed}
-
-
-class _Draft(NamedTuple):
-    """The numbers of a release that is being made."""
-
-    kind: Kind
-    release: int
-    product_release: int
-    query_release: int
-    parent: int
-    click_times: Sequence[int]
-
-
-def _planned(
-    learner: Learner,
-    encoder: Encoder,
-    drafts: Sequence[_Draft],
-    *,
-    wanted: Towers,
-    number: int,
-    caps: SafetyCaps,
-    now_ms: int,
-) -> PlannedRelease:
-    """Shorten the way to the wanted heads until it is safe, and make the releases of what is left of it."""
-    sample = learner.sample(queries=SAMPLE_QUERIES, products=SAMPLE_PRODUCTS)
-    verdict = first_safe(learner.towers_in_force(), wanted, sample, caps=caps)
-    if verdict.towers is None:
-        return PlannedRelease({}, number, verdict, _reason(verdict.checks))
-    heads: dict[Kind, Head] = {"query": verdict.towers.query, "product": verdict.towers.product}
-    values: dict[str, bytes] = {}
-    for draft in drafts:
-        value, probes = _built(draft, heads[draft.kind], verdict, learner.progress, encoder=encoder, now_ms=now_ms)
-        if not probes.passed:
-            return PlannedRelease({}, number, verdict, _reason([probes]))
-        values[release_key(draft.kind, draft.release).decode()] = value
-    return PlannedRelease(values, number, verdict, None)
-
-
-def _built(
-    draft: _Draft, head: Head, verdict: Verdict, progress: TrainingProgress, *, encoder: Encoder, now_ms: int
-) -> tuple[bytes, SafetyCheck]:
-    """Make a release's bytes, and check its probe texts against what is read back from bytes."""
-    tensors = release_tensors(head, encoder)
-    share = SafetyCheck(name="share_of_step", value=verdict.share, limit=0.0, passed=True)
-    manifest = ReleaseManifest(
-        kind=draft.kind,
-        release=draft.release,
-        product_release=draft.product_release,
-        query_release=draft.query_release,
-        parent=draft.parent,
-        base_version=encoder.base_version,
-        dim=encoder.dim,
-        created_at=now_ms,
-        pairs_trained=progress.pairs_trained,
-        lists_trained=progress.lists_trained,
-        offsets={str(partition): offset for partition, offset in sorted(progress.offsets.items())},
-        click_times=tuple(even_sample(draft.click_times, CLICK_TIMES_SENT)),
-        drift_mean=verdict.query_drift_mean if draft.kind == "query" else verdict.product_drift_mean,
-        checks=(*verdict.checks, share),
-        probe_texts=PROBE_TEXTS,
-        weights_sha256=weights_sha256(tensors),
-    )
-    difference = probe_difference(unpack(pack(Release(manifest, tensors))), encoder)
-    probes = SafetyCheck(
-        name="probe_texts", value=difference, limit=PROBE_TOLERANCE, passed=difference <= PROBE_TOLERANCE
-    )
-    final = manifest.model_copy(update={"checks": (*manifest.checks, probes)})
-    return pack(Release(final, tensors)), probes
+    kept: dict[Kind, set[int]] = {}
+    for kind in KINDS:
+        found = sorted((one for one in manifests if one.kind == kind), key=lambda one: one.release)
+        hourly = {one.created_at // HOUR_MS: one.release for one in found}
+        recent = {release for hour, release in hourly.items() if hour > now_ms // HOUR_MS - HOURS_KEPT}
+        kept[kind] = {one.release for one in found[-KEPT_RELEASES:]} | recent | set(needed[kind])
+    kept["product"] |= {
+        one.product_release for one in manifests if one.kind == "query" and one.release in kept["query"]
+    }
+    retired = [(one.kind, one.release) for one in manifests if one.release not in kept[one.kind]]
+    return [release_key(kind, release).decode() for kind, release in sorted(retired, key=lambda one: (one[0], one[1]))]
 
 
 def even_sample(times: Sequence[int], count: int) -> list[int]:
@@ -200,6 +169,49 @@ def even_sample(times: Sequence[int], count: int) -> list[int]:
         return ordered
     places = np.linspace(0, len(ordered) - 1, count).round().astype(int)
     return [ordered[place] for place in places]
+
+
+def _manifest(
+    learner: Learner, verdict: Verdict, plan: PlannedRelease, *, encoder: Encoder, now_ms: int
+) -> ReleaseManifest:
+    """The manifest of a query release, without the hash of its weights."""
+    progress = learner.progress
+    gain, gain_error = learner.gain()
+    return ReleaseManifest(
+        kind="query",
+        release=plan.query_release,
+        product_release=plan.product_release,
+        query_release=plan.query_release,
+        parent=progress.query_parent,
+        base_version=encoder.base_version,
+        dim=encoder.dim,
+        created_at=now_ms,
+        pairs_trained=progress.pairs_trained,
+        lists_trained=progress.lists_trained,
+        offsets=dict(sorted(progress.offsets.items())),
+        fence=progress.fence,
+        prior=learner.prior(),
+        gain=gain,
+        gain_error=gain_error,
+        click_times=tuple(even_sample(learner.evidence.click_times, CLICK_TIMES_SENT)),
+        checks=(*verdict.checks, SafetyCheck(name="share_of_step", value=verdict.share, limit=0.0, passed=True)),
+        probe_texts=PROBE_TEXTS,
+        weights_sha256="",
+    )
+
+
+def _built(manifest: ReleaseManifest, tower: Tower, encoder: Encoder) -> tuple[bytes, list[SafetyCheck]]:
+    """Make a release's bytes; check their size, and the probe texts by what is read back from them."""
+    tensors = release_tensors(tower, encoder)
+    drafted = manifest.model_copy(update={"weights_sha256": weights_sha256(tensors)})
+    value = pack(Release(drafted, tensors))
+    difference, size = probe_difference(unpack(value), encoder), len(value)
+    checks = (
+        SafetyCheck(name="probe_texts", value=difference, limit=PROBE_TOLERANCE, passed=difference <= PROBE_TOLERANCE),
+        SafetyCheck(name="bytes", value=size, limit=LARGEST_RELEASE_BYTES, passed=size < 0.99 * LARGEST_RELEASE_BYTES),
+    )
+    final = drafted.model_copy(update={"checks": (*manifest.checks, *checks)})
+    return pack(Release(final, tensors)), [check for check in checks if not check.passed]
 
 
 def _reason(checks: Iterable[SafetyCheck]) -> str:

@@ -28,6 +28,11 @@ NAMES = {
     "millrace_join_open_searches",
     "millrace_ledger_balance_records",
     "millrace_ledger_records",
+    "millrace_lists_read_total",
+    "millrace_evidence_cells",
+    "millrace_evidence_dropped_cells",
+    "millrace_gain_nats",
+    "millrace_solve_duration_seconds",
     "millrace_pairs_built_total",
     "millrace_pairs_dropped_total",
     "millrace_pairs_trained_total",
@@ -40,10 +45,6 @@ NAMES = {
     "millrace_search_outcomes_total",
     "millrace_stage_last_progress_timestamp_seconds",
     "millrace_stage_watermark_timestamp_seconds",
-    "millrace_train_gradient_norm",
-    "millrace_train_loss",
-    "millrace_train_step_duration_seconds",
-    "millrace_train_steps_total",
 }
 """What boards and alerts outside this repository may rely on."""
 
@@ -75,7 +76,7 @@ def test_bounded_series_exist_at_zero_before_anything_happened(monkeypatch: pyte
 @pytest.mark.parametrize(
     ("process", "series", "labels"),
     [
-        (Process.TRAINER, "millrace_train_steps_total", {"lane": "query"}),
+        (Process.TRAINER, "millrace_lists_read_total", {"outcome": "learned"}),
         (Process.INDEXER, "millrace_index_writes_total", {"kind": "tombstone"}),
     ],
 )

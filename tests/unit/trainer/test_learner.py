@@ -1,176 +1,214 @@
-"""The learner: what it trains on and drops, what it counts, and how it moves between releases."""
+"""From evidence to towers and back: what is computed at a cut, of what, and what no stream can do to it."""
+
+from typing import Any
 
 import numpy as np
 import pytest
 
-from contracts.releases import ReleaseManifest
-from contracts.telemetry import PairDropReason
-from tests.support.pairs import preference_pair
+from contracts.pairs import CuratedPair
+from contracts.structs import JoinedSearch, JoinedSlot
 from tests.support.tiny_encoder import TinyEncoder
-from tests.support.trainer import DIM, PRODUCTS, new_learner, pair_number, records
-from towers.heads import ProductHead, QueryHead, Towers, head_tensors
-from towers.release_files import identity_release
-from trainer.learner import Learner, PairRecord
+from tests.support.trainer import DIM, PRODUCTS, QUERIES, START_MS, FakeProducts, new_learner, records, search_number
+from towers.features import key_of
+from trainer.learner import MEMORY_QUERIES, QUALITY_CAP, Learner, Towers, mixed
+
+UNTRAINED = Towers.untrained(DIM)
 
 
-def query_weights(head: QueryHead) -> np.ndarray:
-    """Return the part of a query head that training moves first."""
-    return head_tensors(head)["up"]
+def taught(lists: int = 400, learner: Learner | None = None) -> Learner:
+    """Return a learner that has counted so many lists."""
+    learner = learner or new_learner()
+    for record in records(0, lists):
+        assert isinstance(record.content, JoinedSearch)
+        learner.evidence.take_list(record.content, time_ms=record.time_ms)
+    return learner
 
 
-def start_roll_out(learner: Learner) -> None:
-    """Put product release 1 with query release 2 on its way."""
-    learner.note_product_release(1, 2, learner.versions.candidate.towers)
+def liked(towers: Towers, encoder: TinyEncoder) -> float:
+    """Return by how much shoppers' favourites lead on average over all queries, in nats."""
+    known, vectors, features = FakeProducts(encoder).look(PRODUCTS)
+    quality = towers.product.quality(PRODUCTS, features)
+    learned = 10 * towers.query.vectors(QUERIES, encoder.encode(QUERIES))[:, :-1] @ vectors.T + quality
+    text = 10 * encoder.encode(QUERIES) @ vectors.T
+    gained = learned - text
+    assert known.all()
+    return float(gained[:, ::4].mean() - np.delete(gained, np.s_[::4], axis=1).mean())
 
 
-def test_pairs_move_heads_counts_and_offsets() -> None:
-    """One micro-batch is one step of all that learns, and the offsets are past it."""
+def same(one: Towers, two: Towers, *, nats: float = 0.0) -> bool:
+    """Whether towers are equal, up to some nats."""
+    ours, theirs = ({**towers.query.tensors(), **towers.product.tensors()} for towers in (one, two))
+    return all(
+        ours[name].shape == theirs[name].shape
+        and np.allclose(ours[name].astype(float), theirs[name].astype(float), rtol=0, atol=nats)
+        for name in ours
+    )
+
+
+def test_what_shoppers_like_leads() -> None:
+    """Towers score as the weights do: favourites gain on the others for every query."""
+    solved = taught().solve(UNTRAINED)
+    assert solved.converged
+    assert liked(solved.towers, TinyEncoder(DIM)) > 0.5
+    assert liked(UNTRAINED, TinyEncoder(DIM)) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_the_same_evidence_gives_the_same_bits() -> None:
+    """Evidence, catalogue, prior and parent decide; a round trip through the state changes nothing."""
+    one = taught()
+    other = new_learner()
+    other.restore(one.state())
+    first = one.solve(UNTRAINED).towers
+    assert same(first, other.solve(UNTRAINED).towers)
+    assert same(one.solve(first).towers, other.solve(first).towers)
+
+
+def test_the_order_of_lists_and_the_parent_change_little() -> None:
+    """One optimum: whichever way it is reached, within what the solver's tolerance leaves."""
+    forward, backward = taught(), new_learner()
+    for record in reversed(records(0, 400)):
+        assert isinstance(record.content, JoinedSearch)
+        backward.evidence.take_list(record.content, time_ms=record.time_ms)
+    one = forward.solve(UNTRAINED).towers
+    sample = forward.sample()
+    for other in (backward.solve(UNTRAINED).towers, forward.solve(one).towers):
+        assert np.abs(10 * (sample.scores(one) - sample.scores(other))).max() < 0.2
+
+
+def test_the_most_clicked_queries_have_a_memory() -> None:
+    """Keys rise, and no more queries than a release has room for."""
+    towers = taught(900).solve(UNTRAINED).towers
+    keys = towers.query.memory_queries
+    assert 0 < len(keys) <= MEMORY_QUERIES
+    assert np.all(keys[1:] > keys[:-1])
+    assert set(keys.tolist()) <= {key_of(query) for query in QUERIES}
+
+
+def test_a_learner_whose_gate_is_closed_releases_the_text_alone() -> None:
+    """What was not shown to predict is solved, and held back."""
+    learner = taught()
+    learner.preference.learned = None
+    towers = learner.solve(UNTRAINED).towers
+    assert liked(towers, TinyEncoder(DIM)) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_a_product_that_is_not_in_the_catalogue_is_left_out_until_it_comes() -> None:
+    """Its evidence is kept: the catalogue may be late."""
+    encoder = TinyEncoder(DIM)
+    late = taught(learner=new_learner(products=FakeProducts(encoder, PRODUCTS[:20])))
+    assert len(late.solve(UNTRAINED).towers.product.products) <= 20
+    late._products = FakeProducts(encoder)
+    assert same(late.solve(UNTRAINED).towers, taught().solve(UNTRAINED).towers)
+
+
+def test_a_curated_text_teaches_and_is_no_product() -> None:
+    """A person's pair moves the query toward the text's words; the text has no quality of its own in a release."""
     learner = new_learner()
-    outcome = learner.learn(records(0, 20))
-    assert outcome.trained == {"click": 20}
-    assert set(outcome.steps) == {"query", "product"}
-    assert learner.progress.offsets == {0: 10, 1: 10}
-    assert (learner.progress.step, learner.progress.pairs_trained, learner.progress.lists_trained) == (1, 20, 20)
-    assert query_weights(learner.versions.in_force.query_head).any()
-    assert query_weights(learner.versions.candidate.query_head).any()
+    pair = CuratedPair(query="gift", chosen_text="red small", rejected=PRODUCTS[0])
+    learner.evidence.take_curated(pair, time_ms=START_MS)
+    towers = learner.solve(UNTRAINED).towers
+    encoder = TinyEncoder(DIM)
+    learned = towers.query.learned(["gift"], encoder.encode(["gift"]))[0]
+    chosen, rejected = encoder.encode(["red small", PRODUCTS[0]])
+    assert learned @ chosen > learned @ rejected
+    assert set(towers.product.products.tolist()) <= {key_of(name) for name in PRODUCTS}
 
 
-def test_pairs_of_one_list_count_as_one_list() -> None:
-    """Lists decide when the reference moves, so they are counted apart from pairs."""
-    learner = new_learner()
-    same = [preference_pair("s-1", chosen=PRODUCTS[0], rejected=PRODUCTS[number]) for number in (1, 2, 3)]
-    learner.learn([PairRecord(0, place, pair) for place, pair in enumerate(same[:2])])
-    learner.learn([PairRecord(0, 2, same[2])])
-    assert (learner.progress.pairs_trained, learner.progress.lists_trained) == (3, 1)
+def test_a_feature_that_appears_for_the_first_time_begins_at_nothing() -> None:
+    """The catalogue grows: its features are counted anew, the parent's words keep their worth."""
+    encoder = TinyEncoder(DIM)
+    learner = taught(learner=new_learner(products=FakeProducts(encoder)))
+    before = learner.solve(UNTRAINED).towers
+    grown = (*PRODUCTS, *(f"{name} titanium" for name in PRODUCTS[:5]))
+    learner._products = FakeProducts(encoder, grown)
+    after = learner.solve(before).towers
+    assert key_of("t:titanium") not in before.product.features.keys
+    assert key_of("t:titanium") in after.product.features.keys
+    assert liked(after, encoder) == pytest.approx(liked(before, encoder), abs=0.2)
+
+
+def test_a_few_new_products_do_not_recount_the_features() -> None:
+    """A step's cost does not grow with the catalogue: features are counted anew when it has changed by a share."""
+    encoder = TinyEncoder(DIM)
+    learner = taught()
+    learner.solve(UNTRAINED)
+    space = learner._space
+    learner._products = FakeProducts(encoder, (*PRODUCTS, "red oven"))
+    learner.solve(UNTRAINED)
+    assert learner._space is space
+
+
+def opened(learner: Learner) -> bool:
+    """Return whether what was learned may be released."""
+    learned = learner.preference.learned
+    return learned is not None and learned.helps
+
+
+def stream(name: str) -> list[JoinedSearch]:
+    """Return a stream of lists that shops do not have."""
+    found = []
+    for number in range(600):
+        usual = search_number(number)
+        told = {one: getattr(usual, one) for one in ("search_id", "search_time", "closed_at", "query")}
+        slots: list[dict[str, Any]] = [
+            {"product_id": slot.product_id, "position": slot.position, "clicked": slot.clicked} for slot in usual.slots
+        ]
+        if name == "contradictory":
+            slots = [{**slot, "clicked": (number + place) % 2 == 0} for place, slot in enumerate(slots)]
+        elif name == "constant":
+            slots = [{**slot, "clicked": True} for slot in slots]
+        elif name == "single product":
+            slots = [{"product_id": PRODUCTS[0], "position": 1, "clicked": number % 2 == 0}]
+        elif name == "single query":
+            told["query"] = QUERIES[0]
+        elif name == "all bounces":
+            slots = [{**slot, "clicked": True, "dwell_ms": 100} for slot in slots]
+        elif name == "million clicks":
+            slots[0] = {"product_id": PRODUCTS[1], "position": 1, "purchase_quantity": 1}
+        elif name == "empty texts":
+            told["query"] = "-" if number % 2 else ""
+        found.append(JoinedSearch(**told, slots=tuple(JoinedSlot(**slot) for slot in slots)))
+    return found
 
 
 @pytest.mark.parametrize(
-    ("pair", "reason"),
-    [
-        (None, PairDropReason.MALFORMED),
-        (preference_pair(chosen="unknown", rejected=PRODUCTS[1]), PairDropReason.UNKNOWN_PRODUCT),
-        (preference_pair(chosen=PRODUCTS[1], rejected="unknown"), PairDropReason.UNKNOWN_PRODUCT),
-        (preference_pair(chosen=PRODUCTS[0], rejected=PRODUCTS[1], source="rule"), PairDropReason.UNSUPPORTED_SOURCE),
-        (pair_number(0), PairDropReason.DUPLICATE),
-    ],
+    "name",
+    ["contradictory", "constant", "single product", "single query", "all bounces", "million clicks", "empty texts"],
 )
-def test_what_cannot_be_trained_is_dropped_with_its_reason_and_its_offset_passed(
-    pair: object, reason: PairDropReason
-) -> None:
-    """Nothing is dropped silently, and nothing that is dropped stops the rest."""
+def test_no_stream_breaks_the_model(name: str) -> None:
+    """Weights stay finite and within their cap, whatever is clicked, also when the prior is learned of it."""
     learner = new_learner()
-    learner.learn([PairRecord(0, 0, pair_number(0))])
-    bad = PairRecord(0, 1, pair)  # type: ignore[arg-type] # the table's column holds None and pairs
-    outcome = learner.learn([bad, PairRecord(0, 2, pair_number(1))])
-    assert outcome.dropped == {reason: 1}
-    assert outcome.trained == {"click": 1}
-    assert learner.progress.offsets == {0: 3}
+    learner.preference.learned = None
+    for search in stream(name):
+        learner.evidence.take_list(search, time_ms=search.closed_at)
+        if learner.prior_due:
+            learner.learn_prior()
+    towers = learner.solve(UNTRAINED).towers
+    quality = towers.product.quality(PRODUCTS, FakeProducts(TinyEncoder(DIM)).look(PRODUCTS)[2])
+    assert all(np.isfinite(tensor).all() for tower in towers for tensor in tower.tensors().values())
+    assert np.abs(quality).max() <= QUALITY_CAP
+    if name in {"single product", "all bounces", "empty texts"}:
+        assert not opened(learner)
 
 
-def test_a_micro_batch_of_nothing_but_repeats_takes_no_step() -> None:
-    """Repeats move offsets, not weights."""
-    learner = new_learner()
-    learner.learn(records(0, 4))
-    before = query_weights(learner.versions.in_force.query_head)
-    outcome = learner.learn([PairRecord(0, 100, pair_number(1))])
-    assert outcome.steps == {}
-    np.testing.assert_array_equal(query_weights(learner.versions.in_force.query_head), before)
+def test_a_solver_out_of_budget_keeps_the_best_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two iterations are better than none."""
+    learner = taught()
+    monkeypatch.setattr(learner.preference, "_max_iterations", 2)
+    solved = learner.solve(UNTRAINED)
+    assert (solved.iterations, solved.converged) == (2, False)
+    assert liked(solved.towers, TinyEncoder(DIM)) > 0.05
 
 
-def test_two_learners_agree_bit_for_bit() -> None:
-    """The same records in the same micro-batches give the same weights."""
-    one, two = new_learner(), new_learner()
-    for learner in (one, two):
-        learner.learn(records(0, 16))
-        learner.learn(records(16, 40))
-    for name, tensor in one.versions.candidate.tensors().items():
-        np.testing.assert_array_equal(two.versions.candidate.tensors()[name], tensor, err_msg=name)
-
-
-def test_a_query_release_ends_the_wait_of_its_clicks() -> None:
-    """The release is what shoppers are served from then on; its clicks are not announced again."""
-    learner = new_learner()
-    learner.learn(records(0, 20))
-    head = learner.versions.in_force.query_head
-    assert len(learner.progress.click_times) == 20
-    learner.note_query_release(1, head)
-    assert learner.progress.click_times == []
-    np.testing.assert_array_equal(query_weights(learner.towers_in_force().query), query_weights(head))
-
-
-def test_during_a_roll_out_three_versions_learn_and_the_pair_in_force_stays() -> None:
-    """The heads in force learn on beside the pending ones, whose product head is the released one and stays frozen."""
-    learner = new_learner()
-    learner.learn(records(0, 20))
-    start_roll_out(learner)
-    pending = learner.versions.pending
-    assert pending is not None
-    frozen = head_tensors(pending.product_head)
-    outcome = learner.learn(records(20, 40))
-    assert set(outcome.steps) == {"query", "product", "pending"}
-    for name, weights in head_tensors(pending.product_head).items():
-        np.testing.assert_array_equal(weights, frozen[name])
-    assert learner.progress.product_release == 0
-    assert not head_tensors(learner.towers_in_force().product)["output_weight"].any()
-
-
-def test_adopting_the_pending_release_puts_its_heads_in_force() -> None:
-    """The query head that was trained for the new product head meanwhile goes on from there."""
-    learner = new_learner()
-    learner.learn(records(0, 20))
-    start_roll_out(learner)
-    learner.learn(records(20, 40))
-    pending = learner.versions.pending
-    learner.adopt_pending(2)
-    assert learner.versions.in_force is pending
-    assert learner.versions.pending is None
-    assert (learner.progress.query_release, learner.progress.product_release, learner.progress.query_parent) == (
-        2,
-        1,
-        2,
-    )
-    assert learner.progress.query_decided_step < learner.progress.step
-
-
-def test_adopting_without_a_pending_release_is_a_mistake() -> None:
-    """It would leave the trainer without heads."""
-    with pytest.raises(ValueError, match="pending"):
-        new_learner().adopt_pending(1)
-
-
-def manifest_in_force(**changes: object) -> ReleaseManifest:
-    """Return the manifest of query release 9, which another trainer made."""
-    return identity_release("query", TinyEncoder(DIM)).manifest.model_copy(update={"release": 9, **changes})
-
-
-def test_heads_of_another_trainer_restart_all_learning_from_them() -> None:
-    """A trainer takes up the pair that shoppers are served, whatever it had learned itself."""
-    learner = new_learner()
-    learner.learn(records(0, 20))
-    start_roll_out(learner)
-    learner.adopt_published(Towers(QueryHead(DIM), ProductHead(DIM)), manifest_in_force(), product_release=4)
-    assert (learner.progress.query_release, learner.progress.product_release) == (9, 4)
-    assert learner.versions.pending is None
-    assert not query_weights(learner.versions.in_force.query_head).any()
-    assert not query_weights(learner.versions.candidate.query_head).any()
-    assert learner.learn(records(20, 30)).trained == {"click": 10}
-
-
-def test_what_heads_of_another_trainer_were_trained_on_is_not_learned_again() -> None:
-    """Each partition goes on at the manifest's offset, or where this trainer is if that is further."""
-    learner = new_learner()
-    learner.learn(records(0, 20))
-    manifest = manifest_in_force(offsets={"0": 7, "1": 25, "2": 4}, pairs_trained=36, lists_trained=12)
-    learner.adopt_published(Towers(QueryHead(DIM), ProductHead(DIM)), manifest, product_release=4)
-    assert learner.progress.offsets == {0: 10, 1: 25, 2: 4}
-    assert (learner.progress.pairs_trained, learner.progress.lists_trained) == (36, 20)
-
-
-def test_a_release_is_not_changed_by_later_steps() -> None:
-    """What was released is a copy."""
-    learner = new_learner()
-    learner.learn(records(0, 20))
-    learner.note_query_release(1, learner.versions.in_force.query_head)
-    before = query_weights(learner.versions.released)
-    learner.learn(records(20, 40))
-    np.testing.assert_array_equal(query_weights(learner.versions.released), before)
+def test_a_mix_of_towers_scores_as_the_mix_of_their_scores() -> None:
+    """Weights are linear: half of the step is half of every score's way, memory and other features included."""
+    encoder = TinyEncoder(DIM)
+    learner = taught(300)
+    before = learner.solve(UNTRAINED).towers
+    after = taught(900, learner).solve(before).towers
+    sample = learner.sample()
+    for share in (1.0, 0.25):
+        expected = share * sample.scores(after) + (1 - share) * sample.scores(before)
+        assert sample.scores(mixed(before, after, share=share)) == pytest.approx(expected, abs=2e-3)
+    assert same(mixed(before, after, share=1.0), after)
+    assert liked(mixed(UNTRAINED, after, share=0.5), encoder) == pytest.approx(liked(after, encoder) / 2, abs=0.02)

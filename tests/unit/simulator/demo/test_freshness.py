@@ -1,4 +1,4 @@
-"""A click is fresh from the first answer whose release was trained past the click's pair."""
+"""A click is fresh from the first answer whose release has learned past the click's list."""
 
 import asyncio
 import itertools
@@ -15,7 +15,7 @@ from service.settings import Settings
 from simulator.demo import freshness
 from simulator.demo.freshness import (
     ClickFreshness,
-    PairPlace,
+    ListPlace,
     ReleaseLog,
     cheapest_query,
     click_to_search_s,
@@ -24,35 +24,47 @@ from simulator.demo.freshness import (
 from tests.support.deployment import NOW_MS, manifest, release_value, serving_value
 from tests.support.poll import eventually, eventually_async
 
-EXAMPLE = Path(__file__).parents[3] / "examples" / "v1" / "preference_pair"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "v1" / "joined_search"
 CLICKED_AT = T0 = 1_795_196_000_000
 
 
 def test_the_first_covering_answer_counts() -> None:
     """Release 1 does not cover the pair at offset 10, release 2 does."""
-    manifests = {1: manifest("query", 1, offsets={"0": 10}), 2: manifest("query", 2, offsets={"0": 11})}
+    manifests = {
+        1: manifest("query", 1, offsets=read_to(10)),
+        2: manifest("query", 2, offsets=read_to(11)),
+    }
     answers = {1: T0 + 5_000, 2: T0 + 20_000}
-    assert click_to_search_s([PairPlace(0, 10, T0)], answers, manifests) == [pytest.approx(20.0)]
+    assert click_to_search_s([ListPlace(0, 10, T0)], answers, manifests) == [pytest.approx(20.0)]
 
 
 def test_a_skipped_release_is_covered_by_its_successor() -> None:
     """A release that never answered does not matter; the next one learned from the click as well."""
-    manifests = {1: manifest("query", 1, offsets={"0": 11}), 2: manifest("query", 2, offsets={"0": 30})}
-    assert click_to_search_s([PairPlace(0, 10, T0)], {2: T0 + 9_000}, manifests) == [pytest.approx(9.0)]
+    manifests = {
+        1: manifest("query", 1, offsets=read_to(11)),
+        2: manifest("query", 2, offsets=read_to(30)),
+    }
+    assert click_to_search_s([ListPlace(0, 10, T0)], {2: T0 + 9_000}, manifests) == [pytest.approx(9.0)]
 
 
 def test_clicks_not_covered_yet_are_left_out() -> None:
     """No release has trained on partition 1: the click is not counted as anything."""
-    assert click_to_search_s([PairPlace(1, 0, T0)], {1: T0}, {1: manifest("query", 1, offsets={"0": 99})}) == []
+    assert click_to_search_s([ListPlace(1, 0, T0)], {1: T0}, {1: manifest("query", 1, offsets=read_to(99))}) == []
 
 
-def pair(search_id: str, chosen: str = "P-4", rejected: str = "P-1") -> bytes:
-    """Return a pair as it stands on its topic."""
+def read_to(offset: int) -> dict[str, int]:
+    """Return the offsets of a release that read partition 0 so far."""
+    return {"joined-searches/0": offset}
+
+
+def clicked(search_id: str, *product_ids: str, **told: Any) -> bytes:
+    """Return a list of three slots of which some were clicked."""
+    slots = [
+        {"product_id": name, "position": place, "clicked": name in product_ids, "click_time": CLICKED_AT, **told}
+        for place, name in enumerate(("P-1", "P-4", "P-9"), start=1)
+    ]
     stored = orjson.loads(sorted(EXAMPLE.glob("valid-*.json"))[0].read_bytes())
-    changes = {"search_id": search_id, "event_time": CLICKED_AT}
-    products = {"chosen": stored["chosen"] | {"product_id": chosen}}
-    products["rejected"] = stored["rejected"] | {"product_id": rejected}
-    return orjson.dumps({**stored, **changes, **products})
+    return orjson.dumps({**stored, "search_id": search_id, "consent": "granted", "synthetic": False, "slots": slots})
 
 
 @pytest.fixture
@@ -69,20 +81,30 @@ def clicks(releases: ReleaseLog) -> ClickFreshness:
 
 def publish(releases: ReleaseLog, release: int, *, offset: int) -> None:
     """Let a query release be known that was trained up to an offset of partition 0."""
-    releases.manifests = {**releases.manifests, release: manifest("query", release, offsets={"0": offset})}
+    releases.manifests = {
+        **releases.manifests,
+        release: manifest("query", release, offsets=read_to(offset)),
+    }
 
 
-def test_a_click_counts_once_however_many_pairs_it_gave(clicks: ClickFreshness) -> None:
-    """Two rejected products, or a repeated record, are still one click; another search is another."""
-    clicks.note_pair(pair("S-1", rejected="P-1"), 0, 10)
-    clicks.note_pair(pair("S-1", rejected="P-2"), 0, 11)
-    clicks.note_pair(pair("S-2"), 0, 12)
-    assert (clicks.pairs_seen, clicks.clicks_with_pairs()) == (3, 2)
+def test_a_click_counts_once(clicks: ClickFreshness) -> None:
+    """A repeated record is still the same clicks; another search is another."""
+    clicks.note_list(clicked("S-1", "P-4", "P-9"), 0, 10)
+    clicks.note_list(clicked("S-1", "P-4", "P-9"), 0, 11)
+    clicks.note_list(clicked("S-2", "P-4"), 0, 12)
+    assert (clicks.lists_seen, clicks.clicks_that_count()) == (3, 3)
+
+
+@pytest.mark.parametrize("told", [{"dwell_ms": 10}, {"sponsored": True}, {"in_stock": False}])
+def test_a_click_that_nothing_is_learned_from_is_not_waited_for(clicks: ClickFreshness, told: dict[str, Any]) -> None:
+    """A bounce, an advertisement, a product that was sold out."""
+    clicks.note_list(clicked("S-1", "P-4", **told), 0, 10)
+    assert clicks.clicks_that_count() == 0
 
 
 def test_time_runs_to_the_first_answer_that_learned(clicks: ClickFreshness, releases: ReleaseLog) -> None:
     """Release 1 does not cover offset 10; release 2 does, and answers now."""
-    clicks.note_pair(pair("S-1"), 0, 10)
+    clicks.note_list(clicked("S-1", "P-4"), 0, 10)
     clicks.note_answer(1)
     clicks.note_answer(2)
     publish(releases, 1, offset=10)
@@ -92,19 +114,19 @@ def test_time_runs_to_the_first_answer_that_learned(clicks: ClickFreshness, rele
     assert clicks.all_learned()
 
 
-def test_the_first_pair_of_a_click_is_the_one_that_counts(clicks: ClickFreshness, releases: ReleaseLog) -> None:
-    """A release that learned from the first of its pairs has learned from the click."""
-    clicks.note_pair(pair("S-1"), 0, 10)
-    clicks.note_pair(pair("S-1", rejected="P-2"), 0, 500)
+def test_the_first_list_of_a_click_is_the_one_that_counts(clicks: ClickFreshness, releases: ReleaseLog) -> None:
+    """A release that learned from the list has learned from the click, however often the list is written."""
+    clicks.note_list(clicked("S-1", "P-4"), 0, 10)
+    clicks.note_list(clicked("S-1", "P-4"), 0, 500)
     clicks.note_answer(1)
     publish(releases, 1, offset=11)
     assert len(clicks.learned_s()) == 1
 
 
-def test_a_foreign_pair_is_named(clicks: ClickFreshness) -> None:
-    """What is no pair is an error, not a click."""
+def test_a_foreign_record_is_named(clicks: ClickFreshness) -> None:
+    """What is no list is an error, not a click."""
     with pytest.raises(MalformedMessage):
-        clicks.note_pair(b"{}", 0, 0)
+        clicks.note_list(b"{}", 0, 0)
 
 
 def test_losing_kafka_is_kept_as_the_failure(clicks: ClickFreshness) -> None:

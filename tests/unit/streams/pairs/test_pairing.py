@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contracts.outcomes import VALUE, Grade, examination_ratio, filter_reason, grade
 from contracts.pairs import PreferencePair
 from contracts.structs import JOINED_SEARCH, JoinedSearch, JoinedSlot, encode, struct_of
 from contracts.telemetry import FilterReason, UnpairedReason
-from streams.pairs.pairing import PER_LIST, VALUE, Grade, encode_pairs, filter_reason, grade, pairs_of
-from streams.pairs.propensity import examination_ratio
+from streams.pairs.pairing import PER_LIST, encode_pairs, pairs_of
 from tests.support.search_events import T0
 
 SKIPPED: dict[str, Any] = {}

@@ -1,8 +1,8 @@
 """Checkpoint files: whole or refused, newest first, never another's."""
 
 import hashlib
+import os
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,8 @@ from safetensors.numpy import save
 from contracts.errors import DependencyDown, UsageError
 from tests.support.trainer import new_learner, records
 from trainer.adapters import checkpoints
-from trainer.adapters.checkpoints import KEPT, FileCheckpoints, writable_folder
-from trainer.state import Snapshot, snapshot_of
+from trainer.adapters.checkpoints import FORMAT, HOUR_S, HOURS_KEPT, KEPT, FileCheckpoints, writable_folder
+from trainer.state import Progress, Snapshot
 
 BASE = "tiny/16/t1"
 
@@ -23,14 +23,16 @@ def snapshot(number: int, outbox: dict[str, bytes] | None = None) -> Snapshot:
     tensors: dict[str, np.ndarray] = {
         "weights": np.full((2, 3), number, dtype=np.float32),
         "none": np.zeros((0, 16), dtype=np.uint8),
+        "number": np.array(0.5 * number),
+        "turned": np.arange(6.0).reshape(2, 3).T,
     }
-    return Snapshot(tensors, {"step": number}, outbox or {})
+    return Snapshot(tensors, Progress(records=number, query_parent=number), outbox or {})
 
 
-def loaded_step(store: FileCheckpoints) -> int | None:
+def loaded_number(store: FileCheckpoints) -> int | None:
     """Return the number of the state that is loaded."""
     found = store.load()
-    return None if found is None else int(found.numbers["step"])
+    return None if found is None else found.progress.records
 
 
 def files(folder: Path) -> list[Path]:
@@ -41,7 +43,7 @@ def files(folder: Path) -> list[Path]:
 def content_of(found: Snapshot) -> tuple[object, ...]:
     """Return all of a state in a form that compares bit by bit."""
     tensors = {name: (tensor.dtype, tensor.shape, tensor.tobytes()) for name, tensor in found.tensors.items()}
-    return tensors, dict(found.numbers), list(found.outbox.items())
+    return tensors, found.progress.model_dump(), list(found.outbox.items())
 
 
 def test_a_state_returns_whole_with_its_outbox_in_order(tmp_path: Path) -> None:
@@ -73,8 +75,19 @@ def test_the_newest_is_loaded_and_the_oldest_are_dropped(tmp_path: Path) -> None
     store = FileCheckpoints(tmp_path, base_version=BASE)
     for number in range(6):
         store.save(snapshot(number))
-    assert loaded_step(store) == 5
+    assert loaded_number(store) == 5
     assert len(list(tmp_path.iterdir())) == KEPT
+
+
+def test_the_state_of_a_release_is_found_hours_later(tmp_path: Path) -> None:
+    """Of each of the last 24 hours one state that was saved with a release stays; an earlier one serves, too."""
+    store = FileCheckpoints(tmp_path, base_version=BASE)
+    for number in range(1, 61):
+        store.save(snapshot(number, {f"query-{number}": b"release"} if number % 2 else None))
+        os.utime(files(tmp_path)[-1], (HOUR_S / 2 * number, HOUR_S / 2 * number))
+    assert len(files(tmp_path)) == HOURS_KEPT + KEPT - 1
+    found = [store.load(query_release=number) for number in (59, 52, 51, 9)]
+    assert [one and one.progress.query_parent for one in found] == [59, 51, 51, None]
 
 
 @pytest.fixture
@@ -82,10 +95,9 @@ def two_states(tmp_path: Path) -> tuple[Path, list[tuple[object, ...]]]:
     """Give the folder of two saved states of a learner at work, and all that is in each."""
     store, learner, saved = FileCheckpoints(tmp_path, base_version=BASE), new_learner(), []
     for first in (0, 20):
-        learner.learn(records(first, first + 20))
-        state = snapshot_of(learner, {f"query-{first}": b"release"})
-        small = {name: tensor for name, tensor in state.tensors.items() if not name.startswith("frequency")}
-        store.save(replace(state, tensors=small))
+        for record in records(first, first + 20):
+            learner.evidence.take_list(record.content, time_ms=record.time_ms)  # type: ignore[arg-type]
+        store.save(Snapshot(learner.state(), learner.progress, {f"query-{first}": b"release"}))
         found = store.load()
         assert found is not None
         saved.append(content_of(found))
@@ -124,7 +136,7 @@ def test_every_single_bit_counts(tmp_path: Path) -> None:
         flipped = bytearray(whole)
         flipped[bit // 8] ^= 1 << bit % 8
         newest.write_bytes(flipped)
-        if loaded_step(store) != 1:
+        if loaded_number(store) != 1:
             believed.append(bit)
     assert believed == []
 
@@ -147,7 +159,9 @@ def with_its_own_digest(path: Path, content: bytes) -> None:
     (path.parent / f"{stem}-{hashlib.sha256(content).hexdigest()}.safetensors").write_bytes(content)
 
 
-@pytest.mark.parametrize("kind", ["future format", "no manifest", "no tensors", "removed", "name without a digest"])
+@pytest.mark.parametrize(
+    "kind", ["future format", "former format", "no manifest", "no tensors", "removed", "name without a digest"]
+)
 def test_what_is_no_checkpoint_of_this_version_is_passed_over(tmp_path: Path, kind: str) -> None:
     """Whatever the newest file is, the trainer goes on from the last whole state that it understands."""
     store = FileCheckpoints(tmp_path, base_version=BASE)
@@ -157,7 +171,9 @@ def test_what_is_no_checkpoint_of_this_version_is_passed_over(tmp_path: Path, ki
     content = newest.read_bytes()
     match kind:
         case "future format":
-            with_its_own_digest(newest, content.replace(b'"format":2', b'"format":3'))
+            with_its_own_digest(newest, content.replace(b'"format":%d' % FORMAT, b'"format":9'))
+        case "former format":
+            with_its_own_digest(newest, content.replace(b'"format":%d' % FORMAT, b'"format":2'))
         case "no manifest":
             with_its_own_digest(newest, save({"weights": np.zeros(1)}))
         case "no tensors":
@@ -167,7 +183,7 @@ def test_what_is_no_checkpoint_of_this_version_is_passed_over(tmp_path: Path, ki
         case _:
             newest.rename(tmp_path / "checkpoint-000001-00000002.safetensors")
     (tmp_path / "notes.txt").write_text("not ours")
-    assert loaded_step(FileCheckpoints(tmp_path, base_version=BASE)) == 1
+    assert loaded_number(FileCheckpoints(tmp_path, base_version=BASE)) == 1
 
 
 def test_a_save_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,10 +197,10 @@ def test_a_save_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: py
     (tmp_path / "checkpoint-000001-00000009-0a.safetensors.77.part").write_bytes(b"half")
     (tmp_path / "checkpoint-000001-00000001.json").write_bytes(b"{}")
     again = FileCheckpoints(tmp_path, base_version=BASE)
-    assert loaded_step(again) == 1
+    assert loaded_number(again) == 1
     again.save(snapshot(3))
     assert sorted(tmp_path.iterdir()) == files(tmp_path)
-    assert loaded_step(again) == 3
+    assert loaded_number(again) == 3
 
 
 def _fail(_path: Path, _content: bytes) -> None:
@@ -200,7 +216,7 @@ def test_what_a_stalled_predecessor_still_writes_never_counts_as_newer(tmp_path:
     successor.save(snapshot(2))
     for number in range(100, 106):
         stalled.save(snapshot(number))
-    assert loaded_step(FileCheckpoints(tmp_path, base_version=BASE)) == 2
+    assert loaded_number(FileCheckpoints(tmp_path, base_version=BASE)) == 2
 
 
 def test_the_state_of_another_base_model_is_refused_by_name(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Base vectors: of products, where the newest version wins and foreign ones stay out; of queries, encoded once."""
+"""Vectors and features of products, where the newest version wins and foreign ones stay out; texts, encoded once."""
+
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,7 +9,8 @@ import pytest
 from contracts import wire
 from tests.support.pairs import product_vector
 from tests.support.tiny_encoder import TinyEncoder
-from trainer.adapters.vectors import FIRST_ROWS, QueryVectors, VectorTable
+from towers.features import key_of
+from trainer.adapters.vectors import FIRST_ROWS, TextVectors, VectorTable
 
 BASE = "tiny/4/t1"
 ROW = np.array([1.0, 0.0, 0.0, 0.0], dtype=np.float32)
@@ -21,17 +25,31 @@ def put(table: VectorTable, product_id: str, vector: np.ndarray | None, *, versi
 
 def new_table() -> VectorTable:
     """Return an empty table."""
-    return VectorTable(4, base_version=BASE)
+    return VectorTable(Path(tempfile.gettempdir()), 4, base_version=BASE)
 
 
-def test_products_are_sorted_whatever_the_order_of_arrival() -> None:
-    """What is drawn at random must not depend on how the topic was read."""
+def vectors_of(table: VectorTable, *product_ids: str) -> np.ndarray:
+    """Return the vectors of products, 0 of one that is not there."""
+    known, vectors, _ = table.look(product_ids)
+    assert np.array_equal(known, vectors.any(axis=1))
+    return vectors
+
+
+def test_features_are_counted_whatever_the_order_of_arrival() -> None:
+    """Those that enough products have, and not too many; what a product was called before does not count."""
     forward, backward = new_table(), new_table()
-    for name in ("a", "b", "c"):
-        put(forward, name, ROW)
-    for name in ("c", "b", "a"):
-        put(backward, name, ROW)
-    assert list(forward.ids()) == list(backward.ids()) == ["a", "b", "c"]
+    names = [f"{word} item{number}" for number in range(30) for word in ("fridge", "oven")]
+    for table, order in ((forward, names), (backward, names[::-1])):
+        put(table, "renamed", ROW)
+        for number, name in enumerate(order):
+            put(table, name, ROW, version=1 + number)
+        put(table, "renamed", None, version=2)
+    one, two = forward.feature_space(), backward.feature_space()
+    assert np.array_equal(one.keys, two.keys)
+    assert np.array_equal(one.idf, two.idf)
+    assert forward.size() == backward.size() == (60, 120)
+    _, _, features = forward.look(names[:1])
+    assert features[0].tolist() == sorted((key_of("t:fridge"), key_of("t:item0")))
 
 
 def test_the_newer_version_wins_in_every_order() -> None:
@@ -39,9 +57,9 @@ def test_the_newer_version_wins_in_every_order() -> None:
     table = new_table()
     put(table, "a", OTHER, version=2)
     put(table, "a", ROW, version=1)
-    np.testing.assert_array_equal(table.vectors(["a"])[0], OTHER)
+    np.testing.assert_array_equal(vectors_of(table, "a")[0], OTHER)
     put(table, "a", ROW, version=3)
-    np.testing.assert_array_equal(table.vectors(["a"])[0], ROW)
+    np.testing.assert_array_equal(vectors_of(table, "a")[0], ROW)
 
 
 def test_a_deleted_product_is_gone_and_its_older_versions_stay_away() -> None:
@@ -50,9 +68,8 @@ def test_a_deleted_product_is_gone_and_its_older_versions_stay_away() -> None:
     put(table, "a", ROW)
     put(table, "a", None, version=2)
     put(table, "a", ROW, version=1)
-    assert "a" not in table
-    assert list(table.ids()) == []
-    assert not table.vectors(["a"]).any()
+    assert table.size() == (0, 0)
+    assert not vectors_of(table, "a").any()
 
 
 def test_a_tombstone_of_the_topic_removes_the_product() -> None:
@@ -60,7 +77,7 @@ def test_a_tombstone_of_the_topic_removes_the_product() -> None:
     table = new_table()
     put(table, "a", ROW)
     table.on_record(b"a", None, 0)
-    assert "a" not in table
+    assert table.size() == (0, 0)
 
 
 def test_vectors_of_another_base_or_width_are_left_out_and_counted() -> None:
@@ -68,7 +85,7 @@ def test_vectors_of_another_base_or_width_are_left_out_and_counted() -> None:
     table = new_table()
     put(table, "a", ROW, base="other/4/t1")
     put(table, "b", np.ones(3, dtype=np.float32))
-    assert list(table.ids()) == []
+    assert table.size() == (0, 0)
     assert table.foreign_records == 2
 
 
@@ -88,7 +105,7 @@ def test_a_broken_record_changes_nothing(value: bytes) -> None:
     table = new_table()
     put(table, "a", ROW)
     table.on_record(b"a", value, 0)
-    assert "a" in table
+    assert vectors_of(table, "a").any()
 
 
 def test_the_table_grows_and_uses_freed_rows_again() -> None:
@@ -98,8 +115,8 @@ def test_the_table_grows_and_uses_freed_rows_again() -> None:
         put(table, f"p-{number:05d}", np.array([number, 1, 0, 0], dtype=np.float32))
     put(table, "p-00000", None, version=2)
     put(table, "new", OTHER)
-    assert len(table.ids()) == FIRST_ROWS + 10
-    found = table.vectors([f"p-{FIRST_ROWS + 5:05d}", "new", "p-00001"])
+    assert table.size().products == FIRST_ROWS + 10
+    found = vectors_of(table, f"p-{FIRST_ROWS + 5:05d}", "new", "p-00001")
     np.testing.assert_array_equal(found[:, 0], [FIRST_ROWS + 5, 0, 1])
 
 
@@ -110,41 +127,52 @@ def test_a_topic_that_was_made_anew_begins_with_nothing() -> None:
     put(table, "b", ROW)
     put(table, "c", ROW, base="other/4/t1")
     table.forget()
-    assert (list(table.ids()), table.foreign_records, table.not_usable()) == ([], 0, None)
+    assert (table.size(), table.foreign_records, table.not_usable()) == ((0, 0), 0, None)
     put(table, "a", ROW, version=1)
-    assert list(table.ids()) == ["a"]
-    np.testing.assert_array_equal(table.vectors(["a", "b"]), [ROW, 0 * ROW])
+    assert table.size().products == 1
+    np.testing.assert_array_equal(vectors_of(table, "a", "b"), [ROW, 0 * ROW])
 
 
 def test_vectors_are_copies() -> None:
     """A later update does not change what a step is computed on."""
     table = new_table()
     put(table, "a", ROW)
-    found = table.vectors(["a"])
+    found = vectors_of(table, "a")
     put(table, "a", OTHER, version=2)
     np.testing.assert_array_equal(found[0], ROW)
+
+
+def test_a_vector_that_is_not_finite_changes_nothing() -> None:
+    """It would make every score of the product, and soon every weight, one that is not finite."""
+    table = new_table()
+    put(table, "a", ROW)
+    put(table, "a", np.array([1.0, np.nan, 0.0, 0.0], dtype=np.float32), version=2)
+    put(table, "b", np.full(4, np.inf, dtype=np.float32))
+    np.testing.assert_array_equal(vectors_of(table, "a", "b"), [ROW, 0 * ROW])
+
+
+def test_the_file_of_the_vectors_has_no_name(tmp_path: Path) -> None:
+    """A killed trainer leaves nothing behind, and two in one folder do not meet."""
+    table = VectorTable(tmp_path, 4, base_version=BASE)
+    put(table, "a", ROW)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_text_is_encoded_once_and_alone() -> None:
     """Its vector cannot depend on its neighbours, and the second look costs nothing."""
     encoder = TinyEncoder()
-    vectors = QueryVectors(encoder)
-    first = vectors(["fridge", "laptop", "fridge"])
-    second = vectors(["laptop"])
+    vectors = TextVectors(encoder)
+    first = [vectors(text) for text in ("fridge", "laptop", "fridge")]
+    second = vectors("laptop")
     assert encoder.encoded == ["fridge", "laptop"]
-    np.testing.assert_array_equal(first[1], second[0])
+    np.testing.assert_array_equal(first[1], second)
     np.testing.assert_array_equal(first[0], first[2])
 
 
 def test_the_cache_forgets_what_was_not_asked_for_longest() -> None:
-    """Memory stays bounded however many queries a shop has."""
+    """Memory stays bounded however many texts a shop has."""
     encoder = TinyEncoder()
-    vectors = QueryVectors(encoder, capacity=2)
-    vectors(["a", "b", "a", "c", "a"])
-    vectors(["b"])
+    vectors = TextVectors(encoder, capacity=2)
+    for text in ("a", "b", "a", "c", "a", "b"):
+        vectors(text)
     assert encoder.encoded == ["a", "b", "c", "b"]
-
-
-def test_no_texts_have_a_shape() -> None:
-    """A fresh trainer has no recent queries."""
-    assert QueryVectors(TinyEncoder())([]).shape == (0, 16)

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from tests.support.planted_shop import PlantedShop, cells_of, table_of
 from trainer.preference.evidence import FORGOTTEN, MAX_QUERY_CLICKS, Cells, EvidenceTable, Shown
 
+DAY_MS = 86_400_000
+
 QUARTERS = st.integers(0, 8).map(lambda number: number / 4)
 """Numbers that add without rounding."""
 LISTS = st.lists(
@@ -22,12 +24,19 @@ def same(one: Cells, two: Cells) -> bool:
     return all(np.array_equal(getattr(one, name), getattr(two, name)) for name in names) and one.width == two.width
 
 
-@given(LISTS, st.randoms(use_true_random=False))
-def test_the_order_of_lists_does_not_matter(lists: list[tuple[int, list[Shown]]], random: object) -> None:
-    """The same lists in any order give the same arrays."""
-    shuffled = [lists[place] for place in np.random.default_rng(len(repr(random))).permutation(len(lists))]
-    assert same(table_of(lists).cells(), table_of(shuffled).cells())
-    assert same(table_of(lists).cells(), table_of(lists[::-1]).cells())
+@given(st.lists(st.tuples(LISTS, st.integers(0, 40)), max_size=4), st.integers(0, 2**32))
+def test_the_order_of_lists_does_not_matter(days: list[tuple[list[tuple[int, list[Shown]]], int]], seed: int) -> None:
+    """The same lists at the same times in any order give the same arrays, bit by bit, faded or not."""
+    lists = [(query, [Shown(p, s / 3, c) for p, s, c in shown], day) for of_day, day in days for query, shown in of_day]
+    tables = []
+    for order in (np.arange(len(lists)), np.random.default_rng(seed).permutation(len(lists))):
+        table = EvidenceTable(half_life_ms=16 * DAY_MS)
+        for place in order.tolist():
+            query, shown, day = lists[place]
+            table.add(query, shown, time_ms=day * DAY_MS + 7)
+        tables.append(table)
+    assert same(tables[0].cells(), tables[1].cells())
+    assert tables[0].lists == len(lists)
 
 
 @given(LISTS)
@@ -44,31 +53,88 @@ def test_counts_are_sums_and_queries_without_clicks_are_left_out(lists: list[tup
         assert np.exp(log_showings) == pytest.approx(max(sum(slot.showing for slot in slots), FORGOTTEN))
 
 
-def test_forgetting_is_one_multiplication() -> None:
-    """What was counted before weighs the factor, what comes after weighs 1, whatever the query."""
+def test_what_is_one_half_life_older_weighs_half() -> None:
+    """Relative to the newest list, whatever the query and whichever came first."""
     shop = PlantedShop()
     old, new = list(shop.lists(60, seed=1)), list(shop.lists(60, seed=2))
-    faded = table_of(old)
-    faded.forget(0.25)
-    for query, shown in new:
-        faded.add(query, shown)
+    faded = EvidenceTable(half_life_ms=16 * DAY_MS)
+    for time_ms, lists in ((100 * DAY_MS, new), (68 * DAY_MS, old)):
+        for query, shown in lists:
+            faded.add(query, shown, time_ms=time_ms)
     weighed = [(query, [Shown(p, s / 4, c / 4) for p, s, c in shown]) for query, shown in old]
     expected = table_of([*weighed, *new]).cells()
     found = faded.cells()
     assert np.array_equal(found.products, expected.products)
     assert found.clicks == pytest.approx(expected.clicks)
-    assert found.log_showings == pytest.approx(expected.log_showings)
-    assert faded.lists == pytest.approx(60 * 0.25 + 60)
+    assert found.log_showings == pytest.approx(expected.log_showings, abs=1e-4)
 
 
 def test_cells_that_weigh_next_to_nothing_are_dropped() -> None:
-    """Memory is bounded: what has faded away leaves the table."""
-    table = table_of([(1, [Shown(1, 1.0, 1.0), Shown(2, 0.01, 0.0)])])
-    table.forget(FORGOTTEN * 2)
-    assert len(table) == 1
-    table.forget(0.4)
-    assert len(table) == 0
-    assert len(table.cells()) == 0
+    """Memory is bounded in time: what has faded away leaves the table."""
+    table = EvidenceTable(half_life_ms=DAY_MS)
+    table.add(1, [Shown(1, 1.0, 1.0), Shown(2, 0.01, 0.0)])
+    table.add(2, [Shown(1, 1.0, 1.0)], time_ms=5 * DAY_MS)
+    assert len(table) == 2
+    table.add(3, [Shown(1, 1.0, 1.0)], time_ms=12 * DAY_MS)
+    assert table.used()[0].tolist() == [2, 3]
+
+
+def test_too_many_cells_leave_the_lightest_behind() -> None:
+    """Memory is bounded in size: what weighs least leaves, is counted, and the rest stays as it was."""
+    table = EvidenceTable(max_cells=100)
+    for number in range(101):
+        table.add(number, [Shown(number, 1.0, float(number))])
+    assert (len(table), table.dropped) == (95, 6)
+    assert table.cells().queries.tolist() == list(range(6, 101))
+
+
+@given(LISTS, LISTS)
+def test_a_table_goes_on_from_its_state(
+    before: list[tuple[int, list[Shown]]], after: list[tuple[int, list[Shown]]]
+) -> None:
+    """Written and read in between, it ends the same, bit by bit."""
+    whole, first = (EvidenceTable(half_life_ms=16 * DAY_MS) for _ in range(2))
+    for query, shown in before:
+        whole.add(query, shown, time_ms=3 * DAY_MS)
+        first.add(query, shown, time_ms=3 * DAY_MS)
+    second = EvidenceTable.from_state(first.state(), half_life_ms=16 * DAY_MS)
+    for query, shown in after:
+        whole.add(query, shown, time_ms=40 * DAY_MS)
+        second.add(query, shown, time_ms=40 * DAY_MS)
+    assert same(whole.cells(), second.cells())
+    assert all(np.array_equal(value, second.state()[name]) for name, value in whole.state().items())
+
+
+def test_what_may_not_be_used_is_left_out() -> None:
+    """Cells of a product or a query that has no vector count for nothing."""
+    table = table_of([(0, [Shown(0, 1.0, 1.0), Shown(1, 1.0, 0.0)]), (1, [Shown(0, 1.0, 1.0)])])
+    cells = table.cells(queries=np.array([True, False]), products=np.array([True, False]))
+    assert (cells.queries.tolist(), cells.products.tolist()) == ([0], [0])
+
+
+def test_renumbered_cells_are_the_same_cells() -> None:
+    """Numbers are names: new ones change nothing else."""
+    table = table_of(PlantedShop().lists(50))
+    before = table.cells()
+    queries, products = np.arange(40)[::-1].copy(), np.arange(24) + 3
+    table.renumber(queries, products)
+    after = table.cells()
+    assert after.queries.tolist() == sorted(queries[before.queries].tolist())
+    assert sorted(zip(after.products, after.clicks, strict=True)) == sorted(
+        zip(products[before.products], before.clicks, strict=True)
+    )
+
+
+def test_a_product_with_a_million_clicks_does_not_outshout_the_shop() -> None:
+    """Over however many queries they came, its clicks are a tenth of all at most."""
+    table = table_of(
+        [(query, [Shown(0, 1.0, 2_000.0), *(Shown(p, 1.0, 5.0) for p in range(1, 60))]) for query in range(500)]
+    )
+    cells = table.cells()
+    of_product = np.bincount(cells.products, cells.clicks)
+    assert np.isfinite(cells.clicks).all()
+    assert of_product[0] < 0.11 * of_product.sum()
+    assert np.ptp(of_product[1:]) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_an_empty_table_has_no_cells() -> None:

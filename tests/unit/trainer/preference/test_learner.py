@@ -1,12 +1,17 @@
 """From lists to released weights: held back until they predict, and the same whatever the rate of solving."""
 
+from collections.abc import Iterable
+from copy import deepcopy
+
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix, hstack, vstack
 
 from tests.support.planted_shop import PlantedShop
 from towers.model import NATS_PER_COSINE
+from trainer.preference.evidence import EvidenceTable, Shown
 from trainer.preference.learner import PRIOR_LISTS, PreferenceLearner
-from trainer.preference.model import Weights
+from trainer.preference.model import Catalogue, Weights
 
 CLOSE_NATS = 0.15
 """What the solver's tolerance leaves between a warm start and a cold one."""
@@ -18,14 +23,39 @@ def scores(weights: Weights, shop: PlantedShop) -> np.ndarray:
     return np.asarray(NATS_PER_COSINE * queries @ weights.product_vectors(shop.catalogue).T, dtype=np.float64)
 
 
-def learner_of(shop: PlantedShop, lists: int, *, every: int, seed: int = 1) -> PreferenceLearner:
-    """Return a learner that has counted so many lists and was solved at a rate, at the end at the latest."""
-    learner = PreferenceLearner(shop.catalogue, shop.queries)
-    for number, (query, shown) in enumerate(shop.lists(lists, seed=seed), start=1):
-        learner.add(query, shown)
-        if number % every == 0 or number == lists:
-            learner.solve()
-    return learner
+class Trainer:
+    """A learner with its evidence: counts lists, learns the prior when it is due and solves at a rate."""
+
+    def __init__(self, shop: PlantedShop) -> None:
+        self.shop, self.table, self.learner, self.lists = shop, EvidenceTable(), PreferenceLearner(), 0
+
+    def read(self, lists: Iterable[tuple[int, list[Shown]]], *, every: int) -> "Trainer":
+        """Count lists and solve after every so many."""
+        for query, shown in lists:
+            self.table.add(query, shown)
+            self.lists += 1
+            if self.learner.prior_due(self.lists):
+                self.learner.learn_prior(self.table.cells(), self.shop.queries, self.shop.catalogue, self.lists)
+            if self.lists % every == 0:
+                self.solve()
+        return self
+
+    def solve(self) -> Weights:
+        """Solve what was counted."""
+        return self.learner.solve(self.table.cells(), self.shop.queries, self.shop.catalogue)
+
+    @property
+    def weights(self) -> Weights:
+        """What may be released."""
+        assert self.learner.weights is not None
+        return self.learner.weights
+
+
+def trainer_of(shop: PlantedShop, lists: int, *, every: int, seed: int = 1) -> Trainer:
+    """Return a learner that has counted so many lists and was solved at a rate, at the end too."""
+    trainer = Trainer(shop).read(shop.lists(lists, seed=seed), every=every)
+    trainer.solve()
+    return trainer
 
 
 def value(weights: Weights, shop: PlantedShop) -> float:
@@ -37,42 +67,43 @@ def value(weights: Weights, shop: PlantedShop) -> float:
 
 def untrained(shop: PlantedShop) -> Weights:
     """Return the weights of a shop nobody clicked in."""
-    return PreferenceLearner(shop.catalogue, shop.queries).weights
+    return Weights.untrained(shop.catalogue)
 
 
 def test_nothing_is_released_before_the_prior_is_learned() -> None:
     """One list below the least the model is untrained however much it has counted; with it, it has learned."""
     shop = PlantedShop(seed=3, quality_nats=1.0)
-    early = learner_of(shop, PRIOR_LISTS - 1, every=PRIOR_LISTS)
-    assert early.solution is not None
-    assert early.solution.weights.own.any()
-    assert early.learned is None
+    early = trainer_of(shop, PRIOR_LISTS - 1, every=PRIOR_LISTS)
+    assert early.learner.solution is not None
+    assert early.learner.solution.weights.own.any()
+    assert early.learner.learned is None
     assert np.array_equal(scores(early.weights, shop), scores(untrained(shop), shop))
-    assert learner_of(shop, PRIOR_LISTS, every=PRIOR_LISTS).learned is not None
+    assert trainer_of(shop, PRIOR_LISTS, every=PRIOR_LISTS).learner.learned is not None
 
 
 def test_a_learner_without_lists_is_untrained() -> None:
     """Solving nothing gives the base model."""
     shop = PlantedShop()
-    learner = PreferenceLearner(shop.catalogue, shop.queries)
-    assert np.array_equal(scores(learner.solve(), shop), scores(untrained(shop), shop))
+    trainer = Trainer(shop)
+    assert trainer.learner.weights is None
+    assert np.array_equal(scores(trainer.solve(), shop), scores(untrained(shop), shop))
 
 
 def test_what_products_are_worth_is_learned() -> None:
     """Where shoppers like some products beyond their text, lists get better than untrained ones."""
     shop = PlantedShop(seed=3, quality_nats=1.0)
-    learner = learner_of(shop, 600, every=600)
-    assert learner.learned is not None
-    assert learner.learned.helps
-    assert value(learner.weights, shop) > value(untrained(shop), shop) + 0.1
+    trainer = trainer_of(shop, 600, every=600)
+    assert trainer.learner.learned is not None
+    assert trainer.learner.learned.helps
+    assert value(trainer.weights, shop) > value(untrained(shop), shop) + 0.1
 
 
 @pytest.mark.parametrize(("seed", "lists"), [(7, PRIOR_LISTS), (2, 900), (7, 1_300)])
 def test_one_log_gives_one_result_whatever_the_rate(seed: int, lists: int) -> None:
     """Solved after every 50 lists or only at the end, the same log gives the same prior and the same ranking."""
     shop = PlantedShop(seed=seed, quality_nats=1.0)
-    often, once = (learner_of(shop, lists, every=every) for every in (50, lists))
-    assert often.learned == once.learned
+    often, once = (trainer_of(shop, lists, every=every) for every in (50, lists))
+    assert often.learner.learned == once.learner.learned
     one, two = scores(often.weights, shop), scores(once.weights, shop)
     assert two == pytest.approx(one, abs=CLOSE_NATS)
     same = [np.array_equal(np.argsort(-mine)[:3], np.argsort(-its)[:3]) for mine, its in zip(one, two, strict=True)]
@@ -84,22 +115,69 @@ def test_where_there_is_nothing_to_learn_nothing_is_released() -> None:
     released = 0
     for seed in range(2, 10):
         shop = PlantedShop(seed=seed)
-        learner = learner_of(shop, 600, every=300, seed=seed + 50)
-        assert learner.learned is not None
-        released += learner.learned.helps
-        if not learner.learned.helps:
-            assert np.array_equal(scores(learner.weights, shop), scores(untrained(shop), shop))
-        assert value(learner.weights, shop) > value(untrained(shop), shop) - 0.1
+        trainer = trainer_of(shop, 600, every=300, seed=seed + 50)
+        assert trainer.learner.learned is not None
+        released += trainer.learner.learned.helps
+        if not trainer.learner.learned.helps:
+            assert np.array_equal(scores(trainer.weights, shop), scores(untrained(shop), shop))
+        assert value(trainer.weights, shop) > value(untrained(shop), shop) - 0.1
     assert released <= 1
 
 
 def test_what_stops_to_predict_is_taken_back() -> None:
     """Weights that were released do not stay when the prior is learned anew and no longer helps."""
     shop = PlantedShop(seed=3, quality_nats=1.0)
-    learner = learner_of(shop, 600, every=600)
-    assert learner.learned is not None
-    assert learner.learned.helps
-    learner.table.forget(1e-9)
-    for query, shown in PlantedShop(seed=3).lists(1_200, seed=8):
-        learner.add(query, shown)
-    assert np.array_equal(scores(learner.solve(), shop), scores(untrained(shop), shop))
+    trainer = trainer_of(shop, 600, every=600)
+    assert trainer.learner.learned is not None
+    assert trainer.learner.learned.helps
+    trainer.table = EvidenceTable()
+    trainer.read(PlantedShop(seed=3).lists(1_200, seed=8), every=2_000)
+    assert np.array_equal(scores(trainer.solve(), shop), scores(untrained(shop), shop))
+
+
+@pytest.mark.parametrize("lists", [0, PRIOR_LISTS - 1, 900])
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_restarted_learner_goes_on_to_the_byte(lists: int, exact: bool) -> None:
+    """With the state of another one and the same evidence, prior, milestones and weights are the same."""
+    shop = PlantedShop(seed=3, quality_nats=1.0)
+    one = Trainer(shop)
+    one.learner = PreferenceLearner(exact=exact, max_iterations=5)
+    one.read(shop.lists(lists, seed=1), every=250)
+    two = deepcopy(one)
+    two.learner = PreferenceLearner.from_state(one.learner.state(), exact=exact, max_iterations=5)
+    assert (two.learner.weights is None) is (lists == 0)
+    states = [trainer.read(shop.lists(700, seed=2), every=250).learner.state() for trainer in (one, two)]
+    assert states[0].keys() == states[1].keys()
+    assert all(np.array_equal(value, states[1][name]) for name, value in states[0].items())
+    assert bool(states[0]["exact_nats"].any()) is exact
+
+
+def test_a_catalogue_may_grow_between_two_solves() -> None:
+    """New rows and other features give the optimum of the new catalogue, not of what the solve began with."""
+    shop = PlantedShop(products=24, quality_nats=1.0, seed=3)
+    trainer = trainer_of(shop, 600, every=300)
+    more = PlantedShop(products=30, quality_nats=1.0, seed=4).catalogue
+    columns = np.array([4, -1, 0, 1, 2, 3])
+    former = vstack([shop.catalogue.features, more.features[24:]]).tocsc()
+    features = hstack([former[:, [4]], csr_matrix(np.ones((30, 1), np.float32)), former[:, :4]]).tocsr()
+    grown = Catalogue(np.vstack([shop.catalogue.vectors, more.vectors[24:]]), features)
+    before = trainer.weights
+    trainer.learner.rename_features(columns)
+    assert trainer.weights.words.tolist() == [before.words[4], 0.0, *before.words[:4]]
+    cells = trainer.table.cells()
+    warm = trainer.learner.solve(cells, shop.queries, grown)
+    fresh = PreferenceLearner()
+    fresh.learned = trainer.learner.learned
+    cold = fresh.solve(cells, shop.queries, grown)
+    assert warm.quality(grown) == pytest.approx(cold.quality(grown), abs=CLOSE_NATS)
+    assert len(warm.quality(grown)) == 30
+
+
+def test_a_feature_space_of_another_size_is_no_failure() -> None:
+    """If nobody told how features are called now, what words were worth is found anew."""
+    shop = PlantedShop(seed=3, quality_nats=1.0)
+    trainer = trainer_of(shop, 600, every=300)
+    other = Catalogue(shop.catalogue.vectors, shop.catalogue.features[:, :3])
+    weights = trainer.learner.solve(trainer.table.cells(), shop.queries, other)
+    assert len(weights.words) == 3
+    assert np.isfinite(weights.quality(other)).all()

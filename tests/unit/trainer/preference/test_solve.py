@@ -79,7 +79,7 @@ def test_numbering_products_and_queries_otherwise_changes_no_score(shop: Planted
     expected = scores(solved(table_of(lists).cells(), shop), shop)
     found = scores(solved(table_of(renamed).cells(), moved), moved)
     assert found[np.ix_(number_of, row_of)] == pytest.approx(expected, abs=CLOSE_NATS)
-    assert np.abs(expected - scores(Weights.untrained(DIM, 5), shop)).max() > 10 * CLOSE_NATS
+    assert np.abs(expected - scores(Weights.untrained(shop.catalogue), shop)).max() > 10 * CLOSE_NATS
 
 
 def test_no_evidence_gives_the_untrained_model_that_ranks_as_the_base(shop: PlantedShop) -> None:
@@ -117,7 +117,7 @@ def test_going_on_from_the_optimum_stays_there(shop: PlantedShop) -> None:
 def test_a_tight_prior_lets_nothing_move(name: LossName, shop: PlantedShop) -> None:
     """What is held a million times tighter stays at 0."""
     weights = solved(shop.cells(200), shop, TIGHT, name)
-    assert np.abs(scores(weights, shop) - scores(Weights.untrained(DIM, 5), shop)).max() < 1e-3
+    assert np.abs(scores(weights, shop) - scores(Weights.untrained(shop.catalogue), shop)).max() < 1e-3
 
 
 def test_the_loss_is_that_of_the_served_scores_under_the_prior(shop: PlantedShop) -> None:
@@ -234,7 +234,7 @@ def test_odd_evidence_gives_finite_weights(
 def test_a_single_product_teaches_nothing(shop: PlantedShop) -> None:
     """Clicks on the only product that was shown move no score."""
     weights = solved(cells_of([(0, 2, 50.0, 1.0), (1, 2, 9.0, 2.0)]), shop)
-    assert scores(weights, shop) == pytest.approx(scores(Weights.untrained(DIM, 5), shop), abs=1e-4)
+    assert scores(weights, shop) == pytest.approx(scores(Weights.untrained(shop.catalogue), shop), abs=1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)

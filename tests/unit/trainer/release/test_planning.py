@@ -1,147 +1,143 @@
 """Release decisions: when one is due, what its manifest says, which old ones go."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from contracts.releases import Kind, ReleaseManifest, manifest_of
 from tests.support.deployment import release_value
 from tests.support.tiny_encoder import TinyEncoder
-from tests.support.trainer import DIM, new_learner, records
+from tests.support.trainer import DIM, START_MS, new_learner, offsets, records
 from towers.release_files import probe_difference, unpack
-from trainer.learner import Learner
-from trainer.memory import PendingRelease, TrainingProgress
-from trainer.release.planning import Cadence, even_sample, plan_product_release, plan_query_release, retired_keys
-from trainer.release.safety import SafetyCaps
+from trainer.learner import Learner, Towers
+from trainer.release import planning
+from trainer.release.planning import HOUR_MS, Cadence, Earlier, even_sample, plan_release, retired_keys, same_tower
+from trainer.state import CatchUp, Progress
 
-NOW_MS = 1_795_196_006_756
 CADENCE = Cadence(query_ms=15_000, product_ms=60_000)
-PENDING = PendingRelease(product_release=1, query_release=1, step=7)
+UNTRAINED = Towers.untrained(DIM)
+EARLIER = Earlier(UNTRAINED, UNTRAINED)
 
 
-def taught() -> Learner:
-    """Return a learner that has seen some pairs."""
+@pytest.fixture(scope="module")
+def taught() -> tuple[Learner, Towers]:
+    """Give a learner that has seen some lists, and its towers."""
     learner = new_learner()
-    learner.learn(records(0, 40))
-    return learner
+    for record in records(0, 100):
+        learner.evidence.take_list(record.content, time_ms=record.time_ms)  # type: ignore[arg-type]
+    learner.progress = Progress(
+        offsets=offsets(100), fence=7, lists_trained=100, query_parent=4, product_parent=2,
+        last_query_release=8, last_product_release=5,
+    )  # fmt: skip
+    return learner, learner.solve(UNTRAINED).towers
 
 
-def test_a_query_release_is_due_after_its_interval() -> None:
-    """A busy shop gets no more than one per interval."""
-    moved = TrainingProgress(step=8, query_decided_step=7, query_decided_ms=NOW_MS)
-    assert not CADENCE.query_due(moved, now_ms=NOW_MS + 14_999)
-    assert CADENCE.query_due(moved, now_ms=NOW_MS + 15_000)
-
-
-def test_no_release_is_due_if_nothing_was_learned_since_the_last_decision() -> None:
-    """An idle shop gets no releases, however long it is idle."""
-    idle = TrainingProgress(step=8, query_decided_step=8, product_decided_step=8)
-    assert not CADENCE.query_due(idle, now_ms=NOW_MS)
-    assert not CADENCE.product_due(idle, now_ms=NOW_MS)
-
-
-def test_a_product_release_is_never_due_while_another_is_on_its_way() -> None:
-    """One roll-out at a time, however long it takes."""
-    moved = TrainingProgress(step=8, product_decided_step=7, product_decided_ms=NOW_MS)
-    assert CADENCE.product_due(moved, now_ms=NOW_MS + 60_000)
-    assert not CADENCE.product_due(moved.model_copy(update={"pending": PENDING}), now_ms=NOW_MS + 10**9)
-
-
-def test_a_query_release_says_what_it_was_trained_on() -> None:
-    """Numbers, offsets, click times, checks and probes travel with the weights."""
-    learner, encoder = taught(), TinyEncoder(DIM)
-    plan = plan_query_release(learner, encoder, caps=SafetyCaps(), now_ms=NOW_MS)
-    assert plan.refusal is None
-    ((key, value),) = plan.values.items()
-    manifest = manifest_of(value)
-    assert key == "query-1"
-    assert (manifest.kind, manifest.release, manifest.product_release, manifest.query_release) == ("query", 1, 0, 1)
-    assert manifest.offsets == {"0": 20, "1": 20}
-    assert manifest.pairs_trained == manifest.lists_trained == 40
-    assert len(manifest.click_times) == 40
-    assert len(manifest.probe_texts) == 16
-    assert {check.name for check in manifest.checks} >= {"finite", "query_drift_p95", "overlap_at_10", "probe_texts"}
-    assert all(check.passed for check in manifest.checks)
-    assert probe_difference(unpack(value), encoder) == pytest.approx(0.0, abs=1e-6)
-
-
-def test_a_product_release_comes_with_its_first_query_release_published_first() -> None:
-    """A reader that sees the product release can already load the query head that belongs to it."""
-    learner = taught()
-    learner.progress.last_query_release, learner.progress.last_product_release = 7, 2
-    plan = plan_product_release(learner, TinyEncoder(DIM), caps=SafetyCaps(), now_ms=NOW_MS)
-    manifests: dict[str, ReleaseManifest] = {key: manifest_of(value) for key, value in plan.values.items()}
-    assert list(manifests) == ["query-8", "product-3"]
-    assert manifests["query-8"].product_release == manifests["product-3"].product_release == 3
-    assert manifests["product-3"].query_release == 8
-    assert manifests["query-8"].click_times == ()
-
-
-def test_planning_changes_nothing() -> None:
-    """A plan that is not carried out leaves no trace."""
-    learner = taught()
-    before = learner.progress.model_dump_json()
-    plan_query_release(learner, TinyEncoder(DIM), caps=SafetyCaps(), now_ms=NOW_MS)
-    plan_product_release(learner, TinyEncoder(DIM), caps=SafetyCaps(), now_ms=NOW_MS)
-    assert learner.progress.model_dump_json() == before
-
-
-def test_a_release_that_fails_its_checks_is_held_with_the_reason() -> None:
-    """The reason names the check, its value and its limit."""
-    plan = plan_query_release(taught(), TinyEncoder(DIM), caps=SafetyCaps(overlap=1.5), now_ms=NOW_MS)
-    assert plan.values == {}
-    assert plan.towers is None
-    assert plan.refusal is not None
-    assert plan.refusal.startswith("overlap_at_10")
-
-
-def test_the_same_state_makes_the_same_bytes() -> None:
-    """A release that is made again after a crash is the same record."""
-    plans = [plan_query_release(taught(), TinyEncoder(DIM), caps=SafetyCaps(), now_ms=NOW_MS) for _ in range(2)]
-    assert plans[0].values == plans[1].values
-
-
-def manifest(kind: Kind, number: int, *, query_release: int = 0) -> ReleaseManifest:
-    """Return the manifest of a release under a number."""
-    return manifest_of(release_value(kind, number, query_release=query_release))
+def plan(taught: tuple[Learner, Towers], *, with_products: bool = False, **named: float) -> planning.PlannedRelease:
+    """Plan a release of what was taught."""
+    learner, towers = taught
+    found = plan_release(
+        learner, towers, earlier=EARLIER, with_products=with_products, encoder=TinyEncoder(DIM), now_ms=START_MS,
+        **{"overlap": 0.0, **named},
+    )  # fmt: skip
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize(
-    ("in_force", "pending", "expected"),
+    ("told", "due"),
     [
-        ((5, 0), None, ["query-1", "query-2"]),
-        ((1, 0), None, ["query-2"]),
-        ((5, 0), PendingRelease(product_release=9, query_release=2, step=7), ["query-1"]),
-        ((0, 0), None, ["query-1", "query-2"]),
+        ({"query_decided_ms": START_MS - 15_000}, True),
+        ({"query_decided_ms": START_MS - 14_999}, False),
+        ({"decided_records": 8}, False),
+        ({"decided_records": 8, "products_wait": True}, True),
+        ({"decided_records": 8, "products_wait": True, "product_decided_ms": START_MS - 1}, False),
+        ({"catch_up": CatchUp(cut={})}, False),
     ],
 )
-def test_old_releases_go_unless_they_are_needed(
-    in_force: tuple[int, int], pending: PendingRelease | None, expected: list[str]
+def test_a_decision_is_due_after_its_interval_if_there_is_something_to_decide(told: dict[str, int], due: bool) -> None:
+    """Never twice on the same evidence, unless products wait for theirs; never while the log is read again."""
+    assert CADENCE.due(Progress(records=8, **told), now_ms=START_MS) is due
+
+
+def test_a_query_release_says_what_it_was_made_of(taught: tuple[Learner, Towers]) -> None:
+    """Numbers, cut, fence, prior, gain, click times, checks and probes travel with the weights."""
+    found = plan(taught)
+    assert found.refusal is None
+    ((key, value),) = found.values.items()
+    manifest = manifest_of(value)
+    assert key == "query-9"
+    assert (manifest.kind, manifest.release, manifest.product_release, manifest.parent) == ("query", 9, 2, 4)
+    assert (manifest.offsets, manifest.fence, manifest.lists_trained) == (offsets(100), 7, 100)
+    assert manifest.prior == taught[0].prior()
+    assert (manifest.gain, manifest.gain_error) == (0.5, 0.01)
+    assert 20 < len(manifest.click_times) <= 256
+    assert all(check.passed for check in manifest.checks)
+    assert {check.name for check in manifest.checks} >= {"finite", "overlap_at_10", "share_of_step", "probe_texts"}
+    assert probe_difference(unpack(value), TinyEncoder(DIM)) <= 1e-4
+    assert same_tower(unpack(value).query_tower(), taught[1].query)
+
+
+def test_a_product_release_goes_behind_its_query_release(taught: tuple[Learner, Towers]) -> None:
+    """Each names the other; the product release names no click times, which its query release carries."""
+    found = plan(taught, with_products=True)
+    assert list(found.values) == ["query-9", "product-6"]
+    query, product = (manifest_of(value) for value in found.values.values())
+    assert query.product_release == product.release == product.product_release == 6
+    assert (product.query_release, product.parent, product.click_times) == (9, 2, ())
+    assert query.click_times
+    assert same_tower(unpack(found.values["product-6"]).product_tower(), taught[1].product)
+
+
+def test_what_changes_nothing_is_not_released(taught: tuple[Learner, Towers]) -> None:
+    """The same query side as the parent's is no release."""
+    learner, towers = taught
+    earlier = Earlier(towers, UNTRAINED)
+    encoder = TinyEncoder(DIM)
+    assert plan_release(learner, towers, earlier=earlier, with_products=False, encoder=encoder, now_ms=0) is None
+
+
+@pytest.mark.parametrize("fault", ["nan", "overlap", "bytes"])
+def test_a_release_that_fails_a_check_is_refused_with_the_reason(
+    taught: tuple[Learner, Towers], fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The newest three stay, and so do the releases in force and a product release on its way."""
-    manifests = [manifest("query", number) for number in range(1, 6)]
-    assert retired_keys(manifests, in_force=in_force, pending=pending) == expected
+    """No bytes leave; the numbers say why."""
+    learner, towers = taught
+    if fault == "nan":
+        broken = replace(towers.query, common=np.full(DIM, np.inf, dtype=np.float32))
+        found = plan((learner, towers._replace(query=broken)))
+    elif fault == "overlap":
+        found = plan(taught, overlap=2.0)
+    else:
+        monkeypatch.setattr(planning, "LARGEST_RELEASE_BYTES", 100)
+        found = plan(taught, with_products=True)
+    assert found.values == {}
+    assert found.refusal is not None
+    assert {"nan": "finite 0", "overlap": "overlap_at_10", "bytes": "bytes"}[fault] in found.refusal
 
 
-def test_the_first_query_release_of_a_kept_product_release_stays() -> None:
-    """A rollback to a product release needs a query head that fits it."""
-    queries = [manifest("query", number) for number in range(1, 20)]
-    products = [manifest("product", number, query_release=3 * number - 2) for number in range(1, 6)]
-    retired = retired_keys([*products, *queries], in_force=(19, 5), pending=None)
-    assert retired[-2:] == ["product-1", "product-2"]
-    kept = {f"{found.kind}-{found.release}" for found in [*queries, *products]} - set(retired)
+def manifest(kind: Kind, number: int, *, product_release: int = 0, created_at: int = 0) -> ReleaseManifest:
+    """Return a release's manifest."""
+    found = manifest_of(release_value(kind, number, product_release=product_release))
+    return found.model_copy(update={"created_at": created_at})
+
+
+def test_old_releases_go_and_what_may_be_needed_stays() -> None:
+    """The newest three, one of each of the last 24 hours, those in force, and the products that queries name."""
+    now_ms = 100 * HOUR_MS
+    found = [manifest("query", number, product_release=number // 4) for number in range(1, 13)]
+    found += [manifest("query", 20 + hour, created_at=now_ms - hour * HOUR_MS) for hour in (30, 2, 1)]
+    found += [manifest("query", 60 + number, created_at=now_ms) for number in range(4)]
+    found += [manifest("product", number) for number in range(6)]
+    retired = retired_keys(found, needed={"query": {5}, "product": {0}}, now_ms=now_ms)
+    kept = {f"{one.kind}-{one.release}" for one in found} - set(retired)
     assert kept == {
-        "product-3",
-        "product-4",
-        "product-5",
-        "query-7",
-        "query-10",
-        "query-13",
-        "query-17",
-        "query-18",
-        "query-19",
-    }
+        "query-5", "query-21", "query-22", "query-61", "query-62", "query-63",
+        "product-0", "product-1", "product-3", "product-4", "product-5",
+    }  # fmt: skip
 
 
-def test_an_even_sample_keeps_both_ends() -> None:
-    """Click times of a release span everything it learned from."""
-    sample = even_sample(list(range(1000)), 10)
-    assert (sample[0], sample[-1], len(sample)) == (0, 999, 10)
+def test_click_times_are_an_even_sample() -> None:
+    """First and last are among them, however many there are."""
+    sample = even_sample(range(1000, 0, -1), 5)
+    assert sample == [1, 251, 501, 750, 1000]

@@ -1,4 +1,4 @@
-"""`preference-pairs` from Kafka: one member of the trainer's group is assigned every partition.
+"""What the trainer learns from, read from Kafka: one member of its group is assigned every partition.
 
 Where to read on is the checkpoint's to say; Kafka's committed offsets are for lag alone, and for one more thing: the
 broker accepts a commit only from the group's present generation, so a trainer that lost its group learns it there,
@@ -19,15 +19,24 @@ from typing_extensions import override
 
 from contracts import wire
 from contracts.errors import ContractError, DependencyDown, TransientError
-from contracts.pairs import PreferencePair
+from contracts.joined import closing_number_of
+from contracts.pairs import CURATED_PAIR, PreferencePair
+from contracts.structs import JOINED_SEARCH
 from contracts.telemetry import Process
-from contracts.topics import DEAD_LETTERS, PREFERENCE_PAIRS, set_aside_headers
+from contracts.topics import (
+    CURATED_PAIRS,
+    DEAD_LETTERS,
+    GROUP_TOPICS,
+    JOINED_SEARCHES,
+    PREFERENCE_PAIRS,
+    set_aside_headers,
+)
 from service import metrics
 from service.follow import PATIENCE_S
 from service.kafka import OutgoingRecord, consumer_config, keep_joining, produce_all, translate_kafka_errors
 from service.logging import get_logger
 from service.settings import Settings
-from trainer.learner import PairRecord
+from trainer.records import LogRecord, Record
 
 GROUP: Final = "trainer"
 MAX_RECORDS: Final = 512
@@ -35,6 +44,11 @@ POLL_S: Final = 0.2
 NEVER: Final = -1
 VERSION: Final = 0
 PAIR: Final[TypeAdapter[PreferencePair]] = TypeAdapter(PreferencePair)
+DECODE: Final[dict[str, Callable[[bytes], Record]]] = {
+    JOINED_SEARCHES: JOINED_SEARCH.decode,
+    PREFERENCE_PAIRS: lambda value: wire.decode(value, PAIR),
+    CURATED_PAIRS: lambda value: wire.decode(value, CURATED_PAIR),
+}
 
 
 class SoleAssignor(AbstractPartitionAssignor):  # type: ignore[misc] # kafka-python ships without types
@@ -48,12 +62,13 @@ class SoleAssignor(AbstractPartitionAssignor):  # type: ignore[misc] # kafka-pyt
     name = "millrace-sole"
 
     def __init__(self) -> None:
-        self._held_generation = NEVER
+        self.held_generation = NEVER
+        """Generation of the last assignment that was not empty."""
 
     @override
     def metadata(self, topics: Iterable[str]) -> Any:
         """Say what this member tells the group at each join."""
-        return ConsumerProtocolSubscription(VERSION, list(topics), str(self._held_generation).encode())
+        return ConsumerProtocolSubscription(VERSION, list(topics), str(self.held_generation).encode())
 
     @override
     def assign(self, cluster: ClusterMetadata, members: Iterable[Any]) -> dict[str, Any]:
@@ -71,7 +86,7 @@ class SoleAssignor(AbstractPartitionAssignor):  # type: ignore[misc] # kafka-pyt
     def on_assignment(self, assignment: Any, generation: int) -> None:
         """Remember the generation if this member has the partitions in it."""
         if any(partitions for _, partitions in assignment.assigned_partitions):
-            self._held_generation = generation
+            self.held_generation = generation
 
 
 def _generation(user_data: bytes | None) -> int:
@@ -81,7 +96,7 @@ def _generation(user_data: bytes | None) -> int:
         return NEVER
 
 
-class KafkaPairs(ConsumerRebalanceListener):  # type: ignore[misc] # kafka-python ships without types
+class KafkaLog(ConsumerRebalanceListener):  # type: ignore[misc] # kafka-python ships without types
     """The trainer's membership in its group, and what it reads.
 
     Args:
@@ -105,22 +120,24 @@ class KafkaPairs(ConsumerRebalanceListener):  # type: ignore[misc] # kafka-pytho
         self._monotonic_s = monotonic_s
         self._coordinated_s = monotonic_s()
         self._is_alone = False
-        self._topic = settings.topic(PREFERENCE_PAIRS)
-        self._assigned: frozenset[int] | None = None
+        self._topics = {settings.topic(topic): topic for topic in GROUP_TOPICS[GROUP]}
+        self._assigned: frozenset[TopicPartition] | None = None
         """None until the group has answered."""
         self._was_lost = False
-        self._next: dict[int, int] | None = None
-        """Partition -> offset to read on from; None until `seek`."""
+        self._next: dict[TopicPartition, int] | None = None
+        """Where to read on; None until `seek`."""
         self._waiting: list[Any] = []
-        config = {**consumer_config(settings, GROUP), "partition_assignment_strategy": [SoleAssignor()]}
+        self._assignor = SoleAssignor()
+        config = {**consumer_config(settings, GROUP), "partition_assignment_strategy": [self._assignor]}
         with translate_kafka_errors(settings):
             self._consumer = KafkaConsumer(**config)
             # A member that joins before it knows the topic may be assigned nothing, and not notice for minutes.
-            if not self._consumer.partitions_for_topic(self._topic):
-                raise DependencyDown(
-                    f"Kafka does not know the topic {self._topic}", fix="a restart of any service creates it"
-                )
-            self._consumer.subscribe([self._topic], listener=self)
+            for topic in self._topics:
+                if not self._consumer.partitions_for_topic(topic):
+                    raise DependencyDown(
+                        f"Kafka does not know the topic {topic}", fix="a restart of any service creates it"
+                    )
+            self._consumer.subscribe(list(self._topics), listener=self)
 
     def join(self) -> bool:
         """Answer the group once; return whether this trainer is assigned the partitions."""
@@ -133,15 +150,35 @@ class KafkaPairs(ConsumerRebalanceListener):  # type: ignore[misc] # kafka-pytho
             return f"group {self._settings.group(GROUP)} has had no coordinator for {PATIENCE_S:g} s"
         if self._assigned is None:
             return "the consumer group has not assigned partitions yet"
-        return None if self._assigned else "another trainer is assigned the preference pairs; standing by"
+        return None if self._assigned else "another trainer is assigned the searches and pairs; standing by"
 
-    def seek(self, offsets: Mapping[int, int]) -> None:
-        """Read on from these offsets; partitions that are not named are read from their beginning."""
+    def seek(self, offsets: Mapping[str, int]) -> dict[str, int]:
+        """Read on from these offsets, by place; return where each partition is read from.
+
+        A partition that is not named is read from its beginning; so is one that holds other records than it did.
+        """
         self._waiting.clear()
-        self._next = dict(offsets)
+        begins, ends = self._bounds()
+        self._next = {}
+        for partition, begin in begins.items():
+            wanted = offsets.get(self._place(partition), begin)
+            self._next[partition] = wanted if begin <= wanted <= ends[partition] else begin
+            if self._next[partition] != wanted:
+                get_logger().warning(
+                    "records_are_gone", place=self._place(partition), wanted=wanted, first=begin, end=ends[partition]
+                )
         self._reposition()
+        return {self._place(partition): offset for partition, offset in self._next.items()}
 
-    def poll(self, timeout_s: float) -> list[PairRecord]:
+    def ends(self) -> dict[str, int]:
+        """Where each partition ends now, by place."""
+        return {self._place(partition): end for partition, end in self._bounds()[1].items()}
+
+    def generation(self) -> int:
+        """In which generation of the group this trainer was assigned the partitions."""
+        return self._assignor.held_generation
+
+    def poll(self, timeout_s: float) -> list[LogRecord]:
         """Give the next records in the order of each partition.
 
         Raises:
@@ -152,15 +189,17 @@ class KafkaPairs(ConsumerRebalanceListener):  # type: ignore[misc] # kafka-pytho
         records, self._waiting = self._waiting, []
         return [self._decoded(record) for record in records]
 
-    def commit(self, offsets: Mapping[int, int]) -> None:
+    def commit(self, offsets: Mapping[str, int]) -> None:
         """Commit as the member that is assigned the partitions; waits while the group settles.
 
         Raises:
             TransientError: another trainer may have them now.
         """
+        self._require_partitions()
         places = {
-            TopicPartition(self._topic, partition): OffsetAndMetadata(offset, "", -1)
-            for partition, offset in offsets.items()
+            partition: OffsetAndMetadata(offsets[self._place(partition)], "", -1)
+            for partition in self._assigned or ()
+            if self._place(partition) in offsets
         }
         deadline = self._monotonic_s() + 2 * self._settings.session_timeout_s
         while places:
@@ -196,17 +235,26 @@ class KafkaPairs(ConsumerRebalanceListener):  # type: ignore[misc] # kafka-pytho
     @override
     def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """Go to where reading goes on."""
-        self._assigned = frozenset(partition.partition for partition in assigned)
+        self._assigned = frozenset(assigned)
         self._reposition()
+
+    def _place(self, partition: TopicPartition) -> str:
+        return f"{self._topics[partition.topic]}/{partition.partition}"
+
+    def _bounds(self) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+        """The first and the next offset of each partition."""
+        partitions = sorted(self._assigned or ())
+        with translate_kafka_errors(self._settings):
+            return self._consumer.beginning_offsets(partitions), self._consumer.end_offsets(partitions)
 
     def _reposition(self) -> None:
         """Go to where reading goes on; the group's committed offsets are not it."""
-        for place in self._consumer.assignment():
-            offset = None if self._next is None else self._next.get(place.partition)
+        for partition in self._consumer.assignment():
+            offset = None if self._next is None else self._next.get(partition)
             if offset is None:
-                self._consumer.seek_to_beginning(place)
+                self._consumer.seek_to_beginning(partition)
             else:
-                self._consumer.seek(place, offset)
+                self._consumer.seek(partition, offset)
 
     def _fetch(self, *, timeout_s: float) -> None:
         """Poll Kafka; what comes waits for `poll`."""
@@ -218,7 +266,7 @@ class KafkaPairs(ConsumerRebalanceListener):  # type: ignore[misc] # kafka-pytho
             return  # not begun: `seek` comes back to these
         for place, records in fetched.items():
             self._waiting += records
-            self._next[place.partition] = records[-1].offset + 1
+            self._next[place] = records[-1].offset + 1
 
     def _note_coordinator(self) -> None:
         """Note whether a broker answers for the group: a poll without one only falls silent."""
@@ -230,20 +278,22 @@ class KafkaPairs(ConsumerRebalanceListener):  # type: ignore[misc] # kafka-pytho
     def _require_partitions(self) -> None:
         if self._was_lost or self._assigned == frozenset():
             raise TransientError(
-                "another trainer may have the preference pairs now; this one stops", fix="keep one trainer"
+                "another trainer may have the searches and pairs now; this one stops", fix="keep one trainer"
             )
 
-    def _decoded(self, record: Any) -> PairRecord:
-        """Decode one record's pair; a record without one becomes a dead letter first."""
+    def _decoded(self, record: Any) -> LogRecord:
+        """Decode one record; one that breaks its contract becomes a dead letter first."""
+        topic, content = self._topics[record.topic], None
         try:
-            return PairRecord(record.partition, record.offset, wire.decode(record.value or b"", PAIR))
+            content = DECODE[topic](record.value or b"")
         except ContractError as error:
-            self._set_aside(record, error)
-            return PairRecord(record.partition, record.offset, None)
+            self._set_aside(topic, record, error)
+        closing = closing_number_of(record.headers) if topic == JOINED_SEARCHES else None
+        return LogRecord(topic, record.partition, record.offset, record.timestamp, content, closing)
 
-    def _set_aside(self, record: Any, error: ContractError) -> None:
+    def _set_aside(self, topic: str, record: Any, error: ContractError) -> None:
         """Write a record to `dead-letters`, unchanged, with its place and the reason."""
-        place = (PREFERENCE_PAIRS, record.partition, record.offset)
+        place = (topic, record.partition, record.offset)
         headers = set_aside_headers(*place, stage=Process.TRAINER, reason=error.reason, error=error.message)
         letter = OutgoingRecord(self._settings.topic(DEAD_LETTERS), record.value, key=record.key, headers=headers)
         with translate_kafka_errors(self._settings):
@@ -251,7 +301,7 @@ class KafkaPairs(ConsumerRebalanceListener):  # type: ignore[misc] # kafka-pytho
         metrics.DEAD_LETTERS.labels(Process.TRAINER, error.reason).inc()
         get_logger().warning(
             "dead_letter",
-            topic=PREFERENCE_PAIRS,
+            topic=topic,
             partition=record.partition,
             offset=record.offset,
             reason=error.reason,

@@ -8,12 +8,15 @@ import pytest
 from kafka import TopicPartition
 
 from contracts.errors import DependencyDown, TransientError
-from contracts.topics import PREFERENCE_PAIRS
+from contracts.joined import ClosingNumber
+from contracts.structs import JoinedSearch, encode
+from contracts.topics import CURATED_PAIRS, JOINED_SEARCHES, PREFERENCE_PAIRS
 from service.follow import PATIENCE_S
 from service.settings import Settings
-from tests.support.trainer import pair_number
-from trainer.adapters import pairs_source
-from trainer.adapters.pairs_source import KafkaPairs, SoleAssignor
+from tests.support.pairs import preference_pair
+from tests.support.trainer import search_number
+from trainer.adapters import log_source
+from trainer.adapters.log_source import KafkaLog, SoleAssignor
 
 CLUSTER = SimpleNamespace(partitions_for_topic=lambda _topic: {0, 1, 2, 3})
 
@@ -56,6 +59,14 @@ def test_a_member_remembers_when_it_held_the_partitions() -> None:
     assert assignor.metadata({"pairs"}).user_data == b"4"
 
 
+def named(place: TopicPartition) -> str:
+    """Return a partition's place as offsets name it."""
+    return f"{place.topic}/{place.partition}"
+
+
+TOPICS: dict[str, set[int]] = {topic: {0, 1} for topic in (JOINED_SEARCHES, PREFERENCE_PAIRS, CURATED_PAIRS)}
+
+
 class FakeConsumer:
     """A group's member as kafka-python has it; the test is the group.
 
@@ -71,8 +82,9 @@ class FakeConsumer:
         self._assigned: set[TopicPartition] = set()
         self.listener: Any = None
         self.fetched: dict[TopicPartition, list[Any]] = {}
-        self.positions: dict[int, int] = {}
-        self.committed: list[dict[int, int]] = []
+        self.positions: dict[str, int] = {}
+        self.committed: list[dict[str, int]] = []
+        self.begins: dict[str, int] = {}
 
     def partitions_for_topic(self, topic: str) -> set[int] | None:
         """Return a topic's partitions."""
@@ -83,8 +95,8 @@ class FakeConsumer:
         self.listener = listener
 
     def assign(self, *numbers: int) -> None:
-        """Answer the member's join."""
-        self._assigned = {TopicPartition(PREFERENCE_PAIRS, number) for number in numbers}
+        """Answer the member's join with some partitions of every topic."""
+        self._assigned = {TopicPartition(topic, number) for topic in self._topics for number in numbers}
         self.listener.on_partitions_assigned(self._assigned)
 
     def lose(self) -> None:
@@ -97,11 +109,19 @@ class FakeConsumer:
 
     def seek(self, place: TopicPartition, offset: int) -> None:
         """Go to an offset."""
-        self.positions[place.partition] = offset
+        self.positions[named(place)] = offset
 
     def seek_to_beginning(self, place: TopicPartition) -> None:
         """Go to the beginning."""
-        self.positions[place.partition] = 0
+        self.positions[named(place)] = self.begins.get(named(place), 0)
+
+    def beginning_offsets(self, places: list[TopicPartition]) -> dict[TopicPartition, int]:
+        """Return the first offsets that are left."""
+        return {place: self.begins.get(named(place), 0) for place in places}
+
+    def end_offsets(self, places: list[TopicPartition]) -> dict[TopicPartition, int]:
+        """Return where each partition ends."""
+        return dict.fromkeys(places, 100)
 
     def poll(self, **_: int) -> dict[TopicPartition, list[Any]]:
         """Return what is to be fetched, once."""
@@ -110,25 +130,31 @@ class FakeConsumer:
 
     def commit(self, offsets: Mapping[TopicPartition, Any]) -> None:
         """Keep the offsets."""
-        self.committed.append({place.partition: kept.offset for place, kept in offsets.items()})
+        self.committed.append({named(place): kept.offset for place, kept in offsets.items()})
 
 
 SETTINGS = Settings(kafka_bootstrap="127.0.0.1:9")
-Member = tuple[KafkaPairs, FakeConsumer]
+Member = tuple[KafkaLog, FakeConsumer]
 
 
 @pytest.fixture
 def member(monkeypatch: pytest.MonkeyPatch) -> Member:
     """Give a trainer that has just subscribed, and its consumer."""
-    consumer = FakeConsumer({PREFERENCE_PAIRS: {0, 1}})
-    monkeypatch.setattr(pairs_source, "KafkaConsumer", lambda **_: consumer)
-    return KafkaPairs(SETTINGS, SimpleNamespace()), consumer
+    consumer = FakeConsumer(TOPICS)
+    monkeypatch.setattr(log_source, "KafkaConsumer", lambda **_: consumer)
+    return KafkaLog(SETTINGS, SimpleNamespace()), consumer
 
 
-def record(partition: int, offset: int) -> Any:
-    """Return a record of a pair as a consumer gives it."""
-    value = pair_number(offset).model_dump_json().encode()
-    return SimpleNamespace(partition=partition, offset=offset, key=b"", value=value)
+def record(topic: str, offset: int, value: bytes, *, headers: list[tuple[str, bytes]] | None = None) -> Any:
+    """Return a record as a consumer gives it."""
+    return SimpleNamespace(
+        topic=topic, partition=0, offset=offset, key=b"", value=value, timestamp=7, headers=headers or []
+    )
+
+
+def pair(offset: int) -> Any:
+    """Return the record of a pair."""
+    return record(PREFERENCE_PAIRS, offset, preference_pair(f"s-{offset}").model_dump_json().encode())
 
 
 def test_a_trainer_is_not_ready_before_the_group_has_assigned_it_everything(member: Member) -> None:
@@ -138,7 +164,7 @@ def test_a_trainer_is_not_ready_before_the_group_has_assigned_it_everything(memb
     assert source.not_reading() == "the consumer group has not assigned partitions yet"
     consumer.assign()
     assert not source.join()
-    assert source.not_reading() == "another trainer is assigned the preference pairs; standing by"
+    assert source.not_reading() == "another trainer is assigned the searches and pairs; standing by"
     consumer.assign(0, 1)
     assert source.join()
     assert source.not_reading() is None
@@ -146,25 +172,66 @@ def test_a_trainer_is_not_ready_before_the_group_has_assigned_it_everything(memb
 
 def test_it_does_not_join_before_it_knows_the_topic(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the leader might assign it nothing and go on so for minutes."""
-    monkeypatch.setattr(pairs_source, "KafkaConsumer", lambda **_: FakeConsumer({}))
+    monkeypatch.setattr(log_source, "KafkaConsumer", lambda **_: FakeConsumer({JOINED_SEARCHES: {0}}))
     with pytest.raises(DependencyDown, match="does not know the topic preference-pairs"):
-        KafkaPairs(SETTINGS, SimpleNamespace())
+        KafkaLog(SETTINGS, SimpleNamespace())
 
 
 def test_reading_goes_on_at_the_checkpoint_whenever_partitions_are_assigned(member: Member) -> None:
     """What was fetched before the checkpoint is known is passed over; afterwards each record is given once."""
     source, consumer = member
     consumer.assign(0, 1)
-    consumer.fetched = {TopicPartition(PREFERENCE_PAIRS, 0): [record(0, 0)]}
+    place = TopicPartition(PREFERENCE_PAIRS, 0)
+    consumer.fetched = {place: [pair(0)]}
     source.join()
-    source.seek({0: 5})
-    assert consumer.positions == {0: 5, 1: 0}
-    consumer.fetched = {TopicPartition(PREFERENCE_PAIRS, 0): [record(0, 5), record(0, 6)]}
+    told = source.seek({named(place): 5})
+    assert consumer.positions == told
+    assert told == {f"{topic}/{number}": 0 for topic in TOPICS for number in (0, 1)} | {named(place): 5}
+    consumer.fetched = {place: [pair(5), pair(6)]}
     assert [found.offset for found in source.poll(0.0)] == [5, 6]
     consumer.assign(0, 1)
-    assert consumer.positions == {0: 7, 1: 0}
-    source.commit({0: 7})
-    assert consumer.committed == [{0: 7}]
+    assert consumer.positions == {**told, named(place): 7}
+    source.commit({named(place): 7, "other/0": 9})
+    assert consumer.committed == [{named(place): 7}]
+
+
+def test_records_that_are_gone_are_not_waited_for(member: Member) -> None:
+    """Retention ate them, or the topic was made anew: reading begins where there is something to read."""
+    source, consumer = member
+    consumer.assign(0)
+    eaten, anew = f"{JOINED_SEARCHES}/0", f"{PREFERENCE_PAIRS}/0"
+    consumer.begins = {eaten: 40}
+    told = source.seek({eaten: 5, anew: 4_000})
+    assert (told[eaten], told[anew]) == (40, 0)
+    assert source.ends() == dict.fromkeys(told, 100)
+
+
+def test_each_topic_gives_its_own_content(member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists with their closing numbers, pairs, curated pairs; what breaks its contract is set aside and has none."""
+    source, consumer = member
+    letters: list[Any] = []
+    monkeypatch.setattr(log_source, "produce_all", lambda _producer, records: letters.extend(records))
+    consumer.assign(0, 1)
+    source.seek({})
+    search = search_number(3)
+    written = [
+        record(JOINED_SEARCHES, 0, encode(search), headers=[("millrace.turn", b"2-0:17")]),
+        record(JOINED_SEARCHES, 1, b'{"search_id": 1}'),
+        pair(0),
+        record(CURATED_PAIRS, 0, b'{"query":"gift","chosen":"P-1","rejected_text":"dull"}'),
+        record(CURATED_PAIRS, 1, b"{}"),
+    ]
+    for one in written:
+        consumer.fetched.setdefault(TopicPartition(one.topic, 0), []).append(one)
+    found = source.poll(0.0)
+    assert [(one.place, one.offset, one.time_ms) for one in found] == [
+        (f"{one.topic}/0", one.offset, 7) for one in written
+    ]
+    assert isinstance(found[0].content, JoinedSearch)
+    assert encode(found[0].content) == encode(search)
+    assert found[0].closing == ClosingNumber("2-0", 17)
+    assert [one.content is None for one in found] == [False, True, False, False, True]
+    assert [letter.topic for letter in letters] == ["dead-letters"] * 2
 
 
 @pytest.mark.parametrize("moved", [FakeConsumer.assign, FakeConsumer.lose], ids=["assigned nothing", "lost"])
@@ -179,7 +246,7 @@ def test_a_trainer_that_may_have_a_successor_stops(member: Member, moved: Callab
     with pytest.raises(TransientError, match="another trainer"):
         source.poll(0.0)
     with pytest.raises(TransientError, match="another trainer"):
-        source.commit({0: 1})
+        source.commit({f"{PREFERENCE_PAIRS}/0": 1})
     assert consumer.committed == []
 
 
@@ -187,9 +254,9 @@ def test_without_a_coordinator_a_trainer_is_not_ready(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A poll without a broker only falls silent; a moment without a coordinator is no outage."""
-    consumer, now_s = FakeConsumer({PREFERENCE_PAIRS: {0}}), [100.0]
-    monkeypatch.setattr(pairs_source, "KafkaConsumer", lambda **_: consumer)
-    source = KafkaPairs(SETTINGS, SimpleNamespace(), monotonic_s=lambda: now_s[0])
+    consumer, now_s = FakeConsumer(TOPICS), [100.0]
+    monkeypatch.setattr(log_source, "KafkaConsumer", lambda **_: consumer)
+    source = KafkaLog(SETTINGS, SimpleNamespace(), monotonic_s=lambda: now_s[0])
     consumer.assign(0)
     consumer.is_alone = True
     now_s[0] += PATIENCE_S

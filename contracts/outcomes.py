@@ -1,0 +1,97 @@
+"""What a joined search says: how far the shopper went with each product, which outcomes say nothing, who looked where.
+
+Stages that learn from lists read them by these rules and no others. Until propensities are estimated from the shop's
+own lists, a prior stands for them: theta_k = 1 / k, version 0.
+"""
+
+from enum import IntEnum
+from typing import Final
+
+from contracts.structs import JoinedSearch, JoinedSlot
+from contracts.telemetry import FilterReason
+
+LONG_CLICK_MS: Final = 30_000
+"""A stay from which a click counts as more than a click."""
+BOUNCE_MS: Final = 5_000
+"""A stay below which a click says nothing, neither for nor against."""
+PRIOR_VERSION: Final = 0
+"""The propensity version of what is weighed by the prior alone."""
+
+
+class Grade(IntEnum):
+    """How far a shopper went with a product of a list; more is better."""
+
+    SKIP = 0
+    CLICK = 1
+    LONG_CLICK = 2
+    CART = 3
+    PURCHASE = 4
+
+
+VALUE: Final = {Grade.CLICK: 1.0, Grade.LONG_CLICK: 1.5, Grade.CART: 4.0, Grade.PURCHASE: 10.0}
+"""What choosing is worth, by grade: expected value per examination, to be calibrated per shop."""
+
+
+def grade(slot: JoinedSlot) -> Grade:
+    """Return the grade of a slot. A reported stay counts as a click even if the click itself was lost.
+
+    >>> grade(JoinedSlot(product_id="P-1", position=1, clicked=True, dwell_ms=42_000))
+    <Grade.LONG_CLICK: 2>
+    """
+    if slot.purchase_quantity:
+        return Grade.PURCHASE
+    if slot.cart_quantity:
+        return Grade.CART
+    if slot.dwell_ms is None:
+        return Grade.CLICK if slot.clicked else Grade.SKIP
+    return Grade.LONG_CLICK if slot.dwell_ms >= LONG_CLICK_MS else Grade.CLICK
+
+
+def is_bounce(slot: JoinedSlot) -> bool:
+    """Whether the shopper came straight back, which says nothing for the product and nothing against it.
+
+    >>> is_bounce(JoinedSlot(product_id="P-1", position=1, clicked=True, dwell_ms=900))
+    True
+    """
+    return grade(slot) is Grade.CLICK and slot.dwell_ms is not None and slot.dwell_ms < BOUNCE_MS
+
+
+def stood_by_rank(slot: JoinedSlot) -> bool:
+    """Whether a slot had its position by its rank, and could be bought.
+
+    The others are left out on both sides: a slot that could be chosen but never rejected would pull its product up
+    without end.
+    """
+    return slot.in_stock and not slot.sponsored and not slot.pinned
+
+
+def filter_reason(search: JoinedSearch) -> FilterReason | None:
+    """Return why a search is kept out of learning on purpose, or None."""
+    if search.synthetic:
+        return FilterReason.SYNTHETIC
+    if search.consent == "denied":
+        return FilterReason.CONSENT
+    return None
+
+
+def examination(position: int) -> float:
+    """Return the relative chance that a shopper examines a position, 1 at the top.
+
+    >>> examination(1), examination(4)
+    (1.0, 0.25)
+    """
+    return 1 / position
+
+
+def examination_ratio(chosen_position: int, rejected_position: int) -> float:
+    """Return the weight that undoes position bias: min(1, theta_rejected / theta_chosen).
+
+    It has the same fixed point as 1 / theta_chosen, is bounded by 1 and needs no clipping. It is 1 for a product that
+    was chosen from below and less the further down the passed-over product stood.
+
+    Source: docs/papers.md, "The weight of a pair".
+
+    >>> examination_ratio(4, 1), examination_ratio(1, 4)
+    (1.0, 0.25)
+    """
+    return min(1.0, examination(rejected_position) / examination(chosen_position))

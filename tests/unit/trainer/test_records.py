@@ -1,0 +1,255 @@
+"""What a list and a pair say, each once, in any order."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contracts.joined import ClosingNumber
+from contracts.pairs import CuratedPair
+from contracts.structs import JoinedSearch, JoinedSlot
+from contracts.telemetry import ListOutcome, PairDropReason
+from tests.support.pairs import preference_pair
+from tests.support.trainer import QUERIES, START_MS, search_number
+from trainer.preference.evidence import Cells
+from trainer.records import (
+    CURATED_WEIGHT,
+    MAX_PAIR_CLICKS,
+    RULE_WEIGHT,
+    SPARE_NUMBERS,
+    TEXT,
+    Evidence,
+    Seen,
+    slots_of,
+)
+
+DAY_MS = 86_400_000
+
+
+def search(*slots: JoinedSlot, number: int = 0, **told: Any) -> JoinedSearch:
+    """Return a list of these slots."""
+    values = {"query": "quiet fridge", "closed_at": START_MS + 60_000, "search_time": START_MS, **told}
+    return JoinedSearch(search_id=f"s-{number}", slots=slots, **values)
+
+
+def slot(product_id: str, position: int, **told: Any) -> JoinedSlot:
+    """Return a slot."""
+    return JoinedSlot(product_id=product_id, position=position, **told)
+
+
+def new() -> Evidence:
+    """Return evidence of nothing."""
+    return Evidence(4, half_life_ms=16 * DAY_MS)
+
+
+def counted(evidence: Evidence, *, digits: int = 5) -> dict[tuple[str, str], tuple[float, float]]:
+    """Return clicks and showings by query and product."""
+    cells: Cells = evidence.table.cells()
+    queries, products = evidence.queries.texts, evidence.products.texts
+    return {
+        (queries[query], products[product]): (round(clicks, digits), round(float(np.exp(showings)), digits))
+        for query, product, clicks, showings in zip(
+            cells.queries[cells.query_of].tolist(),
+            cells.products.tolist(),
+            cells.clicks.tolist(),
+            cells.log_showings.tolist(),
+            strict=True,
+        )
+    }
+
+
+@pytest.mark.parametrize(
+    ("slots", "expected"),
+    [
+        ([slot("a", 1), slot("b", 4, clicked=True)], {"a": (1.0, 0.0), "b": (0.25, 1.0)}),
+        ([slot("a", 1, clicked=True, dwell_ms=31_000)], {"a": (1.0, 1.5)}),
+        ([slot("a", 1, purchase_quantity=1), slot("b", 2, cart_quantity=2)], {"a": (1.0, 10.0), "b": (0.5, 4.0)}),
+        ([slot("a", 1, clicked=True, dwell_ms=900), slot("b", 2, clicked=True)], {"b": (0.5, 1.0)}),
+        ([slot("a", 1, sponsored=True), slot("b", 2, pinned=True), slot("c", 3, in_stock=False)], {}),
+        ([slot("a", 1, sponsored=True, clicked=True), slot("a", 2), slot("b", 4)], {"b": (0.25, 0.0)}),
+        ([slot("a", 1, sponsored=True), slot("a", 2), slot("b", 4)], {"a": (0.5, 0.0), "b": (0.25, 0.0)}),
+        ([slot("a", 1, visible_ms=800), slot("b", 2), slot("c", 4, clicked=True)], {"a": (1.0, 0.0), "c": (0.25, 1.0)}),
+        ([slot("a", 2), slot("a", 4, clicked=True)], {"a": (0.5, 1.0)}),
+    ],
+)
+def test_a_list_says_what_was_looked_at_and_chosen(
+    slots: Sequence[JoinedSlot], expected: dict[str, tuple[float, float]]
+) -> None:
+    """Grades, bounces, places that were not ranked, slots out of sight, and a product that stands twice."""
+    assert slots_of(search(*slots)) == expected
+
+
+@pytest.mark.parametrize(
+    ("told", "outcome"),
+    [
+        ({}, ListOutcome.LEARNED),
+        ({"synthetic": True}, ListOutcome.SYNTHETIC),
+        ({"consent": "denied"}, ListOutcome.CONSENT),
+        ({"query": " -- "}, ListOutcome.NO_QUERY),
+        ({"page": 2}, ListOutcome.NO_SLOT),
+    ],
+)
+def test_a_list_is_kept_out_for_the_reasons_that_keep_it_from_making_pairs(
+    told: dict[str, Any], outcome: ListOutcome
+) -> None:
+    """Robots, refused consent, blank queries and lists of advertisements teach nothing, and are counted as such."""
+    evidence, slots = new(), () if outcome is ListOutcome.NO_SLOT else (slot("a", 1, clicked=True),)
+    assert evidence.take_list(search(*slots, **told), time_ms=START_MS) is outcome
+    assert len(evidence.table) == (outcome is ListOutcome.LEARNED)
+
+
+def test_queries_that_differ_in_case_and_signs_are_one() -> None:
+    """Evidence is kept under the normalised query."""
+    evidence = new()
+    for number, query in enumerate(("Quiet  FRIDGE", "quiet fridge!", "quiet, fridge")):
+        evidence.take_list(search(slot("a", 1, clicked=True), number=number, query=query), time_ms=START_MS + 60_000)
+    assert counted(evidence) == {("quiet fridge", "a"): (3.0, 3.0)}
+
+
+def test_a_list_counts_once() -> None:
+    """By its closing number however much came in between, by its id and time without one; another page counts."""
+    evidence, one = new(), search(slot("a", 1, clicked=True))
+    assert evidence.take_list(one, ClosingNumber("0-0", 7), time_ms=START_MS) is ListOutcome.LEARNED
+    other = search(slot("a", 1, clicked=True), number=1)
+    assert evidence.take_list(other, ClosingNumber("0-0", 7), time_ms=START_MS) is ListOutcome.DUPLICATE
+    assert evidence.take_list(one, ClosingNumber("0-9", 1), time_ms=START_MS) is ListOutcome.DUPLICATE
+    assert evidence.take_list(one, time_ms=START_MS) is ListOutcome.DUPLICATE
+    page = search(slot("b", 11, clicked=True), search_time=START_MS + 1)
+    assert evidence.take_list(page, time_ms=START_MS) is ListOutcome.LEARNED
+    assert evidence.table.lists == 2
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.permutations(range(40)))
+def test_any_order_gives_the_same_evidence(order: list[int]) -> None:
+    """Lists, each twice, in any order: the same counts by name, bit by bit."""
+    one, two = new(), new()
+    for evidence, numbers in ((one, [*range(40)]), (two, [*order, *order[::2]])):
+        for number in numbers:
+            found = search_number(number)
+            evidence.take_list(found, time_ms=found.closed_at)
+    assert counted(one, digits=99) == counted(two, digits=99)
+    assert one.click_times == two.click_times
+
+
+def test_a_list_from_the_future_fades_nothing() -> None:
+    """A deadline after the record was written is a wrong clock: the list counts from when it was written."""
+    evidence = new()
+    evidence.take_list(search(slot("a", 1, clicked=True)), time_ms=START_MS + 60_000)
+    late = search(slot("b", 1, clicked=True), number=1, closed_at=START_MS + 10_000 * DAY_MS)
+    evidence.take_list(late, time_ms=START_MS + 61_000)
+    clicks = counted(evidence)
+    assert clicks["quiet fridge", "a"][0] == pytest.approx(1.0, abs=1e-4)
+    assert clicks["quiet fridge", "b"][0] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_click_pairs_add_nothing_to_their_lists() -> None:
+    """They are counted, each once; the list itself has said it already."""
+    evidence, pair = new(), preference_pair()
+    assert evidence.take_pair(pair) is None
+    assert evidence.take_pair(pair) is PairDropReason.DUPLICATE
+    assert len(evidence.table) == 0
+
+
+def test_a_value_pair_adds_to_what_was_chosen() -> None:
+    """A later purchase makes the click worth more; it shows the product to nobody."""
+    evidence, bought = new(), search(slot("P-1", 1, clicked=True), slot("P-2", 2))
+    evidence.take_list(bought, time_ms=START_MS + 60_000)
+    pair = preference_pair(source="value", weight=9.0, event_time=START_MS + 57_000)
+    assert evidence.take_pair(pair) is None
+    assert counted(evidence) == {("quiet fridge", "P-1"): (10.0, 1.0), ("quiet fridge", "P-2"): (0.0, 0.5)}
+    assert evidence.table.lists == 1
+
+
+def test_pairs_of_rules_and_people_count_once_and_are_capped() -> None:
+    """A list of two, of a weight of its own, however often it is sent and however much it claims to weigh."""
+    evidence = new()
+    for number in range(3):
+        evidence.take_pair(preference_pair(f"s-{number}", source="rule", weight=2.0))
+    written = CuratedPair(query="Quiet fridge", chosen="P-3", rejected="P-2", weight=100.0)
+    assert evidence.take_curated(written, time_ms=preference_pair().closed_at) is None
+    assert evidence.take_curated(written, time_ms=START_MS) is PairDropReason.DUPLICATE
+    assert counted(evidence) == {
+        ("quiet fridge", "P-1"): (2 * RULE_WEIGHT, 1.0),
+        ("quiet fridge", "P-2"): (0.0, 2.0),
+        ("quiet fridge", "P-3"): (MAX_PAIR_CLICKS, 1.0),
+    }
+
+
+def test_a_curated_text_is_a_product_of_its_own() -> None:
+    """It has a name that no product has; a query that shows nothing is refused."""
+    evidence = new()
+    pair = CuratedPair(query="gift", chosen_text="A red mixer", rejected="P-2")
+    assert evidence.take_curated(pair, time_ms=START_MS) is None
+    assert counted(evidence)["gift", f"{TEXT}A red mixer"] == (CURATED_WEIGHT, 1.0)
+    assert (
+        evidence.take_curated(CuratedPair(query="??", chosen="a", rejected="b"), time_ms=0) is PairDropReason.NO_QUERY
+    )
+
+
+def test_evidence_goes_on_from_its_state() -> None:
+    """Numbers, counts, vectors and what was seen: the same as without the interruption, bit by bit."""
+    whole, first = new(), new()
+    for evidence in (whole, first):
+        for number in range(50):
+            evidence.take_list(search_number(number), ClosingNumber("0-0", number + 1), time_ms=START_MS)
+        evidence.encode_queries(lambda text: np.full(4, len(text) / 7, dtype=np.float32))
+    second = Evidence.from_state(first.state(), half_life_ms=16 * DAY_MS)
+    for evidence in (whole, second):
+        for number in range(30, 90):
+            evidence.take_list(search_number(number), ClosingNumber("0-0", number + 1), time_ms=START_MS)
+        evidence.take_pair(preference_pair(source="rule"))
+    expected, found = whole.state(), second.state()
+    assert expected.keys() == found.keys()
+    assert all(np.array_equal(expected[name], found[name]) for name in expected)
+
+
+def test_only_clicked_queries_are_encoded_and_each_once() -> None:
+    """Encoding is what costs; a vector that is not finite becomes one that is left out."""
+    evidence, asked = new(), list[str]()
+
+    def encode(text: str) -> np.ndarray:
+        asked.append(text)
+        return np.full(4, np.nan if text == "broken" else 1.0, dtype=np.float32)
+
+    lists = [("fridge", True), ("broken", True), ("oven", False)]
+    for number, (query, clicked) in enumerate(lists):
+        evidence.take_list(search(slot("a", 1, clicked=clicked), number=number, query=query), time_ms=START_MS)
+    evidence.encode_queries(encode)
+    assert asked == ["fridge", "broken"]
+    evidence.encode_queries(encode)
+    assert asked == ["fridge", "broken", "broken"]
+    assert evidence.cells(np.array([True])).queries.tolist() == [0]
+
+
+def test_numbers_without_evidence_are_given_out_anew() -> None:
+    """Names that have faded away leave; what is left keeps its counts and vectors."""
+    evidence = new()
+    for number in range(SPARE_NUMBERS + 100):
+        evidence.take_list(search(slot(f"p{number}", 1), number=number, query=f"q {number}"), time_ms=START_MS)
+    assert not evidence.renumber()
+    for number in range(4):
+        late = search(
+            slot("P-9", 1, clicked=True), number=-1 - number, query=QUERIES[number], closed_at=START_MS + 999 * DAY_MS
+        )
+        evidence.take_list(late, time_ms=START_MS + 999 * DAY_MS)
+    evidence.encode_queries(lambda text: np.full(4, len(text), dtype=np.float32))
+    before = counted(evidence)
+    assert evidence.renumber()
+    assert counted(evidence) == before
+    assert evidence.queries.texts == list(QUERIES[:4])
+    assert evidence.query_vectors[:, 0].tolist() == [len(text) for text in QUERIES[:4]]
+
+
+def test_what_was_seen_survives_in_order() -> None:
+    """The oldest is forgotten first, also after a restart."""
+    seen = Seen(capacity=2)
+    seen.add("a")
+    seen.add("b")
+    again = Seen(seen.to_array(), capacity=2)
+    assert not again.add("b")
+    assert again.add("c")
+    assert again.add("a")

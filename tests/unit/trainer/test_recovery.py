@@ -1,0 +1,292 @@
+"""What a crash, a rival, a lost disk or a rollback changes: nothing that shoppers or the evidence would show."""
+
+from collections.abc import Callable
+from copy import deepcopy
+
+import numpy as np
+import pytest
+
+from contracts.errors import TransientError
+from contracts.releases import manifest_of
+from tests.support.tiny_encoder import TinyEncoder
+from tests.support.trainer import (
+    DIM,
+    World,
+    new_learner,
+    offsets,
+    records,
+)
+from towers.release_files import unpack
+from trainer.state import Progress
+
+
+class _Killed(Exception):
+    pass
+
+
+class Saboteur:
+    """Kills the process at the n-th thing that it does to the world, before or after it is done."""
+
+    def __init__(self, world: World, place: int, *, after: bool) -> None:
+        self.left, self.after = place, after
+        for owner, name in (
+            (world.checkpoints, "save"),
+            (world.source, "commit"),
+            (world.models, "publish"),
+            (world.models, "retire"),
+            (world.loop.learner, "solve"),
+            (world.loop.learner, "learn_prior"),
+        ):
+            setattr(owner, name, self.around(getattr(owner, name)))
+
+    def around(self, act: Callable[..., object]) -> Callable[..., object]:
+        """Surround an act."""
+
+        def acted(*values: object, **named: object) -> object:
+            self.left -= 1
+            if self.left == 0 and not self.after:
+                raise _Killed
+            done = act(*values, **named)
+            if self.left == 0 and self.after:
+                raise _Killed
+            return done
+
+        return acted
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_hundred_kills_lose_nothing_and_repeat_nothing(after: bool) -> None:
+    """Killed before or after each step in turn, solves too: counts and evidence are those of one run."""
+    world, kills = World(), 0
+    for number in range(50):
+        world.send(12 * number, 12 * number + 12)
+        world.now_ms += 61_000
+        Saboteur(world, 1 + number % 6, after=after)
+        try:
+            world.run_once()
+        except _Killed:
+            kills += 1
+        for owner in (world.checkpoints, world.source, world.models):
+            for name in ("save", "commit", "publish", "retire"):
+                owner.__dict__.pop(name, None)
+        world.start()
+    world.run_once(after_s=61)
+    world.run_once(after_s=61)
+    assert kills >= 40
+    whole = World(600)
+    whole.run_once()
+    assert world.progress.lists_trained == whole.progress.lists_trained == 600
+    state, expected = world.loop.learner.evidence.state(), whole.loop.learner.evidence.state()
+    assert np.array_equal(state["table.keys"], expected["table.keys"])
+    assert np.array_equal(state["table.counts"], expected["table.counts"])
+    assert len(world.models.order) == len(set(world.models.order)) > 10
+
+
+def test_a_restarted_trainer_makes_the_same_bytes_as_one_that_was_not() -> None:
+    """State, parent release and records decide every bit of the next release."""
+    one = World(150)
+    one.run_once()
+    two = deepcopy_of(one)
+    for world in (one, two):
+        world.send(150, 260)
+    two.start()
+    two.progress.last_query_release, two.progress.fence = one.progress.last_query_release, one.progress.fence
+    two.progress.last_product_release = one.progress.last_product_release
+    for world in (one, two):
+        world.run_once(after_s=70)
+    assert one.models.order[1:] == two.models.order[1:] == ["query-2", "product-1"]
+    assert one.models.values == two.models.values
+
+
+def deepcopy_of(world: World) -> World:
+    """Return a world of the same past."""
+    other = World()
+    other.source.log = list(world.source.log)
+    other.checkpoints.saved = deepcopy(world.checkpoints.saved)
+    other.models.publish({key: world.models.values[key] for key in world.models.order})
+    other.now_ms = world.now_ms
+    return other
+
+
+def test_a_release_can_be_computed_again_to_the_byte() -> None:
+    """Parent release, evidence at the cut, prior and catalogue are all that a release is made of."""
+    world = World(150)
+    world.run_once()
+    world.send(150, 260)
+    world.run_once(after_s=15)
+    released = world.models.values["query-2"]
+    parent = unpack(world.models.values["query-1"])
+    learner = new_learner(world.checkpoints.saved[-1], encoder=TinyEncoder(DIM))
+    manifest = manifest_of(released)
+    assert manifest.parent == 1
+    assert {**learner.preference.learned.prior._asdict(), "half_life_days": 16.0} == manifest.prior  # type: ignore[union-attr]
+    towers = world.loop._towers(0, 0)._replace(query=parent.query_tower())
+    again = learner.solve(towers).towers.query
+    assert all(np.array_equal(tensor, unpack(released).tensors[name]) for name, tensor in again.tensors().items())
+
+
+def test_each_start_leaves_numbers_out_and_raises_the_fence() -> None:
+    """What a stalled predecessor still publishes has a key of its own and a lower fence."""
+    world = World(100)
+    world.run_once()
+    world.start()
+    world.send(100, 200)
+    world.run_once(after_s=16)
+    assert world.models.order == ["query-1", "query-5"]
+    manifest = manifest_of(world.models.values["query-5"])
+    assert (manifest.fence, manifest.parent) == (2, 1)
+
+
+class _Stalled(Exception):
+    pass
+
+
+@pytest.mark.parametrize("step", ["save", "commit", "publish", "retire"])
+def test_a_trainer_that_was_stalled_overwrites_nothing_and_ends(step: str) -> None:
+    """Stopped at any step between save and retire and woken after its successor released, it changes nothing."""
+    world = World(100)
+    old, saved = world.loop, list(world.checkpoints.saved)
+    owner = {"save": world.checkpoints, "commit": world.source}.get(step, world.models)
+    act = getattr(owner, step)
+    calls: list[tuple[object, ...]] = []
+
+    def stall(*values: object) -> None:
+        calls.append(values)
+        raise _Stalled
+
+    setattr(owner, step, stall)
+    with pytest.raises(_Stalled):
+        old.run_once()
+    del owner.__dict__[step]
+    new = world.start()
+    world.send(100, 200)
+    world.run_once(after_s=70)
+    ours = dict(world.models.values)
+    act(*calls[0])  # the stalled trainer wakes up in the middle of its step
+    fence = world.progress.fence
+    assert fence > old.progress.fence
+    assert {key: world.models.values[key] for key in ours if key in world.models.values} == {
+        key: value for key, value in ours.items() if key in world.models.values
+    }
+    with pytest.raises(TransientError, match=f"another trainer took over with fence {fence}"):
+        old.run_once()
+    assert new.progress.fence == fence
+    assert len(saved) <= len(world.checkpoints.saved)
+
+
+def lose_disk(world: World) -> Progress:
+    """Start a trainer whose checkpoints are gone and return what it knows."""
+    world.checkpoints.saved.clear()
+    return world.start().learner.progress
+
+
+def test_a_trainer_that_lost_its_disk_reads_the_log_again_before_it_releases() -> None:
+    """It counts everything anew, publishes nothing before the cut of what is served, and goes on from that release."""
+    world = World(100)
+    world.run_once()
+    world.models.serve(1, 0)
+    expected = world.loop.learner.evidence.state()
+    log, world.source.log = world.source.log, world.source.log[:60]
+    progress = lose_disk(world)
+    world.run_once(after_s=30)
+    assert world.catching_up()
+    assert (world.models.order, progress.lists_trained) == (["query-1"], 60)
+    world.source.log = log
+    world.run_once(after_s=30)
+    state = world.loop.learner.evidence.state()
+    assert not world.catching_up()
+    assert np.array_equal(state["table.counts"], expected["table.counts"])
+    world.send(100, 160)
+    world.run_once(after_s=30)
+    manifest = manifest_of(world.models.values[world.models.order[-1]])
+    assert (manifest.lists_trained, manifest.offsets) == (160, offsets(160))
+
+
+def test_a_lost_disk_and_a_log_that_retention_cut_end_too() -> None:
+    """What is gone from the log is said and left out; the trainer does not wait for it."""
+    world = World(100)
+    world.run_once()
+    world.models.serve(1, 0)
+    world.source.log = [record for record in world.source.log if record.offset >= 40]
+    world.source.begins = dict.fromkeys(world.source.begins, 40)
+    progress = lose_disk(world)
+    world.run_once(after_s=30)
+    assert (world.catching_up(), progress.lists_trained) == (False, 20)
+
+
+def test_an_older_checkpoint_than_the_release_in_force_catches_up_first() -> None:
+    """A disk that was put back from a backup knows less than what is served: nothing older is released over it."""
+    world = World(100)
+    world.run_once()
+    oldest = world.checkpoints.saved[:1]
+    world.send(100, 200)
+    world.run_once(after_s=20)
+    world.models.serve(2, 0)
+    world.checkpoints.saved = oldest
+    log, world.source.log = world.source.log, world.source.log[:150]
+    world.start()
+    world.run_once(after_s=20)
+    assert world.models.order == ["query-1", "query-2"]
+    world.source.log = log
+    world.run_once(after_s=20)
+    assert (world.progress.lists_trained, world.catching_up()) == (200, False)
+
+
+def rolled_back(world: World) -> None:
+    """Release three times and go back to the first release."""
+    for number in range(3):
+        world.send(100 * number, 100 * number + 100)
+        world.run_once(after_s=20)
+        world.models.serve(number + 1, 0)
+        world.run_once()
+    assert world.models.order[:3] == ["query-1", "query-2", "query-3"]
+    world.send(300, 400)
+    world.models.serve(1, 0)
+
+
+def test_a_rollback_goes_back_to_the_evidence_of_that_release() -> None:
+    """What came between its cut and the rollback is left out; what comes afterwards counts."""
+    world = World()
+    rolled_back(world)
+    world.loop._adopt()
+    assert world.progress.lists_trained == 100
+    assert world.progress.offsets == offsets(400)
+    world.run_once(after_s=20)
+    assert len(world.models.order) == 3
+    world.send(400, 500)
+    world.run_once(after_s=20)
+    manifest = manifest_of(world.models.values["query-4"])
+    assert (manifest.release, manifest.parent, manifest.lists_trained) == (4, 1, 200)
+    expected = new_learner()
+    for record in [*records(0, 100), *records(400, 500)]:
+        expected.evidence.take_list(record.content, time_ms=record.time_ms)  # type: ignore[arg-type]
+    found = world.loop.learner.evidence.table.cells()
+    assert found.clicks.sum() == pytest.approx(expected.evidence.table.cells().clicks.sum())
+
+
+def test_a_rollback_without_a_checkpoint_reads_the_log_again_up_to_that_cut() -> None:
+    """The same evidence as with one, only later."""
+    world = World()
+    rolled_back(world)
+    world.checkpoints.saved.clear()
+    world.loop._adopt()
+    assert world.catching_up()
+    world.run_once(after_s=20)
+    assert (world.catching_up(), world.progress.lists_trained) == (False, 100)
+    assert world.progress.offsets == offsets(400)
+    world.send(400, 500)
+    world.run_once(after_s=20)
+    assert world.progress.lists_trained == 200
+    assert manifest_of(world.models.values["query-4"]).parent == 1
+
+
+def test_a_rollback_to_the_untrained_release_forgets_everything() -> None:
+    """Release 0 knew nothing: learning begins again with what comes."""
+    world = World()
+    rolled_back(world)
+    world.models.serve(0, 0)
+    world.run_once(after_s=20)
+    assert world.progress.lists_trained == 0
+    world.send(400, 500)
+    world.run_once(after_s=20)
+    assert world.progress.lists_trained == 100

@@ -1,0 +1,271 @@
+"""What the log says, as evidence: joined searches and pairs, each counted once.
+
+A pair of source `click` is known through its list. A pair that a rule or a person made is a list of two of its own,
+counted once however often it is sent; a `value` pair adds to the product that was chosen. Nothing here depends on the
+order of records, but for what is forgotten first when a memory is full.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+import orjson
+from cachetools import FIFOCache
+
+from contracts.joined import ClosingNumber
+from contracts.outcomes import VALUE, Grade, examination, filter_reason, grade, is_bounce, stood_by_rank
+from contracts.pairs import CuratedPair, PreferencePair
+from contracts.structs import JoinedSearch, JoinedSlot
+from contracts.telemetry import ListOutcome, PairDropReason
+from towers.features import key_of
+from towers.text import normalised
+from trainer.preference.evidence import Cells, EvidenceTable, Shown
+
+RULE_WEIGHT: Final = 0.5
+CURATED_WEIGHT: Final = 2.0
+"""Clicks that a pair of weight 1 counts as: a person who writes a pair means it, a rule guesses."""
+MAX_PAIR_CLICKS: Final = 10.0
+"""Clicks that one such pair counts as at most."""
+DIGEST_BYTES: Final = 16
+REMEMBERED: Final = 200_000
+"""Lists, and as many pairs, whose repetition is noticed without a closing number; hours of a busy shop."""
+REMEMBERED_JOINS: Final = 1_000
+"""Joins whose closing numbers are kept; anyone may write the header, so there could be any number."""
+CLICK_TIMES: Final = 4096
+"""Click times kept for the next release, which carries an even sample of them."""
+TEXT: Final = "\0"
+"""Begins the name of a product that is a text of a curated pair; no product id holds it."""
+SPARE_NUMBERS: Final = 10_000
+"""Numbers without evidence from which all are given out anew."""
+
+Record = JoinedSearch | PreferencePair | CuratedPair
+
+
+class LogRecord(NamedTuple):
+    """A record of a topic that the trainer reads; a malformed one has no content and is a dead letter already."""
+
+    topic: str
+    partition: int
+    offset: int
+    time_ms: int
+    """When it was written."""
+    content: Record | None
+    closing: ClosingNumber | None = None
+
+    @property
+    def place(self) -> str:
+        """The partition, as offsets name it."""
+        return f"{self.topic}/{self.partition}"
+
+
+def slots_of(search: JoinedSearch) -> dict[str, tuple[float, float]]:
+    """Of each product of a list that can be learned from: its examination-weighted showing, and its clicks' worth.
+
+    Left out are advertisements, pinned and sold-out slots, bounces, and products that were engaged with in such a slot.
+    If the list has view events, what they do not name was not seen.
+    """
+    reported = any(slot.visible_ms is not None for slot in search.slots)
+    tainted = {slot.product_id for slot in search.slots if is_bounce(slot) or (grade(slot) and not stood_by_rank(slot))}
+    found: dict[str, tuple[float, float]] = {}
+    for slot in search.slots:
+        own = grade(slot)
+        seen = own is not Grade.SKIP or slot.visible_ms or not reported
+        if stood_by_rank(slot) and seen and slot.product_id not in tainted:
+            showing, value = found.get(slot.product_id, (0.0, 0.0))
+            found[slot.product_id] = max(showing, examination(slot.position)), max(value, VALUE.get(own, 0.0))
+    return found
+
+
+class Names:
+    """Gives out numbers for texts, and keeps their keys."""
+
+    def __init__(self, texts: Sequence[str] = ()) -> None:
+        self.texts = list(texts)
+        self._number_of = {text: number for number, text in enumerate(self.texts)}
+        self._keys = [key_of(text) for text in self.texts]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def number(self, text: str) -> int:
+        """The number of a text; a new one if it has none."""
+        number = self._number_of.setdefault(text, len(self.texts))
+        if number == len(self.texts):
+            self.texts.append(text)
+            self._keys.append(key_of(text))
+        return number
+
+    def keys(self) -> np.ndarray:
+        """Under which releases name them, by number, (N,) uint64."""
+        return np.array(self._keys, dtype=np.uint64)
+
+
+class Seen:
+    """Remembers the newest names by digest."""
+
+    def __init__(self, digests: np.ndarray | None = None, *, capacity: int = REMEMBERED) -> None:
+        self._digests: FIFOCache[bytes, None] = FIFOCache(capacity)
+        for row in () if digests is None else digests:
+            self._digests[row.tobytes()] = None
+
+    def add(self, *name: str | int) -> bool:
+        """Remember a name; return False if it was known.
+
+        >>> seen = Seen(capacity=2)
+        >>> seen.add("a", 1), seen.add("a", 1), seen.add("b"), seen.add("c"), seen.add("a", 1)
+        (True, False, True, True, True)
+        """
+        digest = hashlib.blake2b(orjson.dumps(name), digest_size=DIGEST_BYTES).digest()
+        if digest in self._digests:
+            return False
+        self._digests[digest] = None
+        return True
+
+    def to_array(self) -> np.ndarray:
+        """The digests, oldest first, (N, DIGEST_BYTES) uint8."""
+        return np.frombuffer(b"".join(self._digests), dtype=np.uint8).reshape(-1, DIGEST_BYTES)
+
+
+class Evidence:
+    """The table with the names behind its numbers, and what was counted already.
+
+    Args:
+        dim: width of base vectors.
+        half_life_ms: by how much older a list weighs half as much.
+    """
+
+    def __init__(self, dim: int, *, half_life_ms: float) -> None:
+        self.table = EvidenceTable(half_life_ms=half_life_ms)
+        self.queries, self.products = Names(), Names()
+        self.query_vectors = np.zeros((0, dim), dtype=np.float16)
+        """Base vectors by query number; 0 of one that was not encoded yet."""
+        self.click_times: list[int] = []
+        """Of clicks that no release carries yet."""
+        self._joins: dict[str, int] = {}  # join -> its newest closing number; the join seen last comes last
+        self._lists, self._pairs = Seen(), Seen()
+
+    def take_list(self, search: JoinedSearch, closing: ClosingNumber | None = None, *, time_ms: int) -> ListOutcome:
+        """Count a joined search.
+
+        Args:
+            search: the list.
+            closing: its place in the order in which its join closed searches.
+            time_ms: when it was written; a list is never counted as younger than that.
+        """
+        repeated = closing is not None and self._is_repeat(closing)
+        if not self._lists.add(search.search_id, search.search_time) or repeated:
+            return ListOutcome.DUPLICATE
+        if reason := filter_reason(search):
+            return ListOutcome(reason.value)
+        query = normalised(search.query)
+        if not query:
+            return ListOutcome.NO_QUERY
+        slots = slots_of(search)
+        if not slots:
+            return ListOutcome.NO_SLOT
+        shown = [Shown(self.products.number(name), *counts) for name, counts in slots.items()]
+        self.table.add(self.queries.number(query), shown, time_ms=min(search.closed_at, time_ms))
+        self._note_clicks(search.search_time, [slot for slot in search.slots if slot.product_id in slots])
+        return ListOutcome.LEARNED
+
+    def take_pair(self, pair: PreferencePair) -> PairDropReason | None:
+        """Count a preference pair; return why it is not counted."""
+        if not self._pairs.add(pair.pair_id):
+            return PairDropReason.DUPLICATE
+        query = normalised(pair.query)
+        if not query:
+            return PairDropReason.NO_QUERY
+        chosen, rejected = pair.chosen.product_id, pair.rejected.product_id
+        if pair.source == "value":
+            shown = [Shown(self.products.number(chosen), 0.0, min(pair.factors.value, VALUE[Grade.PURCHASE]))]
+            self.table.add(self.queries.number(query), shown, time_ms=pair.closed_at, is_list=False)
+        elif pair.source != "click":
+            weight = RULE_WEIGHT if pair.source == "rule" else CURATED_WEIGHT
+            return self._take_preference(query, chosen, rejected, weight * pair.weight, time_ms=pair.closed_at)
+        return None
+
+    def take_curated(self, pair: CuratedPair, *, time_ms: int) -> PairDropReason | None:
+        """Count a pair that a person wrote; return why it is not counted."""
+        query = normalised(pair.query)
+        if not query:
+            return PairDropReason.NO_QUERY
+        chosen = pair.chosen or f"{TEXT}{pair.chosen_text}"
+        rejected = pair.rejected or f"{TEXT}{pair.rejected_text}"
+        return self._take_preference(query, chosen, rejected, CURATED_WEIGHT * pair.weight, time_ms=time_ms)
+
+    def encode_queries(self, encode: Callable[[str], np.ndarray]) -> None:
+        """Make the base vectors of the queries that were clicked and have none, each of its own text alone."""
+        rows = np.zeros((len(self.queries) - len(self.query_vectors), self.query_vectors.shape[1]), dtype=np.float16)
+        self.query_vectors = np.concatenate([self.query_vectors, rows])
+        for number in self.table.cells().queries.tolist():
+            if not self.query_vectors[number].any():
+                self.query_vectors[number] = np.nan_to_num(encode(self.queries.texts[number]))
+
+    def cells(self, known_products: np.ndarray) -> Cells:
+        """The evidence of queries and products that have vectors.
+
+        Args:
+            known_products: whether each product has one, (all products,) of bool.
+        """
+        return self.table.cells(np.asarray(self.query_vectors.any(axis=1)), known_products)
+
+    def renumber(self) -> bool:
+        """Give all numbers out anew if many have lost their evidence; return whether that was done."""
+        queries, products = self.table.used()
+        if len(self.queries) + len(self.products) < 2 * (len(queries) + len(products)) + SPARE_NUMBERS:
+            return False
+        places = [np.zeros(len(names), dtype=np.int64) for names in (self.queries, self.products)]
+        for place, used in zip(places, (queries, products), strict=True):
+            place[used] = np.arange(len(used))
+        self.table.renumber(*places)
+        self.query_vectors = self.query_vectors[queries[queries < len(self.query_vectors)]]
+        self.queries = Names([self.queries.texts[number] for number in queries.tolist()])
+        self.products = Names([self.products.texts[number] for number in products.tolist()])
+        return True
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that was counted and is remembered."""
+        texts = [self.queries.texts, self.products.texts, self.click_times, self._joins]
+        return {
+            **{f"table.{name}": array for name, array in self.table.state().items()},
+            "query_vectors": self.query_vectors,
+            "names": np.frombuffer(orjson.dumps(texts), dtype=np.uint8),
+            "lists": self._lists.to_array(),
+            "pairs": self._pairs.to_array(),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray], *, half_life_ms: float) -> "Evidence":
+        """Go on where another one was when it gave its state."""
+        evidence = cls(state["query_vectors"].shape[1], half_life_ms=half_life_ms)
+        table = {name.removeprefix("table."): array for name, array in state.items() if name.startswith("table.")}
+        evidence.table = EvidenceTable.from_state(table, half_life_ms=half_life_ms)
+        queries, products, evidence.click_times, evidence._joins = orjson.loads(state["names"].tobytes())
+        evidence.queries, evidence.products = Names(queries), Names(products)
+        evidence.query_vectors = state["query_vectors"].copy()
+        evidence._lists, evidence._pairs = Seen(state["lists"]), Seen(state["pairs"])
+        return evidence
+
+    def _take_preference(
+        self, query: str, chosen: str, rejected: str, clicks: float, *, time_ms: int
+    ) -> PairDropReason | None:
+        if not self._pairs.add(query, chosen, rejected):
+            return PairDropReason.DUPLICATE
+        numbers = self.products.number(chosen), self.products.number(rejected)
+        shown = [Shown(numbers[0], 1.0, min(clicks, MAX_PAIR_CLICKS)), Shown(numbers[1], 1.0, 0.0)]
+        self.table.add(self.queries.number(query), shown, time_ms=time_ms, is_list=False)
+        return None
+
+    def _is_repeat(self, closing: ClosingNumber) -> bool:
+        newest = self._joins.pop(closing.join, 0)
+        self._joins[closing.join] = max(newest, closing.number)
+        if len(self._joins) > REMEMBERED_JOINS:
+            del self._joins[next(iter(self._joins))]
+        return closing.number <= newest
+
+    def _note_clicks(self, search_time: int, slots: Sequence[JoinedSlot]) -> None:
+        clicked = [search_time if slot.click_time is None else slot.click_time for slot in slots if grade(slot)]
+        if clicked:
+            times = sorted({*self.click_times, *clicked})
+            self.click_times = times if len(times) <= CLICK_TIMES else times[::2]
