@@ -13,7 +13,7 @@ import typer
 from contracts.errors import MillraceError, UsageError
 from contracts.telemetry import Process
 from deploy.local.processes import past_proxies
-from millrace import asking, running
+from millrace import asking, explaining, running
 from millrace.output import print_error
 from service.process import expected_failure
 from simulator import commands as simulating
@@ -38,12 +38,14 @@ app.command(rich_help_panel="Watch")(asking.ledger)
 app.command(rich_help_panel="Watch")(asking.freshness)
 app.command(rich_help_panel="Ask")(asking.search)
 app.command(rich_help_panel="Ask")(asking.encode)
+app.command(rich_help_panel="Ask")(explaining.explain)
 app.command(rich_help_panel="Measure")(simulating.simulate)
 app.command(rich_help_panel="Measure")(simulating.backtest)
 app.command(rich_help_panel="Measure")(simulating.bench)
 shop_app.command("export")(simulating.shop_export)
 schema_app.command("export")(running.schema_export)
 app.add_typer(asking.releases_app, name="releases", rich_help_panel="Watch")
+app.add_typer(explaining.product_app, name="product", rich_help_panel="Ask")
 app.add_typer(shop_app, name="shop", rich_help_panel="Measure")
 app.add_typer(schema_app, name="schema", rich_help_panel="Measure")
 

@@ -8,7 +8,7 @@ query and product releases over one base fit one another by construction, and a 
 Source: docs/papers.md, "The preference model".
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -126,6 +126,20 @@ class ProductTower:
         words = np.asarray(self.features.matrix(features) @ self.words)
         quality = words + self._of_products(product_ids, self.own, 0.0)
         return np.asarray(np.clip(quality, -self.cap, self.cap), dtype=np.float32)
+
+    def parts(self, product_id: str, names: Collection[str]) -> dict[str, float]:
+        """What a product's quality is the sum of, in nats, before the cap: `own` and what each of its features adds.
+
+        Args:
+            product_id: of the product.
+            names: of its features, as `product_features` gives them.
+        """
+        by_key = {key_of(name): name for name in names}
+        row = self.features.matrix([np.array(sorted(by_key), dtype=np.uint64)])
+        worth = row.data * self.words[row.indices]
+        keys = self.features.keys[row.indices].tolist()
+        own = float(self._of_products([product_id], self.own, 0.0)[0])
+        return {"own": own, **{by_key[key]: value for key, value in zip(keys, worth.tolist(), strict=True)}}
 
     def width(self, product_ids: Sequence[str]) -> np.ndarray:
         """How unsure the own quality of each product is: its standard deviation in nats, (N,) float32."""

@@ -56,6 +56,14 @@ def test_a_product_without_clicks_starts_with_the_quality_of_its_words() -> None
     assert product_tower().width(["P-1", "P-2"]) == pytest.approx([0.25, 1.0])
 
 
+def test_the_parts_of_a_quality_are_named_and_add_up() -> None:
+    """Its own part and one for each feature that counts; the rest of its features say nothing."""
+    tower, names = product_tower(), {"b:kelto", "t:fridge"}
+    assert tower.parts("P-1", names) == pytest.approx({"own": 0.5, "b:kelto": 2.0})
+    assert tower.parts("P-2", names) == pytest.approx({"own": 0.0, "b:kelto": 2.0})
+    assert sum(tower.parts("P-1", names).values()) == pytest.approx(tower.quality(["P-1"], [keys_of(names)])[0])
+
+
 def test_quality_is_capped_either_way() -> None:
     """However many clicks a product had, it does not outweigh what the query says."""
     assert product_tower(cap=1.5).quality(["P-1"], [keys_of(["b:kelto"])]) == pytest.approx([1.5])

@@ -1,0 +1,105 @@
+"""What is said of a product's quality and of a score: the parts add up, and nothing else is counted."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from contracts.pairs import PreferencePair
+from millrace.explaining import Indexed, explain_report, explain_table, product_report, product_table
+from tests.support.pairs import preference_pair
+from towers.features import FeatureSpace, keys_of
+from towers.model import ProductTower, QueryTower, product_vectors
+
+DIM = 4
+RNG = np.random.default_rng(5)
+VECTOR = np.array([0.6, 0.8, 0.0, 0.0], dtype=np.float32)
+PAYLOAD = {
+    "product_id": "P-1",
+    "version": 3,
+    "deleted": 0,
+    "title": "Quiet [bold]fridge",
+    "brand": "Kelto",
+    "price": 9.0,
+}
+
+
+def product_tower(*, own: float = 0.5, brand: float = 2.0, cap: float = 5.0) -> ProductTower:
+    """Return a tower that knows a brand and a product."""
+    space = FeatureSpace(keys_of(["b:kelto"]), np.ones(1, np.float32))
+    values = [np.array([value], np.float32) for value in (brand, own, 0.25)]
+    return ProductTower(space, values[0], keys_of(["P-1"]), values[1], values[2], unseen_width=1.0, cap=cap)
+
+
+def indexed(quality: float = 2.5, payload: dict[str, Any] | None = None) -> Indexed:
+    """Return the product as the index holds it."""
+    vector = product_vectors(VECTOR[None, :], np.array([quality]))[0]
+    return Indexed("P-1", payload or {**PAYLOAD, "product_release": 4}, vector)
+
+
+def explained(*, pairs: list[PreferencePair] | None = None) -> dict[str, Any]:
+    """Return the report on a query that has a memory."""
+    taste = RNG.standard_normal((DIM, DIM)).astype(np.float32)
+    mean = RNG.standard_normal(DIM).astype(np.float32)
+    tower = QueryTower(taste, mean / 2, mean, keys_of(["quiet fridge"]), np.ones((1, DIM), np.float16))
+    query = np.array([0.0, 1.0, 0.0, 0.0], dtype=np.float32)
+    report = explain_report(
+        "Quiet fridge!", query, indexed(), query_tower=tower, product_tower=product_tower(), pairs=pairs or []
+    )
+    score = tower.vectors(["Quiet fridge!"], query[None, :])[0] @ indexed().vector
+    assert report["score"] == pytest.approx(float(score), rel=1e-5)
+    return report
+
+
+def test_the_terms_add_up_to_the_score_that_the_store_gives() -> None:
+    """Text, taste, memory and quality in nats are ten times the dot product."""
+    report = explained()
+    assert sum(report["terms"].values()) == pytest.approx(10 * report["score"])
+    assert report["terms"]["text"] == pytest.approx(8.0)
+    assert report["terms"]["memory"] == pytest.approx(1.4, abs=1e-3)
+    assert report["terms"]["quality"] == pytest.approx(2.5)
+    assert report["quality_parts"] == pytest.approx({"b:kelto": 2.0, "own": 0.5})
+
+
+def test_the_pairs_of_this_query_and_product_are_shown_heaviest_first() -> None:
+    """However the query was typed; pairs of other queries or products are not counted."""
+    pairs = [
+        preference_pair("s-1", query="quiet fridge", chosen="P-1", rejected="P-2", weight=0.5),
+        preference_pair("s-2", query="QUIET  fridge", chosen="P-3", rejected="P-1", weight=0.75),
+        preference_pair("s-3", query="loud fridge", chosen="P-1", rejected="P-2", weight=1.0),
+        preference_pair("s-4", query="quiet fridge", chosen="P-2", rejected="P-3", weight=1.0),
+    ]
+    found = explained(pairs=pairs)["pairs"]
+    assert found["found"] == 2
+    assert [(pair["search_id"], pair["weight"]) for pair in found["heaviest"]] == [("s-2", 0.75), ("s-1", 0.5)]
+
+
+def test_a_products_quality_is_shown_with_its_parts_and_what_changed() -> None:
+    """The parts of the release in force, and each one's difference from the release before."""
+    report = product_report(indexed(), product_tower(), product_tower(own=0.75, brand=2.0))
+    assert report["quality"] == report["stored_quality"] == pytest.approx(2.5)
+    assert list(report["parts"]) == ["b:kelto", "own"]
+    assert report["changes"] == pytest.approx({"own": -0.25})
+    assert (report["width"], report["stored_product_release"]) == (0.25, 4)
+
+
+def test_the_cap_is_shown_where_it_binds() -> None:
+    """Parts may add up to more than the quality that counts."""
+    report = product_report(indexed(1.0), product_tower(cap=1.0), None)
+    assert report["quality"] == 1.0 < sum(report["parts"].values())
+    assert report["changes"] == {}
+
+
+@pytest.mark.parametrize("shown", ["product", "explain"])
+def test_the_shops_texts_are_never_markup(shown: str) -> None:
+    """A title with brackets comes out as it was written."""
+    table = (
+        product_table(product_report(indexed(), product_tower(), None))
+        if shown == "product"
+        else explain_table(explained())
+    )
+    console = Console(width=200, record=True, file=None, quiet=False)
+    with console.capture() as captured:
+        console.print(table)
+    assert "Quiet [bold]fridge" in captured.get()
