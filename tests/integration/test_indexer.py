@@ -111,7 +111,7 @@ def test_a_first_start_serves_release_0_of_an_empty_collection(
     assert (serving.query_release, serving.product_release) == (0, 0)
     assert serving.collection == own.collection(0)
     assert store.alias_target(own.alias()) == own.collection(0)
-    assert store.metadata(own.collection(0))["product_release"] == 0
+    assert store.form(own.collection(0)).metadata["product_release"] == 0
     assert process.metric('millrace_release_in_force{tower="product"}') == 0
     assert process.stop() == 0
     assert [line["process"] for line in process.events("ended")] == ["indexer"]
