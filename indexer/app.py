@@ -15,8 +15,8 @@ from contracts.topics import MODELS
 from indexer.catalog.base_vectors import BaseVectors
 from indexer.catalog.loop import CatalogLoop, Stopped
 from indexer.catalog.topics import CatalogTopic, VectorsTopic
-from indexer.points import Owner
-from indexer.ports import InForce
+from indexer.points import InForce, Owner
+from indexer.ports import AskInForce
 from indexer.qdrant import connect
 from indexer.rollout.loop import RollOutLoop
 from indexer.store import ProductStore
@@ -129,7 +129,7 @@ class Indexer:
             log,
             store=store,
             encoder=encoder,
-            targets=rollout.targets,
+            target=rollout.target,
             in_force=_in_force(models, followed),
             pause=self._shutdown.wait,
         )
@@ -244,13 +244,13 @@ def _require_base_version(vectors: BaseVectors, encoder: BaseEncoder) -> None:
         )
 
 
-def _in_force(models: ModelsTable, followed: TopicFollower) -> InForce:
+def _in_force(models: ModelsTable, followed: TopicFollower) -> AskInForce:
 
-    def in_force() -> str:
+    def in_force() -> InForce:
         followed.read_to_end()
         serving = models.serving()
         if serving is None:
             raise TransientError("nothing is in force yet")
-        return serving.collection
+        return InForce.of(serving)
 
     return in_force

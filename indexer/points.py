@@ -1,17 +1,16 @@
-"""A product as a point of a collection, whose the collections are, and which of them every write goes to."""
+"""A product as a point of a collection, whose the collections are, and where every write goes."""
 
 import re
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from contracts.catalog import PointVersion, is_newer
-from contracts.releases import ALIAS, collection_name
+from contracts.releases import ALIAS, Serving, collection_name
 from indexer.catalog.base_vectors import BaseProduct
-from towers.heads import ProductHead, apply_head
+from towers.model import ProductTower, product_vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +20,8 @@ class ProductPoint:
     Args:
         product_id: the shop's own id.
         version: the shop's version of the product.
-        product_release: release of the product tower that made the vector.
-        vector: in the space of that release, shape (dim,); None for a tombstone, which keeps older writes out.
+        product_release: whose quality the vector carries.
+        vector: base vector and quality, shape (D + 1,); None for a tombstone, which keeps older writes out.
         payload: the other fields that the README names: title, category, brand, price and so on.
     """
 
@@ -90,82 +89,67 @@ class Owner(NamedTuple):
         """The alias under which the collection in force is found."""
         return f"{self.topic_prefix}{ALIAS}"
 
-    def collection(self, product_release: int) -> str:
-        """Return the collection that a product release makes."""
-        return f"{self.topic_prefix}{collection_name(product_release)}"
+    def collection(self, number: int) -> str:
+        """Return the collection of a number: the product release that makes it, or the next if that name is taken."""
+        return f"{self.topic_prefix}{collection_name(number)}"
 
-    def release_of(self, collection: str | None) -> int | None:
-        """Return the product release that made a collection, None if its name is not one of ours.
+    def number_of(self, collection: str | None) -> int | None:
+        """Return the number of a collection, None if its name is not one of ours.
 
-        >>> Owner("k", "shop-").release_of("shop-products-r12"), Owner("k", "shop-").release_of("products-r1")
+        >>> Owner("k", "shop-").number_of("shop-products-r12"), Owner("k", "shop-").number_of("products-r1")
         (12, None)
         """
         found = re.fullmatch(re.escape(f"{self.topic_prefix}{ALIAS}-r") + r"(\d+)", collection or "")
         return int(found[1]) if found else None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Target:
-    """A collection and the product head whose vectors it holds."""
+class InForce(NamedTuple):
+    """What every write must agree with: the collection in force, and the product release whose quality it carries."""
 
     collection: str
     product_release: int
-    head: ProductHead
+
+    @classmethod
+    def of(cls, serving: Serving) -> Self:
+        """Read it off the record on `models`."""
+        return cls(serving.collection, serving.product_release)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Target:
+    """Where writes go: a collection, and the tower of a product release that tells the quality of a product."""
+
+    collection: str
+    product_release: int
+    tower: ProductTower
+
+    @property
+    def in_force(self) -> InForce:
+        """What is in force when this is."""
+        return InForce(self.collection, self.product_release)
+
+    def quality(self, products: Sequence[BaseProduct]) -> np.ndarray:
+        """The quality of products in nats, (N,)."""
+        return self.tower.quality([one.product_id for one in products], [one.features for one in products])
 
     def points(self, products: Sequence[BaseProduct]) -> list[ProductPoint]:
-        """Return the points of products in this collection; the head is applied to all of them at once."""
-        live = [product.vector for product in products if product.vector is not None]
-        vectors = iter(apply_head(self.head, np.stack(live)) if live else ())
-        return [self._point(product, None if product.is_deleted else next(vectors)) for product in products]
+        """Return the points of products; the tower is applied to all of them at once."""
+        live = [product for product in products if product.vector is not None]
+        vectors = [product.vector for product in live if product.vector is not None]
+        quality, width = self.quality(live), self.tower.width([product.product_id for product in live])
+        rows = product_vectors(np.stack(vectors), quality) if vectors else ()
+        made = iter(zip(rows, quality.tolist(), width.tolist(), strict=True))
+        return [self._tombstone(one) if one.is_deleted else self._point(one, *next(made)) for one in products]
 
     def version_of(self, product: BaseProduct) -> PointVersion:
         """Return what orders a product's point here."""
         return PointVersion(product.version, self.product_release, product.is_deleted)
 
-    def _point(self, product: BaseProduct, vector: np.ndarray | None) -> ProductPoint:
-        if vector is None or product.payload is None:
-            return ProductPoint(product.product_id, product.version, self.product_release, None)
-        payload = product.payload.model_dump(mode="json", exclude_none=True)
+    def _tombstone(self, product: BaseProduct) -> ProductPoint:
+        return ProductPoint(product.product_id, product.version, self.product_release, None)
+
+    def _point(self, product: BaseProduct, vector: np.ndarray, quality: float, width: float) -> ProductPoint:
+        payload = {} if product.payload is None else product.payload.model_dump(mode="json", exclude_none=True)
         payload |= {"base_version": product.base_version, "text_hash": product.text_hash}
+        payload |= {"quality": quality, "quality_width": width}
         return ProductPoint(product.product_id, product.version, self.product_release, vector.tolist(), payload)
-
-
-class Targets:
-    """The targets of every write; whoever takes them once per batch writes to a set that belongs together.
-
-    The order that makes the dual writes of one indexer complete: a writer keeps a product in the base vectors first and
-    takes the targets then; a roll-out adds its target first and takes the base vectors then. So whatever one has
-    missed, the other has. What the others of the group write is the matter of `rollout/decisions.py`.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._in_force: Target | None = None
-        self._construction: Target | None = None
-
-    def current(self) -> tuple[Target, ...]:
-        """Return the targets, the one in force first."""
-        with self._lock:
-            return tuple(target for target in (self._in_force, self._construction) if target is not None)
-
-    @property
-    def in_force(self) -> Target | None:
-        """The collection that search reads."""
-        return self._in_force
-
-    @property
-    def construction(self) -> Target | None:
-        """The collection under construction."""
-        return self._construction
-
-    def put_in_force(self, target: Target) -> None:
-        """Let a target be the one in force; if it was under construction, it is not any more."""
-        with self._lock:
-            self._in_force = target
-            if self._construction is not None and self._construction.collection == target.collection:
-                self._construction = None
-
-    def build(self, target: Target | None) -> None:
-        """Let every write go to this collection too; None ends it."""
-        with self._lock:
-            self._construction = target

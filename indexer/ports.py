@@ -10,6 +10,7 @@ from contracts.errors import TransientError
 from contracts.releases import Serving
 from indexer.catalog.base_vectors import BaseProduct, BaseVectors
 from indexer.catalog.planning import CatalogRecord, PartitionProgress, Refusal
+from indexer.points import InForce
 
 
 class PartitionsMoved(TransientError):
@@ -81,8 +82,8 @@ class VectorLog(Protocol):
         ...
 
 
-InForce = Callable[[], str]
-"""Returns the collection that is in force at the moment of asking, as the topic itself says.
+AskInForce = Callable[[], InForce]
+"""Returns what is in force at the moment of asking, as the topic itself says.
 
 Raises DependencyDown or TransientError if that cannot be known.
 """

@@ -5,6 +5,7 @@ Two rules hold on every write: one point per product and request, the newest, an
 names its owner, and nobody else's is ever written to, dropped or given our alias.
 """
 
+import math
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -43,6 +44,7 @@ PAYLOAD_INDEXES: Final[dict[str, models.PayloadSchemaType]] = {
 """Fields that search filters or counts by, and no others; made before loading, when it costs least."""
 
 _ORDERING: Final = ("product_id", "version", "product_release", "deleted")
+_COMPARED: Final = [*_ORDERING, "quality"]
 _IS_TOMBSTONE: Final = models.FieldCondition(key="deleted", match=models.MatchValue(value=1))
 
 
@@ -51,6 +53,31 @@ class Counts(NamedTuple):
 
     live: int
     tombstones: int
+
+
+class StoredPoint(NamedTuple):
+    """What a point says of how new it is, and the quality that it carries; a tombstone's is 0."""
+
+    version: PointVersion
+    quality: float
+
+
+class Form(NamedTuple):
+    """How a collection holds products, and what its maker wanted remembered."""
+
+    width: int | None
+    distance: models.Distance | None
+    metadata: Mapping[str, Any]
+
+    def misfit(self, base_version: str, width: int) -> str | None:
+        """Say why vectors of a base, and of this width with their quality, do not belong there; None if they do."""
+        made_by = self.metadata.get("base_version", base_version)
+        if made_by != base_version:
+            return f"holds vectors of {made_by}, not of {base_version}"
+        if (self.width, self.distance) != (width, models.Distance.DOT):
+            held = f"{self.distance.value} of width {self.width}" if self.distance else f"no vectors `{VECTOR_NAME}`"
+            return f"holds {held}, not Dot of width {width}"
+        return None
 
 
 class ProductStore:
@@ -122,9 +149,9 @@ class ProductStore:
             return
         self._require_our_alias(self._owner)
         for name in self.collections():
-            if self._owner.release_of(name) is None:
+            if self._owner.number_of(name) is None:
                 continue
-            metadata = self.metadata(name)
+            metadata = self.form(name).metadata
             if OWNER not in metadata and metadata.get("base_version") == base_version:
                 with self._asking(f"claim {name}"):
                     self._client.update_collection(name, metadata={OWNER: self._owner.name})
@@ -138,7 +165,7 @@ class ProductStore:
 
     def _require_our_alias(self, owner: Owner) -> None:
         target = self.alias_target(owner.alias)
-        if target is not None and owner.release_of(target) is None:
+        if target is not None and owner.number_of(target) is None:
             raise UsageError(
                 f"alias {owner.alias} names {target}, which Millrace did not make",
                 fix="remove that alias, or choose another MILLRACE_TOPIC_PREFIX",
@@ -146,9 +173,9 @@ class ProductStore:
 
     def _require_ours(self, collection: str) -> None:
         """Raise UsageError if a collection belongs to somebody else; one that is not there belongs to nobody."""
-        if self._owner is None or collection in self._ours or not self._exists(collection):
+        if self._owner is None or collection in self._ours or not self.exists(collection):
             return
-        found = self.metadata(collection).get(OWNER)
+        found = self.form(collection).metadata.get(OWNER)
         if found != self._owner.name:
             raise UsageError(
                 f"collection {collection} belongs to {found or 'nobody known'}, not to {self._owner.name}",
@@ -157,35 +184,40 @@ class ProductStore:
             )
         self._ours.add(collection)
 
-    def _exists(self, collection: str) -> bool:
+    def exists(self, collection: str) -> bool:
+        """Tell whether there is a collection."""
         with self._asking(f"look for {collection}"):
             return bool(self._client.collection_exists(collection))
 
-    def ensure_collection(self, name: str, dim: int, *, metadata: Mapping[str, Any] | None = None) -> bool:
+    def ensure_collection(self, name: str, width: int, *, metadata: Mapping[str, Any] | None = None) -> bool:
         """Make a collection with its payload indexes if there is none; return whether it was made.
+
+        Args:
+            name: of the collection.
+            width: of its vectors, quality included.
+            metadata: what is to be remembered with it.
 
         Raises:
             UsageError: there is one of another owner.
-            InvariantError: there is one of another dimension.
+            InvariantError: there is one of another width or distance, or of another base.
         """
         owned = {} if self._owner is None else {OWNER: self._owner.name}
+        wanted = dict(metadata or {})
         with self._asking(f"make collection {name}"):
-            made = self._make_collection(name, dim, {**(metadata or {}), **owned})
+            made = self._make_collection(name, width, {**wanted, **owned})
         self._require_ours(name)
-        with self._asking(f"make collection {name}"):
-            stored_dim = self._dimension(name)
-            if stored_dim != dim:
-                raise InvariantError(
-                    f"collection {name} holds vectors of {stored_dim} dimensions, this release makes {dim}",
-                    fix="the base model was changed: name another MILLRACE_TOPIC_PREFIX, or drop the collection",
-                )
+        form = self.form(name)
+        misfit = form.misfit(wanted.get("base_version", form.metadata.get("base_version", "")), width)
+        if misfit is not None:
+            raise InvariantError(f"collection {name} {misfit}", fix="name another MILLRACE_TOPIC_PREFIX, or drop it")
+        with self._asking(f"make indexes of {name}"):
             self._make_indexes(name)
-            return made
+        return made
 
-    def _make_collection(self, name: str, dim: int, metadata: dict[str, Any]) -> bool:
+    def _make_collection(self, name: str, width: int, metadata: dict[str, Any]) -> bool:
         if self._client.collection_exists(name):
             return False
-        params = {VECTOR_NAME: models.VectorParams(size=dim, distance=models.Distance.COSINE)}
+        params = {VECTOR_NAME: models.VectorParams(size=width, distance=models.Distance.DOT)}
         try:
             self._client.create_collection(name, vectors_config=params, metadata=metadata)
         except UnexpectedResponse as error:
@@ -194,21 +226,20 @@ class ProductStore:
             raise
         return True
 
-    def _dimension(self, name: str) -> int | None:
-        vectors = self._client.get_collection(name).config.params.vectors
-        params = vectors.get(VECTOR_NAME) if isinstance(vectors, dict) else None
-        return params.size if params else None
-
     def _make_indexes(self, name: str) -> None:
         with warnings.catch_warnings():  # the in-memory client has none, filters anyway and warns
             warnings.filterwarnings("ignore", message="Payload indexes have no effect")
             for field, kind in PAYLOAD_INDEXES.items():
                 self._client.create_payload_index(name, field, kind)
 
-    def metadata(self, name: str) -> dict[str, Any]:
-        """Return what the creator of a collection wanted remembered."""
-        with self._asking(f"read metadata of {name}"):
-            return dict(self._client.get_collection(name).config.metadata or {})
+    def form(self, name: str) -> Form:
+        """Tell how a collection holds products."""
+        with self._asking(f"look at {name}"):
+            config = self._client.get_collection(name).config
+        vectors = config.params.vectors
+        params = vectors.get(VECTOR_NAME) if isinstance(vectors, dict) else None
+        metadata = dict(config.metadata or {})
+        return Form(params.size, params.distance, metadata) if params else Form(None, None, metadata)
 
     def write(self, collection: str, points: Iterable[ProductPoint]) -> int:
         """Write points, each only if it is newer than what is stored; return how many were sent.
@@ -247,24 +278,26 @@ class ProductStore:
             found.update((point.product_id, point) for point in map(_to_point, records))
         return found
 
-    def scroll(self, collection: str) -> Iterator[tuple[str, PointVersion]]:
-        """Yield (product id, version) of every point, in pages; what changes meanwhile may be missed."""
+    def stored(self, collection: str) -> dict[str, StoredPoint]:
+        """Return how new the point of every product is, tombstones included; what changes meanwhile may be missed."""
+        found: dict[str, StoredPoint] = {}
         offset: Any = None
         while True:
             with self._asking(f"scroll {collection}"):
                 records, offset = self._client.scroll(
-                    collection, limit=_SCROLL_SIZE, offset=offset, with_payload=list(_ORDERING)
+                    collection, limit=_SCROLL_SIZE, offset=offset, with_payload=_COMPARED
                 )
-            for record in records:
-                payload = record.payload or {}
+            for payload in (record.payload or {} for record in records):
                 deleted = payload.get("deleted") == 1
-                yield payload["product_id"], PointVersion(payload["version"], payload["product_release"], deleted)
+                version = PointVersion(payload["version"], payload["product_release"], deleted)
+                quality = 0.0 if deleted else payload.get("quality", math.inf)  # whoever wrote none is overwritten
+                found[payload["product_id"]] = StoredPoint(version, quality)
             if offset is None:
-                return
+                return found
 
     def versions(self, collection: str) -> dict[str, PointVersion]:
         """Return the stored version of every product, tombstones included."""
-        return dict(self.scroll(collection))
+        return {product_id: point.version for product_id, point in self.stored(collection).items()}
 
     def answered(self, collection: str, vectors: np.ndarray) -> int:
         """Ask a collection as search does; return how many of the query vectors (N, D) found something."""

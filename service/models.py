@@ -32,7 +32,9 @@ class ModelsView(NamedTuple):
     serving: Serving | None = None
     manifests: Mapping[str, ReleaseManifest] = {}
     switches: int = 0
-    """How often the collection in force was seen to change, between two looks too."""
+    """How often collection or product release in force were seen to change, between two looks too."""
+    fence: int = 0
+    """The highest that was seen; what comes with a lower one comes from a trainer that was overtaken."""
 
 
 class ModelsTable:
@@ -51,6 +53,7 @@ class ModelsTable:
         self._values: dict[str, bytes] = {}
         self._numbers: dict[Kind, set[int]] = {kind: set() for kind in KINDS}
         self._unreadable: LRUCache[bytes, tuple[bytes, ContractError]] = LRUCache(REMEMBERED_UNREADABLE)
+        self._overtaken: LRUCache[str, int] = LRUCache(REMEMBERED_UNREADABLE)
 
     def apply(self, key: bytes, value: bytes | None, _timestamp_ms: int = 0) -> None:
         """Take one record of the topic."""
@@ -145,6 +148,10 @@ class ModelsTable:
                 return
             raise MalformedMessage("malformed_key", "neither a release nor `serving`") from error
         manifest = None if value is None else manifest_of(value)
+        if manifest is not None and manifest.fence < self._view.fence:
+            self._numbers[kind].add(number)
+            self._note_overtaken(name, manifest)
+            return
         manifests = {known: kept for known, kept in self._view.manifests.items() if known != name}
         self._values.pop(name, None)
         self._numbers[kind].add(number)
@@ -152,13 +159,27 @@ class ModelsTable:
             manifests[name] = manifest
             if kind in self._bytes_of:
                 self._values[name] = value
-        self._view = self._view._replace(manifests=manifests)
+        fence = self._view.fence if manifest is None else manifest.fence
+        self._view = self._view._replace(manifests=manifests, fence=fence)
 
     def _take_serving(self, serving: Serving) -> None:
         known = self._view.serving
         if known is None or serving.published_at >= known.published_at:
-            switched = known is None or known.collection != serving.collection
-            self._view = self._view._replace(serving=serving, switches=self._view.switches + switched)
+            in_force = serving.collection, serving.product_release
+            switched = known is None or (known.collection, known.product_release) != in_force
+            fence = max(self._view.fence, serving.fence)
+            self._view = self._view._replace(serving=serving, switches=self._view.switches + switched, fence=fence)
+
+    def _note_overtaken(self, name: str, manifest: ReleaseManifest) -> None:
+        """Say once that a release is left out, and what stood under its key stays.
+
+        A record that is read for the second time is not news.
+        """
+        known = self._view.manifests.get(name)
+        if (known is None or known.fence != manifest.fence) and self._overtaken.get(name) != manifest.fence:
+            self._overtaken[name] = manifest.fence
+            error = f"its trainer was overtaken: its fence is {manifest.fence}, the highest {self._view.fence}"
+            get_logger().error("release_refused", release=name, error=error)
 
     def _note_unreadable(self, key: bytes, value: bytes, error: ContractError) -> None:
         with self._changed:

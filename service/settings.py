@@ -104,6 +104,11 @@ class Settings(BaseModel):
     )
     freshness_window_s: float = _setting(60, "Catalogue change to searchable: the promise boards show.", unit="s", gt=0)
     refresh_window_s: float = _setting(900, "Product release to whole index refreshed.", unit="s", gt=0)
+    explore: str = _setting(
+        "none",
+        "How served lists are perturbed so that more is learned: none, noise:NATS on scores, or draws of quality.",
+        pattern=r"^(none|draws|noise:\d+(\.\d+)?)$",
+    )
     release_interval_s: float = _setting(
         15, "Shortest time between query releases; shoppers see it within 30 s.", unit="s", gt=0
     )

@@ -15,7 +15,7 @@ from contracts.errors import UsageError
 from millrace.output import Json, messages, out, print_json
 from service.machine import write_atomically
 
-BENCHES: Final = ("streams",)
+BENCHES: Final = ("streams", "indexer")
 
 
 def demo(

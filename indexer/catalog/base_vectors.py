@@ -2,12 +2,15 @@
 
 import base64
 import threading
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from contracts.catalog import PointPayload, ProductVector
+from towers.features import keys_of, product_features
+
+NO_FEATURES: Final = keys_of(())
 
 
 class CatalogPlace(NamedTuple):
@@ -47,6 +50,13 @@ class BaseProduct:
     payload: PointPayload | None = None
     place: CatalogPlace | None = None
     content_hash: str = ""
+    features: np.ndarray = field(init=False, repr=False)
+    """Keys of what its quality is learned of: made once, for every product release asks for them all."""
+
+    def __post_init__(self) -> None:
+        """Make the features."""
+        keys = NO_FEATURES if self.payload is None else keys_of(product_features(self.payload))
+        object.__setattr__(self, "features", keys)
 
     @classmethod
     def from_message(cls, message: ProductVector) -> "BaseProduct":

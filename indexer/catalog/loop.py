@@ -1,4 +1,4 @@
-"""The catalogue loop: record -> text -> base vector -> `product-vectors` -> product head -> index -> commit.
+"""The catalogue loop: record -> text -> base vector -> `product-vectors` -> quality -> index -> commit.
 
 Every output is acknowledged before the offset moves, so a crash repeats work and loses none; repeats change nothing
 (newer-only). A vector store or a Kafka that does not answer holds the loop up, visibly, and never ends it.
@@ -6,18 +6,19 @@ Every output is acknowledged before the offset moves, so a crash repeats work an
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Final, TypeVar
 
 import numpy as np
 
 from contracts.catalog import Product
-from contracts.errors import DependencyDown, InvariantError, TransientError
+from contracts.errors import DependencyDown, TransientError
 from contracts.telemetry import Process
 from indexer.catalog.base_vectors import BaseProduct
 from indexer.catalog.planning import CatalogRecord, Change, Plan, advance, content_hash, payload_of, plan_batch
-from indexer.points import Target, Targets
-from indexer.ports import CatalogSource, InForce, PartitionsMoved, Pause, VectorLog
+from indexer.points import Target
+from indexer.ports import AskInForce, CatalogSource, PartitionsMoved, Pause, VectorLog
 from indexer.store import ProductStore
 from service import metrics
 from service.logging import get_logger
@@ -45,7 +46,7 @@ class CatalogLoop:
         log: where base vectors and dead letters are kept, and what is known of every product.
         store: the index.
         encoder: the base encoder.
-        targets: where writes go.
+        target: tells where writes go.
         in_force: asked before every commit.
         pause: how to wait; True means stop.
     """
@@ -57,20 +58,19 @@ class CatalogLoop:
         *,
         store: ProductStore,
         encoder: Encoder,
-        targets: Targets,
-        in_force: InForce,
+        target: Callable[[], Target],
+        in_force: AskInForce,
         pause: Pause,
     ) -> None:
         self._source = source
         self._log = log
         self._store = store
         self._encoder = encoder
-        self._targets = targets
+        self._target = target
         self._in_force = in_force
         self._pause = pause
         self._waiting_for: str | None = None
         self._goes_back = False
-        self._given_up: str | None = None
 
     def waiting_for(self) -> str | None:
         """Return what the loop waits for, as a readiness check."""
@@ -118,7 +118,7 @@ class CatalogLoop:
             self._until_done(lambda: self._publish(fresh, changes))
         for product in fresh:
             self._log.known.apply(product)
-        self._write_everywhere(products)
+        self._write(products)
         now_ms = epoch_ms()
         for product, change in zip(products, changes, strict=True):
             metrics.INDEX_WRITES.labels("tombstone" if product.is_deleted else "upsert").inc()
@@ -130,40 +130,23 @@ class CatalogLoop:
         self._source.confirm({change.record.partition for change in changes})
         self._log.publish(fresh)
 
-    def _write_everywhere(self, products: Sequence[BaseProduct]) -> None:
-        """Write products to all targets; return once the collection that is in force after the writes has them."""
-        written: set[str] = set()
+    def _write(self, products: Sequence[BaseProduct]) -> None:
+        """Write products; return once what was in force after the write is what was written to."""
+        written: Target | None = None
         while True:
-            for target in self._targets.current():
-                if target.collection not in written and self._write(target, products):
-                    written.add(target.collection)
+            target = self._target()
+            if target is not written:
+                points = target.points(products)
+                began = time.perf_counter()
+                self._until_done(partial(self._store.write, target.collection, points))
+                metrics.INDEX_WRITE_SECONDS.observe(time.perf_counter() - began)
+                written = target
             in_force = self._until_done(self._in_force)
-            if in_force in written:
+            if in_force == target.in_force:
                 return
-            self._waiting_for = f"{in_force} came into force and is not written to yet"
+            self._waiting_for = f"{in_force.collection} at product release {in_force.product_release} came into force"
             self._wait(TAKEOVER_PAUSE_S)
             self._source.keep_membership()
-
-    def _write(self, target: Target, products: Sequence[BaseProduct]) -> bool:
-        """Write products to one target; return whether it has them.
-
-        A collection under construction may have been given up by the indexer that leads; if not, that one's fill brings
-        what is not written here.
-        """
-        points = target.points(products)
-        began = time.perf_counter()
-        try:
-            self._until_done(lambda: self._store.write(target.collection, points))
-        except InvariantError as error:
-            in_force = self._targets.in_force
-            if in_force is None or in_force.collection == target.collection:
-                raise
-            if self._given_up != target.collection:
-                get_logger().info("collection_left_to_its_filling", collection=target.collection, error=error.message)
-            self._given_up = target.collection
-            return False
-        metrics.INDEX_WRITE_SECONDS.observe(time.perf_counter() - began)
-        return True
 
     def _encoded(self, changes: Sequence[Change]) -> list[BaseProduct]:
         """Return the products as they are kept; what was encoded before is not encoded again."""

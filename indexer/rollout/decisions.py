@@ -1,8 +1,8 @@
-"""Which step a roll-out takes next: a pure function of what `models` and the vector store hold.
+"""Which step comes next: a pure function of what `models` and the vector store hold.
 
-A second collection is made and gets every new write from then on; it is filled from the base vectors and checked; query
-head and collection switch as one; the collection is compared with the base vectors once more. Nothing of it is kept on
-disk: after a crash the same state leads to the same steps, and steps taken twice change nothing.
+A query release comes into force by itself. A product release is written into the collection in force, where quality
+moves, and comes into force then. Nothing of it is kept on disk: after a crash the same state leads to the same steps,
+and steps taken twice change nothing. Another base needs another collection, which is made at a start (`loop.settle`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,36 +11,35 @@ from typing import Final
 
 from contracts.releases import Kind, ReleaseManifest, Serving
 
-# Why the collection in force lacks no change, whichever indexers write and whenever one of them crashes. The moment
-# that counts is when Kafka acknowledges the `serving` record that changes it. A writer
+# Why the collection in force lacks no change, and no product the quality of the product release in force, whichever
+# indexers write and whenever one of them crashes. The moment that counts is when Kafka acknowledges the `serving`
+# record that changes (collection, product release). A writer
 #   (1) has its base vector acknowledged on `product-vectors`,
-#   (2) writes to the collections that it knows,
-#   (3) reads `models` to its end, and goes back to (2) unless the collection in force has the change,
+#   (2) writes its point to the collection it knows, with the quality of the product release it knows,
+#   (3) reads `models` to its end, and goes back to (2) unless what is in force is what it wrote,
 #   (4) commits.
-# Whoever leads, once it has seen the record,
+# Whoever leads has compared the collection with the base vectors since it began to lead: of each product it knows the
+# version whose quality is stored, and that quality. Once it has seen the record, it
 #   (5) reads `product-vectors` to its end,
-#   (6) writes what the collection lacks of the base vectors, newer-only.
-# If (3) came after the record, the writer has seen it and does not commit before the collection has the change.
-# If (3) came before the record, so did (1): then (5) reads that base vector and (6) writes it.
+#   (6) writes, newer-only, each product whose base vector is newer than the version it knows, and each whose quality
+#       is not the one it knows.
+# If (3) came after the record, the writer has seen it and does not commit before its point has that quality.
+# If (3) came before the record, so did (1): then (5) reads that base vector and (6) writes it. The point of (2) does
+# not keep it out, for it is of the same version and of an older product release.
 # A writer that ends before (4) has committed nothing: the next owner of the partition takes all four steps.
-# A leader that ends before (6) is done has noted nothing: the next one has not repaired this collection since it came
-# into force, or has just started, and both mean (5) and (6).
-# So writing to both collections, the fill and the check decide only how little (6) finds.
+# A leader that ends before (6) is done has noted nothing: the next one begins to lead, compares, and takes (5) and (6).
+# A stalled leader writes what the next one writes too, or older, which is refused.
+# So what is written before the record decides only how little (6) finds.
+#
+# A version is stored with the quality of an older release if that differs by QUALITY_TOLERANCE at most; a repeated
+# write may bring it to the release in force meanwhile. Both lie within the tolerance of what the leader knows, hence
+# within twice the tolerance of what is in force. And a point may be ahead, if a leader ended in the middle of a
+# release that was taken back then: it is right again with the next product release.
 
-CHECK_ATTEMPTS: Final = 5
-"""How often a new collection is checked before its release is given up."""
+QUALITY_TOLERANCE: Final = 0.01
+"""Nats. A point is written again if its quality moved by more: products this near to one another swap places unseen."""
 
 ReleaseId = tuple[Kind, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Construction:
-    """A collection under construction. It receives every new write from the moment it exists."""
-
-    product_release: int
-    filled: bool = False
-    checked: bool = False
-    failed_checks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,167 +48,102 @@ class State:
 
     Args:
         serving: the releases in force; None on a deployment that never served.
-        leads: whether this indexer is the one that moves releases; the others only write along.
-        repaired: whether this process compared the collection in force with the base vectors since it came into force.
-        query_releases: query release -> the product release that it was trained for.
-        product_releases: product release -> its first query release.
-        refused: releases that failed their verification here.
-        construction: the collection under construction, if there is one.
-        alias_target: product release that the alias points at, if it is one of ours.
-        collections: product releases of which a collection exists.
-        previous: product release of the collection kept for a rollback.
+        leads: whether this indexer is the one that moves releases; the others follow.
+        repaired: whether this process compared the collection with the base vectors since that came into force and
+            since it leads.
+        releases: that there are, and may come into force.
+        alias_target: the collection that the alias names.
+        collections: ours, with their numbers.
     """
 
     serving: Serving | None = None
     leads: bool = True
     repaired: bool = True
-    query_releases: Mapping[int, int] = field(default_factory=dict)
-    product_releases: Mapping[int, int] = field(default_factory=dict)
-    refused: frozenset[ReleaseId] = frozenset()
-    construction: Construction | None = None
-    alias_target: int | None = None
-    collections: frozenset[int] = frozenset()
-    previous: int | None = None
+    releases: frozenset[ReleaseId] = frozenset()
+    alias_target: str | None = None
+    collections: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Bootstrap:
-    """Make the first collection and publish release 0 of both towers."""
+class Begin:
+    """Make the first collection, fill it, and put release 0 of both towers in force."""
 
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """Write into the collection in force what it lacks of the base vectors; make it if it is missing."""
+    """Write into the collection in force what it lacks of the base vectors and of quality; make it if it is missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class PublishAlias:
     """Let the alias name the collection in force again."""
 
-    product_release: int
-
 
 @dataclass(frozen=True, slots=True)
 class ReleaseQuery:
-    """Verify a query release and put it in force for the product release that is."""
+    """Verify a query release and put it in force, whatever product release is: over one base they fit one another."""
 
     query_release: int
 
 
 @dataclass(frozen=True, slots=True)
-class Build:
-    """Verify a product release, make its collection and let every write go there too."""
+class Refresh:
+    """Verify a product release, write the next points whose quality it moves; after the last, put it in force."""
 
     product_release: int
-
-
-@dataclass(frozen=True, slots=True)
-class Fill:
-    """Write the next batch of base vectors into the collection under construction."""
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """Compare the collection under construction with the base vectors and the one in force."""
-
-
-@dataclass(frozen=True, slots=True)
-class Switch:
-    """Verify the query release and put (query head, collection under construction) in force as one."""
-
-    query_release: int
-
-
-@dataclass(frozen=True, slots=True)
-class GiveUp:
-    """Stop the construction: its release was refused or taken back."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drop:
     """Delete a collection that nothing needs any more."""
 
-    product_release: int
+    collection: str
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing to do until something changes; the reason is empty if all is done."""
-
-    reason: str = ""
+    """Nothing to do until something changes."""
 
 
-Step = Bootstrap | Repair | PublishAlias | ReleaseQuery | Build | Fill | Check | Switch | GiveUp | Drop | Wait
+Step = Begin | Repair | PublishAlias | ReleaseQuery | Refresh | Drop | Wait
 
 
 def next_step(state: State) -> Step:
     """Return the next step.
 
-    Order: something to serve; serve it completely; newest query head (also in the middle of a roll-out); roll out the
-    next product release; tidy up.
+    Order: something to serve; serve it completely; newest query release, also in the middle of a refresh; newest
+    product release; tidy up.
     """
-    if state.serving is None:
-        return Bootstrap()
+    serving = state.serving
+    if serving is None:
+        return Begin()
     if not state.leads:
-        return _write_along(state, state.serving)
+        return Wait()
     if not state.repaired:
         return Repair()
-    if state.alias_target != state.serving.product_release:
-        return PublishAlias(state.serving.product_release)
-    query = _newest_query(state, state.serving.product_release, above=state.serving.query_release)
-    if query is not None:
+    if state.alias_target != serving.collection:
+        return PublishAlias()
+    if (query := _newest(state, "query")) > serving.query_release:
         return ReleaseQuery(query)
-    return _roll_out(state, state.serving) or _tidy_up(state, state.serving) or Wait()
-
-
-def _write_along(state: State, serving: Serving) -> Step:
-    """Return what an indexer does that does not lead: write wherever the leader may be filling."""
-    candidate = _candidate(state, serving)
-    if state.construction is not None and state.construction.product_release != candidate:
-        return GiveUp()
-    if state.construction is None and candidate is not None:
-        return Build(candidate)
+    if (product := _newest(state, "product")) > serving.product_release:
+        return Refresh(product)
+    if superfluous := _superfluous(state.collections, serving):
+        return Drop(superfluous)
     return Wait()
 
 
-def _roll_out(state: State, serving: Serving) -> Step | None:
-    """Return the next step of the roll-out in progress or due, None if there is none."""
-    candidate, construction = _candidate(state, serving), state.construction
-    if construction is not None and construction.product_release != candidate:
-        return GiveUp()
-    if candidate is None:
-        return None
-    if construction is None:
-        return Build(candidate)
-    if not construction.filled:
-        return Fill()
-    if not construction.checked:
-        return Check()
-    query = _newest_query(state, candidate, above=state.product_releases[candidate] - 1)
-    if query is None:
-        return Wait(f"the first query release of product-{candidate} is not there or was refused")
-    return Switch(query)
+def _newest(state: State, kind: Kind) -> int:
+    return max((number for its_kind, number in state.releases if its_kind == kind), default=0)
 
 
-def _candidate(state: State, serving: Serving) -> int | None:
-    """Return the product release to roll out: the one under construction, so that it ends, else the newest."""
-    newer = [
-        release
-        for release in state.product_releases
-        if release > serving.product_release and ("product", release) not in state.refused
-    ]
-    if state.construction is not None and state.construction.product_release in newer:
-        return state.construction.product_release
-    return max(newer, default=None)
+def _superfluous(collections: Mapping[str, int], serving: Serving) -> str | None:
+    """Return the next collection to delete: older than the one in force, and not the one before it.
 
-
-def _newest_query(state: State, product_release: int, *, above: int) -> int | None:
-    usable = (
-        release
-        for release, trained_for in state.query_releases.items()
-        if trained_for == product_release and release > above and ("query", release) not in state.refused
-    )
-    return max(usable, default=None)
+    One with a higher number is being filled by an indexer of another base.
+    """
+    in_force = collections.get(serving.collection, 0)
+    older = {number: name for name, number in collections.items() if number < in_force}
+    return next((older[number] for number in sorted(older) if older[number] != serving.previous_collection), None)
 
 
 def newest_refused(
@@ -233,20 +167,11 @@ def newest_refused(
     return next(reasons, None)
 
 
-def _tidy_up(state: State, serving: Serving) -> Step | None:
-    """Return the next collection to delete: all but the one in force and the one before."""
-    kept = {serving.product_release, state.previous}
-    if state.previous is None:
-        kept.add(max((release for release in state.collections if release < serving.product_release), default=0))
-    superfluous = state.collections - kept
-    return Drop(min(superfluous)) if superfluous else None
-
-
 MOST_PAUSE_S: Final = 0.25
 
 
 def pause_s(write_s: float, batches_left: int, time_left_s: float) -> float:
-    """Return how long to leave the vector store to its searches after a batch of a fill.
+    """Return how long to leave the vector store to its searches after a batch.
 
     As long as the write took, so that half of the store's time is the searches'; less if the refresh window would
     be missed otherwise.

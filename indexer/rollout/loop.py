@@ -3,30 +3,39 @@
 Each step is safe to repeat after a crash, and nothing of a roll-out survives the process: a restart begins it again.
 """
 
-from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
-from contracts.errors import CheckFailed, ContractError, InvariantError
-from contracts.releases import Kind, Serving
-from indexer.points import Owner, Target, Targets
+from contracts.errors import CheckFailed, ContractError, InvariantError, UsageError
+from contracts.releases import Kind, ReleaseManifest, Serving
+from indexer.catalog.base_vectors import BaseVectors
+from indexer.catalog.loop import Stopped
+from indexer.points import InForce, Owner, Target
 from indexer.ports import Pause, PutInForce, VectorLog
 from indexer.rollout import decisions
-from indexer.rollout.checks import MissingPoints, check_collection
-from indexer.rollout.decisions import CHECK_ATTEMPTS, Construction, ReleaseId, State
-from indexer.store import ProductStore
+from indexer.rollout.decisions import ReleaseId, State
+from indexer.rollout.refresh import Refresh, check_collection
+from indexer.store import ProductStore, StoredPoint
 from service import metrics
 from service.logging import get_logger
 from service.machine import epoch_ms
 from service.models import ModelsTable
-from towers.release_files import PROBE_TEXTS, Encoder, Release, product_head, verified_release
+from towers.release_files import (
+    IDENTITY,
+    PROBE_VECTORS,
+    Encoder,
+    Release,
+    identity_release,
+    verified_release,
+)
 
 SAY_EVERY: Final = 0.1
-"""Share of a fill after which its progress is said again."""
-CHECK_PAUSE_S: Final = 1.0
+"""Share of a refresh after which its progress is said again."""
+FILL_WITHIN_S: Final = 6 * 3600.0
+"""A second collection that is not filled by then will not be: a hundred times what a million products need."""
 
 
 class RollOutLoop:
-    """Brings releases into force; owns the targets of every write.
+    """Brings releases into force; tells where every write goes.
 
     Args:
         store: the index, with a connection of this loop's own.
@@ -36,7 +45,7 @@ class RollOutLoop:
         log: `product-vectors`, and what is known from it.
         encoder: the base encoder.
         pause: how to wait; True means stop.
-        refresh_window_s: within which a new collection is to be filled.
+        refresh_window_s: within which a product release is to be written.
     """
 
     def __init__(
@@ -59,15 +68,21 @@ class RollOutLoop:
         self._encoder = encoder
         self._pause = pause
         self._refresh_window_s = refresh_window_s
-        self.targets = Targets()
         self._refused: dict[ReleaseId, str] = {}
+        self._overtaken: set[ReleaseId] = set()
+        self._target: Target | None = None
         self._switches = 0
         self._repaired_at: int | None = None
-        self._waits_for = ""
-        self._index: tuple[int | None, frozenset[int]] | None = None
-        self._construction: Construction | None = None
-        self._missing: MissingPoints | None = None
+        self._stored: dict[str, StoredPoint] | None = None
+        self._index: tuple[str | None, dict[str, int]] | None = None
+        self._refresh: Refresh | None = None
         self._said = 0.0
+
+    def target(self) -> Target:
+        """Tell where writes go: whoever asks once per batch writes what belongs together."""
+        if self._target is None:
+            raise InvariantError("nothing is in force yet")
+        return self._target
 
     def step(self, *, leads: bool) -> bool:
         """Take the next step; return False if there is nothing to do until something changes.
@@ -81,34 +96,39 @@ class RollOutLoop:
         if leads and self._log.known.outdated():
             self._write_newest_again()
             return True
+        if not leads:
+            self._stored = self._refresh = None  # whoever leads writes what was compared here
         state = self._state(leads=leads)
         step = decisions.next_step(state)
         if isinstance(step, decisions.Wait):
-            if step.reason and step.reason != self._waits_for:
-                get_logger().info("rollout_waits", reason=step.reason)
-            self._waits_for = step.reason
             return False
-        self._waits_for = ""
-        self._carry_out(step, state)
+        self._carry_out(step, state.serving)
         return True
 
     def settle(self) -> None:
         """Take the steps without which nothing can be served: releases in force, and a collection that is complete.
 
-        At its start each indexer takes them, whoever leads.
+        At its start each indexer takes them, whoever leads. A collection in force that cannot hold our vectors, of
+        another base or from an earlier version of Millrace, is answered from until a second one is filled.
         """
         while True:
+            serving = self._models.serving()
+            misfit = serving and self._misfit(serving.collection)
+            if serving is not None and misfit:
+                get_logger().info("second_collection_needed", collection=serving.collection, reason=misfit)
+                self._begin(serving)
+                continue
             state = self._state(leads=True)
             step = decisions.next_step(state)
-            if not isinstance(step, decisions.Bootstrap | decisions.Repair):
+            if not isinstance(step, decisions.Begin | decisions.Repair):
                 return
-            self._carry_out(step, state)
+            self._carry_out(step, serving)
 
     def count_points(self) -> None:
-        """Show how many products the collections hold."""
-        for target in self.targets.current():
-            live = self._store.counts(target.collection).live
-            metrics.INDEX_POINTS.labels(target.collection).set(live)
+        """Show how many products the collection in force holds."""
+        if self._target is not None:
+            live = self._store.counts(self._target.collection).live
+            metrics.INDEX_POINTS.labels(self._target.collection).set(live)
 
     def newest_refused(self) -> str | None:
         """Return why no newer release comes into force, as a readiness check."""
@@ -130,119 +150,199 @@ class RollOutLoop:
         if serving is not None:
             self._follow(serving)
         alias_target, collections = self._look_at_index()
-        manifests = view.manifests.values()
         return State(
             serving=serving,
             leads=leads,
-            repaired=self._repaired_at == view.switches,
-            query_releases={m.release: m.product_release for m in manifests if m.kind == "query"},
-            product_releases={m.release: m.query_release for m in manifests if m.kind == "product"},
-            refused=frozenset(self._refused),
-            construction=self._construction,
+            repaired=self._stored is not None and self._repaired_at == view.switches,
+            releases=self._usable(serving),
             alias_target=alias_target,
             collections=collections,
-            previous=self._owner.release_of(serving.previous_collection) if serving else None,
         )
 
-    def _look_at_index(self) -> tuple[int | None, frozenset[int]]:
-        """Return (product release that the alias names, those of all collections of ours), asked again after a step."""
+    def _usable(self, serving: Serving | None) -> frozenset[ReleaseId]:
+        """Return the releases that may come into force: over our base, not refused, of no overtaken trainer."""
+        usable = set()
+        for manifest in self._models.look().manifests.values():
+            release: ReleaseId = manifest.kind, manifest.release
+            if manifest.base_version != self._encoder.base_version or release in self._refused:
+                continue
+            if serving is None or manifest.fence >= serving.fence:
+                usable.add(release)
+            elif manifest.release > serving.release_of(manifest.kind) and release not in self._overtaken:
+                self._overtaken.add(release)
+                overtaken = f"its trainer was overtaken: fence {manifest.fence}, in force {serving.fence}"
+                get_logger().error("release_refused", release=f"{manifest.kind}-{manifest.release}", error=overtaken)
+        return frozenset(usable)
+
+    def _look_at_index(self) -> tuple[str | None, dict[str, int]]:
+        """Return (collection that the alias names, all of ours with their numbers), asked again after a step."""
         if self._index is None:
-            releases = map(self._owner.release_of, self._store.collections())
-            alias_target = self._owner.release_of(self._store.alias_target(self._owner.alias))
-            self._index = alias_target, frozenset(release for release in releases if release is not None)
+            numbers = {name: self._owner.number_of(name) for name in self._store.collections()}
+            ours = {name: number for name, number in numbers.items() if number is not None}
+            self._index = self._store.alias_target(self._owner.alias), ours
         return self._index
+
+    def _misfit(self, collection: str) -> str | None:
+        """Say why a collection cannot hold our vectors; one that is not there can, once it is made."""
+        if not self._store.exists(collection):
+            return None
+        return self._store.form(collection).misfit(self._encoder.base_version, self._encoder.dim + 1)
 
     def _follow(self, serving: Serving) -> None:
         """Let writes go where `serving` says: at a start, and when another indexer moved it."""
         metrics.RELEASE_INFO.labels("query").set(serving.query_release)
         metrics.RELEASE_INFO.labels("product").set(serving.product_release)
-        in_force, construction = self.targets.in_force, self.targets.construction
-        if in_force is not None and in_force.collection == serving.collection:
+        if self._target is not None and self._target.in_force == InForce.of(serving):
             return
-        if construction is not None and construction.collection == serving.collection:
-            target = construction
+        if self._refresh is not None and self._refresh.target.in_force == InForce.of(serving):
+            self._target = self._refresh.target
         else:
-            target = self._target(serving)
-        self.targets.put_in_force(target)
-        if self._construction is not None and self._construction.product_release == target.product_release:
-            self._construction = self._missing = None
-        self._index = None
+            self._target = self._target_of(serving)
+        self._index = self._refresh = None
 
-    def _target(self, serving: Serving) -> Target:
+    def _target_of(self, serving: Serving) -> Target:
         """Return the target of the releases in force.
 
         Raises:
-            InvariantError: its release cannot be used, and no other may stand in for it.
+            UsageError: their collection is of another base.
+            InvariantError: the product release cannot be used, and no other may stand in for it.
         """
+        if misfit := self._misfit(serving.collection):
+            raise UsageError(
+                f"collection {serving.collection} is in force and {misfit}",
+                fix="give every indexer, trainer and search the same MILLRACE_BASE_MODEL",
+            )
         number = serving.product_release
         try:
-            release = verified_release("product", number, value_of=self._models.value, encoder=self._encoder)
+            release = self._verified("product", number)
         except (CheckFailed, ContractError) as error:
             raise InvariantError(
                 f"product release {number} is in force and cannot be used: {error.message}",
                 fix="give this process the base model of the others, or restore that record on models",
             ) from error
-        return Target(serving.collection, number, product_head(release))
+        return Target(serving.collection, number, release.product_tower())
 
-    def _carry_out(self, step: decisions.Step, state: State) -> None:
-        serving = state.serving
-        if not isinstance(step, decisions.Fill | decisions.ReleaseQuery):
+    def _carry_out(self, step: decisions.Step, serving: Serving | None) -> None:
+        if not isinstance(step, decisions.Refresh | decisions.ReleaseQuery):
             self._index = None
         match step:
-            case decisions.Bootstrap():
-                self._bootstrap()
+            case decisions.Begin():
+                self._begin(None)
             case decisions.Repair() if serving is not None:
                 self._repair(serving)
-            case decisions.PublishAlias(product_release):
-                self._publish_alias(self._owner.collection(product_release))
+            case decisions.PublishAlias() if serving is not None:
+                self._publish_alias(serving.collection)
             case decisions.ReleaseQuery(query_release) if serving is not None:
                 self._release_query(query_release, serving)
-            case decisions.Build(product_release):
-                self._build(product_release, query_release=state.product_releases[product_release])
-            case decisions.Fill():
-                self._fill()
-            case decisions.Check() if serving is not None:
-                self._check(serving)
-            case decisions.Switch(query_release) if serving is not None:
-                self._switch(query_release, serving)
-            case decisions.GiveUp():
-                self._give_up()
-            case decisions.Drop(product_release):
-                self._drop(self._owner.collection(product_release))
+            case decisions.Refresh(product_release) if serving is not None:
+                self._refresh_product(product_release, serving)
+            case decisions.Drop(collection):
+                self._drop(collection)
             case _:
                 raise InvariantError(f"step {step} does not fit the state")
 
-    def _bootstrap(self) -> None:
-        """Put release 0 in force; its collection is complete before, because `models` may have been lost."""
-        collection = self._owner.collection(0)
-        serving = Serving(query_release=0, product_release=0, collection=collection, published_at=epoch_ms())
-        self._complete(self._target(serving), serving)
-        self._publish(serving)
+    def _begin(self, before: Serving | None) -> None:
+        """Fill a new collection and put it in force; the releases before stay in force if they can be used here.
+
+        Raises:
+            DependencyDown: it is not filled in time.
+            InvariantError: a second collection does not hold what it should.
+        """
+        query = self._usable_or_identity("query", before)
+        product = self._usable_or_identity("product", before)
+        number = product.manifest.release
+        collection, stored = self._new_collection(number, before)
+        target = Target(collection, number, product.product_tower())
+        self._make_collection(target, query_release=query.manifest.release)
+        self._log.read_to_end()
+        fill = Refresh(target, self._store, self._log.known, stored, window_s=FILL_WITHIN_S)
+        self._write_all(fill, times_out=True)
+        self._stored = stored
+        if before is not None:
+            self._check(fill, query)
+        if self._models.serving() is not before:
+            return  # another indexer was quicker
+        self._publish(
+            Serving(
+                query_release=query.manifest.release,
+                product_release=number,
+                collection=collection,
+                published_at=epoch_ms() if before is None else _published_after(before),
+                previous_collection=None if before is None else before.collection,
+                fence=0 if before is None else before.fence,
+            )
+        )
         self._publish_alias(collection)
+
+    def _usable_or_identity(self, kind: Kind, before: Serving | None) -> Release:
+        try:
+            return self._verified(kind, IDENTITY if before is None else before.release_of(kind))
+        except (CheckFailed, ContractError):
+            return identity_release(kind, self._encoder)
+
+    def _new_collection(self, product_release: int, before: Serving | None) -> tuple[str, dict[str, StoredPoint]]:
+        """Name a collection that can be filled, with what it holds: one whose filling was begun, else the next.
+
+        Points of a newer product release would refuse ours: they are left from before `models` was lost.
+        """
+        names = {number: name for name, number in self._look_at_index()[1].items()}
+        newest = names.get(max(names, default=-1))
+        if newest is not None and (before is None or newest != before.collection) and not self._misfit(newest):
+            stored = self._store.stored(newest)
+            if all(point.version.product_release <= product_release for point in stored.values()):
+                return newest, stored
+        return self._owner.collection(max(names) + 1 if names else product_release), {}
+
+    def _write_all(self, refresh: Refresh, *, times_out: bool) -> None:
+        self._said = 0.0
+        while not refresh.is_done:
+            if times_out and refresh.is_late():
+                raise InvariantError(
+                    f"{refresh.target.collection} has {refresh.written} of {refresh.total} points after "
+                    f"{FILL_WITHIN_S / 3600:.0f} h; what was in force stays in force",
+                    fix="give the vector store more room, or set MILLRACE_BASE_MODEL back",
+                )
+            if self._pause(refresh.write_batch()):
+                raise Stopped
+            self._say(refresh)
+
+    def _check(self, fill: Refresh, query: Release) -> None:
+        try:
+            check_collection(
+                fill.target,
+                fill.products,
+                store=self._store,
+                known=self._known_now,
+                probes=query.tensors[PROBE_VECTORS],
+            )
+        except CheckFailed as error:
+            raise InvariantError(
+                f"the second collection must not come into force: {error.message}",
+                fix="restart the indexer; if it says so again, look at the vector store",
+            ) from error
+
+    def _known_now(self) -> BaseVectors:
+        self._log.read_to_end()
+        return self._log.known
 
     def _repair(self, serving: Serving) -> None:
         """Write what the collection in force lacks.
 
-        All of it on a new store, the last seconds after a lost one, and after a switch what other indexers wrote to the
-        one before only.
+        All of it on a new store, the last seconds after a lost one, what a leader left undone that ended, and after a
+        change of what is in force only what other indexers wrote before they knew.
         """
-        target = self.targets.in_force
-        if target is None:
-            raise InvariantError("there is no collection in force to repair")
-        written = self._complete(target, serving)
+        target, compares = self.target(), self._stored is None
+        if self._stored is None:
+            self._make_collection(target, query_release=serving.query_release)
+            self._stored = self._store.stored(target.collection)
+        self._log.read_to_end()
+        repair = Refresh(target, self._store, self._log.known, self._stored)
+        self._write_all(repair, times_out=False)
         if self._store.alias_target(self._owner.alias) is None:
             self._publish_alias(target.collection)
         self._repaired_at = self._switches
-        if written:
-            get_logger().warning("collection_repaired", collection=target.collection, points=written)
-
-    def _complete(self, target: Target, serving: Serving) -> int:
-        """Make a collection if there is none, and write what it lacks; return how many points that were."""
-        self._make_collection(target, query_release=serving.query_release)
-        self._log.read_to_end()
-        missing = MissingPoints(target, self._store, self._log.known)
-        missing.write_all()
-        return missing.total
+        if repair.total and compares:
+            get_logger().warning("collection_repaired", collection=target.collection, points=repair.total)
 
     def _make_collection(self, target: Target, *, query_release: int) -> None:
         metadata = {
@@ -250,92 +350,44 @@ class RollOutLoop:
             "query_release": query_release,
             "base_version": self._encoder.base_version,
         }
-        self._store.ensure_collection(target.collection, self._encoder.dim, metadata=metadata)
+        self._store.ensure_collection(target.collection, self._encoder.dim + 1, metadata=metadata)
 
     def _release_query(self, query_release: int, serving: Serving) -> None:
-        if self._use_or_refuse("query", query_release) is not None:
-            newer = {"query_release": query_release, "published_at": _published_after(serving)}
-            self._publish(serving.model_copy(update=newer))
+        release = self._use_or_refuse("query", query_release)
+        if release is not None:
+            self._publish(_with(release.manifest, serving, query_release=query_release))
 
-    def _build(self, product_release: int, *, query_release: int) -> None:
-        """Make the second collection and let every write go there from now on."""
-        release = self._use_or_refuse("product", product_release)
-        if release is None:
-            return
-        target = Target(self._owner.collection(product_release), product_release, product_head(release))
-        self._make_collection(target, query_release=query_release)
-        self.targets.build(target)
-        self._construction, self._missing, self._said = Construction(product_release), None, 0.0
-        metrics.ROLLOVER.set(0)
-        get_logger().info("rollout_begins", product_release=product_release, collection=target.collection)
-
-    def _fill(self) -> None:
-        """Write the next batch of what the new collection lacks, then leave the store to its searches for a while."""
-        target, construction = self._under_construction()
-        if self._missing is None:
+    def _refresh_product(self, number: int, serving: Serving) -> None:
+        """Write the next points whose quality a product release moves, and put it in force after the last."""
+        if self._refresh is None or self._refresh.target.product_release != number:
+            release = self._use_or_refuse("product", number)
+            if release is None:
+                return
+            if self._stored is None:
+                raise InvariantError("the collection was not compared with the base vectors yet")
+            target = Target(serving.collection, number, release.product_tower())
             window_s = self._refresh_window_s
-            self._missing = MissingPoints(target, self._store, self._log.known, window_s=window_s)
-        missing = self._missing
-        if not missing.is_done:
-            self._pause(missing.write_batch())
-        metrics.ROLLOVER.set(missing.progress)
-        if missing.is_done or missing.progress >= self._said + SAY_EVERY:
-            self._said = missing.progress
+            self._refresh = Refresh(target, self._store, self._log.known, self._stored, window_s=window_s)
+            self._said = 0.0
+            get_logger().info("rollout_begins", product_release=number, moves=self._refresh.total)
+        refresh = self._refresh
+        if not refresh.is_done:
+            self._pause(refresh.write_batch())
+        self._say(refresh)
+        if refresh.is_done and (release := self._use_or_refuse("product", number)) is not None:
+            self._publish(_with(release.manifest, serving, product_release=number, previous_collection=None))
+            metrics.RELEASES.labels("product", "in_force").inc()
+
+    def _say(self, refresh: Refresh) -> None:
+        metrics.ROLLOVER.set(refresh.progress)
+        if refresh.is_done or refresh.progress >= self._said + SAY_EVERY:
+            self._said = refresh.progress
             get_logger().info(
                 "rollout_progress",
-                product_release=construction.product_release,
-                written=missing.written,
-                of=missing.total,
+                product_release=refresh.target.product_release,
+                written=refresh.written,
+                of=refresh.total,
             )
-        if missing.is_done:
-            self._construction, self._missing = replace(construction, filled=True), None
-
-    def _check(self, serving: Serving) -> None:
-        """Check the new collection; what a failed check found missing is filled in, a few times."""
-        target, construction = self._under_construction()
-        number, attempt = construction.product_release, construction.failed_checks + 1
-        try:
-            check_collection(
-                target,
-                serving.collection,
-                store=self._store,
-                vectors=self._log.known,
-                read_to_end=self._log.read_to_end,
-                probes=self._encoder.encode(PROBE_TEXTS),
-            )
-        except CheckFailed as error:
-            get_logger().warning("rollout_check_failed", product_release=number, error=error.message, attempt=attempt)
-            if attempt >= CHECK_ATTEMPTS:
-                self._refuse("product", number, error.message)
-                return
-            self._construction = Construction(number, failed_checks=attempt)
-            self._pause(CHECK_PAUSE_S)
-        else:
-            self._construction = replace(construction, checked=True)
-
-    def _switch(self, query_release: int, serving: Serving) -> None:
-        """Put (query head, collection) in force as one; the alias follows the record, and is never ahead of it."""
-        target, _ = self._under_construction()
-        if self._use_or_refuse("query", query_release) is None:
-            return
-        self._publish(
-            Serving(
-                query_release=query_release,
-                product_release=target.product_release,
-                collection=target.collection,
-                published_at=_published_after(serving),
-                previous_collection=serving.collection,
-            )
-        )
-        metrics.RELEASES.labels("product", "in_force").inc()
-        metrics.ROLLOVER.set(1)
-        self._publish_alias(target.collection)
-
-    def _give_up(self) -> None:
-        """End the roll-out; its collection is dropped later."""
-        get_logger().warning("rollout_given_up", product_release=self._under_construction()[0].product_release)
-        self.targets.build(None)
-        self._construction = self._missing = None
 
     def _publish(self, serving: Serving) -> None:
         self._put_in_force(serving)
@@ -356,27 +408,28 @@ class RollOutLoop:
         metrics.INDEX_POINTS.labels(collection).set(0)
         get_logger().info("collection_dropped", collection=collection)
 
+    def _verified(self, kind: Kind, number: int) -> Release:
+        return verified_release(kind, number, value_of=self._models.value, encoder=self._encoder)
+
     def _use_or_refuse(self, kind: Kind, number: int) -> Release | None:
-        """Return a release that may be used; one that may not is refused for good."""
+        """Return a release that may be used; one that may not is refused for good, counted, and said why."""
         try:
-            return verified_release(kind, number, value_of=self._models.value, encoder=self._encoder)
+            return self._verified(kind, number)
         except (CheckFailed, ContractError) as error:
-            self._refuse(kind, number, error.message)
+            self._refused[kind, number] = error.message
+            metrics.RELEASES.labels(kind, "refused").inc()
+            get_logger().error("release_refused", release=f"{kind}-{number}", error=error.message)
             return None
 
-    def _refuse(self, kind: Kind, number: int, reason: str) -> None:
-        """Never try a release again, count it and say why."""
-        self._refused[kind, number] = reason
-        metrics.RELEASES.labels(kind, "refused").inc()
-        get_logger().error("release_refused", release=f"{kind}-{number}", error=reason)
 
-    def _under_construction(self) -> tuple[Target, Construction]:
-        target = self.targets.construction
-        if target is None or self._construction is None:
-            raise InvariantError("there is no collection under construction")
-        return target, self._construction
+def _with(manifest: ReleaseManifest, serving: Serving, **changes: Any) -> Serving:
+    """Return what is in force once a release is: later than the record before, whatever the clock says.
+
+    Records are told apart by their time.
+    """
+    fence = max(serving.fence, manifest.fence)
+    return serving.model_copy(update={**changes, "fence": fence, "published_at": _published_after(serving)})
 
 
 def _published_after(serving: Serving) -> int:
-    """Return the time now, later than that of a record whatever the clock says: records are told apart by it."""
     return max(epoch_ms(), serving.published_at + 1)

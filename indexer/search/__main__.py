@@ -10,6 +10,7 @@ from contracts.telemetry import Process
 from indexer.points import Owner
 from indexer.qdrant import connect, connect_async
 from indexer.search.encoding import QueryEncoder
+from indexer.search.exploration import Policy
 from indexer.search.impressions import ImpressionWriter
 from indexer.search.in_force import ServingFollower
 from indexer.search.retrieval import COUNTS_AT_ONCE, QdrantRetrieval
@@ -98,9 +99,7 @@ class Starting:
         encoder = await asyncio.to_thread(load_encoder, settings.base_model)
         store = ProductStore(connect(settings, timeout_s=METADATA_TIMEOUT_S))
         stack.callback(store.close)
-        followed = ServingFollower(
-            settings, encoder, metadata=store.metadata, owner=Owner(cluster, settings.topic_prefix)
-        )
+        followed = ServingFollower(settings, encoder, form_of=store.form, owner=Owner(cluster, settings.topic_prefix))
         stack.push_async_callback(asyncio.to_thread, followed.stop)
         followed.start()
         queries = QueryEncoder(encoder)
@@ -114,6 +113,7 @@ class Starting:
             retrieval=QdrantRetrieval(client),
             impressions=impressions,
             person_key=person_key.encode(),
+            explore=Policy.named(settings.explore),
             deadline_s=self._deadline_s,
         )
         self._health.add_check("serving", followed.not_ready)

@@ -1,13 +1,13 @@
-"""What search answers with: follows `models`, verifies a release, and swaps query head and collection as one value.
+"""What search answers with: follows `models`, verifies a release, and swaps query tower and collection as one value.
 
-A query vector and a product vector meet only if their releases match: a request takes the value once and uses it to its
-end, whatever is swapped in meanwhile. A release that cannot be verified is refused; the one before goes on answering.
+A query vector and a product vector meet only if they come from one base: a request takes the value once and uses it to
+its end, whatever is swapped in meanwhile. A release that cannot be verified is refused; the one before goes on.
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -15,56 +15,54 @@ from contracts.errors import CheckFailed, ContractError, MillraceError, UsageErr
 from contracts.releases import Serving
 from contracts.topics import MODELS
 from indexer.points import Owner
-from indexer.store import OWNER
+from indexer.store import OWNER, Form
 from service import metrics
 from service.follow import TopicFollower
 from service.logging import get_logger
 from service.models import ModelsTable
 from service.settings import Settings
+from towers.model import NATS_PER_COSINE, QueryTower
 from towers.release_files import Encoder, Release, verified_release
 
 RETRY_S: Final = 1.0
 
-Metadata = Callable[[str], Mapping[str, Any]]
-"""Returns what the creator of a collection wanted remembered; raises MillraceError if it cannot be asked."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class QueryTransform:
-    """A query head as two matrices: what a request needs of it, without torch.
-
-    Args:
-        down: (rank, D).
-        up: (D, rank).
-    """
-
-    down: np.ndarray
-    up: np.ndarray
-
-    def __call__(self, rows: np.ndarray) -> np.ndarray:
-        """Map base vectors (N, D) to query vectors (N, D) of unit length; the same as the head's `forward`."""
-        moved = rows + (rows @ self.down.T) @ self.up.T
-        norms = np.linalg.norm(moved, axis=1, keepdims=True)
-        return np.asarray(moved / np.maximum(norms, 1e-12), dtype=np.float32)
+FormOf = Callable[[str], Form]
+"""Tells how a collection holds products; raises MillraceError if it cannot be asked."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ServedRelease:
-    """A query head and the collection whose vectors it was trained for.
+    """A query tower and the collection that it is used with.
 
     Args:
-        query_release: of the head.
-        product_release: of the vectors in the collection.
+        query_release: of the tower.
+        product_release: whose quality the products in the collection have.
         collection: its name in the vector store.
-        transform: the head.
+        tower: of queries.
         click_times: clicks that the release learned from, for the freshness of its first answer; epoch ms.
     """
 
     query_release: int
     product_release: int
     collection: str
-    transform: QueryTransform
+    tower: QueryTower
     click_times: tuple[int, ...] = ()
+
+    def explain(self, query: str, row: np.ndarray, product: np.ndarray) -> dict[str, float]:
+        """Say what a product's score is made of, in nats; together ten times the score.
+
+        Args:
+            query: as it was typed.
+            row: its base vector, (D,).
+            product: as the collection holds it, base vector and quality, (D + 1,).
+        """
+        base = product[:-1]
+        return {
+            "text": NATS_PER_COSINE * float(row @ base),
+            "taste": float(self.tower.taste_of(row[None])[0] @ base),
+            "memory": float(self.tower.memory_of([query])[0] @ base),
+            "quality": NATS_PER_COSINE * float(product[-1]),
+        }
 
     def is_of(self, serving: Serving) -> bool:
         """Tell whether this is what a record on `models` names."""
@@ -78,13 +76,13 @@ class ServingFollower:
     Args:
         settings: of the deployment.
         encoder: the base encoder.
-        metadata: of a collection.
+        form_of: of a collection.
         owner: whose collections are served.
     """
 
-    def __init__(self, settings: Settings, encoder: Encoder, *, metadata: Metadata, owner: Owner) -> None:
+    def __init__(self, settings: Settings, encoder: Encoder, *, form_of: FormOf, owner: Owner) -> None:
         self._encoder = encoder
-        self._metadata = metadata
+        self._form_of = form_of
         self._owner = owner
         self._refused: Serving | None = None
         self._reason: str | None = None
@@ -147,7 +145,8 @@ class ServingFollower:
             return True
         try:
             self._check_collection(serving)
-            release = self._verified(serving)
+            number = serving.query_release
+            release = verified_release("query", number, value_of=self.models.value, encoder=self._encoder)
         except (CheckFailed, ContractError, UsageError) as error:
             self._refuse(serving, error)
             return not self._is_anothers
@@ -159,27 +158,19 @@ class ServingFollower:
         self._swap(serving, release)
         return True
 
-    def _verified(self, serving: Serving) -> Release:
-        release = verified_release("query", serving.query_release, value_of=self.models.value, encoder=self._encoder)
-        if release.manifest.product_release != serving.product_release and serving.query_release != 0:
-            raise CheckFailed(f"it was trained for product release {release.manifest.product_release}")
-        return release
-
     def _check_collection(self, serving: Serving) -> None:
-        """Refuse a collection of another deployment, or with vectors of another base encoder or product release.
+        """Refuse a collection of another deployment, or with vectors of another base, width or distance.
 
         One without an owner was made by an earlier version of Millrace, before the indexer claimed it.
         """
-        stored = self._metadata(serving.collection)
-        if (found := stored.get(OWNER, self._owner.name)) != self._owner.name:
+        form = self._form_of(serving.collection)
+        if (found := form.metadata.get(OWNER, self._owner.name)) != self._owner.name:
             raise UsageError(
                 f"collection {serving.collection} belongs to {found}, not to {self._owner.name}",
                 fix="correct MILLRACE_QDRANT_URL, MILLRACE_KAFKA_BOOTSTRAP or MILLRACE_TOPIC_PREFIX",
             )
-        expected = {"base_version": self._encoder.base_version, "product_release": serving.product_release}
-        for name, value in expected.items():
-            if stored.get(name, value) != value:
-                raise CheckFailed(f"{serving.collection} holds vectors of {name} {stored[name]}, not {value}")
+        if misfit := form.misfit(self._encoder.base_version, self._encoder.dim + 1):
+            raise CheckFailed(f"{serving.collection} {misfit}")
 
     def _swap(self, serving: Serving, release: Release) -> None:
         # The first answers of a process tell how long it was away, not how fresh the way from click to search is.
@@ -188,7 +179,7 @@ class ServingFollower:
             query_release=serving.query_release,
             product_release=serving.product_release,
             collection=serving.collection,
-            transform=QueryTransform(release.tensors["down"], release.tensors["up"]),
+            tower=release.query_tower(),
             click_times=click_times,
         )
         self._refused = self._reason = None

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 import numpy as np
 from cachetools import TTLCache
@@ -21,21 +21,26 @@ TOTAL_FOR_S: Final = 10.0
 CACHED_TOTALS: Final = 10_000
 COUNTS_AT_ONCE: Final = 1
 """A count takes the store longer than a search; no more of its time goes there."""
-SHOWN: Final = ["product_id", "title", "price", "brand", "category", "in_stock", "parent_id", "product_release"]
-"""What a result says of its product; the rest of the payload stays in the store."""
+SHOWN: Final = [
+    "product_id", "title", "price", "brand", "category", "in_stock", "parent_id", "product_release", "quality_width"
+]  # fmt: skip
+"""What a result says of its product, and what ranks it; the rest of the payload stays in the store."""
 
 
 class Hit(NamedTuple):
-    """One product found: its cosine and the shown part of its payload."""
+    """One product found: its score, the shown part of its payload, and its vector if that was asked for."""
 
     score: float
     payload: dict[str, Any]
+    vector: list[float] | None = None
 
 
 class Retrieval(Protocol):
     """What search asks of the vector store; raises MillraceError if it does not answer, Overloaded if it sheds load."""
 
-    async def nearest(self, collection: str, vector: np.ndarray, *, k: int, filters: Filters) -> list[Hit]:
+    async def nearest(
+        self, collection: str, vector: np.ndarray, *, k: int, filters: Filters, with_vectors: bool = False
+    ) -> list[Hit]:
         """Return the k nearest products that meet the filters, nearest first."""
         ...
 
@@ -54,7 +59,9 @@ class QdrantRetrieval:
     def __init__(self, client: AsyncQdrantClient) -> None:
         self._client = client
 
-    async def nearest(self, collection: str, vector: np.ndarray, *, k: int, filters: Filters) -> list[Hit]:
+    async def nearest(
+        self, collection: str, vector: np.ndarray, *, k: int, filters: Filters, with_vectors: bool = False
+    ) -> list[Hit]:
         """Return the k nearest products that meet the filters, nearest first."""
         with qdrant_errors(f"search {collection}"):
             answer = await self._client.query_points(
@@ -64,13 +71,19 @@ class QdrantRetrieval:
                 query_filter=to_filter(filters),
                 limit=k,
                 with_payload=SHOWN,
+                with_vectors=with_vectors,
             )
-        return [Hit(point.score, dict(point.payload or {})) for point in answer.points]
+        return [Hit(point.score, dict(point.payload or {}), _vector_of(point)) for point in answer.points]
 
     async def count(self, collection: str, filters: Filters) -> int:
         """Return how many products meet the filters."""
         with qdrant_errors(f"count {collection}"):
             return (await self._client.count(collection, to_live_filter(filters), exact=True)).count
+
+
+def _vector_of(point: models.ScoredPoint) -> list[float] | None:
+    vector = point.vector.get(VECTOR_NAME) if isinstance(point.vector, dict) else None
+    return cast("list[float] | None", vector)
 
 
 class Totals:

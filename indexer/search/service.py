@@ -2,10 +2,12 @@
 
 import asyncio
 import math
+import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -17,6 +19,7 @@ from contracts.events import Exploration
 from contracts.http import EncodeAnswer, SearchAnswer, SearchRequest, SearchResult
 from contracts.telemetry import Process
 from indexer.search.encoding import ENTRY_BYTES, QueryEncoder, digest
+from indexer.search.exploration import CANDIDATES, Policy
 from indexer.search.impressions import ImpressionLog, impression_of, time_ordered_id
 from indexer.search.in_force import ServedRelease
 from indexer.search.retrieval import Hit, Retrieval, Totals
@@ -36,6 +39,8 @@ REMEMBERED_FOR_S: Final = 300.0
 """How old an answer may be that is given again; prices, stock and deletions are as old."""
 REMEMBERED_BYTES: Final = 32 * 2**20
 ARM: Final = "live"
+NO_EXPLORATION: Final = Policy()
+SEED_BITS: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +52,17 @@ class Clocks:
 
 
 class Found(NamedTuple):
-    """What the vector store answered to a release; `total` is None if nobody has counted."""
+    """What the vector store answered to a release; `total` is None if nobody has counted.
+
+    `explanations` are there if they were asked for, one of each hit.
+    """
 
     query_release: int
     product_release: int
     hits: list[Hit]
     total: int | None
+    exploration: Exploration = Exploration()
+    explanations: Sequence[dict[str, float] | None] = ()
     degraded: str | None = None
     age_s: float | None = None
 
@@ -116,6 +126,7 @@ class SearchService:
         retrieval: the vector store.
         impressions: where impressions go.
         person_key: replaces client ids.
+        explore: how lists are perturbed for those who allow it.
         clocks: the time.
         deadline_s: how long a search may take.
     """
@@ -128,6 +139,7 @@ class SearchService:
         retrieval: Retrieval,
         impressions: ImpressionLog,
         person_key: bytes,
+        explore: Policy = NO_EXPLORATION,
         clocks: Clocks | None = None,
         deadline_s: float = DEADLINE_S,
     ) -> None:
@@ -136,6 +148,7 @@ class SearchService:
         self._retrieval = retrieval
         self._impressions = impressions
         self._person_key = person_key
+        self._explore = explore
         self._clocks = clocks or Clocks()
         self._deadline_s = deadline_s
         self._open = OpenSearches(deadline_s, self._clocks.monotonic_s)
@@ -165,13 +178,16 @@ class SearchService:
             query_release=found.query_release,
             product_release=found.product_release,
             arm=ARM,
-            exploration=Exploration(),
+            exploration=found.exploration,
             degraded=found.degraded,
             age_s=found.age_s,
             took_ms=round(1000 * (time.perf_counter() - began), 3),
             total=max(found.total or 0, len(found.hits)),
             total_relation="gte" if found.total is None else "eq",
-            results=tuple(_result(position, hit, request) for position, hit in enumerate(found.hits, start=1)),
+            results=tuple(
+                _result(position, hit, explanation)
+                for position, (hit, explanation) in enumerate(zip_longest(found.hits, found.explanations), start=1)
+            ),
         )
         if request.impression == "server":
             self._impressions.send(impression_of(request, answer, query=query, person_key=self._person_key))
@@ -193,7 +209,7 @@ class SearchService:
             query_release=release.query_release,
             product_release=release.product_release,
             collection=release.collection,
-            vectors=tuple(tuple(row) for row in release.transform(rows).tolist()),
+            vectors=tuple(tuple(row) for row in release.tower.vectors(texts, rows).tolist()),
         )
 
     def _in_force(self) -> ServedRelease:
@@ -205,7 +221,8 @@ class SearchService:
     async def _find(self, query: str, request: SearchRequest) -> Found:
         """Return what the vector store finds, or what it found when the same was asked before."""
         release, filters = self._in_force(), request.filters
-        key = digest(f"{query}\n{request.k} {filters.model_dump_json()}")
+        explores = request.explore and self._explore.explores
+        key = digest(f"{query}\n{request.k} {explores} {filters.model_dump_json()}")
         ends_s = asyncio.get_running_loop().time() + self._deadline_s
         try:
             with self._open.one_more():
@@ -213,8 +230,13 @@ class SearchService:
                 total = self._totals.known(release.collection, filters)
                 async with _until(ends_s, TransientError("Qdrant did not answer in time")):
                     with _timed("store"):
-                        vector = release.transform(rows)[0]
-                        hits = await self._retrieval.nearest(release.collection, vector, k=request.k, filters=filters)
+                        hits = await self._retrieval.nearest(
+                            release.collection,
+                            release.tower.vectors([query], rows)[0],
+                            k=max(request.k, CANDIDATES) if explores else request.k,
+                            filters=filters,
+                            with_vectors=request.explain,
+                        )
         except MillraceError as error:
             return self._instead(key, error)
         self._qdrant.answered()
@@ -222,8 +244,15 @@ class SearchService:
         if total is None:
             timeout_s = min(ends_s - asyncio.get_running_loop().time(), self._deadline_s * COUNT_SHARE)
             total = await self._totals.wait(release.collection, filters, timeout_s=timeout_s)
-        found = Found(release.query_release, release.product_release, hits, total)
-        content = [*found[:2], [[*hit] for hit in hits], total]
+        exploration = Exploration()
+        if explores:
+            exploration = Exploration(policy=self._explore.name, seed=secrets.randbits(SEED_BITS))
+            hits = self._explore.ranked(hits, seed=exploration.seed, k=request.k)
+        explanations = [
+            None if hit.vector is None else release.explain(query, rows[0], np.array(hit.vector)) for hit in hits
+        ]
+        found = Found(release.query_release, release.product_release, hits, total, exploration, explanations)
+        content = [*found[:2], [[*hit[:2]] for hit in hits], total, exploration.model_dump()]
         self._remembered[key] = _Remembered(orjson.dumps(content), self._clocks.monotonic_s())
         return found
 
@@ -240,9 +269,16 @@ class SearchService:
         remembered = self._remembered.get(key)
         if remembered is not None:
             metrics.DEGRADED.labels("remembered").inc()
-            query_release, product_release, hits, total = orjson.loads(remembered.found)
-            age_s = round(self._clocks.monotonic_s() - remembered.found_at_s, 1)
-            return Found(query_release, product_release, [Hit(*hit) for hit in hits], total, "remembered", age_s)
+            query_release, product_release, hits, total, exploration = orjson.loads(remembered.found)
+            return Found(
+                query_release,
+                product_release,
+                [Hit(*hit) for hit in hits],
+                total,
+                Exploration(**exploration),
+                degraded="remembered",
+                age_s=round(self._clocks.monotonic_s() - remembered.found_at_s, 1),
+            )
         metrics.DEGRADED.labels("shed" if is_overload else "unanswered").inc()
         if is_overload:
             raise error
@@ -264,7 +300,7 @@ class SearchService:
             metrics.FRESHNESS.labels("click_to_search").observe(max(now_ms - click_time, 0) / 1000)
 
 
-def _result(position: int, hit: Hit, request: SearchRequest) -> SearchResult:
+def _result(position: int, hit: Hit, explanation: dict[str, float] | None) -> SearchResult:
     payload = hit.payload
     return SearchResult(
         product_id=payload["product_id"],
@@ -277,7 +313,7 @@ def _result(position: int, hit: Hit, request: SearchRequest) -> SearchResult:
         in_stock=bool(payload.get("in_stock", 1)),
         parent_id=payload.get("parent_id"),
         product_release=payload["product_release"],
-        explanation={"cosine": hit.score} if request.explain else None,
+        explanation=explanation,
     )
 
 

@@ -4,6 +4,7 @@ import math
 import threading
 from itertools import permutations
 
+import numpy as np
 import pytest
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 from typing_extensions import override
@@ -13,7 +14,7 @@ from contracts.errors import InvariantError, MillraceError, TransientError
 from contracts.http import Filters
 from indexer.points import ProductPoint
 from indexer.search.retrieval import QdrantRetrieval
-from indexer.store import VECTOR_NAME, Counts, ProductStore
+from indexer.store import VECTOR_NAME, Counts, ProductStore, StoredPoint
 from tests.conformance.conftest import DIM, Backend
 from tests.support.poll import eventually
 
@@ -133,11 +134,11 @@ class TestVectorStore:
         assert store.versions(collection) == {"P-1": PointVersion(largest, 1)}
 
     def test_more_points_than_a_batch(self, store: ProductStore, collection: str) -> None:
-        """A write larger than a batch arrives whole; scroll yields each point once, tombstones included."""
+        """A write larger than a batch arrives whole; each point is told once, tombstones included."""
         store.write(collection, [live(f"P-{number}", 1 + number % 3) for number in range(100)])
         store.write(collection, [tombstone(f"P-{number}", 9) for number in range(10)])
         assert store.counts(collection) == Counts(live=90, tombstones=10)
-        seen = [product_id for product_id, _ in store.scroll(collection)]
+        seen = list(store.stored(collection))
         assert sorted(seen) == sorted(f"P-{number}" for number in range(100))
 
     def test_alias_is_created_moved_and_resolved(
@@ -170,13 +171,25 @@ class TestVectorStore:
         """A second ensure makes nothing and leaves points and metadata alone."""
         store.write(collection, [live("P-1", 1)])
         assert store.ensure_collection(collection, DIM, metadata={"product_release": 2}) is False
-        assert store.metadata(collection) == {"product_release": 1}
+        assert store.form(collection).metadata == {"product_release": 1}
         assert store.counts(collection).live == 1
 
-    def test_ensure_refuses_another_dimension(self, store: ProductStore, collection: str) -> None:
-        """A collection of another dimension is never taken for the wanted one."""
-        with pytest.raises(InvariantError, match="dimensions"):
+    def test_ensure_refuses_another_width_distance_or_base(
+        self, store: ProductStore, client: QdrantClient, collection: str
+    ) -> None:
+        """A collection that cannot hold our vectors is never taken for the wanted one."""
+        with pytest.raises(InvariantError, match=f"holds Dot of width {DIM}, not Dot of width {DIM + 1}"):
             store.ensure_collection(collection, DIM + 1)
+        earlier, base = f"{collection}-cosine", f"{collection}-base"
+        params = {VECTOR_NAME: models.VectorParams(size=DIM, distance=models.Distance.COSINE)}
+        client.create_collection(earlier, vectors_config=params)
+        store.ensure_collection(base, DIM, metadata={"base_version": "one/t1"})
+        with pytest.raises(InvariantError, match=f"holds Cosine of width {DIM}, not Dot"):
+            store.ensure_collection(earlier, DIM)
+        with pytest.raises(InvariantError, match="holds vectors of one/t1, not of two/t1"):
+            store.ensure_collection(base, DIM, metadata={"base_version": "two/t1"})
+        for name in (earlier, base):
+            store.drop(name)
 
     def test_wrong_dimension_is_refused(self, store: ProductStore, collection: str) -> None:
         """A vector that does not fit is refused and nothing of its request is stored."""
@@ -238,13 +251,42 @@ class TestVectorStore:
         await client.close()
 
     def test_order_scores_and_limit(self, store: ProductStore, client: QdrantClient, collection: str) -> None:
-        """Hits come best first with their cosine, as many as asked for, after the offset."""
+        """Hits come best first with their score, as many as asked for, after the offset."""
         store.write(collection, [live(f"P-{number}", 1, angle=number / 10) for number in range(8)])
         answer = client.query_points(collection, query=vector(0.0), using=VECTOR_NAME, limit=3, offset=1)
         assert [(point.payload or {})["product_id"] for point in answer.points] == ["P-1", "P-2", "P-3"]
         assert [point.score for point in answer.points] == pytest.approx(
             [math.cos(number / 10) for number in (1, 2, 3)], abs=1e-5
         )
+
+    def test_a_score_is_the_dot_product_of_vectors_as_they_are(
+        self, store: ProductStore, client: QdrantClient, collection: str
+    ) -> None:
+        """Nothing is normalised, on either side: a quality may outweigh the text, and a score may be below 0."""
+        drawn = np.random.default_rng(7).normal(0.0, 2.0, (101, DIM)).astype(np.float32)
+        query, products = drawn[0], drawn[1:]
+        store.write(collection, [ProductPoint(f"P-{n}", 1, 1, row.tolist()) for n, row in enumerate(products)])
+        answer = client.query_points(collection, query=query.tolist(), using=VECTOR_NAME, limit=100, with_vectors=True)
+        expected = products @ query
+        best = np.argsort(-expected, kind="stable")
+        assert [point.id for point in answer.points] == [point_id(f"P-{place}") for place in best]
+        assert [point.score for point in answer.points] == pytest.approx(expected[best].tolist(), abs=1e-4)
+        stored = [point.vector[VECTOR_NAME] for point in answer.points if isinstance(point.vector, dict)]
+        np.testing.assert_array_equal(np.array(stored, dtype=np.float32), products[best])
+
+    def test_a_quality_is_rewritten_in_place(self, store: ProductStore, collection: str) -> None:
+        """A newer product release of the same version replaces vector and payload; an older one does not."""
+        for release, nats in ((1, 0.5), (3, 2.0), (2, 9.0)):
+            rated = ProductPoint("P-1", 4, release, [*vector(0.0)[:-1], nats / 10], {"quality": nats})
+            store.write(collection, [rated])
+        store.write(collection, [tombstone("P-2", 1)])
+        assert store.stored(collection) == {
+            "P-1": StoredPoint(PointVersion(4, 3), 2.0),
+            "P-2": StoredPoint(PointVersion(1, 1, deleted=True), 0.0),
+        }
+        kept = store.retrieve(collection, ["P-1"])["P-1"].vector
+        assert kept is not None
+        assert kept[-1] == pytest.approx(0.2)
 
     def test_prefetch_and_formula(self, store: ProductStore, client: QdrantClient, collection: str) -> None:
         """A formula reorders the prefetched candidates; a missing field takes its default."""
@@ -321,7 +363,7 @@ class TestVectorStore:
         backend.kill_and_restart()
         store.wait_until_answering(10)
         assert store.counts(alias) == Counts(live=49, tombstones=1)
-        assert store.metadata(collection) == {"product_release": 1}
+        assert store.form(collection).metadata == {"product_release": 1}
         store.write(collection, [live("P-0", 5, 9), live("P-1", 4, 9)])
         after = store.versions(alias)
         assert (after["P-0"], after["P-1"]) == (PointVersion(6, 1, deleted=True), PointVersion(5, 1))

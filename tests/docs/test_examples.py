@@ -207,7 +207,7 @@ def test_query_snippet_finds_products_that_can_be_bought(
     """The quickstart asks for a vector, queries the alias, and shows neither deleted nor unavailable products."""
     store = qdrant_client.QdrantClient(":memory:")
     store.create_collection(
-        "products-r3", vectors_config={"product": models.VectorParams(size=2, distance=models.Distance.COSINE)}
+        "products-r3", vectors_config={"product": models.VectorParams(size=3, distance=models.Distance.DOT)}
     )
     rows: dict[str, dict[str, Any]] = {
         "P-1": {"title": "Quiet fridge", "in_stock": 1, "deleted": 0},
@@ -217,7 +217,7 @@ def test_query_snippet_finds_products_that_can_be_bought(
     points = [
         models.PointStruct(
             id=point_id(product_id),
-            vector={"product": [0.6, 0.8]},
+            vector={"product": [0.6, 0.8, 0.05]},
             payload={"product_id": product_id, "product_release": 3, **payload},
         )
         for product_id, payload in rows.items()
@@ -225,7 +225,7 @@ def test_query_snippet_finds_products_that_can_be_bought(
     store.upsert("products-r3", points)
     alias = models.CreateAlias(collection_name="products-r3", alias_name="products")
     store.update_collection_aliases([models.CreateAliasOperation(create_alias=alias)])
-    answer = {"query_release": 17, "product_release": 3, "vectors": [[0.6, 0.8]]}
+    answer = {"query_release": 17, "product_release": 3, "vectors": [[0.6, 0.8, 1.0]]}
 
     def post(url: str, *, json: Any) -> httpx.Response:
         """Answer as the search service does."""

@@ -34,8 +34,8 @@ from tests.support.ports import free_port
 from tests.support.qdrant_process import QdrantProcess
 from tests.support.topics import read_compacted
 from towers.encoder import BaseEncoder
-from towers.heads import apply_head
-from towers.text import product_text
+from towers.features import keys_of
+from towers.model import product_vectors
 
 pytestmark = [pytest.mark.kafka, pytest.mark.qdrant, pytest.mark.slow]
 
@@ -111,7 +111,7 @@ def test_a_first_start_serves_release_0_of_an_empty_collection(
     assert (serving.query_release, serving.product_release) == (0, 0)
     assert serving.collection == own.collection(0)
     assert store.alias_target(own.alias()) == own.collection(0)
-    assert store.metadata(own.collection(0))["product_release"] == 0
+    assert store.form(own.collection(0)).metadata["product_release"] == 0
     assert process.metric('millrace_release_in_force{tower="product"}') == 0
     assert process.stop() == 0
     assert [line["process"] for line in process.events("ended")] == ["indexer"]
@@ -169,7 +169,7 @@ def test_a_query_release_is_served_and_a_broken_one_refused(
     refused = indexer.metric(REFUSED)
     wrong = query_release(2, encoder)
     wrong.tensors["probe_vectors"][0, 0] += 0.01
-    shop.release(rehashed(wrong), query_release(3, encoder, product_release=7))
+    shop.release(rehashed(wrong))
     eventually(lambda: indexer.metric(REFUSED) == refused + 1, timeout_s=30, what="the broken one is refused")
     shop.release(query_release(4, encoder))
     eventually(lambda: serving_of(own).query_release == 4, timeout_s=30)
@@ -184,66 +184,74 @@ def rehashed(release: Any) -> Any:
     return Release(release.manifest.model_copy(update={"weights_sha256": digest}), release.tensors)
 
 
-def test_a_product_release_is_rolled_out_over_the_whole_index(
+def test_a_product_release_is_written_in_place(
     own: Settings, shop: Shop, encoder: BaseEncoder, store: ProductStore, indexer: ServiceThread
 ) -> None:
-    """Its collection holds every product in its own space, deletions stay deleted, the pair switches as one."""
+    """The one collection holds every product with its new quality, deletions stay deleted, then it is in force."""
     products = [product(f"P-{number}", title=in_words(number)) for number in range(300)]
     shop.send(*products, deleted("P-7", 2))
-    eventually(lambda: store.counts(own.collection(0)) == (299, 1), timeout_s=90)
-    release = product_release(1, encoder, query_release=1)
+    collection = own.collection(0)
+    eventually(lambda: store.counts(collection) == (299, 1), timeout_s=90)
+    release = product_release(1, encoder)
     shop.release(query_release(1, encoder, product_release=1), release)
     shop.send(product("P-new", title="small oven"), product("P-1", 2, "large tv"), deleted("P-8", 2))
     eventually(lambda: serving_of(own).product_release == 1, timeout_s=90)
 
     serving = serving_of(own)
-    assert (serving.query_release, serving.collection) == (1, own.collection(1))
-    assert serving.previous_collection == own.collection(0)
-    eventually(lambda: store.alias_target(own.alias()) == own.collection(1), timeout_s=30)
-    eventually(lambda: store.counts(own.collection(1)) == (299, 2), timeout_s=30)
-    assert {entry.product_release for entry in store.versions(own.collection(1)).values()} == {1}
+    assert (serving.query_release, serving.collection, serving.previous_collection) == (1, collection, None)
+    assert store.alias_target(own.alias()) == collection
+    assert [name for name in store.collections() if name.startswith(own.topic_prefix)] == [collection]
+    eventually(lambda: store.counts(collection) == (299, 2), timeout_s=30)
     assert indexer.metric("millrace_rollover_progress_ratio") == 1
-    found = store.retrieve(own.collection(1), ["P-3", "P-1"])
-    expected = apply_head(release.head(), encoder.encode([product_text(products[3]), "large tv"]))
-    np.testing.assert_allclose(np.array(found["P-3"].vector), expected[0], atol=1e-4)
-    np.testing.assert_allclose(np.array(found["P-1"].vector), expected[1], atol=1e-4)
+    tower = release.product_tower()
+    texts = [in_words(3), "large tv", "small oven"]
+    features = [keys_of(f"t:{word}" for word in text.split()) for text in texts]
+    expected = product_vectors(encoder.encode(texts), tower.quality(["P-3", "P-1", "P-new"], features))
+
+    def found() -> np.ndarray:
+        """Read the three products."""
+        stored = store.retrieve(collection, ["P-3", "P-1", "P-new"])
+        return np.array([stored[one].vector for one in ("P-3", "P-1", "P-new")])
+
+    eventually(lambda: np.allclose(found(), expected, atol=1e-4), timeout_s=30)
 
 
-def test_older_collections_are_dropped_but_the_one_before(
-    own: Settings, shop: Shop, encoder: BaseEncoder, store: ProductStore, indexer: ServiceThread
-) -> None:
-    """After two roll-outs the collection in force and the one before are there, the first is gone."""
-    shop.send(product("P-1"))
-    for number in (1, 2):
-        first = query_release(number, encoder, product_release=number)
-        shop.release(product_release(number, encoder, query_release=number), first)
-        eventually(lambda number=number: serving_of(own).product_release == number, timeout_s=60)  # type: ignore[misc]
-    names = {own.collection(1), own.collection(2)}
-    assert indexer.not_ready() is None
-    eventually(
-        lambda: {name for name in store.collections() if name.startswith(own.topic_prefix)} == names, timeout_s=30
-    )
-
-
-def test_an_indexer_killed_in_the_middle_of_a_roll_out_completes_it_after_a_restart(
+def test_an_indexer_killed_in_the_middle_of_a_refresh_completes_it_after_a_restart(
     own: Settings, shop: Shop, encoder: BaseEncoder, store: ProductStore, process: ServiceProcess
 ) -> None:
-    """SIGKILL while a second collection fills: the old releases stay in force, then the roll-out completes."""
-    count = 3_000
+    """SIGKILL while qualities are rewritten: the old releases stay in force, then all is at the new one."""
+    count, collection = 3_000, own.collection(0)
     shop.send(*(product(f"P-{number}", title=in_words(number)) for number in range(count)))
-    eventually(lambda: store.counts(own.collection(0)).live == count, timeout_s=180, interval_s=0.5)
-    shop.release(query_release(1, encoder, product_release=1), product_release(1, encoder, query_release=1))
-    eventually(lambda: process.events("rollout_progress"), timeout_s=60, interval_s=0.01)
+    eventually(lambda: store.counts(collection).live == count, timeout_s=180, interval_s=0.5)
+    release = product_release(1, encoder)
+    shop.release(query_release(1, encoder, product_release=1), release)
+
+    def begun() -> bool:
+        """Tell whether the refresh is on its way."""
+        return any(line["product_release"] == 1 for line in process.events("rollout_progress"))
+
+    eventually(begun, timeout_s=60, interval_s=0.01)
     process.kill()
     assert serving_of(own).product_release == 0
-    assert 0 < store.counts(own.collection(1)).live < count
+    releases = {entry.product_release for entry in store.versions(collection).values()}
+    assert releases == {0, 1}
 
     shop.send(deleted("P-5", 2), product("P-late", title="small oven"))
     process.start()
     eventually(lambda: serving_of(own).product_release == 1, timeout_s=120)
-    eventually(lambda: store.counts(own.collection(1)) == (count, 1), timeout_s=30)
-    assert {entry.product_release for entry in store.versions(own.collection(1)).values()} == {1}
+    eventually(lambda: store.counts(collection) == (count, 1), timeout_s=30)
     eventually(lambda: catalogue_counts(own) == (count + 2, 0), timeout_s=30)
+    tower = release.product_tower()
+    ids = [f"P-{number}" for number in range(count) if number != 5]
+    features = [keys_of(f"t:{word}" for word in in_words(int(one[2:])).split()) for one in ids]
+    wanted = dict(zip(ids, tower.quality(ids, features).tolist(), strict=True))
+
+    def stale() -> list[str]:
+        """Name the products whose quality is not the one in force."""
+        stored = store.stored(collection)
+        return [one for one, nats in wanted.items() if abs(stored[one].quality - nats) > 0.02]
+
+    eventually(lambda: not stale(), timeout_s=30)
 
 
 def test_a_null_deletes_a_product_and_a_higher_version_brings_it_back(

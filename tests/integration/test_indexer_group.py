@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from contracts import wire
-from contracts.catalog import CatalogChange, PointVersion, ProductDeleted
+from contracts.catalog import CatalogChange, ProductDeleted
 from contracts.progress import CatalogCounts
 from contracts.releases import SERVING, SERVING_KEY, Serving
 from contracts.topics import CATALOG, MODELS
 from indexer.qdrant import connect
+from indexer.rollout.decisions import QUALITY_TOLERANCE
 from indexer.store import ProductStore
 from service.kafka import admin, committed_offsets, ensure_topics
 from service.settings import Settings
@@ -21,13 +22,14 @@ from tests.support.ports import free_port
 from tests.support.qdrant_process import QdrantProcess
 from tests.support.topics import read_compacted
 from towers.encoder import BaseEncoder
+from towers.features import keys_of
 
 pytestmark = [pytest.mark.kafka, pytest.mark.qdrant, pytest.mark.slow]
 
 SettingsFactory = Callable[..., Settings]
 
 CATALOGUE = 600
-"""Three batches of a fill."""
+"""Ten batches of a refresh."""
 CHANGES = 24
 """Per round: new products, newer versions, deletions."""
 MOST_BEHIND = 240
@@ -73,8 +75,8 @@ def _wait_for_both(processes: Sequence[ServiceProcess]) -> None:
     eventually(lambda: sorted(_held(process) for process in processes) == [[0], [1]], timeout_s=60, what="one each")
 
 
-def _has_filled(process: ServiceProcess, release: int) -> bool:
-    """Return whether a process has filled a part of the collection of a product release."""
+def _has_begun(process: ServiceProcess, release: int) -> bool:
+    """Return whether a process has written some of the points that a product release moves."""
     return any(line["product_release"] == release for line in process.events("rollout_progress"))
 
 
@@ -89,7 +91,9 @@ class ChangingCatalogue:
         self._own = own
         self._shop = Shop(own)
         self._rounds = count()
-        self.newest = {f"P-{number}": PointVersion(1, 0) for number in range(CATALOGUE)}
+        self.newest: dict[str, tuple[int, str | None]]
+        """Version of each product, and the word of its title that has a quality; None once it is deleted."""
+        self.newest = {f"P-{number}": (1, "fridge") for number in range(CATALOGUE)}
         self.sent = len(self.newest)
         self._shop.send(*(product(product_id, title=f"fridge {product_id}") for product_id in self.newest))
 
@@ -107,7 +111,8 @@ class ChangingCatalogue:
         ]
         self._shop.send(*changes)
         self.newest |= {
-            change.product_id: PointVersion(version, 0, isinstance(change, ProductDeleted)) for change in changes
+            change.product_id: (version, None if isinstance(change, ProductDeleted) else change.title.split()[0])
+            for change in changes
         }
         self.sent += len(changes)
         eventually(lambda: self.counted() >= self.sent - MOST_BEHIND, timeout_s=120)
@@ -141,23 +146,18 @@ def serving_of(settings: Settings) -> Serving:
 def _roll_out(
     release: int,
     ending: ServiceProcess,
-    filling: ServiceProcess,
+    leading: ServiceProcess,
     *,
     own: Settings,
     encoder: BaseEncoder,
     catalogue: ChangingCatalogue,
 ) -> None:
-    """Bring a release into force under steady changes, kill one process in the middle and start it again.
-
-    The query release is held back until after the kill: without it a roll-out goes as far as its switch.
-    """
+    """Bring a release into force under steady changes, kill one process in the middle and start it again."""
     shop = Shop(own)
-    shop.release(product_release(release, encoder, query_release=release))
-    eventually(lambda: _has_filled(filling, release), timeout_s=60, interval_s=0.01, what="the fill has begun")
+    shop.release(product_release(release, encoder), query_release(release, encoder, product_release=release))
+    eventually(lambda: _has_begun(leading, release), timeout_s=60, interval_s=0.01, what="the refresh has begun")
     ending.kill()
-    assert serving_of(own).product_release == release - 1
     ending.start(wait=False)
-    shop.release(query_release(release, encoder, product_release=release))
     shop.close()
 
     def is_in_force() -> bool:
@@ -170,28 +170,42 @@ def _roll_out(
         catalogue.send()
 
 
-def _assert_whole(release: int, own: Settings, catalogue: ChangingCatalogue) -> None:
-    """Check that the collection of a release is in force and has the newest version of every product."""
+def _assert_whole(release: int, own: Settings, encoder: BaseEncoder, catalogue: ChangingCatalogue) -> None:
+    """Check that a release is in force, and that every product has its newest version with the quality it gives."""
     eventually(lambda: catalogue.counted() == catalogue.sent, timeout_s=120, interval_s=0.5)
-    store = ProductStore(connect(own))
-    expected = {product_id: newest._replace(product_release=release) for product_id, newest in catalogue.newest.items()}
-    eventually(lambda: store.versions(own.collection(release)) == expected, timeout_s=60, interval_s=0.5)
+    store, tower = ProductStore(connect(own)), product_release(release, encoder).product_tower()
+    words = ["fridge", "oven", "laptop"]
+    quality = dict(zip(words, tower.quality(words, [keys_of([f"t:{one}"]) for one in words]).tolist(), strict=True))
+
+    def wrong() -> list[str]:
+        """Name the products that are missing, stale, resurrected, or of another quality."""
+        stored = store.stored(own.collection(0))
+        assert stored.keys() <= catalogue.newest.keys()
+        return [
+            product_id
+            for product_id, (version, word) in catalogue.newest.items()
+            if (point := stored.get(product_id)) is None
+            or (point.version.version, point.version.deleted) != (version, word is None)
+            or (word is not None and abs(point.quality - quality[word]) > 2 * QUALITY_TOLERANCE)
+        ]
+
+    eventually(lambda: not wrong(), timeout_s=60, interval_s=0.5)
     store.close()
-    assert serving_of(own).collection == own.collection(release)
+    assert serving_of(own).collection == own.collection(0)
 
 
 def test_a_catalogue_that_never_rests_is_rolled_out_whole(
     own: Settings, encoder: BaseEncoder, pair: list[ServiceProcess], catalogue: ChangingCatalogue
 ) -> None:
-    """A release comes into force under steady changes, and its collection has the newest version of every product.
+    """A release comes into force under steady changes, and every product has its newest version and quality.
 
-    One of the two indexers is killed in the middle of each roll-out and comes back: first who leads, then who follows.
+    One of the two indexers is killed in the middle of each refresh and comes back: first who leads, then who follows.
     """
     eventually(lambda: catalogue.counted() == catalogue.sent, timeout_s=180, interval_s=0.5)
     for release in (1, 2):
         leader, follower = sorted(pair, key=_held)
         ending = leader if release == 1 else follower
         _roll_out(release, ending, leader, own=own, encoder=encoder, catalogue=catalogue)
-        _assert_whole(release, own, catalogue)
+        _assert_whole(release, own, encoder, catalogue)
         _wait_for_both(pair)
     assert [line for process in pair for line in process.events("release_refused")] == []

@@ -152,7 +152,7 @@ def test_a_second_deployment_on_one_vector_store_is_refused_or_takes_over_on_pur
     assert store.alias_target(own.alias()) == own.collection(0)
     with running(serve, own.model_copy(update={"qdrant_take_over": True})):
         assert store.counts(own.collection(0)).live == 1
-        assert store.metadata(own.collection(0))[OWNER].endswith(f"/{own.topic_prefix}")
+        assert store.form(own.collection(0)).metadata[OWNER].endswith(f"/{own.topic_prefix}")
         assert store.alias_target(own.alias()) == own.collection(0)
     client.close()
 

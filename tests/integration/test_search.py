@@ -34,7 +34,8 @@ from tests.support.poll import eventually
 from tests.support.ports import free_port
 from tests.support.qdrant_process import QdrantProcess
 from towers.encoder import BaseEncoder
-from towers.heads import apply_head
+from towers.features import keys_of, product_features
+from towers.model import QueryTower, product_vectors
 from towers.text import product_text
 
 pytestmark = [pytest.mark.kafka, pytest.mark.qdrant, pytest.mark.slow]
@@ -129,7 +130,9 @@ def test_search_finds_filters_and_counts(search: ServiceThread, shop: Shop) -> N
     assert {result["product_id"] for result in by_get["results"]} == {"P-1", "P-2"}
     assert by_get["total"] == 2
     explained = ask(search, "quiet fridge", explain=True).results[0]
-    assert explained.explanation == {"cosine": explained.score}
+    assert explained.explanation is not None
+    assert list(explained.explanation) == ["text", "taste", "memory", "quality"]
+    assert sum(explained.explanation.values()) == pytest.approx(10 * explained.score, abs=1e-4)
     assert explained.title == "quiet fridge"
 
 
@@ -156,28 +159,33 @@ def test_impressions_stand_in_kafka_as_served(search: ServiceThread, shop: Shop,
 def test_encode_gives_vectors_that_anyone_can_ask_qdrant_with(
     search: ServiceThread, shop: Shop, own: Settings, encoder: BaseEncoder
 ) -> None:
-    """The vectors are those of the head in force, with its releases named."""
+    """The vectors are those of the tower in force, with its releases named; the last number asks for quality."""
     release = query_release(1, encoder)
     shop.release(release)
     eventually(lambda: ask(search, "x").query_release == 1, timeout_s=30)
     answer = httpx.post(f"{search.url}/v1/encode", json={"texts": ["quiet fridge", "tv"]}, timeout=20).json()
     assert (answer["query_release"], answer["product_release"]) == (1, 0)
     assert answer["collection"] == own.collection(0)
-    expected = apply_head(release.head(), encoder.encode(["quiet fridge", "tv"]))
+    expected = release.query_tower().vectors(["quiet fridge", "tv"], encoder.encode(["quiet fridge", "tv"]))
+    assert expected.shape == (2, encoder.dim + 1)
     np.testing.assert_allclose(np.array(answer["vectors"]), expected, atol=1e-5)
 
 
-async def test_no_answer_mixes_releases_while_a_product_release_is_rolled_out(
+async def test_every_score_is_that_of_the_releases_it_names_while_quality_is_rewritten(
     search: ServiceThread, shop: Shop, encoder: BaseEncoder
 ) -> None:
-    """Every answer's scores are those of its own query head and product head, before, during and after the switch."""
+    """The query's by the answer, the product's by the result: before, during and after a product release."""
     load(shop, search)
-    query, products = query_release(1, encoder, product_release=1), product_release(1, encoder, query_release=1)
-    base_query, base = encoder.encode(["fridge"]), encoder.encode([product_text(one) for one in PRODUCTS])
-    new_query, new = apply_head(query.head(), base_query), apply_head(products.head(), base)
+    query, products = query_release(1, encoder, product_release=1), product_release(1, encoder)
+    rows = {0: QueryTower.untrained(encoder.dim), 1: query.query_tower()}
+    ids, features = [one.product_id for one in PRODUCTS], [keys_of(product_features(one)) for one in PRODUCTS]
+    base = encoder.encode([product_text(one) for one in PRODUCTS])
+    quality = {0: np.zeros(len(ids)), 1: products.product_tower().quality(ids, features)}
+    text = encoder.encode(["fridge"])
     expected = {
-        (0, 0): dict(zip((one.product_id for one in PRODUCTS), (base @ base_query[0]).tolist(), strict=True)),
-        (1, 1): dict(zip((one.product_id for one in PRODUCTS), (new @ new_query[0]).tolist(), strict=True)),
+        (q, p): dict(zip(ids, product_vectors(base, quality[p]) @ rows[q].vectors(["fridge"], text)[0], strict=True))
+        for q in rows
+        for p in quality
     }
     seen: set[tuple[int, int]] = set()
     async with httpx.AsyncClient(timeout=20) as client:
@@ -186,30 +194,26 @@ async def test_no_answer_mixes_releases_while_a_product_release_is_rolled_out(
             while (1, 1) not in seen:
                 body = {"query": "fridge", "k": 10, "impression": "none"}
                 answer = (await client.post(f"{search.url}/v1/search", json=body)).json()
-                releases = (answer["query_release"], answer["product_release"])
-                seen.add(releases)
+                seen.add((answer["query_release"], answer["product_release"]))
                 for result in answer["results"]:
-                    assert result["score"] == pytest.approx(expected[releases][result["product_id"]], abs=1e-3)
-                    assert result["product_release"] == releases[1]
-    assert seen == {(0, 0), (1, 1)}
+                    named = answer["query_release"], result["product_release"]
+                    assert result["score"] == pytest.approx(float(expected[named][result["product_id"]]), abs=1e-3)
 
 
-def test_a_pair_that_cannot_be_proven_is_refused_and_the_one_before_goes_on(
-    search: ServiceThread, shop: Shop, own: Settings, encoder: BaseEncoder
+def test_a_release_that_cannot_be_proven_is_refused_and_the_one_before_goes_on(
+    search: ServiceThread, shop: Shop, own: Settings
 ) -> None:
-    """`serving` that names a release for other product vectors moves nothing; the next sound one does."""
+    """`serving` that names a release which is not there moves nothing; what is in force again ends that."""
     load(shop, search)
     refused = 'millrace_releases_total{decision="refused",tower="query"}'
     before = search.metric(refused)
-    shop.release(query_release(5, encoder, product_release=3))
-    publish(own, Serving(query_release=5, product_release=0, collection=own.collection(0), published_at=now_ms()))
+    serving = Serving(query_release=5, product_release=0, collection=own.collection(0), published_at=now_ms())
+    publish(own, serving)
     eventually(lambda: search.metric(refused) == before + 1, timeout_s=20, what="refused")
     assert ask(search, "fridge").query_release == 0
     assert "query release 5 was refused" in (search.not_ready() or "")
-    shop.release(query_release(6, encoder))
-    publish(own, Serving(query_release=6, product_release=0, collection=own.collection(0), published_at=now_ms()))
-    eventually(lambda: ask(search, "fridge").query_release == 6, timeout_s=20)
-    assert search.not_ready() is None
+    publish(own, serving.model_copy(update={"query_release": 0, "published_at": now_ms() + 1}))
+    eventually(lambda: search.not_ready() is None, timeout_s=20)
 
 
 def publish(settings: Settings, serving: Serving) -> None:

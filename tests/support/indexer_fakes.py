@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+import pytest
 from qdrant_client import QdrantClient
 from typing_extensions import override
 
@@ -22,7 +23,7 @@ from indexer.store import ProductStore
 from service.models import ModelsTable
 from tests.support.indexing import product, product_release, query_release
 from tests.support.tiny_encoder import TinyEncoder
-from towers.heads import ProductHead, apply_head
+from towers.model import ProductTower, product_vectors
 from towers.release_files import Release, pack
 from towers.text import product_text, text_hash
 
@@ -178,7 +179,7 @@ def base_product(encoder: TinyEncoder, product_id: str, version: int = 1, title:
 
 def first_target(encoder: TinyEncoder, collection: str = "products-r0") -> Target:
     """Return a target of release 0."""
-    return Target(collection, 0, ProductHead(encoder.dim))
+    return Target(collection, 0, ProductTower.untrained())
 
 
 class Deployment:
@@ -231,19 +232,21 @@ class Deployment:
 
 def release_1(shop: Deployment) -> None:
     """Put the first product release and its query release on the topic."""
-    shop.topic.add(product_release(1, shop.encoder, query_release=1), query_release(1, shop.encoder, product_release=1))
+    shop.topic.add(product_release(1, shop.encoder), query_release(1, shop.encoder, product_release=1))
 
 
-def assert_serves_release_1(shop: Deployment) -> None:
+def assert_serves_release_1(shop: Deployment, *, collection: str = "products-r0") -> None:
     """Check that everything is at release 1, whole and right."""
     serving = shop.topic.serving()
     assert serving is not None
-    assert (serving.query_release, serving.product_release, serving.collection) == (1, 1, "products-r1")
-    assert shop.store.alias_target("products") == "products-r1"
-    assert shop.store.counts("products-r1") == (599, 1)
-    head = product_release(1, shop.encoder, query_release=1).head()
-    known = shop.vectors.get("P-5")
-    assert known is not None
-    assert known.vector is not None
-    stored = shop.store.retrieve("products-r1", ["P-5"])["P-5"].vector
-    np.testing.assert_allclose(np.array(stored), apply_head(head, known.vector[None])[0], atol=1e-5)
+    assert (serving.query_release, serving.product_release, serving.collection) == (1, 1, collection)
+    assert shop.store.alias_target("products") == collection
+    assert shop.store.counts(collection) == (599, 1)
+    tower = product_release(1, shop.encoder).product_tower()
+    products = [product for product in shop.vectors.snapshot() if not product.is_deleted]
+    quality = tower.quality([one.product_id for one in products], [one.features for one in products])
+    stored = shop.store.retrieve(collection, [one.product_id for one in products])
+    found = np.array([stored[one.product_id].vector for one in products])
+    base = np.stack([one.vector for one in products if one.vector is not None])
+    np.testing.assert_allclose(found, product_vectors(base, quality), atol=1e-5)
+    assert [stored[one.product_id].payload["quality"] for one in products] == pytest.approx(quality, abs=1e-5)

@@ -10,13 +10,13 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
 import numpy as np
 import orjson
-import torch
 from kafka import KafkaProducer
 from typing_extensions import override
 
@@ -31,8 +31,9 @@ from service.settings import Settings
 from tests.support.poll import eventually
 from tests.support.tiny_encoder import WORDS
 from towers.encoder import BaseEncoder
-from towers.heads import ProductHead, QueryHead
-from towers.release_files import PROBE_TEXTS, Encoder, Release, pack, release_tensors, weights_sha256
+from towers.features import FeatureSpace, keys_of
+from towers.model import ProductTower, QueryTower
+from towers.release_files import PROBE_TEXTS, Encoder, Release, Tower, pack, release_tensors, weights_sha256
 
 NOW_MS = 1_795_196_600_000
 START_TIMEOUT_S = 120.0
@@ -49,26 +50,51 @@ def deleted(product_id: str = "P-1", version: int = 2) -> ProductDeleted:
     return ProductDeleted(type="product_deleted", product_id=product_id, version=version)
 
 
-def trained(
-    kind: Kind, release: int, encoder: Encoder, *, product_release: int, query_release: int, scale: float = 0.05
+def query_release(
+    release: int, encoder: Encoder, *, product_release: int = 0, scale: float = 0.05, fence: int = 0
 ) -> Release:
-    """Return a release whose head changes vectors, as if it had been trained.
+    """Return a query release that moves vectors, as if it had been trained.
 
     Args:
-        kind: of which tower.
         release: its number.
         encoder: the base encoder.
-        product_release: that it belongs to.
-        query_release: its own number, or the first one of a product release.
+        product_release: that was solved with it.
         scale: how far it moves vectors.
+        fence: of its trainer.
     """
-    head = QueryHead(encoder.dim) if kind == "query" else ProductHead(encoder.dim)
-    changed = head.up if isinstance(head, QueryHead) else head.output_weight
-    generator = torch.Generator().manual_seed(release)
-    with torch.no_grad():
-        changed.copy_(scale * torch.randn(changed.shape, generator=generator))
-    tensors = release_tensors(head, encoder)
-    return Release(_manifest(kind, release, encoder, tensors, product_release, query_release), tensors)
+    taste = 10 * scale * np.random.default_rng(release).standard_normal((encoder.dim, encoder.dim), np.float32)
+    tower = replace(QueryTower.untrained(encoder.dim), taste=taste)
+    return _release("query", release, encoder, tower, product_release, release, fence)
+
+
+def product_release(
+    release: int, encoder: Encoder, *, query_release: int = 1, nats: float | None = None, fence: int = 0
+) -> Release:
+    """Return a product release in which every word of the tests has a quality of its own.
+
+    Args:
+        release: its number.
+        encoder: the base encoder.
+        query_release: that comes with it.
+        nats: the quality of each word instead.
+        fence: of its trainer.
+    """
+    keys = keys_of(f"t:{word}" for word in WORDS)
+    drawn = np.random.default_rng(release).standard_normal(len(keys), np.float32)
+    quality = drawn if nats is None else np.full(len(keys), nats, np.float32)
+    space = FeatureSpace(keys, np.ones(len(keys), np.float32))
+    tower = replace(ProductTower.untrained(), features=space, words=quality, unseen_width=0.5, cap=5.0)
+    return _release("product", release, encoder, tower, release, query_release, fence)
+
+
+def _release(
+    kind: Kind, release: int, encoder: Encoder, tower: Tower, product_release: int, query_release: int, fence: int
+) -> Release:
+    """Return a release of a tower."""
+    with np.errstate(invalid="ignore"):  # some are not finite on purpose
+        tensors = release_tensors(tower, encoder)
+    manifest = _manifest(kind, release, encoder, tensors, product_release, query_release)
+    return Release(manifest.model_copy(update={"fence": fence}), tensors)
 
 
 def _manifest(
@@ -95,16 +121,6 @@ def _manifest(
         probe_texts=PROBE_TEXTS,
         weights_sha256=weights_sha256(tensors),
     )
-
-
-def query_release(release: int, encoder: Encoder, *, product_release: int = 0, scale: float = 0.05) -> Release:
-    """Return a query release."""
-    return trained("query", release, encoder, product_release=product_release, query_release=release, scale=scale)
-
-
-def product_release(release: int, encoder: Encoder, *, query_release: int, scale: float = 0.05) -> Release:
-    """Return a product release."""
-    return trained("product", release, encoder, product_release=release, query_release=query_release, scale=scale)
 
 
 class Shop:
@@ -302,7 +318,7 @@ class ServiceProcess(Service):
 def titles(settings: Settings, encoder: BaseEncoder, text: str, limit: int = 3) -> list[str]:
     """Return the titles nearest to a text through the alias, as anyone may ask."""
     client = connect(settings)
-    vector = encoder.encode([text])[0].tolist()
+    vector = [*encoder.encode([text])[0].tolist(), 1.0]
     answer = client.query_points(settings.alias(), query=vector, using="product", limit=limit)
     client.close()
     return [str((point.payload or {})["title"]) for point in answer.points]

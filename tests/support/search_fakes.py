@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,22 +13,24 @@ from contracts.errors import Overloaded, TransientError
 from contracts.events import Impression
 from contracts.http import Filters
 from indexer.search.encoding import QueryEncoder
-from indexer.search.in_force import QueryTransform, ServedRelease
+from indexer.search.exploration import Policy
+from indexer.search.in_force import ServedRelease
 from indexer.search.retrieval import Hit
 from indexer.search.service import DEADLINE_S, Clocks, SearchService
 from tests.support.hand_clock import HandClock
 from tests.support.tiny_encoder import TinyEncoder
+from towers.model import QueryTower
 
 NOW_MS = 1_795_196_600_000
 DIM = 16
 
 
 def served(query: int = 0, product: int = 0, *, click_times: tuple[int, ...] = ()) -> ServedRelease:
-    """Return a release whose head moves vectors by its number; release 0 moves nothing."""
-    up = np.zeros((DIM, 2), dtype=np.float32)
-    up[0, 0] = query
-    down = np.ones((2, DIM), dtype=np.float32)
-    return ServedRelease(query, product, f"products-r{product}", QueryTransform(down, up), click_times)
+    """Return a release whose tower moves vectors by its number; release 0 moves nothing."""
+    taste = np.zeros((DIM, DIM), dtype=np.float32)
+    taste[:, 0] = query
+    tower = replace(QueryTower.untrained(DIM), taste=taste)
+    return ServedRelease(query, product, f"products-r{product}", tower, click_times)
 
 
 class Store:
@@ -44,7 +47,9 @@ class Store:
         self.count_hangs = False
         self.gate: asyncio.Event | None = None
 
-    async def nearest(self, collection: str, vector: np.ndarray, *, k: int, filters: Filters) -> list[Hit]:
+    async def nearest(
+        self, collection: str, vector: np.ndarray, *, k: int, filters: Filters, with_vectors: bool = False
+    ) -> list[Hit]:
         """Return k products of the collection."""
         self.asked.append((collection, vector, k, filters))
         self.was_asked.set()
@@ -57,7 +62,8 @@ class Store:
         if self.sheds:
             raise Overloaded("Qdrant refused: 503", retry_after_s=2)
         release = int(collection.removeprefix("products-r"))
-        return [Hit(1 - 0.1 * number, payload(f"P-{number}", release)) for number in range(1, k + 1)]
+        product = product_of(vector).tolist() if with_vectors else None
+        return [Hit(1 - 0.1 * number, payload(f"P-{number}", release), product) for number in range(1, k + 1)]
 
     async def count(self, collection: str, filters: Filters) -> int:
         """Return a number."""
@@ -69,10 +75,16 @@ class Store:
         return 412
 
 
+def product_of(query: np.ndarray) -> np.ndarray:
+    """Return the vector of a product: along the query, and better than others by 2 nats."""
+    return np.append(query[:-1] / np.linalg.norm(query[:-1]), 0.2)
+
+
 def payload(product_id: str, release: int) -> dict[str, Any]:
     """Return what the store shows of a product."""
     shown = {"title": f"title of {product_id}", "price": 4.5, "brand": "Kelto", "category": ["A", "B"], "in_stock": 0}
-    return {"product_id": product_id, "product_release": release, "parent_id": "V-1", **shown}
+    ranked = {"product_release": release, "quality_width": 0.5}
+    return {"product_id": product_id, "parent_id": "V-1", **ranked, **shown}
 
 
 class Impressions:
@@ -109,7 +121,7 @@ class GatedEncoder(TinyEncoder):
 class Search:
     """A search service over stand-ins; `release` is what is in force, `clock` the seconds that have passed."""
 
-    def __init__(self, *, deadline_s: float = DEADLINE_S) -> None:
+    def __init__(self, *, deadline_s: float = DEADLINE_S, explore: str = "none") -> None:
         self.release: ServedRelease | None = served()
         self.store = Store()
         self.impressions = Impressions()
@@ -122,6 +134,7 @@ class Search:
             retrieval=self.store,
             impressions=self.impressions,
             person_key=b"key",
+            explore=Policy.named(explore),
             clocks=Clocks(lambda: self.now_ms, self.clock),
             deadline_s=deadline_s,
         )

@@ -11,6 +11,7 @@ from contracts.releases import Serving
 from contracts.telemetry import Process
 from indexer.app import Indexer
 from indexer.catalog.loop import CatalogLoop, Stopped
+from indexer.points import InForce
 from service.health import Health
 from service.models import ModelsView
 from service.process import Shutdown, expected_failure
@@ -19,7 +20,8 @@ from tests.support.indexer_fakes import TIME_MS, Catalog, Deployment, Topic, rec
 from tests.support.indexing import product
 from tests.support.poll import eventually
 
-R1 = "products-r1"
+R1 = InForce("products-r0", 1)
+WAITS = "products-r0 at product release 1 came into force"
 
 
 class OneBatch:
@@ -35,7 +37,7 @@ class OneBatch:
             self.shop.log,
             store=self.shop.store,
             encoder=self.shop.encoder,
-            targets=self.shop.loop.targets,
+            target=self.shop.loop.target,
             in_force=lambda: R1,
             pause=self.shutdown.wait,
         )
@@ -66,14 +68,14 @@ class SeenLate(Topic):
     @override
     def look(self) -> ModelsView:
         """Wait and look."""
-        eventually(lambda: R1 in (self._batch.catalogue.waiting_for() or ""), interval_s=0.001)
+        eventually(lambda: self._batch.catalogue.waiting_for() == WAITS, interval_s=0.001)
         return self._look()
 
 
 def test_a_batch_that_waits_for_a_switch_which_cannot_be_taken_over_ends_with_the_reason() -> None:
     """The roll-out loop fails on the release in force: the process ends with that failure, and commits nothing."""
     batch = OneBatch()
-    serving = Serving(query_release=1, product_release=1, collection=R1, published_at=TIME_MS)
+    serving = Serving(query_release=1, product_release=1, collection=R1.collection, published_at=TIME_MS)
     with pytest.raises(InvariantError, match="product release 1 is in force and cannot be used") as raised:
         batch.run(lambda: ModelsView(serving, {}, switches=2))
     failure = expected_failure(raised.value, process=Process.INDEXER)

@@ -6,18 +6,20 @@ Both loops are the real ones; the topics are lists that each indexer reads as la
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum, auto
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
 
 from contracts import wire
-from contracts.catalog import CatalogChange, PointVersion, ProductVector
+from contracts.catalog import CatalogChange, ProductVector
 from contracts.progress import CatalogCounts
 from contracts.releases import SERVING, SERVING_KEY, Serving, release_key
 from indexer.catalog.base_vectors import BaseProduct, BaseVectors
 from indexer.catalog.loop import CatalogLoop
 from indexer.catalog.planning import CatalogRecord, PartitionProgress, Refusal
-from indexer.points import ProductPoint
+from indexer.points import InForce, ProductPoint
+from indexer.rollout.decisions import QUALITY_TOLERANCE
 from indexer.rollout.loop import RollOutLoop
 from service.models import ModelsTable
 from tests.support.indexer_fakes import OWNER, FlakyStore, null, record
@@ -57,12 +59,15 @@ class InterruptedStore(FlakyStore):
     def __init__(self, world: World) -> None:
         super().__init__()
         self._world = world
+        self.points: list[ProductPoint] = []
 
     @override
     def write(self, collection: str, points: Iterable[ProductPoint]) -> int:
         """Write between two interruptions."""
         self._world.interrupt()
-        count = super().write(collection, points)
+        written = list(points)
+        self.points += written
+        count = super().write(collection, written)
         self._world.interrupt()
         return count
 
@@ -178,14 +183,14 @@ class Indexer:
         self.log.read_to_end()
         self._rollout.settle()
 
-    def in_force(self) -> str:
+    def in_force(self) -> InForce:
         """Read `models` to its end; others act before and after."""
         self.world.interrupt()
         self.models.read()
         serving = self.models.serving()
         self.world.interrupt()
         assert serving is not None
-        return serving.collection
+        return InForce.of(serving)
 
     def step(self) -> bool:
         """Let the roll-out loop take a step, unless it is in one already; return whether there was one to take."""
@@ -209,7 +214,7 @@ class Indexer:
             self.log,
             store=self.world.store,
             encoder=self.world.encoder,
-            targets=self._rollout.targets,
+            target=self._rollout.target,
             in_force=self.in_force,
             pause=self.pause,
         ).step()
@@ -316,37 +321,70 @@ def _nobody() -> None:
 FIRST: list[CatalogChange | str] = [product("P-1"), product("P-2"), product("P-3")]
 SECOND: list[CatalogChange | str] = [product("P-1", 2, "large fridge"), product("P-4"), deleted("P-2", 2), "P-3"]
 THIRD: list[CatalogChange | str] = [product("P-5"), product("P-4", 2, "red oven")]
-NEWEST = {
-    "P-1": PointVersion(2, 1),
-    "P-2": PointVersion(2, 1, deleted=True),
-    "P-3": PointVersion(1, 1, deleted=True),
-    "P-4": PointVersion(2, 1),
-    "P-5": PointVersion(1, 1),
-}
+NEWEST = {"P-1": (2, False), "P-2": (2, True), "P-3": (1, True), "P-4": (2, False), "P-5": (1, False)}
+"""Version of each product, and whether it is deleted."""
 
 
 BEFORE: list[Turn] = 7 * [Turn.ON]
 """The first batch is worked off without interruption."""
-ROLL_OUT = 6 * [Turn.LEAD]
+RELEASE = 4 * [Turn.LEAD]
+"""The query release, the refresh, and the repair after it."""
 
 
-@settings(max_examples=40)
-@given(turns=st.lists(st.sampled_from(Turn), max_size=60))
-@example(turns=[*BEFORE, *ROLL_OUT]).via("a writer that knows nothing of a switch long done")
-@example(turns=[*BEFORE, *3 * [Turn.LEAD], *5 * [Turn.ON], *ROLL_OUT]).via("a writer that commits after the switch")
-@example(turns=[*BEFORE, *3 * [Turn.LEAD], *5 * [Turn.ON], Turn.LEAD, Turn.INHERIT, *ROLL_OUT]).via(
-    "a leader that ends right after the switch"
+def assert_whole(world: World, release: Release) -> None:
+    """Check that nothing is missing, stale or resurrected: every product has its newest state and quality."""
+    serving = world.serving()
+    assert (serving.product_release, serving.collection) == (release.manifest.release, "products-r0")
+    stored = world.store.stored(serving.collection)
+    assert {one: (point.version.version, point.version.deleted) for one, point in stored.items()} == NEWEST
+    known = BaseVectors()
+    for message in world.vectors:
+        known.apply(BaseProduct.from_message(message))
+    live = [product for product in known.snapshot() if not product.is_deleted]
+    quality = release.product_tower().quality([one.product_id for one in live], [one.features for one in live])
+    for one, nats in zip(live, quality.tolist(), strict=True):
+        assert stored[one.product_id].quality == pytest.approx(nats, abs=2 * QUALITY_TOLERANCE)
+
+
+@settings(max_examples=60)
+@given(turns=st.lists(st.sampled_from(Turn), max_size=60), again=st.booleans())
+@example(turns=[*BEFORE, *RELEASE], again=False).via("a writer that knows nothing of a release long in force")
+@example(turns=[*BEFORE, Turn.LEAD, *5 * [Turn.ON], *RELEASE], again=False).via(
+    "a writer that commits after the record"
 )
-def test_the_collection_in_force_has_every_committed_change(turns: list[Turn]) -> None:
-    """A follower works off the catalogue while leaders come, roll a release out and go: at rest nothing is missing."""
+@example(turns=[*BEFORE, *2 * [Turn.LEAD], *5 * [Turn.ON], Turn.LEAD, Turn.INHERIT, *RELEASE], again=False).via(
+    "a leader that ends right after the record"
+)
+@example(turns=[*BEFORE, *2 * [Turn.LEAD], Turn.RESTART, *3 * [Turn.ON], Turn.DIE, *RELEASE], again=False).via(
+    "a leader killed in the refresh, and then a writer"
+)
+def test_the_index_has_every_committed_change_with_the_quality_in_force(turns: list[Turn], again: bool) -> None:
+    """A follower works off the catalogue while leaders come, write releases in place and go: at rest all is right."""
     world = World()
     schedule = Schedule(world, turns)
     schedule.work_off(FIRST)
-    releases = product_release(1, world.encoder, query_release=1), query_release(1, world.encoder, product_release=1)
-    world.release(*releases)
+    newest = product_release(1, world.encoder)
+    world.release(newest, query_release(1, world.encoder, product_release=1))
     schedule.work_off(SECOND)
+    if again:
+        newest = product_release(2, world.encoder)
+        world.release(newest)
     schedule.work_off(THIRD)
     schedule.leader.rest()
-    serving = world.serving()
-    assert (serving.query_release, serving.product_release) == (1, 1)
-    assert world.store.versions(serving.collection) == NEWEST
+    assert_whole(world, newest)
+
+
+def test_replayed_and_stale_writes_change_nothing() -> None:
+    """Everything that was ever written, written again in any order, is refused."""
+    world = World()
+    schedule = Schedule(world, [])
+    for batch in (FIRST, SECOND, THIRD):
+        schedule.work_off(batch)
+    release = product_release(1, world.encoder)
+    world.release(release)
+    schedule.leader.rest()
+    assert_whole(world, release)
+    writes = world.store.points
+    for point in (*writes, *reversed(writes)):
+        world.store.write("products-r0", [point])
+    assert_whole(world, release)

@@ -16,7 +16,7 @@ from contracts.errors import DependencyDown, InvariantError, MillraceError, Tran
 from contracts.telemetry import Process
 from indexer.points import Owner, ProductPoint
 from indexer.qdrant import connect, qdrant_errors
-from indexer.store import OWNER, PAYLOAD_INDEXES, ProductStore, write_condition
+from indexer.store import OWNER, PAYLOAD_INDEXES, VECTOR_NAME, ProductStore, write_condition
 from service.health import Dependency
 from service.settings import Settings
 from tests.support.ports import free_port
@@ -160,10 +160,13 @@ def memory() -> Iterator[ProductStore]:
 
 
 def test_collection_of_another_shape_is_not_taken(memory: ProductStore) -> None:
-    """A collection that somebody made without our vector is refused, not filled."""
+    """A collection that somebody made without our vector, or of an earlier version, is refused, not filled."""
     params = models.VectorParams(size=2, distance=models.Distance.COSINE)
     memory._client.create_collection("theirs", vectors_config=params)
-    with pytest.raises(InvariantError, match="None dimensions"):
+    memory._client.create_collection("earlier", vectors_config={VECTOR_NAME: params})
+    with pytest.raises(InvariantError, match="earlier holds Cosine of width 2, not Dot of width 2"):
+        memory.ensure_collection("earlier", 2)
+    with pytest.raises(InvariantError, match="holds no vectors `product`"):
         memory.ensure_collection("theirs", 2)
 
 
@@ -190,7 +193,7 @@ def shared() -> Iterator[QdrantClient]:
 
 def test_a_collection_names_its_owner(shared: QdrantClient) -> None:
     """Kafka's cluster and the prefix, beside what else its maker wanted remembered."""
-    assert ProductStore(shared).metadata("t-products-r0") == {"base_version": "base", OWNER: "their-cluster/t-"}
+    assert ProductStore(shared).form("t-products-r0").metadata == {"base_version": "base", OWNER: "their-cluster/t-"}
 
 
 def test_a_second_deployment_touches_nothing_of_the_first(shared: QdrantClient) -> None:
@@ -222,7 +225,7 @@ def test_deployments_of_different_prefixes_share_a_store(shared: QdrantClient) -
     store.claim("base")
     store.ensure_collection("products-r0", 2)
     store.publish_alias("products", "products-r0")
-    assert [other.release_of(name) for name in store.collections()] == [0, None]
+    assert [other.number_of(name) for name in store.collections()] == [0, None]
 
 
 def test_the_collections_of_an_older_kafka_are_taken_over_on_purpose(shared: QdrantClient) -> None:
@@ -246,7 +249,11 @@ def test_a_collection_of_an_earlier_version_becomes_ours_if_its_vectors_fit() ->
         ours.claim("base")
         ours.claim("base")
     assert [line["event"] for line in lines] == ["collection_claimed"]
-    assert ours.metadata("t-products-r3") == {"base_version": "base", "product_release": 3, OWNER: "our-cluster/t-"}
+    assert ours.form("t-products-r3").metadata == {
+        "base_version": "base",
+        "product_release": 3,
+        OWNER: "our-cluster/t-",
+    }
     ours.drop("t-products-r3")
     client.close()
 

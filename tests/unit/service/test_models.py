@@ -54,6 +54,41 @@ def test_numbers_only_grow() -> None:
     assert (table.highest("query"), table.highest("product")) == (9, 0)
 
 
+def test_what_an_overtaken_trainer_still_writes_is_left_out_and_said_once() -> None:
+    """Under a new key it is no candidate, under one that is there it replaces nothing; its number counts as used."""
+    newer, older = release_value("query", 2, fence=3), release_value("query", 2, fence=2)
+    with capture_logs() as lines:
+        table = table_of(query_1=release_value("query", 1, fence=2), query_2=newer)
+        for _ in range(2):
+            table.apply(b"query-2", older)
+            table.apply(b"product-5", release_value("product", 5, fence=2))
+            table.apply(b"query-1", release_value("query", 1, fence=2))
+    assert table.keys() == ["query-1", "query-2"]
+    assert (table.value("query-2"), table.value("product-5")) == (newer, None)
+    assert (table.look().fence, table.highest("product")) == (3, 5)
+    assert [line["release"] for line in lines if line["event"] == "release_refused"] == ["query-2", "product-5"]
+
+
+def test_the_fence_in_force_leaves_out_what_comes_later() -> None:
+    """Also if the releases that raised it are gone; a topic that was made anew begins without."""
+    table = table_of(serving=wire.encode(serving(3).model_copy(update={"fence": 4})))
+    table.apply(b"query-5", release_value("query", 5, fence=3))
+    table.apply(b"query-6", release_value("query", 6, fence=4))
+    assert table.keys() == ["query-6"]
+    table.forget()
+    table.apply(b"query-1", release_value("query", 1, fence=1))
+    assert table.keys() == ["query-1"]
+
+
+def test_a_product_release_that_comes_into_force_is_a_switch() -> None:
+    """In the same collection too: whoever repairs does so once for each; a query release is none."""
+    table = ModelsTable()
+    for query, product in ((0, 0), (1, 0), (1, 1), (2, 1)):
+        record = serving(query, published_at=NOW_MS + query + product, product_release=product)
+        table.apply(SERVING_KEY, wire.encode(record.model_copy(update={"collection": "products-r0"})))
+    assert table.look().switches == 2
+
+
 @pytest.mark.parametrize(("kinds", "kept"), [(("query", "product"), 2), (("query",), 1), ((), 0)])
 def test_only_the_bytes_that_are_asked_for_are_kept(kinds: tuple[Kind, ...], kept: int) -> None:
     """Whoever only shows releases does not hold their weights; the manifests are there all the same."""

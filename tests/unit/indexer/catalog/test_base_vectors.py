@@ -11,7 +11,7 @@ from indexer.catalog.base_vectors import BaseProduct, BaseVectors, CatalogPlace
 from indexer.points import Target
 from tests.support.indexer_fakes import base_product
 from tests.support.tiny_encoder import TinyEncoder
-from towers.heads import ProductHead
+from towers.model import ProductTower
 
 ENCODER = TinyEncoder()
 
@@ -107,13 +107,15 @@ def test_a_product_survives_its_record(deleted: bool, place: CatalogPlace | None
         product.order, product.text_hash, product.payload, place, product.content_hash,
     )  # fmt: skip
     np.testing.assert_array_equal(again.vector, product.vector)
+    np.testing.assert_array_equal(again.features, product.features)
+    assert len(again.features) == (0 if deleted else 2)
 
 
 @pytest.mark.parametrize("deleted", [True, False])
 def test_a_point_says_where_it_comes_from(deleted: bool) -> None:
     """A live point carries the shown fields, base version and text hash; a deletion nothing but what orders it."""
     product = BaseProduct("P-1", 2, "b") if deleted else base_product(ENCODER, "P-1", 2)
-    (point,) = Target("products-r3", 3, ProductHead(ENCODER.dim)).points([product])
+    (point,) = Target("products-r3", 3, ProductTower.untrained()).points([product])
     assert (point.version, point.product_release, point.is_tombstone) == (2, 3, deleted)
     stored = point.stored_payload()
     assert stored["deleted"] == int(deleted)

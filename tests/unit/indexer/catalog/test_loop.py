@@ -1,12 +1,11 @@
 """The catalogue loop on a store in memory: order of outputs, failures, repeats."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
-from typing_extensions import override
 
 from contracts.catalog import PointPayload, PointVersion, Product
 from contracts.errors import InvariantError, TransientError
@@ -14,16 +13,15 @@ from contracts.progress import CatalogCounts
 from indexer.catalog.base_vectors import BaseProduct
 from indexer.catalog.loop import CatalogLoop, Stopped
 from indexer.catalog.planning import CatalogRecord
-from indexer.points import ProductPoint, Target, Targets
+from indexer.points import InForce, Target
 from indexer.ports import Pause
 from service.health import Health
 from tests.support.indexer_fakes import Catalog, FlakyStore, Log, first_target, null, record
-from tests.support.indexing import deleted, product
+from tests.support.indexing import deleted, product, product_release
 from tests.support.tiny_encoder import TinyEncoder
-from towers.heads import ProductHead
 
 R0 = "products-r0"
-R1 = "products-r1"
+R3 = "products-r3"
 
 
 class Indexing:
@@ -39,14 +37,13 @@ class Indexing:
         self.log = Log()
         self.store = FlakyStore()
         self.encoder = TinyEncoder()
-        self.targets = Targets()
         self.pauses: list[float] = []
         self.waited_for: list[str | None] = []
-        self.in_force: str | None = R0
+        self.target = first_target(self.encoder)
+        self.in_force: InForce | None = self.target.in_force
         self._stop_after = stop_after
-        for collection in (R0, R1):
-            self.store.ensure_collection(collection, self.encoder.dim)
-        self.targets.put_in_force(first_target(self.encoder))
+        for collection in (R0, R3):
+            self.store.ensure_collection(collection, self.encoder.dim + 1)
         self.new_process()
 
     def new_process(self, pause: Pause | None = None) -> CatalogLoop:
@@ -56,14 +53,14 @@ class Indexing:
             self.log,
             store=self.store,
             encoder=self.encoder,
-            targets=self.targets,
+            target=lambda: self.target,
             in_force=self._in_force,
             pause=pause or self.pause,
         )
         return self.loop
 
-    def _in_force(self) -> str:
-        """Return the collection in force, or fail as told."""
+    def _in_force(self) -> InForce:
+        """Return what is in force, or fail as told."""
         if self.in_force is None:
             raise TransientError("models could not be read")
         return self.in_force
@@ -115,19 +112,18 @@ def test_new_products_are_written_before_refreshes() -> None:
     assert it.store.writes == [(R0, ["P-1"]), (R0, ["P-2"]), (R0, ["P-1"])]
 
 
-def test_during_a_roll_out_every_write_goes_to_both_collections_in_its_own_space() -> None:
-    """The collection in force and the one under construction get the product of their own head."""
+def test_a_new_product_is_written_with_the_quality_of_its_words_at_once() -> None:
+    """Its point carries what the product release in force says of it, in the vector and in nats beside how sure."""
     it = Indexing([record(product("P-1"))])
-    head = ProductHead(it.encoder.dim)
-    head.output_weight.data.fill_(0.1)
-    it.targets.build(Target(R1, 1, head))
+    it.target = Target(R0, 1, product_release(1, it.encoder, nats=2.0).product_tower())
+    it.in_force = it.target.in_force
     it.loop.step()
-    assert it.versions(R0) == {"P-1": PointVersion(1, 0)}
-    assert it.versions(R1) == {"P-1": PointVersion(1, 1)}
-    old, new = (it.store.retrieve(name, ["P-1"])["P-1"].vector for name in (R0, R1))
-    assert old is not None
-    assert new is not None
-    assert not np.allclose(old, new, atol=1e-3)
+    stored = it.store.retrieve(R0, ["P-1"])["P-1"]
+    assert stored.point_version == PointVersion(1, 1)
+    assert stored.payload["quality"] == pytest.approx(2 * 2**0.5)
+    assert stored.payload["quality_width"] == 0.5
+    assert stored.vector is not None
+    np.testing.assert_allclose(stored.vector, [*it.encoder.encode(["quiet fridge"])[0], 0.2 * 2**0.5], atol=1e-6)
 
 
 def test_a_store_that_does_not_answer_holds_it_up_and_keeps_its_place_in_the_group() -> None:
@@ -178,65 +174,28 @@ def test_a_crash_between_base_vector_and_point_is_made_good_by_the_repeat() -> N
     assert it.versions() == {"P-1": PointVersion(1, 0)}
 
 
-def test_a_construction_given_up_meanwhile_takes_no_writes_any_more() -> None:
-    """Its collection is gone: the batch goes on with the others."""
+@pytest.mark.parametrize("collection", [R0, R3])
+def test_a_batch_is_not_committed_before_what_came_into_force_has_it(collection: str) -> None:
+    """If `models` names another collection or product release than was written, the batch waits and is written anew."""
     it = Indexing([record(product("P-1"))])
-
-    class Vanishing(FlakyStore):
-        """A store whose second collection is dropped by the other loop in the middle of a batch."""
-
-        @override
-        def write(self, collection: str, points: Iterable[ProductPoint]) -> int:
-            """Write, but for the collection that is gone."""
-            if collection == R1:
-                it.targets.build(None)
-                raise InvariantError("Qdrant refused: collection not found")
-            return 1
-
-    it.targets.build(Target(R1, 1, ProductHead(it.encoder.dim)))
-    it.store = Vanishing()
-    assert it.new_process().step() == 1
-
-
-def test_a_construction_that_was_dropped_by_another_indexer_takes_nothing_from_the_others() -> None:
-    """Who leads has given the release up; this one has not heard of it, and still works off the catalogue."""
-    it = Indexing([record(product("P-1"))], [record(product("P-2"), 1)])
-    it.targets.build(Target(R1, 1, ProductHead(it.encoder.dim)))
-    it.store.drop(R1)
-    assert (it.loop.step(), it.loop.step()) == (1, 1)
-    assert set(it.versions()) == {"P-1", "P-2"}
-
-
-def test_a_batch_is_not_committed_before_the_collection_that_came_into_force_has_it() -> None:
-    """Where `models` names another collection than those written to, the batch waits and is written there too."""
-    it = Indexing([record(product("P-1"))])
-    it.in_force = R1
+    it.in_force = InForce(collection, 1)
     takes_over_at = 3
 
     def pause(seconds: float) -> bool:
         """Take over a little later, as the other loop does."""
         assert it.catalog.committed == {}
         if len(it.pauses) == takes_over_at:
-            it.targets.put_in_force(Target(R1, 1, ProductHead(it.encoder.dim)))
+            it.target = Target(collection, 1, product_release(1, it.encoder).product_tower())
         return it.pause(seconds)
 
     loop = it.new_process(pause)
     assert loop.step() == 1
-    assert it.versions(R1) == {"P-1": PointVersion(1, 1)}
+    assert it.versions(collection) == {"P-1": PointVersion(1, 1)}
+    assert [written for written, _ in it.store.writes] == [R0, collection]
     assert it.catalog.committed[0].next_offset == 1
     assert it.catalog.membership_kept == takes_over_at + 1
-    assert it.waited_for[0] == f"{R1} came into force and is not written to yet"
+    assert it.waited_for[0] == f"{collection} at product release 1 came into force"
     assert loop.waiting_for() is None
-
-
-def test_a_switch_to_a_collection_that_was_written_along_costs_nothing() -> None:
-    """Both collections have the batch: it is committed at once."""
-    it = Indexing([record(product("P-1"))])
-    it.targets.build(Target(R1, 1, ProductHead(it.encoder.dim)))
-    it.in_force = R1
-    assert it.loop.step() == 1
-    assert it.pauses == []
-    assert [collection for collection, _ in it.store.writes] == [R0, R1]
 
 
 def test_nothing_is_committed_while_it_is_unknown_what_is_in_force() -> None:

@@ -257,7 +257,14 @@ def test_freshness_counts_from_the_version_that_is_applied() -> None:
 
 def test_payload_says_what_the_index_is_filtered_by() -> None:
     """Stock is a number, as the index stores it."""
-    payload = payload_of(product(brand="Kelto", price=3.5, in_stock=False, category=("A", "B"), locale="en-IN"))
+    said: dict[str, Any] = {
+        "price": 3.5,
+        "in_stock": False,
+        "category": ("A", "B"),
+        "locale": "en-IN",
+        "attributes": {"doors": 2},
+    }
+    payload = payload_of(product(brand="Kelto", **said))
     assert payload.model_dump(exclude_none=True) == {
         "title": "quiet fridge",
         "category": ("A", "B"),
@@ -266,6 +273,7 @@ def test_payload_says_what_the_index_is_filtered_by() -> None:
         "in_stock": 0,
         "priority": 0.0,
         "locale": "en-IN",
+        "attributes": {"doors": 2},
     }
 
 

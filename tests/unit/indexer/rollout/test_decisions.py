@@ -1,6 +1,5 @@
 """Which step a roll-out takes: tables of states, and walks that end whatever happens on the way."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,19 +9,15 @@ from hypothesis import strategies as st
 
 from contracts.releases import Kind, ReleaseManifest, Serving
 from indexer.rollout.decisions import (
-    Bootstrap,
-    Build,
-    Check,
-    Construction,
+    Begin,
     Drop,
-    Fill,
-    GiveUp,
     PublishAlias,
+    Refresh,
+    ReleaseId,
     ReleaseQuery,
     Repair,
     State,
     Step,
-    Switch,
     Wait,
     newest_refused,
     next_step,
@@ -30,82 +25,61 @@ from indexer.rollout.decisions import (
 )
 
 NOW_MS = 1_795_196_600_000
+C0, C1, C2, C3 = (f"products-r{number}" for number in range(4))
 
 
-def serving(query: int = 0, product: int = 0) -> Serving:
+def serving(query: int = 0, product: int = 0, *, collection: str = C0, previous: str | None = None) -> Serving:
     """Return releases in force."""
-    return Serving(query_release=query, product_release=product, collection=f"products-r{product}", published_at=NOW_MS)
+    return Serving(
+        query_release=query,
+        product_release=product,
+        collection=collection,
+        published_at=NOW_MS,
+        previous_collection=previous,
+    )
 
 
-def state(**changes: Any) -> State:
+def state(*releases: ReleaseId, **changes: Any) -> State:
     """Return the state of a deployment that serves release 0 of both towers, changed as told."""
-    settled = State(serving=serving(), alias_target=0, collections=frozenset({0}))
+    settled = State(serving=serving(), alias_target=C0, collections={C0: 0}, releases=frozenset(releases))
     return replace(settled, **changes)
 
 
-BOTH: Mapping[str, Any] = {"product_releases": {1: 4}, "query_releases": {4: 1}}
-BUILDING = Construction(1)
-FILLED = Construction(1, filled=True)
-CHECKED = Construction(1, filled=True, checked=True)
+Q1: ReleaseId = ("query", 1)
+Q2: ReleaseId = ("query", 2)
+P1: ReleaseId = ("product", 1)
+P2: ReleaseId = ("product", 2)
 
 
 @pytest.mark.parametrize(
     ("given_state", "expected"),
     [
-        pytest.param(State(), Bootstrap(), id="nothing was ever served"),
-        pytest.param(State(leads=False), Bootstrap(), id="even an indexer that does not lead may begin"),
+        pytest.param(State(), Begin(), id="nothing was ever served"),
+        pytest.param(State(leads=False), Begin(), id="even an indexer that does not lead may begin"),
         pytest.param(state(), Wait(), id="all is done"),
-        pytest.param(state(repaired=False, query_releases={1: 0}), Repair(), id="complete before anything else"),
-        pytest.param(state(alias_target=None), PublishAlias(0), id="alias lost"),
-        pytest.param(state(alias_target=1), PublishAlias(0), id="the alias was left behind, or moved by somebody"),
-        pytest.param(state(query_releases={1: 0, 2: 0, 3: 7}), ReleaseQuery(2), id="newest for the release in force"),
-        pytest.param(state(serving=serving(2), query_releases={1: 0, 2: 0}), Wait(), id="only newer query releases"),
+        pytest.param(state(Q1, repaired=False), Repair(), id="complete before anything else"),
+        pytest.param(state(alias_target=None), PublishAlias(), id="alias lost"),
+        pytest.param(state(alias_target=C1), PublishAlias(), id="the alias was left behind, or moved by somebody"),
+        pytest.param(state(Q1, Q2), ReleaseQuery(2), id="newest query release"),
+        pytest.param(state(Q1, Q2, serving=serving(2)), Wait(), id="it is in force"),
+        pytest.param(state(Q1, P1), ReleaseQuery(1), id="queries go on during a refresh"),
+        pytest.param(state(Q1, P1, P2, serving=serving(1)), Refresh(2), id="newest product release"),
+        pytest.param(state(P1, serving=serving(0, 1)), Wait(), id="it is in force too"),
+        pytest.param(state(P1, serving=serving(0, 2)), Wait(), id="an older one does not come back"),
         pytest.param(
-            state(query_releases={1: 0, 2: 0}, refused=frozenset({("query", 2)})), ReleaseQuery(1), id="refused one"
-        ),
-        pytest.param(state(product_releases={1: 4}), Build(1), id="begins before its query release is there"),
-        pytest.param(state(product_releases={1: 4, 2: 9}), Build(2), id="newest product release"),
-        pytest.param(state(**BOTH, construction=BUILDING), Fill(), id="fill"),
-        pytest.param(
-            state(product_releases={1: 4}, query_releases={4: 1, 3: 0}, construction=BUILDING),
-            ReleaseQuery(3),
-            id="query lane goes on during a roll-out",
-        ),
-        pytest.param(state(**BOTH, construction=FILLED), Check(), id="check"),
-        pytest.param(state(**BOTH, construction=CHECKED), Switch(4), id="switch"),
-        pytest.param(
-            state(product_releases={1: 4}, query_releases={4: 1, 6: 1, 7: 0}, construction=CHECKED, serving=serving(7)),
-            Switch(6),
-            id="newest query release of the new pair, smaller than the one in force",
+            state(serving=serving(collection=C3), alias_target=C3, collections={C3: 3, C2: 2, C1: 1}),
+            Drop(C1),
+            id="old",
         ),
         pytest.param(
-            state(product_releases={1: 4, 2: 5}, query_releases={4: 1}, construction=CHECKED),
-            Switch(4),
-            id="a newer release does not keep one from ending",
+            state(serving=serving(collection=C3, previous=C1), alias_target=C3, collections={C3: 3, C2: 2, C1: 1}),
+            Drop(C2),
+            id="but the one before",
         ),
-        pytest.param(
-            state(**BOTH, construction=FILLED, refused=frozenset({("product", 1)})), GiveUp(), id="refused on the way"
-        ),
-        pytest.param(state(construction=BUILDING), GiveUp(), id="taken back on the way"),
-        pytest.param(state(collections=frozenset({0, 3})), Drop(3), id="left over from a roll-out given up"),
-        pytest.param(
-            state(serving=serving(4, 2), alias_target=2, collections=frozenset({0, 1, 2}), previous=1),
-            Drop(0),
-            id="older than the one before",
-        ),
-        pytest.param(
-            state(serving=serving(4, 3), alias_target=3, collections=frozenset({1, 2, 3}), previous=1),
-            Drop(2),
-            id="an unfinished one is not the one before",
-        ),
-        pytest.param(
-            state(serving=serving(4, 3), alias_target=3, collections=frozenset({1, 2, 3})), Drop(1), id="unknown before"
-        ),
-        pytest.param(state(**BOTH, leads=False), Build(1), id="who does not lead writes along"),
-        pytest.param(state(**BOTH, leads=False, construction=BUILDING), Wait(), id="and leaves the filling"),
-        pytest.param(state(leads=False, construction=BUILDING), GiveUp(), id="until it is over"),
-        pytest.param(state(leads=False, alias_target=9, collections=frozenset({7})), Wait(), id="and tidies nothing"),
-        pytest.param(state(leads=False, repaired=False), Wait(), id="and repairs nothing after a switch"),
+        pytest.param(state(collections={C0: 0, C1: 1}), Wait(), id="an indexer of another base is filling it"),
+        pytest.param(state(Q1, P1, leads=False), Wait(), id="who does not lead moves nothing"),
+        pytest.param(state(leads=False, alias_target=C1), Wait(), id="and tidies nothing"),
+        pytest.param(state(leads=False, repaired=False), Wait(), id="and repairs nothing"),
     ],
 )
 def test_the_state_decides_the_step(given_state: State, expected: Step) -> None:
@@ -113,63 +87,40 @@ def test_the_state_decides_the_step(given_state: State, expected: Step) -> None:
     assert next_step(given_state) == expected
 
 
-def test_a_release_without_its_query_head_waits_and_says_for_what() -> None:
-    """The pair switches as one: a product release alone never comes into force."""
-    step = next_step(state(product_releases={1: 4}, construction=CHECKED))
-    assert isinstance(step, Wait)
-    assert "product-1" in step.reason
-
-
 def after(step: Step, before: State) -> State:
     """Return the state after a step that succeeded."""
-    construction, current = before.construction, before.serving
-    changes: dict[str, Any] = {}
+    current = before.serving
     match step:
-        case Bootstrap():
-            changes = {"serving": serving(), "alias_target": 0, "collections": before.collections | {0}}
+        case Begin():
+            return replace(before, serving=serving(), alias_target=C0, collections={**before.collections, C0: 0})
         case Repair():
-            changes = {"repaired": True}
-        case PublishAlias(release):
-            changes = {"alias_target": release}
+            return replace(before, repaired=True)
+        case PublishAlias() if current is not None:
+            return replace(before, alias_target=current.collection)
         case ReleaseQuery(release) if current is not None:
-            changes = {"serving": serving(release, current.product_release)}
-        case Build(release):
-            changes = {"construction": Construction(release), "collections": before.collections | {release}}
-        case Fill() if construction is not None:
-            changes = {"construction": replace(construction, filled=True)}
-        case Check() if construction is not None:
-            changes = {"construction": replace(construction, checked=True)}
-        case Switch(release) if construction is not None and current is not None:
-            number = construction.product_release
-            changes = {"serving": serving(release, number), "alias_target": number, "construction": None}
-            changes |= {"previous": current.product_release, "repaired": False}
-        case GiveUp():
-            changes = {"construction": None}
-        case Drop(release):
-            changes = {"collections": before.collections - {release}}
-    assert changes, f"{step} cannot follow {before}"
-    return replace(before, **changes)
+            return replace(before, serving=current.model_copy(update={"query_release": release}))
+        case Refresh(release) if current is not None:
+            return replace(before, serving=current.model_copy(update={"product_release": release}), repaired=False)
+        case Drop(collection):
+            return replace(before, collections={n: c for n, c in before.collections.items() if n != collection})
+    raise AssertionError(f"{step} cannot follow {before}")
 
 
 @given(crashes=st.sets(st.integers(0, 30)), releases=st.integers(1, 3))
-def test_whatever_crashes_the_newest_pair_comes_into_force(crashes: set[int], releases: int) -> None:
-    """A restart forgets only the construction; every walk ends with the newest pair and two collections at most."""
-    now = State(
-        product_releases={number: 10 * number for number in range(1, releases + 1)},
-        query_releases={10 * number: number for number in range(1, releases + 1)},
-        repaired=False,
-    )
+def test_whatever_crashes_the_newest_releases_come_into_force(crashes: set[int], releases: int) -> None:
+    """A restart repairs and goes on; every walk ends with the newest releases in the one collection."""
+    numbers: list[ReleaseId] = [(kind, number) for kind in ("query", "product") for number in range(1, releases + 1)]
+    now = State(releases=frozenset(numbers), repaired=False)
     for taken in range(60):
         step = next_step(now)
         if isinstance(step, Wait):
             break
         now = after(step, now)
         if taken in crashes:
-            now = replace(now, construction=None, repaired=False)
-    assert now.serving == serving(10 * releases, releases)
+            now = replace(now, repaired=False)
+    assert now.serving == serving(releases, releases)
     assert now.repaired
-    assert now.alias_target == releases
-    assert now.collections == {releases, now.previous}
+    assert (now.alias_target, now.collections) == (C0, {C0: 0})
 
 
 @given(write_s=st.floats(0, 10), batches_left=st.integers(0, 10_000), time_left_s=st.floats(-100, 10_000))

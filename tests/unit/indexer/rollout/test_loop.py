@@ -1,124 +1,184 @@
-"""The roll-out loop on a store in memory: roll-outs, refusals, and a crash after every single step."""
+"""The roll-out loop on a store in memory: product releases in place, refusals, fences, a second collection."""
 
 from collections.abc import Iterable
 
+import numpy as np
 import pytest
+from qdrant_client import models
+from structlog.testing import capture_logs
 
 from contracts.catalog import PointVersion
 from contracts.errors import InvariantError, TransientError, UsageError
-from indexer.catalog.base_vectors import BaseProduct
-from indexer.points import Owner, ProductPoint
-from indexer.rollout.checks import MissingPoints
-from indexer.store import ProductStore
-from tests.support.indexer_fakes import Deployment, assert_serves_release_1, base_product, first_target, release_1
+from indexer.catalog.base_vectors import BaseProduct, BaseVectors
+from indexer.catalog.loop import Stopped
+from indexer.points import InForce, Owner, ProductPoint
+from indexer.rollout import loop as rollout_loop
+from indexer.rollout.refresh import Refresh
+from indexer.store import VECTOR_NAME, ProductStore
+from tests.support.indexer_fakes import (
+    OWNER,
+    Deployment,
+    Log,
+    assert_serves_release_1,
+    base_product,
+    first_target,
+    release_1,
+)
 from tests.support.indexing import product_release, query_release
+from tests.support.tiny_encoder import TinyEncoder
+from towers.release_files import Release, release_tensors, weights_sha256
+
+R0, R1 = "products-r0", "products-r1"
+
+
+def in_force(shop: Deployment) -> tuple[int, int, str]:
+    """Return what `serving` names."""
+    serving = shop.topic.serving()
+    assert serving is not None
+    return serving.query_release, serving.product_release, serving.collection
 
 
 def test_the_first_start_serves_what_is_known_already(shop: Deployment) -> None:
     """The collection of release 0 is complete before anything else, deletions included."""
     assert shop.topic.history == [(0, 0)]
-    assert shop.store.counts("products-r0") == (599, 1)
-    assert shop.store.alias_target("products") == "products-r0"
-    assert shop.store.metadata("products-r0")["base_version"] == shop.encoder.base_version
+    assert shop.store.counts(R0) == (599, 1)
+    assert shop.store.alias_target("products") == R0
+    form = shop.store.form(R0)
+    assert (form.width, form.distance) == (shop.encoder.dim + 1, models.Distance.DOT)
+    assert form.metadata["base_version"] == shop.encoder.base_version
 
 
-def test_a_product_release_is_rolled_out_and_the_pair_switches_once(shop: Deployment) -> None:
-    """One switch, from the old releases to the new ones; the old collection stays for a rollback."""
+def test_a_product_release_is_written_in_place(shop: Deployment) -> None:
+    """One collection before and after; the query release does not wait for it."""
     release_1(shop)
     shop.run(shop.new_process())
     assert_serves_release_1(shop)
-    assert shop.topic.history == [(0, 0), (1, 1)]
-    assert shop.store.collections() == ["products-r0", "products-r1"]
-    assert [target.collection for target in shop.loop.targets.current()] == ["products-r1"]
+    assert shop.topic.history == [(0, 0), (1, 0), (1, 1)]
+    assert shop.store.collections() == [R0]
+    assert shop.loop.target().in_force == InForce(R0, 1)
 
 
-def test_writes_made_during_the_fill_are_not_overwritten_by_it(shop: Deployment) -> None:
-    """A newer version written by the catalogue loop stays, though the fill took the older one before."""
+def test_only_products_whose_quality_moves_are_written(shop: Deployment) -> None:
+    """Those that stay within a hundredth of a nat keep the point, and the release, that they have."""
+    shop.vectors.apply(base_product(shop.encoder, "P-tv", title="tv 1"))
+    loop = shop.new_process()
+    loop.settle()
+    shop.store.writes.clear()
+    tower = product_release(1, shop.encoder, nats=0.0)
+    tv = np.searchsorted(tower.tensors["features"], base_product(shop.encoder, "P-x", title="tv").features[0])
+    for release, nats, written in ((1, 0.009, []), (2, 0.5, ["P-tv"]), (3, 0.508, []), (4, 0.52, ["P-tv"])):
+        tensors = product_release(release, shop.encoder, nats=0.0)
+        shop.topic.add(_with_word(tensors, int(tv), nats, shop.encoder))
+        shop.run(loop)
+        assert [one for _, ids in shop.store.writes for one in ids] == written
+        assert in_force(shop) == (0, release, R0)
+        shop.store.writes.clear()
+    assert shop.store.versions(R0)["P-tv"] == PointVersion(1, 4)
+    assert shop.store.versions(R0)["P-1"] == PointVersion(1, 0)
+
+
+def _with_word(release: Release, word: int, nats: float, encoder: TinyEncoder) -> Release:
+    """Return a product release in which one word has another quality."""
+    tower = release.product_tower()
+    tower.words[word] = nats
+    tensors = release_tensors(tower, encoder)
+    return Release(release.manifest.model_copy(update={"weights_sha256": weights_sha256(tensors)}), tensors)
+
+
+def test_what_moves_most_is_written_first() -> None:
+    """It changes most rankings."""
+    shop = Deployment()
+    for word in ("fridge", "tv", "oven"):
+        for number in range(70):
+            shop.vectors.apply(base_product(shop.encoder, f"{word}-{number}", title=f"{word} {number}"))
+    loop = shop.new_process()
+    loop.settle()
+    shop.store.writes.clear()
+    release = product_release(1, shop.encoder)
+    shop.topic.add(release)
+    shop.run(loop)
+    tower = release.product_tower()
+    quality = {
+        word: abs(float(tower.quality(["x"], [base_product(shop.encoder, "x", title=word).features])[0]))
+        for word in ("fridge", "tv", "oven")
+    }
+    order = [product_id.split("-")[0] for _, ids in shop.store.writes for product_id in ids]
+    assert list(dict.fromkeys(order)) == sorted(quality, key=lambda word: -quality[word])
+    assert len(order) == 210
+
+
+def test_writes_made_during_a_refresh_are_not_overwritten_by_it(shop: Deployment) -> None:
+    """A newer version written by the catalogue loop stays, and gets the new quality before all is done."""
     release_1(shop)
     loop = shop.new_process()
     loop.settle()
-    for _ in range(2):
+    for _ in range(3):
         shop.step(loop)
-    newer = base_product(shop.encoder, "P-599", 7, "new fridge")
+    newer = base_product(shop.encoder, "P-599", 7, "large fridge")
     shop.vectors.apply(newer)
-    for target in shop.loop.targets.current():
-        shop.store.write(target.collection, target.points([newer]))
+    shop.store.write(R0, loop.target().points([newer]))
+    assert shop.store.versions(R0)["P-599"] == PointVersion(7, 0)
     shop.run(loop)
-    assert shop.store.versions("products-r1")["P-599"] == PointVersion(7, 1)
-    assert shop.store.versions("products-r0")["P-599"] == PointVersion(7, 0)
+    assert shop.store.versions(R0)["P-599"] == PointVersion(7, 1)
+    assert_serves_release_1(shop)
 
 
-def test_query_releases_go_on_during_a_roll_out(shop: Deployment) -> None:
-    """A query head for the releases in force is served between two batches of the fill."""
+def test_query_releases_go_on_during_a_refresh(shop: Deployment) -> None:
+    """One is served between two batches, for it fits whatever quality products have."""
     release_1(shop)
     loop = shop.new_process()
     loop.settle()
-    for _ in range(2):
+    for _ in range(3):
         shop.step(loop)
-    shop.topic.add(query_release(2, shop.encoder))
+    shop.topic.add(query_release(2, shop.encoder, product_release=9))
     shop.run(loop)
-    assert shop.topic.history == [(0, 0), (2, 0), (1, 1)]
+    assert shop.topic.history == [(0, 0), (1, 0), (2, 0), (2, 1)]
 
 
-def test_a_product_release_waits_for_its_query_release(shop: Deployment) -> None:
-    """The new collection is ready and not in force; when the query head comes the pair switches."""
-    shop.topic.add(product_release(1, shop.encoder, query_release=1))
+def test_a_newer_product_release_takes_the_place_of_one_in_the_middle(shop: Deployment) -> None:
+    """What the first has written is compared with the second as anything else."""
+    release_1(shop)
     loop = shop.new_process()
     loop.settle()
+    for _ in range(4):
+        shop.step(loop)
+    shop.topic.add(product_release(2, shop.encoder, nats=1.0))
     shop.run(loop)
-    assert shop.topic.history == [(0, 0)]
-    assert shop.store.counts("products-r1") == (599, 1)
-    shop.topic.add(query_release(1, shop.encoder, product_release=1))
-    shop.run(loop)
-    assert_serves_release_1(shop)
+    assert shop.topic.history == [(0, 0), (1, 0), (1, 2)]
+    points = shop.store.retrieve(R0, [f"P-{number}" for number in range(1, 600)])
+    assert {round(point.payload["quality"], 5) for point in points.values()} == {1.0}
 
 
 def test_damaged_releases_are_refused_and_sound_ones_served(shop: Deployment) -> None:
     """Weights that are not finite, or of another encoder, never come into force; nothing stops for them."""
     infinite = query_release(1, shop.encoder, scale=float("inf"))
     shop.topic.add(infinite, query_release(2, shop.encoder))
-    shop.topic.add(product_release(1, shop.encoder, query_release=3, scale=float("nan")))
+    shop.topic.add(product_release(1, shop.encoder, nats=float("nan")))
     loop = shop.new_process()
     loop.settle()
+    shop.store.writes.clear()
     shop.run(loop)
     assert shop.topic.history == [(0, 0), (2, 0)]
-    assert shop.store.collections() == ["products-r0"]
+    assert shop.store.writes == []
 
 
-def test_a_collection_that_fails_its_checks_is_given_up_and_dropped(shop: Deployment) -> None:
-    """After five checks the release is refused; the old releases go on, the next release is tried."""
+def test_a_rollback_of_quality_is_a_new_release_of_old_weights(shop: Deployment) -> None:
+    """Points refuse what is older: the old weights come back under the next number, within seconds."""
     release_1(shop)
-    shop.store.answers = False
     loop = shop.new_process()
     loop.settle()
     shop.run(loop)
-    assert shop.topic.history == [(0, 0)]
-    assert shop.store.collections() == ["products-r0"]
-    assert [target.collection for target in shop.loop.targets.current()] == ["products-r0"]
-    shop.store.answers = True
-    shop.topic.add(product_release(2, shop.encoder, query_release=5), query_release(5, shop.encoder, product_release=2))
+    for number, nats in ((2, 4.0), (3, 1.0)):
+        shop.topic.add(product_release(number, shop.encoder, nats=nats))
+        shop.run(loop)
+    shop.topic.add(product_release(4, shop.encoder, nats=4.0))
     shop.run(loop)
-    assert shop.topic.history == [(0, 0), (5, 2)]
-
-
-def test_a_missing_point_is_found_by_the_check_and_filled_in(shop: Deployment) -> None:
-    """The check notices what the fill could not know of, and writes it."""
-    release_1(shop)
-    stray = base_product(shop.encoder, "P-stray")
-    loop = shop.new_process()
-    loop.settle()
-    for _ in range(4):
-        shop.step(loop)
-    shop.vectors.apply(stray)
-    (in_force, _) = shop.loop.targets.current()
-    shop.store.write(in_force.collection, in_force.points([stray]))
-    shop.run(loop)
-    assert shop.topic.history == [(0, 0), (1, 1)]
-    assert shop.store.versions("products-r1")["P-stray"] == PointVersion(1, 1)
+    assert in_force(shop) == (1, 4, R0)
+    assert shop.store.retrieve(R0, ["P-5"])["P-5"].payload["quality"] == pytest.approx(4.0)
 
 
 class Elsewhere:
-    """Another indexer that writes to the collection in force only; this one has not read its base vectors yet.
+    """Another indexer that does not know of a product release yet; this one has not read its base vectors yet.
 
     Args:
         shop: the deployment.
@@ -141,89 +201,93 @@ class Elsewhere:
             self._shop.vectors.apply(self._unread.pop())
 
 
-def test_a_change_that_only_the_old_collection_has_is_found_by_the_check(shop: Deployment) -> None:
-    """Numbers that match hide an old version: every product is compared, with all that stands on the topic by then."""
+def test_a_change_with_the_quality_of_the_old_release_is_made_good_after_the_record(shop: Deployment) -> None:
+    """Whatever others wrote before they knew has the new quality before anything else happens."""
     elsewhere = Elsewhere(shop)
-    shop.topic.add(product_release(1, shop.encoder, query_release=1))
+    release_1(shop)
     loop = shop.new_process()
     loop.settle()
-    for _ in range(4):
+    while shop.topic.history[-1] != (1, 1):
         shop.step(loop)
     elsewhere.write(base_product(shop.encoder, "P-5", 7, "large fridge"))
     shop.run(loop)
-    assert shop.topic.history == [(0, 0)]
-    assert shop.store.versions("products-r1")["P-5"] == PointVersion(7, 1)
+    assert shop.store.versions(R0)["P-5"] == PointVersion(7, 1)
+    assert_serves_release_1(shop)
 
 
-def test_a_change_that_only_the_old_collection_has_is_made_good_after_the_switch(shop: Deployment) -> None:
-    """Whatever came after the check is in the new collection before anything else happens."""
-    elsewhere = Elsewhere(shop)
-    shop.topic.add(product_release(1, shop.encoder, query_release=1))
-    loop = shop.new_process()
-    loop.settle()
-    shop.run(loop)
-    elsewhere.write(base_product(shop.encoder, "P-5", 7, "large fridge"))
-    shop.topic.add(query_release(1, shop.encoder, product_release=1))
-    shop.run(loop)
-    assert shop.topic.history == [(0, 0), (1, 1)]
-    assert shop.store.versions("products-r1")["P-5"] == PointVersion(7, 1)
-
-
-def test_what_a_leader_left_that_ended_at_the_switch_is_made_good_by_the_next(shop: Deployment) -> None:
-    """An indexer that ran all along and leads now compares the collection that came into force meanwhile."""
+def test_what_a_leader_left_that_ended_in_the_middle_is_made_good_by_the_next(shop: Deployment) -> None:
+    """An indexer that ran all along compares the collection when it begins to lead."""
     elsewhere = Elsewhere(shop)
     successor = shop.new_process()
     successor.settle()
     release_1(shop)
     leader = shop.new_process()
     leader.settle()
-    while shop.topic.history == [(0, 0)]:
+    while shop.topic.history[-1] != (1, 1):
         shop.step(leader)
     elsewhere.write(base_product(shop.encoder, "P-5", 7, "large fridge"))
     shop.leads = False
     shop.run(successor)
-    assert shop.store.versions("products-r1")["P-5"] == PointVersion(1, 1)
+    assert shop.store.versions(R0)["P-5"] == PointVersion(7, 0)
     shop.leads = True
     shop.run(successor)
-    assert shop.store.versions("products-r1")["P-5"] == PointVersion(7, 1)
+    assert shop.store.versions(R0)["P-5"] == PointVersion(7, 1)
 
 
-def test_a_collection_that_was_out_of_force_in_between_is_compared_again(shop: Deployment) -> None:
-    """Two switches between two looks leave the name as it was, and changes behind."""
+def test_who_leads_again_knows_what_others_wrote_meanwhile(shop: Deployment) -> None:
+    """It led before, and compares anew: what it remembers of the points is not what they are any more."""
+    first = shop.new_process()
+    first.settle()
+    shop.run(first)
+    second = shop.new_process()
+    second.settle()
+    shop.topic.add(product_release(1, shop.encoder, nats=3.0))
+    shop.run(second)
+    shop.leads = False
+    shop.run(first)
+    shop.leads = True
+    shop.topic.add(product_release(2, shop.encoder, nats=0.0))
+    shop.run(first)
+    points = shop.store.retrieve(R0, ["P-1", "P-2"])
+    assert [point.payload["quality"] for point in points.values()] == [0.0, 0.0]
+
+
+def test_what_was_out_of_force_in_between_is_compared_again(shop: Deployment) -> None:
+    """Two switches between two looks leave the names as they were, and changes behind."""
     loop = shop.new_process()
     loop.settle()
     serving = shop.topic.serving()
     assert serving is not None
-    shop.topic.put_in_force(serving.model_copy(update={"collection": "products-r1", "product_release": 1}))
+    shop.topic.put_in_force(serving.model_copy(update={"product_release": 1}))
     shop.vectors.apply(base_product(shop.encoder, "P-5", 7, "large fridge"))
     shop.topic.put_in_force(serving)
     shop.run(loop)
-    assert shop.store.versions("products-r0")["P-5"] == PointVersion(7, 0)
+    assert shop.store.versions(R0)["P-5"] == PointVersion(7, 0)
 
 
-def test_who_does_not_lead_writes_along_and_follows(shop: Deployment) -> None:
-    """It adds the new collection to its targets, fills nothing, publishes nothing, and moves with `serving`."""
+def test_who_does_not_lead_follows(shop: Deployment) -> None:
+    """It moves nothing and publishes nothing; where its writes go moves with `serving`."""
     release_1(shop)
     shop.leads = False
     mine = shop.new_process()
     mine.settle()
     shop.run(mine)
-    assert [target.collection for target in mine.targets.current()] == ["products-r0", "products-r1"]
-    assert shop.store.counts("products-r1") == (0, 0)
+    assert mine.target().in_force == InForce(R0, 0)
     assert shop.topic.history == [(0, 0)]
     shop.leads = True
     shop.run(shop.new_process())
     shop.leads = False
     shop.run(mine)
-    assert [target.collection for target in mine.targets.current()] == ["products-r1"]
+    assert mine.target().in_force == InForce(R0, 1)
 
 
 def test_a_store_that_does_not_answer_is_asked_again(shop: Deployment) -> None:
-    """A batch that failed is repeated: the fill misses nothing."""
+    """A batch that failed is repeated: the refresh misses nothing."""
     release_1(shop)
     loop = shop.new_process()
     loop.settle()
-    shop.step(loop)
+    for _ in range(2):
+        shop.step(loop)
     shop.store.failures = 1
     with pytest.raises(TransientError):
         shop.step(loop)
@@ -232,7 +296,7 @@ def test_a_store_that_does_not_answer_is_asked_again(shop: Deployment) -> None:
 
 
 def test_a_release_in_force_that_cannot_be_used_stops_the_start(shop: Deployment) -> None:
-    """No other head may stand in for it: vectors of two spaces would meet."""
+    """No other tower may stand in for it: products would have the quality of another release."""
     release_1(shop)
     shop.run(shop.new_process())
     shop.topic.apply(b"product-1", None)
@@ -240,7 +304,7 @@ def test_a_release_in_force_that_cannot_be_used_stops_the_start(shop: Deployment
         shop.new_process().settle()
 
 
-def test_a_fill_leaves_the_store_to_its_searches_between_batches(
+def test_a_refresh_leaves_the_store_to_its_searches_between_batches(
     shop: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As long as each write took; the last batch is followed by no more than that either."""
@@ -261,13 +325,13 @@ def test_a_fill_leaves_the_store_to_its_searches_between_batches(
     loop = shop.new_process(pause=pause)
     loop.settle()
     monkeypatch.setattr(shop.store, "write", slow_write)
-    monkeypatch.setattr(MissingPoints.__init__, "__kwdefaults__", {"window_s": 0.0, "monotonic_s": lambda: now_s[0]})
+    monkeypatch.setattr(Refresh.__init__, "__kwdefaults__", {"window_s": 0.0, "monotonic_s": lambda: now_s[0]})
     shop.run(loop)
     assert_serves_release_1(shop)
-    assert pauses == 3 * [0.125]
+    assert pauses == 10 * [0.125]
 
 
-def test_a_fill_does_not_pause_if_the_window_would_be_missed(shop: Deployment) -> None:
+def test_a_refresh_does_not_pause_if_the_window_would_be_missed(shop: Deployment) -> None:
     """The promise that the index is refreshed in time comes before the comfort of searches."""
     pauses: list[float] = []
 
@@ -281,7 +345,7 @@ def test_a_fill_does_not_pause_if_the_window_would_be_missed(shop: Deployment) -
     loop.settle()
     shop.run(loop)
     assert_serves_release_1(shop)
-    assert pauses == 3 * [0.0]
+    assert pauses == 10 * [0.0]
 
 
 def test_an_indexer_that_refuses_the_newest_release_says_so(shop: Deployment) -> None:
@@ -295,7 +359,7 @@ def test_an_indexer_that_refuses_the_newest_release_says_so(shop: Deployment) ->
     shop.topic.add(query_release(2, shop.encoder))
     shop.run(loop)
     assert loop.newest_refused() is None
-    shop.topic.add(product_release(1, shop.encoder, query_release=3, scale=float("nan")))
+    shop.topic.add(product_release(1, shop.encoder, nats=float("nan")))
     shop.run(loop)
     assert "product-1 was refused" in (loop.newest_refused() or "")
     shop.topic.apply(b"product-1", None)
@@ -316,14 +380,169 @@ def test_an_indexer_that_cannot_read_the_newest_release_says_so(shop: Deployment
     assert (loop.newest_refused() or "").startswith("serving cannot be read")
 
 
-def test_a_collection_of_another_owner_is_never_touched(shop: Deployment) -> None:
-    """A second deployment under the same names builds nothing in it and does not drop it."""
-    theirs = ProductStore(shop.store._client, owner=Owner("another-cluster", ""))
-    theirs.ensure_collection("products-r1", shop.encoder.dim)
-    release_1(shop)
+def test_what_is_in_force_carries_the_highest_fence(shop: Deployment) -> None:
+    """A query release of a new trainer raises it; a product release of the one before, published in time, keeps it."""
     loop = shop.new_process()
     loop.settle()
-    with pytest.raises(UsageError, match="belongs to another-cluster/"):
+    shop.topic.add(product_release(1, shop.encoder, fence=1))
+    shop.run(loop)
+    shop.topic.add(query_release(1, shop.encoder, fence=3))
+    shop.run(loop)
+    serving = shop.topic.serving()
+    assert serving is not None
+    assert (serving.query_release, serving.product_release, serving.fence) == (1, 1, 3)
+
+
+def test_a_release_of_a_trainer_that_was_overtaken_never_comes_into_force(shop: Deployment) -> None:
+    """Its lower fence is said once, in one line, and the indexer stays ready; the newer trainer's come into force."""
+    loop = shop.new_process()
+    loop.settle()
+    shop.topic.add(product_release(1, shop.encoder, fence=1), query_release(1, shop.encoder, fence=1))
+    shop.topic.put_in_force(shop.topic.serving().model_copy(update={"fence": 2}))  # type: ignore[union-attr]
+    with capture_logs() as lines:
         shop.run(loop)
-    assert shop.store.collections() == ["products-r0", "products-r1"]
-    assert shop.store.counts("products-r1") == (0, 0)
+        shop.run(loop)
+    refused = {line["release"]: line["error"] for line in lines if line["event"] == "release_refused"}
+    assert refused == dict.fromkeys(("product-1", "query-1"), "its trainer was overtaken: fence 1, in force 2")
+    assert len([line for line in lines if line["event"] == "release_refused"]) == 2
+    assert loop.newest_refused() is None
+    shop.topic.add(query_release(2, shop.encoder, fence=2))
+    shop.run(loop)
+    assert in_force(shop) == (2, 0, R0)
+
+
+def test_a_collection_of_another_owner_is_never_touched(shop: Deployment) -> None:
+    """A second deployment under the same names fills nothing in it and does not drop it."""
+    theirs = ProductStore(shop.store._client, owner=Owner("another-cluster", ""))
+    serving = shop.topic.serving()
+    assert serving is not None
+    theirs.ensure_collection(R1, shop.encoder.dim + 1)
+    shop.topic.put_in_force(serving.model_copy(update={"collection": R1}))
+    loop = shop.new_process()
+    with pytest.raises(UsageError, match="belongs to another-cluster/"):
+        loop.settle()
+    assert shop.store.collections() == [R0, R1]
+    assert shop.store.counts(R1) == (0, 0)
+
+
+def earlier_collection(shop: Deployment, name: str) -> None:
+    """Make a collection as an earlier version of Millrace did: unit vectors, nearest by cosine."""
+    params = {VECTOR_NAME: models.VectorParams(size=shop.encoder.dim, distance=models.Distance.COSINE)}
+    metadata = {"base_version": shop.encoder.base_version, "owner": OWNER.name}
+    shop.store._client.create_collection(name, vectors_config=params, metadata=metadata)
+
+
+def test_a_collection_of_an_earlier_version_is_replaced_by_a_second_one(shop: Deployment) -> None:
+    """It is answered from until the second is full; then it stays until the next product release, and goes."""
+    earlier_collection(shop, "products-r3")
+    serving = shop.topic.serving()
+    assert serving is not None
+    shop.topic.put_in_force(serving.model_copy(update={"product_release": 3, "collection": "products-r3"}))
+    before = shop.topic.serving()
+    loop = shop.new_process()
+    loop.settle()
+    assert before is not None
+    assert in_force(shop) == (0, 0, "products-r4")
+    assert shop.topic.serving().previous_collection == "products-r3"  # type: ignore[union-attr]
+    assert shop.store.counts("products-r4") == (599, 1)
+    assert shop.store.alias_target("products") == "products-r4"
+    shop.run(loop)
+    assert shop.store.collections() == ["products-r3", "products-r4"]
+    release_1(shop)
+    shop.run(loop)
+    assert_serves_release_1(shop, collection="products-r4")
+    assert shop.store.collections() == ["products-r4"]
+
+
+def test_a_second_collection_that_was_begun_is_filled_on(shop: Deployment) -> None:
+    """A process that ends in the middle leaves it to the next; the releases that can be used stay in force."""
+    release_1(shop)
+    shop.run(shop.new_process())
+    shop.store._client.delete_collection(R0)
+    earlier_collection(shop, R0)
+    pauses: list[float] = []
+
+    def stop(seconds: float) -> bool:
+        """Ask to stop after the third batch."""
+        pauses.append(seconds)
+        return len(pauses) == 3
+
+    with pytest.raises(Stopped):
+        shop.new_process(pause=stop).settle()
+    assert in_force(shop) == (1, 1, R0)
+    assert 0 < shop.store.counts(R1).live < 599
+    shop.store.writes.clear()
+    shop.new_process().settle()
+    assert sum(len(ids) for _, ids in shop.store.writes) == 600 - 3 * 64
+    assert_serves_release_1(shop, collection=R1)
+
+
+def another_base(shop: Deployment) -> None:
+    """Let the catalogue be encoded by another base, of another width."""
+    shop.encoder = TinyEncoder(dim=12)
+    shop.vectors = BaseVectors()
+    shop.log = Log(shop.vectors)
+    shop.fill(600)
+    shop.vectors.apply(BaseProduct("P-0", 2, shop.encoder.base_version))
+
+
+def test_another_base_gets_a_second_collection_and_releases_of_its_own(shop: Deployment) -> None:
+    """It begins with release 0, those over the old base are no candidates, and the next of its own come into force."""
+    release_1(shop)
+    shop.run(shop.new_process())
+    another_base(shop)
+    loop = shop.new_process()
+    loop.settle()
+    shop.run(loop)
+    assert in_force(shop) == (0, 0, R1)
+    assert loop.newest_refused() is None
+    shop.topic.add(product_release(2, shop.encoder), query_release(2, shop.encoder))
+    shop.run(loop)
+    assert in_force(shop) == (2, 2, R1)
+    assert shop.store.collections() == [R1]
+
+
+def test_an_indexer_of_the_old_base_ends_when_another_base_comes_into_force(shop: Deployment) -> None:
+    """Its vectors would be found by the wrong queries."""
+    old = shop.new_process()
+    old.settle()
+    encoder, shop_vectors = shop.encoder, shop.vectors
+    another_base(shop)
+    shop.new_process().settle()
+    assert (encoder, shop_vectors) != (shop.encoder, shop.vectors)
+    with pytest.raises(UsageError, match="is in force and holds vectors of tiny/12/t1, not of tiny/16/t1"):
+        shop.step(old)
+
+
+def test_a_second_collection_that_is_not_whole_never_comes_into_force(shop: Deployment) -> None:
+    """The indexer ends with the reason, and what was in force goes on."""
+    another_base(shop)
+    shop.store.answers = False
+    with pytest.raises(InvariantError, match="must not come into force: products-r1 answered 0 of 16 shadow queries"):
+        shop.new_process().settle()
+    assert shop.topic.history == [(0, 0)]
+    assert shop.store.alias_target("products") == R0
+
+
+def test_a_second_collection_that_does_not_get_full_is_given_up(
+    shop: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one line that says how far it came; what was in force goes on."""
+    monkeypatch.setattr(rollout_loop, "FILL_WITHIN_S", -1.0)
+    another_base(shop)
+    with pytest.raises(InvariantError, match="products-r1 has 0 of 600 points after"):
+        shop.new_process().settle()
+    assert shop.topic.history == [(0, 0)]
+
+
+def test_points_from_before_models_was_lost_do_not_keep_new_releases_out(shop: Deployment) -> None:
+    """Their product release is higher than any that comes next: they are left, and another collection begins."""
+    release_1(shop)
+    shop.run(shop.new_process())
+    shop.topic.forget()
+    loop = shop.new_process()
+    loop.settle()
+    release_1(shop)
+    shop.run(loop)
+    assert_serves_release_1(shop, collection=R1)
+    assert shop.store.collections() == [R1]

@@ -1,23 +1,26 @@
 """Which release is in force: verified, swapped whole, refused if it cannot be proven."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from prometheus_client import REGISTRY
+from qdrant_client import models
 from structlog.testing import capture_logs
 
 from contracts import wire
 from contracts.errors import TransientError
 from contracts.releases import SERVING_KEY, Serving, release_key
 from indexer.points import Owner
-from indexer.search.in_force import QueryTransform, ServingFollower
+from indexer.search.in_force import ServedRelease, ServingFollower
+from indexer.store import Form
 from service.health import Health
 from service.settings import Settings
 from tests.support.indexing import NOW_MS, query_release
 from tests.support.tiny_encoder import TinyEncoder
-from towers.heads import QueryHead, apply_head
+from towers.features import keys_of
+from towers.model import NATS_PER_COSINE, QueryTower, product_vectors
 from towers.release_files import Release, pack, weights_sha256
 
 OWN = Owner("our-cluster", "")
@@ -30,18 +33,19 @@ class Following:
         Health("search")
         self.encoder = TinyEncoder()
         self.metadata: dict[str, Any] = {}
+        self.width, self.distance = self.encoder.dim + 1, models.Distance.DOT
         self.store_is_down = False
         self.followed = ServingFollower(
-            Settings(kafka_bootstrap="nowhere:1"), self.encoder, metadata=self._metadata, owner=OWN
+            Settings(kafka_bootstrap="nowhere:1"), self.encoder, form_of=self._form_of, owner=OWN
         )
         self.followed.follower.caught_up.set()
         self._published = NOW_MS
 
-    def _metadata(self, _collection: str) -> Mapping[str, Any]:
-        """Return what the collection remembers, or do not answer."""
+    def _form_of(self, _collection: str) -> Form:
+        """Tell how the collection holds products, or do not answer."""
         if self.store_is_down:
             raise TransientError("Qdrant cannot be reached")
-        return self.metadata
+        return Form(self.width, self.distance, self.metadata)
 
     def add(self, release: Release) -> None:
         """Let a release come in."""
@@ -91,7 +95,7 @@ def test_nothing_is_ready_before_the_first_release() -> None:
 
 
 def test_a_proven_release_is_swapped_in_whole(following: Following) -> None:
-    """Releases, collection and head change together; the one before is untouched for those who hold it."""
+    """Releases, collection and tower change together; the one before is untouched for those who hold it."""
     before = following.followed.current
     following.add(query_release(3, following.encoder, product_release=2))
     assert following.serve(3, 2)
@@ -120,7 +124,7 @@ def foreign(encoder: TinyEncoder) -> Release:
 def damaged(encoder: TinyEncoder) -> Release:
     """Return a release whose weights are not those of its manifest."""
     release = query_release(3, encoder)
-    release.tensors["up"][0, 0] += 1
+    release.tensors["taste"][0, 0] += 1
     return release
 
 
@@ -129,12 +133,7 @@ def infinite(encoder: TinyEncoder) -> Release:
     return query_release(3, encoder, scale=float("inf"))
 
 
-def for_other_vectors(encoder: TinyEncoder) -> Release:
-    """Return a release that was trained for another product release."""
-    return query_release(3, encoder, product_release=9)
-
-
-@pytest.mark.parametrize("make", [broken, foreign, damaged, infinite, for_other_vectors])
+@pytest.mark.parametrize("make", [broken, foreign, damaged, infinite])
 def test_a_release_that_cannot_be_proven_is_refused_once(following: Following, make: Any) -> None:
     """The one before goes on; it is counted once, and the next sound release is served."""
     before, counted = following.followed.current, refusals()
@@ -182,12 +181,31 @@ def test_a_release_that_is_gone_is_refused(following: Following) -> None:
     assert following.releases() == (0, 0)
 
 
-def test_a_collection_of_another_encoder_is_refused(following: Following) -> None:
-    """Its vectors are in another space whatever the releases say."""
-    following.metadata = {"base_version": "other/t1", "product_release": 0}
+def test_a_query_release_fits_every_product_release_of_its_base(following: Following) -> None:
+    """Each carries its own part of the score: which product release it was solved with makes no difference."""
+    following.add(query_release(3, following.encoder, product_release=9))
+    following.serve(3, 2)
+    assert following.releases() == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "width", "distance", "says"),
+    [
+        ({"base_version": "other/t1"}, 17, models.Distance.DOT, "holds vectors of other/t1, not of tiny/16/t1"),
+        ({}, 16, models.Distance.COSINE, "holds Cosine of width 16, not Dot of width 17"),
+        ({}, 17, models.Distance.COSINE, "holds Cosine of width 17, not Dot of width 17"),
+        ({}, None, None, "holds no vectors `product`, not Dot of width 17"),
+    ],
+)
+def test_a_collection_that_cannot_hold_our_vectors_is_refused(
+    following: Following, metadata: dict[str, Any], width: int | None, distance: models.Distance | None, says: str
+) -> None:
+    """Another base, another width or another distance: scores would mean nothing, whatever the releases say."""
+    following.metadata, following.width, following.distance = metadata, width, distance  # type: ignore[assignment]
     following.add(query_release(3, following.encoder))
     following.serve(3)
     assert following.releases() == (0, 0)
+    assert says in (following.followed.not_ready() or "")
 
 
 def test_a_collection_of_another_deployment_is_refused_until_it_is_ours(following: Following) -> None:
@@ -276,11 +294,32 @@ def test_the_first_release_of_a_process_measures_no_freshness() -> None:
     assert it.followed.current.click_times == ()
 
 
-def test_the_transform_is_the_head() -> None:
-    """Two matrices in numpy give what the trainer's head gives."""
-    encoder = TinyEncoder()
-    head = query_release(3, encoder).head()
-    assert isinstance(head, QueryHead)
-    rows = encoder.encode(["quiet fridge", "red tv"])
-    transform = QueryTransform(head.down.detach().numpy(), head.up.detach().numpy())
-    np.testing.assert_allclose(transform(rows), apply_head(head, rows), atol=1e-6)
+def test_the_parts_of_a_score_are_told_in_nats_and_sum_to_it(following: Following) -> None:
+    """Text, taste, memory and quality: ten times the dot product of the two vectors."""
+    encoder = following.encoder
+    release = query_release(3, encoder)
+    following.add(release)
+    following.serve(3)
+    served = following.followed.current
+    assert served is not None
+    row = encoder.encode(["quiet fridge"])[0]
+    product = product_vectors(encoder.encode(["quiet door"]), np.array([1.5]))[0]
+    parts = served.explain("quiet fridge", row, product)
+    assert list(parts) == ["text", "taste", "memory", "quality"]
+    assert parts["quality"] == pytest.approx(1.5)
+    assert parts["text"] == pytest.approx(NATS_PER_COSINE * float(row @ product[:-1]), abs=1e-5)
+    query = release.query_tower().vectors(["quiet fridge"], row[None])[0]
+    assert sum(parts.values()) == pytest.approx(NATS_PER_COSINE * float(query @ product), abs=1e-4)
+
+
+def test_what_is_remembered_of_a_query_is_a_part_of_its_own() -> None:
+    """A repeated query has it however it is typed; another has none."""
+    tower = replace(
+        QueryTower.untrained(16),
+        memory_queries=keys_of(["quiet fridge"]),
+        memory=np.ones((1, 16), dtype=np.float16),
+    )
+    served = ServedRelease(1, 0, "products-r0", tower)
+    row, product = np.zeros(16, dtype=np.float32), np.append(np.full(16, 0.25, dtype=np.float32), 0.0)
+    assert served.explain("Quiet FRIDGE!", row, product)["memory"] == pytest.approx(4.0)
+    assert served.explain("loud fridge", row, product)["memory"] == 0.0

@@ -12,10 +12,11 @@ from contracts.errors import DependencyDown, Overloaded
 from contracts.events import person_id
 from contracts.http import Filters, SearchRequest
 from indexer.search import service
+from indexer.search.exploration import CANDIDATES, Policy
 from indexer.search.service import FEWEST_OPEN, MOST_OPEN, OpenSearches
 from service.health import Health
 from tests.support.hand_clock import HandClock
-from tests.support.search_fakes import NOW_MS, Search, served
+from tests.support.search_fakes import DIM, NOW_MS, Search, product_of, served
 
 
 @pytest.fixture
@@ -46,7 +47,50 @@ async def test_an_answer_names_its_search_its_release_and_its_products(search: S
     first = answer.results[0]
     assert (first.title, first.price, first.category, first.in_stock) == ("title of P-1", 4.5, ("A", "B"), False)
     assert first.explanation is None
-    assert (await search.service.search(request(explain=True))).results[0].explanation == {"cosine": first.score}
+
+
+async def test_an_explanation_tells_the_parts_of_the_score(search: Search) -> None:
+    """In nats, from the product's own vector, which is asked for only then."""
+    search.release = served(2)
+    explained = await search.service.search(request(explain=True, k=2))
+    query = search.encoder.encode(["quiet fridge"])[0]
+    _, asked, _, _ = search.store.asked[-1]
+    for result in explained.results:
+        assert result.explanation is not None
+        assert result.explanation["quality"] == pytest.approx(2.0)
+        assert result.explanation["memory"] == 0.0
+        parts = result.explanation["text"] + result.explanation["taste"]
+        assert parts == pytest.approx(10 * float(asked[:-1] @ product_of(asked)[:-1]), abs=1e-4)
+        assert result.explanation["text"] == pytest.approx(10 * float(query @ product_of(asked)[:-1]), abs=1e-4)
+
+
+async def test_lists_are_perturbed_only_where_that_is_asked_for_and_allowed() -> None:
+    """The policy and the seed are in the answer and in the impression, so that anyone can compute it again."""
+    search = Search(explore="noise:0.5")
+    explored = await search.service.search(request(k=3))
+    assert explored.exploration.policy == "noise:0.5"
+    assert search.impressions.sent[-1].ranking.exploration == explored.exploration
+    assert search.store.asked[-1][2] == CANDIDATES
+    hits = await search.store.nearest("products-r0", np.ones(DIM + 1), k=CANDIDATES, filters=Filters())
+    again = Policy.named("noise:0.5").ranked(hits, seed=explored.exploration.seed, k=3)
+    assert [one.product_id for one in explored.results] == [hit.payload["product_id"] for hit in again]
+    assert {one.score for one in explored.results} == {hit.score for hit in again}
+    plain = await search.service.search(request(k=3, explore=False))
+    assert (plain.exploration.policy, plain.exploration.seed) == ("none", 0)
+    assert [one.product_id for one in plain.results] == ["P-1", "P-2", "P-3"]
+    assert search.store.asked[-1][2] == 3
+    assert (await search.service.search(request(k=3))).exploration.seed != explored.exploration.seed
+
+
+async def test_a_remembered_list_says_how_it_was_perturbed() -> None:
+    """And who does not want that is never given it again."""
+    search = Search(explore="noise:3")
+    explored = await search.service.search(request(k=3))
+    search.store.down = True
+    remembered = await search.service.search(request(k=3))
+    assert (remembered.exploration, remembered.results) == (explored.exploration, explored.results)
+    with pytest.raises(DependencyDown):
+        await search.service.search(request(k=3, explore=False))
 
 
 async def test_search_ids_are_unique_and_sort_by_time(search: Search) -> None:
@@ -320,11 +364,13 @@ async def test_an_answer_of_an_older_release_is_no_first_answer(search: Search) 
 
 
 async def test_encode_returns_vectors_of_the_release_in_force(search: Search) -> None:
-    """In the order of the texts, with the releases they belong to."""
+    """In the order of the texts, with the releases they belong to; the last number of each asks for quality."""
     search.release = served(2, 1)
     answer = await search.service.encode(("fridge", "tv"))
     assert (answer.query_release, answer.product_release, answer.collection) == (2, 1, "products-r1")
-    expected = search.release.transform(search.encoder.encode(["fridge", "tv"]))
+    expected = search.release.tower.vectors(["fridge", "tv"], search.encoder.encode(["fridge", "tv"]))
+    assert expected.shape == (2, DIM + 1)
+    assert [row[-1] for row in answer.vectors] == [1.0, 1.0]
     np.testing.assert_allclose(np.array(answer.vectors), expected, rtol=1e-6)
 
 

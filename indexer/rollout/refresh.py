@@ -1,0 +1,154 @@
+"""What a collection lacks of the base vectors and of their quality, written batch by batch, and its check when new."""
+
+import math
+import time
+from collections.abc import Callable, MutableMapping, Sequence
+from typing import Final
+
+import numpy as np
+
+from contracts.catalog import is_newer
+from contracts.errors import CheckFailed
+from indexer.catalog.base_vectors import BaseProduct, BaseVectors
+from indexer.points import Target
+from indexer.rollout.decisions import QUALITY_TOLERANCE, pause_s
+from indexer.store import ProductStore, StoredPoint
+
+BATCH: Final = 64
+"""Points of one write: a search that comes meanwhile waits for no more than that."""
+SAMPLE: Final = 64
+VECTOR_TOLERANCE: Final = 1e-4
+"""Largest difference at which a stored vector still is the one of its product."""
+
+
+class Refresh:
+    """What one collection lacks when this is made; writes that come later reach it by themselves.
+
+    What it lacks of the base vectors comes first, then what moved most: that changes most rankings. How often a product
+    is served is not known here.
+
+    Args:
+        target: the collection and the product tower.
+        store: the index.
+        vectors: every product.
+        stored: what is known of the points; kept current here.
+        window_s: within which everything should be written; 0 hurries.
+        monotonic_s: clock that measures writes.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        store: ProductStore,
+        vectors: BaseVectors,
+        stored: MutableMapping[str, StoredPoint],
+        *,
+        window_s: float = 0.0,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.target = target
+        self._store = store
+        self._stored = stored
+        self._monotonic_s = monotonic_s
+        self._deadline = monotonic_s() + window_s
+        self.products = vectors.snapshot()
+        qualities = target.quality(self.products).tolist()
+        moves = [self._move(*one) for one in zip(self.products, qualities, strict=True)]
+        due = [place for place, move in enumerate(moves) if move > QUALITY_TOLERANCE]
+        self._due = [self.products[place] for place in sorted(due, key=lambda place: -moves[place])]
+        self.total = len(self._due)
+        self.written = 0
+
+    def _move(self, product: BaseProduct, quality: float) -> float:
+        """By how many nats a point's quality must change; infinite if the point is missing or of an older version."""
+        stored = self._stored.get(product.product_id)
+        if not is_newer(self.target.version_of(product), stored and stored.version):
+            return 0.0
+        if stored is None or (stored.version.version, stored.version.deleted) != product.order:
+            return math.inf
+        return 0.0 if product.is_deleted else abs(quality - stored.quality)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to write."""
+        return self.written >= self.total
+
+    def is_late(self) -> bool:
+        """Whether the time is over within which everything should be written."""
+        return self._monotonic_s() > self._deadline
+
+    @property
+    def progress(self) -> float:
+        """Share that is written, 0 to 1."""
+        return self.written / self.total if self.total else 1.0
+
+    def write_batch(self) -> float:
+        """Write the next batch; return for how many seconds to leave the store alone."""
+        batch = self._due[self.written : self.written + BATCH]
+        points = self.target.points(batch)
+        began = self._monotonic_s()
+        self._store.write(self.target.collection, points)
+        now = self._monotonic_s()
+        self._stored.update(
+            (point.product_id, StoredPoint(point.point_version, point.payload.get("quality", 0.0))) for point in points
+        )
+        self.written += len(batch)
+        batches_left = -(-(self.total - self.written) // BATCH)
+        return pause_s(now - began, batches_left, self._deadline - now)
+
+
+def check_collection(
+    target: Target,
+    products: Sequence[BaseProduct],
+    *,
+    store: ProductStore,
+    known: Callable[[], BaseVectors],
+    probes: np.ndarray,
+) -> None:
+    """Raise if a new collection must not come into force. Changes that arrive meanwhile never fail it.
+
+    Args:
+        target: the new collection.
+        products: that were written to it.
+        store: the index.
+        known: every product, read to the end of its topic: a base vector is acknowledged before its point.
+        probes: query vectors (N, D + 1).
+
+    Raises:
+        CheckFailed: which check failed, with its numbers.
+    """
+    name = target.collection
+    stored = store.stored(name)
+    lacking = [
+        product.product_id
+        for product in products
+        if (found := stored.get(product.product_id)) is None or is_newer(target.version_of(product), found.version)
+    ]
+    if lacking:
+        raise CheckFailed(f"{name} lacks {len(lacking)} of {len(products)} products, {lacking[0]} for one")
+    vectors = known()
+    foreign = [
+        product_id
+        for product_id, point in stored.items()
+        if not point.version.deleted and vectors.get(product_id) is None
+    ]
+    if foreign:
+        raise CheckFailed(f"{name} holds {len(foreign)} products that nobody sent, {foreign[0]} for one")
+    live = [product for product in products if not product.is_deleted]
+    _check_vectors(target, live[:: max(1, len(live) // SAMPLE)][:SAMPLE], store)
+    answered = store.answered(name, probes) if live else len(probes)
+    if answered < len(probes):
+        raise CheckFailed(f"{name} answered {answered} of {len(probes)} shadow queries")
+
+
+def _check_vectors(target: Target, sample: Sequence[BaseProduct], store: ProductStore) -> None:
+    stored = store.retrieve(target.collection, [product.product_id for product in sample])
+    for expected in target.points(sample):
+        found = stored.get(expected.product_id)
+        if found is None:
+            raise CheckFailed(f"{target.collection} lacks product {expected.product_id}")
+        if found.point_version != expected.point_version or found.vector is None or expected.vector is None:
+            continue  # changed since
+        difference = float(np.abs(np.subtract(found.vector, expected.vector)).max())
+        if not difference <= VECTOR_TOLERANCE:
+            raise CheckFailed(f"{target.collection}: vector of {expected.product_id} differs by {difference:.2g}")
