@@ -19,7 +19,8 @@ PUBLISHED = (
     "demo", "up", "down", "status", "doctor", "lag", "ledger", "search", "encode", "releases ls", "releases show",
     "releases diff", "releases promote", "releases rollback", "pairs ls", "pairs import", "pairs export", "pairs stats",
     "pairs explain", "propensities", "freshness", "replay", "dlq ls", "dlq show", "dlq replay", "golden import",
-    "shop export", "experiment run", "bench", "schema export", "erase", "simulate", "backtest", "product show", "explain",
+    "shop export", "experiment run", "bench", "schema export", "erase", "simulate", "backtest",
+    "product show", "explain",
 )  # fmt: skip
 """Sections 7 and 8 of the published interfaces, and the two that say why."""
 WRITES_FILES = {"shop export", "schema export", "demo", "simulate", "backtest"}
