@@ -51,6 +51,17 @@ class Catalogue:
     features: csr_matrix
 
 
+class Deviations(NamedTuple):
+    """How uncertain the weights are, in nats: standard deviations of a posterior without correlations (Laplace)."""
+
+    own: np.ndarray
+    """Of u of the products that have a quality of their own, in their order."""
+    untried: float
+    """Of u of any other product."""
+    taste: np.ndarray
+    """Of W, (D, D)."""
+
+
 @dataclass(frozen=True)
 class Weights:
     """What was learned; untrained, everything is 0 and the text alone decides.
@@ -65,6 +76,7 @@ class Weights:
         memory: d by query.
         exact: by query, what is remembered of single products: their rows and nats; it rides in no vector, and is
             added to the scores of those products.
+        deviations: how uncertain this is; None if it was not solved here.
     """
 
     taste: np.ndarray
@@ -75,22 +87,27 @@ class Weights:
     own: np.ndarray
     memory: Mapping[int, np.ndarray] = field(default_factory=dict)
     exact: Mapping[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    deviations: Deviations | None = None
 
     @classmethod
     def untrained(cls, catalogue: Catalogue) -> "Weights":
         """Nothing learned."""
-        return cls._zeros(catalogue.vectors.shape[1], catalogue.features.shape[1])
+        dim, features = catalogue.vectors.shape[1], catalogue.features.shape[1]
+        taste, common, words, own = (np.zeros(size, np.float32) for size in ((dim, dim), dim, features, 0))
+        return cls(taste, common, np.zeros(dim, np.float32), words, np.zeros(0, dtype=np.int64), own)
 
-    @classmethod
-    def _zeros(cls, dim: int, features: int) -> "Weights":
-        def zeros(*shape: int) -> np.ndarray:
-            return np.zeros(shape, dtype=np.float32)
-
-        return cls(zeros(dim, dim), zeros(dim), zeros(dim), zeros(features), np.zeros(0, dtype=np.int64), zeros(0))
-
-    def nothing(self) -> "Weights":
-        """The untrained model beside these weights."""
-        return self._zeros(len(self.common), len(self.words))
+    def scaled(self, share: float) -> "Weights":
+        """A share of what was learned, as uncertain as the whole; of none no memory is left."""
+        known = self if share else self.without_memory()
+        return replace(
+            known,
+            taste=share * self.taste,
+            common=share * self.common,
+            words=share * self.words,
+            own=share * self.own,
+            memory={query: share * vector for query, vector in known.memory.items()},
+            exact={query: (products, share * nats) for query, (products, nats) in known.exact.items()},
+        )
 
     def without_memory(self) -> "Weights":
         """What is left for a query that nobody typed."""
@@ -125,8 +142,14 @@ class Weights:
         """The weights that were kept."""
         queries, starts = np.unique(arrays["exact_queries"], return_index=True)
         products, nats = (np.split(arrays[name], starts[1:]) for name in ("exact_products", "exact_nats"))
+        taste, common, mean_query, words, products_known, own = (arrays[name] for name in _ARRAYS)
         return cls(
-            **{name: arrays[name] for name in _ARRAYS},
+            taste,
+            common,
+            mean_query,
+            words,
+            products_known,
+            own,
             memory=dict(zip(arrays["memory_queries"].tolist(), arrays["memory"], strict=True)),
             exact=dict(zip(queries.tolist(), zip(products, nats, strict=True), strict=False)),
         )
@@ -154,6 +177,20 @@ class Weights:
         quality = np.asarray(catalogue.features @ self.words, dtype=np.float64)
         quality[self.products] += self.own
         return quality
+
+    def own_deviations(self, products: int) -> np.ndarray:
+        """How uncertain each product's own quality is, in nats, (P,); 0 if nothing is known of that."""
+        if self.deviations is None:
+            return np.zeros(products)
+        deviations = np.full(products, self.deviations.untried)
+        deviations[self.products] = self.deviations.own
+        return deviations
+
+    def taste_deviations(self, vectors: np.ndarray) -> np.ndarray:
+        """How uncertain what queries prefer is, along each direction of product vectors and in nats, (Q, D)."""
+        if self.deviations is None:
+            return np.zeros_like(vectors)
+        return np.asarray(np.sqrt((vectors - self.mean_query) ** 2 @ self.deviations.taste**2))
 
     def product_vectors(self, catalogue: Catalogue) -> np.ndarray:
         """The vectors that are searched, (P, D + 1)."""

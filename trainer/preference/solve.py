@@ -4,21 +4,30 @@ Every part is solved in units of its prior's standard deviation, which makes the
 iterations of L-BFGS suffice. The result depends on no order, no rate and no size of batches.
 """
 
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
 
-from trainer.preference.evidence import Cells
-from trainer.preference.losses import AGAINST_REFERENCE, LOSSES, LossName, Pairs, Targets, pairs_of, surprise
-from trainer.preference.model import NATS_PER_COSINE, Catalogue, Prior, Weights
+from trainer.preference.evidence import FORGOTTEN, Cells
+from trainer.preference.losses import (
+    AGAINST_REFERENCE,
+    LOSSES,
+    NO_PAIRS,
+    LossName,
+    Targets,
+    expected_clicks,
+    pairs_of,
+    surprise,
+)
+from trainer.preference.model import NATS_PER_COSINE, Catalogue, Deviations, Prior, Weights
 
 MAX_ITERATIONS: Final = 60
 TOLERANCE: Final = 1e-5
 """Relative decrease below which the loss has converged."""
 REPEATED_CLICKS: Final = 2.0
 """Clicks from which a query gets a memory of its own."""
-NO_PAIRS: Final = Pairs(*(np.zeros(0, dtype=np.int64),) * 2, *(np.zeros(0),) * 2)
 
 
 class Solution(NamedTuple):
@@ -55,8 +64,8 @@ class Problem:
         self._queries = queries
         self._vectors = catalogue.vectors[self.products if cells.width else cells.products].astype(np.float32)
         self._words = catalogue.features[self.products].astype(np.float64)
-        text = NATS_PER_COSINE * self._dots(queries).astype(np.float64)
-        self._offset = np.zeros_like(text) if loss in AGAINST_REFERENCE else text
+        self._text = NATS_PER_COSINE * self._dots(queries).astype(np.float64)
+        self._offset = np.zeros_like(self._text) if loss in AGAINST_REFERENCE else self._text
 
     def solve(
         self,
@@ -65,6 +74,7 @@ class Problem:
         start: Weights | None = None,
         memory: bool = True,
         exact: bool = False,
+        uncertainty: bool = False,
         max_iterations: int = MAX_ITERATIONS,
     ) -> Solution:
         """The most probable weights.
@@ -74,6 +84,7 @@ class Problem:
             start: where to begin; 0 if None.
             memory: whether queries get a memory of their own.
             exact: whether single products are remembered for a query too.
+            uncertainty: whether the weights come with their standard deviations.
             max_iterations: budget; what is best then is returned, and said not to have converged.
         """
         dim = self._dim
@@ -117,7 +128,26 @@ class Problem:
             memory=dict(zip(self.cells.queries[repeated].tolist(), remembered.reshape(-1, dim), strict=True)),
             exact=self._by_query(clicked, single),
         )  # fmt: skip
+        if uncertainty:
+            weights = replace(weights, deviations=self._deviations(weights, prior))
         return Solution(weights, float(found.fun), int(found.nit), bool(found.success))
+
+    def _deviations(self, weights: Weights, prior: Prior) -> Deviations:
+        """From the curvature of the clicks' multinomial at its optimum, parameter by parameter, whatever the loss."""
+        cells = self.cells
+        learned = weights.learned_vectors(cells.queries, self._queries).astype(np.float32)
+        quality = weights.own + np.asarray(self._words @ weights.words, dtype=np.float64)
+        chances = expected_clicks(self._text + self._scores(learned, quality) - self._offset, cells)
+        clicks = np.maximum(cells.spread(cells.query_clicks), FORGOTTEN)
+        own = self._by_product(chances * (1 - chances / clicks))
+        mean = self._pulls((chances / clicks).astype(np.float32))
+        spread = self._pulls(chances.astype(np.float32), squared=True) - cells.query_clicks[:, None] * mean**2
+        taste = ((self._queries - self.mean_query) ** 2).T @ np.maximum(spread, 0)
+        return Deviations(
+            np.sqrt(1 / (prior.own + own)).astype(np.float32),
+            float(prior.own**-0.5),
+            np.sqrt(1 / (prior.taste + taste)).astype(np.float32),
+        )
 
     def surprise(self, weights: Weights) -> np.ndarray:
         """How unlikely the clicks of each of these queries, on which the weights were not solved, are; in nats, (Q,).
@@ -148,11 +178,12 @@ class Problem:
             return np.asarray(queries @ self._vectors.T).reshape(-1)
         return np.asarray(np.einsum("ij,ij->i", queries[self.cells.query_of], self._vectors))
 
-    def _pulls(self, slope: np.ndarray) -> np.ndarray:
-        """Of each query the vectors of its products, each as often as its cell says, (Q, D)."""
+    def _pulls(self, slope: np.ndarray, *, squared: bool = False) -> np.ndarray:
+        """Of each query the vectors of its products or their squares, each as often as its cell says, (Q, D)."""
+        vectors = self._vectors**2 if squared else self._vectors
         if self.cells.width:
-            return np.asarray(slope.reshape(len(self._queries), -1) @ self._vectors)
-        return np.asarray(np.add.reduceat(self._vectors * slope[:, None], self.cells.starts, axis=0))
+            return np.asarray(slope.reshape(len(self._queries), -1) @ vectors)
+        return np.asarray(np.add.reduceat(vectors * slope[:, None], self.cells.starts, axis=0))
 
     def _by_query(self, clicked: np.ndarray, values: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:
         rows, starts = np.unique(self.cells.query_of[clicked], return_index=True)
