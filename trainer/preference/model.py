@@ -1,5 +1,7 @@
 """The preference model: s(q, p) = b <e_q, e_p> + (e_q - m)'W e_p + v'e_p + d_q'e_p + h_p, and h_p = u_p + x_p'w.
 
+Where a ranking can take it, a l(q, p) is added: how well the words match, 1 for the best of a query.
+
 W says what kinds of products kinds of queries prefer, v what all queries do, d what a repeated query's shoppers chose;
 h is a product's quality: its own, and what its words, brand and category say of it. Everything about the query rides in
 its vector and everything about the product in one number beside its own: one dot product gives the score.
@@ -7,15 +9,23 @@ its vector and everything about the product in one number beside its own: one do
 Source: docs/papers.md, "The preference model".
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from trainer.preference.evidence import Cells
+
 NATS_PER_COSINE: Final = 10.0
 """b: what a unit of cosine is worth. Learned freely from few lists it falls so low that nothing of the text is left."""
+
+
+LEXICAL_NATS: Final = 3.0
+"""a, untrained: what the best match of words is worth."""
+QUALITY_CAP: Final = 1e9
+"""Nats by which a product's quality moves it at most, up or down."""
 
 
 class Prior(NamedTuple):
@@ -36,6 +46,8 @@ class Prior(NamedTuple):
     """Of d."""
     exact: float = 1.0
     """Of the memory of one product for one query."""
+    lexical: float = 1.0
+    """Of a, about its untrained value."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +57,12 @@ class Catalogue:
     Args:
         vectors: base vectors, unit rows, (P, D).
         features: names as idf-weighted unit rows, (P, F).
+        lexical: how well the words of cells' queries and products match, (N,); None if the ranking has no such term.
     """
 
     vectors: np.ndarray
     features: csr_matrix
+    lexical: Callable[[Cells], np.ndarray] | None = None
 
 
 class Deviations(NamedTuple):
@@ -76,6 +90,7 @@ class Weights:
         memory: d by query.
         exact: by query, what is remembered of single products: their rows and nats; it rides in no vector, and is
             added to the scores of those products.
+        lexical: a, in nats; it rides in no vector either.
         deviations: how uncertain this is; None if it was not solved here.
     """
 
@@ -87,6 +102,7 @@ class Weights:
     own: np.ndarray
     memory: Mapping[int, np.ndarray] = field(default_factory=dict)
     exact: Mapping[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    lexical: float = LEXICAL_NATS
     deviations: Deviations | None = None
 
     @classmethod
@@ -105,6 +121,7 @@ class Weights:
             common=share * self.common,
             words=share * self.words,
             own=share * self.own,
+            lexical=LEXICAL_NATS + share * (self.lexical - LEXICAL_NATS),
             memory={query: share * vector for query, vector in known.memory.items()},
             exact={query: (products, share * nats) for query, (products, nats) in known.exact.items()},
         )
@@ -132,6 +149,7 @@ class Weights:
             **{name: getattr(self, name) for name in _ARRAYS},
             "memory_queries": np.array(list(self.memory), dtype=np.int64),
             "memory": np.array(list(self.memory.values()), dtype=np.float32).reshape(-1, len(self.common)),
+            "lexical": np.array(self.lexical),
             "exact_queries": np.repeat(np.array(list(self.exact), dtype=np.int64), sizes),
             "exact_products": np.concatenate([np.zeros(0, dtype=np.int64), *rows]),
             "exact_nats": np.concatenate([np.zeros(0, dtype=np.float32), *nats]),
@@ -151,6 +169,7 @@ class Weights:
             products_known,
             own,
             memory=dict(zip(arrays["memory_queries"].tolist(), arrays["memory"], strict=True)),
+            lexical=float(arrays["lexical"]),
             exact=dict(zip(queries.tolist(), zip(products, nats, strict=True), strict=False)),
         )
 
@@ -173,10 +192,10 @@ class Weights:
         return np.hstack([moved, np.ones((len(moved), 1))]).astype(np.float32)
 
     def quality(self, catalogue: Catalogue) -> np.ndarray:
-        """The quality h of each product, in nats, (P,)."""
+        """The quality h of each product, in nats and capped, (P,)."""
         quality = np.asarray(catalogue.features @ self.words, dtype=np.float64)
         quality[self.products] += self.own
-        return quality
+        return np.clip(quality, -QUALITY_CAP, QUALITY_CAP)
 
     def own_deviations(self, products: int) -> np.ndarray:
         """How uncertain each product's own quality is, in nats, (P,); 0 if nothing is known of that."""

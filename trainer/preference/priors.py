@@ -35,7 +35,7 @@ KNOWN_CLICKS: Final = 10.0
 """Clicks by which half of a query's say is reached: what a new query gains is asked of many queries, not of a few."""
 LEAST_RELEASED: Final = 0.01
 """Nats per click; who gains less has little to win and can still lose."""
-NO_ERRORS, ALL_ERRORS = 1.0, 2.0
+NO_ERRORS, ALL_ERRORS = 1.5, 3.5
 """Standard errors of the gain at which nothing is released yet, and at which all is."""
 _MIX: Final = 0x9E3779B97F4A7C15
 

@@ -21,7 +21,7 @@ from trainer.preference.losses import (
     pairs_of,
     surprise,
 )
-from trainer.preference.model import NATS_PER_COSINE, Catalogue, Deviations, Prior, Weights
+from trainer.preference.model import LEXICAL_NATS, NATS_PER_COSINE, QUALITY_CAP, Catalogue, Deviations, Prior, Weights
 
 MAX_ITERATIONS: Final = 60
 TOLERANCE: Final = 1e-5
@@ -65,6 +65,9 @@ class Problem:
         self._vectors = catalogue.vectors[self.products if cells.width else cells.products].astype(np.float32)
         self._words = catalogue.features[self.products].astype(np.float64)
         self._text = NATS_PER_COSINE * self._dots(queries).astype(np.float64)
+        self._lexical = np.zeros(0) if catalogue.lexical is None else catalogue.lexical(cells)
+        if len(self._lexical):
+            self._text += LEXICAL_NATS * self._lexical
         self._offset = np.zeros_like(self._text) if loss in AGAINST_REFERENCE else self._text
 
     def solve(
@@ -90,7 +93,15 @@ class Problem:
         dim = self._dim
         repeated = np.flatnonzero(self.cells.query_clicks >= REPEATED_CLICKS) if memory else np.zeros(0, np.int64)
         clicked = np.flatnonzero(self.cells.clicks > 0) if exact else np.zeros(0, dtype=np.int64)
-        sizes = (dim * dim, dim, len(self.products), self._features, len(repeated) * dim, len(clicked))
+        sizes = (
+            dim * dim,
+            dim,
+            len(self.products),
+            self._features,
+            len(repeated) * dim,
+            len(clicked),
+            1 if len(self._lexical) else 0,
+        )
         bounds = np.cumsum((0, *sizes))
         spread = 1 / np.sqrt(np.array(prior))
         centred = self._queries - self.mean_query
@@ -99,12 +110,14 @@ class Problem:
             return [x[bounds[i] : bounds[i + 1]] * spread[i] for i in range(len(sizes))]
 
         def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
-            taste, common, own, words, remembered, single = unpack(x)
+            taste, common, own, words, remembered, single, lexical = unpack(x)
             learned = centred @ taste.reshape(dim, dim).astype(np.float32) + common.astype(np.float32)
             learned[repeated] += remembered.reshape(-1, dim).astype(np.float32)
             quality = own + self._words @ words
             scores = self._scores(learned, quality)
             scores[clicked] += single
+            if len(lexical):
+                scores += lexical * self._lexical
             value, slope = self._loss(scores, self._targets)
             pulls, by_product = self._pulls(slope.astype(np.float32)), self._by_product(slope)
             gradient = np.concatenate([
@@ -114,6 +127,7 @@ class Problem:
                 (self._words.T @ by_product) * spread[3],
                 pulls[repeated].ravel() * spread[4],
                 slope[clicked] * spread[5],
+                np.full(len(lexical), slope @ self._lexical * spread[6] if len(lexical) else 0.0),
             ])  # fmt: skip
             return value + x @ x / 2, gradient + x
 
@@ -122,11 +136,12 @@ class Problem:
             return Solution(Weights.untrained(self._catalogue), 0.0, 0, converged=True)
         found = minimize(objective, begin, jac=True, method="L-BFGS-B",
                          options={"maxiter": max_iterations, "ftol": TOLERANCE, "gtol": 0.0, "maxcor": 6})  # fmt: skip
-        taste, common, own, words, remembered, single = (part.astype(np.float32) for part in unpack(found.x))
+        taste, common, own, words, remembered, single, lexical = (part.astype(np.float32) for part in unpack(found.x))
         weights = Weights(
             taste.reshape(dim, dim), common, self.mean_query, words, self.products, own,
             memory=dict(zip(self.cells.queries[repeated].tolist(), remembered.reshape(-1, dim), strict=True)),
             exact=self._by_query(clicked, single),
+            lexical=LEXICAL_NATS + float(lexical.sum()),
         )  # fmt: skip
         if uncertainty:
             weights = replace(weights, deviations=self._deviations(weights, prior))
@@ -158,7 +173,10 @@ class Problem:
         quality = np.asarray(self._words @ weights.words, dtype=np.float64)
         known = np.isin(self.products, weights.products)
         quality[known] += weights.own[np.searchsorted(weights.products, self.products[known])]
-        return surprise(self._scores(learned, quality), self.cells)
+        scores = self._scores(learned, np.clip(quality, -QUALITY_CAP, QUALITY_CAP))
+        if len(self._lexical):
+            scores += (weights.lexical - LEXICAL_NATS) * self._lexical
+        return surprise(scores, self.cells)
 
     def _scores(self, learned: np.ndarray, quality: np.ndarray) -> np.ndarray:
         """Of each cell, (N,), given what its query learned, (Q, D), and its product's quality, (P',)."""
@@ -209,6 +227,7 @@ class Problem:
             start.words if len(start.words) == self._features else np.zeros(self._features),
             np.array([start.memory.get(one, nothing) for one in self.cells.queries[repeated].tolist()]).ravel(),
             np.array([single.get(cell, 0.0) for cell in cells]),
+            np.full(min(1, len(self._lexical)), start.lexical - LEXICAL_NATS),
         )
         x = np.zeros(bounds[-1])
         for i, part in enumerate(parts):
