@@ -215,7 +215,9 @@ class Learner:
         most = sorted(weights.memory, key=lambda number: (-clicks[number], keys[number]))[:MEMORY_QUERIES]
         kept = np.array(sorted(most, key=lambda number: keys[number]), dtype=np.int64)
         memory = np.array([weights.memory[number] for number in kept.tolist()], dtype=np.float16)
-        return QueryTower(weights.taste, weights.common, weights.mean_query, keys[kept], memory.reshape(-1, self._dim))
+        # Without a taste the mean says nothing, and the tower is the one that it was.
+        mean = weights.mean_query if weights.taste.any() else np.zeros_like(weights.mean_query)
+        return QueryTower(weights.taste, weights.common, mean, keys[kept], memory.reshape(-1, self._dim))
 
     def _product_tower(self, weights: Weights) -> ProductTower:
         names, keys = self.evidence.products.texts, self.evidence.products.keys()
