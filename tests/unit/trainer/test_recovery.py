@@ -21,7 +21,7 @@ from trainer.state import Progress
 
 
 class Killed(Exception):
-    pass
+    """The end of a process."""
 
 
 class Saboteur:
@@ -138,7 +138,7 @@ def test_each_start_leaves_numbers_out_and_raises_the_fence() -> None:
 
 
 class Stalled(Exception):
-    pass
+    """A process that is stopped for a while."""
 
 
 @pytest.mark.parametrize("step", ["save", "commit", "publish", "retire"])
