@@ -10,6 +10,7 @@ import resource
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +24,7 @@ from towers.encoder import BaseEncoder
 from towers.model import NATS_PER_COSINE
 from trainer.preference.evidence import Cells
 from trainer.preference.learner import PreferenceLearner
-from trainer.preference.model import Weights
+from trainer.preference.model import LEXICAL_NATS, Weights
 from trainer.preference.priors import Learned
 
 DELAYS_MS: Final = {"live": 0.0, "1h": 3_600_000.0, "1d": 86_400_000.0}
@@ -38,8 +39,6 @@ CANDIDATES: Final = 1_500
 """Products that a choice is modelled among; of a larger catalogue, all that were clicked and a sample."""
 MOST_CELLS: Final = 6_000_000
 PRIOR_QUERIES: Final = 800
-LEXICAL_NATS: Final = 3.0
-"""What the best match of words is worth in the hybrid."""
 WINDOW_DAYS: Final = 10
 CURVE_POINTS: Final = 40
 REPLICATES: Final = 1_000
@@ -136,10 +135,9 @@ class Backtest:
         self._typed = list(typed.values())
         numbers = {query: number for number, query in enumerate(typed)}
         self._queries = np.array([numbers[click.query] for click in log.clicks])
-        self._catalogue, self._query_vectors = encode_catalogue(
-            log.products, self._typed, encoder, cache=cache, tell=tell
-        )
+        catalogue, self._query_vectors = encode_catalogue(log.products, self._typed, encoder, cache=cache, tell=tell)
         self._words = WordIndex([_searched_text(product) for product in log.products])
+        self._catalogue = replace(catalogue, lexical=self._lexical)
 
     def run(self, delays: Sequence[str]) -> dict[str, Any]:
         """Predict and learn the whole log; return the report (docs/quickstart.md, "Would it help my shop?")."""
@@ -170,6 +168,11 @@ class Backtest:
             learner.learn_prior(choices.sample(cells), self._query_vectors, self._catalogue, clicks)
         return learner.solve(cells, self._query_vectors, self._catalogue)
 
+    def _lexical(self, cells: Cells) -> np.ndarray:
+        """How well the words of each cell's query and product match; the cells are a grid."""
+        queries = [self._typed[query] for query in cells.queries.tolist()]
+        return self._words.among(queries, cells.products[: cells.width]).reshape(-1)
+
     def _blocks(self) -> Iterator[tuple[int, int]]:
         """Places in the log between which the model is solved anew."""
         clicks, first = self._log.clicks, 0
@@ -199,7 +202,7 @@ class Backtest:
             known.advance(self._log.clicks, self._queries, click.time_ms - DELAYS_MS[delay], place)
             model = weights[delay]
             vector = model.query_vectors(np.array([query]), self._query_vectors[[query]])[0]
-            scores = NATS_PER_COSINE * (products[delay] @ vector)
+            scores = NATS_PER_COSINE * (products[delay] @ vector) + model.lexical * lexical
             remembered, nats = model.exact.get(query, (np.zeros(0, dtype=np.int64), np.zeros(0)))
             scores[remembered] += nats
             for name, rank in fixed_ranks.items():

@@ -211,6 +211,7 @@ class WordIndex:
                 columns.append(self._columns[word])
                 values.append(idf[word] * n * 2.2 / (n + norms[row]))
         self._weights = csr_matrix((values, (columns, rows)), shape=(len(self._columns), len(texts)))
+        self._best: dict[str, float] = {}
 
     def scores(self, query: str) -> np.ndarray:
         """Of each product, as a share of the best, (P,)."""
@@ -218,6 +219,18 @@ class WordIndex:
         scores = np.asarray(self._weights[columns].sum(axis=0)).reshape(-1)
         best = scores.max(initial=0.0)
         return scores / best if best > 0 else scores
+
+    def among(self, queries: Sequence[str], products: np.ndarray) -> np.ndarray:
+        """Of some products for each query, as a share of the best of all products, (Q, P')."""
+        columns = [[self._columns[word] for word in set(words(query)) if word in self._columns] for query in queries]
+        starts = np.cumsum([0, *map(len, columns)])
+        indices = np.array([column for one in columns for column in one], dtype=np.int32)
+        chosen = csr_matrix((np.ones(len(indices)), indices, starts), shape=(len(queries), len(self._columns)))
+        for query, row in zip(queries, columns, strict=True):
+            if query not in self._best:
+                self._best[query] = float(np.asarray(self._weights[row].sum(axis=0)).max(initial=0.0)) or 1.0
+        best = np.array([self._best[query] for query in queries])
+        return np.asarray((chosen @ self._weights[:, products]).toarray() / best[:, None])
 
 
 @dataclass

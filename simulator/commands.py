@@ -60,6 +60,7 @@ def simulate(  # noqa: PLR0913, PLR0917 # a command line
     bias: Annotated[str, typer.Option(help="position: look less at lower positions; none: alike at all.")] = "position",
     weights: Annotated[str, typer.Option(help="ratio: undo that; one: do not.")] = "ratio",
     explore: Annotated[float, typer.Option(min=0, help="Noise on the scores of shown lists, in nats.")] = 0.0,
+    explore_by: Annotated[str, typer.Option(help="noise, or draws of what is uncertain.")] = "noise",
     learner: Annotated[str, typer.Option(help="preference, or none for the untrained model.")] = "preference",
     loss: Annotated[str, typer.Option(help="softmax, logistic, hinge, squared or ranknet.")] = "softmax",
     json: Annotated[Path | None, typer.Option("--json", help="Write every figure here.")] = None,
@@ -77,7 +78,8 @@ def simulate(  # noqa: PLR0913, PLR0917 # a command line
     from towers.encoder import load_encoder
 
     given = {"lists": lists, "seed": seed, "redeploy": redeploy, "shoppers": shoppers, "bias": bias,
-             "weights": weights, "explore": explore, "learner": learner, "loss": loss}  # fmt: skip
+             "weights": weights, "explore": explore, "explore_by": explore_by, "learner": learner,
+             "loss": loss}  # fmt: skip
     try:
         options = TypeAdapter(SimulateOptions).validate_python(given)
     except ValidationError as error:

@@ -7,7 +7,7 @@ what shoppers click and are read for scoring; the learner sees lists and clicks 
 
 import resource
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -45,7 +45,9 @@ class SimulateOptions:
         shoppers: `simple` ones click on what they looked at by attraction; `shop` ones are the shop simulator's.
         bias: whether simple shoppers look less at lower positions.
         weights: `ratio` undoes that by the chance of a look, `one` does not.
-        explore: standard deviation of noise on the scores of shown lists, in nats.
+        explore: standard deviation of noise on the scores of shown lists, in nats; with draws, in deviations of the
+            posterior.
+        explore_by: `noise` is alike for all products; `draws` of the posterior move only what is uncertain.
         learner: `preference`, or `none` for the untrained model.
         loss: what is solved.
     """
@@ -57,12 +59,15 @@ class SimulateOptions:
     bias: Literal["position", "none"] = "position"
     weights: Literal["ratio", "one"] = "ratio"
     explore: float = 0.0
+    explore_by: Literal["noise", "draws"] = "noise"
     learner: Literal["preference", "none"] = "preference"
     loss: LossName = "softmax"
 
 
 Ranking = Mapping[int, tuple[np.ndarray, np.ndarray]]
 """By query: the rows of the products that rank first, best first, and their scores in nats."""
+Noise = Callable[[int, np.ndarray], np.ndarray]
+"""A query and rows of products -> what is added to their scores in one list."""
 
 
 class Simulation:
@@ -88,7 +93,8 @@ class Simulation:
         """Run the loop and return the report (docs/quickstart.md, "Would it help my shop?")."""
         began_s = time.process_time()
         table, learner = EvidenceTable(), PreferenceLearner(loss=options.loss)
-        ranking = self._ranking(Weights.untrained(self._catalogue))
+        weights = Weights.untrained(self._catalogue)
+        ranking = self._ranking(weights)
         before = self._scores(ranking)
         curve = [self._point(0, before)]
         clicks, lost, after = 0, 0.0, before
@@ -96,15 +102,17 @@ class Simulation:
         for first in range(0, options.lists, options.redeploy):
             self._tell("lists", first, options.lists)
             count = min(options.redeploy, options.lists - first)
+            noise = self._noise(weights, options, shown.rng)
             for place in range(first, first + count):
-                number, slots, utility_lost = shown.next(ranking)
+                number, slots, utility_lost = shown.next(ranking, noise)
                 clicks += sum(slot.click > 0 for slot in slots)
                 lost += utility_lost
                 table.add(number, slots)
                 if options.learner == "preference" and learner.prior_due(place + 1):
                     learner.learn_prior(table.cells(), self._query_vectors, self._catalogue, place + 1)
             if options.learner == "preference":
-                ranking = self._ranking(learner.solve(table.cells(), self._query_vectors, self._catalogue))
+                weights = learner.solve(table.cells(), self._query_vectors, self._catalogue)
+                ranking = self._ranking(weights)
             after = self._scores(ranking)
             curve.append(self._point(first + count, after))
         self._tell("lists", options.lists, options.lists)
@@ -116,11 +124,28 @@ class Simulation:
             "learner": options.learner,
             "settings": {**asdict(options), "prior": _prior(learner)},
             "quality": {name: evaluation.comparison(before[name], after[name], seed=options.seed) for name in SPLITS},
+            "by_class": {name: evaluation.by_class(before[name], after[name], seed=options.seed) for name in SPLITS},
             "curve": curve,
-            "exploration": {"nats": options.explore, "utility_lost": lost / max(options.lists, 1)},
+            "exploration": {
+                "by": options.explore_by, "nats": options.explore, "utility_lost": lost / max(options.lists, 1)
+            },
             "cpu_s": round(time.process_time() - began_s, 2),
             "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        }
+        }  # fmt: skip
+
+    def _noise(self, weights: Weights, options: SimulateOptions, rng: np.random.Generator) -> Noise:
+        """What exploration adds to the scores of a list."""
+        if options.explore_by == "noise":
+            return lambda _, rows: options.explore * rng.standard_normal(len(rows))
+        own = weights.own_deviations(len(self._product_ids))
+        taste = weights.taste_deviations(self._query_vectors)
+
+        def drawn(number: int, rows: np.ndarray) -> np.ndarray:
+            vector = taste[number] * rng.standard_normal(taste.shape[1])
+            nats = self._catalogue.vectors[rows] @ vector + own[rows] * rng.standard_normal(len(rows))
+            return np.asarray(options.explore * nats)
+
+        return drawn
 
     def _ranking(self, weights: Weights) -> Ranking:
         """What ranks first for each query of the world."""
@@ -166,7 +191,7 @@ class _Lists:
         typed = simulation.world.of_split("train")
         self.queries = np.array([simulation.number(query) for query in typed], dtype=np.int64)
         self._query_of = {simulation.number(query): query for query in typed}
-        self._rng = np.random.default_rng(options.seed)
+        self.rng = np.random.default_rng(options.seed)
         popularity = np.array([query.popularity for query in typed])
         self._popularity = popularity / popularity.sum() if popularity.sum() > 0 else None
         self._looks = np.array([examination(position) for position in range(1, SHOWN + 1)])
@@ -176,17 +201,17 @@ class _Lists:
         self._visit, self._step = self._shoppers.visit(0), 0
         self._typed: Query | None = self._visit.first
 
-    def next(self, ranking: Ranking) -> tuple[int, list[Shown], float]:
+    def next(self, ranking: Ranking, noise: Noise) -> tuple[int, list[Shown], float]:
         """The next list: its query, its slots with their evidence, and what exploration cost in mean attraction."""
         if self._options.shoppers == "simple":
-            number = int(self._rng.choice(self.queries, p=self._popularity))
-            shown, lost = self._shown(number, ranking)
+            number = int(self.rng.choice(self.queries, p=self._popularity))
+            shown, lost = self._shown(number, ranking, noise)
             looks = self._looks[: len(shown)]
-            clicks = (self._rng.random(len(shown)) < self._attractions(number, shown) * looks).astype(float)
+            clicks = (self.rng.random(len(shown)) < self._attractions(number, shown) * looks).astype(float)
         else:
             query = self._next_typed()
             number = self._simulation.number(query)
-            shown, lost = self._shown(number, ranking)
+            shown, lost = self._shown(number, ranking, noise)
             returned = [self._simulation.product_id(row) for row in shown]
             reaction = self._shoppers.react(self._visit, self._step, query=query, returned=returned)
             self._typed, self._step = reaction.follow_up, self._step + 1
@@ -196,11 +221,11 @@ class _Lists:
         slots = [Shown(*slot) for slot in zip(shown.tolist(), looks.tolist(), clicks.tolist(), strict=True)]
         return number, slots, lost
 
-    def _shown(self, number: int, ranking: Ranking) -> tuple[np.ndarray, float]:
+    def _shown(self, number: int, ranking: Ranking, noise: Noise) -> tuple[np.ndarray, float]:
         rows, scores = ranking[number]
         if not self._options.explore:
             return rows[:SHOWN], 0.0
-        noisy = scores + self._options.explore * self._rng.standard_normal(len(scores))
+        noisy = scores + noise(number, rows)
         shown = rows[np.argsort(-noisy, kind="stable")[:SHOWN]]
         lost = self._attractions(number, rows[:SHOWN]).mean() - self._attractions(number, shown).mean()
         return shown, float(lost)

@@ -14,7 +14,7 @@ from towers.model import ProductTower, QueryTower, product_vectors
 from trainer.preference.evidence import Cells
 from trainer.preference.learner import PreferenceLearner
 from trainer.preference.losses import LossName
-from trainer.preference.model import Catalogue, Prior, Weights
+from trainer.preference.model import QUALITY_CAP, Catalogue, Prior, Weights
 from trainer.preference.solve import Solution
 from trainer.records import TEXT, Evidence
 from trainer.state import Progress
@@ -22,8 +22,6 @@ from trainer.state import Progress
 DAY_MS: Final = 86_400_000
 MEMORY_QUERIES: Final = 2_000
 """Queries with a memory in a release: the most clicked ones; 1.5 MB at 384 dimensions."""
-QUALITY_CAP: Final = 3.0
-"""Nats that quality moves a product at most: as much as 0.3 of cosine, so that no product outranks what was asked."""
 CHANGED_SHARE: Final = 0.05
 """Share by which the catalogue has to change until its features are counted anew."""
 SAMPLE_QUERIES: Final = 256
@@ -217,7 +215,9 @@ class Learner:
         most = sorted(weights.memory, key=lambda number: (-clicks[number], keys[number]))[:MEMORY_QUERIES]
         kept = np.array(sorted(most, key=lambda number: keys[number]), dtype=np.int64)
         memory = np.array([weights.memory[number] for number in kept.tolist()], dtype=np.float16)
-        return QueryTower(weights.taste, weights.common, weights.mean_query, keys[kept], memory.reshape(-1, self._dim))
+        # Without a taste the mean says nothing, and the tower is the one that it was.
+        mean = weights.mean_query if weights.taste.any() else np.zeros_like(weights.mean_query)
+        return QueryTower(weights.taste, weights.common, mean, keys[kept], memory.reshape(-1, self._dim))
 
     def _product_tower(self, weights: Weights) -> ProductTower:
         names, keys = self.evidence.products.texts, self.evidence.products.keys()
@@ -225,9 +225,11 @@ class Learner:
         products, own = weights.products[named], weights.own[named]
         order = np.argsort(keys[products])
         unseen_width = float(np.float32(1 / np.sqrt(self.prior()["own"])))
-        width = np.full(len(products), unseen_width, dtype=np.float32)
+        known = weights.deviations is not None
+        widths = weights.own_deviations(len(names)) if known else np.full(len(names), unseen_width)
+        own_width = widths[products][order].astype(np.float32)
         return ProductTower(
-            self._space, weights.words, keys[products][order], own[order], width, unseen_width, QUALITY_CAP
+            self._space, weights.words, keys[products][order], own[order], own_width, unseen_width, QUALITY_CAP
         )
 
 

@@ -76,6 +76,7 @@ class LongestPause:
         self._thread.join(60)
 
     def _ask(self) -> None:
+        """Ask until told to stop, and keep the longest wait."""
         while not self._over.wait(0.05):
             asked_s = time.monotonic()
             if self._worker.metrics():

@@ -15,10 +15,10 @@ from trainer.preference.model import Catalogue, Prior, Weights
 from trainer.preference.priors import Learned, learn_prior
 from trainer.preference.solve import MAX_ITERATIONS, Problem, Solution
 
-PRIOR_LISTS: Final = 500
+PRIOR_LISTS: Final = 250
 """Lists after which the prior is learned for the first time."""
-PRIOR_GROWTH: Final = 1.5
-"""By which factor the evidence has to grow until it is learned anew, once it helps."""
+PRIOR_GROWTH: Final = 1.3
+"""By which factor the lists have to grow until it is learned anew."""
 
 
 class PreferenceLearner:
@@ -43,7 +43,7 @@ class PreferenceLearner:
 
     @property
     def weights(self) -> Weights | None:
-        """What may be released: the untrained model if what was learned does not predict; None before any solve."""
+        """What may be released: nothing learned if it does not predict; None before any solve."""
         return None if self.solution is None else self._released(self.solution.weights)
 
     def prior_due(self, lists: float) -> bool:
@@ -60,14 +60,15 @@ class PreferenceLearner:
             lists: how many were counted.
         """
         self.learned = learn_prior(cells, query_vectors, catalogue, start=self._prior, loss=self._loss)
-        grown = lists * PRIOR_GROWTH if self.learned is not None and self.learned.helps else 0.0
-        self._next_prior = max(lists + PRIOR_LISTS, grown)
+        self._next_prior = lists * PRIOR_GROWTH
 
     def solve(self, cells: Cells, query_vectors: np.ndarray, catalogue: Catalogue) -> Weights:
         """Solve the evidence under the prior in force, and give what may be released."""
         problem = Problem(cells, query_vectors, catalogue, loss=self._loss)
         start = None if self.solution is None else self.solution.weights
-        self.solution = problem.solve(self._prior, start=start, exact=self._exact, max_iterations=self._max_iterations)
+        self.solution = problem.solve(
+            self._prior, start=start, exact=self._exact, uncertainty=True, max_iterations=self._max_iterations
+        )
         return self._released(self.solution.weights)
 
     def rename_features(self, columns: np.ndarray) -> None:
@@ -110,7 +111,7 @@ class PreferenceLearner:
         return learner
 
     def _released(self, weights: Weights) -> Weights:
-        return weights if self.learned is not None and self.learned.helps else weights.nothing()
+        return weights.scaled(0.0 if self.learned is None else self.learned.share)
 
     @property
     def _prior(self) -> Prior:

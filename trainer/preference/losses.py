@@ -44,6 +44,8 @@ class Targets:
     pairs: Pairs
 
 
+NO_PAIRS: Final = Pairs(*(np.zeros(0, dtype=np.int64),) * 2, *(np.zeros(0),) * 2)
+
 Loss = Callable[[np.ndarray, Targets], tuple[float, np.ndarray]]
 """Scores of the cells, (N,), and what they are held against -> the loss and its gradient, (N,)."""
 LossName = Literal["softmax", "logistic", "hinge", "squared", "ranknet"]
@@ -73,6 +75,11 @@ def surprise(scores: np.ndarray, cells: Cells) -> np.ndarray:
     """How unlikely each query's clicks are under the scores: -sum of c log(m e^s / sum of m e^s), in nats, (Q,)."""
     logits = scores + cells.log_showings
     return np.asarray(cells.query_clicks * _log_totals(logits, cells) - cells.sums(cells.clicks * logits))
+
+
+def expected_clicks(scores: np.ndarray, cells: Cells) -> np.ndarray:
+    """Each query's clicks, shared among its cells as the scores say: C m e^s / sum of m e^s, (N,)."""
+    return np.asarray(softmax(scores, Targets(cells, NO_PAIRS))[1] + cells.clicks)
 
 
 def softmax(scores: np.ndarray, targets: Targets) -> tuple[float, np.ndarray]:

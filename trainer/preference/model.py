@@ -1,5 +1,7 @@
 """The preference model: s(q, p) = b <e_q, e_p> + (e_q - m)'W e_p + v'e_p + d_q'e_p + h_p, and h_p = u_p + x_p'w.
 
+Where a ranking can take it, a l(q, p) is added: how well the words match, 1 for the best of a query.
+
 W says what kinds of products kinds of queries prefer, v what all queries do, d what a repeated query's shoppers chose;
 h is a product's quality: its own, and what its words, brand and category say of it. Everything about the query rides in
 its vector and everything about the product in one number beside its own: one dot product gives the score.
@@ -7,7 +9,7 @@ its vector and everything about the product in one number beside its own: one do
 Source: docs/papers.md, "The preference model".
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
@@ -15,6 +17,12 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from towers.model import NATS_PER_COSINE
+from trainer.preference.evidence import Cells
+
+LEXICAL_NATS: Final = 3.0
+"""a, untrained: what the best match of words is worth."""
+QUALITY_CAP: Final = 1e9
+"""Nats by which a product's quality moves it at most, up or down."""
 
 
 class Prior(NamedTuple):
@@ -35,6 +43,8 @@ class Prior(NamedTuple):
     """Of d."""
     exact: float = 1.0
     """Of the memory of one product for one query."""
+    lexical: float = 1.0
+    """Of a, about its untrained value."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +54,23 @@ class Catalogue:
     Args:
         vectors: base vectors, unit rows, (P, D).
         features: names as idf-weighted unit rows, (P, F).
+        lexical: how well the words of cells' queries and products match, (N,); None if the ranking has no such term.
     """
 
     vectors: np.ndarray
     features: csr_matrix
+    lexical: Callable[[Cells], np.ndarray] | None = None
+
+
+class Deviations(NamedTuple):
+    """How uncertain the weights are, in nats: standard deviations of a posterior without correlations (Laplace)."""
+
+    own: np.ndarray
+    """Of u of the products that have a quality of their own, in their order."""
+    untried: float
+    """Of u of any other product."""
+    taste: np.ndarray
+    """Of W, (D, D)."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +87,8 @@ class Weights:
         memory: d by query.
         exact: by query, what is remembered of single products: their rows and nats; it rides in no vector, and is
             added to the scores of those products.
+        lexical: a, in nats; it rides in no vector either.
+        deviations: how uncertain this is; None if it was not solved here.
     """
 
     taste: np.ndarray
@@ -74,22 +99,29 @@ class Weights:
     own: np.ndarray
     memory: Mapping[int, np.ndarray] = field(default_factory=dict)
     exact: Mapping[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    lexical: float = LEXICAL_NATS
+    deviations: Deviations | None = None
 
     @classmethod
     def untrained(cls, catalogue: Catalogue) -> "Weights":
         """Nothing learned."""
-        return cls._zeros(catalogue.vectors.shape[1], catalogue.features.shape[1])
+        dim, features = catalogue.vectors.shape[1], catalogue.features.shape[1]
+        taste, common, words, own = (np.zeros(size, np.float32) for size in ((dim, dim), dim, features, 0))
+        return cls(taste, common, np.zeros(dim, np.float32), words, np.zeros(0, dtype=np.int64), own)
 
-    @classmethod
-    def _zeros(cls, dim: int, features: int) -> "Weights":
-        def zeros(*shape: int) -> np.ndarray:
-            return np.zeros(shape, dtype=np.float32)
-
-        return cls(zeros(dim, dim), zeros(dim), zeros(dim), zeros(features), np.zeros(0, dtype=np.int64), zeros(0))
-
-    def nothing(self) -> "Weights":
-        """The untrained model beside these weights."""
-        return self._zeros(len(self.common), len(self.words))
+    def scaled(self, share: float) -> "Weights":
+        """A share of what was learned, as uncertain as the whole; of none no memory is left."""
+        known = self if share else self.without_memory()
+        return replace(
+            known,
+            taste=share * self.taste,
+            common=share * self.common,
+            words=share * self.words,
+            own=share * self.own,
+            lexical=LEXICAL_NATS + share * (self.lexical - LEXICAL_NATS),
+            memory={query: share * vector for query, vector in known.memory.items()},
+            exact={query: (products, share * nats) for query, (products, nats) in known.exact.items()},
+        )
 
     def without_memory(self) -> "Weights":
         """What is left for a query that nobody typed."""
@@ -114,6 +146,7 @@ class Weights:
             **{name: getattr(self, name) for name in _ARRAYS},
             "memory_queries": np.array(list(self.memory), dtype=np.int64),
             "memory": np.array(list(self.memory.values()), dtype=np.float32).reshape(-1, len(self.common)),
+            "lexical": np.array(self.lexical),
             "exact_queries": np.repeat(np.array(list(self.exact), dtype=np.int64), sizes),
             "exact_products": np.concatenate([np.zeros(0, dtype=np.int64), *rows]),
             "exact_nats": np.concatenate([np.zeros(0, dtype=np.float32), *nats]),
@@ -124,9 +157,16 @@ class Weights:
         """The weights that were kept."""
         queries, starts = np.unique(arrays["exact_queries"], return_index=True)
         products, nats = (np.split(arrays[name], starts[1:]) for name in ("exact_products", "exact_nats"))
+        taste, common, mean_query, words, products_known, own = (arrays[name] for name in _ARRAYS)
         return cls(
-            **{name: arrays[name] for name in _ARRAYS},
+            taste,
+            common,
+            mean_query,
+            words,
+            products_known,
+            own,
             memory=dict(zip(arrays["memory_queries"].tolist(), arrays["memory"], strict=True)),
+            lexical=float(arrays["lexical"]),
             exact=dict(zip(queries.tolist(), zip(products, nats, strict=True), strict=False)),
         )
 
@@ -149,10 +189,24 @@ class Weights:
         return np.hstack([moved, np.ones((len(moved), 1))]).astype(np.float32)
 
     def quality(self, catalogue: Catalogue) -> np.ndarray:
-        """The quality h of each product, in nats, (P,)."""
+        """The quality h of each product, in nats and capped, (P,)."""
         quality = np.asarray(catalogue.features @ self.words, dtype=np.float64)
         quality[self.products] += self.own
-        return quality
+        return np.clip(quality, -QUALITY_CAP, QUALITY_CAP)
+
+    def own_deviations(self, products: int) -> np.ndarray:
+        """How uncertain each product's own quality is, in nats, (P,); 0 if nothing is known of that."""
+        if self.deviations is None:
+            return np.zeros(products)
+        deviations = np.full(products, self.deviations.untried)
+        deviations[self.products] = self.deviations.own
+        return deviations
+
+    def taste_deviations(self, vectors: np.ndarray) -> np.ndarray:
+        """How uncertain what queries prefer is, along each direction of product vectors and in nats, (Q, D)."""
+        if self.deviations is None:
+            return np.zeros_like(vectors)
+        return np.asarray(np.sqrt((vectors - self.mean_query) ** 2 @ self.deviations.taste**2))
 
     def product_vectors(self, catalogue: Catalogue) -> np.ndarray:
         """The vectors that are searched, (P, D + 1)."""

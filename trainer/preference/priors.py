@@ -2,23 +2,26 @@
 
 Films want the quality of a product held ten times tighter than a shop does; a prior that is too loose ends below the
 untrained model. So a part of the queries is left out, the others are solved, and each width moves by a factor of 3
-while the left-out queries gain. It begins tight: few lists cannot loosen it. What cannot predict left-out queries
-better than the text alone is not to be released.
+while the left-out queries gain. It begins tight: few lists cannot loosen it. Of what was learned a share is released
+that grows with the certainty that it predicts left-out queries better than the text alone.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from trainer.preference.evidence import Cells
+from trainer.preference.evidence import FORGOTTEN, Cells
 from trainer.preference.losses import LossName
 from trainer.preference.model import Catalogue, Prior, Weights
 from trainer.preference.solve import Problem
 
 FOLDS: Final = 5
-LEFT_OUT_FOLDS: Final = 2
-"""Folds that are left out in turn; each costs a solve for each width tried."""
+SEARCH_FOLDS: Final = 2
+"""Folds that are left out in turn while widths move; each costs a solve for each width tried."""
+FEW_QUERIES: Final = 300
+"""With fewer queries that were clicked all folds are, for each has little to tell."""
 ORDER: Final = ("words", "own", "taste", "common")
 FACTOR: Final = 3.0
 MAX_MOVES: Final = 3
@@ -28,8 +31,12 @@ LEAST_GAIN: Final = 2e-4
 ITERATIONS: Final = 15
 MIN_QUERIES: Final = 20
 """With fewer queries that were clicked, leaving some out tells nothing."""
-CERTAIN_ERRORS: Final = 2.0
-"""Standard errors by which the gain on left-out queries must lie above 0."""
+KNOWN_CLICKS: Final = 10.0
+"""Clicks by which half of a query's say is reached: what a new query gains is asked of many queries, not of a few."""
+LEAST_RELEASED: Final = 0.01
+"""Nats per click; who gains less has little to win and can still lose."""
+NO_ERRORS, ALL_ERRORS = 1.5, 3.5
+"""Standard errors of the gain at which nothing is released yet, and at which all is."""
 _MIX: Final = 0x9E3779B97F4A7C15
 
 
@@ -48,9 +55,17 @@ class Learned:
     error: float
 
     @property
+    def share(self) -> float:
+        """How much of what was learned shoppers should see, from 0 to 1."""
+        if self.gain <= LEAST_RELEASED:
+            return 0.0
+        errors = self.gain / self.error if self.error else ALL_ERRORS
+        return float(np.clip((errors - NO_ERRORS) / (ALL_ERRORS - NO_ERRORS), 0.0, 1.0))
+
+    @property
     def helps(self) -> bool:
-        """Whether the gain is certain enough to let shoppers see it."""
-        return self.gain > CERTAIN_ERRORS * self.error
+        """Whether shoppers should see anything of it."""
+        return self.share > 0
 
 
 def fold_of(queries: np.ndarray) -> np.ndarray:
@@ -75,34 +90,49 @@ def learn_prior(
     folds = fold_of(cells.queries)
     if len(cells.queries) < MIN_QUERIES:
         return None
-    chosen = np.unique(folds)[:LEFT_OUT_FOLDS].tolist()
-    solved = [Problem(cells.of_queries(folds != fold), query_vectors, catalogue, loss=loss) for fold in chosen]
-    left_out = [Problem(cells.of_queries(folds == fold), query_vectors, catalogue) for fold in chosen]
-    clicks = np.concatenate([one.cells.query_clicks for one in left_out])
-    warm: list[Weights | None] = [None] * len(chosen)
+    present = np.unique(folds).tolist()
+    chosen = present if len(cells.queries) < FEW_QUERIES else present[:SEARCH_FOLDS]
+    left_out = {fold: _LeftOut(cells, folds == fold, query_vectors, catalogue, loss) for fold in present}
 
-    def surprise(prior: Prior) -> np.ndarray:
-        found = []
-        for k, (problem, unseen) in enumerate(zip(solved, left_out, strict=True)):
-            weights = problem.solve(prior, start=warm[k], memory=False, max_iterations=ITERATIONS).weights
-            warm[k] = warm[k] or weights
-            found.append(unseen.surprise(weights))
-        return np.concatenate(found)
+    def surprise(prior: Prior, of: Sequence[int]) -> float:
+        return float(sum(left_out[fold].surprise(prior).sum() for fold in of))
 
-    best, prior = surprise(start), start
+    clicks = sum(left_out[fold].says.sum() for fold in chosen)
+    best, prior = surprise(start, chosen), start
     for name in ORDER:
         for factor in (1 / FACTOR, FACTOR):
             moves = 0
             while moves < MAX_MOVES:
                 tried = prior._replace(**{name: getattr(prior, name) * factor})
-                surprise_tried = surprise(tried)
-                if surprise_tried.sum() >= best.sum() - LEAST_GAIN * clicks.sum():
+                surprise_tried = surprise(tried, chosen)
+                if surprise_tried >= best - LEAST_GAIN * clicks:
                     break
                 best, prior, moves = surprise_tried, tried, moves + 1
             if moves:
                 break
-    nothing = Weights.untrained(catalogue)
-    gains = np.concatenate([one.surprise(nothing) for one in left_out]) - best
-    mean = gains.sum() / clicks.sum()
-    error = np.sqrt(((gains - mean * clicks) ** 2).sum()) / clicks.sum()
+    gains = np.concatenate([one.untrained - one.surprise(prior) for one in left_out.values()])
+    says = np.concatenate([one.says for one in left_out.values()])
+    mean = gains.sum() / says.sum()
+    error = np.sqrt(((gains - mean * says) ** 2).sum()) / says.sum()
     return Learned(prior, float(mean), float(error))
+
+
+class _LeftOut:
+    """Some queries, predicted by what is solved on the others."""
+
+    def __init__(
+        self, cells: Cells, chosen: np.ndarray, query_vectors: np.ndarray, catalogue: Catalogue, loss: LossName
+    ) -> None:
+        self._solved = Problem(cells.of_queries(~chosen), query_vectors, catalogue, loss=loss)
+        self._unseen = Problem(cells.of_queries(chosen), query_vectors, catalogue)
+        self._warm: Weights | None = None
+        clicks = self._unseen.cells.query_clicks
+        self.says = clicks / (1 + clicks / KNOWN_CLICKS)
+        self._per_click = self.says / np.maximum(clicks, FORGOTTEN)
+        self.untrained = self._unseen.surprise(Weights.untrained(catalogue)) * self._per_click
+
+    def surprise(self, prior: Prior) -> np.ndarray:
+        """Of each query, by its say."""
+        weights = self._solved.solve(prior, start=self._warm, memory=False, max_iterations=ITERATIONS).weights
+        self._warm = self._warm or weights
+        return np.asarray(self._unseen.surprise(weights) * self._per_click)

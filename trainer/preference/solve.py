@@ -4,22 +4,31 @@ Every part is solved in units of its prior's standard deviation, which makes the
 iterations of L-BFGS suffice. The result depends on no order, no rate and no size of batches.
 """
 
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
 
 from towers.model import NATS_PER_COSINE
-from trainer.preference.evidence import Cells
-from trainer.preference.losses import AGAINST_REFERENCE, LOSSES, LossName, Pairs, Targets, pairs_of, surprise
-from trainer.preference.model import Catalogue, Prior, Weights
+from trainer.preference.evidence import FORGOTTEN, Cells
+from trainer.preference.losses import (
+    AGAINST_REFERENCE,
+    LOSSES,
+    NO_PAIRS,
+    LossName,
+    Targets,
+    expected_clicks,
+    pairs_of,
+    surprise,
+)
+from trainer.preference.model import LEXICAL_NATS, QUALITY_CAP, Catalogue, Deviations, Prior, Weights
 
 MAX_ITERATIONS: Final = 60
 TOLERANCE: Final = 1e-5
 """Relative decrease below which the loss has converged."""
 REPEATED_CLICKS: Final = 2.0
 """Clicks from which a query gets a memory of its own."""
-NO_PAIRS: Final = Pairs(*(np.zeros(0, dtype=np.int64),) * 2, *(np.zeros(0),) * 2)
 
 
 class Solution(NamedTuple):
@@ -56,8 +65,11 @@ class Problem:
         self._queries = queries
         self._vectors = catalogue.vectors[self.products if cells.width else cells.products].astype(np.float32)
         self._words = catalogue.features[self.products].astype(np.float64)
-        text = NATS_PER_COSINE * self._dots(queries).astype(np.float64)
-        self._offset = np.zeros_like(text) if loss in AGAINST_REFERENCE else text
+        self._text = NATS_PER_COSINE * self._dots(queries).astype(np.float64)
+        self._lexical = np.zeros(0) if catalogue.lexical is None else catalogue.lexical(cells)
+        if len(self._lexical):
+            self._text += LEXICAL_NATS * self._lexical
+        self._offset = np.zeros_like(self._text) if loss in AGAINST_REFERENCE else self._text
 
     def solve(
         self,
@@ -66,6 +78,7 @@ class Problem:
         start: Weights | None = None,
         memory: bool = True,
         exact: bool = False,
+        uncertainty: bool = False,
         max_iterations: int = MAX_ITERATIONS,
     ) -> Solution:
         """The most probable weights.
@@ -75,12 +88,21 @@ class Problem:
             start: where to begin; 0 if None.
             memory: whether queries get a memory of their own.
             exact: whether single products are remembered for a query too.
+            uncertainty: whether the weights come with their standard deviations.
             max_iterations: budget; what is best then is returned, and said not to have converged.
         """
         dim = self._dim
         repeated = np.flatnonzero(self.cells.query_clicks >= REPEATED_CLICKS) if memory else np.zeros(0, np.int64)
         clicked = np.flatnonzero(self.cells.clicks > 0) if exact else np.zeros(0, dtype=np.int64)
-        sizes = (dim * dim, dim, len(self.products), self._features, len(repeated) * dim, len(clicked))
+        sizes = (
+            dim * dim,
+            dim,
+            len(self.products),
+            self._features,
+            len(repeated) * dim,
+            len(clicked),
+            1 if len(self._lexical) else 0,
+        )
         bounds = np.cumsum((0, *sizes))
         spread = 1 / np.sqrt(np.array(prior))
         centred = self._queries - self.mean_query
@@ -89,12 +111,14 @@ class Problem:
             return [x[bounds[i] : bounds[i + 1]] * spread[i] for i in range(len(sizes))]
 
         def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
-            taste, common, own, words, remembered, single = unpack(x)
+            taste, common, own, words, remembered, single, lexical = unpack(x)
             learned = centred @ taste.reshape(dim, dim).astype(np.float32) + common.astype(np.float32)
             learned[repeated] += remembered.reshape(-1, dim).astype(np.float32)
             quality = own + self._words @ words
             scores = self._scores(learned, quality)
             scores[clicked] += single
+            if len(lexical):
+                scores += lexical * self._lexical
             value, slope = self._loss(scores, self._targets)
             pulls, by_product = self._pulls(slope.astype(np.float32)), self._by_product(slope)
             gradient = np.concatenate([
@@ -104,6 +128,7 @@ class Problem:
                 (self._words.T @ by_product) * spread[3],
                 pulls[repeated].ravel() * spread[4],
                 slope[clicked] * spread[5],
+                np.full(len(lexical), slope @ self._lexical * spread[6] if len(lexical) else 0.0),
             ])  # fmt: skip
             return value + x @ x / 2, gradient + x
 
@@ -112,13 +137,33 @@ class Problem:
             return Solution(Weights.untrained(self._catalogue), 0.0, 0, converged=True)
         found = minimize(objective, begin, jac=True, method="L-BFGS-B",
                          options={"maxiter": max_iterations, "ftol": TOLERANCE, "gtol": 0.0, "maxcor": 6})  # fmt: skip
-        taste, common, own, words, remembered, single = (part.astype(np.float32) for part in unpack(found.x))
+        taste, common, own, words, remembered, single, lexical = (part.astype(np.float32) for part in unpack(found.x))
         weights = Weights(
             taste.reshape(dim, dim), common, self.mean_query, words, self.products, own,
             memory=dict(zip(self.cells.queries[repeated].tolist(), remembered.reshape(-1, dim), strict=True)),
             exact=self._by_query(clicked, single),
+            lexical=LEXICAL_NATS + float(lexical.sum()),
         )  # fmt: skip
+        if uncertainty:
+            weights = replace(weights, deviations=self._deviations(weights, prior))
         return Solution(weights, float(found.fun), int(found.nit), bool(found.success))
+
+    def _deviations(self, weights: Weights, prior: Prior) -> Deviations:
+        """From the curvature of the clicks' multinomial at its optimum, parameter by parameter, whatever the loss."""
+        cells = self.cells
+        learned = weights.learned_vectors(cells.queries, self._queries).astype(np.float32)
+        quality = weights.own + np.asarray(self._words @ weights.words, dtype=np.float64)
+        chances = expected_clicks(self._text + self._scores(learned, quality) - self._offset, cells)
+        clicks = np.maximum(cells.spread(cells.query_clicks), FORGOTTEN)
+        own = self._by_product(chances * (1 - chances / clicks))
+        mean = self._pulls((chances / clicks).astype(np.float32))
+        spread = self._pulls(chances.astype(np.float32), squared=True) - cells.query_clicks[:, None] * mean**2
+        taste = ((self._queries - self.mean_query) ** 2).T @ np.maximum(spread, 0)
+        return Deviations(
+            np.sqrt(1 / (prior.own + own)).astype(np.float32),
+            float(prior.own**-0.5),
+            np.sqrt(1 / (prior.taste + taste)).astype(np.float32),
+        )
 
     def surprise(self, weights: Weights) -> np.ndarray:
         """How unlikely the clicks of each of these queries, on which the weights were not solved, are; in nats, (Q,).
@@ -129,7 +174,10 @@ class Problem:
         quality = np.asarray(self._words @ weights.words, dtype=np.float64)
         known = np.isin(self.products, weights.products)
         quality[known] += weights.own[np.searchsorted(weights.products, self.products[known])]
-        return surprise(self._scores(learned, quality), self.cells)
+        scores = self._scores(learned, np.clip(quality, -QUALITY_CAP, QUALITY_CAP))
+        if len(self._lexical):
+            scores += (weights.lexical - LEXICAL_NATS) * self._lexical
+        return surprise(scores, self.cells)
 
     def _scores(self, learned: np.ndarray, quality: np.ndarray) -> np.ndarray:
         """Of each cell, (N,), given what its query learned, (Q, D), and its product's quality, (P',)."""
@@ -149,11 +197,12 @@ class Problem:
             return np.asarray(queries @ self._vectors.T).reshape(-1)
         return np.asarray(np.einsum("ij,ij->i", queries[self.cells.query_of], self._vectors))
 
-    def _pulls(self, slope: np.ndarray) -> np.ndarray:
-        """Of each query the vectors of its products, each as often as its cell says, (Q, D)."""
+    def _pulls(self, slope: np.ndarray, *, squared: bool = False) -> np.ndarray:
+        """Of each query the vectors of its products or their squares, each as often as its cell says, (Q, D)."""
+        vectors = self._vectors**2 if squared else self._vectors
         if self.cells.width:
-            return np.asarray(slope.reshape(len(self._queries), -1) @ self._vectors)
-        return np.asarray(np.add.reduceat(self._vectors * slope[:, None], self.cells.starts, axis=0))
+            return np.asarray(slope.reshape(len(self._queries), -1) @ vectors)
+        return np.asarray(np.add.reduceat(vectors * slope[:, None], self.cells.starts, axis=0))
 
     def _by_query(self, clicked: np.ndarray, values: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:
         rows, starts = np.unique(self.cells.query_of[clicked], return_index=True)
@@ -179,6 +228,7 @@ class Problem:
             start.words if len(start.words) == self._features else np.zeros(self._features),
             np.array([start.memory.get(one, nothing) for one in self.cells.queries[repeated].tolist()]).ravel(),
             np.array([single.get(cell, 0.0) for cell in cells]),
+            np.full(min(1, len(self._lexical)), start.lexical - LEXICAL_NATS),
         )
         x = np.zeros(bounds[-1])
         for i, part in enumerate(parts):

@@ -113,6 +113,24 @@ def test_exploration_tells_its_price() -> None:
     assert lost[0]["utility_lost"] < lost[1]["utility_lost"] < lost[2]["utility_lost"]
 
 
+def test_draws_explore_what_is_uncertain() -> None:
+    """Before anything was solved draws move nothing; then they change what is shown, and their price is told."""
+    options = replace(FEW, lists=240, explore=3.0, explore_by="draws")
+    plain, drawn = run(replace(options, explore=0.0)), run(options)
+    assert drawn["exploration"]["by"] == "draws"
+    assert plain["exploration"]["utility_lost"] == 0
+    assert drawn["exploration"]["utility_lost"] != 0
+    assert run(replace(options, lists=60))["exploration"]["utility_lost"] == 0
+
+
+def test_quality_is_told_by_class() -> None:
+    """Each split has the comparison of each class of its queries."""
+    report = run(FEW)
+    for split in ("seen", "unseen"):
+        assert set(report["by_class"][split]) == {"plain"}
+        assert report["by_class"][split]["plain"]["difference"] == report["quality"][split]["difference"]
+
+
 def test_exploration_never_touches_what_is_evaluated() -> None:
     """However loud the noise, the untrained model is scored on its own order."""
     reports = [run(replace(FEW, explore=nats, learner="none")) for nats in (0.0, 20.0)]

@@ -10,7 +10,9 @@ from contracts.structs import JoinedSearch, JoinedSlot
 from tests.support.tiny_encoder import TinyEncoder
 from tests.support.trainer import DIM, PRODUCTS, QUERIES, START_MS, FakeProducts, new_learner, records, search_number
 from towers.features import key_of
-from trainer.learner import MEMORY_QUERIES, QUALITY_CAP, Learner, Towers, mixed
+from trainer.learner import MEMORY_QUERIES, Learner, Towers, mixed
+from trainer.preference.model import QUALITY_CAP
+from trainer.release.planning import same_tower
 
 UNTRAINED = Towers.untrained(DIM)
 
@@ -90,6 +92,14 @@ def test_a_learner_whose_gate_is_closed_releases_the_text_alone() -> None:
     learner.preference.learned = None
     towers = learner.solve(UNTRAINED).towers
     assert liked(towers, TinyEncoder(DIM)) == pytest.approx(0.0, abs=1e-5)
+    assert same_tower(towers.query, UNTRAINED.query)
+
+
+def test_what_was_seen_often_is_more_certain() -> None:
+    """A product's width shrinks with its evidence, and is never above that of one without."""
+    product = taught(900).solve(UNTRAINED).towers.product
+    assert 0 < product.own_width.min() < 0.95 * product.unseen_width
+    assert product.own_width.max() <= product.unseen_width * 1.001
 
 
 def test_a_product_that_is_not_in_the_catalogue_is_left_out_until_it_comes() -> None:

@@ -20,8 +20,8 @@ from towers.release_files import unpack
 from trainer.state import Progress
 
 
-class _Killed(Exception):
-    pass
+class Killed(Exception):
+    """The end of a process."""
 
 
 class Saboteur:
@@ -45,10 +45,10 @@ class Saboteur:
         def acted(*values: object, **named: object) -> object:
             self.left -= 1
             if self.left == 0 and not self.after:
-                raise _Killed
+                raise Killed
             done = act(*values, **named)
             if self.left == 0 and self.after:
-                raise _Killed
+                raise Killed
             return done
 
         return acted
@@ -64,7 +64,7 @@ def test_a_hundred_kills_lose_nothing_and_repeat_nothing(after: bool) -> None:
         Saboteur(world, 1 + number % 6, after=after)
         try:
             world.run_once()
-        except _Killed:
+        except Killed:
             kills += 1
         for owner in (world.checkpoints, world.source, world.models):
             for name in ("save", "commit", "publish", "retire"):
@@ -137,8 +137,8 @@ def test_each_start_leaves_numbers_out_and_raises_the_fence() -> None:
     assert (manifest.fence, manifest.parent) == (2, 1)
 
 
-class _Stalled(Exception):
-    pass
+class Stalled(Exception):
+    """A process that is stopped for a while."""
 
 
 @pytest.mark.parametrize("step", ["save", "commit", "publish", "retire"])
@@ -152,10 +152,10 @@ def test_a_trainer_that_was_stalled_overwrites_nothing_and_ends(step: str) -> No
 
     def stall(*values: object) -> None:
         calls.append(values)
-        raise _Stalled
+        raise Stalled
 
     setattr(owner, step, stall)
-    with pytest.raises(_Stalled):
+    with pytest.raises(Stalled):
         old.run_once()
     del owner.__dict__[step]
     new = world.start()

@@ -9,11 +9,13 @@ from tests.support.planted_shop import PlantedShop, cells_of
 from trainer.preference.evidence import Cells
 from trainer.preference.model import Prior
 from trainer.preference.priors import (
-    CERTAIN_ERRORS,
+    ALL_ERRORS,
     FACTOR,
     FOLDS,
+    LEAST_RELEASED,
     MAX_MOVES,
     MIN_QUERIES,
+    NO_ERRORS,
     Learned,
     fold_of,
     learn_prior,
@@ -98,10 +100,22 @@ def test_a_fold_without_queries_is_no_failure(missing: list[int], as_grid: bool)
         assert found is None or not found.helps
 
 
-@pytest.mark.parametrize(("gain", "helps"), [(-0.1, False), (0.0, False), (0.19, False), (0.21, True)])
-def test_a_gain_must_be_certain(gain: float, helps: bool) -> None:
-    """What shoppers see has to lie above 0 by so many standard errors."""
-    assert Learned(Prior(), gain, 0.2 / CERTAIN_ERRORS).helps is helps
+@pytest.mark.parametrize(
+    ("errors", "share"),
+    [(-9, 0), (0, 0), (NO_ERRORS, 0), ((NO_ERRORS + ALL_ERRORS) / 2, 0.5), (ALL_ERRORS, 1), (50, 1)],
+)
+def test_the_share_that_is_released_grows_with_certainty(errors: float, share: float) -> None:
+    """What shoppers see of it depends on by how many standard errors the gain lies above 0."""
+    learned = Learned(Prior(), 0.1 * errors, 0.1)
+    assert learned.share == pytest.approx(share)
+    assert learned.helps is (share > 0)
+
+
+def test_a_gain_too_small_to_matter_is_not_released() -> None:
+    """However certain, what gains next to nothing stays where it can do no harm."""
+    assert Learned(Prior(), LEAST_RELEASED, 1e-9).share == 0
+    assert Learned(Prior(), 2 * LEAST_RELEASED, 1e-9).share == 1
+    assert Learned(Prior(), 2 * LEAST_RELEASED, 0.0).share == 1
 
 
 def test_no_gain_without_error_does_not_help() -> None:

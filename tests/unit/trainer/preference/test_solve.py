@@ -10,7 +10,7 @@ from tests.support.planted_shop import DIM, PlantedShop, cells_of, table_of
 from towers.model import NATS_PER_COSINE
 from trainer.preference.evidence import Cells, EvidenceTable, Shown
 from trainer.preference.losses import LossName, surprise
-from trainer.preference.model import Catalogue, Prior, Weights
+from trainer.preference.model import LEXICAL_NATS, Catalogue, Prior, Weights
 from trainer.preference.solve import REPEATED_CLICKS, Problem, Solution
 
 LOOSE = Prior(*(3.0,) * len(Prior._fields))
@@ -252,3 +252,68 @@ def test_a_product_nobody_saw_starts_with_what_its_names_tell(shop: PlantedShop)
     quality = solved(cells, shop).quality(shop.catalogue)
     assert quality[5] > quality[8] + 0.1
     assert quality[0] > quality[5]
+
+
+def test_deviations_are_those_of_the_curvature(shop: PlantedShop) -> None:
+    """A product's deviation is 1 / sqrt(prior + second difference of the clicks' surprise by its quality)."""
+    cells = shop.cells(200)
+    weights = Problem(cells, shop.queries, shop.catalogue).solve(LOOSE, memory=False, uncertainty=True).weights
+    assert weights.deviations is not None
+    served, step = scores(weights, shop)[cells.queries[cells.query_of], cells.products], 0.01
+    for place in (0, 7, 15):
+        moved = step * (cells.products == weights.products[place])
+        second = sum(sign * surprise(served + side * moved, cells).sum() for side, sign in ((1, 1), (0, -2), (-1, 1)))
+        expected = (LOOSE.own + second / step**2) ** -0.5
+        assert weights.deviations.own[place] == pytest.approx(expected, rel=1e-2)
+    assert weights.deviations.untried == pytest.approx(LOOSE.own**-0.5)
+
+
+def test_a_taste_is_as_uncertain_as_its_curvature_says(shop: PlantedShop) -> None:
+    """An entry of W has the deviation of the second difference of the surprise by that entry."""
+    cells = shop.cells(200)
+    weights = Problem(cells, shop.queries, shop.catalogue).solve(LOOSE, memory=False, uncertainty=True).weights
+    assert weights.deviations is not None
+    served, step = scores(weights, shop)[cells.queries[cells.query_of], cells.products], 0.05
+    centred = shop.queries[cells.queries[cells.query_of]] - weights.mean_query
+    for i, j in ((0, 0), (3, 11), (15, 2)):
+        moved = step * centred[:, i] * shop.catalogue.vectors[cells.products, j]
+        second = sum(sign * surprise(served + side * moved, cells).sum() for side, sign in ((1, 1), (0, -2), (-1, 1)))
+        assert weights.deviations.taste[i, j] == pytest.approx((LOOSE.taste + second / step**2) ** -0.5, rel=1e-2)
+
+
+def test_evidence_makes_certain(shop: PlantedShop) -> None:
+    """With more lists qualities are less uncertain; products that nobody saw are as uncertain as the prior."""
+    few, many = (
+        Problem(shop.cells(lists), shop.queries, shop.catalogue).solve(LOOSE, uncertainty=True).weights
+        for lists in (20, 400)
+    )
+    assert many.own_deviations(21).mean() < few.own_deviations(21).mean()
+    assert many.own_deviations(21)[20] == pytest.approx(LOOSE.own**-0.5)
+    assert many.taste_deviations(shop.queries).mean() < few.taste_deviations(shop.queries).mean()
+    assert not Weights.untrained(shop.catalogue).own_deviations(20).any()
+    assert not Weights.untrained(shop.catalogue).taste_deviations(shop.queries).any()
+
+
+def test_what_words_are_worth_is_learned(shop: PlantedShop) -> None:
+    """Where shoppers follow a match of words more or less than it is worth untrained, its nats move there."""
+    matches = np.random.default_rng(4).random((15, 20))
+    catalogue = replace(shop.catalogue, lexical=lambda cells: matches[cells.queries[cells.query_of], cells.products])
+    rng = np.random.default_rng(6)
+    for nats in (0.0, 6.0):
+        rows = []
+        for query in range(15):
+            mass = np.exp(scores(Weights.untrained(shop.catalogue), shop)[query] + nats * matches[query])
+            rows += [(query, p, float(c), 1.0) for p, c in enumerate(rng.multinomial(40, mass / mass.sum()))]
+        weights = Problem(cells_of(rows), shop.queries, catalogue).solve(Prior(), max_iterations=ENOUGH).weights
+        assert abs(weights.lexical - nats) < 1.0
+        half = weights.scaled(0.5).lexical
+        assert half == pytest.approx((weights.lexical + LEXICAL_NATS) / 2)
+
+
+def test_a_share_of_weights_is_a_share_of_what_scores_moved(shop: PlantedShop) -> None:
+    """Half of what was learned moves every score half as far; none of it is the untrained model."""
+    weights = solved(shop.cells(200), shop)
+    text, whole = scores(Weights.untrained(shop.catalogue), shop), scores(weights, shop)
+    for share in (0.0, 0.5, 1.0):
+        assert scores(weights.scaled(share), shop) == pytest.approx(text + share * (whole - text), abs=1e-4)
+    assert not weights.scaled(0.0).memory
