@@ -4,6 +4,7 @@ Every part is solved in units of its prior's standard deviation, which makes the
 iterations of L-BFGS suffice. The result depends on no order, no rate and no size of batches.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -104,10 +105,36 @@ class Problem:
         )
         bounds = np.cumsum((0, *sizes))
         spread = 1 / np.sqrt(np.array(prior))
-        centred = self._queries - self.mean_query
 
         def unpack(x: np.ndarray) -> list[np.ndarray]:
             return [x[bounds[i] : bounds[i + 1]] * spread[i] for i in range(len(sizes))]
+
+        objective = self._objective(unpack, spread, repeated, clicked)
+        begin = np.zeros(bounds[-1]) if start is None else self._pack(start, bounds, spread, repeated, clicked)
+        if not len(self.cells):
+            return Solution(Weights.untrained(self._catalogue), 0.0, 0, converged=True)
+        found = minimize(objective, begin, jac=True, method="L-BFGS-B",
+                         options={"maxiter": max_iterations, "ftol": TOLERANCE, "gtol": 0.0, "maxcor": 6})  # fmt: skip
+        taste, common, own, words, remembered, single, lexical = (part.astype(np.float32) for part in unpack(found.x))
+        weights = Weights(
+            taste.reshape(dim, dim), common, self.mean_query, words, self.products, own,
+            memory=dict(zip(self.cells.queries[repeated].tolist(), remembered.reshape(-1, dim), strict=True)),
+            exact=self._by_query(clicked, single),
+            lexical=LEXICAL_NATS + float(lexical.sum()),
+        )  # fmt: skip
+        if uncertainty:
+            weights = replace(weights, deviations=self._deviations(weights, prior))
+        return Solution(weights, float(found.fun), int(found.nit), bool(found.success))
+
+    def _objective(
+        self,
+        unpack: Callable[[np.ndarray], list[np.ndarray]],
+        spread: np.ndarray,
+        repeated: np.ndarray,
+        clicked: np.ndarray,
+    ) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
+        """What is minimised, and its gradient."""
+        dim, centred = self._dim, self._queries - self.mean_query
 
         def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
             taste, common, own, words, remembered, single, lexical = unpack(x)
@@ -131,21 +158,7 @@ class Problem:
             ])  # fmt: skip
             return value + x @ x / 2, gradient + x
 
-        begin = np.zeros(bounds[-1]) if start is None else self._pack(start, bounds, spread, repeated, clicked)
-        if not len(self.cells):
-            return Solution(Weights.untrained(self._catalogue), 0.0, 0, converged=True)
-        found = minimize(objective, begin, jac=True, method="L-BFGS-B",
-                         options={"maxiter": max_iterations, "ftol": TOLERANCE, "gtol": 0.0, "maxcor": 6})  # fmt: skip
-        taste, common, own, words, remembered, single, lexical = (part.astype(np.float32) for part in unpack(found.x))
-        weights = Weights(
-            taste.reshape(dim, dim), common, self.mean_query, words, self.products, own,
-            memory=dict(zip(self.cells.queries[repeated].tolist(), remembered.reshape(-1, dim), strict=True)),
-            exact=self._by_query(clicked, single),
-            lexical=LEXICAL_NATS + float(lexical.sum()),
-        )  # fmt: skip
-        if uncertainty:
-            weights = replace(weights, deviations=self._deviations(weights, prior))
-        return Solution(weights, float(found.fun), int(found.nit), bool(found.success))
+        return objective
 
     def _deviations(self, weights: Weights, prior: Prior) -> Deviations:
         """From the curvature of the clicks' multinomial at its optimum, parameter by parameter, whatever the loss."""
