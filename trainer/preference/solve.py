@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
+from scipy.sparse import csr_matrix
 
 from trainer.preference.evidence import FORGOTTEN, Cells
 from trainer.preference.losses import (
@@ -27,6 +28,8 @@ from trainer.preference.model import LEXICAL_NATS, NATS_PER_COSINE, QUALITY_CAP,
 MAX_ITERATIONS: Final = 60
 TOLERANCE: Final = 1e-5
 """Relative decrease below which the loss has converged."""
+CHUNK: Final = 20_000
+"""Cells whose vectors are looked up at once: all of them would not fit into memory."""
 REPEATED_CLICKS: Final = 2.0
 """Clicks from which a query gets a memory of its own."""
 
@@ -63,7 +66,7 @@ class Problem:
         queries = query_vectors[cells.queries].astype(np.float32)
         self.mean_query = queries.mean(axis=0) if len(queries) else np.zeros(self._dim, np.float32)
         self._queries = queries
-        self._vectors = catalogue.vectors[self.products if cells.width else cells.products].astype(np.float32)
+        self._vectors = catalogue.vectors[self.products].astype(np.float32)
         self._words = catalogue.features[self.products].astype(np.float64)
         self._text = NATS_PER_COSINE * self._dots(queries).astype(np.float64)
         self._lexical = np.zeros(0) if catalogue.lexical is None else catalogue.lexical(cells)
@@ -207,14 +210,22 @@ class Problem:
         """Of each cell the dot product of its query's vector, (Q, D), with its product's, (N,)."""
         if self.cells.width:
             return np.asarray(queries @ self._vectors.T).reshape(-1)
-        return np.asarray(np.einsum("ij,ij->i", queries[self.cells.query_of], self._vectors))
+        found = np.empty(len(self.cells), dtype=np.float32)
+        for first in range(0, len(found), CHUNK):
+            part = slice(first, first + CHUNK)
+            pairs = queries[self.cells.query_of[part]], self._vectors[self._product_of[part]]
+            found[part] = np.einsum("ij,ij->i", *pairs)
+        return found
 
     def _pulls(self, slope: np.ndarray, *, squared: bool = False) -> np.ndarray:
         """Of each query the vectors of its products or their squares, each as often as its cell says, (Q, D)."""
         vectors = self._vectors**2 if squared else self._vectors
         if self.cells.width:
             return np.asarray(slope.reshape(len(self._queries), -1) @ vectors)
-        return np.asarray(np.add.reduceat(vectors * slope[:, None], self.cells.starts, axis=0))
+        starts = np.append(self.cells.starts, len(self.cells))
+        return np.asarray(
+            csr_matrix((slope, self._product_of, starts), shape=(len(starts) - 1, len(vectors))) @ vectors
+        )
 
     def _by_query(self, clicked: np.ndarray, values: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:
         rows, starts = np.unique(self.cells.query_of[clicked], return_index=True)
