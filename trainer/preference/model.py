@@ -21,8 +21,8 @@ from trainer.preference.evidence import Cells
 
 LEXICAL_NATS: Final = 3.0
 """a, untrained: what the best match of words is worth."""
-QUALITY_CAP: Final = 1e9
-"""Nats by which a product's quality moves it at most, up or down."""
+QUALITY_CAP: Final = NATS_PER_COSINE
+"""Nats by which a product's quality moves it at most, up or down: no more than all of its text."""
 
 
 class Prior(NamedTuple):

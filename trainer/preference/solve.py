@@ -4,11 +4,13 @@ Every part is solved in units of its prior's standard deviation, which makes the
 iterations of L-BFGS suffice. The result depends on no order, no rate and no size of batches.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
+from scipy.sparse import csr_matrix
 
 from towers.model import NATS_PER_COSINE
 from trainer.preference.evidence import FORGOTTEN, Cells
@@ -27,6 +29,8 @@ from trainer.preference.model import LEXICAL_NATS, QUALITY_CAP, Catalogue, Devia
 MAX_ITERATIONS: Final = 60
 TOLERANCE: Final = 1e-5
 """Relative decrease below which the loss has converged."""
+CHUNK: Final = 20_000
+"""Cells whose vectors are looked up at once: all of them would not fit into memory."""
 REPEATED_CLICKS: Final = 2.0
 """Clicks from which a query gets a memory of its own."""
 
@@ -63,7 +67,7 @@ class Problem:
         queries = query_vectors[cells.queries].astype(np.float32)
         self.mean_query = queries.mean(axis=0) if len(queries) else np.zeros(self._dim, np.float32)
         self._queries = queries
-        self._vectors = catalogue.vectors[self.products if cells.width else cells.products].astype(np.float32)
+        self._vectors = catalogue.vectors[self.products].astype(np.float32)
         self._words = catalogue.features[self.products].astype(np.float64)
         self._text = NATS_PER_COSINE * self._dots(queries).astype(np.float64)
         self._lexical = np.zeros(0) if catalogue.lexical is None else catalogue.lexical(cells)
@@ -105,10 +109,36 @@ class Problem:
         )
         bounds = np.cumsum((0, *sizes))
         spread = 1 / np.sqrt(np.array(prior))
-        centred = self._queries - self.mean_query
 
         def unpack(x: np.ndarray) -> list[np.ndarray]:
             return [x[bounds[i] : bounds[i + 1]] * spread[i] for i in range(len(sizes))]
+
+        objective = self._objective(unpack, spread, repeated, clicked)
+        begin = np.zeros(bounds[-1]) if start is None else self._pack(start, bounds, spread, repeated, clicked)
+        if not len(self.cells):
+            return Solution(Weights.untrained(self._catalogue), 0.0, 0, converged=True)
+        found = minimize(objective, begin, jac=True, method="L-BFGS-B",
+                         options={"maxiter": max_iterations, "ftol": TOLERANCE, "gtol": 0.0, "maxcor": 6})  # fmt: skip
+        taste, common, own, words, remembered, single, lexical = (part.astype(np.float32) for part in unpack(found.x))
+        weights = Weights(
+            taste.reshape(dim, dim), common, self.mean_query, words, self.products, own,
+            memory=dict(zip(self.cells.queries[repeated].tolist(), remembered.reshape(-1, dim), strict=True)),
+            exact=self._by_query(clicked, single),
+            lexical=LEXICAL_NATS + float(lexical.sum()),
+        )  # fmt: skip
+        if uncertainty:
+            weights = replace(weights, deviations=self._deviations(weights, prior))
+        return Solution(weights, float(found.fun), int(found.nit), bool(found.success))
+
+    def _objective(
+        self,
+        unpack: Callable[[np.ndarray], list[np.ndarray]],
+        spread: np.ndarray,
+        repeated: np.ndarray,
+        clicked: np.ndarray,
+    ) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
+        """What is minimised, and its gradient."""
+        dim, centred = self._dim, self._queries - self.mean_query
 
         def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
             taste, common, own, words, remembered, single, lexical = unpack(x)
@@ -132,21 +162,7 @@ class Problem:
             ])  # fmt: skip
             return value + x @ x / 2, gradient + x
 
-        begin = np.zeros(bounds[-1]) if start is None else self._pack(start, bounds, spread, repeated, clicked)
-        if not len(self.cells):
-            return Solution(Weights.untrained(self._catalogue), 0.0, 0, converged=True)
-        found = minimize(objective, begin, jac=True, method="L-BFGS-B",
-                         options={"maxiter": max_iterations, "ftol": TOLERANCE, "gtol": 0.0, "maxcor": 6})  # fmt: skip
-        taste, common, own, words, remembered, single, lexical = (part.astype(np.float32) for part in unpack(found.x))
-        weights = Weights(
-            taste.reshape(dim, dim), common, self.mean_query, words, self.products, own,
-            memory=dict(zip(self.cells.queries[repeated].tolist(), remembered.reshape(-1, dim), strict=True)),
-            exact=self._by_query(clicked, single),
-            lexical=LEXICAL_NATS + float(lexical.sum()),
-        )  # fmt: skip
-        if uncertainty:
-            weights = replace(weights, deviations=self._deviations(weights, prior))
-        return Solution(weights, float(found.fun), int(found.nit), bool(found.success))
+        return objective
 
     def _deviations(self, weights: Weights, prior: Prior) -> Deviations:
         """From the curvature of the clicks' multinomial at its optimum, parameter by parameter, whatever the loss."""
@@ -195,14 +211,22 @@ class Problem:
         """Of each cell the dot product of its query's vector, (Q, D), with its product's, (N,)."""
         if self.cells.width:
             return np.asarray(queries @ self._vectors.T).reshape(-1)
-        return np.asarray(np.einsum("ij,ij->i", queries[self.cells.query_of], self._vectors))
+        found = np.empty(len(self.cells), dtype=np.float32)
+        for first in range(0, len(found), CHUNK):
+            part = slice(first, first + CHUNK)
+            pairs = queries[self.cells.query_of[part]], self._vectors[self._product_of[part]]
+            found[part] = np.einsum("ij,ij->i", *pairs)
+        return found
 
     def _pulls(self, slope: np.ndarray, *, squared: bool = False) -> np.ndarray:
         """Of each query the vectors of its products or their squares, each as often as its cell says, (Q, D)."""
         vectors = self._vectors**2 if squared else self._vectors
         if self.cells.width:
             return np.asarray(slope.reshape(len(self._queries), -1) @ vectors)
-        return np.asarray(np.add.reduceat(vectors * slope[:, None], self.cells.starts, axis=0))
+        starts = np.append(self.cells.starts, len(self.cells))
+        return np.asarray(
+            csr_matrix((slope, self._product_of, starts), shape=(len(starts) - 1, len(vectors))) @ vectors
+        )
 
     def _by_query(self, clicked: np.ndarray, values: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:
         rows, starts = np.unique(self.cells.query_of[clicked], return_index=True)
