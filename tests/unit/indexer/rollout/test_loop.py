@@ -10,9 +10,9 @@ from structlog.testing import capture_logs
 from contracts.catalog import PointVersion
 from contracts.errors import InvariantError, TransientError, UsageError
 from indexer.catalog.base_vectors import BaseProduct, BaseVectors
-from indexer.catalog.loop import Stopped
 from indexer.points import InForce, Owner, ProductPoint
-from indexer.rollout import loop as rollout_loop
+from indexer.ports import Stopped
+from indexer.rollout import collections
 from indexer.rollout.refresh import Refresh
 from indexer.store import VECTOR_NAME, ProductStore
 from tests.support.indexer_fakes import (
@@ -528,7 +528,7 @@ def test_a_second_collection_that_does_not_get_full_is_given_up(
     shop: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With one line that says how far it came; what was in force goes on."""
-    monkeypatch.setattr(rollout_loop, "FILL_WITHIN_S", -1.0)
+    monkeypatch.setattr(collections, "FILL_WITHIN_S", -1.0)
     another_base(shop)
     with pytest.raises(InvariantError, match="products-r1 has 0 of 600 points after"):
         shop.new_process().settle()
