@@ -13,10 +13,10 @@ from contracts.errors import DependencyDown, TransientError, UsageError
 from contracts.telemetry import Process
 from contracts.topics import MODELS
 from indexer.catalog.base_vectors import BaseVectors
-from indexer.catalog.loop import CatalogLoop, Stopped
+from indexer.catalog.loop import CatalogLoop
 from indexer.catalog.topics import CatalogTopic, VectorsTopic
 from indexer.points import InForce, Owner
-from indexer.ports import AskInForce
+from indexer.ports import AskInForce, Stopped
 from indexer.qdrant import connect
 from indexer.rollout.loop import RollOutLoop
 from indexer.store import ProductStore

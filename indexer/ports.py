@@ -13,6 +13,10 @@ from indexer.catalog.planning import CatalogRecord, PartitionProgress, Refusal
 from indexer.points import InForce
 
 
+class Stopped(Exception):
+    """The process is asked to stop in the middle of something, which is begun again after the restart."""
+
+
 class PartitionsMoved(TransientError):
     """The group has given partitions to another member, who reads again what was not committed here."""
 

@@ -18,7 +18,7 @@ from contracts.telemetry import Process
 from indexer.catalog.base_vectors import BaseProduct
 from indexer.catalog.planning import CatalogRecord, Change, Plan, advance, content_hash, payload_of, plan_batch
 from indexer.points import Target
-from indexer.ports import AskInForce, CatalogSource, PartitionsMoved, Pause, VectorLog
+from indexer.ports import AskInForce, CatalogSource, PartitionsMoved, Pause, Stopped, VectorLog
 from indexer.store import ProductStore
 from service import metrics
 from service.logging import get_logger
@@ -32,10 +32,6 @@ LONGEST_PAUSE_S: Final = 5.0
 TAKEOVER_PAUSE_S: Final = 0.05
 
 T = TypeVar("T")
-
-
-class Stopped(Exception):
-    """The process is asked to stop in the middle of a batch; the batch is read again after the restart."""
 
 
 class CatalogLoop:

@@ -3,17 +3,16 @@
 Each step is safe to repeat after a crash, and nothing of a roll-out survives the process: a restart begins it again.
 """
 
-from typing import Any, Final
+from typing import Any
 
 from contracts.errors import CheckFailed, ContractError, InvariantError, UsageError
 from contracts.releases import Kind, ReleaseManifest, Serving
-from indexer.catalog.base_vectors import BaseVectors
-from indexer.catalog.loop import Stopped
 from indexer.points import InForce, Owner, Target
 from indexer.ports import Pause, PutInForce, VectorLog
 from indexer.rollout import decisions
+from indexer.rollout.collections import OwnCollections
 from indexer.rollout.decisions import ReleaseId, State
-from indexer.rollout.refresh import Refresh, check_collection
+from indexer.rollout.refresh import Refresh
 from indexer.store import ProductStore, StoredPoint
 from service import metrics
 from service.logging import get_logger
@@ -21,17 +20,11 @@ from service.machine import epoch_ms
 from service.models import ModelsTable
 from towers.release_files import (
     IDENTITY,
-    PROBE_VECTORS,
     Encoder,
     Release,
     identity_release,
     verified_release,
 )
-
-SAY_EVERY: Final = 0.1
-"""Share of a refresh after which its progress is said again."""
-FILL_WITHIN_S: Final = 6 * 3600.0
-"""A second collection that is not filled by then will not be: a hundred times what a million products need."""
 
 
 class RollOutLoop:
@@ -61,7 +54,7 @@ class RollOutLoop:
         refresh_window_s: float,
     ) -> None:
         self._store = store
-        self._owner = owner
+        self._collections = OwnCollections(store, owner, log=log, encoder=encoder, pause=pause)
         self._models = models
         self._put_in_force = put_in_force
         self._log = log
@@ -76,7 +69,6 @@ class RollOutLoop:
         self._stored: dict[str, StoredPoint] | None = None
         self._index: tuple[str | None, dict[str, int]] | None = None
         self._refresh: Refresh | None = None
-        self._said = 0.0
 
     def target(self) -> Target:
         """Tell where writes go: whoever asks once per batch writes what belongs together."""
@@ -113,7 +105,7 @@ class RollOutLoop:
         """
         while True:
             serving = self._models.serving()
-            misfit = serving and self._misfit(serving.collection)
+            misfit = serving and self._collections.misfit(serving.collection)
             if serving is not None and misfit:
                 get_logger().info("second_collection_needed", collection=serving.collection, reason=misfit)
                 self._begin(serving)
@@ -149,7 +141,9 @@ class RollOutLoop:
         serving, self._switches = view.serving, view.switches
         if serving is not None:
             self._follow(serving)
-        alias_target, collections = self._look_at_index()
+        if self._index is None:
+            self._index = self._collections.look()
+        alias_target, collections = self._index
         return State(
             serving=serving,
             leads=leads,
@@ -174,20 +168,6 @@ class RollOutLoop:
                 get_logger().error("release_refused", release=f"{manifest.kind}-{manifest.release}", error=overtaken)
         return frozenset(usable)
 
-    def _look_at_index(self) -> tuple[str | None, dict[str, int]]:
-        """Return (collection that the alias names, all of ours with their numbers), asked again after a step."""
-        if self._index is None:
-            numbers = {name: self._owner.number_of(name) for name in self._store.collections()}
-            ours = {name: number for name, number in numbers.items() if number is not None}
-            self._index = self._store.alias_target(self._owner.alias), ours
-        return self._index
-
-    def _misfit(self, collection: str) -> str | None:
-        """Say why a collection cannot hold our vectors; one that is not there can, once it is made."""
-        if not self._store.exists(collection):
-            return None
-        return self._store.form(collection).misfit(self._encoder.base_version, self._encoder.dim + 1)
-
     def _follow(self, serving: Serving) -> None:
         """Let writes go where `serving` says: at a start, and when another indexer moved it."""
         metrics.RELEASE_INFO.labels("query").set(serving.query_release)
@@ -207,7 +187,7 @@ class RollOutLoop:
             UsageError: their collection is of another base.
             InvariantError: the product release cannot be used, and no other may stand in for it.
         """
-        if misfit := self._misfit(serving.collection):
+        if misfit := self._collections.misfit(serving.collection):
             raise UsageError(
                 f"collection {serving.collection} is in force and {misfit}",
                 fix="give every indexer, trainer and search the same MILLRACE_BASE_MODEL",
@@ -231,13 +211,13 @@ class RollOutLoop:
             case decisions.Repair() if serving is not None:
                 self._repair(serving)
             case decisions.PublishAlias() if serving is not None:
-                self._publish_alias(serving.collection)
+                self._collections.publish_alias(serving.collection)
             case decisions.ReleaseQuery(query_release) if serving is not None:
                 self._release_query(query_release, serving)
             case decisions.Refresh(product_release) if serving is not None:
                 self._refresh_product(product_release, serving)
             case decisions.Drop(collection):
-                self._drop(collection)
+                self._collections.drop(collection)
             case _:
                 raise InvariantError(f"step {step} does not fit the state")
 
@@ -250,80 +230,26 @@ class RollOutLoop:
         """
         query = self._usable_or_identity("query", before)
         product = self._usable_or_identity("product", before)
-        number = product.manifest.release
-        collection, stored = self._new_collection(number, before)
-        target = Target(collection, number, product.product_tower())
-        self._make_collection(target, query_release=query.manifest.release)
-        self._log.read_to_end()
-        fill = Refresh(target, self._store, self._log.known, stored, window_s=FILL_WITHIN_S)
-        self._write_all(fill, times_out=True)
-        self._stored = stored
-        if before is not None:
-            self._check(fill, query)
+        target, self._stored = self._collections.filled(product, query, before)
         if self._models.serving() is not before:
             return  # another indexer was quicker
         self._publish(
             Serving(
                 query_release=query.manifest.release,
-                product_release=number,
-                collection=collection,
+                product_release=target.product_release,
+                collection=target.collection,
                 published_at=epoch_ms() if before is None else _published_after(before),
                 previous_collection=None if before is None else before.collection,
                 fence=0 if before is None else before.fence,
             )
         )
-        self._publish_alias(collection)
+        self._collections.publish_alias(target.collection)
 
     def _usable_or_identity(self, kind: Kind, before: Serving | None) -> Release:
         try:
             return self._verified(kind, IDENTITY if before is None else before.release_of(kind))
         except (CheckFailed, ContractError):
             return identity_release(kind, self._encoder)
-
-    def _new_collection(self, product_release: int, before: Serving | None) -> tuple[str, dict[str, StoredPoint]]:
-        """Name a collection that can be filled, with what it holds: one whose filling was begun, else the next.
-
-        Points of a newer product release would refuse ours: they are left from before `models` was lost.
-        """
-        names = {number: name for name, number in self._look_at_index()[1].items()}
-        newest = names.get(max(names, default=-1))
-        if newest is not None and (before is None or newest != before.collection) and not self._misfit(newest):
-            stored = self._store.stored(newest)
-            if all(point.version.product_release <= product_release for point in stored.values()):
-                return newest, stored
-        return self._owner.collection(max(names) + 1 if names else product_release), {}
-
-    def _write_all(self, refresh: Refresh, *, times_out: bool) -> None:
-        self._said = 0.0
-        while not refresh.is_done:
-            if times_out and refresh.is_late():
-                raise InvariantError(
-                    f"{refresh.target.collection} has {refresh.written} of {refresh.total} points after "
-                    f"{FILL_WITHIN_S / 3600:.0f} h; what was in force stays in force",
-                    fix="give the vector store more room, or set MILLRACE_BASE_MODEL back",
-                )
-            if self._pause(refresh.write_batch()):
-                raise Stopped
-            self._say(refresh)
-
-    def _check(self, fill: Refresh, query: Release) -> None:
-        try:
-            check_collection(
-                fill.target,
-                fill.products,
-                store=self._store,
-                known=self._known_now,
-                probes=query.tensors[PROBE_VECTORS],
-            )
-        except CheckFailed as error:
-            raise InvariantError(
-                f"the second collection must not come into force: {error.message}",
-                fix="restart the indexer; if it says so again, look at the vector store",
-            ) from error
-
-    def _known_now(self) -> BaseVectors:
-        self._log.read_to_end()
-        return self._log.known
 
     def _repair(self, serving: Serving) -> None:
         """Write what the collection in force lacks.
@@ -333,24 +259,16 @@ class RollOutLoop:
         """
         target, compares = self.target(), self._stored is None
         if self._stored is None:
-            self._make_collection(target, query_release=serving.query_release)
+            self._collections.make(target, query_release=serving.query_release)
             self._stored = self._store.stored(target.collection)
         self._log.read_to_end()
         repair = Refresh(target, self._store, self._log.known, self._stored)
-        self._write_all(repair, times_out=False)
-        if self._store.alias_target(self._owner.alias) is None:
-            self._publish_alias(target.collection)
+        self._collections.write_all(repair)
+        if self._collections.look()[0] is None:
+            self._collections.publish_alias(target.collection)
         self._repaired_at = self._switches
         if repair.total and compares:
             get_logger().warning("collection_repaired", collection=target.collection, points=repair.total)
-
-    def _make_collection(self, target: Target, *, query_release: int) -> None:
-        metadata = {
-            "product_release": target.product_release,
-            "query_release": query_release,
-            "base_version": self._encoder.base_version,
-        }
-        self._store.ensure_collection(target.collection, self._encoder.dim + 1, metadata=metadata)
 
     def _release_query(self, query_release: int, serving: Serving) -> None:
         release = self._use_or_refuse("query", query_release)
@@ -368,26 +286,14 @@ class RollOutLoop:
             target = Target(serving.collection, number, release.product_tower())
             window_s = self._refresh_window_s
             self._refresh = Refresh(target, self._store, self._log.known, self._stored, window_s=window_s)
-            self._said = 0.0
             get_logger().info("rollout_begins", product_release=number, moves=self._refresh.total)
         refresh = self._refresh
         if not refresh.is_done:
             self._pause(refresh.write_batch())
-        self._say(refresh)
+        refresh.say()
         if refresh.is_done and (release := self._use_or_refuse("product", number)) is not None:
             self._publish(_with(release.manifest, serving, product_release=number, previous_collection=None))
             metrics.RELEASES.labels("product", "in_force").inc()
-
-    def _say(self, refresh: Refresh) -> None:
-        metrics.ROLLOVER.set(refresh.progress)
-        if refresh.is_done or refresh.progress >= self._said + SAY_EVERY:
-            self._said = refresh.progress
-            get_logger().info(
-                "rollout_progress",
-                product_release=refresh.target.product_release,
-                written=refresh.written,
-                of=refresh.total,
-            )
 
     def _publish(self, serving: Serving) -> None:
         self._put_in_force(serving)
@@ -398,15 +304,6 @@ class RollOutLoop:
             product_release=serving.product_release,
             collection=serving.collection,
         )
-
-    def _publish_alias(self, collection: str) -> None:
-        self._store.publish_alias(self._owner.alias, collection)
-        get_logger().info("alias_published", collection=collection)
-
-    def _drop(self, collection: str) -> None:
-        self._store.drop(collection)
-        metrics.INDEX_POINTS.labels(collection).set(0)
-        get_logger().info("collection_dropped", collection=collection)
 
     def _verified(self, kind: Kind, number: int) -> Release:
         return verified_release(kind, number, value_of=self._models.value, encoder=self._encoder)

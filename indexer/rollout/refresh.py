@@ -1,24 +1,22 @@
-"""What a collection lacks of the base vectors and of their quality, written batch by batch, and its check when new."""
+"""What a collection lacks of the base vectors and of their quality, written batch by batch."""
 
 import math
 import time
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping
 from typing import Final
 
-import numpy as np
-
 from contracts.catalog import is_newer
-from contracts.errors import CheckFailed
 from indexer.catalog.base_vectors import BaseProduct, BaseVectors
 from indexer.points import Target
 from indexer.rollout.decisions import QUALITY_TOLERANCE, pause_s
 from indexer.store import ProductStore, StoredPoint
+from service import metrics
+from service.logging import get_logger
 
 BATCH: Final = 64
 """Points of one write: a search that comes meanwhile waits for no more than that."""
-SAMPLE: Final = 64
-VECTOR_TOLERANCE: Final = 1e-4
-"""Largest difference at which a stored vector still is the one of its product."""
+SAY_EVERY: Final = 0.1
+"""Share of a refresh after which its progress is said again."""
 
 
 class Refresh:
@@ -58,6 +56,7 @@ class Refresh:
         self._due = [self.products[place] for place in sorted(due, key=lambda place: -moves[place])]
         self.total = len(self._due)
         self.written = 0
+        self._said = 0.0
 
     def _move(self, product: BaseProduct, quality: float) -> float:
         """By how many nats a point's quality must change; infinite if the point is missing or of an older version."""
@@ -96,59 +95,10 @@ class Refresh:
         batches_left = -(-(self.total - self.written) // BATCH)
         return pause_s(now - began, batches_left, self._deadline - now)
 
-
-def check_collection(
-    target: Target,
-    products: Sequence[BaseProduct],
-    *,
-    store: ProductStore,
-    known: Callable[[], BaseVectors],
-    probes: np.ndarray,
-) -> None:
-    """Raise if a new collection must not come into force. Changes that arrive meanwhile never fail it.
-
-    Args:
-        target: the new collection.
-        products: that were written to it.
-        store: the index.
-        known: every product, read to the end of its topic: a base vector is acknowledged before its point.
-        probes: query vectors (N, D + 1).
-
-    Raises:
-        CheckFailed: which check failed, with its numbers.
-    """
-    name = target.collection
-    stored = store.stored(name)
-    lacking = [
-        product.product_id
-        for product in products
-        if (found := stored.get(product.product_id)) is None or is_newer(target.version_of(product), found.version)
-    ]
-    if lacking:
-        raise CheckFailed(f"{name} lacks {len(lacking)} of {len(products)} products, {lacking[0]} for one")
-    vectors = known()
-    foreign = [
-        product_id
-        for product_id, point in stored.items()
-        if not point.version.deleted and vectors.get(product_id) is None
-    ]
-    if foreign:
-        raise CheckFailed(f"{name} holds {len(foreign)} products that nobody sent, {foreign[0]} for one")
-    live = [product for product in products if not product.is_deleted]
-    _check_vectors(target, live[:: max(1, len(live) // SAMPLE)][:SAMPLE], store)
-    answered = store.answered(name, probes) if live else len(probes)
-    if answered < len(probes):
-        raise CheckFailed(f"{name} answered {answered} of {len(probes)} shadow queries")
-
-
-def _check_vectors(target: Target, sample: Sequence[BaseProduct], store: ProductStore) -> None:
-    stored = store.retrieve(target.collection, [product.product_id for product in sample])
-    for expected in target.points(sample):
-        found = stored.get(expected.product_id)
-        if found is None:
-            raise CheckFailed(f"{target.collection} lacks product {expected.product_id}")
-        if found.point_version != expected.point_version or found.vector is None or expected.vector is None:
-            continue  # changed since
-        difference = float(np.abs(np.subtract(found.vector, expected.vector)).max())
-        if not difference <= VECTOR_TOLERANCE:
-            raise CheckFailed(f"{target.collection}: vector of {expected.product_id} differs by {difference:.2g}")
+    def say(self) -> None:
+        """Show the progress."""
+        metrics.ROLLOVER.set(self.progress)
+        if self.is_done or self.progress >= self._said + SAY_EVERY:
+            self._said = self.progress
+            release = self.target.product_release
+            get_logger().info("rollout_progress", product_release=release, written=self.written, of=self.total)

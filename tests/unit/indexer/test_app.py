@@ -10,8 +10,9 @@ from contracts.errors import InvariantError, TransientError
 from contracts.releases import Serving
 from contracts.telemetry import Process
 from indexer.app import Indexer
-from indexer.catalog.loop import CatalogLoop, Stopped
+from indexer.catalog.loop import CatalogLoop
 from indexer.points import InForce
+from indexer.ports import Stopped
 from service.health import Health
 from service.models import ModelsView
 from service.process import Shutdown, expected_failure

@@ -11,10 +11,10 @@ from contracts.catalog import PointPayload, PointVersion, Product
 from contracts.errors import InvariantError, TransientError
 from contracts.progress import CatalogCounts
 from indexer.catalog.base_vectors import BaseProduct
-from indexer.catalog.loop import CatalogLoop, Stopped
+from indexer.catalog.loop import CatalogLoop
 from indexer.catalog.planning import CatalogRecord
 from indexer.points import InForce, Target
-from indexer.ports import Pause
+from indexer.ports import Pause, Stopped
 from service.health import Health
 from tests.support.indexer_fakes import Catalog, FlakyStore, Log, first_target, null, record
 from tests.support.indexing import deleted, product, product_release

@@ -1,7 +1,10 @@
-"""Base vectors that an older record has overtaken on their topic, or whose topic is gone, are written again, once."""
+"""Who was overtaken: base vectors by an older record, or by a topic made anew, and trainers by another trainer."""
+
+from structlog.testing import capture_logs
 
 from indexer.catalog.base_vectors import BaseProduct
 from tests.support.indexer_fakes import Deployment, base_product
+from tests.support.indexing import product_release, query_release
 
 
 def read_what_is_written(shop: Deployment) -> None:
@@ -57,3 +60,34 @@ def test_base_vectors_whose_topic_was_made_anew_are_written_to_it(shop: Deployme
     shop.run()
     assert len(shop.log.vectors) == 599
     assert "P-1" not in {product.product_id for product in shop.log.vectors}
+
+
+def test_what_is_in_force_carries_the_highest_fence(shop: Deployment) -> None:
+    """A query release of a new trainer raises it; a product release of the one before, published in time, keeps it."""
+    loop = shop.new_process()
+    loop.settle()
+    shop.topic.add(product_release(1, shop.encoder, fence=1))
+    shop.run(loop)
+    shop.topic.add(query_release(1, shop.encoder, fence=3))
+    shop.run(loop)
+    serving = shop.topic.serving()
+    assert serving is not None
+    assert (serving.query_release, serving.product_release, serving.fence) == (1, 1, 3)
+
+
+def test_a_release_of_a_trainer_that_was_overtaken_never_comes_into_force(shop: Deployment) -> None:
+    """Its lower fence is said once, in one line, and the indexer stays ready; the newer trainer's come into force."""
+    loop = shop.new_process()
+    loop.settle()
+    shop.topic.add(product_release(1, shop.encoder, fence=1), query_release(1, shop.encoder, fence=1))
+    shop.topic.put_in_force(shop.topic.serving().model_copy(update={"fence": 2}))  # type: ignore[union-attr]
+    with capture_logs() as lines:
+        shop.run(loop)
+        shop.run(loop)
+    refused = {line["release"]: line["error"] for line in lines if line["event"] == "release_refused"}
+    assert refused == dict.fromkeys(("product-1", "query-1"), "its trainer was overtaken: fence 1, in force 2")
+    assert len([line for line in lines if line["event"] == "release_refused"]) == 2
+    assert loop.newest_refused() is None
+    shop.topic.add(query_release(2, shop.encoder, fence=2))
+    shop.run(loop)
+    assert shop.topic.history[-1] == (2, 0)

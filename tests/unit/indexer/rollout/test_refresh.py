@@ -11,7 +11,8 @@ from contracts.catalog import PointVersion
 from contracts.errors import CheckFailed
 from indexer.catalog.base_vectors import BaseProduct, BaseVectors
 from indexer.points import ProductPoint, Target
-from indexer.rollout.refresh import BATCH, Refresh, check_collection
+from indexer.rollout.collections import check_collection
+from indexer.rollout.refresh import BATCH, Refresh
 from tests.support.indexer_fakes import FlakyStore, base_product, first_target
 from tests.support.indexing import product_release
 from tests.support.tiny_encoder import TinyEncoder

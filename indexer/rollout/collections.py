@@ -1,0 +1,203 @@
+"""Our collections in the vector store: which there are, whether they can hold our vectors, and how another is made."""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+
+from contracts.catalog import is_newer
+from contracts.errors import CheckFailed, InvariantError
+from contracts.releases import Serving
+from indexer.catalog.base_vectors import BaseProduct, BaseVectors
+from indexer.points import Owner, Target
+from indexer.ports import Pause, Stopped, VectorLog
+from indexer.rollout.refresh import Refresh
+from indexer.store import ProductStore, StoredPoint
+from service import metrics
+from service.logging import get_logger
+from towers.release_files import PROBE_VECTORS, Encoder, Release
+
+FILL_WITHIN_S: Final = 6 * 3600.0
+"""A collection that is not filled by then will not be: a hundred times what a million products need."""
+SAMPLE: Final = 64
+VECTOR_TOLERANCE: Final = 1e-4
+"""Largest difference at which a stored vector still is the one of its product."""
+
+
+class OwnCollections:
+    """The collections under our names.
+
+    Args:
+        store: the index.
+        owner: names them.
+        log: `product-vectors`, and what is known from it.
+        encoder: whose vectors they are to hold.
+        pause: how to wait; True means stop.
+    """
+
+    def __init__(self, store: ProductStore, owner: Owner, *, log: VectorLog, encoder: Encoder, pause: Pause) -> None:
+        self._store = store
+        self._owner = owner
+        self._log = log
+        self._encoder = encoder
+        self._pause = pause
+
+    def look(self) -> tuple[str | None, dict[str, int]]:
+        """Return (collection that the alias names, all of ours with their numbers)."""
+        numbers = {name: self._owner.number_of(name) for name in self._store.collections()}
+        ours = {name: number for name, number in numbers.items() if number is not None}
+        return self._store.alias_target(self._owner.alias), ours
+
+    def misfit(self, collection: str) -> str | None:
+        """Say why a collection cannot hold our vectors; one that is not there can, once it is made."""
+        if not self._store.exists(collection):
+            return None
+        return self._store.form(collection).misfit(self._encoder.base_version, self._encoder.dim + 1)
+
+    def make(self, target: Target, *, query_release: int) -> None:
+        """Make the collection of a target with its indexes, if there is none."""
+        metadata = {
+            "product_release": target.product_release,
+            "query_release": query_release,
+            "base_version": self._encoder.base_version,
+        }
+        self._store.ensure_collection(target.collection, self._encoder.dim + 1, metadata=metadata)
+
+    def filled(self, product: Release, query: Release, before: Serving | None) -> tuple[Target, dict[str, StoredPoint]]:
+        """Fill a collection for releases and, if it is to take the place of another, check it.
+
+        Returns:
+            The collection as a target, and what it holds.
+
+        Raises:
+            Stopped: asked to stop in the middle; the next start fills on.
+            InvariantError: it is not filled in time, or does not hold what it should.
+        """
+        number = product.manifest.release
+        collection, stored = self._chosen(number, before)
+        target = Target(collection, number, product.product_tower())
+        self.make(target, query_release=query.manifest.release)
+        self._log.read_to_end()
+        fill = Refresh(target, self._store, self._log.known, stored, window_s=FILL_WITHIN_S)
+        self.write_all(fill, times_out=True)
+        if before is not None:
+            self._check(fill, query)
+        return target, stored
+
+    def _chosen(self, product_release: int, before: Serving | None) -> tuple[str, dict[str, StoredPoint]]:
+        """Name a collection that can be filled, with what it holds: one whose filling was begun, else the next.
+
+        Points of a newer product release would refuse ours: they are left from before `models` was lost.
+        """
+        names = {number: name for name, number in self.look()[1].items()}
+        newest = names.get(max(names, default=-1))
+        if newest is not None and (before is None or newest != before.collection) and not self.misfit(newest):
+            stored = self._store.stored(newest)
+            if all(point.version.product_release <= product_release for point in stored.values()):
+                return newest, stored
+        return self._owner.collection(max(names) + 1 if names else product_release), {}
+
+    def write_all(self, refresh: Refresh, *, times_out: bool = False) -> None:
+        """Write every batch of a refresh.
+
+        Raises:
+            Stopped: asked to stop in the middle.
+            InvariantError: it took too long.
+        """
+        while not refresh.is_done:
+            if times_out and refresh.is_late():
+                raise InvariantError(
+                    f"{refresh.target.collection} has {refresh.written} of {refresh.total} points after "
+                    f"{FILL_WITHIN_S / 3600:.0f} h; what was in force stays in force",
+                    fix="give the vector store more room, or set MILLRACE_BASE_MODEL back",
+                )
+            if self._pause(refresh.write_batch()):
+                raise Stopped
+            refresh.say()
+
+    def _check(self, fill: Refresh, query: Release) -> None:
+        try:
+            check_collection(
+                fill.target,
+                fill.products,
+                store=self._store,
+                known=self._known_now,
+                probes=query.tensors[PROBE_VECTORS],
+            )
+        except CheckFailed as error:
+            raise InvariantError(
+                f"the second collection must not come into force: {error.message}",
+                fix="restart the indexer; if it says so again, look at the vector store",
+            ) from error
+
+    def _known_now(self) -> BaseVectors:
+        self._log.read_to_end()
+        return self._log.known
+
+    def publish_alias(self, collection: str) -> None:
+        """Let the alias name a collection."""
+        self._store.publish_alias(self._owner.alias, collection)
+        get_logger().info("alias_published", collection=collection)
+
+    def drop(self, collection: str) -> None:
+        """Delete a collection."""
+        self._store.drop(collection)
+        metrics.INDEX_POINTS.labels(collection).set(0)
+        get_logger().info("collection_dropped", collection=collection)
+
+
+def check_collection(
+    target: Target,
+    products: Sequence[BaseProduct],
+    *,
+    store: ProductStore,
+    known: Callable[[], BaseVectors],
+    probes: np.ndarray,
+) -> None:
+    """Raise if a new collection must not come into force. Changes that arrive meanwhile never fail it.
+
+    Args:
+        target: the new collection.
+        products: that were written to it.
+        store: the index.
+        known: every product, read to the end of its topic: a base vector is acknowledged before its point.
+        probes: query vectors (N, D + 1).
+
+    Raises:
+        CheckFailed: which check failed, with its numbers.
+    """
+    name = target.collection
+    stored = store.stored(name)
+    lacking = [
+        product.product_id
+        for product in products
+        if (found := stored.get(product.product_id)) is None or is_newer(target.version_of(product), found.version)
+    ]
+    if lacking:
+        raise CheckFailed(f"{name} lacks {len(lacking)} of {len(products)} products, {lacking[0]} for one")
+    vectors = known()
+    foreign = [
+        product_id
+        for product_id, point in stored.items()
+        if not point.version.deleted and vectors.get(product_id) is None
+    ]
+    if foreign:
+        raise CheckFailed(f"{name} holds {len(foreign)} products that nobody sent, {foreign[0]} for one")
+    live = [product for product in products if not product.is_deleted]
+    _check_vectors(target, live[:: max(1, len(live) // SAMPLE)][:SAMPLE], store)
+    answered = store.answered(name, probes) if live else len(probes)
+    if answered < len(probes):
+        raise CheckFailed(f"{name} answered {answered} of {len(probes)} shadow queries")
+
+
+def _check_vectors(target: Target, sample: Sequence[BaseProduct], store: ProductStore) -> None:
+    stored = store.retrieve(target.collection, [product.product_id for product in sample])
+    for expected in target.points(sample):
+        found = stored.get(expected.product_id)
+        if found is None:
+            raise CheckFailed(f"{target.collection} lacks product {expected.product_id}")
+        if found.point_version != expected.point_version or found.vector is None or expected.vector is None:
+            continue  # changed since
+        difference = float(np.abs(np.subtract(found.vector, expected.vector)).max())
+        if not difference <= VECTOR_TOLERANCE:
+            raise CheckFailed(f"{target.collection}: vector of {expected.product_id} differs by {difference:.2g}")

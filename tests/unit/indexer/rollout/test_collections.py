@@ -1,0 +1,166 @@
+"""A second collection: when it is needed, how it is filled, and what never happens to those of others."""
+
+import pytest
+from qdrant_client import models
+
+from contracts.errors import InvariantError, UsageError
+from indexer.catalog.base_vectors import BaseProduct, BaseVectors
+from indexer.points import Owner
+from indexer.ports import Stopped
+from indexer.rollout import collections
+from indexer.store import VECTOR_NAME, ProductStore
+from tests.support.indexer_fakes import (
+    OWNER,
+    Deployment,
+    Log,
+    assert_serves_release_1,
+    release_1,
+)
+from tests.support.indexing import product_release, query_release
+from tests.support.tiny_encoder import TinyEncoder
+
+R0, R1 = "products-r0", "products-r1"
+
+
+def in_force(shop: Deployment) -> tuple[int, int, str]:
+    """Return what `serving` names."""
+    serving = shop.topic.serving()
+    assert serving is not None
+    return serving.query_release, serving.product_release, serving.collection
+
+
+def test_a_collection_of_another_owner_is_never_touched(shop: Deployment) -> None:
+    """A second deployment under the same names fills nothing in it and does not drop it."""
+    theirs = ProductStore(shop.store._client, owner=Owner("another-cluster", ""))
+    serving = shop.topic.serving()
+    assert serving is not None
+    theirs.ensure_collection(R1, shop.encoder.dim + 1)
+    shop.topic.put_in_force(serving.model_copy(update={"collection": R1}))
+    loop = shop.new_process()
+    with pytest.raises(UsageError, match="belongs to another-cluster/"):
+        loop.settle()
+    assert shop.store.collections() == [R0, R1]
+    assert shop.store.counts(R1) == (0, 0)
+
+
+def earlier_collection(shop: Deployment, name: str) -> None:
+    """Make a collection as an earlier version of Millrace did: unit vectors, nearest by cosine."""
+    params = {VECTOR_NAME: models.VectorParams(size=shop.encoder.dim, distance=models.Distance.COSINE)}
+    metadata = {"base_version": shop.encoder.base_version, "owner": OWNER.name}
+    shop.store._client.create_collection(name, vectors_config=params, metadata=metadata)
+
+
+def test_a_collection_of_an_earlier_version_is_replaced_by_a_second_one(shop: Deployment) -> None:
+    """It is answered from until the second is full; then it stays until the next product release, and goes."""
+    earlier_collection(shop, "products-r3")
+    serving = shop.topic.serving()
+    assert serving is not None
+    shop.topic.put_in_force(serving.model_copy(update={"product_release": 3, "collection": "products-r3"}))
+    before = shop.topic.serving()
+    loop = shop.new_process()
+    loop.settle()
+    assert before is not None
+    assert in_force(shop) == (0, 0, "products-r4")
+    assert shop.topic.serving().previous_collection == "products-r3"  # type: ignore[union-attr]
+    assert shop.store.counts("products-r4") == (599, 1)
+    assert shop.store.alias_target("products") == "products-r4"
+    shop.run(loop)
+    assert shop.store.collections() == ["products-r3", "products-r4"]
+    release_1(shop)
+    shop.run(loop)
+    assert_serves_release_1(shop, collection="products-r4")
+    assert shop.store.collections() == ["products-r4"]
+
+
+def test_a_second_collection_that_was_begun_is_filled_on(shop: Deployment) -> None:
+    """A process that ends in the middle leaves it to the next; the releases that can be used stay in force."""
+    release_1(shop)
+    shop.run(shop.new_process())
+    shop.store._client.delete_collection(R0)
+    earlier_collection(shop, R0)
+    pauses: list[float] = []
+
+    def stop(seconds: float) -> bool:
+        """Ask to stop after the third batch."""
+        pauses.append(seconds)
+        return len(pauses) == 3
+
+    with pytest.raises(Stopped):
+        shop.new_process(pause=stop).settle()
+    assert in_force(shop) == (1, 1, R0)
+    assert 0 < shop.store.counts(R1).live < 599
+    shop.store.writes.clear()
+    shop.new_process().settle()
+    assert sum(len(ids) for _, ids in shop.store.writes) == 600 - 3 * 64
+    assert_serves_release_1(shop, collection=R1)
+
+
+def another_base(shop: Deployment) -> None:
+    """Let the catalogue be encoded by another base, of another width."""
+    shop.encoder = TinyEncoder(dim=12)
+    shop.vectors = BaseVectors()
+    shop.log = Log(shop.vectors)
+    shop.fill(600)
+    shop.vectors.apply(BaseProduct("P-0", 2, shop.encoder.base_version))
+
+
+def test_another_base_gets_a_second_collection_and_releases_of_its_own(shop: Deployment) -> None:
+    """It begins with release 0, those over the old base are no candidates, and the next of its own come into force."""
+    release_1(shop)
+    shop.run(shop.new_process())
+    another_base(shop)
+    loop = shop.new_process()
+    loop.settle()
+    shop.run(loop)
+    assert in_force(shop) == (0, 0, R1)
+    assert loop.newest_refused() is None
+    shop.topic.add(product_release(2, shop.encoder), query_release(2, shop.encoder))
+    shop.run(loop)
+    assert in_force(shop) == (2, 2, R1)
+    assert shop.store.collections() == [R1]
+
+
+def test_an_indexer_of_the_old_base_ends_when_another_base_comes_into_force(shop: Deployment) -> None:
+    """Its vectors would be found by the wrong queries."""
+    old = shop.new_process()
+    old.settle()
+    encoder, shop_vectors = shop.encoder, shop.vectors
+    another_base(shop)
+    shop.new_process().settle()
+    assert (encoder, shop_vectors) != (shop.encoder, shop.vectors)
+    with pytest.raises(UsageError, match="is in force and holds vectors of tiny/12/t1, not of tiny/16/t1"):
+        shop.step(old)
+
+
+def test_a_second_collection_that_is_not_whole_never_comes_into_force(shop: Deployment) -> None:
+    """The indexer ends with the reason, and what was in force goes on."""
+    another_base(shop)
+    shop.store.answers = False
+    with pytest.raises(InvariantError, match="must not come into force: products-r1 answered 0 of 16 shadow queries"):
+        shop.new_process().settle()
+    assert shop.topic.history == [(0, 0)]
+    assert shop.store.alias_target("products") == R0
+
+
+def test_a_second_collection_that_does_not_get_full_is_given_up(
+    shop: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one line that says how far it came; what was in force goes on."""
+    monkeypatch.setattr(collections, "FILL_WITHIN_S", -1.0)
+    another_base(shop)
+    with pytest.raises(InvariantError, match="products-r1 has 0 of 600 points after"):
+        shop.new_process().settle()
+    assert shop.topic.history == [(0, 0)]
+
+
+def test_points_from_before_models_was_lost_do_not_keep_new_releases_out(shop: Deployment) -> None:
+    """Their product release is higher than any that comes next: they are left, and another collection begins."""
+    release_1(shop)
+    shop.run(shop.new_process())
+    shop.topic.forget()
+    loop = shop.new_process()
+    loop.settle()
+    release_1(shop)
+    shop.run(loop)
+    assert_serves_release_1(shop, collection=R1)
+    assert shop.store.collections() == [R1]
