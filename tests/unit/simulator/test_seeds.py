@@ -60,7 +60,16 @@ def test_a_seed_has_its_visits_and_clicks(built_in: World, options: ShopperOptio
 
 def told(shoppers: Shoppers, world: World, visit: Visit) -> tuple[list[Any], list[Any]]:
     """Return who came, and for each search what was typed and which events left when."""
-    who = [visit.number, visit.session_id, visit.client_id, visit.kind, visit.device, visit.skew_ms]
+    who = [
+        visit.number,
+        visit.session_id,
+        visit.client_id,
+        visit.bot,
+        visit.group,
+        visit.tempo,
+        visit.device,
+        visit.skew_ms,
+    ]
     searches: list[Any] = []
     query = visit.first
     while True:
