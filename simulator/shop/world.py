@@ -93,7 +93,7 @@ def popularity_of(rank: int) -> float:
     >>> popularity_of(0), popularity_of(30)
     (1.0, 0.1155)
     """
-    return round((1 + rank / 3) ** -0.9, 4)
+    return round(math.pow(1 + rank / 3, -0.9), 4)
 
 
 @dataclass(frozen=True)
