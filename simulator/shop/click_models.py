@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from simulator.shop.world import World
+from simulator.shop.world import Judgment, World
 
 ClickModel = Literal["position", "cascade", "trust"]
 """`position`: looks at slot k with probability k^-eta, whatever else is there. `cascade`: reads from the top and stops,
@@ -145,3 +145,16 @@ def browse(
         if cascade and go_on >= habits.goes_on(np.array(float(slot in clicked))):
             break
     return looked, clicked
+
+
+def with_clicks(world: World, clicks: float) -> World:
+    """The same world, its products so attractive that lists get so many clicks from who looks at slot k with 1/k."""
+    factor = Habits(trust=0.0, noise=0.0).clicking(clicks, world, length=10).eagerness
+    judgments = {
+        query_id: {
+            one: Judgment(judged.grade, min(MOST_CLICKED, factor * judged.click_probability()))
+            for one, judged in found.items()
+        }
+        for query_id, found in world.judgments.items()
+    }
+    return replace(world, judgments=judgments)

@@ -55,8 +55,10 @@ def test_demo_passes_its_arguments_on(monkeypatch: pytest.MonkeyPatch, tmp_path:
     """Every option reaches the demo."""
     asked: list[DemoOptions] = []
     monkeypatch.setattr("simulator.demo.run.run_demo", asked.append)
-    commands.demo(world=tmp_path, seed=3, seconds=30, keep=True, json=tmp_path / "figures.json")
-    assert asked == [DemoOptions(tmp_path, seed=3, seconds=30, keep=True, json_file=tmp_path / "figures.json")]
+    commands.demo(world=tmp_path, seed=3, seconds=30, clicks=0.2, keep=True, json=tmp_path / "figures.json")
+    assert asked == [
+        DemoOptions(tmp_path, seed=3, seconds=30, clicks=0.2, keep=True, json_file=tmp_path / "figures.json")
+    ]
 
 
 def test_a_world_that_is_none_is_refused_before_anything_starts(tmp_path: Path) -> None:
