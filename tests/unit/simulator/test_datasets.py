@@ -143,7 +143,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_pointers_of_git_lfs_are_told_as_such(name: str, tmp_path: Path) -> None:
     """Files that are not what they should be are refused with a hint, not with a traceback."""
     for path in DATASETS[name].files:
-        (tmp_path / Path(path).name).write_text("version https://git-lfs.github.com/spec/v1\n")
+        (tmp_path / Path(path).name).write_text("version 1 of a pointer\n")
     with pytest.raises(UsageError, match="cannot be read") as raised:
         of(name, tmp_path)
     assert "LFS" in raised.value.fix
