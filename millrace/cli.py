@@ -26,6 +26,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 shop_app = typer.Typer(help="The simulated shop.", no_args_is_help=True)
+world_app = typer.Typer(help="Worlds of real catalogues.", no_args_is_help=True)
+experiment_app = typer.Typer(help="Many simulations, compared.", no_args_is_help=True)
 schema_app = typer.Typer(help="Schemas of every message.", no_args_is_help=True)
 
 app.command(rich_help_panel="Run")(simulating.demo)
@@ -43,10 +45,14 @@ app.command(rich_help_panel="Measure")(simulating.simulate)
 app.command(rich_help_panel="Measure")(simulating.backtest)
 app.command(rich_help_panel="Measure")(simulating.bench)
 shop_app.command("export")(simulating.shop_export)
+world_app.command("prepare")(simulating.world_prepare)
+experiment_app.command("run")(simulating.experiment_run)
 schema_app.command("export")(running.schema_export)
 app.add_typer(asking.releases_app, name="releases", rich_help_panel="Watch")
 app.add_typer(explaining.product_app, name="product", rich_help_panel="Ask")
 app.add_typer(shop_app, name="shop", rich_help_panel="Measure")
+app.add_typer(world_app, name="world", rich_help_panel="Measure")
+app.add_typer(experiment_app, name="experiment", rich_help_panel="Measure")
 app.add_typer(schema_app, name="schema", rich_help_panel="Measure")
 
 

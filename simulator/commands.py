@@ -22,6 +22,9 @@ def demo(
     world: Annotated[Path | None, typer.Option(help="Folder with another world; see docs/quickstart.md.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the world and its shoppers.")] = 1,
     seconds: Annotated[int, typer.Option(min=10, max=86_400, help="How long shoppers shop.")] = 120,
+    clicks: Annotated[
+        float | None, typer.Option(min=0.01, max=5, help="Clicks a list, about; as the world has it without.")
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Serve on until Ctrl-C, also without a terminal.")] = False,
     json: Annotated[Path | None, typer.Option("--json", help="Write every figure of the closing screen here.")] = None,
 ) -> None:
@@ -31,7 +34,7 @@ def demo(
     """
     from simulator.demo.run import DemoOptions, run_demo
 
-    run_demo(DemoOptions(world=world, seed=seed, seconds=seconds, keep=keep, json_file=json))
+    run_demo(DemoOptions(world, seed=seed, seconds=seconds, clicks=clicks, keep=keep, json_file=json))
 
 
 def shop_export(
@@ -103,6 +106,65 @@ def simulation_table(report: Mapping[str, Any]) -> Table:
     table.add_section()
     table.add_row("gain", *(f"{one['mean']:+.3f} ({one['low']:+.3f} to {one['high']:+.3f})" for one in changes))
     return table
+
+
+def world_prepare(
+    name: Annotated[str, typer.Argument(help="chorus (electronics rated by people) or msrd (films, judged).")],
+    into: Annotated[Path, typer.Option(help="Folder to write the world to.")],
+    source: Annotated[
+        str | None, typer.Option("--from", help="Folder, or address, of the files; their public home without it.")
+    ] = None,
+    queries: Annotated[int | None, typer.Option(min=0, help="How many queries; 0 for all.")] = None,
+    seed: Annotated[int, typer.Option(help="Of which queries are for the test, and how often each is typed.")] = 1,
+) -> None:
+    """Turn an open catalogue that people judged into a world; its licence is told.
+
+    Example: millrace world prepare msrd --into films && millrace simulate --world films
+    """
+    from simulator.datasets import DATASETS, prepare
+    from simulator.shop.world import export_world
+
+    made = prepare(name, source=source, queries=queries, seed=seed)
+    export_world(made, into)
+    messages().print(f"{DATASETS[name].title}; {DATASETS[name].licence}", markup=False)
+    messages().print(f"{len(made.products):,} products, {len(made.queries):,} queries written to {into}", markup=False)
+
+
+def experiment_run(
+    file: Annotated[Path, typer.Argument(help="What is varied, as TOML; docs/experiments holds examples.")],
+    into: Annotated[Path | None, typer.Option(help="Folder of the results; what is there is not run again.")] = None,
+    json: Json = False,
+) -> None:
+    """Run a seeded grid of worlds and settings, go on where it was left, and compare.
+
+    Writes a report for each cell, and summary.json, table.txt and report.html beside them.
+
+    Example: millrace experiment run docs/experiments/losses.toml --into losses
+    """
+    from threadpoolctl import threadpool_limits
+
+    from service.settings import load_settings
+    from simulator import experiment, experiment_page
+    from towers.encoder import load_encoder
+
+    settings = load_settings()
+    folder = into or settings.data_dir / "experiments" / file.stem
+    plan = experiment.read_plan(file)
+    with threadpool_limits(1), progress_bars() as tell:
+        found = experiment.run(plan, load_encoder(settings.base_model), into=folder, tell=tell)
+    write_file(folder / "summary.json", orjson.dumps(found, option=orjson.OPT_INDENT_2))
+    write_file(folder / "table.txt", experiment_page.markdown(found).encode())
+    write_file(folder / "report.html", experiment_page.page(found).encode())
+    messages().print(f"written to {folder}: summary.json, table.txt, report.html", markup=False)
+    if json:
+        print_json(found)
+        return
+    for name, variants in found["worlds"].items():
+        head, *rows = experiment_page.rows(variants)
+        table = Table(*head, title=f"{found['experiment']}: {name}")
+        for row in rows:
+            table.add_row(*row)
+        out().print(table)
 
 
 def backtest(  # a command line

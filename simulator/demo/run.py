@@ -57,6 +57,7 @@ class DemoOptions:
     world: Path | None = None
     seed: int = 1
     seconds: int = 120
+    clicks: float | None = None
     keep: bool = False
     json_file: Path | None = None
 
@@ -92,6 +93,7 @@ class Demo:
                 self._urls,
                 seed=self._options.seed,
                 seconds=self._options.seconds,
+                clicks=self._options.clicks,
                 console=self._console,
             )
             async with httpx.AsyncClient(timeout=30.0) as client:

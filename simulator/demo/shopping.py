@@ -34,7 +34,15 @@ class Shopping:
     """Shoppers at work."""
 
     def __init__(
-        self, world: World, settings: Settings, urls: Mapping[str, str], *, seed: int, seconds: int, console: Console
+        self,
+        world: World,
+        settings: Settings,
+        urls: Mapping[str, str],
+        *,
+        seed: int,
+        seconds: int,
+        clicks: float | None,
+        console: Console,
     ) -> None:
         (write_key,) = settings.require("write_key")
         site = Site(urls["collector"], urls["search"], write_key)
@@ -44,7 +52,7 @@ class Shopping:
             seed=seed,
             rate_per_s=RATE_PER_S,
             seconds=float(seconds),
-            options=ShopperOptions(compressed=True),
+            options=ShopperOptions(compressed=True, clicks=clicks),
         )
         self._sample = replace(world, queries=world.of_split("test")[:SAMPLE])
         self._cheap_query = cheapest_query([query.query for query in world.of_split("train")])

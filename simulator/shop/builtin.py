@@ -1,8 +1,9 @@
 """The built-in world, an electronics and appliance retailer, and the hidden utility by which its shoppers judge.
 
 Relevance is what a query says: family, type, size, brand, feature, price cap. The wish is what a buyer weighs among the
-relevant and what no text match shows: fit to the purpose, brand quality, build, value for money, recency. Its weights
-are laws of the world: no term belongs to a single query, so what is learned from one query holds for others.
+relevant and what no text match shows: fit to the purpose, brand quality, build, value for money, recency, and a
+model's own appeal, of which no word tells. Its weights are laws of the world: no term belongs to a single query, so
+what is learned from one query holds for others. Who types a model number wants that model.
 """
 
 import math
@@ -21,6 +22,8 @@ from simulator.shop.world import Judgment, World, attraction_of, load_world
 FEWEST_ANSWERS: Final = 5
 """A query that fewer products answer is left out: a search engine has nothing to choose there."""
 FLOOR: Final = 0.15
+EXACT_FLOOR: Final = 0.9
+"""Who typed a model number wants that model, whatever they think of it."""
 RELEVANT: Final = 0.25
 """Products of less relevance than this have grade 0."""
 MAX_JUDGED: Final = 250
@@ -28,6 +31,8 @@ MAX_JUDGED: Final = 250
 BANDS: Final = ((4, 0.2, 4, 48), (3, 0.3, 8, 80), (2, 0.34, 12, 100))
 """Grade, share of the relevant, and the fewest and most products that get it; the others have grade 1."""
 RECENCY_DAYS: Final = 500.0
+APPEAL: Final = 0.2
+"""What a model's own appeal weighs in every wish."""
 GADGETS: Final = frozenset({"mobile", "audio", "computing"})
 """Who types a bare line name mostly means one of these."""
 
@@ -60,8 +65,8 @@ def builtin_world(seed: int) -> World:
     """
     words = lexicon()
     made = CatalogueMaker(words, seed).make()
-    judge = Judge(words, made)
-    judged = [(question.query, judge.judge(question.intent)) for question in QuestionMaker(words, seed).make()]
+    judge, questions = Judge(words, made), QuestionMaker(words, seed, made).make()
+    judged = [(question.query, judge.judge(question.intent)) for question in questions]
     answered = [(query, judgments) for query, judgments in judged if len(judgments) >= FEWEST_ANSWERS]
     return World(
         products=tuple(product.message for product in made),
@@ -92,6 +97,7 @@ class Judge:
             "brand": np.array([made.brand for made in products]),
             "tier": np.array([made.tier for made in products]),
             "line": np.array([made.line for made in products]),
+            "number": np.array([made.number for made in products]),
         }
         self._features = [frozenset(made.features) for made in products]
         gadgets = np.array([words.families[made.family].group in GADGETS for made in products])
@@ -102,6 +108,7 @@ class Judge:
             "recency": np.exp(-np.array([made.age_days for made in products]) / RECENCY_DAYS),
             "assured": np.array([made.assured for made in products]).astype(np.float64),
             "gadget": gadgets.astype(np.float64),
+            "appeal": np.array([made.appeal for made in products]),
         }
 
     def judge(self, intent: Intent) -> dict[str, Judgment]:
@@ -112,9 +119,14 @@ class Judge:
             return {}
         wish = self._wish(intent, candidates)
         # Rounded, so that equal variants keep the catalogue's order on every machine.
-        utility = np.round(relevance[candidates] * (FLOOR + (1 - FLOOR) * wish), 9)
+        floor = FLOOR if intent.number is None else EXACT_FLOOR
+        utility = np.round(relevance[candidates] * (floor + (1 - floor) * wish), 9)
         order = np.argsort(-utility, kind="stable")[:MAX_JUDGED]
-        grades = grades_by_rank(utility[order], int(np.count_nonzero(relevance >= 0.9)))
+        if intent.number is None:
+            grades = grades_by_rank(utility[order], int(np.count_nonzero(relevance >= 0.9)))
+        else:
+            meant = int(np.count_nonzero(self._names["number"] == intent.number))
+            grades = [*_band(4, meant), *_band(1, len(order) - meant)]
         return {
             self._ids[candidates[place]]: Judgment(math.floor(grade + 0.5), attraction_of(grade))
             for place, grade in zip(order, grades, strict=True)
@@ -126,6 +138,8 @@ class Judge:
         if intent.families:
             found *= np.isin(self._family, [self._families[key] for key in intent.families])
         miss = 0.0 if intent.strict else 0.3
+        if intent.number is not None:
+            found *= np.where(self._names["number"] == intent.number, 1.0, 0.5)
         for name in ("type_name", "brand"):
             wanted = getattr(intent, name)
             if wanted is not None:
@@ -162,7 +176,8 @@ class Judge:
         weights = WISHES[kind_of_wish(intent)]
         found = np.zeros(candidates.size)
         for name, weight in weights.items():
-            found += weight * self._term(name, intent, candidates)
+            found += (1 - APPEAL) * weight * self._term(name, intent, candidates)
+        found += APPEAL * self._terms["appeal"][candidates]
         if intent.hindi:
             found += 0.05 * self._hindi[candidates]
         wish: Floats = np.clip(found, 0.0, 1.0)

@@ -1,8 +1,8 @@
 """The built-in catalogue: brands and models drawn from a seed, and the products as a seller describes them.
 
 A model is what all its colours share. Whatever a buyer values is in a product's words (the brand, a feature, the model
-year, the warranty). The hidden facts behind the words (quality, traits, worth, value for money) stay in `Made` and
-never leave this package.
+year, the warranty), except its appeal: what pictures, reviews and use tell, and no text. The hidden facts (quality,
+traits, worth, value for money, appeal) stay in `Made` and never leave this package.
 """
 
 from collections.abc import Iterator
@@ -52,6 +52,8 @@ class Model:
     brand: Brand
     line: str
     tier: str
+    number: str
+    """As its maker prints it, e.g. KE-240P."""
     kind: Kind
     size_rank: int
     features: tuple[Kind, ...]
@@ -61,6 +63,7 @@ class Model:
     assured: bool
     intro: str
     closing: str
+    appeal: float
 
     @property
     def size(self) -> float:
@@ -79,6 +82,7 @@ class ModelMaker:
     def __init__(self, words: Lexicon, rng: Random) -> None:
         self._words = words
         self._rng = rng
+        self._numbers: set[str] = set()
         self.brands = {group: self._make_brands(names) for group, names in words.brands.items()}
 
     def model(self, number: int, family: Family) -> Model:
@@ -88,14 +92,16 @@ class ModelMaker:
         tier = rng.choices(list(self._words.tiers), weights=TIER_WEIGHTS)[0]
         _, richness = self._words.tiers[tier]
         brand, kind = rng.choice(self.brands[family.group]), rng.choice(family.types)
+        size_rank = self._size_rank(family, kind)
         return Model(
             family=family,
             family_number=number,
             brand=brand,
             line=rng.choice(brand.lines),
             tier=tier,
+            number=self._number(brand, tier),
             kind=kind,
-            size_rank=self._size_rank(family, kind),
+            size_rank=size_rank,
             features=tuple(rng.sample(family.features, 3 if rng.random() < richness else 2)),
             build=rng.choice(self._words.builds),
             age_days=rng.uniform(3, NEW_DAYS) if rng.random() < NEW_SHARE else rng.uniform(NEW_DAYS, 1400),
@@ -103,7 +109,17 @@ class ModelMaker:
             assured=rng.random() < ASSURED_SHARE,
             intro=rng.choice(self._words.hindi["intro"] if hindi else family.intro),
             closing=rng.choice(self._words.hindi["closing"]) if hindi else "",
+            appeal=rng.random(),
         )
+
+    def _number(self, brand: Brand, tier: str) -> str:
+        """Draw a model number that no other model has."""
+        while True:
+            series, digits = self._rng.choice("ABDEFGHKLMNRSTVX"), self._rng.randint(100, 9999)
+            number = f"{brand.name[:2].upper()}-{series}{digits}{tier[:1]}"
+            if number not in self._numbers:
+                self._numbers.add(number)
+                return number
 
     def _make_brands(self, names: tuple[str, ...]) -> tuple[Brand, ...]:
         """Spread qualities evenly over a group's brands in a seeded order: every group has good and bad ones."""
@@ -162,7 +178,7 @@ def describe_accessory(family: Family, kind: Kind, *, brand: str, fits: str, col
 
 def _title(model: Model, colour: str) -> str:
     family = model.family
-    named = " ".join(part for part in (model.brand.name, model.line, model.tier) if part)
+    named = " ".join(part for part in (model.brand.name, model.line, model.tier, model.number) if part)
     what = f"{model.size:g} {family.sizes.unit} {model.kind.name} {family.noun}"
     features = ", ".join(feature.name for feature in model.features)
     return f"{named} {what} with {features} ({colour}, {_year(model)} model)"
@@ -201,7 +217,9 @@ class Made:
     worth: float = 0.0
     tier: str = ""
     line: str = ""
+    number: str = ""
     value: float = 0.0
+    appeal: float = 0.5
     assured: bool = False
     hindi: bool = False
 
@@ -260,6 +278,8 @@ class CatalogueMaker:
             worth=model.build.worth,
             tier=model.tier,
             line=model.line,
+            number=model.number,
+            appeal=model.appeal,
             value=value_for_money(model.brand.quality, model.build.worth, richness=richness, price_ratio=price / fair),
             assured=model.assured,
             hindi=model.hindi,

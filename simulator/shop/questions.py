@@ -10,8 +10,9 @@ from random import Random
 from string import Formatter
 from typing import Any, Final
 
+from simulator.shop.catalogue import Made
 from simulator.shop.lexicon import Family, Lexicon
-from simulator.shop.world import Query, Split
+from simulator.shop.world import Query, Split, popularity_of
 
 CLASS_SIZES: Final[Mapping[str, int]] = {
     "plain": 130,
@@ -24,8 +25,11 @@ CLASS_SIZES: Final[Mapping[str, int]] = {
     "mixed_language": 90,
     "new_launch": 50,
     "priority": 40,
+    "exact": 80,
 }
 TEST_SHARE: Final = 1 / 3
+RARE: Final = 4
+"""A model number is typed as rarely as a query of so many more words."""
 MEANT: Final[Mapping[str, str]] = {
     "kind": "type_name", "size": "size", "brand": "brand", "feature": "feature",
     "cap": "price_cap", "typed_cap": "price_cap",
@@ -45,6 +49,8 @@ class Intent:
     uses: tuple[str, ...] = ()
     line: str | None = None
     tier: str | None = None
+    number: str | None = None
+    """Of the one model that is meant."""
     new: bool = False
     assured: bool = False
     cheap: bool = False
@@ -66,19 +72,24 @@ Asked = tuple[str, Intent]
 
 
 class QuestionMaker:
-    """Makes the queries of one seed."""
+    """Makes the queries of one seed about a catalogue."""
 
-    def __init__(self, words: Lexicon, seed: int) -> None:
+    def __init__(self, words: Lexicon, seed: int, products: Sequence[Made]) -> None:
         self._words = words
         self._rng = Random(f"questions:{seed}")
-        self._special = {"multi_intent": self._multi_intent, "ambiguous_line": self._ambiguous_line}
+        self._models = list({made.number: made for made in products if made.number}.values())
+        self._special = {
+            "multi_intent": self._multi_intent,
+            "ambiguous_line": self._ambiguous_line,
+            "exact": self._exact,
+        }
 
     def make(self) -> tuple[Question, ...]:
         """Make all queries, class by class, with their split and popularity."""
         asked = [(name, text, intent) for name in CLASS_SIZES for text, intent in self._distinct(name)]
         unique = list({text: (name, text, intent) for name, text, intent in reversed(asked)}.values())[::-1]
         splits = self._splits([(name, intent) for name, _, intent in unique])
-        ranks = self._rng.sample(range(len(unique)), len(unique))
+        ranks = self._ranks([(text, intent) for _, text, intent in unique])
         return tuple(
             Question(
                 Query(
@@ -87,12 +98,22 @@ class QuestionMaker:
                     query_class=name,
                     split=split,
                     locale="hi-IN" if intent.hindi else "en-IN",
-                    popularity=round(1 / (1 + rank) ** 0.5, 4),
+                    popularity=popularity_of(rank),
                 ),
                 intent,
             )
             for number, ((name, text, intent), split, rank) in enumerate(zip(unique, splits, ranks, strict=True))
         )
+
+    def _ranks(self, asked: Sequence[Asked]) -> list[int]:
+        """Give each query its rank by popularity: few words mostly come first, one model's number late."""
+        keys = [
+            len(text.split()) + (0 if intent.number is None else RARE) + self._rng.gauss(0, 2) for text, intent in asked
+        ]
+        ranks = [0] * len(asked)
+        for rank, place in enumerate(sorted(range(len(asked)), key=lambda one: keys[one])):
+            ranks[place] = rank
+        return ranks
 
     def _distinct(self, name: str) -> Iterator[Asked]:
         seen: set[str] = set()
@@ -188,6 +209,15 @@ class QuestionMaker:
         line = self._rng.choice(self._words.words["lines"])
         tier = self._rng.choice(list(self._words.tiers))
         return f"{line} {tier}".strip().lower(), Intent(line=line, tier=tier or None)
+
+    def _exact(self) -> Asked:
+        """Type a model number, as printed or as people copy it."""
+        model = self._rng.choice(self._models)
+        family = self._words.families[model.family]
+        number = self._rng.choice((model.number, model.number.replace("-", ""), model.number.replace("-", " ")))
+        way = self._rng.choice(("{number}", "{brand} {number}", "{number} {word}", "{line} {number}"))
+        text = way.format(number=number, brand=model.brand, line=model.line, word=self._rng.choice(family.words))
+        return text.lower(), Intent((family.key,), number=model.number, brand=model.brand)
 
     def _family(self) -> tuple[Family, str]:
         family = self._rng.choice(self._words.families)

@@ -1,36 +1,43 @@
 """How shoppers decide: from a returned list to what they look at, click, read, buy, and type next.
 
 Pure: the same seed, visit and returned list give the same actions, whatever else happens. Each slot has draws of its
-own, so a product that moves changes only what happens where it was and where it went.
-
-Two kinds of shopper look at a list. The position-based one looks at slot k with probability k^-eta, independently of
-the other slots; the cascade one reads from the top and stops at some point, mostly after a good click. Both click on
-what they looked at by its attraction, a little more often than that near the top (trust), and now and then by mistake.
+own, so a product that moves changes only what happens where it was and where it went. How steeply looks fall, by which
+click model, and what each group of shoppers likes is drawn by the seed: nobody who learns from the clicks knows it.
 """
 
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from random import Random
+from statistics import NormalDist
 from typing import Final, Literal
 
+from simulator.shop.click_models import ClickModel, Habits, browse
 from simulator.shop.world import Query, World
 
 Kind = Literal["view", "click", "dwell", "cart", "purchase"]
-ShopperKind = Literal["position", "cascade", "bot"]
 
 COMPRESSED_LOOK_MS: Final = 1_600
 """In compressed time all clicks fall before this; dwell reports follow within 350 ms."""
 COMPRESSED_CART_MS: Final = 3_200
-DWELL_MEDIAN_MS: Final = (3_500, 8_000, 22_000, 55_000, 90_000)
-"""By grade: bounces are below 5 s, long clicks above 30 s."""
+DWELL_MEDIAN_MS: Final = (8_000, 11_000, 16_000, 22_000, 30_000)
+"""By grade. With the spreads below a third of the clicks on grade 0 bounce (5 s), and half of those on grade 4 are not
+long (30 s): dwell tells something, on average."""
+DWELL_SPREAD: Final = 1.1
+"""Standard deviation of the log of a dwell, for one person."""
+TEMPO_SPREAD: Final = 0.5
+"""The same between persons: some read everything, some nothing."""
+SHORTEST_DWELL_MS, LONGEST_DWELL_MS = 300, 1_800_000
 CART_RATE: Final = (0.0, 0.005, 0.02, 0.08, 0.18)
 """P(cart | click), by grade."""
 PURCHASE_RATE: Final = 0.4
 MAX_SEARCHES: Final = 3
 BOT_SEARCHES: Final = 8
+GROUPS: Final = 4
+TASTE_SPREAD: Final = 0.5
+"""Standard deviation of the log of a group's liking for a brand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +48,16 @@ class ShopperOptions:
     """Clicks and dwell reports within 2 s of the impression; `dwell_ms` keeps the uncompressed value."""
     results: int = 10
     """Length of the lists asked for."""
-    eta: float = 1.0
-    """Position-based shoppers look at slot k with probability k^-eta."""
-    cascade_share: float = 0.3
-    cascade_go_on: float = 0.88
-    """P(next slot | no click here)."""
+    clicks: float | None = None
+    """Clicks a list, about, while search is half as good as it could be; None: as the world's attraction has it."""
+    click_model: ClickModel | None = None
+    """None: drawn by the seed."""
+    eta: float | None = None
+    """Looks fall to slot k as k^-eta; None: drawn by the seed."""
+    trust: float | None = None
+    """Extra P(click | looked) at the top, falling with 1/k; None: what the click model has."""
     cascade_satisfied: float = 0.6
     """P(stop | click)."""
-    trust: float = 0.04
-    """Extra P(click | looked) at the top, falling with 1/k: some click what ranks first because it ranks first."""
     noise: float = 0.01
     """P(click by mistake | looked)."""
     abandon: float = 0.08
@@ -78,7 +86,11 @@ class Visit:
     number: int
     session_id: str
     client_id: str
-    kind: ShopperKind
+    bot: bool
+    group: int
+    """Who share a taste."""
+    tempo: float
+    """Log of how much longer than others they read."""
     device: str
     skew_ms: int
     first: Query
@@ -117,21 +129,34 @@ class Shoppers:
         self._queries = world.of_split("train")
         self._popularity = list(accumulate(query.popularity for query in self._queries))
         self._similar = _SimilarQueries(self._queries)
+        self._likings: dict[str, tuple[float, ...]] = {}
+        self.habits = self._habits()
+
+    def _habits(self) -> Habits:
+        options = self._options
+        drawn = Habits.of_seed(self._seed, click_model=options.click_model, eta=options.eta, trust=options.trust)
+        drawn = replace(drawn, noise=options.noise, satisfied=options.cascade_satisfied)
+        if options.clicks is None:
+            return drawn
+        staying = max(1 - options.abandon, 1e-3)
+        return drawn.clicking(options.clicks / staying, self._world, length=options.results)
 
     def visit(self, number: int) -> Visit:
         """Say who comes as the visitor of a number, and what they type first."""
         rng = Random(f"visit:{self._seed}:{number}")
         options = self._options
-        draws = [rng.random() for _ in range(5)]
+        draws = [rng.random() for _ in range(4)]
         regular = draws[0] < 0.15 and number > 0
         client = int(draws[1] * number) if regular else number
-        kind: ShopperKind = "cascade" if draws[2] < options.cascade_share else "position"
+        person = Random(f"person:{self._seed}:{client}")
         return Visit(
             number=number,
             session_id=f"s{self._seed}-{number}",
             client_id=f"c{self._seed}-{client}",
-            kind="bot" if draws[3] < options.bots else kind,
-            device="mobile" if draws[4] < 0.7 else "desktop",
+            bot=draws[2] < options.bots,
+            group=person.randrange(GROUPS),
+            tempo=person.gauss(0, TEMPO_SPREAD),
+            device="mobile" if draws[3] < 0.7 else "desktop",
             skew_ms=round(Random(f"skew:{self._seed}:{client}").gauss(0, options.clock_skew_ms)),
             first=self._popular(rng),
         )
@@ -148,19 +173,31 @@ class Shoppers:
         rng = Random(f"list:{self._seed}:{visit.number}:{step}")
         draws = [tuple(rng.random() for _ in range(9)) for _ in range(max(len(returned), self._options.results))]
         mood, next_draw = rng.random(), rng.random()
-        if visit.kind == "bot":
+        if visit.bot:
             actions = [action for slot, product in enumerate(returned) for action in _bot_click(slot + 1, product)]
             return Reaction(self._delivered(actions, rng), self._popular(rng) if step + 1 < BOT_SEARCHES else None)
         if mood < self._options.abandon or not returned:
             seen = self._view(min(3, len(returned)), returned, at_ms=400)
             return Reaction(self._delivered(seen, rng), None)
-        attractions = [self._world.judgment(query.query_id, product).click_probability() for product in returned]
-        looked, clicked = browse(visit.kind, attractions, draws, options=self._options)
-        actions = self._behaviour(query, returned, looked, clicked, draws)
+        attractions = [self._attraction(visit.group, query, product_id) for product_id in returned]
+        looked, clicked = browse(attractions, draws, habits=self.habits)
+        actions = self._behaviour(visit, query, returned, looked, clicked, draws)
         return Reaction(self._delivered(actions, rng), self._follow_up(step, query, bool(clicked), next_draw, rng))
+
+    def _attraction(self, group: int, query: Query, product_id: str) -> float:
+        """What attracts all, seen with the taste of a group: over the groups a brand is liked as much as any other."""
+        shared = self._world.judgment(query.query_id, product_id).click_probability()
+        brand = str(self._world.by_product_id.get(product_id, {}).get("brand") or product_id)
+        if brand not in self._likings:
+            drawn = [
+                math.exp(Random(f"taste:{self._seed}:{one}:{brand}").gauss(0, TASTE_SPREAD)) for one in range(GROUPS)
+            ]
+            self._likings[brand] = tuple(GROUPS * liking / sum(drawn) for liking in drawn)
+        return min(1.0, shared * self._likings[brand][group])
 
     def _behaviour(
         self,
+        visit: Visit,
         query: Query,
         returned: Sequence[str],
         looked: Sequence[int],
@@ -174,7 +211,7 @@ class Shoppers:
         for order, slot in enumerate(clicked):
             product_id, draw = returned[slot], draws[slot]
             grade = self._world.judgment(query.query_id, product_id).grade
-            dwell_ms = _dwell_ms(grade, draw[3])
+            dwell_ms = dwell(grade, draw[3], tempo=visit.tempo)
             if compressed:
                 at_ms = 300 + int((COMPRESSED_LOOK_MS - 300) * (order + draw[4]) / len(clicked))
                 dwell_at = at_ms + 50 + int(250 * draw[5])
@@ -265,46 +302,15 @@ class _SimilarQueries:
         return rng.choice(others) if others else None
 
 
-def browse(
-    kind: ShopperKind, attractions: Sequence[float], draws: Sequence[Sequence[float]], *, options: ShopperOptions
-) -> tuple[list[int], list[int]]:
-    """Decide which slots of a list are looked at and which are clicked; both are 0-based.
+def dwell(grade: int, draw: float, *, tempo: float = 0.0) -> int:
+    """A reading time in ms, wide around the grade's median.
 
-    Args:
-        kind: of the shopper.
-        attractions: P(click | looked) of each slot's product.
-        draws: uniform in [0, 1), at least three for each slot: looks, clicks, goes on.
-        options: how shoppers behave.
-
-    >>> browse("position", [1.0, 0.0], [(0.9, 0.5, 0.5), (0.1, 0.5, 0.5)], options=ShopperOptions())
-    ([0, 1], [0])
+    >>> dwell(4, 0.5), dwell(0, 0.9) > dwell(4, 0.5)
+    (30000, True)
     """
-    looked, clicked = [], []
-    for slot, attraction in enumerate(attractions):
-        look, click, go_on = draws[slot][:3]
-        if kind == "position" and look >= (slot + 1) ** -options.eta:
-            continue
-        looked.append(slot)
-        if click < click_probability(attraction, slot + 1, options=options):
-            clicked.append(slot)
-        stay = 1 - options.cascade_satisfied if slot in clicked else options.cascade_go_on
-        if kind == "cascade" and go_on >= stay:
-            break
-    return looked, clicked
-
-
-def click_probability(attraction: float, position: int, *, options: ShopperOptions) -> float:
-    """P(click | looked): the attraction, or trust in the ranking, or a mistake.
-
-    >>> click_probability(0.5, 1, options=ShopperOptions(trust=0.0, noise=0.0))
-    0.5
-    """
-    return 1 - (1 - attraction) * (1 - options.trust / position) * (1 - options.noise)
-
-
-def _dwell_ms(grade: int, draw: float) -> int:
-    """A reading time around the grade's median, half to double of it."""
-    return round(DWELL_MEDIAN_MS[grade] * 2 ** (2 * draw - 1))
+    spread = DWELL_SPREAD * NormalDist().inv_cdf(min(max(draw, 1e-9), 1 - 1e-9))
+    wanted = DWELL_MEDIAN_MS[grade] * math.exp(tempo + spread)
+    return round(min(max(wanted, SHORTEST_DWELL_MS), LONGEST_DWELL_MS))
 
 
 def _bot_click(position: int, product_id: str) -> list[Action]:

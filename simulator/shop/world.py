@@ -87,6 +87,15 @@ def attraction_of(grade: float) -> float:
     return round(min(0.9, 0.7 * gain), 4)
 
 
+def popularity_of(rank: int) -> float:
+    """How often the query of a rank (0 first) is typed beside the first: a head as shops have it, and a long tail.
+
+    >>> popularity_of(0), popularity_of(30)
+    (1.0, 0.1155)
+    """
+    return round(math.pow(1 + rank / 3, -0.9), 4)
+
+
 @dataclass(frozen=True)
 class World:
     """A shop with its catalogue, the queries people type there and the judgments that decide their clicks."""

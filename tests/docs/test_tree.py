@@ -10,7 +10,7 @@ from tests.support.markdown import ROOT, tracked_files
 PUBLIC_HOSTS = {
     "127.0.0.1", "localhost", "host", "kafka", "redis", "qdrant", "collector", "streams", "trainer", "indexer",
     "search", "page", "www.apache.org", "maven.apache.org", "www.w3.org", "json-schema.org", "arxiv.org", "doi.org",
-    "github.com", "keepachangelog.com", "semver.org", "www.google.com",
+    "github.com", "raw.githubusercontent.com", "keepachangelog.com", "semver.org", "www.google.com",
 }  # fmt: skip
 """Hosts that may stand in an address: our own processes, standards, papers; `*.example` and `a.shop` are made up."""
 MADE_UP = re.compile(r".*\.(example|shop|invalid|test|evil)|[a-z]|\{.*")

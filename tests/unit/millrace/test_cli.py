@@ -19,11 +19,11 @@ PUBLISHED = (
     "demo", "up", "down", "status", "doctor", "lag", "ledger", "search", "encode", "releases ls", "releases show",
     "releases diff", "releases promote", "releases rollback", "pairs ls", "pairs import", "pairs export", "pairs stats",
     "pairs explain", "propensities", "freshness", "replay", "dlq ls", "dlq show", "dlq replay", "golden import",
-    "shop export", "experiment run", "bench", "schema export", "erase", "simulate", "backtest",
+    "shop export", "experiment run", "bench", "schema export", "erase", "simulate", "backtest", "world prepare",
     "product show", "explain",
 )  # fmt: skip
-"""Sections 7 and 8 of the published interfaces, and the two that say why."""
-WRITES_FILES = {"shop export", "schema export", "demo", "simulate", "backtest"}
+"""Sections 7 and 8 of the published interfaces, what makes worlds for them, and the two that say why."""
+WRITES_FILES = {"world prepare", "shop export", "schema export", "demo", "simulate", "backtest"}
 ROOT_COMMAND: Any = typer.main.get_command(cli.app)
 
 Run = Callable[..., int]

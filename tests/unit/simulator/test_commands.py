@@ -12,6 +12,8 @@ import pytest
 from contracts.errors import UsageError
 from simulator import commands
 from simulator.demo.run import DemoOptions
+from tests.support.tiny_encoder import TinyEncoder
+from tests.unit.simulator.test_experiment import brands
 
 
 @pytest.fixture(autouse=True)
@@ -55,8 +57,10 @@ def test_demo_passes_its_arguments_on(monkeypatch: pytest.MonkeyPatch, tmp_path:
     """Every option reaches the demo."""
     asked: list[DemoOptions] = []
     monkeypatch.setattr("simulator.demo.run.run_demo", asked.append)
-    commands.demo(world=tmp_path, seed=3, seconds=30, keep=True, json=tmp_path / "figures.json")
-    assert asked == [DemoOptions(tmp_path, seed=3, seconds=30, keep=True, json_file=tmp_path / "figures.json")]
+    commands.demo(world=tmp_path, seed=3, seconds=30, clicks=0.2, keep=True, json=tmp_path / "figures.json")
+    assert asked == [
+        DemoOptions(tmp_path, seed=3, seconds=30, clicks=0.2, keep=True, json_file=tmp_path / "figures.json")
+    ]
 
 
 def test_a_world_that_is_none_is_refused_before_anything_starts(tmp_path: Path) -> None:
@@ -99,3 +103,47 @@ def test_an_exported_world_is_one_that_loads(tmp_path: Path, capsys: pytest.Capt
     commands.shop_export(tmp_path / "mine", seed=3)
     assert load_world(tmp_path / "mine") == builtin_world(3)
     assert "world 3 written to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_an_experiment_is_written_and_shown(
+    as_json: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Cells, summary, table and page lie in the folder; the table, or the same summary as JSON, is on stdout."""
+    from simulator.shop.world import export_world
+
+    monkeypatch.setattr("towers.encoder.load_encoder", lambda _model: TinyEncoder())
+    export_world(brands(), tmp_path / "brands")
+    plan = 'title = "Noise"\nseeds = [1, 2]\nworld = [{ name = "two brands", folder = "brands" }]\n'
+    (tmp_path / "noise.toml").write_text(plan + "settings = { lists = 20, redeploy = 20 }\ngrid = { explore = [0, 1] }")
+    commands.experiment_run(Path("noise.toml"), json=as_json)
+    printed = capsys.readouterr()
+    (folder,) = tmp_path.glob(".millrace/experiments/noise")
+    assert len(list(folder.glob("two_brands-*.json"))) == 4
+    summary = json.loads((folder / "summary.json").read_bytes())
+    assert {"table.txt", "report.html"} <= {path.name for path in folder.iterdir()}
+    if as_json:
+        assert json.loads(printed.out) == summary
+    else:
+        assert "Noise: two brands" in printed.out
+        assert "explore=1" in printed.out
+    assert "report.html" in printed.err
+
+
+def test_a_real_catalogue_is_written_as_a_world(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is asked for is passed on, and its licence is told."""
+    from simulator.shop.world import load_world
+
+    asked: list[Any] = []
+
+    def prepare(name: str, **given: Any) -> Any:
+        asked.append((name, given))
+        return brands()
+
+    monkeypatch.setattr("simulator.datasets.prepare", prepare)
+    commands.world_prepare("msrd", into=tmp_path / "films", source="raw", queries=7, seed=3)
+    assert asked == [("msrd", {"source": "raw", "queries": 7, "seed": 3})]
+    assert load_world(tmp_path / "films") == brands()
+    assert "CC BY-SA 4.0" in capsys.readouterr().err

@@ -74,7 +74,7 @@ def test_splits_are_apart_and_large_enough(seed: int) -> None:
 
 def test_no_meaning_stands_in_both_splits() -> None:
     """What a test query means was never typed in other words."""
-    questions = QuestionMaker(lexicon(), 1).make()
+    questions = QuestionMaker(lexicon(), 1, CatalogueMaker(lexicon(), 1).make()).make()
     meanings = {split: {one.intent for one in questions if one.query.split == split} for split in ("train", "test")}
     assert not meanings["train"] & meanings["test"]
 
@@ -118,7 +118,8 @@ def test_the_hidden_numbers_stay_hidden() -> None:
     """Brand quality, traits and worth stand in no product message."""
     made = CatalogueMaker(lexicon(), 1).make()
     for one in made[:500]:
-        assert not {"quality", "traits", "worth", "value", "assured"} & set(one.message)
+        assert not {"quality", "traits", "worth", "value", "appeal", "assured"} & set(one.message)
+        assert one.accessory or str(one.appeal) not in json.dumps(one.message)
         if 0 < one.quality < 1:
             assert str(one.quality) not in json.dumps(one.message)
 
@@ -213,6 +214,52 @@ def test_a_price_cap_puts_dearer_products_below_grade_four(judge: Judge, made: t
 def test_a_wish_without_candidates_has_no_judgments(judge: Judge) -> None:
     """Nothing answers a brand that the family does not have."""
     assert judge.judge(Intent(("laptop",), brand="Annapoorna", strict=True)) == {}
+
+
+def test_a_model_number_means_that_model(judge: Judge, made: tuple[Made, ...]) -> None:
+    """Who types one wants it in any colour; the brand's others are poor substitutes, and other brands none."""
+    model = next(one for one in made if one.number)
+    family = lexicon().families[model.family]
+    judged = judge.judge(Intent((family.key,), number=model.number, brand=model.brand))
+    by_id = {str(one.message["product_id"]): one for one in made}
+    assert {by_id[one].number for one, judgment in judged.items() if judgment.grade == 4} == {model.number}
+    assert {judgment.grade for one, judgment in judged.items() if by_id[one].number != model.number} == {1}
+    assert {by_id[one].brand for one in judged} == {model.brand}
+
+
+def test_a_model_number_is_one_models_and_stands_in_its_titles(made: tuple[Made, ...]) -> None:
+    """No two models share one, and every colour's title shows it."""
+    parents: dict[str, set[str]] = {}
+    for one in made:
+        if not one.accessory:
+            parents.setdefault(one.number, set()).add(one.message["parent_id"])
+            assert f" {one.number} " in one.message["title"]
+    assert all(len(found) == 1 for found in parents.values())
+
+
+def test_no_word_tells_a_models_appeal(made: tuple[Made, ...]) -> None:
+    """Its words predict it no better than chance: brands and tiers do not differ, prices do not follow it."""
+    models = {one.number: one for one in made if not one.accessory}.values()
+    appeal = np.array([one.appeal for one in models])
+    for told in ([one.quality for one in models], [one.price for one in models], [one.age_days for one in models]):
+        assert abs(np.corrcoef(appeal, told)[0, 1]) < 0.06
+    assert appeal.std() == pytest.approx(12**-0.5, abs=0.02)
+
+
+def test_appeal_decides_between_products_that_read_alike(judge: Judge, made: tuple[Made, ...]) -> None:
+    """Among all answers to a bare family name the better half by grade has more of it."""
+    number = [one.key for one in lexicon().families].index("television")
+    average = np.mean([one.appeal for one in made if one.family == number and not one.accessory])
+    assert np.mean([one.appeal for one in _best(judge, made, Intent(("television",)))]) > average + 0.05
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_popularity_has_a_head(seed: int) -> None:
+    """The ten first queries are typed in a fifth to a third of all searches, no single one in more than a tenth."""
+    shares = np.sort([query.popularity for query in builtin_world(seed).of_split("train")])[::-1]
+    shares /= shares.sum()
+    assert 0.2 < shares[:10].sum() < 0.34
+    assert shares[0] < 0.1
 
 
 def test_grades_fall_with_the_rank() -> None:

@@ -13,7 +13,7 @@ SEARCH_TIME = 1_795_196_006_756
 
 def _visit(world: World, skew_ms: int = 0) -> Visit:
     """Return one visit."""
-    return Visit(0, "s1-0", "c1-0", "position", "mobile", skew_ms, world.queries[0])
+    return Visit(0, "s1-0", "c1-0", False, 0, 0.0, "mobile", skew_ms, world.queries[0])
 
 
 def _event(world: World, kind: Kind, *, skew_ms: int = 0) -> Event:
