@@ -125,13 +125,19 @@ def read_query(text: str) -> LexicalQuery:
     written = _analyse(text)
     identifying = list(written.identifying())
     whole = _whole(text)
-    names = frozenset({whole, *(join.text for join in identifying)} - {""})
-    terms = {*written.pieces, *(join.text for join in written.joins)}
-    weights = dict.fromkeys([*map(_index, terms), *(_index(f"={name}") for name in names)], 1.0)
+    names = {whole, *(join.text for join in identifying)} - {""}
+    terms = {*written.pieces, *(join.text for join in written.joins), *(f"={name}" for name in names)}
     mistyped = {name for name in names if name != whole or _DIGIT.search(name)}
     grams = _grams(mistyped, (piece for piece in written.pieces if piece not in mistyped))
     plain = np.unique(np.fromiter(map(_index, set(written.pieces)), np.uint32))
-    return LexicalQuery(_sparse(weights), _sparse(dict.fromkeys(grams, 1.0)), plain, _kind(written), names)
+    within = {join.text for join in identifying for other in identifying if set(join.words) < set(other.words)}
+    return LexicalQuery(
+        words=_sparse(dict.fromkeys(map(_index, terms), 1.0)),
+        grams=_sparse(dict.fromkeys(grams, 1.0)),
+        plain=plain,
+        kind=_kind(written),
+        identifiers=frozenset(names - (within - {whole})),
+    )
 
 
 def is_identifier(text: str) -> bool:
@@ -171,7 +177,7 @@ def identifiers_of(product_id: str, product: Described) -> dict[str, float]:
     >>> from contracts.catalog import Product
     >>> fridge = Product(type="product", product_id="P-1", version=1, title="Kelto KG-36/B fridge")
     >>> identifiers_of("P-1", fridge)
-    {'p1': 1.0, 'kg36b': 0.5, 'kg36': 0.5}
+    {'p1': 1.0, 'kg36b': 0.5}
     """
     found = {_whole(product_id): IDENTIFIER} if _whole(product_id) else {}
     values = [text for name, value in product.attributes.items() if _is_identifying(name) for text in _several(value)]
@@ -243,11 +249,12 @@ class TermCounts:
 
 
 class _Join(NamedTuple):
-    """Neighbouring pieces as one word, and which written words they are of."""
+    """Neighbouring pieces as one word, which written words they are of, and whether of all of these."""
 
     text: str
     pieces: int
     words: range
+    whole: bool
 
 
 class _Written(NamedTuple):
@@ -256,7 +263,8 @@ class _Written(NamedTuple):
     joins: list[_Join]
 
     def identifying(self) -> Iterator[_Join]:
-        return (join for join in self.joins if _identifies(join.text))
+        # `kg-36/b` is no `kg-36`.
+        return (join for join in self.joins if join.whole and _identifies(join.text))
 
 
 def _analyse(text: str, widest: int = _WIDEST) -> _Written:
@@ -267,17 +275,18 @@ def _analyse(text: str, widest: int = _WIDEST) -> _Written:
     written = words(text)
     for place, word in enumerate(written):
         parts = [_number(part) for part in _SPLIT.split(word) if part]
-        joins.append(_Join("".join(parts), len(parts), range(place, place + 1)))
+        joins.append(_Join("".join(parts), len(parts), range(place, place + 1), whole=True))
         pieces += parts
         places += [place] * len(parts)
     for begin, first in enumerate(pieces):
-        joined = ""
+        joined, begins = "", begin == 0 or places[begin - 1] != places[begin]
         for end, piece in enumerate(pieces[begin : begin + widest], begin):
             if not _may_join(piece):
                 break
             joined += piece
             if joined != first and _LETTER.search(joined) and _DIGIT.search(joined):
-                joins.append(_Join(joined, end + 1 - begin, range(places[begin], places[end] + 1)))
+                whole = begins and (end + 1 == len(pieces) or places[end + 1] != places[end])
+                joins.append(_Join(joined, end + 1 - begin, range(places[begin], places[end] + 1), whole))
     return _Written(len(written), pieces, joins)
 
 
