@@ -243,7 +243,7 @@ def _sparse_vector(value: Json) -> edge.SparseVector:
     if value.keys() != {"indices", "values"}:
         raise ApiError(400, "Format error in JSON body: a sparse vector has `indices` and `values`, and nothing else")
     indices, values = as_list(value["indices"], "indices"), _finite(as_list(value["values"], "values"))
-    if not all(type(index) is int and 0 <= index <= _MAX_INDEX for index in indices):
+    if indices and not (set(map(type, indices)) == {int} and min(indices) >= 0 and max(indices) <= _MAX_INDEX):
         raise ApiError(400, f"Format error in JSON body: indices must be integers from 0 to {_MAX_INDEX}")
     if len(indices) != len(values):
         raise ApiError(422, "Validation error in JSON body: values must be the same length as indices")

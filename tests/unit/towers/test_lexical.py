@@ -51,7 +51,7 @@ def shared(left: Sparse, right: Sparse) -> int:
 
 
 def finds(query: str, title: str) -> bool:
-    """Whether each of a query's words alone or together is in a title as one term that no other spelling lacks."""
+    """Whether a query and a title have a term in common."""
     asked, written = read_query(query).words, vectors(title).words
     return shared(asked, written) > 0
 
