@@ -24,6 +24,7 @@ MAX_VALUE_CHARS: Final = 40
 """A longer attribute is a sentence, not a name."""
 ACCENTS: Final = re.compile("[\u0300-\u036f]")
 """Not the vowel signs of Indian and Thai letters: without those, words become others."""
+NO_LETTER: Final = re.compile(r"[^\w\s.,/-]")
 WORD: Final = re.compile(r"\w[^\s.,/-]*(?:[-.,/]\w[^\s.,/-]*)*")
 
 
@@ -33,6 +34,8 @@ def fold(text: str) -> str:
     >>> fold("Kühlschrank ＡＢ")
     'kuhlschrank ab'
     """
+    if text.isascii():
+        return text.lower()
     decomposed = unicodedata.normalize("NFKD", text.casefold()).casefold()
     return ACCENTS.sub("", unicodedata.normalize("NFKD", decomposed))
 
@@ -43,11 +46,11 @@ def words(text: str) -> list[str]:
     >>> words("Fridge 12.5kg, A++ / KG-36")
     ['fridge', '12.5kg', 'a', 'kg-36']
     """
-    return WORD.findall("".join(letter if _in_words(letter) else " " for letter in fold(text)))
+    return WORD.findall(NO_LETTER.sub(_letter_or_space, fold(text)))
 
 
-def _in_words(letter: str) -> bool:
-    return letter.isalnum() or letter in "_-.,/" or unicodedata.category(letter).startswith("M")
+def _letter_or_space(found: re.Match[str]) -> str:
+    return found[0] if unicodedata.category(found[0]).startswith("M") else " "
 
 
 class Described(Protocol):

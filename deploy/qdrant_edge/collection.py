@@ -15,14 +15,14 @@ from qdrant_client import models
 
 from contracts.errors import InvariantError
 from deploy.qdrant_edge import groups, points
-from deploy.qdrant_edge.queries import Scope, payloads, to_filter, to_query, to_scroll
+from deploy.qdrant_edge.queries import Scope, Vector, payloads, to_filter, to_query, to_scroll
 from deploy.qdrant_edge.requests import (
+    SPARSE,
     ApiError,
     Json,
     PointId,
     as_list,
     as_object,
-    dense_vector,
     edge_errors,
     in_range,
     json_id,
@@ -125,7 +125,8 @@ class Collection:
         """Answer `points/query`."""
         with edge_errors():
             request = parse(models.QueryRequest, body)
-            return self._answer_query(to_query(request, self._scope()))
+            query = to_query(request, self._scope())
+            return _answer(self._shard.query(query), query)
 
     def query_batch(self, body: Json) -> list[dict[str, Json]]:
         """Answer `points/query/batch`; one malformed query refuses all."""
@@ -135,10 +136,8 @@ class Collection:
             scope = self._scope()
             requests = [parse(models.QueryRequest, entry) for entry in as_list(fields.get("searches"), "searches")]
             queries = [to_query(request, scope) for request in requests]
-            return [self._answer_query(query) for query in queries]
-
-    def _answer_query(self, query: edge.QueryRequest) -> dict[str, Json]:
-        return {"points": _points_json(self._shard.query(query), with_vector=query.with_vector)}
+            found = self._shard.query_batch(edge.QueryBatchRequest(queries))
+        return [_answer(points, query) for points, query in zip(found, queries, strict=True)]
 
     def query_groups(self, body: Json) -> dict[str, Json]:
         """Answer `points/query/groups`."""
@@ -209,13 +208,13 @@ class Collection:
     def _scope(self) -> Scope:
         return Scope(sizes=self._sizes, ceiling=self.points_count(), vector_of=self._vector_of)
 
-    def _vector_of(self, example: PointId, name: str) -> list[float]:
+    def _vector_of(self, example: PointId, name: str) -> Vector:
         found = self._shard.retrieve([example], False, True)
-        vector = found[0].vector if found else None
-        stored = vector.get(name) if type(vector) is dict else vector
+        vector: Any = found[0].vector if found else None
+        stored: Vector | None = vector.get(name) if type(vector) is dict else vector
         if stored is None:
             raise ApiError(404, f"Not found: No point with id {example} found, or it has no vector `{name}`")
-        return dense_vector(stored, name, self._sizes)
+        return stored
 
 
 def _require_space(folder: Path) -> None:
@@ -233,6 +232,10 @@ def _require_space(folder: Path) -> None:
         )
 
 
+def _answer(found: Iterable[edge.ScoredPoint], query: edge.QueryRequest) -> dict[str, Json]:
+    return {"points": _points_json(found, with_vector=query.with_vector)}
+
+
 def _points_json(found: Iterable[edge.ScoredPoint | edge.Record], *, with_vector: Any) -> list[dict[str, Json]]:
     """Give points as Qdrant answers them; MMR gives vectors even if none were asked for, so they are dropped here."""
     answers = []
@@ -243,18 +246,27 @@ def _points_json(found: Iterable[edge.ScoredPoint | edge.Record], *, with_vector
         if point.payload is not None:
             answer["payload"] = point.payload
         if with_vector is not None and with_vector is not False:
-            vector: Any = point.vector
-            # The one vector of a collection without names is a bare list.
-            answer["vector"] = vector[""] if type(vector) is dict and set(vector) == {""} else vector
+            vectors: Any = point.vector
+            if type(vectors) is dict:
+                vectors = {name: _vector_json(vector) for name, vector in vectors.items()}
+                # The one vector of a collection without names is a bare list.
+                vectors = vectors[""] if set(vectors) == {""} else vectors
+            answer["vector"] = vectors
         if point.order_value is not None:
             answer["order_value"] = point.order_value
         answers.append(answer)
     return answers
 
 
+def _vector_json(vector: Vector) -> Json:
+    if isinstance(vector, edge.SparseVector):
+        return {"indices": vector.indices, "values": vector.values}
+    return vector
+
+
 _TAKEN: Final = frozenset(
-    {"vectors", "metadata", "hnsw_config", "optimizers_config", "wal_config", "on_disk_payload", "sharding_method",
-     "shard_number", "replication_factor", "write_consistency_factor"}
+    {"vectors", "sparse_vectors", "metadata", "hnsw_config", "optimizers_config", "wal_config", "on_disk_payload",
+     "sharding_method", "shard_number", "replication_factor", "write_consistency_factor"}
 )  # fmt: skip
 _TAKEN_OF_VECTORS: Final = frozenset({"size", "distance", "on_disk", "hnsw_config", "datatype"})
 _MOST_DIMENSIONS: Final = 65_536
@@ -279,14 +291,18 @@ def read_spec(body: Json) -> models.CreateCollection:
             raise not_supported(f"`{name}` above 1: one process holds each collection whole")
     if spec.sharding_method is models.ShardingMethod.CUSTOM:
         raise not_supported("custom sharding")
-    spaces = _spaces(spec)
-    if not spaces:
+    spaces, sparse = _spaces(spec), spec.sparse_vectors or {}
+    if not spaces and not sparse:
         raise not_supported("collections without vectors")
+    if twice := spaces.keys() & sparse.keys():
+        raise ApiError(422, f"Validation error in JSON body: `{min(twice)}` names a dense vector and a sparse one")
     for space in spaces.values():
         in_range(space.size, "size", most=_MOST_DIMENSIONS)
         _take_only(_TAKEN_OF_VECTORS, space)
-        if space.datatype not in (None, models.Datatype.FLOAT32):
-            raise not_supported("vector data types other than float32")
+    datatypes = {space.datatype for space in spaces.values()}
+    datatypes.update(space.index.datatype for space in sparse.values() if space.index)
+    if not datatypes <= {None, models.Datatype.FLOAT32}:
+        raise not_supported("vector data types other than float32")
     return spec
 
 
@@ -303,7 +319,8 @@ def _spaces(spec: models.CreateCollection) -> dict[str, models.VectorParams]:
 
 def sizes_of(spec: models.CreateCollection) -> dict[str, int]:
     """Give the dimension per vector name."""
-    return {name: space.size for name, space in _spaces(spec).items()}
+    dense = {name: space.size for name, space in _spaces(spec).items()}
+    return {**dense, **dict.fromkeys(spec.sparse_vectors or {}, SPARSE)}
 
 
 def scores_are_distances(spec: models.CreateCollection, query: models.QueryInterface | None, using: str | None) -> bool:
@@ -319,7 +336,11 @@ def _edge_config(spec: models.CreateCollection) -> edge.EdgeConfig:
         name: edge.EdgeVectorParams(space.size, getattr(edge.Distance, space.distance.value))
         for name, space in _spaces(spec).items()
     }
-    return edge.EdgeConfig(vectors=vectors, max_search_threads=1, wal_enabled=True)
+    sparse = {
+        name: edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf if space.modifier is models.Modifier.IDF else None)
+        for name, space in (spec.sparse_vectors or {}).items()
+    }
+    return edge.EdgeConfig(vectors=vectors, sparse_vectors=sparse, max_search_threads=1, wal_enabled=True)
 
 
 def updated(spec: models.CreateCollection, body: Json) -> models.CreateCollection:
@@ -334,7 +355,8 @@ def describe(spec: models.CreateCollection) -> dict[str, Json]:
     """Return `config` of a collection as Qdrant answers it."""
     return {
         "params": {
-            "vectors": to_json(spec)["vectors"],
+            "vectors": {},
+            **{name: given for name, given in to_json(spec).items() if name in ("vectors", "sparse_vectors")},
             "shard_number": 1,
             "replication_factor": 1,
             "write_consistency_factor": 1,

@@ -15,9 +15,9 @@ from deploy.qdrant_edge.requests import (
     Sizes,
     as_list,
     as_object,
-    dense_vectors,
     parse,
     point_id,
+    to_vectors,
 )
 
 _MODES: Final = {
@@ -40,7 +40,7 @@ def upsert(body: Json, sizes: Sizes) -> edge.UpdateOperation:
     if not request.points:
         raise ApiError(400, _EMPTY)
     points = [
-        edge.Point(point_id(point.id), dense_vectors(vector, sizes), point.payload or {})
+        edge.Point(point_id(point.id), to_vectors(vector, sizes), point.payload or {})
         for point, vector in zip(request.points, vectors, strict=True)
     ]
     mode = _MODES[request.update_mode] if request.update_mode else None
@@ -76,7 +76,7 @@ def update_vectors(body: Json, sizes: Sizes) -> edge.UpdateOperation:
     if not request.points:
         raise ApiError(422, "Validation error in JSON body: must specify points to update")
     changes = [
-        edge.PointVectors(point_id(point.id), dense_vectors(vector, sizes))
+        edge.PointVectors(point_id(point.id), to_vectors(vector, sizes))
         for point, vector in zip(request.points, vectors, strict=True)
     ]
     return _OPERATION.update_vectors(changes, to_filter(request.update_filter))

@@ -19,10 +19,10 @@ from deploy.qdrant_edge.requests import (
     ApiError,
     PointId,
     Sizes,
-    dense_vector,
     in_range,
     not_supported,
     point_id,
+    to_vector,
 )
 
 DEFAULT_LIMIT: Final = 10
@@ -30,6 +30,7 @@ _CANDIDATES: Final = 100
 _MOST_CANDIDATES: Final = 16_384
 _RRF_K: Final = 2
 
+Vector = list[float] | edge.SparseVector
 Payloads = bool | list[str] | edge.PayloadSelector
 
 
@@ -43,7 +44,7 @@ class Scope:
 
     sizes: Sizes
     ceiling: int
-    vector_of: Callable[[PointId, str], list[float]]
+    vector_of: Callable[[PointId, str], Vector]
 
     def limit(self, value: int | None, where: str = "limit", *, default: int = DEFAULT_LIMIT) -> int:
         """Return a limit of at least 1, cut to the collection's size."""
@@ -109,17 +110,17 @@ def _fusion(given: models.FusionQuery | models.RrfQuery, using: str) -> Any:
     return edge.Fusion.Dbsf() if given.fusion is models.Fusion.DBSF else edge.Fusion.Rrf(_RRF_K)
 
 
-def _vector(given: Any, using: str, scope: Scope) -> list[float]:
+def _vector(given: Any, using: str, scope: Scope) -> Vector:
     if isinstance(given, list):
-        return dense_vector(given, using, scope.sizes)
+        return to_vector(given, using, scope.sizes)
     if isinstance(given, models.SparseVector):
-        raise not_supported("sparse vectors")
+        return to_vector(vars(given), using, scope.sizes)
     if isinstance(given, models.Document | models.Image | models.InferenceObject):
         raise not_supported("inference: send vectors")
     raise not_supported(f"`{next(iter(given))[0]}` queries")
 
 
-def _mmr(given: models.Mmr, vector: list[float], using: str) -> edge.Mmr:
+def _mmr(given: models.Mmr, vector: Vector, using: str) -> edge.Mmr:
     diversity = 0.5 if given.diversity is None else given.diversity
     if not 0.0 <= diversity <= 1.0:
         raise ApiError(422, "Validation error in JSON body: mmr.diversity must be between 0 and 1")

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 from uuid import UUID
 
 import orjson
+import qdrant_edge as edge
 from pydantic import BaseModel, ValidationError
 from qdrant_client import models
 
@@ -25,13 +26,16 @@ PointId = int | UUID | str
 """An unsigned 64-bit integer or a UUID, as Edge takes and gives it."""
 
 Sizes = Mapping[str, int]
-"""Dimension per vector name; the unnamed vector's name is empty."""
+"""Dimension per vector name, `SPARSE` of a sparse one; the unnamed vector's name is empty."""
+
+SPARSE: Final = 0
 
 MAX_DEPTH: Final = 35
 """Deepest nesting of a request: a payload of 32 levels in its point; Edge's log fails to read back beyond about 120."""
 
 MAX_FLOAT32: Final = 3.4028234663852886e38
 _MAX_POINT_ID: Final = 2**64 - 1
+_MAX_INDEX: Final = 2**32 - 1
 MOST_INTEGER: Final = 2**63 - 1
 _MOST_FAULTS: Final = 10_000
 _ELSEWHERE: Final = {
@@ -207,26 +211,48 @@ def within_depth(value: Json, *, left: int = MAX_DEPTH) -> None:
             within_depth(entry, left=left - 1)
 
 
-def dense_vectors(value: Json, sizes: Sizes) -> Any:
+def to_vectors(value: Json, sizes: Sizes) -> Any:
     """Return the vectors of a point: by name, or the bare list of the unnamed one."""
     if type(value) is dict and not _is_other_vector(value):
-        return {name: dense_vector(vector, name, sizes) for name, vector in value.items()}
-    return dense_vector(value, "", sizes)
+        return {name: to_vector(vector, name, sizes) for name, vector in value.items()}
+    return to_vector(value, "", sizes)
 
 
-def dense_vector(value: Json, name: str, sizes: Sizes) -> list[float]:
-    """Check a vector: right dimension, all numbers, and finite as float32, which Edge itself does not ask."""
-    if type(value) is dict and _is_other_vector(value):
-        raise not_supported("sparse vectors" if "indices" in value else "inference: send vectors")
-    if type(value) is not list:
-        raise ApiError(400, "Format error in JSON body: a vector must be a list of numbers")
-    if value and type(value[0]) is list:
+def to_vector(value: Json, name: str, sizes: Sizes) -> list[float] | edge.SparseVector:
+    """Check a vector: right form and dimension, all numbers, and finite as float32, which Edge itself does not ask."""
+    is_sparse = type(value) is dict and "indices" in value
+    if type(value) is dict and not is_sparse and _is_other_vector(value):
+        raise not_supported("inference: send vectors")
+    if type(value) is not list and not is_sparse:
+        raise ApiError(400, "Format error in JSON body: a vector must be a list of numbers, or indices with values")
+    if value and not is_sparse and type(value[0]) is list:
         raise not_supported("multivectors")
     size = sizes.get(name)
     if size is None:
         raise ApiError(400, f"Wrong input: Not existing vector name error: {name}")
+    if is_sparse != (size == SPARSE):
+        raise ApiError(400, "Wrong input: Conversion between sparse and regular vectors failed")
+    if is_sparse:
+        return _sparse_vector(value)
     if len(value) != size:
         raise ApiError(400, f"Wrong input: Vector dimension error: expected dim: {size}, got {len(value)}")
+    return _finite(value)
+
+
+def _sparse_vector(value: Json) -> edge.SparseVector:
+    if value.keys() != {"indices", "values"}:
+        raise ApiError(400, "Format error in JSON body: a sparse vector has `indices` and `values`, and nothing else")
+    indices, values = as_list(value["indices"], "indices"), _finite(as_list(value["values"], "values"))
+    if indices and not (set(map(type, indices)) == {int} and min(indices) >= 0 and max(indices) <= _MAX_INDEX):
+        raise ApiError(400, f"Format error in JSON body: indices must be integers from 0 to {_MAX_INDEX}")
+    if len(indices) != len(values):
+        raise ApiError(422, "Validation error in JSON body: values must be the same length as indices")
+    if len(set(indices)) != len(indices):
+        raise ApiError(422, "Validation error in JSON body: indices must be unique")
+    return edge.SparseVector(indices, values)
+
+
+def _finite(value: list[Any]) -> list[float]:
     try:
         length = math.hypot(*value)  # one C call judges type and finiteness of every value
     except TypeError as error:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from deploy.qdrant_edge.collection import Collection, read_spec, sizes_of, to_json, updated
+from deploy.qdrant_edge.store import Store
 from tests.unit.deploy.qdrant_edge.conftest import CREATE, refused
 
 ONE_VECTOR = CREATE["vectors"]
@@ -31,6 +32,16 @@ def test_description_has_what_was_asked_for_and_defaults(shop: Collection) -> No
     }
 
 
+def test_collection_may_be_sparse_alone(store: Store) -> None:
+    """Sparse vectors are described as they were asked for."""
+    store.create("words", {"sparse_vectors": {"words": {"modifier": "idf", "index": {"on_disk": False}}}})
+    collection = store.collection("words")
+    collection.write("upsert", {"points": [{"id": 1, "vector": {"words": {"indices": [7], "values": [1]}}}]})
+    params = collection.info()["config"]["params"]
+    assert params["vectors"] == {}
+    assert params["sparse_vectors"] == {"words": {"modifier": "idf", "index": {"on_disk": False}}}
+
+
 def test_metadata_is_merged_and_null_removes() -> None:
     """A change of metadata keeps the other keys."""
     spec = read_spec({**CREATE, "metadata": {"a": 1, "b": 2}})
@@ -53,7 +64,9 @@ def test_metadata_is_merged_and_null_removes() -> None:
         ({"vectors": ONE_VECTOR, "shard_number": 2}, 501, "shard_number"),
         ({"vectors": ONE_VECTOR, "replication_factor": 2}, 501, "replication_factor"),
         ({"vectors": ONE_VECTOR, "sharding_method": "custom"}, 501, "custom sharding"),
-        ({"vectors": ONE_VECTOR, "sparse_vectors": {"s": {}}}, 501, "sparse_vectors"),
+        ({"vectors": ONE_VECTOR, "sparse_vectors": {"s": {"index": {"datatype": "float16"}}}}, 501, "data types"),
+        ({"vectors": ONE_VECTOR, "sparse_vectors": {"s": {"modifier": "tf"}}}, 400, "modifier"),
+        ({"vectors": ONE_VECTOR, "sparse_vectors": {"product": {}}}, 422, "`product` names"),
         ({"vectors": ONE_VECTOR, "quantization_config": {"scalar": {"type": "int8"}}}, 501, "quantization_config"),
         ({"vectors": ONE_VECTOR, "strict_mode_config": {"enabled": True}}, 501, "strict_mode_config"),
         ({"vectors": {"m": {**DOT, "multivector_config": {"comparator": "max_sim"}}}}, 501, "multivector_config"),

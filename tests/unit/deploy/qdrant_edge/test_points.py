@@ -152,7 +152,7 @@ def test_malformed_point_refuses_the_request_whole(shop: Collection, fields: dic
 @pytest.mark.parametrize(
     ("kind", "body", "status"),
     [
-        ("upsert", {"points": [{"id": 1, "vector": {"product": {"indices": [1], "values": [1]}}}]}, 501),
+        ("upsert", {"points": [{"id": 1, "vector": {"product": {"indices": [1], "values": [1]}}}]}, 400),
         ("upsert", {"points": [{"id": 1, "vector": {"product": [[1, 2], [3, 4]]}}]}, 501),
         ("upsert", {"points": [{"id": 1, "vector": {"text": "fridge", "model": "m"}}]}, 501),
         ("upsert", {"points": [], "shard_key": "a"}, 501),
