@@ -168,7 +168,7 @@ def live_view(progress: Mapping[str, Any]) -> RenderableType:
     released = f"{progress['query_releases']} query and {progress['product_releases']} product releases"
     table.add_row("shoppers", progress["clock"])
     table.add_row("traffic", f"{progress['searches']:,} searches, {progress['clicks']:,} clicks, {rate}")
-    table.add_row("learning", f"{progress['pairs']:,} pairs, {released}")
+    table.add_row("learning", f"{progress['lists']:,} lists, {released}")
     for name in ("in force", "click to search", "product to search", "quality so far"):
         table.add_row(name, progress[name])
     return Panel(table, title="Millrace demo", title_align="left")
@@ -178,7 +178,7 @@ def live_line(progress: Mapping[str, Any]) -> str:
     """The same as one line, for logs and pipes."""
     return (
         f"{progress['clock']}: {progress['searches']:,} searches, {progress['clicks']:,} clicks, "
-        f"{progress['events']:,} events ({progress['events_per_s']:.0f}/s), {progress['pairs']:,} pairs, "
+        f"{progress['events']:,} events ({progress['events_per_s']:.0f}/s), {progress['lists']:,} lists, "
         f"{progress['query_releases']} query and {progress['product_releases']} product releases; "
         f"click to search {progress['click to search']}; quality so far {progress['quality so far']}"
     )

@@ -41,7 +41,7 @@ EXAMPLES: list[dict[str, Any]] = [
 ]  # fmt: skip
 LINKS = {"the page": "http://127.0.0.1:8082/", "logs": ".millrace/demo/logs/"}
 PROGRESS: dict[str, Any] = {
-    "clock": "31 of 120 s", "searches": 812, "clicks": 401, "events": 2_034, "events_per_s": 65.6, "pairs": 377,
+    "clock": "31 of 120 s", "searches": 812, "clicks": 401, "events": 2_034, "events_per_s": 65.6, "lists": 377,
     "query_releases": 2, "product_releases": 1, "in force": "query release 2 on product release 1",
     "click to search": "12.3 s (median of 99)", "product to search": "not measured yet",
     "quality so far": "nDCG@10 0.441 on 48 unseen queries (+0.021 since the start)",
@@ -110,7 +110,7 @@ def test_the_live_view_fits_a_terminal(width: int) -> None:
     """Every figure of the view is on it."""
     view = shown(live_view(PROGRESS), width=width)
     assert max(len(line) for line in view.splitlines()) <= width
-    for figure in ("31 of 120 s", "812 searches", "2,034 events (66/s)", "377 pairs", "query release 2 on product"):
+    for figure in ("31 of 120 s", "812 searches", "2,034 events (66/s)", "377 lists", "query release 2 on product"):
         assert figure in view
 
 
@@ -118,7 +118,7 @@ def test_the_live_line_holds_the_same_in_one_line() -> None:
     """For logs and pipes."""
     line = live_line(PROGRESS)
     assert "\n" not in line
-    for figure in ("812 searches", "401 clicks", "377 pairs", "12.3 s (median of 99)", "+0.021"):
+    for figure in ("812 searches", "401 clicks", "377 lists", "12.3 s (median of 99)", "+0.021"):
         assert figure in line
 
 
