@@ -18,7 +18,7 @@ from indexer.catalog.topics import CatalogTopic, VectorsTopic
 from indexer.points import InForce, Owner
 from indexer.ports import AskInForce, Stopped
 from indexer.qdrant import connect
-from indexer.rollout.loop import RollOutLoop
+from indexer.rollout.loop import NO_RELEASES, RollOutLoop
 from indexer.store import ProductStore
 from service.follow import PATIENCE_S, TopicFollower
 from service.health import Dependency, Health
@@ -115,7 +115,7 @@ class Indexer:
             self._open_store(owner),  # a connection belongs to one thread
             owner,
             models=models,
-            put_in_force=lambda serving: writer.put_in_force(serving, models),
+            put_in_force=lambda serving, releases=NO_RELEASES: writer.put_in_force(serving, models, releases),
             log=log,
             encoder=encoder,
             pause=self._shutdown.wait,

@@ -92,8 +92,13 @@ AskInForce = Callable[[], InForce]
 Raises DependencyDown or TransientError if that cannot be known.
 """
 
-PutInForce = Callable[[Serving], None]
-"""Puts releases in force; returns once the topic shows them."""
+
+class PutInForce(Protocol):
+    """Writes to `models`."""
+
+    def __call__(self, serving: Serving, releases: Mapping[str, bytes] = ...) -> None:
+        """Put releases in force, after writing those that come with it; return once the topic shows them."""
+
 
 Pause = Callable[[float], bool]
 """Pauses for so many seconds; True means that the process is asked to stop."""

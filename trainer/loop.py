@@ -263,20 +263,28 @@ class TrainerLoop:
             self._writer.retire(retired_keys(manifests, needed=needed, now_ms=self._clock_ms()))
 
     def _adopt(self) -> None:
-        """Note which releases `serving` names; an older query release than before is a rollback."""
-        serving, progress = self._models.serving(), self.progress
-        if serving is None:
+        """Note which releases `serving` names, and go back if that is a rollback.
+
+        It is one if it says so and training went on from what was taken back, or if it names an older query release.
+        Release 0 alone says nothing: the indexer begins with it over another base.
+        """
+        named, progress = self._models.serving(), self.progress
+        if named is None:
             return
-        before, named = (progress.query_release, progress.product_release), serving
-        if before == (named.query_release, named.product_release):
+        before = progress.query_release, progress.product_release, progress.withdrawn
+        if before == (named.query_release, named.product_release, named.withdrawn):
             return
+        is_older = 0 < named.query_release < before[0]
+        is_back = named.withdrawn > before[2] and named.query_release < progress.query_parent
         progress.query_release, progress.product_release = named.query_release, named.product_release
-        if named.query_release < before[0]:
+        progress.withdrawn = named.withdrawn
+        if is_older or is_back:
             self._roll_back(named.query_release, named.product_release)
         else:
             progress.query_parent = max(progress.query_parent, named.query_release)
             progress.product_parent = max(progress.product_parent, named.product_release)
-        progress.last_query_release = max(progress.last_query_release, named.query_release)
+        numbers = progress.last_query_release, named.query_release, named.withdrawn
+        progress.last_query_release = max(numbers)
         progress.last_product_release = max(progress.last_product_release, named.product_release)
         self._unsaved = True
         reporting.adopted(named.query_release, named.product_release)

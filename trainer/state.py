@@ -29,6 +29,8 @@ class Progress(BaseModel):
     query_release: int = 0
     """In force, as `serving` says."""
     product_release: int = 0
+    withdrawn: int = 0
+    """The highest query release that a rollback took back, as `serving` says."""
     query_parent: int = 0
     """Last release of each kind that was made, or that was adopted since: the next one goes on from it."""
     product_parent: int = 0

@@ -3,10 +3,11 @@
 Each step is safe to repeat after a crash, and nothing of a roll-out survives the process: a restart begins it again.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from contracts.errors import CheckFailed, ContractError, InvariantError, UsageError
-from contracts.releases import Kind, ReleaseManifest, Serving
+from contracts.releases import Kind, ReleaseManifest, Rollback, Serving, release_key
 from indexer.points import InForce, Owner, Target
 from indexer.ports import Pause, PutInForce, VectorLog
 from indexer.rollout import decisions
@@ -23,8 +24,15 @@ from towers.release_files import (
     Encoder,
     Release,
     identity_release,
+    pack,
     verified_release,
 )
+
+ROLLED_BACK: Final = "rollback"
+"""Reason of a `serving` that names an older query release."""
+NO_RELEASES: Final[Mapping[str, bytes]] = {}
+NUMBERS_LEFT: Final = 3
+"""Numbers that a product release of ours leaves to the trainer, which may be publishing just now."""
 
 
 class RollOutLoop:
@@ -34,7 +42,7 @@ class RollOutLoop:
         store: the index, with a connection of this loop's own.
         owner: names our collections.
         models: the topic `models`.
-        put_in_force: writes `serving`.
+        put_in_force: writes to `models`.
         log: `product-vectors`, and what is known from it.
         encoder: the base encoder.
         pause: how to wait; True means stop.
@@ -151,13 +159,18 @@ class RollOutLoop:
             releases=self._usable(serving),
             alias_target=alias_target,
             collections=collections,
+            rollback=view.rollback_due(),
         )
 
     def _usable(self, serving: Serving | None) -> frozenset[ReleaseId]:
-        """Return the releases that may come into force: over our base, not refused, of no overtaken trainer."""
+        """Return the releases that may come into force: over our base, not refused, taken back or overtaken."""
         usable = set()
-        for manifest in self._models.look().manifests.values():
+        manifests = self._models.look().manifests.values()
+        withdrawn = frozenset[int]() if serving is None else decisions.withdrawn(serving, manifests)
+        for manifest in manifests:
             release: ReleaseId = manifest.kind, manifest.release
+            if manifest.kind == "query" and manifest.release in withdrawn:
+                continue
             if manifest.base_version != self._encoder.base_version or release in self._refused:
                 continue
             if serving is None or manifest.fence >= serving.fence:
@@ -208,6 +221,8 @@ class RollOutLoop:
         match step:
             case decisions.Begin():
                 self._begin(None)
+            case decisions.RollBack(request) if serving is not None:
+                self._roll_back(request, serving)
             case decisions.Repair() if serving is not None:
                 self._repair(serving)
             case decisions.PublishAlias() if serving is not None:
@@ -241,6 +256,8 @@ class RollOutLoop:
                 published_at=epoch_ms() if before is None else _published_after(before),
                 previous_collection=None if before is None else before.collection,
                 fence=0 if before is None else before.fence,
+                withdrawn=0 if before is None else before.withdrawn,
+                rollback_answered=0 if before is None else before.rollback_answered,
             )
         )
         self._collections.publish_alias(target.collection)
@@ -273,7 +290,44 @@ class RollOutLoop:
     def _release_query(self, query_release: int, serving: Serving) -> None:
         release = self._use_or_refuse("query", query_release)
         if release is not None:
-            self._publish(_with(release.manifest, serving, query_release=query_release))
+            changes = {"query_release": query_release, "reason": "release"}
+            self._publish(_with(release.manifest, serving, **changes))
+
+    def _roll_back(self, request: Rollback, serving: Serving) -> None:
+        """Put an older query release in force; one that cannot be is refused, and the request is answered."""
+        number, answered = request.query_release, {"rollback_answered": request.requested_at}
+        release = self._use_or_refuse("query", number) if number < serving.query_release else None
+        if release is None:
+            get_logger().error("rollback_refused", query_release=number, in_force=serving.query_release)
+            self._put_in_force(serving.model_copy(update={**answered, "published_at": _published_after(serving)}))
+            return
+        quality = self._quality_of(release.manifest, serving)
+        highest = max(self._models.highest("query"), serving.query_release, serving.withdrawn)
+        changes = {"query_release": number, "withdrawn": highest, "reason": ROLLED_BACK}
+        self._publish(_with(release.manifest, serving, **changes, **answered), quality)
+        get_logger().warning("rolled_back", query_release=number, withdrawn_up_to=highest)
+
+    def _quality_of(self, query: ReleaseManifest, serving: Serving) -> dict[str, bytes]:
+        """Make a product release of the quality that belongs to a query release, unless that is what is in force.
+
+        Points refuse what is older, so it takes a number that is newer than any.
+        """
+        view, wanted = self._models.look(), query.product_release
+        newest = max(self._models.highest("product"), serving.product_release)
+        try:
+            release = self._verified("product", wanted)
+        except (CheckFailed, ContractError) as error:
+            get_logger().error("quality_not_rolled_back", product_release=wanted, error=error.message)
+            return {}
+        in_force = view.manifests.get(release_key("product", serving.product_release).decode())
+        digest = release.manifest.weights_sha256
+        is_same = wanted == serving.product_release or (in_force is not None and in_force.weights_sha256 == digest)
+        if is_same and newest == serving.product_release:
+            return {}
+        number = newest + NUMBERS_LEFT
+        changes = {"release": number, "product_release": number, "query_release": query.release, "parent": wanted}
+        manifest = release.manifest.model_copy(update={**changes, "fence": view.fence, "created_at": epoch_ms()})
+        return {release_key("product", number).decode(): pack(Release(manifest, release.tensors))}
 
     def _refresh_product(self, number: int, serving: Serving) -> None:
         """Write the next points whose quality a product release moves, and put it in force after the last."""
@@ -284,7 +338,7 @@ class RollOutLoop:
             if self._stored is None:
                 raise InvariantError("the collection was not compared with the base vectors yet")
             target = Target(serving.collection, number, release.product_tower())
-            window_s = self._refresh_window_s
+            window_s = 0.0 if serving.reason == ROLLED_BACK else self._refresh_window_s
             self._refresh = Refresh(target, self._store, self._log.known, self._stored, window_s=window_s)
             get_logger().info("rollout_begins", product_release=number, moves=self._refresh.total)
         refresh = self._refresh
@@ -295,8 +349,8 @@ class RollOutLoop:
             self._publish(_with(release.manifest, serving, product_release=number, previous_collection=None))
             metrics.RELEASES.labels("product", "in_force").inc()
 
-    def _publish(self, serving: Serving) -> None:
-        self._put_in_force(serving)
+    def _publish(self, serving: Serving, releases: Mapping[str, bytes] = NO_RELEASES) -> None:
+        self._put_in_force(serving, releases)
         metrics.RELEASES.labels("query", "in_force").inc()
         get_logger().info(
             "serving_published",

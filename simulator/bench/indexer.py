@@ -117,7 +117,7 @@ class _Bench:
             ProductStore(connect(settings), owner=owner),
             owner,
             models=self._models,
-            put_in_force=lambda serving: self._models.apply(SERVING_KEY, wire.encode(serving)),
+            put_in_force=lambda serving, _releases=None: self._models.apply(SERVING_KEY, wire.encode(serving)),
             log=_Log(self._known),
             encoder=self._encoder,
             pause=_pause,

@@ -84,7 +84,10 @@ def busy_kafka() -> KafkaView:
     }
     counts = CatalogCounts(catalogue=1_290).model_dump_json()
     committed = {
-        "trainer": {(PREFERENCE_PAIRS, number): Committed(390, "") for number in PARTITIONS},
+        "trainer": {
+            **{(PREFERENCE_PAIRS, number): Committed(390, "") for number in PARTITIONS},
+            **{(JOINED_SEARCHES, number): Committed(200 + number, "") for number in PARTITIONS},
+        },
         "indexer": {(CATALOG, number): Committed(1_290, counts) for number in PARTITIONS},
     }
     return KafkaView(

@@ -163,8 +163,10 @@ class Topic(ModelsTable):
         for release in releases:
             self.apply(release_key(release.manifest.kind, release.manifest.release), pack(release))
 
-    def put_in_force(self, serving: Serving) -> None:
-        """Put releases in force."""
+    def put_in_force(self, serving: Serving, releases: Mapping[str, bytes] | None = None) -> None:
+        """Write releases, and put some in force."""
+        for key, value in (releases or {}).items():
+            self.apply(key.encode(), value)
         self.history.append((serving.query_release, serving.product_release))
         self.apply(SERVING_KEY, wire.encode(serving))
 

@@ -284,9 +284,39 @@ def test_a_rollback_to_the_untrained_release_forgets_everything() -> None:
     """Release 0 knew nothing: learning begins again with what comes."""
     world = World()
     rolled_back(world)
-    world.models.serve(0, 0)
+    world.models.serve(0, 0, withdrawn=3)
     world.run_once(after_s=20)
     assert world.progress.lists_trained == 0
     world.send(400, 500)
+    world.run_once(after_s=20)
+    assert world.progress.lists_trained == 100
+
+
+def test_a_rollback_of_what_never_was_seen_in_force_goes_back_too() -> None:
+    """The release that training goes on from came into force and was taken back while the trainer looked away."""
+    world = World(100)
+    world.run_once(after_s=20)
+    world.models.serve(1, 0)
+    world.run_once()
+    world.send(100, 200)
+    world.run_once(after_s=20)
+    assert (world.progress.query_parent, world.progress.query_release) == (2, 1)
+    world.models.serve(1, 0, withdrawn=7)
+    world.send(200, 300)
+    world.run_once(after_s=20)
+    assert world.progress.lists_trained == 100
+    world.send(300, 400)
+    world.run_once(after_s=20)
+    manifest = manifest_of(world.models.values["query-8"])
+    assert (manifest.parent, manifest.lists_trained) == (1, 200)
+
+
+def test_release_0_of_another_base_is_no_rollback() -> None:
+    """An indexer of another base begins with it: what was counted stays."""
+    world = World(100)
+    world.run_once(after_s=20)
+    world.models.serve(1, 0)
+    world.run_once()
+    world.models.serve(0, 0)
     world.run_once(after_s=20)
     assert world.progress.lists_trained == 100
