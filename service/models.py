@@ -73,6 +73,7 @@ class ModelsTable:
         self._numbers: dict[Kind, set[int]] = {kind: set() for kind in KINDS}
         self._unreadable: LRUCache[bytes, tuple[bytes, ContractError]] = LRUCache(REMEMBERED_UNREADABLE)
         self._overtaken: LRUCache[str, int] = LRUCache(REMEMBERED_UNREADABLE)
+        self._overwritten: set[str] = set()
 
     def apply(self, key: bytes, value: bytes | None, _timestamp_ms: int = 0) -> None:
         """Take one record of the topic."""
@@ -90,6 +91,7 @@ class ModelsTable:
         with self._changed:
             self._view = ModelsView(switches=self._view.switches)
             self._values.clear()
+            self._overwritten.clear()
             self._unreadable.clear()
             for numbers in self._numbers.values():
                 numbers.clear()
@@ -134,6 +136,14 @@ class ModelsTable:
                 newest, reason = number, f"{kind}-{number} cannot be read: {error.message}"
         return reason
 
+    def overwritten(self) -> dict[str, bytes]:
+        """Give the releases under whose keys an overtaken trainer has written since, by key.
+
+        Compaction would keep its record alone, and whoever starts then would find nothing that may be used.
+        """
+        with self._changed:
+            return {key: self._values[key] for key in sorted(self._overwritten) if key in self._values}
+
     def seen(self, key: str) -> bool:
         """Tell whether a release was ever there, retired ones included."""
         kind, number = _release_of(key)
@@ -170,6 +180,7 @@ class ModelsTable:
             self._numbers[kind].add(number)
             self._note_overtaken(name, manifest)
             return
+        self._overwritten.discard(name)
         manifests = {known: kept for known, kept in self._view.manifests.items() if known != name}
         self._values.pop(name, None)
         self._numbers[kind].add(number)
@@ -194,6 +205,8 @@ class ModelsTable:
         A record that is read for the second time is not news.
         """
         known = self._view.manifests.get(name)
+        if known is not None and known.fence > manifest.fence:
+            self._overwritten.add(name)
         if (known is None or known.fence != manifest.fence) and self._overtaken.get(name) != manifest.fence:
             self._overtaken[name] = manifest.fence
             error = f"its trainer was overtaken: its fence is {manifest.fence}, the highest {self._view.fence}"

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from contracts.errors import CheckFailed, ContractError, InvariantError, UsageError
-from contracts.releases import Kind, ReleaseManifest, Rollback, Serving, release_key
+from contracts.releases import Kind, ReleaseManifest, Rollback, Serving
 from indexer.points import InForce, Owner, Target
 from indexer.ports import Pause, PutInForce, VectorLog
 from indexer.rollout import decisions
 from indexer.rollout.collections import OwnCollections
 from indexer.rollout.decisions import ReleaseId, State
 from indexer.rollout.refresh import Refresh
+from indexer.rollout.rewritten import quality_again, with_fence
 from indexer.store import ProductStore, StoredPoint
 from service import metrics
 from service.logging import get_logger
@@ -24,15 +25,12 @@ from towers.release_files import (
     Encoder,
     Release,
     identity_release,
-    pack,
     verified_release,
 )
 
 ROLLED_BACK: Final = "rollback"
 """Reason of a `serving` that names an older query release."""
 NO_RELEASES: Final[Mapping[str, bytes]] = {}
-NUMBERS_LEFT: Final = 3
-"""Numbers that a product release of ours leaves to the trainer, which may be publishing just now."""
 
 
 class RollOutLoop:
@@ -96,6 +94,10 @@ class RollOutLoop:
         if leads and self._log.known.outdated():
             self._write_newest_again()
             return True
+        serving, overwritten = self._models.serving(), self._models.overwritten()
+        if leads and serving is not None and overwritten:
+            self._release_again(overwritten, serving)
+            return True
         if not leads:
             self._stored = self._refresh = None  # whoever leads writes what was compared here
         state = self._state(leads=leads)
@@ -143,6 +145,12 @@ class RollOutLoop:
             self._log.publish(outdated)
             self._log.read_to_end()
             get_logger().warning("newest_vectors_written_again", products=len(outdated), one=outdated[0].product_id)
+
+    def _release_again(self, overwritten: Mapping[str, bytes], serving: Serving) -> None:
+        """Write releases again under whose keys an overtaken trainer has written; what is in force stays so."""
+        again = with_fence(overwritten, self._models.look().fence)
+        self._put_in_force(serving.model_copy(update={"published_at": _published_after(serving)}), again)
+        get_logger().warning("releases_written_again", releases=sorted(again))
 
     def _state(self, *, leads: bool) -> State:
         view = self._models.look()
@@ -308,26 +316,12 @@ class RollOutLoop:
         get_logger().warning("rolled_back", query_release=number, withdrawn_up_to=highest)
 
     def _quality_of(self, query: ReleaseManifest, serving: Serving) -> dict[str, bytes]:
-        """Make a product release of the quality that belongs to a query release, unless that is what is in force.
-
-        Points refuse what is older, so it takes a number that is newer than any.
-        """
-        view, wanted = self._models.look(), query.product_release
-        newest = max(self._models.highest("product"), serving.product_release)
         try:
-            release = self._verified("product", wanted)
+            release = self._verified("product", query.product_release)
         except (CheckFailed, ContractError) as error:
-            get_logger().error("quality_not_rolled_back", product_release=wanted, error=error.message)
+            get_logger().error("quality_not_rolled_back", product_release=query.product_release, error=error.message)
             return {}
-        in_force = view.manifests.get(release_key("product", serving.product_release).decode())
-        digest = release.manifest.weights_sha256
-        is_same = wanted == serving.product_release or (in_force is not None and in_force.weights_sha256 == digest)
-        if is_same and newest == serving.product_release:
-            return {}
-        number = newest + NUMBERS_LEFT
-        changes = {"release": number, "product_release": number, "query_release": query.release, "parent": wanted}
-        manifest = release.manifest.model_copy(update={**changes, "fence": view.fence, "created_at": epoch_ms()})
-        return {release_key("product", number).decode(): pack(Release(manifest, release.tensors))}
+        return quality_again(release, query, models=self._models, serving=serving)
 
     def _refresh_product(self, number: int, serving: Serving) -> None:
         """Write the next points whose quality a product release moves, and put it in force after the last."""

@@ -69,6 +69,20 @@ def test_what_an_overtaken_trainer_still_writes_is_left_out_and_said_once() -> N
     assert [line["release"] for line in lines if line["event"] == "release_refused"] == ["query-2", "product-5"]
 
 
+def test_what_an_overtaken_trainer_has_written_over_is_named_until_it_is_written_again() -> None:
+    """A repeat of what was always older, or of the release itself, is nothing of the kind."""
+    newer, older = release_value("query", 2, fence=3), release_value("query", 2, fence=2)
+    table, seen = table_of(query_1=release_value("query", 1, fence=2), query_2=newer), []
+    for value in (newer, older, release_value("query", 2, fence=4)):
+        table.apply(b"query-2", value)
+        table.apply(b"query-1", release_value("query", 1, fence=2))
+        seen.append(table.overwritten())
+    assert seen == [{}, {"query-2": newer}, {}]
+    table.apply(b"query-2", older)
+    table.apply(b"query-2", None)
+    assert table.overwritten() == {}
+
+
 def test_the_fence_in_force_leaves_out_what_comes_later() -> None:
     """Also if the releases that raised it are gone; a topic that was made anew begins without."""
     table = table_of(serving=wire.encode(serving(3).model_copy(update={"fence": 4})))

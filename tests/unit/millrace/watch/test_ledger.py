@@ -128,7 +128,7 @@ def without(*parts: str) -> KafkaView:
     [
         (SEARCH_EVENTS, {"join"}),
         (JOIN_PROGRESS, {"join"}),
-        (JOINED_SEARCHES, {"pairs"}),
+        (JOINED_SEARCHES, {"pairs", "trainer"}),
         (PAIRS_PROGRESS, {"pairs"}),
         (PREFERENCE_PAIRS, {"trainer"}),
         ("millrace-indexer", {"indexer"}),
