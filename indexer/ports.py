@@ -81,6 +81,15 @@ class VectorLog(Protocol):
         """
         ...
 
+    def complete(self) -> None:
+        """Return once the base vectors hold every product: as `read_to_end`, and none is of another base.
+
+        Raises:
+            DependencyDown: Kafka does not answer.
+            Stopped: asked to stop in the middle; what was encoded is kept.
+        """
+        ...
+
     def set_aside(self, refusals: Sequence[Refusal]) -> None:
         """Write refused records to `dead-letters`, bytes as they came."""
         ...

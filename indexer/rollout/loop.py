@@ -69,6 +69,7 @@ class RollOutLoop:
         self._refresh_window_s = refresh_window_s
         self._refused: dict[ReleaseId, str] = {}
         self._overtaken: set[ReleaseId] = set()
+        self._damaged: set[str] = set()
         self._target: Target | None = None
         self._switches = 0
         self._repaired_at: int | None = None
@@ -94,8 +95,8 @@ class RollOutLoop:
         if leads and self._log.known.outdated():
             self._write_newest_again()
             return True
-        serving, overwritten = self._models.serving(), self._models.overwritten()
-        if leads and serving is not None and overwritten:
+        overwritten = {key: value for key, value in self._models.overwritten().items() if key not in self._damaged}
+        if leads and overwritten and (serving := self._models.serving()) is not None:
             self._release_again(overwritten, serving)
             return True
         if not leads:
@@ -149,6 +150,7 @@ class RollOutLoop:
     def _release_again(self, overwritten: Mapping[str, bytes], serving: Serving) -> None:
         """Write releases again under whose keys an overtaken trainer has written; what is in force stays so."""
         again = with_fence(overwritten, self._models.look().fence)
+        self._damaged |= overwritten.keys() - again.keys()
         self._put_in_force(serving.model_copy(update={"published_at": _published_after(serving)}), again)
         get_logger().warning("releases_written_again", releases=sorted(again))
 
@@ -286,7 +288,7 @@ class RollOutLoop:
         if self._stored is None:
             self._collections.make(target, query_release=serving.query_release)
             self._stored = self._store.stored(target.collection)
-        self._log.read_to_end()
+        self._log.complete()
         repair = Refresh(target, self._store, self._log.known, self._stored)
         self._collections.write_all(repair)
         if self._collections.look()[0] is None:

@@ -114,6 +114,10 @@ class Log:
         self._maybe_fail()
         self.before_end()
 
+    def complete(self) -> None:
+        """Nothing is of another base."""
+        self.read_to_end()
+
     def set_aside(self, refusals: Sequence[Refusal]) -> None:
         """Keep refused records."""
         self._maybe_fail()

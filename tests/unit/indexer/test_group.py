@@ -120,6 +120,10 @@ class Vectors:
             self.known.read(BaseProduct.from_message(message))
         self._read = len(self._world.vectors)
 
+    def complete(self) -> None:
+        """Nothing is of another base."""
+        self.read_to_end()
+
     def set_aside(self, refusals: Sequence[Refusal]) -> None:
         """Refuse nothing."""
         assert not refusals
