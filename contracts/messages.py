@@ -12,7 +12,7 @@ from contracts.events import SEARCH_RECORD, ShopEvent, Tick
 from contracts.joined import JoinedSearch
 from contracts.pairs import CURATED_PAIR, CuratedPair, PreferencePair
 from contracts.progress import JoinProgress, PairsProgress
-from contracts.releases import MANIFEST, SERVING, ReleaseManifest, Serving
+from contracts.releases import MANIFEST, ROLLBACK, SERVING, ReleaseManifest, Rollback, Serving
 
 _SHOP_EVENTS: Final = (topics.SEARCH_EVENTS, topics.LATE_EVENTS, topics.ORPHAN_EVENTS)
 
@@ -42,6 +42,7 @@ MESSAGES: Final[tuple[MessageSpec, ...]] = (
     _alone("product_vector", ProductVector, topics.PRODUCT_VECTORS),
     MessageSpec("release_manifest", ReleaseManifest, MANIFEST, (topics.MODELS,)),
     MessageSpec("serving", Serving, SERVING, (topics.MODELS,)),
+    MessageSpec("rollback", Rollback, ROLLBACK, (topics.MODELS,)),
     _alone("join_progress", JoinProgress, topics.JOIN_PROGRESS),
     _alone("pairs_progress", PairsProgress, topics.PAIRS_PROGRESS),
 )

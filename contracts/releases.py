@@ -12,6 +12,7 @@ from contracts.errors import MalformedMessage
 
 Kind = Literal["query", "product"]
 SERVING_KEY: Final = b"serving"
+ROLLBACK_KEY: Final = b"rollback"
 PROBE_TOLERANCE: Final = 1e-4
 """Largest difference at which a recomputed probe vector still proves the release."""
 
@@ -101,14 +102,28 @@ class Serving(Message):
     """The collection in force before this one, kept for a rollback; older ones are dropped."""
     fence: Count = 0
     """The highest fence of a release that was in force; releases with a lower one are refused."""
+    withdrawn: Count = 0
+    """The highest query release that a rollback took back: only newer ones come into force, if nothing that was taken
+    back was gone on from."""
+    rollback_answered: Count = 0
+    """`requested_at` of the last rollback that was asked for, whether it was carried out or refused."""
 
     def release_of(self, kind: Kind) -> int:
         """Return the release in force of a kind."""
         return self.query_release if kind == "query" else self.product_release
 
 
+class Rollback(Message):
+    """Somebody asks to go back to an older query release, and to the quality of products that belongs to it."""
+
+    query_release: Release
+    requested_at: Time
+    """Tells one request from another: a later one has a higher value."""
+
+
 MANIFEST: Final[TypeAdapter[ReleaseManifest]] = TypeAdapter(ReleaseManifest)
 SERVING: Final[TypeAdapter[Serving]] = TypeAdapter(Serving)
+ROLLBACK: Final[TypeAdapter[Rollback]] = TypeAdapter(Rollback)
 
 
 def manifest_of(value: bytes) -> ReleaseManifest:

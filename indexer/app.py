@@ -9,16 +9,15 @@ from typing import Final
 
 from kafka import KafkaProducer
 
-from contracts.errors import DependencyDown, TransientError, UsageError
+from contracts.errors import DependencyDown, TransientError
 from contracts.telemetry import Process
 from contracts.topics import MODELS
-from indexer.catalog.base_vectors import BaseVectors
 from indexer.catalog.loop import CatalogLoop
 from indexer.catalog.topics import CatalogTopic, VectorsTopic
 from indexer.points import InForce, Owner
 from indexer.ports import AskInForce, Stopped
 from indexer.qdrant import connect
-from indexer.rollout.loop import RollOutLoop
+from indexer.rollout.loop import NO_RELEASES, RollOutLoop
 from indexer.store import ProductStore
 from service.follow import PATIENCE_S, TopicFollower
 from service.health import Dependency, Health
@@ -28,7 +27,7 @@ from service.logging import get_logger
 from service.models import ModelsTable, ModelsWriter
 from service.process import Shutdown
 from service.settings import Settings
-from towers.encoder import BaseEncoder, load_encoder
+from towers.encoder import load_encoder
 
 BULK_THREADS: Final = 2
 """Torch threads for whole catalogues; more gain little on texts this short."""
@@ -106,16 +105,15 @@ class Indexer:
         self._stack.callback(producer.close)
         models = ModelsTable(on_change=self._models_changed.set)
         followed = TopicFollower(settings, MODELS, models.apply, on_new_topic=models.forget, kafka=self._kafka)
-        log = VectorsTopic(settings, producer, self._kafka)
+        log = VectorsTopic(settings, producer, self._kafka, encoder=encoder, pause=self._shutdown.wait)
         self._read("models", followed)
         self._read("vectors", log.follower)
-        _require_base_version(log.known, encoder)
         writer = ModelsWriter(settings, producer)
         rollout = RollOutLoop(
             self._open_store(owner),  # a connection belongs to one thread
             owner,
             models=models,
-            put_in_force=lambda serving: writer.put_in_force(serving, models),
+            put_in_force=lambda serving, releases=NO_RELEASES: writer.put_in_force(serving, models, releases),
             log=log,
             encoder=encoder,
             pause=self._shutdown.wait,
@@ -233,15 +231,6 @@ class Indexer:
             self._rollout_waits = None
             if not moved:
                 self._models_changed.wait(IDLE_S)
-
-
-def _require_base_version(vectors: BaseVectors, encoder: BaseEncoder) -> None:
-    foreign = vectors.foreign_base_version(encoder.base_version)
-    if foreign is not None:
-        raise UsageError(
-            f"the vectors on this cluster were made by {foreign}, this process has {encoder.base_version}",
-            fix="set MILLRACE_BASE_MODEL back, or choose another MILLRACE_TOPIC_PREFIX and send the catalogue anew",
-        )
 
 
 def _in_force(models: ModelsTable, followed: TopicFollower) -> AskInForce:

@@ -81,6 +81,15 @@ class VectorLog(Protocol):
         """
         ...
 
+    def complete(self) -> None:
+        """Return once the base vectors hold every product: as `read_to_end`, and none is of another base.
+
+        Raises:
+            DependencyDown: Kafka does not answer.
+            Stopped: asked to stop in the middle; what was encoded is kept.
+        """
+        ...
+
     def set_aside(self, refusals: Sequence[Refusal]) -> None:
         """Write refused records to `dead-letters`, bytes as they came."""
         ...
@@ -92,8 +101,13 @@ AskInForce = Callable[[], InForce]
 Raises DependencyDown or TransientError if that cannot be known.
 """
 
-PutInForce = Callable[[Serving], None]
-"""Puts releases in force; returns once the topic shows them."""
+
+class PutInForce(Protocol):
+    """Writes to `models`."""
+
+    def __call__(self, serving: Serving, releases: Mapping[str, bytes] = ...) -> None:
+        """Put releases in force, after writing those that come with it; return once the topic shows them."""
+
 
 Pause = Callable[[float], bool]
 """Pauses for so many seconds; True means that the process is asked to stop."""

@@ -146,7 +146,7 @@ def lag(json: Json = False) -> None:
 
 def lag_table(report: Mapping[str, Any]) -> Table:
     """The lag as a table, a line under each group."""
-    table = Table("group", "topic", *_numbers("partition", "position", "end", "lag", "held"))
+    table = Table("group", "topic", *numbers("partition", "position", "end", "lag", "held"))
     rows = report["partitions"]
     for row, following in zip(rows, [*rows[1:], {"group": None}], strict=True):
         figures = (f"{row[key]:,}" for key in ("partition", "position", "end", "lag", "held"))
@@ -154,7 +154,8 @@ def lag_table(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def _numbers(*names: str) -> list[Column]:
+def numbers(*names: str) -> list[Column]:
+    """Columns of numbers."""
     return [Column(name, justify="right") for name in names]
 
 
@@ -179,7 +180,7 @@ def ledger(json: Json = False) -> None:
 
 def ledger_table(report: Mapping[str, Any]) -> Table:
     """Both ledgers as one table."""
-    table = Table("ledger", "term", *_numbers("records"))
+    table = Table("ledger", "term", *numbers("records"))
     for name, terms in report.items():
         for term, value in terms.items():
             reasons = value if isinstance(value, Mapping) else {}
@@ -211,7 +212,7 @@ def freshness(json: Json = False) -> None:
 
 def freshness_table(report: Mapping[str, Mapping[str, float | None]]) -> Table:
     """The freshness of both ways as a table."""
-    table = Table("way", *_numbers("p50", "p99", "measured"))
+    table = Table("way", *numbers("p50", "p99", "measured"))
     for path, row in report.items():
         quantiles = ("-" if row[name] is None else f"{row[name]:.2f} s" for name in ("p50", "p99"))
         table.add_row(path.replace("_", " "), *quantiles, f"{row['count']:,.0f}")
@@ -238,36 +239,4 @@ def checks_table(checks: "Sequence[Check]") -> Table:
     for check in checks:
         status = Text(check.status, style=COLOURS[check.status])
         table.add_row(check.name, status, Text(check.cause), Text(check.fix))
-    return table
-
-
-releases_app = typer.Typer(help="Releases of both towers.", no_args_is_help=True)
-
-
-@releases_app.command("ls")
-def releases_ls(json: Json = False) -> None:
-    """List the releases on the `models` topic, newest first, and which are in force.
-
-    Example: millrace releases ls
-    """
-    from contracts.topics import MODELS
-    from millrace.watch.observer import releases_report
-
-    seen, report = observe(lambda observer: (observer.look(), releases_report(observer.models.look())))
-    print_json(report) if json else out().print(releases_table(report))
-    tell_unknown(seen, [MODELS])
-
-
-def releases_table(report: Mapping[str, Any]) -> Table:
-    """The releases as a table, with the releases in force above it."""
-    serving = report["serving"]
-    title = "nothing is in force yet"
-    if serving is not None:
-        title = f"in force: query release {serving['query_release']}, product release {serving['product_release']}"
-    table = Table("release", "in force", *_numbers("pairs trained", "drift", "checks passed"), title=title)
-    for row in report["releases"]:
-        passed = f"{sum(check['passed'] for check in row['checks'])}/{len(row['checks'])}"
-        force = "yes" if row["in_force"] else ""
-        figures = (f"{row['pairs_trained']:,}", f"{row['drift_mean']:.4f}", passed)
-        table.add_row(f"{row['kind']} {row['release']}", force, *figures)
     return table

@@ -13,7 +13,17 @@ from kafka import KafkaProducer
 
 from contracts import wire
 from contracts.errors import ContractError, MalformedMessage, TransientError
-from contracts.releases import SERVING, SERVING_KEY, Kind, ReleaseManifest, Serving, manifest_of
+from contracts.releases import (
+    ROLLBACK,
+    ROLLBACK_KEY,
+    SERVING,
+    SERVING_KEY,
+    Kind,
+    ReleaseManifest,
+    Rollback,
+    Serving,
+    manifest_of,
+)
 from contracts.topics import MODELS
 from service.kafka import OutgoingRecord, produce_all, translate_kafka_errors
 from service.logging import get_logger
@@ -35,6 +45,15 @@ class ModelsView(NamedTuple):
     """How often collection or product release in force were seen to change, between two looks too."""
     fence: int = 0
     """The highest that was seen; what comes with a lower one comes from a trainer that was overtaken."""
+    rollback: Rollback | None = None
+    """The last that was asked for."""
+
+    def rollback_due(self) -> Rollback | None:
+        """The rollback that was asked for and not answered yet."""
+        serving, rollback = self.serving, self.rollback
+        if serving is None or rollback is None or rollback.requested_at <= serving.rollback_answered:
+            return None
+        return rollback
 
 
 class ModelsTable:
@@ -54,6 +73,7 @@ class ModelsTable:
         self._numbers: dict[Kind, set[int]] = {kind: set() for kind in KINDS}
         self._unreadable: LRUCache[bytes, tuple[bytes, ContractError]] = LRUCache(REMEMBERED_UNREADABLE)
         self._overtaken: LRUCache[str, int] = LRUCache(REMEMBERED_UNREADABLE)
+        self._overwritten: set[str] = set()
 
     def apply(self, key: bytes, value: bytes | None, _timestamp_ms: int = 0) -> None:
         """Take one record of the topic."""
@@ -71,6 +91,7 @@ class ModelsTable:
         with self._changed:
             self._view = ModelsView(switches=self._view.switches)
             self._values.clear()
+            self._overwritten.clear()
             self._unreadable.clear()
             for numbers in self._numbers.values():
                 numbers.clear()
@@ -115,6 +136,14 @@ class ModelsTable:
                 newest, reason = number, f"{kind}-{number} cannot be read: {error.message}"
         return reason
 
+    def overwritten(self) -> dict[str, bytes]:
+        """Give the releases under whose keys an overtaken trainer has written since, by key.
+
+        Compaction would keep its record alone, and whoever starts then would find nothing that may be used.
+        """
+        with self._changed:
+            return {key: self._values[key] for key in sorted(self._overwritten) if key in self._values}
+
     def seen(self, key: str) -> bool:
         """Tell whether a release was ever there, retired ones included."""
         kind, number = _release_of(key)
@@ -125,20 +154,19 @@ class ModelsTable:
         with self._changed:
             return max(self._numbers[kind], default=0)
 
-    def wait_until_shown(self, serving: Serving, timeout_s: float) -> bool:
-        """Wait until a pair, or a newer one, is in force here; tell whether it is."""
-
-        def is_shown() -> bool:
-            known = self._view.serving
-            return known is not None and known.published_at >= serving.published_at
-
+    def wait_until(self, holds: Callable[[ModelsView], bool], timeout_s: float) -> bool:
+        """Wait until something holds of what the topic shows; tell whether it does."""
         with self._changed:
-            return self._changed.wait_for(is_shown, timeout_s)
+            return self._changed.wait_for(lambda: holds(self._view), timeout_s)
 
     def _take(self, key: bytes, value: bytes | None) -> None:
         if key == SERVING_KEY:
             if value is not None:
                 self._take_serving(wire.decode(value, SERVING))
+            return
+        if key == ROLLBACK_KEY:
+            rollback = None if value is None else wire.decode(value, ROLLBACK)
+            self._view = self._view._replace(rollback=rollback)
             return
         try:
             name = key.decode()
@@ -152,6 +180,7 @@ class ModelsTable:
             self._numbers[kind].add(number)
             self._note_overtaken(name, manifest)
             return
+        self._overwritten.discard(name)
         manifests = {known: kept for known, kept in self._view.manifests.items() if known != name}
         self._values.pop(name, None)
         self._numbers[kind].add(number)
@@ -176,6 +205,8 @@ class ModelsTable:
         A record that is read for the second time is not news.
         """
         known = self._view.manifests.get(name)
+        if known is not None and known.fence > manifest.fence:
+            self._overwritten.add(name)
         if (known is None or known.fence != manifest.fence) and self._overtaken.get(name) != manifest.fence:
             self._overtaken[name] = manifest.fence
             error = f"its trainer was overtaken: its fence is {manifest.fence}, the highest {self._view.fence}"
@@ -205,11 +236,22 @@ class ModelsWriter:
         """Write tombstones."""
         self._write({key.encode(): None for key in keys})
 
-    def put_in_force(self, serving: Serving, table: ModelsTable) -> None:
-        """Put releases in force and wait until the table shows them, so that every decision goes by the topic alone."""
-        self._write({SERVING_KEY: wire.encode(serving)})
-        if not table.wait_until_shown(serving, SHOWN_WITHIN_S):
+    def put_in_force(self, serving: Serving, table: ModelsTable, releases: Mapping[str, bytes]) -> None:
+        """Put releases in force, after writing those that come with it.
+
+        Waits until the table shows them, so that every decision goes by the topic alone.
+        """
+        self._write({**{key.encode(): value for key, value in releases.items()}, SERVING_KEY: wire.encode(serving)})
+
+        def is_shown(view: ModelsView) -> bool:
+            return view.serving is not None and view.serving.published_at >= serving.published_at
+
+        if not table.wait_until(is_shown, SHOWN_WITHIN_S):
             raise TransientError(f"{MODELS} does not show the pair that was published")
+
+    def ask_for(self, rollback: Rollback) -> None:
+        """Ask the indexer that leads for a rollback."""
+        self._write({ROLLBACK_KEY: wire.encode(rollback)})
 
     def _write(self, values: Mapping[bytes, bytes | None]) -> None:
         topic = self._settings.topic(MODELS)

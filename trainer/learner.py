@@ -112,8 +112,11 @@ class Learner:
 
     @property
     def prior_due(self) -> bool:
-        """Whether the prior is to be learned now: that depends on the lists alone, not on when they arrived."""
-        return self.preference.prior_due(self.evidence.table.lists)
+        """Whether the prior is to be learned now: that depends on the lists alone, not on when they arrived.
+
+        Without a catalogue it would learn that nothing can be learned.
+        """
+        return self.preference.prior_due(self.evidence.table.lists) and self._products.size()[0] > 0
 
     def learn_prior(self) -> None:
         """Learn the prior anew."""
@@ -173,13 +176,16 @@ class Learner:
         }
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on where another one was when it gave its state."""
+        """Go on where another one was when it gave its state; without what is of its base, if that was another."""
 
         def under(prefix: str) -> dict[str, np.ndarray]:
             return {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}
 
-        self.evidence = Evidence.from_state(under("evidence."), half_life_ms=self.half_life_days * DAY_MS)
-        self.preference = PreferenceLearner.from_state(under("preference."), loss=self._loss)
+        none = {"query_vectors": np.zeros((0, self._dim), dtype=np.float16)}
+        self.evidence = Evidence.from_state(none | under("evidence."), half_life_ms=self.half_life_days * DAY_MS)
+        self.preference = PreferenceLearner(loss=self._loss)
+        if preference := under("preference."):
+            self.preference = PreferenceLearner.from_state(preference, loss=self._loss)
         self._space = FeatureSpace(state["space.keys"], state["space.idf"])
         products, features = state["space.size"].tolist()
         self._size = products, features

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from threadpoolctl import threadpool_limits
 
-from contracts.errors import ContractError, TransientError, UsageError
+from contracts.errors import ContractError, TransientError
 from contracts.pairs import CuratedPair, PreferencePair
 from contracts.releases import Kind, ReleaseManifest, manifest_of, release_key
 from contracts.telemetry import ListOutcome, PairDropReason
@@ -209,6 +209,9 @@ class TrainerLoop:
         if outcome in {None, ListOutcome.LEARNED} and not is_click:
             progress.records += 1
             progress.product_decided_ms = progress.product_decided_ms or self._clock_ms()
+        self._learn_prior_if_due()
+
+    def _learn_prior_if_due(self) -> None:
         if self.learner.prior_due:
             with reporting.timed("prior"), threadpool_limits(1):
                 self.learner.learn_prior()
@@ -217,6 +220,7 @@ class TrainerLoop:
     def _decide(self, now_ms: int) -> dict[str, bytes]:
         """Solve, decide on the releases that are due, note it in the state, and give what is to be published."""
         learner, progress = self.learner, self.progress
+        self._learn_prior_if_due()  # over another base than before, no record may come that would have it learned
         parent = self._towers(progress.query_parent, progress.product_parent)
         with reporting.timed("weights"), threadpool_limits(1):
             solved = learner.solve(parent)
@@ -263,23 +267,36 @@ class TrainerLoop:
             self._writer.retire(retired_keys(manifests, needed=needed, now_ms=self._clock_ms()))
 
     def _adopt(self) -> None:
-        """Note which releases `serving` names; an older query release than before is a rollback."""
-        serving, progress = self._models.serving(), self.progress
-        if serving is None:
+        """Note which releases `serving` names, and go back if that is a rollback.
+
+        It is one if it says so and training went on from what was taken back, or if it names an older query release.
+        Release 0 alone says nothing: the indexer begins with it over another base.
+        """
+        named, progress = self._models.serving(), self.progress
+        if named is None:
             return
-        before, named = (progress.query_release, progress.product_release), serving
-        if before == (named.query_release, named.product_release):
+        before = progress.query_release, progress.product_release, progress.withdrawn
+        if before == (named.query_release, named.product_release, named.withdrawn):
             return
+        is_older = 0 < named.query_release < before[0] and self._is_of_our_base(before[0])
+        is_back = named.withdrawn > before[2] and named.query_release < progress.query_parent
         progress.query_release, progress.product_release = named.query_release, named.product_release
-        if named.query_release < before[0]:
+        progress.withdrawn = named.withdrawn
+        if is_older or is_back:
             self._roll_back(named.query_release, named.product_release)
         else:
-            progress.query_parent = max(progress.query_parent, named.query_release)
+            if self._is_of_our_base(named.query_release):
+                progress.query_parent = max(progress.query_parent, named.query_release)
             progress.product_parent = max(progress.product_parent, named.product_release)
-        progress.last_query_release = max(progress.last_query_release, named.query_release)
+        numbers = progress.last_query_release, named.query_release, named.withdrawn
+        progress.last_query_release = max(numbers)
         progress.last_product_release = max(progress.last_product_release, named.product_release)
         self._unsaved = True
         reporting.adopted(named.query_release, named.product_release)
+
+    def _is_of_our_base(self, query_release: int) -> bool:
+        manifest = self._manifest(query_release)
+        return manifest is None or manifest.base_version == self._encoder.base_version
 
     def _roll_back(self, query_release: int, product_release: int) -> None:
         """Go on from the evidence of an older release; what came since its cut is left out."""
@@ -340,10 +357,9 @@ class TrainerLoop:
         )
 
     def _released(self, kind: Kind, number: int) -> Release | None:
-        """Read a release, None if it is gone or cannot be read.
+        """Read a release, None if it is gone, cannot be read, or was trained over another base model.
 
-        Raises:
-            UsageError: it was trained over another base model, whose vectors ours must never meet.
+        Vectors of that one must never meet ours.
         """
         key = release_key(kind, number).decode()
         value = self._made.get(key) or self._models.value(key)
@@ -351,12 +367,7 @@ class TrainerLoop:
             return None
         found, ours = manifest_of(value), self._encoder
         if (found.base_version, found.dim) != (ours.base_version, ours.dim):
-            raise UsageError(
-                f"{key} was trained over {found.base_version} ({found.dim} dimensions), not {ours.base_version}"
-                f" ({ours.dim})",
-                fix="set the MILLRACE_BASE_MODEL that it was trained over, or choose another MILLRACE_TOPIC_PREFIX and"
-                " send the catalogue anew",
-            )
+            return None
         try:
             return unpack(value)
         except ContractError as error:

@@ -2,9 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 from pydantic import BaseModel
+
+OF_THE_BASE: Final = ("evidence.query_vectors", "preference.")
+"""Names of what a learner knows, or their beginnings, that mean nothing over another base model."""
 
 
 class CatchUp(BaseModel):
@@ -29,6 +33,8 @@ class Progress(BaseModel):
     query_release: int = 0
     """In force, as `serving` says."""
     product_release: int = 0
+    withdrawn: int = 0
+    """The highest query release that a rollback took back, as `serving` says."""
     query_parent: int = 0
     """Last release of each kind that was made, or that was adopted since: the next one goes on from it."""
     product_parent: int = 0
@@ -44,6 +50,11 @@ class Progress(BaseModel):
     products_wait: bool = False
     """Whether a quality moved and no product release carries it yet."""
     catch_up: CatchUp | None = None
+
+    def over_another_base(self) -> "Progress":
+        """The same counts over another base model: no release is gone on from, and one is due at once."""
+        none = {"query_release": 0, "product_release": 0, "query_parent": 0, "product_parent": 0}
+        return self.model_copy(update={**none, "decided_records": -1, "query_decided_ms": 0, "product_decided_ms": 0})
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,9 +106,14 @@ class BaseVectors:
 
     It also knows of which products the newest record on `product-vectors` is older than what is known: a writer that
     stalled has written last. Compaction would keep that record alone, so somebody has to write the newest state again.
+
+    Args:
+        base_version: vectors of another encoder or template are set aside as foreign; None takes any.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, base_version: str | None = None) -> None:
+        self._base_version = base_version
+        self._foreign: dict[str, BaseProduct] = {}
         self._products: dict[str, BaseProduct] = {}
         self._outdated: dict[str, None] = {}
         self._lock = threading.Lock()
@@ -121,7 +126,12 @@ class BaseVectors:
     def read(self, product: BaseProduct) -> None:
         """Take the next record of `product-vectors`."""
         with self._lock:
-            self._keep(product)
+            known = self._products.get(product.product_id)
+            if product.is_deleted or self._base_version in {None, product.base_version}:
+                self._keep(product)
+            elif known is None or product.order > known.order:
+                self._foreign[product.product_id] = product
+                return
             if product.order < self._products[product.product_id].order:
                 self._outdated[product.product_id] = None
             else:
@@ -131,6 +141,9 @@ class BaseVectors:
         known = self._products.get(product.product_id)
         if known is None or product.order > known.order:
             self._products[product.product_id] = product
+            foreign = self._foreign.get(product.product_id)
+            if foreign is not None and product.order >= foreign.order:
+                del self._foreign[product.product_id]
 
     def get(self, product_id: str) -> BaseProduct | None:
         """Return what is known of a product."""
@@ -151,11 +164,7 @@ class BaseVectors:
         with self._lock:
             self._outdated = dict.fromkeys(self._products)
 
-    def foreign_base_version(self, base_version: str) -> str | None:
-        """Return a base version other than this one among the live products, None if there is none."""
-        others = (
-            product.base_version
-            for product in self.snapshot()
-            if not product.is_deleted and product.base_version != base_version
-        )
-        return next(others, None)
+    def foreign(self) -> list[BaseProduct]:
+        """Return the products whose newest state was encoded by another base."""
+        with self._lock:
+            return list(self._foreign.values())

@@ -13,19 +13,28 @@ from pydantic import TypeAdapter
 from typing_extensions import override
 
 from contracts import wire
-from contracts.catalog import ProductVector
+from contracts.catalog import CATALOG_CHANGE, Product, ProductVector
 from contracts.errors import ContractError, DependencyDown, TransientError
 from contracts.progress import CatalogCounts
 from contracts.telemetry import Process
 from contracts.topics import CATALOG, DEAD_LETTERS, PRODUCT_VECTORS, set_aside_headers
+from indexer.catalog.base_change import encode_anew
 from indexer.catalog.base_vectors import BaseProduct, BaseVectors
 from indexer.catalog.planning import CatalogRecord, PartitionProgress, Refusal
-from indexer.ports import PartitionsMoved
+from indexer.ports import PartitionsMoved, Pause, Stopped
 from service.follow import TopicFollower
 from service.health import Dependency
-from service.kafka import OutgoingRecord, consumer_config, keep_joining, produce_all, translate_kafka_errors
+from service.kafka import (
+    OutgoingRecord,
+    consumer_config,
+    keep_joining,
+    open_consumer,
+    produce_all,
+    translate_kafka_errors,
+)
 from service.logging import get_logger
 from service.settings import Settings
+from towers.release_files import Encoder
 
 GROUP: Final = "indexer"
 LEADING_PARTITION: Final = 0
@@ -191,13 +200,19 @@ class VectorsTopic:
         settings: of the deployment.
         producer: idempotent, acknowledged by all copies.
         kafka: told whether Kafka answers.
+        encoder: the base.
+        pause: how to wait; True means stop.
     """
 
-    def __init__(self, settings: Settings, producer: KafkaProducer, kafka: Dependency) -> None:
+    def __init__(
+        self, settings: Settings, producer: KafkaProducer, kafka: Dependency, *, encoder: Encoder, pause: Pause
+    ) -> None:
         self._settings = settings
         self._producer = producer
         self._kafka = kafka
-        self.known = BaseVectors()
+        self._encoder = encoder
+        self._pause = pause
+        self.known = BaseVectors(encoder.base_version)
         self.follower = TopicFollower(
             settings, PRODUCT_VECTORS, self._take, on_new_topic=self.known.topic_is_new, kafka=kafka
         )
@@ -215,6 +230,22 @@ class VectorsTopic:
         """Return once the base vectors hold every record that was acknowledged before the call."""
         with self._kafka.watched():
             self.follower.read_to_end()
+
+    def complete(self) -> None:
+        """Return once the base vectors hold every product: read to the end, those of another base encoded anew.
+
+        Raises:
+            Stopped: asked to stop in the middle.
+        """
+        self.read_to_end()
+        if self.known.foreign():
+            with translate_kafka_errors(self._settings):
+                sent = products_sent(self._settings, self._pause)
+                encode_anew(self.known, sent, encoder=self._encoder, publish=self.publish, go_on=self._go_on)
+
+    def _go_on(self) -> None:
+        if self._pause(0.0):
+            raise Stopped
 
     def publish(self, products: Sequence[BaseProduct]) -> None:
         """Write base vectors under their product ids.
@@ -239,6 +270,30 @@ class VectorsTopic:
     def _produce(self, records: list[OutgoingRecord]) -> None:
         with self._kafka.watched(), translate_kafka_errors(self._settings):
             produce_all(self._producer, records)
+
+
+def products_sent(settings: Settings, pause: Pause) -> Iterator[Product]:
+    """Give the products that `catalog` holds, partition by partition; deletions and what is unreadable are left out."""
+    topic = settings.topic(CATALOG)
+    with open_consumer(settings, pause) as consumer:
+        partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
+        consumer.assign(partitions)
+        consumer.seek_to_beginning(*partitions)
+        ends = consumer.end_offsets(partitions)
+        while any(consumer.position(partition) < end for partition, end in ends.items()):
+            for records in consumer.poll(timeout_ms=POLL_MS).values():
+                for record in records:
+                    message = _product(record.value)
+                    if message is not None:
+                        yield message
+
+
+def _product(value: bytes | None) -> Product | None:
+    try:
+        message = None if value is None else wire.decode(value, CATALOG_CHANGE)
+    except ContractError:
+        return None  # a dead letter already, or soon
+    return message if isinstance(message, Product) else None
 
 
 def _dead_letter(topic: str, refusal: Refusal) -> OutgoingRecord:

@@ -77,7 +77,7 @@ class OwnCollections:
         collection, stored = self._chosen(number, before)
         target = Target(collection, number, product.product_tower())
         self.make(target, query_release=query.manifest.release)
-        self._log.read_to_end()
+        self._log.complete()
         fill = Refresh(target, self._store, self._log.known, stored, window_s=FILL_WITHIN_S)
         self.write_all(fill, times_out=True)
         if before is not None:

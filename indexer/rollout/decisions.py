@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from contracts.releases import Kind, ReleaseManifest, Serving
+from contracts.releases import Kind, ReleaseManifest, Rollback, Serving
 
 # Why the collection in force lacks no change, and no product the quality of the product release in force, whichever
 # indexers write and whenever one of them crashes. The moment that counts is when Kafka acknowledges the `serving`
@@ -54,6 +54,7 @@ class State:
         releases: that there are, and may come into force.
         alias_target: the collection that the alias names.
         collections: ours, with their numbers.
+        rollback: that was asked for and not answered yet.
     """
 
     serving: Serving | None = None
@@ -62,6 +63,7 @@ class State:
     releases: frozenset[ReleaseId] = frozenset()
     alias_target: str | None = None
     collections: Mapping[str, int] = field(default_factory=dict)
+    rollback: Rollback | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,13 @@ class ReleaseQuery:
 
 
 @dataclass(frozen=True, slots=True)
+class RollBack:
+    """Put an older query release in force at once, and release the quality of products that belongs to it anew."""
+
+    request: Rollback
+
+
+@dataclass(frozen=True, slots=True)
 class Refresh:
     """Verify a product release, write the next points whose quality it moves; after the last, put it in force."""
 
@@ -105,20 +114,26 @@ class Wait:
     """Nothing to do until something changes."""
 
 
-Step = Begin | Repair | PublishAlias | ReleaseQuery | Refresh | Drop | Wait
+Step = Begin | RollBack | Repair | PublishAlias | ReleaseQuery | Refresh | Drop | Wait
 
 
 def next_step(state: State) -> Step:
     """Return the next step.
 
-    Order: something to serve; serve it completely; newest query release, also in the middle of a refresh; newest
-    product release; tidy up.
+    Order: something to serve; a rollback; serve it completely; newest query release, also in the middle of a refresh;
+    newest product release; tidy up.
     """
     serving = state.serving
     if serving is None:
         return Begin()
     if not state.leads:
         return Wait()
+    return _leading(state, serving)
+
+
+def _leading(state: State, serving: Serving) -> Step:
+    if state.rollback is not None:
+        return RollBack(state.rollback)
     if not state.repaired:
         return Repair()
     if state.alias_target != serving.collection:
@@ -144,6 +159,22 @@ def _superfluous(collections: Mapping[str, int], serving: Serving) -> str | None
     in_force = collections.get(serving.collection, 0)
     older = {number: name for name, number in collections.items() if number < in_force}
     return next((older[number] for number in sorted(older) if older[number] != serving.previous_collection), None)
+
+
+def withdrawn(serving: Serving, manifests: Iterable[ReleaseManifest]) -> frozenset[int]:
+    """Return the query releases that a rollback took back, and those that were trained from one of them.
+
+    A trainer may make one more before it notices: its number is new, and its parent tells.
+    """
+    gone: set[int] = set()
+    for manifest in sorted(manifests, key=lambda one: one.release):
+        if manifest.kind != "query" or manifest.release <= serving.query_release:
+            continue
+        parent = manifest.parent or 0
+        of_parent = parent in gone or serving.query_release < parent <= serving.withdrawn
+        if manifest.release <= serving.withdrawn or of_parent:
+            gone.add(manifest.release)
+    return frozenset(gone)
 
 
 def newest_refused(

@@ -3,16 +3,18 @@
 Each step is safe to repeat after a crash, and nothing of a roll-out survives the process: a restart begins it again.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from contracts.errors import CheckFailed, ContractError, InvariantError, UsageError
-from contracts.releases import Kind, ReleaseManifest, Serving
+from contracts.releases import Kind, ReleaseManifest, Rollback, Serving
 from indexer.points import InForce, Owner, Target
 from indexer.ports import Pause, PutInForce, VectorLog
 from indexer.rollout import decisions
 from indexer.rollout.collections import OwnCollections
 from indexer.rollout.decisions import ReleaseId, State
 from indexer.rollout.refresh import Refresh
+from indexer.rollout.rewritten import quality_again, with_fence
 from indexer.store import ProductStore, StoredPoint
 from service import metrics
 from service.logging import get_logger
@@ -26,6 +28,10 @@ from towers.release_files import (
     verified_release,
 )
 
+ROLLED_BACK: Final = "rollback"
+"""Reason of a `serving` that names an older query release."""
+NO_RELEASES: Final[Mapping[str, bytes]] = {}
+
 
 class RollOutLoop:
     """Brings releases into force; tells where every write goes.
@@ -34,7 +40,7 @@ class RollOutLoop:
         store: the index, with a connection of this loop's own.
         owner: names our collections.
         models: the topic `models`.
-        put_in_force: writes `serving`.
+        put_in_force: writes to `models`.
         log: `product-vectors`, and what is known from it.
         encoder: the base encoder.
         pause: how to wait; True means stop.
@@ -63,6 +69,7 @@ class RollOutLoop:
         self._refresh_window_s = refresh_window_s
         self._refused: dict[ReleaseId, str] = {}
         self._overtaken: set[ReleaseId] = set()
+        self._damaged: set[str] = set()
         self._target: Target | None = None
         self._switches = 0
         self._repaired_at: int | None = None
@@ -87,6 +94,10 @@ class RollOutLoop:
         """
         if leads and self._log.known.outdated():
             self._write_newest_again()
+            return True
+        overwritten = {key: value for key, value in self._models.overwritten().items() if key not in self._damaged}
+        if leads and overwritten and (serving := self._models.serving()) is not None:
+            self._release_again(overwritten, serving)
             return True
         if not leads:
             self._stored = self._refresh = None  # whoever leads writes what was compared here
@@ -136,6 +147,13 @@ class RollOutLoop:
             self._log.read_to_end()
             get_logger().warning("newest_vectors_written_again", products=len(outdated), one=outdated[0].product_id)
 
+    def _release_again(self, overwritten: Mapping[str, bytes], serving: Serving) -> None:
+        """Write releases again under whose keys an overtaken trainer has written; what is in force stays so."""
+        again = with_fence(overwritten, self._models.look().fence)
+        self._damaged |= overwritten.keys() - again.keys()
+        self._put_in_force(serving.model_copy(update={"published_at": _published_after(serving)}), again)
+        get_logger().warning("releases_written_again", releases=sorted(again))
+
     def _state(self, *, leads: bool) -> State:
         view = self._models.look()
         serving, self._switches = view.serving, view.switches
@@ -151,13 +169,18 @@ class RollOutLoop:
             releases=self._usable(serving),
             alias_target=alias_target,
             collections=collections,
+            rollback=view.rollback_due(),
         )
 
     def _usable(self, serving: Serving | None) -> frozenset[ReleaseId]:
-        """Return the releases that may come into force: over our base, not refused, of no overtaken trainer."""
+        """Return the releases that may come into force: over our base, not refused, taken back or overtaken."""
         usable = set()
-        for manifest in self._models.look().manifests.values():
+        manifests = self._models.look().manifests.values()
+        withdrawn = frozenset[int]() if serving is None else decisions.withdrawn(serving, manifests)
+        for manifest in manifests:
             release: ReleaseId = manifest.kind, manifest.release
+            if manifest.kind == "query" and manifest.release in withdrawn:
+                continue
             if manifest.base_version != self._encoder.base_version or release in self._refused:
                 continue
             if serving is None or manifest.fence >= serving.fence:
@@ -208,6 +231,8 @@ class RollOutLoop:
         match step:
             case decisions.Begin():
                 self._begin(None)
+            case decisions.RollBack(request) if serving is not None:
+                self._roll_back(request, serving)
             case decisions.Repair() if serving is not None:
                 self._repair(serving)
             case decisions.PublishAlias() if serving is not None:
@@ -241,6 +266,8 @@ class RollOutLoop:
                 published_at=epoch_ms() if before is None else _published_after(before),
                 previous_collection=None if before is None else before.collection,
                 fence=0 if before is None else before.fence,
+                withdrawn=0 if before is None else before.withdrawn,
+                rollback_answered=0 if before is None else before.rollback_answered,
             )
         )
         self._collections.publish_alias(target.collection)
@@ -261,7 +288,7 @@ class RollOutLoop:
         if self._stored is None:
             self._collections.make(target, query_release=serving.query_release)
             self._stored = self._store.stored(target.collection)
-        self._log.read_to_end()
+        self._log.complete()
         repair = Refresh(target, self._store, self._log.known, self._stored)
         self._collections.write_all(repair)
         if self._collections.look()[0] is None:
@@ -273,7 +300,30 @@ class RollOutLoop:
     def _release_query(self, query_release: int, serving: Serving) -> None:
         release = self._use_or_refuse("query", query_release)
         if release is not None:
-            self._publish(_with(release.manifest, serving, query_release=query_release))
+            changes = {"query_release": query_release, "reason": "release"}
+            self._publish(_with(release.manifest, serving, **changes))
+
+    def _roll_back(self, request: Rollback, serving: Serving) -> None:
+        """Put an older query release in force; one that cannot be is refused, and the request is answered."""
+        number, answered = request.query_release, {"rollback_answered": request.requested_at}
+        release = self._use_or_refuse("query", number) if number < serving.query_release else None
+        if release is None:
+            get_logger().error("rollback_refused", query_release=number, in_force=serving.query_release)
+            self._put_in_force(serving.model_copy(update={**answered, "published_at": _published_after(serving)}))
+            return
+        quality = self._quality_of(release.manifest, serving)
+        highest = max(self._models.highest("query"), serving.query_release, serving.withdrawn)
+        changes = {"query_release": number, "withdrawn": highest, "reason": ROLLED_BACK}
+        self._publish(_with(release.manifest, serving, **changes, **answered), quality)
+        get_logger().warning("rolled_back", query_release=number, withdrawn_up_to=highest)
+
+    def _quality_of(self, query: ReleaseManifest, serving: Serving) -> dict[str, bytes]:
+        try:
+            release = self._verified("product", query.product_release)
+        except (CheckFailed, ContractError) as error:
+            get_logger().error("quality_not_rolled_back", product_release=query.product_release, error=error.message)
+            return {}
+        return quality_again(release, query, models=self._models, serving=serving)
 
     def _refresh_product(self, number: int, serving: Serving) -> None:
         """Write the next points whose quality a product release moves, and put it in force after the last."""
@@ -284,7 +334,7 @@ class RollOutLoop:
             if self._stored is None:
                 raise InvariantError("the collection was not compared with the base vectors yet")
             target = Target(serving.collection, number, release.product_tower())
-            window_s = self._refresh_window_s
+            window_s = 0.0 if serving.reason == ROLLED_BACK else self._refresh_window_s
             self._refresh = Refresh(target, self._store, self._log.known, self._stored, window_s=window_s)
             get_logger().info("rollout_begins", product_release=number, moves=self._refresh.total)
         refresh = self._refresh
@@ -295,8 +345,8 @@ class RollOutLoop:
             self._publish(_with(release.manifest, serving, product_release=number, previous_collection=None))
             metrics.RELEASES.labels("product", "in_force").inc()
 
-    def _publish(self, serving: Serving) -> None:
-        self._put_in_force(serving)
+    def _publish(self, serving: Serving, releases: Mapping[str, bytes] = NO_RELEASES) -> None:
+        self._put_in_force(serving, releases)
         metrics.RELEASES.labels("query", "in_force").inc()
         get_logger().info(
             "serving_published",

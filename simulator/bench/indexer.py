@@ -69,6 +69,7 @@ class _Log:
 
     def publish(self, products: Sequence[BaseProduct]) -> None: ...
     def read_to_end(self) -> None: ...
+    def complete(self) -> None: ...
     def set_aside(self, refusals: Sequence[Refusal]) -> None: ...
 
 
@@ -117,7 +118,7 @@ class _Bench:
             ProductStore(connect(settings), owner=owner),
             owner,
             models=self._models,
-            put_in_force=lambda serving: self._models.apply(SERVING_KEY, wire.encode(serving)),
+            put_in_force=lambda serving, _releases=None: self._models.apply(SERVING_KEY, wire.encode(serving)),
             log=_Log(self._known),
             encoder=self._encoder,
             pause=_pause,

@@ -114,6 +114,10 @@ class Log:
         self._maybe_fail()
         self.before_end()
 
+    def complete(self) -> None:
+        """Nothing is of another base."""
+        self.read_to_end()
+
     def set_aside(self, refusals: Sequence[Refusal]) -> None:
         """Keep refused records."""
         self._maybe_fail()
@@ -163,8 +167,10 @@ class Topic(ModelsTable):
         for release in releases:
             self.apply(release_key(release.manifest.kind, release.manifest.release), pack(release))
 
-    def put_in_force(self, serving: Serving) -> None:
-        """Put releases in force."""
+    def put_in_force(self, serving: Serving, releases: Mapping[str, bytes] | None = None) -> None:
+        """Write releases, and put some in force."""
+        for key, value in (releases or {}).items():
+            self.apply(key.encode(), value)
         self.history.append((serving.query_release, serving.product_release))
         self.apply(SERVING_KEY, wire.encode(serving))
 

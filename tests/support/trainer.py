@@ -203,7 +203,7 @@ class FakeModels(ModelsTable):
             self.apply(key.encode(), None)
         self.retired += keys
 
-    def serve(self, query_release: int, product_release: int) -> None:
+    def serve(self, query_release: int, product_release: int, *, withdrawn: int = 0) -> None:
         """Put releases in force."""
         self._served += 1
         fences = [manifest_of(value).fence for value in self.values.values()]
@@ -213,6 +213,7 @@ class FakeModels(ModelsTable):
             collection=collection_name(product_release),
             published_at=self._served,
             fence=max(fences, default=0),
+            withdrawn=withdrawn,
         )
         self.apply(SERVING_KEY, wire.encode(serving))
 

@@ -17,10 +17,10 @@ from pydantic import BaseModel
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from contracts.errors import DependencyDown, UsageError
+from contracts.errors import DependencyDown
 from service.logging import get_logger
 from service.machine import write_atomically
-from trainer.state import Progress, Snapshot
+from trainer.state import OF_THE_BASE, Progress, Snapshot
 
 FORMAT: Final = 3
 KEPT: Final = 3
@@ -76,7 +76,7 @@ class FileCheckpoints:
 
     Args:
         folder: an existing one, see `writable_folder`.
-        base_version: of the encoder in use; a state of another cannot go on.
+        base_version: of the encoder in use; of a state of another only what was counted goes on.
     """
 
     def __init__(self, folder: Path, *, base_version: str) -> None:
@@ -114,9 +114,6 @@ class FileCheckpoints:
 
         Args:
             query_release: read the state that was saved with this release, or with the last one before it.
-
-        Raises:
-            UsageError: that state belongs to another base model.
         """
         found = list(self._found())
         if query_release is not None:
@@ -132,18 +129,14 @@ class FileCheckpoints:
                     "checkpoint_refused", checkpoint=checkpoint.path.name, error=" ".join(str(error).split())
                 )
                 continue
-            self._check_base(manifest)
             outbox = {key: tensors.pop(f"{OUTBOX}{key}").tobytes() for key in manifest.outbox}
             get_logger().info("checkpoint_loaded", checkpoint=checkpoint.path.name)
-            return Snapshot(tensors, manifest.progress, outbox)
+            if manifest.base_version == self._base_version:
+                return Snapshot(tensors, manifest.progress, outbox)
+            get_logger().warning("checkpoint_of_another_base", found=manifest.base_version, goes_on="what was counted")
+            kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(OF_THE_BASE)}
+            return Snapshot(kept, manifest.progress.over_another_base())
         return None
-
-    def _check_base(self, manifest: CheckpointManifest) -> None:
-        if manifest.base_version != self._base_version:
-            raise UsageError(
-                f"the checkpoint was trained on base model {manifest.base_version}, not {self._base_version}",
-                fix=f"set MILLRACE_BASE_MODEL back, or move {self._folder} away to begin anew",
-            )
 
     def _found(self) -> Iterator[_Checkpoint]:
         for path in self._folder.iterdir():

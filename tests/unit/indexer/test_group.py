@@ -87,8 +87,9 @@ class Models(ModelsTable):
             self.apply(key, value)
         self._read = end
 
-    def put_in_force(self, serving: Serving) -> None:
+    def put_in_force(self, serving: Serving, releases: Mapping[str, bytes] | None = None) -> None:
         """Put releases in force and read them."""
+        self._world.models += [(key.encode(), value) for key, value in (releases or {}).items()]
         self._world.models.append((SERVING_KEY, wire.encode(serving)))
         self._world.interrupt()
         self.read()
@@ -118,6 +119,10 @@ class Vectors:
         for message in self._world.vectors[self._read :]:
             self.known.read(BaseProduct.from_message(message))
         self._read = len(self._world.vectors)
+
+    def complete(self) -> None:
+        """Nothing is of another base."""
+        self.read_to_end()
 
     def set_aside(self, refusals: Sequence[Refusal]) -> None:
         """Refuse nothing."""

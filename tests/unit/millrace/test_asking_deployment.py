@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from contracts.errors import CheckFailed, DependencyDown, InvariantError
-from millrace import asking
+from contracts.errors import CheckFailed, DependencyDown, InvariantError, UsageError
+from millrace import asking, releasing
 from millrace.watch.kafka_view import KafkaView, Tail
 from service.models import ModelsTable
-from tests.support.deployment import busy_kafka, models_table, process_views
+from tests.support.deployment import busy_kafka, models_table, process_views, release_value
 
 
 class Seen:
@@ -36,7 +36,8 @@ def deployment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[...,
     def show(kafka: KafkaView | None = None, models: ModelsTable | None = None) -> None:
         """Let every question be asked of this view."""
         seen = Seen(kafka or busy_kafka(), models or models_table())
-        monkeypatch.setattr(asking, "observe", lambda question: question(seen))
+        for commands in (asking, releasing):
+            monkeypatch.setattr(commands, "observe", lambda question: question(seen))
 
     show()
     return show
@@ -126,17 +127,17 @@ def test_releases_that_are_not_known_are_said(
 ) -> None:
     """The list is printed as far as it goes; other parts do not matter here."""
     deployment(replace(busy_kafka(), unknown={"catalog": GONE}))
-    asking.releases_ls(json=True)
+    releasing.releases_ls(json=True)
     deployment(replace(busy_kafka(), unknown={"models": GONE}))
     with pytest.raises(DependencyDown):
-        asking.releases_ls(json=True)
+        releasing.releases_ls(json=True)
     assert capsys.readouterr().out.count('"serving"') == 2
 
 
 @pytest.mark.usefixtures("deployment")
 def test_releases_are_listed_with_the_pair_in_force(capsys: pytest.CaptureFixture[str]) -> None:
     """The newest stands first; the ones in force are marked and named above."""
-    asking.releases_ls()
+    releasing.releases_ls()
     printed = capsys.readouterr().out
     assert "in force: query release 2, product release 1" in printed
     assert printed.index("query 3") < printed.index("query 2 ")
@@ -146,8 +147,37 @@ def test_releases_are_listed_with_the_pair_in_force(capsys: pytest.CaptureFixtur
 def test_nothing_in_force_is_said(deployment: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
     """An empty topic is no error."""
     deployment(models=ModelsTable())
-    asking.releases_ls()
+    releasing.releases_ls()
     assert "nothing is in force yet" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("deployment")
+def test_a_release_is_shown_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    """What it was made of, and each check; one that is not there is said."""
+    releasing.releases_show(3)
+    printed = capsys.readouterr().out
+    assert "overlap@10 0.62 (limit 0.7) FAILED" in printed
+    releasing.releases_show(1, product=True, json=True)
+    assert json.loads(capsys.readouterr().out)["kind"] == "product"
+    with pytest.raises(UsageError, match="query-9 is not on the topic"):
+        releasing.releases_show(9)
+
+
+@pytest.mark.parametrize(("asked", "target"), [(None, 1), (1, 1), (0, 0)])
+def test_a_rollback_goes_to_the_release_before_or_to_one_that_is_named(asked: int | None, target: int) -> None:
+    """The one before is the one that training went on from."""
+    table = models_table()
+    table.apply(b"query-2", release_value("query", 2, parent=1))
+    assert releasing.rollback_target(table.look(), asked) == target
+
+
+@pytest.mark.parametrize("asked", [None, 2, 3, 7])
+def test_there_is_no_rollback_to_what_is_not_older_or_not_there(asked: int | None) -> None:
+    """Nor to the one before, if nobody knows which that was."""
+    with pytest.raises(UsageError, match="no release to go back to from 2"):
+        releasing.rollback_target(models_table().look(), asked)
+    with pytest.raises(UsageError, match="no trained query release is in force"):
+        releasing.rollback_target(ModelsTable().look(), asked)
 
 
 @pytest.mark.usefixtures("deployment")

@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 
 from contracts import wire
 from contracts.errors import TransientError
-from contracts.releases import SERVING_KEY, Kind, Serving
+from contracts.releases import ROLLBACK_KEY, SERVING_KEY, Kind, Rollback, Serving
 from service import models
 from service.models import ModelsTable, ModelsWriter
 from service.settings import Settings
@@ -67,6 +67,20 @@ def test_what_an_overtaken_trainer_still_writes_is_left_out_and_said_once() -> N
     assert (table.value("query-2"), table.value("product-5")) == (newer, None)
     assert (table.look().fence, table.highest("product")) == (3, 5)
     assert [line["release"] for line in lines if line["event"] == "release_refused"] == ["query-2", "product-5"]
+
+
+def test_what_an_overtaken_trainer_has_written_over_is_named_until_it_is_written_again() -> None:
+    """A repeat of what was always older, or of the release itself, is nothing of the kind."""
+    newer, older = release_value("query", 2, fence=3), release_value("query", 2, fence=2)
+    table, seen = table_of(query_1=release_value("query", 1, fence=2), query_2=newer), []
+    for value in (newer, older, release_value("query", 2, fence=4)):
+        table.apply(b"query-2", value)
+        table.apply(b"query-1", release_value("query", 1, fence=2))
+        seen.append(table.overwritten())
+    assert seen == [{}, {"query-2": newer}, {}]
+    table.apply(b"query-2", older)
+    table.apply(b"query-2", None)
+    assert table.overwritten() == {}
 
 
 def test_the_fence_in_force_leaves_out_what_comes_later() -> None:
@@ -257,20 +271,42 @@ def test_releases_are_written_in_order_and_retired_by_nulls(echo: Echo) -> None:
 
 def test_a_pair_is_in_force_once_the_topic_shows_it(echo: Echo) -> None:
     """Every decision goes by the topic alone."""
-    echo.writer.put_in_force(serving(1), echo.table)
+    echo.writer.put_in_force(serving(1), echo.table, {})
     assert echo.table.serving() == serving(1)
+
+
+def test_what_comes_with_a_pair_is_written_before_it(echo: Echo) -> None:
+    """Whoever sees the pair has seen its releases."""
+    echo.writer.put_in_force(serving(1), echo.table, {"product-4": release_value("product", 4)})
+    assert [key for key, _ in echo.produced] == [b"product-4", SERVING_KEY]
+
+
+def test_a_rollback_is_due_until_it_is_answered(echo: Echo) -> None:
+    """Before anything is in force there is nothing to go back from; a null takes the request back."""
+    request = Rollback(query_release=1, requested_at=NOW_MS)
+    echo.writer.ask_for(request)
+    assert echo.table.look().rollback_due() is None
+    echo.table.apply(SERVING_KEY, wire.encode(serving(3)))
+    assert echo.table.look().rollback_due() == request
+    answered = serving(1, published_at=NOW_MS + 1).model_copy(update={"rollback_answered": NOW_MS})
+    echo.table.apply(SERVING_KEY, wire.encode(answered))
+    assert echo.table.look().rollback_due() is None
+    echo.writer.ask_for(request.model_copy(update={"requested_at": NOW_MS + 1}))
+    assert echo.table.look().rollback_due() is not None
+    echo.table.apply(ROLLBACK_KEY, None)
+    assert echo.table.look().rollback_due() is None
 
 
 def test_a_pair_that_does_not_appear_is_not_in_force(echo: Echo) -> None:
     """The step is repeated later."""
     echo.echoes = False
     with pytest.raises(TransientError, match="does not show"):
-        echo.writer.put_in_force(serving(1), echo.table)
+        echo.writer.put_in_force(serving(1), echo.table, {})
 
 
 def test_a_newer_pair_ends_the_wait_too(echo: Echo) -> None:
     """Another writer was faster: waiting for the older pair would never end."""
     echo.table.apply(SERVING_KEY, wire.encode(serving(9, published_at=NOW_MS + 1)))
     echo.echoes = False
-    echo.writer.put_in_force(serving(1), echo.table)
+    echo.writer.put_in_force(serving(1), echo.table, {})
     assert echo.table.serving() == serving(9, published_at=NOW_MS + 1)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from contracts.errors import TransientError, UsageError
+from contracts.errors import TransientError
 from contracts.releases import manifest_of
 from tests.support.trainer import (
     DIM,
@@ -166,16 +166,16 @@ def test_a_refused_release_takes_no_number_and_is_tried_again_once_more_is_learn
 
 
 @pytest.mark.parametrize(("base_version", "dim"), [("other/16/t1", DIM), ("tiny/16/t1", 2 * DIM)])
-def test_a_trainer_does_not_go_on_from_another_base_model(base_version: str, dim: int) -> None:
-    """Weights over other vectors mean nothing here: the setting is put right before anything is released."""
+def test_a_release_over_another_base_model_is_never_gone_on_from(base_version: str, dim: int) -> None:
+    """Its weights mean nothing over our vectors: the solve begins at the untrained towers."""
     world = World(100)
     world.run_once()
     world.models.serve(1, 0)
+    world.run_once()
+    assert world.loop._towers(1, 0).query.taste.any()
+    world.loop._made.clear()
     world.encoder.base_version, world.encoder.dim = base_version, dim
-    world.send(100, 200)
-    with pytest.raises(UsageError, match="query-1 was trained over tiny/16/t1") as raised:
-        world.run_once(after_s=20)
-    assert "MILLRACE_BASE_MODEL" in raised.value.fix
+    assert not world.loop._towers(1, 0).query.taste.any()
 
 
 def test_old_releases_are_retired_and_what_is_needed_is_kept() -> None:

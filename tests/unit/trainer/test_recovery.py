@@ -1,10 +1,12 @@
 """What a crash, a rival, a lost disk or a rollback changes: nothing that shoppers or the evidence would show."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import pytest
+from typing_extensions import override
 
 from contracts.errors import TransientError
 from contracts.releases import manifest_of
@@ -17,6 +19,7 @@ from tests.support.trainer import (
     records,
 )
 from towers.release_files import unpack
+from trainer.adapters.checkpoints import FileCheckpoints
 from trainer.state import Progress
 
 
@@ -284,9 +287,81 @@ def test_a_rollback_to_the_untrained_release_forgets_everything() -> None:
     """Release 0 knew nothing: learning begins again with what comes."""
     world = World()
     rolled_back(world)
-    world.models.serve(0, 0)
+    world.models.serve(0, 0, withdrawn=3)
     world.run_once(after_s=20)
     assert world.progress.lists_trained == 0
     world.send(400, 500)
     world.run_once(after_s=20)
     assert world.progress.lists_trained == 100
+
+
+def test_a_rollback_of_what_never_was_seen_in_force_goes_back_too() -> None:
+    """The release that training goes on from came into force and was taken back while the trainer looked away."""
+    world = World(100)
+    world.run_once(after_s=20)
+    world.models.serve(1, 0)
+    world.run_once()
+    world.send(100, 200)
+    world.run_once(after_s=20)
+    assert (world.progress.query_parent, world.progress.query_release) == (2, 1)
+    world.models.serve(1, 0, withdrawn=7)
+    world.send(200, 300)
+    world.run_once(after_s=20)
+    assert world.progress.lists_trained == 100
+    world.send(300, 400)
+    world.run_once(after_s=20)
+    manifest = manifest_of(world.models.values["query-8"])
+    assert (manifest.parent, manifest.lists_trained) == (1, 200)
+
+
+def test_release_0_of_another_base_is_no_rollback() -> None:
+    """An indexer of another base begins with it: what was counted stays."""
+    world = World(100)
+    world.run_once(after_s=20)
+    world.models.serve(1, 0)
+    world.run_once()
+    world.models.serve(0, 0)
+    world.run_once(after_s=20)
+    assert world.progress.lists_trained == 100
+
+
+class OtherEncoder(TinyEncoder):
+    """Another base model."""
+
+    def __init__(self) -> None:
+        super().__init__(DIM)
+        self.base_version = f"other/{DIM}/t1"
+
+    @override
+    def encode(self, texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
+        """Turn what the first one says."""
+        return np.roll(super().encode(texts, batch_size=batch_size), 1, axis=1)
+
+
+def test_another_base_model_keeps_the_evidence_and_releases_at_once(tmp_path: Path) -> None:
+    """Queries are encoded and everything is solved anew, from nothing; numbers go on, and no list is needed."""
+    world = World(600)
+    world.checkpoints = FileCheckpoints(tmp_path, base_version=world.encoder.base_version)  # type: ignore[assignment]
+    world.run_once()
+    world.models.serve(1, 0)
+    world.run_once()
+    world.loop.finish()
+    counted = world.loop.learner.evidence.state()
+    world.encoder = OtherEncoder()
+    world.checkpoints = FileCheckpoints(tmp_path, base_version=world.encoder.base_version)  # type: ignore[assignment]
+    world.start()
+    world.run_once(after_s=20)
+    released = unpack(world.models.values[max(world.models.values)])
+    manifest = released.manifest
+    assert (manifest.base_version, manifest.lists_trained, manifest.parent) == (world.encoder.base_version, 600, 0)
+    assert manifest.release > 1
+    state = world.loop.learner.evidence.state()
+    assert np.array_equal(state["table.counts"], counted["table.counts"])
+    texts = world.loop.learner.evidence.queries.texts
+    expected = world.encoder.encode(texts).astype(np.float16)
+    encoded = state["query_vectors"].any(axis=1)
+    np.testing.assert_array_equal(state["query_vectors"][encoded], expected[encoded])
+    world.models.serve(0, 0)
+    world.send(600, 650)
+    world.run_once(after_s=20)
+    assert world.progress.lists_trained == 650

@@ -69,13 +69,29 @@ def test_a_topic_that_was_made_anew_is_out_of_date_until_it_was_read() -> None:
     assert [product.product_id for product in vectors.outdated()] == ["P-2"]
 
 
-def test_a_foreign_base_version_is_noticed_among_live_products() -> None:
-    """Vectors of another encoder must not be mixed in; deletions hold none."""
-    vectors = BaseVectors()
-    vectors.apply(BaseProduct("P-1", 1, "other/t1"))
-    assert vectors.foreign_base_version(ENCODER.base_version) is None
-    vectors.apply(base_product(ENCODER, "P-2"))
-    assert vectors.foreign_base_version("mine/t1") == ENCODER.base_version
+def test_vectors_of_another_base_are_set_aside_until_they_are_encoded_anew() -> None:
+    """They must not be mixed in; deletions hold none, and what is known of the same state is not foreign."""
+    vectors = BaseVectors(ENCODER.base_version)
+    other = {number: base_product(TinyEncoder(12), "P-1", number) for number in (1, 2, 3)}
+    vectors.read(BaseProduct("P-2", 1, "other/t1"))
+    vectors.read(other[2])
+    assert (vectors.get("P-1"), vectors.foreign()) == (None, [other[2]])
+    ours = base_product(ENCODER, "P-1", 2)
+    vectors.read(ours)
+    vectors.read(other[2])
+    assert (vectors.get("P-1"), vectors.foreign(), vectors.outdated()) == (ours, [], [])
+    vectors.read(other[3])
+    assert (vectors.get("P-1"), vectors.foreign()) == (ours, [other[3]])
+    vectors.read(BaseProduct("P-1", 3, "other/t1"))
+    assert (vectors.foreign(), [one.product_id for one in vectors.snapshot()]) == ([], ["P-2", "P-1"])
+
+
+def test_an_older_record_of_another_base_leaves_the_topic_out_of_date() -> None:
+    """As any older record does."""
+    vectors, ours = BaseVectors(ENCODER.base_version), base_product(ENCODER, "P-1", 2)
+    vectors.read(ours)
+    vectors.read(base_product(TinyEncoder(12), "P-1", 1))
+    assert (vectors.outdated(), vectors.foreign()) == ([ours], [])
 
 
 def test_a_message_is_read_bit_for_bit() -> None:

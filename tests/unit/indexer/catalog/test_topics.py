@@ -136,7 +136,7 @@ def test_a_member_that_the_group_has_removed_is_not_confirmed(
 def test_what_is_written_is_known_once_the_topic_was_read_to_its_end(own: Settings, kafka: Dependency) -> None:
     """Other members' base vectors too; a record that nobody can read is passed over."""
     producer = KafkaProducer(**producer_config(own))
-    log = VectorsTopic(own, producer, kafka)
+    log = VectorsTopic(own, producer, kafka, encoder=TinyEncoder(), pause=lambda _seconds: False)
     log.follower.start()
     product = base_product(TinyEncoder(), "P-1", 3)
     produce_all(producer, [OutgoingRecord(own.topic("product-vectors"), b"junk", key=b"P-0")])

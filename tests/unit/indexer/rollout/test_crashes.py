@@ -119,7 +119,7 @@ def test_models_that_were_lost_begin_again_with_a_collection_that_is_complete(sh
     shop.topic.forget()
     complete: list[int] = []
 
-    def put_in_force(serving: Serving) -> None:
+    def put_in_force(serving: Serving, _releases: object = None) -> None:
         """Note what the collection holds when the pair comes into force."""
         complete.append(shop.store.counts(serving.collection).live)
         shop.topic.put_in_force(serving)

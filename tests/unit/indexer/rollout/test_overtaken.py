@@ -5,6 +5,7 @@ from structlog.testing import capture_logs
 from indexer.catalog.base_vectors import BaseProduct
 from tests.support.indexer_fakes import Deployment, base_product
 from tests.support.indexing import product_release, query_release
+from towers.release_files import unpack
 
 
 def read_what_is_written(shop: Deployment) -> None:
@@ -91,3 +92,24 @@ def test_a_release_of_a_trainer_that_was_overtaken_never_comes_into_force(shop: 
     shop.topic.add(query_release(2, shop.encoder, fence=2))
     shop.run(loop)
     assert shop.topic.history[-1] == (2, 0)
+
+
+def test_a_release_that_an_overtaken_trainer_has_written_over_is_written_again(shop: Deployment) -> None:
+    """Compaction keeps the newest record: a process that starts afterwards finds the release that is in force."""
+    loop = shop.new_process()
+    loop.settle()
+    shop.topic.add(query_release(1, shop.encoder, fence=3))
+    shop.run(loop)
+    shop.topic.add(query_release(2, shop.encoder, fence=4), query_release(1, shop.encoder, scale=9.0, fence=2))
+    shop.leads = False
+    shop.run(loop)
+    assert shop.topic.overwritten()
+    shop.leads = True
+    shop.run(loop)
+    assert shop.topic.overwritten() == {}
+    kept, expected = unpack(shop.topic.value("query-1") or b""), query_release(1, shop.encoder)
+    assert kept.manifest.fence == 4
+    assert kept.manifest.weights_sha256 == expected.manifest.weights_sha256
+    in_force = shop.topic.serving()
+    assert in_force is not None
+    assert in_force.query_release == 2

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from contracts.errors import DependencyDown, UsageError
+from contracts.errors import DependencyDown
 from tests.support.trainer import new_learner, records
 from trainer.adapters import checkpoints
 from trainer.adapters.checkpoints import FORMAT, HOUR_S, HOURS_KEPT, KEPT, FileCheckpoints, writable_folder
@@ -219,9 +219,14 @@ def test_what_a_stalled_predecessor_still_writes_never_counts_as_newer(tmp_path:
     assert loaded_number(FileCheckpoints(tmp_path, base_version=BASE)) == 2
 
 
-def test_the_state_of_another_base_model_is_refused_by_name(tmp_path: Path) -> None:
-    """Heads do not fit another encoder; the error names both and the fix."""
-    FileCheckpoints(tmp_path, base_version=BASE).save(snapshot(1))
-    with pytest.raises(UsageError, match=r"tiny/16/t1.*other") as refused:
-        FileCheckpoints(tmp_path, base_version="other/384/t1").load()
-    assert "MILLRACE_BASE_MODEL" in refused.value.fix
+def test_of_the_state_of_another_base_model_what_was_counted_is_kept(tmp_path: Path) -> None:
+    """Vectors, the prior and releases mean nothing over another; numbers and counts go on."""
+    tensors = {name: np.ones(2) for name in ("evidence.table.keys", "evidence.query_vectors", "preference.learned")}
+    progress = Progress(records=9, decided_records=9, lists_trained=8, last_query_release=7, query_parent=7)
+    FileCheckpoints(tmp_path, base_version=BASE).save(Snapshot(tensors, progress, {"query-7": b"q"}))
+    found = FileCheckpoints(tmp_path, base_version="other/384/t1").load()
+    assert found is not None
+    assert (list(found.tensors), found.outbox) == (["evidence.table.keys"], {})
+    numbers = found.progress
+    assert (numbers.lists_trained, numbers.last_query_release, numbers.query_parent) == (8, 7, 0)
+    assert numbers.records > numbers.decided_records

@@ -1,0 +1,182 @@
+"""Commands about releases: which there are, what one was made of, and the way back to an older one."""
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from kafka import KafkaProducer
+from rich.table import Table
+
+from contracts.errors import CheckFailed, DependencyDown, UsageError
+from contracts.releases import Kind, Rollback, release_key
+from deploy.local.state import load_running_settings
+from millrace.asking import numbers, observe, tell_unknown
+from millrace.output import Json, messages, out, print_json
+from service.kafka import producer_config, translate_kafka_errors
+from service.machine import epoch_ms
+from service.models import ModelsView, ModelsWriter
+
+if TYPE_CHECKING:
+    from millrace.watch.observer import Observer
+
+ANSWERED_WITHIN_S: Final = 30.0
+REWRITTEN_WITHIN_S: Final = 60.0
+
+releases_app = typer.Typer(help="Releases of both towers.", no_args_is_help=True)
+
+
+@releases_app.command("ls")
+def releases_ls(json: Json = False) -> None:
+    """List the releases on the `models` topic, newest first, and which are in force.
+
+    Example: millrace releases ls
+    """
+    from contracts.topics import MODELS
+    from millrace.watch.observer import releases_report
+
+    seen, report = observe(lambda observer: (observer.look(), releases_report(observer.models.look())))
+    print_json(report) if json else out().print(releases_table(report))
+    tell_unknown(seen, [MODELS])
+
+
+def releases_table(report: Mapping[str, Any]) -> Table:
+    """The releases as a table, with the releases in force above it."""
+    serving = report["serving"]
+    title = "nothing is in force yet"
+    if serving is not None:
+        title = f"in force: query release {serving['query_release']}, product release {serving['product_release']}"
+    table = Table("release", "in force", *numbers("pairs trained", "drift", "checks passed"), title=title)
+    for row in report["releases"]:
+        passed = f"{sum(check['passed'] for check in row['checks'])}/{len(row['checks'])}"
+        force = "yes" if row["in_force"] else ""
+        figures = (f"{row['pairs_trained']:,}", f"{row['drift_mean']:.4f}", passed)
+        table.add_row(f"{row['kind']} {row['release']}", force, *figures)
+    return table
+
+
+@releases_app.command("show")
+def releases_show(
+    release: Annotated[int, typer.Argument(min=1, help="Number of the release.")],
+    product: Annotated[bool, typer.Option("--product", help="A product release; else a query release.")] = False,
+    json: Json = False,
+) -> None:
+    """Show what a release was made of and why it was let out.
+
+    Example: millrace releases show 7
+    """
+    kind: Kind = "product" if product else "query"
+    key = release_key(kind, release).decode()
+    manifest = observe(lambda observer: observer.models.look().manifests.get(key))
+    if manifest is None:
+        raise UsageError(f"{key} is not on the topic", fix="`millrace releases ls` lists those that are")
+    shown = manifest.model_dump(mode="json")
+    if json:
+        print_json(shown)
+        return
+    table = Table("field", "value", title=f"{kind} release {release}")
+    for name, value in shown.items():
+        table.add_row(name, str(value) if name != "checks" else "\n".join(map(_check, value)))
+    out().print(table)
+
+
+def _check(check: Mapping[str, Any]) -> str:
+    return f"{check['name']} {check['value']:.4g} (limit {check['limit']:g}) {'' if check['passed'] else 'FAILED'}"
+
+
+@releases_app.command("rollback")
+def releases_rollback(
+    query: Annotated[
+        int | None, typer.Option(min=0, help="Query release to go back to; by default the one before, 0 is untrained.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Go back to an older query release and the quality of products that belongs to it.
+
+    What is taken back never returns; the trainer goes on from what it knew then, with what comes from now on.
+
+    Example: millrace releases rollback --query 41
+    """
+    report = observe(lambda observer: roll_back(observer, query))
+    if json:
+        print_json(report)
+        return
+    out().print(
+        f"query release {report['query_release']} is in force after {report['query_s']:.1f} s, product release "
+        f"{report['product_release']} after {report['product_s']:.1f} s; up to {report['withdrawn']} none returns",
+        markup=False,
+    )
+
+
+def roll_back(observer: "Observer", query: int | None) -> dict[str, Any]:
+    """Ask for a rollback, wait until it is carried out, and report it.
+
+    Raises:
+        UsageError: there is no such release to go back to.
+        DependencyDown: no indexer answers; the request stands, and the next one that leads carries it out.
+    """
+    settings, view = load_running_settings(), observer.models.look()
+    request = Rollback(query_release=rollback_target(view, query), requested_at=_after_those_before(view))
+    began = time.monotonic()
+    with translate_kafka_errors(settings), KafkaProducer(**producer_config(settings)) as producer:
+        ModelsWriter(settings, producer).ask_for(request)
+    if not observer.models.wait_until(lambda view: _answered(view, request), ANSWERED_WITHIN_S):
+        raise DependencyDown(
+            f"no indexer answers within {ANSWERED_WITHIN_S:g} s; the next one that leads goes back to query release "
+            f"{request.query_release}",
+            fix="see `millrace status`: is an indexer running?",
+        )
+    query_s = time.monotonic() - began
+    serving = observer.models.look().serving
+    if serving is None or serving.query_release != request.query_release:
+        raise CheckFailed(
+            f"the indexer refused to go back to query release {request.query_release}",
+            fix="its log says why (`release_refused`); go back to another one",
+        )
+    if not observer.models.wait_until(_quality_is_back, REWRITTEN_WITHIN_S):
+        messages().print("the quality of products is still being written; see `millrace releases ls`")
+    in_force = observer.models.serving() or serving
+    return {
+        "query_release": serving.query_release,
+        "product_release": in_force.product_release,
+        "withdrawn": serving.withdrawn,
+        "query_s": query_s,
+        "product_s": time.monotonic() - began,
+    }
+
+
+def rollback_target(view: ModelsView, query: int | None) -> int:
+    """The query release to go back to: the one that is asked for, else the one that training went on from.
+
+    Raises:
+        UsageError: it cannot be gone back to.
+    """
+    serving = view.serving
+    if serving is None or serving.query_release == 0:
+        raise UsageError("no trained query release is in force", fix="there is nothing to go back from")
+    if query is None:
+        manifest = view.manifests.get(release_key("query", serving.query_release).decode())
+        query = None if manifest is None else manifest.parent
+    if query is None or query >= serving.query_release or (query and f"query-{query}" not in view.manifests):
+        raise UsageError(
+            f"query release {'before this one' if query is None else query} is no release to go back to from "
+            f"{serving.query_release}",
+            fix="choose an older one that `millrace releases ls` lists, or 0, with --query",
+        )
+    return query
+
+
+def _after_those_before(view: ModelsView) -> int:
+    answered = 0 if view.serving is None else view.serving.rollback_answered
+    asked = 0 if view.rollback is None else view.rollback.requested_at
+    return max(epoch_ms(), answered + 1, asked + 1)
+
+
+def _answered(view: ModelsView, request: Rollback) -> bool:
+    return view.serving is not None and view.serving.rollback_answered >= request.requested_at
+
+
+def _quality_is_back(view: ModelsView) -> bool:
+    """Whether the newest product release is in force: the indexer makes one, and nobody else for some seconds."""
+    newest = max((one.release for one in view.manifests.values() if one.kind == "product"), default=0)
+    return view.serving is not None and view.serving.product_release >= newest
