@@ -68,15 +68,25 @@ class Learned:
         return self.share > 0
 
 
-def fold_of(queries: np.ndarray) -> np.ndarray:
-    """Which fold a query belongs to, always the same one, (Q,)."""
+def fold_of(keys: np.ndarray) -> np.ndarray:
+    """Which fold a query belongs to, always the same one, (Q,).
+
+    Args:
+        keys: what names the queries, whatever the order in which they were first typed, (Q,) of integers.
+    """
     with np.errstate(over="ignore"):
-        mixed = (queries.astype(np.uint64) + np.uint64(1)) * np.uint64(_MIX)
+        mixed = (keys.astype(np.uint64) + np.uint64(1)) * np.uint64(_MIX)
     return ((mixed >> np.uint64(32)) % np.uint64(FOLDS)).astype(np.int64)
 
 
 def learn_prior(
-    cells: Cells, query_vectors: np.ndarray, catalogue: Catalogue, *, start: Prior, loss: LossName = "softmax"
+    cells: Cells,
+    query_vectors: np.ndarray,
+    catalogue: Catalogue,
+    *,
+    start: Prior,
+    loss: LossName = "softmax",
+    query_keys: np.ndarray | None = None,
 ) -> Learned | None:
     """Move the widths as far as left-out queries gain by it; None if there are too few queries.
 
@@ -86,8 +96,10 @@ def learn_prior(
         catalogue: the products.
         start: widths to begin with: those of the last time.
         loss: what is solved and predicted.
+        query_keys: what names each query besides its number, (all queries,); None if numbers do not depend on the
+            order in which queries arrived.
     """
-    folds = fold_of(cells.queries)
+    folds = fold_of(cells.queries if query_keys is None else query_keys[cells.queries])
     if len(cells.queries) < MIN_QUERIES:
         return None
     present = np.unique(folds).tolist()
