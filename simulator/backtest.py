@@ -21,6 +21,7 @@ from contracts.catalog import Product
 from simulator.base_vectors import Tell, encode_catalogue
 from simulator.click_log import DAY_MS, Click, ClickLog, Counts, WordIndex
 from towers.encoder import BaseEncoder
+from towers.features import key_of
 from towers.model import NATS_PER_COSINE
 from trainer.preference.evidence import Cells
 from trainer.preference.learner import PreferenceLearner
@@ -133,6 +134,7 @@ class Backtest:
         for click in log.clicks:
             typed.setdefault(click.query, click.typed)
         self._typed = list(typed.values())
+        self._query_keys = np.array([key_of(query) for query in typed], dtype=np.uint64)
         numbers = {query: number for number, query in enumerate(typed)}
         self._queries = np.array([numbers[click.query] for click in log.clicks])
         catalogue, self._query_vectors = encode_catalogue(log.products, self._typed, encoder, cache=cache, tell=tell)
@@ -165,7 +167,8 @@ class Backtest:
     def _solve(self, learner: PreferenceLearner, choices: Choices, clicks: int) -> Weights:
         cells = choices.cells()
         if learner.prior_due(clicks):
-            learner.learn_prior(choices.sample(cells), self._query_vectors, self._catalogue, clicks)
+            sample = choices.sample(cells)
+            learner.learn_prior(sample, self._query_vectors, self._catalogue, clicks, query_keys=self._query_keys)
         return learner.solve(cells, self._query_vectors, self._catalogue)
 
     def _lexical(self, cells: Cells) -> np.ndarray:

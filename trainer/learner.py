@@ -122,7 +122,7 @@ class Learner:
         """Learn the prior anew."""
         cells, catalogue = self._problem()
         vectors, lists = self.evidence.query_vectors, float(self.evidence.table.lists)
-        self.preference.learn_prior(cells, vectors, catalogue, lists)
+        self.preference.learn_prior(cells, vectors, catalogue, lists, query_keys=self.evidence.queries.keys())
 
     def solve(self, parent: Towers) -> Solved:
         """Compute the towers of everything that was counted, beginning at those of another release."""

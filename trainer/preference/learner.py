@@ -50,7 +50,15 @@ class PreferenceLearner:
         """Whether the prior is to be learned now that so many lists were counted; lists do not fade."""
         return lists >= self._next_prior
 
-    def learn_prior(self, cells: Cells, query_vectors: np.ndarray, catalogue: Catalogue, lists: float) -> None:
+    def learn_prior(
+        self,
+        cells: Cells,
+        query_vectors: np.ndarray,
+        catalogue: Catalogue,
+        lists: float,
+        *,
+        query_keys: np.ndarray | None = None,
+    ) -> None:
         """Learn the prior anew, beginning with the one in force.
 
         Args:
@@ -58,8 +66,12 @@ class PreferenceLearner:
             query_vectors: base vectors of the queries; evidence names their rows, (all queries, D).
             catalogue: the products; evidence names their rows.
             lists: how many were counted.
+            query_keys: what names each query besides its number, (all queries,); None if numbers do not depend on the
+                order in which queries arrived.
         """
-        self.learned = learn_prior(cells, query_vectors, catalogue, start=self._prior, loss=self._loss)
+        self.learned = learn_prior(
+            cells, query_vectors, catalogue, start=self._prior, loss=self._loss, query_keys=query_keys
+        )
         self._next_prior = lists * PRIOR_GROWTH
 
     def solve(self, cells: Cells, query_vectors: np.ndarray, catalogue: Catalogue) -> Weights:

@@ -2,8 +2,8 @@
 
 Films want the quality of a product held ten times tighter than a shop does; a prior that is too loose ends below the
 untrained model. So a part of the queries is left out, the others are solved, and each width moves by a factor of 3
-while the left-out queries gain. It begins tight: few lists cannot loosen it. Of what was learned a share is released
-that grows with the certainty that it predicts left-out queries better than the text alone.
+while the left-out queries gain. It begins tight: few lists cannot loosen it. A part of the model from which they do
+not surely gain is held at 0. Of the rest a share is released that grows with the certainty that it predicts.
 """
 
 from collections.abc import Sequence
@@ -26,9 +26,17 @@ ORDER: Final = ("words", "own", "taste", "common")
 FACTOR: Final = 3.0
 MAX_MOVES: Final = 3
 """Times that one width moves at most in one search."""
+PARTS: Final = (("words",), ("own",), ("taste", "common"))
+"""What is held at 0 together."""
+HELD: Final = 1e6
+"""The width of what is held at 0: so tight that nothing is learned."""
+PART_ERRORS: Final = 1.0
+"""Standard errors by which left-out queries must gain from a part beside the others."""
 LEAST_GAIN: Final = 2e-4
 """Nats per click by which a width must be better."""
 ITERATIONS: Final = 15
+SEARCH_DIRECTIONS: Final = 128
+"""Fewer than are solved at the end: which width is better shows in them too."""
 MIN_QUERIES: Final = 20
 """With fewer queries that were clicked, leaving some out tells nothing."""
 KNOWN_CLICKS: Final = 10.0
@@ -59,8 +67,8 @@ class Learned:
         """How much of what was learned shoppers should see, from 0 to 1."""
         if self.gain <= LEAST_RELEASED:
             return 0.0
-        errors = self.gain / self.error if self.error else ALL_ERRORS
-        return float(np.clip((errors - NO_ERRORS) / (ALL_ERRORS - NO_ERRORS), 0.0, 1.0))
+        beyond = self.gain - NO_ERRORS * self.error
+        return float(np.clip(beyond / ((ALL_ERRORS - NO_ERRORS) * self.error), 0.0, 1.0)) if self.error else 1.0
 
     @property
     def helps(self) -> bool:
@@ -68,15 +76,25 @@ class Learned:
         return self.share > 0
 
 
-def fold_of(queries: np.ndarray) -> np.ndarray:
-    """Which fold a query belongs to, always the same one, (Q,)."""
+def fold_of(keys: np.ndarray) -> np.ndarray:
+    """Which fold a query belongs to, always the same one, (Q,).
+
+    Args:
+        keys: what names the queries, whatever the order in which they were first typed, (Q,) of integers.
+    """
     with np.errstate(over="ignore"):
-        mixed = (queries.astype(np.uint64) + np.uint64(1)) * np.uint64(_MIX)
+        mixed = (keys.astype(np.uint64) + np.uint64(1)) * np.uint64(_MIX)
     return ((mixed >> np.uint64(32)) % np.uint64(FOLDS)).astype(np.int64)
 
 
 def learn_prior(
-    cells: Cells, query_vectors: np.ndarray, catalogue: Catalogue, *, start: Prior, loss: LossName = "softmax"
+    cells: Cells,
+    query_vectors: np.ndarray,
+    catalogue: Catalogue,
+    *,
+    start: Prior,
+    loss: LossName = "softmax",
+    query_keys: np.ndarray | None = None,
 ) -> Learned | None:
     """Move the widths as far as left-out queries gain by it; None if there are too few queries.
 
@@ -84,10 +102,12 @@ def learn_prior(
         cells: the evidence.
         query_vectors: base vectors by query number.
         catalogue: the products.
-        start: widths to begin with: those of the last time.
+        start: widths to begin with: those of the last time. What was held begins tight.
         loss: what is solved and predicted.
+        query_keys: what names each query besides its number, (all queries,); None if numbers do not depend on the
+            order in which queries arrived.
     """
-    folds = fold_of(cells.queries)
+    folds = fold_of(cells.queries if query_keys is None else query_keys[cells.queries])
     if len(cells.queries) < MIN_QUERIES:
         return None
     present = np.unique(folds).tolist()
@@ -97,6 +117,7 @@ def learn_prior(
     def surprise(prior: Prior, of: Sequence[int]) -> float:
         return float(sum(left_out[fold].surprise(prior).sum() for fold in of))
 
+    start = Prior(*(own if width >= HELD else width for own, width in zip(Prior(), start, strict=True)))
     clicks = sum(left_out[fold].says.sum() for fold in chosen)
     best, prior = surprise(start, chosen), start
     for name in ORDER:
@@ -110,11 +131,32 @@ def learn_prior(
                 best, prior, moves = surprise_tried, tried, moves + 1
             if moves:
                 break
-    gains = np.concatenate([one.untrained - one.surprise(prior) for one in left_out.values()])
-    says = np.concatenate([one.says for one in left_out.values()])
-    mean = gains.sum() / says.sum()
-    error = np.sqrt(((gains - mean * says) ** 2).sum()) / says.sum()
-    return Learned(prior, float(mean), float(error))
+    return _without_idle_parts(prior, list(left_out.values()))
+
+
+def _without_idle_parts(prior: Prior, left_out: Sequence["_LeftOut"]) -> Learned:
+    """Hold, one after the other, the part that is worth least beside the others, until each is worth something."""
+    says = np.concatenate([one.says for one in left_out])
+
+    def surprise(prior: Prior) -> np.ndarray:
+        return np.concatenate([one.surprise(prior) for one in left_out])
+
+    def gain(worse: np.ndarray, better: np.ndarray) -> tuple[float, float]:
+        """Nats per click by which one is better, and the standard error."""
+        mean = float((worse - better).sum() / says.sum())
+        return mean, float(np.sqrt(((worse - better - mean * says) ** 2).sum()) / says.sum())
+
+    found, parts = surprise(prior), list(PARTS)
+    while len(parts) > 1:
+        without = {part: prior._replace(**dict.fromkeys(part, HELD)) for part in parts}
+        surprises = {part: surprise(tried) for part, tried in without.items()}
+        worth = {part: gain(surprises[part], found) for part in parts}
+        least = min(parts, key=lambda part: worth[part][0] - PART_ERRORS * worth[part][1])
+        if worth[least][0] > PART_ERRORS * worth[least][1]:
+            break
+        parts.remove(least)
+        prior, found = without[least], surprises[least]
+    return Learned(prior, *gain(np.concatenate([one.untrained for one in left_out]), found))
 
 
 class _LeftOut:
@@ -123,7 +165,8 @@ class _LeftOut:
     def __init__(
         self, cells: Cells, chosen: np.ndarray, query_vectors: np.ndarray, catalogue: Catalogue, loss: LossName
     ) -> None:
-        self._solved = Problem(cells.of_queries(~chosen), query_vectors, catalogue, loss=loss)
+        solved = cells.of_queries(~chosen)
+        self._solved = Problem(solved, query_vectors, catalogue, loss=loss, directions=SEARCH_DIRECTIONS)
         self._unseen = Problem(cells.of_queries(chosen), query_vectors, catalogue)
         self._warm: Weights | None = None
         clicks = self._unseen.cells.query_clicks

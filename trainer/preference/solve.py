@@ -1,7 +1,8 @@
 """The maximum a posteriori of the preference model over a table of evidence: one convex problem, one optimum.
 
 Every part is solved in units of its prior's standard deviation, which makes the problem well-conditioned: dozens of
-iterations of L-BFGS suffice. The result depends on no order, no rate and no size of batches.
+iterations of L-BFGS suffice. The result depends on no order, no rate and no size of batches. What queries prefer is
+sought among the directions in which queries and products differ most: the others would not leave 0 under the prior.
 """
 
 from collections.abc import Callable
@@ -29,6 +30,8 @@ from trainer.preference.model import LEXICAL_NATS, QUALITY_CAP, Catalogue, Devia
 MAX_ITERATIONS: Final = 60
 TOLERANCE: Final = 1e-5
 """Relative decrease below which the loss has converged."""
+DIRECTIONS: Final = 256
+"""In which learned tastes may differ, beginning with those in which queries and products differ most."""
 CHUNK: Final = 20_000
 """Cells whose vectors are looked up at once: all of them would not fit into memory."""
 REPEATED_CLICKS: Final = 2.0
@@ -52,12 +55,20 @@ class Problem:
         query_vectors: base vectors by query number, (all queries, D).
         catalogue: the products.
         loss: by name.
+        directions: in which learned tastes may differ.
     """
 
     def __init__(
-        self, cells: Cells, query_vectors: np.ndarray, catalogue: Catalogue, *, loss: LossName = "softmax"
+        self,
+        cells: Cells,
+        query_vectors: np.ndarray,
+        catalogue: Catalogue,
+        *,
+        loss: LossName = "softmax",
+        directions: int = DIRECTIONS,
     ) -> None:
         self.cells = cells
+        self._directions = directions
         self._loss = LOSSES[loss]
         self._targets = Targets(cells, NO_PAIRS if loss == "softmax" else pairs_of(cells))
         self._dim = catalogue.vectors.shape[1]
@@ -67,9 +78,10 @@ class Problem:
         queries = query_vectors[cells.queries].astype(np.float32)
         self.mean_query = queries.mean(axis=0) if len(queries) else np.zeros(self._dim, np.float32)
         self._queries = queries
+        self._centred = queries - self.mean_query
         self._vectors = catalogue.vectors[self.products].astype(np.float32)
         self._words = catalogue.features[self.products].astype(np.float64)
-        self._text = NATS_PER_COSINE * self._dots(queries).astype(np.float64)
+        self._text = NATS_PER_COSINE * self._dots(queries, self._vectors).astype(np.float64)
         self._lexical = np.zeros(0) if catalogue.lexical is None else catalogue.lexical(cells)
         if len(self._lexical):
             self._text += LEXICAL_NATS * self._lexical
@@ -95,7 +107,8 @@ class Problem:
             uncertainty: whether the weights come with their standard deviations.
             max_iterations: budget; what is best then is returned, and said not to have converged.
         """
-        dim = self._dim
+        query_axes, axes = (_main_axes(vectors, self._directions) for vectors in (self._centred, self._vectors))
+        dim = axes.shape[1]
         repeated = np.flatnonzero(self.cells.query_clicks >= REPEATED_CLICKS) if memory else np.zeros(0, np.int64)
         clicked = np.flatnonzero(self.cells.clicks > 0) if exact else np.zeros(0, dtype=np.int64)
         sizes = (
@@ -113,16 +126,18 @@ class Problem:
         def unpack(x: np.ndarray) -> list[np.ndarray]:
             return [x[bounds[i] : bounds[i + 1]] * spread[i] for i in range(len(sizes))]
 
-        objective = self._objective(unpack, spread, repeated, clicked)
-        begin = np.zeros(bounds[-1]) if start is None else self._pack(start, bounds, spread, repeated, clicked)
+        objective = self._objective(unpack, spread, repeated, clicked, (query_axes, axes))
+        begin = np.zeros(bounds[-1])
+        if start is not None:
+            begin = self._pack(start, bounds, spread, repeated, clicked, (query_axes, axes))
         if not len(self.cells):
             return Solution(Weights.untrained(self._catalogue), 0.0, 0, converged=True)
         found = minimize(objective, begin, jac=True, method="L-BFGS-B",
                          options={"maxiter": max_iterations, "ftol": TOLERANCE, "gtol": 0.0, "maxcor": 6})  # fmt: skip
         taste, common, own, words, remembered, single, lexical = (part.astype(np.float32) for part in unpack(found.x))
         weights = Weights(
-            taste.reshape(dim, dim), common, self.mean_query, words, self.products, own,
-            memory=dict(zip(self.cells.queries[repeated].tolist(), remembered.reshape(-1, dim), strict=True)),
+            query_axes @ taste.reshape(dim, dim) @ axes.T, axes @ common, self.mean_query, words, self.products, own,
+            memory=dict(zip(self.cells.queries[repeated].tolist(), remembered.reshape(-1, dim) @ axes.T, strict=True)),
             exact=self._by_query(clicked, single),
             lexical=LEXICAL_NATS + float(lexical.sum()),
         )  # fmt: skip
@@ -136,21 +151,23 @@ class Problem:
         spread: np.ndarray,
         repeated: np.ndarray,
         clicked: np.ndarray,
+        axes: tuple[np.ndarray, np.ndarray],
     ) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
         """What is minimised, and its gradient."""
-        dim, centred = self._dim, self._queries - self.mean_query
+        centred, vectors = self._centred @ axes[0], self._vectors @ axes[1]
+        dim = vectors.shape[1]
 
         def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
             taste, common, own, words, remembered, single, lexical = unpack(x)
             learned = centred @ taste.reshape(dim, dim).astype(np.float32) + common.astype(np.float32)
             learned[repeated] += remembered.reshape(-1, dim).astype(np.float32)
             quality = own + self._words @ words
-            scores = self._scores(learned, quality)
+            scores = self._scores(learned, quality, vectors)
             scores[clicked] += single
             if len(lexical):
                 scores += lexical * self._lexical
             value, slope = self._loss(scores, self._targets)
-            pulls, by_product = self._pulls(slope.astype(np.float32)), self._by_product(slope)
+            pulls, by_product = self._pulls(slope.astype(np.float32), vectors), self._by_product(slope)
             gradient = np.concatenate([
                 (centred.T @ pulls).ravel() * spread[0],
                 pulls.sum(axis=0) * spread[1],
@@ -169,12 +186,12 @@ class Problem:
         cells = self.cells
         learned = weights.learned_vectors(cells.queries, self._queries).astype(np.float32)
         quality = weights.own + np.asarray(self._words @ weights.words, dtype=np.float64)
-        chances = expected_clicks(self._text + self._scores(learned, quality) - self._offset, cells)
+        chances = expected_clicks(self._text + self._scores(learned, quality, self._vectors) - self._offset, cells)
         clicks = np.maximum(cells.spread(cells.query_clicks), FORGOTTEN)
         own = self._by_product(chances * (1 - chances / clicks))
-        mean = self._pulls((chances / clicks).astype(np.float32))
-        spread = self._pulls(chances.astype(np.float32), squared=True) - cells.query_clicks[:, None] * mean**2
-        taste = ((self._queries - self.mean_query) ** 2).T @ np.maximum(spread, 0)
+        mean = self._pulls((chances / clicks).astype(np.float32), self._vectors)
+        spread = self._pulls(chances.astype(np.float32), self._vectors**2) - cells.query_clicks[:, None] * mean**2
+        taste = (self._centred**2).T @ np.maximum(spread, 0)
         return Deviations(
             np.sqrt(1 / (prior.own + own)).astype(np.float32),
             float(prior.own**-0.5),
@@ -190,16 +207,17 @@ class Problem:
         quality = np.asarray(self._words @ weights.words, dtype=np.float64)
         known = np.isin(self.products, weights.products)
         quality[known] += weights.own[np.searchsorted(weights.products, self.products[known])]
-        scores = self._scores(learned, np.clip(quality, -QUALITY_CAP, QUALITY_CAP))
+        scores = self._scores(learned, np.clip(quality, -QUALITY_CAP, QUALITY_CAP), self._vectors)
         if len(self._lexical):
             scores += (weights.lexical - LEXICAL_NATS) * self._lexical
         return surprise(scores, self.cells)
 
-    def _scores(self, learned: np.ndarray, quality: np.ndarray) -> np.ndarray:
-        """Of each cell, (N,), given what its query learned, (Q, D), and its product's quality, (P',)."""
+    def _scores(self, learned: np.ndarray, quality: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        """Of each cell, (N,), given what its query learned, (Q, m), and its product's quality, (P',), and vector."""
+        dots = self._dots(learned, vectors)
         if self.cells.width:
-            return np.asarray(self._offset + (self._dots(learned).reshape(-1, self.cells.width) + quality).reshape(-1))
-        return np.asarray(self._offset + self._dots(learned) + quality[self._product_of])
+            return np.asarray(self._offset + (dots.reshape(-1, self.cells.width) + quality).reshape(-1))
+        return np.asarray(self._offset + dots + quality[self._product_of])
 
     def _by_product(self, values: np.ndarray) -> np.ndarray:
         """Of values of the cells, (N,), the sum of each product, (P',)."""
@@ -207,20 +225,19 @@ class Problem:
             return np.asarray(values.reshape(-1, self.cells.width).sum(axis=0))
         return np.asarray(np.bincount(self._product_of, values, len(self.products)))
 
-    def _dots(self, queries: np.ndarray) -> np.ndarray:
-        """Of each cell the dot product of its query's vector, (Q, D), with its product's, (N,)."""
+    def _dots(self, queries: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        """Of each cell the dot product of its query's vector, (Q, m), with its product's, (P', m); (N,)."""
         if self.cells.width:
-            return np.asarray(queries @ self._vectors.T).reshape(-1)
+            return np.asarray(queries @ vectors.T).reshape(-1)
         found = np.empty(len(self.cells), dtype=np.float32)
         for first in range(0, len(found), CHUNK):
             part = slice(first, first + CHUNK)
-            pairs = queries[self.cells.query_of[part]], self._vectors[self._product_of[part]]
+            pairs = queries[self.cells.query_of[part]], vectors[self._product_of[part]]
             found[part] = np.einsum("ij,ij->i", *pairs)
         return found
 
-    def _pulls(self, slope: np.ndarray, *, squared: bool = False) -> np.ndarray:
-        """Of each query the vectors of its products or their squares, each as often as its cell says, (Q, D)."""
-        vectors = self._vectors**2 if squared else self._vectors
+    def _pulls(self, slope: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        """Of each query the vectors of its products, (P', m), each as often as its cell says, (Q, m)."""
         if self.cells.width:
             return np.asarray(slope.reshape(len(self._queries), -1) @ vectors)
         starts = np.append(self.cells.starts, len(self.cells))
@@ -234,7 +251,13 @@ class Problem:
         return dict(zip(self.cells.queries[rows].tolist(), zip(products, kept, strict=True), strict=False))
 
     def _pack(
-        self, start: Weights, bounds: np.ndarray, spread: np.ndarray, repeated: np.ndarray, clicked: np.ndarray
+        self,
+        start: Weights,
+        bounds: np.ndarray,
+        spread: np.ndarray,
+        repeated: np.ndarray,
+        clicked: np.ndarray,
+        axes: tuple[np.ndarray, np.ndarray],
     ) -> np.ndarray:
         own = dict(zip(start.products.tolist(), start.own.tolist(), strict=True))
         single = {
@@ -243,14 +266,15 @@ class Problem:
             for product, value in zip(products.tolist(), values.tolist(), strict=True)
         }
         nothing = np.zeros(self._dim)
+        remembered = [start.memory.get(one, nothing) for one in self.cells.queries[repeated].tolist()]
         queries = self.cells.queries[self.cells.query_of[clicked]].tolist()
         cells = zip(queries, self.cells.products[clicked].tolist(), strict=True)
         parts = (
-            start.taste.ravel(),
-            start.common,
+            (axes[0].T @ start.taste @ axes[1]).ravel(),
+            start.common @ axes[1],
             np.array([own.get(product, 0.0) for product in self.products.tolist()]),
             start.words if len(start.words) == self._features else np.zeros(self._features),
-            np.array([start.memory.get(one, nothing) for one in self.cells.queries[repeated].tolist()]).ravel(),
+            (np.array(remembered).reshape(-1, self._dim) @ axes[1]).ravel(),
             np.array([single.get(cell, 0.0) for cell in cells]),
             np.full(min(1, len(self._lexical)), start.lexical - LEXICAL_NATS),
         )
@@ -258,3 +282,11 @@ class Problem:
         for i, part in enumerate(parts):
             x[bounds[i] : bounds[i + 1]] = part / spread[i]
         return x
+
+
+def _main_axes(vectors: np.ndarray, count: int) -> np.ndarray:
+    """Orthonormal directions in which vectors are long, longest first, (D, at most `count`)."""
+    dim = vectors.shape[1]
+    if dim <= count:
+        return np.eye(dim, dtype=np.float32)
+    return np.asarray(np.linalg.eigh(vectors.T @ vectors)[1][:, : -count - 1 : -1], dtype=np.float32)

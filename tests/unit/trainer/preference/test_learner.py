@@ -142,7 +142,7 @@ def test_a_restarted_learner_goes_on_to_the_byte(lists: int, exact: bool) -> Non
     shop = PlantedShop(seed=3, quality_nats=1.0)
     one = Trainer(shop)
     one.learner = PreferenceLearner(exact=exact, max_iterations=5)
-    one.read(shop.lists(lists, seed=1), every=250)
+    one.read(shop.lists(lists, seed=1), every=200)
     two = deepcopy(one)
     two.learner = PreferenceLearner.from_state(one.learner.state(), exact=exact, max_iterations=5)
     assert (two.learner.weights is None) is (lists == 0)
