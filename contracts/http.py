@@ -159,7 +159,8 @@ class SearchAnswer(BaseModel):
     arm: Label
     exploration: Exploration
     degraded: str | None
-    """`remembered`: results of an earlier search for the same, because the vector store did not answer."""
+    """`lexical`: found by words alone, because the query could not be encoded in time; `remembered`: results of an
+    earlier search for the same, because the vector store did not answer."""
     age_s: Annotated[float, Field(ge=0)] | None = None
     """How old remembered results are; products and prices may have changed since."""
     took_ms: Annotated[float, Field(ge=0)]

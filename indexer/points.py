@@ -10,6 +10,7 @@ import numpy as np
 from contracts.catalog import PointVersion, is_newer
 from contracts.releases import ALIAS, Serving, collection_name
 from indexer.catalog.base_vectors import BaseProduct
+from towers.lexical import ProductWords
 from towers.model import ProductTower, product_vectors
 
 
@@ -23,6 +24,7 @@ class ProductPoint:
         product_release: whose quality the vector carries.
         vector: base vector and quality, shape (D + 1,); None for a tombstone, which keeps older writes out.
         payload: the other fields that the README names: title, category, brand, price and so on.
+        words: its sparse vectors; they follow from the payload.
     """
 
     product_id: str
@@ -30,6 +32,7 @@ class ProductPoint:
     product_release: int
     vector: Sequence[float] | None
     payload: Mapping[str, Any] = field(default_factory=dict)
+    words: ProductWords | None = field(default=None, compare=False)
 
     @property
     def point_version(self) -> PointVersion:
@@ -152,4 +155,6 @@ class Target:
         payload = {} if product.payload is None else product.payload.model_dump(mode="json", exclude_none=True)
         payload |= {"base_version": product.base_version, "text_hash": product.text_hash}
         payload |= {"quality": quality, "quality_width": width}
-        return ProductPoint(product.product_id, product.version, self.product_release, vector.tolist(), payload)
+        return ProductPoint(
+            product.product_id, product.version, self.product_release, vector.tolist(), payload, product.words()
+        )

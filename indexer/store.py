@@ -22,13 +22,18 @@ from indexer.points import Owner, ProductPoint, newest_per_id
 from indexer.qdrant import qdrant_errors
 from service.health import Dependency
 from service.logging import get_logger
+from towers.lexical import LEXICAL_VERSION, ProductWords, Sparse
 
 VECTOR_NAME: Final = "product"
+WORDS: Final = ProductWords._fields
+"""Names of the sparse vectors."""
 BATCH_SIZE: Final = 256
 """Points of one write; larger ones make searches wait longer."""
 
 OWNER: Final = "owner"
 """The entry of a collection's metadata that names the deployment it belongs to."""
+LEXICAL: Final = "lexical_version"
+"""The entry that tells how the sparse vectors were made: others do not meet the queries of today."""
 
 _SCROLL_SIZE: Final = 1000
 _POLL_S: Final = 0.2
@@ -68,6 +73,7 @@ class Form(NamedTuple):
     width: int | None
     distance: models.Distance | None
     metadata: Mapping[str, Any]
+    sparse: frozenset[str] = frozenset(WORDS)
 
     def misfit(self, base_version: str, width: int) -> str | None:
         """Say why vectors of a base, and of this width with their quality, do not belong there; None if they do."""
@@ -77,6 +83,10 @@ class Form(NamedTuple):
         if (self.width, self.distance) != (width, models.Distance.DOT):
             held = f"{self.distance.value} of width {self.width}" if self.distance else f"no vectors `{VECTOR_NAME}`"
             return f"holds {held}, not Dot of width {width}"
+        if missing := sorted(set(WORDS) - self.sparse):
+            return f"holds no sparse vectors {', '.join(f'`{name}`' for name in missing)} with idf"
+        if (lexical := self.metadata.get(LEXICAL, LEXICAL_VERSION)) != LEXICAL_VERSION:
+            return f"holds words as of version {lexical}, not {LEXICAL_VERSION}"
         return None
 
 
@@ -218,8 +228,10 @@ class ProductStore:
         if self._client.collection_exists(name):
             return False
         params = {VECTOR_NAME: models.VectorParams(size=width, distance=models.Distance.DOT)}
+        sparse = dict.fromkeys(WORDS, models.SparseVectorParams(modifier=models.Modifier.IDF))
+        metadata = {LEXICAL: LEXICAL_VERSION, **metadata}
         try:
-            self._client.create_collection(name, vectors_config=params, metadata=metadata)
+            self._client.create_collection(name, params, sparse, metadata=metadata)
         except UnexpectedResponse as error:
             if error.status_code == 409:  # another worker was first
                 return False
@@ -239,7 +251,9 @@ class ProductStore:
         vectors = config.params.vectors
         params = vectors.get(VECTOR_NAME) if isinstance(vectors, dict) else None
         metadata = dict(config.metadata or {})
-        return Form(params.size, params.distance, metadata) if params else Form(None, None, metadata)
+        with_idf = config.params.sparse_vectors or {}
+        sparse = frozenset(name for name, one in with_idf.items() if one.modifier == models.Modifier.IDF)
+        return Form(params and params.size, params and params.distance, metadata, sparse)
 
     def write(self, collection: str, points: Iterable[ProductPoint]) -> int:
         """Write points, each only if it is newer than what is stored; return how many were sent.
@@ -361,8 +375,15 @@ def _only_newer(point: ProductPoint) -> models.Filter:
 
 
 def _to_struct(point: ProductPoint) -> models.PointStruct:
-    vector = {} if point.vector is None else {VECTOR_NAME: list(point.vector)}
+    vector: dict[str, Any] = {} if point.vector is None else {VECTOR_NAME: list(point.vector)}
+    if point.words is not None and vector:
+        vector |= {name: to_sparse(one) for name, one in zip(WORDS, point.words, strict=True)}
     return models.PointStruct(id=point_id(point.product_id), vector=vector, payload=point.stored_payload())
+
+
+def to_sparse(vector: Sparse) -> models.SparseVector:
+    """A sparse vector as the client takes it."""
+    return models.SparseVector.model_construct(indices=vector.indices.tolist(), values=vector.values.tolist())
 
 
 def _to_point(record: models.Record) -> ProductPoint:
@@ -374,4 +395,13 @@ def _to_point(record: models.Record) -> ProductPoint:
         product_release=payload["product_release"],
         vector=cast("list[float] | None", vector),
         payload={name: value for name, value in payload.items() if name not in _ORDERING},
+        words=_words_of(record),
     )
+
+
+def _words_of(record: models.Record) -> ProductWords | None:
+    found = record.vector if isinstance(record.vector, dict) else {}
+    sparse = [one for name in WORDS if isinstance(one := found.get(name), models.SparseVector)]
+    if len(sparse) < len(WORDS):
+        return None
+    return ProductWords(*(Sparse(np.array(one.indices, np.uint32), np.array(one.values, np.float32)) for one in sparse))

@@ -10,15 +10,53 @@ Source: docs/papers.md, "The preference model".
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 import numpy as np
 
 from towers.features import FeatureSpace, key_of
+from towers.lexical import QueryKind
 from towers.text import normalised
 
 NATS_PER_COSINE: Final = 10.0
 """b: what a unit of cosine is worth. Learned freely from few lists it falls so low that nothing of the text is left."""
+
+
+class Rate(NamedTuple):
+    """What words count in a kind of query.
+
+    Args:
+        nats: what the product adds whose words match best.
+        full: the BM25 score, in nats, from which the best match is worth all of that; a weaker one tells less, for of a
+            long query often only by-words are found.
+    """
+
+    nats: float
+    full: float
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """What words count beside meaning, by what kind of query it is."""
+
+    identifier: Rate = Rate(3.0, 0.0)
+    short: Rate = Rate(2.0, 5.0)
+    long: Rate = Rate(3.0, 40.0)
+
+    def nats(self, kind: QueryKind, matches: Sequence[float]) -> list[float]:
+        """What the match of each candidate's words adds to its score.
+
+        Args:
+            kind: of the query.
+            matches: BM25 scores of the candidates.
+
+        >>> Mix(short=Rate(3.0, 4.0)).nats(QueryKind.SHORT, [8.0, 0.0, 4.0]), Mix().nats(QueryKind.LONG, [20.0])
+        ([3.0, 0.0, 1.5], [1.5])
+        """
+        rates = {QueryKind.IDENTIFIER: self.identifier, QueryKind.SHORT: self.short, QueryKind.LONG: self.long}
+        nats, full = rates[kind]
+        best = max(full, *matches, 0.0)
+        return [nats * match / best if best else 0.0 for match in matches]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

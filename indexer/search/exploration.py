@@ -41,11 +41,11 @@ class Policy(NamedTuple):
         return self.name != "none"
 
     def ranked(self, candidates: Sequence[Hit], *, seed: int, k: int) -> list[Hit]:
-        """Rank candidates anew; scores stay what they are."""
+        """Rank candidates anew; scores stay what they are, and what the query names stays first."""
 
-        def perturbed(hit: Hit) -> float:
+        def perturbed(hit: Hit) -> tuple[float, float]:
             spread = self.noise_nats + self.widths * float(hit.payload.get("quality_width", 0.0))
-            return NATS_PER_COSINE * hit.score + spread * deviate(seed, hit.payload["product_id"])
+            return hit.pin, NATS_PER_COSINE * hit.score + spread * deviate(seed, hit.payload["product_id"])
 
         return sorted(candidates, key=perturbed, reverse=True)[:k]
 

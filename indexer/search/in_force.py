@@ -21,7 +21,7 @@ from service.follow import TopicFollower
 from service.logging import get_logger
 from service.models import ModelsTable
 from service.settings import Settings
-from towers.model import NATS_PER_COSINE, QueryTower
+from towers.model import NATS_PER_COSINE, Mix, QueryTower
 from towers.release_files import Encoder, Release, verified_release
 
 RETRY_S: Final = 1.0
@@ -40,6 +40,7 @@ class ServedRelease:
         collection: its name in the vector store.
         tower: of queries.
         click_times: clicks that the release learned from, for the freshness of its first answer; epoch ms.
+        mix: how much words count.
     """
 
     query_release: int
@@ -47,14 +48,16 @@ class ServedRelease:
     collection: str
     tower: QueryTower
     click_times: tuple[int, ...] = ()
+    mix: Mix = Mix()
 
-    def explain(self, query: str, row: np.ndarray, product: np.ndarray) -> dict[str, float]:
+    def explain(self, query: str, row: np.ndarray, product: np.ndarray, words: float = 0.0) -> dict[str, float]:
         """Say what a product's score is made of, in nats; together ten times the score.
 
         Args:
             query: as it was typed.
             row: its base vector, (D,).
             product: as the collection holds it, base vector and quality, (D + 1,).
+            words: what the match of words adds.
         """
         base = product[:-1]
         return {
@@ -62,6 +65,7 @@ class ServedRelease:
             "taste": float(self.tower.taste_of(row[None])[0] @ base),
             "memory": float(self.tower.memory_of([query])[0] @ base),
             "quality": NATS_PER_COSINE * float(product[-1]),
+            "words": words,
         }
 
     def is_of(self, serving: Serving) -> bool:

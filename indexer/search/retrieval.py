@@ -1,47 +1,95 @@
-"""Asking the vector store: the nearest products that meet the filters, and how many there are."""
+"""Asking the vector store: the best products by meaning and words that meet the filters, and how many there are.
+
+Both arms and the scores of all that either found come in one round trip; an identifier's product goes first.
+"""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol, cast
 
 import numpy as np
 from cachetools import TTLCache
 from qdrant_client import AsyncQdrantClient, models
 
+from contracts.catalog import PointPayload
 from contracts.errors import MillraceError
 from contracts.http import Filters
 from indexer.qdrant import qdrant_errors
 from indexer.search.encoding import digest
-from indexer.store import VECTOR_NAME
+from indexer.store import VECTOR_NAME, to_sparse
+from towers.lexical import LexicalQuery, QueryKind, Sparse, read_query
+from towers.model import NATS_PER_COSINE, Mix
 
 TOTAL_FOR_S: Final = 10.0
 """How long a number of matching products is good enough."""
 CACHED_TOTALS: Final = 10_000
 COUNTS_AT_ONCE: Final = 1
 """A count takes the store longer than a search; no more of its time goes there."""
+CANDIDATES: Final = 50
+"""Products that each arm finds at least; one that both rank behind so many is not among the first ten of both."""
+NAMED: Final = 20
+"""Products with the best matching words, of which it is asked whether the query names them: reading them takes time."""
 SHOWN: Final = [
-    "product_id", "title", "price", "brand", "category", "in_stock", "parent_id", "product_release", "quality_width"
+    "product_id", "title", "price", "brand", "category", "in_stock", "parent_id", "product_release", "quality",
+    "quality_width",
 ]  # fmt: skip
 """What a result says of its product, and what ranks it; the rest of the payload stays in the store."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Question:
+    """What the vector store is asked.
+
+    Args:
+        vector: of the query, (D + 1,); None if it could not be encoded, then words and quality decide.
+        words: of the query.
+        mix: how much words count.
+    """
+
+    vector: np.ndarray | None
+    words: LexicalQuery
+    mix: Mix = Mix()
+
+    @classmethod
+    def of(cls, query: str, vector: np.ndarray | None, mix: Mix) -> "Question":
+        """Read the words of a query."""
+        return cls(vector, read_query(query), mix)
+
+    def arms(self, *, mistyped: bool) -> dict[str, list[float] | models.SparseVector]:
+        """The vectors to ask by, under their names; one without terms is not asked."""
+        arms: dict[str, list[float] | models.SparseVector] = {}
+        if self.vector is not None:
+            arms[VECTOR_NAME] = self.vector.tolist()
+        sparse: dict[str, Sparse] = {"words": self.words.words}
+        if mistyped or self.words.kind is QueryKind.IDENTIFIER:
+            sparse["grams"] = self.words.grams
+        return arms | {name: to_sparse(one) for name, one in sparse.items() if len(one.indices)}
+
+
 class Hit(NamedTuple):
-    """One product found: its score, the shown part of its payload, and its vector if that was asked for."""
+    """One product found.
+
+    Its score, the shown part of its payload, its vector if that was asked for, what of the score its words are, in
+    nats, and how surely the query names this very product.
+    """
 
     score: float
     payload: dict[str, Any]
     vector: list[float] | None = None
+    words: float = 0.0
+    pin: float = 0.0
 
 
 class Retrieval(Protocol):
     """What search asks of the vector store; raises MillraceError if it does not answer, Overloaded if it sheds load."""
 
-    async def nearest(
-        self, collection: str, vector: np.ndarray, *, k: int, filters: Filters, with_vectors: bool = False
+    async def best(
+        self, collection: str, question: Question, *, k: int, filters: Filters, with_vectors: bool = False
     ) -> list[Hit]:
-        """Return the k nearest products that meet the filters, nearest first."""
+        """Return the k best products that meet the filters: those that the query names, then by score."""
         ...
 
     async def count(self, collection: str, filters: Filters) -> int:
@@ -59,26 +107,80 @@ class QdrantRetrieval:
     def __init__(self, client: AsyncQdrantClient) -> None:
         self._client = client
 
-    async def nearest(
-        self, collection: str, vector: np.ndarray, *, k: int, filters: Filters, with_vectors: bool = False
+    async def best(
+        self, collection: str, question: Question, *, k: int, filters: Filters, with_vectors: bool = False
     ) -> list[Hit]:
-        """Return the k nearest products that meet the filters, nearest first."""
-        with qdrant_errors(f"search {collection}"):
-            answer = await self._client.query_points(
-                collection,
-                query=vector.tolist(),
-                using=VECTOR_NAME,
-                query_filter=to_filter(filters),
-                limit=k,
-                with_payload=SHOWN,
-                with_vectors=with_vectors,
-            )
-        return [Hit(point.score, dict(point.payload or {}), _vector_of(point)) for point in answer.points]
+        """Return the k best products that meet the filters: those that the query names, then by score."""
+        for mistyped in (False, True):
+            arms = question.arms(mistyped=mistyped)
+            requests = _requests(question, arms, k=k, filters=filters, with_vectors=with_vectors)
+            with qdrant_errors(f"search {collection}"):
+                answers = await self._client.query_batch_points(collection, requests) if requests else []
+            found = dict(zip(arms, (answer.points for answer in answers), strict=True))
+            is_mistyped = not found.get("words") and len(question.words.grams.indices) and "grams" not in arms
+            if not is_mistyped:
+                break
+        return mixed(question, found)[:k]
 
     async def count(self, collection: str, filters: Filters) -> int:
         """Return how many products meet the filters."""
         with qdrant_errors(f"count {collection}"):
             return (await self._client.count(collection, to_live_filter(filters), exact=True)).count
+
+
+def _requests(
+    question: Question,
+    arms: dict[str, list[float] | models.SparseVector],
+    *,
+    k: int,
+    filters: Filters,
+    with_vectors: bool,
+) -> list[models.QueryRequest]:
+    """One request an arm, each for its score of all that any arm finds; the first also tells what is shown."""
+    meets, size = to_filter(filters), max(k, CANDIDATES) if len(arms) > 1 else k
+    shown = [*SHOWN, "attributes"] if question.words.kind is QueryKind.IDENTIFIER else SHOWN
+    finding = [models.Prefetch(query=arm, using=name, filter=meets, limit=size) for name, arm in arms.items()]
+    return [
+        models.QueryRequest(
+            prefetch=finding if len(arms) > 1 else None,
+            query=arm,
+            using=name,
+            filter=None if len(arms) > 1 else meets,
+            limit=size * len(arms),
+            with_payload=shown if is_first or VECTOR_NAME not in arms else False,
+            with_vector=[VECTOR_NAME] if with_vectors and is_first else False,
+        )
+        for is_first, (name, arm) in zip((True, False, False), arms.items(), strict=False)
+    ]
+
+
+def mixed(question: Question, found: Mapping[str, Sequence[models.ScoredPoint]]) -> list[Hit]:
+    """Rank what the arms found: the dot product, and beside it what words add, in units of the dot product.
+
+    Without a vector, quality is what there is beside words.
+
+    Args:
+        question: what was asked.
+        found: by arm, its score of every product that any arm found; a product without one shares no term.
+    """
+    points = {point.id: point for arm in reversed([*found.values()]) for point in arm}
+    sparse = [{point.id: point.score for point in found.get(name, ())} for name in ("words", "grams")]
+    matches = [sum(scores.get(number, 0.0) for scores in sparse) for number in points]
+    named = set(sorted(range(len(matches)), key=lambda place: -matches[place])[:NAMED])
+    hits = []
+    nats = question.mix.nats(question.words.kind, matches)
+    for place, (point, words) in enumerate(zip(points.values(), nats, strict=True)):
+        payload = dict(point.payload or {})
+        base = point.score if question.vector is not None else payload.get("quality", 0.0) / NATS_PER_COSINE
+        pin = _pin(question.words, payload) if place in named and matches[place] else 0.0
+        hits.append(Hit(base + words / NATS_PER_COSINE, payload, _vector_of(point), words, pin))
+    return sorted(hits, key=lambda hit: (-hit.pin, -hit.score))
+
+
+def _pin(query: LexicalQuery, payload: dict[str, Any]) -> float:
+    said = ("title", "attributes") if query.kind is QueryKind.IDENTIFIER else ()  # others name a product by its id alone
+    described = {name: payload[name] for name in said if name in payload}
+    return query.pins(payload["product_id"], PointPayload.model_construct(**described))
 
 
 def _vector_of(point: models.ScoredPoint) -> list[float] | None:

@@ -1,4 +1,8 @@
-"""One search from request to answer: take the release once, encode, ask, answer; degraded or refused, never late."""
+"""One search from request to answer: take the release once, encode, ask, answer; degraded or refused, never late.
+
+If the query cannot be encoded in time its words are asked alone: prices, stock and deletions are today's. Only if they
+find nothing, or the store does not answer, an earlier answer to the same search is given again.
+"""
 
 import asyncio
 import math
@@ -8,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 import orjson
@@ -22,10 +26,12 @@ from indexer.search.encoding import ENTRY_BYTES, QueryEncoder, digest
 from indexer.search.exploration import CANDIDATES, Policy
 from indexer.search.impressions import ImpressionLog, impression_of, time_ordered_id
 from indexer.search.in_force import ServedRelease
-from indexer.search.retrieval import Hit, Retrieval, Totals
+from indexer.search.retrieval import Hit, Question, Retrieval, Totals
 from service import metrics
 from service.health import Dependency
+from service.logging import get_logger
 from service.machine import EpochClock, epoch_ms
+from towers.model import NATS_PER_COSINE
 
 DEADLINE_S: Final = 1.0
 """How long a search may take; a shopper who waits longer is gone."""
@@ -33,6 +39,8 @@ BULK_DEADLINE_S: Final = 30.0
 FEWEST_OPEN: Final = 4
 MOST_OPEN: Final = 64
 """Searches under way at one time, and so calls to the vector store."""
+ENCODE_SHARE: Final = 0.6
+"""Of the deadline: how long a query may take to encode, so that the store still has time for its words."""
 COUNT_SHARE: Final = 0.1
 """Of the deadline: how long results that are there wait for their total."""
 REMEMBERED_FOR_S: Final = 300.0
@@ -65,6 +73,11 @@ class Found(NamedTuple):
     explanations: Sequence[dict[str, float] | None] = ()
     degraded: str | None = None
     age_s: float | None = None
+
+    @classmethod
+    def by(cls, release: ServedRelease, hits: list[Hit], total: int | None, **fields: Any) -> Self:
+        """What a release found."""
+        return cls(release.query_release, release.product_release, hits, total, **fields)
 
 
 class OpenSearches:
@@ -226,40 +239,64 @@ class SearchService:
         ends_s = asyncio.get_running_loop().time() + self._deadline_s
         try:
             with self._open.one_more():
-                rows = await self._encoded(query, ends_s)
+                rows, late = await self._encoded(query, ends_s)
+                explores = explores and rows is not None
+                vector = None if rows is None else release.tower.vectors([query], rows)[0]
                 total = self._totals.known(release.collection, filters)
                 async with _until(ends_s, TransientError("Qdrant did not answer in time")):
                     with _timed("store"):
-                        hits = await self._retrieval.nearest(
+                        hits = await self._retrieval.best(
                             release.collection,
-                            release.tower.vectors([query], rows)[0],
+                            Question.of(query, vector, release.mix),
                             k=max(request.k, CANDIDATES) if explores else request.k,
                             filters=filters,
-                            with_vectors=request.explain,
+                            with_vectors=request.explain and rows is not None,
                         )
+                if late is not None and not hits:
+                    raise late
         except MillraceError as error:
             return self._instead(key, error)
         self._qdrant.answered()
-        self._observe_first_answer(release)
         if total is None:
             timeout_s = min(ends_s - asyncio.get_running_loop().time(), self._deadline_s * COUNT_SHARE)
             total = await self._totals.wait(release.collection, filters, timeout_s=timeout_s)
+        if rows is None:
+            return self._by_words(release, hits, total, explain=request.explain)
+        self._observe_first_answer(release)
         exploration = Exploration()
         if explores:
             exploration = Exploration(policy=self._explore.name, seed=secrets.randbits(SEED_BITS))
             hits = self._explore.ranked(hits, seed=exploration.seed, k=request.k)
         explanations = [
-            None if hit.vector is None else release.explain(query, rows[0], np.array(hit.vector)) for hit in hits
+            None if hit.vector is None else release.explain(query, rows[0], np.array(hit.vector), hit.words)
+            for hit in hits
         ]
-        found = Found(release.query_release, release.product_release, hits, total, exploration, explanations)
+        found = Found.by(release, hits, total, exploration=exploration, explanations=explanations)
         content = [*found[:2], [[*hit[:2]] for hit in hits], total, exploration.model_dump()]
         self._remembered[key] = _Remembered(orjson.dumps(content), self._clocks.monotonic_s())
         return found
 
-    async def _encoded(self, query: str, ends_s: float) -> np.ndarray:
-        async with _until(ends_s, Overloaded("the query could not be encoded in time", fix="send it again")):
-            with _timed("encode"):
-                return await self._encoder.encode([query])
+    async def _encoded(self, query: str, ends_s: float) -> tuple[np.ndarray | None, MillraceError | None]:
+        """The base vector of a query, (1, D), or why there is none."""
+        late = Overloaded("the query could not be encoded in time", fix="send it again")
+        try:
+            async with _until(ends_s - (1 - ENCODE_SHARE) * self._deadline_s, late):
+                with _timed("encode"):
+                    return await self._encoder.encode([query]), None
+        except MillraceError as error:
+            return None, error
+        except Exception as error:  # noqa: BLE001 - whatever ails the encoder, words need none
+            get_logger().error("query_not_encoded", error=repr(error))
+            return None, DependencyDown(f"the query cannot be encoded: {error!r}", fix="look at this service's log")
+
+    def _by_words(self, release: ServedRelease, hits: list[Hit], total: int | None, *, explain: bool) -> Found:
+        """What words and quality alone found; nothing of it is remembered, for whole answers are better."""
+        metrics.DEGRADED.labels("lexical").inc()
+        parts = [
+            {"quality": NATS_PER_COSINE * hit.score - hit.words, "words": hit.words} if explain else None
+            for hit in hits
+        ]
+        return Found.by(release, hits, total, explanations=parts, degraded="lexical")
 
     def _instead(self, key: bytes, error: MillraceError) -> Found:
         """Return the last results of the same search, whose releases the answer then names."""

@@ -13,9 +13,10 @@ from contracts.errors import InvariantError, MillraceError, TransientError
 from contracts.http import Filters
 from indexer.points import ProductPoint
 from indexer.search.retrieval import QdrantRetrieval
-from indexer.store import VECTOR_NAME, Counts, ProductStore
+from indexer.store import LEXICAL, VECTOR_NAME, Counts, ProductStore
 from tests.conformance.conftest import DIM, Backend
 from tests.support.poll import eventually
+from towers.lexical import LEXICAL_VERSION
 
 pytestmark = pytest.mark.qdrant
 
@@ -170,7 +171,7 @@ class TestVectorStore:
         """A second ensure makes nothing and leaves points and metadata alone."""
         store.write(collection, [live("P-1", 1)])
         assert store.ensure_collection(collection, DIM, metadata={"product_release": 2}) is False
-        assert store.form(collection).metadata == {"product_release": 1}
+        assert store.form(collection).metadata == {"product_release": 1, LEXICAL: LEXICAL_VERSION}
         assert store.counts(collection).live == 1
 
     def test_wrong_dimension_is_refused(self, store: ProductStore, collection: str) -> None:
@@ -316,7 +317,7 @@ class TestVectorStore:
         backend.kill_and_restart()
         store.wait_until_answering(10)
         assert store.counts(alias) == Counts(live=49, tombstones=1)
-        assert store.form(collection).metadata == {"product_release": 1}
+        assert store.form(collection).metadata == {"product_release": 1, LEXICAL: LEXICAL_VERSION}
         store.write(collection, [live("P-0", 5, 9), live("P-1", 4, 9)])
         after = store.versions(alias)
         assert (after["P-0"], after["P-1"]) == (PointVersion(6, 1, deleted=True), PointVersion(5, 1))

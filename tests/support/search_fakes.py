@@ -15,7 +15,7 @@ from contracts.http import Filters
 from indexer.search.encoding import QueryEncoder
 from indexer.search.exploration import Policy
 from indexer.search.in_force import ServedRelease
-from indexer.search.retrieval import Hit
+from indexer.search.retrieval import Hit, Question
 from indexer.search.service import DEADLINE_S, Clocks, SearchService
 from tests.support.hand_clock import HandClock
 from tests.support.tiny_encoder import TinyEncoder
@@ -38,6 +38,8 @@ class Store:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, np.ndarray, int, Filters]] = []
+        self.questions: list[Question] = []
+        self.knows_words = True
         self.was_asked = asyncio.Event()
         self.counted = 0
         self.down = False
@@ -47,10 +49,12 @@ class Store:
         self.count_hangs = False
         self.gate: asyncio.Event | None = None
 
-    async def nearest(
-        self, collection: str, vector: np.ndarray, *, k: int, filters: Filters, with_vectors: bool = False
+    async def best(
+        self, collection: str, question: Question, *, k: int, filters: Filters, with_vectors: bool = False
     ) -> list[Hit]:
-        """Return k products of the collection."""
+        """Return k products of the collection, by words alone P-10 and on, of quality 0.5."""
+        vector = np.zeros(DIM + 1) if question.vector is None else question.vector
+        self.questions.append(question)
         self.asked.append((collection, vector, k, filters))
         self.was_asked.set()
         if self.gate is not None:
@@ -63,7 +67,12 @@ class Store:
             raise Overloaded("Qdrant refused: 503", retry_after_s=2)
         release = int(collection.removeprefix("products-r"))
         product = product_of(vector).tolist() if with_vectors else None
-        return [Hit(1 - 0.1 * number, payload(f"P-{number}", release), product) for number in range(1, k + 1)]
+        if question.vector is None:
+            found = range(10, 10 + k) if self.knows_words else ()
+            return [Hit(0.35, payload(f"P-{number}", release), words=3.0) for number in found]
+        return [
+            Hit(1 - 0.1 * number, payload(f"P-{number}", release), product, words=0.25) for number in range(1, k + 1)
+        ]
 
     async def count(self, collection: str, filters: Filters) -> int:
         """Return a number."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from pydantic import SecretStr
 from qdrant_client import QdrantClient, models
@@ -11,15 +12,16 @@ from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 from structlog.testing import capture_logs
 
-from contracts.catalog import PointVersion, newer_only_filter, point_id
+from contracts.catalog import PointPayload, PointVersion, newer_only_filter, point_id
 from contracts.errors import DependencyDown, InvariantError, MillraceError, TransientError, UsageError
 from contracts.telemetry import Process
 from indexer.points import Owner, ProductPoint
 from indexer.qdrant import connect, qdrant_errors
-from indexer.store import OWNER, PAYLOAD_INDEXES, VECTOR_NAME, ProductStore, write_condition
+from indexer.store import LEXICAL, OWNER, PAYLOAD_INDEXES, VECTOR_NAME, ProductStore, write_condition
 from service.health import Dependency
 from service.settings import Settings
 from tests.support.ports import free_port
+from towers.lexical import LEXICAL_VERSION, product_words
 
 
 def product(product_id: str, version: int, release: int = 1) -> ProductPoint:
@@ -170,6 +172,43 @@ def test_collection_of_another_shape_is_not_taken(memory: ProductStore) -> None:
         memory.ensure_collection("theirs", 2)
 
 
+@pytest.mark.parametrize(
+    ("modifiers", "metadata", "says"),
+    [
+        ({}, {}, "holds no sparse vectors `grams`, `words` with idf"),
+        ({"words": models.Modifier.IDF, "grams": models.Modifier.NONE}, {}, "holds no sparse vectors `grams` with idf"),
+        (dict.fromkeys(("words", "grams"), models.Modifier.IDF), {LEXICAL: 0}, "holds words as of version 0, not 1"),
+    ],
+)
+def test_a_collection_without_todays_words_is_not_taken(
+    memory: ProductStore, modifiers: dict[str, models.Modifier], metadata: dict[str, int], says: str
+) -> None:
+    """One of dense vectors alone, or with words that today's queries do not meet, is replaced and not filled."""
+    memory._client.create_collection(
+        "earlier",
+        vectors_config={VECTOR_NAME: models.VectorParams(size=2, distance=models.Distance.DOT)},
+        sparse_vectors_config={name: models.SparseVectorParams(modifier=one) for name, one in modifiers.items()},
+        metadata=metadata,
+    )
+    with pytest.raises(InvariantError, match=says):
+        memory.ensure_collection("earlier", 2)
+
+
+def test_words_are_written_with_the_product_and_never_with_a_tombstone(memory: ProductStore) -> None:
+    """They come back as they were written."""
+    words = product_words("P-1", PointPayload(title="Kelto KG-36 fridge"))
+    memory.ensure_collection("shop", 2)
+    points = [ProductPoint("P-1", 1, 1, [1.0, 0.0], {}, words), ProductPoint("P-2", 1, 1, None, {}, words)]
+    memory.write("shop", points)
+    stored = memory.retrieve("shop", ["P-1", "P-2"])
+    found = stored["P-1"].words
+    assert found is not None
+    for one, other in zip(found, words, strict=True):
+        np.testing.assert_array_equal(one.indices, other.indices)
+        np.testing.assert_allclose(one.values, other.values, rtol=1e-6)
+    assert stored["P-2"].words is None
+
+
 def test_filtered_fields_are_indexed() -> None:
     """Every field that search filters or counts by has an index, and no other."""
     assert set(PAYLOAD_INDEXES) == {"brand", "price", "in_stock", "category", "locale", "deleted"}
@@ -193,7 +232,11 @@ def shared() -> Iterator[QdrantClient]:
 
 def test_a_collection_names_its_owner(shared: QdrantClient) -> None:
     """Kafka's cluster and the prefix, beside what else its maker wanted remembered."""
-    assert ProductStore(shared).form("t-products-r0").metadata == {"base_version": "base", OWNER: "their-cluster/t-"}
+    assert ProductStore(shared).form("t-products-r0").metadata == {
+        "base_version": "base",
+        OWNER: "their-cluster/t-",
+        LEXICAL: LEXICAL_VERSION,
+    }
 
 
 def test_a_second_deployment_touches_nothing_of_the_first(shared: QdrantClient) -> None:
@@ -253,6 +296,7 @@ def test_a_collection_of_an_earlier_version_becomes_ours_if_its_vectors_fit() ->
         "base_version": "base",
         "product_release": 3,
         OWNER: "our-cluster/t-",
+        LEXICAL: LEXICAL_VERSION,
     }
     ours.drop("t-products-r3")
     client.close()

@@ -305,7 +305,7 @@ def test_the_parts_of_a_score_are_told_in_nats_and_sum_to_it(following: Followin
     row = encoder.encode(["quiet fridge"])[0]
     product = product_vectors(encoder.encode(["quiet door"]), np.array([1.5]))[0]
     parts = served.explain("quiet fridge", row, product)
-    assert list(parts) == ["text", "taste", "memory", "quality"]
+    assert list(parts) == ["text", "taste", "memory", "quality", "words"]
     assert parts["quality"] == pytest.approx(1.5)
     assert parts["text"] == pytest.approx(NATS_PER_COSINE * float(row @ product[:-1]), abs=1e-5)
     query = release.query_tower().vectors(["quiet fridge"], row[None])[0]

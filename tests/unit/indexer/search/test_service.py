@@ -13,10 +13,13 @@ from contracts.events import person_id
 from contracts.http import Filters, SearchRequest
 from indexer.search import service
 from indexer.search.exploration import CANDIDATES, Policy
+from indexer.search.retrieval import Question
 from indexer.search.service import FEWEST_OPEN, MOST_OPEN, OpenSearches
 from service.health import Health
 from tests.support.hand_clock import HandClock
 from tests.support.search_fakes import DIM, NOW_MS, Search, product_of, served
+from towers.lexical import read_query
+from towers.model import Mix
 
 
 @pytest.fixture
@@ -59,6 +62,7 @@ async def test_an_explanation_tells_the_parts_of_the_score(search: Search) -> No
         assert result.explanation is not None
         assert result.explanation["quality"] == pytest.approx(2.0)
         assert result.explanation["memory"] == 0.0
+        assert result.explanation["words"] == 0.25
         parts = result.explanation["text"] + result.explanation["taste"]
         assert parts == pytest.approx(10 * float(asked[:-1] @ product_of(asked)[:-1]), abs=1e-4)
         assert result.explanation["text"] == pytest.approx(10 * float(query @ product_of(asked)[:-1]), abs=1e-4)
@@ -71,7 +75,9 @@ async def test_lists_are_perturbed_only_where_that_is_asked_for_and_allowed() ->
     assert explored.exploration.policy == "noise:0.5"
     assert search.impressions.sent[-1].ranking.exploration == explored.exploration
     assert search.store.asked[-1][2] == CANDIDATES
-    hits = await search.store.nearest("products-r0", np.ones(DIM + 1), k=CANDIDATES, filters=Filters())
+    hits = await search.store.best(
+        "products-r0", Question.of("x", np.ones(DIM + 1), Mix()), k=CANDIDATES, filters=Filters()
+    )
     again = Policy.named("noise:0.5").ranked(hits, seed=explored.exploration.seed, k=3)
     assert [one.product_id for one in explored.results] == [hit.payload["product_id"] for hit in again]
     assert {one.score for one in explored.results} == {hit.score for hit in again}
@@ -217,24 +223,81 @@ async def test_what_is_remembered_is_bounded_in_bytes(search: Search, monkeypatc
     assert 0 < len(remembered) < 20
 
 
-@pytest.mark.parametrize("hanging", ["encoder", "store"])
-async def test_a_search_ends_at_its_deadline_whatever_hangs(monkeypatch: pytest.MonkeyPatch, hanging: str) -> None:
+async def test_a_search_ends_at_its_deadline_if_the_store_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second after it was asked the shopper has an error, if there is nothing to remember, and not before."""
     search = Search()
     search.clock.rule(monkeypatch)
-    search.store.hangs = hanging == "store"
-    if hanging == "encoder":
-        search.encoder.may_go_on.clear()
-    else:
-        await search.service.encode(("quiet fridge",))  # known: no thread is waited for
+    search.store.hangs = True
+    await search.service.encode(("quiet fridge",))  # known: no thread is waited for
     waiting = asyncio.create_task(search.service.search(request()))
     await search.clock.move(0.99)
     assert not waiting.done()
     await search.clock.move(0.02)
     assert waiting.done()
-    with pytest.raises(DependencyDown if hanging == "store" else Overloaded):
+    with pytest.raises(DependencyDown):
         await waiting
+
+
+async def test_words_answer_alone_while_the_encoder_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After six tenths of the deadline, marked, by the release in force, with what is known of each score."""
+    search = Search()
+    search.release = served(5, 1, click_times=(NOW_MS - 5_000,))
+    search.clock.rule(monkeypatch)
+    search.encoder.may_go_on.clear()
+    measured, explained = observed(), asyncio.create_task(search.service.search(request(explain=True, k=2)))
+    await search.clock.move(0.59)
+    assert not explained.done()
+    await search.clock.move(0.02)
+    answer = await explained
     search.encoder.may_go_on.set()
+    assert (answer.degraded, answer.age_s, answer.query_release, answer.product_release) == ("lexical", None, 5, 1)
+    assert [(one.product_id, one.explanation) for one in answer.results] == [
+        ("P-10", {"quality": 0.5, "words": 3.0}),
+        ("P-11", {"quality": 0.5, "words": 3.0}),
+    ]
+    assert search.store.questions[0].words.kind == read_query("quiet fridge").kind
+    assert observed() == measured
+    assert len(search.impressions.sent) == 1
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+async def test_an_encoder_that_refuses_or_fails_leaves_it_to_words(
+    monkeypatch: pytest.MonkeyPatch, refuses: bool
+) -> None:
+    """Today's prices and stock before an earlier answer; nothing of it is remembered or explored."""
+    search = Search(explore="noise:3")
+    whole = await search.service.search(request(k=3))
+
+    async def refused(_texts: list[str]) -> np.ndarray:
+        """Refuse as a full queue does, or fail as a broken model does."""
+        raise Overloaded("many wait") if refuses else RuntimeError("out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(search.service._encoder, "encode", refused)
+        by_words = await search.service.search(request(k=3))
+        assert (by_words.degraded, by_words.exploration.policy) == ("lexical", "none")
+        assert [one.product_id for one in by_words.results] == ["P-10", "P-11", "P-12"]
+        search.store.down = True
+        remembered = await search.service.search(request(k=3))
+        assert (remembered.degraded, remembered.results) == ("remembered", whole.results)
+
+
+async def test_words_that_find_nothing_are_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An earlier answer is, or else what kept the query from being encoded; the store is not to blame."""
+    search = Search()
+    whole = await search.service.search(request())
+    search.store.knows_words = False
+
+    async def refused(_texts: list[str]) -> np.ndarray:
+        """Refuse as a full queue does."""
+        raise Overloaded("many wait")
+
+    monkeypatch.setattr(search.service._encoder, "encode", refused)
+    with structlog.testing.capture_logs() as lines:
+        assert (await search.service.search(request())).results == whole.results
+        with pytest.raises(Overloaded, match="many wait"):
+            await search.service.search(request("tv"))
+    assert lines == []
 
 
 async def test_a_store_that_sheds_load_is_no_outage(search: Search) -> None:
