@@ -65,7 +65,7 @@ TOPICS: Final[tuple[TopicSpec, ...]] = (
     TopicSpec(PRODUCT_VECTORS, key="product_id", cleanup="compact"),
     TopicSpec(
         MODELS,
-        key="query-N, product-N or serving",
+        key="query-N, product-N, serving or rollback",
         cleanup="compact",
         keyed=False,
         log_append_time=True,

@@ -15,7 +15,7 @@ from contracts.topics import MODELS
 from indexer.catalog.loop import CatalogLoop
 from indexer.catalog.topics import CatalogTopic, VectorsTopic
 from indexer.points import InForce, Owner
-from indexer.ports import AskInForce, Stopped
+from indexer.ports import AskInForce, Pause, Stopped
 from indexer.qdrant import connect
 from indexer.rollout.loop import NO_RELEASES, RollOutLoop
 from indexer.store import ProductStore
@@ -231,6 +231,31 @@ class Indexer:
             self._rollout_waits = None
             if not moved:
                 self._models_changed.wait(IDLE_S)
+
+
+def prepare_base(settings: Settings, base_model: str, *, pause: Pause) -> str:
+    """Encode with another base what `product-vectors` has of it not yet, while everything goes on; return that base.
+
+    Indexers of the present base pass its vectors over; one of that base then finds its work done.
+
+    Raises:
+        Stopped: asked to stop in the middle; what was encoded is kept.
+    """
+    encoder = load_encoder(base_model, torch_threads=min(BULK_THREADS, os.cpu_count() or 1))
+    kafka = Dependency(Process.KAFKA, patience_s=PATIENCE_S)
+    with translate_kafka_errors(settings), KafkaProducer(**producer_config(settings)) as producer:
+        log = VectorsTopic(settings, producer, kafka, encoder=encoder, pause=pause)
+        log.follower.start()
+        try:
+            while not log.follower.caught_up.wait(POLL_S):
+                if log.follower.failure is not None:
+                    raise log.follower.failure
+                if pause(0.0):
+                    raise Stopped
+            log.complete()
+        finally:
+            log.follower.stop()
+    return encoder.base_version
 
 
 def _in_force(models: ModelsTable, followed: TopicFollower) -> AskInForce:

@@ -1,5 +1,6 @@
-"""Commands about releases: which there are, what one was made of, and the way back to an older one."""
+"""Commands about releases: which there are, what one was made of, the way back, and the way to another base model."""
 
+import threading
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -180,3 +181,33 @@ def _quality_is_back(view: ModelsView) -> bool:
     """Whether the newest product release is in force: the indexer makes one, and nobody else for some seconds."""
     newest = max((one.release for one in view.manifests.values() if one.kind == "product"), default=0)
     return view.serving is not None and view.serving.product_release >= newest
+
+
+base_app = typer.Typer(help="The base model of both towers.", no_args_is_help=True)
+
+
+@base_app.command("prepare")
+def base_prepare(
+    model: Annotated[str, typer.Argument(help="Name or folder of the new base model.")], json: Json = False
+) -> None:
+    """Encode the catalogue with another base model while everything goes on, and say how to change to it.
+
+    Example: millrace base prepare all-MiniLM-L6-v2
+    """
+    from indexer.app import prepare_base
+    from service.logging import configure
+
+    settings = load_running_settings()
+    settings.require("kafka_bootstrap")
+    configure("base", settings)
+    base_version = prepare_base(settings, model, pause=threading.Event().wait)
+    steps = [
+        f"stop all indexers, start them with MILLRACE_BASE_MODEL={model}, and wait until one is ready",
+        "restart every search and the trainer with the same setting",
+    ]
+    if json:
+        print_json({"base_version": base_version, "next": steps})
+        return
+    out().print(f"the catalogue is encoded by {base_version}", markup=False)
+    for number, step in enumerate(steps, start=1):
+        out().print(f"{number}. {step}", markup=False)

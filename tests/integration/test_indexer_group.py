@@ -50,10 +50,12 @@ def pair(own: Settings, tmp_path: Path) -> Iterator[list[ServiceProcess]]:
     processes = [_indexer(own, f"indexer-{number}", tmp_path) for number in (1, 2)]
     for process in processes:
         process.start(wait=False)
-    _wait_for_both(processes)
-    yield processes
-    for process in processes:
-        assert process.stop() == 0, process.log_text()[-3000:]
+    try:
+        _wait_for_both(processes)
+        yield processes
+    finally:
+        ends = [process.stop() for process in processes]
+    assert ends == [0, 0], [process.log_text()[-3000:] for process in processes]
 
 
 def _indexer(own: Settings, worker_id: str, folder: Path) -> ServiceProcess:

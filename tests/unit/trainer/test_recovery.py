@@ -85,19 +85,21 @@ def test_a_hundred_kills_lose_nothing_and_repeat_nothing(after: bool) -> None:
     assert len(world.models.order) == len(set(world.models.order)) > 10
 
 
-def test_a_restarted_trainer_makes_the_same_bytes_as_one_that_was_not() -> None:
-    """State, parent release and records decide every bit of the next release."""
+@pytest.mark.parametrize(("lists", "release"), [(240, "product-1"), (260, "query-2")])
+def test_a_restarted_trainer_makes_the_same_bytes_as_one_that_was_not(lists: int, release: str) -> None:
+    """State, parent release and records decide every bit of the next release, the prior learned anew among them."""
     one = World(150)
     one.run_once()
     two = deepcopy_of(one)
     for world in (one, two):
-        world.send(150, 260)
+        world.send(150, lists)
     two.start()
     two.progress.last_query_release, two.progress.fence = one.progress.last_query_release, one.progress.fence
     two.progress.last_product_release = one.progress.last_product_release
     for world in (one, two):
         world.run_once(after_s=70)
-    assert one.models.order[1:] == two.models.order[1:] == ["query-2", "product-1"]
+    assert one.models.order[1:] == two.models.order[1:]
+    assert release in one.models.order[1:]
     assert one.models.values == two.models.values
 
 

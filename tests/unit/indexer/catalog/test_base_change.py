@@ -38,6 +38,7 @@ class Shop:
         )
 
     def _go_on(self) -> None:
+        """Stop once there were enough batches."""
         self.batches_left -= 1
         if self.batches_left < 0:
             raise Stopped
