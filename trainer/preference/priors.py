@@ -34,8 +34,6 @@ PART_ERRORS: Final = 1.0
 """Standard errors by which left-out queries must gain from a part beside the others."""
 LEAST_GAIN: Final = 2e-4
 """Nats per click by which a width must be better."""
-LOOSER_ERRORS: Final = 0.5
-"""Standard errors by which a looser width must be better: what is too loose costs more than what is too tight."""
 ITERATIONS: Final = 15
 SEARCH_DIRECTIONS: Final = 128
 """Fewer than are solved at the end: which width is better shows in them too."""
@@ -128,8 +126,7 @@ def learn_prior(
             while moves < MAX_MOVES:
                 tried = prior._replace(**{name: getattr(prior, name) * factor})
                 found = surprise(tried)
-                gain, error = gain_of(best, found, says)
-                if gain <= max(LEAST_GAIN, LOOSER_ERRORS * error if factor < 1 else 0.0):
+                if gain_of(best, found, says)[0] <= LEAST_GAIN:
                     break
                 best, prior, moves = found, tried, moves + 1
             if moves:
