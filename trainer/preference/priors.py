@@ -114,21 +114,21 @@ def learn_prior(
     chosen = present if len(cells.queries) < FEW_QUERIES else present[:SEARCH_FOLDS]
     left_out = {fold: _LeftOut(cells, folds == fold, query_vectors, catalogue, loss) for fold in present}
 
-    def surprise(prior: Prior, of: Sequence[int]) -> float:
-        return float(sum(left_out[fold].surprise(prior).sum() for fold in of))
+    def surprise(prior: Prior) -> np.ndarray:
+        return np.concatenate([left_out[fold].surprise(prior) for fold in chosen])
 
     start = Prior(*(own if width >= HELD else width for own, width in zip(Prior(), start, strict=True)))
-    clicks = sum(left_out[fold].says.sum() for fold in chosen)
-    best, prior = surprise(start, chosen), start
+    says = np.concatenate([left_out[fold].says for fold in chosen])
+    best, prior = surprise(start), start
     for name in ORDER:
         for factor in (1 / FACTOR, FACTOR):
             moves = 0
             while moves < MAX_MOVES:
                 tried = prior._replace(**{name: getattr(prior, name) * factor})
-                surprise_tried = surprise(tried, chosen)
-                if surprise_tried >= best - LEAST_GAIN * clicks:
+                found = surprise(tried)
+                if gain_of(best, found, says)[0] <= LEAST_GAIN:
                     break
-                best, prior, moves = surprise_tried, tried, moves + 1
+                best, prior, moves = found, tried, moves + 1
             if moves:
                 break
     return _without_idle_parts(prior, list(left_out.values()))
@@ -141,22 +141,30 @@ def _without_idle_parts(prior: Prior, left_out: Sequence["_LeftOut"]) -> Learned
     def surprise(prior: Prior) -> np.ndarray:
         return np.concatenate([one.surprise(prior) for one in left_out])
 
-    def gain(worse: np.ndarray, better: np.ndarray) -> tuple[float, float]:
-        """Nats per click by which one is better, and the standard error."""
-        mean = float((worse - better).sum() / says.sum())
-        return mean, float(np.sqrt(((worse - better - mean * says) ** 2).sum()) / says.sum())
-
     found, parts = surprise(prior), list(PARTS)
     while len(parts) > 1:
         without = {part: prior._replace(**dict.fromkeys(part, HELD)) for part in parts}
         surprises = {part: surprise(tried) for part, tried in without.items()}
-        worth = {part: gain(surprises[part], found) for part in parts}
+        worth = {part: gain_of(surprises[part], found, says) for part in parts}
         least = min(parts, key=lambda part: worth[part][0] - PART_ERRORS * worth[part][1])
         if worth[least][0] > PART_ERRORS * worth[least][1]:
             break
         parts.remove(least)
         prior, found = without[least], surprises[least]
-    return Learned(prior, *gain(np.concatenate([one.untrained for one in left_out]), found))
+    return Learned(prior, *gain_of(np.concatenate([one.untrained for one in left_out]), found, says))
+
+
+def gain_of(before: np.ndarray, after: np.ndarray, says: np.ndarray) -> tuple[float, float]:
+    """Nats per click by which queries are predicted better, and the standard error.
+
+    Args:
+        before: the surprise of each query, by its say, (Q,).
+        after: the same of what is compared, (Q,).
+        says: of the queries, (Q,).
+    """
+    total = says.sum()
+    mean = float((before - after).sum() / total)
+    return mean, float(np.sqrt(((before - after - mean * says) ** 2).sum()) / total)
 
 
 class _LeftOut:

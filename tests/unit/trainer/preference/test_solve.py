@@ -317,3 +317,18 @@ def test_a_share_of_weights_is_a_share_of_what_scores_moved(shop: PlantedShop) -
     for share in (0.0, 0.5, 1.0):
         assert scores(weights.scaled(share), shop) == pytest.approx(text + share * (whole - text), abs=1e-4)
     assert not weights.scaled(0.0).memory
+
+
+def test_with_fewer_directions_the_optimum_is_that_of_the_main_ones(shop: PlantedShop) -> None:
+    """Tastes are sought among main directions only; with all of them it is the whole problem, and a start is kept."""
+    cells = shop.cells(300)
+    whole, some = (
+        Problem(cells, shop.queries, shop.catalogue, directions=count).solve(LOOSE, max_iterations=ENOUGH)
+        for count in (DIM, 4)
+    )
+    assert np.linalg.matrix_rank(whole.weights.taste, tol=1e-4) > 4
+    assert np.linalg.matrix_rank(some.weights.taste, tol=1e-4) == 4
+    assert some.loss > whole.loss
+    again = Problem(cells, shop.queries, shop.catalogue, directions=4).solve(LOOSE, start=some.weights)
+    assert again.loss == pytest.approx(some.loss, rel=1e-4)
+    assert again.iterations <= 3
