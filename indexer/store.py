@@ -253,7 +253,9 @@ class ProductStore:
         metadata = dict(config.metadata or {})
         with_idf = config.params.sparse_vectors or {}
         sparse = frozenset(name for name, one in with_idf.items() if one.modifier == models.Modifier.IDF)
-        return Form(params and params.size, params and params.distance, metadata, sparse)
+        if params is None:
+            return Form(None, None, metadata, sparse)
+        return Form(params.size, params.distance, metadata, sparse)
 
     def write(self, collection: str, points: Iterable[ProductPoint]) -> int:
         """Write points, each only if it is newer than what is stored; return how many were sent.
