@@ -17,9 +17,9 @@ from qdrant_client import AsyncQdrantClient, models
 from contracts.catalog import PointPayload
 from contracts.errors import MillraceError
 from contracts.http import Filters
-from indexer.qdrant import qdrant_errors
+from indexer.qdrant import qdrant_errors, to_sparse
 from indexer.search.encoding import digest
-from indexer.store import VECTOR_NAME, to_sparse
+from indexer.store import VECTOR_NAME
 from towers.lexical import LexicalQuery, QueryKind, Sparse, read_query
 from towers.model import DEFAULT_MIX, NATS_PER_COSINE, Mix
 

@@ -12,9 +12,9 @@ from qdrant_client.http.models import QueryResponse
 from contracts.catalog import PointPayload, point_id
 from contracts.errors import InvariantError, TransientError
 from contracts.http import Filters
+from indexer.qdrant import WORDS, to_sparse
 from indexer.search import retrieval
 from indexer.search.retrieval import CANDIDATES, Hit, QdrantRetrieval, Question, Totals, to_filter, to_live_filter
-from indexer.store import WORDS, to_sparse
 from tests.support.hand_clock import HandClock, settle
 from towers.lexical import product_words, read_query
 from towers.model import Mix, Rate
