@@ -1,17 +1,22 @@
-"""Qdrant's client for the indexer and search: how it connects, and what its errors mean."""
+"""Qdrant's client for the indexer and search: how it connects, what its errors mean, and sparse vectors in its form."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
 import httpx
+import numpy as np
 import orjson
-from qdrant_client import AsyncQdrantClient, QdrantClient
+from qdrant_client import AsyncQdrantClient, QdrantClient, models
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from contracts.errors import InvariantError, MillraceError, Overloaded, TransientError, UsageError
 from service.settings import Settings
+from towers.lexical import ProductWords, Sparse
+
+WORDS: Final = ProductWords._fields
+"""Names of the sparse vectors."""
 
 _TIMEOUT_S: Final = 10
 _TRY_LATER: Final = frozenset({408, 429, 500, 502, 503, 504})
@@ -92,3 +97,17 @@ def reason_of(error: UnexpectedResponse) -> str:
         return str(orjson.loads(error.content)["status"]["error"])
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return error.content.decode(errors="replace")[:200] or error.reason_phrase
+
+
+def to_sparse(vector: Sparse) -> models.SparseVector:
+    """A sparse vector as the client takes it."""
+    return models.SparseVector.model_construct(indices=vector.indices.tolist(), values=vector.values.tolist())
+
+
+def words_of(record: models.Record) -> ProductWords | None:
+    """The sparse vectors that a record holds; None if it lacks one."""
+    found = record.vector if isinstance(record.vector, dict) else {}
+    sparse = [one for name in WORDS if isinstance(one := found.get(name), models.SparseVector)]
+    if len(sparse) < len(WORDS):
+        return None
+    return ProductWords(*(Sparse(np.array(one.indices, np.uint32), np.array(one.values, np.float32)) for one in sparse))

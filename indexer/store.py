@@ -19,14 +19,12 @@ from qdrant_client.http.exceptions import UnexpectedResponse
 from contracts.catalog import PointVersion, newer_only_filter, point_id
 from contracts.errors import DependencyDown, InvariantError, TransientError, UsageError
 from indexer.points import Owner, ProductPoint, newest_per_id
-from indexer.qdrant import qdrant_errors
+from indexer.qdrant import WORDS, qdrant_errors, to_sparse, words_of
 from service.health import Dependency
 from service.logging import get_logger
-from towers.lexical import LEXICAL_VERSION, ProductWords, Sparse
+from towers.lexical import LEXICAL_VERSION
 
 VECTOR_NAME: Final = "product"
-WORDS: Final = ProductWords._fields
-"""Names of the sparse vectors."""
 BATCH_SIZE: Final = 256
 """Points of one write; larger ones make searches wait longer."""
 
@@ -253,7 +251,9 @@ class ProductStore:
         metadata = dict(config.metadata or {})
         with_idf = config.params.sparse_vectors or {}
         sparse = frozenset(name for name, one in with_idf.items() if one.modifier == models.Modifier.IDF)
-        return Form(params and params.size, params and params.distance, metadata, sparse)
+        if params is None:
+            return Form(None, None, metadata, sparse)
+        return Form(params.size, params.distance, metadata, sparse)
 
     def write(self, collection: str, points: Iterable[ProductPoint]) -> int:
         """Write points, each only if it is newer than what is stored; return how many were sent.
@@ -381,11 +381,6 @@ def _to_struct(point: ProductPoint) -> models.PointStruct:
     return models.PointStruct(id=point_id(point.product_id), vector=vector, payload=point.stored_payload())
 
 
-def to_sparse(vector: Sparse) -> models.SparseVector:
-    """A sparse vector as the client takes it."""
-    return models.SparseVector.model_construct(indices=vector.indices.tolist(), values=vector.values.tolist())
-
-
 def _to_point(record: models.Record) -> ProductPoint:
     payload = dict(record.payload or {})
     vector = record.vector.get(VECTOR_NAME) if isinstance(record.vector, dict) else None
@@ -395,13 +390,5 @@ def _to_point(record: models.Record) -> ProductPoint:
         product_release=payload["product_release"],
         vector=cast("list[float] | None", vector),
         payload={name: value for name, value in payload.items() if name not in _ORDERING},
-        words=_words_of(record),
+        words=words_of(record),
     )
-
-
-def _words_of(record: models.Record) -> ProductWords | None:
-    found = record.vector if isinstance(record.vector, dict) else {}
-    sparse = [one for name in WORDS if isinstance(one := found.get(name), models.SparseVector)]
-    if len(sparse) < len(WORDS):
-        return None
-    return ProductWords(*(Sparse(np.array(one.indices, np.uint32), np.array(one.values, np.float32)) for one in sparse))

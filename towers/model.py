@@ -20,6 +20,8 @@ from towers.text import normalised
 
 NATS_PER_COSINE: Final = 10.0
 """b: what a unit of cosine is worth. Learned freely from few lists it falls so low that nothing of the text is left."""
+STEEPNESS: Final = 4
+"""How fast a best match that is weak loses its say."""
 
 
 class Rate(NamedTuple):
@@ -27,36 +29,42 @@ class Rate(NamedTuple):
 
     Args:
         nats: what the product adds whose words match best.
-        full: the BM25 score, in nats, from which the best match is worth all of that; a weaker one tells less, for of a
-            long query often only by-words are found.
+        full: the BM25 score, in nats, from which the best match is worth all of that.
     """
 
     nats: float
-    full: float
+    full: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Mix:
+class Mix(NamedTuple):
     """What words count beside meaning, by what kind of query it is."""
 
-    identifier: Rate = Rate(3.0, 0.0)
-    short: Rate = Rate(2.0, 5.0)
-    long: Rate = Rate(3.0, 40.0)
+    identifier: Rate = Rate(3.0)
+    short: Rate = Rate(2.0)
+    long: Rate = Rate(3.0, 20.0)
 
     def nats(self, kind: QueryKind, matches: Sequence[float]) -> list[float]:
         """What the match of each candidate's words adds to its score.
+
+        Of a long query often little more than by-words are found: a weak best match says next to nothing.
 
         Args:
             kind: of the query.
             matches: BM25 scores of the candidates.
 
-        >>> Mix(short=Rate(3.0, 4.0)).nats(QueryKind.SHORT, [8.0, 0.0, 4.0]), Mix().nats(QueryKind.LONG, [20.0])
-        ([3.0, 0.0, 1.5], [1.5])
+        >>> Mix(short=Rate(3.0)).nats(QueryKind.SHORT, [8.0, 0.0, 4.0]), Mix().nats(QueryKind.LONG, [10.0])
+        ([3.0, 0.0, 1.5], [0.1875])
         """
         rates = {QueryKind.IDENTIFIER: self.identifier, QueryKind.SHORT: self.short, QueryKind.LONG: self.long}
         nats, full = rates[kind]
-        best = max(full, *matches, 0.0)
+        best = max((*matches, 0.0))
+        if best < full:
+            nats *= (best / full) ** STEEPNESS
         return [nats * match / best if best else 0.0 for match in matches]
+
+
+DEFAULT_MIX: Final = Mix()
+"""Until clicks say otherwise."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

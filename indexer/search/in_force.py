@@ -21,7 +21,7 @@ from service.follow import TopicFollower
 from service.logging import get_logger
 from service.models import ModelsTable
 from service.settings import Settings
-from towers.model import NATS_PER_COSINE, Mix, QueryTower
+from towers.model import DEFAULT_MIX, NATS_PER_COSINE, Mix, QueryTower
 from towers.release_files import Encoder, Release, verified_release
 
 RETRY_S: Final = 1.0
@@ -48,7 +48,7 @@ class ServedRelease:
     collection: str
     tower: QueryTower
     click_times: tuple[int, ...] = ()
-    mix: Mix = Mix()
+    mix: Mix = DEFAULT_MIX
 
     def explain(self, query: str, row: np.ndarray, product: np.ndarray, words: float = 0.0) -> dict[str, float]:
         """Say what a product's score is made of, in nats; together ten times the score.

@@ -17,11 +17,11 @@ from qdrant_client import AsyncQdrantClient, models
 from contracts.catalog import PointPayload
 from contracts.errors import MillraceError
 from contracts.http import Filters
-from indexer.qdrant import qdrant_errors
+from indexer.qdrant import qdrant_errors, to_sparse
 from indexer.search.encoding import digest
-from indexer.store import VECTOR_NAME, to_sparse
+from indexer.store import VECTOR_NAME
 from towers.lexical import LexicalQuery, QueryKind, Sparse, read_query
-from towers.model import NATS_PER_COSINE, Mix
+from towers.model import DEFAULT_MIX, NATS_PER_COSINE, Mix
 
 TOTAL_FOR_S: Final = 10.0
 """How long a number of matching products is good enough."""
@@ -39,6 +39,10 @@ SHOWN: Final = [
 """What a result says of its product, and what ranks it; the rest of the payload stays in the store."""
 
 
+Arms = dict[str, list[float] | models.SparseVector]
+"""The vectors to ask by, under their names."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Question:
     """What the vector store is asked.
@@ -51,16 +55,16 @@ class Question:
 
     vector: np.ndarray | None
     words: LexicalQuery
-    mix: Mix = Mix()
+    mix: Mix = DEFAULT_MIX
 
     @classmethod
     def of(cls, query: str, vector: np.ndarray | None, mix: Mix) -> "Question":
         """Read the words of a query."""
         return cls(vector, read_query(query), mix)
 
-    def arms(self, *, mistyped: bool) -> dict[str, list[float] | models.SparseVector]:
-        """The vectors to ask by, under their names; one without terms is not asked."""
-        arms: dict[str, list[float] | models.SparseVector] = {}
+    def arms(self, *, mistyped: bool = False) -> Arms:
+        """By what to ask: nothing without terms, and grams only if words alone may not find what is meant."""
+        arms: Arms = {}
         if self.vector is not None:
             arms[VECTOR_NAME] = self.vector.tolist()
         sparse: dict[str, Sparse] = {"words": self.words.words}
@@ -111,15 +115,17 @@ class QdrantRetrieval:
         self, collection: str, question: Question, *, k: int, filters: Filters, with_vectors: bool = False
     ) -> list[Hit]:
         """Return the k best products that meet the filters: those that the query names, then by score."""
-        for mistyped in (False, True):
-            arms = question.arms(mistyped=mistyped)
+
+        async def asked(arms: Arms) -> dict[str, list[models.ScoredPoint]]:
             requests = _requests(question, arms, k=k, filters=filters, with_vectors=with_vectors)
             with qdrant_errors(f"search {collection}"):
                 answers = await self._client.query_batch_points(collection, requests) if requests else []
-            found = dict(zip(arms, (answer.points for answer in answers), strict=True))
-            is_mistyped = not found.get("words") and len(question.words.grams.indices) and "grams" not in arms
-            if not is_mistyped:
-                break
+            return dict(zip(arms, (answer.points for answer in answers), strict=True))
+
+        arms = question.arms()
+        found = await asked(arms)
+        if not found.get("words") and "grams" not in arms and len(question.words.grams.indices):
+            found = await asked(question.arms(mistyped=True))
         return mixed(question, found)[:k]
 
     async def count(self, collection: str, filters: Filters) -> int:
@@ -130,7 +136,7 @@ class QdrantRetrieval:
 
 def _requests(
     question: Question,
-    arms: dict[str, list[float] | models.SparseVector],
+    arms: Arms,
     *,
     k: int,
     filters: Filters,
@@ -178,7 +184,8 @@ def mixed(question: Question, found: Mapping[str, Sequence[models.ScoredPoint]])
 
 
 def _pin(query: LexicalQuery, payload: dict[str, Any]) -> float:
-    said = ("title", "attributes") if query.kind is QueryKind.IDENTIFIER else ()  # others name a product by its id alone
+    # Queries of other kinds name a product by its id alone.
+    said = ("title", "attributes") if query.kind is QueryKind.IDENTIFIER else ()
     described = {name: payload[name] for name in said if name in payload}
     return query.pins(payload["product_id"], PointPayload.model_construct(**described))
 

@@ -131,9 +131,12 @@ def test_search_finds_filters_and_counts(search: ServiceThread, shop: Shop) -> N
     assert by_get["total"] == 2
     explained = ask(search, "quiet fridge", explain=True).results[0]
     assert explained.explanation is not None
-    assert list(explained.explanation) == ["text", "taste", "memory", "quality"]
+    assert list(explained.explanation) == ["text", "taste", "memory", "quality", "words"]
     assert sum(explained.explanation.values()) == pytest.approx(10 * explained.score, abs=1e-4)
     assert explained.title == "quiet fridge"
+    assert explained.explanation["words"] > 0
+    assert found(search, "p4", filters={"in_stock": True})[0] == "P-4"
+    assert found(search, "P-3")[0] == "P-3"
 
 
 def test_impressions_stand_in_kafka_as_served(search: ServiceThread, shop: Shop, own: Settings) -> None:

@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from prometheus_client import REGISTRY
 from typing_extensions import override
 
 from contracts.errors import Overloaded, TransientError
 from contracts.events import Impression
-from contracts.http import Filters
+from contracts.http import Filters, SearchRequest
 from indexer.search.encoding import QueryEncoder
 from indexer.search.exploration import Policy
 from indexer.search.in_force import ServedRelease
@@ -31,6 +32,17 @@ def served(query: int = 0, product: int = 0, *, click_times: tuple[int, ...] = (
     taste[:, 0] = query
     tower = replace(QueryTower.untrained(DIM), taste=taste)
     return ServedRelease(query, product, f"products-r{product}", tower, click_times)
+
+
+def request(query: str = "quiet fridge", **fields: object) -> SearchRequest:
+    """Return a request."""
+    return SearchRequest.model_validate({"query": query, **fields})
+
+
+def observed_clicks() -> float:
+    """Return how many click-to-search times were measured so far."""
+    labels = {"path": "click_to_search"}
+    return REGISTRY.get_sample_value("millrace_freshness_seconds_count", labels) or 0.0
 
 
 class Store:

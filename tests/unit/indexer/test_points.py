@@ -2,10 +2,14 @@
 
 from itertools import permutations
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.points import ProductPoint, newest_per_id
+from contracts.catalog import PointPayload
+from indexer.catalog.base_vectors import BaseProduct
+from indexer.points import ProductPoint, Target, newest_per_id
+from towers.model import ProductTower
 
 points = st.builds(
     ProductPoint,
@@ -46,3 +50,13 @@ def test_stored_payload_cannot_be_overruled() -> None:
     expected = {"title": "Kettle", "product_id": "P-1", "version": 5, "product_release": 2, "deleted": 0}
     assert point.stored_payload() == expected
     assert not point.is_tombstone
+
+
+def test_a_point_of_a_target_carries_the_words_of_its_product() -> None:
+    """A deletion has none."""
+    payload = PointPayload(title="Kelto KG-36 fridge")
+    live = BaseProduct("P-1", 1, "base/t1", vector=np.array([0.6, 0.8], np.float32), payload=payload)
+    target = Target("products-r0", 0, ProductTower.untrained())
+    made, gone = target.points([live, BaseProduct("P-2", 1, "base/t1")])
+    assert made.words is live.words()
+    assert gone.words is None

@@ -12,16 +12,31 @@ from qdrant_client.http.models import QueryResponse
 from contracts.catalog import PointPayload, point_id
 from contracts.errors import InvariantError, TransientError
 from contracts.http import Filters
+from indexer.qdrant import WORDS, to_sparse
 from indexer.search import retrieval
 from indexer.search.retrieval import CANDIDATES, Hit, QdrantRetrieval, Question, Totals, to_filter, to_live_filter
-from indexer.store import WORDS, to_sparse
 from tests.support.hand_clock import HandClock, settle
 from towers.lexical import product_words, read_query
 from towers.model import Mix, Rate
 
 PAYLOADS: dict[str, dict[str, Any]] = {
-    "P-1": {"title": "Kelto KG-36 fridge", "quality": 1.0, "brand": "Kelto", "price": 10.0, "category": ["Appliances", "Fridges"], "in_stock": 1, "locale": "en"},
-    "P-2": {"title": "Arvo oven, fits KG-36 doors", "brand": "Arvo", "price": 20.0, "category": ["Appliances", "Ovens"], "in_stock": 0, "locale": "de"},
+    "P-1": {
+        "title": "Kelto KG-36 fridge",
+        "quality": 1.0,
+        "brand": "Kelto",
+        "price": 10.0,
+        "category": ["Appliances", "Fridges"],
+        "in_stock": 1,
+        "locale": "en",
+    },
+    "P-2": {
+        "title": "Arvo oven, fits KG-36 doors",
+        "brand": "Arvo",
+        "price": 20.0,
+        "category": ["Appliances", "Ovens"],
+        "in_stock": 0,
+        "locale": "de",
+    },
     "P-3": {"title": "toaster", "attributes": {"model": "T-900"}, "price": 30.0, "category": [], "in_stock": 1},
 }
 
@@ -34,7 +49,7 @@ def words_of(product_id: str, payload: dict[str, Any]) -> dict[str, models.Spars
 
 MEANING = np.array([1.0, 0.0])
 UNREAD = read_query("?!")
-LONG = Mix(long=Rate(3.0, 0.0))
+LONG = Mix(long=Rate(3.0))
 
 
 @pytest.fixture
@@ -99,7 +114,7 @@ def ids(hits: list[Hit]) -> list[str]:
 
 async def test_words_add_their_nats_to_the_dot_product(client: AsyncQdrantClient) -> None:
     """The best match adds what the mix says, others their share, products without a match nothing."""
-    hits = {hit.payload["product_id"]: hit for hit in await ask(client, "oven doors", mix=Mix(short=Rate(2.0, 0.0)))}
+    hits = {hit.payload["product_id"]: hit for hit in await ask(client, "oven doors", mix=Mix(short=Rate(2.0)))}
     assert hits["P-2"].words == pytest.approx(2.0)
     assert {name: hit.score for name, hit in hits.items()} == pytest.approx({"P-1": 1.0, "P-2": 1.2, "P-3": 1.0})
     partly = {hit.payload["product_id"]: hit.words for hit in await ask(client, "oven kelto fridge", mix=LONG)}
@@ -113,18 +128,19 @@ async def test_what_only_words_find_has_its_dot_product_too(
     """The score of the union is exact, whichever arm found a product; a filter binds both arms."""
     monkeypatch.setattr(retrieval, "CANDIDATES", 1)
     upwards = np.array([0.0, 1.0])
-    assert ids(await ask(client, "kelto fridge", upwards, mix=Mix(short=Rate(1.0, 0.0)), k=1)) == ["P-3"]
-    both = await ask(client, "kelto fridge", upwards, mix=Mix(short=Rate(5.0, 0.0)), k=1)
-    assert (ids(both), both[0].score) == (["P-1"], pytest.approx(0.5))
+    assert ids(await ask(client, "kelto fridge", upwards, mix=Mix(short=Rate(1.0)), k=1)) == ["P-3"]
+    both = await ask(client, "kelto fridge", upwards, mix=Mix(short=Rate(5.0)), k=1)
+    assert ids(both) == ["P-1"]
+    assert both[0].score == pytest.approx(0.5)
     assert ids(await ask(client, "kelto fridge", upwards, filters={"brand": ["Arvo"]}, k=1)) == ["P-2"]
 
 
 async def test_what_a_query_names_goes_first(client: AsyncQdrantClient) -> None:
     """A model number, whole or in the title, and a product id, however little they weigh."""
-    light = Mix(Rate(0.0, 0.0), Rate(0.0, 0.0), Rate(0.0, 0.0))
+    light = Mix(Rate(0.0), Rate(0.0), Rate(0.0))
     assert ids(await ask(client, "t900", np.array([1.0, -1.0]), mix=light))[0] == "P-3"
     assert ids(await ask(client, "p2", mix=light))[0] == "P-2"
-    assert [hit.pin for hit in await ask(client, "kelto kg-36", mix=Mix(identifier=Rate(0.1, 0.0)))][:2] == [0.5, 0.5]
+    assert [hit.pin for hit in await ask(client, "kelto kg-36", mix=Mix(identifier=Rate(0.1)))][:2] == [0.5, 0.5]
     assert ids(await ask(client, "fridge", np.array([0.0, 1.0]), mix=light)) == ["P-3", "P-2", "P-1"]
 
 
@@ -153,9 +169,7 @@ class Asked:
     def __init__(self) -> None:
         self.requests: list[list[models.QueryRequest]] = []
 
-    async def query_batch_points(
-        self, _collection: str, requests: list[models.QueryRequest]
-    ) -> list[QueryResponse]:
+    async def query_batch_points(self, _collection: str, requests: list[models.QueryRequest]) -> list[QueryResponse]:
         """Keep a batch."""
         self.requests.append(requests)
         return [QueryResponse(points=[]) for _ in requests]

@@ -6,19 +6,17 @@ from contextlib import ExitStack, suppress
 import numpy as np
 import pytest
 import structlog.testing
-from prometheus_client import REGISTRY
 
 from contracts.errors import DependencyDown, Overloaded
 from contracts.events import person_id
-from contracts.http import Filters, SearchRequest
+from contracts.http import Filters
 from indexer.search import service
 from indexer.search.exploration import CANDIDATES, Policy
 from indexer.search.retrieval import Question
 from indexer.search.service import FEWEST_OPEN, MOST_OPEN, OpenSearches
 from service.health import Health
 from tests.support.hand_clock import HandClock
-from tests.support.search_fakes import DIM, NOW_MS, Search, product_of, served
-from towers.lexical import read_query
+from tests.support.search_fakes import DIM, NOW_MS, Search, observed_clicks, product_of, request, served
 from towers.model import Mix
 
 
@@ -27,17 +25,6 @@ def search() -> Search:
     """A search service with release 0 in force."""
     Health("search")
     return Search()
-
-
-def request(query: str = "quiet fridge", **fields: object) -> SearchRequest:
-    """Return a request."""
-    return SearchRequest.model_validate({"query": query, **fields})
-
-
-def observed() -> float:
-    """Return how many click-to-search times were measured so far."""
-    labels = {"path": "click_to_search"}
-    return REGISTRY.get_sample_value("millrace_freshness_seconds_count", labels) or 0.0
 
 
 async def test_an_answer_names_its_search_its_release_and_its_products(search: Search) -> None:
@@ -223,83 +210,6 @@ async def test_what_is_remembered_is_bounded_in_bytes(search: Search, monkeypatc
     assert 0 < len(remembered) < 20
 
 
-async def test_a_search_ends_at_its_deadline_if_the_store_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second after it was asked the shopper has an error, if there is nothing to remember, and not before."""
-    search = Search()
-    search.clock.rule(monkeypatch)
-    search.store.hangs = True
-    await search.service.encode(("quiet fridge",))  # known: no thread is waited for
-    waiting = asyncio.create_task(search.service.search(request()))
-    await search.clock.move(0.99)
-    assert not waiting.done()
-    await search.clock.move(0.02)
-    assert waiting.done()
-    with pytest.raises(DependencyDown):
-        await waiting
-
-
-async def test_words_answer_alone_while_the_encoder_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After six tenths of the deadline, marked, by the release in force, with what is known of each score."""
-    search = Search()
-    search.release = served(5, 1, click_times=(NOW_MS - 5_000,))
-    search.clock.rule(monkeypatch)
-    search.encoder.may_go_on.clear()
-    measured, explained = observed(), asyncio.create_task(search.service.search(request(explain=True, k=2)))
-    await search.clock.move(0.59)
-    assert not explained.done()
-    await search.clock.move(0.02)
-    answer = await explained
-    search.encoder.may_go_on.set()
-    assert (answer.degraded, answer.age_s, answer.query_release, answer.product_release) == ("lexical", None, 5, 1)
-    assert [(one.product_id, one.explanation) for one in answer.results] == [
-        ("P-10", {"quality": 0.5, "words": 3.0}),
-        ("P-11", {"quality": 0.5, "words": 3.0}),
-    ]
-    assert search.store.questions[0].words.kind == read_query("quiet fridge").kind
-    assert observed() == measured
-    assert len(search.impressions.sent) == 1
-
-
-@pytest.mark.parametrize("refuses", [True, False])
-async def test_an_encoder_that_refuses_or_fails_leaves_it_to_words(
-    monkeypatch: pytest.MonkeyPatch, refuses: bool
-) -> None:
-    """Today's prices and stock before an earlier answer; nothing of it is remembered or explored."""
-    search = Search(explore="noise:3")
-    whole = await search.service.search(request(k=3))
-
-    async def refused(_texts: list[str]) -> np.ndarray:
-        """Refuse as a full queue does, or fail as a broken model does."""
-        raise Overloaded("many wait") if refuses else RuntimeError("out of memory")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(search.service._encoder, "encode", refused)
-        by_words = await search.service.search(request(k=3))
-        assert (by_words.degraded, by_words.exploration.policy) == ("lexical", "none")
-        assert [one.product_id for one in by_words.results] == ["P-10", "P-11", "P-12"]
-        search.store.down = True
-        remembered = await search.service.search(request(k=3))
-        assert (remembered.degraded, remembered.results) == ("remembered", whole.results)
-
-
-async def test_words_that_find_nothing_are_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An earlier answer is, or else what kept the query from being encoded; the store is not to blame."""
-    search = Search()
-    whole = await search.service.search(request())
-    search.store.knows_words = False
-
-    async def refused(_texts: list[str]) -> np.ndarray:
-        """Refuse as a full queue does."""
-        raise Overloaded("many wait")
-
-    monkeypatch.setattr(search.service._encoder, "encode", refused)
-    with structlog.testing.capture_logs() as lines:
-        assert (await search.service.search(request())).results == whole.results
-        with pytest.raises(Overloaded, match="many wait"):
-            await search.service.search(request("tv"))
-    assert lines == []
-
-
 async def test_a_store_that_sheds_load_is_no_outage(search: Search) -> None:
     """The search is refused as too much, with the store's own time to come back, or answered from memory."""
     await search.service.search(request())
@@ -406,10 +316,10 @@ async def test_nothing_is_answered_before_a_release_is_in_force(search: Search) 
 async def test_the_first_answer_of_a_release_measures_click_to_search_once(search: Search) -> None:
     """Each click that it learned from counts once, even where the impression is left out."""
     search.release = served(3, 0, click_times=(NOW_MS - 20_000, NOW_MS - 5_000))
-    before = observed()
+    before = observed_clicks()
     for _ in range(3):
         await search.service.search(request(impression="none"))
-    assert observed() == before + 2
+    assert observed_clicks() == before + 2
 
 
 async def test_an_answer_of_an_older_release_is_no_first_answer(search: Search) -> None:
@@ -418,12 +328,12 @@ async def test_an_answer_of_an_older_release_is_no_first_answer(search: Search) 
     await search.service.search(request())
     search.release = served(4, 0, click_times=(NOW_MS - 1_000,))
     await search.service.search(request(k=3))
-    before = observed()
+    before = observed_clicks()
     search.store.down = True
     assert (await search.service.search(request())).query_release == 3
     search.store.down = False
     await search.service.search(request(k=3))
-    assert observed() == before
+    assert observed_clicks() == before
 
 
 async def test_encode_returns_vectors_of_the_release_in_force(search: Search) -> None:

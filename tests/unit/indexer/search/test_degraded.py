@@ -1,0 +1,95 @@
+"""A search that cannot be encoded, or whose store hangs: what it is answered with, and when."""
+
+import asyncio
+
+import numpy as np
+import pytest
+import structlog.testing
+
+from contracts.errors import DependencyDown, Overloaded
+from service.health import Health
+from tests.support.search_fakes import NOW_MS, Search, observed_clicks, request, served
+from towers.lexical import read_query
+
+
+@pytest.fixture(autouse=True)
+def health() -> Health:
+    """The process whose metrics are counted."""
+    return Health("search")
+
+
+async def test_a_search_ends_at_its_deadline_if_the_store_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second after it was asked the shopper has an error, if there is nothing to remember, and not before."""
+    search = Search()
+    search.clock.rule(monkeypatch)
+    search.store.hangs = True
+    await search.service.encode(("quiet fridge",))  # known: no thread is waited for
+    waiting = asyncio.create_task(search.service.search(request()))
+    await search.clock.move(0.99)
+    assert not waiting.done()
+    await search.clock.move(0.02)
+    assert waiting.done()
+    with pytest.raises(DependencyDown):
+        await waiting
+
+
+async def test_words_answer_alone_while_the_encoder_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After six tenths of the deadline, marked, by the release in force, with what is known of each score."""
+    search = Search()
+    search.release = served(5, 1, click_times=(NOW_MS - 5_000,))
+    search.clock.rule(monkeypatch)
+    search.encoder.may_go_on.clear()
+    measured, explained = observed_clicks(), asyncio.create_task(search.service.search(request(explain=True, k=2)))
+    await search.clock.move(0.59)
+    assert not explained.done()
+    await search.clock.move(0.02)
+    answer = await explained
+    search.encoder.may_go_on.set()
+    assert (answer.degraded, answer.age_s, answer.query_release, answer.product_release) == ("lexical", None, 5, 1)
+    assert [(one.product_id, one.explanation) for one in answer.results] == [
+        ("P-10", {"quality": 0.5, "words": 3.0}),
+        ("P-11", {"quality": 0.5, "words": 3.0}),
+    ]
+    assert search.store.questions[0].words.kind == read_query("quiet fridge").kind
+    assert observed_clicks() == measured
+    assert len(search.impressions.sent) == 1
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+async def test_an_encoder_that_refuses_or_fails_leaves_it_to_words(
+    monkeypatch: pytest.MonkeyPatch, refuses: bool
+) -> None:
+    """Today's prices and stock before an earlier answer; nothing of it is remembered or explored."""
+    search = Search(explore="noise:3")
+    whole = await search.service.search(request(k=3))
+
+    async def refused(_texts: list[str]) -> np.ndarray:
+        """Refuse as a full queue does, or fail as a broken model does."""
+        raise Overloaded("many wait") if refuses else RuntimeError("out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(search.service._encoder, "encode", refused)
+        by_words = await search.service.search(request(k=3))
+        assert (by_words.degraded, by_words.exploration.policy) == ("lexical", "none")
+        assert [one.product_id for one in by_words.results] == ["P-10", "P-11", "P-12"]
+        search.store.down = True
+        remembered = await search.service.search(request(k=3))
+        assert (remembered.degraded, remembered.results) == ("remembered", whole.results)
+
+
+async def test_words_that_find_nothing_are_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An earlier answer is, or else what kept the query from being encoded; the store is not to blame."""
+    search = Search()
+    whole = await search.service.search(request())
+    search.store.knows_words = False
+
+    async def refused(_texts: list[str]) -> np.ndarray:
+        """Refuse as a full queue does."""
+        raise Overloaded("many wait")
+
+    monkeypatch.setattr(search.service._encoder, "encode", refused)
+    with structlog.testing.capture_logs() as lines:
+        assert (await search.service.search(request())).results == whole.results
+        with pytest.raises(Overloaded, match="many wait"):
+            await search.service.search(request("tv"))
+    assert lines == []
