@@ -15,6 +15,7 @@ from trainer.preference.evidence import Cells
 from trainer.preference.learner import PreferenceLearner
 from trainer.preference.losses import LossName
 from trainer.preference.model import QUALITY_CAP, Catalogue, Prior, Weights
+from trainer.preference.priors import HELD
 from trainer.preference.solve import Solution
 from trainer.records import TEXT, Evidence
 from trainer.state import Progress
@@ -230,7 +231,9 @@ class Learner:
         named = np.array([not names[number].startswith(TEXT) for number in weights.products.tolist()], dtype=bool)
         products, own = weights.products[named], weights.own[named]
         order = np.argsort(keys[products])
-        unseen_width = float(np.float32(1 / np.sqrt(self.prior()["own"])))
+        held = self.prior()["own"]
+        # Own quality that is held at 0 is unknown, not sure.
+        unseen_width = float(np.float32(1 / np.sqrt(held if held < HELD else Prior().own)))
         known = weights.deviations is not None
         widths = weights.own_deviations(len(names)) if known else np.full(len(names), unseen_width)
         own_width = widths[products][order].astype(np.float32)
