@@ -14,7 +14,7 @@ from towers.model import ProductTower, QueryTower, product_vectors
 from trainer.preference.evidence import Cells
 from trainer.preference.learner import PreferenceLearner
 from trainer.preference.losses import LossName
-from trainer.preference.model import QUALITY_CAP, Catalogue, Prior, Weights
+from trainer.preference.model import OWN_CAP, QUALITY_CAP, Catalogue, Prior, Weights
 from trainer.preference.priors import HELD
 from trainer.preference.solve import Solution
 from trainer.records import TEXT, Evidence
@@ -229,7 +229,7 @@ class Learner:
     def _product_tower(self, weights: Weights) -> ProductTower:
         names, keys = self.evidence.products.texts, self.evidence.products.keys()
         named = np.array([not names[number].startswith(TEXT) for number in weights.products.tolist()], dtype=bool)
-        products, own = weights.products[named], weights.own[named]
+        products, own = weights.products[named], np.clip(weights.own[named], -OWN_CAP, OWN_CAP)
         order = np.argsort(keys[products])
         held = self.prior()["own"]
         # Own quality that is held at 0 is unknown, not sure.

@@ -23,6 +23,12 @@ LEXICAL_NATS: Final = 3.0
 """a, untrained: what the best match of words is worth."""
 QUALITY_CAP: Final = NATS_PER_COSINE
 """Nats by which a product's quality moves it at most, up or down: no more than all of its text."""
+OWN_CAP: Final = 2.0
+"""Nats of it that are the product's own.
+
+What shoppers chose for one query is lifted in all others, where nobody was asked about it: without a cap a few lists
+bring such products before what the text says (docs/experiments.md).
+"""
 
 
 class Prior(NamedTuple):
@@ -191,7 +197,7 @@ class Weights:
     def quality(self, catalogue: Catalogue) -> np.ndarray:
         """The quality h of each product, in nats and capped, (P,)."""
         quality = np.asarray(catalogue.features @ self.words, dtype=np.float64)
-        quality[self.products] += self.own
+        quality[self.products] += np.clip(self.own, -OWN_CAP, OWN_CAP)
         return np.clip(quality, -QUALITY_CAP, QUALITY_CAP)
 
     def own_deviations(self, products: int) -> np.ndarray:

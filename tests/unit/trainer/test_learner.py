@@ -11,7 +11,7 @@ from tests.support.tiny_encoder import TinyEncoder
 from tests.support.trainer import DIM, PRODUCTS, QUERIES, START_MS, FakeProducts, new_learner, records, search_number
 from towers.features import key_of
 from trainer.learner import MEMORY_QUERIES, Learner, Towers, mixed
-from trainer.preference.model import QUALITY_CAP
+from trainer.preference.model import OWN_CAP, QUALITY_CAP
 from trainer.release.planning import same_tower
 
 UNTRAINED = Towers.untrained(DIM)
@@ -197,6 +197,7 @@ def test_no_stream_breaks_the_model(name: str) -> None:
     quality = towers.product.quality(PRODUCTS, FakeProducts(TinyEncoder(DIM)).look(PRODUCTS)[2])
     assert all(np.isfinite(tensor).all() for tower in towers for tensor in tower.tensors().values())
     assert np.abs(quality).max() <= QUALITY_CAP
+    assert np.abs(towers.product.own).max(initial=0.0) <= OWN_CAP
     if name in {"single product", "all bounces", "empty texts"}:
         assert not opened(learner)
 

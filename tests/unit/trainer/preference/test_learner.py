@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from tests.support.planted_shop import PlantedShop
 from towers.model import NATS_PER_COSINE
 from trainer.preference.evidence import EvidenceTable, Shown
 from trainer.preference.learner import PRIOR_LISTS, PreferenceLearner
-from trainer.preference.model import Catalogue, Weights
+from trainer.preference.model import OWN_CAP, Catalogue, Weights
 
 CLOSE_NATS = 0.15
 """What the solver's tolerance leaves between a warm start and a cold one."""
@@ -181,3 +182,12 @@ def test_a_feature_space_of_another_size_is_no_failure() -> None:
     weights = trainer.learner.solve(trainer.table.cells(), shop.queries, other)
     assert len(weights.words) == 3
     assert np.isfinite(weights.quality(other)).all()
+
+
+def test_a_products_own_quality_is_capped_and_what_its_words_say_is_not() -> None:
+    """What was chosen for one query must not come first in all others; a brand may be worth more than that."""
+    catalogue = Catalogue(np.eye(2, dtype=np.float32), csr_matrix(np.array([[1.0], [0.0]], dtype=np.float32)))
+    weights = replace(
+        Weights.untrained(catalogue), words=np.array([3.0]), products=np.array([0, 1]), own=np.array([1.0, -5.0])
+    )
+    assert weights.quality(catalogue) == pytest.approx([4.0, -OWN_CAP])
