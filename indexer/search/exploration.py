@@ -54,6 +54,6 @@ def deviate(seed: int, product_id: str) -> float:
     """Draw from the standard normal distribution what a seed gives a product.
 
     >>> round(deviate(7, "P-1"), 6), deviate(7, "P-1") == deviate(8, "P-1")
-    (0.0, False)
+    (0.477487, False)
     """
     return NormalDist().inv_cdf((key_of(f"{seed} {product_id}") + 0.5) / _KEYS)

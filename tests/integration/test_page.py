@@ -110,7 +110,7 @@ def test_the_page_answers_within_seconds(page: Page) -> None:
     view = orjson.loads(body)
     assert (status, view["trouble"]) == (200, None)
     assert (view["ledger"]["events"]["balance"], view["ledger"]["searches"]["closed"]) == (0, 0)
-    assert len(view["lag"]["partitions"]) == 4 * 4
+    assert len(view["lag"]["partitions"]) == 4 * 6
     assert view["releases"] == {"serving": None, "releases": []}
     metrics = page.get("/metrics")[1].decode()
     assert 'millrace_ledger_balance_records{ledger="events"} 0.0' in metrics

@@ -35,7 +35,7 @@ from tests.support.poll import eventually
 from tests.support.ports import free_port
 from tests.support.tiny_encoder import write_tiny_model
 from tests.support.topics import read_compacted
-from tests.support.trainer import PRODUCTS, QUERIES, search_number
+from tests.support.trainer import PRODUCTS, QUERIES, SCATTERED, search_number
 from towers.encoder import BaseEncoder, load_encoder
 from towers.release_files import Release, probe_difference, unpack
 
@@ -84,8 +84,8 @@ class Shop:
         )
 
     def send_lists(self, first: int, last: int) -> None:
-        """Write the lists from `first` up to `last`: shoppers prefer every fourth product."""
-        searches = [search_number(number) for number in range(first, last)]
+        """Write the lists from `first` up to `last`: shoppers prefer products of which no word tells."""
+        searches = [search_number(number, liked=SCATTERED) for number in range(first, last)]
         self._send(JOINED_SEARCHES, {search.search_id: encode(search) for search in searches})
 
     def send_raw(self, topic: str, key: str, value: bytes) -> None:

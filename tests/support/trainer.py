@@ -26,6 +26,10 @@ DIM = 16
 PRODUCTS = tuple(f"{first} {second}" for first in WORDS[:10] for second in WORDS[10:14])
 QUERIES = tuple(f"{first} {second}" for first in WORDS[:12] for second in WORDS[12:20])
 SHOWN = 6
+EVERY_FOURTH: Final = frozenset(range(0, len(PRODUCTS), 4))
+"""Liked products that share a word which the others lack."""
+SCATTERED: Final = frozenset(product for product in range(len(PRODUCTS)) if 7 * product % len(PRODUCTS) < 10)
+"""Liked products of which no word tells."""
 START_MS = 1_795_196_000_000
 OPEN_GATE: Final = Learned(Prior(), gain=0.5, error=0.01)
 """What a learner has found that may release from its first click."""
@@ -70,12 +74,12 @@ def new_learner(
 
 
 @cache
-def search_number(number: int) -> JoinedSearch:
-    """Return one of endlessly many lists; shoppers like every fourth product, whatever they asked for."""
+def search_number(number: int, *, liked: frozenset[int] = EVERY_FOURTH) -> JoinedSearch:
+    """Return one of endlessly many lists; shoppers like a quarter of the products, whatever they asked for."""
     rng = np.random.default_rng(number)
     time_ms = START_MS + 1000 * number
     products = rng.permutation(len(PRODUCTS))[:SHOWN].tolist()
-    chances = [(0.9 if product % 4 == 0 else 0.2) / (place + 1) for place, product in enumerate(products)]
+    chances = [(0.9 if product in liked else 0.2) / (place + 1) for place, product in enumerate(products)]
     slots = tuple(
         JoinedSlot(
             product_id=PRODUCTS[product],

@@ -12,7 +12,7 @@ import numpy as np
 from trainer.preference.evidence import Cells
 from trainer.preference.losses import LossName
 from trainer.preference.model import Catalogue, Prior, Weights
-from trainer.preference.priors import Learned, learn_prior
+from trainer.preference.priors import HELD, ORDER, Learned, learn_prior
 from trainer.preference.solve import MAX_ITERATIONS, Problem, Solution
 
 PRIOR_LISTS: Final = 250
@@ -43,7 +43,7 @@ class PreferenceLearner:
 
     @property
     def weights(self) -> Weights | None:
-        """What may be released: nothing learned if it does not predict; None before any solve."""
+        """What may be released: if it does not predict, the memory of repeated queries alone; None before any solve."""
         return None if self.solution is None else self._released(self.solution.weights)
 
     def prior_due(self, lists: float) -> bool:
@@ -75,11 +75,15 @@ class PreferenceLearner:
         self._next_prior = lists * PRIOR_GROWTH
 
     def solve(self, cells: Cells, query_vectors: np.ndarray, catalogue: Catalogue) -> Weights:
-        """Solve the evidence under the prior in force, and give what may be released."""
+        """Solve the evidence under the prior in force, and give what may be released.
+
+        While left-out queries gain from nothing, only the memory of repeated queries is solved: it moves no other query.
+        """
         problem = Problem(cells, query_vectors, catalogue, loss=self._loss)
         start = None if self.solution is None else self.solution.weights
+        prior = self._prior if self._share else self._prior._replace(**dict.fromkeys(ORDER, HELD))
         self.solution = problem.solve(
-            self._prior, start=start, exact=self._exact, uncertainty=True, max_iterations=self._max_iterations
+            prior, start=start, exact=self._exact, uncertainty=True, max_iterations=self._max_iterations
         )
         return self._released(self.solution.weights)
 
@@ -123,7 +127,11 @@ class PreferenceLearner:
         return learner
 
     def _released(self, weights: Weights) -> Weights:
-        return weights.scaled(0.0 if self.learned is None else self.learned.share)
+        return weights.scaled(self._share)
+
+    @property
+    def _share(self) -> float:
+        return 0.0 if self.learned is None else self.learned.share
 
     @property
     def _prior(self) -> Prior:

@@ -116,17 +116,14 @@ class Weights:
         return cls(taste, common, np.zeros(dim, np.float32), words, np.zeros(0, dtype=np.int64), own)
 
     def scaled(self, share: float) -> "Weights":
-        """A share of what was learned, as uncertain as the whole; of none no memory is left."""
-        known = self if share else self.without_memory()
+        """A share of what was learned for all queries; what single ones remember stays whole."""
         return replace(
-            known,
+            self,
             taste=share * self.taste,
             common=share * self.common,
             words=share * self.words,
             own=share * self.own,
             lexical=LEXICAL_NATS + share * (self.lexical - LEXICAL_NATS),
-            memory={query: share * vector for query, vector in known.memory.items()},
-            exact={query: (products, share * nats) for query, (products, nats) in known.exact.items()},
         )
 
     def without_memory(self) -> "Weights":
