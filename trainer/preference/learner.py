@@ -77,7 +77,7 @@ class PreferenceLearner:
     def solve(self, cells: Cells, query_vectors: np.ndarray, catalogue: Catalogue) -> Weights:
         """Solve the evidence under the prior in force, and give what may be released.
 
-        While left-out queries gain from nothing, only the memory of repeated queries is solved: it moves no other query.
+        While left-out queries gain from nothing, the memory of repeated queries is solved alone: it moves no other one.
         """
         problem = Problem(cells, query_vectors, catalogue, loss=self._loss)
         start = None if self.solution is None else self.solution.weights

@@ -92,8 +92,14 @@ def test_a_learner_whose_gate_is_closed_releases_what_single_queries_remember_al
     towers = learner.solve(UNTRAINED).towers
     assert len(towers.query.memory_queries) > 0
     assert towers.query.memory.any()
-    assert not (towers.query.taste.any() or towers.query.common.any() or towers.query.mean_query.any())
-    assert not (towers.product.own.any() or towers.product.words.any())
+    for_all = (
+        towers.query.taste,
+        towers.query.common,
+        towers.query.mean_query,
+        towers.product.own,
+        towers.product.words,
+    )
+    assert [tensor.any() for tensor in for_all] == [False] * 5
 
 
 def test_what_was_seen_often_is_more_certain() -> None:
