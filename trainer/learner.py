@@ -14,8 +14,7 @@ from towers.model import ProductTower, QueryTower, product_vectors
 from trainer.preference.evidence import Cells
 from trainer.preference.learner import PreferenceLearner
 from trainer.preference.losses import LossName
-from trainer.preference.model import OWN_CAP, QUALITY_CAP, Catalogue, Prior, Weights
-from trainer.preference.priors import HELD
+from trainer.preference.model import HELD, OWN_CAP, QUALITY_CAP, Catalogue, Prior, Weights
 from trainer.preference.solve import Solution
 from trainer.records import TEXT, Evidence
 from trainer.state import Progress

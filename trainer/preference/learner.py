@@ -11,8 +11,8 @@ import numpy as np
 
 from trainer.preference.evidence import Cells
 from trainer.preference.losses import LossName
-from trainer.preference.model import Catalogue, Prior, Weights
-from trainer.preference.priors import HELD, ORDER, Learned, learn_prior
+from trainer.preference.model import HELD, Catalogue, Prior, Weights
+from trainer.preference.priors import ORDER, Learned, learn_prior
 from trainer.preference.solve import MAX_ITERATIONS, Problem, Solution
 
 PRIOR_LISTS: Final = 250

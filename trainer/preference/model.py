@@ -31,6 +31,10 @@ bring such products before what the text says (docs/experiments.md).
 """
 
 
+HELD: Final = 1e6
+"""The width of what is held at 0: so tight that nothing is learned."""
+
+
 class Prior(NamedTuple):
     """How strongly each part of the model is held to 0: inverse variances.
 
@@ -51,6 +55,10 @@ class Prior(NamedTuple):
     """Of the memory of one product for one query."""
     lexical: float = 1.0
     """Of a, about its untrained value."""
+
+    def unheld(self) -> "Prior":
+        """The same widths, but what is held at 0 has its first one: it is not known, which is not the same as sure."""
+        return Prior(*(first if width >= HELD else width for first, width in zip(Prior(), self, strict=True)))
 
 
 @dataclass(frozen=True)

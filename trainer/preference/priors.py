@@ -14,7 +14,7 @@ import numpy as np
 
 from trainer.preference.evidence import FORGOTTEN, Cells
 from trainer.preference.losses import LossName
-from trainer.preference.model import Catalogue, Prior, Weights
+from trainer.preference.model import HELD, Catalogue, Prior, Weights
 from trainer.preference.solve import Problem
 
 FOLDS: Final = 5
@@ -28,8 +28,6 @@ MAX_MOVES: Final = 3
 """Times that one width moves at most in one search."""
 PARTS: Final = (("words",), ("own",), ("taste", "common"))
 """What is held at 0 together."""
-HELD: Final = 1e6
-"""The width of what is held at 0: so tight that nothing is learned."""
 PART_ERRORS: Final = 1.0
 """Standard errors by which left-out queries must gain from a part beside the others."""
 LEAST_GAIN: Final = 2e-4
@@ -117,7 +115,7 @@ def learn_prior(
     def surprise(prior: Prior) -> np.ndarray:
         return np.concatenate([left_out[fold].surprise(prior) for fold in chosen])
 
-    start = Prior(*(own if width >= HELD else width for own, width in zip(Prior(), start, strict=True)))
+    start = start.unheld()
     says = np.concatenate([left_out[fold].says for fold in chosen])
     best, prior = surprise(start), start
     for name in ORDER:

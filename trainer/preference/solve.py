@@ -183,7 +183,7 @@ class Problem:
 
     def _deviations(self, weights: Weights, prior: Prior) -> Deviations:
         """From the curvature of the clicks' multinomial at its optimum, parameter by parameter, whatever the loss."""
-        cells = self.cells
+        cells, prior = self.cells, prior.unheld()
         learned = weights.learned_vectors(cells.queries, self._queries).astype(np.float32)
         quality = weights.own + np.asarray(self._words @ weights.words, dtype=np.float64)
         chances = expected_clicks(self._text + self._scores(learned, quality, self._vectors) - self._offset, cells)

@@ -7,12 +7,11 @@ import pytest
 
 from tests.support.planted_shop import PlantedShop, cells_of, table_of
 from trainer.preference.evidence import Cells
-from trainer.preference.model import Prior
+from trainer.preference.model import HELD, Prior
 from trainer.preference.priors import (
     ALL_ERRORS,
     FACTOR,
     FOLDS,
-    HELD,
     LEAST_RELEASED,
     MAX_MOVES,
     MIN_QUERIES,
