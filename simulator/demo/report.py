@@ -133,7 +133,7 @@ def facts_table(figures: Mapping[str, Any]) -> Table:
     latency = figures["search_ms"]
     table.add_row("search", f"{latency['p50']:.1f} ms (p50), {latency['p99']:.1f} ms (p99), as the shop's site saw it")
     releases, events = figures["releases"], figures["events"]
-    table.add_row("releases", f"{releases['query']} of the query tower, {releases['product']} of the quality of products")
+    table.add_row("releases", f"{releases['query']} of the query tower, {releases['product']} of product quality")
     table.add_row("events", f"{events['sent']:,} sent, {events['accepted']:,} accepted")
     for name, terms in figures["ledger"].items():
         table.add_row(f"{name} ledger", _ledger_line(terms))
