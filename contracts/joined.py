@@ -27,6 +27,8 @@ PAIRED_AT_HEADER: Final = "millrace.paired_at_ms"
 """When the pairs agent wrote a pair, by the wall clock."""
 CLOSING_NUMBER_HEADER: Final = "millrace.turn"
 MAX_CLOSING_NUMBER: Final = 2**53 - 1
+REMEMBERED_JOINS: Final = 1_000
+"""Joins whose closing numbers are kept; anyone may write the header, so there could be any number."""
 _CLOSING_NUMBER: Final = re.compile(rb"(\d{1,10}-\d{1,19}(?:-\d{1,16})?(?:-[0-9a-f-]{36})?):([1-9]\d{0,15})")
 
 
@@ -48,6 +50,27 @@ class ClosingNumber(NamedTuple):
         b'2-0-1795196006756-09f6b6d4-0d5c-4b0a-9b43-5f1f2a0c8a11:17'
         """
         return f"{self.join}:{self.number}".encode()
+
+
+class ClosedSearches:
+    """How far each join was seen to have come; the join seen last comes last, and the first ones are forgotten.
+
+    >>> closed = ClosedSearches()
+    >>> [closed.is_repeat(ClosingNumber("2-0", number)) for number in (1, 2, 2, 1, 3)]
+    [False, False, True, True, False]
+    """
+
+    def __init__(self, newest: Mapping[str, int] | None = None) -> None:
+        self.newest = dict(newest or {})
+        """Join -> its newest closing number."""
+
+    def is_repeat(self, closing: ClosingNumber) -> bool:
+        """Note a closing number; tell whether its join had come that far before."""
+        newest = self.newest.pop(closing.join, 0)
+        self.newest[closing.join] = max(newest, closing.number)
+        if len(self.newest) > REMEMBERED_JOINS:
+            del self.newest[next(iter(self.newest))]
+        return closing.number <= newest
 
 
 def closing_number_of(headers: Iterable[tuple[str, bytes | None]]) -> ClosingNumber | None:

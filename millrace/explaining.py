@@ -87,6 +87,7 @@ def product_report(product: Indexed, tower: "ProductTower", before: "ProductTowe
         tower: the product release in force.
         before: the one before it, None if there is none.
     """
+    from towers.features import keys_of
     from towers.model import NATS_PER_COSINE
 
     names = product.features
@@ -96,7 +97,7 @@ def product_report(product: Indexed, tower: "ProductTower", before: "ProductTowe
     return {
         "product_id": product.product_id,
         "title": product.payload.get("title", ""),
-        "quality": max(-tower.cap, min(tower.cap, sum(parts.values()))),
+        "quality": float(tower.quality([product.product_id], [keys_of(names)])[0]),
         "cap": tower.cap,
         "width": float(tower.width([product.product_id])[0]),
         "stored_quality": float(product.vector[-1]) * NATS_PER_COSINE,

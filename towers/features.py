@@ -100,6 +100,20 @@ def keys_of(texts: Iterable[str]) -> np.ndarray:
     return np.unique(np.fromiter(map(key_of, texts), dtype=np.uint64))
 
 
+def matched(wanted: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find keys among rising ones: the places of those of the wanted that are there, and where each of them stands.
+
+    >>> places, rows = matched(np.array([7, 3, 5]), np.array([1, 5, 7]))
+    >>> places.tolist(), rows.tolist()
+    ([0, 2], [2, 1])
+    """
+    if not len(keys):
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    found = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    places = np.flatnonzero(keys[found] == wanted)
+    return places, found[places]
+
+
 @dataclass(frozen=True, slots=True)
 class FeatureSpace:
     """Which features count in a catalogue, in which column, and how much a rare one weighs more.
@@ -124,11 +138,8 @@ class FeatureSpace:
         """Rows of idf weights, each of length 1 (0 if a product has no feature that counts), (P, F)."""
         rows = np.repeat(np.arange(len(catalogue)), [len(keys) for keys in catalogue])
         keys = np.concatenate([*catalogue, np.zeros(0, dtype=np.uint64)])
-        columns = np.searchsorted(self.keys, keys)
-        known = np.zeros(len(keys), dtype=bool)
-        inside = columns < len(self.keys)
-        known[inside] = self.keys[columns[inside]] == keys[inside]
-        rows, columns = rows[known], columns[known]
+        places, columns = matched(keys, self.keys)
+        rows = rows[places]
         values = self.idf[columns]
         norms = np.sqrt(np.bincount(rows, values.astype(np.float64) ** 2, len(catalogue)))
         weights = (values / np.where(norms > 0, norms, 1.0)[rows]).astype(np.float32)

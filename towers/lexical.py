@@ -18,7 +18,7 @@ import numpy as np
 from cachetools import LRUCache, cached
 
 from contracts.catalog import AttributeValue
-from towers.features import Described, fold, words
+from towers.features import Described, fold, matched, words
 
 LEXICAL_VERSION: Final = 1
 """A change of analysis, weights or hash changes every sparse vector."""
@@ -223,10 +223,10 @@ class TermCounts:
 
     def count(self, indices: np.ndarray) -> np.ndarray:
         """How many products have each of these terms, (N,)."""
-        if not len(self.indices):
-            return np.zeros(len(indices), dtype=np.int64)
-        places = np.minimum(np.searchsorted(self.indices, indices), len(self.indices) - 1)
-        return np.where(self.indices[places] == indices, self.having[places], 0)
+        counts = np.zeros(len(indices), dtype=np.int64)
+        places, terms = matched(indices, self.indices)
+        counts[places] = self.having[terms]
+        return counts
 
     def scores(self, query: Sparse, products: Sequence[Sparse]) -> np.ndarray:
         """The score of each product as the store gives it, in nats, (N,) float32; 0 if they share no term."""
@@ -234,10 +234,8 @@ class TermCounts:
         found = np.concatenate([*(vector.indices for vector in products), np.zeros(0, np.uint32)])
         values = np.concatenate([*(vector.values for vector in products), np.zeros(0, np.float32)])
         rows = np.repeat(np.arange(len(products)), [len(vector.indices) for vector in products])
-        places = np.searchsorted(query.indices, found)
-        shared = places < len(query.indices)
-        shared[shared] = query.indices[places[shared]] == found[shared]
-        parts = weights[places[shared]] * values[shared]
+        shared, terms = matched(found, query.indices)
+        parts = weights[terms] * values[shared]
         return np.bincount(rows[shared], parts, len(products)).astype(np.float32)
 
     def rarity(self, query: LexicalQuery) -> float:

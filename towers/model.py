@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, Self
 
 import numpy as np
 
-from towers.features import FeatureSpace, key_of
+from towers.features import FeatureSpace, key_of, matched
 from towers.lexical import QueryKind
 from towers.text import normalised
 
@@ -110,9 +110,8 @@ class QueryTower:
         found = np.zeros((len(texts), len(self.common)), dtype=np.float32)
         if len(self.memory_queries):
             keys = np.array([key_of(normalised(text)) for text in texts], dtype=np.uint64)
-            places = np.minimum(np.searchsorted(self.memory_queries, keys), len(self.memory_queries) - 1)
-            known = self.memory_queries[places] == keys
-            found[known] = self.memory[places[known]]
+            places, rows = matched(keys, self.memory_queries)
+            found[places] = self.memory[rows]
         return found
 
     def vectors(self, texts: Sequence[str], vectors: np.ndarray) -> np.ndarray:
@@ -195,9 +194,8 @@ class ProductTower:
         found = np.full(len(product_ids), otherwise, dtype=np.float32)
         if len(self.products):
             keys = np.fromiter(map(key_of, product_ids), dtype=np.uint64, count=len(product_ids))
-            places = np.minimum(np.searchsorted(self.products, keys), len(self.products) - 1)
-            known = self.products[places] == keys
-            found[known] = values[places[known]]
+            places, rows = matched(keys, self.products)
+            found[places] = values[rows]
         return found
 
     def tensors(self) -> dict[str, np.ndarray]:

@@ -9,12 +9,12 @@ from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 
-from towers.features import FeatureSpace
+from towers.features import FeatureSpace, matched
 from towers.model import ProductTower, QueryTower, product_vectors
 from trainer.preference.evidence import Cells
 from trainer.preference.learner import PreferenceLearner
 from trainer.preference.losses import LossName
-from trainer.preference.model import HELD, OWN_CAP, QUALITY_CAP, Catalogue, Prior, Weights
+from trainer.preference.model import QUALITY_CAP, Catalogue, Prior, Weights
 from trainer.preference.solve import Solution
 from trainer.records import TEXT, Evidence
 from trainer.state import Progress
@@ -135,9 +135,7 @@ class Learner:
 
     def prior(self) -> dict[str, float]:
         """The prior in force and how evidence fades, as manifests name them."""
-        learned = self.preference.learned
-        prior = Prior() if learned is None else learned.prior
-        return {**prior._asdict(), "half_life_days": self.half_life_days}
+        return {**self._prior._asdict(), "half_life_days": self.half_life_days}
 
     def gain(self) -> tuple[float | None, float | None]:
         """What the prior gained on left-out queries, in nats per click, and its standard error."""
@@ -190,6 +188,11 @@ class Learner:
         products, features = state["space.size"].tolist()
         self._size = products, features
 
+    @property
+    def _prior(self) -> Prior:
+        learned = self.preference.learned
+        return Prior() if learned is None else learned.prior
+
     def _problem(self) -> tuple[Cells, Catalogue]:
         """The evidence of what has vectors, and the products that it names."""
         self.evidence.renumber()
@@ -207,13 +210,11 @@ class Learner:
     def _start(self, parent: Towers) -> Weights:
         """A release's towers as weights over the present numbers."""
         query, product = parent
-        words = np.zeros(len(self._space.keys), dtype=np.float32)
-        places, values = _matched(self._space.keys, product.features.keys, product.words)
-        words[places] = values
-        products, own = _matched(self.evidence.products.keys(), product.products, product.own)
-        queries, memory = _matched(self.evidence.queries.keys(), query.memory_queries, query.memory)
-        remembered = dict(zip(queries.tolist(), memory.astype(np.float32), strict=True))
-        return Weights(query.taste, query.common, query.mean_query, words, products, own, memory=remembered)
+        words = _over(self._space.keys, product.features.keys, product.words)
+        products, rows = matched(self.evidence.products.keys(), product.products)
+        queries, remembered = matched(self.evidence.queries.keys(), query.memory_queries)
+        memory = dict(zip(queries.tolist(), query.memory[remembered].astype(np.float32), strict=True))
+        return Weights(query.taste, query.common, query.mean_query, words, products, product.own[rows], memory=memory)
 
     def _query_tower(self, weights: Weights, cells: Cells) -> QueryTower:
         clicks = dict(zip(cells.queries.tolist(), cells.query_clicks.tolist(), strict=True))
@@ -228,26 +229,15 @@ class Learner:
     def _product_tower(self, weights: Weights) -> ProductTower:
         names, keys = self.evidence.products.texts, self.evidence.products.keys()
         named = np.array([not names[number].startswith(TEXT) for number in weights.products.tolist()], dtype=bool)
-        products, own = weights.products[named], np.clip(weights.own[named], -OWN_CAP, OWN_CAP)
+        products, own = weights.products[named], weights.counted_own[named]
         order = np.argsort(keys[products])
-        held = self.prior()["own"]
-        # Own quality that is held at 0 is unknown, not sure.
-        unseen_width = float(np.float32(1 / np.sqrt(held if held < HELD else Prior().own)))
+        unseen_width = float(np.float32(1 / np.sqrt(self._prior.unheld().own)))
         known = weights.deviations is not None
         widths = weights.own_deviations(len(names)) if known else np.full(len(names), unseen_width)
         own_width = widths[products][order].astype(np.float32)
         return ProductTower(
             self._space, weights.words, keys[products][order], own[order], own_width, unseen_width, QUALITY_CAP
         )
-
-
-def _matched(wanted: np.ndarray, keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The places of those of the wanted keys that are among rising keys, and their values there."""
-    if not len(keys):
-        return np.zeros(0, dtype=np.int64), values[:0]
-    found = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    places = np.flatnonzero(keys[found] == wanted)
-    return places, values[found[places]]
 
 
 def mixed(before: Towers, after: Towers, *, share: float) -> Towers:
@@ -270,8 +260,8 @@ def mixed(before: Towers, after: Towers, *, share: float) -> Towers:
     words = share * is_now.words + rest * _over(is_now.features.keys, was.features.keys, was.words)
     own = share * _over(products, is_now.products, is_now.own) + rest * _over(products, was.products, was.own)
     width = np.full(len(products), is_now.unseen_width, dtype=np.float32)
-    places, known = _matched(products, is_now.products, is_now.own_width)
-    width[places] = known
+    places, rows = matched(products, is_now.products)
+    width[places] = is_now.own_width[rows]
     product = ProductTower(
         is_now.features, words.astype(np.float32), products, own.astype(np.float32), width,
         is_now.unseen_width, is_now.cap,
@@ -282,6 +272,6 @@ def mixed(before: Towers, after: Towers, *, share: float) -> Towers:
 def _over(wanted: np.ndarray, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Values by wanted key, 0 of a key that has none."""
     found = np.zeros((len(wanted), *values.shape[1:]), dtype=np.float32)
-    places, known = _matched(wanted, keys, values)
-    found[places] = known
+    places, rows = matched(wanted, keys)
+    found[places] = values[rows]
     return found

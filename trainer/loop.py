@@ -138,7 +138,7 @@ class TrainerLoop:
 
         `models` has been read to its end, and this trainer is assigned the partitions.
         """
-        progress, fence = self.progress, self._highest_fence()
+        progress, fence = self.progress, self._models.look().fence
         late = {key: value for key, value in outbox.items() if not self._models.seen(key)}
         missing = {key: value for key, value in late.items() if manifest_of(value).fence >= fence}
         self._made = dict(missing)
@@ -168,7 +168,7 @@ class TrainerLoop:
         for record in self._source.poll(self._settings.poll_s):
             self._take(record)
         self._end_catch_up()
-        if (fence := self._highest_fence()) > self.progress.fence:
+        if (fence := self._models.look().fence) > self.progress.fence:
             raise TransientError(
                 f"another trainer took over with fence {fence}; this one has {self.progress.fence} and stops",
                 fix="keep one trainer",
@@ -377,11 +377,6 @@ class TrainerLoop:
     def _manifest(self, query_release: int) -> ReleaseManifest | None:
         key = release_key("query", query_release).decode()
         return manifest_of(self._made[key]) if key in self._made else self._models.look().manifests.get(key)
-
-    def _highest_fence(self) -> int:
-        view = self._models.look()
-        fences = [manifest.fence for manifest in view.manifests.values()]
-        return max([*fences, 0 if view.serving is None else view.serving.fence], default=0)
 
 
 def _cut_of(manifest: ReleaseManifest | None) -> dict[str, int]:

@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 from cachetools import FIFOCache
 
-from contracts.joined import ClosingNumber
+from contracts.joined import ClosedSearches, ClosingNumber
 from contracts.outcomes import VALUE, Grade, examination, filter_reason, grade, is_bounce, stood_by_rank
 from contracts.pairs import CuratedPair, PreferencePair
 from contracts.structs import JoinedSearch, JoinedSlot
@@ -30,8 +30,6 @@ MAX_PAIR_CLICKS: Final = 10.0
 DIGEST_BYTES: Final = 16
 REMEMBERED: Final = 200_000
 """Lists, and as many pairs, whose repetition is noticed without a closing number; hours of a busy shop."""
-REMEMBERED_JOINS: Final = 1_000
-"""Joins whose closing numbers are kept; anyone may write the header, so there could be any number."""
 CLICK_TIMES: Final = 4096
 """Click times kept for the next release, which carries an even sample of them."""
 TEXT: Final = "\0"
@@ -142,7 +140,7 @@ class Evidence:
         """Base vectors by query number; 0 of one that was not encoded yet."""
         self.click_times: list[int] = []
         """Of clicks that no release carries yet."""
-        self._joins: dict[str, int] = {}  # join -> its newest closing number; the join seen last comes last
+        self._closed = ClosedSearches()
         self._lists, self._pairs = Seen(), Seen()
 
     def take_list(self, search: JoinedSearch, closing: ClosingNumber | None = None, *, time_ms: int) -> ListOutcome:
@@ -153,7 +151,7 @@ class Evidence:
             closing: its place in the order in which its join closed searches.
             time_ms: when it was written; a list is never counted as younger than that.
         """
-        repeated = closing is not None and self._is_repeat(closing)
+        repeated = closing is not None and self._closed.is_repeat(closing)
         if not self._lists.add(search.search_id, search.search_time) or repeated:
             return ListOutcome.DUPLICATE
         if reason := filter_reason(search):
@@ -226,7 +224,7 @@ class Evidence:
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything that was counted and is remembered."""
-        texts = [self.queries.texts, self.products.texts, self.click_times, self._joins]
+        texts = [self.queries.texts, self.products.texts, self.click_times, self._closed.newest]
         return {
             **{f"table.{name}": array for name, array in self.table.state().items()},
             "query_vectors": self.query_vectors,
@@ -241,7 +239,8 @@ class Evidence:
         evidence = cls(state["query_vectors"].shape[1], half_life_ms=half_life_ms)
         table = {name.removeprefix("table."): array for name, array in state.items() if name.startswith("table.")}
         evidence.table = EvidenceTable.from_state(table, half_life_ms=half_life_ms)
-        queries, products, evidence.click_times, evidence._joins = orjson.loads(state["names"].tobytes())
+        queries, products, evidence.click_times, newest = orjson.loads(state["names"].tobytes())
+        evidence._closed = ClosedSearches(newest)
         evidence.queries, evidence.products = Names(queries), Names(products)
         evidence.query_vectors = state["query_vectors"].copy()
         evidence._lists, evidence._pairs = Seen(state["lists"]), Seen(state["pairs"])
@@ -256,13 +255,6 @@ class Evidence:
         shown = [Shown(numbers[0], 1.0, min(clicks, MAX_PAIR_CLICKS)), Shown(numbers[1], 1.0, 0.0)]
         self.table.add(self.queries.number(query), shown, time_ms=time_ms, is_list=False)
         return None
-
-    def _is_repeat(self, closing: ClosingNumber) -> bool:
-        newest = self._joins.pop(closing.join, 0)
-        self._joins[closing.join] = max(newest, closing.number)
-        if len(self._joins) > REMEMBERED_JOINS:
-            del self._joins[next(iter(self._joins))]
-        return closing.number <= newest
 
     def _note_clicks(self, search_time: int, slots: Sequence[JoinedSlot]) -> None:
         clicked = [search_time if slot.click_time is None else slot.click_time for slot in slots if grade(slot)]

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, TypeVar
 from typing_extensions import override
 
 from contracts.errors import ContractError
-from contracts.joined import CLOSED_AT_HEADER, PAIRED_AT_HEADER, closing_number_of
+from contracts.joined import CLOSED_AT_HEADER, PAIRED_AT_HEADER, ClosedSearches, closing_number_of
 from contracts.outcomes import filter_reason
 from contracts.progress import PairsProgress, SearchCounts
 from contracts.structs import JOINED_SEARCH, JoinedSearch
@@ -31,8 +31,6 @@ REMEMBERED_MS: Final = 900_000
 REMEMBERED_LISTS: Final = 20_000
 """Most lists remembered in a partition, about 20 MB."""
 MAX_TIME_DIGITS: Final = 16
-REMEMBERED_JOINS: Final = 1_000
-"""Most joins whose closing numbers are kept; anyone may write the header, so there could be any number."""
 
 Key = TypeVar("Key")
 
@@ -132,10 +130,10 @@ class PartitionPairs(RecordRules):
         super().__init__(partition, past)
         self.pairs = 0
         self.lists = RecentLists()
-        self._seen: dict[str, int] = {}  # join -> its newest closing number; the join seen last comes last
+        self._closed = ClosedSearches()
         self._remembers_from = self.next_offset
         if past is not None:
-            self.pairs, self._seen = past.pairs, dict(past.turns)
+            self.pairs, self._closed = past.pairs, ClosedSearches(past.turns)
             self.lists.newest_closed_ms = past.newest_closed_ms
             self._remembers_from = past.hold_offset
 
@@ -150,7 +148,8 @@ class PartitionPairs(RecordRules):
     def decide(self, record: LogRecord, plan: Plan) -> str:
         """Filter a search or make its pairs."""
         search = JOINED_SEARCH.decode(record.value)
-        repeated = self._is_repeat(record)
+        closing = closing_number_of(record.headers)
+        repeated = closing is not None and self._closed.is_repeat(closing)
         made = self._pairs(search)
         if not isinstance(made, list):
             kept_out = "filtered" if isinstance(made, FilterReason) else "unpaired"
@@ -181,20 +180,9 @@ class PartitionPairs(RecordRules):
                 dead_lettered=self.counts["dead_lettered"],
             ),
             pairs=self.pairs,
-            turns=dict(self._seen),
+            turns=dict(self._closed.newest),
             newest_closed_ms=self.lists.newest_closed_ms,
         )
-
-    def _is_repeat(self, record: LogRecord) -> bool:
-        """Note a record's closing number and return whether its join had come further before."""
-        closing = closing_number_of(record.headers)
-        if closing is None:
-            return False
-        newest = self._seen.pop(closing.join, 0)
-        self._seen[closing.join] = max(newest, closing.number)
-        if len(self._seen) > REMEMBERED_JOINS:
-            del self._seen[next(iter(self._seen))]
-        return closing.number <= newest
 
     def _pairs(self, search: JoinedSearch) -> list[Pair] | FilterReason | UnpairedReason:
         """Move event time on and return the pairs that a list makes by itself, or why none."""

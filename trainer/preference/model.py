@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from towers.features import matched
 from towers.model import NATS_PER_COSINE
 from trainer.preference.evidence import Cells
 
@@ -199,10 +200,25 @@ class Weights:
         moved = vectors + self.learned_vectors(queries, vectors) / NATS_PER_COSINE
         return np.hstack([moved, np.ones((len(moved), 1))]).astype(np.float32)
 
+    @property
+    def counted_own(self) -> np.ndarray:
+        """U as far as it counts."""
+        return np.asarray(np.clip(self.own, -OWN_CAP, OWN_CAP))
+
     def quality(self, catalogue: Catalogue) -> np.ndarray:
         """The quality h of each product, in nats and capped, (P,)."""
-        quality = np.asarray(catalogue.features @ self.words, dtype=np.float64)
-        quality[self.products] += np.clip(self.own, -OWN_CAP, OWN_CAP)
+        return self.quality_of(np.arange(catalogue.features.shape[0]), catalogue.features)
+
+    def quality_of(self, products: np.ndarray, features: csr_matrix) -> np.ndarray:
+        """The quality h of some products, in nats and capped, (N,).
+
+        Args:
+            products: their numbers, (N,).
+            features: their rows of the catalogue's, (N, F).
+        """
+        quality = np.asarray(features @ self.words, dtype=np.float64)
+        places, rows = matched(products, self.products)
+        quality[places] += self.counted_own[rows]
         return np.clip(quality, -QUALITY_CAP, QUALITY_CAP)
 
     def own_deviations(self, products: int) -> np.ndarray:

@@ -25,7 +25,7 @@ from trainer.preference.losses import (
     pairs_of,
     surprise,
 )
-from trainer.preference.model import LEXICAL_NATS, OWN_CAP, QUALITY_CAP, Catalogue, Deviations, Prior, Weights
+from trainer.preference.model import LEXICAL_NATS, Catalogue, Deviations, Prior, Weights
 
 MAX_ITERATIONS: Final = 60
 TOLERANCE: Final = 1e-5
@@ -204,11 +204,7 @@ class Problem:
         Memory is left out: nobody typed these queries.
         """
         learned = weights.without_memory().learned_vectors(self.cells.queries, self._queries).astype(np.float32)
-        quality = np.asarray(self._words @ weights.words, dtype=np.float64)
-        known = np.isin(self.products, weights.products)
-        own = weights.own[np.searchsorted(weights.products, self.products[known])]
-        quality[known] += np.clip(own, -OWN_CAP, OWN_CAP)
-        scores = self._scores(learned, np.clip(quality, -QUALITY_CAP, QUALITY_CAP), self._vectors)
+        scores = self._scores(learned, weights.quality_of(self.products, self._words), self._vectors)
         if len(self._lexical):
             scores += (weights.lexical - LEXICAL_NATS) * self._lexical
         return surprise(scores, self.cells)

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.joined import CLOSING_NUMBER_HEADER, MAX_CLOSING_NUMBER, ClosingNumber
+from contracts.joined import CLOSING_NUMBER_HEADER, MAX_CLOSING_NUMBER, REMEMBERED_JOINS, ClosingNumber
 from contracts.progress import PairsProgress
 from contracts.telemetry import EventOutcome
 from contracts.wire import encode
 from streams.agents.spec import Emit, Plan, SetAside
 from streams.pairs import partition_pairs
-from streams.pairs.partition_pairs import REMEMBERED_JOINS, REMEMBERED_MS, PartitionPairs
+from streams.pairs.partition_pairs import REMEMBERED_MS, PartitionPairs
 from tests.support.lines import Lines
 from tests.support.search_events import T0, Record
 
