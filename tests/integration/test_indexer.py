@@ -8,13 +8,9 @@ import numpy as np
 import pytest
 from kafka import KafkaConsumer, TopicPartition
 
-from contracts import wire
-from contracts.releases import SERVING, SERVING_KEY, Serving
-from contracts.topics import DEAD_LETTERS, MODELS
-from indexer.app import serve
-from indexer.qdrant import connect
+from contracts.topics import DEAD_LETTERS
 from indexer.store import ProductStore
-from service.kafka import consumer_config, ensure_topics
+from service.kafka import consumer_config
 from service.settings import Settings
 from tests.support.indexing import (
     ServiceProcess,
@@ -26,13 +22,10 @@ from tests.support.indexing import (
     product,
     product_release,
     query_release,
-    running,
+    serving_of,
     titles,
 )
 from tests.support.poll import eventually
-from tests.support.ports import free_port
-from tests.support.qdrant_process import QdrantProcess
-from tests.support.topics import read_compacted
 from towers.encoder import BaseEncoder
 from towers.features import keys_of
 from towers.model import product_vectors
@@ -45,49 +38,11 @@ REFUSED = 'millrace_releases_total{decision="refused",tower="query"}'
 
 
 @pytest.fixture
-def own(kafka_settings: SettingsFactory, qdrant: QdrantProcess, model_folder: Path) -> Settings:
-    """Give the settings of an indexer with all its servers."""
-    return kafka_settings(
-        qdrant_url=qdrant.url, base_model=str(model_folder), port=free_port(), worker_id="indexer-1", partitions=2
-    )
-
-
-@pytest.fixture
-def indexer(own: Settings) -> Iterator[ServiceThread]:
-    """Give an indexer that is ready."""
-    with running(serve, own) as service:
-        yield service
-
-
-@pytest.fixture
 def process(own: Settings, tmp_path: Path) -> Iterator[ServiceProcess]:
     """Give an indexer that is ready, in a process of its own."""
     started = ServiceProcess("indexer", own, tmp_path / "indexer.log").start()
     yield started
     assert started.stop() == 0, started.log_text()[-3000:]
-
-
-@pytest.fixture
-def shop(own: Settings) -> Iterator[Shop]:
-    """Give a writer of catalogue changes and releases."""
-    ensure_topics(own)
-    writer = Shop(own)
-    yield writer
-    writer.close()
-
-
-@pytest.fixture
-def store(own: Settings) -> Iterator[ProductStore]:
-    """Give the store as a reader has it."""
-    reader = ProductStore(connect(own))
-    yield reader
-    reader.close()
-
-
-def serving_of(settings: Settings) -> Serving:
-    """Return the pair that `models` says is in force."""
-    found = {key: value for (_, key), value in read_compacted(settings, MODELS).items()}
-    return wire.decode(found[SERVING_KEY], SERVING)
 
 
 def dead_letters(settings: Settings) -> list[Any]:

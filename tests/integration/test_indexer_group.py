@@ -6,21 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from contracts import wire
 from contracts.catalog import CatalogChange, ProductDeleted
 from contracts.progress import CatalogCounts
-from contracts.releases import SERVING, SERVING_KEY, Serving
-from contracts.topics import CATALOG, MODELS
+from contracts.topics import CATALOG
 from indexer.qdrant import connect
 from indexer.rollout.decisions import QUALITY_TOLERANCE
 from indexer.store import ProductStore
 from service.kafka import admin, committed_offsets, ensure_topics
 from service.settings import Settings
-from tests.support.indexing import ServiceProcess, Shop, deleted, product, product_release, query_release
+from tests.support.indexing import ServiceProcess, Shop, deleted, product, product_release, query_release, serving_of
 from tests.support.poll import eventually
 from tests.support.ports import free_port
 from tests.support.qdrant_process import QdrantProcess
-from tests.support.topics import read_compacted
 from towers.encoder import BaseEncoder
 from towers.features import keys_of
 
@@ -137,12 +134,6 @@ def catalogue(own: Settings) -> Iterator[ChangingCatalogue]:
     changing = ChangingCatalogue(own)
     yield changing
     changing.close()
-
-
-def serving_of(settings: Settings) -> Serving:
-    """Return the pair that `models` says is in force."""
-    found = {key: value for (_, key), value in read_compacted(settings, MODELS).items()}
-    return wire.decode(found[SERVING_KEY], SERVING)
 
 
 def _roll_out(

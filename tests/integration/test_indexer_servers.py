@@ -1,8 +1,6 @@
 """An indexer whose servers go away, come back empty, or belong to somebody else."""
 
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +25,6 @@ from tests.support.indexing import (
     titles,
 )
 from tests.support.poll import eventually
-from tests.support.ports import free_port
 from tests.support.qdrant_process import QdrantProcess
 from tests.support.topics import read_compacted
 from towers.encoder import BaseEncoder
@@ -36,36 +33,10 @@ pytestmark = [pytest.mark.kafka, pytest.mark.qdrant, pytest.mark.slow]
 
 
 @pytest.fixture
-def own(kafka_settings: Callable[..., Settings], qdrant: QdrantProcess, model_folder: Path) -> Settings:
-    """Give the settings of an indexer with all its servers."""
-    settings = kafka_settings(
-        qdrant_url=qdrant.url, base_model=str(model_folder), port=free_port(), worker_id="indexer-1", partitions=2
-    )
-    ensure_topics(settings)
-    return settings
-
-
-@pytest.fixture
-def indexer(own: Settings) -> Iterator[ServiceThread]:
-    """Give an indexer that is ready."""
-    with running(serve, own) as service:
-        yield service
-
-
-@pytest.fixture
-def shop(own: Settings) -> Iterator[Shop]:
-    """Give a writer of catalogue changes."""
-    writer = Shop(own)
-    yield writer
-    writer.close()
-
-
-@pytest.fixture
-def store(own: Settings) -> Iterator[ProductStore]:
-    """Give the store as a reader has it."""
-    reader = ProductStore(connect(own))
-    yield reader
-    reader.close()
+def own(own: Settings) -> Settings:
+    """Give the settings of an indexer with all its servers, whose topics there are."""
+    ensure_topics(own)
+    return own
 
 
 def make_anew(settings: Settings, topic: str) -> None:

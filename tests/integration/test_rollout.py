@@ -1,7 +1,7 @@
 """What a person does to a deployment that serves: another base model, and a rollback by command, on a real Kafka."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,13 @@ import pytest
 from kafka import TopicPartition
 from structlog.testing import capture_logs
 
-from contracts import wire
-from contracts.releases import SERVING, SERVING_KEY, Serving
-from contracts.topics import CATALOG, MODELS, PRODUCT_VECTORS
+from contracts.topics import CATALOG, PRODUCT_VECTORS
 from indexer.app import serve
 from indexer.qdrant import connect
 from indexer.store import ProductStore
 from millrace import asking, releasing
 from service import logging
-from service.kafka import ensure_topics, open_consumer
+from service.kafka import open_consumer
 from service.settings import Settings
 from tests.support.indexing import (
     Shop,
@@ -29,11 +27,11 @@ from tests.support.indexing import (
     product_release,
     query_release,
     running,
+    serving_of,
     titles,
 )
 from tests.support.poll import eventually
 from tests.support.ports import free_port
-from tests.support.qdrant_process import QdrantProcess
 from tests.support.tiny_encoder import write_tiny_model
 from tests.support.topics import read_compacted
 from towers.encoder import BaseEncoder, load_encoder
@@ -41,37 +39,6 @@ from towers.encoder import BaseEncoder, load_encoder
 pytestmark = [pytest.mark.kafka, pytest.mark.qdrant, pytest.mark.slow, pytest.mark.timeout(600)]
 
 SettingsFactory = Callable[..., Settings]
-
-
-@pytest.fixture
-def own(kafka_settings: SettingsFactory, qdrant: QdrantProcess, model_folder: Path) -> Settings:
-    """Give the settings of an indexer with all its servers."""
-    return kafka_settings(
-        qdrant_url=qdrant.url, base_model=str(model_folder), port=free_port(), worker_id="indexer-1", partitions=2
-    )
-
-
-@pytest.fixture
-def shop(own: Settings) -> Iterator[Shop]:
-    """Give a writer of catalogue changes and releases."""
-    ensure_topics(own)
-    writer = Shop(own)
-    yield writer
-    writer.close()
-
-
-@pytest.fixture
-def store(own: Settings) -> Iterator[ProductStore]:
-    """Give the store as a reader has it."""
-    reader = ProductStore(connect(own))
-    yield reader
-    reader.close()
-
-
-def serving_of(settings: Settings) -> Serving:
-    """Return what `models` says is in force."""
-    found = {key: value for (_, key), value in read_compacted(settings, MODELS).items()}
-    return wire.decode(found[SERVING_KEY], SERVING)
 
 
 def records_sent(settings: Settings) -> int:

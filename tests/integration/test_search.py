@@ -18,7 +18,7 @@ from contracts.releases import SERVING_KEY, Serving
 from contracts.topics import MODELS, SEARCH_EVENTS
 from indexer.app import serve as index
 from indexer.search.__main__ import serve
-from service.kafka import OutgoingRecord, consumer_config, ensure_topics, produce_all, producer_config
+from service.kafka import OutgoingRecord, consumer_config, produce_all, producer_config
 from service.settings import Settings
 from tests.support.indexing import (
     ServiceProcess,
@@ -54,15 +54,6 @@ PRODUCTS = [
 def own(kafka_settings: SettingsFactory, qdrant: QdrantProcess, model_folder: Path) -> Settings:
     """Give the settings of search with all its servers."""
     return kafka_settings(qdrant_url=qdrant.url, base_model=str(model_folder), port=free_port(), partitions=2)
-
-
-@pytest.fixture
-def shop(own: Settings) -> Iterator[Shop]:
-    """Give a writer of catalogue changes and releases."""
-    ensure_topics(own)
-    writer = Shop(own)
-    yield writer
-    writer.close()
 
 
 @pytest.fixture

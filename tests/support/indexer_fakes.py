@@ -256,3 +256,10 @@ def assert_serves_release_1(shop: Deployment, *, collection: str = "products-r0"
     base = np.stack([one.vector for one in products if one.vector is not None])
     np.testing.assert_allclose(found, product_vectors(base, quality), atol=1e-5)
     assert [stored[one.product_id].payload["quality"] for one in products] == pytest.approx(quality, abs=1e-5)
+
+
+def in_force(shop: Deployment) -> tuple[int, int, str]:
+    """Return what `serving` names."""
+    serving = shop.topic.serving()
+    assert serving is not None
+    return serving.query_release, serving.product_release, serving.collection

@@ -20,9 +20,10 @@ import orjson
 from kafka import KafkaProducer
 from typing_extensions import override
 
+from contracts import wire
 from contracts.catalog import CatalogChange, Product, ProductDeleted
 from contracts.progress import CatalogCounts
-from contracts.releases import Kind, ReleaseManifest, release_key
+from contracts.releases import SERVING, SERVING_KEY, Kind, ReleaseManifest, Serving, release_key
 from contracts.topics import CATALOG, MODELS
 from indexer.qdrant import connect
 from service.kafka import OutgoingRecord, admin, committed_offsets, produce_all, producer_config
@@ -30,6 +31,7 @@ from service.process import Main, Shutdown
 from service.settings import Settings
 from tests.support.poll import eventually
 from tests.support.tiny_encoder import WORDS
+from tests.support.topics import read_compacted
 from towers.encoder import BaseEncoder
 from towers.features import FeatureSpace, keys_of
 from towers.model import ProductTower, QueryTower
@@ -342,3 +344,9 @@ def in_words(number: int) -> str:
 def now_ms() -> int:
     """Return the time now, for events that processes with a real clock judge."""
     return time.time_ns() // 1_000_000
+
+
+def serving_of(settings: Settings) -> Serving:
+    """Return what `models` says is in force."""
+    found = {key: value for (_, key), value in read_compacted(settings, MODELS).items()}
+    return wire.decode(found[SERVING_KEY], SERVING)

@@ -14,19 +14,13 @@ from tests.support.indexer_fakes import (
     Deployment,
     Log,
     assert_serves_release_1,
+    in_force,
     release_1,
 )
 from tests.support.indexing import product_release, query_release
 from tests.support.tiny_encoder import TinyEncoder
 
 R0, R1 = "products-r0", "products-r1"
-
-
-def in_force(shop: Deployment) -> tuple[int, int, str]:
-    """Return what `serving` names."""
-    serving = shop.topic.serving()
-    assert serving is not None
-    return serving.query_release, serving.product_release, serving.collection
 
 
 def test_a_collection_of_another_owner_is_never_touched(shop: Deployment) -> None:

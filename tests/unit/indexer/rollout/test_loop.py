@@ -16,6 +16,7 @@ from tests.support.indexer_fakes import (
     assert_serves_release_1,
     base_product,
     first_target,
+    in_force,
     release_1,
 )
 from tests.support.indexing import product_release, query_release
@@ -23,13 +24,6 @@ from tests.support.tiny_encoder import TinyEncoder
 from towers.release_files import Release, release_tensors, weights_sha256
 
 R0, R1 = "products-r0", "products-r1"
-
-
-def in_force(shop: Deployment) -> tuple[int, int, str]:
-    """Return what `serving` names."""
-    serving = shop.topic.serving()
-    assert serving is not None
-    return serving.query_release, serving.product_release, serving.collection
 
 
 def test_the_first_start_serves_what_is_known_already(shop: Deployment) -> None:
