@@ -30,6 +30,10 @@ NUMBERS_LEFT: Final[Mapping[Kind, int]] = {"query": 3, "product": 2}
 """Release numbers that a trainer leaves out when it takes over: a stalled one may still publish under them."""
 
 
+ROLLBACKS_KEPT: Final = 100
+"""Rollbacks whose releases are never gone back to; states are kept for a day."""
+
+
 class LogSource(Protocol):
     """What is learned from, read by the one trainer that is assigned all partitions; a place is `topic/partition`."""
 
@@ -63,8 +67,11 @@ class CheckpointStore(Protocol):
     def save(self, snapshot: Snapshot) -> None:
         """Make a state durable before returning."""
 
-    def load(self, *, query_release: int | None = None) -> Snapshot | None:
-        """Read the newest state, or the one that was saved with a release or the last one before it."""
+    def load(self, *, query_release: int | None = None, taken_back: Sequence[tuple[int, int]] = ()) -> Snapshot | None:
+        """Read the newest state, or the one that was saved with a release or the last one before it.
+
+        States of releases that were taken back, those above the first of two numbers up to the second, are none.
+        """
 
 
 class ReleaseWriter(Protocol):
@@ -200,7 +207,9 @@ class TrainerLoop:
             outcome = evidence.take_curated(record.content, time_ms=record.time_ms)
             progress.pairs_trained += outcome is None
         else:
-            outcome = evidence.take_list(record.content, record.closing, time_ms=record.time_ms)
+            outcome = evidence.take_list(
+                record.content, record.closing, time_ms=record.time_ms, partition=record.partition
+            )
         progress.offsets[record.place] = record.offset + 1
         progress.lists_trained = evidence.table.lists
         self._unsaved = True
@@ -301,7 +310,9 @@ class TrainerLoop:
     def _roll_back(self, query_release: int, product_release: int) -> None:
         """Go on from the evidence of an older release; what came since its cut is left out."""
         progress, ends = self.progress, self._source.ends()
-        snapshot = self._checkpoints.load(query_release=query_release)
+        snapshot = self._checkpoints.load(query_release=query_release, taken_back=progress.taken_back)
+        highest = max(progress.last_query_release, progress.withdrawn)
+        progress.taken_back = [*progress.taken_back, (query_release, highest)][-ROLLBACKS_KEPT:]
         if snapshot is not None:
             self.learner.restore(snapshot.tensors)
             progress.offsets, progress.catch_up = self._source.seek(ends), None
@@ -313,7 +324,7 @@ class TrainerLoop:
             get_logger().warning("rolled_back", query_release=query_release, evidence_of=release, left_out_up_to=ends)
         else:
             self.learner.forget()
-            cut = _cut_of(self._manifest(query_release))
+            cut = _cut_of(self._manifest(query_release), ends)
             progress.offsets = self._source.seek({})
             progress.lists_trained = progress.pairs_trained = 0
             progress.catch_up = CatchUp(cut=cut, then=ends)
@@ -325,7 +336,7 @@ class TrainerLoop:
     def _catch_up_with_releases(self, *, is_new: bool) -> None:
         """Release nothing before everything is counted that the release in force knew: the disk may have been lost."""
         progress = self.progress
-        cut = _cut_of(self._manifest(progress.query_parent))
+        cut = _cut_of(self._manifest(progress.query_parent), self._source.ends())
         behind = {place: offset for place, offset in cut.items() if progress.offsets.get(place, 0) < offset}
         if not behind or progress.catch_up is not None:
             return
@@ -379,7 +390,10 @@ class TrainerLoop:
         return manifest_of(self._made[key]) if key in self._made else self._models.look().manifests.get(key)
 
 
-def _cut_of(manifest: ReleaseManifest | None) -> dict[str, int]:
-    """The offsets up to which a release knew the log; those of former versions name no topic."""
+def _cut_of(manifest: ReleaseManifest | None, ends: Mapping[str, int]) -> dict[str, int]:
+    """The offsets up to which a release knew the log, as far as it goes now: its topics may have been made anew.
+
+    Manifests of former versions name no topic.
+    """
     offsets = {} if manifest is None else manifest.offsets
-    return {place: offset for place, offset in offsets.items() if "/" in place}
+    return {place: min(offset, ends.get(place, 0)) for place, offset in offsets.items() if "/" in place}

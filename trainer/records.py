@@ -140,18 +140,23 @@ class Evidence:
         """Base vectors by query number; 0 of one that was not encoded yet."""
         self.click_times: list[int] = []
         """Of clicks that no release carries yet."""
-        self._closed = ClosedSearches()
+        self._closed: dict[str, ClosedSearches] = {}
+        """By partition: a join's lists are spread over all of them, and its numbers rise in each."""
         self._lists, self._pairs = Seen(), Seen()
 
-    def take_list(self, search: JoinedSearch, closing: ClosingNumber | None = None, *, time_ms: int) -> ListOutcome:
+    def take_list(
+        self, search: JoinedSearch, closing: ClosingNumber | None = None, *, time_ms: int, partition: int = 0
+    ) -> ListOutcome:
         """Count a joined search.
 
         Args:
             search: the list.
             closing: its place in the order in which its join closed searches.
+            partition: of `joined-searches` that it stands in.
             time_ms: when it was written; a list is never counted as younger than that.
         """
-        repeated = closing is not None and self._closed.is_repeat(closing)
+        closed = self._closed.setdefault(str(partition), ClosedSearches())
+        repeated = closing is not None and closed.is_repeat(closing)
         if not self._lists.add(search.search_id, search.search_time) or repeated:
             return ListOutcome.DUPLICATE
         if reason := filter_reason(search):
@@ -224,7 +229,8 @@ class Evidence:
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything that was counted and is remembered."""
-        texts = [self.queries.texts, self.products.texts, self.click_times, self._closed.newest]
+        closed = {partition: seen.newest for partition, seen in self._closed.items()}
+        texts = [self.queries.texts, self.products.texts, self.click_times, closed]
         return {
             **{f"table.{name}": array for name, array in self.table.state().items()},
             "query_vectors": self.query_vectors,
@@ -240,7 +246,7 @@ class Evidence:
         table = {name.removeprefix("table."): array for name, array in state.items() if name.startswith("table.")}
         evidence.table = EvidenceTable.from_state(table, half_life_ms=half_life_ms)
         queries, products, evidence.click_times, newest = orjson.loads(state["names"].tobytes())
-        evidence._closed = ClosedSearches(newest)
+        evidence._closed = {partition: ClosedSearches(numbers) for partition, numbers in newest.items()}
         evidence.queries, evidence.products = Names(queries), Names(products)
         evidence.query_vectors = state["query_vectors"].copy()
         evidence._lists, evidence._pairs = Seen(state["lists"]), Seen(state["pairs"])

@@ -35,6 +35,8 @@ class Progress(BaseModel):
     product_release: int = 0
     withdrawn: int = 0
     """The highest query release that a rollback took back, as `serving` says."""
+    taken_back: list[tuple[int, int]] = []
+    """Of each rollback the query release that was gone back to, and the highest one that was taken back by it."""
     query_parent: int = 0
     """Last release of each kind that was made, or that was adopted since: the next one goes on from it."""
     product_parent: int = 0

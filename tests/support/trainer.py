@@ -128,6 +128,8 @@ class FakeSource:
         """What retention has left."""
         self.joins = 0
         """How often a trainer took over."""
+        self.readable: int | None = None
+        """How many records of the log come in time; all if None."""
         self._next: dict[str, int] = {}
 
     def generation(self) -> int:
@@ -150,7 +152,7 @@ class FakeSource:
     def poll(self, timeout_s: float) -> list[LogRecord]:
         """Return everything that was not read yet."""
         del timeout_s  # the fake never waits
-        fresh = [record for record in self.log if record.offset >= self._next.get(record.place, 0)]
+        fresh = [record for record in self.log[: self.readable] if record.offset >= self._next.get(record.place, 0)]
         for record in fresh:
             self._next[record.place] = record.offset + 1
         return fresh
@@ -172,11 +174,13 @@ class FakeCheckpoints:
         """Keep a state."""
         self.saved.append(snapshot)
 
-    def load(self, *, query_release: int | None = None) -> Snapshot | None:
+    def load(self, *, query_release: int | None = None, taken_back: Sequence[tuple[int, int]] = ()) -> Snapshot | None:
         """Return the newest state, or the one that was saved with a release or the last one before it."""
         found = self.saved
         if query_release is not None:
             found = [one for one in found if one.outbox and one.progress.query_parent <= query_release]
+            ranges = [range(low + 1, high + 1) for low, high in taken_back]
+            found = [one for one in found if not any(one.progress.query_parent in gone for gone in ranges)]
         return found[-1] if found else None
 
 

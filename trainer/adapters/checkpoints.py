@@ -7,7 +7,7 @@ a trainer: what a stalled predecessor still writes into the same folder never co
 import hashlib
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -109,15 +109,22 @@ class FileCheckpoints:
         write_atomically(self._folder / name, content)
         self._drop_old()
 
-    def load(self, *, query_release: int | None = None) -> Snapshot | None:
+    def load(self, *, query_release: int | None = None, taken_back: Sequence[tuple[int, int]] = ()) -> Snapshot | None:
         """Read the newest whole state, None if there is none; each one that is not whole is named in the log.
 
         Args:
             query_release: read the state that was saved with this release, or with the last one before it.
+            taken_back: releases above the first number up to the second are none that may be gone back to.
         """
         found = list(self._found())
         if query_release is not None:
-            found = [one for one in found if one.query_release is not None and one.query_release <= query_release]
+            found = [
+                one
+                for one in found
+                if (number := one.query_release) is not None
+                and number <= query_release
+                and not any(low < number <= high for low, high in taken_back)
+            ]
             found.sort(key=lambda one: (one.query_release, one[:2]))
         else:
             found.sort(key=lambda one: one[:2])

@@ -3,6 +3,7 @@
 import pytest
 
 from contracts.errors import TransientError
+from contracts.joined import ClosingNumber
 from contracts.releases import manifest_of
 from tests.support.trainer import (
     DIM,
@@ -188,3 +189,12 @@ def test_old_releases_are_retired_and_what_is_needed_is_kept() -> None:
         world.run_once(after_s=16)
     assert "query-1" in world.models.values
     assert world.models.retired[:2] == ["query-2", "query-3"]
+
+
+def test_every_list_counts_although_partitions_are_read_one_after_the_other() -> None:
+    """A poll hands over partition by partition what a join has closed in another order."""
+    world = World()
+    closed = [one._replace(closing=ClosingNumber("0-0", number + 1)) for number, one in enumerate(records(0, 60))]
+    world.source.log = sorted(closed, key=lambda record: record.partition)
+    world.run_once()
+    assert world.progress.lists_trained == 60

@@ -122,6 +122,18 @@ def test_a_list_counts_once() -> None:
     assert evidence.table.lists == 2
 
 
+def test_a_joins_lists_count_once_in_whichever_order_their_partitions_are_read() -> None:
+    """Its numbers rise within each partition that its lists are spread over, not from one record read to the next."""
+    evidence = new()
+    spread = sorted(range(60), key=lambda number: (number % 4, number))
+    for again in (ListOutcome.LEARNED, ListOutcome.DUPLICATE):
+        for number in spread:
+            one, closing = search(slot("a", 1, clicked=True), number=number), ClosingNumber("0-0", number + 1)
+            assert evidence.take_list(one, closing, time_ms=START_MS, partition=number % 4) is again
+        evidence = Evidence.from_state(evidence.state(), half_life_ms=DAY_MS)
+    assert evidence.table.lists == 60
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.permutations(range(40)))
 def test_any_order_gives_the_same_evidence(order: list[int]) -> None:

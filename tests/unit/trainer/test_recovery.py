@@ -191,12 +191,12 @@ def test_a_trainer_that_lost_its_disk_reads_the_log_again_before_it_releases() -
     world.run_once()
     world.models.serve(1, 0)
     expected = world.loop.learner.evidence.state()
-    log, world.source.log = world.source.log, world.source.log[:60]
+    world.source.readable = 60
     progress = lose_disk(world)
     world.run_once(after_s=30)
     assert world.catching_up()
     assert (world.models.order, progress.lists_trained) == (["query-1"], 60)
-    world.source.log = log
+    world.source.readable = None
     world.run_once(after_s=30)
     state = world.loop.learner.evidence.state()
     assert not world.catching_up()
@@ -228,11 +228,11 @@ def test_an_older_checkpoint_than_the_release_in_force_catches_up_first() -> Non
     world.run_once(after_s=20)
     world.models.serve(2, 0)
     world.checkpoints.saved = oldest
-    log, world.source.log = world.source.log, world.source.log[:150]
+    world.source.readable = 150
     world.start()
     world.run_once(after_s=20)
     assert world.models.order == ["query-1", "query-2"]
-    world.source.log = log
+    world.source.readable = None
     world.run_once(after_s=20)
     assert (world.progress.lists_trained, world.catching_up()) == (200, False)
 
@@ -283,6 +283,44 @@ def test_a_rollback_without_a_checkpoint_reads_the_log_again_up_to_that_cut() ->
     world.run_once(after_s=20)
     assert world.progress.lists_trained == 200
     assert manifest_of(world.models.values["query-4"]).parent == 1
+
+
+@pytest.mark.parametrize("state", [True, False])
+def test_a_log_that_was_made_anew_is_not_waited_for(state: bool) -> None:
+    """Its offsets begin anew: what a release knew of the one before it never comes, with or without a rollback."""
+    world = World()
+    rolled_back(world)
+    world.source.log = records(0, 60)
+    if state:
+        world.checkpoints.saved.clear()
+        world.loop._adopt()
+    else:
+        lose_disk(world)
+    world.run_once(after_s=20)
+    assert not world.catching_up()
+    world.source.log = records(0, 200)
+    world.run_once(after_s=20)
+    assert world.progress.lists_trained > 60
+
+
+def test_a_second_rollback_never_goes_back_to_what_the_first_took_back() -> None:
+    """States of releases that were taken back are passed over, however near their number is."""
+    world = World()
+    rolled_back(world)
+    world.loop._adopt()
+    world.send(400, 500)
+    world.run_once(after_s=20)
+    world.models.serve(4, 0)
+    world.run_once()
+    world.send(500, 600)
+    world.run_once(after_s=20)
+    world.models.serve(5, 0)
+    world.run_once()
+    kept = [one for one in world.checkpoints.saved if one.progress.query_parent != 4]
+    world.checkpoints.saved = kept
+    world.models.serve(4, 0)
+    world.run_once()
+    assert world.progress.lists_trained == 100
 
 
 def test_a_rollback_to_the_untrained_release_forgets_everything() -> None:

@@ -88,6 +88,9 @@ def test_the_state_of_a_release_is_found_hours_later(tmp_path: Path) -> None:
     assert len(files(tmp_path)) == HOURS_KEPT + KEPT - 1
     found = [store.load(query_release=number) for number in (59, 52, 51, 9)]
     assert [one and one.progress.query_parent for one in found] == [59, 51, 51, None]
+    earlier = store.load(query_release=52, taken_back=[(40, 51)])
+    assert earlier is not None
+    assert earlier.progress.query_parent == 39
 
 
 @pytest.fixture
