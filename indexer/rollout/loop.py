@@ -179,7 +179,7 @@ class RollOutLoop:
         withdrawn = frozenset[int]() if serving is None else decisions.withdrawn(serving, manifests)
         for manifest in manifests:
             release: ReleaseId = manifest.kind, manifest.release
-            if manifest.kind == "query" and manifest.release in withdrawn:
+            if manifest.query_release in withdrawn:  # its own number, or that of the query release it came with
                 continue
             if manifest.base_version != self._encoder.base_version or release in self._refused:
                 continue

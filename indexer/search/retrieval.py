@@ -169,7 +169,9 @@ def mixed(question: Question, found: Mapping[str, Sequence[models.ScoredPoint]])
         question: what was asked.
         found: by arm, its score of every product that any arm found; a product without one shares no term.
     """
-    points = {point.id: point for arm in reversed([*found.values()]) for point in arm}
+    # A product that is written between two arms is known to one of them only: of its text nothing was asked.
+    ranked = [found.get(VECTOR_NAME, ())] if question.vector is not None else reversed([*found.values()])
+    points = {point.id: point for arm in ranked for point in arm}
     sparse = [{point.id: point.score for point in found.get(name, ())} for name in ("words", "grams")]
     matches = [sum(scores.get(number, 0.0) for scores in sparse) for number in points]
     named = set(sorted(range(len(matches)), key=lambda place: -matches[place])[:NAMED])

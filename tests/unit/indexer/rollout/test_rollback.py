@@ -85,6 +85,18 @@ def test_what_was_taken_back_does_not_return_and_a_newer_release_comes_into_forc
     assert (serving(at_3).query_release, serving(at_3).reason) == (7, "release")
 
 
+def test_quality_that_came_with_what_was_taken_back_stays_away_too(at_3: Deployment) -> None:
+    """A trainer may publish it after the rollback: its query release has no number above, but a parent that tells."""
+    at_3.topic.add(query_release(2, at_3.encoder, product_release=2))
+    ask(at_3, 2)
+    at_3.run()
+    before = serving(at_3).product_release
+    late = product_release(before + 4, at_3.encoder, query_release=4)
+    at_3.topic.add(child(4, 3, at_3), late)
+    at_3.run(at_3.new_process())
+    assert (serving(at_3).query_release, serving(at_3).product_release) == (2, before)
+
+
 def test_a_rollback_in_the_middle_of_a_product_release_ends_it(at_3: Deployment) -> None:
     """What it has written already gets the older quality again."""
     at_3.topic.add(product_release(3, at_3.encoder))

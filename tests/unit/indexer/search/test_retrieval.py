@@ -122,6 +122,15 @@ async def test_words_add_their_nats_to_the_dot_product(client: AsyncQdrantClient
     assert partly["P-3"] == 0.0
 
 
+def test_a_product_that_is_written_between_two_arms_is_left_out() -> None:
+    """Only one of them knows it, and nothing of what is shown was asked of that one."""
+    known = models.ScoredPoint(id=1, version=0, score=0.5, payload={"product_id": "P-1"})
+    late = models.ScoredPoint(id=2, version=0, score=9.0)
+    words = known.model_copy(update={"score": 2.0, "payload": None})
+    found = retrieval.mixed(Question.of("quiet oven", MEANING, Mix()), {"product": [known], "words": [late, words]})
+    assert ids(found) == ["P-1"]
+
+
 async def test_what_only_words_find_has_its_dot_product_too(
     client: AsyncQdrantClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
