@@ -28,8 +28,6 @@ from trainer.state import CatchUp, Snapshot
 
 NUMBERS_LEFT: Final[Mapping[Kind, int]] = {"query": 3, "product": 2}
 """Release numbers that a trainer leaves out when it takes over: a stalled one may still publish under them."""
-
-
 ROLLBACKS_KEPT: Final = 100
 """Rollbacks whose releases are never gone back to; states are kept for a day."""
 

@@ -271,3 +271,9 @@ class World:
         """Let time pass and go round the loop once."""
         self.now_ms += round(after_s * 1000)
         self.loop.run_once()
+
+
+def lose_disk(world: World) -> Progress:
+    """Start a trainer whose checkpoints are gone and return what it knows."""
+    world.checkpoints.saved.clear()
+    return world.start().learner.progress

@@ -14,13 +14,12 @@ from tests.support.tiny_encoder import TinyEncoder
 from tests.support.trainer import (
     DIM,
     World,
+    lose_disk,
     new_learner,
     offsets,
-    records,
 )
 from towers.release_files import unpack
 from trainer.adapters.checkpoints import FileCheckpoints
-from trainer.state import Progress
 
 
 class Killed(Exception):
@@ -179,12 +178,6 @@ def test_a_trainer_that_was_stalled_overwrites_nothing_and_ends(step: str) -> No
     assert len(saved) <= len(world.checkpoints.saved)
 
 
-def lose_disk(world: World) -> Progress:
-    """Start a trainer whose checkpoints are gone and return what it knows."""
-    world.checkpoints.saved.clear()
-    return world.start().learner.progress
-
-
 def test_a_trainer_that_lost_its_disk_reads_the_log_again_before_it_releases() -> None:
     """It counts everything anew, publishes nothing before the cut of what is served, and goes on from that release."""
     world = World(100)
@@ -235,123 +228,6 @@ def test_an_older_checkpoint_than_the_release_in_force_catches_up_first() -> Non
     world.source.readable = None
     world.run_once(after_s=20)
     assert (world.progress.lists_trained, world.catching_up()) == (200, False)
-
-
-def rolled_back(world: World) -> None:
-    """Release three times and go back to the first release."""
-    for number in range(3):
-        world.send(100 * number, 100 * number + 100)
-        world.run_once(after_s=20)
-        world.models.serve(number + 1, 0)
-        world.run_once()
-    assert world.models.order[:3] == ["query-1", "query-2", "query-3"]
-    world.send(300, 400)
-    world.models.serve(1, 0)
-
-
-def test_a_rollback_goes_back_to_the_evidence_of_that_release() -> None:
-    """What came between its cut and the rollback is left out; what comes afterwards counts."""
-    world = World()
-    rolled_back(world)
-    world.loop._adopt()
-    assert world.progress.lists_trained == 100
-    assert world.progress.offsets == offsets(400)
-    world.run_once(after_s=20)
-    assert len(world.models.order) == 3
-    world.send(400, 500)
-    world.run_once(after_s=20)
-    manifest = manifest_of(world.models.values["query-4"])
-    assert (manifest.release, manifest.parent, manifest.lists_trained) == (4, 1, 200)
-    expected = new_learner()
-    for record in [*records(0, 100), *records(400, 500)]:
-        expected.evidence.take_list(record.content, time_ms=record.time_ms)  # type: ignore[arg-type]
-    found = world.loop.learner.evidence.table.cells()
-    assert found.clicks.sum() == pytest.approx(expected.evidence.table.cells().clicks.sum())
-
-
-def test_a_rollback_without_a_checkpoint_reads_the_log_again_up_to_that_cut() -> None:
-    """The same evidence as with one, only later."""
-    world = World()
-    rolled_back(world)
-    world.checkpoints.saved.clear()
-    world.loop._adopt()
-    assert world.catching_up()
-    world.run_once(after_s=20)
-    assert (world.catching_up(), world.progress.lists_trained) == (False, 100)
-    assert world.progress.offsets == offsets(400)
-    world.send(400, 500)
-    world.run_once(after_s=20)
-    assert world.progress.lists_trained == 200
-    assert manifest_of(world.models.values["query-4"]).parent == 1
-
-
-@pytest.mark.parametrize("state", [True, False])
-def test_a_log_that_was_made_anew_is_not_waited_for(state: bool) -> None:
-    """Its offsets begin anew: what a release knew of the one before it never comes, with or without a rollback."""
-    world = World()
-    rolled_back(world)
-    world.source.log = records(0, 60)
-    if state:
-        world.checkpoints.saved.clear()
-        world.loop._adopt()
-    else:
-        lose_disk(world)
-    world.run_once(after_s=20)
-    assert not world.catching_up()
-    world.source.log = records(0, 200)
-    world.run_once(after_s=20)
-    assert world.progress.lists_trained > 60
-
-
-def test_a_second_rollback_never_goes_back_to_what_the_first_took_back() -> None:
-    """States of releases that were taken back are passed over, however near their number is."""
-    world = World()
-    rolled_back(world)
-    world.loop._adopt()
-    world.send(400, 500)
-    world.run_once(after_s=20)
-    world.models.serve(4, 0)
-    world.run_once()
-    world.send(500, 600)
-    world.run_once(after_s=20)
-    world.models.serve(5, 0)
-    world.run_once()
-    kept = [one for one in world.checkpoints.saved if one.progress.query_parent != 4]
-    world.checkpoints.saved = kept
-    world.models.serve(4, 0)
-    world.run_once()
-    assert world.progress.lists_trained == 100
-
-
-def test_a_rollback_to_the_untrained_release_forgets_everything() -> None:
-    """Release 0 knew nothing: learning begins again with what comes."""
-    world = World()
-    rolled_back(world)
-    world.models.serve(0, 0, withdrawn=3)
-    world.run_once(after_s=20)
-    assert world.progress.lists_trained == 0
-    world.send(400, 500)
-    world.run_once(after_s=20)
-    assert world.progress.lists_trained == 100
-
-
-def test_a_rollback_of_what_never_was_seen_in_force_goes_back_too() -> None:
-    """The release that training goes on from came into force and was taken back while the trainer looked away."""
-    world = World(100)
-    world.run_once(after_s=20)
-    world.models.serve(1, 0)
-    world.run_once()
-    world.send(100, 200)
-    world.run_once(after_s=20)
-    assert (world.progress.query_parent, world.progress.query_release) == (2, 1)
-    world.models.serve(1, 0, withdrawn=7)
-    world.send(200, 300)
-    world.run_once(after_s=20)
-    assert world.progress.lists_trained == 100
-    world.send(300, 400)
-    world.run_once(after_s=20)
-    manifest = manifest_of(world.models.values["query-8"])
-    assert (manifest.parent, manifest.lists_trained) == (1, 200)
 
 
 def test_release_0_of_another_base_is_no_rollback() -> None:
