@@ -1,13 +1,18 @@
 """What commands print: stable JSON on stdout, people's text through rich, messages on stderr."""
 
 import sys
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
 from rich.console import Console
 
 from contracts.errors import MillraceError
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 Json = Annotated[bool, typer.Option("--json", help="Print stable JSON on stdout.")]
 
@@ -34,3 +39,19 @@ def print_error(error: MillraceError) -> None:
     console.print(f"error: {error.message}", style="bold red", markup=False)
     if error.fix:
         console.print(f"fix:   {error.fix}", markup=False)
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Give a function that shows how much of how much is done, a bar for each kind of work."""
+    from rich.progress import Progress
+
+    with Progress(console=messages()) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def tell(what: str, done: int, of: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what)
+            bars.update(tasks[what], completed=done, total=max(of, 1) if of else 0)
+
+        yield tell

@@ -4,28 +4,22 @@ Exports differ in names and in how they write times: names are mapped, the form 
 that cannot be used is skipped and counted by its reason.
 """
 
-import csv
-import gzip
-import io
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import orjson
 from pydantic import TypeAdapter
 from scipy.sparse import csr_matrix
 
 from contracts.catalog import Product
 from contracts.errors import ContractError, UsageError
 from contracts.wire import validate
+from millrace.tables import read_rows, text_of, time_of
 from towers.features import words
 
-EPOCH_UNITS: Final = (("s", 1e3, 1e8, 1e11), ("ms", 1.0, 1e11, 1e14), ("us", 1e-3, 1e14, 1e17))
-"""Unit, milliseconds in it, and the range of numbers that are dates of our time in it."""
 NEEDED: Final[Mapping[str, Sequence[str]]] = {
     "catalogue": ("product_id", "title"),
     "clicks": ("time", "query", "product_id"),
@@ -89,9 +83,9 @@ def read_log(catalogue: Path, clicks: Path, *, columns: Mapping[str, str]) -> Cl
     read: list[Click] = []
     forms: Counter[str] = Counter()
     for row in _rows(clicks, columns, "clicks", skipped):
-        time_ms, form = _time_ms(_text(row, "time"))
-        typed = _text(row, "query")
-        product_number = numbers.get(_text(row, "product_id"))
+        time_ms, form = time_of(text_of(row, "time"))
+        typed = text_of(row, "query")
+        product_number = numbers.get(text_of(row, "product_id"))
         query = " ".join(words(typed))
         if time_ms is None:
             skipped["clicks: time not understood"] += 1
@@ -109,55 +103,18 @@ def read_log(catalogue: Path, clicks: Path, *, columns: Mapping[str, str]) -> Cl
     return ClickLog(list(products.values()), read, skipped, ", ".join(forms))
 
 
-def _rows(path: Path, columns: Mapping[str, str], kind: str, skipped: Counter[str]) -> Iterator[dict[str, Any]]:
-    """The lines of a file with our names."""
-    ours = {theirs: name for name, theirs in columns.items()}
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}", fix="name a CSV, TSV or JSONL file") from error
-    if content[:2] == b"\x1f\x8b":
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError) as error:
-            raise UsageError(f"{path} is not whole: {error}", fix="pack it again") from error
-    text = content.decode("utf-8-sig", errors="replace")
-    first = True
-    for row in _json_lines(text, kind, skipped) if text.lstrip()[:1] == "{" else _table(text):
-        named = {name: value for name, value in row.items() if name is not None}
-        named |= {ours[name]: value for name, value in row.items() if name in ours}
-        if first and (missing := [name for name in NEEDED[kind] if name not in named]):
-            raise UsageError(
-                f"{path} has no column {', '.join(missing)}; it has {', '.join(map(str, row))}",
-                fix=f"say what they are called: --columns {missing[0]}=COLUMN",
-            )
-        first = False
-        yield named
-
-
-def _table(text: str) -> Iterator[dict[str, Any]]:
-    header = text[: text.find("\n")]
-    delimiter = max("\t,;|", key=header.count)
-    csv.field_size_limit(10_000_000)
-    yield from csv.DictReader(io.StringIO(text), delimiter=delimiter)
-
-
-def _json_lines(text: str, kind: str, skipped: Counter[str]) -> Iterator[dict[str, Any]]:
-    for line in text.split("\n"):
-        if line.strip():
-            try:
-                row = orjson.loads(line)
-            except orjson.JSONDecodeError:
-                row = None
-            if isinstance(row, dict):
-                yield row
-            else:
-                skipped[f"{kind}: no JSON object"] += 1
+def _rows(path: Path, columns: Mapping[str, str], kind: str, skipped: Counter[str]) -> Iterator[Mapping[str, Any]]:
+    """The rows of a file with our names; a row of a table that is too short or too long counts as far as it goes."""
+    for row in read_rows(path, columns, needed=NEEDED[kind], errors="replace"):
+        if row.fields:
+            yield row.fields
+        else:
+            skipped[f"{kind}: no JSON object"] += 1
 
 
 def _product(row: Mapping[str, Any]) -> Product | None:
     """The product of a line; optional fields that are wrong are left out, as old exports are full of them."""
-    product_id, title = _text(row, "product_id"), _text(row, "title")
+    product_id, title = text_of(row, "product_id"), text_of(row, "title")
     needed = {"type": "product", "version": 1, "product_id": product_id, "title": title, "price": 0.0}
     category = row.get("category")
     path = [part.strip() for part in category.split(">")] if isinstance(category, str) else category
@@ -169,29 +126,6 @@ def _product(row: Mapping[str, Any]) -> Product | None:
         except ContractError:
             continue
     return None
-
-
-def _text(row: Mapping[str, Any], name: str) -> str:
-    """A field as text; missing and null are empty, a number is what it says."""
-    value = row.get(name)
-    return "" if value is None else str(value).strip()
-
-
-def _time_ms(text: str) -> tuple[float | None, str]:
-    """A time in epoch milliseconds, and how it was written; None if it is no time."""
-    try:
-        number = float(text)
-    except ValueError:
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            return None, ""
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        return moment.timestamp() * 1000, "ISO 8601"
-    for unit, factor, low, high in EPOCH_UNITS:
-        if low <= number < high:
-            return number * factor, f"epoch in {unit}"
-    return None, ""
 
 
 class WordIndex:

@@ -1,18 +1,17 @@
 """The simulator's commands: the thin edge between the command line and the demo, the benches and the built-in world."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import orjson
 import typer
-from rich.progress import TaskID
 from rich.table import Table
 
 from contracts.errors import UsageError
-from millrace.output import Json, messages, out, print_json
+from millrace.output import Json, messages, out, print_json, progress_bars
+from millrace.tables import column_names
 from service.machine import write_atomically
 
 BENCHES: Final = ("streams", "indexer")
@@ -194,7 +193,7 @@ def backtest(  # a command line
     delays = [name.strip() for name in delay.split(",")]
     if unknown := [name for name in delays if name not in DELAYS_MS]:
         raise UsageError(f"--delay: {unknown[0]!r} is not known", fix=f"one or more of {', '.join(DELAYS_MS)}")
-    log = read_log(catalog, clicks, columns=_mapping(columns))
+    log = read_log(catalog, clicks, columns=column_names(columns))
     messages().print(f"{len(log.clicks):,} clicks on {len(log.products):,} products; times: {log.times}", markup=False)
     for reason, count in sorted(log.skipped.items()):
         messages().print(f"skipped {count:,}: {reason}", markup=False)
@@ -209,13 +208,6 @@ def backtest(  # a command line
     out().print(found["verdict"]["words"], markup=False)
 
 
-def _mapping(columns: str) -> dict[str, str]:
-    named = dict(part.split("=", 1) for part in columns.split(",") if "=" in part)
-    if wrong := [part for part in columns.split(",") if part and "=" not in part]:
-        raise UsageError(f"--columns: {wrong[0]!r} is not NAME=COLUMN", fix="for example --columns query=term,time=ts")
-    return {name.strip(): column.strip() for name, column in named.items()}
-
-
 def backtest_table(report: Mapping[str, Any]) -> Table:
     """How each method did on the second half of a log, as a table."""
     k = report["settings"]["k"]
@@ -226,22 +218,6 @@ def backtest_table(report: Mapping[str, Any]) -> Table:
             means = [kinds[kind][f"mrr@{k}"] for kind in ("all", "first_time", "repeated")]
             table.add_row(name, delay, *("-" if mean is None else f"{mean:.3f}" for mean in means))
     return table
-
-
-@contextmanager
-def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Give a function that shows how much of how much is done, a bar for each kind of work."""
-    from rich.progress import Progress
-
-    with Progress(console=messages()) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def tell(what: str, done: int, of: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what)
-            bars.update(tasks[what], completed=done, total=max(of, 1) if of else 0)
-
-        yield tell
 
 
 def write_file(path: Path, content: bytes) -> None:
