@@ -169,13 +169,13 @@ def time_of(text: str) -> tuple[float | None, str]:
     return None, ""
 
 
-def column_names(option: str) -> dict[str, str]:
-    """Read `--columns`: our name -> the file's.
+def column_names(given: str, *, option: str = "--columns") -> dict[str, str]:
+    """Read an option NAME=VALUE,...: our name -> the file's.
 
     Raises:
         UsageError: a part of it is no NAME=COLUMN.
     """
-    parts = [part for part in option.split(",") if part]
+    parts = [part for part in given.split(",") if part]
     if wrong := [part for part in parts if "=" not in part]:
-        raise UsageError(f"--columns: {wrong[0]!r} is not NAME=COLUMN", fix="for example --columns title=name,brand=make")
+        raise UsageError(f"{option}: {wrong[0]!r} is not NAME=VALUE", fix=f"for example {option} title=name,brand=make")
     return {name.strip(): column.strip() for name, column in (part.split("=", 1) for part in parts)}

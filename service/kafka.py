@@ -4,8 +4,8 @@ Everything about Kafka is imported from here.
 """
 
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
@@ -42,8 +42,11 @@ __all__ = [
     "Committed", "OffsetRange", "OutgoingRecord", "Partition", "TopicFinding", "Wait", "admin", "aiokafka_config",
     "aiokafka_consumer_config", "aiokafka_producer_config", "beginning_and_end_offsets", "cluster_id",
     "committed_offsets", "consumer_config", "ensure_topics", "expected_kafka_error", "keep_joining", "newest_records",
-    "open_consumer", "produce_all", "producer_config", "topic_findings", "topic_ids", "translate_kafka_errors",
+    "open_consumer", "produce_all", "producer_config", "records_of", "topic_findings", "topic_ids",
+    "translate_kafka_errors",
 ]  # fmt: skip
+
+POLL_MS: Final = 200
 
 
 class OutgoingRecord(NamedTuple):
@@ -78,6 +81,40 @@ def newest_records(settings: Settings, topic: str, most: int, *, timeout_s: floa
         while any(consumer.position(p) < ends[p] for p in partitions) and time.monotonic() < deadline:
             records += [record for fetched in consumer.poll(timeout_ms=200).values() for record in fetched]
         return len(partitions), records
+
+
+def records_of(
+    settings: Settings,
+    topic: str,
+    *,
+    begins: Mapping[int, int] | None = None,
+    wait: Wait = pause,
+    tell: Callable[[int, int], None] = lambda _done, _of: None,
+) -> Iterator[Any]:
+    """Give the records that a topic holds at this moment, in the order of each partition.
+
+    Args:
+        settings: of the deployment.
+        topic: without the deployment's prefix.
+        begins: partition -> first offset; from the first record of it if it is not named.
+        wait: waits for a broker that is still starting up.
+        tell: told how many offsets of how many are passed.
+    """
+    with translate_kafka_errors(settings), open_consumer(settings, wait) as consumer:
+        name, given = settings.topic(topic), begins or {}
+        partitions = [TopicPartition(name, number) for number in sorted(consumer.partitions_for_topic(name) or ())]
+        consumer.assign(partitions)
+        starts = {**consumer.beginning_offsets(partitions)}
+        starts |= {partition: max(starts[partition], given.get(partition.partition, 0)) for partition in partitions}
+        ends = consumer.end_offsets(partitions)
+        for partition, start in starts.items():
+            consumer.seek(partition, start)
+        of = sum(max(end - starts[partition], 0) for partition, end in ends.items())
+        while (left := sum(max(end - consumer.position(partition), 0) for partition, end in ends.items())) > 0:
+            tell(of - left, of)
+            for partition, records in consumer.poll(timeout_ms=POLL_MS).items():
+                yield from (record for record in records if record.offset < ends[partition])
+        tell(of, of)
 
 
 def produce_all(producer: KafkaProducer, records: Iterable[OutgoingRecord]) -> list[tuple[int, int]]:

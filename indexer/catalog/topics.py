@@ -28,8 +28,8 @@ from service.kafka import (
     OutgoingRecord,
     consumer_config,
     keep_joining,
-    open_consumer,
     produce_all,
+    records_of,
     translate_kafka_errors,
 )
 from service.logging import get_logger
@@ -111,7 +111,7 @@ class CatalogTopic:
             self._epoch = self._assignment.epoch
             self._progress.clear()
             get_logger().info("partitions_assigned", partitions=sorted(self._assignment.partitions), leads=self.leads())
-        return [_record(record) for records in fetched.values() for record in records]
+        return [catalog_record(record) for records in fetched.values() for record in records]
 
     def progress(self, partition: int) -> PartitionProgress:
         """Return how far a partition was worked off; if nothing was committed, from the first record there is."""
@@ -189,7 +189,8 @@ class CatalogTopic:
             raise PartitionsMoved(error.message) from error
 
 
-def _record(record: Any) -> CatalogRecord:
+def catalog_record(record: Any) -> CatalogRecord:
+    """A record as Kafka's client gives it."""
     return CatalogRecord(record.partition, record.offset, record.timestamp, record.key, record.value)
 
 
@@ -274,18 +275,10 @@ class VectorsTopic:
 
 def products_sent(settings: Settings, pause: Pause) -> Iterator[Product]:
     """Give the products that `catalog` holds, partition by partition; deletions and what is unreadable are left out."""
-    topic = settings.topic(CATALOG)
-    with open_consumer(settings, pause) as consumer:
-        partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
-        consumer.assign(partitions)
-        consumer.seek_to_beginning(*partitions)
-        ends = consumer.end_offsets(partitions)
-        while any(consumer.position(partition) < end for partition, end in ends.items()):
-            for records in consumer.poll(timeout_ms=POLL_MS).values():
-                for record in records:
-                    message = _product(record.value)
-                    if message is not None:
-                        yield message
+    for record in records_of(settings, CATALOG, wait=pause):
+        message = _product(record.value)
+        if message is not None:
+            yield message
 
 
 def _product(value: bytes | None) -> Product | None:

@@ -1,0 +1,62 @@
+"""What `catalog` says of every product, in a few numbers each: read whole by whoever compares something with it."""
+
+from typing import NamedTuple
+
+from contracts import wire
+from contracts.catalog import CATALOG_CHANGE, CatalogChange, ProductDeleted
+from contracts.errors import ContractError
+from indexer.catalog.planning import CatalogRecord, content_hash
+
+
+class Sent(NamedTuple):
+    """The newest state of a product that the shop sent."""
+
+    version: int
+    deleted: bool
+    content_hash: str
+
+    @property
+    def order(self) -> tuple[int, bool]:
+        """What decides between two states: the version, and of one version the deletion."""
+        return self.version, self.deleted
+
+    def says(self, change: CatalogChange) -> bool:
+        """Whether a message says the same, whatever its version."""
+        if isinstance(change, ProductDeleted):
+            return self.deleted
+        return content_hash(change.model_copy(update={"version": self.version})) == self.content_hash
+
+
+class SentProducts:
+    """The newest state of every product, deletions included; about 250 bytes each.
+
+    Of two records of one version the later one stays, as compaction does. What cannot be read is passed over: it is a
+    dead letter already, or soon.
+    """
+
+    def __init__(self) -> None:
+        self.newest: dict[str, Sent] = {}
+
+    def take(self, record: CatalogRecord) -> None:
+        """Take the next record of a partition."""
+        if record.value is None:
+            self._delete((record.key or b"").decode(errors="replace"))
+            return
+        try:
+            change = wire.decode(record.value, CATALOG_CHANGE)
+        except ContractError:
+            return
+        sent = Sent(change.version, isinstance(change, ProductDeleted), content_hash(change))
+        known = self.newest.get(change.product_id)
+        if known is None or sent.order >= known.order:
+            self.newest[change.product_id] = sent
+
+    def _delete(self, product_id: str) -> None:
+        """A null value deletes what came before it; of a product that was never seen nothing is known."""
+        known = self.newest.get(product_id)
+        if known is not None:
+            self.newest[product_id] = Sent(known.version, deleted=True, content_hash="")
+
+    def live(self) -> set[str]:
+        """The products that are not deleted."""
+        return {product_id for product_id, sent in self.newest.items() if not sent.deleted}

@@ -1,0 +1,329 @@
+"""`millrace catalog import`: a file of products onto `catalog`, checked whole before anything is sent.
+
+It writes to Kafka itself, by an idempotent producer that all copies acknowledge: a bulk of products takes nothing of
+the collector's time for shoppers, and nothing is doubled or reordered. What `catalog` holds already is not sent again,
+so running it again goes on where it was left, on any machine, and a nightly file sends what has changed.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, Final, NamedTuple
+
+import typer
+from kafka import KafkaProducer
+
+from contracts import wire
+from contracts.base import YEAR_2000_MS
+from contracts.catalog import CatalogChange, ProductDeleted
+from contracts.errors import CheckFailed, UsageError
+from contracts.topics import CATALOG
+from deploy.local.state import load_running_settings
+from indexer.catalog.sent import Sent, SentProducts
+from indexer.catalog.topics import catalog_record
+from millrace.feed import Fault, Form, has_version, read_change, unused_columns
+from millrace.output import Json, messages, out, print_json, progress_bars
+from millrace.tables import column_names, read_rows
+from service.kafka import OutgoingRecord, produce_all, producer_config, records_of, translate_kafka_errors
+from service.machine import epoch_ms
+from service.settings import Settings
+
+MOST_DELETED_RATIO: Final = 0.2
+"""Share of the live products that may be missing from a full file; above it the file is probably cut."""
+BATCH: Final = 500
+SHOWN_FAULTS: Final = 200
+
+catalog_app = typer.Typer(help="Your products, in and out.", no_args_is_help=True)
+
+Tell = Callable[[str, int, int], None]
+
+
+class Outcome(StrEnum):
+    """What becomes of one product of a file."""
+
+    NEW = "new"
+    CHANGED = "changed"
+    UNCHANGED = "unchanged"
+    OUTDATED = "outdated"
+    """Its version is not above that of another content in the catalogue, where the newer one stays."""
+
+
+class Line(NamedTuple):
+    """One usable line: what it says, and whether the version in it is the shop's own."""
+
+    change: CatalogChange
+    is_versioned: bool
+
+
+class FileRead(NamedTuple):
+    """What a file holds.
+
+    Args:
+        lines: how many there are, unusable ones included.
+        faults: the unusable ones.
+        product_ids: that it names, those of unusable lines included.
+        versioned: lines with a version of the shop's own.
+    """
+
+    lines: int
+    faults: list[Fault]
+    product_ids: set[str]
+    versioned: int
+
+    @property
+    def used(self) -> int:
+        """How many lines can be used."""
+        return self.lines - len(self.faults)
+
+
+class CatalogFile:
+    """A file of products.
+
+    Args:
+        path: CSV, TSV or JSON lines, packed by gzip or not.
+        columns: our name -> the file's.
+        form: what rows mean.
+    """
+
+    def __init__(self, path: Path, columns: Mapping[str, str], form: Form) -> None:
+        self._path = path
+        self._columns = columns
+        self._form = form
+
+    def lines(self, tell: Callable[[int, int], None]) -> Iterator[Line | Fault]:
+        """Read it line by line; a product may come twice only under two versions."""
+        seen: dict[str, int] = {}
+        rows = read_rows(self._path, self._columns, needed=[*self._columns, *self._form.attributes], tell=tell)
+        for row in rows:
+            change = read_change(row, self._form)
+            if isinstance(change, Fault):
+                yield change
+            elif seen.get(change.product_id) == change.version:
+                yield Fault(row.line, "repeated", "product_id", "product_id: was there before", change.product_id)
+            else:
+                seen[change.product_id] = change.version
+                yield Line(change, has_version(row))
+
+    def read(self, tell: Callable[[int, int], None]) -> FileRead:
+        """Check every line.
+
+        Raises:
+            UsageError: no line can be used, and the file is empty.
+        """
+        count, faults, product_ids, versioned = 0, list[Fault](), set[str](), 0
+        for line in self.lines(tell):
+            count += 1
+            if isinstance(line, Fault):
+                faults.append(line)
+                product_ids |= {line.product_id} if line.product_id else set()
+            else:
+                product_ids.add(line.change.product_id)
+                versioned += line.is_versioned
+        if not count:
+            raise UsageError(f"{self._path} holds no product", fix="name a file with a line for each product")
+        return FileRead(count, faults, product_ids, versioned)
+
+    def unused_columns(self) -> list[str]:
+        """Name the columns of which nothing comes."""
+        first = next(read_rows(self._path, self._columns), None)
+        used = self._columns.values()
+        return [] if first is None else [name for name in unused_columns(first, self._form) if name not in used]
+
+
+def plan_line(line: Line, known: Sent | None) -> tuple[Outcome, CatalogChange]:
+    """Decide what becomes of a line, and under which version it is sent.
+
+    Without a version of the shop's own it gets the time of import, or the next number where the catalogue is beyond it.
+
+    Args:
+        line: of the file.
+        known: what `catalog` holds of the product; None if it never came.
+    """
+    change = line.change
+    if known is None:
+        return Outcome.NEW, change
+    is_newer = (change.version, isinstance(change, ProductDeleted)) > known.order
+    if known.says(change) and not (line.is_versioned and is_newer):
+        return Outcome.UNCHANGED, change
+    if line.is_versioned:
+        return Outcome.CHANGED if is_newer else Outcome.OUTDATED, change
+    return Outcome.CHANGED, change.model_copy(update={"version": max(change.version, known.version + 1)})
+
+
+def plan_deletions(known: Mapping[str, Sent], product_ids: set[str]) -> list[ProductDeleted]:
+    """Return a deletion for each live product that a full file does not name.
+
+    It has the version of what it deletes, which it wins over: the next version of the shop's own brings it back.
+    """
+    return [
+        ProductDeleted(type="product_deleted", product_id=product_id, version=sent.version)
+        for product_id, sent in known.items()
+        if not sent.deleted and product_id not in product_ids
+    ]
+
+
+def refuse_unsafe(file: FileRead, known: Mapping[str, Sent], deletions: int | None) -> None:
+    """Raise if sending would probably do harm.
+
+    Args:
+        file: what it holds.
+        known: what `catalog` holds.
+        deletions: how many products would be deleted; None if the file is not taken for a full one.
+
+    Raises:
+        CheckFailed: too many products are missing, or which are cannot be told.
+        UsageError: the time of import would be above every version that the shop's own numbers reach.
+    """
+    live = [sent for sent in known.values() if not sent.deleted]
+    if deletions is not None and any(fault.product_id is None for fault in file.faults):
+        line = next(fault.line for fault in file.faults if fault.product_id is None)
+        raise CheckFailed(
+            f"line {line} has no product_id that can be read, so which products are missing cannot be told",
+            fix="correct it, or leave out --delete-missing",
+        )
+    if deletions is not None and deletions > MOST_DELETED_RATIO * len(live):
+        raise CheckFailed(
+            f"{deletions:,} of {len(live):,} products are missing from the file, more than {MOST_DELETED_RATIO:.0%}; "
+            "nothing was sent",
+            fix="see whether the file is whole; --yes deletes them",
+        )
+    if file.versioned < file.used and (own := [one.version for one in live if one.version < YEAR_2000_MS]):
+        raise UsageError(
+            f"{len(own):,} products have versions that are no times, {own[0]} for one: after the time of import, "
+            "numbers like these would count as old for ever",
+            fix="name your version's column, --columns version=COLUMN; --yes goes over to times",
+        )
+
+
+class Sender:
+    """Writes changes to `catalog`, acknowledged batch by batch.
+
+    Args:
+        settings: of the deployment.
+        producer: idempotent, acknowledged by all copies; None sends nothing, for a dry run.
+    """
+
+    def __init__(self, settings: Settings, producer: KafkaProducer | None) -> None:
+        self._settings = settings
+        self._producer = producer
+        self.sent = 0
+
+    def send(self, changes: Iterator[CatalogChange]) -> None:
+        """Send changes; Kafka has them on return.
+
+        Raises:
+            DependencyDown: Kafka does not acknowledge; running the command again goes on.
+        """
+        topic = self._settings.topic(CATALOG)
+        while batch := list(islice(changes, BATCH)):
+            if self._producer is not None:
+                records = [OutgoingRecord(topic, wire.encode(one), key=one.product_id.encode()) for one in batch]
+                with translate_kafka_errors(self._settings):
+                    produce_all(self._producer, records)
+                self.sent += len(batch)
+
+
+def catalogue_now(settings: Settings, tell: Callable[[int, int], None]) -> SentProducts:
+    """Read what `catalog` holds."""
+    sent = SentProducts()
+    for record in records_of(settings, CATALOG, tell=tell):
+        sent.take(catalog_record(record))
+    return sent
+
+
+@catalog_app.command("import")
+def catalog_import(  # noqa: PLR0913, PLR0917 # a command line
+    file: Annotated[Path, typer.Argument(help="CSV, TSV or JSON lines, packed by gzip or not.")],
+    columns: Annotated[str, typer.Option(help="Your names for ours: title=name,product_id=sku.")] = "",
+    attributes: Annotated[str, typer.Option(help="Columns that become attributes: litres,colour.")] = "",
+    default: Annotated[str, typer.Option(help="Fields of every product: locale=en-IN,currency=INR.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent, and send nothing.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Send the other lines if some are bad.")] = False,
+    delete_missing: Annotated[
+        bool, typer.Option("--delete-missing", help="The file is the whole shop: delete what it does not name.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Also if much is deleted, or versions become times.")] = False,
+    json: Json = False,
+) -> None:
+    """Send a file of products, those that are new or have changed. Exit code 3 if a line is bad; then none is sent.
+
+    Takes product messages, columns named like their fields, and the columns of merchant feeds. Run it again to go on.
+
+    Example: millrace catalog import products.csv --columns product_id=sku,title=name --attributes litres --dry-run
+    """
+    settings = load_running_settings()
+    names = [name.strip() for name in attributes.split(",") if name.strip()]
+    form = Form(epoch_ms(), names, column_names(default, option="--default"))
+    source = CatalogFile(file, column_names(columns), form)
+    if unused := source.unused_columns():
+        messages().print(f"not used: {', '.join(unused)}; --columns or --attributes names what you need", markup=False)
+    with progress_bars() as tell:
+        report = run_import(settings, source, tell, dry_run=dry_run, skip_bad=skip_bad, full=delete_missing, yes=yes)
+    shown = {"file": str(file), **report, "bad": [fault._asdict() for fault in report["bad"]]}
+    print_json(shown) if json else out().print(import_words(shown), markup=False)
+    if report["bad"] and not skip_bad:
+        raise CheckFailed(
+            f"{len(report['bad']):,} of {report['lines']:,} lines cannot be used; nothing was sent",
+            fix="correct them; --skip-bad sends the others",
+        )
+
+
+def run_import(
+    settings: Settings, source: CatalogFile, tell: Tell, *, dry_run: bool, skip_bad: bool, full: bool, yes: bool
+) -> dict[str, Any]:
+    """Check a file, send what is new, and report; nothing is sent if a line is bad, unless those are skipped.
+
+    Args:
+        settings: of the deployment; a dry run without Kafka checks the file alone.
+        source: the file.
+        tell: told the progress.
+        dry_run: send nothing.
+        skip_bad: send the lines that can be used.
+        full: the file is the whole shop: what it does not name is deleted.
+        yes: do not ask whether deletions and versions are meant.
+    """
+    read = source.read(lambda done, of: tell("checking", done, of))
+    for fault in read.faults[:SHOWN_FAULTS]:
+        messages().print(f"line {fault.line}: {fault.message} [{fault.reason}]", markup=False)
+    if len(read.faults) > SHOWN_FAULTS:
+        messages().print(f"and {len(read.faults) - SHOWN_FAULTS:,} more bad lines; --json lists them all")
+    report: dict[str, Any] = {"lines": read.lines, "used": read.used, "versioned": read.versioned, "bad": read.faults,
+                              "dry_run": dry_run, "sent": 0, "deleted": 0, **dict.fromkeys(Outcome, 0)}  # fmt: skip
+    if (read.faults and not skip_bad) or (dry_run and settings.kafka_bootstrap is None):
+        return report
+    settings.require("kafka_bootstrap")
+    known = catalogue_now(settings, lambda done, of: tell("reading the catalogue", done, of)).newest
+    deletions = plan_deletions(known, read.product_ids) if full else []
+    if not yes:
+        refuse_unsafe(read, known, len(deletions) if full else None)
+    counts: Counter[str] = Counter()
+
+    def changes() -> Iterator[CatalogChange]:
+        for line in source.lines(lambda done, of: tell("sending", done, of)):
+            if isinstance(line, Line):
+                outcome, change = plan_line(line, known.get(line.change.product_id))
+                counts[outcome] += 1
+                if outcome in {Outcome.NEW, Outcome.CHANGED}:
+                    yield change
+        yield from deletions
+
+    with translate_kafka_errors(settings):
+        producer = None if dry_run else KafkaProducer(**producer_config(settings))
+    try:
+        sender = Sender(settings, producer)
+        sender.send(changes())
+    finally:
+        if producer is not None:
+            producer.close()
+    return {**report, **counts, "deleted": len(deletions), "sent": sender.sent}
+
+
+def import_words(report: Mapping[str, Any]) -> str:
+    """Say in two sentences what became of a file."""
+    outcomes = ", ".join(f"{report[name]:,} {name}" for name in (*Outcome, "deleted"))
+    versions = "the time of import" if report["versioned"] == 0 else "the file"
+    sent = "nothing was sent (dry run)" if report["dry_run"] else f"{report['sent']:,} sent"
+    bad = f", {len(report['bad']):,} bad" if report["bad"] else ""
+    return f"{report['lines']:,} lines: {outcomes}{bad}; {sent}. Versions are from {versions}."

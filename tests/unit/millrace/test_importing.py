@@ -1,0 +1,127 @@
+"""What is sent of a file: what is new or has changed, under versions that win, and never what would do harm."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from contracts import wire
+from contracts.catalog import Product, ProductDeleted
+from contracts.errors import CheckFailed, UsageError
+from indexer.catalog.planning import CatalogRecord
+from indexer.catalog.sent import Sent, SentProducts
+from millrace.feed import Fault, Form
+from millrace.importing import CatalogFile, FileRead, Line, Outcome, plan_deletions, plan_line, refuse_unsafe
+from tests.support.indexing import deleted, product
+
+NOW_MS = 1_795_196_000_000
+
+
+def catalogue(*changes: Product | ProductDeleted | str) -> Mapping[str, Sent]:
+    """Return what the catalogue holds after some records; a text is the key of a null."""
+    sent = SentProducts()
+    for offset, change in enumerate(changes):
+        is_null = isinstance(change, str)
+        key = change if isinstance(change, str) else change.product_id
+        value = None if isinstance(change, str) else wire.encode(change)
+        sent.take(CatalogRecord(0, offset, NOW_MS, key.encode(), None if is_null else value))
+    return sent.newest
+
+
+def read_file(folder: Path, content: str) -> FileRead:
+    """Return what a file holds."""
+    path = folder / "products.csv"
+    path.write_text(content, encoding="utf-8")
+    return CatalogFile(path, {}, Form(NOW_MS)).read(lambda _done, _of: None)
+
+
+def test_the_newest_state_stays_whatever_the_order() -> None:
+    """The version decides, of one version the deletion, of two contents of one version the later record."""
+    newest = catalogue(product("A", 2), product("A", 1), product("B", 1), deleted("B", 1), product("B", 1), "A", "X")
+    assert {name: sent.order for name, sent in newest.items()} == {"A": (2, True), "B": (1, True)}
+    again = catalogue(product("C", 1, "first"), product("C", 1, "second"))["C"]
+    assert again.says(product("C", 9, "second"))
+    assert not again.says(product("C", 1, "first"))
+
+
+@pytest.mark.parametrize(
+    ("change", "is_versioned", "known", "outcome", "version"),
+    [
+        (product("A", NOW_MS), False, (), Outcome.NEW, NOW_MS),
+        (product("A", NOW_MS), False, (product("A", 5),), Outcome.UNCHANGED, None),
+        (product("A", NOW_MS, "other"), False, (product("A", 5),), Outcome.CHANGED, NOW_MS),
+        (product("A", NOW_MS, "other"), False, (product("A", NOW_MS + 9),), Outcome.CHANGED, NOW_MS + 10),
+        (product("A", NOW_MS), False, (deleted("A", NOW_MS),), Outcome.CHANGED, NOW_MS + 1),
+        (product("A", 6), True, (product("A", 5),), Outcome.CHANGED, 6),
+        (product("A", 5), True, (product("A", 5),), Outcome.UNCHANGED, None),
+        (product("A", 5, "other"), True, (product("A", 5),), Outcome.OUTDATED, None),
+        (product("A", 4, "other"), True, (product("A", 5),), Outcome.OUTDATED, None),
+        (deleted("A", 5), True, (product("A", 5),), Outcome.CHANGED, 5),
+        (deleted("A", NOW_MS), False, (deleted("A", 5),), Outcome.UNCHANGED, None),
+    ],
+)
+def test_a_line_is_sent_if_it_says_something_new(
+    change: Product | ProductDeleted,
+    is_versioned: bool,
+    known: tuple[Product | ProductDeleted, ...],
+    outcome: Outcome,
+    version: int | None,
+) -> None:
+    """What is sent wins over what is there; what says the same, or could not win, is not sent."""
+    found, planned = plan_line(Line(change, is_versioned), catalogue(*known).get("A"))
+    assert found == outcome
+    assert version is None or planned == change.model_copy(update={"version": version})
+
+
+def test_products_that_a_full_file_does_not_name_are_deleted_at_their_own_version() -> None:
+    """The deletion wins over what it deletes, and the shop's next version brings the product back."""
+    known = catalogue(product("A", 3), product("B", 7), deleted("C", 2))
+    assert plan_deletions(known, {"A"}) == [deleted("B", 7)]
+
+
+def test_every_bad_line_is_told_with_its_number(tmp_path: Path) -> None:
+    """All faults of a file come at once; an id that came before is one, and bad lines still name their products."""
+    read = read_file(tmp_path, "product_id,title,price\nA,a,1\nB,b,x\nA,a,2\n,c,3\nD,d\n")
+    assert [(one.line, one.reason, one.field) for one in read.faults] == [
+        (3, "wrong_type", "price"), (4, "repeated", "product_id"), (5, "missing", "product_id"), (6, "columns", None),
+    ]  # fmt: skip
+    assert (read.lines, read.used, read.product_ids) == (5, 1, {"A", "B", "D"})
+
+
+def test_one_product_may_come_under_two_versions(tmp_path: Path) -> None:
+    """An export of a history is no error."""
+    read = read_file(tmp_path, "product_id,title,version\nA,a,1\nA,b,2\nA,c,2\n")
+    assert [(one.line, one.reason) for one in read.faults] == [(4, "repeated")]
+    assert read.versioned == 2
+
+
+def test_a_file_without_products_is_refused(tmp_path: Path) -> None:
+    """An empty file is a mistake, not an empty shop."""
+    with pytest.raises(UsageError):
+        read_file(tmp_path, "product_id,title\n")
+
+
+def checked(*, faults: int = 0, versioned: int = 0) -> FileRead:
+    """Return a file of ten lines, some of them without a readable id."""
+    found = [Fault(line, "missing", "product_id", "product_id: Field required", None) for line in range(faults)]
+    return FileRead(10, found, {"A"}, versioned)
+
+
+def test_a_file_that_seems_cut_deletes_nothing() -> None:
+    """Above a fifth of the shop, or if a bad line may name any product, nothing is deleted."""
+    known = catalogue(*(product(f"P-{number}", NOW_MS) for number in range(10)))
+    refuse_unsafe(checked(), known, 2)
+    with pytest.raises(CheckFailed):
+        refuse_unsafe(checked(), known, 3)
+    with pytest.raises(CheckFailed):
+        refuse_unsafe(checked(faults=1), known, 0)
+    refuse_unsafe(checked(faults=1), known, None)
+
+
+def test_times_do_not_take_the_place_of_the_shop_s_own_numbers() -> None:
+    """A time would be above every number that the shop counts to, and all its later changes would be old."""
+    known = catalogue(product("A", 17))
+    with pytest.raises(UsageError):
+        refuse_unsafe(checked(), known, None)
+    refuse_unsafe(checked(versioned=10), known, None)
+    refuse_unsafe(checked(), catalogue(deleted("A", 17)), None)
