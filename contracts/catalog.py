@@ -146,13 +146,14 @@ def _order(point: PointVersion) -> tuple[int, bool, int]:
     return point.version, point.deleted, point.product_release
 
 
-def newer_only_filter(candidate: PointVersion) -> dict[str, Any]:
+def newer_only_filter(candidate: PointVersion, *, again: bool = False) -> dict[str, Any]:
     """Say the same rule as a Qdrant filter (REST JSON) over the stored point's payload.
 
-    Written as `must_not` so that a stored point without these fields is replaced, not kept for ever.
+    Written as `must_not` so that a stored point without these fields is replaced, not kept for ever. What is written
+    `again` replaces its equal too, for what is stored of that version may be damaged.
     """
     same_version = {"key": "version", "match": {"value": candidate.version}}
-    same_release = {"key": "product_release", "range": {"gte": candidate.product_release}}
+    same_release = {"key": "product_release", "range": {"gt" if again else "gte": candidate.product_release}}
     is_deleted = {"key": "deleted", "match": {"value": 1}}
     not_newer: dict[str, Any] = (
         {"must": [same_version, is_deleted, same_release]}

@@ -112,6 +112,41 @@ class ListOutcome(StrEnum):
     MALFORMED = "malformed"
 
 
+class AuditDifference(StrEnum):
+    """What an audit finds different, of one product, between what the shop sent and what search answers from."""
+
+    VECTOR_MISSING = "vector_missing"
+    """Nothing of it is on `product-vectors`."""
+    VECTOR_STALE = "vector_stale"
+    """It is of an older version than the catalogue's."""
+    VECTOR_EXTRA = "vector_extra"
+    """Nobody sent the product."""
+    VECTOR_CONTENT = "vector_content"
+    """It was made of another content than the catalogue has under this version."""
+    VECTOR_BASE = "vector_base"
+    """It was encoded by another base than the one in force."""
+    VECTOR_WRONG = "vector_wrong"
+    """Encoded again, on a sample, it comes out otherwise."""
+    POINT_MISSING = "point_missing"
+    """The product is not in the index."""
+    POINT_STALE = "point_stale"
+    """It is of an older version than the catalogue's."""
+    POINT_EXTRA = "point_extra"
+    """It is found, and nobody sent it."""
+    POINT_DELETED_FOUND = "point_deleted_found"
+    """It is found, although the shop has deleted it."""
+    POINT_NO_TOMBSTONE = "point_no_tombstone"
+    """Nothing keeps an older write from bringing a deleted product back."""
+    POINT_BASE = "point_base"
+    """It is of another base than the one in force."""
+    POINT_TEXT = "point_text"
+    """It is of another text than its vector."""
+    POINT_WRONG = "point_wrong"
+    """It holds, on a sample, other numbers than its vector and its words."""
+    QUALITY_WRONG = "quality_wrong"
+    """It holds, on a sample, another quality than the product release in force says."""
+
+
 M_FRESHNESS: Final = "millrace_freshness_seconds"
 
 FRESHNESS_PATHS: Final = ("click_to_search", "product_to_search")

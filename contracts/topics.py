@@ -136,6 +136,10 @@ class AsideHeader(StrEnum):
     ERROR = "millrace.error"
 
 
+AGAIN_HEADER: Final = "millrace.again"
+"""Of a record on `catalog` that was sent again: vector and point are made anew, although this version is known."""
+
+
 def set_aside_headers(
     topic: str, partition: int, offset: int, *, stage: str, reason: str, error: str = ""
 ) -> list[tuple[str, bytes]]:

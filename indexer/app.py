@@ -3,31 +3,37 @@
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Final
 
 from kafka import KafkaProducer
 
-from contracts.errors import DependencyDown, TransientError
-from contracts.telemetry import Process
+from contracts.errors import DependencyDown, MillraceError, TransientError
+from contracts.telemetry import AuditDifference, Process
 from contracts.topics import MODELS
+from indexer.audit import Encoded
+from indexer.auditor import Auditor, Report
+from indexer.catalog.base_vectors import BaseProduct
 from indexer.catalog.loop import CatalogLoop
 from indexer.catalog.topics import CatalogTopic, VectorsTopic
-from indexer.points import InForce, Owner
+from indexer.points import InForce, Owner, Target
 from indexer.ports import AskInForce, Pause, Stopped
 from indexer.qdrant import connect
 from indexer.rollout.loop import NO_RELEASES, RollOutLoop
 from indexer.store import ProductStore
+from service import metrics
 from service.follow import PATIENCE_S, TopicFollower
 from service.health import Dependency, Health
 from service.http import admin_server
 from service.kafka import cluster_id, ensure_topics, producer_config, translate_kafka_errors
 from service.logging import get_logger
+from service.machine import epoch_ms
 from service.models import ModelsTable, ModelsWriter
 from service.process import Shutdown
 from service.settings import Settings
 from towers.encoder import load_encoder
+from towers.release_files import Encoder
 
 BULK_THREADS: Final = 2
 """Torch threads for whole catalogues; more gain little on texts this short."""
@@ -134,7 +140,50 @@ class Indexer:
         self._health.add_check("catalogue", catalogue.waiting_for)
         self._health.add_check("group", source.not_assigned)
         self._health.add_check("releases", rollout.newest_refused)
+        auditor = self._auditor(owner, log, encoder, rollout.target)
+        auditing = threading.Thread(target=self._run_audits, args=(auditor, source.leads), name="audit", daemon=True)
+        auditing.start()
         self.run_loops(rollout, catalogue, leads=source.leads, models_not_read=followed.not_caught_up)
+        auditing.join(timeout=5)
+
+    def _auditor(self, owner: Owner, log: VectorsTopic, encoder: Encoder, target: Callable[[], Target]) -> Auditor:
+
+        def vectors() -> Iterator[tuple[str, Encoded]]:
+            return ((one.product_id, Encoded.of(one)) for one in [*log.known.foreign(), *log.known.snapshot()])
+
+        def base_vectors(product_ids: Collection[str]) -> Mapping[str, BaseProduct]:
+            return {name: one for name in product_ids if (one := log.known.get(name)) is not None}
+
+        return Auditor(
+            self._settings,
+            self._open_store(owner),  # a connection belongs to one thread
+            vectors=vectors,
+            base_vectors=base_vectors,
+            target=target,
+            encoder=encoder,
+            pause=self._shutdown.wait,
+        )
+
+    def _run_audits(self, auditor: Auditor, leads: Callable[[], bool]) -> None:
+        """Audit again and again while this indexer leads; what was found is shown and said, and repaired by hand."""
+        interval_s = self._settings.audit_interval_s
+        while interval_s and not self._shutdown.wait(interval_s):
+            try:
+                show(auditor.run(seed=epoch_ms(), tell=self._go_on) if leads() else None)
+            except Stopped:
+                return
+            except MillraceError as error:
+                get_logger().warning("audit_given_up", error=error.message)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the main thread ends the process with it
+                if not self._shutdown.is_set():
+                    self._failure = error
+                    self._shutdown.request()
+                return
+
+    def _go_on(self, _what: str, _done: int, _of: int) -> None:
+        """Leave an audit in the middle if asked to stop."""
+        if self._shutdown.is_set():
+            raise Stopped
 
     def _open_store(self, owner: Owner) -> ProductStore:
         store = ProductStore(connect(self._settings), owner=owner, qdrant=self._qdrant)
@@ -231,6 +280,19 @@ class Indexer:
             self._rollout_waits = None
             if not moved:
                 self._models_changed.wait(IDLE_S)
+
+
+def show(report: Report | None) -> None:
+    """Show what an audit found; None of an indexer that does not lead, and so knows of nothing."""
+    counts = dict.fromkeys(AuditDifference, 0) if report is None else report.counts()
+    for kind, count in counts.items():
+        metrics.AUDIT_DIFFERENCES.labels(kind).set(count)
+    if report is None:
+        return
+    metrics.AUDIT_TIME.set_to_current_time()
+    found = {str(kind): count for kind, count in counts.items() if count}
+    say = get_logger().warning if found else get_logger().info
+    say("audited", products=report.products, pending=report.pending, sampled=report.sampled, **found)
 
 
 def prepare_base(settings: Settings, base_model: str, *, pause: Pause) -> str:

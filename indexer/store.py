@@ -8,7 +8,7 @@ names its owner, and nobody else's is ever written to, dropped or given our alia
 import math
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Final, NamedTuple, Self, cast
 
@@ -255,8 +255,10 @@ class ProductStore:
             return Form(None, None, metadata, sparse)
         return Form(params.size, params.distance, metadata, sparse)
 
-    def write(self, collection: str, points: Iterable[ProductPoint]) -> int:
+    def write(self, collection: str, points: Iterable[ProductPoint], *, again: Collection[str] = ()) -> int:
         """Write points, each only if it is newer than what is stored; return how many were sent.
+
+        Those of the products in `again` replace their equals too.
 
         When this returns, they are stored and searchable, or bounced off something newer: the store does not say which.
 
@@ -271,7 +273,9 @@ class ProductStore:
             batch = newest[start : start + self._batch_size]
             with self._asking(f"write to {collection}"):
                 self._client.upsert(
-                    collection, points=[_to_struct(point) for point in batch], update_filter=write_condition(batch)
+                    collection,
+                    points=[_to_struct(point) for point in batch],
+                    update_filter=write_condition(batch, again=again),
                 )
         return len(newest)
 
@@ -295,19 +299,29 @@ class ProductStore:
     def stored(self, collection: str) -> dict[str, StoredPoint]:
         """Return how new the point of every product is, tombstones included; what changes meanwhile may be missed."""
         found: dict[str, StoredPoint] = {}
+        for payload in self.payloads(collection, _COMPARED):
+            deleted = payload.get("deleted") == 1
+            version = PointVersion(payload["version"], payload["product_release"], deleted)
+            quality = 0.0 if deleted else payload.get("quality", math.inf)  # whoever wrote none is overwritten
+            found[payload["product_id"]] = StoredPoint(version, quality)
+        return found
+
+    def payloads(self, collection: str, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Give these fields of every point, tombstones included, in the order of point ids."""
+        return (dict(record.payload or {}) for record in self._scroll(collection, with_payload=list(fields)))
+
+    def all_points(self, collection: str) -> Iterator[ProductPoint]:
+        """Give every point with its vectors, tombstones included, in the order of point ids."""
+        return map(_to_point, self._scroll(collection, with_payload=True, with_vectors=True))
+
+    def _scroll(self, collection: str, **wanted: Any) -> Iterator[models.Record]:
         offset: Any = None
         while True:
             with self._asking(f"scroll {collection}"):
-                records, offset = self._client.scroll(
-                    collection, limit=_SCROLL_SIZE, offset=offset, with_payload=_COMPARED
-                )
-            for payload in (record.payload or {} for record in records):
-                deleted = payload.get("deleted") == 1
-                version = PointVersion(payload["version"], payload["product_release"], deleted)
-                quality = 0.0 if deleted else payload.get("quality", math.inf)  # whoever wrote none is overwritten
-                found[payload["product_id"]] = StoredPoint(version, quality)
+                records, offset = self._client.scroll(collection, limit=_SCROLL_SIZE, offset=offset, **wanted)
+            yield from records
             if offset is None:
-                return found
+                return
 
     def versions(self, collection: str) -> dict[str, PointVersion]:
         """Return the stored version of every product, tombstones included."""
@@ -361,16 +375,17 @@ class ProductStore:
             self._client.delete_collection(collection)
 
 
-def write_condition(points: Sequence[ProductPoint]) -> models.Filter:
+def write_condition(points: Sequence[ProductPoint], *, again: Collection[str] = ()) -> models.Filter:
     """Return the newer-only condition of one request: one for all if they share a version, else one for each."""
-    versions = {point.point_version for point in points}
-    if len(versions) == 1:
-        return models.Filter.model_validate(newer_only_filter(versions.pop()))
-    return models.Filter(should=[_only_newer(point) for point in points])
+    rules = {(point.point_version, point.product_id in again) for point in points}
+    if len(rules) == 1:
+        version, is_again = rules.pop()
+        return models.Filter.model_validate(newer_only_filter(version, again=is_again))
+    return models.Filter(should=[_only_newer(point, again=point.product_id in again) for point in points])
 
 
-def _only_newer(point: ProductPoint) -> models.Filter:
-    rule = models.Filter.model_validate(newer_only_filter(point.point_version))
+def _only_newer(point: ProductPoint, *, again: bool) -> models.Filter:
+    rule = models.Filter.model_validate(newer_only_filter(point.point_version, again=again))
     return models.Filter(must=[models.HasIdCondition(has_id=[point_id(point.product_id)])], must_not=rule.must_not)
 
 

@@ -13,7 +13,7 @@ import typer
 from contracts.errors import MillraceError, UsageError
 from contracts.telemetry import Process
 from deploy.local.processes import past_proxies
-from millrace import asking, explaining, importing, releasing, running
+from millrace import asking, auditing, explaining, exporting, importing, releasing, running
 from millrace.output import print_error
 from service.process import expected_failure
 from simulator import commands as simulating
@@ -38,6 +38,7 @@ app.command(rich_help_panel="Watch")(asking.doctor)
 app.command(rich_help_panel="Watch")(asking.lag)
 app.command(rich_help_panel="Watch")(asking.ledger)
 app.command(rich_help_panel="Watch")(asking.freshness)
+app.command(rich_help_panel="Watch")(auditing.audit)
 app.command(rich_help_panel="Ask")(asking.search)
 app.command(rich_help_panel="Ask")(asking.encode)
 app.command(rich_help_panel="Ask")(explaining.explain)
@@ -48,6 +49,7 @@ shop_app.command("export")(simulating.shop_export)
 world_app.command("prepare")(simulating.world_prepare)
 experiment_app.command("run")(simulating.experiment_run)
 schema_app.command("export")(running.schema_export)
+importing.catalog_app.command("vectors")(exporting.catalog_vectors)
 app.add_typer(importing.catalog_app, name="catalog", rich_help_panel="Run")
 app.add_typer(releasing.releases_app, name="releases", rich_help_panel="Watch")
 app.add_typer(releasing.base_app, name="base", rich_help_panel="Run")

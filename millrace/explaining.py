@@ -4,7 +4,8 @@ They read the releases in force from `models`, the product from the vector store
 are pure functions of these.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import typer
@@ -72,9 +73,9 @@ def product_show(
     settings = load_running_settings()
     models, serving = _in_force(settings)
     product = _indexed(settings, serving, product_id)
-    tower = _product_tower(models, serving.product_release)
+    tower = product_tower(models, serving.product_release)
     before = max((n for n in _numbers(models, "product") if n < serving.product_release), default=None)
-    report = product_report(product, tower, None if before is None else _product_tower(models, before))
+    report = product_report(product, tower, None if before is None else product_tower(models, before))
     report |= {"product_release": serving.product_release, "compared_with": before}
     print_json(report) if json else out().print(product_table(report))
 
@@ -137,7 +138,7 @@ def explain(
     report = explain_report(
         query, vector, product,
         query_tower=_query_tower(models, serving.query_release, dim=len(vector)),
-        product_tower=_product_tower(models, serving.product_release),
+        product_tower=product_tower(models, serving.product_release),
         pairs=_pairs(settings),
     )  # fmt: skip
     report |= {"query_release": serving.query_release, "product_release": serving.product_release}
@@ -218,11 +219,12 @@ def _largest_first(parts: Mapping[str, float]) -> dict[str, float]:
     return dict(sorted(kept.items(), key=lambda part: -abs(part[1])))
 
 
-def _in_force(settings: "Settings") -> "tuple[ModelsTable, Serving]":
-    """Read `models` to its end; return what it holds and what is in force.
+@contextmanager
+def following_models(settings: "Settings") -> "Iterator[ModelsTable]":
+    """Give what `models` holds, read to its end and kept current.
 
     Raises:
-        DependencyDown: Kafka does not answer, or nothing is in force yet.
+        DependencyDown: Kafka does not answer.
     """
     from service.follow import TopicFollower
     from service.models import ModelsTable
@@ -236,12 +238,26 @@ def _in_force(settings: "Settings") -> "tuple[ModelsTable, Serving]":
             raise follower.failure or DependencyDown(
                 f"{MODELS} could not be read within {CATCH_UP_S:.0f} s", fix="see `millrace doctor`"
             )
+        yield models
     finally:
         follower.stop()
+
+
+def in_force(models: "ModelsTable") -> "Serving":
+    """What is in force.
+
+    Raises:
+        DependencyDown: nothing is yet.
+    """
     serving = models.serving()
     if serving is None:
         raise DependencyDown("nothing is in force yet", fix="start the indexer: it puts the first release in force")
-    return models, serving
+    return serving
+
+
+def _in_force(settings: "Settings") -> "tuple[ModelsTable, Serving]":
+    with following_models(settings) as models:
+        return models, in_force(models)
 
 
 def _indexed(settings: "Settings", serving: "Serving", product_id: str) -> Indexed:
@@ -274,7 +290,8 @@ def _query_tower(models: "ModelsTable", number: int, *, dim: int) -> "QueryTower
     return QueryTower.untrained(dim) if value is None else unpack(value).query_tower()
 
 
-def _product_tower(models: "ModelsTable", number: int) -> "ProductTower":
+def product_tower(models: "ModelsTable", number: int) -> "ProductTower":
+    """The product tower of a release."""
     from towers.model import ProductTower
     from towers.release_files import unpack
 

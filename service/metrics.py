@@ -16,6 +16,7 @@ from contracts.telemetry import (
     FRESHNESS_BUCKETS_S,
     FRESHNESS_PATHS,
     M_FRESHNESS,
+    AuditDifference,
     Correction,
     ListOutcome,
     PairDropReason,
@@ -73,6 +74,8 @@ RELEASE_INFO = _gauge("millrace_release_in_force", "Number of the release in for
 INDEX_WRITES = _counter("millrace_index_writes_total", "Points written to the vector store.", "kind")
 INDEX_WRITE_SECONDS = _histogram("millrace_index_write_duration_seconds", "Time of a write to the vector store.")
 INDEX_POINTS = _gauge("millrace_index_points", "Points in a collection.", "collection")
+AUDIT_DIFFERENCES = _gauge("millrace_audit_differences", "Products that the last audit found different.", "kind")
+AUDIT_TIME = _gauge("millrace_audit_last_success_timestamp_seconds", "When the last audit ended.")
 ROLLOVER = _gauge("millrace_rollover_progress_ratio", "Share of the index moved to the new product release.")
 FRESHNESS = _histogram(M_FRESHNESS, "Change to visible in search.", "path", buckets=FRESHNESS_BUCKETS_S)
 SEARCH_SECONDS = _histogram("millrace_search_duration_seconds", "Time of a search, by stage.", "stage")
@@ -97,7 +100,7 @@ METRICS_OF: Final[dict[Process, tuple[MetricWrapperBase, ...]]] = {
     ),
     Process.INDEXER: (
         DEAD_LETTERS, STAGE_WATERMARK, STAGE_PROGRESS, RELEASES, RELEASE_INFO, INDEX_WRITES, INDEX_WRITE_SECONDS,
-        INDEX_POINTS, ROLLOVER, FRESHNESS, DEPENDENCY_UP,
+        INDEX_POINTS, ROLLOVER, AUDIT_DIFFERENCES, AUDIT_TIME, FRESHNESS, DEPENDENCY_UP,
     ),
     Process.SEARCH: (
         REQUESTS, REQUEST_SECONDS, SEARCH_SECONDS, FRESHNESS, IMPRESSIONS, RELEASES, RELEASE_INFO, DEGRADED,
@@ -121,6 +124,7 @@ STARTS_AT_ZERO: Final[dict[MetricWrapperBase, Iterable[tuple[str, ...]]]] = {
     SOLVE_SECONDS: [("weights",), ("prior",)],
     RELEASE_INFO: [(lane,) for lane in LANES],
     INDEX_WRITES: [("upsert",), ("tombstone",), ("stale",), ("same_version",)],
+    AUDIT_DIFFERENCES: [(kind,) for kind in AuditDifference],
     IMPRESSIONS: [("written",), ("lost",)],
     FRESHNESS: [(path,) for path in FRESHNESS_PATHS],
 }

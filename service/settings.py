@@ -104,6 +104,12 @@ class Settings(BaseModel):
     )
     freshness_window_s: float = _setting(60, "Catalogue change to searchable: the promise boards show.", unit="s", gt=0)
     refresh_window_s: float = _setting(900, "Product release to whole index refreshed.", unit="s", gt=0)
+    audit_interval_s: float = _setting(
+        86_400,
+        "How often the indexer that leads compares the index with the catalogue; 0 for never. It reads all of both.",
+        unit="s",
+        ge=0,
+    )
     explore: str = _setting(
         "none",
         "How served lists are perturbed so that more is learned: none, noise:NATS on scores, or draws of quality.",

@@ -141,7 +141,7 @@ class BaseVectors:
         self._lock = threading.Lock()
 
     def apply(self, product: BaseProduct) -> None:
-        """Keep a product if it is newer than what is known of it."""
+        """Keep a product unless something newer is known of it; of equals the last one stays, as in compaction."""
         with self._lock:
             self._keep(product)
 
@@ -161,7 +161,7 @@ class BaseVectors:
 
     def _keep(self, product: BaseProduct) -> None:
         known = self._products.get(product.product_id)
-        if known is None or product.order > known.order:
+        if known is None or product.order >= known.order:
             product.take_words(known)
             self._products[product.product_id] = product
             foreign = self._foreign.get(product.product_id)

@@ -5,7 +5,7 @@ Every output is acknowledged before the offset moves, so a crash repeats work an
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from typing import Final, TypeVar
@@ -114,7 +114,7 @@ class CatalogLoop:
             self._until_done(lambda: self._publish(fresh, changes))
         for product in fresh:
             self._log.known.apply(product)
-        self._write(products)
+        self._write(products, again=frozenset(one.message.product_id for one in changes if one.record.again))
         now_ms = epoch_ms()
         for product, change in zip(products, changes, strict=True):
             metrics.INDEX_WRITES.labels("tombstone" if product.is_deleted else "upsert").inc()
@@ -126,7 +126,7 @@ class CatalogLoop:
         self._source.confirm({change.record.partition for change in changes})
         self._log.publish(fresh)
 
-    def _write(self, products: Sequence[BaseProduct]) -> None:
+    def _write(self, products: Sequence[BaseProduct], *, again: Collection[str] = ()) -> None:
         """Write products; return once what was in force after the write is what was written to."""
         written: Target | None = None
         while True:
@@ -134,7 +134,7 @@ class CatalogLoop:
             if target is not written:
                 points = target.points(products)
                 began = time.perf_counter()
-                self._until_done(partial(self._store.write, target.collection, points))
+                self._until_done(partial(self._store.write, target.collection, points, again=again))
                 metrics.INDEX_WRITE_SECONDS.observe(time.perf_counter() - began)
                 written = target
             in_force = self._until_done(self._in_force)
@@ -150,7 +150,9 @@ class CatalogLoop:
         known: dict[str, np.ndarray | None] = {
             change.known.text_hash: change.known.vector
             for change in changes
-            if change.known is not None and change.known.base_version == self._encoder.base_version
+            if change.known is not None
+            and change.known.base_version == self._encoder.base_version
+            and not change.record.again
         }
         missing = [text for key, text in texts.items() if known.get(key) is None]
         rows = self._encoder.encode(missing, batch_size=ENCODE_BATCH) if missing else ()

@@ -20,13 +20,17 @@ from towers.text import product_text, text_hash
 
 @dataclass(frozen=True, slots=True)
 class CatalogRecord:
-    """One record of `catalog` as it was read; a value of None deletes the product of its key."""
+    """One record of `catalog` as it was read; a value of None deletes the product of its key.
+
+    Of one that was sent `again`, vector and point are made anew, although its version is known.
+    """
 
     partition: int
     offset: int
     timestamp_ms: int
     key: bytes | None
     value: bytes | None
+    again: bool = False
 
     @property
     def place(self) -> CatalogPlace:
@@ -60,7 +64,7 @@ class Change:
     @property
     def is_repeat(self) -> bool:
         """Whether this very state was encoded before; its write may still be missing (a crash lay in between)."""
-        return self.known is not None and self.known.order == _order(self.message)
+        return self.known is not None and self.known.order == _order(self.message) and not self.record.again
 
     @property
     def is_urgent(self) -> bool:
@@ -161,7 +165,7 @@ class _Batch:
     def _take(self, message: CatalogChange, record: CatalogRecord) -> None:
         known, before = self._known(message.product_id), self.changes.get(message.product_id)
         newest = _order(before.message) if before else known.order if known else None
-        if newest is None or _order(message) > newest:
+        if newest is None or _order(message) > newest or (record.again and _order(message) == newest):
             self.stale_count += before is not None and before.record not in self.same_version
             self.changes[message.product_id] = Change(message, known, record)
             return

@@ -17,7 +17,7 @@ from contracts.catalog import CATALOG_CHANGE, Product, ProductVector
 from contracts.errors import ContractError, DependencyDown, TransientError
 from contracts.progress import CatalogCounts
 from contracts.telemetry import Process
-from contracts.topics import CATALOG, DEAD_LETTERS, PRODUCT_VECTORS, set_aside_headers
+from contracts.topics import AGAIN_HEADER, CATALOG, DEAD_LETTERS, PRODUCT_VECTORS, set_aside_headers
 from indexer.catalog.base_change import encode_anew
 from indexer.catalog.base_vectors import BaseProduct, BaseVectors
 from indexer.catalog.planning import CatalogRecord, PartitionProgress, Refusal
@@ -191,7 +191,8 @@ class CatalogTopic:
 
 def catalog_record(record: Any) -> CatalogRecord:
     """A record as Kafka's client gives it."""
-    return CatalogRecord(record.partition, record.offset, record.timestamp, record.key, record.value)
+    again = any(name == AGAIN_HEADER for name, _ in record.headers or ())
+    return CatalogRecord(record.partition, record.offset, record.timestamp, record.key, record.value, again)
 
 
 class VectorsTopic:
@@ -276,12 +277,13 @@ class VectorsTopic:
 def products_sent(settings: Settings, pause: Pause) -> Iterator[Product]:
     """Give the products that `catalog` holds, partition by partition; deletions and what is unreadable are left out."""
     for record in records_of(settings, CATALOG, wait=pause):
-        message = _product(record.value)
+        message = product_of(record.value)
         if message is not None:
             yield message
 
 
-def _product(value: bytes | None) -> Product | None:
+def product_of(value: bytes | None) -> Product | None:
+    """The product of a record on `catalog`; None if it is a deletion or unreadable."""
     try:
         message = None if value is None else wire.decode(value, CATALOG_CHANGE)
     except ContractError:

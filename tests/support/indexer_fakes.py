@@ -1,6 +1,6 @@
 """Stand-ins for what the indexer's loops talk to; the vector store is Qdrant's own in-memory client."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -140,14 +140,14 @@ class FlakyStore(ProductStore):
         self.writes: list[tuple[str, list[str]]] = []
 
     @override
-    def write(self, collection: str, points: Iterable[ProductPoint]) -> int:
+    def write(self, collection: str, points: Iterable[ProductPoint], *, again: Collection[str] = ()) -> int:
         """Write, or fail as told."""
         written = list(points)
         if self.failures:
             self.failures -= 1
             raise TransientError("Qdrant cannot be reached")
         self.writes.append((collection, [point.product_id for point in written]))
-        return super().write(collection, written)
+        return super().write(collection, written, again=again)
 
     @override
     def answered(self, collection: str, vectors: np.ndarray) -> int:

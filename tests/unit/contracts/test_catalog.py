@@ -47,6 +47,12 @@ def test_the_filter_accepts_exactly_what_the_rule_accepts(candidate: PointVersio
     assert holds(newer_only_filter(candidate), payload_of(stored)) is is_newer(candidate, stored)
 
 
+@given(VERSIONS, VERSIONS)
+def test_what_is_written_again_replaces_its_equal_too(candidate: PointVersion, stored: PointVersion) -> None:
+    """Nothing that is newer is replaced, as in any other write."""
+    assert holds(newer_only_filter(candidate, again=True), payload_of(stored)) is not is_newer(stored, candidate)
+
+
 @given(st.lists(VERSIONS, min_size=1, max_size=4, unique=True))
 def test_the_newest_wins_in_every_order_of_arrival(writes: list[PointVersion]) -> None:
     """However the writes of one product arrive, the same one is left."""

@@ -3,7 +3,7 @@
 Both loops are the real ones; the topics are lists that each indexer reads as late as the schedule lets it.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum, auto
 
 import pytest
@@ -62,12 +62,12 @@ class InterruptedStore(FlakyStore):
         self.points: list[ProductPoint] = []
 
     @override
-    def write(self, collection: str, points: Iterable[ProductPoint]) -> int:
+    def write(self, collection: str, points: Iterable[ProductPoint], *, again: Collection[str] = ()) -> int:
         """Write between two interruptions."""
         self._world.interrupt()
         written = list(points)
         self.points += written
-        count = super().write(collection, written)
+        count = super().write(collection, written, again=again)
         self._world.interrupt()
         return count
 

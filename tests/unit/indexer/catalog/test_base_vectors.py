@@ -18,11 +18,11 @@ from towers.model import ProductTower
 ENCODER = TinyEncoder()
 
 
-def test_only_a_newer_version_replaces_a_product() -> None:
-    """An older or equal version changes nothing."""
+def test_only_what_is_not_older_replaces_a_product() -> None:
+    """An older version changes nothing; of one version the last record stays, as compaction keeps it."""
     vectors = BaseVectors()
     second, third = base_product(ENCODER, "P-1", 2), base_product(ENCODER, "P-1", 3)
-    for product in (second, base_product(ENCODER, "P-1", 1), base_product(ENCODER, "P-1", 2, "other")):
+    for product in (base_product(ENCODER, "P-1", 2, "other"), second, base_product(ENCODER, "P-1", 1)):
         vectors.apply(product)
     assert vectors.get("P-1") is second
     vectors.apply(third)

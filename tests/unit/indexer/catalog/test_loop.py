@@ -1,6 +1,7 @@
 """The catalogue loop on a store in memory: order of outputs, failures, repeats."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -102,6 +103,26 @@ def test_an_unchanged_text_is_not_encoded_again() -> None:
     payload = it.log.vectors[2].payload
     assert payload is not None
     assert payload.price == 9.0
+
+
+def test_what_is_sent_again_mends_vector_and_point_of_its_version() -> None:
+    """The text is encoded anew, whatever is known of it, and both are written over what is of the same version."""
+    it = Indexing([record(product("P-1"), 0)], [replace(record(product("P-1"), 1), again=True)])
+    it.loop.step()
+    known = it.log.known.get("P-1")
+    assert known is not None
+    assert known.vector is not None
+    damaged = replace(known, vector=-known.vector)
+    it.log.known.apply(damaged)
+    it.store.write(R0, first_target(it.encoder).points([damaged]), again={"P-1"})
+    it.loop.step()
+    assert it.encoder.encoded == ["quiet fridge", "quiet fridge"]
+    mended = it.log.vectors[-1].vector
+    assert mended is not None
+    np.testing.assert_array_equal(mended, known.vector)
+    found = it.store.retrieve(R0, ["P-1"])["P-1"].vector
+    assert found is not None
+    np.testing.assert_allclose(found[:-1], known.vector)
 
 
 def test_new_products_are_written_before_refreshes() -> None:

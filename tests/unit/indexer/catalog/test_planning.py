@@ -70,6 +70,19 @@ def test_the_known_version_is_a_repeat() -> None:
     assert found.changes[0].is_repeat
 
 
+@pytest.mark.parametrize("title", ["quiet fridge", "other"])
+def test_a_record_that_was_sent_again_is_made_anew(title: str) -> None:
+    """Although its version is known, and also if the catalogue holds another content under it than was indexed."""
+    again = replace(record(product("P-1", 2, title), 7), again=True)
+    found = plan(again, known=base_product(ENCODER, "P-1", 2))
+    assert [change.is_repeat for change in found.changes] == [False]
+    assert (found.stale_count, found.same_version) == (0, ())
+    behind = plan(record(product("P-1", 2, title), 6), again)
+    assert [change.record.offset for change in behind.changes] == [7]
+    assert behind.stale_count == 1
+    assert plan(again, known=base_product(ENCODER, "P-1", 3)).changes == ()
+
+
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
