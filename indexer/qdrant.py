@@ -1,6 +1,6 @@
-"""Qdrant's client for the indexer and search: how it connects, what its errors mean, and sparse vectors in its form."""
+"""Qdrant's client for the indexer and search: how it connects, what its errors mean, what is written in its form."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -11,7 +11,9 @@ from qdrant_client import AsyncQdrantClient, QdrantClient, models
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
+from contracts.catalog import newer_only_filter, point_id
 from contracts.errors import InvariantError, MillraceError, Overloaded, TransientError, UsageError
+from indexer.points import ProductPoint
 from service.settings import Settings
 from towers.lexical import ProductWords, Sparse
 
@@ -111,3 +113,17 @@ def words_of(record: models.Record) -> ProductWords | None:
     if len(sparse) < len(WORDS):
         return None
     return ProductWords(*(Sparse(np.array(one.indices, np.uint32), np.array(one.values, np.float32)) for one in sparse))
+
+
+def write_condition(points: Sequence[ProductPoint], *, again: Collection[str] = ()) -> models.Filter:
+    """Return the newer-only condition of one request: one for all if they share a version, else one for each."""
+    rules = {(point.point_version, point.product_id in again) for point in points}
+    if len(rules) == 1:
+        version, is_again = rules.pop()
+        return models.Filter.model_validate(newer_only_filter(version, again=is_again))
+    return models.Filter(should=[_only_newer(point, again=point.product_id in again) for point in points])
+
+
+def _only_newer(point: ProductPoint, *, again: bool) -> models.Filter:
+    rule = models.Filter.model_validate(newer_only_filter(point.point_version, again=again))
+    return models.Filter(must=[models.HasIdCondition(has_id=[point_id(point.product_id)])], must_not=rule.must_not)

@@ -16,10 +16,10 @@ import numpy as np
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
-from contracts.catalog import PointVersion, newer_only_filter, point_id
+from contracts.catalog import PointVersion, point_id
 from contracts.errors import DependencyDown, InvariantError, TransientError, UsageError
 from indexer.points import Owner, ProductPoint, newest_per_id
-from indexer.qdrant import WORDS, qdrant_errors, to_sparse, words_of
+from indexer.qdrant import WORDS, qdrant_errors, to_sparse, words_of, write_condition
 from service.health import Dependency
 from service.logging import get_logger
 from towers.lexical import LEXICAL_VERSION
@@ -373,20 +373,6 @@ class ProductStore:
         self._ours.discard(collection)
         with self._asking(f"drop {collection}"):
             self._client.delete_collection(collection)
-
-
-def write_condition(points: Sequence[ProductPoint], *, again: Collection[str] = ()) -> models.Filter:
-    """Return the newer-only condition of one request: one for all if they share a version, else one for each."""
-    rules = {(point.point_version, point.product_id in again) for point in points}
-    if len(rules) == 1:
-        version, is_again = rules.pop()
-        return models.Filter.model_validate(newer_only_filter(version, again=is_again))
-    return models.Filter(should=[_only_newer(point, again=point.product_id in again) for point in points])
-
-
-def _only_newer(point: ProductPoint, *, again: bool) -> models.Filter:
-    rule = models.Filter.model_validate(newer_only_filter(point.point_version, again=again))
-    return models.Filter(must=[models.HasIdCondition(has_id=[point_id(point.product_id)])], must_not=rule.must_not)
 
 
 def _to_struct(point: ProductPoint) -> models.PointStruct:

@@ -71,20 +71,6 @@ class TestVectorStore:
             store.write(collection, [of(product_id, order[step]) for product_id, order in orders.items()])
         self._all_hold(store, collection, list(orders), writes[-1])
 
-    def test_what_is_written_again_replaces_its_equal_and_nothing_newer(
-        self, store: ProductStore, collection: str
-    ) -> None:
-        """A damaged point of one version is written over; a newer version or product release stays."""
-        stored = [live("A", 5, 1), live("B", 6, 1), live("C", 5, 2), tombstone("D", 5, 1), live("E", 5, 1)]
-        store.write(collection, stored)
-        mended = [live(product_id, 5, 1, angle=1.0, title="mended") for product_id in "ABCDE"]
-        store.write(collection, mended, again=frozenset("ABCD"))
-        found = store.retrieve(collection, list("ABCDE"))
-        assert [found[name].payload.get("title") for name in "ABCDE"] == ["mended", "v6", "v5", None, "v5"]
-        assert found["A"].vector == pytest.approx(vector(1.0))
-        store.write(collection, [mended[4]], again=frozenset("E"))
-        assert store.retrieve(collection, ["E"])["E"].payload["title"] == "mended"
-
     @staticmethod
     def _all_hold(store: ProductStore, collection: str, product_ids: list[str], last: ProductPoint) -> None:
         """Check that every product ended as the newest write left it."""

@@ -16,8 +16,8 @@ from contracts.catalog import PointPayload, PointVersion, newer_only_filter, poi
 from contracts.errors import DependencyDown, InvariantError, MillraceError, TransientError, UsageError
 from contracts.telemetry import Process
 from indexer.points import Owner, ProductPoint
-from indexer.qdrant import connect, qdrant_errors
-from indexer.store import LEXICAL, OWNER, PAYLOAD_INDEXES, VECTOR_NAME, ProductStore, write_condition
+from indexer.qdrant import connect, qdrant_errors, write_condition
+from indexer.store import LEXICAL, OWNER, PAYLOAD_INDEXES, VECTOR_NAME, ProductStore
 from service.health import Dependency
 from service.settings import Settings
 from tests.support.ports import free_port
