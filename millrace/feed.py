@@ -112,6 +112,12 @@ def has_version(row: Row) -> bool:
     return value is not None and value != ""
 
 
+def lacking_columns(row: Row) -> list[str]:
+    """The fields without which a row is no product, for a first row: those that no column gives."""
+    names = {MERCHANT_COLUMNS.get(name, name) for name in row.fields}
+    return [] if _is_message(row.fields) else [name for name in ("product_id", "title") if name not in names]
+
+
 def unused_columns(row: Row, form: Form) -> list[str]:
     """The columns of which nothing comes, for a first row that is no message itself."""
     used = {*Product.model_fields, *MERCHANT_COLUMNS, *MERCHANT_ATTRIBUTES, *_READ_BESIDE, *form.attributes}

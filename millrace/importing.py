@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import typer
 from kafka import KafkaProducer
@@ -21,14 +21,15 @@ from contracts.catalog import CatalogChange, ProductDeleted
 from contracts.errors import CheckFailed, UsageError
 from contracts.topics import CATALOG
 from deploy.local.state import load_running_settings
-from indexer.catalog.sent import Sent, SentProducts
-from indexer.catalog.topics import catalog_record
-from millrace.feed import Fault, Form, has_version, read_change, unused_columns
+from millrace.feed import Fault, Form, has_version, lacking_columns, read_change, unused_columns
 from millrace.output import Json, messages, out, print_json, progress_bars
 from millrace.tables import column_names, read_rows
 from service.kafka import OutgoingRecord, produce_all, producer_config, records_of, translate_kafka_errors
 from service.machine import epoch_ms
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from indexer.catalog.sent import Sent, SentProducts
 
 MOST_DELETED_RATIO: Final = 0.2
 """Share of the live products that may be missing from a full file; above it the file is probably cut."""
@@ -126,13 +127,23 @@ class CatalogFile:
         return FileRead(count, faults, product_ids, versioned)
 
     def unused_columns(self) -> list[str]:
-        """Name the columns of which nothing comes."""
+        """Name the columns of which nothing comes.
+
+        Raises:
+            UsageError: those that say what a product is are missing.
+        """
         first = next(read_rows(self._path, self._columns), None)
-        used = self._columns.values()
-        return [] if first is None else [name for name in unused_columns(first, self._form) if name not in used]
+        if first is None or first.error is not None:
+            return []
+        if missing := lacking_columns(first):
+            raise UsageError(
+                f"{self._path} has no column {', '.join(missing)}; it has {', '.join(first.fields)}",
+                fix=f"say what they are called: --columns {missing[0]}=COLUMN",
+            )
+        return [name for name in unused_columns(first, self._form) if name not in self._columns.values()]
 
 
-def plan_line(line: Line, known: Sent | None) -> tuple[Outcome, CatalogChange]:
+def plan_line(line: Line, known: "Sent | None") -> tuple[Outcome, CatalogChange]:
     """Decide what becomes of a line, and under which version it is sent.
 
     Without a version of the shop's own it gets the time of import, or the next number where the catalogue is beyond it.
@@ -152,7 +163,7 @@ def plan_line(line: Line, known: Sent | None) -> tuple[Outcome, CatalogChange]:
     return Outcome.CHANGED, change.model_copy(update={"version": max(change.version, known.version + 1)})
 
 
-def plan_deletions(known: Mapping[str, Sent], product_ids: set[str]) -> list[ProductDeleted]:
+def plan_deletions(known: "Mapping[str, Sent]", product_ids: set[str]) -> list[ProductDeleted]:
     """Return a deletion for each live product that a full file does not name.
 
     It has the version of what it deletes, which it wins over: the next version of the shop's own brings it back.
@@ -164,7 +175,7 @@ def plan_deletions(known: Mapping[str, Sent], product_ids: set[str]) -> list[Pro
     ]
 
 
-def refuse_unsafe(file: FileRead, known: Mapping[str, Sent], deletions: int | None) -> None:
+def refuse_unsafe(file: FileRead, known: "Mapping[str, Sent]", deletions: int | None) -> None:
     """Raise if sending would probably do harm.
 
     Args:
@@ -225,8 +236,11 @@ class Sender:
                 self.sent += len(batch)
 
 
-def catalogue_now(settings: Settings, tell: Callable[[int, int], None]) -> SentProducts:
+def catalogue_now(settings: Settings, tell: Callable[[int, int], None]) -> "SentProducts":
     """Read what `catalog` holds."""
+    from indexer.catalog.sent import SentProducts
+    from indexer.catalog.topics import catalog_record
+
     sent = SentProducts()
     for record in records_of(settings, CATALOG, tell=tell):
         sent.take(catalog_record(record))
@@ -290,7 +304,8 @@ def run_import(
     if len(read.faults) > SHOWN_FAULTS:
         messages().print(f"and {len(read.faults) - SHOWN_FAULTS:,} more bad lines; --json lists them all")
     report: dict[str, Any] = {"lines": read.lines, "used": read.used, "versioned": read.versioned, "bad": read.faults,
-                              "dry_run": dry_run, "sent": 0, "deleted": 0, **dict.fromkeys(Outcome, 0)}  # fmt: skip
+                              "dry_run": dry_run, "compared": False, "sent": 0, "deleted": 0,
+                              **dict.fromkeys(Outcome, 0)}  # fmt: skip
     if (read.faults and not skip_bad) or (dry_run and settings.kafka_bootstrap is None):
         return report
     settings.require("kafka_bootstrap")
@@ -317,11 +332,13 @@ def run_import(
     finally:
         if producer is not None:
             producer.close()
-    return {**report, **counts, "deleted": len(deletions), "sent": sender.sent}
+    return {**report, **counts, "compared": True, "deleted": len(deletions), "sent": sender.sent}
 
 
 def import_words(report: Mapping[str, Any]) -> str:
     """Say in two sentences what became of a file."""
+    if not report["compared"]:
+        return f"{report['used']:,} of {report['lines']:,} lines can be used; nothing was compared or sent."
     outcomes = ", ".join(f"{report[name]:,} {name}" for name in (*Outcome, "deleted"))
     versions = "the time of import" if report["versioned"] == 0 else "the file"
     sent = "nothing was sent (dry run)" if report["dry_run"] else f"{report['sent']:,} sent"

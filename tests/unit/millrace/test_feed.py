@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from contracts.catalog import Product, ProductDeleted
-from millrace.feed import Fault, Form, read_change, unused_columns
+from millrace.feed import Fault, Form, lacking_columns, read_change, unused_columns
 from millrace.tables import Row
 
 NOW_MS = 1_795_196_000_000
@@ -46,6 +46,8 @@ def test_a_merchant_feed_needs_no_mapping() -> None:
         "attributes": {"color": "white", "condition": "new", "mpn": "KG-36"},
     }  # fmt: skip
     assert unused_columns(Row(2, MERCHANT), Form(NOW_MS)) == ["shipping"]
+    assert lacking_columns(Row(2, MERCHANT)) == []
+    assert lacking_columns(Row(2, {"sku": "P-1", "title": "Fridge"})) == ["product_id"]
 
 
 def test_the_number_of_a_category_is_no_category() -> None:
