@@ -5,8 +5,7 @@ that owns its partition makes vector and point anew, newer-only but for what is 
 """
 
 import threading
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -21,13 +20,13 @@ from contracts.errors import CheckFailed, ContractError, DependencyDown
 from contracts.telemetry import AuditDifference
 from contracts.topics import AGAIN_HEADER, CATALOG, PRODUCT_VECTORS
 from deploy.local.state import load_running_settings
+from millrace.backlog import Backlog
 from millrace.explaining import following_models, in_force, product_tower
 from millrace.importing import MOST_DELETED_RATIO
 from millrace.output import Json, out, print_json, progress_bars
 from service.kafka import (
     OutgoingRecord,
     admin,
-    committed_offsets,
     produce_all,
     producer_config,
     records_of,
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
 EXAMPLES: Final = 20
 NO_PROGRESS_S: Final = 60.0
 """How long a repair waits for indexers that commit nothing."""
-POLL_S: Final = 0.2
 BATCH: Final = 500
 WRONG: Final = frozenset({AuditDifference.VECTOR_WRONG, AuditDifference.POINT_WRONG, AuditDifference.QUALITY_WRONG})
 
@@ -116,43 +114,40 @@ def refuse_unsafe(repairs: "Repairs", products: int, *, yes: bool) -> None:
         )
 
 
-def send_repairs(settings: Settings, repairs: "Repairs", records: "Mapping[str, CatalogRecord]") -> dict[int, int]:
-    """Send repairs, acknowledged; return partition -> offset behind the last of them."""
+def send_repairs(
+    settings: Settings, repairs: "Repairs", records: "Mapping[str, CatalogRecord]"
+) -> list[tuple[int, int]]:
+    """Send repairs, acknowledged; return the (partition, offset) of each."""
     topic, mark = settings.topic(CATALOG), [(AGAIN_HEADER, b"audit")]
     outgoing = [OutgoingRecord(topic, one.value, one.key, mark, one.partition) for one in records.values()]
     for product_id, version in repairs.delete.items():
         gone = ProductDeleted(type="product_deleted", product_id=product_id, version=version)
         outgoing.append(OutgoingRecord(topic, wire.encode(gone), product_id.encode(), mark))
-    behind: dict[int, int] = {}
+    places: list[tuple[int, int]] = []
     with translate_kafka_errors(settings), KafkaProducer(**producer_config(settings)) as producer:
         for start in range(0, len(outgoing), BATCH):
-            for partition, offset in produce_all(producer, outgoing[start : start + BATCH]):
-                behind[partition] = max(behind.get(partition, 0), offset + 1)
-    return behind
+            places += produce_all(producer, outgoing[start : start + BATCH])
+    return places
 
 
-def wait_worked_off(settings: Settings, behind: Mapping[int, int], tell: Tell) -> None:
-    """Wait until the indexers have committed past some offsets.
+def wait_worked_off(settings: Settings, places: Sequence[tuple[int, int]], tell: Tell) -> None:
+    """Wait until the indexers have committed past some records.
 
     Raises:
         DependencyDown: they commit nothing for `NO_PROGRESS_S`.
     """
-    left, moved_at, first = None, time.monotonic(), 0
     with admin(settings) as client:
-        while left != 0:
-            committed = committed_offsets(client, settings, "indexer")
-            done = {number: one.offset for (topic, number), one in committed.items() if topic == CATALOG}
-            now_left = sum(max(offset - done.get(number, 0), 0) for number, offset in behind.items())
-            if now_left != left:
-                left, moved_at, first = now_left, time.monotonic(), max(first, now_left)
-                tell("repair", first - left, first)
-            elif time.monotonic() - moved_at > NO_PROGRESS_S:
-                raise DependencyDown(
-                    f"no indexer works off the {left:,} last records of {CATALOG}",
-                    fix="see `millrace status`; what was sent again stands there and is worked off by the next one",
-                )
-            else:
-                time.sleep(POLL_S)
+        backlog = Backlog(settings, client)
+        backlog.add(places)
+
+        def told(left: int) -> None:
+            tell("repair", max(len(places) - left, 0), len(places))
+
+        if not backlog.wait(0, patience_s=NO_PROGRESS_S, tell=told):
+            raise DependencyDown(
+                f"no indexer works off the last records of {CATALOG}",
+                fix="see `millrace status`; what was sent again stands there and is worked off by the next one",
+            )
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import base64
 import gzip
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, Final
@@ -16,6 +16,7 @@ from deploy.local.state import load_running_settings
 from millrace.explaining import following_models, in_force
 from millrace.output import Json, messages, out, print_json, progress_bars
 from service.machine import PART_SUFFIX
+from service.settings import Settings
 
 if TYPE_CHECKING:
     from indexer.points import ProductPoint
@@ -47,30 +48,37 @@ def catalog_vectors(
 
     Example: millrace catalog vectors vectors.jsonl.gz
     """
-    from indexer.qdrant import connect
-    from indexer.store import ProductStore
-
     settings = load_running_settings()
-    settings.require("kafka_bootstrap", "qdrant_url")
-    with following_models(settings) as models, progress_bars() as tell:
-        serving = in_force(models)
-        store = ProductStore(connect(settings))
-        try:
-            total = store.counts(serving.collection).live
-            lines = vector_lines(_of_one_collection(store, models), form)
-            width = store.form(serving.collection).width
-            products = write_lines(file, lines, lambda done: tell("vectors", done, max(done, total)))
-        finally:
-            store.close()
-    report = {"file": str(file), "products": products, "width": width, "form": form.value,
-              "collection": serving.collection, "product_release": serving.product_release}  # fmt: skip
+    with progress_bars() as tell:
+        report = export_vectors(settings, file, form, tell)
     if json:
         print_json(report)
         return
-    out().print(f"{products:,} vectors of {width} numbers written to {file}", markup=False)
-    messages().print(
-        f"they are of product release {serving.product_release}: export again after the next", markup=False
-    )
+    out().print(f"{report['products']:,} vectors of {report['width']} numbers written to {file}", markup=False)
+    messages().print(f"product release {report['product_release']}; export again after the next one", markup=False)
+
+
+def export_vectors(
+    settings: Settings, file: Path, form: VectorForm, tell: Callable[[str, int, int], None]
+) -> dict[str, Any]:
+    """Write the file and report what it holds.
+
+    Raises:
+        TransientError: another collection came into force meanwhile; nothing was written.
+        DependencyDown: a server does not answer.
+    """
+    from indexer.qdrant import connect
+    from indexer.store import ProductStore
+
+    settings.require("kafka_bootstrap", "qdrant_url")
+    with following_models(settings) as models, closing(ProductStore(connect(settings))) as store:
+        serving = in_force(models)
+        total = store.counts(serving.collection).live
+        lines = vector_lines(_of_one_collection(store, models), form)
+        products = write_lines(file, lines, lambda done: tell("vectors", done, max(done, total)))
+        width = store.form(serving.collection).width
+    return {"file": str(file), "products": products, "width": width, "form": form.value,
+            "collection": serving.collection, "product_release": serving.product_release}  # fmt: skip
 
 
 def _of_one_collection(store: "ProductStore", models: "ModelsTable") -> "Iterator[ProductPoint]":

@@ -2,11 +2,13 @@
 
 It writes to Kafka itself, by an idempotent producer that all copies acknowledge: a bulk of products takes nothing of
 the collector's time for shoppers, and nothing is doubled or reordered. What `catalog` holds already is not sent again,
-so running it again goes on where it was left, on any machine, and a nightly file sends what has changed.
+so running it again goes on where it was left, on any machine, and a nightly file sends what has changed. It sends no
+faster than the indexers work off, so that what a shop changes meanwhile waits about as long as ever.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
@@ -21,10 +23,11 @@ from contracts.catalog import CatalogChange, ProductDeleted
 from contracts.errors import CheckFailed, UsageError
 from contracts.topics import CATALOG
 from deploy.local.state import load_running_settings
+from millrace.backlog import LEAST, Backlog
 from millrace.feed import Fault, Form, has_version, lacking_columns, read_change, unused_columns
 from millrace.output import Json, messages, out, print_json, progress_bars
 from millrace.tables import column_names, read_rows
-from service.kafka import OutgoingRecord, produce_all, producer_config, records_of, translate_kafka_errors
+from service.kafka import OutgoingRecord, admin, produce_all, producer_config, records_of, translate_kafka_errors
 from service.machine import epoch_ms
 from service.settings import Settings
 
@@ -33,7 +36,9 @@ if TYPE_CHECKING:
 
 MOST_DELETED_RATIO: Final = 0.2
 """Share of the live products that may be missing from a full file; above it the file is probably cut."""
-BATCH: Final = 500
+BATCH: Final = LEAST
+NO_INDEXER_S: Final = 15.0
+"""How long an import waits for indexers that work nothing off: they may be starting."""
 SHOWN_FAULTS: Final = 200
 
 catalog_app = typer.Typer(help="Your products, in and out.", no_args_is_help=True)
@@ -208,32 +213,31 @@ def refuse_unsafe(file: FileRead, known: "Mapping[str, Sent]", deletions: int | 
         )
 
 
-class Sender:
-    """Writes changes to `catalog`, acknowledged batch by batch.
+def send(settings: Settings, changes: Iterator[CatalogChange], *, patience_s: float) -> int:
+    """Write changes to `catalog`, no faster than they are worked off; return how many. Kafka has them on return.
 
     Args:
         settings: of the deployment.
-        producer: idempotent, acknowledged by all copies; None sends nothing, for a dry run.
+        changes: to send.
+        patience_s: if nothing is worked off for so long, no indexer runs, and the rest is sent at once.
+
+    Raises:
+        DependencyDown: Kafka does not acknowledge; running the command again goes on.
     """
-
-    def __init__(self, settings: Settings, producer: KafkaProducer | None) -> None:
-        self._settings = settings
-        self._producer = producer
-        self.sent = 0
-
-    def send(self, changes: Iterator[CatalogChange]) -> None:
-        """Send changes; Kafka has them on return.
-
-        Raises:
-            DependencyDown: Kafka does not acknowledge; running the command again goes on.
-        """
-        topic = self._settings.topic(CATALOG)
+    topic, sent, is_paced = settings.topic(CATALOG), 0, True
+    with translate_kafka_errors(settings), ExitStack() as stack:
+        producer = stack.enter_context(KafkaProducer(**producer_config(settings)))
+        backlog = Backlog(settings, stack.enter_context(admin(settings)))
         while batch := list(islice(changes, BATCH)):
-            if self._producer is not None:
-                records = [OutgoingRecord(topic, wire.encode(one), key=one.product_id.encode()) for one in batch]
-                with translate_kafka_errors(self._settings):
-                    produce_all(self._producer, records)
-                self.sent += len(batch)
+            records = [OutgoingRecord(topic, wire.encode(one), key=one.product_id.encode()) for one in batch]
+            places = produce_all(producer, records)
+            sent += len(places)
+            if is_paced:
+                backlog.add(places)
+                is_paced = backlog.wait(None, patience_s=patience_s)
+                if not is_paced:
+                    messages().print("no indexer works off the catalogue; the rest is sent at once", markup=False)
+    return sent
 
 
 def catalogue_now(settings: Settings, tell: Callable[[int, int], None]) -> "SentProducts":
@@ -285,7 +289,15 @@ def catalog_import(  # noqa: PLR0913, PLR0917 # a command line
 
 
 def run_import(
-    settings: Settings, source: CatalogFile, tell: Tell, *, dry_run: bool, skip_bad: bool, full: bool, yes: bool
+    settings: Settings,
+    source: CatalogFile,
+    tell: Tell,
+    *,
+    dry_run: bool,
+    skip_bad: bool,
+    full: bool,
+    yes: bool,
+    patience_s: float = NO_INDEXER_S,
 ) -> dict[str, Any]:
     """Check a file, send what is new, and report; nothing is sent if a line is bad, unless those are skipped.
 
@@ -297,6 +309,7 @@ def run_import(
         skip_bad: send the lines that can be used.
         full: the file is the whole shop: what it does not name is deleted.
         yes: do not ask whether deletions and versions are meant.
+        patience_s: how long to wait for indexers that work nothing off.
     """
     read = source.read(lambda done, of: tell("checking", done, of))
     for fault in read.faults[:SHOWN_FAULTS]:
@@ -324,15 +337,10 @@ def run_import(
                     yield change
         yield from deletions
 
-    with translate_kafka_errors(settings):
-        producer = None if dry_run else KafkaProducer(**producer_config(settings))
-    try:
-        sender = Sender(settings, producer)
-        sender.send(changes())
-    finally:
-        if producer is not None:
-            producer.close()
-    return {**report, **counts, "compared": True, "deleted": len(deletions), "sent": sender.sent}
+    sent = 0 if dry_run else send(settings, changes(), patience_s=patience_s)
+    if dry_run:
+        deque(changes(), maxlen=0)
+    return {**report, **counts, "compared": True, "deleted": len(deletions), "sent": sent}
 
 
 def import_words(report: Mapping[str, Any]) -> str:

@@ -1,9 +1,11 @@
 """The audit on a real Kafka and a vector store in a process of its own: it finds damage, and the repair mends it."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 from kafka import KafkaProducer
 from qdrant_client import QdrantClient, models
@@ -18,6 +20,7 @@ from indexer.points import Target
 from indexer.qdrant import connect
 from indexer.store import ProductStore, _to_struct
 from millrace.auditing import base_vectors_on_topic, run_audit
+from millrace.exporting import VectorForm, export_vectors
 from service.kafka import OutgoingRecord, produce_all, producer_config
 from service.settings import Settings
 from tests.support.indexing import ServiceThread, Shop, deleted, in_words, product, running
@@ -88,15 +91,21 @@ class Damage:
         self._client.close()
 
 
-def test_an_index_that_is_true_has_no_difference(
-    own: Settings, shop: Shop, store: ProductStore, indexer: ServiceThread
+def test_an_index_that_is_true_has_no_difference_and_is_exported(
+    own: Settings, shop: Shop, store: ProductStore, encoder: BaseEncoder, indexer: ServiceThread, tmp_path: Path
 ) -> None:
-    """Products, deletions and nulls as the indexer leaves them, every number computed again."""
+    """Products, deletions and nulls as the indexer leaves them, every number computed again; the file has them all."""
     fill(shop, store, indexer, own.collection(0))
     shop.send_raw((b"P-6", None))
     eventually(lambda: store.counts(own.collection(0)) == (38, 2), timeout_s=30)
     report = audited(own)
     assert (differing(report["differences"]), report["products"], report["sampled"]) == ({}, 38, 38)
+    path = tmp_path / "vectors.jsonl"
+    exported = export_vectors(own, path, VectorForm.NUMBERS, lambda _what, _done, _of: None)
+    assert (exported["products"], exported["width"]) == (38, encoder.dim + 1)
+    lines = {line["product_id"]: line["vector"] for line in map(orjson.loads, path.read_bytes().splitlines())}
+    assert lines.keys() == {f"P-{number}" for number in range(40)} - {"P-5", "P-6"}
+    np.testing.assert_allclose(lines["P-1"][:-1], encoder.encode([in_words(1)])[0], atol=1e-5)
 
 
 def test_each_damage_is_found_and_mended(

@@ -29,7 +29,7 @@ def written(path: Path, numbers: Sequence[int], *, price: int = 5) -> Path:
 
 def imported(settings: Settings, path: Path, *, now_ms: int = NOW_MS, **options: Any) -> dict[str, Any]:
     """Import a file; return the report."""
-    given = {"dry_run": False, "skip_bad": False, "full": False, "yes": False, **options}
+    given = {"dry_run": False, "skip_bad": False, "full": False, "yes": False, "patience_s": 0.0, **options}
     tell = given.pop("tell", lambda _what, _done, _of: None)
     return run_import(settings, CatalogFile(path, {}, Form(now_ms)), tell, **given)
 
