@@ -101,8 +101,7 @@ class CatalogFile:
     def lines(self, tell: Callable[[int, int], None]) -> Iterator[Line | Fault]:
         """Read it line by line; a product may come twice only under two versions."""
         seen: dict[str, int] = {}
-        rows = read_rows(self._path, self._columns, needed=[*self._columns, *self._form.attributes], tell=tell)
-        for row in rows:
+        for row in read_rows(self._path, self._columns, tell=tell):
             change = read_change(row, self._form)
             if isinstance(change, Fault):
                 yield change
@@ -135,7 +134,7 @@ class CatalogFile:
         """Name the columns of which nothing comes.
 
         Raises:
-            UsageError: those that say what a product is are missing.
+            UsageError: those that say what a product is are missing, or of a table one that was named.
         """
         first = next(read_rows(self._path, self._columns), None)
         if first is None or first.error is not None:
@@ -145,7 +144,14 @@ class CatalogFile:
                 f"{self._path} has no column {', '.join(missing)}; it has {', '.join(first.fields)}",
                 fix=f"say what they are called: --columns {missing[0]}=COLUMN",
             )
-        return [name for name in unused_columns(first, self._form) if name not in self._columns.values()]
+        named = [*self._columns.values(), *self._form.attributes]
+        is_table = all(isinstance(value, str) for value in first.fields.values())
+        if is_table and (missing := [name for name in named if name not in first.fields]):
+            raise UsageError(
+                f"{self._path} has no column {', '.join(missing)}; it has {', '.join(first.fields)}",
+                fix="correct --columns or --attributes",
+            )
+        return [name for name in unused_columns(first, self._form) if name not in named]
 
 
 def plan_line(line: Line, known: "Sent | None") -> tuple[Outcome, CatalogChange]:

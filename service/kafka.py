@@ -93,6 +93,8 @@ def records_of(
 ) -> Iterator[Any]:
     """Give the records that a topic holds at this moment, in the order of each partition.
 
+    A topic that Kafka does not know is `DependencyDown`: absent is not empty.
+
     Args:
         settings: of the deployment.
         topic: without the deployment's prefix.
@@ -103,6 +105,8 @@ def records_of(
     with translate_kafka_errors(settings), open_consumer(settings, wait) as consumer:
         name, given = settings.topic(topic), begins or {}
         partitions = [TopicPartition(name, number) for number in sorted(consumer.partitions_for_topic(name) or ())]
+        if not partitions:
+            raise DependencyDown(f"Kafka does not know the topic {name}", fix="a restart of any service creates it")
         consumer.assign(partitions)
         starts = {**consumer.beginning_offsets(partitions)}
         starts |= {partition: max(starts[partition], given.get(partition.partition, 0)) for partition in partitions}

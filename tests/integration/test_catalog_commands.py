@@ -9,10 +9,13 @@ import pytest
 from contracts.catalog import CATALOG_CHANGE
 from contracts.errors import CheckFailed
 from contracts.topics import CATALOG
+from indexer.store import ProductStore
 from millrace.feed import Form
 from millrace.importing import CatalogFile, run_import
 from service.kafka import ensure_topics
 from service.settings import Settings
+from tests.support.indexing import ServiceThread
+from tests.support.poll import eventually
 from tests.support.topics import read_topic
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
@@ -106,3 +109,15 @@ def test_bad_lines_keep_the_others_from_being_sent_unless_they_are_skipped(
     assert [(fault.line, fault.field) for fault in report["bad"]] == [(5, "price")]
     assert (outcomes(report), sent(two_partitions)) == ((0, 0, 0, 0, 0), [])
     assert outcomes(imported(two_partitions, path, skip_bad=True)) == (3, 0, 0, 0, 3)
+
+
+@pytest.mark.qdrant
+def test_an_import_waits_for_the_indexer(
+    own: Settings, store: ProductStore, indexer: ServiceThread, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """When it ends, indexing is on its way, for it never takes the indexer for dead; then all is there."""
+    path = written(tmp_path / "products.csv", range(2000))
+    assert outcomes(imported(own, path, patience_s=60.0)) == (2000, 0, 0, 0, 2000)
+    assert store.counts(own.collection(0)).live > 0
+    assert "no indexer" not in capsys.readouterr().err
+    eventually(lambda: store.counts(own.collection(0)).live == 2000, timeout_s=60, what="all of it is searchable")

@@ -101,6 +101,31 @@ def test_a_file_without_products_is_refused(tmp_path: Path) -> None:
         read_file(tmp_path, "product_id,title\n")
 
 
+@pytest.mark.parametrize(
+    ("content", "columns", "attributes", "told"),
+    [
+        ("sku,title\nA,a\n", {}, [], "product_id"),
+        ("sku,title\nA,a\n", {"product_id": "sku", "price": "cost"}, [], "cost"),
+        ("id,title\nA,a\n", {}, ["litres"], "litres"),
+    ],
+)
+def test_a_column_that_is_missing_is_named_before_anything_is_read(
+    content: str, columns: dict[str, str], attributes: list[str], told: str, tmp_path: Path
+) -> None:
+    """A misspelt option must not look like a thousand bad lines, or like products without a price."""
+    path = tmp_path / "products.csv"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(UsageError, match=f"no column {told}"):
+        CatalogFile(path, columns, Form(NOW_MS, attributes)).unused_columns()
+
+
+def test_fields_of_json_may_be_missing_from_the_first_line(tmp_path: Path) -> None:
+    """Each line of JSON names its own; what nothing comes of is told."""
+    path = tmp_path / "products.jsonl"
+    path.write_text('{"id": 1, "title": "a", "cost": 2}\n{"id": 2, "title": "b", "litres": 3}\n', encoding="utf-8")
+    assert CatalogFile(path, {"brand": "make"}, Form(NOW_MS, ["litres"])).unused_columns() == ["cost"]
+
+
 def checked(*, faults: int = 0, versioned: int = 0) -> FileRead:
     """Return a file of ten lines, some of them without a readable id."""
     found = [Fault(line, "missing", "product_id", "product_id: Field required", None) for line in range(faults)]
