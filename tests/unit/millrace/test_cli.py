@@ -22,7 +22,7 @@ PUBLISHED = (
     "shop export", "experiment run", "bench", "schema export", "erase", "simulate", "backtest", "world prepare",
     "product show", "explain", "base prepare", "catalog import", "catalog vectors", "audit",
 )  # fmt: skip
-"""Sections 7 and 8 of the published interfaces, what makes worlds for them, two that say why, the base change, and the catalogue."""
+"""Sections 7 and 8 of the published interfaces, worlds, two that say why, the base change, and the catalogue."""
 WRITES_FILES = {"world prepare", "shop export", "schema export", "demo", "simulate", "backtest"}
 ROOT_COMMAND: Any = typer.main.get_command(cli.app)
 
