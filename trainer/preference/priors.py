@@ -39,10 +39,14 @@ MIN_QUERIES: Final = 20
 """With fewer queries that were clicked, leaving some out tells nothing."""
 KNOWN_CLICKS: Final = 10.0
 """Clicks by which half of a query's say is reached: what a new query gains is asked of many queries, not of a few."""
-LEAST_RELEASED: Final = 0.01
+LEAST_RELEASED: Final = 0.001
 """Nats per click; who gains less has little to win and can still lose."""
-NO_ERRORS, ALL_ERRORS = 1.5, 3.5
-"""Standard errors of the gain at which nothing is released yet, and at which all is."""
+NO_ERRORS, ALL_ERRORS = 0.5, 2.0
+"""Standard errors of the gain at which nothing is released yet, and at which all is.
+
+Widths that predict left-out queries best hold what is noise near 0 already, and a release brings other products into
+the lists, from which more is learned than from the same ones again (docs/experiments.md).
+"""
 _MIX: Final = 0x9E3779B97F4A7C15
 
 

@@ -113,7 +113,7 @@ def test_one_log_gives_one_result_whatever_the_rate(seed: int, lists: int) -> No
 
 
 def test_where_there_is_nothing_to_learn_nothing_is_released() -> None:
-    """Where the text says all there is, lists stay as they are, but for the rare case that two errors allow."""
+    """Where the text says all there is, lists stay as they are, but for the rare case that chance looks like a gain."""
     released = 0
     for seed in range(2, 10):
         shop = PlantedShop(seed=seed)
@@ -127,14 +127,15 @@ def test_where_there_is_nothing_to_learn_nothing_is_released() -> None:
 
 
 def test_what_stops_to_predict_is_taken_back() -> None:
-    """Weights that were released do not stay when the prior is learned anew and no longer helps."""
+    """Weights that were released do not stay when the prior learned anew no longer helps, but for chance."""
     shop = PlantedShop(seed=3, quality_nats=1.0)
     trainer = trainer_of(shop, 600, every=600)
-    assert trainer.learner.learned is not None
-    assert trainer.learner.learned.helps
+    before = scores(untrained(shop), shop)
+    moved = np.abs(scores(trainer.weights.without_memory(), shop) - before).max()
     trainer.table = EvidenceTable()
     trainer.read(PlantedShop(seed=3).lists(1_200, seed=8), every=2_000)
-    assert np.array_equal(scores(trainer.solve().without_memory(), shop), scores(untrained(shop), shop))
+    assert moved > 1.0
+    assert np.abs(scores(trainer.solve().without_memory(), shop) - before).max() < moved / 5
 
 
 @pytest.mark.parametrize("lists", [0, PRIOR_LISTS - 1, 900])
