@@ -16,6 +16,7 @@ MAX_VERSION: Final = 2**53 - 1
 
 Version = Annotated[int, Field(ge=0, le=MAX_VERSION, description="The shop's own; only grows.")]
 Url = Annotated[Text, Field(max_length=4_000)]
+Rating = Annotated[float, Field(ge=0, le=1_000, allow_inf_nan=False)]
 CategoryPath = Annotated[tuple[Label, ...], Field(strict=False, max_length=32)]
 """From the widest to the narrowest."""
 AttributeName = Annotated[Text, Field(max_length=256)]
@@ -46,6 +47,8 @@ class Product(Message):
     locale: Label | None = None
     url: Url | None = None
     image_url: Url | None = None
+    rating: Rating | None = None
+    """Of the shop's customers, on the shop's scale; more is better."""
 
 
 class ProductDeleted(Message):
@@ -74,6 +77,10 @@ class PointPayload(Part):
     parent_id: ProductId | None = None
     seller_id: ProductId | None = None
     locale: Label | None = None
+    currency: Label | None = None
+    url: Url | None = None
+    image_url: Url | None = None
+    rating: Rating | None = None
     attributes: Annotated[dict[AttributeName, AttributeValue], Field(max_length=1_000)] = Field(default_factory=dict)
 
 

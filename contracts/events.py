@@ -118,6 +118,9 @@ class Ranking(Part):
     product_release: Release | None = None
     arm: Label = "live"
     exploration: Exploration = Exploration()
+    sort: Label | None = None
+    """What the shopper had the list sorted by, such as `price`; None and `relevance` if by relevance. Nothing is learned
+    from where a product stands in a sorted list."""
 
 
 class Impression(Envelope):

@@ -14,6 +14,8 @@ LONG_CLICK_MS: Final = 30_000
 """A stay from which a click counts as more than a click."""
 BOUNCE_MS: Final = 5_000
 """A stay below which a click says nothing, neither for nor against."""
+BY_RELEVANCE: Final = "relevance"
+"""The sort of a list whose positions tell what was taken to be relevant."""
 PRIOR_VERSION: Final = 0
 """The propensity version of what is weighed by the prior alone."""
 
@@ -71,6 +73,8 @@ def filter_reason(search: JoinedSearch) -> FilterReason | None:
         return FilterReason.SYNTHETIC
     if search.consent == "denied":
         return FilterReason.CONSENT
+    if search.ranking.sort not in {None, BY_RELEVANCE}:
+        return FilterReason.SORTED
     return None
 
 

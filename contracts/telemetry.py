@@ -78,6 +78,8 @@ class FilterReason(StrEnum):
     DUPLICATE = "duplicate"
     SYNTHETIC = "synthetic"
     CONSENT = "consent"
+    SORTED = "sorted"
+    """The shopper had it sorted: position is no sign of relevance, and what was passed over may only be dear."""
     RELOAD = "reload"
     """An earlier list of the same search made all of its pairs; a pair id stands for one content."""
 
@@ -106,6 +108,7 @@ class ListOutcome(StrEnum):
     DUPLICATE = "duplicate"
     SYNTHETIC = "synthetic"
     CONSENT = "consent"
+    SORTED = "sorted"
     NO_QUERY = "no_query"
     NO_SLOT = "no_slot"
     """No slot stood where it stood by its rank, and was seen."""

@@ -244,6 +244,10 @@ def payload_of(product: Product) -> PointPayload:
         parent_id=product.parent_id,
         seller_id=product.seller_id,
         locale=product.locale,
+        currency=product.currency,
+        url=product.url,
+        image_url=product.image_url,
+        rating=product.rating,
         attributes=product.attributes,
     )
 

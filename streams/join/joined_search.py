@@ -59,7 +59,7 @@ def joined_search(search: OpenSearch, *, partition: int) -> ClosedSearch:
     pages, slots = _merged(search.impressions())
     events = _without_repeated_lines(search.events or {})
     shown = pages[0]
-    ranker, query_release, product_release, arm, policy, seed = shown.ranking
+    ranker, query_release, product_release, arm, policy, seed, sort = shown.ranking
     denied = synthetic = False
     offsets: list[int] = []
     held: list[ShownList | HeldEvent] = [*pages, *events]
@@ -90,6 +90,7 @@ def joined_search(search: OpenSearch, *, partition: int) -> ClosedSearch:
             product_release=product_release,
             arm=arm,
             exploration=Exploration(policy=policy, seed=seed),
+            sort=sort,
         ),
         unlisted=_note_all(events, slots),
         slots=cast("Any", slots),

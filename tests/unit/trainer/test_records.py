@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from contracts.joined import ClosingNumber
 from contracts.pairs import CuratedPair
-from contracts.structs import JoinedSearch, JoinedSlot
+from contracts.structs import JoinedSearch, JoinedSlot, Ranking
 from contracts.telemetry import ListOutcome, PairDropReason
 from tests.support.pairs import preference_pair
 from tests.support.trainer import QUERIES, START_MS, search_number
@@ -88,6 +88,7 @@ def test_a_list_says_what_was_looked_at_and_chosen(
         ({}, ListOutcome.LEARNED),
         ({"synthetic": True}, ListOutcome.SYNTHETIC),
         ({"consent": "denied"}, ListOutcome.CONSENT),
+        ({"ranking": Ranking(sort="newest")}, ListOutcome.SORTED),
         ({"query": " -- "}, ListOutcome.NO_QUERY),
         ({"page": 2}, ListOutcome.NO_SLOT),
     ],

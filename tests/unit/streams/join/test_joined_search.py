@@ -68,6 +68,12 @@ def test_pages_make_one_list_in_any_order_of_arrival(order: Sequence[int]) -> No
     assert [slot["product_id"] for slot in search["slots"] if slot["clicked"]] == ["a"]
 
 
+def test_a_joined_search_says_how_its_list_was_sorted() -> None:
+    """Whoever learns from lists must know; one that is not sorted says nothing about it."""
+    assert closed(shown(("a", 1), ranking={"ranker": "own", "sort": "-price"}))["ranking"]["sort"] == "-price"
+    assert "sort" not in closed(shown(("a", 1)))["ranking"]
+
+
 TWICE = shown(("p", 1, True), ("q", 2), ("p", 3), ("p", 9, True))
 
 

@@ -268,6 +268,9 @@ def test_no_pair_ever_breaks_the_rules(slots: list[dict[str, Any]]) -> None:
     [
         ({"synthetic": True}, FilterReason.SYNTHETIC),
         ({"consent": "denied"}, FilterReason.CONSENT),
+        ({"ranking": {"sort": "price"}}, FilterReason.SORTED),
+        ({"ranking": {"sort": "price"}, "synthetic": True}, FilterReason.SYNTHETIC),
+        ({"ranking": {"sort": "relevance"}}, None),
         ({"consent": "unknown"}, None),
         ({}, None),
     ],
@@ -275,5 +278,5 @@ def test_no_pair_ever_breaks_the_rules(slots: list[dict[str, Any]]) -> None:
 def test_searches_that_must_not_be_learned_from_are_filtered(
     fields: dict[str, Any], reason: FilterReason | None
 ) -> None:
-    """Probes and people who said no are left out, and said so."""
+    """Probes, people who said no and lists that the shopper had sorted are left out, and said so."""
     assert filter_reason(search(CLICKED, SKIPPED, **fields)) is reason

@@ -209,9 +209,10 @@ def test_whatever_times_lists_carry_what_is_kept_is_bounded(monkeypatch: pytest.
 
 def test_synthetic_and_refused_searches_are_filtered() -> None:
     """What must not be learned from is counted with its reason."""
-    pairs, plan = run(records([joined("s1", synthetic=True), joined("s2", consent="denied")]))
+    sorted_list = joined("s3", ranking={"sort": "price"})
+    pairs, plan = run(records([joined("s1", synthetic=True), joined("s2", consent="denied"), sorted_list]))
     assert plan == []
-    assert pairs.progress().counts.filtered == {"synthetic": 1, "consent": 1}
+    assert pairs.progress().counts.filtered == {"synthetic": 1, "consent": 1, "sorted": 1}
 
 
 def test_what_is_no_joined_search_is_a_dead_letter() -> None:
