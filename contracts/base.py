@@ -14,6 +14,7 @@ SCHEMA_VERSION: Final = 1
 YEAR_2000_MS: Final = 946_684_800_000
 YEAR_2100_MS: Final = 4_102_444_800_000
 MAX_ID_CHARS: Final = 256
+MAX_LABEL_CHARS: Final = 256
 
 NO_NUL: Final = r"^[^\u0000]*$"
 """NUL is refused, not stripped: it ends a text in every tool written in C, and two ids may differ by it alone."""
@@ -69,7 +70,7 @@ Id = Annotated[
 ]
 ProductId = Id
 Query = Annotated[Text, Field(max_length=1000)]
-Label = Annotated[Text, Field(max_length=256)]
+Label = Annotated[Text, Field(max_length=MAX_LABEL_CHARS)]
 Time = Annotated[int, Field(ge=YEAR_2000_MS, le=YEAR_2100_MS, description="Epoch milliseconds, UTC.")]
 Money = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]

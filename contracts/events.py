@@ -33,6 +33,9 @@ MAX_SLOTS: Final = 500
 FUTURE_TOLERANCE_MS: Final = 300_000
 """An event further ahead of the broker's append time than this is a dead letter."""
 
+BY_RELEVANCE: Final = "relevance"
+"""The sort of a list whose positions tell what was taken to be relevant."""
+
 
 def person_id(identifier: str, person_key: bytes) -> str:
     """Give the stand-in of a client or user id, the same in collector and search service: HMAC-SHA256 as hex.
@@ -119,8 +122,10 @@ class Ranking(Part):
     arm: Label = "live"
     exploration: Exploration = Exploration()
     sort: Label | None = None
-    """What the shopper had the list sorted by, such as `price`; None and `relevance` if by relevance. Nothing is learned
-    from where a product stands in a sorted list."""
+    """What the shopper had the list sorted by, such as `price`; None, as `relevance`, if by relevance.
+
+    Nothing is learned from where a product stands in a sorted list.
+    """
 
 
 class Impression(Envelope):

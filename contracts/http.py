@@ -4,12 +4,12 @@ A batch is the form of a collector's request for the documentation: the collecto
 """
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.base import Finite, Id, Label, Money, NullIsAbsent, ProductId, Query, Release, Time
-from contracts.catalog import CatalogChange
+from contracts.catalog import AttributeName, AttributeValue, CatalogChange, CategoryPath
 from contracts.events import Exploration, ShopEvent
 from contracts.pairs import CuratedPair
 
@@ -99,30 +99,75 @@ class _Body(NullIsAbsent):
 
 
 class PriceRange(_Body):
-    """Bounds of the price, both included."""
+    """Bounds of the price; `lt` alone is not included."""
 
     gte: Money | None = None
+    lt: Money | None = None
     lte: Money | None = None
 
 
-class Filters(_Body):
-    """Conditions that every result meets."""
+class NumberRange(_Body):
+    """Bounds of a number, both included; exact to seven digits."""
 
-    brand: Annotated[tuple[Label, ...], Field(max_length=100)] | None = None
+    gte: Finite | None = None
+    lte: Finite | None = None
+
+
+class TimeRange(_Body):
+    """Bounds of a time, both included."""
+
+    gte: Time | None = None
+    lte: Time | None = None
+
+
+MOST_CHOICES: Final = 100
+"""Of one filter."""
+Choices = Annotated[tuple[Label, ...], Field(max_length=MOST_CHOICES)]
+AttributeChoices = Annotated[tuple[bool | int | Finite | Label, ...], Field(max_length=MOST_CHOICES)]
+
+
+class Filters(_Body):
+    """Conditions that every result meets; texts are compared without case, accents and width."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    brand: Choices | None = None
+    """Any of these."""
+    seller: Choices | None = None
+    """The `seller_id` of any of these."""
+    category: Label | CategoryPath | None = None
+    """A label at any level, or a list: the beginning of the path, level by level."""
+    attributes: Annotated[dict[AttributeName, AttributeChoices | NumberRange], Field(max_length=32)] | None = None
+    """By name a list of values, any of which it has, or bounds of a number."""
     price: PriceRange | None = None
-    category: Label | None = None
     in_stock: bool | None = None
     locale: Label | None = None
+    launched_at: TimeRange | None = None
+
+
+Sort = Literal["relevance", "price", "-price", "newest", "rating"]
+"""How a list is sorted: best first, cheapest first, dearest first, newest first, or best rated first."""
+FacetName = Annotated[str, Field(pattern=r"^(brand|seller|category|price|attributes\..{1,256})$")]
 
 
 class SearchRequest(_Body):
     """A search."""
 
-    model_config = _with_example(query="quiet fridge", k=5, filters={"price": {"lte": 500}, "in_stock": True})
+    model_config = ConfigDict(use_attribute_docstrings=True) | _with_example(
+        query="quiet fridge",
+        k=5,
+        filters={"price": {"lte": 500}, "attributes": {"colour": ["red", "white"]}, "in_stock": True},
+        facets=["brand", "price"],
+    )
 
     query: Query
+    """Empty for browsing: products that meet the filters, those of the best quality first."""
     k: Annotated[int, Field(ge=1, le=100)] = 10
     filters: Filters = Filters()
+    sort: Sort = "relevance"
+    """Sorted otherwise, a query finds the same products, cut where they match worse, and nothing is learned of them."""
+    facets: Annotated[tuple[FacetName, ...], Field(max_length=20)] = ()
+    """What to count values of: `brand`, `seller`, `category`, `price`, `attributes.NAME`."""
     session_id: Id | None = None
     client_id: Id | None = None
     explain: bool = False
@@ -139,12 +184,26 @@ class SearchResult(BaseModel):
     score: Finite
     title: str
     price: Money | None = None
+    currency: str | None = None
     brand: str | None = None
     category: tuple[str, ...] = ()
     in_stock: bool = True
+    url: str | None = None
+    image_url: str | None = None
+    rating: float | None = None
+    launched_at: int | None = None
+    seller_id: str | None = None
     parent_id: str | None = None
+    attributes: dict[str, AttributeValue] = Field(default_factory=dict)
     product_release: Release
     explanation: dict[str, float] | None = None
+
+
+class FacetValue(BaseModel):
+    """One value of a facet, in the form in which its filter takes it, and how many products have it."""
+
+    value: bool | int | float | str | tuple[str, ...] | PriceRange
+    count: int
 
 
 class SearchAnswer(BaseModel):
@@ -169,6 +228,9 @@ class SearchAnswer(BaseModel):
     total_relation: Literal["eq", "gte"] = "eq"
     """`eq`: `total` was counted a few seconds before the results at most; `gte`: it is a lower bound."""
     results: tuple[SearchResult, ...]
+    sort: Sort = "relevance"
+    facets: dict[str, tuple[FacetValue, ...]] | None = None
+    """By name the most frequent values, prices by rising price; None if none were asked for or not counted in time."""
 
 
 class EncodeRequest(_Body):

@@ -7,6 +7,7 @@ own lists, a prior stands for them: theta_k = 1 / k, version 0.
 from enum import IntEnum
 from typing import Final
 
+from contracts.events import BY_RELEVANCE
 from contracts.structs import JoinedSearch, JoinedSlot
 from contracts.telemetry import FilterReason
 
@@ -14,8 +15,6 @@ LONG_CLICK_MS: Final = 30_000
 """A stay from which a click counts as more than a click."""
 BOUNCE_MS: Final = 5_000
 """A stay below which a click says nothing, neither for nor against."""
-BY_RELEVANCE: Final = "relevance"
-"""The sort of a list whose positions tell what was taken to be relevant."""
 PRIOR_VERSION: Final = 0
 """The propensity version of what is weighed by the prior alone."""
 

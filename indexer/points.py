@@ -10,6 +10,7 @@ import numpy as np
 from contracts.catalog import PointVersion, is_newer
 from contracts.releases import ALIAS, Serving, collection_name
 from indexer.catalog.base_vectors import BaseProduct
+from indexer.filters import KEYS, stored_keys
 from towers.lexical import ProductWords
 from towers.model import ProductTower, product_vectors
 
@@ -153,6 +154,8 @@ class Target:
 
     def _point(self, product: BaseProduct, vector: np.ndarray, quality: float, width: float) -> ProductPoint:
         payload = {} if product.payload is None else product.payload.model_dump(mode="json", exclude_none=True)
+        if product.payload is not None:
+            payload[KEYS] = stored_keys(product.payload)
         payload |= {"base_version": product.base_version, "text_hash": product.text_hash}
         payload |= {"quality": quality, "quality_width": width}
         return ProductPoint(

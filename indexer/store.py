@@ -18,6 +18,7 @@ from qdrant_client.http.exceptions import UnexpectedResponse
 
 from contracts.catalog import PointVersion, point_id
 from contracts.errors import DependencyDown, InvariantError, TransientError, UsageError
+from indexer.filters import KEYS, KEYS_VERSION
 from indexer.points import Owner, ProductPoint, newest_per_id
 from indexer.qdrant import WORDS, qdrant_errors, to_sparse, words_of, write_condition
 from service.health import Dependency
@@ -33,18 +34,29 @@ OWNER: Final = "owner"
 LEXICAL: Final = "lexical_version"
 """The entry that tells how the sparse vectors were made: others do not meet the queries of today."""
 
+FILTERED: Final = "keys_version"
+"""The entry that tells how the keys were made that filters ask for."""
+
 _SCROLL_SIZE: Final = 1000
 _POLL_S: Final = 0.2
 
 PAYLOAD_INDEXES: Final[dict[str, models.PayloadSchemaType]] = {
-    "brand": models.PayloadSchemaType.KEYWORD,
-    "category": models.PayloadSchemaType.KEYWORD,
-    "locale": models.PayloadSchemaType.KEYWORD,
+    f"{KEYS}.brand": models.PayloadSchemaType.KEYWORD,
+    f"{KEYS}.seller": models.PayloadSchemaType.KEYWORD,
+    f"{KEYS}.category": models.PayloadSchemaType.KEYWORD,
+    f"{KEYS}.path": models.PayloadSchemaType.KEYWORD,
+    f"{KEYS}.attributes": models.PayloadSchemaType.KEYWORD,
+    f"{KEYS}.locale": models.PayloadSchemaType.KEYWORD,
+    f"{KEYS}.numbers": models.PayloadSchemaType.INTEGER,
+    f"{KEYS}.price": models.PayloadSchemaType.INTEGER,
     "price": models.PayloadSchemaType.FLOAT,
+    "quality": models.PayloadSchemaType.FLOAT,
+    "rating": models.PayloadSchemaType.FLOAT,
+    "launched_at": models.PayloadSchemaType.INTEGER,
     "in_stock": models.PayloadSchemaType.INTEGER,
     "deleted": models.PayloadSchemaType.INTEGER,
 }
-"""Fields that search filters or counts by, and no others; made before loading, when it costs least."""
+"""Fields that search filters, counts or sorts by, and no others; made before loading, when it costs least."""
 
 _ORDERING: Final = ("product_id", "version", "product_release", "deleted")
 _COMPARED: Final = [*_ORDERING, "quality"]
@@ -85,6 +97,8 @@ class Form(NamedTuple):
             return f"holds no sparse vectors {', '.join(f'`{name}`' for name in missing)} with idf"
         if (lexical := self.metadata.get(LEXICAL, LEXICAL_VERSION)) != LEXICAL_VERSION:
             return f"holds words as of version {lexical}, not {LEXICAL_VERSION}"
+        if (keys := self.metadata.get(FILTERED, 0)) != KEYS_VERSION:
+            return f"holds keys for filters as of version {keys}, not {KEYS_VERSION}"
         return None
 
 
@@ -227,7 +241,7 @@ class ProductStore:
             return False
         params = {VECTOR_NAME: models.VectorParams(size=width, distance=models.Distance.DOT)}
         sparse = dict.fromkeys(WORDS, models.SparseVectorParams(modifier=models.Modifier.IDF))
-        metadata = {LEXICAL: LEXICAL_VERSION, **metadata}
+        metadata = {LEXICAL: LEXICAL_VERSION, FILTERED: KEYS_VERSION, **metadata}
         try:
             self._client.create_collection(name, params, sparse, metadata=metadata)
         except UnexpectedResponse as error:

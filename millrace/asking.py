@@ -1,8 +1,10 @@
 """Commands that ask: the search service, as any client does; and the running deployment how it is, changing nothing."""
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, get_args
 
 import httpx
 import typer
@@ -10,6 +12,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from contracts.errors import CheckFailed, DependencyDown, UsageError
+from contracts.events import BY_RELEVANCE
+from contracts.http import Sort
 from contracts.telemetry import Process
 from deploy.local.state import load_running_settings
 from millrace.output import Json, messages, out, print_json
@@ -25,6 +29,8 @@ SHOWN_CHARACTERS: Final = 500
 CATCH_UP_S: Final = 30.0
 KAFKA_WAIT_S: Final = 3.0
 """How long a question waits for Kafka: most are asked when something is down."""
+_NUMBER: Final = r"-?\d+(?:\.\d+)?"
+_BOUNDS: Final = re.compile(rf"(?P<gte>{_NUMBER})?\.\.(?P<lte>{_NUMBER})?")
 COLOURS: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 T = TypeVar("T")
@@ -58,25 +64,108 @@ def post(url: str, body: Mapping[str, Any]) -> Any:
     raise DependencyDown(text, fix="see `millrace status`")
 
 
-def search(
-    query: Annotated[str, typer.Argument(help="What a shopper would type.")],
+def search(  # noqa: PLR0913, PLR0917 # a command line
+    query: Annotated[str, typer.Argument(help="What a shopper would type; leave it out to browse.")] = "",
     k: Annotated[int, typer.Option("-k", "--k", min=1, max=100, help="Number of results.")] = 10,
     brand: Annotated[list[str] | None, typer.Option(help="Only this brand; may be given more than once.")] = None,
+    seller: Annotated[list[str] | None, typer.Option(help="Only this seller; may be given more than once.")] = None,
+    category: Annotated[str | None, typer.Option(help="Only this category, at whatever level.")] = None,
+    category_path: Annotated[
+        list[str] | None, typer.Option(help="Only below this path; once for each level, from the widest.")
+    ] = None,
+    attribute: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Only with this value, of one name any; NAME=10..20 bounds a number."),
+    ] = None,
+    min_price: Annotated[float | None, typer.Option(min=0, help="Only products from this price on.")] = None,
     max_price: Annotated[float | None, typer.Option(min=0, help="Only products up to this price.")] = None,
+    in_stock: Annotated[
+        bool | None, typer.Option("--in-stock/--out-of-stock", help="Only what can be bought, or cannot.")
+    ] = None,
+    locale: Annotated[str | None, typer.Option(help="Only products of this locale.")] = None,
+    launched_after: Annotated[datetime | None, typer.Option(help="Only products launched since, UTC.")] = None,
+    launched_before: Annotated[datetime | None, typer.Option(help="Only products launched until then, UTC.")] = None,
+    sort: Annotated[str, typer.Option(help=f"One of {', '.join(get_args(Sort))}.")] = BY_RELEVANCE,
+    facet: Annotated[
+        list[str] | None,
+        typer.Option(help="Count values of brand, seller, category, price or attributes.NAME; once for each."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Search the index as the shop's site would, without writing an impression.
 
+    Without a query, browse what meets the filters.
+
     Example: millrace search "quiet fridge for a bachelor" -k 5
+
+    Example: millrace search --category Fridges --attribute colour=red --sort price --facet brand
     """
-    filters: dict[str, Any] = {"brand": brand} if brand else {}
-    if max_price is not None:
-        filters["price"] = {"lte": max_price}
-    body = {"query": query, "k": k, "filters": filters, "impression": "none"}
-    answer = post(f"{search_url()}/v1/search", body)
-    print_json(answer) if json else out().print(results_table(answer))
+    filters = {
+        "brand": brand,
+        "seller": seller,
+        "category": category_path or category,
+        "attributes": attribute_filters(attribute or []),
+        "price": {"gte": min_price, "lte": max_price},
+        "in_stock": in_stock,
+        "locale": locale,
+        "launched_at": {"gte": _epoch_ms(launched_after), "lte": _epoch_ms(launched_before)},
+    }
+    body = {"query": query, "k": k, "filters": _given(filters), "impression": "none"}
+    if sort != BY_RELEVANCE:
+        body["sort"] = sort
+    answer = post(f"{search_url()}/v1/search", body | _given({"facets": facet}))
+    if json:
+        print_json(answer)
+    else:
+        out().print(results_table(answer))
+        for table in facet_tables(answer):
+            out().print(table)
     if answer["degraded"] is not None:
         messages().print(f"degraded answer: {answer['degraded']}", markup=False)
+
+
+def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what says nothing."""
+    inner = {name: _given(value) if isinstance(value, dict) else value for name, value in fields.items()}
+    return {name: value for name, value in inner.items() if value not in (None, {}, [])}
+
+
+def _epoch_ms(moment: datetime | None) -> int | None:
+    return None if moment is None else int(moment.replace(tzinfo=UTC).timestamp() * 1000)
+
+
+def attribute_filters(given: Sequence[str]) -> dict[str, Any]:
+    """Read filters of attributes: values, or the bounds of a number.
+
+    >>> attribute_filters(["colour=red", "colour=blue", "capacity_l=100..", "width=-1..2.5"])
+    {'colour': ['red', 'blue'], 'capacity_l': {'gte': 100.0, 'lte': None}, 'width': {'gte': -1.0, 'lte': 2.5}}
+    """
+    filters: dict[str, Any] = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not (name and equals and value):
+            raise UsageError(f"--attribute {one} has no value", fix="write --attribute NAME=VALUE")
+        if bounds := _BOUNDS.fullmatch(value):
+            filters[name] = {way: float(bound) if bound else None for way, bound in bounds.groupdict().items()}
+        elif isinstance(chosen := filters.setdefault(name, []), list):
+            chosen.append(value)
+    return filters
+
+
+def facet_tables(answer: Mapping[str, Any]) -> Iterator[Table]:
+    """The facets of an answer, a table each."""
+    for name, values in (answer.get("facets") or {}).items():
+        table = Table(Column(name, overflow="fold"), *numbers("products"))
+        for value in values:
+            table.add_row(Text(_shown(value["value"])), f"{value['count']:,}")
+        yield table
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        bounds = [("from", value.get("gte")), ("below", value.get("lt"))]
+        return " ".join(f"{word} {bound:,g}" for word, bound in bounds if bound is not None)
+    return " > ".join(value) if isinstance(value, list) else str(value)
 
 
 def results_table(answer: Mapping[str, Any]) -> Table:
@@ -84,9 +173,9 @@ def results_table(answer: Mapping[str, Any]) -> Table:
     title = f"query release {answer['query_release']}, product release {answer['product_release']}"
     table = Table("#", "score", "product", "title", "price", title=title)
     for result in answer["results"]:
-        price = "" if result.get("price") is None else f"{result['price']:,.2f}"
+        price = "" if result.get("price") is None else f"{result['price']:,.2f} {result.get('currency') or ''}".strip()
         texts = (Text(result["product_id"]), Text(result["title"]))
-        table.add_row(str(result["position"]), f"{result['score']:.3f}", *texts, price)
+        table.add_row(str(result["position"]), f"{result['score']:.3f}", *texts, Text(price))
     return table
 
 

@@ -6,6 +6,7 @@ details (RFC 9457). Bodies are unpacked here, not by aiohttp, which would do it 
 """
 
 import asyncio
+import difflib
 import logging
 import socket
 import threading
@@ -263,7 +264,21 @@ def _validated(model: type[M], content: Any) -> M:
         return model.model_validate(content)
     except ValidationError as error:
         wrong = wire.contract_error(error, tagged=False)
-        raise Refused(422, wrong.reason, str(wrong), field=wrong.field) from error
+        nearest = _nearest(model, wrong.field) if wrong.reason == "unknown_field" and wrong.field else None
+        detail = f"{wrong}; did you mean {nearest}?" if nearest else str(wrong)
+        raise Refused(422, wrong.reason, detail, field=wrong.field) from error
+
+
+def _nearest(model: type[BaseModel], path: str) -> str | None:
+    """Return the field of a form that is spelled most like one that it does not have."""
+    *parents, name = path.split(".")
+    for parent in parents:
+        within = model.model_fields[parent].annotation if parent in model.model_fields else None
+        if not (isinstance(within, type) and issubclass(within, BaseModel)):
+            return None
+        model = within
+    names = [field.alias or known for known, field in model.model_fields.items()]
+    return next(iter(difflib.get_close_matches(name, names, n=1)), None)
 
 
 ADMIN_FINISH_S: Final = 1.0

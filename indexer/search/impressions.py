@@ -17,7 +17,7 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
 from contracts import wire
-from contracts.events import Impression, Ranking, Slot, person_id
+from contracts.events import BY_RELEVANCE, Impression, Ranking, Slot, person_id
 from contracts.http import SearchAnswer, SearchRequest
 from contracts.telemetry import Process
 from contracts.topics import SEARCH_EVENTS
@@ -94,6 +94,7 @@ def impression_of(request: SearchRequest, answer: SearchAnswer, *, query: str, p
             product_release=answer.product_release,
             arm=answer.arm,
             exploration=answer.exploration,
+            sort=None if answer.sort == BY_RELEVANCE else answer.sort,
         ),
     )
 

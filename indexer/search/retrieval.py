@@ -16,7 +16,8 @@ from qdrant_client import AsyncQdrantClient, models
 
 from contracts.catalog import PointPayload
 from contracts.errors import MillraceError
-from contracts.http import Filters
+from contracts.http import Filters, Sort
+from indexer.filters import KEYS, any_of, to_filter, to_live_filter
 from indexer.qdrant import qdrant_errors, to_sparse
 from indexer.search.encoding import digest
 from indexer.store import VECTOR_NAME
@@ -33,10 +34,18 @@ CANDIDATES: Final = 50
 NAMED: Final = 20
 """Products with the best matching words, of which it is asked whether the query names them: reading them takes time."""
 SHOWN: Final = [
-    "product_id", "title", "price", "brand", "category", "in_stock", "parent_id", "product_release", "quality",
-    "quality_width",
+    "product_id", "title", "price", "currency", "brand", "category", "in_stock", "url", "image_url", "rating",
+    "launched_at", "seller_id", "parent_id", "attributes", "product_release", "quality", "quality_width",
 ]  # fmt: skip
 """What a result says of its product, and what ranks it; the rest of the payload stays in the store."""
+ORDERS: Final[Mapping[Sort, tuple[str, models.Direction]]] = {
+    "relevance": ("quality", models.Direction.DESC),
+    "price": ("price", models.Direction.ASC),
+    "-price": ("price", models.Direction.DESC),
+    "newest": ("launched_at", models.Direction.DESC),
+    "rating": ("rating", models.Direction.DESC),
+}
+"""By which field products are in order if no query ranks them."""
 
 
 Arms = dict[str, list[float] | models.SparseVector]
@@ -96,8 +105,20 @@ class Retrieval(Protocol):
         """Return the k best products that meet the filters: those that the query names, then by score."""
         ...
 
+    async def browse(self, collection: str, sort: Sort, *, k: int, filters: Filters) -> list[Hit]:
+        """Return the first k of all products that meet the filters; those without what sorts them come last."""
+        ...
+
     async def count(self, collection: str, filters: Filters) -> int:
         """Return how many products meet the filters."""
+        ...
+
+    async def facet(self, collection: str, field: str, *, most: int, filters: Filters) -> dict[str | int, int]:
+        """Return how many of the products that meet the filters have each key of a field, the most frequent keys."""
+        ...
+
+    async def having(self, collection: str, field: str, keys: Sequence[str | int]) -> list[dict[str, Any]]:
+        """Return what a product says that has a key, for each key of which there is one."""
         ...
 
 
@@ -128,6 +149,38 @@ class QdrantRetrieval:
             found = await asked(question.arms(mistyped=True))
         return mixed(question, found)[:k]
 
+    async def browse(self, collection: str, sort: Sort, *, k: int, filters: Filters) -> list[Hit]:
+        """Return the first k of all products that meet the filters; those without what sorts them come last."""
+        field, direction = ORDERS[sort]
+        lacking = models.IsEmptyCondition(is_empty=models.PayloadField(key=field))
+        by_field = models.OrderByQuery(order_by=models.OrderBy(key=field, direction=direction))
+        requests = [
+            models.QueryRequest(query=by_field, filter=to_live_filter(filters), limit=k, with_payload=SHOWN),
+            models.QueryRequest(filter=to_live_filter(filters, lacking), limit=k, with_payload=SHOWN),
+        ]
+        with qdrant_errors(f"browse {collection}"):
+            answers = await self._client.query_batch_points(collection, requests)
+        payloads = [dict(point.payload or {}) for answer in answers for point in answer.points]
+        return [Hit(payload.get("quality", 0.0) / NATS_PER_COSINE, payload) for payload in payloads[:k]]
+
+    async def facet(self, collection: str, field: str, *, most: int, filters: Filters) -> dict[str | int, int]:
+        """Return how many of the products that meet the filters have each key of a field, the most frequent keys."""
+        with qdrant_errors(f"count {field} of {collection}"):
+            found = await self._client.facet(
+                collection, f"{KEYS}.{field}", facet_filter=to_live_filter(filters), limit=most
+            )
+        return {hit.value: hit.count for hit in found.hits}
+
+    async def having(self, collection: str, field: str, keys: Sequence[str | int]) -> list[dict[str, Any]]:
+        """Return what a product says that has a key, for each key of which there is one."""
+        requests = [
+            models.QueryRequest(filter=models.Filter(must=[any_of(field, [key])]), limit=1, with_payload=SHOWN)
+            for key in keys
+        ]
+        with qdrant_errors(f"look for {field} in {collection}"):
+            answers = await self._client.query_batch_points(collection, requests) if requests else []
+        return [dict(point.payload or {}) for answer in answers for point in answer.points]
+
     async def count(self, collection: str, filters: Filters) -> int:
         """Return how many products meet the filters."""
         with qdrant_errors(f"count {collection}"):
@@ -144,7 +197,6 @@ def _requests(
 ) -> list[models.QueryRequest]:
     """One request an arm, each for its score of all that any arm finds; the first also tells what is shown."""
     meets, size = to_filter(filters), max(k, CANDIDATES) if len(arms) > 1 else k
-    shown = [*SHOWN, "attributes"] if question.words.kind is QueryKind.IDENTIFIER else SHOWN
     finding = [models.Prefetch(query=arm, using=name, filter=meets, limit=size) for name, arm in arms.items()]
     return [
         models.QueryRequest(
@@ -153,7 +205,7 @@ def _requests(
             using=name,
             filter=None if len(arms) > 1 else meets,
             limit=size * len(arms),
-            with_payload=shown if is_first or VECTOR_NAME not in arms else False,
+            with_payload=SHOWN if is_first or VECTOR_NAME not in arms else False,
             with_vector=[VECTOR_NAME] if with_vectors and is_first else False,
         )
         for is_first, (name, arm) in zip((True, False, False), arms.items(), strict=False)
@@ -197,6 +249,15 @@ def _vector_of(point: models.ScoredPoint) -> list[float] | None:
     return cast("list[float] | None", vector)
 
 
+def sorted_by(sort: Sort, hits: Sequence[Hit]) -> list[Hit]:
+    """Sort hits by a field of what they say; those without it come last, and of equals the better one first."""
+    field, direction = ORDERS[sort]
+    sign = -1 if direction is models.Direction.DESC else 1
+    known = [hit for hit in hits if hit.payload.get(field) is not None]
+    unknown = [hit for hit in hits if hit.payload.get(field) is None]
+    return sorted(known, key=lambda hit: sign * hit.payload[field]) + unknown
+
+
 class Totals:
     """How many products meet filters: counted beside the searches, each number kept for some seconds.
 
@@ -236,33 +297,3 @@ class Totals:
 
 def _key(collection: str, filters: Filters) -> bytes:
     return digest(f"{collection} {filters.model_dump_json()}")
-
-
-def to_filter(filters: Filters) -> models.Filter | None:
-    """Return the conditions as Qdrant has them, None where there are none."""
-    must = _conditions(filters)
-    return models.Filter(must=must) if must else None
-
-
-def to_live_filter(filters: Filters) -> models.Filter:
-    """Return the conditions for a count, where deleted products must be left out by name: they have no vector."""
-    deleted = models.FieldCondition(key="deleted", match=models.MatchValue(value=1))
-    return models.Filter(must=_conditions(filters) or None, must_not=[deleted])
-
-
-def _conditions(filters: Filters) -> list[models.Condition]:
-    must: list[models.Condition] = []
-    if filters.brand:
-        must.append(models.FieldCondition(key="brand", match=models.MatchAny(any=list(filters.brand))))
-    if filters.price is not None and (filters.price.gte is not None or filters.price.lte is not None):
-        bounds = models.Range(gte=filters.price.gte, lte=filters.price.lte)
-        must.append(models.FieldCondition(key="price", range=bounds))
-    equal = {"category": filters.category, "locale": filters.locale}
-    if filters.in_stock is not None:
-        must.append(models.FieldCondition(key="in_stock", match=models.MatchValue(value=int(filters.in_stock))))
-    must += [
-        models.FieldCondition(key=name, match=models.MatchValue(value=value))
-        for name, value in equal.items()
-        if value is not None
-    ]
-    return must

@@ -19,14 +19,15 @@ import orjson
 from cachetools import TTLCache
 
 from contracts.errors import DependencyDown, MillraceError, Overloaded, TransientError
-from contracts.events import Exploration
-from contracts.http import EncodeAnswer, SearchAnswer, SearchRequest, SearchResult
+from contracts.events import BY_RELEVANCE, Exploration
+from contracts.http import EncodeAnswer, FacetValue, SearchAnswer, SearchRequest, SearchResult
 from contracts.telemetry import Process
 from indexer.search.encoding import ENTRY_BYTES, QueryEncoder, digest
 from indexer.search.exploration import CANDIDATES, Policy
+from indexer.search.facets import MATCHING, Facets, matching
 from indexer.search.impressions import ImpressionLog, impression_of, time_ordered_id
 from indexer.search.in_force import ServedRelease
-from indexer.search.retrieval import Hit, Question, Retrieval, Totals
+from indexer.search.retrieval import Hit, Question, Retrieval, Totals, sorted_by
 from service import metrics
 from service.health import Dependency
 from service.logging import get_logger
@@ -165,6 +166,7 @@ class SearchService:
         self._clocks = clocks or Clocks()
         self._deadline_s = deadline_s
         self._open = OpenSearches(deadline_s, self._clocks.monotonic_s)
+        self._facets = Facets(retrieval, monotonic_s=self._clocks.monotonic_s)
         self._totals = Totals(retrieval.count, monotonic_s=self._clocks.monotonic_s)
         self._remembered: TTLCache[bytes, _Remembered] = TTLCache(
             REMEMBERED_BYTES,
@@ -184,7 +186,10 @@ class SearchService:
         """
         began, search_time = time.perf_counter(), self._clocks.epoch_ms()
         query = " ".join(request.query.split())
-        found = await self._find(query, request)
+        if request.facets:
+            found, facets = await asyncio.gather(self._find(query, request), self._count_facets(query, request))
+        else:
+            found, facets = await self._find(query, request), None
         answer = SearchAnswer(
             search_id=time_ordered_id(search_time),
             search_time=search_time,
@@ -201,6 +206,8 @@ class SearchService:
                 _result(position, hit, explanation)
                 for position, (hit, explanation) in enumerate(zip_longest(found.hits, found.explanations), start=1)
             ),
+            sort=request.sort,
+            facets=facets,
         )
         if request.impression == "server":
             self._impressions.send(impression_of(request, answer, query=query, person_key=self._person_key))
@@ -234,23 +241,20 @@ class SearchService:
     async def _find(self, query: str, request: SearchRequest) -> Found:
         """Return what the vector store finds, or what it found when the same was asked before."""
         release, filters = self._in_force(), request.filters
-        explores = request.explore and self._explore.explores
-        key = digest(f"{query}\n{request.k} {explores} {filters.model_dump_json()}")
+        is_ranked = bool(query) and request.sort == BY_RELEVANCE
+        explores = is_ranked and request.explore and self._explore.explores
+        key = digest(f"{query}\n{request.sort} {request.k} {explores} {filters.model_dump_json()}")
         ends_s = asyncio.get_running_loop().time() + self._deadline_s
         try:
             with self._open.one_more():
-                rows, late = await self._encoded(query, ends_s)
+                rows, late = await self._encoded(query, ends_s) if query else (None, None)
                 explores = explores and rows is not None
                 vector = None if rows is None else release.tower.vectors([query], rows)[0]
                 total = self._totals.known(release.collection, filters)
                 async with _until(ends_s, TransientError("Qdrant did not answer in time")):
                     with _timed("store"):
-                        hits = await self._retrieval.best(
-                            release.collection,
-                            Question.of(query, vector, release.mix),
-                            k=max(request.k, CANDIDATES) if explores else request.k,
-                            filters=filters,
-                            with_vectors=request.explain and rows is not None,
+                        hits = await self._hits(
+                            release, query, vector, request, k=max(request.k, CANDIDATES) if explores else request.k
                         )
                 if late is not None and not hits:
                     raise late
@@ -260,6 +264,8 @@ class SearchService:
         if total is None:
             timeout_s = min(ends_s - asyncio.get_running_loop().time(), self._deadline_s * COUNT_SHARE)
             total = await self._totals.wait(release.collection, filters, timeout_s=timeout_s)
+        if not query:
+            return self._remember(key, Found.by(release, hits, total, explanations=_by_quality(hits, request)))
         if rows is None:
             return self._by_words(release, hits, total, explain=request.explain)
         self._observe_first_answer(release)
@@ -272,9 +278,46 @@ class SearchService:
             for hit in hits
         ]
         found = Found.by(release, hits, total, exploration=exploration, explanations=explanations)
-        content = [*found[:2], [[*hit[:2]] for hit in hits], total, exploration.model_dump()]
+        return self._remember(key, found)
+
+    def _remember(self, key: bytes, found: Found) -> Found:
+        hits = [[*hit[:2]] for hit in found.hits]
+        content = [*found[:2], hits, found.total, found.exploration.model_dump()]
         self._remembered[key] = _Remembered(orjson.dumps(content), self._clocks.monotonic_s())
         return found
+
+    async def _hits(
+        self, release: ServedRelease, query: str, vector: np.ndarray | None, request: SearchRequest, *, k: int
+    ) -> list[Hit]:
+        """The first k products: for a query the best, or those that match sorted otherwise; else all in order."""
+        if not query:
+            return await self._retrieval.browse(release.collection, request.sort, k=k, filters=request.filters)
+        is_ranked = request.sort == BY_RELEVANCE
+        hits = await self._retrieval.best(
+            release.collection,
+            Question.of(query, vector, release.mix),
+            k=k if is_ranked else MATCHING,
+            filters=request.filters,
+            with_vectors=request.explain and vector is not None,
+        )
+        return hits if is_ranked else sorted_by(request.sort, matching(hits))[:k]
+
+    async def _count_facets(self, query: str, request: SearchRequest) -> dict[str, tuple[FacetValue, ...]] | None:
+        """Count what was asked for beside the search; nobody's search fails for it."""
+        ends_s = asyncio.get_running_loop().time() + self._deadline_s
+        try:
+            release, question = self._in_force(), None
+            async with _until(ends_s, TransientError("facets were not counted in time")):
+                if query:
+                    rows, _ = await self._encoded(query, ends_s)
+                    vector = None if rows is None else release.tower.vectors([query], rows)[0]
+                    question = Question.of(query, vector, release.mix)
+                with _timed("facets"):
+                    return await self._facets.counted(release.collection, question, request.facets, request.filters)
+        except MillraceError as error:
+            metrics.DEGRADED.labels("no_facets").inc()
+            get_logger().warning("facets_not_counted", error=error.message)
+            return None
 
     async def _encoded(self, query: str, ends_s: float) -> tuple[np.ndarray | None, MillraceError | None]:
         """The base vector of a query, (1, D), or why there is none."""
@@ -345,13 +388,24 @@ def _result(position: int, hit: Hit, explanation: dict[str, float] | None) -> Se
         score=hit.score,
         title=payload.get("title", ""),
         price=payload.get("price"),
+        currency=payload.get("currency"),
         brand=payload.get("brand"),
         category=tuple(payload.get("category", ())),
         in_stock=bool(payload.get("in_stock", 1)),
+        url=payload.get("url"),
+        image_url=payload.get("image_url"),
+        rating=payload.get("rating"),
+        launched_at=payload.get("launched_at"),
+        seller_id=payload.get("seller_id"),
         parent_id=payload.get("parent_id"),
+        attributes=payload.get("attributes", {}),
         product_release=payload["product_release"],
         explanation=explanation,
     )
+
+
+def _by_quality(hits: Sequence[Hit], request: SearchRequest) -> list[dict[str, float] | None]:
+    return [{"quality": NATS_PER_COSINE * hit.score} if request.explain else None for hit in hits]
 
 
 @asynccontextmanager

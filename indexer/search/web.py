@@ -1,13 +1,27 @@
 """Search over HTTP: `/v1/search` by body and by parameters, `/v1/encode`, and their documentation."""
 
 from collections.abc import Callable
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from contracts.base import Id, Label, Money, Query
-from contracts.http import EncodeAnswer, EncodeRequest, Filters, PriceRange, SearchAnswer, SearchRequest
+from contracts.base import Id, Label, Money, Query, Time
+from contracts.catalog import AttributeName
+from contracts.events import BY_RELEVANCE
+from contracts.http import (
+    MOST_CHOICES,
+    EncodeAnswer,
+    EncodeRequest,
+    FacetName,
+    Filters,
+    NumberRange,
+    PriceRange,
+    SearchAnswer,
+    SearchRequest,
+    Sort,
+    TimeRange,
+)
 from indexer.search.service import SearchService
 from service.api_docs import documentation
 from service.health import Health
@@ -23,6 +37,13 @@ DESCRIPTION: Final = (
 )
 
 
+B = TypeVar("B", bound=BaseModel)
+
+ATTRIBUTE: Final = "attr."
+"""What the parameters of attributes begin with."""
+Repeated = Annotated[tuple[Label, ...], Field(max_length=MOST_CHOICES, description="Repeat it for any of several.")]
+
+
 class SearchParameters(BaseModel):
     """A search as query parameters, the same request as the body; others are refused by name, never ignored."""
 
@@ -30,45 +51,92 @@ class SearchParameters(BaseModel):
         frozen=True, extra="forbid", json_schema_extra={"examples": [{"q": "quiet fridge", "k": 5, "price_lte": 500}]}
     )
 
-    q: Query
+    q: Annotated[Query, Field(description="Empty, or left out, for browsing by filters, sort or facets.")] = ""
     k: Annotated[int, Field(ge=1, le=100)] = 10
-    brand: Annotated[list[Label], Field(max_length=100, description="Repeat it for any of several.")] = []
+    brand: Repeated = ()
+    seller: Repeated = ()
+    category: Annotated[Label | None, Field(description="A label at any level.")] = None
+    category_path: Annotated[
+        tuple[Label, ...], Field(max_length=32, description="Repeat it: the path from its beginning, level by level.")
+    ] = ()
+    attributes: Annotated[
+        dict[AttributeName, tuple[Label, ...] | NumberRange],
+        Field(
+            alias=f"{ATTRIBUTE}NAME",
+            description="A value of the attribute NAME, repeated for any of several; "
+            f"`{ATTRIBUTE}NAME_gte` and `{ATTRIBUTE}NAME_lte` bound a number.",
+        ),
+    ] = {}
     price_gte: Money | None = None
+    price_lt: Money | None = None
     price_lte: Money | None = None
-    category: Label | None = None
     in_stock: bool | None = None
     locale: Label | None = None
+    launched_gte: Time | None = None
+    launched_lte: Time | None = None
+    sort: Sort = "relevance"
+    facet: Annotated[
+        tuple[FacetName, ...],
+        Field(max_length=20, description="`brand`, `seller`, `category`, `price`, `attributes.NAME`; repeat it."),
+    ] = ()
     session_id: Id | None = None
     client_id: Id | None = None
     explain: bool = False
     explore: bool = True
     impression: Literal["server", "client", "none"] = "server"
 
-    @field_validator("brand", mode="before")
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Gather what is said of attributes: values, or bounds."""
+        attributes: dict[str, Any] = {}
+        for parameter in [name for name in given if name.startswith(ATTRIBUTE)]:
+            name, value = parameter.removeprefix(ATTRIBUTE), given[parameter]
+            bounded, _, bound = name.rpartition("_")
+            if bound in NumberRange.model_fields:
+                attributes[bounded] = {**attributes.get(bounded, {}), bound: value}
+            else:
+                attributes[name] = _several(value)
+        others = {name: value for name, value in given.items() if not name.startswith(ATTRIBUTE)}
+        return others | ({f"{ATTRIBUTE}NAME": attributes} if attributes else {})
+
+    @field_validator("brand", "seller", "category_path", "facet", mode="before")
     @classmethod
     def _may_be_given_once(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
+        return _several(value)
 
     def to_request(self) -> SearchRequest:
         """Return the request that these parameters mean."""
-        priced = self.price_gte is not None or self.price_lte is not None
         filters = Filters(
-            brand=tuple(self.brand) or None,
-            price=PriceRange(gte=self.price_gte, lte=self.price_lte) if priced else None,
-            category=self.category,
+            brand=self.brand or None,
+            seller=self.seller or None,
+            category=self.category_path or self.category,
+            attributes=self.attributes or None,
+            price=_unless_empty(PriceRange(gte=self.price_gte, lt=self.price_lt, lte=self.price_lte)),
             in_stock=self.in_stock,
             locale=self.locale,
+            launched_at=_unless_empty(TimeRange(gte=self.launched_gte, lte=self.launched_lte)),
         )
         return SearchRequest(
             query=self.q,
             k=self.k,
             filters=filters,
+            sort=self.sort,
+            facets=self.facet,
             session_id=self.session_id,
             client_id=self.client_id,
             explain=self.explain,
             explore=self.explore,
             impression=self.impression,
         )
+
+
+def _several(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _unless_empty(bounds: B) -> B | None:
+    return bounds if bounds.model_dump(exclude_none=True) else None
 
 
 def build(service: Callable[[], SearchService], health: Health, *, max_open: int = MAX_OPEN) -> web.Application:
@@ -81,13 +149,13 @@ def build(service: Callable[[], SearchService], health: Health, *, max_open: int
     """
 
     async def search_by_parameters(request: web.Request) -> web.StreamResponse:
-        parameters = read_parameters(request, SearchParameters)
-        _refuse_blank(parameters.q, "q")
-        return json_answer(await service().search(parameters.to_request()))
+        asked = read_parameters(request, SearchParameters).to_request()
+        _refuse_nothing(asked, "q")
+        return json_answer(await service().search(asked))
 
     async def search(request: web.Request) -> web.StreamResponse:
         asked = await read_model(request, SearchRequest, limit_bytes=BODY_LIMIT_BYTES)
-        _refuse_blank(asked.query, "query")
+        _refuse_nothing(asked, "query")
         return json_answer(await service().search(asked))
 
     async def encode(request: web.Request) -> web.StreamResponse:
@@ -117,6 +185,9 @@ def build(service: Callable[[], SearchService], health: Health, *, max_open: int
     return build_app(health, [*routes, *documented], max_open=max_open)
 
 
-def _refuse_blank(query: str, name: str) -> None:
-    if not query.strip():
-        raise Refused(422, "empty_query", f"{name}: the query is empty", field=name)
+def _refuse_nothing(asked: SearchRequest, name: str) -> None:
+    """Refuse an empty query that asks for nothing else: more often a mistake than a wish to browse everything."""
+    browses = asked.filters != Filters() or asked.sort != BY_RELEVANCE or asked.facets
+    if not asked.query.strip() and not browses:
+        detail = f"{name}: the query is empty; to browse, send filters, sort or facets"
+        raise Refused(422, "empty_query", detail, field=name)

@@ -11,13 +11,15 @@ from typing_extensions import override
 from contracts.catalog import PointVersion, point_id
 from contracts.errors import InvariantError, MillraceError, TransientError
 from contracts.http import Filters
+from indexer.filters import KEYS_VERSION
 from indexer.points import ProductPoint
 from indexer.search.retrieval import QdrantRetrieval
-from indexer.store import LEXICAL, VECTOR_NAME, Counts, ProductStore
+from indexer.store import FILTERED, LEXICAL, VECTOR_NAME, Counts, ProductStore
 from tests.conformance.conftest import DIM, Backend
 from tests.support.poll import eventually
 from towers.lexical import LEXICAL_VERSION
 
+MADE_TODAY = {"product_release": 1, LEXICAL: LEXICAL_VERSION, FILTERED: KEYS_VERSION}
 pytestmark = pytest.mark.qdrant
 
 
@@ -171,7 +173,11 @@ class TestVectorStore:
         """A second ensure makes nothing and leaves points and metadata alone."""
         store.write(collection, [live("P-1", 1)])
         assert store.ensure_collection(collection, DIM, metadata={"product_release": 2}) is False
-        assert store.form(collection).metadata == {"product_release": 1, LEXICAL: LEXICAL_VERSION}
+        assert store.form(collection).metadata == {
+            "product_release": 1,
+            LEXICAL: LEXICAL_VERSION,
+            FILTERED: KEYS_VERSION,
+        }
         assert store.counts(collection).live == 1
 
     def test_wrong_dimension_is_refused(self, store: ProductStore, collection: str) -> None:
@@ -226,7 +232,13 @@ class TestVectorStore:
             pytest.skip("memory: it counts exactly, and no second client reaches it")
         kinds = [("Acme", "Fridges"), ("Bolt", "Ovens"), ("Core", "Audio")]
         products = [(number, *kinds[number % len(kinds)]) for number in range(300)]
-        store.write(collection, [live(f"P-{n}", 1, brand=brand, category=[kind]) for n, brand, kind in products])
+        store.write(
+            collection,
+            [
+                live(f"P-{n}", 1, keys={"brand": [brand.lower()], "category": [kind.lower()]})
+                for n, brand, kind in products
+            ],
+        )
         client = AsyncQdrantClient(url=backend.url)
         retrieval = QdrantRetrieval(client)
         asked = [Filters(brand=("Acme",), category=kind) for kind in ("Fridges", "Ovens")]
@@ -317,7 +329,11 @@ class TestVectorStore:
         backend.kill_and_restart()
         store.wait_until_answering(10)
         assert store.counts(alias) == Counts(live=49, tombstones=1)
-        assert store.form(collection).metadata == {"product_release": 1, LEXICAL: LEXICAL_VERSION}
+        assert store.form(collection).metadata == {
+            "product_release": 1,
+            LEXICAL: LEXICAL_VERSION,
+            FILTERED: KEYS_VERSION,
+        }
         store.write(collection, [live("P-0", 5, 9), live("P-1", 4, 9)])
         after = store.versions(alias)
         assert (after["P-0"], after["P-1"]) == (PointVersion(6, 1, deleted=True), PointVersion(5, 1))

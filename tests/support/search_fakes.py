@@ -10,9 +10,11 @@ import numpy as np
 from prometheus_client import REGISTRY
 from typing_extensions import override
 
+from contracts.catalog import PointPayload
 from contracts.errors import Overloaded, TransientError
 from contracts.events import Impression
-from contracts.http import Filters, SearchRequest
+from contracts.http import Filters, SearchRequest, Sort
+from indexer.filters import stored_keys
 from indexer.search.encoding import QueryEncoder
 from indexer.search.exploration import Policy
 from indexer.search.in_force import ServedRelease
@@ -54,6 +56,11 @@ class Store:
         self.knows_words = True
         self.was_asked = asyncio.Event()
         self.counted = 0
+        self.browsed: list[tuple[str, Sort, int, Filters]] = []
+        self.faceted: list[tuple[str, Filters]] = []
+        self.facets: dict[str, dict[str | int, int]] = {}
+        self.looked_up: list[str | int] = []
+        self.products: list[dict[str, Any]] = []
         self.down = False
         self.sheds = False
         self.hangs = False
@@ -85,6 +92,28 @@ class Store:
         return [
             Hit(1 - 0.1 * number, payload(f"P-{number}", release), product, words=0.25) for number in range(1, k + 1)
         ]
+
+    async def browse(self, collection: str, sort: Sort, *, k: int, filters: Filters) -> list[Hit]:
+        """Return k products of the collection, named after what sorts them."""
+        self.browsed.append((collection, sort, k, filters))
+        if self.down:
+            raise TransientError("Qdrant cannot be reached")
+        release = int(collection.removeprefix("products-r"))
+        return [Hit(0.05, payload(f"{sort}-{number}", release)) for number in range(1, k + 1)]
+
+    async def facet(self, collection: str, field: str, *, most: int, filters: Filters) -> dict[str | int, int]:
+        """Return the counts that were given for the field."""
+        self.faceted.append((field, filters))
+        if self.count_hangs:
+            await asyncio.Event().wait()
+        if self.count_fails:
+            raise TransientError("facet failed")
+        return dict(list(self.facets.get(field, {}).items())[:most])
+
+    async def having(self, collection: str, field: str, keys: Sequence[str | int]) -> list[dict[str, Any]]:
+        """Return what the products say that were given, and have one of the keys."""
+        self.looked_up += keys
+        return [one for one in self.products if set(stored_keys(PointPayload(**one)).get(field, ())) & set(keys)]
 
     async def count(self, collection: str, filters: Filters) -> int:
         """Return a number."""

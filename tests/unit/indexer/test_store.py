@@ -15,9 +15,11 @@ from structlog.testing import capture_logs
 from contracts.catalog import PointPayload, PointVersion, newer_only_filter, point_id
 from contracts.errors import DependencyDown, InvariantError, MillraceError, TransientError, UsageError
 from contracts.telemetry import Process
+from indexer.filters import KEYS, KEYS_VERSION, stored_keys
 from indexer.points import Owner, ProductPoint
 from indexer.qdrant import connect, qdrant_errors, write_condition
-from indexer.store import LEXICAL, OWNER, PAYLOAD_INDEXES, VECTOR_NAME, ProductStore
+from indexer.search.retrieval import ORDERS
+from indexer.store import FILTERED, LEXICAL, OWNER, PAYLOAD_INDEXES, VECTOR_NAME, ProductStore
 from service.health import Dependency
 from service.settings import Settings
 from tests.support.ports import free_port
@@ -178,12 +180,13 @@ def test_collection_of_another_shape_is_not_taken(memory: ProductStore) -> None:
         ({}, {}, "holds no sparse vectors `grams`, `words` with idf"),
         ({"words": models.Modifier.IDF, "grams": models.Modifier.NONE}, {}, "holds no sparse vectors `grams` with idf"),
         (dict.fromkeys(("words", "grams"), models.Modifier.IDF), {LEXICAL: 0}, "holds words as of version 0, not 1"),
+        (dict.fromkeys(("words", "grams"), models.Modifier.IDF), {}, "holds keys for filters as of version 0, not 1"),
     ],
 )
-def test_a_collection_without_todays_words_is_not_taken(
+def test_a_collection_without_todays_words_or_keys_is_not_taken(
     memory: ProductStore, modifiers: dict[str, models.Modifier], metadata: dict[str, int], says: str
 ) -> None:
-    """One of dense vectors alone, or with words that today's queries do not meet, is replaced and not filled."""
+    """One of dense vectors alone, or whose words or keys today's queries do not meet, is replaced and not filled."""
     memory._client.create_collection(
         "earlier",
         vectors_config={VECTOR_NAME: models.VectorParams(size=2, distance=models.Distance.DOT)},
@@ -210,8 +213,20 @@ def test_words_are_written_with_the_product_and_never_with_a_tombstone(memory: P
 
 
 def test_filtered_fields_are_indexed() -> None:
-    """Every field that search filters or counts by has an index, and no other."""
-    assert set(PAYLOAD_INDEXES) == {"brand", "price", "in_stock", "category", "locale", "deleted"}
+    """Every field that search filters, counts or sorts by has an index, and no other."""
+    everything = PointPayload(
+        brand="b",
+        seller_id="s",
+        category=("c",),
+        locale="l",
+        attributes={"a": 1},
+        price=1.0,
+        rating=1.0,
+        launched_at=1_795_100_000_000,
+    )
+    keys = {f"{KEYS}.{field}" for field in stored_keys(everything)}
+    ordered = {field for field, _ in ORDERS.values()}
+    assert set(PAYLOAD_INDEXES) == {*keys, *ordered, "in_stock", "deleted"}
 
 
 OURS, THEIRS = Owner("our-cluster", "t-"), Owner("their-cluster", "t-")
@@ -236,6 +251,7 @@ def test_a_collection_names_its_owner(shared: QdrantClient) -> None:
         "base_version": "base",
         OWNER: "their-cluster/t-",
         LEXICAL: LEXICAL_VERSION,
+        FILTERED: KEYS_VERSION,
     }
 
 
@@ -297,6 +313,7 @@ def test_a_collection_of_an_earlier_version_becomes_ours_if_its_vectors_fit() ->
         "product_release": 3,
         OWNER: "our-cluster/t-",
         LEXICAL: LEXICAL_VERSION,
+        FILTERED: KEYS_VERSION,
     }
     ours.drop("t-products-r3")
     client.close()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import httpx
 import pytest
 
 from contracts.errors import DependencyDown, UsageError
-from millrace.asking import encode, post, search
+from contracts.http import SearchRequest
+from millrace.asking import attribute_filters, encode, post, search
 
 ANSWER = {
     "search_id": "s", "query_release": 7, "product_release": 2, "degraded": None,
@@ -67,6 +69,54 @@ def test_filters_are_passed_on(serve: Serve) -> None:
     seen = serve(lambda _request: httpx.Response(200, json=ANSWER))
     search("fridge", brand=["Polar", "Arc"], max_price=0.0)
     assert sent(seen[0])["filters"] == {"brand": ["Polar", "Arc"], "price": {"lte": 0.0}}
+
+
+def test_every_filter_sort_and_facet_is_passed_on(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a query too; what is counted is shown in tables of its own."""
+    values = [
+        {"value": ["Kitchen", "Fridges"], "count": 1_200},
+        {"value": {"gte": 300.0, "lt": 500.0, "lte": None}, "count": 3},
+        {"value": True, "count": 2},
+    ]
+    seen = serve(lambda _request: httpx.Response(200, json={**ANSWER, "facets": {"[b]category": values}}))
+    search(
+        seller=["S-1"],
+        category_path=["Kitchen", "Fridges"],
+        attribute=["colour=red", "capacity_l=100..200", "colour=off white"],
+        min_price=1.0,
+        in_stock=False,
+        locale="de-DE",
+        launched_after=datetime(2026, 11, 1),  # noqa: DTZ001 - as typer reads it
+        sort="price",
+        facet=["category"],
+    )
+    asked = sent(seen[0])
+    assert asked == {
+        "query": "",
+        "k": 10,
+        "filters": {
+            "seller": ["S-1"],
+            "category": ["Kitchen", "Fridges"],
+            "attributes": {"colour": ["red", "off white"], "capacity_l": {"gte": 100.0, "lte": 200.0}},
+            "price": {"gte": 1.0},
+            "in_stock": False,
+            "locale": "de-DE",
+            "launched_at": {"gte": 1_793_491_200_000},
+        },
+        "sort": "price",
+        "facets": ["category"],
+        "impression": "none",
+    }
+    SearchRequest.model_validate(asked)
+    printed = capsys.readouterr().out
+    assert all(text in printed for text in ("[b]category", "Kitchen > Fridges", "1,200", "from 300 below 500"))
+
+
+@pytest.mark.parametrize("given", ["colour", "colour=", "=red"])
+def test_an_attribute_without_name_or_value_is_a_mistake(given: str) -> None:
+    """Said before anything is asked."""
+    with pytest.raises(UsageError, match=f"--attribute {given} has no value"):
+        attribute_filters([given])
 
 
 def test_json_is_the_answer_itself(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:

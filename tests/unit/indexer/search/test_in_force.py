@@ -12,9 +12,10 @@ from structlog.testing import capture_logs
 from contracts import wire
 from contracts.errors import TransientError
 from contracts.releases import SERVING_KEY, Serving, release_key
+from indexer.filters import KEYS_VERSION
 from indexer.points import Owner
 from indexer.search.in_force import ServedRelease, ServingFollower
-from indexer.store import Form
+from indexer.store import FILTERED, Form
 from service.health import Health
 from service.settings import Settings
 from tests.support.indexing import NOW_MS, query_release
@@ -45,7 +46,7 @@ class Following:
         """Tell how the collection holds products, or do not answer."""
         if self.store_is_down:
             raise TransientError("Qdrant cannot be reached")
-        return Form(self.width, self.distance, self.metadata)
+        return Form(self.width, self.distance, {FILTERED: KEYS_VERSION, **self.metadata})
 
     def add(self, release: Release) -> None:
         """Let a release come in."""

@@ -12,9 +12,10 @@ from qdrant_client.http.models import QueryResponse
 from contracts.catalog import PointPayload, point_id
 from contracts.errors import InvariantError, TransientError
 from contracts.http import Filters
+from indexer.filters import KEYS, stored_keys, to_filter, to_live_filter
 from indexer.qdrant import WORDS, to_sparse
 from indexer.search import retrieval
-from indexer.search.retrieval import CANDIDATES, Hit, QdrantRetrieval, Question, Totals, to_filter, to_live_filter
+from indexer.search.retrieval import CANDIDATES, Hit, QdrantRetrieval, Question, Totals
 from tests.support.hand_clock import HandClock, settle
 from towers.lexical import product_words, read_query
 from towers.model import Mix, Rate
@@ -63,7 +64,12 @@ async def client() -> AsyncQdrantClient:
         models.PointStruct(
             id=point_id(name),
             vector={"product": [1.0, 0.1 * number], **words_of(name, payload)},
-            payload={**payload, "product_id": name},
+            payload={
+                **payload,
+                "product_id": name,
+                "deleted": 0,
+                KEYS: stored_keys(PointPayload.model_validate(payload)),
+            },
         )
         for number, (name, payload) in enumerate(PAYLOADS.items())
     ]
@@ -294,7 +300,7 @@ def conditions(found: models.Filter | None) -> Iterator[str]:
 def test_no_filter_is_no_filter() -> None:
     """A search without conditions asks for none; its count leaves tombstones out by name."""
     assert to_filter(Filters()) is None
-    assert list(conditions(to_filter(Filters(in_stock=False, locale="en")))) == ["in_stock", "locale"]
+    assert list(conditions(to_filter(Filters(in_stock=False, locale="en")))) == ["in_stock", "keys.locale"]
     counted = to_live_filter(Filters())
     assert counted.must is None
     assert counted.must_not is not None

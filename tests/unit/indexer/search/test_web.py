@@ -36,11 +36,16 @@ async def test_get_and_post_ask_the_same(client: Client, search: Search) -> None
         "k": 3,
         "filters": {
             "brand": ["Kelto", "Arvo"],
-            "price": {"gte": 1, "lte": 9.5},
-            "category": "Fridges",
+            "seller": ["S-2"],
+            "price": {"gte": 1, "lt": 9.6, "lte": 9.5},
+            "category": ["Kitchen", "Fridges"],
+            "attributes": {"colour": ["red", "blue"], "new": ["true"], "capacity_l": {"gte": 100, "lte": 200}},
             "in_stock": True,
             "locale": "en-IN",
+            "launched_at": {"gte": 1_795_000_000_000, "lte": 1_795_100_000_000},
         },
+        "sort": "-price",
+        "facets": ["brand", "attributes.colour"],
         "session_id": "k3",
         "client_id": "c9",
         "explain": True,
@@ -48,7 +53,10 @@ async def test_get_and_post_ask_the_same(client: Client, search: Search) -> None
         "impression": "server",
     }
     parameters = (
-        "q=fridge&k=3&brand=Kelto&brand=Arvo&price_gte=1&price_lte=9.5&category=Fridges&in_stock=true&locale=en-IN"
+        "q=fridge&k=3&brand=Kelto&brand=Arvo&price_gte=1&price_lt=9.6&price_lte=9.5&seller=S-2"
+        "&category_path=Kitchen&category_path=Fridges&in_stock=true&locale=en-IN&attr.colour=red&attr.colour=blue"
+        "&attr.new=true&attr.capacity_l_gte=100&attr.capacity_l_lte=200&launched_gte=1795000000000"
+        "&launched_lte=1795100000000&sort=-price&facet=brand&facet=attributes.colour"
         "&session_id=k3&client_id=c9&explain=true&explore=false&impression=server"
     )
     posted = await client.post("/v1/search", json=body)
@@ -72,7 +80,7 @@ async def test_get_and_post_ask_the_same(client: Client, search: Search) -> None
         ({"query": "x", "k": 0}, 422, "k", "out_of_range"),
         ({"query": "x", "k": 101}, 422, "k", "out_of_range"),
         ({"query": "x", "filters": {"colour": "red"}}, 422, "filters.colour", "unknown_field"),
-        ({"query": "x", "filters": {"price": {"lt": 5}}}, 422, "filters.price.lt", "unknown_field"),
+        ({"query": "x", "filters": {"price": {"gt": 5}}}, 422, "filters.price.gt", "unknown_field"),
         ({"query": "x", "filters": {"price": {"lte": -1}}}, 422, "filters.price.lte", "out_of_range"),
         ({"query": "x", "boost": 2}, 422, "boost", "unknown_field"),
         ({"query": "x", "impression": "maybe"}, 422, "impression", "wrong_type"),
@@ -104,7 +112,10 @@ async def test_what_is_wrong_with_a_body_is_named(
         ("q=x&price_gte=inf", "price_gte"),
         ("q=x&in_stock=perhaps", "in_stock"),
         ("q=x&color=red", "color"),
-        ("query=x", "q"),
+        ("query=x", "query"),
+        ("q=x&facet=colour", "facet.0"),
+        ("q=x&sort=cheapest", "sort"),
+        ("q=x&attr.litres_gte=many", "attr.NAME.litres.gte"),
     ],
 )
 async def test_what_is_wrong_with_a_parameter_is_named(client: Client, parameters: str, field: str) -> None:
