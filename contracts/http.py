@@ -6,7 +6,7 @@ A batch is the form of a collector's request for the documentation: the collecto
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from contracts.base import Finite, Id, Label, Money, NullIsAbsent, ProductId, Query, Release, Time
 from contracts.catalog import AttributeName, AttributeValue, CatalogChange, CategoryPath
@@ -124,6 +124,10 @@ MOST_CHOICES: Final = 100
 """Of one filter."""
 Choices = Annotated[tuple[Label, ...], Field(max_length=MOST_CHOICES)]
 AttributeChoices = Annotated[tuple[bool | int | Finite | Label, ...], Field(max_length=MOST_CHOICES)]
+AttributeFilter = Annotated[
+    Annotated[AttributeChoices, Tag("values")] | Annotated[NumberRange, Tag("bounds")],
+    Discriminator(lambda given: "bounds" if isinstance(given, dict | NumberRange) else "values"),
+]
 
 
 class Filters(_Body):
@@ -137,7 +141,7 @@ class Filters(_Body):
     """The `seller_id` of any of these."""
     category: Label | CategoryPath | None = None
     """A label at any level, or a list: the beginning of the path, level by level."""
-    attributes: Annotated[dict[AttributeName, AttributeChoices | NumberRange], Field(max_length=32)] | None = None
+    attributes: Annotated[dict[AttributeName, AttributeFilter], Field(max_length=32)] | None = None
     """By name a list of values, any of which it has, or bounds of a number."""
     price: PriceRange | None = None
     in_stock: bool | None = None

@@ -155,7 +155,7 @@ def attribute_filters(given: Sequence[str]) -> dict[str, Any]:
 def facet_tables(answer: Mapping[str, Any]) -> Iterator[Table]:
     """The facets of an answer, a table each."""
     for name, values in (answer.get("facets") or {}).items():
-        table = Table(Column(name, overflow="fold"), *numbers("products"))
+        table = Table(Column(Text(name), overflow="fold"), *numbers("products"))
         for value in values:
             table.add_row(Text(_shown(value["value"])), f"{value['count']:,}")
         yield table

@@ -271,9 +271,9 @@ def _validated(model: type[M], content: Any) -> M:
 
 def _nearest(model: type[BaseModel], path: str) -> str | None:
     """Return the field of a form that is spelled most like one that it does not have."""
-    *parents, name = path.split(".")
-    for parent in parents:
-        within = model.model_fields[parent].annotation if parent in model.model_fields else None
+    name = path
+    while "." in name and (parent := name.partition(".")[0]) in model.model_fields:
+        within, name = model.model_fields[parent].annotation, name.partition(".")[2]
         if not (isinstance(within, type) and issubclass(within, BaseModel)):
             return None
         model = within

@@ -185,8 +185,8 @@ class Facets:
             return Counts(counts, {})
         shown = most_frequent(counts)
         await self._spell(collection, facet.field, shown)
-        spelled = {key: self._spelled.get((collection, facet.field, key), key) for key in shown}
-        return Counts({key: counts[key] for key in shown}, spelled)
+        spelled = {key: self._spelled[at] for key in shown if (at := (collection, facet.field, key)) in self._spelled}
+        return Counts({key: counts[key] for key in spelled}, spelled)
 
     async def _spell(self, collection: str, field: str, keys: Sequence[Key]) -> None:
         """Look up how keys are written, each in a product that has it."""

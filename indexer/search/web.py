@@ -11,6 +11,7 @@ from contracts.catalog import AttributeName
 from contracts.events import BY_RELEVANCE
 from contracts.http import (
     MOST_CHOICES,
+    AttributeFilter,
     EncodeAnswer,
     EncodeRequest,
     FacetName,
@@ -60,7 +61,7 @@ class SearchParameters(BaseModel):
         tuple[Label, ...], Field(max_length=32, description="Repeat it: the path from its beginning, level by level.")
     ] = ()
     attributes: Annotated[
-        dict[AttributeName, tuple[Label, ...] | NumberRange],
+        dict[AttributeName, AttributeFilter],
         Field(
             alias=f"{ATTRIBUTE}NAME",
             description="A value of the attribute NAME, repeated for any of several; "

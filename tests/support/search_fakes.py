@@ -59,6 +59,8 @@ class Store:
         self.browsed: list[tuple[str, Sort, int, Filters]] = []
         self.faceted: list[tuple[str, Filters]] = []
         self.facets: dict[str, dict[str | int, int]] = {}
+        self.prices: dict[str, float] = {}
+        self.said: dict[str, Any] = {}
         self.looked_up: list[str | int] = []
         self.products: list[dict[str, Any]] = []
         self.down = False
@@ -90,8 +92,14 @@ class Store:
             found = range(10, 10 + k) if self.knows_words else ()
             return [Hit(0.35, payload(f"P-{number}", release), words=3.0) for number in found]
         return [
-            Hit(1 - 0.1 * number, payload(f"P-{number}", release), product, words=0.25) for number in range(1, k + 1)
+            Hit(1 - 0.1 * number, self.payload(f"P-{number}", release), product, words=0.25)
+            for number in range(1, k + 1)
         ]
+
+    def payload(self, product_id: str, release: int) -> dict[str, Any]:
+        """Return what the store shows of a product, with what was given."""
+        priced = {"price": self.prices[product_id]} if product_id in self.prices else {}
+        return payload(product_id, release) | self.said | priced
 
     async def browse(self, collection: str, sort: Sort, *, k: int, filters: Filters) -> list[Hit]:
         """Return k products of the collection, named after what sorts them."""

@@ -62,7 +62,9 @@ async def test_get_and_post_ask_the_same(client: Client, search: Search) -> None
     posted = await client.post("/v1/search", json=body)
     got = await client.get(f"/v1/search?{parameters}")
     assert (posted.status, got.status) == (200, 200)
-    assert search.store.asked[0][2:] == search.store.asked[1][2:]
+    asked = [one[2:] for one in search.store.asked]
+    assert asked == [asked[0], *asked[1:3]] * 2
+    assert asked[0] != asked[1] != asked[2]
     ours = {"search_id", "took_ms"}
     assert {k: v for k, v in (await posted.json()).items() if k not in ours} == {
         k: v for k, v in (await got.json()).items() if k not in ours
@@ -115,7 +117,7 @@ async def test_what_is_wrong_with_a_body_is_named(
         ("query=x", "query"),
         ("q=x&facet=colour", "facet.0"),
         ("q=x&sort=cheapest", "sort"),
-        ("q=x&attr.litres_gte=many", "attr.NAME.litres.gte"),
+        ("q=x&attr.litres_gte=many", "attr.NAME.litres.bounds.gte"),
     ],
 )
 async def test_what_is_wrong_with_a_parameter_is_named(client: Client, parameters: str, field: str) -> None:
@@ -130,6 +132,32 @@ async def test_a_body_that_is_no_json_is_refused(client: Client, body: bytes) ->
     answer = await client.post("/v1/search", data=body, headers={"Content-Type": "application/json"})
     assert (answer.status, (await answer.json())["reason"]) == (400, "malformed_json")
     assert answer.headers["Content-Type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "body", "meant"),
+    [
+        ("q=x&brnd=Kelto", {"query": "x", "impresion": "none"}, ("brand", "impression")),
+        ("q=x&att.NAM=red", {"query": "x", "filters": {"prize": {}}}, ("attr.NAME", "price")),
+        ("q=x&facets=brand", {"query": "x", "filters": {"price": {"lt_": 1}}}, ("facet", None)),
+    ],
+)
+async def test_what_was_probably_meant_is_suggested(
+    client: Client, parameters: str, body: Any, meant: tuple[str, str | None]
+) -> None:
+    """Of parameters, fields, and fields within fields."""
+    refused = [await client.get(f"/v1/search?{parameters}"), await client.post("/v1/search", json=body)]
+    for answer, name in zip(refused, meant, strict=True):
+        problem = await answer.json()
+        assert (answer.status, problem["reason"]) == (422, "unknown_field")
+        assert name is None or problem["detail"].endswith(f"; did you mean {name}?")
+
+
+@pytest.mark.parametrize("given", ["brand=Kelto", "sort=newest", "facet=brand", "q=&attr.colour=red", "in_stock=false"])
+async def test_filters_sort_and_facets_are_browsed_without_a_query(client: Client, search: Search, given: str) -> None:
+    """Nothing is asked by words or meaning."""
+    answer = await client.get(f"/v1/search?{given}")
+    assert (answer.status, len(search.store.browsed), search.store.asked) == (200, 1, [])
 
 
 async def test_a_body_too_large_is_refused(client: Client, search: Search) -> None:
