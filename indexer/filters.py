@@ -26,7 +26,7 @@ KEYS_VERSION: Final = 1
 
 _CACHED: Final = 65_536
 """A catalogue repeats its brands, labels and values."""
-_NAME_BITS: Final = 2**21
+_NAMES: Final = 2**21
 _MAX_FLOAT32: Final = 3.4028234663852886e38
 _STEPS: Final = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
 _PRICES: Final = (0.0, *(float(f"{step}e{power}") for power in range(-2, 12) for step in _STEPS))
@@ -51,7 +51,8 @@ def text_key(text: str) -> str:
     return " ".join(fold(text).split())
 
 
-def path_key(path: Iterable[str]) -> str:
+@lru_cache(_CACHED)
+def path_key(path: tuple[str, ...]) -> str:
     """A category path as it is compared.
 
     >>> path_key(("Kitchen", "Small > Tools"))
@@ -94,9 +95,14 @@ def number_key(name: str, value: float) -> int:
     True
     """
     bounded = min(max(value, -_MAX_FLOAT32), _MAX_FLOAT32)
-    (bits,) = struct.unpack(">I", struct.pack(">f", bounded))
+    bits = int.from_bytes(struct.pack(">f", bounded))
     ordered = bits ^ 0xFFFFFFFF if bits >> 31 else bits | 0x80000000
-    return key_of(f"n:{text_key(name)}") % _NAME_BITS << 32 | ordered
+    return _name_bits(name) | ordered
+
+
+@lru_cache(_CACHED)
+def _name_bits(name: str) -> int:
+    return key_of(f"n:{text_key(name)}") % _NAMES << 32
 
 
 def price_band(price: float) -> int:
@@ -125,7 +131,8 @@ def keys_of_product(product: PointPayload) -> Iterator[Key]:
             yield Key(field, key, text)
     for depth, label in enumerate(product.category, start=1):
         yield Key("category", text_key(label), label)
-        yield Key("path", path_key(product.category[:depth]), tuple(product.category[:depth]))
+        path = tuple(product.category[:depth])
+        yield Key("path", path_key(path), path)
     for name, value in product.attributes.items():
         if isinstance(value, int | float) and not isinstance(value, bool):
             yield Key("numbers", number_key(name, value), value)
@@ -162,7 +169,7 @@ def to_live_filter(filters: Filters, *more: models.Condition) -> models.Filter:
 
 def any_of(field: str, keys: Iterable[str | int]) -> models.FieldCondition:
     """The condition that a point has one of some keys."""
-    return models.FieldCondition(key=f"{KEYS}.{field}", match=models.MatchAny(any=list(keys)))  # type: ignore[arg-type]  # of one kind
+    return models.FieldCondition(key=f"{KEYS}.{field}", match=models.MatchAny(any=list(keys)))
 
 
 def _conditions(filters: Filters) -> Iterator[models.Condition]:

@@ -21,8 +21,9 @@ from towers.model import NATS_PER_COSINE
 
 MATCHING: Final = 200
 """Most products that match a query; whoever sorts or counts more of them sees what the query does not mean."""
-MATCHING_NATS: Final = 3.0
-"""What scores lower than the best by so much does not match."""
+MATCHING_NATS: Final = 1.5
+"""What scores lower than the best by so much does not match: three quarters of what is relevant do, and every second
+of the others of the best 200 does not (docs/experiments.md)."""
 MOST_VALUES: Final = 20
 """Of a facet, the most frequent ones."""
 MOST_RANGES: Final = 8
@@ -43,8 +44,8 @@ Key = str | int
 def matching(hits: Sequence[Hit]) -> list[Hit]:
     """What of the best hits, best first, matches the query: what is named, and what is not much worse than the best.
 
-    >>> [hit.score for hit in matching([Hit(0.2, {}, pin=1.0), Hit(0.9, {}), Hit(0.7, {}), Hit(0.5, {})])]
-    [0.2, 0.9, 0.7]
+    >>> [hit.score for hit in matching([Hit(0.2, {}, pin=1.0), Hit(0.9, {}), Hit(0.8, {}), Hit(0.7, {})])]
+    [0.2, 0.9, 0.8]
     """
     least = max((hit.score for hit in hits), default=0.0) - MATCHING_NATS / NATS_PER_COSINE
     return [hit for hit in hits[:MATCHING] if hit.pin or hit.score >= least]

@@ -43,8 +43,19 @@ pytestmark = [pytest.mark.kafka, pytest.mark.qdrant, pytest.mark.slow]
 SettingsFactory = Callable[..., Settings]
 
 PRODUCTS = [
-    product("P-1", title="quiet fridge", price=400.0, brand="Kelto", category=("Appliances", "Fridges"), locale="en"),
-    product("P-2", title="double door fridge", price=900.0, brand="Arvo", category=("Appliances", "Fridges")),
+    product(
+        "P-1",
+        title="quiet fridge",
+        price=400.0,
+        brand="Kelto",
+        category=("Appliances", "Fridges"),
+        locale="en",
+        currency="INR",
+        url="https://shop.example/P-1",
+        rating=4.5,
+        attributes={"Colour": "Café crème", "capacity_l": 190},
+    ),
+    product("P-2", title="double door fridge", price=900.0, brand="ＡＲＶＯ", category=("Appliances", "Fridges")),
     product("P-3", title="gaming laptop", price=1200.0, brand="Kelto", category=("Computers",), in_stock=False),
     product("P-4", title="wireless earbuds", price=50.0, brand="Sonu", category=("Audio",), parent_id="V-4"),
 ]
@@ -108,7 +119,7 @@ def test_search_finds_filters_and_counts(search: ServiceThread, shop: Shop) -> N
     """Each filter holds on every result, by GET as by POST, and the total counts what meets them."""
     load(shop, search)
     assert found(search, "quiet fridge")[0] == "P-1"
-    assert set(found(search, "fridge", filters={"brand": ["Kelto", "Arvo"]})) == {"P-1", "P-2", "P-3"}
+    assert set(found(search, "fridge", filters={"brand": ["KELTO", "Arvo"]})) == {"P-1", "P-2", "P-3"}
     assert set(found(search, "fridge", filters={"price": {"gte": 100, "lte": 900}})) == {"P-1", "P-2"}
     assert found(search, "fridge", filters={"category": "Audio"}) == ["P-4"]
     assert found(search, "fridge", filters={"in_stock": False}) == ["P-3"]
@@ -128,6 +139,42 @@ def test_search_finds_filters_and_counts(search: ServiceThread, shop: Shop) -> N
     assert explained.explanation["words"] > 0
     assert found(search, "p4", filters={"in_stock": True})[0] == "P-4"
     assert found(search, "P-3")[0] == "P-3"
+
+
+def test_search_browses_sorts_and_counts_facets(search: ServiceThread, shop: Shop, own: Settings) -> None:
+    """Over what the indexer wrote; what the shop wrote one way is found another way, and shown as it wrote it."""
+    load(shop, search)
+    assert found(search, "fridge", filters={"brand": ["arvo"]}) == ["P-2"]
+    folded = {
+        "category": ["appliances", "FRIDGES"],
+        "attributes": {"colour": ["cafe creme"], "Capacity_L": {"gte": 150}},
+    }
+    (result,) = ask(search, "", filters=folded).results
+    assert (result.product_id, result.currency, result.url) == ("P-1", "INR", "https://shop.example/P-1")
+    assert (result.rating, result.attributes) == (4.5, {"Colour": "Café crème", "capacity_l": 190})
+    assert found(search, "", sort="price") == ["P-4", "P-1", "P-2", "P-3"]
+    assert found(search, "", sort="rating")[0] == "P-1"
+    counted = httpx.get(
+        f"{search.url}/v1/search?facet=brand&facet=category&brand=kelto&k=1&impression=none", timeout=20
+    )
+    facets = counted.json()["facets"]
+    assert facets["brand"] == [
+        {"value": "Kelto", "count": 2},
+        {"value": "ＡＲＶＯ", "count": 1},
+        {"value": "Sonu", "count": 1},
+    ]
+    assert facets["category"] == [
+        {"value": ["Appliances"], "count": 1},
+        {"value": ["Appliances", "Fridges"], "count": 1},
+        {"value": ["Computers"], "count": 1},
+    ]
+    of_query = ask(search, "quiet fridge", facets=["attributes.colour"], sort="-price", impression="server")
+    assert of_query.facets is not None
+    assert [(one.value, one.count) for one in of_query.facets["attributes.colour"]] == [("Café crème", 1)]
+    prices = [result.price or 0.0 for result in of_query.results]
+    assert prices == sorted(prices, reverse=True)
+    eventually(lambda: len(impressions(own)) == 1, timeout_s=20)
+    assert impressions(own)[0].ranking.sort == "-price"
 
 
 def test_impressions_stand_in_kafka_as_served(search: ServiceThread, shop: Shop, own: Settings) -> None:

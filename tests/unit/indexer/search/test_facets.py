@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from contracts.http import Filters
+from contracts.http import Filters, PriceRange
 from indexer.filters import price_band
 from indexer.search import facets as module
 from indexer.search.facets import COUNTED_FOR_S, MOST_RANGES, MOST_VALUES, Facet, Facets, counts_of, price_ranges
@@ -61,7 +61,7 @@ def test_price_ranges_hold_every_product_once(products: int) -> None:
     ranges = price_ranges(bands)
     assert len(ranges) == min(products, MOST_RANGES)
     assert sum(one.count for one in ranges) == sum(bands.values())
-    bounds = [(one.value.gte or 0.0, one.value.lt) for one in ranges if hasattr(one.value, "gte")]
+    bounds = [(one.value.gte or 0.0, one.value.lt) for one in ranges if isinstance(one.value, PriceRange)]
     assert len(bounds) == len(ranges)
     for (_, before), (begins, _) in pairwise(bounds):
         assert before is not None
@@ -73,7 +73,7 @@ def test_the_range_of_a_price_holds_it(price: float) -> None:
     """As a filter takes it."""
     (found,) = price_ranges({price_band(price): 1})
     bounds = found.value
-    assert hasattr(bounds, "gte")
+    assert isinstance(bounds, PriceRange)
     assert (bounds.gte or 0.0) <= price
     assert bounds.lt is None or price < bounds.lt
 
