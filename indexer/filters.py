@@ -24,6 +24,24 @@ KEYS: Final = "keys"
 KEYS_VERSION: Final = 1
 """A change of the keys changes every payload."""
 
+PAYLOAD_INDEXES: Final[dict[str, models.PayloadSchemaType]] = {
+    f"{KEYS}.brand": models.PayloadSchemaType.KEYWORD,
+    f"{KEYS}.seller": models.PayloadSchemaType.KEYWORD,
+    f"{KEYS}.category": models.PayloadSchemaType.KEYWORD,
+    f"{KEYS}.path": models.PayloadSchemaType.KEYWORD,
+    f"{KEYS}.attributes": models.PayloadSchemaType.KEYWORD,
+    f"{KEYS}.locale": models.PayloadSchemaType.KEYWORD,
+    f"{KEYS}.numbers": models.PayloadSchemaType.INTEGER,
+    f"{KEYS}.price": models.PayloadSchemaType.INTEGER,
+    "price": models.PayloadSchemaType.FLOAT,
+    "quality": models.PayloadSchemaType.FLOAT,
+    "rating": models.PayloadSchemaType.FLOAT,
+    "launched_at": models.PayloadSchemaType.INTEGER,
+    "in_stock": models.PayloadSchemaType.INTEGER,
+    "deleted": models.PayloadSchemaType.INTEGER,
+}
+"""Fields that search filters, counts or sorts by, and no others; made before loading, when it costs least."""
+
 _CACHED: Final = 65_536
 """A catalogue repeats its brands, labels and values."""
 _NAMES: Final = 2**21

@@ -18,7 +18,7 @@ from qdrant_client.http.exceptions import UnexpectedResponse
 
 from contracts.catalog import PointVersion, point_id
 from contracts.errors import DependencyDown, InvariantError, TransientError, UsageError
-from indexer.filters import KEYS, KEYS_VERSION
+from indexer.filters import KEYS_VERSION, PAYLOAD_INDEXES
 from indexer.points import Owner, ProductPoint, newest_per_id
 from indexer.qdrant import WORDS, qdrant_errors, to_sparse, words_of, write_condition
 from service.health import Dependency
@@ -39,24 +39,6 @@ FILTERED: Final = "keys_version"
 
 _SCROLL_SIZE: Final = 1000
 _POLL_S: Final = 0.2
-
-PAYLOAD_INDEXES: Final[dict[str, models.PayloadSchemaType]] = {
-    f"{KEYS}.brand": models.PayloadSchemaType.KEYWORD,
-    f"{KEYS}.seller": models.PayloadSchemaType.KEYWORD,
-    f"{KEYS}.category": models.PayloadSchemaType.KEYWORD,
-    f"{KEYS}.path": models.PayloadSchemaType.KEYWORD,
-    f"{KEYS}.attributes": models.PayloadSchemaType.KEYWORD,
-    f"{KEYS}.locale": models.PayloadSchemaType.KEYWORD,
-    f"{KEYS}.numbers": models.PayloadSchemaType.INTEGER,
-    f"{KEYS}.price": models.PayloadSchemaType.INTEGER,
-    "price": models.PayloadSchemaType.FLOAT,
-    "quality": models.PayloadSchemaType.FLOAT,
-    "rating": models.PayloadSchemaType.FLOAT,
-    "launched_at": models.PayloadSchemaType.INTEGER,
-    "in_stock": models.PayloadSchemaType.INTEGER,
-    "deleted": models.PayloadSchemaType.INTEGER,
-}
-"""Fields that search filters, counts or sorts by, and no others; made before loading, when it costs least."""
 
 _ORDERING: Final = ("product_id", "version", "product_release", "deleted")
 _COMPARED: Final = [*_ORDERING, "quality"]

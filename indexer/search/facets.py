@@ -13,10 +13,11 @@ from typing import Any, Final, NamedTuple
 from cachetools import TTLCache
 
 from contracts.catalog import PointPayload
-from contracts.http import FacetValue, Filters
+from contracts.events import BY_RELEVANCE
+from contracts.http import FacetValue, Filters, Sort
 from indexer.filters import attribute_prefix, keys_of_product, prices_of, text_key
 from indexer.search.encoding import digest
-from indexer.search.retrieval import Hit, Question, Retrieval
+from indexer.search.retrieval import Hit, Question, Retrieval, sorted_by
 from towers.model import NATS_PER_COSINE
 
 MATCHING: Final = 200
@@ -49,6 +50,28 @@ def matching(hits: Sequence[Hit]) -> list[Hit]:
     """
     least = max((hit.score for hit in hits), default=0.0) - MATCHING_NATS / NATS_PER_COSINE
     return [hit for hit in hits[:MATCHING] if hit.pin or hit.score >= least]
+
+
+async def listed(
+    retrieval: Retrieval,
+    collection: str,
+    question: Question | None,
+    *,
+    sort: Sort,
+    k: int,
+    filters: Filters,
+    with_vectors: bool = False,
+) -> list[Hit]:
+    """Return the first k products: the best for a question, or those that match it sorted otherwise; without one all.
+
+    Raises:
+        MillraceError: the vector store does not answer.
+    """
+    if question is None:
+        return await retrieval.browse(collection, sort, k=k, filters=filters)
+    most = k if sort == BY_RELEVANCE else MATCHING
+    hits = await retrieval.best(collection, question, k=most, filters=filters, with_vectors=with_vectors)
+    return hits if sort == BY_RELEVANCE else sorted_by(sort, matching(hits))[:k]
 
 
 class Facet(NamedTuple):

@@ -16,7 +16,7 @@ from qdrant_client import AsyncQdrantClient, models
 
 from contracts.catalog import PointPayload
 from contracts.errors import MillraceError
-from contracts.http import Filters, Sort
+from contracts.http import Filters, SearchResult, Sort
 from indexer.filters import KEYS, any_of, to_filter, to_live_filter
 from indexer.qdrant import qdrant_errors, to_sparse
 from indexer.search.encoding import digest
@@ -247,6 +247,31 @@ def _pin(query: LexicalQuery, payload: dict[str, Any]) -> float:
 def _vector_of(point: models.ScoredPoint) -> list[float] | None:
     vector = point.vector.get(VECTOR_NAME) if isinstance(point.vector, dict) else None
     return cast("list[float] | None", vector)
+
+
+def result_of(position: int, hit: Hit, explanation: dict[str, float] | None) -> SearchResult:
+    """What is answered of a hit."""
+    payload = hit.payload
+    return SearchResult(
+        product_id=payload["product_id"],
+        position=position,
+        score=hit.score,
+        title=payload.get("title", ""),
+        price=payload.get("price"),
+        currency=payload.get("currency"),
+        brand=payload.get("brand"),
+        category=tuple(payload.get("category", ())),
+        in_stock=bool(payload.get("in_stock", 1)),
+        url=payload.get("url"),
+        image_url=payload.get("image_url"),
+        rating=payload.get("rating"),
+        launched_at=payload.get("launched_at"),
+        seller_id=payload.get("seller_id"),
+        parent_id=payload.get("parent_id"),
+        attributes=payload.get("attributes", {}),
+        product_release=payload["product_release"],
+        explanation=explanation,
+    )
 
 
 def sorted_by(sort: Sort, hits: Sequence[Hit]) -> list[Hit]:

@@ -20,14 +20,14 @@ from cachetools import TTLCache
 
 from contracts.errors import DependencyDown, MillraceError, Overloaded, TransientError
 from contracts.events import BY_RELEVANCE, Exploration
-from contracts.http import EncodeAnswer, FacetValue, SearchAnswer, SearchRequest, SearchResult
+from contracts.http import EncodeAnswer, FacetValue, SearchAnswer, SearchRequest
 from contracts.telemetry import Process
 from indexer.search.encoding import ENTRY_BYTES, QueryEncoder, digest
 from indexer.search.exploration import CANDIDATES, Policy
-from indexer.search.facets import MATCHING, Facets, matching
+from indexer.search.facets import Facets, listed
 from indexer.search.impressions import ImpressionLog, impression_of, time_ordered_id
 from indexer.search.in_force import ServedRelease
-from indexer.search.retrieval import Hit, Question, Retrieval, Totals, sorted_by
+from indexer.search.retrieval import Hit, Question, Retrieval, Totals, result_of
 from service import metrics
 from service.health import Dependency
 from service.logging import get_logger
@@ -203,7 +203,7 @@ class SearchService:
             total=max(found.total or 0, len(found.hits)),
             total_relation="gte" if found.total is None else "eq",
             results=tuple(
-                _result(position, hit, explanation)
+                result_of(position, hit, explanation)
                 for position, (hit, explanation) in enumerate(zip_longest(found.hits, found.explanations), start=1)
             ),
             sort=request.sort,
@@ -253,8 +253,14 @@ class SearchService:
                 total = self._totals.known(release.collection, filters)
                 async with _until(ends_s, TransientError("Qdrant did not answer in time")):
                     with _timed("store"):
-                        hits = await self._hits(
-                            release, query, vector, request, k=max(request.k, CANDIDATES) if explores else request.k
+                        hits = await listed(
+                            self._retrieval,
+                            release.collection,
+                            Question.of(query, vector, release.mix) if query else None,
+                            sort=request.sort,
+                            k=max(request.k, CANDIDATES) if explores else request.k,
+                            filters=filters,
+                            with_vectors=request.explain and rows is not None,
                         )
                 if late is not None and not hits:
                     raise late
@@ -285,22 +291,6 @@ class SearchService:
         content = [*found[:2], hits, found.total, found.exploration.model_dump()]
         self._remembered[key] = _Remembered(orjson.dumps(content), self._clocks.monotonic_s())
         return found
-
-    async def _hits(
-        self, release: ServedRelease, query: str, vector: np.ndarray | None, request: SearchRequest, *, k: int
-    ) -> list[Hit]:
-        """The first k products: for a query the best, or those that match sorted otherwise; else all in order."""
-        if not query:
-            return await self._retrieval.browse(release.collection, request.sort, k=k, filters=request.filters)
-        is_ranked = request.sort == BY_RELEVANCE
-        hits = await self._retrieval.best(
-            release.collection,
-            Question.of(query, vector, release.mix),
-            k=k if is_ranked else MATCHING,
-            filters=request.filters,
-            with_vectors=request.explain and vector is not None,
-        )
-        return hits if is_ranked else sorted_by(request.sort, matching(hits))[:k]
 
     async def _count_facets(self, query: str, request: SearchRequest) -> dict[str, tuple[FacetValue, ...]] | None:
         """Count what was asked for beside the search; nobody's search fails for it."""
@@ -378,30 +368,6 @@ class SearchService:
         now_ms = self._clocks.epoch_ms()
         for click_time in release.click_times:
             metrics.FRESHNESS.labels("click_to_search").observe(max(now_ms - click_time, 0) / 1000)
-
-
-def _result(position: int, hit: Hit, explanation: dict[str, float] | None) -> SearchResult:
-    payload = hit.payload
-    return SearchResult(
-        product_id=payload["product_id"],
-        position=position,
-        score=hit.score,
-        title=payload.get("title", ""),
-        price=payload.get("price"),
-        currency=payload.get("currency"),
-        brand=payload.get("brand"),
-        category=tuple(payload.get("category", ())),
-        in_stock=bool(payload.get("in_stock", 1)),
-        url=payload.get("url"),
-        image_url=payload.get("image_url"),
-        rating=payload.get("rating"),
-        launched_at=payload.get("launched_at"),
-        seller_id=payload.get("seller_id"),
-        parent_id=payload.get("parent_id"),
-        attributes=payload.get("attributes", {}),
-        product_release=payload["product_release"],
-        explanation=explanation,
-    )
 
 
 def _by_quality(hits: Sequence[Hit], request: SearchRequest) -> list[dict[str, float] | None]:

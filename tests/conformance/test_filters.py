@@ -87,7 +87,7 @@ def shop(backend: Backend) -> Iterator[Shop]:
     for number, (product_id, said) in enumerate(PRODUCTS.items()):
         payload = PointPayload(**said)
         stored = {**payload.model_dump(mode="json", exclude_none=True), KEYS: stored_keys(payload)}
-        vector = [1.0 - 0.2 * number, *[0.0] * (DIM - 1)]
+        vector = [1.0 - 0.02 * number, *[0.0] * (DIM - 1)]
         stored["quality"] = QUALITY[product_id]
         points.append(ProductPoint(product_id, 1, 1, vector, stored, product_words(product_id, payload)))
     store.write(name, [*points, ProductPoint("gone", 1, 1, None)])

@@ -173,11 +173,7 @@ class TestVectorStore:
         """A second ensure makes nothing and leaves points and metadata alone."""
         store.write(collection, [live("P-1", 1)])
         assert store.ensure_collection(collection, DIM, metadata={"product_release": 2}) is False
-        assert store.form(collection).metadata == {
-            "product_release": 1,
-            LEXICAL: LEXICAL_VERSION,
-            FILTERED: KEYS_VERSION,
-        }
+        assert store.form(collection).metadata == MADE_TODAY
         assert store.counts(collection).live == 1
 
     def test_wrong_dimension_is_refused(self, store: ProductStore, collection: str) -> None:
@@ -231,14 +227,8 @@ class TestVectorStore:
         if backend.url is None:
             pytest.skip("memory: it counts exactly, and no second client reaches it")
         kinds = [("Acme", "Fridges"), ("Bolt", "Ovens"), ("Core", "Audio")]
-        products = [(number, *kinds[number % len(kinds)]) for number in range(300)]
-        store.write(
-            collection,
-            [
-                live(f"P-{n}", 1, keys={"brand": [brand.lower()], "category": [kind.lower()]})
-                for n, brand, kind in products
-            ],
-        )
+        keys = [{"brand": [brand.lower()], "category": [kind.lower()]} for brand, kind in kinds]
+        store.write(collection, [live(f"P-{number}", 1, keys=keys[number % len(keys)]) for number in range(300)])
         client = AsyncQdrantClient(url=backend.url)
         retrieval = QdrantRetrieval(client)
         asked = [Filters(brand=("Acme",), category=kind) for kind in ("Fridges", "Ovens")]
@@ -329,11 +319,7 @@ class TestVectorStore:
         backend.kill_and_restart()
         store.wait_until_answering(10)
         assert store.counts(alias) == Counts(live=49, tombstones=1)
-        assert store.form(collection).metadata == {
-            "product_release": 1,
-            LEXICAL: LEXICAL_VERSION,
-            FILTERED: KEYS_VERSION,
-        }
+        assert store.form(collection).metadata == MADE_TODAY
         store.write(collection, [live("P-0", 5, 9), live("P-1", 4, 9)])
         after = store.versions(alias)
         assert (after["P-0"], after["P-1"]) == (PointVersion(6, 1, deleted=True), PointVersion(5, 1))

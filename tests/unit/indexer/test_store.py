@@ -15,11 +15,11 @@ from structlog.testing import capture_logs
 from contracts.catalog import PointPayload, PointVersion, newer_only_filter, point_id
 from contracts.errors import DependencyDown, InvariantError, MillraceError, TransientError, UsageError
 from contracts.telemetry import Process
-from indexer.filters import KEYS, KEYS_VERSION, stored_keys
+from indexer.filters import KEYS, KEYS_VERSION, PAYLOAD_INDEXES, stored_keys
 from indexer.points import Owner, ProductPoint
 from indexer.qdrant import connect, qdrant_errors, write_condition
 from indexer.search.retrieval import ORDERS
-from indexer.store import FILTERED, LEXICAL, OWNER, PAYLOAD_INDEXES, VECTOR_NAME, ProductStore
+from indexer.store import FILTERED, LEXICAL, OWNER, VECTOR_NAME, ProductStore
 from service.health import Dependency
 from service.settings import Settings
 from tests.support.ports import free_port

@@ -138,7 +138,7 @@ async def test_a_body_that_is_no_json_is_refused(client: Client, body: bytes) ->
     ("parameters", "body", "meant"),
     [
         ("q=x&brnd=Kelto", {"query": "x", "impresion": "none"}, ("brand", "impression")),
-        ("q=x&att.NAM=red", {"query": "x", "filters": {"prize": {}}}, ("attr.NAME", "price")),
+        ("q=x&attrs.NAME=red", {"query": "x", "filters": {"prize": {}}}, ("attr.NAME", "price")),
         ("q=x&facets=brand", {"query": "x", "filters": {"price": {"lt_": 1}}}, ("facet", None)),
     ],
 )

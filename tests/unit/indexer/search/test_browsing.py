@@ -1,0 +1,85 @@
+"""Lists in another order than by relevance, lists without a query, and facets beside them, over stand-ins."""
+
+import pytest
+import structlog.testing
+
+from contracts.errors import DependencyDown
+from contracts.http import Filters
+from indexer.search.facets import MATCHING
+from service.health import Health
+from tests.support.search_fakes import NOW_MS, Search, request
+
+
+@pytest.fixture
+def search() -> Search:
+    """A search service with release 0 in force."""
+    Health("search")
+    return Search()
+
+
+async def test_a_sorted_list_is_of_what_matches_and_says_so() -> None:
+    """By its field among the best, never perturbed; impression and answer name the sort, so that nobody learns."""
+    search = Search(explore="noise:3")
+    search.store.prices = {"P-1": 5.0, "P-2": 2.0, "P-3": 1.0}
+    answer = await search.service.search(request(k=2, sort="price"))
+    assert search.store.asked[-1][2] == MATCHING
+    # P-3 and those after it score lower than the best by more than what still matches.
+    assert [(one.product_id, one.position) for one in answer.results] == [("P-2", 1), ("P-1", 2)]
+    assert (answer.sort, answer.exploration.policy) == ("price", "none")
+    assert search.impressions.sent[-1].ranking.sort == "price"
+    await search.service.search(request())
+    assert search.impressions.sent[-1].ranking.sort is None
+
+
+async def test_browsing_is_answered_without_a_query(search: Search) -> None:
+    """Nothing is encoded, no answer is called degraded, and the impression says that there was no query."""
+    answer = await search.service.search(request("", k=2, filters={"brand": ["Kelto"]}, explain=True))
+    assert search.store.browsed == [("products-r0", "relevance", 2, Filters(brand=("Kelto",)))]
+    assert (search.encoder.batches, search.store.asked) == ([], [])
+    assert (answer.degraded, answer.total) == (None, 412)
+    assert [(one.product_id, one.explanation) for one in answer.results] == [
+        ("relevance-1", {"quality": 0.5}),
+        ("relevance-2", {"quality": 0.5}),
+    ]
+    assert search.impressions.sent[0].query == ""
+    search.store.down = True
+    remembered = await search.service.search(request(" ", k=2, filters={"brand": ["Kelto"]}))
+    assert (remembered.degraded, len(remembered.results)) == ("remembered", 2)
+    with pytest.raises(DependencyDown):
+        await search.service.search(request("", k=2, filters={"brand": ["Kelto"]}, sort="price"))
+
+
+async def test_facets_are_counted_beside_the_search(search: Search) -> None:
+    """Of what matches a query, or of all; asked for only if somebody wants them."""
+    answer = await search.service.search(request(facets=["brand", "price"]))
+    assert answer.facets is not None
+    assert [(one.value, one.count) for one in answer.facets["brand"]] == [("Kelto", 2)]
+    assert [one.count for one in answer.facets["price"]] == [2]
+    assert (await search.service.search(request())).facets is None
+    search.store.facets = {"brand": {"kelto": 7}}
+    search.store.products = [{"brand": "Kelto"}]
+    browsed = await search.service.search(request("", facets=["brand"]))
+    assert browsed.facets is not None
+    assert [(one.value, one.count) for one in browsed.facets["brand"]] == [("Kelto", 7)]
+
+
+@pytest.mark.parametrize("trouble", ["count_fails", "count_hangs"])
+async def test_a_search_is_answered_without_its_facets(trouble: str) -> None:
+    """If the store cannot count, or not in time, results are there all the same, and it is said and counted."""
+    search = Search(deadline_s=0.2)
+    setattr(search.store, trouble, True)
+    with structlog.testing.capture_logs() as logs:
+        answer = await search.service.search(request("", facets=["brand"]))
+    assert (answer.facets, len(answer.results)) == (None, 10)
+    assert [entry["event"] for entry in logs] == ["facets_not_counted"]
+
+
+async def test_a_result_says_what_the_shop_says(search: Search) -> None:
+    """Whatever a page needs of a product comes with it."""
+    said = {
+        "currency": "INR", "url": "https://shop.example/p", "image_url": "https://shop.example/i", "rating": 4.5,
+        "launched_at": NOW_MS, "seller_id": "S-2", "attributes": {"capacity_l": 190, "new": True},
+    }  # fmt: skip
+    search.store.said = said
+    answer = await search.service.search(request(k=1))
+    assert answer.results[0].model_dump(include=set(said)) == said
