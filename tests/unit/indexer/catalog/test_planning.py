@@ -221,9 +221,10 @@ def test_content_of_any_depth_is_compared() -> None:
 
 
 def test_what_an_earlier_version_kept_is_compared_by_what_the_index_holds() -> None:
-    """It kept no hash of the whole: an address that changed is not seen, another title is."""
+    """It kept no hash of the whole: what the index does not hold is not compared, another title or address is."""
     known = base_product(ENCODER, "P-1", 2)
-    assert plan(record(product("P-1", 2, url="https://a.shop/P-1")), known=known).same_version == ()
+    assert plan(record(product("P-1", 2, warranty="2 years")), known=known).same_version == ()
+    assert plan(record(product("P-1", 2, url="https://a.shop/P-1")), known=known).same_version
     assert plan(record(product("P-1", 2, "large fridge")), known=known).same_version
 
 
