@@ -145,10 +145,13 @@ def attribute_filters(given: Sequence[str]) -> dict[str, Any]:
         name, equals, value = one.partition("=")
         if not (name and equals and value):
             raise UsageError(f"--attribute {one} has no value", fix="write --attribute NAME=VALUE")
-        if bounds := _BOUNDS.fullmatch(value):
+        bounds = _BOUNDS.fullmatch(value)
+        if name in filters and (bounds or isinstance(filters[name], dict)):
+            raise UsageError(f"--attribute {one}: {name} is given before", fix="bound a number once, without values")
+        if bounds:
             filters[name] = {way: float(bound) if bound else None for way, bound in bounds.groupdict().items()}
-        elif isinstance(chosen := filters.setdefault(name, []), list):
-            chosen.append(value)
+        else:
+            filters.setdefault(name, []).append(value)
     return filters
 
 

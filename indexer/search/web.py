@@ -90,16 +90,19 @@ class SearchParameters(BaseModel):
     @classmethod
     def _read(cls, given: dict[str, Any]) -> dict[str, Any]:
         """Gather what is said of attributes: values, or bounds."""
-        attributes: dict[str, Any] = {}
+        values: dict[str, Any] = {}
+        bounds: dict[str, dict[str, Any]] = {}
         for parameter in [name for name in given if name.startswith(ATTRIBUTE)]:
             name, value = parameter.removeprefix(ATTRIBUTE), given[parameter]
             bounded, _, bound = name.rpartition("_")
             if bound in NumberRange.model_fields:
-                attributes[bounded] = {**attributes.get(bounded, {}), bound: value}
+                bounds.setdefault(bounded, {})[bound] = value
             else:
-                attributes[name] = _several(value)
+                values[name] = _several(value)
+        if twice := sorted(values.keys() & bounds.keys()):
+            raise ValueError(f"{ATTRIBUTE}{twice[0]} has values and bounds; send one of them")
         others = {name: value for name, value in given.items() if not name.startswith(ATTRIBUTE)}
-        return others | ({f"{ATTRIBUTE}NAME": attributes} if attributes else {})
+        return others | ({f"{ATTRIBUTE}NAME": values | bounds} if values or bounds else {})
 
     @field_validator("brand", "seller", "category_path", "facet", mode="before")
     @classmethod

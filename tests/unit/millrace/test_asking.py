@@ -117,6 +117,8 @@ def test_an_attribute_without_name_or_value_is_a_mistake(given: str) -> None:
     """Said before anything is asked."""
     with pytest.raises(UsageError, match=f"--attribute {given} has no value"):
         attribute_filters([given])
+    with pytest.raises(UsageError, match="l is given before"):
+        attribute_filters(["l=3", "l=1..2"])
 
 
 def test_json_is_the_answer_itself(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:

@@ -153,6 +153,15 @@ async def test_what_was_probably_meant_is_suggested(
         assert name is None or problem["detail"].endswith(f"; did you mean {name}?")
 
 
+@pytest.mark.parametrize("given", ["attr.l=3&attr.l_gte=2", "attr.l_gte=2&attr.l=3"])
+async def test_an_attribute_has_values_or_bounds(client: Client, given: str) -> None:
+    """Both of one are a mistake, in whichever order they come."""
+    answer = await client.get(f"/v1/search?q=x&{given}")
+    problem = await answer.json()
+    assert (answer.status, problem["reason"]) == (422, "inconsistent")
+    assert "attr.l has values and bounds" in problem["detail"]
+
+
 @pytest.mark.parametrize("given", ["brand=Kelto", "sort=newest", "facet=brand", "q=&attr.colour=red", "in_stock=false"])
 async def test_filters_sort_and_facets_are_browsed_without_a_query(client: Client, search: Search, given: str) -> None:
     """Nothing is asked by words or meaning."""
