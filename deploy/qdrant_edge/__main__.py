@@ -7,8 +7,9 @@ a loss of power may take the last half minute (`api.FLUSH_INTERVAL_S`): the trut
 from contextlib import closing
 
 from contracts.telemetry import Process
-from deploy.qdrant_edge.api import STOP_TIMEOUT_S, Api, Worker
+from deploy.qdrant_edge.api import STOP_TIMEOUT_S, Api
 from deploy.qdrant_edge.store import Store
+from deploy.qdrant_edge.worker import Worker
 from service.health import Health
 from service.http import bind_socket, serving
 from service.process import Shutdown, run

@@ -1,7 +1,7 @@
-"""Writes of a request -> update operations of Edge."""
+"""Writes of a request -> update operations of Edge, each with the points that it may change."""
 
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Collection
+from typing import Any, Final, NamedTuple
 
 import qdrant_edge as edge
 from pydantic import BaseModel
@@ -12,6 +12,7 @@ from deploy.qdrant_edge.requests import (
     MAX_DEPTH,
     ApiError,
     Json,
+    PointId,
     Sizes,
     as_list,
     as_object,
@@ -25,12 +26,21 @@ _MODES: Final = {
     models.UpdateMode.INSERT_ONLY: edge.UpdateMode.InsertOnly,
     models.UpdateMode.UPDATE_ONLY: edge.UpdateMode.UpdateOnly,
 }
-Operation = Callable[[Json, Sizes], edge.UpdateOperation]
+
+
+class Update(NamedTuple):
+    """One operation of Edge, and which points it may change: these, or all that meet a filter before it."""
+
+    operation: edge.UpdateOperation
+    points: Collection[PointId] | edge.Filter | None
+
+
+Operation = Callable[[Json, Sizes], Update]
 _EMPTY: Final = "Bad request: Empty update request"
 _OPERATION: Final = edge.UpdateOperation
 
 
-def upsert(body: Json, sizes: Sizes) -> edge.UpdateOperation:
+def upsert(body: Json, sizes: Sizes) -> Update:
     """Make the operation of `PUT /points`: a list or a columnar batch; one malformed point refuses all."""
     fields = dict(as_object(body, "upsert"))
     if (batch := fields.pop("batch", None)) is not None:
@@ -44,7 +54,8 @@ def upsert(body: Json, sizes: Sizes) -> edge.UpdateOperation:
         for point, vector in zip(request.points, vectors, strict=True)
     ]
     mode = _MODES[request.update_mode] if request.update_mode else None
-    return _OPERATION.upsert_points(points, to_filter(request.update_filter), mode)
+    operation = _OPERATION.upsert_points(points, to_filter(request.update_filter), mode)
+    return Update(operation, [point.id for point in points])
 
 
 def _rows(batch: dict[str, Json]) -> list[dict[str, Json]]:
@@ -69,7 +80,7 @@ def _without_vectors(fields: dict[str, Json]) -> tuple[dict[str, Json], list[Jso
     return {**fields, "points": [{**point, "vector": {}} if "vector" in point else point for point in points]}, vectors
 
 
-def update_vectors(body: Json, sizes: Sizes) -> edge.UpdateOperation:
+def update_vectors(body: Json, sizes: Sizes) -> Update:
     """Return the operation of `PUT /points/vectors`; note that it leaves the payload, and so its version, alone."""
     fields, vectors = _without_vectors(as_object(body, "update vectors"))
     request = parse(models.UpdateVectors, fields)
@@ -79,7 +90,8 @@ def update_vectors(body: Json, sizes: Sizes) -> edge.UpdateOperation:
         edge.PointVectors(point_id(point.id), to_vectors(vector, sizes))
         for point, vector in zip(request.points, vectors, strict=True)
     ]
-    return _OPERATION.update_vectors(changes, to_filter(request.update_filter))
+    operation = _OPERATION.update_vectors(changes, to_filter(request.update_filter))
+    return Update(operation, [change.id for change in changes])
 
 
 def _on_points(name: str, model: type[BaseModel] | None = None, *arguments: str) -> Operation:
@@ -90,7 +102,7 @@ def _on_points(name: str, model: type[BaseModel] | None = None, *arguments: str)
     by_ids: Callable[..., edge.UpdateOperation] = getattr(_OPERATION, name)
     by_filter: Callable[..., edge.UpdateOperation] = getattr(_OPERATION, f"{name}_by_filter")
 
-    def operation(body: Json, sizes: Sizes) -> edge.UpdateOperation:
+    def operation(body: Json, sizes: Sizes) -> Update:
         del sizes
         by_name = models.PointIdsList if type(body) is dict and "points" in body else models.FilterSelector
         request = parse(model or by_name, body)
@@ -100,17 +112,19 @@ def _on_points(name: str, model: type[BaseModel] | None = None, *arguments: str)
         if key.count(".") + key.count("[") > MAX_DEPTH:  # it would nest the payload deeper than Edge can read back
             raise ApiError(400, f"Validation error in JSON body: `key` leads deeper than {MAX_DEPTH} levels")
         if ids:
-            return by_ids([point_id(entry) for entry in ids], *given)
+            named = [point_id(entry) for entry in ids]
+            return Update(by_ids(named, *given), named)
         if ids is not None:
             raise ApiError(400, _EMPTY)
         if chosen is None:
             raise ApiError(400, "Format error in JSON body: name the points by `points` or by `filter`")
-        return by_filter(to_filter(chosen), *given)
+        meets = to_filter(chosen)
+        return Update(by_filter(meets, *given), meets)
 
     return operation
 
 
-def _delete_vectors(body: Json, sizes: Sizes) -> edge.UpdateOperation:
+def _delete_vectors(body: Json, sizes: Sizes) -> Update:
     names = parse(models.DeleteVectors, body).vector
     if not names:
         raise ApiError(422, "Validation error in JSON body: must specify vector names to delete")
@@ -132,14 +146,14 @@ OPERATIONS: Final[dict[str, Operation]] = {
 """Kind of a write, as in `points/batch` -> the operation of its body."""
 
 
-def batch(body: Json, sizes: Sizes) -> list[edge.UpdateOperation]:
+def batch(body: Json, sizes: Sizes) -> list[Update]:
     """Return the operations of `POST /points/batch`, in order; one malformed operation refuses all."""
     fields = as_object(body, "batch update")
     parse(models.UpdateOperations, {**fields, "operations": []})
     return [_named(as_object(entry, "operation"), sizes) for entry in as_list(fields.get("operations"), "operations")]
 
 
-def _named(fields: dict[str, Any], sizes: Sizes) -> edge.UpdateOperation:
+def _named(fields: dict[str, Any], sizes: Sizes) -> Update:
     if len(fields) != 1:
         raise ApiError(400, "Format error in JSON body: an operation is an object with one key, its kind")
     ((kind, body),) = fields.items()

@@ -61,6 +61,38 @@ def to_query(given: models.QueryRequest, scope: Scope) -> edge.QueryRequest:
     )
 
 
+Find = Callable[[Sequence[edge.QueryRequest]], list[list[edge.ScoredPoint]]]
+"""Answers queries, each with its points."""
+
+
+def rescored(given: Sequence[models.QueryRequest], scope: Scope, find: Find) -> list[edge.QueryRequest] | None:
+    """Where each request scores what the same prefetches find, find that once; None where one does anything else.
+
+    Edge searches the prefetches of every request of a batch again. A nearest query with prefetches is one among the ids
+    that they find, so the answers are the same, and each score is exact.
+    """
+    leaves = given[0].prefetch if given else None
+    if not isinstance(leaves, list) or not leaves or any(leaf.prefetch for leaf in leaves):
+        return None
+    if not all(request.prefetch == leaves and _is_vector(request.query) for request in given):
+        return None
+    found = find([edge.QueryRequest(**_stage(leaf, scope)) for leaf in leaves])
+    among = models.HasIdCondition.model_construct(has_id=list({point.id for points in found for point in points}))
+
+    def alone(request: models.QueryRequest) -> models.QueryRequest:
+        meets: list[models.Condition] = [among] if request.filter is None else [among, request.filter]
+        exact = (request.params or models.SearchParams()).model_copy(update={"exact": True})
+        chosen = models.Filter.model_construct(must=meets)
+        return request.model_copy(update={"prefetch": None, "filter": chosen, "params": exact})
+
+    return [to_query(alone(request), scope) for request in given]
+
+
+def _is_vector(query: Any) -> bool:
+    nearest = query.nearest if isinstance(query, models.NearestQuery) and query.mmr is None else query
+    return isinstance(nearest, list | models.SparseVector)
+
+
 def _stage(given: models.QueryRequest | models.Prefetch, scope: Scope) -> dict[str, Any]:
     query, example = _scoring(given, scope)
     if given.score_threshold is not None and (query is None or isinstance(query, edge.OrderBy)):

@@ -1,8 +1,9 @@
 """All collections of one data folder, their aliases, and the lock that keeps a second process out.
 
 The folder holds `.lock`, `.aliases.json`, and for each collection NAME/collection.json, what it was created as, beside
-NAME/shard, Edge's files. A collection is made under a hidden name and renamed when complete, and deleted by renaming it
-away first; a crash in between leaves a hidden folder, which the next start removes.
+the files of its shard. A collection is made under a hidden name and renamed when complete, and deleted by renaming it
+away first; a graph is built under a hidden name too. A crash in between leaves a hidden folder, which the next start
+removes.
 """
 
 import fcntl
@@ -11,19 +12,19 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import orjson
 from qdrant_client import models
 
 from contracts.errors import DependencyDown, InvariantError
-from deploy.qdrant_edge.collection import Collection, read_spec, to_json, updated
-from deploy.qdrant_edge.requests import ApiError, Json, as_object, parse
-from service.machine import PART_SUFFIX, sync_folder, write_atomically
+from deploy.qdrant_edge.collection import Collection
+from deploy.qdrant_edge.requests import ApiError, Json, parse
+from deploy.qdrant_edge.shard import BUILDING, Shard, read_json, write_json
+from deploy.qdrant_edge.spec import read_spec, to_json, updated
+from service.machine import PART_SUFFIX, sync_folder
 
 _NAME: Final = re.compile(r"[^.<>:\"/\\|?*\x00-\x1f][^<>:\"/\\|?*\x00-\x1f]{0,199}")
 _SPEC: Final = "collection.json"
-_SHARD: Final = "shard"
 _ALIASES: Final = ".aliases.json"
 _MAKING: Final = ".making-"
 _DROPPED: Final = ".dropped-"
@@ -48,26 +49,26 @@ class Store:
             if part.is_file():
                 part.unlink()
         for entry in sorted(self._folder.iterdir()):
-            if entry.name.startswith((_MAKING, _DROPPED)):
+            if entry.name.startswith((_MAKING, _DROPPED, BUILDING)):
                 shutil.rmtree(entry)
             elif (entry / _SPEC).is_file():
-                self._collections[entry.name] = Collection(entry.name, _read_spec(entry), entry / _SHARD)
+                self._collections[entry.name] = Collection(entry.name, _read_spec(entry), entry)
         recorded = self._folder / _ALIASES
-        aliases = _read_json(recorded) if recorded.exists() else {}
+        aliases = read_json(recorded) if recorded.exists() else {}
         self._aliases = {alias: name for alias, name in aliases.items() if name in self._collections}
 
     def close(self) -> None:
         """Close every collection and give the folder free."""
         for collection in self._collections.values():
-            collection.close()
+            collection.shard.close()
         self._collections.clear()
         os.close(self._lock)
 
     def flush(self) -> None:
         """Write out every collection that changed since the last flush."""
         for collection in self._collections.values():
-            if collection.dirty:
-                collection.flush()
+            if collection.shard.dirty:
+                collection.shard.flush()
 
     def describe(self) -> dict[str, Json]:
         """Answer `GET /collections`."""
@@ -75,11 +76,15 @@ class Store:
 
     def points_counts(self) -> dict[str, int]:
         """Return the number of points per collection."""
-        return {name: collection.points_count() for name, collection in self._collections.items()}
+        return {name: collection.shard.points_count() for name, collection in self._collections.items()}
 
     def exists(self, name: str) -> bool:
         """Return whether there is a collection or an alias of that name."""
         return name in self._collections or name in self._aliases
+
+    def collections(self) -> list[Collection]:
+        """List the open collections."""
+        return list(self._collections.values())
 
     def collection(self, name: str) -> Collection:
         """Find the collection of a name or an alias."""
@@ -99,18 +104,18 @@ class Store:
         making = self._folder / f"{_MAKING}{name}"
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir()
-        Collection.make_shard(spec, making / _SHARD)
-        _write_json(making / _SPEC, to_json(spec))
+        Shard.make(making, spec)
+        write_json(making / _SPEC, to_json(spec))
         making.rename(self._folder / name)
         sync_folder(self._folder)
-        self._collections[name] = Collection(name, spec, self._folder / name / _SHARD)
+        self._collections[name] = Collection(name, spec, self._folder / name)
         return True
 
     def update(self, name: str, body: Json) -> bool:
         """Change a collection's metadata."""
         collection = self.collection(name)
         spec = updated(collection.spec, body)
-        _write_json(self._folder / collection.name / _SPEC, to_json(spec))
+        write_json(self._folder / collection.name / _SPEC, to_json(spec))
         collection.spec = spec
         return True
 
@@ -122,7 +127,7 @@ class Store:
         self._keep_aliases({alias: target for alias, target in self._aliases.items() if target != name})
         dropped = self._folder / f"{_DROPPED}{name}"
         del self._collections[name]
-        collection.close()
+        collection.shard.close()
         (self._folder / name).rename(dropped)
         sync_folder(self._folder)
         shutil.rmtree(dropped)
@@ -167,7 +172,7 @@ class Store:
 
     def _keep_aliases(self, aliases: Mapping[str, str]) -> None:
         if aliases != self._aliases:
-            _write_json(self._folder / _ALIASES, dict(aliases))
+            write_json(self._folder / _ALIASES, dict(aliases))
             self._aliases = dict(aliases)
 
 
@@ -198,19 +203,6 @@ def _take_lock(folder: Path) -> int:
 def _read_spec(folder: Path) -> models.CreateCollection:
     path = folder / _SPEC
     try:
-        return read_spec(_read_json(path))
+        return read_spec(read_json(path))
     except ApiError as error:
         raise InvariantError(f"{path} is damaged: {error.detail}", fix=f"move {folder} away") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return as_object(orjson.loads(path.read_bytes()), path.name)
-    except (orjson.JSONDecodeError, ApiError) as error:
-        raise InvariantError(
-            f"{path} is damaged: {error}", fix="move it away; collections keep their points"
-        ) from error
-
-
-def _write_json(path: Path, value: Json) -> None:
-    write_atomically(path, orjson.dumps(value, option=orjson.OPT_INDENT_2))

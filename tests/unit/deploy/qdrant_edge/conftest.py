@@ -12,10 +12,11 @@ from aiohttp import ClientSession
 from typing_extensions import override
 
 from contracts.telemetry import Process
-from deploy.qdrant_edge.api import STOP_TIMEOUT_S, Api, Worker
+from deploy.qdrant_edge.api import STOP_TIMEOUT_S, Api
 from deploy.qdrant_edge.collection import Collection
 from deploy.qdrant_edge.requests import ApiError
 from deploy.qdrant_edge.store import Store
+from deploy.qdrant_edge.worker import Worker
 from service.health import Health
 from service.http import bind_socket
 from service.http import serving as http_serving

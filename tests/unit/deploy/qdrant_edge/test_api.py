@@ -12,8 +12,9 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from contracts.telemetry import Process
-from deploy.qdrant_edge.api import MAX_BODY_BYTES, Api, Kind, Worker
+from deploy.qdrant_edge.api import MAX_BODY_BYTES, Api
 from deploy.qdrant_edge.store import Store
+from deploy.qdrant_edge.worker import Kind, Worker
 from service.health import Health
 from tests.support.poll import eventually_async
 from tests.unit.deploy.qdrant_edge.conftest import CREATE, HeldWorker, Http, point, serving

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from deploy.qdrant_edge.collection import Collection, read_spec, sizes_of, to_json, updated
+from deploy.qdrant_edge.collection import Collection
+from deploy.qdrant_edge.spec import read_spec, sizes_of, to_json, updated
 from deploy.qdrant_edge.store import Store
 from tests.unit.deploy.qdrant_edge.conftest import CREATE, refused
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from contracts.errors import DependencyDown, InvariantError
-from deploy.qdrant_edge import collection as collection_module
+from deploy.qdrant_edge import shard
 from deploy.qdrant_edge.store import Store
 from service.machine import PART_SUFFIX
 from tests.unit.deploy.qdrant_edge.conftest import CREATE, point, refused
@@ -43,9 +43,9 @@ def test_flush_reaches_changed_collections_only(store: Store) -> None:
     for name in ("a", "b"):
         store.create(name, CREATE)
     store.collection("a").write("upsert", {"points": [point(1)]})
-    assert (store.collection("a").dirty, store.collection("b").dirty) == (True, False)
+    assert (store.collection("a").shard.dirty, store.collection("b").shard.dirty) == (True, False)
     store.flush()
-    assert not store.collection("a").dirty
+    assert not store.collection("a").shard.dirty
     assert store.points_counts() == {"a": 1, "b": 0}
 
 
@@ -74,7 +74,7 @@ def test_half_made_and_half_deleted_collections_are_cleared(tmp_path: Path) -> N
 def test_failed_creation_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A collection that cannot be made is not there, and its name stays free."""
     with monkeypatch.context() as broken:
-        broken.setattr(collection_module.Collection, "make_shard", _no_space)
+        broken.setattr(shard.Shard, "make", _no_space)
         with pytest.raises(OSError, match="No space"):
             store.create("a", CREATE)
     assert not store.exists("a")
@@ -178,7 +178,7 @@ def test_a_disk_about_to_be_full_refuses_writes_and_goes_on_answering(
     store.create("a", CREATE)
     store.collection("a").write("upsert", {"points": [point(1)]})
     with monkeypatch.context() as full:
-        full.setattr(collection_module, "RESERVE_BYTES", 2**62)
+        full.setattr(shard, "RESERVE_BYTES", 2**62)
         with refused(500, match="MILLRACE_DATA_DIR"):
             store.collection("a").write("upsert", {"points": [point(2)]})
         with refused(500, match="free some space"):

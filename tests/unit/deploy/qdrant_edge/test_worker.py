@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from deploy.qdrant_edge.api import Kind, Worker
+from deploy.qdrant_edge.worker import Kind, Worker
 from tests.unit.deploy.qdrant_edge.conftest import refused
 
 
@@ -187,3 +187,15 @@ async def test_both_kinds_get_half_of_the_time(worker: Worker, clock: HandClock)
         await asyncio.gather(*reads, *writes)
     for number in range(1, 11):
         assert ran[: 11 * number].count("write") == number
+
+
+async def test_what_is_held_waits_while_the_other_kind_runs(worker: Worker) -> None:
+    """Nothing of a kind that is held begins, even what was asked for before; all of it runs afterwards, in order."""
+    ran: list[str] = []
+    writes = await asked(worker, Kind.WRITE, partial(ran.append, "before"))
+    async with at_work(worker):
+        with worker.holding(Kind.WRITE):
+            writes += await asked(worker, Kind.WRITE, partial(ran.append, "while held"))
+            await worker.run(Kind.READ, partial(ran.append, "read"))
+        await asyncio.gather(*writes)
+    assert ran == ["read", "before", "while held"]
