@@ -31,6 +31,8 @@ COUNTS_AT_ONCE: Final = 1
 """A count takes the store longer than a search; no more of its time goes there."""
 CANDIDATES: Final = 50
 """Products that each arm finds at least; one that both rank behind so many is not among the first ten of both."""
+DENSE_PARAMS: Final = models.SearchParams(hnsw_ef=384)
+"""How many candidates of a graph a search looks at: of 100,000 products, 256 miss 3 % of the ten nearest, 384 1 %."""
 NAMED: Final = 20
 """Products with the best matching words, of which it is asked whether the query names them: reading them takes time."""
 SHOWN: Final = [
@@ -197,19 +199,27 @@ def _requests(
 ) -> list[models.QueryRequest]:
     """One request an arm, each for its score of all that any arm finds; the first also tells what is shown."""
     meets, size = to_filter(filters), max(k, CANDIDATES) if len(arms) > 1 else k
-    finding = [models.Prefetch(query=arm, using=name, filter=meets, limit=size) for name, arm in arms.items()]
+    finding = [
+        models.Prefetch(query=arm, using=name, filter=meets, limit=size, params=_params(name))
+        for name, arm in arms.items()
+    ]
     return [
         models.QueryRequest(
             prefetch=finding if len(arms) > 1 else None,
             query=arm,
             using=name,
             filter=None if len(arms) > 1 else meets,
+            params=None if len(arms) > 1 else _params(name),
             limit=size * len(arms),
             with_payload=SHOWN if is_first or VECTOR_NAME not in arms else False,
             with_vector=[VECTOR_NAME] if with_vectors and is_first else False,
         )
         for is_first, (name, arm) in zip((True, False, False), arms.items(), strict=False)
     ]
+
+
+def _params(arm: str) -> models.SearchParams | None:
+    return DENSE_PARAMS if arm == VECTOR_NAME else None
 
 
 def mixed(question: Question, found: Mapping[str, Sequence[models.ScoredPoint]]) -> list[Hit]:
