@@ -7,12 +7,13 @@ import orjson
 from pydantic import Field, TypeAdapter
 
 from contracts import wire
-from contracts.base import Count, Finite, Label, Message, Part, Ratio, Release, Time
+from contracts.base import Count, Finite, Label, Message, Part, Release, Time
 from contracts.errors import MalformedMessage
 
 Kind = Literal["query", "product"]
 SERVING_KEY: Final = b"serving"
 ROLLBACK_KEY: Final = b"rollback"
+Range = Annotated[tuple[Count, Count], Field(strict=False)]
 PROBE_TOLERANCE: Final = 1e-4
 """Largest difference at which a recomputed probe vector still proves the release."""
 
@@ -43,6 +44,10 @@ MANIFEST_ENTRY: Final = "manifest"
 """The entry of a release's safetensors metadata that holds its manifest as JSON."""
 
 
+OVERLAP: Final = "overlap_at_10"
+"""The check that tells which share of the first ten answers to recent queries stays."""
+
+
 class SafetyCheck(Part):
     """One safety check of a release, with its numbers."""
 
@@ -70,6 +75,8 @@ class ReleaseManifest(Message):
     lists_trained: Count
     offsets: dict[str, Count]
     """`topic/partition` -> next offset: the cut. Every record below it, and none above, is in the evidence."""
+    left_out: dict[str, Annotated[tuple[Range, ...], Field(strict=False)]] = Field(default_factory=dict)
+    """But these, by place: from one offset up to another, which does not belong to it. Rollbacks took them back."""
     fence: Count = 0
     """Grows with every trainer that takes over: what one that was overtaken still publishes is refused by it."""
     prior: dict[str, Finite] = Field(default_factory=dict)
@@ -83,7 +90,6 @@ class ReleaseManifest(Message):
     """Standard error of the gain."""
     click_times: Annotated[tuple[Time, ...], Field(strict=False, max_length=256)] = ()
     """Even sample of the click times that this release learned from and its parent had not."""
-    drift_mean: Ratio = 0.0
     checks: Annotated[tuple[SafetyCheck, ...], Field(strict=False, max_length=32)] = ()
     probe_texts: Annotated[tuple[str, ...], Field(strict=False, max_length=64)] = ()
     """Texts whose vectors travel with the weights as `probe_vectors`, shape (probes, dim)."""
@@ -102,9 +108,11 @@ class Serving(Message):
     """The collection in force before this one, kept for a rollback; older ones are dropped."""
     fence: Count = 0
     """The highest fence of a release that was in force; releases with a lower one are refused."""
+    withdrawn_above: Count = 0
+    """The query release that the last rollback went back to."""
     withdrawn: Count = 0
-    """The highest query release that a rollback took back: only newer ones come into force, if nothing that was taken
-    back was gone on from."""
+    """The highest query release that it took back. Those in between, and what was trained from one of them, never come
+    into force again; older ones may, over a base that has none in force."""
     rollback_answered: Count = 0
     """`requested_at` of the last rollback that was asked for, whether it was carried out or refused."""
 

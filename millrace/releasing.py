@@ -47,11 +47,12 @@ def releases_table(report: Mapping[str, Any]) -> Table:
     title = "nothing is in force yet"
     if serving is not None:
         title = f"in force: query release {serving['query_release']}, product release {serving['product_release']}"
-    table = Table("release", "in force", *numbers("pairs trained", "drift", "checks passed"), title=title)
+    table = Table("release", "in force", *numbers("pairs trained", "overlap@10", "checks passed"), title=title)
     for row in report["releases"]:
         passed = f"{sum(check['passed'] for check in row['checks'])}/{len(row['checks'])}"
         force = "yes" if row["in_force"] else ""
-        figures = (f"{row['pairs_trained']:,}", f"{row['drift_mean']:.4f}", passed)
+        overlap = "-" if row["overlap_at_10"] is None else f"{row['overlap_at_10']:.3f}"
+        figures = (f"{row['pairs_trained']:,}", overlap, passed)
         table.add_row(f"{row['kind']} {row['release']}", force, *figures)
     return table
 

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from contracts.errors import ContractError, TransientError
 from contracts.pairs import CuratedPair, PreferencePair
-from contracts.releases import Kind, ReleaseManifest, manifest_of, release_key
+from contracts.releases import Kind, ReleaseManifest, Serving, manifest_of, release_key
 from contracts.telemetry import ListOutcome, PairDropReason
 from service.logging import get_logger
 from service.machine import EpochClock
@@ -24,7 +24,7 @@ from trainer.learner import Learner, Towers
 from trainer.records import LogRecord
 from trainer.release.planning import MOVED_NATS, Cadence, Earlier, plan_release, retired_keys
 from trainer.release.safety import LEAST_OVERLAP
-from trainer.state import CatchUp, Snapshot
+from trainer.state import Progress, Snapshot, after, joined
 
 NUMBERS_LEFT: Final[Mapping[Kind, int]] = {"query": 3, "product": 2}
 """Release numbers that a trainer leaves out when it takes over: a stalled one may still publish under them."""
@@ -154,14 +154,18 @@ class TrainerLoop:
             progress.last_query_release = query + NUMBERS_LEFT["query"]
             progress.last_product_release = product + NUMBERS_LEFT["product"]
         progress.fence = max(fence + 1, progress.fence + 1, self._source.generation())
-        is_new = not progress.offsets
+        ends = self._source.ends()
+        progress.left_out = {  # but not of a log that was made anew
+            place: ranges for place, ranges in progress.left_out.items() if ranges[-1][1] <= ends.get(place, 0)
+        }
         progress.offsets = self._source.seek(progress.offsets)
         if missing:
             self._source.commit(progress.offsets)
             self._writer.publish(missing)
             get_logger().info("releases_published_after_restart", releases=sorted(missing))
         self._adopt()
-        self._catch_up_with_releases(is_new=is_new)
+        if not progress.catch_up:
+            self._catch_up(progress.query_parent)
         get_logger().info("training", lists_trained=progress.lists_trained, fence=progress.fence)
 
     def run_once(self) -> None:
@@ -192,8 +196,8 @@ class TrainerLoop:
     def _take(self, record: LogRecord) -> None:
         """Count one record; the prior is learned as soon as there are lists enough, however they arrive."""
         progress, evidence = self.progress, self.learner.evidence
-        catch_up = progress.catch_up
-        if catch_up and catch_up.then is not None and record.offset >= catch_up.cut.get(record.place, 0):
+        if after(record.offset, progress.left_out.get(record.place, ())) != record.offset:
+            progress.offsets[record.place], self._unsaved = record.offset + 1, True
             return
         outcome: ListOutcome | PairDropReason | None
         if record.content is None:
@@ -215,6 +219,7 @@ class TrainerLoop:
         is_click = isinstance(record.content, PreferencePair) and record.content.source == "click"
         if outcome in {None, ListOutcome.LEARNED} and not is_click:
             progress.records += 1
+            progress.decided_records += record.offset < progress.catch_up.get(record.place, 0)
             progress.product_decided_ms = progress.product_decided_ms or self._clock_ms()
         self._learn_prior_if_due()
 
@@ -286,15 +291,17 @@ class TrainerLoop:
         if before == (named.query_release, named.product_release, named.withdrawn):
             return
         is_older = 0 < named.query_release < before[0] and self._is_of_our_base(before[0])
-        is_back = named.withdrawn > before[2] and named.query_release < progress.query_parent
+        is_news = named.withdrawn > before[2]
+        takes_back = is_older or (is_news and named.query_release == named.withdrawn_above)
         progress.query_release, progress.product_release = named.query_release, named.product_release
         progress.withdrawn = named.withdrawn
-        if is_older or is_back:
-            self._roll_back(named.query_release, named.product_release)
+        if is_older or (is_news and named.withdrawn_above < progress.query_parent):
+            self._roll_back(named, takes_back=takes_back)
         else:
             if self._is_of_our_base(named.query_release):
                 progress.query_parent = max(progress.query_parent, named.query_release)
             progress.product_parent = max(progress.product_parent, named.product_release)
+            self._leave_out(named.query_release, since_cut=takes_back)
         numbers = progress.last_query_release, named.query_release, named.withdrawn
         progress.last_query_release = max(numbers)
         progress.last_product_release = max(progress.last_product_release, named.product_release)
@@ -305,56 +312,58 @@ class TrainerLoop:
         manifest = self._manifest(query_release)
         return manifest is None or manifest.base_version == self._encoder.base_version
 
-    def _roll_back(self, query_release: int, product_release: int) -> None:
-        """Go on from the evidence of an older release; what came since its cut is left out."""
-        progress, ends = self.progress, self._source.ends()
+    def _roll_back(self, named: Serving, *, takes_back: bool) -> None:
+        """Go on from the evidence of the release in force; what was taken back is left out."""
+        progress, query_release = self.progress, named.query_release
+        progress.taken_back = [*progress.taken_back, (named.withdrawn_above, named.withdrawn)]
         snapshot = self._checkpoints.load(query_release=query_release, taken_back=progress.taken_back)
         highest = max(progress.last_query_release, progress.withdrawn)
         progress.taken_back = [*progress.taken_back, (query_release, highest)][-ROLLBACKS_KEPT:]
-        if snapshot is not None:
-            self.learner.restore(snapshot.tensors)
-            progress.offsets, progress.catch_up = self._source.seek(ends), None
-            progress.lists_trained, progress.pairs_trained = (
-                snapshot.progress.lists_trained,
-                snapshot.progress.pairs_trained,
-            )
-            release = snapshot.progress.query_parent
-            get_logger().warning("rolled_back", query_release=query_release, evidence_of=release, left_out_up_to=ends)
-        else:
+        known = Progress() if snapshot is None else snapshot.progress
+        if snapshot is None:
             self.learner.forget()
-            cut = _cut_of(self._manifest(query_release), ends)
-            progress.offsets = self._source.seek({})
-            progress.lists_trained = progress.pairs_trained = 0
-            progress.catch_up = CatchUp(cut=cut, then=ends)
-            get_logger().warning("rolled_back", query_release=query_release, read_again_up_to=cut, left_out_up_to=ends)
-        progress.query_parent, progress.product_parent = query_release, product_release
+        else:
+            self.learner.restore(snapshot.tensors)
+        progress.lists_trained, progress.pairs_trained = known.lists_trained, known.pairs_trained
+        progress.offsets, progress.left_out = known.offsets, known.left_out
+        self._leave_out(query_release, since_cut=takes_back)
+        starts = {place: after(known.offsets.get(place, 0), ranges) for place, ranges in progress.left_out.items()}
+        progress.offsets = self._source.seek({**known.offsets, **starts})
+        get_logger().warning(
+            "rolled_back", query_release=query_release, evidence_of=known.query_parent, left_out=progress.left_out
+        )
+        progress.query_parent, progress.product_parent = query_release, named.product_release
         progress.decided_records, progress.products_wait = progress.records, False
-        self._end_catch_up()
+        self._catch_up(query_release)
 
-    def _catch_up_with_releases(self, *, is_new: bool) -> None:
-        """Release nothing before everything is counted that the release in force knew: the disk may have been lost."""
+    def _leave_out(self, query_release: int, *, since_cut: bool) -> None:
+        """Leave out what a release did, and all that came since its cut if it was gone back to."""
+        progress, manifest = self.progress, self._manifest(query_release)
+        if manifest is not None:
+            progress.left_out = joined(progress.left_out, manifest.left_out)
+        if since_cut:
+            ends = self._source.ends()
+            cut = progress.offsets if manifest is None else _cut_of(manifest, ends)
+            gone = {place: [(cut.get(place, 0), end)] for place, end in ends.items()}
+            progress.left_out = joined(progress.left_out, gone)
+
+    def _catch_up(self, query_release: int) -> None:
+        """Release nothing before everything is counted that a release knew: the disk may have been lost."""
+        self.progress.catch_up = _cut_of(self._manifest(query_release), self._source.ends())
+        if self._is_behind():
+            get_logger().warning("reading_again", up_to=self.progress.catch_up, begins_at=self.progress.offsets)
+        else:
+            self.progress.catch_up = {}
+
+    def _is_behind(self) -> bool:
         progress = self.progress
-        cut = _cut_of(self._manifest(progress.query_parent), self._source.ends())
-        behind = {place: offset for place, offset in cut.items() if progress.offsets.get(place, 0) < offset}
-        if not behind or progress.catch_up is not None:
-            return
-        progress.catch_up = CatchUp(cut=cut)
-        first = {place: offset for place, offset in progress.offsets.items() if offset} if is_new else {}
-        get_logger().warning("reading_again", up_to=cut, log_begins_at=first)
+        return any(progress.offsets.get(place, 0) < offset for place, offset in progress.catch_up.items())
 
     def _end_catch_up(self) -> None:
         """Go on as ever once the cut is reached."""
-        progress = self.progress
-        if progress.catch_up is None:
-            return
-        cut, then = progress.catch_up.cut, progress.catch_up.then
-        if any(progress.offsets.get(place, 0) < offset for place, offset in cut.items()):
-            return
-        if then is not None:
-            progress.offsets = self._source.seek(then)
-            progress.decided_records = progress.records
-        progress.catch_up, self._unsaved = None, True
-        get_logger().info("read_again", lists_trained=progress.lists_trained)
+        if self.progress.catch_up and not self._is_behind():
+            self.progress.catch_up, self._unsaved = {}, True
+            get_logger().info("read_again", lists_trained=self.progress.lists_trained)
 
     def _towers(self, query_release: int, product_release: int) -> Towers:
         """The towers of two releases; one that is gone gives an untrained tower."""

@@ -1,6 +1,6 @@
 """How far the trainer has come, and everything it knows, as a checkpoint holds it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -11,13 +11,36 @@ OF_THE_BASE: Final = ("evidence.query_vectors", "preference.")
 """Names of what a learner knows, or their beginnings, that mean nothing over another base model."""
 
 
-class CatchUp(BaseModel):
-    """The log is being read again because the state of that time is lost; nothing is released meanwhile."""
+Ranges = Mapping[str, Sequence[tuple[int, int]]]
+"""By place, offsets from the first number of each pair up to the second, which does not belong to it; rising."""
 
-    cut: dict[str, int]
-    """Place -> offset that has to be reached."""
-    then: dict[str, int] | None = None
-    """After a rollback: where reading goes on. What lies between the cut and these offsets is left out."""
+
+def joined(one: Ranges, other: Ranges) -> dict[str, list[tuple[int, int]]]:
+    """What lies in either; ranges that meet become one.
+
+    >>> joined({"a": [(2, 4)]}, {"a": [(4, 7), (9, 9)], "b": [(0, 3)]})
+    {'a': [(2, 7)], 'b': [(0, 3)]}
+    """
+    found: dict[str, list[tuple[int, int]]] = {}
+    for place in sorted({*one, *other}):
+        kept: list[tuple[int, int]] = []
+        for low, high in sorted((*one.get(place, ()), *other.get(place, ()))):
+            if kept and low <= kept[-1][1]:
+                kept[-1] = kept[-1][0], max(high, kept[-1][1])
+            elif low < high:
+                kept.append((low, high))
+        if kept:
+            found[place] = kept
+    return found
+
+
+def after(offset: int, ranges: Sequence[tuple[int, int]]) -> int:
+    """The first offset from this one on that lies in no range.
+
+    >>> after(3, [(2, 4)]), after(4, [(2, 4)])
+    (4, 4)
+    """
+    return next((high for low, high in ranges if low <= offset < high), offset)
 
 
 class Progress(BaseModel):
@@ -51,7 +74,10 @@ class Progress(BaseModel):
     """When products were last released, or when learning began."""
     products_wait: bool = False
     """Whether a quality moved and no product release carries it yet."""
-    catch_up: CatchUp | None = None
+    catch_up: dict[str, int] = {}
+    """Place -> offset that has to be reached before anything is released: the log is read again up to there."""
+    left_out: dict[str, list[tuple[int, int]]] = {}
+    """Records that rollbacks took back, by place: they are never learned from again."""
 
     def over_another_base(self) -> "Progress":
         """The same counts over another base model: no release is gone on from, and one is due at once."""

@@ -162,17 +162,13 @@ def _superfluous(collections: Mapping[str, int], serving: Serving) -> str | None
 
 
 def withdrawn(serving: Serving, manifests: Iterable[ReleaseManifest]) -> frozenset[int]:
-    """Return the query releases that a rollback took back, and those that were trained from one of them.
+    """Return the query releases that the last rollback took back, and those that were trained from one of them.
 
     A trainer may make one more before it notices: its number is new, and its parent tells.
     """
-    gone: set[int] = set()
+    gone = set(range(serving.withdrawn_above + 1, serving.withdrawn + 1))
     for manifest in sorted(manifests, key=lambda one: one.release):
-        if manifest.kind != "query" or manifest.release <= serving.query_release:
-            continue
-        parent = manifest.parent or 0
-        of_parent = parent in gone or serving.query_release < parent <= serving.withdrawn
-        if manifest.release <= serving.withdrawn or of_parent:
+        if manifest.kind == "query" and manifest.parent in gone:
             gone.add(manifest.release)
     return frozenset(gone)
 

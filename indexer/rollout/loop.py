@@ -266,6 +266,7 @@ class RollOutLoop:
                 published_at=epoch_ms() if before is None else _published_after(before),
                 previous_collection=None if before is None else before.collection,
                 fence=0 if before is None else before.fence,
+                withdrawn_above=0 if before is None else before.withdrawn_above,
                 withdrawn=0 if before is None else before.withdrawn,
                 rollback_answered=0 if before is None else before.rollback_answered,
             )
@@ -313,7 +314,8 @@ class RollOutLoop:
             return
         quality = self._quality_of(release.manifest, serving)
         highest = max(self._models.highest("query"), serving.query_release, serving.withdrawn)
-        changes = {"query_release": number, "withdrawn": highest, "reason": ROLLED_BACK}
+        withdrawn = {"withdrawn_above": number, "withdrawn": highest}
+        changes = {"query_release": number, **withdrawn, "reason": ROLLED_BACK}
         self._publish(_with(release.manifest, serving, **changes, **answered), quality)
         get_logger().warning("rolled_back", query_release=number, withdrawn_up_to=highest)
 

@@ -105,7 +105,7 @@ function showReleases(releases, unknown) {
     const checks = failed.length ? element("span", failed.map((check) => check.name).join(", "), "pill failed") : element("span", `${release.checks.length} passed`);
     return row([
       { node: name }, { text: clock(release.created_at) },
-      { text: number(release.pairs_trained), className: "n" }, { text: release.drift_mean.toFixed(4), className: "n" }, { node: checks },
+      { text: number(release.pairs_trained), className: "n" }, { text: release.overlap_at_10 === null ? "-" : release.overlap_at_10.toFixed(3), className: "n" }, { node: checks },
     ]);
   }));
 }

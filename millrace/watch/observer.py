@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from contracts import wire
 from contracts.errors import ContractError, DependencyDown, InvariantError, MillraceError
 from contracts.progress import PartitionProgress
-from contracts.releases import ReleaseManifest, Serving
+from contracts.releases import OVERLAP, ReleaseManifest, Serving
 from contracts.telemetry import Process
 from contracts.topics import CATALOG, GROUP_PREFIX, MODELS, SEARCH_EVENTS
 from millrace.watch.kafka_view import COUNTS, UNREAD, KafkaView, Tail, TailCounter, catalog_counts
@@ -230,7 +230,7 @@ def _release(manifest: ReleaseManifest, serving: Serving | None) -> dict[str, An
         "created_at": manifest.created_at,
         "pairs_trained": manifest.pairs_trained,
         "lists_trained": manifest.lists_trained,
-        "drift_mean": manifest.drift_mean,
+        "overlap_at_10": next((check.value for check in manifest.checks if check.name == OVERLAP), None),
         "checks": [check.model_dump(mode="json") for check in manifest.checks],
     }
 

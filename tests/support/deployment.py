@@ -24,7 +24,7 @@ def manifest(kind: str, release: int, **changes: Any) -> ReleaseManifest:
     values: dict[str, Any] = {
         "kind": kind, "release": release, "product_release": 1, "query_release": release, "base_version": "tiny/t1",
         "dim": 4, "created_at": NOW_MS + release, "pairs_trained": 1_000 * release, "lists_trained": 300 * release,
-        "offsets": {"0": 10 * release}, "drift_mean": 0.0123, "weights_sha256": "0" * 64,
+        "offsets": {"0": 10 * release}, "weights_sha256": "0" * 64,
         "checks": (SafetyCheck(name="finite", value=1.0, limit=1.0, passed=True),), **changes,
     }  # fmt: skip
     return ReleaseManifest(**values)

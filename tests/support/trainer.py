@@ -7,14 +7,16 @@ from typing import Final
 import numpy as np
 
 from contracts import wire
+from contracts.catalog import PointPayload
 from contracts.releases import SERVING_KEY, Serving, collection_name, manifest_of
 from contracts.structs import JoinedSearch, JoinedSlot
 from contracts.topics import JOINED_SEARCHES
 from service.models import ModelsTable
 from tests.support.tiny_encoder import WORDS, TinyEncoder
 from towers.features import FeatureSpace, keys_of, words
+from towers.lexical import Sparse, WordIndex, word_vector
 from trainer.adapters.vectors import TextVectors
-from trainer.learner import Learner
+from trainer.learner import Learner, Looked
 from trainer.loop import LoopSettings, TrainerLoop
 from trainer.preference.model import Prior
 from trainer.preference.priors import Learned
@@ -30,6 +32,7 @@ EVERY_FOURTH: Final = frozenset(range(0, len(PRODUCTS), 4))
 """Liked products that share a word which the others lack."""
 SCATTERED: Final = frozenset(product for product in range(len(PRODUCTS)) if 7 * product % len(PRODUCTS) < 10)
 """Liked products of which no word tells."""
+NO_WORDS: Final = Sparse(np.zeros(0, np.uint32), np.zeros(0, np.float32))
 START_MS = 1_795_196_000_000
 OPEN_GATE: Final = Learned(Prior(), gain=0.5, error=0.01)
 """What a learner has found that may release from its first click."""
@@ -41,6 +44,8 @@ class FakeProducts:
     def __init__(self, encoder: TinyEncoder, names: Sequence[str] = PRODUCTS) -> None:
         self._vectors = dict(zip(names, encoder.encode(names), strict=True))
         self._features = {name: keys_of(f"t:{word}" for word in words(name)) for name in names}
+        titled = {name: PointPayload.model_construct(title=name) for name in names}
+        self._words = {name: word_vector("", product) for name, product in titled.items()}
 
     def size(self) -> tuple[int, int]:
         """How large the catalogue is."""
@@ -50,13 +55,18 @@ class FakeProducts:
         """Count the features."""
         return FeatureSpace.of(list(self._features.values()))
 
-    def look(self, product_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    def word_index(self) -> WordIndex:
+        """Index the words."""
+        return WordIndex(list(self._words.values()))
+
+    def look(self, product_ids: Sequence[str]) -> Looked:
         """Look products up."""
         nothing = np.zeros(DIM, dtype=np.float32)
         vectors = np.array([self._vectors.get(name, nothing) for name in product_ids], dtype=np.float32)
         known = np.array([name in self._vectors for name in product_ids], dtype=bool)
         features = [self._features.get(name, np.zeros(0, dtype=np.uint64)) for name in product_ids]
-        return known, vectors.reshape(-1, DIM), features
+        words = [self._words.get(name, NO_WORDS) for name in product_ids]
+        return Looked(known, vectors.reshape(-1, DIM), features, words)
 
 
 def new_learner(
@@ -211,8 +221,10 @@ class FakeModels(ModelsTable):
             self.apply(key.encode(), None)
         self.retired += keys
 
-    def serve(self, query_release: int, product_release: int, *, withdrawn: int = 0) -> None:
-        """Put releases in force."""
+    def serve(
+        self, query_release: int, product_release: int, *, withdrawn: int = 0, withdrawn_above: int | None = None
+    ) -> None:
+        """Put releases in force; what a rollback took back lies above the one in force if nothing else is said."""
         self._served += 1
         fences = [manifest_of(value).fence for value in self.values.values()]
         serving = Serving(
@@ -222,6 +234,7 @@ class FakeModels(ModelsTable):
             published_at=self._served,
             fence=max(fences, default=0),
             withdrawn=withdrawn,
+            withdrawn_above=query_release if withdrawn_above is None else withdrawn_above,
         )
         self.apply(SERVING_KEY, wire.encode(serving))
 
@@ -261,7 +274,7 @@ class World:
 
     def catching_up(self) -> bool:
         """Whether the log is being read again."""
-        return self.progress.catch_up is not None
+        return bool(self.progress.catch_up)
 
     def send(self, first: int, last: int) -> None:
         """Append lists to the topic."""

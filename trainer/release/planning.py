@@ -49,7 +49,7 @@ class Cadence:
         """Tell whether to decide on a release: the last decision is long enough ago, and it did not say everything."""
         waits = progress.products_wait and self.product_due(progress, now_ms=now_ms)
         is_new = progress.records > progress.decided_records or waits
-        return is_new and progress.catch_up is None and now_ms - progress.query_decided_ms >= self.query_ms
+        return is_new and not progress.catch_up and now_ms - progress.query_decided_ms >= self.query_ms
 
     def product_due(self, progress: Progress, *, now_ms: int) -> bool:
         """Tell whether products may be released with it."""
@@ -189,6 +189,7 @@ def _manifest(
         pairs_trained=progress.pairs_trained,
         lists_trained=progress.lists_trained,
         offsets=dict(sorted(progress.offsets.items())),
+        left_out={place: tuple(ranges) for place, ranges in progress.left_out.items()},
         fence=progress.fence,
         prior=learner.prior(),
         gain=gain,

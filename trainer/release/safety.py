@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from contracts.releases import SafetyCheck
+from contracts.releases import OVERLAP, SafetyCheck
 from trainer.learner import Sample, Towers, mixed
 
 SHARES: Final = (1.0, 0.5, 0.25, 0.125)
@@ -55,7 +55,7 @@ def first_safe(
         kept = overlap_at_top(before, sample.scores(towers))
         checks = (
             SafetyCheck(name="finite", value=1.0, limit=1.0, passed=True),
-            SafetyCheck(name="overlap_at_10", value=kept, limit=overlap, passed=kept >= overlap),
+            SafetyCheck(name=OVERLAP, value=kept, limit=overlap, passed=kept >= overlap),
         )
         verdict = Verdict(towers if kept >= overlap else None, share, checks)
         if verdict.towers is not None:

@@ -121,3 +121,51 @@ def test_a_rollback_of_what_never_was_seen_in_force_goes_back_too() -> None:
     world.run_once(after_s=20)
     manifest = manifest_of(world.models.values["query-8"])
     assert (manifest.parent, manifest.lists_trained) == (1, 200)
+
+
+def test_a_lost_disk_does_not_bring_back_what_was_taken_back() -> None:
+    """Nothing was released since the rollback: the log is read again up to that cut, and then from its end."""
+    world = World()
+    rolled_back(world)
+    world.models.serve(1, 0, withdrawn=3)
+    lose_disk(world)
+    world.run_once(after_s=20)
+    assert (world.catching_up(), world.progress.lists_trained) == (False, 100)
+    world.send(400, 500)
+    world.run_once(after_s=20)
+    manifest = manifest_of(world.models.values[world.models.order[-1]])
+    assert (manifest.parent, manifest.lists_trained) == (1, 200)
+
+
+@pytest.mark.parametrize("saved", [0, 1, 3])
+def test_a_release_says_what_was_left_out_for_whoever_loses_state_later(saved: int) -> None:
+    """With no state or one of before the rollback, the evidence is that of the release that was made since."""
+    world = World()
+    rolled_back(world)
+    old = world.checkpoints.saved[:saved]
+    world.models.serve(1, 0, withdrawn=3)
+    world.run_once()
+    world.send(400, 500)
+    world.run_once(after_s=20)
+    manifest = manifest_of(world.models.values["query-4"])
+    assert manifest.left_out == {place: ((offsets(100)[place], end),) for place, end in offsets(400).items()}
+    expected = world.loop.learner.evidence.table.cells()
+    world.models.serve(manifest.release, 0, withdrawn=3, withdrawn_above=1)
+    world.checkpoints.saved = old
+    world.start()
+    world.run_once(after_s=20)
+    assert (world.catching_up(), world.progress.lists_trained) == (False, 200)
+    assert world.loop.learner.evidence.table.cells().clicks.tolist() == pytest.approx(expected.clicks.tolist())
+
+
+def test_ranges_of_a_log_that_was_made_anew_mean_nothing() -> None:
+    """Its offsets begin anew: what was left out of the one before does not hide its records."""
+    world = World()
+    rolled_back(world)
+    world.run_once()
+    world.source.log = records(0, 60)
+    world.start()
+    world.run_once(after_s=20)
+    assert world.progress.left_out == {}
+    assert world.progress.offsets == offsets(60)
+    assert world.progress.lists_trained > 100 - 60

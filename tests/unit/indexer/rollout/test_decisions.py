@@ -22,6 +22,7 @@ from indexer.rollout.decisions import (
     newest_refused,
     next_step,
     pause_s,
+    withdrawn,
 )
 
 NOW_MS = 1_795_196_600_000
@@ -132,6 +133,21 @@ def test_a_pause_is_never_longer_than_the_write_nor_than_there_is_time(
     assert 0 <= pause <= write_s
     if pause:
         assert batches_left * (write_s + pause) <= time_left_s + 1e-6 * max(1.0, time_left_s)
+
+
+@pytest.mark.parametrize("in_force", [0, 5, 12])
+def test_only_what_a_rollback_took_back_stays_away(in_force: int) -> None:
+    """Also once another base is served and the old one comes back with release 0: what is older may return."""
+    parents = {1: 0, 5: 1, 6: 5, 10: 6, 11: 10, 12: 5, 13: 12}
+    manifests = [
+        ReleaseManifest(
+            kind="query", release=number, parent=parent, product_release=0, query_release=number, base_version="b",
+            dim=1, created_at=NOW_MS, pairs_trained=0, lists_trained=0, offsets={}, weights_sha256="",
+        )
+        for number, parent in parents.items()
+    ]  # fmt: skip
+    gone = withdrawn(serving(in_force).model_copy(update={"withdrawn_above": 5, "withdrawn": 10}), manifests)
+    assert sorted(gone & parents.keys()) == [6, 10, 11]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from towers.release_files import probe_difference, unpack
 from trainer.learner import Learner, Towers
 from trainer.release import planning
 from trainer.release.planning import HOUR_MS, Cadence, Earlier, even_sample, plan_release, retired_keys, same_tower
-from trainer.state import CatchUp, Progress
+from trainer.state import Progress
 
 CADENCE = Cadence(query_ms=15_000, product_ms=60_000)
 UNTRAINED = Towers.untrained(DIM)
@@ -52,7 +52,7 @@ def plan(taught: tuple[Learner, Towers], *, with_products: bool = False, **named
         ({"decided_records": 8}, False),
         ({"decided_records": 8, "products_wait": True}, True),
         ({"decided_records": 8, "products_wait": True, "product_decided_ms": START_MS - 1}, False),
-        ({"catch_up": CatchUp(cut={})}, False),
+        ({"catch_up": {"joined-searches/0": 3}}, False),
     ],
 )
 def test_a_decision_is_due_after_its_interval_if_there_is_something_to_decide(told: dict[str, int], due: bool) -> None:
