@@ -84,6 +84,8 @@ class ReleaseManifest(Message):
 
     With the cut, the parent and the catalogue they decide every weight.
     """
+    mix: dict[str, dict[str, Finite]] = Field(default_factory=dict)
+    """What words count by kind of query: nats of a `strong` and a `weak` best match; from `full` on it is strong."""
     gain: Finite | None = None
     """How much better left-out queries' clicks are predicted than by the text alone, in nats per click."""
     gain_error: Finite | None = None

@@ -17,15 +17,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from contracts.catalog import Product
 from simulator.base_vectors import Tell, encode_catalogue
-from simulator.click_log import DAY_MS, Click, ClickLog, Counts, WordIndex
+from simulator.click_log import DAY_MS, Click, ClickLog, Counts
+from simulator.words import Words
 from towers.encoder import BaseEncoder
 from towers.features import key_of
-from towers.model import NATS_PER_COSINE
+from towers.model import DEFAULT_MIX, NATS_PER_COSINE
 from trainer.preference.evidence import Cells
 from trainer.preference.learner import PreferenceLearner
-from trainer.preference.model import LEXICAL_NATS, Weights
+from trainer.preference.model import Weights
 from trainer.preference.priors import Learned
 
 DELAYS_MS: Final = {"live": 0.0, "1h": 3_600_000.0, "1d": 86_400_000.0}
@@ -138,8 +138,9 @@ class Backtest:
         numbers = {query: number for number, query in enumerate(typed)}
         self._queries = np.array([numbers[click.query] for click in log.clicks])
         catalogue, self._query_vectors = encode_catalogue(log.products, self._typed, encoder, cache=cache, tell=tell)
-        self._words = WordIndex([_searched_text(product) for product in log.products])
-        self._catalogue = replace(catalogue, lexical=self._lexical)
+        self._words = words = Words(log.products)
+        texts = self._typed
+        self._catalogue = replace(catalogue, matches=lambda cells: words.matches.of(cells, texts, words.of_products))
 
     def run(self, delays: Sequence[str]) -> dict[str, Any]:
         """Predict and learn the whole log; return the report (docs/quickstart.md, "Would it help my shop?")."""
@@ -162,7 +163,9 @@ class Backtest:
                 released.popleft()
         self._tell("clicks", len(clicks), len(clicks))
         found = {key: np.array(values) for key, values in ranks.items()}
-        return self._report(found, delays, cpu_s=time.process_time() - began_s, learned=learner.learned)
+        return self._report(
+            found, delays, cpu_s=time.process_time() - began_s, learned=learner.learned, last=released[-1][1]
+        )
 
     def _solve(self, learner: PreferenceLearner, choices: Choices, clicks: int) -> Weights:
         cells = choices.cells()
@@ -170,11 +173,6 @@ class Backtest:
             sample = choices.sample(cells)
             learner.learn_prior(sample, self._query_vectors, self._catalogue, clicks, query_keys=self._query_keys)
         return learner.solve(cells, self._query_vectors, self._catalogue)
-
-    def _lexical(self, cells: Cells) -> np.ndarray:
-        """How well the words of each cell's query and product match; the cells are a grid."""
-        queries = [self._typed[query] for query in cells.queries.tolist()]
-        return self._words.among(queries, cells.products[: cells.width]).reshape(-1)
 
     def _blocks(self) -> Iterator[tuple[int, int]]:
         """Places in the log between which the model is solved anew."""
@@ -197,15 +195,15 @@ class Backtest:
     ) -> None:
         click, query = self._log.clicks[place], int(self._queries[place])
         text = NATS_PER_COSINE * (self._catalogue.vectors @ self._query_vectors[query])
-        lexical = self._words.scores(self._typed[query])
-        hybrid = text + LEXICAL_NATS * lexical
-        fixed = {"bm25": lexical, "base": text, "hybrid": hybrid}
+        asked = self._words.ask(self._typed[query])
+        hybrid = asked.added(text, DEFAULT_MIX)
+        fixed = {"bm25": asked.scores(len(text)), "base": text, "hybrid": hybrid}
         fixed_ranks = {name: _rank(scores, click.product) for name, scores in fixed.items()}
         for delay, known in counts.items():
             known.advance(self._log.clicks, self._queries, click.time_ms - DELAYS_MS[delay], place)
             model = weights[delay]
             vector = model.query_vectors(np.array([query]), self._query_vectors[[query]])[0]
-            scores = NATS_PER_COSINE * (products[delay] @ vector) + model.lexical * lexical
+            scores = asked.added(NATS_PER_COSINE * (products[delay] @ vector), model.mix)
             remembered, nats = model.exact.get(query, (np.zeros(0, dtype=np.int64), np.zeros(0)))
             scores[remembered] += nats
             for name, rank in fixed_ranks.items():
@@ -214,7 +212,13 @@ class Backtest:
             ranks["millrace", delay].append(_rank(scores, click.product))
 
     def _report(
-        self, ranks: dict[tuple[str, str], np.ndarray], delays: Sequence[str], *, cpu_s: float, learned: Learned | None
+        self,
+        ranks: dict[tuple[str, str], np.ndarray],
+        delays: Sequence[str],
+        *,
+        cpu_s: float,
+        learned: Learned | None,
+        last: Weights,
     ) -> dict[str, Any]:
         log, rng = self._log, np.random.default_rng(self._seed)
         first_time = np.zeros(len(log.clicks), dtype=bool)
@@ -245,6 +249,7 @@ class Backtest:
             "times": log.times,
             "settings": {
                 "half_life_days": HALF_LIFE_DAYS, "k": self._k, "seed": self._seed,
+                "mix": last.mix.named(),
                 "prior": None if learned is None else {**learned.prior._asdict(), "gain": learned.gain},
             },
             "methods": figures(whole),
@@ -305,10 +310,6 @@ def verdict(gain: float, low: float, high: float) -> str:
     if high < 0:
         return f"No: on the second half of this log Millrace would have lost, {told}; counting is better here."
     return f"No: on the second half of this log no gain is certain, {told}; do not install it for these clicks alone."
-
-
-def _searched_text(product: Product) -> str:
-    return " ".join((product.title, product.brand or "", *product.category))
 
 
 def _in_force(released: Sequence[tuple[float, Weights]], at_ms: float) -> Weights:

@@ -1,4 +1,4 @@
-"""A shop's own old log, catalogue and clicks, and what can be had of it without learning: words and counting.
+"""A shop's own old log, catalogue and clicks, and what can be had of it by counting.
 
 Exports differ in names and in how they write times: names are mapped, the form of times is found out and said. A line
 that cannot be used is skipped and counted by its reason.
@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import numpy as np
 from pydantic import TypeAdapter
-from scipy.sparse import csr_matrix
 
 from contracts.catalog import Product
 from contracts.errors import ContractError, UsageError
@@ -126,45 +125,6 @@ def _product(row: Mapping[str, Any]) -> Product | None:
         except ContractError:
             continue
     return None
-
-
-class WordIndex:
-    """BM25 (k1 1.2, b 0.75) over the texts of products."""
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        counts = [Counter(words(text)) for text in texts]
-        self._columns = {word: column for column, word in enumerate(sorted({word for one in counts for word in one}))}
-        lengths = np.array([sum(one.values()) for one in counts], dtype=np.float64)
-        found = Counter(word for one in counts for word in one)
-        idf = {word: np.log(1 + (len(texts) - n + 0.5) / (n + 0.5)) for word, n in found.items()}
-        norms = 1.2 * (0.25 + 0.75 * lengths / max(lengths.mean(), 1.0))
-        rows, columns, values = [], [], []
-        for row, one in enumerate(counts):
-            for word, n in one.items():
-                rows.append(row)
-                columns.append(self._columns[word])
-                values.append(idf[word] * n * 2.2 / (n + norms[row]))
-        self._weights = csr_matrix((values, (columns, rows)), shape=(len(self._columns), len(texts)))
-        self._best: dict[str, float] = {}
-
-    def scores(self, query: str) -> np.ndarray:
-        """Of each product, as a share of the best, (P,)."""
-        columns = [self._columns[word] for word in set(words(query)) if word in self._columns]
-        scores = np.asarray(self._weights[columns].sum(axis=0)).reshape(-1)
-        best = scores.max(initial=0.0)
-        return scores / best if best > 0 else scores
-
-    def among(self, queries: Sequence[str], products: np.ndarray) -> np.ndarray:
-        """Of some products for each query, as a share of the best of all products, (Q, P')."""
-        columns = [[self._columns[word] for word in set(words(query)) if word in self._columns] for query in queries]
-        starts = np.cumsum([0, *map(len, columns)])
-        indices = np.array([column for one in columns for column in one], dtype=np.int32)
-        chosen = csr_matrix((np.ones(len(indices)), indices, starts), shape=(len(queries), len(self._columns)))
-        for query, row in zip(queries, columns, strict=True):
-            if query not in self._best:
-                self._best[query] = float(np.asarray(self._weights[row].sum(axis=0)).max(initial=0.0)) or 1.0
-        best = np.array([self._best[query] for query in queries])
-        return np.asarray((chosen @ self._weights[:, products]).toarray() / best[:, None])
 
 
 @dataclass

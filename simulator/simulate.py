@@ -8,7 +8,7 @@ what shoppers click and are read for scoring; the learner sees lists and clicks 
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -21,6 +21,7 @@ from simulator import evaluation
 from simulator.base_vectors import Tell, encode_catalogue
 from simulator.shop.shoppers import Action, Shoppers
 from simulator.shop.world import Query, Split, World
+from simulator.words import Words
 from towers.model import NATS_PER_COSINE
 from towers.release_files import Encoder
 from trainer.preference.evidence import EvidenceTable, Shown
@@ -86,7 +87,9 @@ class Simulation:
         products = [Product.model_validate(dict(message)) for message in world.products]
         self._product_ids = [product.product_id for product in products]
         typed = [query.query for query in world.queries]
-        self._catalogue, self._query_vectors = encode_catalogue(products, typed, encoder, cache=cache, tell=tell)
+        catalogue, self._query_vectors = encode_catalogue(products, typed, encoder, cache=cache, tell=tell)
+        self._words = words = Words(products)
+        self._catalogue = replace(catalogue, matches=lambda cells: words.matches.of(cells, typed, words.of_products))
         self._number_of = {query.query_id: number for number, query in enumerate(world.queries)}
 
     def run(self, options: SimulateOptions) -> dict[str, Any]:
@@ -122,7 +125,7 @@ class Simulation:
             "lists": options.lists,
             "clicks": clicks,
             "learner": options.learner,
-            "settings": {**asdict(options), "prior": _prior(learner)},
+            "settings": {**asdict(options), "prior": _prior(learner), "mix": weights.mix.named()},
             "quality": {name: evaluation.comparison(before[name], after[name], seed=options.seed) for name in SPLITS},
             "by_class": {name: evaluation.by_class(before[name], after[name], seed=options.seed) for name in SPLITS},
             "curve": curve,
@@ -154,7 +157,8 @@ class Simulation:
         most = min(NOISY_CANDIDATES, len(products))
         found = {}
         for number, query in enumerate(queries):
-            scores = NATS_PER_COSINE * (products @ query)
+            asked = self._words.ask(self.world.queries[number].query)
+            scores = asked.added(NATS_PER_COSINE * (products @ query), weights.mix)
             rows = np.argpartition(-scores, most - 1)[:most]
             rows = rows[np.lexsort((rows, -scores[rows]))]
             found[number] = (rows, scores[rows])

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from threading import Lock
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 import numpy as np
 from cachetools import LRUCache, cached
+from scipy.sparse import csc_matrix
 
 from contracts.catalog import AttributeValue
 from towers.features import Described, fold, matched, words
@@ -98,14 +99,12 @@ class LexicalQuery:
     Args:
         words: its words, and what they are if written together, each with weight 1.
         grams: to be asked if it is an identifier, or if `words` found nothing; empty if every word is too short.
-        plain: the indices of its words alone, rising, which tell how rare they are.
         kind: what it is by its form.
         identifiers: what a product must be called for it to be meant.
     """
 
     words: Sparse
     grams: Sparse
-    plain: np.ndarray
     kind: QueryKind
     identifiers: frozenset[str]
 
@@ -129,12 +128,10 @@ def read_query(text: str) -> LexicalQuery:
     terms = {*written.pieces, *(join.text for join in written.joins), *(f"={name}" for name in names)}
     mistyped = {name for name in names if name != whole or _DIGIT.search(name)}
     grams = _grams(mistyped, (piece for piece in written.pieces if piece not in mistyped))
-    plain = np.unique(np.fromiter(map(_index, set(written.pieces)), np.uint32))
     within = {join.text for join in identifying for other in identifying if set(join.words) < set(other.words)}
     return LexicalQuery(
         words=_sparse(dict.fromkeys(map(_index, terms), 1.0)),
         grams=_sparse(dict.fromkeys(grams, 1.0)),
-        plain=plain,
         kind=_kind(written),
         identifiers=frozenset(names - (within - {whole})),
     )
@@ -150,9 +147,20 @@ def is_identifier(text: str) -> bool:
 
 
 def product_words(product_id: str, product: Described) -> ProductWords:
-    """Both vectors of a product; the values of `words` are the document's part of BM25 over weighted fields."""
+    """Both vectors of a product."""
+    spelled = (
+        piece
+        for text, weight, widest in _fields(product)
+        if weight != ATTRIBUTE
+        for piece in _analyse(text, widest).pieces
+    )
+    grams = _grams(identifiers_of(product_id, product), spelled)
+    return ProductWords(word_vector(product_id, product), _sparse(grams, MOST_GRAMS))
+
+
+def word_vector(product_id: str, product: Described) -> Sparse:
+    """The words of a product; their values are the document's part of BM25 over weighted fields."""
     counts: dict[str, float] = {}
-    spelled: list[str] = []
     length = 0.0
     for text, weight, widest in _fields(product):
         written = _analyse(text, widest)
@@ -160,15 +168,11 @@ def product_words(product_id: str, product: Described) -> ProductWords:
         joined = dict.fromkeys(join.text for join in written.joins)  # in their order: the last may be cut off
         for term in (*written.pieces, *(term for term in joined if term not in written.pieces)):
             counts[term] = counts.get(term, 0.0) + weight
-        if weight != ATTRIBUTE:
-            spelled += written.pieces
-    named = identifiers_of(product_id, product)
-    values = {_index(f"={name}"): weight for name, weight in named.items()}
+    values = {_index(f"={name}"): weight for name, weight in identifiers_of(product_id, product).items()}
     norm = K1 * (1.0 - B + B * length / AVERAGE_LENGTH)
     for term, count in counts.items():
         values.setdefault(_index(term), count * (K1 + 1.0) / (count + norm))
-    grams = _grams(named, spelled)
-    return ProductWords(_sparse(values, MOST_TERMS), _sparse(grams, MOST_GRAMS))
+    return _sparse(values, MOST_TERMS)
 
 
 def identifiers_of(product_id: str, product: Described) -> dict[str, float]:
@@ -201,49 +205,32 @@ def idf(products: int, having: np.ndarray) -> np.ndarray:
     return np.asarray(np.log((products - having + 0.5) / (having + 0.5) + 1.0), dtype=np.float32)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class TermCounts:
-    """How many products of a catalogue have each term.
+class WordIndex:
+    """The words of a catalogue by term: how well each product matches a query, as the store scores it.
 
     Args:
-        products: in the catalogue.
-        indices: of the terms that occur, rising, (T,) uint32.
-        having: products with each, (T,).
+        products: one vector of each, P of them.
     """
 
-    products: int
-    indices: np.ndarray
-    having: np.ndarray
-
-    @classmethod
-    def of(cls, vectors: Sequence[Sparse]) -> Self:
-        """Count the terms of a catalogue's vectors."""
-        found = np.concatenate([*(vector.indices for vector in vectors), np.zeros(0, np.uint32)])
-        return cls(len(vectors), *np.unique(found, return_counts=True))
-
-    def count(self, indices: np.ndarray) -> np.ndarray:
-        """How many products have each of these terms, (N,)."""
-        counts = np.zeros(len(indices), dtype=np.int64)
-        places, terms = matched(indices, self.indices)
-        counts[places] = self.having[terms]
-        return counts
-
-    def scores(self, query: Sparse, products: Sequence[Sparse]) -> np.ndarray:
-        """The score of each product as the store gives it, in nats, (N,) float32; 0 if they share no term."""
-        weights = query.values * idf(self.products, self.count(query.indices))
+    def __init__(self, products: Sequence[Sparse]) -> None:
+        rows = np.repeat(np.arange(len(products)), [len(vector.indices) for vector in products])
         found = np.concatenate([*(vector.indices for vector in products), np.zeros(0, np.uint32)])
         values = np.concatenate([*(vector.values for vector in products), np.zeros(0, np.float32)])
-        rows = np.repeat(np.arange(len(products)), [len(vector.indices) for vector in products])
-        shared, terms = matched(found, query.indices)
-        parts = weights[terms] * values[shared]
-        return np.bincount(rows[shared], parts, len(products)).astype(np.float32)
+        self._terms, columns = np.unique(found, return_inverse=True)
+        self._by_term = csc_matrix((values, (rows, columns)), shape=(len(products), len(self._terms)))
 
-    def rarity(self, query: LexicalQuery) -> float:
-        """How rare the words of a query are: mean idf of those that occur, 1 if each is of one product; 0 if none."""
-        having = self.count(query.plain)
-        if not having.any():
-            return 0.0
-        return float(idf(self.products, having[having > 0]).mean() / idf(self.products, np.array(1)))
+    def weighed(self, query: Sparse) -> Sparse:
+        """A query's terms with what the match of each is worth; those that no product has are worth most."""
+        having = np.zeros(len(query.indices), dtype=np.int64)
+        places, columns = matched(query.indices, self._terms)
+        having[places] = np.diff(self._by_term.indptr)[columns]
+        return Sparse(query.indices, query.values * idf(self._by_term.shape[0], having))
+
+    def scores(self, query: Sparse) -> np.ndarray:
+        """The score of each product in nats, (P,) float32; 0 if they share no term."""
+        places, columns = matched(query.indices, self._terms)
+        weights = self.weighed(query).values[places]
+        return np.asarray(self._by_term[:, columns] @ weights, dtype=np.float32)
 
 
 class _Join(NamedTuple):

@@ -20,33 +20,65 @@ from towers.text import normalised
 
 NATS_PER_COSINE: Final = 10.0
 """b: what a unit of cosine is worth. Learned freely from few lists it falls so low that nothing of the text is left."""
+OWN_PRECISION: Final = 90.0
+"""How strongly a product's own quality is held to 0 before anything is known: an inverse variance, tight at first."""
 STEEPNESS: Final = 4
 """How fast a best match that is weak loses its say."""
 
 
 class Rate(NamedTuple):
-    """What words count in a kind of query.
+    """What words count in a kind of query: what the product adds whose words match best.
 
     Args:
-        nats: what the product adds whose words match best.
-        full: the BM25 score, in nats, from which the best match is worth all of that.
+        strong: nats of a strong best match.
+        weak: nats of one that is next to none.
+        full: the BM25 score, in nats, from which the best match is strong.
     """
 
-    nats: float
+    strong: float
+    weak: float = 0.0
     full: float = 0.0
+
+    def nats(self, best: float) -> float:
+        """What the best match of a query adds.
+
+        >>> Rate(3.0, 1.0, 20.0).nats(10.0), Rate(3.0, 1.0, 20.0).nats(30.0)
+        (1.125, 3.0)
+        """
+        strength = strength_of(best, self.full)
+        return strength * self.strong + (1 - strength) * self.weak
+
+
+def strength_of(best: float, full: float) -> float:
+    """How strong the best match of a query is, from 0 to 1.
+
+    Of a long query often little more than by-words are found, and of any query common words: rare ones score high.
+
+    Args:
+        best: its BM25 score, in nats.
+        full: the score from which it is strong.
+    """
+    return (best / full) ** STEEPNESS if best < full else 1.0
 
 
 class Mix(NamedTuple):
     """What words count beside meaning, by what kind of query it is."""
 
-    identifier: Rate = Rate(3.0)
-    short: Rate = Rate(2.0)
-    long: Rate = Rate(3.0, 20.0)
+    identifier: Rate = Rate(3.0, 3.0, 10.0)
+    short: Rate = Rate(2.0, 2.0, 10.0)
+    long: Rate = Rate(3.0, 0.0, 20.0)
+
+    @classmethod
+    def of(cls, numbers: np.ndarray) -> Self:
+        """The mix of the numbers of its rates, (kinds, 3): as `numpy.array` makes them of a mix."""
+        return cls(*(Rate(*row) for row in numbers.tolist()))
+
+    def named(self) -> dict[str, dict[str, float]]:
+        """The rates by kind of query, as manifests and reports have them."""
+        return {kind.value: rate._asdict() for kind, rate in zip(KINDS, self, strict=True)}
 
     def nats(self, kind: QueryKind, matches: Sequence[float]) -> list[float]:
-        """What the match of each candidate's words adds to its score.
-
-        Of a long query often little more than by-words are found: a weak best match says next to nothing.
+        """What the match of each candidate's words adds to its score: the best one's nats by its share of that match.
 
         Args:
             kind: of the query.
@@ -55,14 +87,13 @@ class Mix(NamedTuple):
         >>> Mix(short=Rate(3.0)).nats(QueryKind.SHORT, [8.0, 0.0, 4.0]), Mix().nats(QueryKind.LONG, [10.0])
         ([3.0, 0.0, 1.5], [0.1875])
         """
-        rates = {QueryKind.IDENTIFIER: self.identifier, QueryKind.SHORT: self.short, QueryKind.LONG: self.long}
-        nats, full = rates[kind]
         best = max((*matches, 0.0))
-        if best < full:
-            nats *= (best / full) ** STEEPNESS
+        nats = self[KINDS.index(kind)].nats(best)
         return [nats * match / best if best else 0.0 for match in matches]
 
 
+KINDS: Final = tuple(QueryKind)
+"""In the order of a mix's rates."""
 DEFAULT_MIX: Final = Mix()
 """Until clicks say otherwise."""
 
@@ -77,6 +108,7 @@ class QueryTower:
         mean_query: m, (D,) float32.
         memory_queries: keys of the normalised queries that have a memory, rising, (M,) uint64.
         memory: d of these queries, (M, D) float16.
+        mix: what words count; it rides in no vector.
     """
 
     taste: np.ndarray
@@ -84,6 +116,7 @@ class QueryTower:
     mean_query: np.ndarray
     memory_queries: np.ndarray
     memory: np.ndarray
+    mix: Mix = DEFAULT_MIX
 
     @classmethod
     def untrained(cls, dim: int) -> Self:
@@ -123,14 +156,15 @@ class QueryTower:
         """What a release carries of it."""
         return {
             "taste": self.taste, "common": self.common, "mean_query": self.mean_query,
-            "memory_queries": self.memory_queries, "memory": self.memory,
+            "memory_queries": self.memory_queries, "memory": self.memory, "mix": np.array(self.mix, np.float32),
         }  # fmt: skip
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> Self:
         """The tower that a release carries."""
         names = ("taste", "common", "mean_query", "memory_queries", "memory")
-        return cls(*(tensors[name] for name in names))
+        taste, common, mean_query, memory_queries, memory = (tensors[name] for name in names)
+        return cls(taste, common, mean_query, memory_queries, memory, Mix.of(tensors["mix"]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,9 +191,10 @@ class ProductTower:
 
     @classmethod
     def untrained(cls) -> Self:
-        """No product is better than another."""
+        """No product is better than another, as far as anyone knows."""
         nothing, no_keys = np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.uint64)
-        return cls(FeatureSpace(no_keys, nothing), nothing, no_keys, nothing, nothing, 0.0, 0.0)
+        width = float(np.float32(OWN_PRECISION**-0.5))
+        return cls(FeatureSpace(no_keys, nothing), nothing, no_keys, nothing, nothing, width, 0.0)
 
     def quality(self, product_ids: Sequence[str], features: Sequence[np.ndarray]) -> np.ndarray:
         """The quality h of each product, in nats, (N,) float32.

@@ -18,7 +18,7 @@ from contracts.base import YEAR_2000_MS
 from contracts.errors import CheckFailed, MalformedMessage
 from contracts.releases import MANIFEST_ENTRY, PROBE_TOLERANCE, Kind, ReleaseManifest, manifest_of, release_key
 from towers.features import keys_of, words
-from towers.model import ProductTower, QueryTower, product_vectors
+from towers.model import DEFAULT_MIX, ProductTower, QueryTower, product_vectors
 
 PROBE_VECTORS: Final = "probe_vectors"
 TOWERS: Final[dict[Kind, type[QueryTower] | type[ProductTower]]] = {"query": QueryTower, "product": ProductTower}
@@ -199,7 +199,7 @@ def _check_shapes(manifest: ReleaseManifest, tensors: Mapping[str, np.ndarray]) 
     if manifest.kind == "query":
         queries = sizes["memory_queries"]
         shapes |= {"taste": (dim, dim), "common": (dim,), "mean_query": (dim,)}
-        shapes |= {"memory_queries": (queries,), "memory": (queries, dim)}
+        shapes |= {"memory_queries": (queries,), "memory": (queries, dim), "mix": np.shape(DEFAULT_MIX)}
     else:
         shapes |= dict.fromkeys(("features", "idf", "words"), (sizes["features"],))
         shapes |= dict.fromkeys(("products", "own", "own_width"), (sizes["products"],))

@@ -9,12 +9,15 @@ from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 
+from contracts.catalog import PointPayload
 from towers.features import FeatureSpace, matched
-from towers.model import ProductTower, QueryTower, product_vectors
+from towers.lexical import Sparse, WordIndex, word_vector
+from towers.model import NATS_PER_COSINE, Mix, ProductTower, QueryTower, product_vectors
 from trainer.preference.evidence import Cells
 from trainer.preference.learner import PreferenceLearner
 from trainer.preference.losses import LossName
-from trainer.preference.model import QUALITY_CAP, Catalogue, Prior, Weights
+from trainer.preference.matches import Matches, WordMatches
+from trainer.preference.model import QUALITY_CAP, Catalogue, Prior, Weights, rates_of
 from trainer.preference.solve import Solution
 from trainer.records import TEXT, Evidence
 from trainer.state import Progress
@@ -23,7 +26,7 @@ DAY_MS: Final = 86_400_000
 MEMORY_QUERIES: Final = 2_000
 """Queries with a memory in a release: the most clicked ones; 1.5 MB at 384 dimensions."""
 CHANGED_SHARE: Final = 0.05
-"""Share by which the catalogue has to change until its features are counted anew."""
+"""Share by which the catalogue has to change until its features and words are counted anew."""
 SAMPLE_QUERIES: Final = 256
 SAMPLE_PRODUCTS: Final = 4096
 
@@ -49,8 +52,27 @@ class Products(Protocol):
     def feature_space(self) -> FeatureSpace:
         """Count the features of the whole catalogue."""
 
-    def look(self, product_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-        """Of each product: whether it is known, (N,), its base vector, (N, D) float32, and its features' keys."""
+    def word_index(self) -> WordIndex:
+        """Index the words of the whole catalogue."""
+
+    def look(self, product_ids: Sequence[str]) -> "Looked":
+        """What is known of products."""
+
+
+class Looked(NamedTuple):
+    """What is known of N products.
+
+    Args:
+        known: whether each is in the catalogue, (N,) of bool; of one that is not, the rest is 0 or empty.
+        vectors: base vectors, (N, D) float32.
+        features: keys of the features of each.
+        words: of each.
+    """
+
+    known: np.ndarray
+    vectors: np.ndarray
+    features: list[np.ndarray]
+    words: list[Sparse]
 
 
 class Sample(NamedTuple):
@@ -61,12 +83,15 @@ class Sample(NamedTuple):
     product_ids: Sequence[str]
     vectors: np.ndarray
     features: Sequence[np.ndarray]
+    matches: Matches
 
     def scores(self, towers: Towers) -> np.ndarray:
         """What towers say of each query and product, (queries, products)."""
         quality = towers.product.quality(self.product_ids, self.features)
         products = product_vectors(self.vectors, quality)
-        return np.asarray(towers.query.vectors(self.texts, self.query_vectors) @ products.T)
+        rates = self.matches.strengths @ rates_of(towers.query.mix)
+        words = rates[:, None] * self.matches.shares / NATS_PER_COSINE
+        return np.asarray(towers.query.vectors(self.texts, self.query_vectors) @ products.T + words)
 
 
 class Solved(NamedTuple):
@@ -109,6 +134,7 @@ class Learner:
         self.preference = PreferenceLearner(loss=self._loss)
         self._space = FeatureSpace.of([])
         self._size = (0, 0)
+        self._matches: WordMatches | None = None
 
     @property
     def prior_due(self) -> bool:
@@ -147,20 +173,21 @@ class Learner:
         queries = np.flatnonzero(self.evidence.query_vectors.any(axis=1))[-SAMPLE_QUERIES:]
         texts = [self.evidence.queries.texts[number] for number in queries.tolist()]
         names = [name for name in self.evidence.products.texts if not name.startswith(TEXT)][-SAMPLE_PRODUCTS:]
-        known, vectors, features = self._products.look(names)
-        places = np.flatnonzero(known).tolist()
+        found = self._products.look(names)
+        places = np.flatnonzero(found.known).tolist()
         return Sample(
             texts,
             self.evidence.query_vectors[queries].astype(np.float32),
             [names[place] for place in places],
-            vectors[places],
-            [features[place] for place in places],
+            found.vectors[places],
+            [found.features[place] for place in places],
+            self._word_matches().grid(texts, [found.words[place] for place in places]),
         )
 
     def largest_move(self, before: ProductTower, after: ProductTower) -> float:
         """By how many nats the quality of a product that has evidence differs at most."""
         names = self.evidence.products.texts
-        features = self._products.look(names)[2]
+        features = self._products.look(names).features
         return float(np.abs(after.quality(names, features) - before.quality(names, features)).max(initial=0.0))
 
     def state(self) -> dict[str, np.ndarray]:
@@ -199,13 +226,25 @@ class Learner:
         self.evidence.encode_queries(self._encode)
         size = self._products.size()
         if any(abs(now - before) > CHANGED_SHARE * before for now, before in zip(size, self._size, strict=True)):
-            self._space, self._size = self._products.feature_space(), size
-        names = self.evidence.products.texts
-        known, vectors, features = self._products.look(names)
+            self._space, self._size, self._matches = self._products.feature_space(), size, None
+        names, texts = self.evidence.products.texts, self.evidence.queries.texts
+        known, vectors, features, words = self._products.look(names)
         for number, name in enumerate(names):
             if name.startswith(TEXT):
-                known[number], vectors[number] = True, np.nan_to_num(self._encode(name.removeprefix(TEXT)))
-        return self.evidence.cells(known), Catalogue(vectors, self._space.matrix(features))
+                text = name.removeprefix(TEXT)
+                known[number], vectors[number] = True, np.nan_to_num(self._encode(text))
+                words[number] = word_vector("", PointPayload.model_construct(title=text))
+        matches = self._word_matches()
+        catalogue = Catalogue(
+            vectors, self._space.matrix(features), matches=lambda cells: matches.of(cells, texts, words)
+        )
+        return self.evidence.cells(known), catalogue
+
+    def _word_matches(self) -> WordMatches:
+        """The words of the catalogue as they were counted last, or as they are when this process first asks."""
+        if self._matches is None:
+            self._matches = WordMatches(self._products.word_index())
+        return self._matches
 
     def _start(self, parent: Towers) -> Weights:
         """A release's towers as weights over the present numbers."""
@@ -214,7 +253,10 @@ class Learner:
         products, rows = matched(self.evidence.products.keys(), product.products)
         queries, remembered = matched(self.evidence.queries.keys(), query.memory_queries)
         memory = dict(zip(queries.tolist(), query.memory[remembered].astype(np.float32), strict=True))
-        return Weights(query.taste, query.common, query.mean_query, words, products, product.own[rows], memory=memory)
+        return Weights(
+            query.taste, query.common, query.mean_query, words, products, product.own[rows],
+            memory=memory, rates=rates_of(query.mix),
+        )  # fmt: skip
 
     def _query_tower(self, weights: Weights, cells: Cells) -> QueryTower:
         clicks = dict(zip(cells.queries.tolist(), cells.query_clicks.tolist(), strict=True))
@@ -224,7 +266,7 @@ class Learner:
         memory = np.array([weights.memory[number] for number in kept.tolist()], dtype=np.float16)
         # Without a taste the mean says nothing, and the tower is the one that it was.
         mean = weights.mean_query if weights.taste.any() else np.zeros_like(weights.mean_query)
-        return QueryTower(weights.taste, weights.common, mean, keys[kept], memory.reshape(-1, self._dim))
+        return QueryTower(weights.taste, weights.common, mean, keys[kept], memory.reshape(-1, self._dim), weights.mix)
 
     def _product_tower(self, weights: Weights) -> ProductTower:
         names, keys = self.evidence.products.texts, self.evidence.products.keys()
@@ -253,7 +295,7 @@ def mixed(before: Towers, after: Towers, *, share: float) -> Towers:
     )
     query = QueryTower(
         (share * new.taste + rest * old.taste).astype(np.float32), common.astype(np.float32), new.mean_query,
-        queries, memory.astype(np.float16),
+        queries, memory.astype(np.float16), Mix.of(share * np.array(new.mix) + rest * np.array(old.mix)),
     )  # fmt: skip
     was, is_now = before.product, after.product
     products = np.union1d(was.products, is_now.products)

@@ -24,7 +24,7 @@ from trainer.learner import Learner, Towers
 from trainer.records import LogRecord
 from trainer.release.planning import MOVED_NATS, Cadence, Earlier, plan_release, retired_keys
 from trainer.release.safety import LEAST_OVERLAP
-from trainer.state import Progress, Snapshot, after, joined
+from trainer.state import Progress, Snapshot, after, cut_of, joined
 
 NUMBERS_LEFT: Final[Mapping[Kind, int]] = {"query": 3, "product": 2}
 """Release numbers that a trainer leaves out when it takes over: a stalled one may still publish under them."""
@@ -343,13 +343,13 @@ class TrainerLoop:
             progress.left_out = joined(progress.left_out, manifest.left_out)
         if since_cut:
             ends = self._source.ends()
-            cut = progress.offsets if manifest is None else _cut_of(manifest, ends)
+            cut = progress.offsets if manifest is None else cut_of(manifest, ends)
             gone = {place: [(cut.get(place, 0), end)] for place, end in ends.items()}
             progress.left_out = joined(progress.left_out, gone)
 
     def _catch_up(self, query_release: int) -> None:
         """Release nothing before everything is counted that a release knew: the disk may have been lost."""
-        self.progress.catch_up = _cut_of(self._manifest(query_release), self._source.ends())
+        self.progress.catch_up = cut_of(self._manifest(query_release), self._source.ends())
         if self._is_behind():
             get_logger().warning("reading_again", up_to=self.progress.catch_up, begins_at=self.progress.offsets)
         else:
@@ -395,12 +395,3 @@ class TrainerLoop:
     def _manifest(self, query_release: int) -> ReleaseManifest | None:
         key = release_key("query", query_release).decode()
         return manifest_of(self._made[key]) if key in self._made else self._models.look().manifests.get(key)
-
-
-def _cut_of(manifest: ReleaseManifest | None, ends: Mapping[str, int]) -> dict[str, int]:
-    """The offsets up to which a release knew the log, as far as it goes now: its topics may have been made anew.
-
-    Manifests of former versions name no topic.
-    """
-    offsets = {} if manifest is None else manifest.offsets
-    return {place: min(offset, ends.get(place, 0)) for place, offset in offsets.items() if "/" in place}

@@ -201,7 +201,7 @@ class Evidence:
         """Make the base vectors of the queries that were clicked and have none, each of its own text alone."""
         rows = np.zeros((len(self.queries) - len(self.query_vectors), self.query_vectors.shape[1]), dtype=np.float16)
         self.query_vectors = np.concatenate([self.query_vectors, rows])
-        for number in self.table.cells().queries.tolist():
+        for number in self.table.clicked().tolist():
             if not self.query_vectors[number].any():
                 self.query_vectors[number] = np.nan_to_num(encode(self.queries.texts[number]))
 

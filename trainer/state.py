@@ -7,6 +7,8 @@ from typing import Final
 import numpy as np
 from pydantic import BaseModel
 
+from contracts.releases import ReleaseManifest
+
 OF_THE_BASE: Final = ("evidence.query_vectors", "preference.")
 """Names of what a learner knows, or their beginnings, that mean nothing over another base model."""
 
@@ -83,6 +85,15 @@ class Progress(BaseModel):
         """The same counts over another base model: no release is gone on from, and one is due at once."""
         none = {"query_release": 0, "product_release": 0, "query_parent": 0, "product_parent": 0}
         return self.model_copy(update={**none, "decided_records": -1, "query_decided_ms": 0, "product_decided_ms": 0})
+
+
+def cut_of(manifest: ReleaseManifest | None, ends: Mapping[str, int]) -> dict[str, int]:
+    """The offsets up to which a release knew the log, as far as it goes now: its topics may have been made anew.
+
+    Manifests of former versions name no topic.
+    """
+    offsets = {} if manifest is None else manifest.offsets
+    return {place: min(offset, ends.get(place, 0)) for place, offset in offsets.items() if "/" in place}
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from service.follow import TopicFollower
 from service.logging import get_logger
 from service.models import ModelsTable
 from service.settings import Settings
-from towers.model import DEFAULT_MIX, NATS_PER_COSINE, Mix, QueryTower
+from towers.model import NATS_PER_COSINE, QueryTower
 from towers.release_files import Encoder, Release, verified_release
 
 RETRY_S: Final = 1.0
@@ -40,7 +40,6 @@ class ServedRelease:
         collection: its name in the vector store.
         tower: of queries.
         click_times: clicks that the release learned from, for the freshness of its first answer; epoch ms.
-        mix: how much words count.
     """
 
     query_release: int
@@ -48,7 +47,6 @@ class ServedRelease:
     collection: str
     tower: QueryTower
     click_times: tuple[int, ...] = ()
-    mix: Mix = DEFAULT_MIX
 
     def explain(self, query: str, row: np.ndarray, product: np.ndarray, words: float = 0.0) -> dict[str, float]:
         """Say what a product's score is made of, in nats; together ten times the score.

@@ -256,7 +256,7 @@ class SearchService:
                         hits = await listed(
                             self._retrieval,
                             release.collection,
-                            Question.of(query, vector, release.mix) if query else None,
+                            Question.of(query, vector, release.tower.mix) if query else None,
                             sort=request.sort,
                             k=max(request.k, CANDIDATES) if explores else request.k,
                             filters=filters,

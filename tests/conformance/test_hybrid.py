@@ -8,7 +8,7 @@ import pytest
 from qdrant_client import QdrantClient, models
 
 from tests.conformance.conftest import Backend
-from towers.lexical import Sparse, TermCounts
+from towers.lexical import Sparse, WordIndex
 
 pytestmark = pytest.mark.qdrant
 
@@ -60,7 +60,7 @@ def catalogue(backend: Backend) -> Iterator[Catalogue]:
     client.delete_collection(name)
 
 
-LEXICAL = TermCounts.of(WORDS).scores(ASKED, WORDS)
+LEXICAL = WordIndex(WORDS).scores(ASKED)
 MEANING = DENSE @ QUERY
 
 

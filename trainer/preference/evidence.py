@@ -172,6 +172,10 @@ class EvidenceTable:
         scale = np.minimum(1.0, MAX_QUERY_CLICKS / np.maximum(query_clicks, FORGOTTEN))
         return replace(found, clicks=clicks * found.spread(scale)).of_queries(query_clicks > 0)
 
+    def clicked(self) -> np.ndarray:
+        """The queries of which something was chosen, rising."""
+        return np.unique(self._keys[: len(self)][self._counts[: len(self), 0] > 0] >> 32)
+
     def state(self) -> dict[str, np.ndarray]:
         """Everything that the table knows."""
         size = len(self)

@@ -87,30 +87,17 @@ class PreferenceLearner:
         )
         return self._released(self.solution.weights)
 
-    def rename_features(self, columns: np.ndarray) -> None:
-        """Let the next solve begin in another feature space.
-
-        Args:
-            columns: the former column of each feature, -1 for a new one, (F,).
-        """
-        if self.solution is not None:
-            self.solution = self.solution._replace(weights=self.solution.weights.in_features(columns))
-
     def state(self) -> dict[str, np.ndarray]:
-        """Everything that the next calls depend on, besides their arguments."""
+        """What was learned of the prior, and when it is learned next: a solve begins where its caller says."""
         state = {"next_prior": np.array(self._next_prior)}
         if self.learned is not None:
             numbers = (*self.learned.prior, self.learned.gain, self.learned.error)
             state["learned"] = np.array(numbers, dtype=np.float64)
-        if self.solution is not None:
-            _, loss, iterations, converged = self.solution
-            state["solved"] = np.array((loss, iterations, converged), dtype=np.float64)
-            state |= self.solution.weights.arrays()
         return state
 
     @classmethod
     def from_state(cls, state: Mapping[str, np.ndarray], **options: Any) -> "PreferenceLearner":
-        """Go on exactly where another one was when it gave its state.
+        """Go on with the prior of another one; its next solve begins at nothing unless it is given a solution.
 
         Args:
             state: of the other one.
@@ -121,9 +108,6 @@ class PreferenceLearner:
         if "learned" in state:
             *widths, gain, error = state["learned"].tolist()
             learner.learned = Learned(Prior(*widths), gain, error)
-        if "solved" in state:
-            loss, iterations, converged = state["solved"].tolist()
-            learner.solution = Solution(Weights.of_arrays(state), loss, int(iterations), bool(converged))
         return learner
 
     def _released(self, weights: Weights) -> Weights:

@@ -1,6 +1,7 @@
 """The preference model: s(q, p) = b <e_q, e_p> + (e_q - m)'W e_p + v'e_p + d_q'e_p + h_p, and h_p = u_p + x_p'w.
 
-Where a ranking can take it, a l(q, p) is added: how well the words match, 1 for the best of a query.
+Beside it stands a_q l(q, p): how well the words match, 1 for the best match of a query. What that is worth, a_q,
+depends on the kind of query and on how strong its best match is.
 
 W says what kinds of products kinds of queries prefer, v what all queries do, d what a repeated query's shoppers chose;
 h is a product's quality: its own, and what its words, brand and category say of it. Everything about the query rides in
@@ -17,11 +18,18 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from towers.features import matched
-from towers.model import NATS_PER_COSINE
+from towers.model import DEFAULT_MIX, NATS_PER_COSINE, OWN_PRECISION, Mix
 from trainer.preference.evidence import Cells
+from trainer.preference.matches import Matches
 
-LEXICAL_NATS: Final = 3.0
-"""a, untrained: what the best match of words is worth."""
+
+def rates_of(mix: Mix) -> np.ndarray:
+    """Nats of a strong and of a weak best match, kind by kind, (2 * kinds,)."""
+    return np.array(mix)[:, :2].reshape(-1)
+
+
+DEFAULT_RATES: Final = rates_of(DEFAULT_MIX)
+"""a, untrained."""
 QUALITY_CAP: Final = NATS_PER_COSINE
 """Nats by which a product's quality moves it at most, up or down: no more than all of its text."""
 OWN_CAP: Final = 2.0
@@ -46,7 +54,7 @@ class Prior(NamedTuple):
     """Of W."""
     common: float = 90.0
     """Of v."""
-    own: float = 90.0
+    own: float = OWN_PRECISION
     """Of u."""
     words: float = 90.0
     """Of w."""
@@ -54,8 +62,8 @@ class Prior(NamedTuple):
     """Of d."""
     exact: float = 1.0
     """Of the memory of one product for one query."""
-    lexical: float = 1.0
-    """Of a, about its untrained value."""
+    lexical: float = 10.0
+    """Of a, about what words are worth untrained."""
 
     def unheld(self) -> "Prior":
         """The same widths, but what is held at 0 has its first one: it is not known, which is not the same as sure."""
@@ -69,12 +77,12 @@ class Catalogue:
     Args:
         vectors: base vectors, unit rows, (P, D).
         features: names as idf-weighted unit rows, (P, F).
-        lexical: how well the words of cells' queries and products match, (N,); None if the ranking has no such term.
+        matches: how well the words of cells' queries and products match; None if the ranking has no such term.
     """
 
     vectors: np.ndarray
     features: csr_matrix
-    lexical: Callable[[Cells], np.ndarray] | None = None
+    matches: Callable[[Cells], Matches] | None = None
 
 
 class Deviations(NamedTuple):
@@ -102,7 +110,7 @@ class Weights:
         memory: d by query.
         exact: by query, what is remembered of single products: their rows and nats; it rides in no vector, and is
             added to the scores of those products.
-        lexical: a, in nats; it rides in no vector either.
+        rates: a, in nats, (2 * kinds,); they ride in no vector either.
         deviations: how uncertain this is; None if it was not solved here.
     """
 
@@ -114,7 +122,7 @@ class Weights:
     own: np.ndarray
     memory: Mapping[int, np.ndarray] = field(default_factory=dict)
     exact: Mapping[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
-    lexical: float = LEXICAL_NATS
+    rates: np.ndarray = field(default_factory=lambda: DEFAULT_RATES)
     deviations: Deviations | None = None
 
     @classmethod
@@ -132,55 +140,12 @@ class Weights:
             common=share * self.common,
             words=share * self.words,
             own=share * self.own,
-            lexical=LEXICAL_NATS + share * (self.lexical - LEXICAL_NATS),
+            rates=DEFAULT_RATES + share * (self.rates - DEFAULT_RATES),
         )
 
     def without_memory(self) -> "Weights":
         """What is left for a query that nobody typed."""
         return replace(self, memory={}, exact={})
-
-    def in_features(self, columns: np.ndarray) -> "Weights":
-        """The same weights where features have other columns.
-
-        Args:
-            columns: the former column of each feature, -1 for one that is new, (F,).
-        """
-        known = columns >= 0
-        words = np.zeros(len(columns), dtype=np.float32)
-        words[known] = self.words[columns[known]]
-        return replace(self, words=words)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Everything in arrays, to be kept."""
-        sizes = [len(products) for products, _ in self.exact.values()]
-        rows, nats = zip(*self.exact.values(), strict=True) if self.exact else ((), ())
-        return {
-            **{name: getattr(self, name) for name in _ARRAYS},
-            "memory_queries": np.array(list(self.memory), dtype=np.int64),
-            "memory": np.array(list(self.memory.values()), dtype=np.float32).reshape(-1, len(self.common)),
-            "lexical": np.array(self.lexical),
-            "exact_queries": np.repeat(np.array(list(self.exact), dtype=np.int64), sizes),
-            "exact_products": np.concatenate([np.zeros(0, dtype=np.int64), *rows]),
-            "exact_nats": np.concatenate([np.zeros(0, dtype=np.float32), *nats]),
-        }
-
-    @classmethod
-    def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Weights":
-        """The weights that were kept."""
-        queries, starts = np.unique(arrays["exact_queries"], return_index=True)
-        products, nats = (np.split(arrays[name], starts[1:]) for name in ("exact_products", "exact_nats"))
-        taste, common, mean_query, words, products_known, own = (arrays[name] for name in _ARRAYS)
-        return cls(
-            taste,
-            common,
-            mean_query,
-            words,
-            products_known,
-            own,
-            memory=dict(zip(arrays["memory_queries"].tolist(), arrays["memory"], strict=True)),
-            lexical=float(arrays["lexical"]),
-            exact=dict(zip(queries.tolist(), zip(products, nats, strict=True), strict=False)),
-        )
 
     def learned_vectors(self, queries: np.ndarray, vectors: np.ndarray) -> np.ndarray:
         """What each query prefers beyond its text, in the space of product vectors and in nats, (Q, D).
@@ -199,6 +164,11 @@ class Weights:
         """The vectors that are searched with, (Q, D + 1): the last number takes a product's quality as it is."""
         moved = vectors + self.learned_vectors(queries, vectors) / NATS_PER_COSINE
         return np.hstack([moved, np.ones((len(moved), 1))]).astype(np.float32)
+
+    @property
+    def mix(self) -> Mix:
+        """A as search takes it."""
+        return Mix.of(np.hstack([self.rates.reshape(-1, 2), np.array(DEFAULT_MIX)[:, 2:]]))
 
     @property
     def counted_own(self) -> np.ndarray:
@@ -222,9 +192,9 @@ class Weights:
         return np.clip(quality, -QUALITY_CAP, QUALITY_CAP)
 
     def own_deviations(self, products: int) -> np.ndarray:
-        """How uncertain each product's own quality is, in nats, (P,); 0 if nothing is known of that."""
+        """How uncertain each product's own quality is, in nats, (P,): as at first if nothing was solved."""
         if self.deviations is None:
-            return np.zeros(products)
+            return np.full(products, OWN_PRECISION**-0.5)
         deviations = np.full(products, self.deviations.untried)
         deviations[self.products] = self.deviations.own
         return deviations
@@ -238,6 +208,3 @@ class Weights:
     def product_vectors(self, catalogue: Catalogue) -> np.ndarray:
         """The vectors that are searched, (P, D + 1)."""
         return np.hstack([catalogue.vectors, self.quality(catalogue)[:, None] / NATS_PER_COSINE]).astype(np.float32)
-
-
-_ARRAYS: Final = ("taste", "common", "mean_query", "words", "products", "own")

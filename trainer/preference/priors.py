@@ -22,12 +22,12 @@ SEARCH_FOLDS: Final = 2
 """Folds that are left out in turn while widths move; each costs a solve for each width tried."""
 FEW_QUERIES: Final = 300
 """With fewer queries that were clicked all folds are, for each has little to tell."""
-ORDER: Final = ("words", "own", "taste", "common")
+ORDER: Final = ("words", "own", "taste", "common", "lexical")
 FACTOR: Final = 3.0
 MAX_MOVES: Final = 3
 """Times that one width moves at most in one search."""
-PARTS: Final = (("words",), ("own",), ("taste", "common"))
-"""What is held at 0 together."""
+PARTS: Final = (("words",), ("own",), ("taste", "common"), ("lexical",))
+"""What is held at 0 together; the rates of words, last in both, at what they are worth untrained."""
 PART_ERRORS: Final = 1.0
 """Standard errors by which left-out queries must gain from a part beside the others."""
 LEAST_GAIN: Final = 2e-4
@@ -119,10 +119,10 @@ def learn_prior(
     def surprise(prior: Prior) -> np.ndarray:
         return np.concatenate([left_out[fold].surprise(prior) for fold in chosen])
 
-    start = start.unheld()
+    start, has_matches = start.unheld(), catalogue.matches is not None
     says = np.concatenate([left_out[fold].says for fold in chosen])
     best, prior = surprise(start), start
-    for name in ORDER:
+    for name in ORDER if has_matches else ORDER[:-1]:
         for factor in (1 / FACTOR, FACTOR):
             moves = 0
             while moves < MAX_MOVES:
@@ -133,17 +133,18 @@ def learn_prior(
                 best, prior, moves = found, tried, moves + 1
             if moves:
                 break
-    return _without_idle_parts(prior, list(left_out.values()))
+    parts = PARTS if has_matches else PARTS[:-1]
+    return _without_idle_parts(prior, parts, list(left_out.values()))
 
 
-def _without_idle_parts(prior: Prior, left_out: Sequence["_LeftOut"]) -> Learned:
+def _without_idle_parts(prior: Prior, parts: Sequence[tuple[str, ...]], left_out: Sequence["_LeftOut"]) -> Learned:
     """Hold, one after the other, the part that is worth least beside the others, until each is worth something."""
     says = np.concatenate([one.says for one in left_out])
 
     def surprise(prior: Prior) -> np.ndarray:
         return np.concatenate([one.surprise(prior) for one in left_out])
 
-    found, parts = surprise(prior), list(PARTS)
+    found, parts = surprise(prior), list(parts)
     while len(parts) > 1:
         without = {part: prior._replace(**dict.fromkeys(part, HELD)) for part in parts}
         surprises = {part: surprise(tried) for part, tried in without.items()}

@@ -7,6 +7,7 @@ sought among the directions in which queries and products differ most: the other
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -25,7 +26,8 @@ from trainer.preference.losses import (
     pairs_of,
     surprise,
 )
-from trainer.preference.model import LEXICAL_NATS, Catalogue, Deviations, Prior, Weights
+from trainer.preference.matches import Matches
+from trainer.preference.model import DEFAULT_RATES, Catalogue, Deviations, Prior, Weights
 
 MAX_ITERATIONS: Final = 60
 TOLERANCE: Final = 1e-5
@@ -34,6 +36,7 @@ DIRECTIONS: Final = 256
 """In which learned tastes may differ, beginning with those in which queries and products differ most."""
 CHUNK: Final = 20_000
 """Cells whose vectors are looked up at once: all of them would not fit into memory."""
+NO_MATCHES: Final = Matches(np.zeros(0), np.zeros((0, 0)))
 REPEATED_CLICKS: Final = 2.0
 """Clicks from which a query gets a memory of its own."""
 
@@ -82,9 +85,8 @@ class Problem:
         self._vectors = catalogue.vectors[self.products].astype(np.float32)
         self._words = catalogue.features[self.products].astype(np.float64)
         self._text = NATS_PER_COSINE * self._dots(queries, self._vectors).astype(np.float64)
-        self._lexical = np.zeros(0) if catalogue.lexical is None else catalogue.lexical(cells)
-        if len(self._lexical):
-            self._text += LEXICAL_NATS * self._lexical
+        self._matches = NO_MATCHES if catalogue.matches is None else catalogue.matches(cells)
+        self._text += self._of_words(DEFAULT_RATES)
         self._offset = np.zeros_like(self._text) if loss in AGAINST_REFERENCE else self._text
 
     def solve(
@@ -107,7 +109,7 @@ class Problem:
             uncertainty: whether the weights come with their standard deviations.
             max_iterations: budget; what is best then is returned, and said not to have converged.
         """
-        query_axes, axes = (_main_axes(vectors, self._directions) for vectors in (self._centred, self._vectors))
+        query_axes, axes = self._axes
         dim = axes.shape[1]
         repeated = np.flatnonzero(self.cells.query_clicks >= REPEATED_CLICKS) if memory else np.zeros(0, np.int64)
         clicked = np.flatnonzero(self.cells.clicks > 0) if exact else np.zeros(0, dtype=np.int64)
@@ -118,7 +120,7 @@ class Problem:
             self._features,
             len(repeated) * dim,
             len(clicked),
-            1 if len(self._lexical) else 0,
+            self._matches.strengths.shape[1],
         )
         bounds = np.cumsum((0, *sizes))
         spread = 1 / np.sqrt(np.array(prior))
@@ -134,16 +136,21 @@ class Problem:
             return Solution(Weights.untrained(self._catalogue), 0.0, 0, converged=True)
         found = minimize(objective, begin, jac=True, method="L-BFGS-B",
                          options={"maxiter": max_iterations, "ftol": TOLERANCE, "gtol": 0.0, "maxcor": 6})  # fmt: skip
-        taste, common, own, words, remembered, single, lexical = (part.astype(np.float32) for part in unpack(found.x))
+        taste, common, own, words, remembered, single, rates = (part.astype(np.float32) for part in unpack(found.x))
         weights = Weights(
             query_axes @ taste.reshape(dim, dim) @ axes.T, axes @ common, self.mean_query, words, self.products, own,
             memory=dict(zip(self.cells.queries[repeated].tolist(), remembered.reshape(-1, dim) @ axes.T, strict=True)),
             exact=self._by_query(clicked, single),
-            lexical=LEXICAL_NATS + float(lexical.sum()),
+            rates=DEFAULT_RATES + (rates if len(rates) else 0.0),
         )  # fmt: skip
         if uncertainty:
             weights = replace(weights, deviations=self._deviations(weights, prior))
         return Solution(weights, float(found.fun), int(found.nit), bool(found.success))
+
+    @cached_property
+    def _axes(self) -> tuple[np.ndarray, np.ndarray]:
+        """The directions in which queries, and products, differ most: of one problem whatever its prior."""
+        return _main_axes(self._centred, self._directions), _main_axes(self._vectors, self._directions)
 
     def _objective(
         self,
@@ -158,14 +165,13 @@ class Problem:
         dim = vectors.shape[1]
 
         def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
-            taste, common, own, words, remembered, single, lexical = unpack(x)
+            taste, common, own, words, remembered, single, rates = unpack(x)
             learned = centred @ taste.reshape(dim, dim).astype(np.float32) + common.astype(np.float32)
             learned[repeated] += remembered.reshape(-1, dim).astype(np.float32)
             quality = own + self._words @ words
             scores = self._scores(learned, quality, vectors)
             scores[clicked] += single
-            if len(lexical):
-                scores += lexical * self._lexical
+            scores += self._of_words(rates)
             value, slope = self._loss(scores, self._targets)
             pulls, by_product = self._pulls(slope.astype(np.float32), vectors), self._by_product(slope)
             gradient = np.concatenate([
@@ -175,7 +181,7 @@ class Problem:
                 (self._words.T @ by_product) * spread[3],
                 pulls[repeated].ravel() * spread[4],
                 slope[clicked] * spread[5],
-                np.full(len(lexical), slope @ self._lexical * spread[6] if len(lexical) else 0.0),
+                self._by_rate(slope) * spread[6],
             ])  # fmt: skip
             return value + x @ x / 2, gradient + x
 
@@ -186,7 +192,8 @@ class Problem:
         cells, prior = self.cells, prior.unheld()
         learned = weights.learned_vectors(cells.queries, self._queries).astype(np.float32)
         quality = weights.own + np.asarray(self._words @ weights.words, dtype=np.float64)
-        chances = expected_clicks(self._text + self._scores(learned, quality, self._vectors) - self._offset, cells)
+        scores = self._scores(learned, quality, self._vectors) + self._of_words(weights.rates - DEFAULT_RATES)
+        chances = expected_clicks(self._text + scores - self._offset, cells)
         clicks = np.maximum(cells.spread(cells.query_clicks), FORGOTTEN)
         own = self._by_product(chances * (1 - chances / clicks))
         mean = self._pulls((chances / clicks).astype(np.float32), self._vectors)
@@ -205,9 +212,19 @@ class Problem:
         """
         learned = weights.without_memory().learned_vectors(self.cells.queries, self._queries).astype(np.float32)
         scores = self._scores(learned, weights.quality_of(self.products, self._words), self._vectors)
-        if len(self._lexical):
-            scores += (weights.lexical - LEXICAL_NATS) * self._lexical
-        return surprise(scores, self.cells)
+        return surprise(scores + self._of_words(weights.rates - DEFAULT_RATES), self.cells)
+
+    def _of_words(self, rates: np.ndarray) -> np.ndarray | float:
+        """What the match of each cell's words adds at some rates, (N,); nothing if the ranking has no such term."""
+        if not self._matches.strengths.size:
+            return 0.0
+        return np.asarray(self._matches.shares * self.cells.spread(self._matches.strengths @ rates))
+
+    def _by_rate(self, values: np.ndarray) -> np.ndarray:
+        """Of values of the cells, (N,), the sum of each rate, as often as it counts in each cell, (2 * kinds,)."""
+        if not self._matches.strengths.size:
+            return np.zeros(0)
+        return np.asarray(self.cells.sums(values * self._matches.shares) @ self._matches.strengths)
 
     def _scores(self, learned: np.ndarray, quality: np.ndarray, vectors: np.ndarray) -> np.ndarray:
         """Of each cell, (N,), given what its query learned, (Q, m), and its product's quality, (P',), and vector."""
@@ -273,7 +290,7 @@ class Problem:
             start.words if len(start.words) == self._features else np.zeros(self._features),
             (np.array(remembered).reshape(-1, self._dim) @ axes[1]).ravel(),
             np.array([single.get(cell, 0.0) for cell in cells]),
-            np.full(min(1, len(self._lexical)), start.lexical - LEXICAL_NATS),
+            (start.rates - DEFAULT_RATES)[: self._matches.strengths.shape[1]],
         )
         x = np.zeros(bounds[-1])
         for i, part in enumerate(parts):

@@ -192,6 +192,7 @@ def _manifest(
         left_out={place: tuple(ranges) for place, ranges in progress.left_out.items()},
         fence=progress.fence,
         prior=learner.prior(),
+        mix={} if verdict.towers is None else verdict.towers.query.mix.named(),
         gain=gain,
         gain_error=gain_error,
         click_times=tuple(even_sample(learner.evidence.click_times, CLICK_TIMES_SENT)),

@@ -23,7 +23,7 @@ from towers.lexical import (
     ProductWords,
     QueryKind,
     Sparse,
-    TermCounts,
+    WordIndex,
     identifiers_of,
     idf,
     is_identifier,
@@ -111,8 +111,8 @@ def test_a_product_is_its_id_and_not_what_mentions_it() -> None:
     assert not read_query("HL-L2310D").pins("SKU/9", toner)
     assert read_query("sku 9").pins("SKU/9", toner) == IDENTIFIER
     printer = vectors("Printer", attributes={"model": "HL-L2310D"}).words
-    counts = TermCounts.of([printer, product_words("SKU/9", toner).words])
-    first, second = counts.scores(read_query("hl-l2310d").words, [printer, product_words("SKU/9", toner).words])
+    index = WordIndex([printer, product_words("SKU/9", toner).words])
+    first, second = index.scores(read_query("hl-l2310d").words)
     assert first > second > 0
 
 
@@ -163,10 +163,8 @@ def test_values_are_bm25_over_weighted_fields() -> None:
     written = vectors("quiet fridge fridge", brand="Kelto").words
     length = 3 + BRAND
     norm = K1 * (1 - B + B * length / AVERAGE_LENGTH)
-    counts = TermCounts.of([written])
-    (one,) = counts.scores(Sparse(*read_query("quiet").words), [written])
-    (two,) = counts.scores(read_query("fridge").words, [written])
-    (brand,) = counts.scores(read_query("kelto").words, [written])
+    index = WordIndex([written])
+    (one,), (two,), (brand,) = (index.scores(read_query(word).words) for word in ("quiet", "fridge", "kelto"))
     weight = float(idf(1, np.array(1)))
     assert one == pytest.approx(weight * (K1 + 1) / (1 + norm), rel=1e-5)
     assert two == pytest.approx(weight * 2 * (K1 + 1) / (2 + norm), rel=1e-5)
@@ -270,20 +268,17 @@ def test_idf_is_the_stores_formula() -> None:
     assert (idf(3, np.array([0, 1, 2, 3])) > 0).all()
 
 
-def test_rarity_of_a_query() -> None:
-    """Between 0 for words of every product and 1 for words of one; what no product has does not count."""
-    catalogue = [vectors(title).words for title in ("fridge quiet", "fridge white", "fridge black", "fridge")]
-    counts = TermCounts.of(catalogue)
-    rare, usual, both = (counts.rarity(read_query(query)) for query in ("quiet", "fridge", "quiet fridge"))
-    assert rare == pytest.approx(1.0)
-    assert usual < both < rare
-    assert counts.rarity(read_query("quiet toaster")) == pytest.approx(rare)
-    assert counts.rarity(read_query("toaster")) == 0.0
+def test_rare_words_are_worth_more() -> None:
+    """The only product with a rare word matches better than all do by a common one; unknown words add nothing."""
+    titles = ("fridge quiet", "fridge white", "fridge black", "fridge")
+    index = WordIndex([vectors(title).words for title in titles])
+    rare, common, both = (index.scores(read_query(text).words) for text in ("quiet", "fridge", "quiet toaster"))
+    assert rare.argmax() == 0
+    assert rare[0] > common.max() > 0
+    assert both.tolist() == rare.tolist()
 
 
 def test_nothing_is_scored_in_an_empty_catalogue() -> None:
     """No products, or no words: no scores, and no fault."""
-    nothing = TermCounts.of([])
-    assert nothing.scores(read_query("fridge").words, []).tolist() == []
-    assert nothing.rarity(read_query("fridge")) == 0.0
-    assert TermCounts.of([vectors().words]).scores(read_query("").words, [vectors().words]).tolist() == [0.0]
+    assert WordIndex([]).scores(read_query("fridge").words).tolist() == []
+    assert WordIndex([vectors().words]).scores(read_query("").words).tolist() == [0.0]

@@ -8,10 +8,21 @@ import pytest
 from contracts.pairs import CuratedPair
 from contracts.structs import JoinedSearch, JoinedSlot
 from tests.support.tiny_encoder import TinyEncoder
-from tests.support.trainer import DIM, PRODUCTS, QUERIES, START_MS, FakeProducts, new_learner, records, search_number
+from tests.support.trainer import (
+    DIM,
+    OPEN_GATE,
+    PRODUCTS,
+    QUERIES,
+    START_MS,
+    FakeProducts,
+    new_learner,
+    records,
+    search_number,
+)
 from towers.features import key_of
+from towers.model import DEFAULT_MIX, QueryTower
 from trainer.learner import MEMORY_QUERIES, Learner, Towers, mixed
-from trainer.preference.model import OWN_CAP, QUALITY_CAP
+from trainer.preference.model import OWN_CAP, QUALITY_CAP, rates_of
 
 UNTRAINED = Towers.untrained(DIM)
 
@@ -27,7 +38,7 @@ def taught(lists: int = 400, learner: Learner | None = None) -> Learner:
 
 def liked(towers: Towers, encoder: TinyEncoder) -> float:
     """Return by how much shoppers' favourites lead on average over all queries, in nats."""
-    known, vectors, features = FakeProducts(encoder).look(PRODUCTS)
+    known, vectors, features, _ = FakeProducts(encoder).look(PRODUCTS)
     quality = towers.product.quality(PRODUCTS, features)
     learned = 10 * towers.query.vectors(QUERIES, encoder.encode(QUERIES))[:, :-1] @ vectors.T + quality
     text = 10 * encoder.encode(QUERIES) @ vectors.T
@@ -201,7 +212,7 @@ def test_no_stream_breaks_the_model(name: str) -> None:
         if learner.prior_due:
             learner.learn_prior()
     towers = learner.solve(UNTRAINED).towers
-    quality = towers.product.quality(PRODUCTS, FakeProducts(TinyEncoder(DIM)).look(PRODUCTS)[2])
+    quality = towers.product.quality(PRODUCTS, FakeProducts(TinyEncoder(DIM)).look(PRODUCTS).features)
     assert all(np.isfinite(tensor).all() for tower in towers for tensor in tower.tensors().values())
     assert np.abs(quality).max() <= QUALITY_CAP
     assert np.abs(towers.product.own).max(initial=0.0) <= OWN_CAP
@@ -230,3 +241,15 @@ def test_a_mix_of_towers_scores_as_the_mix_of_their_scores() -> None:
         assert sample.scores(mixed(before, after, share=share)) == pytest.approx(expected, abs=2e-3)
     assert same(mixed(before, after, share=1.0), after)
     assert liked(mixed(UNTRAINED, after, share=0.5), encoder) == pytest.approx(liked(after, encoder) / 2, abs=0.02)
+
+
+def test_what_words_count_comes_with_the_query_tower() -> None:
+    """Learned from clicks with the rest, gone on from, and as stated while the gate is closed."""
+    learner = taught(900)
+    learner.preference.learned = OPEN_GATE
+    tower = learner.solve(UNTRAINED).towers.query
+    assert rates_of(tower.mix) != pytest.approx(rates_of(DEFAULT_MIX), abs=0.05)
+    assert learner._start(UNTRAINED._replace(query=tower)).rates == pytest.approx(rates_of(tower.mix))
+    assert QueryTower.from_tensors(tower.tensors()).mix == pytest.approx(np.array(tower.mix))
+    learner.preference.learned = None
+    assert learner.solve(UNTRAINED).towers.query.mix == DEFAULT_MIX

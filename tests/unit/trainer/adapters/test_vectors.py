@@ -30,7 +30,7 @@ def new_table() -> VectorTable:
 
 def vectors_of(table: VectorTable, *product_ids: str) -> np.ndarray:
     """Return the vectors of products, 0 of one that is not there."""
-    known, vectors, _ = table.look(product_ids)
+    known, vectors = table.look(product_ids)[:2]
     assert np.array_equal(known, vectors.any(axis=1))
     return vectors
 
@@ -48,7 +48,7 @@ def test_features_are_counted_whatever_the_order_of_arrival() -> None:
     assert np.array_equal(one.keys, two.keys)
     assert np.array_equal(one.idf, two.idf)
     assert forward.size() == backward.size() == (60, 120)
-    _, _, features = forward.look(names[:1])
+    features = forward.look(names[:1]).features
     assert features[0].tolist() == sorted((key_of("t:fridge"), key_of("t:item0")))
 
 

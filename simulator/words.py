@@ -1,0 +1,87 @@
+"""What the words of a query add to each product of a catalogue, as search computes it of the vector store's answers."""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+from cachetools import LRUCache
+
+from contracts.catalog import PointPayload, Product
+from towers.lexical import QueryKind, WordIndex, product_words, read_query
+from towers.model import Mix
+from trainer.preference.matches import WordMatches
+
+KEPT_QUERIES: Final = 5_000
+NAMED: Final = 20
+"""Products with the best matching words, of which it is asked whether the query names them (as search does)."""
+
+
+FIRST_NATS: Final = 1e4
+"""What a pin adds: more than any score is."""
+_NOTHING: Final = PointPayload.model_construct()
+"""Search asks by the id alone whether queries of other kinds name a product."""
+
+
+class Asked(NamedTuple):
+    """A query and what its words find.
+
+    Args:
+        kind: of the query.
+        rows: products whose words match, rising, (N,).
+        matches: how well, in nats, (N,).
+        pins: how surely the query names each of these products, (N,).
+    """
+
+    kind: QueryKind
+    rows: np.ndarray
+    matches: np.ndarray
+    pins: np.ndarray
+
+    def scores(self, products: int) -> np.ndarray:
+        """How well the words of each product of the catalogue match, in nats, (P,)."""
+        found = np.zeros(products)
+        found[self.rows] = self.matches
+        return found
+
+    def added(self, scores: np.ndarray, mix: Mix) -> np.ndarray:
+        """Scores of the whole catalogue in nats, (P,), with what words add; what is pinned is before all else."""
+        found = scores.astype(np.float64)
+        found[self.rows] += mix.nats(self.kind, self.matches.tolist()) + FIRST_NATS * self.pins
+        return found
+
+
+class Words:
+    """The words of a catalogue.
+
+    Args:
+        products: of the catalogue.
+    """
+
+    def __init__(self, products: Sequence[Product]) -> None:
+        self._products = products
+        self._vectors = [product_words(product.product_id, product) for product in products]
+        self.of_products = [vectors.words for vectors in self._vectors]
+        self._words, self._grams = (WordIndex(one) for one in zip(*self._vectors, strict=True))
+        self.matches = WordMatches(self._words)
+        """What the learner knows of it: as in the trainer, words alone, whatever the kind of query."""
+        self._asked: LRUCache[str, Asked] = LRUCache(KEPT_QUERIES)
+
+    def ask(self, text: str) -> Asked:
+        """What the words of a query find; grams are asked as search does: for identifiers, or if no word is known."""
+        asked = self._asked.get(text)
+        if asked is None:
+            asked = self._asked[text] = self._found(text)
+        return asked
+
+    def _found(self, text: str) -> Asked:
+        query = read_query(text)
+        scores = self._words.scores(query.words)
+        if query.kind is QueryKind.IDENTIFIER or not scores.any():
+            scores = scores + self._grams.scores(query.grams)
+        rows = np.flatnonzero(scores)
+        pins = np.zeros(len(rows))
+        for place in np.argsort(-scores[rows], kind="stable")[:NAMED].tolist():
+            product = self._products[rows[place]]
+            described = product if query.kind is QueryKind.IDENTIFIER else _NOTHING
+            pins[place] = query.pins(product.product_id, described)
+        return Asked(query.kind, rows, scores[rows], pins)
