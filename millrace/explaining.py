@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from contracts import wire
-from contracts.catalog import PointPayload
+from contracts.catalog import PointPayload, point_id
 from contracts.errors import ContractError, DependencyDown, UsageError
 from contracts.pairs import PreferencePair
 from contracts.topics import MODELS, PREFERENCE_PAIRS
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from contracts.releases import Kind, Serving
     from service.models import ModelsTable
     from service.settings import Settings
-    from towers.model import ProductTower, QueryTower
+    from towers.model import Mix, ProductTower, QueryTower
 
 PAIRS_READ: Final = 50_000
 """Newest pairs of each partition that are looked through."""
@@ -135,9 +135,11 @@ def explain(
     from towers.encoder import load_encoder
 
     vector = load_encoder(settings.base_model).encode([query])[0]
+    tower = _query_tower(models, serving.query_release, dim=len(vector))
     report = explain_report(
         query, vector, product,
-        query_tower=_query_tower(models, serving.query_release, dim=len(vector)),
+        words=words_nats(settings, serving.collection, query, product_id, mix=tower.mix),
+        query_tower=tower,
         product_tower=product_tower(models, serving.product_release),
         pairs=_pairs(settings),
     )  # fmt: skip
@@ -150,6 +152,7 @@ def explain_report(
     vector: "np.ndarray",
     product: Indexed,
     *,
+    words: float,
     query_tower: "QueryTower",
     product_tower: "ProductTower",
     pairs: Sequence[PreferencePair],
@@ -160,6 +163,7 @@ def explain_report(
         query: as it was typed.
         vector: its base vector, (D,).
         product: as the index holds it.
+        words: what the match of words adds.
         query_tower: the query release in force.
         product_tower: the product release in force.
         pairs: those that are still on the topic; only those of this query and product are used.
@@ -174,6 +178,7 @@ def explain_report(
         "taste": float(query_tower.taste_of(rows)[0] @ base),
         "memory": float(query_tower.memory_of([query])[0] @ base),
         "quality": float(product.vector[-1]) * NATS_PER_COSINE,
+        "words": words,
     }
     return {
         "query": query,
@@ -276,6 +281,44 @@ def _indexed(settings: "Settings", serving: "Serving", product_id: str) -> Index
         raise UsageError(f"product {product_id} {what}", fix="`millrace search` shows ids of products")
     payload = {**point.payload, "product_release": point.product_release}
     return Indexed(product_id, payload, np.array(point.vector, dtype=np.float32))
+
+
+def words_nats(settings: "Settings", collection: str, query: str, product_id: str, *, mix: "Mix") -> float:
+    """Ask the store how well a product and the best one match, as search does; return what that adds, in nats."""
+    from qdrant_client import models
+
+    from indexer.qdrant import connect, qdrant_errors, to_sparse
+    from indexer.search.retrieval import CANDIDATES
+    from towers.lexical import QueryKind, Sparse, read_query
+
+    words, point = read_query(query), point_id(product_id)
+    its_own = models.Filter(must=[models.HasIdCondition(has_id=[point])])
+    client = connect(settings)
+
+    def matches(arms: dict[str, Sparse]) -> dict[str, float]:
+        asked = {name: to_sparse(arm) for name, arm in arms.items() if len(arm.indices)}
+        finding = [
+            models.Prefetch(query=arm, using=name, filter=chosen, limit=CANDIDATES)
+            for name, arm in asked.items()
+            for chosen in (None, its_own)
+        ]
+        requests = [
+            models.QueryRequest(prefetch=finding, query=arm, using=name, limit=CANDIDATES * len(finding))
+            for name, arm in asked.items()
+        ]
+        with qdrant_errors(f"search {collection}"):
+            answers = client.query_batch_points(collection, requests) if requests else []
+        found: dict[str, float] = {}
+        for hit in (hit for answer in answers for hit in answer.points):
+            found[str(hit.id)] = found.get(str(hit.id), 0.0) + hit.score
+        return found
+
+    try:
+        found = {} if words.kind is QueryKind.IDENTIFIER else matches({"words": words.words})
+        found = found or matches({"words": words.words, "grams": words.grams})
+    finally:
+        client.close()
+    return mix.nats(words.kind, [*found.values(), found.get(point, 0.0)])[-1]
 
 
 def _numbers(models: "ModelsTable", kind: "Kind") -> list[int]:

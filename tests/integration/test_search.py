@@ -18,6 +18,7 @@ from contracts.releases import SERVING_KEY, Serving
 from contracts.topics import MODELS, SEARCH_EVENTS
 from indexer.app import serve as index
 from indexer.search.__main__ import serve
+from millrace.explaining import words_nats
 from service.kafka import OutgoingRecord, consumer_config, produce_all, producer_config
 from service.settings import Settings
 from tests.support.indexing import (
@@ -35,7 +36,7 @@ from tests.support.ports import free_port
 from tests.support.qdrant_process import QdrantProcess
 from towers.encoder import BaseEncoder
 from towers.features import keys_of, product_features
-from towers.model import QueryTower, product_vectors
+from towers.model import DEFAULT_MIX, QueryTower, product_vectors
 from towers.text import product_text
 
 pytestmark = [pytest.mark.kafka, pytest.mark.qdrant, pytest.mark.slow]
@@ -115,7 +116,7 @@ def impressions(settings: Settings) -> list[Impression]:
     return [event for event in decoded if isinstance(event, Impression)]
 
 
-def test_search_finds_filters_and_counts(search: ServiceThread, shop: Shop) -> None:
+def test_search_finds_filters_and_counts(search: ServiceThread, shop: Shop, own: Settings) -> None:
     """Each filter holds on every result, by GET as by POST, and the total counts what meets them."""
     load(shop, search)
     assert found(search, "quiet fridge")[0] == "P-1"
@@ -137,6 +138,9 @@ def test_search_finds_filters_and_counts(search: ServiceThread, shop: Shop) -> N
     assert sum(explained.explanation.values()) == pytest.approx(10 * explained.score, abs=1e-4)
     assert explained.title == "quiet fridge"
     assert explained.explanation["words"] > 0
+    said = words_nats(own, "products-r0", "quiet fridge", explained.product_id, mix=DEFAULT_MIX)
+    assert said == pytest.approx(explained.explanation["words"], abs=1e-4)
+    assert words_nats(own, "products-r0", "quiet", "P-4", mix=DEFAULT_MIX) == 0.0
     assert found(search, "p4", filters={"in_stock": True})[0] == "P-4"
     assert found(search, "P-3")[0] == "P-3"
 

@@ -45,20 +45,27 @@ def explained(*, pairs: list[PreferencePair] | None = None) -> dict[str, Any]:
     tower = QueryTower(taste, mean / 2, mean, keys_of(["quiet fridge"]), np.ones((1, DIM), np.float16))
     query = np.array([0.0, 1.0, 0.0, 0.0], dtype=np.float32)
     report = explain_report(
-        "Quiet fridge!", query, indexed(), query_tower=tower, product_tower=product_tower(), pairs=pairs or []
+        "Quiet fridge!",
+        query,
+        indexed(),
+        words=1.5,
+        query_tower=tower,
+        product_tower=product_tower(),
+        pairs=pairs or [],
     )
-    score = tower.vectors(["Quiet fridge!"], query[None, :])[0] @ indexed().vector
+    score = tower.vectors(["Quiet fridge!"], query[None, :])[0] @ indexed().vector + 0.15
     assert report["score"] == pytest.approx(float(score), rel=1e-5)
     return report
 
 
 def test_the_terms_add_up_to_the_score_that_the_store_gives() -> None:
-    """Text, taste, memory and quality in nats are ten times the dot product."""
+    """Text, taste, memory and quality in nats are ten times the dot product; what words add is beside it."""
     report = explained()
     assert sum(report["terms"].values()) == pytest.approx(10 * report["score"])
     assert report["terms"]["text"] == pytest.approx(8.0)
     assert report["terms"]["memory"] == pytest.approx(1.4, abs=1e-3)
     assert report["terms"]["quality"] == pytest.approx(2.5)
+    assert report["terms"]["words"] == 1.5
     assert report["quality_parts"] == pytest.approx({"b:kelto": 2.0, "own": 0.5})
 
 
