@@ -138,9 +138,9 @@ def test_search_finds_filters_and_counts(search: ServiceThread, shop: Shop, own:
     assert sum(explained.explanation.values()) == pytest.approx(10 * explained.score, abs=1e-4)
     assert explained.title == "quiet fridge"
     assert explained.explanation["words"] > 0
-    said = words_nats(own, "products-r0", "quiet fridge", explained.product_id, mix=DEFAULT_MIX)
+    said = words_nats(own, f"{own.topic_prefix}products-r0", "quiet fridge", explained.product_id, mix=DEFAULT_MIX)
     assert said == pytest.approx(explained.explanation["words"], abs=1e-4)
-    assert words_nats(own, "products-r0", "quiet", "P-4", mix=DEFAULT_MIX) == 0.0
+    assert words_nats(own, f"{own.topic_prefix}products-r0", "quiet", "P-4", mix=DEFAULT_MIX) == 0.0
     assert found(search, "p4", filters={"in_stock": True})[0] == "P-4"
     assert found(search, "P-3")[0] == "P-3"
 
