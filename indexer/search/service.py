@@ -301,7 +301,7 @@ class SearchService:
                 if query:
                     rows, _ = await self._encoded(query, ends_s)
                     vector = None if rows is None else release.tower.vectors([query], rows)[0]
-                    question = Question.of(query, vector, release.mix)
+                    question = Question.of(query, vector, release.tower.mix)
                 with _timed("facets"):
                     return await self._facets.counted(release.collection, question, request.facets, request.filters)
         except MillraceError as error:

@@ -18,9 +18,10 @@ import psutil
 from qdrant_client import QdrantClient, models
 
 from deploy.local.supervisor import LocalMillrace
+from indexer.filters import PAYLOAD_INDEXES
 from indexer.qdrant import connect
 from indexer.search.retrieval import CANDIDATES, DENSE_PARAMS
-from indexer.store import BATCH_SIZE, PAYLOAD_INDEXES, VECTOR_NAME
+from indexer.store import BATCH_SIZE, VECTOR_NAME
 from simulator.bench.indexer import Tell
 from simulator.bench.streams import machine
 
