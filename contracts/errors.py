@@ -46,6 +46,10 @@ class Overloaded(TransientError):
     """More is asked than can be answered soon. Operator action: more processes if it lasts."""
 
 
+class Expired(MillraceError):
+    """What is asked for was kept for a while and is gone. Operator action: none."""
+
+
 class InvariantError(MillraceError):
     """A fact that must hold does not. Operator action: report it; the process stopped before writing anything wrong."""
 

@@ -8,11 +8,12 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from contracts.base import Finite, Id, Label, Money, NullIsAbsent, ProductId, Query, Release, Time
+from contracts.base import Finite, Id, Label, Money, NullIsAbsent, ProductId, Query, Ratio, Release, Time
 from contracts.catalog import AttributeName, AttributeValue, CatalogChange, CategoryPath
 from contracts.events import Exploration, ShopEvent
 from contracts.pairs import CuratedPair
 
+MOST_PAGES: Final = 1_000
 Status = Literal["accepted", "duplicate", "rejected"]
 
 
@@ -95,7 +96,7 @@ class IntakeAnswer(BaseModel):
 
 
 class _Body(NullIsAbsent):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class PriceRange(_Body):
@@ -178,10 +179,21 @@ class SearchRequest(_Body):
     explore: bool = True
     impression: Literal["server", "client", "none"] = "server"
     """Who writes the impression: this service, the site, or nobody (evaluation)."""
+    search_id: Id | None = None
+    """Of an earlier answer, to see another page of its list; the rest of the request says what it said then."""
+    page: Annotated[int, Field(ge=1, le=MOST_PAGES)] = 1
+    group_variants: bool = False
+    """Whether of products with one `parent_id` only the best is shown, with the ids of the others."""
+    per_seller: Annotated[int, Field(ge=1, le=100)] | None = None
+    """Most products of one seller on a page; those beyond wait for the next."""
+    diversity: Ratio = 0.0
+    """How much unlike those above it a result should be, from 0, not at all, to 1, whatever its score."""
 
 
 class SearchResult(BaseModel):
     """One product of the answer."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     product_id: ProductId
     position: int
@@ -201,6 +213,8 @@ class SearchResult(BaseModel):
     attributes: dict[str, AttributeValue] = Field(default_factory=dict)
     product_release: Release
     explanation: dict[str, float] | None = None
+    variants: tuple[ProductId, ...] = ()
+    """The other products of its variant group that were found, best first, where variants are grouped."""
 
 
 class FacetValue(BaseModel):
@@ -225,13 +239,19 @@ class SearchAnswer(BaseModel):
     """`lexical`: found by words alone, because the query could not be encoded in time; `remembered`: results of an
     earlier search for the same, because the vector store did not answer."""
     age_s: Annotated[float, Field(ge=0)] | None = None
-    """How old remembered results are; products and prices may have changed since."""
+    """How old results are that were not asked of the vector store anew; products and prices may have changed since."""
     took_ms: Annotated[float, Field(ge=0)]
     total: int
     """Products that meet the filters."""
     total_relation: Literal["eq", "gte"] = "eq"
     """`eq`: `total` was counted a few seconds before the results at most; `gte`: it is a lower bound."""
+    no_good_match: bool = False
+    """Whether the best product matches no better than products match texts that mean nothing."""
+    page: int = 1
+    has_more: bool = False
+    """Whether the list goes on: ask for the next `page` with this `search_id` and an otherwise equal request."""
     results: tuple[SearchResult, ...]
+    """A product that is gone since its list was ranked leaves a gap: positions go on, nothing moves up."""
     sort: Sort = "relevance"
     facets: dict[str, tuple[FacetValue, ...]] | None = None
     """By name the most frequent values, prices by rising price; None if none were asked for or not counted in time."""

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, get_args
 
-import httpx
 import typer
 from rich.table import Column, Table
 from rich.text import Text
@@ -16,6 +15,7 @@ from contracts.events import BY_RELEVANCE
 from contracts.http import Sort
 from contracts.telemetry import Process
 from deploy.local.state import load_running_settings
+from millrace.client import post
 from millrace.output import Json, messages, out, print_json
 from millrace.watch.scrape import freshness_report, look_at_processes, scrape_targets
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from millrace.watch.kafka_view import KafkaView
     from millrace.watch.observer import Observer
 
-TIMEOUT_S: Final = 10.0
-SHOWN_CHARACTERS: Final = 500
 CATCH_UP_S: Final = 30.0
 KAFKA_WAIT_S: Final = 3.0
 """How long a question waits for Kafka: most are asked when something is down."""
@@ -43,25 +41,6 @@ def search_url() -> str:
         fix = "start everything with `millrace up`, or set MILLRACE_SCRAPE=search=http://host:port"
         raise DependencyDown("it is not known where search runs", fix=fix)
     return url
-
-
-def post(url: str, body: Mapping[str, Any]) -> Any:
-    """Post and return the JSON of the answer.
-
-    Raises:
-        DependencyDown: the service does not answer, or says that it cannot.
-        UsageError: it refuses the request.
-    """
-    try:
-        answer = httpx.post(url, json=body, timeout=TIMEOUT_S)
-        if answer.is_success:
-            return answer.json()
-    except (httpx.HTTPError, ValueError) as error:
-        raise DependencyDown(f"{url} does not answer as it should: {error}", fix="see `millrace status`") from error
-    text = f"{answer.url.path} answers {answer.status_code}: {answer.text[:SHOWN_CHARACTERS]}"
-    if answer.is_client_error:
-        raise UsageError(text, fix="correct the request; `/docs` of the search service shows its form")
-    raise DependencyDown(text, fix="see `millrace status`")
 
 
 def search(  # noqa: PLR0913, PLR0917 # a command line

@@ -23,7 +23,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from contracts import wire
-from contracts.errors import ContractError, DependencyDown, Overloaded, TransientError
+from contracts.errors import ContractError, DependencyDown, Expired, Overloaded, TransientError
 from service import metrics
 from service.health import HEALTH_PATHS, Health
 from service.logging import get_logger
@@ -199,6 +199,8 @@ def _refusal(request: web.Request, error: Exception) -> Refused:
             return Refused(400, "malformed_body", f"the body cannot be read: {error}")
         case ContractError():
             return Refused(400, error.reason, str(error), field=error.field)
+        case Expired():
+            return Refused(410, "expired", f"{error.message}; {error.fix}")
         case DependencyDown() | TransientError():
             detail = f"{error.message}; {error.fix}" if error.fix else error.message
             after_s = error.retry_after_s if isinstance(error, TransientError) else RETRY_AFTER_S

@@ -80,6 +80,7 @@ ROLLOVER = _gauge("millrace_rollover_progress_ratio", "Share of the index moved 
 FRESHNESS = _histogram(M_FRESHNESS, "Change to visible in search.", "path", buckets=FRESHNESS_BUCKETS_S)
 SEARCH_SECONDS = _histogram("millrace_search_duration_seconds", "Time of a search, by stage.", "stage")
 IMPRESSIONS = _counter("millrace_impressions_total", "Impressions taken over from search.", "outcome")
+NO_GOOD_MATCH = _counter("millrace_no_good_match_total", "Searches that nothing matched well.")
 DEGRADED = _counter("millrace_degraded_total", "Answers given without a dependency.", "mode")
 DEPENDENCY_UP = _gauge("millrace_dependency_up", "1 while the dependency answers.", "dependency")
 LEDGER_BALANCE = _gauge("millrace_ledger_balance_records", "Accepted minus all accounted; 0.", "ledger")
@@ -103,8 +104,8 @@ METRICS_OF: Final[dict[Process, tuple[MetricWrapperBase, ...]]] = {
         INDEX_POINTS, ROLLOVER, AUDIT_DIFFERENCES, AUDIT_TIME, FRESHNESS, DEPENDENCY_UP,
     ),
     Process.SEARCH: (
-        REQUESTS, REQUEST_SECONDS, SEARCH_SECONDS, FRESHNESS, IMPRESSIONS, RELEASES, RELEASE_INFO, DEGRADED,
-        DEPENDENCY_UP,
+        REQUESTS, REQUEST_SECONDS, SEARCH_SECONDS, FRESHNESS, IMPRESSIONS, RELEASES, RELEASE_INFO, NO_GOOD_MATCH,
+        DEGRADED, DEPENDENCY_UP,
     ),
     Process.QDRANT: (REQUESTS, REQUEST_SECONDS, INDEX_POINTS),
     Process.PAGE: (REQUESTS, REQUEST_SECONDS, LAG_RECORDS, LEDGER_BALANCE, LEDGER, DEPENDENCY_UP),

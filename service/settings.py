@@ -115,6 +115,32 @@ class Settings(BaseModel):
         "How served lists are perturbed so that more is learned: none, noise:NATS on scores, or draws of quality.",
         pattern=r"^(none|draws|noise:\d+(\.\d+)?)$",
     )
+    list_depth: int = _setting(
+        50, "Products that meaning, and words as many, find for a search's pages; more cost time.", ge=10, le=1000
+    )
+    list_kept_s: float = _setting(
+        600,
+        "How long a list's pages can be asked for; as long as the join's window: a later one is late.",
+        unit="s",
+        gt=0,
+    )
+    hot_for_s: float = _setting(
+        2, "How long what was found serves equal searches; short beside freshness. 0: not.", unit="s", ge=0, le=10
+    )
+    launch_boost_nats: float = _setting(
+        0,
+        "Added to a product's score on the day of its launch, fading; none: it costs relevance.",
+        unit="nats",
+        ge=0,
+        le=3,
+    )
+    launch_days: float = _setting(14, "Until nothing of the launch boost is left.", unit="days", gt=0)
+    priority_boost_nats: float = _setting(
+        0, "Added to the score of a product of `priority` 1; none: it costs relevance.", unit="nats", ge=0, le=3
+    )
+    hide_no_good_match: bool = _setting(
+        False, "Whether a search shows nothing if nothing matches well; off: it errs in one of a hundred."
+    )
     release_interval_s: float = _setting(
         15, "Shortest time between query releases; shoppers see it within 30 s.", unit="s", gt=0
     )

@@ -9,12 +9,17 @@ from contracts.errors import DependencyDown
 from contracts.telemetry import Process
 from indexer.points import Owner
 from indexer.qdrant import connect, connect_async
+from indexer.search.arrangement import Boosts
 from indexer.search.encoding import QueryEncoder
 from indexer.search.exploration import Policy
+from indexer.search.finding import DEADLINE_S, Finder
+from indexer.search.good_match import GoodMatch
 from indexer.search.impressions import ImpressionWriter
 from indexer.search.in_force import ServingFollower
+from indexer.search.lists import KeptLists
+from indexer.search.load import MOST_OPEN
 from indexer.search.retrieval import COUNTS_AT_ONCE, QdrantRetrieval
-from indexer.search.service import DEADLINE_S, MOST_OPEN, SearchService
+from indexer.search.service import Ranking, SearchService
 from indexer.search.web import build
 from indexer.store import ProductStore
 from service.health import Health
@@ -22,6 +27,7 @@ from service.http import bind_socket, serving
 from service.kafka import cluster_id, ensure_topics
 from service.logging import get_logger
 from service.process import Shutdown, run
+from service.redis import async_redis_client
 from service.settings import Settings
 from towers.encoder import load_encoder
 
@@ -107,14 +113,33 @@ class Starting:
         timeout_s = math.ceil(self._deadline_s) + 1
         client = connect_async(settings, timeout_s=timeout_s, connections=MOST_OPEN + COUNTS_AT_ONCE)
         stack.push_async_callback(client.close)
+        retrieval = QdrantRetrieval(client)
+        good_match = GoodMatch(queries, retrieval)
+        stack.callback(good_match.close)
+        lists = KeptLists(
+            kept_for_s=settings.list_kept_s,
+            client=async_redis_client(settings) if settings.redis_url else None,
+            prefix=settings.topic_prefix,
+        )
+        stack.push_async_callback(lists.close)
         self._service = SearchService(
             lambda: followed.current,
-            queries,
-            retrieval=QdrantRetrieval(client),
+            Finder(
+                queries,
+                retrieval,
+                good_match=good_match,
+                hot_for_s=settings.hot_for_s,
+                deadline_s=self._deadline_s,
+            ),
+            lists=lists,
             impressions=impressions,
             person_key=person_key.encode(),
-            explore=Policy.named(settings.explore),
-            deadline_s=self._deadline_s,
+            ranking=Ranking(
+                depth=settings.list_depth,
+                explore=Policy.named(settings.explore),
+                boosts=Boosts(settings.launch_boost_nats, settings.launch_days, settings.priority_boost_nats),
+                hides_no_good_match=settings.hide_no_good_match,
+            ),
         )
         self._health.add_check("serving", followed.not_ready)
         self._health.add_check("impressions", impressions.not_ready)

@@ -62,7 +62,9 @@ async def listed(
     filters: Filters,
     with_vectors: bool = False,
 ) -> list[Hit]:
-    """Return the first k products: the best for a question, or those that match it sorted otherwise; without one all.
+    """Return what was found, the first k products at least where there are as many.
+
+    For a question these are the best, or what matches it sorted otherwise; without one all products.
 
     Raises:
         MillraceError: the vector store does not answer.
@@ -71,7 +73,7 @@ async def listed(
         return await retrieval.browse(collection, sort, k=k, filters=filters)
     most = k if sort == BY_RELEVANCE else MATCHING
     hits = await retrieval.best(collection, question, k=most, filters=filters, with_vectors=with_vectors)
-    return hits if sort == BY_RELEVANCE else sorted_by(sort, matching(hits))[:k]
+    return hits if sort == BY_RELEVANCE else sorted_by(sort, matching(hits))
 
 
 class Facet(NamedTuple):

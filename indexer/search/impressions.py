@@ -77,6 +77,7 @@ def impression_of(request: SearchRequest, answer: SearchAnswer, *, query: str, p
         surface=SURFACE,
         search_id=answer.search_id,
         query=query,
+        page=answer.page,
         total_results=answer.total if answer.total_relation == "eq" else None,
         slots=tuple(
             Slot(

@@ -14,7 +14,7 @@ import numpy as np
 from cachetools import TTLCache
 from qdrant_client import AsyncQdrantClient, models
 
-from contracts.catalog import PointPayload
+from contracts.catalog import PointPayload, point_id
 from contracts.errors import MillraceError
 from contracts.http import Filters, SearchResult, Sort
 from indexer.filters import KEYS, any_of, to_filter, to_live_filter
@@ -37,7 +37,7 @@ NAMED: Final = 20
 """Products with the best matching words, of which it is asked whether the query names them: reading them takes time."""
 SHOWN: Final = [
     "product_id", "title", "price", "currency", "brand", "category", "in_stock", "url", "image_url", "rating",
-    "launched_at", "seller_id", "parent_id", "attributes", "product_release", "quality", "quality_width",
+    "launched_at", "priority", "seller_id", "parent_id", "attributes", "product_release", "quality", "quality_width",
 ]  # fmt: skip
 """What a result says of its product, and what ranks it; the rest of the payload stays in the store."""
 ORDERS: Final[Mapping[Sort, tuple[str, models.Direction]]] = {
@@ -88,7 +88,7 @@ class Hit(NamedTuple):
     """One product found.
 
     Its score, the shown part of its payload, its vector if that was asked for, what of the score its words are, in
-    nats, and how surely the query names this very product.
+    nats, how surely the query names this very product, and the ids of the variants that it is shown for.
     """
 
     score: float
@@ -96,6 +96,7 @@ class Hit(NamedTuple):
     vector: list[float] | None = None
     words: float = 0.0
     pin: float = 0.0
+    variants: tuple[str, ...] = ()
 
 
 class Retrieval(Protocol):
@@ -104,7 +105,13 @@ class Retrieval(Protocol):
     async def best(
         self, collection: str, question: Question, *, k: int, filters: Filters, with_vectors: bool = False
     ) -> list[Hit]:
-        """Return the k best products that meet the filters: those that the query names, then by score."""
+        """Return all that was found and meets the filters, the k best at least: what the query names, then by score."""
+        ...
+
+    async def shown(
+        self, collection: str, product_ids: Sequence[str], *, filters: Filters
+    ) -> dict[str, dict[str, Any]]:
+        """Return what results say of those of these products, by id, that are there and meet the filters."""
         ...
 
     async def browse(self, collection: str, sort: Sort, *, k: int, filters: Filters) -> list[Hit]:
@@ -137,7 +144,7 @@ class QdrantRetrieval:
     async def best(
         self, collection: str, question: Question, *, k: int, filters: Filters, with_vectors: bool = False
     ) -> list[Hit]:
-        """Return the k best products that meet the filters: those that the query names, then by score."""
+        """Return all that was found and meets the filters, the k best at least: what the query names, then by score."""
 
         async def asked(arms: Arms) -> dict[str, list[models.ScoredPoint]]:
             requests = _requests(question, arms, k=k, filters=filters, with_vectors=with_vectors)
@@ -149,7 +156,18 @@ class QdrantRetrieval:
         found = await asked(arms)
         if not found.get("words") and "grams" not in arms and len(question.words.grams.indices):
             found = await asked(question.arms(mistyped=True))
-        return mixed(question, found)[:k]
+        return mixed(question, found)
+
+    async def shown(
+        self, collection: str, product_ids: Sequence[str], *, filters: Filters
+    ) -> dict[str, dict[str, Any]]:
+        """Return what results say of those of these products, by id, that are there and meet the filters."""
+        named = models.HasIdCondition(has_id=[point_id(one) for one in product_ids])
+        meets = models.Filter(must=[to_live_filter(filters), named])
+        with qdrant_errors(f"read {collection}"):
+            records, _ = await self._client.scroll(collection, meets, limit=len(product_ids), with_payload=SHOWN)
+        payloads = [record.payload or {} for record in records]
+        return {payload["product_id"]: payload for payload in payloads}
 
     async def browse(self, collection: str, sort: Sort, *, k: int, filters: Filters) -> list[Hit]:
         """Return the first k of all products that meet the filters; those without what sorts them come last."""
@@ -259,7 +277,7 @@ def _vector_of(point: models.ScoredPoint) -> list[float] | None:
     return cast("list[float] | None", vector)
 
 
-def result_of(position: int, hit: Hit, explanation: dict[str, float] | None) -> SearchResult:
+def result_of(position: int, hit: Hit, explanation: dict[str, float] | None = None) -> SearchResult:
     """What is answered of a hit."""
     payload = hit.payload
     return SearchResult(
@@ -281,6 +299,7 @@ def result_of(position: int, hit: Hit, explanation: dict[str, float] | None) -> 
         attributes=payload.get("attributes", {}),
         product_release=payload["product_release"],
         explanation=explanation,
+        variants=hit.variants,
     )
 
 

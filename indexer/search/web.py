@@ -6,11 +6,12 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from contracts.base import Id, Label, Money, Query, Time
+from contracts.base import Id, Label, Money, Query, Ratio, Time
 from contracts.catalog import AttributeName
 from contracts.events import BY_RELEVANCE
 from contracts.http import (
     MOST_CHOICES,
+    MOST_PAGES,
     AttributeFilter,
     EncodeAnswer,
     EncodeRequest,
@@ -85,6 +86,13 @@ class SearchParameters(BaseModel):
     explain: bool = False
     explore: bool = True
     impression: Literal["server", "client", "none"] = "server"
+    search_id: Annotated[Id | None, Field(description="Of an earlier answer, to see another `page` of its list.")] = (
+        None
+    )
+    page: Annotated[int, Field(ge=1, le=MOST_PAGES)] = 1
+    group_variants: bool = False
+    per_seller: Annotated[int, Field(ge=1, le=100)] | None = None
+    diversity: Ratio = 0.0
 
     @model_validator(mode="before")
     @classmethod
@@ -132,6 +140,11 @@ class SearchParameters(BaseModel):
             explain=self.explain,
             explore=self.explore,
             impression=self.impression,
+            search_id=self.search_id,
+            page=self.page,
+            group_variants=self.group_variants,
+            per_seller=self.per_seller,
+            diversity=self.diversity,
         )
 
 

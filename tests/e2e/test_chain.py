@@ -137,7 +137,7 @@ def test_every_event_and_every_search_is_accounted_for(running: LocalMillrace, s
 
 def test_anyone_can_ask_qdrant_with_our_vectors(running: LocalMillrace, site: ShopSite) -> None:
     """A query vector from /v1/encode finds in Qdrant, under the alias `products`, what search answers."""
-    from millrace.asking import post
+    from millrace.client import post
 
     store = QdrantClient(url=running.urls["qdrant"])
 

@@ -25,6 +25,7 @@ from tests.support.indexing import (
     ServiceProcess,
     ServiceThread,
     Shop,
+    deleted,
     now_ms,
     product,
     product_release,
@@ -64,8 +65,9 @@ PRODUCTS = [
 
 @pytest.fixture
 def own(kafka_settings: SettingsFactory, qdrant: QdrantProcess, model_folder: Path) -> Settings:
-    """Give the settings of search with all its servers."""
-    return kafka_settings(qdrant_url=qdrant.url, base_model=str(model_folder), port=free_port(), partitions=2)
+    """Give the settings of search with all its servers; what a test changes is asked for at once."""
+    servers = {"qdrant_url": qdrant.url, "base_model": str(model_folder)}
+    return kafka_settings(**servers, port=free_port(), partitions=2, hot_for_s=0)
 
 
 @pytest.fixture
@@ -179,6 +181,29 @@ def test_search_browses_sorts_and_counts_facets(search: ServiceThread, shop: Sho
     assert prices == sorted(prices, reverse=True)
     eventually(lambda: len(impressions(own)) == 1, timeout_s=20)
     assert impressions(own)[0].ranking.sort == "-price"
+
+
+def test_pages_of_a_list_stay_while_the_index_moves(search: ServiceThread, shop: Shop, own: Settings) -> None:
+    """No product twice, none lost; what is deleted leaves a gap, a price is today's, and all pages are one search."""
+    load(shop, search)
+    asked: dict[str, Any] = {"query": "quiet fridge", "k": 2, "session_id": "k3"}
+    first = ask(search, **asked, impression="server")
+    ranked, by_id = found(search, "quiet fridge", k=100), {one.product_id: one for one in PRODUCTS}
+    assert (first.has_more, [one.product_id for one in first.results]) == (True, ranked[:2])
+    shop.send(by_id[ranked[2]].model_copy(update={"version": 2, "price": 77.0}), deleted(ranked[3], version=2))
+
+    def second(**fields: Any) -> list[tuple[int, str, float | None]]:
+        """Return what the second page shows."""
+        page = ask(search, **asked, search_id=first.search_id, page=2, **fields)
+        return [(one.position, one.product_id, one.price) for one in page.results]
+
+    today = [(3, ranked[2], 77.0)]
+    eventually(lambda: second() == today, timeout_s=60, what="today's second page")
+    assert second(impression="server") == today
+    eventually(lambda: len(impressions(own)) == 2, timeout_s=20)
+    one, other = sorted(impressions(own), key=lambda sent: sent.page)
+    assert (one.search_id, one.event_time) == (other.search_id, other.event_time)
+    assert [slot.position for slot in (*one.slots, *other.slots)] == [1, 2, 3]
 
 
 def test_impressions_stand_in_kafka_as_served(search: ServiceThread, shop: Shop, own: Settings) -> None:

@@ -15,17 +15,23 @@ from contracts.errors import Overloaded, TransientError
 from contracts.events import Impression
 from contracts.http import Filters, SearchRequest, Sort
 from indexer.filters import stored_keys
+from indexer.search.arrangement import NO_BOOSTS, Boosts
 from indexer.search.encoding import QueryEncoder
 from indexer.search.exploration import Policy
+from indexer.search.finding import DEADLINE_S, Finder
+from indexer.search.good_match import GoodMatch
 from indexer.search.in_force import ServedRelease
+from indexer.search.lists import KeptLists
 from indexer.search.retrieval import Hit, Question
-from indexer.search.service import DEADLINE_S, Clocks, SearchService
+from indexer.search.service import Clocks, Ranking, SearchService
 from tests.support.hand_clock import HandClock
 from tests.support.tiny_encoder import TinyEncoder
 from towers.model import QueryTower
 
 NOW_MS = 1_795_196_600_000
 DIM = 16
+DEPTH = 12
+LISTS_KEPT_S = 600
 
 
 def served(query: int = 0, product: int = 0, *, click_times: tuple[int, ...] = ()) -> ServedRelease:
@@ -69,6 +75,7 @@ class Store:
         self.count_fails = False
         self.count_hangs = False
         self.gate: asyncio.Event | None = None
+        self.gone: set[str] = set()
 
     async def best(
         self, collection: str, question: Question, *, k: int, filters: Filters, with_vectors: bool = False
@@ -122,6 +129,16 @@ class Store:
         """Return what the products say that were given, and have one of the keys."""
         self.looked_up += keys
         return [one for one in self.products if set(stored_keys(PointPayload(**one)).get(field, ())) & set(keys)]
+
+    async def shown(
+        self, collection: str, product_ids: Sequence[str], *, filters: Filters
+    ) -> dict[str, dict[str, Any]]:
+        """Return what is shown of products that are not gone, at a price that has changed."""
+        del filters
+        if self.down:
+            raise TransientError("Qdrant cannot be reached")
+        release = int(collection.removeprefix("products-r"))
+        return {one: payload(one, release) | {"price": 9.5} for one in product_ids if one not in self.gone}
 
     async def count(self, collection: str, filters: Filters) -> int:
         """Return a number."""
@@ -179,20 +196,38 @@ class GatedEncoder(TinyEncoder):
 class Search:
     """A search service over stand-ins; `release` is what is in force, `clock` the seconds that have passed."""
 
-    def __init__(self, *, deadline_s: float = DEADLINE_S, explore: str = "none") -> None:
+    def __init__(
+        self,
+        *,
+        deadline_s: float = DEADLINE_S,
+        explore: str = "none",
+        boosts: Boosts = NO_BOOSTS,
+        hot_for_s: float = 0,
+        judges_match: bool = False,
+        hides_no_good_match: bool = False,
+    ) -> None:
         self.release: ServedRelease | None = served()
         self.store = Store()
         self.impressions = Impressions()
         self.encoder = GatedEncoder()
         self.now_ms = NOW_MS
         self.clock = HandClock()
+        queries = QueryEncoder(self.encoder)
+        self.good_match = GoodMatch(queries, self.store, monotonic_s=self.clock)
+        self.finder = Finder(
+            queries,
+            self.store,
+            good_match=self.good_match if judges_match else None,
+            hot_for_s=hot_for_s,
+            deadline_s=deadline_s,
+            monotonic_s=self.clock,
+        )
         self.service = SearchService(
             lambda: self.release,
-            QueryEncoder(self.encoder),
-            retrieval=self.store,
+            self.finder,
+            lists=KeptLists(kept_for_s=LISTS_KEPT_S, monotonic_s=self.clock),
             impressions=self.impressions,
             person_key=b"key",
-            explore=Policy.named(explore),
+            ranking=Ranking(DEPTH, Policy.named(explore), boosts, hides_no_good_match),
             clocks=Clocks(lambda: self.now_ms, self.clock),
-            deadline_s=deadline_s,
         )

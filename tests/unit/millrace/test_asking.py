@@ -11,7 +11,8 @@ import pytest
 
 from contracts.errors import DependencyDown, UsageError
 from contracts.http import SearchRequest
-from millrace.asking import attribute_filters, encode, post, search
+from millrace.asking import attribute_filters, encode, search
+from millrace.client import post
 
 ANSWER = {
     "search_id": "s", "query_release": 7, "product_release": 2, "degraded": None,

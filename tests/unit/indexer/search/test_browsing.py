@@ -34,7 +34,7 @@ async def test_a_sorted_list_is_of_what_matches_and_says_so() -> None:
 async def test_browsing_is_answered_without_a_query(search: Search) -> None:
     """Nothing is encoded, no answer is called degraded, and the impression says that there was no query."""
     answer = await search.service.search(request("", k=2, filters={"brand": ["Kelto"]}, explain=True))
-    assert search.store.browsed == [("products-r0", "relevance", 2, Filters(brand=("Kelto",)))]
+    assert search.store.browsed == [("products-r0", "relevance", MATCHING, Filters(brand=("Kelto",)))]
     assert (search.encoder.batches, search.store.asked) == ([], [])
     assert (answer.degraded, answer.total) == (None, 412)
     assert [(one.product_id, one.explanation) for one in answer.results] == [
@@ -47,6 +47,21 @@ async def test_browsing_is_answered_without_a_query(search: Search) -> None:
     assert (remembered.degraded, len(remembered.results)) == ("remembered", 2)
     with pytest.raises(DependencyDown):
         await search.service.search(request("", k=2, filters={"brand": ["Kelto"]}, sort="price"))
+
+
+async def test_a_browsed_list_has_pages_and_its_order_is_the_sort_alone(search: Search) -> None:
+    """The second page goes on where the first ended; nothing that reorders what is relevant reorders a sorted list."""
+    asked = {"k": 3, "filters": {"brand": ["Kelto"]}, "sort": "price", "diversity": 0.9}
+    first = await search.service.search(request("", **asked, facets=["brand"]))
+    assert [one.product_id for one in first.results] == ["price-1", "price-2", "price-3"]
+    assert first.has_more
+    second = await search.service.search(request("", **asked, search_id=first.search_id, page=2))
+    assert [(one.position, one.product_id) for one in second.results] == [
+        (4, "price-4"),
+        (5, "price-5"),
+        (6, "price-6"),
+    ]
+    assert (second.search_time, second.facets) == (first.search_time, None)
 
 
 async def test_facets_are_counted_beside_the_search(search: Search) -> None:

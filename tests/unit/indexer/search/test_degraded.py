@@ -68,7 +68,7 @@ async def test_an_encoder_that_refuses_or_fails_leaves_it_to_words(
         raise Overloaded("many wait") if refuses else RuntimeError("out of memory")
 
     with monkeypatch.context() as patched:
-        patched.setattr(search.service._encoder, "encode", refused)
+        patched.setattr(search.finder._encoder, "encode", refused)
         by_words = await search.service.search(request(k=3))
         assert (by_words.degraded, by_words.exploration.policy) == ("lexical", "none")
         assert [one.product_id for one in by_words.results] == ["P-10", "P-11", "P-12"]
@@ -87,7 +87,7 @@ async def test_words_that_find_nothing_are_no_answer(monkeypatch: pytest.MonkeyP
         """Refuse as a full queue does."""
         raise Overloaded("many wait")
 
-    monkeypatch.setattr(search.service._encoder, "encode", refused)
+    monkeypatch.setattr(search.finder._encoder, "encode", refused)
     with structlog.testing.capture_logs() as lines:
         assert (await search.service.search(request())).results == whole.results
         with pytest.raises(Overloaded, match="many wait"):

@@ -12,11 +12,11 @@ from contracts.events import person_id
 from contracts.http import Filters
 from indexer.search import service
 from indexer.search.exploration import CANDIDATES, Policy
+from indexer.search.load import FEWEST_OPEN, MOST_OPEN, OpenSearches
 from indexer.search.retrieval import Question
-from indexer.search.service import FEWEST_OPEN, MOST_OPEN, OpenSearches
 from service.health import Health
 from tests.support.hand_clock import HandClock
-from tests.support.search_fakes import DIM, NOW_MS, Search, observed_clicks, product_of, request, served
+from tests.support.search_fakes import DEPTH, DIM, NOW_MS, Search, observed_clicks, product_of, request, served
 from towers.model import Mix
 
 
@@ -71,7 +71,7 @@ async def test_lists_are_perturbed_only_where_that_is_asked_for_and_allowed() ->
     plain = await search.service.search(request(k=3, explore=False))
     assert (plain.exploration.policy, plain.exploration.seed) == ("none", 0)
     assert [one.product_id for one in plain.results] == ["P-1", "P-2", "P-3"]
-    assert search.store.asked[-1][2] == 3
+    assert search.store.asked[-1][2] == DEPTH
     assert (await search.service.search(request(k=3))).exploration.seed != explored.exploration.seed
 
 
@@ -235,10 +235,11 @@ async def test_a_store_that_hangs_is_waited_for_by_few(monkeypatch: pytest.Monke
     """The others are answered from memory at once; when it answers again, all are asked of it again."""
     search = Search()
     search.clock.rule(monkeypatch)
-    await search.service.search(request())
+    requests = [request(f"fridge {number}") for number in range(MOST_OPEN)]
+    await asyncio.gather(*map(search.service.search, requests))
     search.store.hangs, at_once = True, 0
     for _ in range(20):
-        waiting = [asyncio.create_task(search.service.search(request())) for _ in range(MOST_OPEN)]
+        waiting = [asyncio.create_task(search.service.search(one)) for one in requests]
         await search.clock.move(0.5)
         at_once = sum(task.done() for task in waiting)
         await search.clock.move(0.6)
@@ -284,7 +285,7 @@ async def test_a_count_that_fails_does_not_fail_the_search(search: Search) -> No
     """The total is then what was found, marked as a lower bound; the impression leaves it out."""
     search.store.count_fails = True
     answer = await search.service.search(request(k=4))
-    assert (answer.total, answer.total_relation) == (4, "gte")
+    assert (answer.total, answer.total_relation) == (DEPTH, "gte")
     assert search.impressions.sent[0].total_results is None
 
 
@@ -300,7 +301,7 @@ async def test_a_count_that_hangs_does_not_cost_the_answer(monkeypatch: pytest.M
         assert not waiting.done()
         await search.clock.move(0.02)
         answer = await waiting
-        assert (answer.degraded, answer.total, answer.total_relation) == (None, 2, "gte")
+        assert (answer.degraded, answer.total, answer.total_relation) == (None, DEPTH, "gte")
     assert search.store.counted == 1
 
 
@@ -351,5 +352,5 @@ async def test_filters_reach_the_store_as_they_were_asked(search: Search) -> Non
     """They are conditions of the query itself, not of its results."""
     await search.service.search(request(filters={"brand": ["Kelto"], "price": {"lte": 500}}, k=7))
     _, _, k, filters = search.store.asked[0]
-    assert k == 7
+    assert k == DEPTH
     assert filters == Filters.model_validate({"brand": ("Kelto",), "price": {"lte": 500}})

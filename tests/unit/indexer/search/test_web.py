@@ -51,6 +51,10 @@ async def test_get_and_post_ask_the_same(client: Client, search: Search) -> None
         "explain": True,
         "explore": False,
         "impression": "server",
+        "page": 2,
+        "group_variants": True,
+        "per_seller": 2,
+        "diversity": 0.5,
     }
     parameters = (
         "q=fridge&k=3&brand=Kelto&brand=Arvo&price_gte=1&price_lt=9.6&price_lte=9.5&seller=S-2"
@@ -58,6 +62,7 @@ async def test_get_and_post_ask_the_same(client: Client, search: Search) -> None
         "&attr.new=true&attr.capacity_l_gte=100&attr.capacity_l_lte=200&launched_gte=1795000000000"
         "&launched_lte=1795100000000&sort=-price&facet=brand&facet=attributes.colour"
         "&session_id=k3&client_id=c9&explain=true&explore=false&impression=server"
+        "&page=2&group_variants=true&per_seller=2&diversity=0.5"
     )
     posted = await client.post("/v1/search", json=body)
     got = await client.get(f"/v1/search?{parameters}")
@@ -266,3 +271,21 @@ async def test_the_interface_documents_itself(client: Client) -> None:
     given = {one["name"]: one["example"] for one in parameters if "example" in one}
     assert (await client.get("/v1/search", params=given)).status == 200
     assert "/v1/encode" in await (await client.get("/docs")).text()
+
+
+async def test_a_page_of_a_list_that_is_gone_is_refused_as_gone(client: Client) -> None:
+    """By 410, with what to do; one of another search by 400, with the field."""
+    answer = await client.get("/v1/search?q=fridge&search_id=01J&page=2")
+    assert (answer.status, (await answer.json())["reason"]) == (410, "expired")
+    assert "without search_id" in (await answer.json())["detail"]
+    assert answer.headers["Cache-Control"] == "no-store"
+    first = await (await client.get("/v1/search?q=fridge&k=5")).json()
+    assert (first["page"], first["has_more"]) == (1, True)
+    second = await client.get(f"/v1/search?q=fridge&k=5&page=2&search_id={first['search_id']}")
+    assert [one["position"] for one in (await second.json())["results"]] == [6, 7, 8, 9, 10]
+    other = await client.get(f"/v1/search?q=tv&k=5&page=2&search_id={first['search_id']}")
+    assert (other.status, (await other.json())["reason"], (await other.json())["field"]) == (
+        400,
+        "other_search",
+        "search_id",
+    )

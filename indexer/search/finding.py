@@ -1,0 +1,226 @@
+"""What the vector store has for a query, or without one: encode, ask by meaning and words, count; within a deadline.
+
+Equal searches share one call, and what it found serves others for a moment. If the query cannot be encoded in time, its
+words are asked alone: prices, stock and deletions are today's.
+"""
+
+import asyncio
+import time
+import unicodedata
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from contracts.errors import DependencyDown, MillraceError, Overloaded, TransientError
+from contracts.events import BY_RELEVANCE
+from contracts.http import FacetValue, Filters, Sort
+from indexer.search.encoding import QueryEncoder, digest
+from indexer.search.facets import Facets, listed
+from indexer.search.good_match import GoodMatch
+from indexer.search.in_force import ServedRelease
+from indexer.search.load import Flights, OpenSearches
+from indexer.search.retrieval import Hit, Question, Retrieval, Totals
+from service import metrics
+from service.logging import get_logger
+
+DEADLINE_S: Final = 1.0
+"""How long a search may take; a shopper who waits longer is gone."""
+BULK_DEADLINE_S: Final = 30.0
+ENCODE_SHARE: Final = 0.6
+"""Of the deadline: how long a query may take to encode, so that the store still has time for its words."""
+COUNT_SHARE: Final = 0.1
+"""Of the deadline: how long results that are there wait for their total."""
+
+
+class Candidates(NamedTuple):
+    """What was found for a query, shared by all who ask the same.
+
+    Args:
+        hits: best first.
+        total: products that meet the filters; None if nobody has counted.
+        row: base vector of the query, (D,); None without a query, or if words were asked alone.
+        found_at_s: when, by the monotonic clock.
+        by_words: whether words were asked alone, because the query could not be encoded in time.
+        no_good_match: whether none of them matches well.
+    """
+
+    hits: Sequence[Hit]
+    total: int | None
+    row: np.ndarray | None
+    found_at_s: float
+    by_words: bool = False
+    no_good_match: bool = False
+
+
+class Finder:
+    """Asks the vector store, for one event loop.
+
+    Args:
+        encoder: of queries.
+        retrieval: the vector store.
+        good_match: tells whether anything matches well; None if that is not asked.
+        hot_for_s: how long what was found serves those who ask the same; products are as old.
+        deadline_s: how long it may take.
+        monotonic_s: the clock.
+    """
+
+    def __init__(
+        self,
+        encoder: QueryEncoder,
+        retrieval: Retrieval,
+        *,
+        good_match: GoodMatch | None = None,
+        hot_for_s: float,
+        deadline_s: float = DEADLINE_S,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._encoder = encoder
+        self._retrieval = retrieval
+        self._deadline_s = deadline_s
+        self._monotonic_s = monotonic_s
+        self._open = OpenSearches(deadline_s, monotonic_s)
+        self._flights: Flights[Candidates] = Flights(hot_for_s, monotonic_s=monotonic_s)
+        self._good_match = good_match
+        self._totals = Totals(retrieval.count, monotonic_s=monotonic_s)
+        self._facets = Facets(retrieval, monotonic_s=monotonic_s)
+
+    async def find(
+        self,
+        query: str,
+        release: ServedRelease,
+        *,
+        most: int,
+        filters: Filters,
+        sort: Sort = BY_RELEVANCE,
+        with_vectors: bool = False,
+    ) -> Candidates:
+        """Return the best products for a query, or all without one, as found now or a moment ago.
+
+        Args:
+            query: as it was typed; empty to browse.
+            release: that answers.
+            most: how many products.
+            filters: which they meet.
+            sort: how they are in order.
+            with_vectors: whether their vectors are needed.
+
+        Raises:
+            MillraceError: the store does not answer in time; `Overloaded` if it, or this service, has too much to do.
+        """
+        served = release.query_release, release.product_release, release.collection
+        folded = unicodedata.normalize("NFKC", query).casefold()
+        key = digest(f"{served} {most} {sort} {with_vectors} {filters.model_dump_json()}\n{folded}")
+
+        async def call() -> Candidates:
+            return await self._found(query, release, most=most, filters=filters, sort=sort, with_vectors=with_vectors)
+
+        return await self._flights.result(key, call, keeps=lambda found: not found.by_words)
+
+    async def facets(
+        self, query: str, release: ServedRelease, names: Sequence[str], filters: Filters
+    ) -> dict[str, tuple[FacetValue, ...]] | None:
+        """Count facets of what a query finds, or of all products without one; None if they are not counted in time."""
+        ends_s = asyncio.get_running_loop().time() + self._deadline_s
+        try:
+            async with _until(ends_s, TransientError("facets were not counted in time")):
+                with self._open.one_more(), _timed("facets"):
+                    rows, _ = await self._encoded(query, ends_s)
+                    question = _question(query, release, rows)
+                    return await self._facets.counted(release.collection, question, names, filters)
+        except MillraceError as error:
+            metrics.DEGRADED.labels("no_facets").inc()
+            get_logger().warning("facets_not_counted", error=error.message)
+            return None
+
+    async def shown(self, collection: str, product_ids: Sequence[str], filters: Filters) -> dict[str, dict[str, Any]]:
+        """Return what results say today of products, by id, without those that are gone or do not meet the filters.
+
+        Raises:
+            MillraceError: as `find` does.
+        """
+        ends_s = asyncio.get_running_loop().time() + self._deadline_s
+        with self._open.one_more(), _timed("store"):
+            async with _until(ends_s, TransientError("Qdrant did not answer in time")):
+                return await self._retrieval.shown(collection, product_ids, filters=filters)
+
+    async def vectors(self, release: ServedRelease, texts: Sequence[str]) -> np.ndarray:
+        """Return query vectors, (N, D + 1); somebody waits for one text as for a search, not so for many.
+
+        Raises:
+            Overloaded: they cannot be encoded in time.
+        """
+        is_bulk = len(texts) > 1
+        ends_s = asyncio.get_running_loop().time() + (BULK_DEADLINE_S if is_bulk else self._deadline_s)
+        async with _until(ends_s, Overloaded("the texts could not be encoded in time", fix="send fewer at once")):
+            rows = await (self._encoder.encode_bulk(texts) if is_bulk else self._encoder.encode(texts))
+        return release.tower.vectors(texts, rows)
+
+    async def _found(
+        self, query: str, release: ServedRelease, *, most: int, filters: Filters, sort: Sort, with_vectors: bool
+    ) -> Candidates:
+        ends_s = asyncio.get_running_loop().time() + self._deadline_s
+        with self._open.one_more():
+            rows, late = await self._encoded(query, ends_s)
+            total = self._totals.known(release.collection, filters)
+            async with _until(ends_s, TransientError("Qdrant did not answer in time")):
+                with _timed("store"):
+                    hits = await listed(
+                        self._retrieval,
+                        release.collection,
+                        _question(query, release, rows),
+                        sort=sort,
+                        k=most,
+                        filters=filters,
+                        with_vectors=with_vectors and rows is not None,
+                    )
+            if late is not None and not hits:
+                raise late
+        if total is None:
+            timeout_s = min(ends_s - asyncio.get_running_loop().time(), self._deadline_s * COUNT_SHARE)
+            total = await self._totals.wait(release.collection, filters, timeout_s=timeout_s)
+        if rows is None:
+            return Candidates(hits, total, None, self._monotonic_s(), by_words=late is not None)
+        missed = self._good_match is not None and self._good_match.is_missed(release, hits)
+        return Candidates(hits, total, rows[0], self._monotonic_s(), no_good_match=missed)
+
+    async def _encoded(self, query: str, ends_s: float) -> tuple[np.ndarray | None, MillraceError | None]:
+        """The base vector of a query, (1, D), or why there is none; neither without a query."""
+        if not query:
+            return None, None
+        late = Overloaded("the query could not be encoded in time", fix="send it again")
+        try:
+            async with _until(ends_s - (1 - ENCODE_SHARE) * self._deadline_s, late):
+                with _timed("encode"):
+                    return await self._encoder.encode([query]), None
+        except MillraceError as error:
+            return None, error
+        except Exception as error:  # noqa: BLE001 - whatever ails the encoder, words need none
+            get_logger().error("query_not_encoded", error=repr(error))
+            return None, DependencyDown(f"the query cannot be encoded: {error!r}", fix="look at this service's log")
+
+
+def _question(query: str, release: ServedRelease, rows: np.ndarray | None) -> Question | None:
+    """What the store is asked for a query and its base vector, (1, D); None without a query."""
+    vector = None if rows is None else release.tower.vectors([query], rows)[0]
+    return Question.of(query, vector, release.tower.mix) if query else None
+
+
+@asynccontextmanager
+async def _until(ends_s: float, error: MillraceError) -> AsyncIterator[None]:
+    """Raise an error if the block has not ended by then, in the event loop's seconds."""
+    try:
+        async with asyncio.timeout_at(ends_s):
+            yield
+    except TimeoutError as timeout:
+        raise error from timeout
+
+
+@contextmanager
+def _timed(part: str) -> Iterator[None]:
+    began = time.perf_counter()
+    try:
+        yield
+    finally:
+        metrics.SEARCH_SECONDS.labels(part).observe(time.perf_counter() - began)

@@ -1,0 +1,174 @@
+"""Lists that shoppers page through: ranked once, kept for a while under their `search_id`, then read page by page.
+
+What a page shows is decided when the list is ranked, what it says of each product when it is asked for: while the index
+moves, no product appears twice and none is lost, and price and stock are today's.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import msgspec
+import redis.asyncio
+from cachetools import TTLCache
+from redis.exceptions import RedisError
+
+from contracts.events import Exploration
+from contracts.http import SearchRequest
+from contracts.telemetry import Process
+from indexer.search.encoding import ENTRY_BYTES, digest
+from service import metrics
+from service.health import Dependency
+
+MEMORY_BYTES: Final = 64 * 2**20
+"""About 15,000 lists of 100 products."""
+WRITES_AT_ONCE: Final = 64
+"""Lists on their way to Redis; one more stays with this process alone."""
+PAUSE_S: Final = 1.0
+"""After Redis failed, how long it is not asked."""
+FORM: Final = 1
+"""Part of each key in Redis: processes of two versions do not read each other's lists."""
+T = TypeVar("T")
+_OF_A_PAGE: Final = {"search_id", "page", "facets", "session_id", "client_id", "explain", "explore", "impression"}
+
+
+def asked_by(request: SearchRequest, query: str) -> bytes:
+    """A key of what a request asks for, whoever asks and whichever page.
+
+    Args:
+        request: what was asked.
+        query: as it is searched for.
+    """
+    return digest(f"{query}\n{request.model_dump_json(exclude=_OF_A_PAGE | {'query'})}")
+
+
+class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A product of a list, its score, and the ids of its variants that it stands for."""
+
+    product_id: str
+    score: float
+    variants: tuple[str, ...] = ()
+
+
+class RankedList(msgspec.Struct, array_like=True, frozen=True):
+    """A list as it was ranked.
+
+    Args:
+        asked: key of what was asked for.
+        search_time: epoch ms.
+        query_release: that ranked it.
+        product_release: whose quality it was ranked by.
+        policy: of its exploration.
+        seed: of its exploration.
+        degraded: how, if it was.
+        total: products that meet the filters; None if nobody counted.
+        no_good_match: whether nothing in it matches well.
+        pages: its products.
+    """
+
+    asked: bytes
+    search_time: int
+    query_release: int
+    product_release: int
+    policy: str
+    seed: int
+    degraded: str | None
+    total: int | None
+    no_good_match: bool
+    pages: tuple[tuple[Entry, ...], ...]
+
+    @property
+    def exploration(self) -> Exploration:
+        """How it was perturbed."""
+        return Exploration(policy=self.policy, seed=self.seed)
+
+    def first_position(self, page: int) -> int:
+        """The position at which a page begins, 1-based over the whole list."""
+        return 1 + sum(map(len, self.pages[: page - 1]))
+
+
+def page_of(pages: Sequence[Sequence[T]], number: int) -> Sequence[T]:
+    """A page by its number, from 1; nothing behind the last."""
+    return pages[number - 1] if number <= len(pages) else ()
+
+
+class KeptLists:
+    """Keeps lists: in memory, and in Redis for the other search processes.
+
+    Redis may be gone at any time: then each process knows its own lists alone.
+
+    Args:
+        kept_for_s: how long.
+        client: of Redis, which gives up quickly; None if there is none.
+        prefix: the deployment's, before each key.
+        monotonic_s: clock that ends what is kept in memory.
+    """
+
+    def __init__(
+        self,
+        *,
+        kept_for_s: float,
+        client: redis.asyncio.Redis | None = None,
+        prefix: str = "",
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.kept_for_s = kept_for_s
+        self._client = client
+        self._prefix = f"{prefix}millrace:search:list:{FORM}:"
+        self._monotonic_s = monotonic_s
+        self._memory: TTLCache[str, bytes] = TTLCache(
+            MEMORY_BYTES, kept_for_s, timer=monotonic_s, getsizeof=lambda value: len(value) + ENTRY_BYTES
+        )
+        self._redis = Dependency(Process.REDIS, meaning="each search process knows the pages of its own lists alone")
+        self._asked_again_at_s = monotonic_s()
+        self._writing: set[asyncio.Task[None]] = set()
+
+    def keep(self, search_id: str, ranked: RankedList) -> None:
+        """Keep a list and return at once; Redis gets it beside, if it has a second page."""
+        value = msgspec.msgpack.encode(ranked)
+        self._memory[search_id] = value
+        if self._client is None or len(ranked.pages) < 2:
+            return
+        if len(self._writing) >= WRITES_AT_ONCE or not self._is_asked:
+            metrics.DEGRADED.labels("without_redis").inc()
+            return
+        task = asyncio.create_task(self._write(self._client, search_id, value))
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+
+    async def find(self, search_id: str) -> RankedList | None:
+        """Return a list that is still kept."""
+        value: Any = self._memory.get(search_id)
+        if value is None and self._client is not None and self._is_asked:
+            try:
+                value = await self._client.get(self._prefix + search_id)
+            except (RedisError, OSError, TimeoutError) as error:
+                self._failed(error)
+            else:
+                self._redis.answered()
+        return None if value is None else msgspec.msgpack.decode(value, type=RankedList)
+
+    async def close(self) -> None:
+        """Let go of Redis."""
+        for task in self._writing:
+            task.cancel()
+        if self._client is not None:
+            await self._client.aclose()
+
+    @property
+    def _is_asked(self) -> bool:
+        return self._monotonic_s() >= self._asked_again_at_s
+
+    async def _write(self, client: redis.asyncio.Redis, search_id: str, value: bytes) -> None:
+        try:
+            await client.set(self._prefix + search_id, value, px=round(1000 * self.kept_for_s))
+        except (RedisError, OSError, TimeoutError) as error:
+            self._failed(error)
+        else:
+            self._redis.answered()
+
+    def _failed(self, error: Exception) -> None:
+        self._redis.failed(type(error).__name__)
+        self._asked_again_at_s = self._monotonic_s() + PAUSE_S
+        metrics.DEGRADED.labels("without_redis").inc()

@@ -1,0 +1,119 @@
+"""A client of the search service for shops that run Python: typed requests and answers, pages, and query vectors."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+
+import httpx
+
+from contracts.errors import DependencyDown, Expired, Overloaded, UsageError
+from contracts.http import EncodeAnswer, SearchAnswer, SearchRequest
+
+TIMEOUT_S: Final = 10.0
+SHOWN_CHARACTERS: Final = 500
+GONE: Final = 410
+PROBLEM: Final = "application/problem+json"
+
+
+class SearchClient:
+    """Asks one search service, from any thread, over connections that it keeps.
+
+    Args:
+        url: of the service, such as `http://127.0.0.1:8081`.
+        timeout_s: how long a call may take; the service itself answers a search within a second, or refuses.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
+        self._http = httpx.Client(base_url=url, timeout=timeout_s)
+
+    def __enter__(self) -> Self:
+        """Use it."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close its connections."""
+        self.close()
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._http.close()
+
+    def search(self, request: SearchRequest | str) -> SearchAnswer:
+        """Search; a text alone asks for the first ten.
+
+        Raises:
+            Overloaded: there is too much to do; come again after `retry_after_s`.
+            DependencyDown: the service does not answer, or says that it cannot.
+            UsageError: it refuses the request.
+            Expired: the list whose page is asked for is not kept any more.
+        """
+        asked = SearchRequest(query=request) if isinstance(request, str) else request
+        return SearchAnswer.model_validate(self._post("/v1/search", asked.model_dump(mode="json", exclude_none=True)))
+
+    def next_page(self, request: SearchRequest, answer: SearchAnswer) -> SearchAnswer | None:
+        """The page behind an answer to a request; None behind the last. One whose list is gone is ranked anew.
+
+        Raises:
+            MillraceError: as `search` does, but for `Expired`.
+        """
+        if not answer.has_more:
+            return None
+        following = request.model_copy(update={"search_id": answer.search_id, "page": answer.page + 1})
+        try:
+            return self.search(following)
+        except Expired:
+            return self.search(following.model_copy(update={"search_id": None}))
+
+    def pages(self, request: SearchRequest) -> Iterator[SearchAnswer]:
+        """All pages from the requested one on.
+
+        Raises:
+            MillraceError: as `search` does, but for `Expired`.
+        """
+        answer: SearchAnswer | None = self.search(request)
+        while answer is not None:
+            yield answer
+            answer = self.next_page(request, answer)
+
+    def encode(self, texts: Sequence[str]) -> EncodeAnswer:
+        """Query vectors of texts, for whoever asks the vector store by himself.
+
+        Raises:
+            MillraceError: as `search` does, but for `Expired`.
+        """
+        return EncodeAnswer.model_validate(self._post("/v1/encode", {"texts": list(texts)}))
+
+    def _post(self, path: str, body: Mapping[str, Any]) -> Any:
+        return post(path, body, client=self._http)
+
+
+def post(url: str, body: Mapping[str, Any], *, client: httpx.Client | None = None) -> Any:
+    """Post and return the JSON of the answer.
+
+    Args:
+        url: whole, or a path for a client that knows the rest.
+        body: of the request.
+        client: whose connections are used; a new one if None.
+
+    Raises:
+        Overloaded: there is too much to do; come again after `retry_after_s`.
+        DependencyDown: the service does not answer, or says that it cannot.
+        UsageError: it refuses the request.
+        Expired: what is asked for is not kept any more.
+    """
+    try:
+        answer = httpx.post(url, json=body, timeout=TIMEOUT_S) if client is None else client.post(url, json=body)
+        if answer.is_success:
+            return answer.json()
+    except (httpx.HTTPError, ValueError) as error:
+        raise DependencyDown(f"{url} does not answer as it should: {error}", fix="see `millrace status`") from error
+    text = f"{answer.url.path} answers {answer.status_code}: {answer.text[:SHOWN_CHARACTERS]}"
+    if answer.status_code == GONE:
+        raise Expired(text, fix="ask without search_id")
+    if answer.is_client_error:
+        raise UsageError(text, fix="correct the request; `/docs` of the search service shows its form")
+    if answer.headers.get("Content-Type") == PROBLEM and answer.json()["reason"] == "busy":
+        raise Overloaded(text, fix="send it again later", retry_after_s=float(answer.headers["Retry-After"]))
+    raise DependencyDown(text, fix="see `millrace status`")

@@ -1,0 +1,128 @@
+"""How a ranked list is arranged: boosts, variants, unlike things, sellers, pages."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from indexer.search.arrangement import DAY_MS, Boosts, arranged, diverse, grouped, in_pages
+from indexer.search.retrieval import Hit
+from service.health import Health
+from tests.support.search_fakes import NOW_MS, Search, request
+
+
+def hit(
+    product_id: str, score: float = 0.5, *, vector: list[float] | None = None, pin: float = 0.0, **payload: object
+) -> Hit:
+    """Return a product found."""
+    return Hit(score, {"product_id": product_id, **payload}, vector, pin=pin)
+
+
+def ids(hits: list[Hit]) -> str:
+    """Return one-letter product ids."""
+    return "".join(one.payload["product_id"] for one in hits)
+
+
+def test_a_variant_group_shows_its_best() -> None:
+    """With the others named, best first; products without a group stay, and no id is taken for a parent's."""
+    found = [
+        hit("a", parent_id="v"),
+        hit("v"),
+        hit("b", parent_id="w"),
+        hit("c", parent_id="v"),
+        hit("d", parent_id="v"),
+    ]
+    shown = grouped(found)
+    assert [(one.payload["product_id"], one.variants) for one in shown] == [("a", ("c", "d")), ("v", ()), ("b", ())]
+
+
+def test_a_seller_has_its_share_of_each_page() -> None:
+    """What is too many waits for the next page, in order; nothing is lost, and who has no seller is not capped."""
+    found = (
+        [hit(one, seller_id="s") for one in "abcd"]
+        + [hit(one, seller_id="t") for one in "ef"]
+        + [hit(one) for one in "ghi"]
+    )
+    assert [ids(page) for page in in_pages(found, 4, per_seller=2)] == ["abef", "cdgh", "i"]
+    assert [ids(page) for page in in_pages(found[:4], 4, per_seller=1)] == ["a", "b", "c", "d"]
+    assert [ids(page) for page in in_pages(found, 4)] == ["abcd", "efgh", "i"]
+    assert in_pages([], 4) == []
+
+
+def test_diversity_takes_the_next_kind_before_the_next_of_a_kind() -> None:
+    """Two fridges and a kettle: none moves at 0, the kettle is second at 0.5; quality is no likeness."""
+    found = [
+        hit("a", 0.9, vector=[1.0, 0.0, 0.3]),
+        hit("b", 0.85, vector=[0.99, 0.1, -0.3]),
+        hit("c", 0.6, vector=[0.0, 1.0, 0.0]),
+    ]
+    assert [ids(diverse(found, share)) for share in (0.0, 0.5, 1.0)] == ["abc", "acb", "acb"]
+    assert [one.score for one in diverse(found, 0.5)] == [0.9, 0.6, 0.85]
+
+
+def test_diversity_agrees_with_the_formula_of_its_paper() -> None:
+    """Each step takes what maximises lambda sim1 - (1 - lambda) max sim2, written out in plain Python."""
+    drawn = np.random.default_rng(5)
+    rows = drawn.standard_normal((12, 6))
+    found = [hit(chr(97 + place), float(drawn.random()), vector=row.tolist()) for place, row in enumerate(rows)]
+    found.sort(key=lambda one: -one.score)
+
+    def alike(one: Hit, other: Hit) -> float:
+        """The cosine of two base vectors."""
+        assert one.vector is not None
+        assert other.vector is not None
+        left, right = np.array(one.vector[:-1]), np.array(other.vector[:-1])
+        return float(left @ right / np.linalg.norm(left) / np.linalg.norm(right))
+
+    left, taken = list(found), list[Hit]()
+    while left:
+        best = max(
+            left, key=lambda one: 0.7 * one.score - 0.3 * max([alike(one, other) for other in taken], default=0.0)
+        )
+        left.remove(best)
+        taken.append(best)
+    assert ids(diverse(found, 0.3)) == ids(taken)
+
+
+def test_what_the_query_names_stays_first() -> None:
+    """Neither a boost nor diversity moves it."""
+    found = [hit("a", 0.1, pin=1.0, vector=[1.0, 0.0, 0.0]), hit("b", 0.9, vector=[1.0, 0.0, 0.0], priority=1.0)]
+    assert ids(Boosts(priority_nats=3.0).ranked(found, NOW_MS)) == "ab"
+    assert ids(diverse(found, 0.9)) == "ab"
+
+
+def test_boosts_are_bounded_and_fade() -> None:
+    """A product of the future counts as launched today, one without a date as old; priority is cut to 0 and 1."""
+    boosts = Boosts(launch_nats=2.0, launch_days=10.0, priority_nats=1.0)
+    ages: list[dict[str, Any]] = [{"launched_at": NOW_MS + days * DAY_MS} for days in (1, -5, -11)]
+    terms = [boosts.of(one, NOW_MS) for one in ({**ages[0], "priority": 7.0}, *ages[1:], {})]
+    assert [one["launch"] for one in terms] == [2.0, 1.0, 0.0, 0.0]
+    assert [one["priority"] for one in terms] == [1.0, 0.0, 0.0, 0.0]
+    found = [hit("a", 0.5), hit("b", 0.45, launched_at=NOW_MS)]
+    assert [(one.payload["product_id"], one.score) for one in boosts.ranked(found, NOW_MS)] == [
+        ("b", pytest.approx(0.65)),
+        ("a", 0.5),
+    ]
+    assert Boosts().ranked(found, NOW_MS) == found
+
+
+def test_groups_come_before_the_seller_cap() -> None:
+    """A seller's share of a page is counted in groups."""
+    found = [hit(f"p{number}", parent_id=f"v{number // 3}", seller_id="s") for number in range(30)]
+    pages = arranged(found, request(k=4, group_variants=True, per_seller=3))
+    assert [len(page) for page in pages] == [3, 3, 3, 1]
+    assert [one.payload["product_id"] for one in pages[0]] == ["p0", "p3", "p6"]
+
+
+async def test_an_answer_is_arranged_as_asked() -> None:
+    """Enough is found that k groups are left; boosts are a term of the explanation, which still sums to the score."""
+    Health("search")
+    search = Search(boosts=Boosts(priority_nats=1.0))
+    answer = await search.service.search(request(k=10, group_variants=True, explain=True))
+    assert search.store.asked[-1][2] == 30
+    (one,) = answer.results  # all are of one parent
+    assert one.variants == tuple(f"P-{number}" for number in range(2, 31))
+    assert one.explanation is not None
+    assert list(one.explanation)[-1] == "priority"
+    kept = await search.service.search(request(k=10, group_variants=True, search_id=answer.search_id))
+    assert kept.results[0].variants == one.variants

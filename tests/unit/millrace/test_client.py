@@ -1,0 +1,88 @@
+"""The Python client, against the search service over HTTP."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import TypeVar
+
+import pytest
+from aiohttp.test_utils import TestServer
+
+from contracts.errors import DependencyDown, Expired, Overloaded, UsageError
+from contracts.http import Filters, SearchRequest
+from indexer.search.web import build
+from millrace.client import SearchClient
+from service.health import Health
+from tests.support.ports import free_port
+from tests.support.search_fakes import DEPTH, DIM, LISTS_KEPT_S, Search
+
+T = TypeVar("T")
+
+
+@pytest.fixture
+def search() -> Search:
+    """A search service over stand-ins."""
+    return Search()
+
+
+@pytest.fixture
+async def client(search: Search) -> AsyncIterator[SearchClient]:
+    """A client of the service."""
+    async with TestServer(build(lambda: search.service, Health("search"))) as server:
+        with SearchClient(str(server.make_url("/"))) as one:
+            yield one
+
+
+async def call(asked: Callable[[], T]) -> T:
+    """Call from another thread, for the service answers in this one."""
+    return await asyncio.to_thread(asked)
+
+
+async def test_a_client_searches_and_turns_pages(client: SearchClient, search: Search) -> None:
+    """A text is enough; a request says everything; the pages of a list are one search."""
+    assert (await call(lambda: client.search("quiet fridge"))).results[0].product_id == "P-1"
+    request = SearchRequest(query="quiet fridge", k=5, filters=Filters(brand=("Kelto",)), session_id="k3")
+    pages = await call(lambda: list(client.pages(request)))
+    assert [one.product_id for page in pages for one in page.results] == [f"P-{n}" for n in range(1, DEPTH + 1)]
+    assert len({page.search_id for page in pages}) == 1
+    assert search.store.asked[-1][3] == request.filters
+
+
+async def test_a_page_whose_list_is_gone_is_ranked_anew(client: SearchClient, search: Search) -> None:
+    """The shopper sees the page, under a search of its own."""
+    request = SearchRequest(query="quiet fridge", k=5)
+    first = await call(lambda: client.search(request))
+    search.clock.now_s += LISTS_KEPT_S + 1
+    asked = request.model_copy(update={"search_id": first.search_id, "page": 2})
+    with pytest.raises(Expired, match="410"):
+        await call(lambda: client.search(asked))
+    second = await call(lambda: client.next_page(request, first))
+    assert second is not None
+    assert (second.page, second.results[0].position, second.search_id != first.search_id) == (2, 6, True)
+
+
+async def test_a_client_encodes(client: SearchClient) -> None:
+    """One vector a text, with the number for quality."""
+    answer = await call(lambda: client.encode(["fridge", "tv"]))
+    assert [len(one) for one in answer.vectors] == [DIM + 1, DIM + 1]
+
+
+async def test_what_is_against_it_is_said(client: SearchClient, search: Search) -> None:
+    """A wrong request, too much load with its time to come back, and a store that is down."""
+    with pytest.raises(UsageError, match="empty_query"):
+        await call(lambda: client.search(" "))
+    search.store.sheds = True
+    with pytest.raises(Overloaded) as busy:
+        await call(lambda: client.search("tv"))
+    assert busy.value.retry_after_s == 2
+    search.store.sheds, search.store.down = False, True
+    with pytest.raises(DependencyDown, match="vector store does not answer"):
+        await call(lambda: client.search("tv"))
+
+
+def test_a_service_that_is_not_there_is_a_dependency() -> None:
+    """In one line, with where to look."""
+    with (
+        SearchClient(f"http://127.0.0.1:{free_port()}") as client,
+        pytest.raises(DependencyDown, match="does not answer"),
+    ):
+        client.search("tv")
