@@ -282,6 +282,11 @@ class ProductStore:
             live = self._client.count(collection, models.Filter(must_not=[_IS_TOMBSTONE])).count
         return Counts(live, tombstones)
 
+    def is_optimized(self, collection: str) -> bool:
+        """Whether the store has built what searches of its points are to use, its graph for one."""
+        with self._asking(f"look at {collection}"):
+            return self._client.get_collection(collection).status == models.CollectionStatus.GREEN
+
     def retrieve(self, collection: str, product_ids: Sequence[str]) -> dict[str, ProductPoint]:
         """Return what is stored of these products, tombstones included; absent ones are left out."""
         found: dict[str, ProductPoint] = {}

@@ -31,6 +31,8 @@ from deploy.qdrant_edge.spec import (
     sizes_of,
 )
 
+REBUILT_FROM: Final = 0.1
+"""Share of the points that must be scanned beside a graph before it is built anew: it takes as long for few."""
 _GROUPS: Final = 3
 """Groups, and hits of each, if a request does not say how many."""
 
@@ -40,7 +42,12 @@ class GraphState(NamedTuple):
 
     scanned_kb: float
     all_kb: float
-    threshold_kb: int
+    threshold_kb: float
+
+    @property
+    def pays(self) -> bool:
+        """Whether scanning costs more than a graph would; a threshold of 0 is for no graph ever."""
+        return self.threshold_kb > 0 and self.scanned_kb > max(self.threshold_kb, REBUILT_FROM * self.all_kb)
 
 
 class Collection:
@@ -64,7 +71,7 @@ class Collection:
         """Return what `GET /collections/{name}` answers."""
         info = self.shard.engine.info()
         return {
-            "status": "yellow" if self.shard.is_building else "green",
+            "status": "yellow" if self.shard.is_building or self.graph_state().pays else "green",
             "optimizer_status": "ok",
             "indexed_vectors_count": info.points_count - self.shard.scanned(),
             "points_count": info.points_count,

@@ -13,16 +13,13 @@ from pathlib import Path
 from typing import Final
 
 from contracts.errors import DependencyDown
-from deploy.qdrant_edge.collection import Collection
+from deploy.qdrant_edge.collection import Collection, GraphState
 from deploy.qdrant_edge.shard import require_space
 from deploy.qdrant_edge.store import Store
 from deploy.qdrant_edge.worker import Kind, Worker
 from service.logging import get_logger
 
 CHECK_INTERVAL_S: Final = 1.0
-REBUILT_FROM: Final = 0.1
-"""Share of the points that must be scanned beside a graph before it is built anew: it takes as long for few."""
-
 FILLING_FROM: Final = 0.1
 """Growth from one look to the next, as a share of what needs no graph, above which a collection is being filled."""
 
@@ -31,24 +28,21 @@ _COPIES: Final = 2
 """The copy, and beside it the segment with the graph."""
 
 
-def is_due(scanned_kb: float, *, all_kb: float, threshold_kb: float, before_kb: float) -> bool:
-    """Tell whether a graph is to be built: what is scanned costs more than a graph would, and grows slowly.
+def is_due(state: GraphState, before_kb: float) -> bool:
+    """Tell whether a graph is to be built: it pays, and what is scanned grows slowly.
 
     Args:
-        scanned_kb: vectors that every search reads, in KiB.
-        all_kb: all vectors.
-        threshold_kb: vectors that are scanned sooner than a graph is asked; 0 for no graph ever.
-        before_kb: `scanned_kb` at the last look.
+        state: of the collection.
+        before_kb: its `scanned_kb` at the last look.
 
-    >>> is_due(20_000, all_kb=20_000, threshold_kb=15_000, before_kb=20_000)
+    >>> is_due(GraphState(20_000, all_kb=20_000, threshold_kb=15_000), before_kb=20_000)
     True
-    >>> is_due(20_000, all_kb=20_000, threshold_kb=15_000, before_kb=12_000)  # it is being filled
+    >>> is_due(GraphState(20_000, all_kb=20_000, threshold_kb=15_000), before_kb=12_000)  # it is being filled
     False
-    >>> is_due(20_000, all_kb=400_000, threshold_kb=15_000, before_kb=20_000)  # little beside its graph
+    >>> is_due(GraphState(20_000, all_kb=400_000, threshold_kb=15_000), before_kb=20_000)  # little beside its graph
     False
     """
-    pays = threshold_kb > 0 and scanned_kb > max(threshold_kb, REBUILT_FROM * all_kb)
-    return pays and scanned_kb - before_kb <= FILLING_FROM * threshold_kb
+    return state.pays and state.scanned_kb - before_kb <= FILLING_FROM * state.threshold_kb
 
 
 class GraphBuilder:
@@ -82,11 +76,7 @@ class GraphBuilder:
     def _due(self) -> list[Collection]:
         looks = [(collection, collection.graph_state()) for collection in self._store.collections()]
         before, self._before_kb = self._before_kb, {one.name: state.scanned_kb for one, state in looks}
-        return [
-            one
-            for one, (scanned_kb, all_kb, threshold_kb) in looks
-            if is_due(scanned_kb, all_kb=all_kb, threshold_kb=threshold_kb, before_kb=before.get(one.name, 0.0))
-        ]
+        return [one for one, state in looks if is_due(state, before.get(one.name, 0.0))]
 
     async def build(self, collection: Collection) -> None:
         """Build a graph over all points of a collection and have it answer, while it is searched and written to.

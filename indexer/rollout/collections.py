@@ -19,6 +19,9 @@ from towers.release_files import PROBE_VECTORS, Encoder, Release
 
 FILL_WITHIN_S: Final = 6 * 3600.0
 """A collection that is not filled by then will not be: a hundred times what a million products need."""
+GRAPH_WITHIN_S: Final = 3600.0
+"""How long a full collection waits for its graph; then its searches scan, which is slow and right."""
+GRAPH_LOOK_S: Final = 1.0
 SAMPLE: Final = 64
 VECTOR_TOLERANCE: Final = 1e-4
 """Largest difference at which a stored vector still is the one of its product."""
@@ -81,6 +84,8 @@ class OwnCollections:
         fill = Refresh(target, self._store, self._log.known, stored, window_s=FILL_WITHIN_S)
         self.write_all(fill, times_out=True)
         if before is not None:
+            self._wait_for_graph(collection)
+            self.write_all(Refresh(target, self._store, self._known_now(), stored, window_s=FILL_WITHIN_S))
             self._check(fill, query)
         return target, stored
 
@@ -114,6 +119,18 @@ class OwnCollections:
             if self._pause(refresh.write_batch()):
                 raise Stopped
             refresh.say()
+
+    def _wait_for_graph(self, collection: str) -> None:
+        waited_s = 0.0
+        while not self._store.is_optimized(collection):
+            if waited_s >= GRAPH_WITHIN_S:
+                get_logger().warning("graph_not_waited_for", collection=collection, waited_s=waited_s)
+                return
+            if not waited_s:
+                get_logger().info("graph_waited_for", collection=collection)
+            if self._pause(GRAPH_LOOK_S):
+                raise Stopped
+            waited_s += GRAPH_LOOK_S
 
     def _check(self, fill: Refresh, query: Release) -> None:
         try:

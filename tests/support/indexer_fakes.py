@@ -137,6 +137,7 @@ class FlakyStore(ProductStore):
         super().__init__(QdrantClient(":memory:"), owner=OWNER)
         self.failures = 0
         self.answers = True
+        self.looks_until_optimized = 0
         self.writes: list[tuple[str, list[str]]] = []
 
     @override
@@ -148,6 +149,12 @@ class FlakyStore(ProductStore):
             raise TransientError("Qdrant cannot be reached")
         self.writes.append((collection, [point.product_id for point in written]))
         return super().write(collection, written, again=again)
+
+    @override
+    def is_optimized(self, collection: str) -> bool:
+        """Say no as often as told."""
+        self.looks_until_optimized -= 1
+        return self.looks_until_optimized < 0 and super().is_optimized(collection)
 
     @override
     def answered(self, collection: str, vectors: np.ndarray) -> int:

@@ -11,7 +11,7 @@ import pytest
 
 from contracts.errors import DependencyDown
 from deploy.qdrant_edge import optimize
-from deploy.qdrant_edge.collection import Collection
+from deploy.qdrant_edge.collection import Collection, GraphState
 from deploy.qdrant_edge.graph import GraphBuilder, is_due
 from deploy.qdrant_edge.shard import TAKEN_AT_ONCE
 from deploy.qdrant_edge.store import Store
@@ -124,8 +124,8 @@ def build(collection: Collection, meanwhile: Callable[[], object] = lambda: None
 )
 def test_a_graph_is_due_where_it_pays(scanned_kb: float, all_kb: float, before_kb: float, *, due: bool) -> None:
     """Scanning must cost more than a graph, as much as is worth a rebuild, and no longer grow fast."""
-    assert is_due(scanned_kb, all_kb=all_kb, threshold_kb=100, before_kb=before_kb) is due
-    assert not is_due(scanned_kb, all_kb=all_kb, threshold_kb=0, before_kb=before_kb)
+    assert is_due(GraphState(scanned_kb, all_kb, threshold_kb=100), before_kb) is due
+    assert not is_due(GraphState(scanned_kb, all_kb, threshold_kb=0), before_kb)
 
 
 def test_search_finds_what_a_scan_finds_while_a_fifth_is_rewritten(shop: Collection) -> None:

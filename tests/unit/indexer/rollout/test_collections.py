@@ -14,6 +14,7 @@ from tests.support.indexer_fakes import (
     Deployment,
     Log,
     assert_serves_release_1,
+    base_product,
     in_force,
     release_1,
 )
@@ -124,6 +125,38 @@ def test_an_indexer_of_the_old_base_ends_when_another_base_comes_into_force(shop
     assert (encoder, shop_vectors) != (shop.encoder, shop.vectors)
     with pytest.raises(UsageError, match="is in force and holds vectors of tiny/12/t1, not of tiny/16/t1"):
         shop.step(old)
+
+
+def test_a_second_collection_is_put_in_force_with_its_graph(shop: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the store has built it, the first collection answers; what the shop changes meanwhile is in both."""
+    monkeypatch.setattr(collections, "GRAPH_WITHIN_S", 10.0)
+    another_base(shop)
+    shop.store.looks_until_optimized = 4
+    in_force_while_waiting: set[tuple[int, int, str]] = set()
+
+    def wait(seconds: float) -> bool:
+        """Let the shop change a product while the graph is built."""
+        if seconds == collections.GRAPH_LOOK_S:
+            in_force_while_waiting.add(in_force(shop))
+            shop.vectors.apply(base_product(shop.encoder, "P-3", 7, "loud fridge"))
+        return False
+
+    shop.new_process(pause=wait).settle()
+    assert in_force_while_waiting == {(0, 0, R0)}
+    assert in_force(shop) == (0, 0, R1)
+    assert shop.store.retrieve(R1, ["P-3"])["P-3"].version == 7
+    assert shop.store.looks_until_optimized == -1
+
+
+def test_a_graph_that_is_never_built_is_not_waited_for_without_end(
+    shop: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Searches that scan are slow and right; a base that never comes into force is neither."""
+    monkeypatch.setattr(collections, "GRAPH_WITHIN_S", 3.0)
+    another_base(shop)
+    shop.store.looks_until_optimized = 1_000
+    shop.new_process().settle()
+    assert in_force(shop) == (0, 0, R1)
 
 
 def test_a_second_collection_that_is_not_whole_never_comes_into_force(shop: Deployment) -> None:
