@@ -74,6 +74,8 @@ Label = Annotated[Text, Field(max_length=MAX_LABEL_CHARS)]
 Time = Annotated[int, Field(ge=YEAR_2000_MS, le=YEAR_2100_MS, description="Epoch milliseconds, UTC.")]
 Money = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Whole = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+"""As JSON readers and the vector store hold it; Python's have no end, and one of 400 digits is no float."""
 Ratio = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
 DurationMs = Annotated[int, Field(ge=0, le=86_400_000, description="Milliseconds, at most a day.")]

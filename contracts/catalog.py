@@ -9,7 +9,7 @@ from uuid import NAMESPACE_OID, uuid5
 
 from pydantic import Field, TypeAdapter, model_validator
 
-from contracts.base import Count, Finite, Label, Message, Money, Part, ProductId, Text, Time, VisibleText
+from contracts.base import Count, Finite, Label, Message, Money, Part, ProductId, Text, Time, VisibleText, Whole
 
 MAX_VERSION: Final = 2**53 - 1
 """Largest product version: Qdrant compares numbers as float64, above this it cannot tell neighbours apart."""
@@ -20,7 +20,7 @@ Rating = Annotated[float, Field(ge=0, le=1_000, allow_inf_nan=False)]
 CategoryPath = Annotated[tuple[Label, ...], Field(strict=False, max_length=32)]
 """From the widest to the narrowest."""
 AttributeName = Annotated[Text, Field(max_length=256)]
-AttributeValue = bool | int | Finite | Annotated[Text, Field(max_length=4_000)] | None
+AttributeValue = bool | Whole | Finite | Annotated[Text, Field(max_length=4_000)] | None
 
 
 class Product(Message):

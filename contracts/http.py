@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from contracts.base import Finite, Id, Label, Money, NullIsAbsent, ProductId, Query, Ratio, Release, Time
+from contracts.base import Finite, Id, Label, Money, NullIsAbsent, ProductId, Query, Ratio, Release, Time, Whole
 from contracts.catalog import AttributeName, AttributeValue, CatalogChange, CategoryPath
 from contracts.events import Exploration, ShopEvent
 from contracts.pairs import CuratedPair
@@ -124,7 +124,7 @@ class TimeRange(_Body):
 MOST_CHOICES: Final = 100
 """Of one filter."""
 Choices = Annotated[tuple[Label, ...], Field(max_length=MOST_CHOICES)]
-AttributeChoices = Annotated[tuple[bool | int | Finite | Label, ...], Field(max_length=MOST_CHOICES)]
+AttributeChoices = Annotated[tuple[bool | Whole | Finite | Label, ...], Field(max_length=MOST_CHOICES)]
 AttributeFilter = Annotated[
     Annotated[AttributeChoices, Tag("values")] | Annotated[NumberRange, Tag("bounds")],
     Discriminator(lambda given: "bounds" if isinstance(given, dict | NumberRange) else "values"),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _TAGS: Final = {"impression", "view", "click", "dwell", "cart", "purchase", "tick", "product", "product_deleted"}
 """Union tags that pydantic puts before a field's path."""
-_MEMBERS: Final = {"bool", "int", "float", "str", "constrained-str"}
+_MEMBERS: Final = {"bool", "int", "float", "str", "constrained-int", "constrained-str"}
 """What pydantic puts behind the path of a field that may hold several plain types, with one complaint for each."""
 _KEY: Final = "[key]"
 _TAG_PROBLEMS: Final = {"union_tag_invalid", "union_tag_not_found"}

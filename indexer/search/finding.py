@@ -141,7 +141,7 @@ class Finder:
             MillraceError: as `find` does.
         """
         ends_s = asyncio.get_running_loop().time() + self._deadline_s
-        with self._open.one_more(), _timed("store"):
+        with self._open.one_more(), self._open.measured(), _timed("store"):
             async with _until(ends_s, TransientError("Qdrant did not answer in time")):
                 return await self._retrieval.shown(collection, product_ids, filters=filters)
 
@@ -164,12 +164,13 @@ class Finder:
         with self._open.one_more():
             rows, late = await self._encoded(query, ends_s)
             total = self._totals.known(release.collection, filters)
-            async with _until(ends_s, TransientError("Qdrant did not answer in time")):
-                with _timed("store"):
+            question = _question(query, release, rows)
+            with self._open.measured(), _timed("store"):
+                async with _until(ends_s, TransientError("Qdrant did not answer in time")):
                     hits = await listed(
                         self._retrieval,
                         release.collection,
-                        _question(query, release, rows),
+                        question,
                         sort=sort,
                         k=most,
                         filters=filters,

@@ -9,7 +9,7 @@ from typing import Final, Generic, TypeVar
 
 from cachetools import TTLCache
 
-from contracts.errors import Overloaded
+from contracts.errors import MillraceError, Overloaded
 
 FEWEST_OPEN: Final = 4
 MOST_OPEN: Final = 64
@@ -23,8 +23,8 @@ T = TypeVar("T")
 class OpenSearches:
     """How many searches may be under way, so that those that are begun end in time, whatever the machine can do.
 
-    A search that failed, or took three quarters of the deadline, takes a quarter off; each quicker one adds a little.
-    So if the vector store hangs, few wait for it and the others are answered from memory at once.
+    A call to the vector store that failed, or took three quarters of the deadline, takes a quarter off; each quicker one
+    adds a little. So if the vector store hangs, few wait for it and the others are answered from memory at once.
 
     Args:
         deadline_s: how long a search may take.
@@ -47,14 +47,22 @@ class OpenSearches:
         """
         if self._open >= self._most:
             raise Overloaded(f"{self._open} searches are under way", fix="send it again")
-        began_s, answered = self._monotonic_s(), False
         self._open += 1
         try:
             yield
-            answered = True
         finally:
             self._open -= 1
-            self._learn(began_s, answered=answered)
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """Learn from a call to the vector store, of one of them; an error of another kind than ours says nothing."""
+        began_s = self._monotonic_s()
+        try:
+            yield
+        except MillraceError:
+            self._learn(began_s, answered=False)
+            raise
+        self._learn(began_s, answered=True)
 
     def _learn(self, began_s: float, *, answered: bool) -> None:
         now_s = self._monotonic_s()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import structlog.testing
 
-from contracts.errors import DependencyDown, Overloaded
+from contracts.errors import DependencyDown, Overloaded, TransientError
 from contracts.events import person_id
 from contracts.http import Filters
 from indexer.search import service
@@ -268,17 +268,40 @@ def test_the_bound_follows_what_the_machine_can_do() -> None:
     assert room() == MOST_OPEN
     with ExitStack() as stack:
         for _ in range(10):
-            stack.enter_context(searches.one_more())
+            stack.enter_context(searches.measured())
         clock.now_s += 0.8
     assert room() == MOST_OPEN * 3 // 4
     for _ in range(100):
-        with suppress(RuntimeError), searches.one_more():
-            raise RuntimeError
+        with suppress(TransientError), searches.measured():
+            raise TransientError("Qdrant cannot be reached")
     assert room() == FEWEST_OPEN
     for _ in range(MOST_OPEN**2):
-        with searches.one_more():
+        with searches.measured():
             clock.now_s += 0.7
     assert room() == MOST_OPEN
+    for _ in range(100):
+        with suppress(OverflowError), searches.measured():
+            raise OverflowError
+    assert room() == MOST_OPEN
+
+
+async def test_only_the_store_lowers_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither facets that are late nor queries that cannot be encoded and whose words find nothing do."""
+    search = Search(deadline_s=0.1)
+    search.store.count_hangs = True
+    for _ in range(3):
+        assert (await search.service.search(request("", facets=["brand"]))).facets is None
+    search.store.knows_words = False
+
+    async def refused(_texts: list[str]) -> np.ndarray:
+        """Refuse as a full queue does."""
+        raise Overloaded("many wait")
+
+    monkeypatch.setattr(search.finder._encoder, "encode", refused)
+    for _ in range(20):
+        with pytest.raises(Overloaded, match="many wait"):
+            await search.service.search(request())
+    assert search.finder._open._most == MOST_OPEN
 
 
 async def test_a_count_that_fails_does_not_fail_the_search(search: Search) -> None:

@@ -123,6 +123,7 @@ async def test_what_is_wrong_with_a_body_is_named(
         ("q=x&facet=colour", "facet.0"),
         ("q=x&sort=cheapest", "sort"),
         ("q=x&attr.litres_gte=many", "attr.NAME.litres.bounds.gte"),
+        (f"q=x&attr.litres={'1' * 400}", "attr.NAME.litres.values.0"),
     ],
 )
 async def test_what_is_wrong_with_a_parameter_is_named(client: Client, parameters: str, field: str) -> None:
