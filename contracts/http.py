@@ -185,9 +185,10 @@ class SearchRequest(_Body):
     group_variants: bool = False
     """Whether of products with one `parent_id` only the best is shown, with the ids of the others."""
     per_seller: Annotated[int, Field(ge=1, le=100)] | None = None
-    """Most products of one seller on a page; those beyond wait for the next."""
+    """Most products of one seller on a page; those beyond wait for the next, and fill it where no other is left."""
     diversity: Ratio = 0.0
-    """How much unlike those above it a result should be, from 0, not at all, to 1, whatever its score."""
+    """How much unlike those above it a result should be, from 0, not at all, to 1, whatever its score. Of a query's best
+    200 by relevance; other lists stay as they are, and one that is so arranged is not explored."""
 
 
 class SearchResult(BaseModel):

@@ -17,6 +17,8 @@ from indexer.search.retrieval import Hit
 from towers.model import NATS_PER_COSINE
 
 DAY_MS: Final = 86_400_000
+MOST_DIVERSE: Final = 200
+"""Products that diversity may move, for its time grows with their square; shoppers see fewer."""
 
 
 class Boosts(NamedTuple):
@@ -67,7 +69,7 @@ def arranged(hits: Sequence[Hit], request: SearchRequest) -> list[list[Hit]]:
         request: what was asked.
 
     Returns:
-        Its pages, of `k` products each but where the next would be one too many of its seller, and at the end.
+        Its pages, of `k` products each but the last.
     """
     if request.group_variants:
         hits = grouped(hits)
@@ -90,11 +92,13 @@ def grouped(hits: Sequence[Hit]) -> list[Hit]:
 
 
 def diverse(hits: Sequence[Hit], diversity: float) -> list[Hit]:
-    """Rank by maximal marginal relevance: next is always the largest (1 - diversity) score - diversity closeness.
+    """Rank the first `MOST_DIVERSE` by maximal marginal relevance, and leave the others behind them.
 
+    Next is always the largest (1 - diversity) score - diversity closeness.
     Closeness is the largest cosine of its base vector to one that was taken; scores stay what they are. Hits without
     a vector are taken to be unlike all others.
     """
+    hits, others = hits[:MOST_DIVERSE], hits[MOST_DIVERSE:]
     rows = _unit_rows(hits)
     scores = np.array([hit.score for hit in hits])
     closeness = np.full(len(hits), -1.0)
@@ -107,7 +111,7 @@ def diverse(hits: Sequence[Hit], diversity: float) -> list[Hit]:
         left[best] = False
         taken.append(hits[best])
         closeness = np.maximum(closeness, rows @ rows[best])
-    return taken
+    return [*taken, *others]
 
 
 def _unit_rows(hits: Sequence[Hit]) -> np.ndarray:
@@ -121,7 +125,10 @@ def _unit_rows(hits: Sequence[Hit]) -> np.ndarray:
 
 
 def in_pages(hits: Sequence[Hit], k: int, *, per_seller: int | None = None) -> list[list[Hit]]:
-    """Cut a list into pages of k; a product that is one too many of its seller waits for the next page."""
+    """Cut a list into pages of k; a product that is one too many of its seller waits for the next page.
+
+    Where nothing of another seller is left, those that wait fill the page: the cap is for variety, not to hide.
+    """
     if per_seller is None:
         return [[*hits[start : start + k]] for start in range(0, len(hits), k)]
     pages = []
@@ -136,6 +143,7 @@ def in_pages(hits: Sequence[Hit], k: int, *, per_seller: int | None = None) -> l
             else:
                 page.append(hit)
                 sellers[seller_id or ""] += 1
-        pages.append(page)
-        hits = later
+        missing = k - len(page)
+        pages.append([*page, *later[:missing]])
+        hits = later[missing:]
     return pages

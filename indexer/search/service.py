@@ -16,7 +16,7 @@ from cachetools import TTLCache
 
 from contracts.errors import DependencyDown, Expired, MalformedMessage, MillraceError, Overloaded
 from contracts.events import BY_RELEVANCE, Exploration
-from contracts.http import EncodeAnswer, FacetValue, SearchAnswer, SearchRequest, SearchResult
+from contracts.http import MOST_PAGES, EncodeAnswer, FacetValue, SearchAnswer, SearchRequest, SearchResult
 from contracts.telemetry import Process
 from indexer.search.arrangement import NO_BOOSTS, Boosts, arranged
 from indexer.search.encoding import ENTRY_BYTES, digest
@@ -163,7 +163,7 @@ class SearchService:
             total=max(ranked.total or 0, sum(map(len, ranked.pages))),
             total_relation="gte" if ranked.total is None else "eq",
             page=request.page,
-            has_more=request.page < len(ranked.pages),
+            has_more=request.page < min(len(ranked.pages), MOST_PAGES),
             results=results,
             sort=request.sort,
             facets=facets,
@@ -217,7 +217,9 @@ class SearchService:
         """Return what the vector store finds, or what it found when the same was asked before."""
         release, ranking = self._in_force(), self._ranking
         by_relevance = request.sort == BY_RELEVANCE
-        explores = bool(query) and by_relevance and request.explore and ranking.explore.explores
+        # Diversity ranks by score again: what was perturbed before would not be what is shown.
+        explores = bool(query) and by_relevance and request.explore and not request.diversity
+        explores = explores and ranking.explore.explores
         is_arranged = request.group_variants or request.per_seller is not None
         most = max(ranking.depth, request.k * (OVERFETCH if is_arranged else 1), explores * CANDIDATES)
         key = digest(f"{asked.hex()} {request.page} {explores}")

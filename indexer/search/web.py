@@ -92,7 +92,13 @@ class SearchParameters(BaseModel):
     page: Annotated[int, Field(ge=1, le=MOST_PAGES)] = 1
     group_variants: bool = False
     per_seller: Annotated[int, Field(ge=1, le=100)] | None = None
-    diversity: Ratio = 0.0
+    diversity: Annotated[
+        Ratio,
+        Field(
+            description="How unlike those above it a result of a query is to be, 0 to 1; it is then not explored. "
+            "Lists that are browsed or sorted stay as they are."
+        ),
+    ] = 0.0
 
     @model_validator(mode="before")
     @classmethod

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from indexer.search.arrangement import DAY_MS, Boosts, arranged, diverse, grouped, in_pages
+from indexer.search.arrangement import DAY_MS, MOST_DIVERSE, Boosts, arranged, diverse, grouped, in_pages
 from indexer.search.retrieval import Hit
 from service.health import Health
 from tests.support.search_fakes import NOW_MS, Search, request
@@ -37,14 +37,18 @@ def test_a_variant_group_shows_its_best() -> None:
 
 
 def test_a_seller_has_its_share_of_each_page() -> None:
-    """What is too many waits for the next page, in order; nothing is lost, and who has no seller is not capped."""
+    """What is too many waits for the next page, or fills its own where no other seller is left; nothing is lost.
+
+    Who has no seller is not capped.
+    """
     found = (
         [hit(one, seller_id="s") for one in "abcd"]
         + [hit(one, seller_id="t") for one in "ef"]
         + [hit(one) for one in "ghi"]
     )
     assert [ids(page) for page in in_pages(found, 4, per_seller=2)] == ["abef", "cdgh", "i"]
-    assert [ids(page) for page in in_pages(found[:4], 4, per_seller=1)] == ["a", "b", "c", "d"]
+    assert [ids(page) for page in in_pages(found[:6], 3, per_seller=1)] == ["aeb", "cfd"]
+    assert [ids(page) for page in in_pages(found[:4], 3, per_seller=1)] == ["abc", "d"]
     assert [ids(page) for page in in_pages(found, 4)] == ["abcd", "efgh", "i"]
     assert in_pages([], 4) == []
 
@@ -84,6 +88,23 @@ def test_diversity_agrees_with_the_formula_of_its_paper() -> None:
     assert ids(diverse(found, 0.3)) == ids(taken)
 
 
+async def test_a_diverse_list_is_not_explored() -> None:
+    """Scores rank it again: a policy and seed that nothing shown follows would be a false record of chance."""
+    Health("search")
+    search = Search(explore="noise:3")
+    plain, diverse_one = [await search.service.search(request(k=12, diversity=share)) for share in (0.0, 0.3)]
+    assert (plain.exploration.policy, diverse_one.exploration.policy) == ("noise:3", "none")
+    assert search.impressions.sent[-1].ranking.exploration == diverse_one.exploration
+
+
+def test_diversity_moves_the_best_alone() -> None:
+    """What comes behind the first 200 stays as it stands, so that a long list costs no more than that."""
+    found = [hit(f"p{number}", 1.0, vector=[1.0, 0.0, 0.0]) for number in range(MOST_DIVERSE)]
+    found += [hit("unlike", 0.9, vector=[0.0, 1.0, 0.0]), hit("last", 1.0, vector=[0.0, 0.0, 1.0])]
+    assert diverse(found, 0.9)[MOST_DIVERSE:] == found[MOST_DIVERSE:]
+    assert diverse(found[1:], 0.9)[1].payload["product_id"] == "unlike"
+
+
 def test_what_the_query_names_stays_first() -> None:
     """Neither a boost nor diversity moves it."""
     found = [hit("a", 0.1, pin=1.0, vector=[1.0, 0.0, 0.0]), hit("b", 0.9, vector=[1.0, 0.0, 0.0], priority=1.0)]
@@ -108,10 +129,12 @@ def test_boosts_are_bounded_and_fade() -> None:
 
 def test_groups_come_before_the_seller_cap() -> None:
     """A seller's share of a page is counted in groups."""
-    found = [hit(f"p{number}", parent_id=f"v{number // 3}", seller_id="s") for number in range(30)]
-    pages = arranged(found, request(k=4, group_variants=True, per_seller=3))
-    assert [len(page) for page in pages] == [3, 3, 3, 1]
-    assert [one.payload["product_id"] for one in pages[0]] == ["p0", "p3", "p6"]
+    found = [
+        hit(f"p{number}", parent_id=f"v{number // 3}", seller_id="s" if number < 15 else "t") for number in range(30)
+    ]
+    pages = arranged(found, request(k=4, group_variants=True, per_seller=2))
+    assert [len(page) for page in pages] == [4, 4, 2]
+    assert [one.payload["product_id"] for one in pages[0]] == ["p0", "p3", "p15", "p18"]
 
 
 async def test_an_answer_is_arranged_as_asked() -> None:
