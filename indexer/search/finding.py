@@ -12,11 +12,12 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+import orjson
 
 from contracts.errors import DependencyDown, MillraceError, Overloaded, TransientError
 from contracts.events import BY_RELEVANCE
 from contracts.http import FacetValue, Filters, Sort
-from indexer.search.encoding import QueryEncoder, digest
+from indexer.search.encoding import ENTRY_BYTES, QueryEncoder, digest
 from indexer.search.facets import Facets, listed
 from indexer.search.good_match import GoodMatch
 from indexer.search.in_force import ServedRelease
@@ -32,6 +33,13 @@ ENCODE_SHARE: Final = 0.6
 """Of the deadline: how long a query may take to encode, so that the store still has time for its words."""
 COUNT_SHARE: Final = 0.1
 """Of the deadline: how long results that are there wait for their total."""
+HOT_BYTES: Final = 64 * 2**20
+"""About 100 results of 150 products, fewer with their vectors; more different queries are hardly hot."""
+HOT_FACETS: Final = 256
+PAYLOAD_TIMES: Final = 6
+"""What a payload takes in memory, in lengths of its JSON: measured with that of a product of six attributes."""
+NUMBER_BYTES: Final = 32
+"""A float of a list, and its place there."""
 
 
 class Candidates(NamedTuple):
@@ -52,6 +60,20 @@ class Candidates(NamedTuple):
     found_at_s: float
     by_words: bool = False
     no_good_match: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        """About what it takes in memory."""
+        said = sum(len(orjson.dumps(hit.payload)) for hit in self.hits)
+        numbers = sum(len(hit.vector) for hit in self.hits if hit.vector is not None)
+        return ENTRY_BYTES * (1 + len(self.hits)) + PAYLOAD_TIMES * said + NUMBER_BYTES * numbers
+
+
+class CountedFacets(NamedTuple):
+    """Facets as they were counted, None if not in time, and whether of all that the query means."""
+
+    facets: dict[str, tuple[FacetValue, ...]] | None
+    is_whole: bool
 
 
 class Finder:
@@ -81,7 +103,10 @@ class Finder:
         self._deadline_s = deadline_s
         self._monotonic_s = monotonic_s
         self._open = OpenSearches(deadline_s, monotonic_s)
-        self._flights: Flights[Candidates] = Flights(hot_for_s, monotonic_s=monotonic_s)
+        self._flights: Flights[Candidates] = Flights(
+            hot_for_s, most=HOT_BYTES, size=lambda found: found.nbytes, monotonic_s=monotonic_s
+        )
+        self._facet_flights: Flights[CountedFacets] = Flights(hot_for_s, most=HOT_FACETS, monotonic_s=monotonic_s)
         self._good_match = good_match
         self._totals = Totals(retrieval.count, monotonic_s=monotonic_s)
         self._facets = Facets(retrieval, monotonic_s=monotonic_s)
@@ -109,9 +134,7 @@ class Finder:
         Raises:
             MillraceError: the store does not answer in time; `Overloaded` if it, or this service, has too much to do.
         """
-        served = release.query_release, release.product_release, release.collection
-        folded = unicodedata.normalize("NFKC", query).casefold()
-        key = digest(f"{served} {most} {sort} {with_vectors} {filters.model_dump_json()}\n{folded}")
+        key = _key(query, release, filters, most, sort, with_vectors)
 
         async def call() -> Candidates:
             return await self._found(query, release, most=most, filters=filters, sort=sort, with_vectors=with_vectors)
@@ -122,17 +145,30 @@ class Finder:
         self, query: str, release: ServedRelease, names: Sequence[str], filters: Filters
     ) -> dict[str, tuple[FacetValue, ...]] | None:
         """Count facets of what a query finds, or of all products without one; None if they are not counted in time."""
+
+        async def call() -> CountedFacets:
+            return await self._counted(query, release, names, filters)
+
+        counted = await self._facet_flights.result(
+            _key(query, release, filters, *names), call, keeps=lambda counted: counted.is_whole
+        )
+        return counted.facets
+
+    async def _counted(
+        self, query: str, release: ServedRelease, names: Sequence[str], filters: Filters
+    ) -> CountedFacets:
         ends_s = asyncio.get_running_loop().time() + self._deadline_s
         try:
             async with _until(ends_s, TransientError("facets were not counted in time")):
                 with self._open.one_more(), _timed("facets"):
-                    rows, _ = await self._encoded(query, ends_s)
+                    rows, late = await self._encoded(query, ends_s)
                     question = _question(query, release, rows)
-                    return await self._facets.counted(release.collection, question, names, filters)
+                    facets = await self._facets.counted(release.collection, question, names, filters)
+                    return CountedFacets(facets, is_whole=late is None)
         except MillraceError as error:
             metrics.DEGRADED.labels("no_facets").inc()
             get_logger().warning("facets_not_counted", error=error.message)
-            return None
+            return CountedFacets(None, is_whole=False)
 
     async def shown(self, collection: str, product_ids: Sequence[str], filters: Filters) -> dict[str, dict[str, Any]]:
         """Return what results say today of products, by id, without those that are gone or do not meet the filters.
@@ -200,6 +236,13 @@ class Finder:
         except Exception as error:  # noqa: BLE001 - whatever ails the encoder, words need none
             get_logger().error("query_not_encoded", error=repr(error))
             return None, DependencyDown(f"the query cannot be encoded: {error!r}", fix="look at this service's log")
+
+
+def _key(query: str, release: ServedRelease, filters: Filters, *more: object) -> bytes:
+    """Equal for searches that find the same."""
+    served = release.query_release, release.product_release, release.collection
+    folded = unicodedata.normalize("NFKC", query).casefold()
+    return digest(f"{served} {more} {filters.model_dump_json()}\n{folded}")
 
 
 def _question(query: str, release: ServedRelease, rows: np.ndarray | None) -> Question | None:

@@ -14,9 +14,6 @@ from contracts.errors import MillraceError, Overloaded
 FEWEST_OPEN: Final = 4
 MOST_OPEN: Final = 64
 """Searches under way at one time, and so calls to the vector store."""
-MOST_KEPT: Final = 256
-"""Results that are kept for a moment, of about 100 KB each; more different queries are hardly hot."""
-
 T = TypeVar("T")
 
 
@@ -78,11 +75,22 @@ class Flights(Generic[T]):
 
     Args:
         kept_for_s: how long a result serves those who come after; 0 if not at all.
+        most: how much is kept.
+        size: of a result, in units of `most`.
         monotonic_s: clock that ends it.
     """
 
-    def __init__(self, kept_for_s: float, *, monotonic_s: Callable[[], float] = time.monotonic) -> None:
-        self._kept: TTLCache[bytes, T] = TTLCache(MOST_KEPT, kept_for_s, timer=monotonic_s)
+    def __init__(
+        self,
+        kept_for_s: float,
+        *,
+        most: int,
+        size: Callable[[T], int] = lambda _result: 1,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._most = most
+        self._size = size
+        self._kept: TTLCache[bytes, T] = TTLCache(most, kept_for_s, timer=monotonic_s, getsizeof=size)
         self._under_way: dict[bytes, asyncio.Task[T]] = {}
 
     async def result(self, key: bytes, call: Callable[[], Awaitable[T]], *, keeps: Callable[[T], bool]) -> T:
@@ -107,7 +115,7 @@ class Flights(Generic[T]):
             result = await call()
         finally:
             del self._under_way[key]
-        if keeps(result):
+        if keeps(result) and self._size(result) <= self._most:
             self._kept[key] = result
         return result
 

@@ -7,6 +7,7 @@ import pytest
 import structlog.testing
 
 from contracts.errors import DependencyDown
+from indexer.search import finding
 from indexer.search.good_match import RETRY_S, TEXTS
 from service.health import Health
 from tests.support.search_fakes import Search, request, served
@@ -32,6 +33,40 @@ async def test_equal_searches_at_one_time_ask_once(search: Search) -> None:
     assert len({one.search_id for one in answers}) == len(search.impressions.sent) == 3
     assert [len(one.results) for one in answers] == [2, 3, 4]
     assert {one.session_id for one in search.impressions.sent} == {"k0", "k1", "k2"}
+
+
+async def test_equal_facets_are_counted_once(search: Search) -> None:
+    """At one time and a moment later; other names or filters are another count, and one by words alone is not kept."""
+    asked = request(facets=["brand", "category"])
+    await asyncio.gather(*(search.service.search(asked) for _ in range(20)))
+    await search.service.search(asked)
+    assert len(search.store.asked) == 2  # one for the list, one for its facets
+    await search.service.search(request(facets=["brand"]))
+    await search.service.search(request("", facets=["brand"], filters={"in_stock": True}))
+    assert (len(search.store.asked), len(search.store.faceted)) == (3, 1)
+    search.encoder.fails = True
+    for _ in range(2):
+        await search.service.search(request("tv", facets=["brand"]))
+    assert len(search.store.asked) == 7
+
+
+async def test_what_is_hot_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest results go, and one that is too large is not kept at all."""
+    monkeypatch.setattr(finding, "HOT_BYTES", 100_000)
+    search = Search(hot_for_s=2)
+
+    async def asked_again(count: int, **fields: object) -> int:
+        """Return for how many of the same searches the store is asked a second time, the latest first."""
+        for number in range(count):
+            await search.service.search(request(f"fridge {number}", **fields))
+        before = len(search.store.asked)
+        for number in reversed(range(count)):
+            await search.service.search(request(f"fridge {number}", **fields))
+        return len(search.store.asked) - before
+
+    assert await asked_again(2) == 0
+    assert 0 < await asked_again(20) < 20
+    assert await asked_again(1, k=100) == 1
 
 
 async def test_who_hangs_up_takes_nothing_along(search: Search) -> None:
