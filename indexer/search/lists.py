@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
+import orjson
 import redis.asyncio
 from cachetools import TTLCache
 from redis.exceptions import RedisError
@@ -27,20 +28,21 @@ WRITES_AT_ONCE: Final = 64
 """Lists on their way to Redis; one more stays with this process alone."""
 PAUSE_S: Final = 1.0
 """After Redis failed, how long it is not asked."""
-FORM: Final = 1
+FORM: Final = 2
 """Part of each key in Redis: processes of two versions do not read each other's lists."""
 T = TypeVar("T")
 _OF_A_PAGE: Final = {"search_id", "page", "facets", "session_id", "client_id", "explain", "explore", "impression"}
 
 
 def asked_by(request: SearchRequest, query: str) -> bytes:
-    """A key of what a request asks for, whoever asks and whichever page.
+    """A key of what a request asks for, whoever asks, whichever page, and in whatever order attributes are named.
 
     Args:
         request: what was asked.
         query: as it is searched for.
     """
-    return digest(f"{query}\n{request.model_dump_json(exclude=_OF_A_PAGE | {'query'})}")
+    asked = request.model_dump(mode="json", exclude=_OF_A_PAGE | {"query"})
+    return digest(f"{query}\n{orjson.dumps(asked, option=orjson.OPT_SORT_KEYS).decode()}")
 
 
 class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -103,6 +103,14 @@ async def test_a_page_of_another_request_is_refused(search: Search, other: dict[
     assert (await search.service.search(same)).page == 2
 
 
+async def test_attributes_may_be_named_in_any_order(search: Search) -> None:
+    """A client that builds its request anew for the second page keeps no order."""
+    colour, size = ("colour", ["red"]), ("size", {"gte": 3})
+    first = await search.service.search(request(k=5, filters={"attributes": dict([colour, size])}))
+    other = request(k=5, filters={"attributes": dict([size, colour])}, search_id=first.search_id, page=2)
+    assert (await search.service.search(other)).page == 2
+
+
 async def test_pages_join_to_one_search(search: Search) -> None:
     """Their impressions name one search and one time, so that the join makes one list of all; a repeat adds nothing."""
     first = await search.service.search(request(k=5, session_id="k3"))
