@@ -243,7 +243,7 @@ class SearchAnswer(BaseModel):
     """How old results are that were not asked of the vector store anew; products and prices may have changed since."""
     took_ms: Annotated[float, Field(ge=0)]
     total: int
-    """Products that meet the filters."""
+    """Products that meet the filters; 0, and facets without values, if nothing is shown because nothing matches well."""
     total_relation: Literal["eq", "gte"] = "eq"
     """`eq`: `total` was counted a few seconds before the results at most; `gte`: it is a lower bound."""
     no_good_match: bool = False

@@ -23,7 +23,9 @@ from towers.model import NATS_PER_COSINE
 TEXTS: Final = 50
 """Enough for a median that another draw moves by a hundredth of a cosine."""
 AGAIN_S: Final = 300.0
-"""Catalogue and releases change more quickly than what nonsense scores."""
+"""The catalogue changes more quickly than what nonsense scores."""
+FOLLOWS_S: Final = 30.0
+"""How long the bar may be of an earlier query release, by which nonsense scored otherwise; releases may come faster."""
 RETRY_S: Final = 10.0
 """After the store failed, or while it is empty."""
 WITH_WORDS: Final = 0.5
@@ -79,7 +81,7 @@ class Bar(NamedTuple):
 
 
 class GoodMatch:
-    """Keeps the bar of the release in force, for one event loop.
+    """Keeps the bar of the collection in force, by its query release or one of a moment ago, for one event loop.
 
     Args:
         encoder: of queries.
@@ -95,6 +97,8 @@ class GoodMatch:
         self._monotonic_s = monotonic_s
         self._bar: Bar | None = None
         self._collection = ""
+        self._query_release = 0
+        self._set_at_s = 0.0
         self._due_at_s = 0.0
         self._setting: asyncio.Task[None] | None = None
 
@@ -102,6 +106,9 @@ class GoodMatch:
         """Whether nothing found is a good match; no while no bar is set. Begins to set it where that is due."""
         if release.collection != self._collection:
             self._bar, self._collection, self._due_at_s = None, release.collection, self._monotonic_s()
+        if release.query_release != self._query_release:
+            self._query_release = release.query_release
+            self._due_at_s = min(self._due_at_s, self._set_at_s + FOLLOWS_S)
         if self._monotonic_s() >= self._due_at_s and (self._setting is None or self._setting.done()):
             self._setting = asyncio.create_task(self._set(release))
         return self._bar is not None and self._bar.is_missed(hits)
@@ -124,4 +131,5 @@ class GoodMatch:
             get_logger().warning("good_match_unknown", error=str(error))
         if release.collection == self._collection:
             self._bar = Bar.of(scores) if len(scores) == len(texts) else self._bar
-            self._due_at_s = self._monotonic_s() + (AGAIN_S if len(scores) == len(texts) else RETRY_S)
+            self._set_at_s = self._monotonic_s()
+            self._due_at_s = self._set_at_s + (AGAIN_S if len(scores) == len(texts) else RETRY_S)

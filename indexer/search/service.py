@@ -149,6 +149,8 @@ class SearchService:
         else:
             page, facets = await self._page(query, request, now_ms), None
         search_id, ranked, results, age_s = page
+        if facets is not None and self._is_hidden(ranked.no_good_match):
+            facets = dict.fromkeys(facets, ())
         answer = SearchAnswer(
             search_id=search_id,
             search_time=ranked.search_time,
@@ -188,6 +190,9 @@ class SearchService:
             collection=release.collection,
             vectors=tuple(tuple(row) for row in vectors.tolist()),
         )
+
+    def _is_hidden(self, no_good_match: bool) -> bool:  # noqa: FBT001 - what an answer says
+        return no_good_match and self._ranking.hides_no_good_match
 
     def _in_force(self) -> ServedRelease:
         release = self._release_in_force()
@@ -238,7 +243,7 @@ class SearchService:
         age_s = began_s - candidates.found_at_s
         if age_s <= 0:
             self._qdrant.answered()
-        is_hidden = candidates.no_good_match and ranking.hides_no_good_match
+        is_hidden = self._is_hidden(candidates.no_good_match)
         hits = [] if is_hidden else [*candidates.hits]
         if by_relevance:
             hits = ranking.boosts.ranked(hits, now_ms)
@@ -271,7 +276,8 @@ class SearchService:
             metrics.NO_GOOD_MATCH.inc()
         remembered = self._remembered.get(key)
         if request.page == 1 and (remembered is None or remembered.found_at_s < candidates.found_at_s):
-            content = [*found[:2], [[*hit[:2], hit.variants] for hit in shown], found.total, exploration.model_dump()]
+            hits_shown = [[*hit[:2], hit.variants] for hit in shown]
+            content = [*found[:2], hits_shown, found.total, exploration.model_dump(), found.no_good_match]
             self._remembered[key] = _Remembered(orjson.dumps(content), candidates.found_at_s)
         return found
 
@@ -335,7 +341,7 @@ class SearchService:
             raise self._refusal(error) from error
         self._note(error)
         metrics.DEGRADED.labels("remembered").inc()
-        query_release, product_release, hits, total, exploration = orjson.loads(remembered.found)
+        query_release, product_release, hits, total, exploration, no_good_match = orjson.loads(remembered.found)
         return Found(
             query_release,
             product_release,
@@ -344,6 +350,7 @@ class SearchService:
             Exploration(**exploration),
             degraded="remembered",
             age_s=round(self._clocks.monotonic_s() - remembered.found_at_s, 1),
+            no_good_match=no_good_match,
         )
 
     def _refusal(self, error: MillraceError) -> MillraceError:

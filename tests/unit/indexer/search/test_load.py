@@ -8,7 +8,7 @@ import structlog.testing
 
 from contracts.errors import DependencyDown
 from indexer.search import finding
-from indexer.search.good_match import RETRY_S, TEXTS
+from indexer.search.good_match import FOLLOWS_S, RETRY_S, TEXTS
 from service.health import Health
 from tests.support.search_fakes import Search, request, served
 
@@ -178,10 +178,37 @@ async def test_nonsense_is_no_good_match() -> None:
 
 
 async def test_nothing_is_shown_if_nothing_matches_and_the_shop_wants_it_so() -> None:
-    """Zero results then mean something; the impression says so too."""
+    """Zero results then mean something; the impression and the facets say so too, and a remembered answer as well."""
     search = Search(judges_match=True, hides_no_good_match=True)
     await search.service.search(request())
     await judged(search)
-    answer = await search.service.search(request())
+    search.clock.now_s += 1
+    asked = request(facets=["brand"])
+    answer = await search.service.search(asked)
     assert (answer.no_good_match, answer.results, answer.total, answer.has_more) == (True, (), 0, False)
+    assert answer.facets == {"brand": ()}
     assert (search.impressions.sent[-1].slots, search.impressions.sent[-1].total_results) == ((), 0)
+    search.store.down = True
+    remembered = await search.service.search(request())
+    assert (remembered.degraded, remembered.no_good_match, remembered.total) == ("remembered", True, 0)
+
+
+async def test_the_bar_follows_the_query_release() -> None:
+    """It is set anew at the next one, the earlier one judges until then; many releases do not set it at each."""
+    Health("search")
+    search = Search(judges_match=True)
+    await search.service.search(request())
+    await judged(search)
+    asked = len(search.store.asked)
+    for release in (1, 2):
+        search.release = served(release)
+        await search.service.search(request())
+        await judged(search)
+    assert len(search.store.asked) == asked + 2
+    search.clock.now_s += FOLLOWS_S
+    assert (await search.service.search(request())).no_good_match
+    await judged(search)
+    assert len(search.store.asked) == asked + 3 + TEXTS
+    await search.service.search(request())
+    await judged(search)
+    assert len(search.store.asked) == asked + 4 + TEXTS
