@@ -187,8 +187,8 @@ class SearchRequest(_Body):
     per_seller: Annotated[int, Field(ge=1, le=100)] | None = None
     """Most products of one seller on a page; those beyond wait for the next, and fill it where no other is left."""
     diversity: Ratio = 0.0
-    """How much unlike those above it a result should be, from 0, not at all, to 1, whatever its score. Of a query's best
-    200 by relevance; other lists stay as they are, and one that is so arranged is not explored."""
+    """How much unlike those above it a result should be, from 0, not at all, to 1, whatever its score. It moves a
+    query's best 200 by relevance; other lists stay as they are, and one that is so arranged is not explored."""
 
 
 class SearchResult(BaseModel):
@@ -243,7 +243,7 @@ class SearchAnswer(BaseModel):
     """How old results are that were not asked of the vector store anew; products and prices may have changed since."""
     took_ms: Annotated[float, Field(ge=0)]
     total: int
-    """Products that meet the filters; 0, and facets without values, if nothing is shown because nothing matches well."""
+    """Products that meet the filters; 0, and no values of facets, if nothing is shown because nothing matches well."""
     total_relation: Literal["eq", "gte"] = "eq"
     """`eq`: `total` was counted a few seconds before the results at most; `gte`: it is a lower bound."""
     no_good_match: bool = False

@@ -86,7 +86,7 @@ def grouped(hits: Sequence[Hit]) -> list[Hit]:
         group = ("product", hit.payload["product_id"]) if parent_id is None else ("parent", parent_id)
         groups.setdefault(group, []).append(hit)
     return [
-        best._replace(variants=tuple(other.payload["product_id"] for other in others))
+        best._replace(variants=(*best.variants, *(other.payload["product_id"] for other in others)))
         for best, *others in groups.values()
     ]
 

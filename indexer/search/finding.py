@@ -181,6 +181,19 @@ class Finder:
             async with _until(ends_s, TransientError("Qdrant did not answer in time")):
                 return await self._retrieval.shown(collection, product_ids, filters=filters)
 
+    async def further(
+        self, release: ServedRelease, *, sort: Sort, most: int, filters: Filters, without: Sequence[str]
+    ) -> list[Hit]:
+        """Return what comes next of all products, without those that a list has; little is told of each.
+
+        Raises:
+            MillraceError: as `find` does.
+        """
+        ends_s = asyncio.get_running_loop().time() + self._deadline_s
+        with self._open.one_more(), self._open.measured(), _timed("store"):
+            async with _until(ends_s, TransientError("Qdrant did not answer in time")):
+                return await self._retrieval.browse(release.collection, sort, k=most, filters=filters, without=without)
+
     async def vectors(self, release: ServedRelease, texts: Sequence[str]) -> np.ndarray:
         """Return query vectors, (N, D + 1); somebody waits for one text as for a search, not so for many.
 

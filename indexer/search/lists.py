@@ -19,6 +19,7 @@ from contracts.events import Exploration
 from contracts.http import SearchRequest
 from contracts.telemetry import Process
 from indexer.search.encoding import ENTRY_BYTES, digest
+from indexer.search.retrieval import Hit
 from service import metrics
 from service.health import Dependency
 
@@ -46,11 +47,12 @@ def asked_by(request: SearchRequest, query: str) -> bytes:
 
 
 class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A product of a list, its score, and the ids of its variants that it stands for."""
+    """A product of a list, its score, the ids of its variants that it stands for, and its variant group."""
 
     product_id: str
     score: float
     variants: tuple[str, ...] = ()
+    parent_id: str | None = None
 
 
 class RankedList(msgspec.Struct, array_like=True, frozen=True):
@@ -67,6 +69,7 @@ class RankedList(msgspec.Struct, array_like=True, frozen=True):
         total: products that meet the filters; None if nobody counted.
         no_good_match: whether nothing in it matches well.
         pages: its products.
+        goes_on: whether the store has more behind them.
     """
 
     asked: bytes
@@ -79,6 +82,7 @@ class RankedList(msgspec.Struct, array_like=True, frozen=True):
     total: int | None
     no_good_match: bool
     pages: tuple[tuple[Entry, ...], ...]
+    goes_on: bool = False
 
     @property
     def exploration(self) -> Exploration:
@@ -88,6 +92,14 @@ class RankedList(msgspec.Struct, array_like=True, frozen=True):
     def first_position(self, page: int) -> int:
         """The position at which a page begins, 1-based over the whole list."""
         return 1 + sum(map(len, self.pages[: page - 1]))
+
+
+def entries_of(pages: Sequence[Sequence[Hit]]) -> tuple[tuple[Entry, ...], ...]:
+    """What is kept of pages."""
+    return tuple(
+        tuple(Entry(hit.payload["product_id"], hit.score, hit.variants, hit.payload.get("parent_id")) for hit in page)
+        for page in pages
+    )
 
 
 def page_of(pages: Sequence[Sequence[T]], number: int) -> Sequence[T]:
@@ -130,7 +142,7 @@ class KeptLists:
         """Keep a list and return at once; Redis gets it beside, if it has a second page."""
         value = msgspec.msgpack.encode(ranked)
         self._memory[search_id] = value
-        if self._client is None or len(ranked.pages) < 2:
+        if self._client is None or not (len(ranked.pages) > 1 or ranked.goes_on):
             return
         if len(self._writing) >= WRITES_AT_ONCE or not self._is_asked:
             metrics.DEGRADED.labels("without_redis").inc()

@@ -20,8 +20,8 @@ T = TypeVar("T")
 class OpenSearches:
     """How many searches may be under way, so that those that are begun end in time, whatever the machine can do.
 
-    A call to the vector store that failed, or took three quarters of the deadline, takes a quarter off; each quicker one
-    adds a little. So if the vector store hangs, few wait for it and the others are answered from memory at once.
+    A call to the vector store that failed, or took three quarters of the deadline, takes a quarter off; each quicker
+    one adds a little. So if the vector store hangs, few wait for it and the others are answered from memory at once.
 
     Args:
         deadline_s: how long a search may take.

@@ -40,6 +40,8 @@ SHOWN: Final = [
     "launched_at", "priority", "seller_id", "parent_id", "attributes", "product_release", "quality", "quality_width",
 ]  # fmt: skip
 """What a result says of its product, and what ranks it; the rest of the payload stays in the store."""
+LISTED: Final = ["product_id", "seller_id", "parent_id", "quality", "launched_at", "priority"]
+"""What a list is made of; what its page says of a product is read when the page is asked for."""
 ORDERS: Final[Mapping[Sort, tuple[str, models.Direction]]] = {
     "relevance": ("quality", models.Direction.DESC),
     "price": ("price", models.Direction.ASC),
@@ -114,8 +116,13 @@ class Retrieval(Protocol):
         """Return what results say of those of these products, by id, that are there and meet the filters."""
         ...
 
-    async def browse(self, collection: str, sort: Sort, *, k: int, filters: Filters) -> list[Hit]:
-        """Return the first k of all products that meet the filters; those without what sorts them come last."""
+    async def browse(
+        self, collection: str, sort: Sort, *, k: int, filters: Filters, without: Sequence[str] = ()
+    ) -> list[Hit]:
+        """Return the first k of all products that meet the filters; those without what sorts them come last.
+
+        Products `without` are left out; of what comes behind them, only what a list is made of is told.
+        """
         ...
 
     async def count(self, collection: str, filters: Filters) -> int:
@@ -169,14 +176,20 @@ class QdrantRetrieval:
         payloads = [record.payload or {} for record in records]
         return {payload["product_id"]: payload for payload in payloads}
 
-    async def browse(self, collection: str, sort: Sort, *, k: int, filters: Filters) -> list[Hit]:
+    async def browse(
+        self, collection: str, sort: Sort, *, k: int, filters: Filters, without: Sequence[str] = ()
+    ) -> list[Hit]:
         """Return the first k of all products that meet the filters; those without what sorts them come last."""
         field, direction = ORDERS[sort]
+        others: list[models.Condition] = []
+        if without:
+            others = [models.Filter(must_not=[models.HasIdCondition(has_id=[point_id(one) for one in without])])]
+        told = LISTED if without else SHOWN
         lacking = models.IsEmptyCondition(is_empty=models.PayloadField(key=field))
         by_field = models.OrderByQuery(order_by=models.OrderBy(key=field, direction=direction))
         requests = [
-            models.QueryRequest(query=by_field, filter=to_live_filter(filters), limit=k, with_payload=SHOWN),
-            models.QueryRequest(filter=to_live_filter(filters, lacking), limit=k, with_payload=SHOWN),
+            models.QueryRequest(query=by_field, filter=to_live_filter(filters, *others), limit=k, with_payload=told),
+            models.QueryRequest(filter=to_live_filter(filters, lacking, *others), limit=k, with_payload=told),
         ]
         with qdrant_errors(f"browse {collection}"):
             answers = await self._client.query_batch_points(collection, requests)

@@ -19,13 +19,14 @@ from contracts.events import BY_RELEVANCE, Exploration
 from contracts.http import MOST_PAGES, EncodeAnswer, FacetValue, SearchAnswer, SearchRequest, SearchResult
 from contracts.telemetry import Process
 from indexer.search.arrangement import NO_BOOSTS, Boosts, arranged
+from indexer.search.browsing import MOST_LISTED, continued, listed_ids, wanted, whole_pages
 from indexer.search.encoding import ENTRY_BYTES, digest
 from indexer.search.exploration import CANDIDATES, Policy
 from indexer.search.facets import MATCHING
 from indexer.search.finding import Candidates, Finder
 from indexer.search.impressions import ImpressionLog, impression_of, time_ordered_id
 from indexer.search.in_force import ServedRelease
-from indexer.search.lists import Entry, KeptLists, RankedList, asked_by, page_of
+from indexer.search.lists import KeptLists, RankedList, asked_by, entries_of, page_of
 from indexer.search.retrieval import Hit, result_of
 from service import metrics
 from service.health import Dependency
@@ -79,6 +80,7 @@ class Found(NamedTuple):
     degraded: str | None = None
     age_s: float | None = None
     no_good_match: bool = False
+    goes_on: bool = False
 
 
 class _Page(NamedTuple):
@@ -165,7 +167,7 @@ class SearchService:
             total=max(ranked.total or 0, sum(map(len, ranked.pages))),
             total_relation="gte" if ranked.total is None else "eq",
             page=request.page,
-            has_more=request.page < min(len(ranked.pages), MOST_PAGES),
+            has_more=request.page < min(len(ranked.pages) + ranked.goes_on, MOST_PAGES),
             results=results,
             sort=request.sort,
             facets=facets,
@@ -191,7 +193,7 @@ class SearchService:
             vectors=tuple(tuple(row) for row in vectors.tolist()),
         )
 
-    def _is_hidden(self, no_good_match: bool) -> bool:  # noqa: FBT001 - what an answer says
+    def _is_hidden(self, no_good_match: bool) -> bool:
         return no_good_match and self._ranking.hides_no_good_match
 
     def _in_force(self) -> ServedRelease:
@@ -208,10 +210,14 @@ class SearchService:
         asked = asked_by(request, query)
         if request.search_id is not None:
             ranked = await self._kept(request.search_id, asked)
+            ranked = await self._as_long(request.search_id, ranked, request, now_ms)
             return _Page(request.search_id, ranked, await self._read_again(request, ranked))
         found = await self._find(query, request, asked=asked, now_ms=now_ms)
         search_id, ranked = time_ordered_id(now_ms), _kept_of(found, asked=asked, search_time=now_ms)
         self._lists.keep(search_id, ranked)
+        if ranked.goes_on and request.page > len(ranked.pages):
+            ranked = await self._as_long(search_id, ranked, request, now_ms)
+            return _Page(search_id, ranked, await self._read_again(request, ranked), found.age_s)
         shown = enumerate(page_of(found.pages, request.page), ranked.first_position(request.page))
         results = tuple(
             result_of(position, hit, found.explanations.get(hit.payload["product_id"])) for position, hit in shown
@@ -227,13 +233,15 @@ class SearchService:
         explores = explores and ranking.explore.explores
         is_arranged = request.group_variants or request.per_seller is not None
         most = max(ranking.depth, request.k * (OVERFETCH if is_arranged else 1), explores * CANDIDATES)
+        if not (query and by_relevance):
+            most = max(most, MATCHING)
         key = digest(f"{asked.hex()} {request.page} {explores}")
         began_s = self._clocks.monotonic_s()
         try:
             candidates = await self._finder.find(
                 query,
                 release,
-                most=most if query and by_relevance else max(most, MATCHING),
+                most=most if query else most + 1,  # one more tells whether a list goes on
                 filters=request.filters,
                 sort=request.sort,
                 with_vectors=request.explain or request.diversity > 0,
@@ -244,7 +252,8 @@ class SearchService:
         if age_s <= 0:
             self._qdrant.answered()
         is_hidden = self._is_hidden(candidates.no_good_match)
-        hits = [] if is_hidden else [*candidates.hits]
+        goes_on = not query and len(candidates.hits) > most
+        hits = [] if is_hidden else [*candidates.hits[: most if goes_on else None]]
         if by_relevance:
             hits = ranking.boosts.ranked(hits, now_ms)
         exploration = Exploration()
@@ -252,7 +261,8 @@ class SearchService:
             exploration = Exploration(policy=ranking.explore.name, seed=secrets.randbits(SEED_BITS))
             perturbed = ranking.explore.ranked(hits[:CANDIDATES], seed=exploration.seed, k=CANDIDATES)
             hits = [*perturbed, *hits[CANDIDATES:]]
-        pages = arranged(hits, request)
+        pages: Sequence[Sequence[Hit]] = arranged(hits, request)
+        pages = whole_pages(pages, request.k) if goes_on else pages
         shown = page_of(pages, request.page)
         found = Found(
             release.query_release,
@@ -266,6 +276,7 @@ class SearchService:
             degraded="lexical" if candidates.by_words else None,
             age_s=round(age_s, 1) if age_s > 0 else None,
             no_good_match=candidates.no_good_match,
+            goes_on=goes_on,
         )
         if candidates.by_words:  # nothing of it is remembered, for whole answers are better
             metrics.DEGRADED.labels("lexical").inc()
@@ -315,6 +326,27 @@ class SearchService:
             raise MalformedMessage(
                 "other_search", f"{search_id} asked for something else: repeat its request", field="search_id"
             )
+        return ranked
+
+    async def _as_long(self, search_id: str, ranked: RankedList, request: SearchRequest, now_ms: int) -> RankedList:
+        """Make a list that goes on so long that it has a page, as far as there are products, and keep it."""
+        kept, release = ranked, self._in_force()
+        while ranked.goes_on and request.page > len(ranked.pages):
+            listed = listed_ids(ranked)
+            most = wanted(ranked, request, len(listed))
+            try:
+                further = await self._finder.further(
+                    release, sort=request.sort, most=most + 1, filters=request.filters, without=listed
+                )
+            except MillraceError as error:
+                raise self._refusal(error) from error
+            goes_on = most < len(further) and len(listed) + most < MOST_LISTED
+            further = further[:most]
+            if request.sort == BY_RELEVANCE:
+                further = self._ranking.boosts.ranked(further, now_ms)
+            ranked = continued(ranked, further, request, goes_on=goes_on)
+        if ranked is not kept:
+            self._lists.keep(search_id, ranked)
         return ranked
 
     async def _read_again(self, request: SearchRequest, ranked: RankedList) -> tuple[SearchResult, ...]:
@@ -383,9 +415,6 @@ class SearchService:
 
 
 def _kept_of(found: Found, *, asked: bytes, search_time: int) -> RankedList:
-    entries = tuple(
-        tuple(Entry(hit.payload["product_id"], hit.score, hit.variants) for hit in page) for page in found.pages
-    )
     return RankedList(
         asked=asked,
         search_time=search_time,
@@ -396,5 +425,6 @@ def _kept_of(found: Found, *, asked: bytes, search_time: int) -> RankedList:
         degraded=found.degraded,
         total=found.total,
         no_good_match=found.no_good_match,
-        pages=entries,
+        pages=entries_of(found.pages),
+        goes_on=found.goes_on,
     )

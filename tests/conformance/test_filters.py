@@ -173,6 +173,8 @@ async def test_all_products_are_browsed_in_order(shop: Shop, sort: Sort, expecte
     assert sorted(names) == sorted(PRODUCTS)
     first = await retrieval.browse(collection, sort, k=1, filters=Filters())
     assert [hit.payload["product_id"] for hit in first] == known[:1]
+    further = await retrieval.browse(collection, sort, k=10, filters=Filters(), without=names[:2])
+    assert [hit.payload["product_id"] for hit in further] == names[2:]
 
 
 def pairs(values: Iterable[Any]) -> list[tuple[Any, int]]:

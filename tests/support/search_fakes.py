@@ -69,6 +69,8 @@ class Store:
         self.said: dict[str, Any] = {}
         self.looked_up: list[str | int] = []
         self.products: list[dict[str, Any]] = []
+        self.size = 5_000
+        self.said_of: dict[str, dict[str, Any]] = {}
         self.down = False
         self.sheds = False
         self.hangs = False
@@ -108,13 +110,16 @@ class Store:
         priced = {"price": self.prices[product_id]} if product_id in self.prices else {}
         return payload(product_id, release) | self.said | priced
 
-    async def browse(self, collection: str, sort: Sort, *, k: int, filters: Filters) -> list[Hit]:
-        """Return k products of the collection, named after what sorts them."""
+    async def browse(
+        self, collection: str, sort: Sort, *, k: int, filters: Filters, without: Sequence[str] = ()
+    ) -> list[Hit]:
+        """Return k of the products of the collection, named after what sorts them."""
         self.browsed.append((collection, sort, k, filters))
         if self.down:
             raise TransientError("Qdrant cannot be reached")
         release = int(collection.removeprefix("products-r"))
-        return [Hit(0.05, payload(f"{sort}-{number}", release)) for number in range(1, k + 1)]
+        named = [one for number in range(1, self.size + 1) if (one := f"{sort}-{number}") not in {*without}]
+        return [Hit(0.05, payload(one, release) | self.said_of.get(one, {})) for one in named[:k]]
 
     async def facet(self, collection: str, field: str, *, most: int, filters: Filters) -> dict[str | int, int]:
         """Return the counts that were given for the field."""

@@ -34,7 +34,7 @@ async def test_a_sorted_list_is_of_what_matches_and_says_so() -> None:
 async def test_browsing_is_answered_without_a_query(search: Search) -> None:
     """Nothing is encoded, no answer is called degraded, and the impression says that there was no query."""
     answer = await search.service.search(request("", k=2, filters={"brand": ["Kelto"]}, explain=True))
-    assert search.store.browsed == [("products-r0", "relevance", MATCHING, Filters(brand=("Kelto",)))]
+    assert search.store.browsed == [("products-r0", "relevance", MATCHING + 1, Filters(brand=("Kelto",)))]
     assert (search.encoder.batches, search.store.asked) == ([], [])
     assert (answer.degraded, answer.total) == (None, 412)
     assert [(one.product_id, one.explanation) for one in answer.results] == [
@@ -62,6 +62,62 @@ async def test_a_browsed_list_has_pages_and_its_order_is_the_sort_alone(search: 
         (6, "price-6"),
     ]
     assert (second.search_time, second.facets) == (first.search_time, None)
+
+
+@pytest.mark.parametrize(("k", "size"), [(12, 1_000), (100, 200), (12, 201), (7, 3)])
+async def test_every_product_can_be_browsed(search: Search, k: int, size: int) -> None:
+    """Page by page to the end, each once and in order; `has_more` is true just while another product comes."""
+    search.store.size = size
+    asked = {"k": k, "sort": "price"}
+    pages = [await search.service.search(request("", **asked))]
+    while pages[-1].has_more:
+        pages.append(
+            await search.service.search(request("", **asked, search_id=pages[0].search_id, page=len(pages) + 1))
+        )
+    shown = [(one.position, one.product_id) for page in pages for one in page.results]
+    assert shown == [(number, f"price-{number}") for number in range(1, size + 1)]
+    assert all(page.results for page in pages)
+
+
+async def test_a_late_page_is_reached_at_once_and_a_list_ends_where_positions_do(search: Search) -> None:
+    """With and without an earlier answer; 10,000 products are the most."""
+    search.store.size = 20_000
+    late = await search.service.search(request("", k=10, sort="price", page=400))
+    assert [one.product_id for one in late.results] == [f"price-{number}" for number in range(3_991, 4_001)]
+    assert [one[2] for one in search.store.browsed] == [MATCHING + 1, 4_000 - MATCHING + 1]
+    last = await search.service.search(request("", k=10, sort="price", search_id=late.search_id, page=1_000))
+    assert ([one.position for one in last.results], last.has_more) == ([*range(9_991, 10_001)], False)
+    largest = await search.service.search(request("", k=100, sort="price", page=101))
+    assert (largest.results, largest.has_more) == ((), False)
+
+
+async def test_a_product_that_moves_up_while_pages_are_turned_comes_next(search: Search) -> None:
+    """None comes twice, however the order changes meanwhile."""
+    search.store.size = 300
+    asked = {"k": 100, "filters": {"brand": ["Kelto"]}, "facets": ["brand"]}
+    first = await search.service.search(request("", **asked))
+    search.store.size = 290  # ten are gone, the others are as they were
+    pages = [await search.service.search(request("", **asked, search_id=first.search_id, page=page)) for page in (2, 3)]
+    shown = [one.product_id for page in [first, *pages] for one in page.results]
+    assert shown == [f"relevance-{number}" for number in range(1, 291)]
+
+
+async def test_a_variant_group_stands_once_in_a_list_that_goes_on(search: Search) -> None:
+    """Variants that come later join the product that stands for them."""
+    search.store.size = 500
+    search.store.said_of = {
+        f"price-{number}": {"parent_id": f"V-{number % 40}"} for number in range(1, 501)
+    } | {"price-450": {"parent_id": None}}  # fmt: skip
+    asked = {"k": 20, "sort": "price", "group_variants": True}
+    pages = [await search.service.search(request("", **asked))]
+    while pages[-1].has_more:
+        pages.append(
+            await search.service.search(request("", **asked, search_id=pages[0].search_id, page=len(pages) + 1))
+        )
+    shown = [one.product_id for page in pages for one in page.results]
+    assert shown == [*(f"price-{number}" for number in range(1, 41)), "price-450"]
+    again = await search.service.search(request("", **asked, search_id=pages[0].search_id, page=1))
+    assert len(again.results[0].variants) == 12
 
 
 async def test_facets_are_counted_beside_the_search(search: Search) -> None:
