@@ -25,6 +25,7 @@ from indexer.search.load import Flights, OpenSearches
 from indexer.search.retrieval import Hit, Question, Retrieval, Totals
 from service import metrics
 from service.logging import get_logger
+from towers.model import NATS_PER_COSINE
 
 DEADLINE_S: Final = 1.0
 """How long a search may take; a shopper who waits longer is gone."""
@@ -262,6 +263,36 @@ def _question(query: str, release: ServedRelease, rows: np.ndarray | None) -> Qu
     """What the store is asked for a query and its base vector, (1, D); None without a query."""
     vector = None if rows is None else release.tower.vectors([query], rows)[0]
     return Question.of(query, vector, release.tower.mix) if query else None
+
+
+def explained(
+    hits: Sequence[Hit],
+    query: str,
+    release: ServedRelease,
+    row: np.ndarray | None,
+    boosts: Callable[[Hit], dict[str, float]],
+) -> dict[str, dict[str, float]]:
+    """What each score is made of, in nats, by product; without a vector, what words and quality alone make of it.
+
+    Args:
+        hits: to explain.
+        query: that found them.
+        release: that ranked them.
+        row: base vector of the query, (D,).
+        boosts: what was added to the score of each.
+    """
+    explanations = {}
+    for hit in hits:
+        added = boosts(hit)
+        if row is None:
+            parts = {"quality": NATS_PER_COSINE * hit.score - hit.words - sum(added.values())}
+            parts |= {"words": hit.words} if query else {}
+        elif hit.vector is None:
+            continue
+        else:
+            parts = release.explain(query, row, np.array(hit.vector), hit.words)
+        explanations[hit.payload["product_id"]] = parts | added
+    return explanations
 
 
 @asynccontextmanager

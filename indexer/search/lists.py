@@ -1,13 +1,14 @@
 """Lists that shoppers page through: ranked once, kept for a while under their `search_id`, then read page by page.
 
 What a page shows is decided when the list is ranked, what it says of each product when it is asked for: while the index
-moves, no product appears twice and none is lost, and price and stock are today's.
+moves, no product appears twice and none is lost, and price and stock are today's. A list without a query goes on for as
+long as a shopper turns its pages: the store is asked for what comes next of all that is not in it.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 import orjson
@@ -18,7 +19,9 @@ from redis.exceptions import RedisError
 from contracts.events import Exploration
 from contracts.http import SearchRequest
 from contracts.telemetry import Process
+from indexer.search.arrangement import arranged, grouped
 from indexer.search.encoding import ENTRY_BYTES, digest
+from indexer.search.facets import MATCHING
 from indexer.search.retrieval import Hit
 from service import metrics
 from service.health import Dependency
@@ -31,6 +34,8 @@ PAUSE_S: Final = 1.0
 """After Redis failed, how long it is not asked."""
 FORM: Final = 2
 """Part of each key in Redis: processes of two versions do not read each other's lists."""
+MOST_LISTED: Final = 10_000
+"""Products of a list, its variants among them: so many positions an event may name."""
 T = TypeVar("T")
 _OF_A_PAGE: Final = {"search_id", "page", "facets", "session_id", "client_id", "explain", "explore", "impression"}
 
@@ -105,6 +110,78 @@ def entries_of(pages: Sequence[Sequence[Hit]]) -> tuple[tuple[Entry, ...], ...]:
 def page_of(pages: Sequence[Sequence[T]], number: int) -> Sequence[T]:
     """A page by its number, from 1; nothing behind the last."""
     return pages[number - 1] if number <= len(pages) else ()
+
+
+class Found(NamedTuple):
+    """A list in its pages, and how it came about; explanations by product, of those that were asked for."""
+
+    query_release: int
+    product_release: int
+    pages: Sequence[Sequence[Hit]]
+    total: int | None
+    exploration: Exploration = Exploration()
+    explanations: Mapping[str, dict[str, float]] = {}
+    degraded: str | None = None
+    age_s: float | None = None
+    no_good_match: bool = False
+    goes_on: bool = False
+
+
+def kept_of(found: Found, *, asked: bytes, search_time: int) -> RankedList:
+    """What is kept of a list for its further pages."""
+    return RankedList(
+        asked=asked,
+        search_time=search_time,
+        query_release=found.query_release,
+        product_release=found.product_release,
+        policy=found.exploration.policy,
+        seed=found.exploration.seed,
+        degraded=found.degraded,
+        total=found.total,
+        no_good_match=found.no_good_match,
+        pages=entries_of(found.pages),
+        goes_on=found.goes_on,
+    )
+
+
+def listed_ids(ranked: RankedList) -> list[str]:
+    """The products of a list, and the variants that they stand for."""
+    return [one for entry in _entries(ranked) for one in (entry.product_id, *entry.variants)]
+
+
+def wanted(ranked: RankedList, request: SearchRequest, listed: int) -> int:
+    """How many further products to ask for, so that a page is reached; none if the list is as long as it may be."""
+    missing = request.page * request.k - sum(map(len, ranked.pages))
+    return min(max(MATCHING, missing), MOST_LISTED - listed)
+
+
+def continued(ranked: RankedList, further: Sequence[Hit], request: SearchRequest, *, goes_on: bool) -> RankedList:
+    """Put what comes next behind a list, whose pages stay as they were shown.
+
+    Args:
+        ranked: the list.
+        further: what comes next, none of it in the list.
+        request: what was asked.
+        goes_on: whether there is more behind it.
+    """
+    pages = ranked.pages
+    if request.group_variants:
+        known = [
+            Hit(entry.score, {"product_id": entry.product_id, "parent_id": entry.parent_id}, variants=entry.variants)
+            for entry in _entries(ranked)
+        ]
+        groups = grouped([*known, *further])
+        variants = iter([group.variants for group in groups])
+        pages = tuple(
+            tuple(msgspec.structs.replace(entry, variants=next(variants)) for entry in page) for page in pages
+        )
+        further = groups[len(known) :]
+    more = arranged(further, request, goes_on=goes_on)
+    return msgspec.structs.replace(ranked, pages=(*pages, *entries_of(more)), goes_on=goes_on)
+
+
+def _entries(ranked: RankedList) -> Iterator[Entry]:
+    return (entry for page in ranked.pages for entry in page)
 
 
 class KeptLists:

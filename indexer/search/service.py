@@ -6,11 +6,10 @@ If nothing can be found, because the vector store does not answer, an earlier an
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-import numpy as np
 import orjson
 from cachetools import TTLCache
 
@@ -19,19 +18,28 @@ from contracts.events import BY_RELEVANCE, Exploration
 from contracts.http import MOST_PAGES, EncodeAnswer, FacetValue, SearchAnswer, SearchRequest, SearchResult
 from contracts.telemetry import Process
 from indexer.search.arrangement import NO_BOOSTS, Boosts, arranged
-from indexer.search.browsing import MOST_LISTED, continued, listed_ids, wanted, whole_pages
 from indexer.search.encoding import ENTRY_BYTES, digest
 from indexer.search.exploration import CANDIDATES, Policy
 from indexer.search.facets import MATCHING
-from indexer.search.finding import Candidates, Finder
+from indexer.search.finding import Finder, explained
 from indexer.search.impressions import ImpressionLog, impression_of, time_ordered_id
 from indexer.search.in_force import ServedRelease
-from indexer.search.lists import KeptLists, RankedList, asked_by, entries_of, page_of
+from indexer.search.lists import (
+    MOST_LISTED,
+    Found,
+    KeptLists,
+    RankedList,
+    asked_by,
+    continued,
+    kept_of,
+    listed_ids,
+    page_of,
+    wanted,
+)
 from indexer.search.retrieval import Hit, result_of
 from service import metrics
 from service.health import Dependency
 from service.machine import EpochClock, epoch_ms
-from towers.model import NATS_PER_COSINE
 
 REMEMBERED_FOR_S: Final = 300.0
 """How old an answer may be that is given again; prices, stock and deletions are as old."""
@@ -66,21 +74,6 @@ class Ranking:
     explore: Policy = NO_EXPLORATION
     boosts: Boosts = NO_BOOSTS
     hides_no_good_match: bool = False
-
-
-class Found(NamedTuple):
-    """A list in its pages, and how it came about; explanations by product, of those that were asked for."""
-
-    query_release: int
-    product_release: int
-    pages: Sequence[Sequence[Hit]]
-    total: int | None
-    exploration: Exploration = Exploration()
-    explanations: Mapping[str, dict[str, float]] = {}
-    degraded: str | None = None
-    age_s: float | None = None
-    no_good_match: bool = False
-    goes_on: bool = False
 
 
 class _Page(NamedTuple):
@@ -213,7 +206,7 @@ class SearchService:
             ranked = await self._as_long(request.search_id, ranked, request, now_ms)
             return _Page(request.search_id, ranked, await self._read_again(request, ranked))
         found = await self._find(query, request, asked=asked, now_ms=now_ms)
-        search_id, ranked = time_ordered_id(now_ms), _kept_of(found, asked=asked, search_time=now_ms)
+        search_id, ranked = time_ordered_id(now_ms), kept_of(found, asked=asked, search_time=now_ms)
         self._lists.keep(search_id, ranked)
         if ranked.goes_on and request.page > len(ranked.pages):
             ranked = await self._as_long(search_id, ranked, request, now_ms)
@@ -228,13 +221,12 @@ class SearchService:
         """Return what the vector store finds, or what it found when the same was asked before."""
         release, ranking = self._in_force(), self._ranking
         by_relevance = request.sort == BY_RELEVANCE
+        is_ranked = bool(query) and by_relevance
         # Diversity ranks by score again: what was perturbed before would not be what is shown.
-        explores = bool(query) and by_relevance and request.explore and not request.diversity
-        explores = explores and ranking.explore.explores
+        explores = is_ranked and request.explore and not request.diversity and ranking.explore.explores
         is_arranged = request.group_variants or request.per_seller is not None
-        most = max(ranking.depth, request.k * (OVERFETCH if is_arranged else 1), explores * CANDIDATES)
-        if not (query and by_relevance):
-            most = max(most, MATCHING)
+        least = explores * CANDIDATES if is_ranked else MATCHING
+        most = max(ranking.depth, request.k * (OVERFETCH if is_arranged else 1), least)
         key = digest(f"{asked.hex()} {request.page} {explores}")
         began_s = self._clocks.monotonic_s()
         try:
@@ -253,26 +245,23 @@ class SearchService:
             self._qdrant.answered()
         is_hidden = self._is_hidden(candidates.no_good_match)
         goes_on = not query and len(candidates.hits) > most
-        hits = [] if is_hidden else [*candidates.hits[: most if goes_on else None]]
-        if by_relevance:
-            hits = ranking.boosts.ranked(hits, now_ms)
+        boosts = ranking.boosts if by_relevance else NO_BOOSTS
+        hits = boosts.ranked([] if is_hidden else candidates.hits[: most if goes_on else None], now_ms)
         exploration = Exploration()
         if explores and candidates.row is not None:
-            exploration = Exploration(policy=ranking.explore.name, seed=secrets.randbits(SEED_BITS))
-            perturbed = ranking.explore.ranked(hits[:CANDIDATES], seed=exploration.seed, k=CANDIDATES)
-            hits = [*perturbed, *hits[CANDIDATES:]]
-        pages: Sequence[Sequence[Hit]] = arranged(hits, request)
-        pages = whole_pages(pages, request.k) if goes_on else pages
+            hits, exploration = self._explored(hits)
+        pages = arranged(hits, request, goes_on=goes_on)
         shown = page_of(pages, request.page)
+        explanations = {}
+        if request.explain:
+            explanations = explained(shown, query, release, candidates.row, lambda hit: boosts.of(hit.payload, now_ms))
         found = Found(
             release.query_release,
             release.product_release,
             pages,
             0 if is_hidden else candidates.total,
             exploration,
-            self._explanations(query, release, candidates, shown, boosted_at=now_ms if by_relevance else None)
-            if request.explain
-            else {},
+            explanations,
             degraded="lexical" if candidates.by_words else None,
             age_s=round(age_s, 1) if age_s > 0 else None,
             no_good_match=candidates.no_good_match,
@@ -285,35 +274,22 @@ class SearchService:
             self._observe_first_answer(release)
         if candidates.no_good_match:
             metrics.NO_GOOD_MATCH.inc()
-        remembered = self._remembered.get(key)
-        if request.page == 1 and (remembered is None or remembered.found_at_s < candidates.found_at_s):
-            hits_shown = [[*hit[:2], hit.variants] for hit in shown]
-            content = [*found[:2], hits_shown, found.total, exploration.model_dump(), found.no_good_match]
-            self._remembered[key] = _Remembered(orjson.dumps(content), candidates.found_at_s)
+        if request.page == 1:
+            self._remember(key, found, shown, candidates.found_at_s)
         return found
 
-    def _explanations(
-        self,
-        query: str,
-        release: ServedRelease,
-        candidates: Candidates,
-        shown: Sequence[Hit],
-        *,
-        boosted_at: int | None,
-    ) -> dict[str, dict[str, float]]:
-        """What each score is made of, in nats; without a vector, what words and quality alone make of it."""
-        explanations = {}
-        for hit in shown:
-            boosts = {} if boosted_at is None else self._ranking.boosts.of(hit.payload, boosted_at)
-            if candidates.row is None:
-                parts = {"quality": NATS_PER_COSINE * hit.score - hit.words - sum(boosts.values())}
-                parts |= {"words": hit.words} if query else {}
-            elif hit.vector is None:
-                continue
-            else:
-                parts = release.explain(query, candidates.row, np.array(hit.vector), hit.words)
-            explanations[hit.payload["product_id"]] = parts | boosts
-        return explanations
+    def _explored(self, hits: Sequence[Hit]) -> tuple[list[Hit], Exploration]:
+        policy, seed = self._ranking.explore, secrets.randbits(SEED_BITS)
+        perturbed = policy.ranked(hits[:CANDIDATES], seed=seed, k=CANDIDATES)
+        return [*perturbed, *hits[CANDIDATES:]], Exploration(policy=policy.name, seed=seed)
+
+    def _remember(self, key: bytes, found: Found, shown: Sequence[Hit], found_at_s: float) -> None:
+        remembered = self._remembered.get(key)
+        if remembered is not None and remembered.found_at_s >= found_at_s:
+            return
+        hits = [[*hit[:2], hit.variants] for hit in shown]
+        content = [*found[:2], hits, found.total, found.exploration.model_dump(), found.no_good_match]
+        self._remembered[key] = _Remembered(orjson.dumps(content), found_at_s)
 
     async def _kept(self, search_id: str, asked: bytes) -> RankedList:
         ranked = await self._lists.find(search_id)
@@ -412,19 +388,3 @@ class SearchService:
         now_ms = self._clocks.epoch_ms()
         for click_time in release.click_times:
             metrics.FRESHNESS.labels("click_to_search").observe(max(now_ms - click_time, 0) / 1000)
-
-
-def _kept_of(found: Found, *, asked: bytes, search_time: int) -> RankedList:
-    return RankedList(
-        asked=asked,
-        search_time=search_time,
-        query_release=found.query_release,
-        product_release=found.product_release,
-        policy=found.exploration.policy,
-        seed=found.exploration.seed,
-        degraded=found.degraded,
-        total=found.total,
-        no_good_match=found.no_good_match,
-        pages=entries_of(found.pages),
-        goes_on=found.goes_on,
-    )

@@ -137,6 +137,14 @@ def test_groups_come_before_the_seller_cap() -> None:
     assert [one.payload["product_id"] for one in pages[0]] == ["p0", "p3", "p15", "p18"]
 
 
+def test_the_last_page_of_a_list_that_goes_on_waits_until_it_is_full() -> None:
+    """What comes next fills it; a list has one page at least."""
+    found = [hit(one) for one in "abcde"]
+    assert [ids(page) for page in arranged(found, request(k=3), goes_on=True)] == ["abc"]
+    assert [ids(page) for page in arranged(found[:2], request(k=3), goes_on=True)] == ["ab"]
+    assert [ids(page) for page in arranged(found, request(k=3))] == ["abc", "de"]
+
+
 async def test_an_answer_is_arranged_as_asked() -> None:
     """Enough is found that k groups are left; boosts are a term of the explanation, which still sums to the score."""
     Health("search")
