@@ -13,7 +13,7 @@ from indexer.search.retrieval import Hit
 from towers.features import key_of
 from towers.model import NATS_PER_COSINE
 
-CANDIDATES: Final = 100
+MOST_EXPLORED: Final = 100
 """How many of the nearest are ranked anew; what comes after them is rarely shown by either policy."""
 _KEYS: Final = 2**64
 

@@ -21,7 +21,7 @@ from indexer.search.encoding import ENTRY_BYTES, QueryEncoder, digest
 from indexer.search.facets import Facets, listed
 from indexer.search.good_match import GoodMatch
 from indexer.search.in_force import ServedRelease
-from indexer.search.load import Flights, OpenSearches
+from indexer.search.load import AdaptiveLimit, Flights
 from indexer.search.retrieval import Hit, Question, Retrieval, Totals
 from service import metrics
 from service.logging import get_logger
@@ -103,7 +103,7 @@ class Finder:
         self._retrieval = retrieval
         self._deadline_s = deadline_s
         self._monotonic_s = monotonic_s
-        self._open = OpenSearches(deadline_s, monotonic_s)
+        self._limit = AdaptiveLimit(deadline_s, monotonic_s)
         self._flights: Flights[Candidates] = Flights(
             hot_for_s, most=HOT_BYTES, size=lambda found: found.nbytes, monotonic_s=monotonic_s
         )
@@ -161,7 +161,7 @@ class Finder:
         ends_s = asyncio.get_running_loop().time() + self._deadline_s
         try:
             async with _until(ends_s, TransientError("facets were not counted in time")):
-                with self._open.one_more(), _timed("facets"):
+                with self._limit.one_more(), _timed("facets"):
                     rows, late = await self._encoded(query, ends_s)
                     question = _question(query, release, rows)
                     facets = await self._facets.counted(release.collection, question, names, filters)
@@ -178,7 +178,7 @@ class Finder:
             MillraceError: as `find` does.
         """
         ends_s = asyncio.get_running_loop().time() + self._deadline_s
-        with self._open.one_more(), self._open.measured(), _timed("store"):
+        with self._limit.one_more(), self._limit.measured(), _timed("store"):
             async with _until(ends_s, TransientError("Qdrant did not answer in time")):
                 return await self._retrieval.shown(collection, product_ids, filters=filters)
 
@@ -191,7 +191,7 @@ class Finder:
             MillraceError: as `find` does.
         """
         ends_s = asyncio.get_running_loop().time() + self._deadline_s
-        with self._open.one_more(), self._open.measured(), _timed("store"):
+        with self._limit.one_more(), self._limit.measured(), _timed("store"):
             async with _until(ends_s, TransientError("Qdrant did not answer in time")):
                 return await self._retrieval.browse(release.collection, sort, k=most, filters=filters, without=without)
 
@@ -211,11 +211,11 @@ class Finder:
         self, query: str, release: ServedRelease, *, most: int, filters: Filters, sort: Sort, with_vectors: bool
     ) -> Candidates:
         ends_s = asyncio.get_running_loop().time() + self._deadline_s
-        with self._open.one_more():
+        with self._limit.one_more():
             rows, late = await self._encoded(query, ends_s)
             total = self._totals.known(release.collection, filters)
             question = _question(query, release, rows)
-            with self._open.measured(), _timed("store"):
+            with self._limit.measured(), _timed("store"):
                 async with _until(ends_s, TransientError("Qdrant did not answer in time")):
                     hits = await listed(
                         self._retrieval,

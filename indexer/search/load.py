@@ -17,7 +17,7 @@ MOST_OPEN: Final = 64
 T = TypeVar("T")
 
 
-class OpenSearches:
+class AdaptiveLimit:
     """How many searches may be under way, so that those that are begun end in time, whatever the machine can do.
 
     A call to the vector store that failed, or took three quarters of the deadline, takes a quarter off; each quicker

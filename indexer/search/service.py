@@ -19,7 +19,7 @@ from contracts.http import MOST_PAGES, EncodeAnswer, FacetValue, SearchAnswer, S
 from contracts.telemetry import Process
 from indexer.search.arrangement import NO_BOOSTS, Boosts, arranged
 from indexer.search.encoding import ENTRY_BYTES, digest
-from indexer.search.exploration import CANDIDATES, Policy
+from indexer.search.exploration import MOST_EXPLORED, Policy
 from indexer.search.facets import MATCHING
 from indexer.search.finding import Finder, explained
 from indexer.search.impressions import ImpressionLog, impression_of, time_ordered_id
@@ -225,7 +225,7 @@ class SearchService:
         # Diversity ranks by score again: what was perturbed before would not be what is shown.
         explores = is_ranked and request.explore and not request.diversity and ranking.explore.explores
         is_arranged = request.group_variants or request.per_seller is not None
-        least = explores * CANDIDATES if is_ranked else MATCHING
+        least = explores * MOST_EXPLORED if is_ranked else MATCHING
         most = max(ranking.depth, request.k * (OVERFETCH if is_arranged else 1), least)
         key = digest(f"{asked.hex()} {request.page} {explores}")
         began_s = self._clocks.monotonic_s()
@@ -280,8 +280,8 @@ class SearchService:
 
     def _explored(self, hits: Sequence[Hit]) -> tuple[list[Hit], Exploration]:
         policy, seed = self._ranking.explore, secrets.randbits(SEED_BITS)
-        perturbed = policy.ranked(hits[:CANDIDATES], seed=seed, k=CANDIDATES)
-        return [*perturbed, *hits[CANDIDATES:]], Exploration(policy=policy.name, seed=seed)
+        perturbed = policy.ranked(hits[:MOST_EXPLORED], seed=seed, k=MOST_EXPLORED)
+        return [*perturbed, *hits[MOST_EXPLORED:]], Exploration(policy=policy.name, seed=seed)
 
     def _remember(self, key: bytes, found: Found, shown: Sequence[Hit], found_at_s: float) -> None:
         remembered = self._remembered.get(key)

@@ -11,8 +11,8 @@ from contracts.errors import DependencyDown, Overloaded, TransientError
 from contracts.events import person_id
 from contracts.http import Filters
 from indexer.search import service
-from indexer.search.exploration import CANDIDATES, Policy
-from indexer.search.load import FEWEST_OPEN, MOST_OPEN, OpenSearches
+from indexer.search.exploration import MOST_EXPLORED, Policy
+from indexer.search.load import FEWEST_OPEN, MOST_OPEN, AdaptiveLimit
 from indexer.search.retrieval import Question
 from service.health import Health
 from tests.support.hand_clock import HandClock
@@ -61,9 +61,9 @@ async def test_lists_are_perturbed_only_where_that_is_asked_for_and_allowed() ->
     explored = await search.service.search(request(k=3))
     assert explored.exploration.policy == "noise:0.5"
     assert search.impressions.sent[-1].ranking.exploration == explored.exploration
-    assert search.store.asked[-1][2] == CANDIDATES
+    assert search.store.asked[-1][2] == MOST_EXPLORED
     hits = await search.store.best(
-        "products-r0", Question.of("x", np.ones(DIM + 1), Mix()), k=CANDIDATES, filters=Filters()
+        "products-r0", Question.of("x", np.ones(DIM + 1), Mix()), k=MOST_EXPLORED, filters=Filters()
     )
     again = Policy.named("noise:0.5").ranked(hits, seed=explored.exploration.seed, k=3)
     assert [one.product_id for one in explored.results] == [hit.payload["product_id"] for hit in again]
@@ -253,14 +253,14 @@ async def test_a_store_that_hangs_is_waited_for_by_few(monkeypatch: pytest.Monke
 def test_the_bound_follows_what_the_machine_can_do() -> None:
     """A slow search takes a quarter off, once for all that were under way with it; quick ones bring it back."""
     clock = HandClock()
-    searches = OpenSearches(1.0, clock)
+    limit = AdaptiveLimit(1.0, clock)
 
     def room() -> int:
         """Return how many searches are let in at once."""
         with ExitStack() as stack:
             for number in range(MOST_OPEN + 1):
                 try:
-                    stack.enter_context(searches.one_more())
+                    stack.enter_context(limit.one_more())
                 except Overloaded:
                     return number
         return MOST_OPEN + 1
@@ -268,19 +268,19 @@ def test_the_bound_follows_what_the_machine_can_do() -> None:
     assert room() == MOST_OPEN
     with ExitStack() as stack:
         for _ in range(10):
-            stack.enter_context(searches.measured())
+            stack.enter_context(limit.measured())
         clock.now_s += 0.8
     assert room() == MOST_OPEN * 3 // 4
     for _ in range(100):
-        with suppress(TransientError), searches.measured():
+        with suppress(TransientError), limit.measured():
             raise TransientError("Qdrant cannot be reached")
     assert room() == FEWEST_OPEN
     for _ in range(MOST_OPEN**2):
-        with searches.measured():
+        with limit.measured():
             clock.now_s += 0.7
     assert room() == MOST_OPEN
     for _ in range(100):
-        with suppress(OverflowError), searches.measured():
+        with suppress(OverflowError), limit.measured():
             raise OverflowError
     assert room() == MOST_OPEN
 
@@ -301,7 +301,7 @@ async def test_only_the_store_lowers_the_bound(monkeypatch: pytest.MonkeyPatch) 
     for _ in range(20):
         with pytest.raises(Overloaded, match="many wait"):
             await search.service.search(request())
-    assert search.finder._open._most == MOST_OPEN
+    assert search.finder._limit._most == MOST_OPEN
 
 
 async def test_a_count_that_fails_does_not_fail_the_search(search: Search) -> None:
