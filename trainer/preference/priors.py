@@ -22,12 +22,15 @@ SEARCH_FOLDS: Final = 2
 """Folds that are left out in turn while widths move; each costs a solve for each width tried."""
 FEW_QUERIES: Final = 300
 """With fewer queries that were clicked all folds are, for each has little to tell."""
-ORDER: Final = ("words", "own", "taste", "common", "lexical")
+ORDER: Final = ("lexical", "words", "own", "taste", "common")
+"""The rates first: where words mislead, whatever else may move would be loosened to make up for it."""
+LOOSEST: Final = Prior(taste=0.2, common=0.3, own=1.0, words=0.3, lexical=0.3)
+"""Left-out queries are asked about what was shown to them; what is looser than this shines there and ruins the rest."""
 FACTOR: Final = 3.0
 MAX_MOVES: Final = 3
 """Times that one width moves at most in one search."""
 PARTS: Final = (("words",), ("own",), ("taste", "common"), ("lexical",))
-"""What is held at 0 together; the rates of words, last in both, at what they are worth untrained."""
+"""What is held at 0 together; the rates of words, last, at what they are worth untrained."""
 PART_ERRORS: Final = 1.0
 """Standard errors by which left-out queries must gain from a part beside the others."""
 LEAST_GAIN: Final = 2e-4
@@ -122,11 +125,13 @@ def learn_prior(
     start, has_matches = start.unheld(), catalogue.matches is not None
     says = np.concatenate([left_out[fold].says for fold in chosen])
     best, prior = surprise(start), start
-    for name in ORDER if has_matches else ORDER[:-1]:
+    for name in ORDER if has_matches else ORDER[1:]:
         for factor in (1 / FACTOR, FACTOR):
             moves = 0
             while moves < MAX_MOVES:
                 tried = prior._replace(**{name: getattr(prior, name) * factor})
+                if getattr(tried, name) < getattr(LOOSEST, name):
+                    break
                 found = surprise(tried)
                 if gain_of(best, found, says)[0] <= LEAST_GAIN:
                     break

@@ -16,9 +16,11 @@ from trainer.preference.priors import (
     FACTOR,
     FOLDS,
     LEAST_RELEASED,
+    LOOSEST,
     MAX_MOVES,
     MIN_QUERIES,
     NO_ERRORS,
+    ORDER,
     Learned,
     fold_of,
     learn_prior,
@@ -110,6 +112,17 @@ def test_the_same_evidence_gives_the_same_widths() -> None:
     """The search draws no chance."""
     shop = PlantedShop(quality_nats=1.0)
     assert learned(shop, 3) == learned(shop, 3)
+
+
+def test_no_width_gets_looser_than_what_shown_lists_can_tell() -> None:
+    """However much left-out queries seem to gain, one search after the other ends at a bound."""
+    shop, prior = PlantedShop(quality_nats=4.0), Prior()
+    for _ in range(3):
+        found = learn_prior(shop.cells(LISTS), shop.queries, shop.catalogue, start=prior)
+        assert found is not None
+        prior = found.prior
+    assert prior.own < 4 * LOOSEST.own
+    assert all(getattr(prior, name) >= getattr(LOOSEST, name) for name in ORDER)
 
 
 def test_widths_move_in_whole_steps_and_not_too_far() -> None:
