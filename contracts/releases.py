@@ -98,6 +98,10 @@ class ReleaseManifest(Message):
     weights_sha256: str
 
 
+def _above(record: dict[str, int]) -> int:
+    return min(record["query_release"], record["withdrawn"])
+
+
 class Serving(Message):
     """The releases in force: query release, product release and the collection that holds the vectors."""
 
@@ -110,11 +114,11 @@ class Serving(Message):
     """The collection in force before this one, kept for a rollback; older ones are dropped."""
     fence: Count = 0
     """The highest fence of a release that was in force; releases with a lower one are refused."""
-    withdrawn_above: Count = 0
-    """The query release that the last rollback went back to."""
     withdrawn: Count = 0
-    """The highest query release that it took back. Those in between, and what was trained from one of them, never come
-    into force again; older ones may, over a base that has none in force."""
+    """The highest query release that the last rollback took back. Those above `withdrawn_above`, and what was
+    trained from one of them, never come into force again; older ones may, over a base that has none in force."""
+    withdrawn_above: Count = Field(default_factory=_above)
+    """The query release that it went back to. Of a record of an earlier version, which has none: the one in force."""
     rollback_answered: Count = 0
     """`requested_at` of the last rollback that was asked for, whether it was carried out or refused."""
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.releases import Kind, ReleaseManifest, Serving
+from contracts import wire
+from contracts.releases import SERVING, Kind, ReleaseManifest, Serving
 from indexer.rollout.decisions import (
     Begin,
     Drop,
@@ -135,19 +136,35 @@ def test_a_pause_is_never_longer_than_the_write_nor_than_there_is_time(
         assert batches_left * (write_s + pause) <= time_left_s + 1e-6 * max(1.0, time_left_s)
 
 
-@pytest.mark.parametrize("in_force", [0, 5, 12])
-def test_only_what_a_rollback_took_back_stays_away(in_force: int) -> None:
-    """Also once another base is served and the old one comes back with release 0: what is older may return."""
-    parents = {1: 0, 5: 1, 6: 5, 10: 6, 11: 10, 12: 5, 13: 12}
+PARENTS = {1: 0, 5: 1, 6: 5, 10: 6, 11: 10, 12: 5, 13: 12}
+
+
+def gone(in_force: Serving) -> list[int]:
+    """Return which of a few query releases stay away."""
     manifests = [
         ReleaseManifest(
             kind="query", release=number, parent=parent, product_release=0, query_release=number, base_version="b",
             dim=1, created_at=NOW_MS, pairs_trained=0, lists_trained=0, offsets={}, weights_sha256="",
         )
-        for number, parent in parents.items()
+        for number, parent in PARENTS.items()
     ]  # fmt: skip
-    gone = withdrawn(serving(in_force).model_copy(update={"withdrawn_above": 5, "withdrawn": 10}), manifests)
-    assert sorted(gone & parents.keys()) == [6, 10, 11]
+    return sorted(withdrawn(in_force, manifests) & PARENTS.keys())
+
+
+@pytest.mark.parametrize("in_force", [0, 5, 12])
+def test_only_what_a_rollback_took_back_stays_away(in_force: int) -> None:
+    """Also once another base is served and the old one comes back with release 0: what is older may return."""
+    assert gone(serving(in_force).model_copy(update={"withdrawn_above": 5, "withdrawn": 10})) == [6, 10, 11]
+
+
+@pytest.mark.parametrize(("in_force", "expected"), [(5, [6, 10, 11]), (12, [])], ids=["at once", "released since"])
+def test_a_record_that_does_not_say_what_was_gone_back_to_withdraws_nothing_in_force(
+    in_force: int, expected: list[int]
+) -> None:
+    """Written by an earlier version after a rollback to 5: what is in force, and what comes of it, stays usable."""
+    record = wire.parse(wire.encode(serving(in_force).model_copy(update={"withdrawn": 10})))
+    del record["withdrawn_above"]
+    assert gone(wire.validate(record, SERVING)) == expected
 
 
 @pytest.mark.parametrize(
