@@ -118,6 +118,8 @@ class ListOutcome(StrEnum):
 class AuditDifference(StrEnum):
     """What an audit finds different, of one product, between what the shop sent and what search answers from."""
 
+    RECORD_UNREADABLE = "record_unreadable"
+    """It is found, and of what the catalogue holds of it nothing can be read."""
     VECTOR_MISSING = "vector_missing"
     """Nothing of it is on `product-vectors`."""
     VECTOR_STALE = "vector_stale"

@@ -77,6 +77,7 @@ class Facts(NamedTuple):
     Args:
         due: what the indexers had worked off of `catalog` when the audit began.
         sent: the products that anything was sent of until it ended.
+        unreadable: those of them of which nothing can be read: what is there of them cannot be judged.
         encoded: `product-vectors`.
         indexed: the collection in force.
         base_version: the base in force.
@@ -84,6 +85,7 @@ class Facts(NamedTuple):
 
     due: Mapping[str, Sent]
     sent: frozenset[str]
+    unreadable: frozenset[str]
     encoded: Mapping[str, Encoded]
     indexed: Mapping[str, Indexed]
     base_version: str
@@ -105,7 +107,7 @@ def _rank(one: Encoded, base_version: str) -> tuple[tuple[int, bool], bool]:
 
 def differences(facts: Facts) -> list[Difference]:
     """Compare; two at most of one product: of its vector, and of its point."""
-    return [*_of_sent(facts), *_of_nobody(facts)]
+    return [*_of_sent(facts), *_of_unreadable(facts), *_of_nobody(facts)]
 
 
 def _of_sent(facts: Facts) -> Iterator[Difference]:
@@ -147,6 +149,13 @@ def _point(
     return None, None
 
 
+def _of_unreadable(facts: Facts) -> Iterator[Difference]:
+    for product_id in sorted(facts.unreadable):
+        there = facts.encoded.get(product_id), facts.indexed.get(product_id)
+        if live := [one.version for one in there if one is not None and not one.deleted]:
+            yield Difference(Kind.RECORD_UNREADABLE, product_id, max(live))
+
+
 def _of_nobody(facts: Facts) -> Iterator[Difference]:
     """What is there of products that `catalog` holds nothing of; a deletion may be left when its record is not."""
     for product_id in facts.encoded.keys() | facts.indexed.keys():
@@ -173,7 +182,7 @@ class Repairs(NamedTuple):
 
 
 def plan_repairs(found: Iterable[Difference], sent: frozenset[str]) -> Repairs:
-    """Decide how differences are repaired.
+    """Decide how differences are repaired; what cannot be read is left as it is until the shop sends it again.
 
     Args:
         found: the differences.
@@ -182,6 +191,8 @@ def plan_repairs(found: Iterable[Difference], sent: frozenset[str]) -> Repairs:
     delete: dict[str, int] = {}
     again = set()
     for difference in found:
+        if difference.kind is Kind.RECORD_UNREADABLE:
+            continue
         if difference.product_id in sent:
             again.add(difference.product_id)
         else:

@@ -130,8 +130,10 @@ class Auditor:
         indexed = self._indexed(collection, lambda at: tell("index", at, max(at, len(due.newest))))
         for record in self._catalog(begins=ends):
             later.take(record)
-        sent = frozenset(due.newest.keys() | later.newest.keys())
-        found = audit.differences(Facts(due.newest, sent, encoded, indexed, base_version))
+        readable = due.newest.keys() | later.newest.keys()
+        unreadable = frozenset((due.unreadable() | later.unreadable()) - readable)
+        sent = unreadable | readable
+        found = audit.differences(Facts(due.newest, sent, unreadable, encoded, indexed, base_version))
         chosen = self._chosen(sample, due, found, seed=seed)
         if chosen and self._encoder is not None:
             tell("sample", 0, 1)

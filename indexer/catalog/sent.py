@@ -30,21 +30,24 @@ class Sent(NamedTuple):
 class SentProducts:
     """The newest state of every product, deletions included; about 250 bytes each.
 
-    Of two records of one version the later one stays, as compaction does. What cannot be read is passed over: it is a
-    dead letter already, or soon.
+    Of two records of one version the later one stays, as compaction does. What cannot be read, a dead letter already or
+    soon, says nothing of its product but that there is one: compaction may have taken the record before it.
     """
 
     def __init__(self) -> None:
         self.newest: dict[str, Sent] = {}
+        self._refused: set[str] = set()
 
     def take(self, record: CatalogRecord) -> None:
         """Take the next record of a partition."""
+        key = (record.key or b"").decode(errors="replace")
         if record.value is None:
-            self._delete((record.key or b"").decode(errors="replace"))
+            self._delete(key)
             return
         try:
             change = wire.decode(record.value, CATALOG_CHANGE)
         except ContractError:
+            self._refused.add(key)
             return
         sent = Sent(change.version, isinstance(change, ProductDeleted), content_hash(change))
         known = self.newest.get(change.product_id)
@@ -53,9 +56,14 @@ class SentProducts:
 
     def _delete(self, product_id: str) -> None:
         """A null value deletes what came before it; of a product that was never seen nothing is known."""
+        self._refused.discard(product_id)
         known = self.newest.get(product_id)
         if known is not None:
             self.newest[product_id] = Sent(known.version, deleted=True, content_hash="")
+
+    def unreadable(self) -> set[str]:
+        """The products of which there are records, and none can be read."""
+        return self._refused - self.newest.keys()
 
     def live(self) -> set[str]:
         """The products that are not deleted."""

@@ -7,7 +7,8 @@ import pytest
 
 from contracts.telemetry import AuditDifference as Kind
 from indexer.audit import Difference, Encoded, Facts, Indexed, differences, newest_encoded, plan_repairs
-from indexer.catalog.sent import Sent
+from indexer.catalog.planning import CatalogRecord
+from indexer.catalog.sent import Sent, SentProducts
 
 BASE = "base/1"
 SENT = Sent(5, deleted=False, content_hash="c5")
@@ -19,7 +20,12 @@ POINT_GONE = Indexed(5, deleted=True, base_version="", text_hash="")
 
 
 def found(
-    due: Sent | None, vector: Encoded | None, point: Indexed | None, *, is_sent: bool = True
+    due: Sent | None,
+    vector: Encoded | None,
+    point: Indexed | None,
+    *,
+    is_sent: bool = True,
+    unreadable: frozenset[str] = frozenset(),
 ) -> list[tuple[Kind, int]]:
     """Return the differences of one product."""
 
@@ -28,7 +34,8 @@ def found(
         return {} if fact is None else {"P-1": fact}
 
     sent = frozenset({"P-1"}) if is_sent else frozenset()
-    return [(one.kind, one.version) for one in differences(Facts(of(due), sent, of(vector), of(point), BASE))]
+    facts = Facts(of(due), sent, unreadable, of(vector), of(point), BASE)
+    return [(one.kind, one.version) for one in differences(facts)]
 
 
 @pytest.mark.parametrize(
@@ -101,6 +108,38 @@ def test_what_nobody_sent_is_extra(
     """Only if `catalog` holds nothing of it, to its very end."""
     assert found(None, vector, point, is_sent=False) == expected
     assert found(None, vector, point, is_sent=True) == []
+
+
+@pytest.mark.parametrize(
+    ("vector", "point", "expected"),
+    [
+        (VECTOR, POINT, [(Kind.RECORD_UNREADABLE, 5)]),
+        (None, POINT._replace(version=4), [(Kind.RECORD_UNREADABLE, 4)]),
+        (VECTOR_GONE, POINT_GONE, []),
+        (None, None, []),
+    ],
+)
+def test_a_product_whose_records_cannot_be_read_is_told_and_left(
+    vector: Encoded | None, point: Indexed | None, expected: list[tuple[Kind, int]]
+) -> None:
+    """Compaction leaves the dead letter alone; the shop did send the product, so no repair deletes it."""
+    named = frozenset({"P-1"})
+    assert found(None, vector, point, unreadable=named) == expected
+    repairs = plan_repairs([Difference(kind, "P-1", version) for kind, version in expected], named)
+    assert (repairs.again, repairs.delete) == (frozenset(), {})
+
+
+def test_what_cannot_be_read_counts_until_the_product_is_known_or_deleted() -> None:
+    """A record before or after it tells more, and a null ends it."""
+    good, bad, null = b'{"type":"product_deleted","product_id":"P-1","version":1,"schema_version":1}', b"{", None
+    cases: list[tuple[list[bytes | None], set[str]]] = [
+        ([bad], {"P-1"}), ([good, bad], set()), ([bad, good], set()), ([bad, null], set()), ([null, bad], {"P-1"}),
+    ]  # fmt: skip
+    for values, expected in cases:
+        sent = SentProducts()
+        for offset, value in enumerate(values):
+            sent.take(CatalogRecord(0, offset, 0, b"P-1", value))
+        assert sent.unreadable() == expected
 
 
 def test_of_two_bases_the_one_in_force_stays() -> None:
