@@ -103,7 +103,8 @@ def read_change(row: Row, form: Form) -> CatalogChange | Fault:
     except ContractError as error:
         told = error.message if error.field is None else error.message.removeprefix(f"{error.field}: ")
         message = f"{error.field}: {told}" if error.field else told
-        return Fault(row.line, error.reason, error.field, message, _id_of(row.fields))
+        product_id = None if row.error is not None else _id_of(row.fields)  # its columns may have moved
+        return Fault(row.line, error.reason, error.field, message, product_id)
 
 
 def has_version(row: Row) -> bool:

@@ -186,13 +186,14 @@ def plan_deletions(known: "Mapping[str, Sent]", product_ids: set[str]) -> list[P
     ]
 
 
-def refuse_unsafe(file: FileRead, known: "Mapping[str, Sent]", deletions: int | None) -> None:
+def refuse_unsafe(file: FileRead, known: "Mapping[str, Sent]", deletions: int | None, *, yes: bool) -> None:
     """Raise if sending would probably do harm.
 
     Args:
         file: what it holds.
         known: what `catalog` holds.
         deletions: how many products would be deleted; None if the file is not taken for a full one.
+        yes: much may be deleted, and versions may become times.
 
     Raises:
         CheckFailed: too many products are missing, or which are cannot be told.
@@ -205,6 +206,8 @@ def refuse_unsafe(file: FileRead, known: "Mapping[str, Sent]", deletions: int | 
             f"line {line} has no product_id that can be read, so which products are missing cannot be told",
             fix="correct it, or leave out --delete-missing",
         )
+    if yes:
+        return
     if deletions is not None and deletions > MOST_DELETED_RATIO * len(live):
         raise CheckFailed(
             f"{deletions:,} of {len(live):,} products are missing from the file, more than {MOST_DELETED_RATIO:.0%}; "
@@ -330,8 +333,7 @@ def run_import(
     settings.require("kafka_bootstrap")
     known = catalogue_now(settings, lambda done, of: tell("reading the catalogue", done, of)).newest
     deletions = plan_deletions(known, read.product_ids) if full else []
-    if not yes:
-        refuse_unsafe(read, known, len(deletions) if full else None)
+    refuse_unsafe(read, known, len(deletions) if full else None, yes=yes)
     counts: Counter[str] = Counter()
 
     def changes() -> Iterator[CatalogChange]:

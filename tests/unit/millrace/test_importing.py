@@ -80,12 +80,21 @@ def test_products_that_a_full_file_does_not_name_are_deleted_at_their_own_versio
 
 
 def test_every_bad_line_is_told_with_its_number(tmp_path: Path) -> None:
-    """All faults of a file come at once; an id that came before is one, and bad lines still name their products."""
+    """All faults come at once, an id that came before is one; bad lines name their products if the columns are right."""
     read = read_file(tmp_path, "product_id,title,price\nA,a,1\nB,b,x\nA,a,2\n,c,3\nD,d\n")
     assert [(one.line, one.reason, one.field) for one in read.faults] == [
         (3, "wrong_type", "price"), (4, "repeated", "product_id"), (5, "missing", "product_id"), (6, "columns", None),
     ]  # fmt: skip
-    assert (read.lines, read.used, read.product_ids) == (5, 1, {"A", "B", "D"})
+    assert (read.lines, read.used, read.product_ids) == (5, 1, {"A", "B"})
+
+
+def test_a_stray_comma_deletes_nothing(tmp_path: Path) -> None:
+    """Of a line whose columns have moved nobody knows whom it names, so a full file with one deletes nobody."""
+    read = read_file(tmp_path, "title,product_id\na,A\nlarge, red,B\n")
+    assert [one.product_id for one in read.faults] == [None]
+    for yes in (False, True):
+        with pytest.raises(CheckFailed, match="line 3"):
+            refuse_unsafe(read, catalogue(product("A", NOW_MS), product("B", NOW_MS)), 0, yes=yes)
 
 
 def test_one_product_may_come_under_two_versions(tmp_path: Path) -> None:
@@ -135,18 +144,18 @@ def checked(*, faults: int = 0, versioned: int = 0) -> FileRead:
 def test_a_file_that_seems_cut_deletes_nothing() -> None:
     """Above a fifth of the shop, or if a bad line may name any product, nothing is deleted."""
     known = catalogue(*(product(f"P-{number}", NOW_MS) for number in range(10)))
-    refuse_unsafe(checked(), known, 2)
+    refuse_unsafe(checked(), known, 2, yes=False)
     with pytest.raises(CheckFailed):
-        refuse_unsafe(checked(), known, 3)
+        refuse_unsafe(checked(), known, 3, yes=False)
     with pytest.raises(CheckFailed):
-        refuse_unsafe(checked(faults=1), known, 0)
-    refuse_unsafe(checked(faults=1), known, None)
+        refuse_unsafe(checked(faults=1), known, 0, yes=False)
+    refuse_unsafe(checked(faults=1), known, None, yes=False)
 
 
 def test_times_do_not_take_the_place_of_the_shop_s_own_numbers() -> None:
     """A time would be above every number that the shop counts to, and all its later changes would be old."""
     known = catalogue(product("A", 17))
     with pytest.raises(UsageError):
-        refuse_unsafe(checked(), known, None)
-    refuse_unsafe(checked(versioned=10), known, None)
-    refuse_unsafe(checked(), catalogue(deleted("A", 17)), None)
+        refuse_unsafe(checked(), known, None, yes=False)
+    refuse_unsafe(checked(versioned=10), known, None, yes=False)
+    refuse_unsafe(checked(), catalogue(deleted("A", 17)), None, yes=False)
