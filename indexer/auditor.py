@@ -118,9 +118,8 @@ class Auditor:
         with admin(self._settings) as client:
             committed = committed_offsets(client, self._settings, GROUP)
         done = {number: one.offset for (topic, number), one in committed.items() if topic == CATALOG}
-        due, later, ends, pending = SentProducts(), SentProducts(), dict[int, int](), 0
+        due, later, pending = SentProducts(), SentProducts(), 0
         for record in self._catalog(lambda at, of: tell("catalogue", at, of)):
-            ends[record.partition] = record.offset + 1
             is_due = record.offset < done.get(record.partition, 0)
             (due if is_due else later).take(record)
             pending += not is_due
@@ -128,7 +127,7 @@ class Auditor:
         encoded = audit.newest_encoded(self._vectors(), base_version)
         tell("base vectors", 1, 1)
         indexed = self._indexed(collection, lambda at: tell("index", at, max(at, len(due.newest))))
-        for record in self._catalog(begins=ends):
+        for record in self._catalog(begins={**due.ends, **later.ends}):
             later.take(record)
         readable = due.newest.keys() | later.newest.keys()
         unreadable = frozenset((due.unreadable() | later.unreadable()) - readable)
@@ -143,16 +142,15 @@ class Auditor:
             raise TransientError(f"{self._target().collection} came into force meanwhile", fix="run the audit again")
         return Report(collection, base_version, len(due.live()), pending, len(chosen), tuple(found), sent)
 
-    def newest_records(self, product_ids: Collection[str]) -> dict[str, CatalogRecord]:
-        """The newest record of some products on `catalog`, as it was sent."""
-        states, newest = SentProducts(), dict[str, CatalogRecord]()
+    def newest_records(self, sent: SentProducts) -> dict[str, CatalogRecord]:
+        """Read `catalog`; return the newest record, as it was sent, of each product that is taken."""
+        newest: dict[str, CatalogRecord] = {}
         for record in self._catalog():
             product_id = _product_id(record)
-            if product_id in product_ids:
-                before = states.newest.get(product_id)
-                states.take(record)
-                if states.newest.get(product_id) is not before:
-                    newest[product_id] = record
+            before = sent.newest.get(product_id)
+            sent.take(record)
+            if sent.newest.get(product_id) is not before:
+                newest[product_id] = record
         return newest
 
     def _catalog(
@@ -184,7 +182,7 @@ class Auditor:
 
     def _numbers(self, chosen: Collection[str], collection: str, encoder: Encoder) -> list[Difference]:
         """Compare vectors, words and qualities of some products."""
-        records = self.newest_records(chosen)
+        records = self.newest_records(SentProducts(frozenset(chosen)))
         messages = {
             name: message for name, record in records.items() if (message := product_of(record.value)) is not None
         }

@@ -22,7 +22,7 @@ from contracts.topics import AGAIN_HEADER, CATALOG, PRODUCT_VECTORS
 from deploy.local.state import load_running_settings
 from millrace.backlog import Backlog
 from millrace.explaining import following_models, in_force, product_tower
-from millrace.importing import MOST_DELETED_RATIO
+from millrace.importing import MOST_DELETED_RATIO, read_catalogue
 from millrace.output import Json, out, print_json, progress_bars
 from service.kafka import (
     OutgoingRecord,
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from indexer.auditor import Auditor, Report
     from indexer.catalog.base_vectors import BaseProduct
     from indexer.catalog.planning import CatalogRecord
+    from indexer.catalog.sent import SentProducts
     from indexer.points import Target
     from service.models import ModelsTable
 
@@ -89,6 +90,7 @@ def run_audit(settings: Settings, tell: Tell, *, sample: int, repair: bool, yes:
         DependencyDown: a server does not answer, or no indexer works off what was sent again.
     """
     from indexer.audit import plan_repairs
+    from indexer.catalog.sent import SentProducts
 
     with open_auditor(settings, with_numbers=sample > 0) as auditor:
         found = auditor.run(sample=sample, seed=epoch_ms(), tell=tell)
@@ -97,11 +99,12 @@ def run_audit(settings: Settings, tell: Tell, *, sample: int, repair: bool, yes:
             return report
         repairs = plan_repairs(found.differences, found.sent)
         refuse_unsafe(repairs, found.products, yes=yes)
-        sent_to = send_repairs(settings, repairs, auditor.newest_records(repairs.again))
+        sent = SentProducts(repairs.again | repairs.delete.keys())
+        sent_to = send_repairs(settings, repairs, auditor.newest_records(sent), sent)
         wait_worked_off(settings, sent_to, tell)
         wrong = [difference.product_id for difference in found.differences if difference.kind in WRONG]
         left = auditor.run(sample=wrong, tell=tell)
-        return {**report, "repaired": len(repairs.again) + len(repairs.delete), "left": left.counts()}
+        return {**report, "repaired": len(sent_to), "left": left.counts()}
 
 
 def refuse_unsafe(repairs: "Repairs", products: int, *, yes: bool) -> None:
@@ -115,18 +118,35 @@ def refuse_unsafe(repairs: "Repairs", products: int, *, yes: bool) -> None:
 
 
 def send_repairs(
-    settings: Settings, repairs: "Repairs", records: "Mapping[str, CatalogRecord]"
+    settings: Settings, repairs: "Repairs", records: "Mapping[str, CatalogRecord]", sent: "SentProducts"
 ) -> list[tuple[int, int]]:
-    """Send repairs, acknowledged; return the (partition, offset) of each."""
+    """Send repairs, acknowledged; return the (partition, offset) of each.
+
+    What the shop has overtaken is left out: as the last record of its key it would be all that compaction keeps.
+
+    Args:
+        settings: of the deployment.
+        repairs: to send.
+        records: product -> the record that is sent again.
+        sent: what `catalog` held when those were read; it is read on before each batch.
+    """
     topic, mark = settings.topic(CATALOG), [(AGAIN_HEADER, b"audit")]
-    outgoing = [OutgoingRecord(topic, one.value, one.key, mark, one.partition) for one in records.values()]
+    known = {product_id: one for product_id, one in sent.newest.items() if product_id in repairs.again}
+    outgoing = {
+        name: OutgoingRecord(topic, one.value, one.key, mark, one.partition)
+        for name, one in records.items()
+        if name in repairs.again
+    }
     for product_id, version in repairs.delete.items():
         gone = ProductDeleted(type="product_deleted", product_id=product_id, version=version)
-        outgoing.append(OutgoingRecord(topic, wire.encode(gone), product_id.encode(), mark))
+        outgoing[product_id] = OutgoingRecord(topic, wire.encode(gone), product_id.encode(), mark)
     places: list[tuple[int, int]] = []
     with translate_kafka_errors(settings), KafkaProducer(**producer_config(settings)) as producer:
         for start in range(0, len(outgoing), BATCH):
-            places += produce_all(producer, outgoing[start : start + BATCH])
+            batch = list(outgoing)[start : start + BATCH]
+            read_catalogue(settings, sent)
+            overtaken = {name for name in batch if sent.newest.get(name) != known.get(name)} | sent.unreadable()
+            places += produce_all(producer, [outgoing[name] for name in batch if name not in overtaken])
     return places
 
 

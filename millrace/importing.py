@@ -222,42 +222,49 @@ def refuse_unsafe(file: FileRead, known: "Mapping[str, Sent]", deletions: int | 
         )
 
 
-def send(settings: Settings, changes: Iterator[CatalogChange], *, patience_s: float) -> int:
-    """Write changes to `catalog`, no faster than they are worked off; return how many. Kafka has them on return.
+def send(
+    settings: Settings, changes: Iterator[CatalogChange], sent: "SentProducts", *, patience_s: float
+) -> tuple[int, int]:
+    """Write changes to `catalog`, no faster than they are worked off; return how many, and how many were overtaken.
+
+    Kafka has the former on return. The latter are older than what `catalog` holds when their turn comes: as the last
+    records of their keys they would be all that compaction keeps.
 
     Args:
         settings: of the deployment.
         changes: to send.
+        sent: what `catalog` holds, and the changes themselves; it is read on before each batch.
         patience_s: if nothing is worked off for so long, no indexer runs, and the rest is sent at once.
 
     Raises:
         DependencyDown: Kafka does not acknowledge; running the command again goes on.
     """
-    topic, sent, is_paced = settings.topic(CATALOG), 0, True
+    topic, written, overtaken, is_paced = settings.topic(CATALOG), 0, 0, True
     with translate_kafka_errors(settings), ExitStack() as stack:
         producer = stack.enter_context(KafkaProducer(**producer_config(settings)))
         backlog = Backlog(settings, stack.enter_context(admin(settings)))
         while batch := list(islice(changes, BATCH)):
-            records = [OutgoingRecord(topic, wire.encode(one), key=one.product_id.encode()) for one in batch]
+            read_catalogue(settings, sent)
+            newest = [one for one in batch if sent.holds(one)]
+            records = [OutgoingRecord(topic, wire.encode(one), key=one.product_id.encode()) for one in newest]
             places = produce_all(producer, records)
-            sent += len(places)
+            written, overtaken = written + len(places), overtaken + len(batch) - len(places)
             if is_paced:
                 backlog.add(places)
                 is_paced = backlog.wait(None, patience_s=patience_s)
                 if not is_paced:
                     messages().print("no indexer works off the catalogue; the rest is sent at once", markup=False)
-    return sent
+    return written, overtaken
 
 
-def catalogue_now(settings: Settings, tell: Callable[[int, int], None]) -> "SentProducts":
-    """Read what `catalog` holds."""
-    from indexer.catalog.sent import SentProducts
+def read_catalogue(
+    settings: Settings, sent: "SentProducts", tell: Callable[[int, int], None] = lambda _done, _of: None
+) -> None:
+    """Read `catalog` to its end, from where it was read to before."""
     from indexer.catalog.topics import catalog_record
 
-    sent = SentProducts()
-    for record in records_of(settings, CATALOG, tell=tell):
+    for record in records_of(settings, CATALOG, begins=sent.ends, tell=tell):
         sent.take(catalog_record(record))
-    return sent
 
 
 @catalog_app.command("import")
@@ -310,6 +317,8 @@ def run_import(
 ) -> dict[str, Any]:
     """Check a file, send what is new, and report; nothing is sent if a line is bad, unless those are skipped.
 
+    `overtaken` counts what would have been sent if nothing newer had come meanwhile, from the shop or the file.
+
     Args:
         settings: of the deployment; a dry run without Kafka checks the file alone.
         source: the file.
@@ -320,18 +329,22 @@ def run_import(
         yes: do not ask whether deletions and versions are meant.
         patience_s: how long to wait for indexers that work nothing off.
     """
+    from indexer.catalog.sent import SentProducts
+
     read = source.read(lambda done, of: tell("checking", done, of))
     for fault in read.faults[:SHOWN_FAULTS]:
         messages().print(f"line {fault.line}: {fault.message} [{fault.reason}]", markup=False)
     if len(read.faults) > SHOWN_FAULTS:
         messages().print(f"and {len(read.faults) - SHOWN_FAULTS:,} more bad lines; --json lists them all")
     report: dict[str, Any] = {"lines": read.lines, "used": read.used, "versioned": read.versioned, "bad": read.faults,
-                              "dry_run": dry_run, "compared": False, "sent": 0, "deleted": 0,
+                              "dry_run": dry_run, "compared": False, "sent": 0, "deleted": 0, "overtaken": 0,
                               **dict.fromkeys(Outcome, 0)}  # fmt: skip
     if (read.faults and not skip_bad) or (dry_run and settings.kafka_bootstrap is None):
         return report
     settings.require("kafka_bootstrap")
-    known = catalogue_now(settings, lambda done, of: tell("reading the catalogue", done, of)).newest
+    catalogue = SentProducts()
+    read_catalogue(settings, catalogue, lambda done, of: tell("reading the catalogue", done, of))
+    known = catalogue.newest
     deletions = plan_deletions(known, read.product_ids) if full else []
     refuse_unsafe(read, known, len(deletions) if full else None, yes=yes)
     counts: Counter[str] = Counter()
@@ -342,13 +355,17 @@ def run_import(
                 outcome, change = plan_line(line, known.get(line.change.product_id))
                 counts[outcome] += 1
                 if outcome in {Outcome.NEW, Outcome.CHANGED}:
+                    catalogue.add(change)
                     yield change
-        yield from deletions
+        for deletion in deletions:
+            catalogue.add(deletion)
+            yield deletion
 
-    sent = 0 if dry_run else send(settings, changes(), patience_s=patience_s)
+    sent, overtaken = (0, 0) if dry_run else send(settings, changes(), catalogue, patience_s=patience_s)
     if dry_run:
         deque(changes(), maxlen=0)
-    return {**report, **counts, "compared": True, "deleted": len(deletions), "sent": sent}
+    report |= {"compared": True, "deleted": len(deletions), "sent": sent, "overtaken": overtaken}
+    return {**report, **counts}
 
 
 def import_words(report: Mapping[str, Any]) -> str:
@@ -358,5 +375,7 @@ def import_words(report: Mapping[str, Any]) -> str:
     outcomes = ", ".join(f"{report[name]:,} {name}" for name in (*Outcome, "deleted"))
     versions = "the time of import" if report["versioned"] == 0 else "the file"
     sent = "nothing was sent (dry run)" if report["dry_run"] else f"{report['sent']:,} sent"
+    if report["overtaken"]:
+        sent += f", {report['overtaken']:,} overtaken by newer changes"
     bad = f", {len(report['bad']):,} bad" if report["bad"] else ""
     return f"{report['lines']:,} lines: {outcomes}{bad}; {sent}. Versions are from {versions}."

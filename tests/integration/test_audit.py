@@ -11,20 +11,23 @@ from kafka import KafkaProducer
 from qdrant_client import QdrantClient, models
 
 from contracts import wire
-from contracts.catalog import point_id
+from contracts.catalog import CATALOG_CHANGE, point_id
 from contracts.errors import CheckFailed
-from contracts.topics import PRODUCT_VECTORS
+from contracts.topics import CATALOG, PRODUCT_VECTORS
 from indexer.app import serve
+from indexer.audit import Repairs
 from indexer.catalog.base_vectors import BaseProduct
+from indexer.catalog.sent import SentProducts
 from indexer.points import Target
 from indexer.qdrant import connect
 from indexer.store import ProductStore, _to_struct
-from millrace.auditing import base_vectors_on_topic, run_audit
+from millrace.auditing import base_vectors_on_topic, open_auditor, run_audit, send_repairs
 from millrace.exporting import VectorForm, export_vectors
 from service.kafka import OutgoingRecord, produce_all, producer_config
 from service.settings import Settings
 from tests.support.indexing import ServiceThread, Shop, deleted, in_words, product, running
 from tests.support.poll import eventually
+from tests.support.topics import read_topic
 from towers.encoder import BaseEncoder
 from towers.model import ProductTower
 
@@ -154,6 +157,22 @@ def test_a_lost_catalogue_is_not_repaired_by_emptying_the_shop(
         audited(own, sample=0, repair=True)
     assert store.counts(own.collection(0)).live == 4
     assert differing(audited(own, sample=0, repair=True, yes=True)["left"]) == {}
+
+
+def test_a_repair_that_the_shop_has_overtaken_is_not_sent(own: Settings, shop: Shop) -> None:
+    """Compaction keeps the last record of a key alone: it must be the shop's newer one."""
+    shop.send(product("P-1", 3), product("P-2", 3))
+    with open_auditor(own, with_numbers=False) as auditor:
+        catalogue = SentProducts({"P-1", "P-2", "X-1", "X-2"})
+        records = auditor.newest_records(catalogue)
+    shop.send(product("P-1", 4), product("X-1", 1))
+    repairs = Repairs(frozenset({"P-1", "P-2"}), {"X-1": 2, "X-2": 2})
+    assert len(send_repairs(own, repairs, records, catalogue)) == 2
+    records_now = [record for records_of_one in read_topic(own, CATALOG).values() for record in records_of_one]
+    changes = {change.product_id: change for change in (CATALOG_CHANGE.validate_json(one.value) for one in records_now)}
+    assert {name: (change.type, change.version) for name, change in changes.items()} == {
+        "P-1": ("product", 4), "P-2": ("product", 3), "X-1": ("product", 1), "X-2": ("product_deleted", 2),
+    }  # fmt: skip
 
 
 def test_the_indexer_that_leads_audits_by_itself(own: Settings, shop: Shop, store: ProductStore) -> None:

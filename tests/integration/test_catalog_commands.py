@@ -5,16 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka import KafkaProducer
 
+from contracts import wire
 from contracts.catalog import CATALOG_CHANGE
 from contracts.errors import CheckFailed
 from contracts.topics import CATALOG
 from indexer.store import ProductStore
 from millrace.feed import Form
 from millrace.importing import CatalogFile, run_import
-from service.kafka import ensure_topics
+from service.kafka import OutgoingRecord, ensure_topics, produce_all, producer_config
 from service.settings import Settings
-from tests.support.indexing import ServiceThread
+from tests.support.indexing import ServiceThread, product
 from tests.support.poll import eventually
 from tests.support.topics import read_topic
 
@@ -28,6 +30,12 @@ def written(path: Path, numbers: Sequence[int], *, price: int = 5) -> Path:
     lines = [f"P-{number},Fridge {number},{price}.00 INR" for number in numbers]
     path.write_text("\n".join(["id,title,price", *lines]), encoding="utf-8")
     return path
+
+
+def produced(settings: Settings, *records: tuple[bytes, bytes]) -> None:
+    """Write records to `catalog`, as the shop does past every command."""
+    with KafkaProducer(**producer_config(settings)) as producer:
+        produce_all(producer, [OutgoingRecord(settings.topic(CATALOG), value, key) for key, value in records])
 
 
 def imported(settings: Settings, path: Path, *, now_ms: int = NOW_MS, **options: Any) -> dict[str, Any]:
@@ -81,6 +89,40 @@ def test_an_import_that_ended_in_the_middle_goes_on(two_partitions: Settings, tm
     report = imported(two_partitions, path, now_ms=NOW_MS + 1)
     assert outcomes(report) == (3000 - before, 0, before, 0, 3000 - before)
     assert sorted(product_id for product_id, _, _ in sent(two_partitions)) == sorted(f"P-{n}" for n in range(3000))
+
+
+def test_what_the_shop_changes_meanwhile_stays_the_last_record(two_partitions: Settings, tmp_path: Path) -> None:
+    """Compaction keeps the last record of a key alone: neither an import nor a deletion may be it if it is older."""
+    ensure_topics(two_partitions)
+    path = written(tmp_path / "products.csv", range(800))
+    imported(two_partitions, written(tmp_path / "before.csv", range(900)))
+    newer = [product("P-7", NOW_MS + 50), product("P-790", NOW_MS + 50), product("P-850", NOW_MS + 50)]
+    told: list[str] = []
+
+    def change_meanwhile(what: str, _done: int, _of: int) -> None:
+        """Send what the shop changes, once: when the file has been planned against the catalogue in part."""
+        if what == "sending" and not told:
+            produced(two_partitions, *((one.product_id.encode(), wire.encode(one)) for one in newer))
+            told.append(what)
+
+    path.write_text(path.read_text(encoding="utf-8").replace(",5.00", ",6.00"), encoding="utf-8")
+    report = imported(two_partitions, path, now_ms=NOW_MS + 9, full=True, tell=change_meanwhile)
+    assert outcomes(report) == (0, 800, 0, 100, 898)
+    assert report["overtaken"] == 2
+    last = {product_id: version for product_id, _, version in sent(two_partitions)}
+    assert {one.product_id: last[one.product_id] for one in newer} == {
+        "P-7": NOW_MS + 50, "P-790": NOW_MS + 51, "P-850": NOW_MS + 50,
+    }  # fmt: skip
+
+
+def test_of_two_versions_in_a_file_the_older_is_never_sent_last(two_partitions: Settings, tmp_path: Path) -> None:
+    """Whichever comes first in the file."""
+    ensure_topics(two_partitions)
+    path = tmp_path / "history.csv"
+    path.write_text("product_id,title,version\nA,a,5\nA,b,3\nB,a,3\nB,b,5\n", encoding="utf-8")
+    report = imported(two_partitions, path)
+    assert (report["sent"], report["overtaken"], report["outdated"]) == (2, 1, 1)
+    assert sorted((product_id, version) for product_id, _, version in sent(two_partitions)) == [("A", 5), ("B", 5)]
 
 
 def test_a_full_file_deletes_what_is_missing_unless_it_seems_cut(two_partitions: Settings, tmp_path: Path) -> None:
