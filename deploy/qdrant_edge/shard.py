@@ -27,7 +27,8 @@ BUILDING: Final = ".graph-"
 """Begins the name of the folder, beside the collection's, where a copy gets its graph."""
 
 TAKEN_AT_ONCE: Final = 256
-"""Changed points that one step takes over; searches are answered between two steps."""
+"""Changed points that one step takes over beside as many as were written since the last: so however much is written, the
+steps end. Searches are answered between two."""
 
 RESERVE_BYTES: Final = 256 * 1024**2
 """More than one write takes: its body, a segment of the log, and a chunk of vectors and of payload, 32 MiB each."""
@@ -42,6 +43,8 @@ class _Successor:
 
     points: set[PointId] = field(default_factory=set)
     taken: set[PointId] = field(default_factory=set)
+    left: int = 0
+    """How many of the points were not taken over after the last step."""
     indexes: list[edge.UpdateOperation] = field(default_factory=list)
     name: str = ""
     engine: edge.EdgeShard | None = None
@@ -63,8 +66,7 @@ class Shard:
         self.is_closed = False
         self._folder = folder
         self._config = edge_config(spec)
-        recorded = folder / _CURRENT
-        current = read_json(recorded) if recorded.exists() else {}
+        current = self._recorded()
         self.has_graph = bool(current)
         self._name: str = current.get("shard", _FIRST)
         self._scanned_before: int = current.get("scanned", 0)
@@ -103,6 +105,10 @@ class Shard:
         if self.dirty and self.has_graph:
             self._record(self._name, self.scanned())
         self.dirty = False
+
+    def _recorded(self) -> Json:
+        path = self._folder / _CURRENT
+        return read_json(path) if path.exists() else {}
 
     def _record(self, name: str, scanned: int) -> None:
         write_json(self._folder / _CURRENT, {"shard": name, "scanned": scanned})
@@ -160,9 +166,11 @@ class Shard:
 
     def abandon(self) -> None:
         """Go on without the copy."""
-        if self._successor and self._successor.engine:
-            self._successor.engine.close()
-        self._successor = None
+        successor, self._successor = self._successor, None
+        if successor and successor.engine:
+            successor.engine.close()
+        if successor and successor.name and self._recorded().get("shard") != successor.name:
+            shutil.rmtree(self._folder / successor.name, ignore_errors=True)
 
     def take_over(self) -> bool:
         """Bring the copy, which has its graph by now, a step nearer to the present; return whether it answers now.
@@ -176,6 +184,7 @@ class Shard:
             successor.name = f"{_FIRST}-{1 + int(self._name.partition('-')[2] or 0)}"
             self.building.rename(self._folder / successor.name)
             successor.engine = self._load(successor.name)
+            successor.left = len(successor.points)
         self._take(successor, successor.engine)
         if successor.points:
             return False
@@ -191,7 +200,8 @@ class Shard:
         for operation in successor.indexes:
             engine.update(operation)
         successor.indexes.clear()
-        changed = list(islice(successor.points, TAKEN_AT_ONCE))
+        written = len(successor.points) - successor.left
+        changed = list(islice(successor.points, TAKEN_AT_ONCE + written))
         stored = self.engine.retrieve(changed, True, True)
         if gone := set(changed) - {record.id for record in stored}:
             engine.update(edge.UpdateOperation.delete_points(list(gone)))
@@ -199,6 +209,7 @@ class Shard:
             points = [edge.Point(record.id, record.vector or {}, record.payload or {}) for record in stored]
             engine.update(edge.UpdateOperation.upsert_points(points))
         successor.points.difference_update(changed)
+        successor.left = len(successor.points)
         successor.taken.update(changed)
 
     def remove_retired(self) -> None:

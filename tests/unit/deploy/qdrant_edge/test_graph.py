@@ -175,7 +175,7 @@ def test_writes_between_the_steps_of_the_change_over_are_kept(shop: Collection) 
     """What is written while changed points are taken over is taken over too, the last write last."""
     shard = shop.shard
     shutil.copytree(shard.begin_copy(), shard.building)
-    fill(shop, AFTER, range(2 * TAKEN_AT_ONCE), version=2)
+    fill(shop, AFTER, range(3 * TAKEN_AT_ONCE), version=2)
     assert not shard.take_over()
     fill(shop, BEFORE, range(TAKEN_AT_ONCE), version=3)
     shop.write("delete", {"points": [0, POINTS - 1]})
@@ -183,9 +183,43 @@ def test_writes_between_the_steps_of_the_change_over_are_kept(shop: Collection) 
     while not shard.take_over():
         steps += 1
     assert steps > 1
-    expected = dict.fromkeys(range(POINTS), 1) | dict.fromkeys(range(2 * TAKEN_AT_ONCE), 2)
+    expected = dict.fromkeys(range(POINTS), 1) | dict.fromkeys(range(3 * TAKEN_AT_ONCE), 2)
     expected |= dict.fromkeys(range(TAKEN_AT_ONCE), 3)
     assert versions(shop) == {number: version for number, version in expected.items() if number not in (0, POINTS - 1)}
+
+
+def test_the_change_over_ends_although_more_is_written_than_a_step_takes(shop: Collection) -> None:
+    """Each step gains on the writes, and the last of them is there."""
+    shard = shop.shard
+    shutil.copytree(shard.begin_copy(), shard.building)
+    fill(shop, AFTER, range(3 * TAKEN_AT_ONCE), version=2)
+    for step in range(3, 9):
+        if shard.take_over():
+            break
+        fill(shop, AFTER, range(POINTS - 2 * TAKEN_AT_ONCE, POINTS), version=step)
+    assert not shard.is_building
+    assert versions(shop)[POINTS - 1] == step - 1
+
+
+async def test_a_change_over_that_failed_leaves_nothing_and_the_next_succeeds(
+    shop: Collection, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As when memory is short while the copy opens: searches go on by scanning, and no folder is in the way."""
+    worker = Worker()
+    task = asyncio.create_task(worker.work())
+    with monkeypatch.context() as broken:
+        broken.setattr("deploy.qdrant_edge.shard.Shard._take", broken_step)
+        with pytest.raises(OSError, match="broken"):
+            await GraphBuilder(store, worker).build(shop)
+    assert [entry.name for entry in (tmp_path / "qdrant" / "shop").glob("shard*")] == ["shard"]
+    await GraphBuilder(store, worker).build(shop)
+    await stop([task])
+    assert shop.shard.has_graph
+
+
+def broken_step(*_given: object) -> None:
+    """Fail as the engine does."""
+    raise OSError("broken")
 
 
 @pytest.mark.parametrize("steps", range(5))
