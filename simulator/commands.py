@@ -248,6 +248,6 @@ def bench_table(report: Mapping[str, Any]) -> Table:
     table = Table("what", "unit", "ours", "peer", "peer's", "ratio", "goal", "met")
     for row in report["results"]:
         ours, peers, ratio = f"{row['ours']:,.2f}", f"{row['peer_value']:,.2f}", f"{row['ratio']:.3f}"
-        met = "yes" if row["met"] else "no"
-        table.add_row(row["name"], row["unit"], ours, row["peer"], peers, ratio, str(row["goal"]), met)
+        met = {True: "yes", False: "no"}.get(row.get("met"), "")
+        table.add_row(row["name"], row["unit"], ours, row["peer"], peers, ratio, str(row.get("goal", "")), met)
     return table

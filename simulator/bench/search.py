@@ -46,7 +46,6 @@ WORDS: Final = 3_000
 COLLECTION: Final = "products-r0"
 BATCH: Final = 1_000
 GOAL_RATIO: Final = 1.2
-GOALS_MS: Final = {"hot p50": 5.0, "hot p99": 20.0, "never seen p99": 60.0}
 
 Tell = Callable[[str], None]
 Ask = Callable[[str], Awaitable[None]]
@@ -149,27 +148,26 @@ def _queries(count: int) -> list[str]:
 
 
 def rows(times: dict[str, list[float]], products: int) -> list[dict[str, Any]]:
-    """What was measured, each beside its goal or its peer."""
-    peer = float(np.median(times["peer"]))
-    found = {
-        f"{kind} p{share}": float(np.percentile(times[kind], share))
-        for kind in ("hot", "never seen")
-        for share in (50, 99)
-    }
-    measured = [
-        _row(f"{name}, {products:,} products", found[name], "goal", goal, 1.0) for name, goal in GOALS_MS.items()
-    ]
-    bare = "encode and bare query"
-    cpu = [float(np.median(times[f"{kind} CPU"])) for kind in ("never seen", "peer")]
+    """What was measured, each beside its peer.
+
+    Only the ratio of never-seen queries has a goal here: those in ms are for 100,000 products at 50 searches a second.
+    """
+    of = f"{products:,} products"
     return [
-        *measured,
-        _row("never seen p50", found["never seen p50"], bare, peer, GOAL_RATIO),
-        _row("never seen, CPU of all but the store", cpu[0], bare, cpu[1], GOAL_RATIO),
-        _row("hot, CPU with that of the client", float(np.median(times["hot CPU"])), "goal", GOALS_MS["hot p50"], 1.0),
+        _row(f"hot p50, {of}", times, "hot", 50),
+        _row(f"hot p99, {of}", times, "hot", 99),
+        _row(f"never seen p99, {of}", times, "never seen", 99),
+        _row(f"never seen p50, {of}", times, "never seen", 50, GOAL_RATIO),
+        _row("never seen, CPU of all but the store", times, "never seen", 50, GOAL_RATIO, suffix=" CPU"),
+        _row("hot, CPU with that of the client", times, "hot", 50, suffix=" CPU"),
     ]
 
 
-def _row(name: str, ours: float, peer: str, peer_value: float, goal: float) -> dict[str, Any]:
-    ratio = ours / peer_value
-    figures = {"name": name, "unit": "ms", "ours": ours, "peer": peer, "peer_value": peer_value}
-    return {**figures, "ratio": ratio, "goal": f"<= {goal}", "met": ratio <= goal}
+def _row(
+    name: str, times: dict[str, list[float]], kind: str, percent: int, goal: float | None = None, *, suffix: str = ""
+) -> dict[str, Any]:
+    ours, peer = (float(np.percentile(times[one + suffix], percent)) for one in (kind, "peer"))
+    ratio = ours / peer
+    figures = {"name": name, "unit": "ms", "ours": ours, "peer": "encode and bare query", "peer_value": peer}
+    judged = {} if goal is None else {"goal": f"<= {goal}", "met": ratio <= goal}
+    return {**figures, "ratio": ratio, **judged}

@@ -1,0 +1,17 @@
+"""The rows of `millrace bench search`, from times that are given."""
+
+from simulator.bench.search import rows
+
+
+def test_only_what_was_measured_as_its_goal_says_is_judged() -> None:
+    """One search at a time meets or misses no goal that is for a load; each row has its peer's figure."""
+    times = {"hot": [1.0, 1.0], "never seen": [30.0, 30.0], "peer": [20.0, 20.0]}
+    times |= {f"{kind} CPU": values for kind, values in times.items()}
+    found = rows(times, 20_000)
+    assert {row["name"]: row["met"] for row in found if "met" in row} == {
+        "never seen p50, 20,000 products": False,
+        "never seen, CPU of all but the store": False,
+    }
+    assert all(("goal" in row) == ("met" in row) for row in found)
+    assert {row["peer_value"] for row in found} == {20.0}
+    assert found[0]["ratio"] == 0.05
