@@ -233,7 +233,7 @@ def send(
     Args:
         settings: of the deployment.
         changes: to send.
-        sent: what `catalog` holds, and the changes themselves; it is read on before each batch.
+        sent: what `catalog` holds; it is read on before each batch.
         patience_s: if nothing is worked off for so long, no indexer runs, and the rest is sent at once.
 
     Raises:
@@ -244,6 +244,8 @@ def send(
         producer = stack.enter_context(KafkaProducer(**producer_config(settings)))
         backlog = Backlog(settings, stack.enter_context(admin(settings)))
         while batch := list(islice(changes, BATCH)):
+            for change in batch:
+                sent.add(change)
             read_catalogue(settings, sent)
             newest = [one for one in batch if sent.holds(one)]
             records = [OutgoingRecord(topic, wire.encode(one), key=one.product_id.encode()) for one in newest]
@@ -355,11 +357,8 @@ def run_import(
                 outcome, change = plan_line(line, known.get(line.change.product_id))
                 counts[outcome] += 1
                 if outcome in {Outcome.NEW, Outcome.CHANGED}:
-                    catalogue.add(change)
                     yield change
-        for deletion in deletions:
-            catalogue.add(deletion)
-            yield deletion
+        yield from deletions
 
     sent, overtaken = (0, 0) if dry_run else send(settings, changes(), catalogue, patience_s=patience_s)
     if dry_run:

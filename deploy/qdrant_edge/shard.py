@@ -27,8 +27,8 @@ BUILDING: Final = ".graph-"
 """Begins the name of the folder, beside the collection's, where a copy gets its graph."""
 
 TAKEN_AT_ONCE: Final = 256
-"""Changed points that one step takes over beside as many as were written since the last: so however much is written, the
-steps end. Searches are answered between two."""
+"""Changed points that one step takes over beside as many as were written since the last, so that the steps end however
+much is written. Searches are answered between two."""
 
 RESERVE_BYTES: Final = 256 * 1024**2
 """More than one write takes: its body, a segment of the log, and a chunk of vectors and of payload, 32 MiB each."""

@@ -80,7 +80,7 @@ def test_products_that_a_full_file_does_not_name_are_deleted_at_their_own_versio
 
 
 def test_every_bad_line_is_told_with_its_number(tmp_path: Path) -> None:
-    """All faults come at once, an id that came before is one; bad lines name their products if the columns are right."""
+    """All faults come at once, a repeated id is one; bad lines name their products if the columns are right."""
     read = read_file(tmp_path, "product_id,title,price\nA,a,1\nB,b,x\nA,a,2\n,c,3\nD,d\n")
     assert [(one.line, one.reason, one.field) for one in read.faults] == [
         (3, "wrong_type", "price"), (4, "repeated", "product_id"), (5, "missing", "product_id"), (6, "columns", None),
