@@ -171,7 +171,7 @@ class Learner:
     def sample(self) -> Sample:
         """The newest queries and products that have evidence."""
         queries = np.flatnonzero(self.evidence.query_vectors.any(axis=1))[-SAMPLE_QUERIES:]
-        texts = [self.evidence.queries.texts[number] for number in queries.tolist()]
+        texts = [self.evidence.typed[number] for number in queries.tolist()]
         names = [name for name in self.evidence.products.texts if not name.startswith(TEXT)][-SAMPLE_PRODUCTS:]
         found = self._products.look(names)
         places = np.flatnonzero(found.known).tolist()
@@ -227,7 +227,7 @@ class Learner:
         size = self._products.size()
         if any(abs(now - before) > CHANGED_SHARE * before for now, before in zip(size, self._size, strict=True)):
             self._space, self._size, self._matches = self._products.feature_space(), size, None
-        names, texts = self.evidence.products.texts, self.evidence.queries.texts
+        names, texts = self.evidence.products.texts, self.evidence.typed
         known, vectors, features, words = self._products.look(names)
         for number, name in enumerate(names):
             if name.startswith(TEXT):

@@ -136,6 +136,8 @@ class Evidence:
     def __init__(self, dim: int, *, half_life_ms: float) -> None:
         self.table = EvidenceTable(half_life_ms=half_life_ms)
         self.queries, self.products = Names(), Names()
+        self.typed: list[str] = []
+        """By query number what shoppers typed, as search reads it: of all spellings the least, whatever came first."""
         self.query_vectors = np.zeros((0, dim), dtype=np.float16)
         """Base vectors by query number; 0 of one that was not encoded yet."""
         self.click_times: list[int] = []
@@ -161,14 +163,13 @@ class Evidence:
             return ListOutcome.DUPLICATE
         if reason := filter_reason(search):
             return ListOutcome(reason.value)
-        query = normalised(search.query)
-        if not query:
+        if not normalised(search.query):
             return ListOutcome.NO_QUERY
         slots = slots_of(search)
         if not slots:
             return ListOutcome.NO_SLOT
         shown = [Shown(self.products.number(name), *counts) for name, counts in slots.items()]
-        self.table.add(self.queries.number(query), shown, time_ms=min(search.closed_at, time_ms))
+        self.table.add(self._number(search.query), shown, time_ms=min(search.closed_at, time_ms))
         self._note_clicks(search.search_time, [slot for slot in search.slots if slot.product_id in slots])
         return ListOutcome.LEARNED
 
@@ -176,34 +177,32 @@ class Evidence:
         """Count a preference pair; return why it is not counted."""
         if not self._pairs.add(pair.pair_id):
             return PairDropReason.DUPLICATE
-        query = normalised(pair.query)
-        if not query:
+        if not normalised(pair.query):
             return PairDropReason.NO_QUERY
         chosen, rejected = pair.chosen.product_id, pair.rejected.product_id
         if pair.source == "value":
             shown = [Shown(self.products.number(chosen), 0.0, min(pair.factors.value, VALUE[Grade.PURCHASE]))]
-            self.table.add(self.queries.number(query), shown, time_ms=pair.closed_at, is_list=False)
+            self.table.add(self._number(pair.query), shown, time_ms=pair.closed_at, is_list=False)
         elif pair.source != "click":
             weight = RULE_WEIGHT if pair.source == "rule" else CURATED_WEIGHT
-            return self._take_preference(query, chosen, rejected, weight * pair.weight, time_ms=pair.closed_at)
+            return self._take_preference(pair.query, chosen, rejected, weight * pair.weight, time_ms=pair.closed_at)
         return None
 
     def take_curated(self, pair: CuratedPair, *, time_ms: int) -> PairDropReason | None:
         """Count a pair that a person wrote; return why it is not counted."""
-        query = normalised(pair.query)
-        if not query:
+        if not normalised(pair.query):
             return PairDropReason.NO_QUERY
         chosen = pair.chosen or f"{TEXT}{pair.chosen_text}"
         rejected = pair.rejected or f"{TEXT}{pair.rejected_text}"
-        return self._take_preference(query, chosen, rejected, CURATED_WEIGHT * pair.weight, time_ms=time_ms)
+        return self._take_preference(pair.query, chosen, rejected, CURATED_WEIGHT * pair.weight, time_ms=time_ms)
 
     def encode_queries(self, encode: Callable[[str], np.ndarray]) -> None:
-        """Make the base vectors of the queries that were clicked and have none, each of its own text alone."""
+        """Make the base vectors of the queries that were clicked and have none, each of what was typed alone."""
         rows = np.zeros((len(self.queries) - len(self.query_vectors), self.query_vectors.shape[1]), dtype=np.float16)
         self.query_vectors = np.concatenate([self.query_vectors, rows])
         for number in self.table.clicked().tolist():
             if not self.query_vectors[number].any():
-                self.query_vectors[number] = np.nan_to_num(encode(self.queries.texts[number]))
+                self.query_vectors[number] = np.nan_to_num(encode(self.typed[number]))
 
     def cells(self, known_products: np.ndarray) -> Cells:
         """The evidence of queries and products that have vectors.
@@ -224,13 +223,14 @@ class Evidence:
         self.table.renumber(*places)
         self.query_vectors = self.query_vectors[queries[queries < len(self.query_vectors)]]
         self.queries = Names([self.queries.texts[number] for number in queries.tolist()])
+        self.typed = [self.typed[number] for number in queries.tolist()]
         self.products = Names([self.products.texts[number] for number in products.tolist()])
         return True
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything that was counted and is remembered."""
         closed = {partition: seen.newest for partition, seen in self._closed.items()}
-        texts = [self.queries.texts, self.products.texts, self.click_times, closed]
+        texts = [self.queries.texts, self.typed, self.products.texts, self.click_times, closed]
         return {
             **{f"table.{name}": array for name, array in self.table.state().items()},
             "query_vectors": self.query_vectors,
@@ -245,7 +245,7 @@ class Evidence:
         evidence = cls(state["query_vectors"].shape[1], half_life_ms=half_life_ms)
         table = {name.removeprefix("table."): array for name, array in state.items() if name.startswith("table.")}
         evidence.table = EvidenceTable.from_state(table, half_life_ms=half_life_ms)
-        queries, products, evidence.click_times, newest = orjson.loads(state["names"].tobytes())
+        queries, evidence.typed, products, evidence.click_times, newest = orjson.loads(state["names"].tobytes())
         evidence._closed = {partition: ClosedSearches(numbers) for partition, numbers in newest.items()}
         evidence.queries, evidence.products = Names(queries), Names(products)
         evidence.query_vectors = state["query_vectors"].copy()
@@ -255,12 +255,22 @@ class Evidence:
     def _take_preference(
         self, query: str, chosen: str, rejected: str, clicks: float, *, time_ms: int
     ) -> PairDropReason | None:
-        if not self._pairs.add(query, chosen, rejected):
+        if not self._pairs.add(normalised(query), chosen, rejected):
             return PairDropReason.DUPLICATE
         numbers = self.products.number(chosen), self.products.number(rejected)
         shown = [Shown(numbers[0], 1.0, min(clicks, MAX_PAIR_CLICKS)), Shown(numbers[1], 1.0, 0.0)]
-        self.table.add(self.queries.number(query), shown, time_ms=time_ms, is_list=False)
+        self.table.add(self._number(query), shown, time_ms=time_ms, is_list=False)
         return None
+
+    def _number(self, query: str) -> int:
+        """The number of a query; another spelling of it than before is encoded anew."""
+        number, typed = self.queries.number(normalised(query)), " ".join(query.split())
+        if number == len(self.typed):
+            self.typed.append(typed)
+        elif typed < self.typed[number]:
+            self.typed[number] = typed
+            self.query_vectors[number : number + 1] = 0
+        return number
 
     def _note_clicks(self, search_time: int, slots: Sequence[JoinedSlot]) -> None:
         clicked = [search_time if slot.click_time is None else slot.click_time for slot in slots if grade(slot)]

@@ -22,7 +22,7 @@ from service.logging import get_logger
 from service.machine import write_atomically
 from trainer.state import OF_THE_BASE, Progress, Snapshot
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 KEPT: Final = 3
 """The newest ones."""
 HOUR_S: Final = 3600

@@ -20,10 +20,12 @@ from tests.support.trainer import (
     search_number,
 )
 from towers.features import key_of
-from towers.model import DEFAULT_MIX, QueryTower
+from towers.lexical import read_query
+from towers.model import DEFAULT_MIX, Mix, QueryTower, Rate
 from trainer.learner import MEMORY_QUERIES, Learner, Towers, mixed
 from trainer.preference.model import OWN_CAP, QUALITY_CAP, rates_of
 
+MIX = Mix(Rate(4.0, 1.0, 10.0), Rate(2.5, 0.5, 10.0), Rate(3.0, -1.0, 20.0))
 UNTRAINED = Towers.untrained(DIM)
 
 
@@ -153,6 +155,24 @@ def test_a_feature_that_appears_for_the_first_time_begins_at_nothing() -> None:
     assert key_of("t:titanium") not in before.product.features.keys
     assert key_of("t:titanium") in after.product.features.keys
     assert liked(after, encoder) == pytest.approx(liked(before, encoder), abs=0.2)
+
+
+@pytest.mark.parametrize("query", ["P-1", "usb-c cable", "12.5 kg dog food"])
+def test_words_of_a_query_count_as_in_search(query: str) -> None:
+    """Its kind, and each product's share of the best match, are those that search computes of what was typed."""
+    names = ("P-1", "usb-c cable grey", "usb cable c", "dog food 12.5 kg", "dog food 5 kg 12", "p 1", "oven")
+    products = FakeProducts(TinyEncoder(DIM), names)
+    learner = new_learner(products=products)
+    slots = tuple(JoinedSlot(product_id=name, position=1 + place, clicked=True) for place, name in enumerate(names))
+    search = JoinedSearch(search_id="s", search_time=START_MS, closed_at=START_MS, query=f"  {query} ", slots=slots)
+    learner.evidence.take_list(search, time_ms=START_MS)
+    cells, catalogue = learner._problem()
+    assert catalogue.matches is not None
+    found = catalogue.matches(cells)
+    asked = read_query(query)
+    served = MIX.nats(asked.kind, products.word_index().scores(asked.words).tolist())
+    assert found.shares * (found.strengths @ rates_of(MIX)) == pytest.approx(served, abs=1e-6)
+    assert any(served)
 
 
 def test_a_few_new_products_do_not_recount_the_features() -> None:

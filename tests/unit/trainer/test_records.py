@@ -203,6 +203,28 @@ def test_a_curated_text_is_a_product_of_its_own() -> None:
     )
 
 
+def test_a_query_is_read_as_it_was_typed_whichever_spelling_came_first() -> None:
+    """One number, encoded from the least of its spellings, in any order and through a restart."""
+    spellings = ["USB-C  cable", "usb c cable", "usb-c cable"]
+    states = []
+    for order in (spellings, spellings[::-1]):
+        evidence, asked = new(), list[str]()
+
+        def encode(text: str, asked: list[str] = asked) -> np.ndarray:
+            asked.append(text)
+            return np.ones(4)
+
+        for number, query in enumerate(order):
+            listed = search(slot("a", 1, clicked=True), number=number, query=query)
+            evidence.take_list(listed, time_ms=START_MS)
+            evidence.encode_queries(encode)
+            evidence = Evidence.from_state(evidence.state(), half_life_ms=16 * DAY_MS)
+        assert evidence.queries.texts == ["usb c cable"]
+        assert asked[-1] == "USB-C cable"
+        states.append(evidence.typed)
+    assert states[0] == states[1] == ["USB-C cable"]
+
+
 def test_evidence_goes_on_from_its_state() -> None:
     """Numbers, counts, vectors and what was seen: the same as without the interruption, bit by bit."""
     whole, first = new(), new()

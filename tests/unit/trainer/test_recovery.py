@@ -273,7 +273,7 @@ def test_another_base_model_keeps_the_evidence_and_releases_at_once(tmp_path: Pa
     assert manifest.release > 1
     state = world.loop.learner.evidence.state()
     assert np.array_equal(state["table.counts"], counted["table.counts"])
-    texts = world.loop.learner.evidence.queries.texts
+    texts = world.loop.learner.evidence.typed
     expected = world.encoder.encode(texts).astype(np.float16)
     encoded = state["query_vectors"].any(axis=1)
     np.testing.assert_array_equal(state["query_vectors"][encoded], expected[encoded])
