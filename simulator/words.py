@@ -62,7 +62,7 @@ class Words:
         self._vectors = [product_words(product.product_id, product) for product in products]
         self.of_products = [vectors.words for vectors in self._vectors]
         self._words, self._grams = (WordIndex(one) for one in zip(*self._vectors, strict=True))
-        self.matches = WordMatches(self._words)
+        self.matches = WordMatches(lambda: self._words, self._words.counts)
         """What the learner knows of it: as in the trainer, words alone, whatever the kind of query."""
         self._asked: LRUCache[str, Asked] = LRUCache(KEPT_QUERIES)
 

@@ -205,6 +205,27 @@ def idf(products: int, having: np.ndarray) -> np.ndarray:
     return np.asarray(np.log((products - having + 0.5) / (having + 0.5) + 1.0), dtype=np.float32)
 
 
+class TermCounts(NamedTuple):
+    """How many of a catalogue's products have each term: what says how much its match is worth.
+
+    Args:
+        products: that there are.
+        terms: which any of them has, rising, (T,) uint32.
+        having: how many have each, (T,).
+    """
+
+    products: int
+    terms: np.ndarray
+    having: np.ndarray
+
+    def weighed(self, query: Sparse) -> Sparse:
+        """A query's terms with what the match of each is worth; those that no product has are worth most."""
+        having = np.zeros(len(query.indices), dtype=np.int64)
+        places, columns = matched(query.indices, self.terms)
+        having[places] = self.having[columns]
+        return Sparse(query.indices, query.values * idf(self.products, having))
+
+
 class WordIndex:
     """The words of a catalogue by term: how well each product matches a query, as the store scores it.
 
@@ -216,20 +237,14 @@ class WordIndex:
         rows = np.repeat(np.arange(len(products)), [len(vector.indices) for vector in products])
         found = np.concatenate([*(vector.indices for vector in products), np.zeros(0, np.uint32)])
         values = np.concatenate([*(vector.values for vector in products), np.zeros(0, np.float32)])
-        self._terms, columns = np.unique(found, return_inverse=True)
-        self._by_term = csc_matrix((values, (rows, columns)), shape=(len(products), len(self._terms)))
+        terms, columns = np.unique(found, return_inverse=True)
+        self._by_term = csc_matrix((values, (rows, columns)), shape=(len(products), len(terms)))
+        self.counts = TermCounts(len(products), terms, np.diff(self._by_term.indptr))
 
-    def weighed(self, query: Sparse) -> Sparse:
-        """A query's terms with what the match of each is worth; those that no product has are worth most."""
-        having = np.zeros(len(query.indices), dtype=np.int64)
-        places, columns = matched(query.indices, self._terms)
-        having[places] = np.diff(self._by_term.indptr)[columns]
-        return Sparse(query.indices, query.values * idf(self._by_term.shape[0], having))
-
-    def scores(self, query: Sparse) -> np.ndarray:
-        """The score of each product in nats, (P,) float32; 0 if they share no term."""
-        places, columns = matched(query.indices, self._terms)
-        weights = self.weighed(query).values[places]
+    def scores(self, query: Sparse, counts: TermCounts | None = None) -> np.ndarray:
+        """The score of each product in nats, (P,) float32, by the counts of this catalogue if no other are given."""
+        places, columns = matched(query.indices, self.counts.terms)
+        weights = (counts or self.counts).weighed(query).values[places]
         return np.asarray(self._by_term[:, columns] @ weights, dtype=np.float32)
 
 

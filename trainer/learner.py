@@ -4,6 +4,7 @@ Towers are a function of the evidence at the cut, the catalogue, the prior in fo
 the solver begins. So nothing of an earlier solve has to be kept, and any release can be computed again.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from contracts.catalog import PointPayload
 from towers.features import FeatureSpace, matched
-from towers.lexical import Sparse, WordIndex, word_vector
+from towers.lexical import Sparse, TermCounts, WordIndex, word_vector
 from towers.model import NATS_PER_COSINE, Mix, ProductTower, QueryTower, product_vectors
 from trainer.preference.evidence import Cells
 from trainer.preference.learner import PreferenceLearner
@@ -26,7 +27,10 @@ DAY_MS: Final = 86_400_000
 MEMORY_QUERIES: Final = 2_000
 """Queries with a memory in a release: the most clicked ones; 1.5 MB at 384 dimensions."""
 CHANGED_SHARE: Final = 0.05
-"""Share by which the catalogue has to change until its features and words are counted anew."""
+"""Share of its products, those before and now together, by which the catalogue has to change until its features and
+words are counted anew."""
+SKETCHED: Final = 4096
+"""Products of which the change of a larger catalogue is told, by their digests."""
 SAMPLE_QUERIES: Final = 256
 SAMPLE_PRODUCTS: Final = 4096
 
@@ -46,8 +50,8 @@ class Towers(NamedTuple):
 class Products(Protocol):
     """The catalogue, as far as it has been read."""
 
-    def size(self) -> tuple[int, int]:
-        """How many products there are, and how many features they have together."""
+    def digests(self) -> np.ndarray:
+        """A number for each product with its features and words, in any order, (P,) uint64."""
 
     def feature_space(self) -> FeatureSpace:
         """Count the features of the whole catalogue."""
@@ -133,8 +137,12 @@ class Learner:
         self.evidence = Evidence(self._dim, half_life_ms=self.half_life_days * DAY_MS)
         self.preference = PreferenceLearner(loss=self._loss)
         self._space = FeatureSpace.of([])
-        self._size = (0, 0)
-        self._matches: WordMatches | None = None
+        self._sketch = np.zeros(0, dtype=np.uint64)
+        """Of the catalogue when its features and words were counted."""
+        nothing = WordIndex([])
+        self._words = WordMatches(self._word_index, nothing.counts)
+        self._indexed = 0, nothing
+        """The catalogue's words, and the sum of the digests of what they are of."""
 
     @property
     def prior_due(self) -> bool:
@@ -142,7 +150,7 @@ class Learner:
 
         Without a catalogue it would learn that nothing can be learned.
         """
-        return self.preference.prior_due(self.evidence.table.lists) and self._products.size()[0] > 0
+        return self.preference.prior_due(self.evidence.table.lists) and len(self._products.digests()) > 0
 
     def learn_prior(self) -> None:
         """Learn the prior anew."""
@@ -181,7 +189,7 @@ class Learner:
             [names[place] for place in places],
             found.vectors[places],
             [found.features[place] for place in places],
-            self._word_matches().grid(texts, [found.words[place] for place in places]),
+            self._words.grid(texts, [found.words[place] for place in places]),
         )
 
     def largest_move(self, before: ProductTower, after: ProductTower) -> float:
@@ -197,7 +205,11 @@ class Learner:
             **{f"preference.{name}": array for name, array in self.preference.state().items()},
             "space.keys": self._space.keys,
             "space.idf": self._space.idf,
-            "space.size": np.array(self._size, dtype=np.int64),
+            "space.sketch": self._sketch,
+            "words.products": np.array(self._words.counts.products, dtype=np.int64),
+            "words.terms": self._words.counts.terms,
+            "words.having": self._words.counts.having,
+            "words.best": np.array([self._words.best.get(text, np.nan) for text in self.evidence.typed]),
         }
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
@@ -212,8 +224,10 @@ class Learner:
         if preference := under("preference."):
             self.preference = PreferenceLearner.from_state(preference, loss=self._loss)
         self._space = FeatureSpace(state["space.keys"], state["space.idf"])
-        products, features = state["space.size"].tolist()
-        self._size = products, features
+        self._sketch = state["space.sketch"]
+        counts = TermCounts(int(state["words.products"]), state["words.terms"], state["words.having"])
+        best = zip(self.evidence.typed, state["words.best"].tolist(), strict=True)
+        self._words = WordMatches(self._word_index, counts, {text: nats for text, nats in best if not math.isnan(nats)})
 
     @property
     def _prior(self) -> Prior:
@@ -224,27 +238,32 @@ class Learner:
         """The evidence of what has vectors, and the products that it names."""
         self.evidence.renumber()
         self.evidence.encode_queries(self._encode)
-        size = self._products.size()
-        if any(abs(now - before) > CHANGED_SHARE * before for now, before in zip(size, self._size, strict=True)):
-            self._space, self._size, self._matches = self._products.feature_space(), size, None
+        sketch = sketch_of(self._products.digests())
+        if changed_share(self._sketch, sketch) > CHANGED_SHARE:
+            self._space, self._sketch = self._products.feature_space(), sketch
+            self._words.recount(self._word_index().counts)
         names, texts = self.evidence.products.texts, self.evidence.typed
         known, vectors, features, words = self._products.look(names)
-        for number, name in enumerate(names):
-            if name.startswith(TEXT):
-                text = name.removeprefix(TEXT)
-                known[number], vectors[number] = True, np.nan_to_num(self._encode(text))
-                words[number] = word_vector("", PointPayload.model_construct(title=text))
-        matches = self._word_matches()
+        is_text = np.array([name.startswith(TEXT) for name in names], dtype=bool)
+        for number in np.flatnonzero(is_text).tolist():
+            text = names[number].removeprefix(TEXT)
+            known[number], vectors[number] = True, np.nan_to_num(self._encode(text))
+            words[number] = word_vector("", PointPayload.model_construct(title=text))
+        cells = self.evidence.cells(known)
+        self._words.keep({texts[number] for number in cells.queries.tolist()})
         catalogue = Catalogue(
-            vectors, self._space.matrix(features), matches=lambda cells: matches.of(cells, texts, words)
+            vectors,
+            self._space.matrix(features),
+            matches=lambda cells: self._words.of(cells, texts, words, is_text=is_text),
         )
-        return self.evidence.cells(known), catalogue
+        return cells, catalogue
 
-    def _word_matches(self) -> WordMatches:
-        """The words of the catalogue as they were counted last, or as they are when this process first asks."""
-        if self._matches is None:
-            self._matches = WordMatches(self._products.word_index())
-        return self._matches
+    def _word_index(self) -> WordIndex:
+        """The words of the catalogue as it is now."""
+        total = int(self._products.digests().sum())
+        if total != self._indexed[0]:
+            self._indexed = total, self._products.word_index()
+        return self._indexed[1]
 
     def _start(self, parent: Towers) -> Weights:
         """A release's towers as weights over the present numbers."""
@@ -280,6 +299,28 @@ class Learner:
         return ProductTower(
             self._space, weights.words, keys[products][order], own[order], own_width, unseen_width, QUALITY_CAP
         )
+
+
+def sketch_of(digests: np.ndarray) -> np.ndarray:
+    """The least of a catalogue's digests, (P,): at most SKETCHED, rising.
+
+    Source: Broder, On the Resemblance and Containment of Documents, SEQUENCES 1997.
+    """
+    return np.sort(digests)[:SKETCHED]
+
+
+def changed_share(before: np.ndarray, now: np.ndarray) -> float:
+    """Of all products of two catalogues, the share that is not the same in both; a changed product counts as two.
+
+    Args:
+        before: sketch of one, (at most SKETCHED,).
+        now: of the other.
+
+    >>> changed_share(np.array([1, 2, 3]), np.array([1, 2, 3, 4]))
+    0.25
+    """
+    either = np.union1d(before, now)[:SKETCHED]
+    return 1.0 - float(np.isin(either, np.intersect1d(before, now)).mean()) if len(either) else 0.0
 
 
 def mixed(before: Towers, after: Towers, *, share: float) -> Towers:

@@ -13,7 +13,7 @@ from contracts.structs import JoinedSearch, JoinedSlot
 from contracts.topics import JOINED_SEARCHES
 from service.models import ModelsTable
 from tests.support.tiny_encoder import WORDS, TinyEncoder
-from towers.features import FeatureSpace, keys_of, words
+from towers.features import FeatureSpace, key_of, keys_of, words
 from towers.lexical import Sparse, WordIndex, word_vector
 from trainer.adapters.vectors import TextVectors
 from trainer.learner import Learner, Looked
@@ -47,9 +47,9 @@ class FakeProducts:
         titled = {name: PointPayload.model_construct(title=name) for name in names}
         self._words = {name: word_vector("", product) for name, product in titled.items()}
 
-    def size(self) -> tuple[int, int]:
-        """How large the catalogue is."""
-        return len(self._vectors), sum(map(len, self._features.values()))
+    def digests(self) -> np.ndarray:
+        """Tell products apart."""
+        return np.array([key_of(name) for name in self._vectors], dtype=np.uint64)
 
     def feature_space(self) -> FeatureSpace:
         """Count the features."""

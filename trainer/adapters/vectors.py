@@ -3,6 +3,7 @@
 A million products take 0.8 GB of a mapped file and 1.0 GB of memory, and their index of words 0.3 GB.
 """
 
+import hashlib
 import mmap
 import os
 import tempfile
@@ -35,14 +36,6 @@ WORD: Final = np.dtype([("index", "<u4"), ("value", "<f4")])
 NO_WORDS: Final = np.zeros(0, dtype=WORD)
 
 
-class CatalogueSize(NamedTuple):
-    """How large the catalogue is: what says whether its features have to be counted anew."""
-
-    products: int
-    features: int
-    """Of all products, each as often as products have it."""
-
-
 class _Product(NamedTuple):
     row: int
     features: np.ndarray
@@ -69,10 +62,11 @@ class VectorTable:
         Path(name).unlink()
         weakref.finalize(self, os.close, self._file)
         self._matrix = self._mapped(FIRST_ROWS)
+        self._digests = np.zeros(FIRST_ROWS, dtype=np.uint64)
+        """By row, of the product with its features and words; 0 of a free one."""
         self._products: dict[str, _Product] = {}
         self._versions: dict[str, int] = {}
         self._free: list[int] = []
-        self._features = 0
         self.foreign_records = 0
         """Vectors of another base version that were left out."""
         self._foreign_base = ""
@@ -84,7 +78,7 @@ class VectorTable:
             self._products.clear()
             self._versions.clear()
             self._free = list(range(len(self._matrix) - 1, -1, -1))
-            self._features = 0
+            self._digests[:] = 0
             self.foreign_records = 0
 
     def on_record(self, key: bytes, value: bytes | None, _timestamp_ms: int) -> None:
@@ -108,10 +102,10 @@ class VectorTable:
             return None
         return f"no vector is of base model {self._base_version}; the newest is of {self._foreign_base}"
 
-    def size(self) -> CatalogueSize:
-        """How large the catalogue is."""
+    def digests(self) -> np.ndarray:
+        """A number for each product with its features and words, in any order, (P,) uint64."""
         with self._lock:
-            return CatalogueSize(len(self._products), self._features)
+            return self._digests[self._digests > 0]
 
     def feature_space(self) -> FeatureSpace:
         """Count the features of the whole catalogue."""
@@ -150,15 +144,17 @@ class VectorTable:
         sparse = word_vector(vector.product_id, vector.payload)
         words = np.empty(len(sparse.indices), dtype=WORD)
         words["index"], words["value"] = sparse
+        told = b"\0".join((vector.product_id.encode(), features.tobytes(), words.tobytes()))
+        digest = hashlib.blake2b(told, digest_size=8).digest()
         with self._lock:
             if vector.version < self._versions.get(vector.product_id, 0):
                 return
             self._versions[vector.product_id] = vector.version
             known = self._products.get(vector.product_id)
             row = self._free_row() if known is None else known.row
-            self._features += len(features) - (0 if known is None else len(known.features))
             self._products[vector.product_id] = _Product(row, features, words)
             self._matrix[row] = content
+            self._digests[row] = int.from_bytes(digest, "little")
 
     def _remove(self, product_id: str, *, version: int | None) -> None:
         """Forget a product, unless a newer version of it is known."""
@@ -170,13 +166,14 @@ class VectorTable:
             known = self._products.pop(product_id, None)
             if known is not None:
                 self._free.append(known.row)
-                self._features -= len(known.features)
+                self._digests[known.row] = 0
 
     def _free_row(self) -> int:
         """Find an unused row; the file doubles when none is left."""
         if not self._free:
             size = len(self._matrix)
             self._matrix = self._mapped(2 * size)
+            self._digests = np.concatenate([self._digests, np.zeros_like(self._digests)])
             self._free = list(range(2 * size - 1, size - 1, -1))
         return self._free.pop()
 

@@ -4,20 +4,17 @@ A product adds its share of the best match in the catalogue, times a rate that d
 and on how strong that best match is. So a query costs one look into the index, whatever the number of its products.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
-from cachetools import LRUCache
 from scipy.sparse import csr_matrix
 
 from towers.features import matched
-from towers.lexical import QueryKind, Sparse, WordIndex, read_query
+from towers.lexical import QueryKind, Sparse, TermCounts, WordIndex, read_query
 from towers.model import DEFAULT_MIX, KINDS, strength_of
 from trainer.preference.evidence import Cells
 
-KEPT_QUERIES: Final = 50_000
-"""Queries whose words and best match are kept."""
 CHUNK: Final = 50_000
 """Cells that are multiplied at once."""
 
@@ -34,34 +31,55 @@ class Matches(NamedTuple):
     strengths: np.ndarray
 
 
-class _Asked(NamedTuple):
+class _Reading(NamedTuple):
     kind: QueryKind
-    terms: Sparse
-    best: float
+    words: Sparse
 
 
 class WordMatches:
-    """What the words of a catalogue say of queries.
+    """What the words of a catalogue say of queries: by what terms were worth when they were counted last.
+
+    Of each query that was asked its reading and its best match are kept; `keep` says for how long.
 
     Args:
-        index: of the whole catalogue.
+        index: gives that of the whole catalogue as it is now; needed for queries that were not asked yet.
+        counts: of the catalogue's terms.
+        best: of queries that were asked already the best match, in nats, by text.
     """
 
-    def __init__(self, index: WordIndex) -> None:
-        self._index = index
-        self._asked: LRUCache[str, _Asked] = LRUCache(KEPT_QUERIES)
+    def __init__(
+        self, index: Callable[[], WordIndex], counts: TermCounts, best: Mapping[str, float] | None = None
+    ) -> None:
+        self._index, self.counts = index, counts
+        self.best = dict(best or {})
+        self._readings: dict[str, _Reading] = {}
 
-    def of(self, cells: Cells, texts: Sequence[str], products: Sequence[Sparse]) -> Matches:
+    def recount(self, counts: TermCounts) -> None:
+        """Say anew what terms are worth; every query's best match is sought again."""
+        self.counts = counts
+        self.best.clear()
+
+    def keep(self, texts: Collection[str]) -> None:
+        """Forget all queries but these."""
+        self.best = {text: best for text, best in self.best.items() if text in texts}
+        self._readings = {text: reading for text, reading in self._readings.items() if text in texts}
+
+    def of(
+        self, cells: Cells, texts: Sequence[str], products: Sequence[Sparse], *, is_text: np.ndarray | None = None
+    ) -> Matches:
         """The matches of cells.
 
         Args:
             cells: the evidence.
             texts: of queries, by number.
             products: words of products, by number; they may be newer than the index.
+            is_text: which of them are a person's texts, (all products,) of bool: none of the catalogue, so that none is
+                a best match; None if all are products.
         """
-        asked = [self._ask(texts[number]) for number in cells.queries.tolist()]
+        asked = [texts[number] for number in cells.queries.tolist()]
+        readings, best = self._ask(asked)
         distinct, product_of = np.unique(cells.products, return_inverse=True)
-        queries, described = _matrices(asked, [products[one] for one in distinct.tolist()])
+        queries, described = self._matrices(readings, [products[one] for one in distinct.tolist()])
         if cells.width:
             found = (queries @ described[product_of[: cells.width]].T).toarray().reshape(-1)
         else:
@@ -70,42 +88,46 @@ class WordMatches:
                 part = slice(first, first + CHUNK)
                 both = queries[cells.query_of[part]].multiply(described[product_of[part]])
                 found[part] = np.asarray(both.sum(axis=1)).reshape(-1)
-        best = np.array([one.best for one in asked])
         if len(cells):
-            best = np.maximum(best, cells.highest(found))
-        shares = found / cells.spread(np.where(best > 0, best, 1.0))
-        return Matches(shares, _strengths(asked, best))
+            best = np.maximum(best, cells.highest(found if is_text is None else found * ~is_text[cells.products]))
+        shares = np.minimum(found / cells.spread(np.where(best > 0, best, 1.0)), 1.0)
+        return Matches(shares, _strengths(readings, best))
 
     def grid(self, texts: Sequence[str], products: Sequence[Sparse]) -> Matches:
         """The matches of all pairs of some queries and products; shares are (Q, P)."""
-        asked = [self._ask(text) for text in texts]
-        queries, described = _matrices(asked, products)
+        readings, best = self._ask(texts)
+        queries, described = self._matrices(readings, products)
         found = (queries @ described.T).toarray()
-        best = np.maximum(np.array([one.best for one in asked]), found.max(axis=1, initial=0.0))
-        return Matches(found / np.where(best > 0, best, 1.0)[:, None], _strengths(asked, best))
+        best = np.maximum(best, found.max(axis=1, initial=0.0))
+        return Matches(found / np.where(best > 0, best, 1.0)[:, None], _strengths(readings, best))
 
-    def _ask(self, text: str) -> _Asked:
-        asked = self._asked.get(text)
-        if asked is None:
-            query = read_query(text)
-            best = float(self._index.scores(query.words).max(initial=0.0))
-            asked = self._asked[text] = _Asked(query.kind, self._index.weighed(query.words), best)
-        return asked
+    def _ask(self, texts: Sequence[str]) -> tuple[list[_Reading], np.ndarray]:
+        """How queries are read, and the best match of each in the catalogue, in nats, (Q,)."""
+        for text in texts:
+            if text not in self._readings:
+                query = read_query(text)
+                self._readings[text] = _Reading(query.kind, query.words)
+        if unknown := dict.fromkeys(text for text in texts if text not in self.best):
+            index = self._index()
+            for text in unknown:
+                self.best[text] = float(index.scores(self._readings[text].words, self.counts).max(initial=0.0))
+        return [self._readings[text] for text in texts], np.array([self.best[text] for text in texts])
+
+    def _matrices(self, readings: Sequence[_Reading], products: Sequence[Sparse]) -> tuple[csr_matrix, csr_matrix]:
+        """Queries and products over the terms that were asked for, by what these are worth, (Q, T) and (P, T)."""
+        terms = np.unique(np.concatenate([np.zeros(0, np.uint32), *(one.words.indices for one in readings)]))
+        queries = _matrix([one.words for one in readings], terms)
+        queries.data *= self.counts.weighed(Sparse(terms, np.ones(len(terms), np.float32))).values[queries.indices]
+        return queries, _matrix(products, terms)
 
 
-def _strengths(asked: Sequence[_Asked], best: np.ndarray) -> np.ndarray:
-    found = np.zeros((len(asked), len(KINDS), 2))
-    for row, (one, score) in enumerate(zip(asked, best.tolist(), strict=True)):
+def _strengths(readings: Sequence[_Reading], best: np.ndarray) -> np.ndarray:
+    found = np.zeros((len(readings), len(KINDS), 2))
+    for row, (one, score) in enumerate(zip(readings, best.tolist(), strict=True)):
         kind = KINDS.index(one.kind)
         strong = strength_of(score, DEFAULT_MIX[kind].full)
         found[row, kind] = strong, 1 - strong
-    return found.reshape(len(asked), 2 * len(KINDS))
-
-
-def _matrices(asked: Sequence[_Asked], products: Sequence[Sparse]) -> tuple[csr_matrix, csr_matrix]:
-    """Queries and products over the terms that were asked for, (Q, T) and (P, T)."""
-    terms = np.unique(np.concatenate([np.zeros(0, np.uint32), *(one.terms.indices for one in asked)]))
-    return _matrix([one.terms for one in asked], terms), _matrix(products, terms)
+    return found.reshape(len(readings), 2 * len(KINDS))
 
 
 def _matrix(vectors: Sequence[Sparse], terms: np.ndarray) -> csr_matrix:

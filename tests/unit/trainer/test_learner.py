@@ -7,7 +7,7 @@ import pytest
 
 from contracts.pairs import CuratedPair
 from contracts.structs import JoinedSearch, JoinedSlot
-from tests.support.tiny_encoder import TinyEncoder
+from tests.support.tiny_encoder import WORDS, TinyEncoder
 from tests.support.trainer import (
     DIM,
     OPEN_GATE,
@@ -184,6 +184,65 @@ def test_a_few_new_products_do_not_recount_the_features() -> None:
     learner._products = FakeProducts(encoder, (*PRODUCTS, "red oven"))
     learner.solve(UNTRAINED)
     assert learner._space is space
+
+
+def test_a_catalogue_of_the_same_size_with_other_products_is_counted_anew() -> None:
+    """What has left is no best match, and what terms are worth is what search says, however many products there are."""
+    encoder = TinyEncoder(DIM)
+    learner = taught()
+    learner.solve(UNTRAINED)
+    other = FakeProducts(encoder, [f"{name} {WORDS[20]}" for name in PRODUCTS])
+    learner._products = other
+    learner._problem()
+    assert np.array_equal(learner._space.keys, other.feature_space().keys)
+    asked = [read_query(text) for text in QUERIES]
+    for mine, its in zip(learner._words.counts, other.word_index().counts, strict=True):
+        assert np.array_equal(mine, its)
+    learner._products = FakeProducts(encoder)
+    cells, catalogue = learner._problem()
+    assert catalogue.matches is not None
+    catalogue.matches(cells)
+    index = learner._products.word_index()
+    best = {text: index.scores(one.words).max() for text, one in zip(QUERIES, asked, strict=True)}
+    assert learner._words.best == pytest.approx({text: best[text] for text in learner._words.best})
+
+
+def test_a_restart_after_the_catalogue_has_changed_changes_no_byte() -> None:
+    """Too little to count it anew: what was counted goes on, and queries asked later find the catalogue as it is."""
+    encoder = TinyEncoder(DIM)
+    one = taught(300)
+    first = one.solve(UNTRAINED).towers
+    grown = FakeProducts(encoder, (*PRODUCTS, f"{WORDS[0]} {WORDS[15]} {WORDS[1]}"))
+    query = f"{WORDS[15]} {WORDS[0]} {WORDS[1]}"
+    other = new_learner(products=grown)
+    other.restore(one.state())
+    one._products = grown
+    for learner in (one, other):
+        slots = tuple(
+            JoinedSlot(product_id=name, position=1 + place, clicked=place == 1)
+            for place, name in enumerate(PRODUCTS[:5])
+        )
+        search = JoinedSearch(search_id="new", search_time=START_MS, closed_at=START_MS, query=query, slots=slots)
+        learner.evidence.take_list(search, time_ms=START_MS)
+    assert same(one.solve(first).towers, other.solve(first).towers)
+    for name, value in one.state().items():
+        np.testing.assert_array_equal(value, other.state()[name], err_msg=name)
+    assert one._words.counts.products == len(PRODUCTS)
+    assert one._words.best[query] == pytest.approx(
+        grown.word_index().scores(read_query(query).words, one._words.counts).max()
+    )
+
+
+def test_a_persons_text_is_no_best_match() -> None:
+    """Products keep the shares that search gives them; the text itself counts as much as the best of them at most."""
+    products = FakeProducts(TinyEncoder(DIM), ("zebra pattern cover", "oven"))
+    learner = new_learner(products=products)
+    learner.evidence.take_curated(
+        CuratedPair(query="zebra lamp", chosen="zebra pattern cover", rejected_text="zebra lamp"), time_ms=START_MS
+    )
+    cells, catalogue = learner._problem()
+    assert catalogue.matches is not None
+    assert catalogue.matches(cells).shares == pytest.approx([1.0, 1.0])
 
 
 def opened(learner: Learner) -> bool:
