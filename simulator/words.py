@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
-from cachetools import LRUCache
 
 from contracts.catalog import PointPayload, Product
 from towers.lexical import QueryKind, WordIndex, product_words, read_query
 from towers.model import Mix
 from trainer.preference.matches import WordMatches
 
-KEPT_QUERIES: Final = 5_000
+KEPT_BYTES: Final = 512 * 2**20
+"""Of queries that were asked; more are looked up again each time."""
 NAMED: Final = 20
 """Products with the best matching words, of which it is asked whether the query names them (as search does)."""
 
@@ -27,9 +27,9 @@ class Asked(NamedTuple):
 
     Args:
         kind: of the query.
-        rows: products whose words match, rising, (N,).
-        matches: how well, in nats, (N,).
-        pins: how surely the query names each of these products, (N,).
+        rows: products whose words match, rising, (N,) int32.
+        matches: how well, in nats, (N,) float32.
+        pins: how surely the query names each of these products, (N,) float32.
     """
 
     kind: QueryKind
@@ -55,22 +55,29 @@ class Words:
 
     Args:
         products: of the catalogue.
+        kept_bytes: what is kept of queries. Those that came first stay: whoever goes through all of them, time and
+            again, would find none that was kept if the newest did.
     """
 
-    def __init__(self, products: Sequence[Product]) -> None:
+    def __init__(self, products: Sequence[Product], *, kept_bytes: int = KEPT_BYTES) -> None:
         self._products = products
         self._vectors = [product_words(product.product_id, product) for product in products]
         self.of_products = [vectors.words for vectors in self._vectors]
         self._words, self._grams = (WordIndex(one) for one in zip(*self._vectors, strict=True))
         self.matches = WordMatches(lambda: self._words, self._words.counts)
         """What the learner knows of it: as in the trainer, words alone, whatever the kind of query."""
-        self._asked: LRUCache[str, Asked] = LRUCache(KEPT_QUERIES)
+        self._asked: dict[str, Asked] = {}
+        self._room = kept_bytes
 
     def ask(self, text: str) -> Asked:
         """What the words of a query find; grams are asked as search does: for identifiers, or if no word is known."""
         asked = self._asked.get(text)
         if asked is None:
-            asked = self._asked[text] = self._found(text)
+            asked = self._found(text)
+            size = sum(array.nbytes for array in asked[1:])
+            if size <= self._room:
+                self._asked[text] = asked
+                self._room -= size
         return asked
 
     def _found(self, text: str) -> Asked:
@@ -78,8 +85,8 @@ class Words:
         scores = self._words.scores(query.words)
         if query.kind is QueryKind.IDENTIFIER or not scores.any():
             scores = scores + self._grams.scores(query.grams)
-        rows = np.flatnonzero(scores)
-        pins = np.zeros(len(rows))
+        rows = np.flatnonzero(scores).astype(np.int32)
+        pins = np.zeros(len(rows), dtype=np.float32)
         for place in np.argsort(-scores[rows], kind="stable")[:NAMED].tolist():
             product = self._products[rows[place]]
             described = product if query.kind is QueryKind.IDENTIFIER else _NOTHING

@@ -8,12 +8,11 @@ from simulator.words import FIRST_NATS, Words
 from towers.lexical import QueryKind
 from towers.model import Mix, Rate
 
-WORDS = Words(
-    [
-        Product(type="product", product_id=f"P-{number}", version=1, title=title, price=1.0)
-        for number, title in enumerate(["quiet fridge", "Kelto KG-36/B fridge", "oven", "quiet oven"])
-    ]
-)
+PRODUCTS = [
+    Product(type="product", product_id=f"P-{number}", version=1, title=title, price=1.0)
+    for number, title in enumerate(["quiet fridge", "Kelto KG-36/B fridge", "oven", "quiet oven"])
+]
+WORDS = Words(PRODUCTS)
 NOTHING = np.zeros(4)
 
 
@@ -33,3 +32,13 @@ def test_what_a_query_names_goes_first(query: str, first: int) -> None:
     assert asked.kind is QueryKind.IDENTIFIER
     assert added.argmax() == first
     assert bool(added[first] > FIRST_NATS / 4) is (query != "kg36")
+
+
+def test_what_does_not_fit_does_not_push_out_what_is_kept() -> None:
+    """Going through all queries again and again finds those that came first, however many there are."""
+    queries = ["fridge", "quiet", "oven"]
+    words = Words(PRODUCTS, kept_bytes=48)
+    first = [words.ask(query) for query in queries]
+    again = [words.ask(query) for query in queries]
+    assert [one is other for one, other in zip(first, again, strict=True)] == [True, True, False]
+    assert again[2].matches.tolist() == first[2].matches.tolist()
