@@ -149,11 +149,13 @@ class Backtest:
         choices = Choices(len(self._log.products), seed=self._seed)
         counts = {delay: Counts(len(self._log.products)) for delay in delays}
         ranks = {(name, delay): [] for name in METHODS for delay in delays}  # type: dict[tuple[str, str], list[float]]
-        released: deque[tuple[float, Weights]] = deque([(-np.inf, Weights.untrained(self._catalogue))])
+        solved = Weights.untrained(self._catalogue)
+        released: deque[tuple[float, Weights]] = deque([(-np.inf, solved)])
         for first, last in self._blocks():
             self._tell("clicks", first, len(clicks))
             if first:
-                released.append((clicks[first - 1].time_ms, self._solve(learner, choices, first)))
+                solved = self._solve(learner, choices, first, start=solved)
+                released.append((clicks[first - 1].time_ms, learner.released(solved)))
             vectors = {delay: _in_force(released, clicks[first].time_ms - DELAYS_MS[delay]) for delay in delays}
             products = {delay: weights.product_vectors(self._catalogue) for delay, weights in vectors.items()}
             for place in range(first, last):
@@ -167,12 +169,12 @@ class Backtest:
             found, delays, cpu_s=time.process_time() - began_s, learned=learner.learned, last=released[-1][1]
         )
 
-    def _solve(self, learner: PreferenceLearner, choices: Choices, clicks: int) -> Weights:
+    def _solve(self, learner: PreferenceLearner, choices: Choices, clicks: int, *, start: Weights) -> Weights:
         cells = choices.cells()
         if learner.prior_due(clicks):
             sample = choices.sample(cells)
             learner.learn_prior(sample, self._query_vectors, self._catalogue, clicks, query_keys=self._query_keys)
-        return learner.solve(cells, self._query_vectors, self._catalogue)
+        return learner.solve(cells, self._query_vectors, self._catalogue, start=start).weights
 
     def _blocks(self) -> Iterator[tuple[int, int]]:
         """Places in the log between which the model is solved anew."""

@@ -96,7 +96,7 @@ class Simulation:
         """Run the loop and return the report (docs/quickstart.md, "Would it help my shop?")."""
         began_s = time.process_time()
         table, learner = EvidenceTable(), PreferenceLearner(loss=options.loss)
-        weights = Weights.untrained(self._catalogue)
+        solved = weights = Weights.untrained(self._catalogue)
         ranking = self._ranking(weights)
         before = self._scores(ranking)
         curve = [self._point(0, before)]
@@ -114,7 +114,8 @@ class Simulation:
                 if options.learner == "preference" and learner.prior_due(place + 1):
                     learner.learn_prior(table.cells(), self._query_vectors, self._catalogue, place + 1)
             if options.learner == "preference":
-                weights = learner.solve(table.cells(), self._query_vectors, self._catalogue)
+                solved = learner.solve(table.cells(), self._query_vectors, self._catalogue, start=solved).weights
+                weights = learner.released(solved)
                 ranking = self._ranking(weights)
             after = self._scores(ranking)
             curve.append(self._point(first + count, after))

@@ -19,7 +19,6 @@ from trainer.preference.learner import PreferenceLearner
 from trainer.preference.losses import LossName
 from trainer.preference.matches import Matches, WordMatches
 from trainer.preference.model import QUALITY_CAP, Catalogue, Prior, Weights, rates_of
-from trainer.preference.solve import Solution
 from trainer.records import TEXT, Evidence
 from trainer.state import Progress
 
@@ -161,9 +160,9 @@ class Learner:
     def solve(self, parent: Towers) -> Solved:
         """Compute the towers of everything that was counted, beginning at those of another release."""
         cells, catalogue = self._problem()
-        self.preference.solution = Solution(self._start(parent), 0.0, 0, converged=True)
-        weights = self.preference.solve(cells, self.evidence.query_vectors, catalogue)
-        solution, self.preference.solution = self.preference.solution, None
+        vectors = self.evidence.query_vectors
+        solution = self.preference.solve(cells, vectors, catalogue, start=self._start(parent))
+        weights = self.preference.released(solution.weights)
         towers = Towers(self._query_tower(weights, cells), self._product_tower(weights))
         return Solved(towers, solution.iterations, solution.converged)
 

@@ -22,12 +22,12 @@ PRIOR_GROWTH: Final = 1.3
 
 
 class PreferenceLearner:
-    """The prior in force, whether it helps, when it is learned next, and where the next solve begins.
+    """The prior in force, whether it helps, and when it is learned next.
 
     Args:
         loss: what is solved.
         exact: whether single products are remembered for a query too.
-        max_iterations: budget of one solve, which goes on from the last one.
+        max_iterations: budget of one solve.
     """
 
     def __init__(
@@ -38,13 +38,6 @@ class PreferenceLearner:
         self._next_prior = float(PRIOR_LISTS)
         self.learned: Learned | None = None
         """The prior in force and what it predicts; None while there is too little evidence."""
-        self.solution: Solution | None = None
-        """What was solved last, whether or not it may be released."""
-
-    @property
-    def weights(self) -> Weights | None:
-        """What may be released: if it does not predict, the memory of repeated queries alone; None before any solve."""
-        return None if self.solution is None else self._released(self.solution.weights)
 
     def prior_due(self, lists: float) -> bool:
         """Whether the prior is to be learned now that so many lists were counted; lists do not fade."""
@@ -74,21 +67,31 @@ class PreferenceLearner:
         )
         self._next_prior = lists * PRIOR_GROWTH
 
-    def solve(self, cells: Cells, query_vectors: np.ndarray, catalogue: Catalogue) -> Weights:
-        """Solve the evidence under the prior in force, and give what may be released.
+    def solve(
+        self, cells: Cells, query_vectors: np.ndarray, catalogue: Catalogue, *, start: Weights | None = None
+    ) -> Solution:
+        """Solve the evidence under the prior in force.
 
         While left-out queries gain from nothing, the memory of repeated queries is solved alone: it moves no other one.
+
+        Args:
+            cells: the evidence.
+            query_vectors: base vectors of the queries, (all queries, D).
+            catalogue: the products.
+            start: where to begin, as was solved before; at 0 if None.
         """
         problem = Problem(cells, query_vectors, catalogue, loss=self._loss)
-        start = None if self.solution is None else self.solution.weights
         prior = self._prior if self._share else self._prior._replace(**dict.fromkeys(ORDER, HELD))
-        self.solution = problem.solve(
+        return problem.solve(
             prior, start=start, exact=self._exact, uncertainty=True, max_iterations=self._max_iterations
         )
-        return self._released(self.solution.weights)
+
+    def released(self, weights: Weights) -> Weights:
+        """What may be released of what was solved: if it does not predict, the memory of repeated queries alone."""
+        return weights.scaled(self._share)
 
     def state(self) -> dict[str, np.ndarray]:
-        """What was learned of the prior, and when it is learned next: a solve begins where its caller says."""
+        """What was learned of the prior, and when it is learned next."""
         state = {"next_prior": np.array(self._next_prior)}
         if self.learned is not None:
             numbers = (*self.learned.prior, self.learned.gain, self.learned.error)
@@ -97,7 +100,7 @@ class PreferenceLearner:
 
     @classmethod
     def from_state(cls, state: Mapping[str, np.ndarray], **options: Any) -> "PreferenceLearner":
-        """Go on with the prior of another one; its next solve begins at nothing unless it is given a solution.
+        """Go on with the prior of another one.
 
         Args:
             state: of the other one.
@@ -109,9 +112,6 @@ class PreferenceLearner:
             *widths, gain, error = state["learned"].tolist()
             learner.learned = Learned(Prior(*widths), gain, error)
         return learner
-
-    def _released(self, weights: Weights) -> Weights:
-        return weights.scaled(self._share)
 
     @property
     def _share(self) -> float:

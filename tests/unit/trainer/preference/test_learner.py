@@ -29,6 +29,7 @@ class Trainer:
 
     def __init__(self, shop: PlantedShop) -> None:
         self.shop, self.table, self.learner, self.lists = shop, EvidenceTable(), PreferenceLearner(), 0
+        self.solved = Weights.untrained(shop.catalogue)
 
     def read(self, lists: Iterable[tuple[int, list[Shown]]], *, every: int) -> "Trainer":
         """Count lists and solve after every so many."""
@@ -42,14 +43,15 @@ class Trainer:
         return self
 
     def solve(self) -> Weights:
-        """Solve what was counted."""
-        return self.learner.solve(self.table.cells(), self.shop.queries, self.shop.catalogue)
+        """Solve what was counted, beginning at what was solved last."""
+        cells = self.table.cells()
+        self.solved = self.learner.solve(cells, self.shop.queries, self.shop.catalogue, start=self.solved).weights
+        return self.weights
 
     @property
     def weights(self) -> Weights:
         """What may be released."""
-        assert self.learner.weights is not None
-        return self.learner.weights
+        return self.learner.released(self.solved)
 
 
 def trainer_of(shop: PlantedShop, lists: int, *, every: int, seed: int = 1) -> Trainer:
@@ -75,8 +77,7 @@ def test_nothing_is_released_before_the_prior_is_learned() -> None:
     """One list below the least, all that is released is what single queries remember; with it, it has learned."""
     shop = PlantedShop(seed=3, quality_nats=1.0)
     early = trainer_of(shop, PRIOR_LISTS - 1, every=PRIOR_LISTS)
-    assert early.learner.solution is not None
-    assert early.learner.solution.weights.own.any()
+    assert early.solved.own.any()
     assert early.learner.learned is None
     assert early.weights.memory
     assert np.array_equal(scores(early.weights.without_memory(), shop), scores(untrained(shop), shop))
@@ -87,7 +88,6 @@ def test_a_learner_without_lists_is_untrained() -> None:
     """Solving nothing gives the base model."""
     shop = PlantedShop()
     trainer = Trainer(shop)
-    assert trainer.learner.weights is None
     assert np.array_equal(scores(trainer.solve(), shop), scores(untrained(shop), shop))
 
 
@@ -148,7 +148,6 @@ def test_a_restarted_learner_goes_on_to_the_byte(lists: int, exact: bool) -> Non
     one.read(shop.lists(lists, seed=1), every=200)
     two = deepcopy(one)
     two.learner = PreferenceLearner.from_state(one.learner.state(), exact=exact, max_iterations=5)
-    two.learner.solution = one.learner.solution
     for trainer in (one, two):
         trainer.read(shop.lists(700, seed=2), every=250)
     states = [trainer.learner.state() for trainer in (one, two)]
@@ -167,10 +166,10 @@ def test_a_catalogue_may_grow_between_two_solves() -> None:
     features = hstack([former[:, [4]], csr_matrix(np.ones((30, 1), np.float32)), former[:, :4]]).tocsr()
     grown = Catalogue(np.vstack([shop.catalogue.vectors, more.vectors[24:]]), features)
     cells = trainer.table.cells()
-    warm = trainer.learner.solve(cells, shop.queries, grown)
+    warm = trainer.learner.released(trainer.learner.solve(cells, shop.queries, grown, start=trainer.solved).weights)
     fresh = PreferenceLearner()
     fresh.learned = trainer.learner.learned
-    cold = fresh.solve(cells, shop.queries, grown)
+    cold = fresh.released(fresh.solve(cells, shop.queries, grown).weights)
     assert warm.quality(grown) == pytest.approx(cold.quality(grown), abs=CLOSE_NATS)
     assert len(warm.quality(grown)) == 30
 
@@ -180,7 +179,7 @@ def test_a_feature_space_of_another_size_is_no_failure() -> None:
     shop = PlantedShop(seed=3, quality_nats=1.0)
     trainer = trainer_of(shop, 600, every=300)
     other = Catalogue(shop.catalogue.vectors, shop.catalogue.features[:, :3])
-    weights = trainer.learner.solve(trainer.table.cells(), shop.queries, other)
+    weights = trainer.learner.solve(trainer.table.cells(), shop.queries, other, start=trainer.solved).weights
     assert len(weights.words) == 3
     assert np.isfinite(weights.quality(other)).all()
 

@@ -77,7 +77,8 @@ def harm(shop: PlantedShop, seed: int) -> float:
     """Return by how many nats what is released on some lists predicts other queries worse than the text does."""
     cells, learner = shop.cells(LISTS, seed=seed), PreferenceLearner()
     learner.learn_prior(cells, shop.queries, shop.catalogue, LISTS)
-    released = learner.solve(cells, shop.queries, shop.catalogue).without_memory()
+    solved = learner.solve(cells, shop.queries, shop.catalogue).weights
+    released = learner.released(solved).without_memory()
     others = PlantedShop(seed=seed + 1000).queries
     text = NATS_PER_COSINE * others @ shop.catalogue.vectors.T
     vectors = released.query_vectors(np.full(len(others), -1), others)
