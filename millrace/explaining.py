@@ -20,6 +20,7 @@ from contracts.topics import MODELS, PREFERENCE_PAIRS
 from deploy.local.state import load_running_settings
 from millrace.asking import CATCH_UP_S, KAFKA_WAIT_S
 from millrace.output import Json, messages, out, print_json
+from service.machine import epoch_ms
 from towers.text import normalised
 
 if TYPE_CHECKING:
@@ -132,13 +133,16 @@ def explain(
     settings = load_running_settings()
     models, serving = _in_force(settings)
     product = _indexed(settings, serving, product_id)
+    from indexer.search.arrangement import Boosts
     from towers.encoder import load_encoder
 
     vector = load_encoder(settings.base_model).encode([query])[0]
     tower = _query_tower(models, serving.query_release, dim=len(vector))
+    boosts = Boosts(settings.launch_boost_nats, settings.launch_days, settings.priority_boost_nats)
     report = explain_report(
         query, vector, product,
         words=words_nats(settings, serving.collection, query, product_id, mix=tower.mix),
+        boosts=boosts.of(product.payload, epoch_ms()),
         query_tower=tower,
         product_tower=product_tower(models, serving.product_release),
         pairs=_pairs(settings),
@@ -153,6 +157,7 @@ def explain_report(
     product: Indexed,
     *,
     words: float,
+    boosts: Mapping[str, float],
     query_tower: "QueryTower",
     product_tower: "ProductTower",
     pairs: Sequence[PreferencePair],
@@ -164,22 +169,16 @@ def explain_report(
         vector: its base vector, (D,).
         product: as the index holds it.
         words: what the match of words adds.
+        boosts: what the shop adds, in nats, by the name of the term.
         query_tower: the query release in force.
         product_tower: the product release in force.
         pairs: those that are still on the topic; only those of this query and product are used.
     """
     from towers.model import NATS_PER_COSINE
 
-    base, rows = product.vector[:-1], vector[None, :]
     about = [pair for pair in pairs if normalised(pair.query) == normalised(query)]
     about = [pair for pair in about if product.product_id in {pair.chosen.product_id, pair.rejected.product_id}]
-    terms = {
-        "text": NATS_PER_COSINE * float(vector @ base),
-        "taste": float(query_tower.taste_of(rows)[0] @ base),
-        "memory": float(query_tower.memory_of([query])[0] @ base),
-        "quality": float(product.vector[-1]) * NATS_PER_COSINE,
-        "words": words,
-    }
+    terms = query_tower.terms(query, vector, product.vector, {"words": words, **boosts})
     return {
         "query": query,
         "product_id": product.product_id,

@@ -125,6 +125,24 @@ class QueryTower:
         no_queries = np.zeros(0, dtype=np.uint64)
         return cls(np.zeros((dim, dim), np.float32), nothing, nothing, no_queries, np.zeros((0, dim), np.float16))
 
+    def terms(self, query: str, row: np.ndarray, product: np.ndarray, added: Mapping[str, float]) -> dict[str, float]:
+        """What a product's score is made of, in nats; together ten times the score.
+
+        Args:
+            query: as it was typed.
+            row: its base vector, (D,).
+            product: as a collection holds it, base vector and quality, (D + 1,).
+            added: what search adds beside the vectors, such as the match of words, by the name of the term.
+        """
+        base = product[:-1]
+        return {
+            "text": NATS_PER_COSINE * float(row @ base),
+            "taste": float(self.taste_of(row[None])[0] @ base),
+            "memory": float(self.memory_of([query])[0] @ base),
+            "quality": NATS_PER_COSINE * float(product[-1]),
+            **added,
+        }
+
     def learned(self, texts: Sequence[str], vectors: np.ndarray) -> np.ndarray:
         """What each query prefers beyond its text, in nats, (N, D).
 

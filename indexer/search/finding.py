@@ -290,7 +290,7 @@ def explained(
         elif hit.vector is None:
             continue
         else:
-            parts = release.explain(query, row, np.array(hit.vector), hit.words)
+            parts = release.tower.terms(query, row, np.array(hit.vector), {"words": hit.words})
         explanations[hit.payload["product_id"]] = parts | added
     return explanations
 

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
 from contracts.errors import CheckFailed, ContractError, MillraceError, UsageError
 from contracts.releases import Serving
 from contracts.topics import MODELS
@@ -21,7 +19,7 @@ from service.follow import TopicFollower
 from service.logging import get_logger
 from service.models import ModelsTable
 from service.settings import Settings
-from towers.model import NATS_PER_COSINE, QueryTower
+from towers.model import QueryTower
 from towers.release_files import Encoder, Release, verified_release
 
 RETRY_S: Final = 1.0
@@ -47,24 +45,6 @@ class ServedRelease:
     collection: str
     tower: QueryTower
     click_times: tuple[int, ...] = ()
-
-    def explain(self, query: str, row: np.ndarray, product: np.ndarray, words: float = 0.0) -> dict[str, float]:
-        """Say what a product's score is made of, in nats; together ten times the score.
-
-        Args:
-            query: as it was typed.
-            row: its base vector, (D,).
-            product: as the collection holds it, base vector and quality, (D + 1,).
-            words: what the match of words adds.
-        """
-        base = product[:-1]
-        return {
-            "text": NATS_PER_COSINE * float(row @ base),
-            "taste": float(self.tower.taste_of(row[None])[0] @ base),
-            "memory": float(self.tower.memory_of([query])[0] @ base),
-            "quality": NATS_PER_COSINE * float(product[-1]),
-            "words": words,
-        }
 
     def is_of(self, serving: Serving) -> bool:
         """Tell whether this is what a record on `models` names."""

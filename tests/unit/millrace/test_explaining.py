@@ -1,5 +1,6 @@
 """What is said of a product's quality and of a score: the parts add up, and nothing else is counted."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -7,12 +8,15 @@ import pytest
 from rich.console import Console
 
 from contracts.pairs import PreferencePair
+from indexer.search.arrangement import DAY_MS, Boosts
+from indexer.search.retrieval import Hit
 from millrace.explaining import Indexed, explain_report, explain_table, product_report, product_table
 from tests.support.pairs import preference_pair
 from towers.features import FeatureSpace, keys_of
-from towers.model import ProductTower, QueryTower, product_vectors
+from towers.model import NATS_PER_COSINE, ProductTower, QueryTower, product_vectors
 
 DIM = 4
+NOW_MS = 1_795_196_000_000
 RNG = np.random.default_rng(5)
 VECTOR = np.array([0.6, 0.8, 0.0, 0.0], dtype=np.float32)
 PAYLOAD = {
@@ -38,28 +42,26 @@ def indexed(quality: float = 2.5, payload: dict[str, Any] | None = None) -> Inde
     return Indexed("P-1", payload or {**PAYLOAD, "product_release": 4}, vector)
 
 
-def explained(*, pairs: list[PreferencePair] | None = None) -> dict[str, Any]:
+def explained(*, pairs: list[PreferencePair] | None = None, boosts: Mapping[str, float] = {}) -> dict[str, Any]:
     """Return the report on a query that has a memory."""
     taste = RNG.standard_normal((DIM, DIM)).astype(np.float32)
     mean = RNG.standard_normal(DIM).astype(np.float32)
     tower = QueryTower(taste, mean / 2, mean, keys_of(["quiet fridge"]), np.ones((1, DIM), np.float16))
     query = np.array([0.0, 1.0, 0.0, 0.0], dtype=np.float32)
-    report = explain_report(
+    return explain_report(
         "Quiet fridge!",
         query,
         indexed(),
         words=1.5,
+        boosts=boosts,
         query_tower=tower,
         product_tower=product_tower(),
         pairs=pairs or [],
     )
-    score = tower.vectors(["Quiet fridge!"], query[None, :])[0] @ indexed().vector + 0.15
-    assert report["score"] == pytest.approx(float(score), rel=1e-5)
-    return report
 
 
 def test_the_terms_add_up_to_the_score_that_the_store_gives() -> None:
-    """Text, taste, memory and quality in nats are ten times the dot product; what words add is beside it."""
+    """Text, taste, memory and quality in nats are the parts of the score; what words add is beside it."""
     report = explained()
     assert sum(report["terms"].values()) == pytest.approx(10 * report["score"])
     assert report["terms"]["text"] == pytest.approx(8.0)
@@ -67,6 +69,18 @@ def test_the_terms_add_up_to_the_score_that_the_store_gives() -> None:
     assert report["terms"]["quality"] == pytest.approx(2.5)
     assert report["terms"]["words"] == 1.5
     assert report["quality_parts"] == pytest.approx({"b:kelto": 2.0, "own": 0.5})
+
+
+def test_boosts_are_terms_of_the_score_that_search_gives() -> None:
+    """What a shop adds to a new or preferred product is named, and the terms sum to the score of the answer."""
+    boosts = Boosts(launch_nats=1.0, launch_days=10.0, priority_nats=2.0)
+    payload = {**PAYLOAD, "launched_at": NOW_MS - 5 * DAY_MS, "priority": 0.25}
+    report = explained(boosts=boosts.of(payload, NOW_MS))
+    *own, launch, priority = report["terms"].values()
+    (served,) = boosts.ranked([Hit(sum(own) / NATS_PER_COSINE, payload)], NOW_MS)
+    assert list(report["terms"]) == ["text", "taste", "memory", "quality", "words", "launch", "priority"]
+    assert (launch, priority) == (0.5, 0.5)
+    assert report["score"] == pytest.approx(served.score)
 
 
 def test_the_pairs_of_this_query_and_product_are_shown_heaviest_first() -> None:

@@ -40,6 +40,19 @@ def test_the_dot_product_is_the_score_of_the_model() -> None:
     np.testing.assert_allclose(found, (NATS_PER_COSINE * queries + learned) @ products.T + quality, atol=1e-4)
 
 
+def test_the_terms_of_a_score_sum_to_it() -> None:
+    """Text, taste, memory and quality are ten times the dot product; what search adds is beside them."""
+    tower, row = query_tower("quiet fridge"), unit(1)[0]
+    product = product_vectors(unit(2)[1:], np.array([1.5]))[0]
+    terms = tower.terms("Quiet FRIDGE!", row, product, {"words": 2.0, "launch": 0.5})
+    assert list(terms) == ["text", "taste", "memory", "quality", "words", "launch"]
+    assert terms["quality"] == pytest.approx(1.5)
+    assert terms["text"] == pytest.approx(NATS_PER_COSINE * float(row @ product[:-1]), abs=1e-5)
+    score = NATS_PER_COSINE * float(tower.vectors(["quiet fridge"], row[None])[0] @ product)
+    assert sum(terms.values()) == pytest.approx(score + 2.5, abs=1e-4)
+    assert terms["memory"] != 0.0 == tower.terms("loud fridge", row, product, {})["memory"]
+
+
 def test_untrained_towers_rank_as_the_text_does() -> None:
     """Release 0 adds nothing on either side."""
     queries, products = unit(2), unit(3)

@@ -1,9 +1,7 @@
 """Which release is in force: verified, swapped whole, refused if it cannot be proven."""
 
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 from qdrant_client import models
@@ -14,14 +12,12 @@ from contracts.errors import TransientError
 from contracts.releases import SERVING_KEY, Serving, release_key
 from indexer.filters import KEYS_VERSION
 from indexer.points import Owner
-from indexer.search.in_force import ServedRelease, ServingFollower
+from indexer.search.in_force import ServingFollower
 from indexer.store import FILTERED, Form
 from service.health import Health
 from service.settings import Settings
 from tests.support.indexing import NOW_MS, query_release
 from tests.support.tiny_encoder import TinyEncoder
-from towers.features import keys_of
-from towers.model import NATS_PER_COSINE, QueryTower, product_vectors
 from towers.release_files import Release, pack, weights_sha256
 
 OWN = Owner("our-cluster", "")
@@ -293,34 +289,3 @@ def test_the_first_release_of_a_process_measures_no_freshness() -> None:
     it.serve(3)
     assert it.followed.current is not None
     assert it.followed.current.click_times == ()
-
-
-def test_the_parts_of_a_score_are_told_in_nats_and_sum_to_it(following: Following) -> None:
-    """Text, taste, memory and quality: ten times the dot product of the two vectors."""
-    encoder = following.encoder
-    release = query_release(3, encoder)
-    following.add(release)
-    following.serve(3)
-    served = following.followed.current
-    assert served is not None
-    row = encoder.encode(["quiet fridge"])[0]
-    product = product_vectors(encoder.encode(["quiet door"]), np.array([1.5]))[0]
-    parts = served.explain("quiet fridge", row, product)
-    assert list(parts) == ["text", "taste", "memory", "quality", "words"]
-    assert parts["quality"] == pytest.approx(1.5)
-    assert parts["text"] == pytest.approx(NATS_PER_COSINE * float(row @ product[:-1]), abs=1e-5)
-    query = release.query_tower().vectors(["quiet fridge"], row[None])[0]
-    assert sum(parts.values()) == pytest.approx(NATS_PER_COSINE * float(query @ product), abs=1e-4)
-
-
-def test_what_is_remembered_of_a_query_is_a_part_of_its_own() -> None:
-    """A repeated query has it however it is typed; another has none."""
-    tower = replace(
-        QueryTower.untrained(16),
-        memory_queries=keys_of(["quiet fridge"]),
-        memory=np.ones((1, 16), dtype=np.float16),
-    )
-    served = ServedRelease(1, 0, "products-r0", tower)
-    row, product = np.zeros(16, dtype=np.float32), np.append(np.full(16, 0.25, dtype=np.float32), 0.0)
-    assert served.explain("Quiet FRIDGE!", row, product)["memory"] == pytest.approx(4.0)
-    assert served.explain("loud fridge", row, product)["memory"] == 0.0
