@@ -24,7 +24,7 @@ from trainer.learner import Learner, Towers
 from trainer.records import LogRecord
 from trainer.release.planning import MOVED_NATS, Cadence, Earlier, plan_release, retired_keys
 from trainer.release.safety import LEAST_OVERLAP
-from trainer.state import Progress, Snapshot, after, cut_of, joined
+from trainer.state import Progress, Snapshot, after, cut_of, joined, of_this_log
 
 NUMBERS_LEFT: Final[Mapping[Kind, int]] = {"query": 3, "product": 2}
 """Release numbers that a trainer leaves out when it takes over: a stalled one may still publish under them."""
@@ -154,10 +154,7 @@ class TrainerLoop:
             progress.last_query_release = query + NUMBERS_LEFT["query"]
             progress.last_product_release = product + NUMBERS_LEFT["product"]
         progress.fence = max(fence + 1, progress.fence + 1, self._source.generation())
-        ends = self._source.ends()
-        progress.left_out = {  # but not of a log that was made anew
-            place: ranges for place, ranges in progress.left_out.items() if ranges[-1][1] <= ends.get(place, 0)
-        }
+        progress.left_out = joined(of_this_log(progress.left_out, progress.offsets, self._source.ends()), {})
         progress.offsets = self._source.seek(progress.offsets)
         if missing:
             self._source.commit(progress.offsets)
@@ -338,11 +335,11 @@ class TrainerLoop:
 
     def _leave_out(self, query_release: int, *, since_cut: bool) -> None:
         """Leave out what a release did, and all that came since its cut if it was gone back to."""
-        progress, manifest = self.progress, self._manifest(query_release)
-        if manifest is not None:
-            progress.left_out = joined(progress.left_out, manifest.left_out)
+        progress, manifest, ends = self.progress, self._manifest(query_release), self._source.ends()
+        kept = of_this_log(progress.left_out, progress.offsets, ends)
+        released = {} if manifest is None else of_this_log(manifest.left_out, manifest.offsets, ends)
+        progress.left_out = joined(kept, released)
         if since_cut:
-            ends = self._source.ends()
             cut = progress.offsets if manifest is None else cut_of(manifest, ends)
             gone = {place: [(cut.get(place, 0), end)] for place, end in ends.items()}
             progress.left_out = joined(progress.left_out, gone)

@@ -36,6 +36,19 @@ def joined(one: Ranges, other: Ranges) -> dict[str, list[tuple[int, int]]]:
     return found
 
 
+def of_this_log(ranges: Ranges, known: Mapping[str, int], ends: Mapping[str, int]) -> Ranges:
+    """Those of a log that was not made anew since: one that ends before what was known of it holds other records.
+
+    >>> of_this_log({"a": [(2, 4)], "b": [(2, 4)]}, {"a": 9, "b": 9}, {"a": 9, "b": 8})
+    {'a': [(2, 4)]}
+    """
+    return {
+        place: kept
+        for place, kept in ranges.items()
+        if max(known.get(place, 0), *(high for _, high in kept)) <= ends.get(place, 0)
+    }
+
+
 def after(offset: int, ranges: Sequence[tuple[int, int]]) -> int:
     """The first offset from this one on that lies in no range.
 

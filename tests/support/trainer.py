@@ -148,8 +148,10 @@ class FakeSource:
         return self.joins
 
     def seek(self, offsets: Mapping[str, int]) -> dict[str, int]:
-        """Read on from these offsets."""
-        self._next = {place: max(begin, offsets.get(place, 0)) for place, begin in self.begins.items()}
+        """Read on from these offsets; what lies beyond the end is of another log, which is read from its beginning."""
+        ends = self.ends()
+        wanted = {place: (begin, offsets.get(place, 0)) for place, begin in self.begins.items()}
+        self._next = {place: at if begin <= at <= ends[place] else begin for place, (begin, at) in wanted.items()}
         return dict(self._next)
 
     def ends(self) -> dict[str, int]:

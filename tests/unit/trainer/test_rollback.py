@@ -168,3 +168,42 @@ def test_ranges_of_a_log_that_was_made_anew_mean_nothing() -> None:
     world.source.log = records(0, 60)
     world.start()
     assert world.progress.left_out == {}
+    world.run_once(after_s=20)
+    assert world.progress.offsets == offsets(60)
+
+
+@pytest.mark.parametrize("sent", [0, 60, 400])
+def test_a_release_hides_no_record_of_a_log_that_was_made_anew(sent: int) -> None:
+    """What it left out lay in the log before, whether the new one still is empty at the start or nearly as long."""
+    world = World()
+    rolled_back(world)
+    world.run_once()
+    world.send(400, 500)
+    world.run_once(after_s=20)
+    world.models.serve(4, 0, withdrawn=3, withdrawn_above=1)
+    world.source.log = records(0, sent)
+    assert lose_disk(world).left_out == {}
+    world.source.log = records(0, 400)
+    world.run_once(after_s=20)
+    assert (world.progress.lists_trained, world.progress.offsets) == (400, offsets(400))
+
+
+def test_a_rollback_hides_no_record_of_a_log_that_was_made_anew() -> None:
+    """Nor does the state that it goes back to: all that comes to the new log from then on is learned."""
+    world = World()
+    rolled_back(world)
+    world.run_once()
+    world.send(400, 500)
+    world.run_once(after_s=20)
+    world.models.serve(4, 0, withdrawn=3, withdrawn_above=1)
+    world.send(500, 600)
+    world.run_once(after_s=20)
+    world.models.serve(5, 0, withdrawn=3, withdrawn_above=1)
+    world.run_once()
+    world.source.log = records(0, 60)
+    world.models.serve(4, 0, withdrawn=5)
+    world.start()
+    world.source.log = records(0, 400)
+    world.run_once(after_s=20)
+    assert world.progress.offsets == offsets(400)
+    assert world.progress.lists_trained == 200 + 300  # the first hundred are in that state already
