@@ -17,6 +17,7 @@ import numpy as np
 from contracts.catalog import Product
 from contracts.outcomes import VALUE, Grade, examination, grade, is_bounce
 from contracts.structs import JoinedSlot
+from indexer.search.exploration import MOST_EXPLORED
 from simulator import evaluation
 from simulator.base_vectors import Tell, encode_catalogue
 from simulator.shop.shoppers import Action, Shoppers
@@ -30,8 +31,6 @@ from trainer.preference.losses import LossName
 from trainer.preference.model import Weights
 
 SHOWN: Final = 10
-NOISY_CANDIDATES: Final = 1_000
-"""Products of which noise can bring one into a list: those that the model ranks first."""
 SPLITS: Final[Mapping[str, Split]] = {"seen": "train", "unseen": "test"}
 
 
@@ -46,9 +45,9 @@ class SimulateOptions:
         shoppers: `simple` ones click on what they looked at by attraction; `shop` ones are the shop simulator's.
         bias: whether simple shoppers look less at lower positions.
         weights: `ratio` undoes that by the chance of a look, `one` does not.
-        explore: standard deviation of noise on the scores of shown lists, in nats; with draws, in deviations of the
-            posterior.
-        explore_by: `noise` is alike for all products; `draws` of the posterior move only what is uncertain.
+        explore: standard deviation of noise on the scores of shown lists, in nats; with draws, in deviations of each
+            product's own quality.
+        explore_by: `noise` is alike for all products; `draws` of their qualities move only what is uncertain.
         learner: `preference`, or `none` for the untrained model.
         loss: what is solved.
     """
@@ -67,8 +66,8 @@ class SimulateOptions:
 
 Ranking = Mapping[int, tuple[np.ndarray, np.ndarray]]
 """By query: the rows of the products that rank first, best first, and their scores in nats."""
-Noise = Callable[[int, np.ndarray], np.ndarray]
-"""A query and rows of products -> what is added to their scores in one list."""
+Noise = Callable[[np.ndarray], np.ndarray]
+"""Rows of products -> what is added to their scores in one list."""
 
 
 class Simulation:
@@ -138,24 +137,17 @@ class Simulation:
         }  # fmt: skip
 
     def _noise(self, weights: Weights, options: SimulateOptions, rng: np.random.Generator) -> Noise:
-        """What exploration adds to the scores of a list."""
+        """What exploration adds to the scores of a list, as search does (indexer/search/exploration.py)."""
         if options.explore_by == "noise":
-            return lambda _, rows: options.explore * rng.standard_normal(len(rows))
+            return lambda rows: options.explore * rng.standard_normal(len(rows))
         own = weights.own_deviations(len(self._product_ids))
-        taste = weights.taste_deviations(self._query_vectors)
-
-        def drawn(number: int, rows: np.ndarray) -> np.ndarray:
-            vector = taste[number] * rng.standard_normal(taste.shape[1])
-            nats = self._catalogue.vectors[rows] @ vector + own[rows] * rng.standard_normal(len(rows))
-            return np.asarray(options.explore * nats)
-
-        return drawn
+        return lambda rows: np.asarray(options.explore * own[rows] * rng.standard_normal(len(rows)))
 
     def _ranking(self, weights: Weights) -> Ranking:
         """What ranks first for each query of the world."""
         products = weights.product_vectors(self._catalogue)
         queries = weights.query_vectors(np.arange(len(self._query_vectors)), self._query_vectors)
-        most = min(NOISY_CANDIDATES, len(products))
+        most = min(MOST_EXPLORED, len(products))
         found = {}
         for number, query in enumerate(queries):
             asked = self._words.ask(self.world.queries[number].query)
@@ -230,7 +222,7 @@ class _Lists:
         rows, scores = ranking[number]
         if not self._options.explore:
             return rows[:SHOWN], 0.0
-        noisy = scores + noise(number, rows)
+        noisy = scores + noise(rows)
         shown = rows[np.argsort(-noisy, kind="stable")[:SHOWN]]
         lost = self._attractions(number, rows[:SHOWN]).mean() - self._attractions(number, shown).mean()
         return shown, float(lost)

@@ -92,8 +92,6 @@ class Deviations(NamedTuple):
     """Of u of the products that have a quality of their own, in their order."""
     untried: float
     """Of u of any other product."""
-    taste: np.ndarray
-    """Of W, (D, D)."""
 
 
 @dataclass(frozen=True)
@@ -198,12 +196,6 @@ class Weights:
         deviations = np.full(products, self.deviations.untried)
         deviations[self.products] = self.deviations.own
         return deviations
-
-    def taste_deviations(self, vectors: np.ndarray) -> np.ndarray:
-        """How uncertain what queries prefer is, along each direction of product vectors and in nats, (Q, D)."""
-        if self.deviations is None:
-            return np.zeros_like(vectors)
-        return np.asarray(np.sqrt((vectors - self.mean_query) ** 2 @ self.deviations.taste**2))
 
     def product_vectors(self, catalogue: Catalogue) -> np.ndarray:
         """The vectors that are searched, (P, D + 1)."""

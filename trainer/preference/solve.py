@@ -196,14 +196,7 @@ class Problem:
         chances = expected_clicks(self._text + scores - self._offset, cells)
         clicks = np.maximum(cells.spread(cells.query_clicks), FORGOTTEN)
         own = self._by_product(chances * (1 - chances / clicks))
-        mean = self._pulls((chances / clicks).astype(np.float32), self._vectors)
-        spread = self._pulls(chances.astype(np.float32), self._vectors**2) - cells.query_clicks[:, None] * mean**2
-        taste = (self._centred**2).T @ np.maximum(spread, 0)
-        return Deviations(
-            np.sqrt(1 / (prior.own + own)).astype(np.float32),
-            float(prior.own**-0.5),
-            np.sqrt(1 / (prior.taste + taste)).astype(np.float32),
-        )
+        return Deviations(np.sqrt(1 / (prior.own + own)).astype(np.float32), float(prior.own**-0.5))
 
     def surprise(self, weights: Weights) -> np.ndarray:
         """How unlikely the clicks of each of these queries, on which the weights were not solved, are; in nats, (Q,).

@@ -3,12 +3,14 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 
 from simulator.shop.world import Judgment, Query, World
 from simulator.simulate import SHOWN, SimulateOptions, Simulation
 from tests.support.tiny_encoder import WORDS, TinyEncoder
+from trainer.preference.model import Deviations, Weights
 
 FEW = SimulateOptions(lists=120, redeploy=60)
 UNEQUAL = ("cpu_s", "peak_rss_mb")
@@ -120,6 +122,16 @@ def test_draws_explore_what_is_uncertain() -> None:
     assert drawn["exploration"]["by"] == "draws"
     assert plain["exploration"]["utility_lost"] == 0
     assert drawn["exploration"]["utility_lost"] != 0
+
+
+def test_draws_move_a_product_by_the_width_of_its_own_quality() -> None:
+    """As in search: a product whose quality is sure stays where it is."""
+    made = Simulation(world(), TinyEncoder(), cache=None, tell=silent)
+    own = Deviations(own=np.zeros(1, np.float32), untried=1.0)
+    weights = replace(Weights.untrained(made._catalogue), products=np.array([1]), deviations=own)
+    drawn = made._noise(weights, replace(FEW, explore=2.0, explore_by="draws"), np.random.default_rng(1))
+    expected = 2.0 * np.random.default_rng(1).standard_normal(3)
+    np.testing.assert_allclose(drawn(np.array([0, 1, 2])), expected * [1, 0, 1])
 
 
 def test_quality_is_told_by_class() -> None:

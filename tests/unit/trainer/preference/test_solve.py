@@ -269,19 +269,6 @@ def test_deviations_are_those_of_the_curvature(shop: PlantedShop) -> None:
     assert weights.deviations.untried == pytest.approx(LOOSE.own**-0.5)
 
 
-def test_a_taste_is_as_uncertain_as_its_curvature_says(shop: PlantedShop) -> None:
-    """An entry of W has the deviation of the second difference of the surprise by that entry."""
-    cells = shop.cells(200)
-    weights = Problem(cells, shop.queries, shop.catalogue).solve(LOOSE, memory=False, uncertainty=True).weights
-    assert weights.deviations is not None
-    served, step = scores(weights, shop)[cells.queries[cells.query_of], cells.products], 0.05
-    centred = shop.queries[cells.queries[cells.query_of]] - weights.mean_query
-    for i, j in ((0, 0), (3, 11), (15, 2)):
-        moved = step * centred[:, i] * shop.catalogue.vectors[cells.products, j]
-        second = sum(sign * surprise(served + side * moved, cells).sum() for side, sign in ((1, 1), (0, -2), (-1, 1)))
-        assert weights.deviations.taste[i, j] == pytest.approx((LOOSE.taste + second / step**2) ** -0.5, rel=1e-2)
-
-
 def test_evidence_makes_certain(shop: PlantedShop) -> None:
     """With more lists qualities are less uncertain; products that nobody saw are as uncertain as the prior."""
     few, many = (
@@ -290,9 +277,7 @@ def test_evidence_makes_certain(shop: PlantedShop) -> None:
     )
     assert many.own_deviations(21).mean() < few.own_deviations(21).mean()
     assert many.own_deviations(21)[20] == pytest.approx(LOOSE.own**-0.5)
-    assert many.taste_deviations(shop.queries).mean() < few.taste_deviations(shop.queries).mean()
     assert Weights.untrained(shop.catalogue).own_deviations(20) == pytest.approx(Prior().own ** -0.5)
-    assert not Weights.untrained(shop.catalogue).taste_deviations(shop.queries).any()
 
 
 SHORT, LONG = 1, 2
