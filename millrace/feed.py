@@ -143,12 +143,7 @@ def _message(row: Mapping[str, Any], form: Form) -> dict[str, Any]:
         if theirs in said and not (theirs == "google_product_category" and str(said[theirs]).isdecimal()):
             fields[ours] = said[theirs]
     fields |= {name: said[name] for name in Product.model_fields if name in said and name != "type"}
-    for name, read in _READERS.items():
-        value = fields.get(name)
-        if name in _NUMBERS_TOO and type(value) in {int, float}:
-            value = str(value)
-        if isinstance(value, str):
-            fields[name] = _read(name, value, read)
+    fields |= {name: read_field(name, fields[name]) for name in _READERS if name in fields}
     fields |= _price(said, form.now_ms)
     attributes = {name: said[name] for name in MERCHANT_ATTRIBUTES if name in said}
     attributes |= {name: _plain(said[name]) for name in form.attributes if name in said}
@@ -156,6 +151,20 @@ def _message(row: Mapping[str, Any], form: Form) -> dict[str, Any]:
         fields["attributes"] = {**attributes, **given}
     ids = ("product_id", "parent_id", "seller_id")
     return fields | {name: str(fields[name]) for name in ids if type(fields.get(name)) is int}
+
+
+def read_field(name: str, value: Any) -> Any:
+    """Read what a table says of a field of the message; what is no text is left as it is.
+
+    Raises:
+        MalformedMessage: the text says something else.
+
+    >>> read_field("category", "Appliances > Ovens"), read_field("attributes", '{"noise_db": 34}')
+    (['Appliances', 'Ovens'], {'noise_db': 34})
+    """
+    if name in _NUMBERS_TOO and type(value) in {int, float}:
+        value = str(value)
+    return _read(name, value, _READERS[name]) if name in _READERS and isinstance(value, str) else value
 
 
 def _plain(value: Any) -> Any:

@@ -6,7 +6,7 @@ that cannot be used is skipped and counted by its reason.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +15,9 @@ from pydantic import TypeAdapter
 
 from contracts.catalog import Product
 from contracts.errors import ContractError, UsageError
+from contracts.outcomes import VALUE, Grade
 from contracts.wire import validate
+from millrace.feed import read_field
 from millrace.tables import read_rows, text_of, time_of
 from towers.features import words
 
@@ -23,6 +25,11 @@ NEEDED: Final[Mapping[str, Sequence[str]]] = {
     "catalogue": ("product_id", "title"),
     "clicks": ("time", "query", "product_id"),
 }
+OPTIONAL: Final = ("brand", "description", "category", "attributes")
+"""What else a product may have."""
+GRADES: Final = {"": Grade.CLICK, "click": Grade.CLICK, "cart": Grade.CART, "purchase": Grade.PURCHASE}
+WINDOW_MS: Final = 600_000.0
+"""How long after a click a cart or a purchase belongs to it, as the join has it if nothing else is set."""
 _PRODUCT: Final = TypeAdapter(Product)
 
 POPULARITY_DAYS: Final = 7.0
@@ -32,12 +39,18 @@ DAY_MS: Final = 86_400_000.0
 
 @dataclass(frozen=True, slots=True)
 class Click:
-    """One click; `query` is folded: two spellings that differ in case or marks are one query."""
+    """One choice; `query` is folded: two spellings that differ in case or marks are one query."""
 
     time_ms: float
     query: str
     typed: str
     product: int
+    grade: Grade = Grade.CLICK
+
+    @property
+    def value(self) -> float:
+        """What it is worth, as in the lists that the trainer learns from."""
+        return VALUE[self.grade]
 
 
 @dataclass
@@ -62,7 +75,7 @@ def read_log(catalogue: Path, clicks: Path, *, columns: Mapping[str, str]) -> Cl
 
     Args:
         catalogue: columns product_id and title, others of the product message if there are any.
-        clicks: columns time, query and product_id.
+        clicks: columns time, query and product_id; grade, search_id and session_id if there are any.
         columns: our name -> the file's, for those that are called otherwise.
 
     Raises:
@@ -71,7 +84,7 @@ def read_log(catalogue: Path, clicks: Path, *, columns: Mapping[str, str]) -> Cl
     skipped: Counter[str] = Counter()
     products: dict[str, Product] = {}
     for row in _rows(catalogue, columns, "catalogue", skipped):
-        product = _product(row)
+        product = _product(row, skipped)
         if product is None:
             skipped["catalogue: no product_id or title"] += 1
         elif products.setdefault(product.product_id, product) is not product:
@@ -79,27 +92,48 @@ def read_log(catalogue: Path, clicks: Path, *, columns: Mapping[str, str]) -> Cl
     if not products:
         raise UsageError(f"{catalogue} holds no product", fix="it needs the columns product_id and title")
     numbers = {product_id: number for number, product_id in enumerate(products)}
-    read: list[Click] = []
+    read: list[tuple[str, Click]] = []
     forms: Counter[str] = Counter()
     for row in _rows(clicks, columns, "clicks", skipped):
         time_ms, form = time_of(text_of(row, "time"))
         typed = text_of(row, "query")
         product_number = numbers.get(text_of(row, "product_id"))
-        query = " ".join(words(typed))
+        query, grade = " ".join(words(typed)), GRADES.get(text_of(row, "grade").casefold())
         if time_ms is None:
             skipped["clicks: time not understood"] += 1
         elif not query:
             skipped["clicks: no query"] += 1
         elif product_number is None:
             skipped["clicks: product not in the catalogue"] += 1
+        elif grade is None:
+            skipped["clicks: grade is not click, cart or purchase"] += 1
         else:
             forms[form] += 1
-            read.append(Click(time_ms, query, typed, product_number))
+            shopper = text_of(row, "search_id") or text_of(row, "session_id")
+            read.append((shopper, Click(time_ms, query, typed, product_number, grade)))
     if not read:
         reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
         raise UsageError(f"{clicks} holds no click that can be used ({reasons})", fix="look at --columns NAME=COLUMN")
-    read.sort(key=lambda click: click.time_ms)
-    return ClickLog(list(products.values()), read, skipped, ", ".join(forms))
+    read.sort(key=lambda one: one[1].time_ms)
+    return ClickLog(list(products.values()), _choices(read), skipped, ", ".join(forms))
+
+
+def _choices(read: Sequence[tuple[str, Click]]) -> list[Click]:
+    """Clicks with what became of them: of a shopper's rows for one query and product only the highest grade counts.
+
+    Rows that name neither search nor session are choices of their own.
+    """
+    choices: list[Click] = []
+    place_of: dict[tuple[str, str, int], int] = {}
+    for shopper, click in read:
+        key = shopper, click.query, click.product
+        place = place_of.get(key) if shopper else None
+        if place is not None and click.time_ms <= choices[place].time_ms + WINDOW_MS:
+            choices[place] = replace(choices[place], grade=max(choices[place].grade, click.grade))
+        else:
+            place_of[key] = len(choices)
+            choices.append(click)
+    return choices
 
 
 def _rows(path: Path, columns: Mapping[str, str], kind: str, skipped: Counter[str]) -> Iterator[Mapping[str, Any]]:
@@ -111,20 +145,27 @@ def _rows(path: Path, columns: Mapping[str, str], kind: str, skipped: Counter[st
             skipped[f"{kind}: no JSON object"] += 1
 
 
-def _product(row: Mapping[str, Any]) -> Product | None:
-    """The product of a line; optional fields that are wrong are left out, as old exports are full of them."""
+def _product(row: Mapping[str, Any], skipped: Counter[str]) -> Product | None:
+    """The product of a line; wrong optional fields, of which old exports are full, are left out and counted."""
     product_id, title = text_of(row, "product_id"), text_of(row, "title")
-    needed = {"type": "product", "version": 1, "product_id": product_id, "title": title, "price": 0.0}
-    category = row.get("category")
-    path = [part.strip() for part in category.split(">")] if isinstance(category, str) else category
-    optional = {"brand": row.get("brand"), "description": row.get("description"), "category": path,
-                "attributes": row.get("attributes")}  # fmt: skip
-    for fields in ({**needed, **{name: value for name, value in optional.items() if value}}, needed):
-        try:
-            return validate(fields, _PRODUCT)
-        except ContractError:
+    fields: dict[str, Any] = {
+        "type": "product", "version": 1, "product_id": product_id, "title": title, "price": 0.0
+    }  # fmt: skip
+    try:
+        product = validate(fields, _PRODUCT)
+    except ContractError:
+        return None
+    for name in OPTIONAL:
+        if not row.get(name):
             continue
-    return None
+        try:
+            more = fields | {name: read_field(name, row[name])}
+            product = validate(more, _PRODUCT)
+        except ContractError:
+            skipped[f"catalogue: {name} not understood, the product counts without it"] += 1
+        else:
+            fields = more
+    return product
 
 
 @dataclass

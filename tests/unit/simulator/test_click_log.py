@@ -112,6 +112,55 @@ def test_products_without_a_title_or_twice_are_counted(tmp_path: Path) -> None:
     assert log.skipped.total() == 2
 
 
+WHOLE = {"product_id": "P-1", "title": "Oven", "brand": "Kelto", "category": "Kitchen > Ovens",
+         "attributes": '{"noise_db": 34}'}  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", ["tsv", "jsonl"])
+@pytest.mark.parametrize(
+    ("wrong", "value"), [("attributes", "quiet"), ("brand", "K" * 10_000), ("category", " > ".join(["Ovens"] * 99))]
+)
+def test_one_wrong_field_of_a_product_costs_no_other(wrong: str, value: str, ending: str, tmp_path: Path) -> None:
+    """It is left out and counted; the fields beside it stay, and attributes are read as JSON."""
+    rows = [WHOLE, {**WHOLE, "product_id": "P-2", wrong: value}]
+    catalogue = tmp_path / f"products.{ending}"
+    if ending == "tsv":
+        lines = ["\t".join(['"' + str(one).replace('"', '""') + '"' for one in row.values()]) for row in rows]
+        catalogue.write_text("\n".join(["\t".join(WHOLE), *lines]) + "\n")
+    else:
+        written(catalogue, rows)
+    log = read_log(catalogue, written(tmp_path / "clicks.csv", [at("2024-01-01")]), columns={})
+    whole, other = (product.model_dump(include={"brand", "category", "attributes"}) for product in log.products)
+    assert whole == {"brand": "Kelto", "category": ("Kitchen", "Ovens"), "attributes": {"noise_db": 34}}
+    assert other == {**whole, wrong: type(log.products[0]).model_fields[wrong].get_default(call_default_factory=True)}
+    assert [reason for reason in log.skipped if wrong in reason] == list(log.skipped)
+    assert log.skipped.total() == 1
+
+
+def graded(*rows: tuple[float, str, str], columns: Sequence[str] = ("session_id",)) -> list[dict[str, Any]]:
+    """Return rows of minutes, grades and what names the shopper."""
+    return [
+        {**at(round(FIRST_MS + 60_000 * minutes)), "grade": grade, **dict.fromkeys(columns, shopper)}
+        for minutes, grade, shopper in rows
+    ]
+
+
+@pytest.mark.parametrize("column", ["session_id", "search_id"])
+def test_of_a_shoppers_rows_for_a_product_the_highest_grade_counts_once(column: str, tmp_path: Path) -> None:
+    """As in a list: a click that became a purchase is one purchase; another shopper's, or a later one, is another."""
+    rows = [(0, "click", "a"), (1, "Purchase", "a"), (2, "cart", "a"), (3, "", "b"), (30, "cart", "a")]
+    log = read(tmp_path, graded(*rows, columns=[column]))
+    assert [click.value for click in log.clicks] == [10.0, 1.0, 4.0]
+    assert not log.skipped
+
+
+def test_rows_that_name_no_shopper_are_choices_of_their_own(tmp_path: Path) -> None:
+    """Nothing tells whose they are; a grade that there is not is counted."""
+    log = read(tmp_path, graded((0, "click", ""), (1, "purchase", ""), (2, "wish", "")))
+    assert [click.value for click in log.clicks] == [1.0, 10.0]
+    assert log.skipped.total() == 1
+
+
 def test_columns_map_our_names_to_the_files(tmp_path: Path) -> None:
     """An export with names of its own is read once it is said what they are called."""
     clicks = [{"ts": "2024-01-01", "q": "fridge", "sku": "P-1"}]
