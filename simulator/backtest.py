@@ -55,10 +55,10 @@ class Choices:
         self._now_ms = 0.0
 
     def add(self, query: int, click: Click) -> None:
-        """Count a click; everything before it fades."""
+        """Count what a click is worth; everything before it fades."""
         self._fade(click.time_ms)
         key = (query, click.product)
-        self._cells[key] = self._cells.get(key, 0.0) + 1.0
+        self._cells[key] = self._cells.get(key, 0.0) + click.value
 
     def cells(self) -> Cells:
         """The evidence as a grid: of each query that was typed, every product that could have been chosen."""
@@ -145,7 +145,7 @@ class Backtest:
     def run(self, delays: Sequence[str]) -> dict[str, Any]:
         """Predict and learn the whole log; return the report (docs/quickstart.md, "Would it help my shop?")."""
         began_s = time.process_time()
-        clicks, learner = self._log.clicks, PreferenceLearner(exact=True, max_iterations=WARM_ITERATIONS)
+        clicks, learner = self._log.clicks, PreferenceLearner(max_iterations=WARM_ITERATIONS)
         choices = Choices(len(self._log.products), seed=self._seed)
         counts = {delay: Counts(len(self._log.products)) for delay in delays}
         ranks = {(name, delay): [] for name in METHODS for delay in delays}  # type: dict[tuple[str, str], list[float]]
@@ -206,8 +206,6 @@ class Backtest:
             model = weights[delay]
             vector = model.query_vectors(np.array([query]), self._query_vectors[[query]])[0]
             scores = asked.added(NATS_PER_COSINE * (products[delay] @ vector), model.mix)
-            remembered, nats = model.exact.get(query, (np.zeros(0, dtype=np.int64), np.zeros(0)))
-            scores[remembered] += nats
             for name, rank in fixed_ranks.items():
                 ranks[name, delay].append(rank)
             ranks["boring", delay].append(_rank(hybrid + known.boost(query), click.product))

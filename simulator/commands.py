@@ -61,8 +61,10 @@ def simulate(  # noqa: PLR0913, PLR0917 # a command line
     ] = "simple",
     bias: Annotated[str, typer.Option(help="position: look less at lower positions; none: alike at all.")] = "position",
     weights: Annotated[str, typer.Option(help="ratio: undo that; one: do not.")] = "ratio",
-    explore: Annotated[float, typer.Option(min=0, help="Noise on the scores of shown lists, in nats.")] = 0.0,
-    explore_by: Annotated[str, typer.Option(help="noise, or draws of what is uncertain.")] = "noise",
+    explore: Annotated[
+        float, typer.Option(min=0, help="How far scores of shown lists move: nats, or with draws widths of a quality.")
+    ] = 0.0,
+    explore_by: Annotated[str, typer.Option(help="noise, or draws of each quality, as search does.")] = "noise",
     learner: Annotated[str, typer.Option(help="preference, or none for the untrained model.")] = "preference",
     loss: Annotated[str, typer.Option(help="softmax, logistic, hinge, squared or ranknet.")] = "softmax",
     json: Annotated[Path | None, typer.Option("--json", help="Write every figure here.")] = None,
@@ -168,7 +170,9 @@ def experiment_run(
 
 def backtest(  # a command line
     catalog: Annotated[Path, typer.Option(help="Products: product_id, title and what else you have.")],
-    clicks: Annotated[Path, typer.Option(help="Clicks: time, query, product_id.")],
+    clicks: Annotated[
+        Path, typer.Option(help="Clicks: time, query, product_id; if you have them grade, search_id, session_id.")
+    ],
     columns: Annotated[str, typer.Option(help="Your names for ours: query=search_term,time=ts.")] = "",
     delay: Annotated[str, typer.Option(help="How late clicks are known.")] = "live,1h,1d",
     k: Annotated[int, typer.Option(min=1, max=100, help="Depth of the reciprocal rank.")] = 5,
@@ -178,7 +182,8 @@ def backtest(  # a command line
 ) -> None:
     """Show what Millrace would have gained on your own old clicks, before you install anything else.
 
-    CSV, TSV or JSON lines, packed by gzip or not. Each click is predicted before it is learned.
+    CSV, TSV or JSON lines, packed by gzip or not. Each click is predicted before it is learned. A grade (click, cart or
+    purchase) says what it is worth. Lists as they were shown are not read.
 
     Example: millrace backtest --catalog products.csv --clicks clicks.csv.gz --columns query=term --report report.html
     """
