@@ -54,13 +54,17 @@ def shop_export(
 def simulate(  # noqa: PLR0913, PLR0917 # a command line
     world: Annotated[Path | None, typer.Option(help="Folder with a world; the built-in one without it.")] = None,
     lists: Annotated[int, typer.Option(min=1, help="How many lists are shown.")] = 12_000,
-    seed: Annotated[int, typer.Option(help="Seed of queries, shoppers and noise.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of queries, shoppers, noise and the built-in world.")] = 1,
     redeploy: Annotated[int, typer.Option(min=1, help="Lists after which the model is solved anew.")] = 500,
     shoppers: Annotated[
         str, typer.Option(help="simple: click on what they looked at; shop: the shop's own.")
     ] = "simple",
-    bias: Annotated[str, typer.Option(help="position: look less at lower positions; none: alike at all.")] = "position",
-    weights: Annotated[str, typer.Option(help="ratio: undo that; one: do not.")] = "ratio",
+    bias: Annotated[
+        str, typer.Option(help="Simple shoppers look less at lower positions (position), or not (none).")
+    ] = "position",
+    weights: Annotated[
+        str, typer.Option(help="ratio: undo position bias, as the trainer does; one: do not.")
+    ] = "ratio",
     explore: Annotated[
         float, typer.Option(min=0, help="How far scores of shown lists move: nats, or with draws widths of a quality.")
     ] = 0.0,
@@ -88,7 +92,9 @@ def simulate(  # noqa: PLR0913, PLR0917 # a command line
         options = TypeAdapter(SimulateOptions).validate_python(given)
     except ValidationError as error:
         wrong = error.errors()[0]
-        raise UsageError(f"--{wrong['loc'][0]}: {wrong['msg']}", fix="millrace simulate --help") from error
+        raise UsageError(
+            f"--{str(wrong['loc'][0]).replace('_', '-')}: {wrong['msg']}", fix="millrace simulate --help"
+        ) from error
     with threadpool_limits(1), progress_bars() as tell:
         simulation = Simulation(world_of(world, seed), load_encoder(load_settings().base_model), cache=world, tell=tell)
         report = simulation.run(options)
@@ -133,7 +139,10 @@ def world_prepare(
 
 def experiment_run(
     file: Annotated[Path, typer.Argument(help="What is varied, as TOML; docs/experiments holds examples.")],
-    into: Annotated[Path | None, typer.Option(help="Folder of the results; what is there is not run again.")] = None,
+    into: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the results, in the data folder without it; what is there is not run again."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run a seeded grid of worlds and settings, go on where it was left, and compare.
@@ -174,7 +183,7 @@ def backtest(  # a command line
         Path, typer.Option(help="Clicks: time, query, product_id; if you have them grade, search_id, session_id.")
     ],
     columns: Annotated[str, typer.Option(help="Your names for ours: query=search_term,time=ts.")] = "",
-    delay: Annotated[str, typer.Option(help="How late clicks are known.")] = "live,1h,1d",
+    delay: Annotated[str, typer.Option(help="How late clicks are known: one or more of live, 1h, 1d.")] = "live,1h,1d",
     k: Annotated[int, typer.Option(min=1, max=100, help="Depth of the reciprocal rank.")] = 5,
     seed: Annotated[int, typer.Option(help="Of samples and intervals.")] = 1,
     json: Annotated[Path | None, typer.Option("--json", help="Write every figure here.")] = None,
