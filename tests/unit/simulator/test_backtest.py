@@ -13,9 +13,8 @@ from contracts.outcomes import Grade
 from simulator.backtest import Backtest, Choices, _rank, verdict
 from simulator.click_log import DAY_MS, Click, ClickLog, read_log
 from tests.support.tiny_encoder import WORDS, TinyEncoder
-from trainer.preference.evidence import Cells
 from trainer.preference.learner import PreferenceLearner
-from trainer.preference.model import Catalogue, Weights
+from trainer.preference.model import Weights
 
 METHODS = {"bm25", "base", "hybrid", "boring", "millrace"}
 SLICES = {"all", "first_time", "repeated"}
@@ -162,9 +161,9 @@ def test_what_is_measured_is_what_search_serves(catalogue: ClickLog, monkeypatch
 
     class Spy(PreferenceLearner):
         @override
-        def solve(self, cells: Cells, query_vectors: np.ndarray, catalogue: Catalogue) -> Weights:
-            solved.append(super().solve(cells, query_vectors, catalogue))
-            return solved[-1]
+        def released(self, weights: Weights) -> Weights:
+            solved.append(weights)
+            return super().released(weights)
 
     monkeypatch.setattr("simulator.backtest.PreferenceLearner", Spy)
     run(log_of(catalogue, clicks_of(400, step_ms=DAY_MS / 100)))
