@@ -53,7 +53,7 @@ def test_what_is_not_built_is_refused_by_name() -> None:
     ("target", "command"),
     [
         ("demo", ".venv/bin/millrace demo --seed 3"),
-        ("test", ".venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --seed 3"),
+        ("test", "OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --seed 3"),
         ("up", ".venv/bin/millrace up --seed 3"),
         ("bench", ".venv/bin/millrace bench --seed 3"),
     ],
