@@ -288,14 +288,14 @@ def words_nats(settings: "Settings", collection: str, query: str, product_id: st
 
     from indexer.qdrant import connect, qdrant_errors, to_sparse
     from indexer.search.retrieval import CANDIDATES
-    from towers.lexical import QueryKind, Sparse, read_query
+    from towers.lexical import Sparse, read_query
 
     words, point = read_query(query), point_id(product_id)
     its_own = models.Filter(must=[models.HasIdCondition(has_id=[point])])
     client = connect(settings)
 
     def matches(arms: dict[str, Sparse]) -> dict[str, float]:
-        asked = {name: to_sparse(arm) for name, arm in arms.items() if len(arm.indices)}
+        asked = {name: to_sparse(arm) for name, arm in arms.items()}
         finding = [
             models.Prefetch(query=arm, using=name, filter=chosen, limit=CANDIDATES)
             for name, arm in asked.items()
@@ -313,8 +313,7 @@ def words_nats(settings: "Settings", collection: str, query: str, product_id: st
         return found
 
     try:
-        found = {} if words.kind is QueryKind.IDENTIFIER else matches({"words": words.words})
-        found = found or matches({"words": words.words, "grams": words.grams})
+        found = matches(words.arms()) or matches(words.arms(mistyped=True))
     finally:
         client.close()
     return mix.nats(words.kind, [*found.values(), found.get(point, 0.0)])[-1]

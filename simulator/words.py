@@ -1,25 +1,19 @@
 """What the words of a query add to each product of a catalogue, as search computes it of the vector store's answers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
 
-from contracts.catalog import PointPayload, Product
-from towers.lexical import QueryKind, WordIndex, product_words, read_query
+from contracts.catalog import Product
+from towers.lexical import NAMED, QueryKind, Sparse, WordIndex, product_words, read_query
 from towers.model import Mix
 from trainer.preference.matches import WordMatches
 
 KEPT_BYTES: Final = 512 * 2**20
 """Of queries that were asked; more are looked up again each time."""
-NAMED: Final = 20
-"""Products with the best matching words, of which it is asked whether the query names them (as search does)."""
-
-
 FIRST_NATS: Final = 1e4
 """What a pin adds: more than any score is."""
-_NOTHING: Final = PointPayload.model_construct()
-"""Search asks by the id alone whether queries of other kinds name a product."""
 
 
 class Asked(NamedTuple):
@@ -63,14 +57,15 @@ class Words:
         self._products = products
         self._vectors = [product_words(product.product_id, product) for product in products]
         self.of_products = [vectors.words for vectors in self._vectors]
-        self._words, self._grams = (WordIndex(one) for one in zip(*self._vectors, strict=True))
-        self.matches = WordMatches(lambda: self._words, self._words.counts)
+        words, grams = (WordIndex(one) for one in zip(*self._vectors, strict=True))
+        self._indexes = {"words": words, "grams": grams}
+        self.matches = WordMatches(lambda: words, words.counts)
         """What the learner knows of it: as in the trainer, words alone, whatever the kind of query."""
         self._asked: dict[str, Asked] = {}
         self._room = kept_bytes
 
     def ask(self, text: str) -> Asked:
-        """What the words of a query find; grams are asked as search does: for identifiers, or if no word is known."""
+        """What the words of a query find, asked as search asks."""
         asked = self._asked.get(text)
         if asked is None:
             asked = self._found(text)
@@ -82,13 +77,18 @@ class Words:
 
     def _found(self, text: str) -> Asked:
         query = read_query(text)
-        scores = self._words.scores(query.words)
-        if query.kind is QueryKind.IDENTIFIER or not scores.any():
-            scores = scores + self._grams.scores(query.grams)
+        scores = self._scores(query.arms())
+        if not scores.any():
+            scores = self._scores(query.arms(mistyped=True))
         rows = np.flatnonzero(scores).astype(np.int32)
         pins = np.zeros(len(rows), dtype=np.float32)
         for place in np.argsort(-scores[rows], kind="stable")[:NAMED].tolist():
             product = self._products[rows[place]]
-            described = product if query.kind is QueryKind.IDENTIFIER else _NOTHING
-            pins[place] = query.pins(product.product_id, described)
+            pins[place] = query.pins(product.product_id, product)
         return Asked(query.kind, rows, scores[rows], pins)
+
+    def _scores(self, arms: Mapping[str, Sparse]) -> np.ndarray:
+        found = np.zeros(len(self._products), dtype=np.float32)
+        for name, arm in arms.items():
+            found += self._indexes[name].scores(arm)
+        return found

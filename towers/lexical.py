@@ -44,6 +44,8 @@ IDENTIFIER: Final = 1.0
 """The product's id, or the whole value of an attribute that identifies it."""
 IDENTIFIER_PART: Final = 0.5
 """A word within such a value, or in a title: others of its series may have it too."""
+NAMED: Final = 20
+"""Products with the best matching words, of which it is asked whether the query names them: reading them takes time."""
 MOST_TERMS: Final = 256
 """Of a product; those of the fields named first above stay."""
 MOST_GRAMS: Final = 160
@@ -98,7 +100,7 @@ class LexicalQuery:
 
     Args:
         words: its words, and what they are if written together, each with weight 1.
-        grams: to be asked if it is an identifier, or if `words` found nothing; empty if every word is too short.
+        grams: of what it may be mistyped from; empty if every word is too short.
         kind: what it is by its form.
         identifiers: what a product must be called for it to be meant.
     """
@@ -108,11 +110,28 @@ class LexicalQuery:
     kind: QueryKind
     identifiers: frozenset[str]
 
+    def arms(self, *, mistyped: bool = False) -> dict[str, Sparse]:
+        """The vectors to ask by, none that is empty: grams only if words alone may not find what is meant.
+
+        Args:
+            mistyped: whether words found nothing.
+        """
+        arms = {"words": self.words}
+        if mistyped or self.kind is QueryKind.IDENTIFIER:
+            arms["grams"] = self.grams
+        return {name: arm for name, arm in arms.items() if len(arm.indices)}
+
     def pins(self, product_id: str, product: Described) -> float:
-        """How surely it means this very product: 0 not, `IDENTIFIER_PART`, or `IDENTIFIER`. The highest go first."""
-        named = identifiers_of(product_id, product)
-        strength = max((named[name] for name in self.identifiers & named.keys()), default=0.0)
-        return strength if self.kind is QueryKind.IDENTIFIER or strength == IDENTIFIER else 0.0
+        """How surely it means this very product: 0 not, `IDENTIFIER_PART`, or `IDENTIFIER`. The highest go first.
+
+        A query of another kind than an identifier names a product by its id alone.
+        """
+        named = (
+            identifiers_of(product_id, product)
+            if self.kind is QueryKind.IDENTIFIER
+            else dict.fromkeys({_whole(product_id)} - {""}, IDENTIFIER)
+        )
+        return max((named[name] for name in self.identifiers & named.keys()), default=0.0)
 
 
 def read_query(text: str) -> LexicalQuery:

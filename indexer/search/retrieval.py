@@ -21,7 +21,7 @@ from indexer.filters import KEYS, any_of, to_filter, to_live_filter
 from indexer.qdrant import qdrant_errors, to_sparse
 from indexer.search.encoding import digest
 from indexer.store import VECTOR_NAME
-from towers.lexical import LexicalQuery, QueryKind, Sparse, read_query
+from towers.lexical import NAMED, LexicalQuery, read_query
 from towers.model import DEFAULT_MIX, NATS_PER_COSINE, Mix
 
 TOTAL_FOR_S: Final = 10.0
@@ -33,8 +33,6 @@ CANDIDATES: Final = 50
 """Products that each arm finds at least; one that both rank behind so many is not among the first ten of both."""
 DENSE_PARAMS: Final = models.SearchParams(hnsw_ef=384)
 """How many candidates of a graph a search looks at: of 100,000 products, 256 miss 3 % of the ten nearest, 384 1 %."""
-NAMED: Final = 20
-"""Products with the best matching words, of which it is asked whether the query names them: reading them takes time."""
 SHOWN: Final = [
     "product_id", "title", "price", "currency", "brand", "category", "in_stock", "url", "image_url", "rating",
     "launched_at", "priority", "seller_id", "parent_id", "attributes", "product_release", "quality", "quality_width",
@@ -76,14 +74,9 @@ class Question:
         return cls(vector, read_query(query), mix)
 
     def arms(self, *, mistyped: bool = False) -> Arms:
-        """By what to ask: nothing without terms, and grams only if words alone may not find what is meant."""
-        arms: Arms = {}
-        if self.vector is not None:
-            arms[VECTOR_NAME] = self.vector.tolist()
-        sparse: dict[str, Sparse] = {"words": self.words.words}
-        if mistyped or self.words.kind is QueryKind.IDENTIFIER:
-            sparse["grams"] = self.words.grams
-        return arms | {name: to_sparse(one) for name, one in sparse.items() if len(one.indices)}
+        """By what to ask: by meaning if the query could be encoded, and by its words."""
+        dense: Arms = {} if self.vector is None else {VECTOR_NAME: self.vector.tolist()}
+        return dense | {name: to_sparse(arm) for name, arm in self.words.arms(mistyped=mistyped).items()}
 
 
 class Hit(NamedTuple):
@@ -279,9 +272,7 @@ def mixed(question: Question, found: Mapping[str, Sequence[models.ScoredPoint]])
 
 
 def _pin(query: LexicalQuery, payload: dict[str, Any]) -> float:
-    # Queries of other kinds name a product by its id alone.
-    said = ("title", "attributes") if query.kind is QueryKind.IDENTIFIER else ()
-    described = {name: payload[name] for name in said if name in payload}
+    described = {name: payload[name] for name in ("title", "attributes") if name in payload}
     return query.pins(payload["product_id"], PointPayload.model_construct(**described))
 
 
