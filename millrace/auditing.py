@@ -27,6 +27,7 @@ from millrace.output import Json, out, print_json, progress_bars
 from service.kafka import (
     OutgoingRecord,
     admin,
+    open_consumer,
     produce_all,
     producer_config,
     records_of,
@@ -141,10 +142,14 @@ def send_repairs(
         gone = ProductDeleted(type="product_deleted", product_id=product_id, version=version)
         outgoing[product_id] = OutgoingRecord(topic, wire.encode(gone), product_id.encode(), mark)
     places: list[tuple[int, int]] = []
-    with translate_kafka_errors(settings), KafkaProducer(**producer_config(settings)) as producer:
+    with (
+        translate_kafka_errors(settings),
+        open_consumer(settings) as consumer,
+        KafkaProducer(**producer_config(settings)) as producer,
+    ):
         for start in range(0, len(outgoing), BATCH):
             batch = list(outgoing)[start : start + BATCH]
-            read_catalogue(settings, sent)
+            read_catalogue(consumer, settings, sent)
             overtaken = {name for name in batch if sent.newest.get(name) != known.get(name)} | sent.unreadable()
             places += produce_all(producer, [outgoing[name] for name in batch if name not in overtaken])
     return places

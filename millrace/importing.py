@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import typer
-from kafka import KafkaProducer
+from kafka import KafkaConsumer, KafkaProducer
 
 from contracts import wire
 from contracts.base import YEAR_2000_MS
@@ -27,7 +27,15 @@ from millrace.backlog import LEAST, Backlog
 from millrace.feed import Fault, Form, has_version, lacking_columns, read_change, unused_columns
 from millrace.output import Json, messages, out, print_json, progress_bars
 from millrace.tables import column_names, read_rows
-from service.kafka import OutgoingRecord, admin, produce_all, producer_config, records_of, translate_kafka_errors
+from service.kafka import (
+    OutgoingRecord,
+    admin,
+    open_consumer,
+    produce_all,
+    producer_config,
+    read_to_end,
+    translate_kafka_errors,
+)
 from service.machine import epoch_ms
 from service.settings import Settings
 
@@ -242,11 +250,12 @@ def send(
     topic, written, overtaken, is_paced = settings.topic(CATALOG), 0, 0, True
     with translate_kafka_errors(settings), ExitStack() as stack:
         producer = stack.enter_context(KafkaProducer(**producer_config(settings)))
+        consumer = stack.enter_context(open_consumer(settings))
         backlog = Backlog(settings, stack.enter_context(admin(settings)))
         while batch := list(islice(changes, BATCH)):
             for change in batch:
                 sent.add(change)
-            read_catalogue(settings, sent)
+            read_catalogue(consumer, settings, sent)
             newest = [one for one in batch if sent.holds(one)]
             records = [OutgoingRecord(topic, wire.encode(one), key=one.product_id.encode()) for one in newest]
             places = produce_all(producer, records)
@@ -260,12 +269,15 @@ def send(
 
 
 def read_catalogue(
-    settings: Settings, sent: "SentProducts", tell: Callable[[int, int], None] = lambda _done, _of: None
+    consumer: KafkaConsumer,
+    settings: Settings,
+    sent: "SentProducts",
+    tell: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> None:
     """Read `catalog` to its end, from where it was read to before."""
     from indexer.catalog.topics import catalog_record
 
-    for record in records_of(settings, CATALOG, begins=sent.ends, tell=tell):
+    for record in read_to_end(consumer, settings.topic(CATALOG), begins=sent.ends, tell=tell):
         sent.take(catalog_record(record))
 
 
@@ -345,7 +357,8 @@ def run_import(
         return report
     settings.require("kafka_bootstrap")
     catalogue = SentProducts()
-    read_catalogue(settings, catalogue, lambda done, of: tell("reading the catalogue", done, of))
+    with translate_kafka_errors(settings), open_consumer(settings) as consumer:
+        read_catalogue(consumer, settings, catalogue, lambda done, of: tell("reading the catalogue", done, of))
     known = catalogue.newest
     deletions = plan_deletions(known, read.product_ids) if full else []
     refuse_unsafe(read, known, len(deletions) if full else None, yes=yes)

@@ -42,7 +42,7 @@ __all__ = [
     "Committed", "OffsetRange", "OutgoingRecord", "Partition", "TopicFinding", "Wait", "admin", "aiokafka_config",
     "aiokafka_consumer_config", "aiokafka_producer_config", "beginning_and_end_offsets", "cluster_id",
     "committed_offsets", "consumer_config", "ensure_topics", "expected_kafka_error", "keep_joining", "newest_records",
-    "open_consumer", "produce_all", "producer_config", "records_of", "topic_findings", "topic_ids",
+    "open_consumer", "produce_all", "producer_config", "read_to_end", "records_of", "topic_findings", "topic_ids",
     "translate_kafka_errors",
 ]  # fmt: skip
 
@@ -69,10 +69,7 @@ def newest_records(settings: Settings, topic: str, most: int, *, timeout_s: floa
     """Count a topic's partitions and read the last records of each, as many as came within `timeout_s`."""
     with open_consumer(settings) as consumer:
         name = settings.topic(topic)
-        partitions = [TopicPartition(name, number) for number in sorted(consumer.partitions_for_topic(name) or ())]
-        if not partitions:
-            raise DependencyDown(f"Kafka does not know the topic {name}", fix="a restart of any service creates it")
-        consumer.assign(partitions)
+        partitions = _assigned(consumer, name)
         begins, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
         for partition in partitions:
             consumer.seek(partition, max(begins[partition], ends[partition] - most))
@@ -103,22 +100,39 @@ def records_of(
         tell: told how many offsets of how many are passed.
     """
     with translate_kafka_errors(settings), open_consumer(settings, wait) as consumer:
-        name, given = settings.topic(topic), begins or {}
-        partitions = [TopicPartition(name, number) for number in sorted(consumer.partitions_for_topic(name) or ())]
-        if not partitions:
-            raise DependencyDown(f"Kafka does not know the topic {name}", fix="a restart of any service creates it")
-        consumer.assign(partitions)
-        starts = {**consumer.beginning_offsets(partitions)}
-        starts |= {partition: max(starts[partition], given.get(partition.partition, 0)) for partition in partitions}
-        ends = consumer.end_offsets(partitions)
-        for partition, start in starts.items():
-            consumer.seek(partition, start)
-        of = sum(max(end - starts[partition], 0) for partition, end in ends.items())
-        while (left := sum(max(end - consumer.position(partition), 0) for partition, end in ends.items())) > 0:
-            tell(of - left, of)
-            for partition, records in consumer.poll(timeout_ms=POLL_MS).items():
-                yield from (record for record in records if record.offset < ends[partition])
-        tell(of, of)
+        yield from read_to_end(consumer, settings.topic(topic), begins=begins, tell=tell)
+
+
+def read_to_end(
+    consumer: KafkaConsumer,
+    name: str,
+    *,
+    begins: Mapping[int, int] | None = None,
+    tell: Callable[[int, int], None] = lambda _done, _of: None,
+) -> Iterator[Any]:
+    """Give the records of a topic by its whole name, as `records_of` does; for who reads on again and again."""
+    given = begins or {}
+    partitions = _assigned(consumer, name)
+    starts = {**consumer.beginning_offsets(partitions)}
+    starts |= {partition: max(starts[partition], given.get(partition.partition, 0)) for partition in partitions}
+    ends = consumer.end_offsets(partitions)
+    for partition, start in starts.items():
+        consumer.seek(partition, start)
+    of = sum(max(end - starts[partition], 0) for partition, end in ends.items())
+    while (left := sum(max(end - consumer.position(partition), 0) for partition, end in ends.items())) > 0:
+        tell(of - left, of)
+        for partition, records in consumer.poll(timeout_ms=POLL_MS).items():
+            yield from (record for record in records if record.offset < ends[partition])
+    tell(of, of)
+
+
+def _assigned(consumer: KafkaConsumer, name: str) -> list[TopicPartition]:
+    """Let a consumer read all partitions of a topic, which it must know."""
+    partitions = [TopicPartition(name, number) for number in sorted(consumer.partitions_for_topic(name) or ())]
+    if not partitions:
+        raise DependencyDown(f"Kafka does not know the topic {name}", fix="a restart of any service creates it")
+    consumer.assign(partitions)
+    return partitions
 
 
 def produce_all(producer: KafkaProducer, records: Iterable[OutgoingRecord]) -> list[tuple[int, int]]:
