@@ -5,7 +5,7 @@ that owns its partition makes vector and point anew, newer-only but for what is 
 """
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -23,7 +23,7 @@ from deploy.local.state import load_running_settings
 from millrace.backlog import Backlog
 from millrace.explaining import following_models, in_force, product_tower
 from millrace.importing import MOST_DELETED_RATIO, read_catalogue
-from millrace.output import Json, out, print_json, progress_bars
+from millrace.output import Json, Tell, out, print_json, progress_bars
 from service.kafka import (
     OutgoingRecord,
     admin,
@@ -50,8 +50,6 @@ NO_PROGRESS_S: Final = 60.0
 """How long a repair waits for indexers that commit nothing."""
 BATCH: Final = 500
 WRONG: Final = frozenset({AuditDifference.VECTOR_WRONG, AuditDifference.POINT_WRONG, AuditDifference.QUALITY_WRONG})
-
-Tell = Callable[[str, int, int], None]
 
 
 def audit(

@@ -92,6 +92,8 @@ class Backlog:
         return allowed(self._worked_off, 0.0 if self._began is None else self._clock() - self._began)
 
     def _count(self) -> int:
-        committed = committed_offsets(self._client, self._settings, "indexer")
+        from indexer.catalog.topics import GROUP
+
+        committed = committed_offsets(self._client, self._settings, GROUP)
         done = {number: one.offset for (topic, number), one in committed.items() if topic == CATALOG}
         return sum(max(offset - done.get(number, 0), 0) for number, offset in self._behind.items())

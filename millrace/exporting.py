@@ -3,10 +3,10 @@
 import base64
 import gzip
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, nullcontext
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import orjson
 import typer
@@ -15,7 +15,7 @@ from contracts.errors import TransientError
 from deploy.local.state import load_running_settings
 from millrace.explaining import following_models, in_force
 from millrace.output import Json, messages, out, print_json, progress_bars
-from service.machine import PART_SUFFIX
+from service.machine import replacing
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -126,21 +126,10 @@ def write_lines(path: Path, lines: Iterable[bytes], tell: Callable[[int], None])
         OSError: it cannot be written.
     """
     count = 0
-    with _whole_file(path) as file:
+    with replacing(path) as whole, gzip.open(whole, "wb") if path.suffix == ".gz" else nullcontext(whole) as file:
         for count, line in enumerate(lines, start=1):
             file.write(line)
             if count % TOLD_EVERY == 0:
                 tell(count)
     tell(count)
     return count
-
-
-@contextmanager
-def _whole_file(path: Path) -> Iterator[IO[bytes] | gzip.GzipFile]:
-    part = path.with_name(f"{path.name}{PART_SUFFIX}")
-    try:
-        with gzip.open(part, "wb") if path.suffix == ".gz" else part.open("wb") as file:
-            yield file
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -25,7 +25,7 @@ from contracts.topics import CATALOG
 from deploy.local.state import load_running_settings
 from millrace.backlog import LEAST, Backlog
 from millrace.feed import Fault, Form, has_version, lacking_columns, read_change, unused_columns
-from millrace.output import Json, messages, out, print_json, progress_bars
+from millrace.output import Json, Tell, messages, out, print_json, progress_bars
 from millrace.tables import column_names, read_rows
 from service.kafka import (
     OutgoingRecord,
@@ -50,8 +50,6 @@ NO_INDEXER_S: Final = 15.0
 SHOWN_FAULTS: Final = 200
 
 catalog_app = typer.Typer(help="Your products, in and out.", no_args_is_help=True)
-
-Tell = Callable[[str, int, int], None]
 
 
 class Outcome(StrEnum):

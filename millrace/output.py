@@ -14,6 +14,8 @@ from contracts.errors import MillraceError
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+Tell = Callable[[str, int, int], None]
+"""Told what is being done, how much of it, and of how much."""
 Json = Annotated[bool, typer.Option("--json", help="Print stable JSON on stdout.")]
 
 
@@ -42,7 +44,7 @@ def print_error(error: MillraceError) -> None:
 
 
 @contextmanager
-def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+def progress_bars() -> Iterator[Tell]:
     """Give a function that shows how much of how much is done, a bar for each kind of work."""
     from rich.progress import Progress
 

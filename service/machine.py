@@ -2,9 +2,10 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 EpochClock = Callable[[], int]
 """Returns epoch milliseconds; core code is given one, or the time itself."""
@@ -20,15 +21,23 @@ PART_SUFFIX: Final = ".part"
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
-    """Replace a file in one step: temporary file, fsync, rename, fsync of the folder; or leave it and raise OSError.
+    """Replace a file in one step, or leave it and raise OSError; see `replacing`."""
+    with replacing(path, mode=mode) as file:
+        file.write(content)
 
-    `mode` is the rights of the new file, less the process's umask: 0o600 for what holds keys.
+
+@contextmanager
+def replacing(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """Give a file to write that replaces another in one step: temporary file, fsync, rename, fsync of the folder.
+
+    If the block raises, the other file stays. `mode` is the rights of the new file, less the process's umask: 0o600 for
+    what holds keys.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}{PART_SUFFIX}")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)

@@ -17,7 +17,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from simulator.base_vectors import Tell, encode_catalogue
+from millrace.output import Tell
+from simulator.base_vectors import encode_catalogue
 from simulator.click_log import DAY_MS, Click, ClickLog, Counts
 from simulator.words import Words
 from towers.encoder import BaseEncoder

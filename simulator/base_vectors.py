@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from contracts.catalog import Product
+from millrace.output import Tell
 from service.machine import write_atomically
 from towers.features import FeatureSpace, keys_of, product_features
 from towers.release_files import Encoder
@@ -18,9 +19,6 @@ from trainer.preference.model import Catalogue
 
 CACHE_FILE: Final = "base-vectors.safetensors"
 BATCH: Final = 256
-
-Tell = Callable[[str, int, int], None]
-"""Told what is being done, how much of it, and of how much."""
 
 
 def encode_catalogue(

@@ -20,8 +20,8 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from contracts.errors import UsageError
+from millrace.output import Tell
 from service.machine import write_atomically
-from simulator.base_vectors import Tell
 from simulator.shop.builtin import world_of
 from simulator.shop.click_models import with_clicks
 from simulator.shop.world import JUDGMENTS, PRODUCTS, QUERIES

@@ -18,8 +18,9 @@ from contracts.catalog import Product
 from contracts.outcomes import VALUE, Grade, examination, grade, is_bounce
 from contracts.structs import JoinedSlot
 from indexer.search.exploration import MOST_EXPLORED
+from millrace.output import Tell
 from simulator import evaluation
-from simulator.base_vectors import Tell, encode_catalogue
+from simulator.base_vectors import encode_catalogue
 from simulator.shop.shoppers import Action, Shoppers
 from simulator.shop.world import Query, Split, World
 from simulator.words import Words
