@@ -6,8 +6,9 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from contracts.catalog import Product
-from towers.lexical import NAMED, QueryKind, Sparse, WordIndex, product_words, read_query
+from towers.lexical import NAMED, QueryKind, Sparse, product_words, read_query
 from towers.model import Mix
+from towers.word_index import WordIndex
 from trainer.preference.matches import WordMatches
 
 KEPT_BYTES: Final = 512 * 2**20

@@ -12,8 +12,9 @@ import numpy as np
 
 from contracts.catalog import PointPayload
 from towers.features import FeatureSpace, matched
-from towers.lexical import Sparse, TermCounts, WordIndex, word_vector
+from towers.lexical import Sparse, word_vector
 from towers.model import NATS_PER_COSINE, Mix, ProductTower, QueryTower, product_vectors
+from towers.word_index import TermCounts, WordIndex
 from trainer.preference.evidence import Cells
 from trainer.preference.learner import PreferenceLearner
 from trainer.preference.losses import LossName

@@ -8,7 +8,8 @@ import pytest
 from qdrant_client import QdrantClient, models
 
 from tests.conformance.conftest import Backend
-from towers.lexical import Sparse, WordIndex
+from towers.lexical import Sparse
+from towers.word_index import WordIndex
 
 pytestmark = pytest.mark.qdrant
 

@@ -14,7 +14,8 @@ from contracts.topics import JOINED_SEARCHES
 from service.models import ModelsTable
 from tests.support.tiny_encoder import WORDS, TinyEncoder
 from towers.features import FeatureSpace, key_of, keys_of, words
-from towers.lexical import Sparse, WordIndex, word_vector
+from towers.lexical import Sparse, word_vector
+from towers.word_index import WordIndex
 from trainer.adapters.vectors import TextVectors
 from trainer.learner import Learner, Looked
 from trainer.loop import LoopSettings, TrainerLoop

@@ -22,8 +22,9 @@ from contracts.catalog import ProductVector
 from contracts.errors import ContractError
 from service.logging import get_logger
 from towers.features import FeatureSpace, keys_of, product_features
-from towers.lexical import Sparse, WordIndex, word_vector
+from towers.lexical import Sparse, word_vector
 from towers.release_files import Encoder
+from towers.word_index import WordIndex
 from trainer.learner import Looked
 
 FIRST_ROWS: Final = 1024

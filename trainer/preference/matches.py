@@ -11,8 +11,9 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from towers.features import matched
-from towers.lexical import QueryKind, Sparse, TermCounts, WordIndex, read_query
+from towers.lexical import QueryKind, Sparse, read_query
 from towers.model import DEFAULT_MIX, KINDS, strength_of
+from towers.word_index import TermCounts, WordIndex
 from trainer.preference.evidence import Cells
 
 CHUNK: Final = 50_000

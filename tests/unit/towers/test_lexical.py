@@ -23,13 +23,12 @@ from towers.lexical import (
     ProductWords,
     QueryKind,
     Sparse,
-    WordIndex,
     identifiers_of,
-    idf,
     is_identifier,
     product_words,
     read_query,
 )
+from towers.word_index import WordIndex, idf
 
 TEXT = st.text(alphabet="abkZé12 .,-/", max_size=30)
 

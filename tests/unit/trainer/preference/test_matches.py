@@ -9,8 +9,9 @@ import pytest
 from contracts.catalog import PointPayload
 from tests.support.planted_shop import cells_of
 from tests.support.tiny_encoder import WORDS
-from towers.lexical import Sparse, WordIndex, read_query, word_vector
+from towers.lexical import Sparse, read_query, word_vector
 from towers.model import Mix, Rate
+from towers.word_index import WordIndex
 from trainer.preference.evidence import Cells
 from trainer.preference.matches import WordMatches
 from trainer.preference.model import rates_of
