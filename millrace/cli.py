@@ -26,7 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 shop_app = typer.Typer(help="The simulated shop.", no_args_is_help=True)
-world_app = typer.Typer(help="Worlds of real catalogues.", no_args_is_help=True)
+world_app = typer.Typer(help="Worlds of real catalogues and titles.", no_args_is_help=True)
 experiment_app = typer.Typer(help="Many simulations, compared.", no_args_is_help=True)
 schema_app = typer.Typer(help="Schemas of every message.", no_args_is_help=True)
 
@@ -47,6 +47,7 @@ app.command(rich_help_panel="Measure")(simulating.backtest)
 app.command(rich_help_panel="Measure")(simulating.bench)
 shop_app.command("export")(simulating.shop_export)
 world_app.command("prepare")(simulating.world_prepare)
+world_app.command("make")(simulating.world_make)
 experiment_app.command("run")(simulating.experiment_run)
 schema_app.command("export")(running.schema_export)
 importing.catalog_app.command("vectors")(exporting.catalog_vectors)

@@ -137,6 +137,30 @@ def world_prepare(
     messages().print(f"{len(made.products):,} products, {len(made.queries):,} queries written to {into}", markup=False)
 
 
+def world_make(
+    law: Annotated[str, typer.Argument(help="What shoppers want: rotation, words, quality or none.")],
+    source: Annotated[Path, typer.Option("--from", help="Folder of a world that gives the titles.")],
+    into: Annotated[Path, typer.Option(help="Folder to write the world to.")],
+    seed: Annotated[int, typer.Option(help="Of products, queries and law.")] = 1,
+) -> None:
+    """Make a world of another one's titles, whose shoppers want what a known law says.
+
+    Example: millrace world make rotation --from chorus --into rotation && millrace simulate --world rotation
+    """
+    from service.settings import load_settings
+    from simulator import made_worlds
+    from simulator.shop.world import export_world, load_world
+    from towers.encoder import load_encoder
+
+    titles = load_world(source)
+    with progress_bars() as tell:
+        made = made_worlds.make(
+            law, titles, load_encoder(load_settings().base_model), seed=seed, cache=source, tell=tell
+        )
+    export_world(made, into)
+    messages().print(f"{len(made.products):,} products, {len(made.queries):,} queries written to {into}", markup=False)
+
+
 def experiment_run(
     file: Annotated[Path, typer.Argument(help="What is varied, as TOML; docs/experiments holds examples.")],
     into: Annotated[

@@ -20,10 +20,10 @@ PUBLISHED = (
     "releases diff", "releases promote", "releases rollback", "pairs ls", "pairs import", "pairs export", "pairs stats",
     "pairs explain", "propensities", "freshness", "replay", "dlq ls", "dlq show", "dlq replay", "golden import",
     "shop export", "experiment run", "bench", "schema export", "erase", "simulate", "backtest", "world prepare",
-    "product show", "explain", "base prepare", "catalog import", "catalog vectors", "audit",
+    "world make", "product show", "explain", "base prepare", "catalog import", "catalog vectors", "audit",
 )  # fmt: skip
 """Sections 7 and 8 of the published interfaces, worlds, two that say why, the base change, and the catalogue."""
-WRITES_FILES = {"world prepare", "shop export", "schema export", "demo", "simulate", "backtest"}
+WRITES_FILES = {"world prepare", "world make", "shop export", "schema export", "demo", "simulate", "backtest"}
 ROOT_COMMAND: Any = typer.main.get_command(cli.app)
 
 Run = Callable[..., int]
