@@ -251,7 +251,7 @@ class Backtest:
             "settings": {
                 "half_life_days": HALF_LIFE_DAYS, "k": self._k, "seed": self._seed,
                 "mix": last.mix.named(),
-                "prior": None if learned is None else {**learned.prior._asdict(), "gain": learned.gain},
+                "prior": None if learned is None else {**learned.prior._asdict(), "gain": learned.gain.mean},
             },
             "methods": figures(whole),
             "halves": {"first": figures(~second), "second": figures(second)},

@@ -14,7 +14,7 @@ from millrace.output import Json, messages, out, print_json, progress_bars
 from millrace.tables import column_names
 from service.machine import write_atomically
 
-BENCHES: Final = ("streams", "indexer", "graph", "search")
+BENCHES: Final = ("streams", "trainer", "indexer", "graph", "search")
 
 
 def demo(

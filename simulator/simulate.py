@@ -246,7 +246,12 @@ def _prior(learner: PreferenceLearner) -> dict[str, Any] | None:
     learned = learner.learned
     if learned is None:
         return None
-    return {**learned.prior._asdict(), "gain": learned.gain, "error": learned.error, "released": learned.helps}
+    return {
+        **learned.prior._asdict(),
+        "gain": learned.gain.mean,
+        "error": learned.gain.error,
+        "released": learned.helps,
+    }
 
 
 def _worth(actions: Sequence[Action], returned: Sequence[str]) -> np.ndarray:

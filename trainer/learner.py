@@ -174,7 +174,7 @@ class Learner:
     def gain(self) -> tuple[float | None, float | None]:
         """What the prior gained on left-out queries, in nats per click, and its standard error."""
         learned = self.preference.learned
-        return (None, None) if learned is None else (learned.gain, learned.error)
+        return (None, None) if learned is None else learned.gain
 
     def sample(self) -> Sample:
         """The newest queries and products that have evidence."""

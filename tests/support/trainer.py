@@ -20,7 +20,7 @@ from trainer.adapters.vectors import TextVectors
 from trainer.learner import Learner, Looked
 from trainer.loop import LoopSettings, TrainerLoop
 from trainer.preference.model import Prior
-from trainer.preference.priors import Learned
+from trainer.preference.priors import Gain, Learned
 from trainer.records import LogRecord
 from trainer.release.planning import Cadence
 from trainer.state import Progress, Snapshot
@@ -35,7 +35,7 @@ SCATTERED: Final = frozenset(product for product in range(len(PRODUCTS)) if 7 * 
 """Liked products of which no word tells."""
 NO_WORDS: Final = Sparse(np.zeros(0, np.uint32), np.zeros(0, np.float32))
 START_MS = 1_795_196_000_000
-OPEN_GATE: Final = Learned(Prior(), gain=0.5, error=0.01)
+OPEN_GATE: Final = Learned(Prior(), Gain(0.5, 0.01), Gain(0.5, 0.01), Gain(0.5, 0.01))
 """What a learner has found that may release from its first click."""
 
 

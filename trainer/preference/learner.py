@@ -12,7 +12,7 @@ import numpy as np
 from trainer.preference.evidence import Cells
 from trainer.preference.losses import LossName
 from trainer.preference.model import HELD, Catalogue, Prior, Weights
-from trainer.preference.priors import ORDER, Learned, learn_prior
+from trainer.preference.priors import BESIDE_MIX, MIX, Gain, Learned, learn_prior
 from trainer.preference.solve import MAX_ITERATIONS, Problem, Solution
 
 PRIOR_LISTS: Final = 250
@@ -26,15 +26,12 @@ class PreferenceLearner:
 
     Args:
         loss: what is solved.
-        exact: whether single products are remembered for a query too.
         max_iterations: budget of one solve.
     """
 
-    def __init__(
-        self, *, loss: LossName = "softmax", exact: bool = False, max_iterations: int = MAX_ITERATIONS
-    ) -> None:
+    def __init__(self, *, loss: LossName = "softmax", max_iterations: int = MAX_ITERATIONS) -> None:
         self._loss: LossName = loss
-        self._exact, self._max_iterations = exact, max_iterations
+        self._max_iterations = max_iterations
         self._next_prior = float(PRIOR_LISTS)
         self.learned: Learned | None = None
         """The prior in force and what it predicts; None while there is too little evidence."""
@@ -81,26 +78,27 @@ class PreferenceLearner:
             start: where to begin, as was solved before; at 0 if None.
         """
         problem = Problem(cells, query_vectors, catalogue, loss=self._loss)
-        prior = self._prior if self._share else self._prior._replace(**dict.fromkeys(ORDER, HELD))
-        return problem.solve(
-            prior, start=start, exact=self._exact, uncertainty=True, max_iterations=self._max_iterations
-        )
+        rest, mix = self._shares
+        idle = (() if rest else BESIDE_MIX) + (() if mix else MIX)
+        prior = self._prior._replace(**dict.fromkeys(idle, HELD))
+        return problem.solve(prior, start=start, uncertainty=True, max_iterations=self._max_iterations)
 
     def released(self, weights: Weights) -> Weights:
         """What may be released of what was solved: if it does not predict, the memory of repeated queries alone."""
-        return weights.scaled(self._share)
+        rest, mix = self._shares
+        return weights.scaled(rest, mix=mix)
 
     def state(self) -> dict[str, np.ndarray]:
         """What was learned of the prior, and when it is learned next."""
         state = {"next_prior": np.array(self._next_prior)}
         if self.learned is not None:
-            numbers = (*self.learned.prior, self.learned.gain, self.learned.error)
-            state["learned"] = np.array(numbers, dtype=np.float64)
+            learned = self.learned
+            state["learned"] = np.array((*learned.prior, *learned.gain, *learned.mix, *learned.rest), dtype=np.float64)
         return state
 
     @classmethod
     def from_state(cls, state: Mapping[str, np.ndarray], **options: Any) -> "PreferenceLearner":
-        """Go on with the prior of another one.
+        """Go on with the prior of another one; one of another form is learned anew.
 
         Args:
             state: of the other one.
@@ -108,14 +106,18 @@ class PreferenceLearner:
         """
         learner = cls(**options)
         learner._next_prior = float(state["next_prior"])
-        if "learned" in state:
-            *widths, gain, error = state["learned"].tolist()
-            learner.learned = Learned(Prior(*widths), gain, error)
+        widths, numbers = len(Prior()), state.get("learned", np.zeros(0)).tolist()
+        if len(numbers) == widths + 6:
+            learner.learned = Learned(
+                Prior(*numbers[:widths]), *(Gain(*numbers[at : at + 2]) for at in range(widths, len(numbers), 2))
+            )
+        elif numbers:
+            learner._next_prior = 0.0
         return learner
 
     @property
-    def _share(self) -> float:
-        return 0.0 if self.learned is None else self.learned.share
+    def _shares(self) -> tuple[float, float]:
+        return (0.0, 0.0) if self.learned is None else (self.learned.rest.share, self.learned.mix.share)
 
     @property
     def _prior(self) -> Prior:

@@ -60,8 +60,6 @@ class Prior(NamedTuple):
     """Of w."""
     memory: float = 30.0
     """Of d."""
-    exact: float = 1.0
-    """Of the memory of one product for one query."""
     lexical: float = 10.0
     """Of a, about what words are worth untrained."""
 
@@ -106,8 +104,6 @@ class Weights:
         products: the products that have a quality of their own, rising.
         own: u of these products.
         memory: d by query.
-        exact: by query, what is remembered of single products: their rows and nats; it rides in no vector, and is
-            added to the scores of those products.
         rates: a, in nats, (2 * kinds,); they ride in no vector either.
         deviations: how uncertain this is; None if it was not solved here.
     """
@@ -119,7 +115,6 @@ class Weights:
     products: np.ndarray
     own: np.ndarray
     memory: Mapping[int, np.ndarray] = field(default_factory=dict)
-    exact: Mapping[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     rates: np.ndarray = field(default_factory=lambda: DEFAULT_RATES)
     deviations: Deviations | None = None
 
@@ -130,20 +125,20 @@ class Weights:
         taste, common, words, own = (np.zeros(size, np.float32) for size in ((dim, dim), dim, features, 0))
         return cls(taste, common, np.zeros(dim, np.float32), words, np.zeros(0, dtype=np.int64), own)
 
-    def scaled(self, share: float) -> "Weights":
-        """A share of what was learned for all queries; what single ones remember stays whole."""
+    def scaled(self, share: float, *, mix: float) -> "Weights":
+        """A share of what was learned for all queries, another of what words count; memories stay whole."""
         return replace(
             self,
             taste=share * self.taste,
             common=share * self.common,
             words=share * self.words,
             own=share * self.own,
-            rates=DEFAULT_RATES + share * (self.rates - DEFAULT_RATES),
+            rates=DEFAULT_RATES + mix * (self.rates - DEFAULT_RATES),
         )
 
     def without_memory(self) -> "Weights":
         """What is left for a query that nobody typed."""
-        return replace(self, memory={}, exact={})
+        return replace(self, memory={})
 
     def learned_vectors(self, queries: np.ndarray, vectors: np.ndarray) -> np.ndarray:
         """What each query prefers beyond its text, in the space of product vectors and in nats, (Q, D).

@@ -8,7 +8,7 @@ not surely gain is held at 0. Of the rest a share is released that grows with th
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -24,7 +24,8 @@ FEW_QUERIES: Final = 300
 """With fewer queries that were clicked all folds are, for each has little to tell."""
 ORDER: Final = ("lexical", "words", "own", "taste", "common")
 """The rates first: where words mislead, whatever else may move would be loosened to make up for it."""
-LOOSEST: Final = Prior(taste=0.2, common=0.3, own=1.0, words=0.3, lexical=0.3)
+MIX, BESIDE_MIX = ORDER[:1], ORDER[1:]
+LOOSEST: Final = Prior(taste=0.2, common=10.0, own=1.0, words=0.3, lexical=0.3)
 """Left-out queries are asked about what was shown to them; what is looser than this shines there and ruins the rest."""
 FACTOR: Final = 3.0
 MAX_MOVES: Final = 3
@@ -33,6 +34,8 @@ PARTS: Final = (("words",), ("own",), ("taste", "common"), ("lexical",))
 """What is held at 0 together; the rates of words, last, at what they are worth untrained."""
 PART_ERRORS: Final = 1.0
 """Standard errors by which left-out queries must gain from a part beside the others."""
+TIGHTER_ERRORS: Final = 1.0
+"""Standard errors by which they must gain from a tighter width: what is shown to them differs less than the rest."""
 LEAST_GAIN: Final = 2e-4
 """Nats per click by which a width must be better."""
 ITERATIONS: Final = 15
@@ -53,32 +56,44 @@ the lists, from which more is learned than from the same ones again (docs/experi
 _MIX: Final = 0x9E3779B97F4A7C15
 
 
-@dataclass(frozen=True, slots=True)
-class Learned:
-    """Widths, and what they are worth on left-out queries.
+class Gain(NamedTuple):
+    """By how much left-out queries are predicted better, in nats per click, and its standard error over queries."""
 
-    Args:
-        prior: the widths.
-        gain: how much better what was learned predicts clicks than the text alone, in nats per click.
-        error: standard error of the gain over queries.
-    """
-
-    prior: Prior
-    gain: float
+    mean: float
     error: float
 
     @property
     def share(self) -> float:
-        """How much of what was learned shoppers should see, from 0 to 1."""
-        if self.gain <= LEAST_RELEASED:
+        """How much of what gains it shoppers should see, from 0 to 1."""
+        if self.mean <= LEAST_RELEASED:
             return 0.0
-        beyond = self.gain - NO_ERRORS * self.error
+        beyond = self.mean - NO_ERRORS * self.error
         return float(np.clip(beyond / ((ALL_ERRORS - NO_ERRORS) * self.error), 0.0, 1.0)) if self.error else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """Widths, and what they are worth on left-out queries.
+
+    What words count by default may be so wrong that its mending hides whether anything else predicts: each is judged
+    by itself.
+
+    Args:
+        prior: the widths.
+        gain: of everything beside the untrained ranking.
+        mix: of what words count, alone.
+        rest: of everything else, beside that.
+    """
+
+    prior: Prior
+    gain: Gain
+    mix: Gain
+    rest: Gain
 
     @property
     def helps(self) -> bool:
         """Whether shoppers should see anything of it."""
-        return self.share > 0
+        return max(self.mix.share, self.rest.share) > 0
 
 
 def fold_of(keys: np.ndarray) -> np.ndarray:
@@ -133,7 +148,8 @@ def learn_prior(
                 if getattr(tried, name) < getattr(LOOSEST, name):
                     break
                 found = surprise(tried)
-                if gain_of(best, found, says)[0] <= LEAST_GAIN:
+                gain, error = gain_of(best, found, says)
+                if gain <= (max(LEAST_GAIN, TIGHTER_ERRORS * error) if factor > 1 else LEAST_GAIN):
                     break
                 best, prior, moves = found, tried, moves + 1
             if moves:
@@ -159,10 +175,12 @@ def _without_idle_parts(prior: Prior, parts: Sequence[tuple[str, ...]], left_out
             break
         parts.remove(least)
         prior, found = without[least], surprises[least]
-    return Learned(prior, *gain_of(np.concatenate([one.untrained for one in left_out]), found, says))
+    untrained = np.concatenate([one.untrained for one in left_out])
+    mixed = surprise(prior._replace(**dict.fromkeys(BESIDE_MIX, HELD)))
+    return Learned(prior, gain_of(untrained, found, says), gain_of(untrained, mixed, says), gain_of(mixed, found, says))
 
 
-def gain_of(before: np.ndarray, after: np.ndarray, says: np.ndarray) -> tuple[float, float]:
+def gain_of(before: np.ndarray, after: np.ndarray, says: np.ndarray) -> Gain:
     """Nats per click by which queries are predicted better, and the standard error.
 
     Args:
@@ -172,7 +190,7 @@ def gain_of(before: np.ndarray, after: np.ndarray, says: np.ndarray) -> tuple[fl
     """
     total = says.sum()
     mean = float((before - after).sum() / total)
-    return mean, float(np.sqrt(((before - after - mean * says) ** 2).sum()) / total)
+    return Gain(mean, float(np.sqrt(((before - after - mean * says) ** 2).sum()) / total))
 
 
 class _LeftOut:

@@ -27,7 +27,7 @@ from trainer.preference.losses import (
     surprise,
 )
 from trainer.preference.matches import Matches
-from trainer.preference.model import DEFAULT_RATES, Catalogue, Deviations, Prior, Weights
+from trainer.preference.model import DEFAULT_RATES, HELD, Catalogue, Deviations, Prior, Weights
 
 MAX_ITERATIONS: Final = 60
 TOLERANCE: Final = 1e-5
@@ -95,7 +95,6 @@ class Problem:
         *,
         start: Weights | None = None,
         memory: bool = True,
-        exact: bool = False,
         uncertainty: bool = False,
         max_iterations: int = MAX_ITERATIONS,
     ) -> Solution:
@@ -105,21 +104,18 @@ class Problem:
             prior: how strongly each part is held.
             start: where to begin; 0 if None.
             memory: whether queries get a memory of their own.
-            exact: whether single products are remembered for a query too.
             uncertainty: whether the weights come with their standard deviations.
             max_iterations: budget; what is best then is returned, and said not to have converged.
         """
         query_axes, axes = self._axes
         dim = axes.shape[1]
         repeated = np.flatnonzero(self.cells.query_clicks >= REPEATED_CLICKS) if memory else np.zeros(0, np.int64)
-        clicked = np.flatnonzero(self.cells.clicks > 0) if exact else np.zeros(0, dtype=np.int64)
         sizes = (
             dim * dim,
             dim,
             len(self.products),
             self._features,
             len(repeated) * dim,
-            len(clicked),
             self._matches.strengths.shape[1],
         )
         bounds = np.cumsum((0, *sizes))
@@ -128,19 +124,18 @@ class Problem:
         def unpack(x: np.ndarray) -> list[np.ndarray]:
             return [x[bounds[i] : bounds[i + 1]] * spread[i] for i in range(len(sizes))]
 
-        objective = self._objective(unpack, spread, repeated, clicked, (query_axes, axes))
+        objective = self._objective(unpack, spread, repeated, (query_axes, axes))
         begin = np.zeros(bounds[-1])
         if start is not None:
-            begin = self._pack(start, bounds, spread, repeated, clicked, (query_axes, axes))
+            begin = self._pack(start, bounds, spread, repeated, (query_axes, axes))
         if not len(self.cells):
             return Solution(Weights.untrained(self._catalogue), 0.0, 0, converged=True)
         found = minimize(objective, begin, jac=True, method="L-BFGS-B",
                          options={"maxiter": max_iterations, "ftol": TOLERANCE, "gtol": 0.0, "maxcor": 6})  # fmt: skip
-        taste, common, own, words, remembered, single, rates = (part.astype(np.float32) for part in unpack(found.x))
+        taste, common, own, words, remembered, rates = (part.astype(np.float32) for part in unpack(found.x))
         weights = Weights(
             query_axes @ taste.reshape(dim, dim) @ axes.T, axes @ common, self.mean_query, words, self.products, own,
             memory=dict(zip(self.cells.queries[repeated].tolist(), remembered.reshape(-1, dim) @ axes.T, strict=True)),
-            exact=self._by_query(clicked, single),
             rates=DEFAULT_RATES + (rates if len(rates) else 0.0),
         )  # fmt: skip
         if uncertainty:
@@ -157,7 +152,6 @@ class Problem:
         unpack: Callable[[np.ndarray], list[np.ndarray]],
         spread: np.ndarray,
         repeated: np.ndarray,
-        clicked: np.ndarray,
         axes: tuple[np.ndarray, np.ndarray],
     ) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
         """What is minimised, and its gradient."""
@@ -165,12 +159,11 @@ class Problem:
         dim = vectors.shape[1]
 
         def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
-            taste, common, own, words, remembered, single, rates = unpack(x)
+            taste, common, own, words, remembered, rates = unpack(x)
             learned = centred @ taste.reshape(dim, dim).astype(np.float32) + common.astype(np.float32)
             learned[repeated] += remembered.reshape(-1, dim).astype(np.float32)
             quality = own + self._words @ words
             scores = self._scores(learned, quality, vectors)
-            scores[clicked] += single
             scores += self._of_words(rates)
             value, slope = self._loss(scores, self._targets)
             pulls, by_product = self._pulls(slope.astype(np.float32), vectors), self._by_product(slope)
@@ -180,8 +173,7 @@ class Problem:
                 by_product * spread[2],
                 (self._words.T @ by_product) * spread[3],
                 pulls[repeated].ravel() * spread[4],
-                slope[clicked] * spread[5],
-                self._by_rate(slope) * spread[6],
+                self._by_rate(slope) * spread[5],
             ])  # fmt: skip
             return value + x @ x / 2, gradient + x
 
@@ -252,42 +244,29 @@ class Problem:
             csr_matrix((slope, self._product_of, starts), shape=(len(starts) - 1, len(vectors))) @ vectors
         )
 
-    def _by_query(self, clicked: np.ndarray, values: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-        rows, starts = np.unique(self.cells.query_of[clicked], return_index=True)
-        products, kept = np.split(self.cells.products[clicked], starts[1:]), np.split(values, starts[1:])
-        return dict(zip(self.cells.queries[rows].tolist(), zip(products, kept, strict=True), strict=False))
-
     def _pack(
         self,
         start: Weights,
         bounds: np.ndarray,
         spread: np.ndarray,
         repeated: np.ndarray,
-        clicked: np.ndarray,
         axes: tuple[np.ndarray, np.ndarray],
     ) -> np.ndarray:
         own = dict(zip(start.products.tolist(), start.own.tolist(), strict=True))
-        single = {
-            (query, product): value
-            for query, (products, values) in start.exact.items()
-            for product, value in zip(products.tolist(), values.tolist(), strict=True)
-        }
         nothing = np.zeros(self._dim)
         remembered = [start.memory.get(one, nothing) for one in self.cells.queries[repeated].tolist()]
-        queries = self.cells.queries[self.cells.query_of[clicked]].tolist()
-        cells = zip(queries, self.cells.products[clicked].tolist(), strict=True)
         parts = (
             (axes[0].T @ start.taste @ axes[1]).ravel(),
             start.common @ axes[1],
             np.array([own.get(product, 0.0) for product in self.products.tolist()]),
             start.words if len(start.words) == self._features else np.zeros(self._features),
             (np.array(remembered).reshape(-1, self._dim) @ axes[1]).ravel(),
-            np.array([single.get(cell, 0.0) for cell in cells]),
             (start.rates - DEFAULT_RATES)[: self._matches.strengths.shape[1]],
         )
         x = np.zeros(bounds[-1])
         for i, part in enumerate(parts):
-            x[bounds[i] : bounds[i + 1]] = part / spread[i]
+            if spread[i] > HELD**-0.5:  # what is held begins at 0: it would take the solver all its budget to get there
+                x[bounds[i] : bounds[i + 1]] = part / spread[i]
         return x
 
 

@@ -7,14 +7,11 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from typing_extensions import override
 
 from contracts.outcomes import Grade
 from simulator.backtest import Backtest, Choices, _rank, verdict
 from simulator.click_log import DAY_MS, Click, ClickLog, read_log
 from tests.support.tiny_encoder import WORDS, TinyEncoder
-from trainer.preference.learner import PreferenceLearner
-from trainer.preference.model import Weights
 
 METHODS = {"bm25", "base", "hybrid", "boring", "millrace"}
 SLICES = {"all", "first_time", "repeated"}
@@ -153,22 +150,6 @@ def test_clicks_teach_the_model(catalogue: ClickLog) -> None:
     report = run(log_of(catalogue, clicks_of(700, step_ms=DAY_MS / 100)))
     second = report["halves"]["second"]
     assert second["millrace"]["live"]["all"]["mrr@5"] > second["base"]["live"]["all"]["mrr@5"] + 0.1
-
-
-def test_what_is_measured_is_what_search_serves(catalogue: ClickLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model has no term that no release carries, such as single products that are remembered for a query."""
-    solved: list[Weights] = []
-
-    class Spy(PreferenceLearner):
-        @override
-        def released(self, weights: Weights) -> Weights:
-            solved.append(weights)
-            return super().released(weights)
-
-    monkeypatch.setattr("simulator.backtest.PreferenceLearner", Spy)
-    run(log_of(catalogue, clicks_of(400, step_ms=DAY_MS / 100)))
-    assert any(weights.memory for weights in solved)
-    assert not any(weights.exact for weights in solved)
 
 
 def test_what_became_of_a_click_is_what_it_is_worth() -> None:

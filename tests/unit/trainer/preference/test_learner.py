@@ -139,22 +139,31 @@ def test_what_stops_to_predict_is_taken_back() -> None:
 
 
 @pytest.mark.parametrize("lists", [0, PRIOR_LISTS - 1, 900])
-@pytest.mark.parametrize("exact", [False, True])
-def test_a_restarted_learner_goes_on_to_the_byte(lists: int, exact: bool) -> None:
+def test_a_restarted_learner_goes_on_to_the_byte(lists: int) -> None:
     """With the state and the last solution of another one, and the same evidence, prior and weights are the same."""
     shop = PlantedShop(seed=3, quality_nats=1.0)
     one = Trainer(shop)
-    one.learner = PreferenceLearner(exact=exact, max_iterations=5)
+    one.learner = PreferenceLearner(max_iterations=5)
     one.read(shop.lists(lists, seed=1), every=200)
     two = deepcopy(one)
-    two.learner = PreferenceLearner.from_state(one.learner.state(), exact=exact, max_iterations=5)
+    two.learner = PreferenceLearner.from_state(one.learner.state(), max_iterations=5)
     for trainer in (one, two):
         trainer.read(shop.lists(700, seed=2), every=250)
     states = [trainer.learner.state() for trainer in (one, two)]
     assert states[0].keys() == states[1].keys()
     assert all(np.array_equal(value, states[1][name]) for name, value in states[0].items())
     assert np.array_equal(scores(one.weights, shop), scores(two.weights, shop))
-    assert bool(one.weights.exact) is exact
+
+
+def test_a_prior_of_another_form_is_learned_anew() -> None:
+    """Numbers that an earlier version kept are not taken for widths: the prior is due at once."""
+    shop = PlantedShop(seed=3)
+    one = Trainer(shop)
+    one.read(shop.lists(900, seed=1), every=200)
+    state = one.learner.state()
+    other = PreferenceLearner.from_state(state | {"learned": state["learned"][:-2]})
+    assert other.learned is None
+    assert other.prior_due(0)
 
 
 def test_a_catalogue_may_grow_between_two_solves() -> None:

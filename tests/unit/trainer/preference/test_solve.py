@@ -98,8 +98,8 @@ def test_a_warm_start_ends_where_a_cold_one_does(name: LossName, shop: PlantedSh
     """The problem has one optimum: what was in force before does not matter."""
     before = solved(shop.cells(100, seed=9), shop, loss=name)
     problem = Problem(shop.cells(200), shop.queries, shop.catalogue, loss=name)
-    cold = problem.solve(LOOSE, exact=True, max_iterations=ENOUGH)
-    warm = problem.solve(LOOSE, exact=True, start=before, max_iterations=ENOUGH)
+    cold = problem.solve(LOOSE, max_iterations=ENOUGH)
+    warm = problem.solve(LOOSE, start=before, max_iterations=ENOUGH)
     assert warm.loss == pytest.approx(cold.loss, rel=5e-3 if name == "hinge" else 1e-3)  # hinge has kinks
     assert scores(warm.weights, shop) == pytest.approx(scores(cold.weights, shop), abs=4 * CLOSE_NATS)
 
@@ -107,9 +107,9 @@ def test_a_warm_start_ends_where_a_cold_one_does(name: LossName, shop: PlantedSh
 def test_going_on_from_the_optimum_stays_there(shop: PlantedShop) -> None:
     """A solution packed as the start of the same problem has its loss, memory of single products included."""
     problem = Problem(shop.cells(200), shop.queries, shop.catalogue)
-    once = problem.solve(LOOSE, exact=True, max_iterations=ENOUGH)
-    again = problem.solve(LOOSE, exact=True, start=once.weights, max_iterations=1)
-    assert once.weights.exact
+    once = problem.solve(LOOSE, max_iterations=ENOUGH)
+    again = problem.solve(LOOSE, start=once.weights, max_iterations=1)
+    assert once.weights.memory
     assert again.loss == pytest.approx(once.loss, rel=1e-4)
     assert again.loss <= once.loss
 
@@ -204,12 +204,17 @@ def test_only_repeated_queries_get_a_memory(shop: PlantedShop) -> None:
     assert not problem.solve(LOOSE, memory=False).weights.memory
 
 
-def test_exact_memory_names_the_products_that_were_clicked(shop: PlantedShop) -> None:
-    """Per query the clicked products and what is added to their scores, and nothing of the others."""
-    cells = cells_of([(1, 0, 3.0, 1.0), (1, 4, 0.0, 1.0), (2, 4, 1.0, 1.0), (2, 5, 2.0, 1.0), (3, 0, 0.0, 1.0)])
-    exact = Problem(cells, shop.queries, shop.catalogue).solve(LOOSE, exact=True).weights.exact
-    assert {query: products.tolist() for query, (products, _) in exact.items()} == {1: [0], 2: [4, 5]}
-    assert exact[1][1][0] > 0
+def test_what_is_held_ends_at_zero_wherever_the_solve_begins(shop: PlantedShop) -> None:
+    """From weights in which a part is far from 0, a solve that holds it gives what one from 0 gives, in a few steps."""
+    problem = Problem(shop.cells(400), shop.queries, shop.catalogue)
+    loose = problem.solve(LOOSE, max_iterations=ENOUGH).weights
+    assert np.abs(loose.own).max() > 0.1
+    held = LOOSE._replace(own=HELD, taste=HELD)
+    warm, cold = (problem.solve(held, start=start, max_iterations=ENOUGH).weights for start in (loose, None))
+    assert np.abs(warm.own).max() < 0.01
+    assert scores(warm, shop) == pytest.approx(scores(cold, shop), abs=0.05)
+    short = problem.solve(held, start=loose, max_iterations=3).weights
+    assert np.abs(short.own).max() < 0.01
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -310,7 +315,7 @@ def test_what_words_are_worth_is_learned_by_kind_of_query_and_strength(shop: Pla
     assert weights.rates == pytest.approx(true, abs=0.7)
     assert np.array(weights.mix)[:, :2].reshape(-1) == pytest.approx(weights.rates)
     assert [rate.full for rate in weights.mix] == [rate.full for rate in DEFAULT_MIX]
-    assert weights.scaled(0.5).rates == pytest.approx((weights.rates + DEFAULT_RATES) / 2)
+    assert weights.scaled(1.0, mix=0.5).rates == pytest.approx((weights.rates + DEFAULT_RATES) / 2)
     held = problem.solve(Prior(lexical=HELD), max_iterations=ENOUGH).weights
     assert held.rates == pytest.approx(DEFAULT_RATES, abs=0.01)
     assert problem.surprise(weights).sum() < problem.surprise(held).sum()
@@ -332,9 +337,9 @@ def test_a_share_of_weights_is_a_share_of_what_scores_moved(shop: PlantedShop) -
     weights = remembering.without_memory()
     text, whole = scores(Weights.untrained(shop.catalogue), shop), scores(weights, shop)
     for share in (0.0, 0.5, 1.0):
-        assert scores(weights.scaled(share), shop) == pytest.approx(text + share * (whole - text), abs=1e-4)
+        assert scores(weights.scaled(share, mix=0.0), shop) == pytest.approx(text + share * (whole - text), abs=1e-4)
     assert remembering.memory
-    assert remembering.scaled(0.0).memory is remembering.memory
+    assert remembering.scaled(0.0, mix=0.0).memory is remembering.memory
 
 
 def test_with_fewer_directions_the_optimum_is_that_of_the_main_ones(shop: PlantedShop) -> None:
