@@ -93,6 +93,20 @@ class UnpairedReason(StrEnum):
     BOUNCED = "bounced"
 
 
+class SlotReason(StrEnum):
+    """Why a slot of a list that may be learned from counts neither for its product nor against it."""
+
+    PLACED = "placed"
+    """Sponsored or pinned: it did not stand there by its rank."""
+    SOLD_OUT = "sold_out"
+    BOUNCED = "bounced"
+    """The shopper came straight back."""
+    ENGAGED_ELSEWHERE = "engaged_elsewhere"
+    """The shopper took the product in another slot of this list, which does not count."""
+    UNSEEN = "unseen"
+    """The page tells what was visible, and this was not."""
+
+
 class PairDropReason(StrEnum):
     """Why a pair that the trainer read is no evidence."""
 
@@ -102,16 +116,12 @@ class PairDropReason(StrEnum):
 
 
 class ListOutcome(StrEnum):
-    """What became of a joined search that the trainer read."""
+    """What became of a training search that the trainer read."""
 
     LEARNED = "learned"
     DUPLICATE = "duplicate"
-    SYNTHETIC = "synthetic"
-    CONSENT = "consent"
-    SORTED = "sorted"
     NO_QUERY = "no_query"
-    NO_SLOT = "no_slot"
-    """No slot stood where it stood by its rank, and was seen."""
+    """Its query holds no letter and no digit."""
     MALFORMED = "malformed"
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from contracts.base import is_visible
-from contracts.outcomes import PRIOR_VERSION, VALUE, Grade, examination_ratio, grade, is_bounce, stood_by_rank
+from contracts.outcomes import VALUE, Grade, Theta, cell_of, examination_ratio, grade, is_bounce, prior, stood_by_rank
 from contracts.pairs import RULE_VERSION, pair_id
 from contracts.structs import JoinedSearch, JoinedSlot
 from contracts.telemetry import UnpairedReason
@@ -105,8 +105,14 @@ def _sampled(pairs: list[Pair]) -> list[Pair]:
     return [pair._replace(rate=pair.rate * rate) for pair in kept]
 
 
-def encode_pairs(search: JoinedSearch, pairs: list[Pair]) -> list[bytes]:
-    """Return the messages of a search's pairs; what they share is encoded once."""
+def encode_pairs(search: JoinedSearch, pairs: list[Pair], *, theta: Theta = prior) -> list[bytes]:
+    """Return the messages of a search's pairs; what they share is encoded once.
+
+    Args:
+        search: the list.
+        pairs: of that list.
+        theta: propensities; the one in force when the list was shown is used.
+    """
     ranking = search.ranking
     releases = {"query_release": ranking.query_release, "product_release": ranking.product_release}
     origins = [{"topic": o.topic, "partition": o.partition, "offset": o.offset} for o in search.origins]
@@ -115,15 +121,17 @@ def encode_pairs(search: JoinedSearch, pairs: list[Pair]) -> list[bytes]:
         "releases": {name: release for name, release in releases.items() if release is not None},
         "origins": orjson.Fragment(orjson.dumps(origins)),
     }
-    return [orjson.dumps(_message(search, pair, **shared)) for pair in pairs]
+    return [orjson.dumps(_message(search, pair, theta=theta, **shared)) for pair in pairs]
 
 
 def _message(
-    search: JoinedSearch, pair: Pair, *, query: object, releases: dict[str, int], origins: object
+    search: JoinedSearch, pair: Pair, *, theta: Theta, query: object, releases: dict[str, int], origins: object
 ) -> dict[str, Any]:
     chosen, rejected = pair.chosen, pair.rejected
     value, sampling = VALUE[chosen.grade], 1 / pair.rate
-    ratio = examination_ratio(chosen.position, rejected.position)
+    cell, shown_at = cell_of(search), search.search_time
+    (examined, version), (passed, _) = (theta(cell, one.position, shown_at) for one in (chosen, rejected))
+    ratio = examination_ratio(examined, passed)
     clicked_at = chosen.slot.click_time
     return {
         "schema_version": 1,
@@ -136,7 +144,7 @@ def _message(
         "weight": value * ratio * sampling,
         "factors": {"value": value, "ratio": ratio, "similarity": 1.0, "sampling": sampling, "cap": 1.0},
         "confidence": _confidence(chosen, rejected),
-        "propensity_version": PRIOR_VERSION,
+        "propensity_version": version,
         "filters": [],
         **releases,
         "arm": search.ranking.arm,

@@ -18,13 +18,14 @@ from contracts.errors import ContractError
 from contracts.joined import CLOSED_AT_HEADER, PAIRED_AT_HEADER, ClosedSearches, closing_number_of
 from contracts.outcomes import filter_reason
 from contracts.progress import PairsProgress, SearchCounts
-from contracts.structs import JOINED_SEARCH, JoinedSearch
+from contracts.structs import JOINED_SEARCH, JoinedSearch, encode
 from contracts.telemetry import FilterReason, UnpairedReason
-from contracts.topics import DEAD_LETTERS, JOINED_SEARCHES, PREFERENCE_PAIRS
+from contracts.topics import DEAD_LETTERS, JOINED_SEARCHES, PREFERENCE_PAIRS, TRAINING_SEARCHES
 from service import metrics
 from service.settings import Settings
 from streams.agents.spec import AgentSpec, Emit, Headers, LogRecord, Plan, RecordRules
 from streams.pairs.pairing import SOURCE, Pair, encode_pairs, pairs_of
+from streams.pairs.training import training_search
 
 REMEMBERED_MS: Final = 900_000
 """How long, in event time, a list that is shown again is recognised: shoppers come back within minutes."""
@@ -153,6 +154,8 @@ class PartitionPairs(RecordRules):
         made = self._pairs(search)
         if not isinstance(made, list):
             kept_out = "filtered" if isinstance(made, FilterReason) else "unpaired"
+            if kept_out == "unpaired" and not repeated:
+                self._emit_training(search, record, plan)
             return f"filtered/{FilterReason.DUPLICATE}" if repeated else f"{kept_out}/{made}"
         new = [pair for pair in made if not self.lists.make(pair.pair_id)]
         written_before = repeated or self.lists.hold(search)
@@ -162,6 +165,7 @@ class PartitionPairs(RecordRules):
         self.pairs += len(new)
         key, headers = search.search_id.encode(), _stage_times(record)
         plan.extend(Emit(PREFERENCE_PAIRS, key, value, headers) for value in encode_pairs(search, new))
+        self._emit_training(search, record, plan)
         return "paired"
 
     @override
@@ -188,6 +192,12 @@ class PartitionPairs(RecordRules):
         """Move event time on and return the pairs that a list makes by itself, or why none."""
         self.lists.advance(search.closed_at)
         return filter_reason(search) or pairs_of(search)
+
+    def _emit_training(self, search: JoinedSearch, record: LogRecord, plan: Plan) -> None:
+        """Plan what the learner gets to know of a list."""
+        training = training_search(search)
+        if training is not None:
+            plan.append(Emit(TRAINING_SEARCHES, search.search_id.encode(), encode(training), _stage_times(record)))
 
     def _remember_again(self, record: LogRecord) -> None:
         """Remember a list once more, a repeat too: whoever reads the log again cannot tell which lists those were."""
@@ -218,7 +228,7 @@ def _new_state(partition: int, progress: PairsProgress | None, _: Settings) -> P
 PAIRS: Final = AgentSpec(
     name="pairs",
     source=JOINED_SEARCHES,
-    outputs=(PREFERENCE_PAIRS, DEAD_LETTERS),
+    outputs=(PREFERENCE_PAIRS, TRAINING_SEARCHES, DEAD_LETTERS),
     progress=PairsProgress,
     new_state=_new_state,
     outcomes={"paired": (), "held_out": (), "filtered": FilterReason, "unpaired": UnpairedReason, "dead_lettered": ()},

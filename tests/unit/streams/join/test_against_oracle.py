@@ -3,6 +3,7 @@
 import orjson
 import pytest
 
+from contracts.topics import PREFERENCE_PAIRS
 from streams.agents.spec import Emit, Plan, SetAside
 from streams.join.partition_join import PartitionJoin
 from streams.pairs.partition_pairs import PartitionPairs
@@ -45,7 +46,8 @@ def test_join_and_pairs_say_what_the_oracle_says(seed: int) -> None:
     pairs, made = PartitionPairs(0), Plan()
     for offset, search in enumerate(one for one in plan if isinstance(one, Emit)):
         pairs.take(Record(offset, T0, search.value), made)
-    found = {pair["pair_id"]: pair for pair in (orjson.loads(one.value) for one in made if isinstance(one, Emit))}
+    written = [one.value for one in made if isinstance(one, Emit) and one.topic == PREFERENCE_PAIRS]
+    found = {pair["pair_id"]: pair for pair in map(orjson.loads, written)}
     assert {pair_id: rounded(pair) for pair_id, pair in found.items()} == {
         pair_id: rounded(pair) for pair_id, pair in expected.pairs.items()
     }

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.outcomes import VALUE, Grade, examination_ratio, filter_reason, grade
+from contracts.outcomes import VALUE, Grade, examination, examination_ratio, filter_reason, grade
 from contracts.pairs import PreferencePair
 from contracts.structs import JOINED_SEARCH, JoinedSearch, JoinedSlot, encode, struct_of
 from contracts.telemetry import FilterReason, UnpairedReason
@@ -235,8 +235,8 @@ def test_the_same_search_gives_the_same_bytes() -> None:
 @given(positions=st.tuples(st.integers(1, 500), st.integers(1, 500)))
 def test_the_ratio_undoes_position_bias(positions: tuple[int, int]) -> None:
     """The two directions of a pair stand to each other as the chances of a look, and neither counts more than once."""
-    i, j = positions
-    assert examination_ratio(i, j) / examination_ratio(j, i) == pytest.approx(i / j)
+    i, j = map(examination, positions)
+    assert examination_ratio(i, j) / examination_ratio(j, i) == pytest.approx(j / i)
     assert 0 < examination_ratio(i, j) <= 1
 
 
