@@ -9,7 +9,7 @@ from contracts import topics
 from contracts.base import Message
 from contracts.catalog import CATALOG_CHANGE, Product, ProductDeleted, ProductVector
 from contracts.events import SEARCH_RECORD, ShopEvent, Tick
-from contracts.joined import JoinedSearch
+from contracts.joined import JoinedSearch, Watermark
 from contracts.pairs import CURATED_PAIR, CuratedPair, PreferencePair
 from contracts.progress import JoinProgress, PairsProgress
 from contracts.releases import MANIFEST, ROLLBACK, SERVING, ReleaseManifest, Rollback, Serving
@@ -38,6 +38,7 @@ MESSAGES: Final[tuple[MessageSpec, ...]] = (
     MessageSpec("product", Product, CATALOG_CHANGE, (topics.CATALOG,)),
     MessageSpec("product_deleted", ProductDeleted, CATALOG_CHANGE, (topics.CATALOG,)),
     _alone("joined_search", JoinedSearch, topics.JOINED_SEARCHES, topics.HOLDOUT_SEARCHES),
+    _alone("watermark", Watermark, topics.JOINED_SEARCHES),
     _alone("preference_pair", PreferencePair, topics.PREFERENCE_PAIRS),
     _alone("training_search", TrainingSearch, topics.TRAINING_SEARCHES),
     MessageSpec("curated_pair", CuratedPair, CURATED_PAIR, (topics.CURATED_PAIRS,)),

@@ -15,176 +15,155 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import SecretStr, ValidationError, field_validator, model_validator
 
 from contracts.errors import UsageError
 from contracts.releases import ALIAS, collection_name
-from contracts.telemetry import DEFAULT_PORTS, Process
+from contracts.telemetry import DEFAULT_PORTS, Filter, Process
 from contracts.topics import GROUP_PREFIX
+from service.kafka_settings import ENV_PREFIX, KafkaSettings, comma_list, env_name, setting
 
-ENV_PREFIX: Final = "MILLRACE_"
+__all__ = ["ENV_PREFIX", "Settings", "env_name", "load_settings", "plain"]
+
 SETTINGS_FILE: Final = "millrace.toml"
+NONE: Final = "none"
 _NEVER_SHOWN: Final = ("redis_url",)
-_PASSWORD: Final = ("kafka_sasl_username", "kafka_sasl_password")
-_TOKEN_FILE: Final = ("kafka_sasl_oauth_token_file",)
-_CLIENT: Final = ("kafka_sasl_oauth_token_url", "kafka_sasl_oauth_client_id", "kafka_sasl_oauth_client_secret")
 _UNSET_FIXES: Final = {
     "kafka_bootstrap": "start everything with `millrace up`, or set MILLRACE_KAFKA_BOOTSTRAP=host:port",
     "redis_url": "start everything with `millrace up`, or set MILLRACE_REDIS_URL=redis://host:port/0",
     "qdrant_url": "start everything with `millrace up`, or set MILLRACE_QDRANT_URL=http://host:port",
 }
 
-SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
-SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
 LossName = Literal["softmax", "logistic", "hinge", "squared", "ranknet"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "json", "console"]
 
 
-def _setting(default: Any, meaning: str, *, unit: str = "", **limits: Any) -> Any:
-    """Make a field of its default and its meaning with the reason for the default."""
-    return Field(default=default, description=meaning, json_schema_extra={"unit": unit}, **limits)
-
-
-class Settings(BaseModel):
+class Settings(KafkaSettings):
     """The settings in force. A field's environment variable is `MILLRACE_` and its name in capitals."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
-
-    kafka_bootstrap: str | None = _setting(
-        None, "Kafka brokers as host:port, comma-separated; no default, so that nothing joins a cluster by accident."
-    )
-    kafka_security_protocol: SecurityProtocol = _setting("PLAINTEXT", "How to talk to Kafka; plain on one machine.")
-    kafka_sasl_mechanism: SaslMechanism = _setting("PLAIN", "How to log in where the protocol is SASL_*.")
-    kafka_sasl_username: str | None = _setting(None, "Login name where the mechanism is PLAIN or SCRAM.")
-    kafka_sasl_password: SecretStr | None = _setting(None, "Login password where the mechanism is PLAIN or SCRAM.")
-    kafka_sasl_oauth_token_url: str | None = _setting(
-        None, "Where OAUTHBEARER gets its tokens (client credentials), as https://host/path."
-    )
-    kafka_sasl_oauth_client_id: str | None = _setting(None, "Client id at the token URL.")
-    kafka_sasl_oauth_client_secret: SecretStr | None = _setting(None, "Client secret at the token URL.")
-    kafka_sasl_oauth_scope: str | None = _setting(None, "Scope asked for at the token URL, where it wants one.")
-    kafka_sasl_oauth_token_file: Path | None = _setting(
-        None, "File that holds an OAUTHBEARER token instead; read again at every login."
-    )
-    kafka_ssl_cafile: Path | None = _setting(None, "CA certificates (PEM) for SSL; the system's where unset.")
-    kafka_ssl_certfile: Path | None = _setting(None, "Client certificate (PEM) where the brokers ask for one.")
-    kafka_ssl_keyfile: Path | None = _setting(None, "Private key (PEM) of the client certificate.")
-    redis_url: str | None = _setting(None, "Redis as redis://host:port/db; may be emptied at any time.", repr=False)
-    qdrant_url: str | None = _setting(None, "Vector store as http://host:port.")
-    qdrant_api_key: SecretStr | None = _setting(None, "Key of the vector store where it asks for one.")
-    qdrant_take_over: bool = _setting(
+    redis_url: str | None = setting(None, "Redis as redis://host:port/db; may be emptied at any time.", repr=False)
+    qdrant_url: str | None = setting(None, "Vector store as http://host:port.")
+    qdrant_api_key: SecretStr | None = setting(None, "Key of the vector store where it asks for one.")
+    qdrant_take_over: bool = setting(
         False, "Drop another deployment's collections under our names and fill them anew; set it for one start."
     )
-    topic_prefix: str = _setting(
+    topic_prefix: str = setting(
         "", "Put before every topic, group and collection name: several shops or tests on one cluster."
     )
-    partitions: int = _setting(
+    partitions: int = setting(
         4, "Of every keyed topic: the most workers that can share a topic.", unit="partitions", ge=1
     )
-    replication_factor: int = _setting(
+    replication_factor: int = setting(
         -1, "Of every partition of the topics that are created; -1: the brokers' default. Use 3.", unit="copies", ge=-1
     )
-    session_timeout_s: float = _setting(
+    session_timeout_s: float = setting(
         10,
         "A worker silent for so long loses its partitions; 10 s outlives a pause and is short for shoppers.",
         unit="s",
     )
-    worker_id: str | None = _setting(
+    worker_id: str | None = setting(
         None, "Name of this worker for static group membership: a restart within the session timeout moves nothing."
     )
-    dependency_wait_s: float = _setting(
+    dependency_wait_s: float = setting(
         30, "How long a start waits for Kafka, Redis and the vector store before it gives up.", unit="s", ge=0
     )
-    join_window_s: float = _setting(
+    join_window_s: float = setting(
         600, "How long after a search its events count; covers a usual visit.", unit="s", gt=0
     )
-    lateness_s: float = _setting(
+    lateness_s: float = setting(
         10, "How much disorder the join waits for; above the usual beacon delay.", unit="s", ge=0
     )
-    freshness_window_s: float = _setting(60, "Catalogue change to searchable: the promise boards show.", unit="s", gt=0)
-    refresh_window_s: float = _setting(900, "Product release to whole index refreshed.", unit="s", gt=0)
-    audit_interval_s: float = _setting(
+    join_silence_s: float = setting(
+        60,
+        "How long lists wait for a join partition that says nothing; longer than a partition takes to change hands.",
+        unit="s",
+        gt=0,
+    )
+    look_ahead_s: float = setting(
+        1,
+        "How much later the lists close that a list's filters may look at; each second delays learning by as much.",
+        unit="s",
+        ge=0,
+        le=600,
+    )
+    filters: str = setting(
+        ",".join(Filter), "What keeps lists or products of lists out of learning, comma-separated; none for nothing."
+    )
+    freshness_window_s: float = setting(60, "Catalogue change to searchable: the promise boards show.", unit="s", gt=0)
+    refresh_window_s: float = setting(900, "Product release to whole index refreshed.", unit="s", gt=0)
+    audit_interval_s: float = setting(
         86_400,
         "How often the indexer that leads compares the index with the catalogue; 0 for never. It reads all of both.",
         unit="s",
         ge=0,
     )
-    explore: str = _setting(
+    explore: str = setting(
         "none",
         "How served lists are perturbed so that more is learned: none, noise:NATS on scores, or draws of quality.",
         pattern=r"^(none|draws|noise:\d+(\.\d+)?)$",
     )
-    list_depth: int = _setting(
+    list_depth: int = setting(
         50, "Products that meaning, and words as many, find for a search's pages; more cost time.", ge=10, le=1000
     )
-    list_kept_s: float = _setting(
+    list_kept_s: float = setting(
         600,
         "How long a list's pages can be asked for; as long as the join's window: a later one is late.",
         unit="s",
         gt=0,
     )
-    hot_for_s: float = _setting(
+    hot_for_s: float = setting(
         2, "How long what was found serves equal searches; short beside freshness. 0: not.", unit="s", ge=0, le=10
     )
-    launch_boost_nats: float = _setting(
+    launch_boost_nats: float = setting(
         0,
         "Added to a product's score on the day of its launch, fading; none: it costs relevance.",
         unit="nats",
         ge=0,
         le=3,
     )
-    launch_days: float = _setting(14, "Until nothing of the launch boost is left.", unit="days", gt=0)
-    priority_boost_nats: float = _setting(
+    launch_days: float = setting(14, "Until nothing of the launch boost is left.", unit="days", gt=0)
+    priority_boost_nats: float = setting(
         0, "Added to the score of a product of `priority` 1; none: it costs relevance.", unit="nats", ge=0, le=3
     )
-    hide_no_good_match: bool = _setting(
+    hide_no_good_match: bool = setting(
         False, "Whether a search shows nothing if nothing matches well; off: it errs in one of a hundred."
     )
-    release_interval_s: float = _setting(
+    release_interval_s: float = setting(
         15, "Shortest time between query releases; shoppers see it within 30 s.", unit="s", gt=0
     )
-    product_release_interval_s: float = _setting(
+    product_release_interval_s: float = setting(
         3600, "Shortest time between product releases; each rewrites the products whose quality moved.", unit="s", gt=0
     )
-    half_life_days: float = _setting(
+    half_life_days: float = setting(
         16, "What was clicked so long ago weighs half as much; shorter where tastes change.", unit="days", gt=0
     )
-    loss: LossName = _setting(
+    loss: LossName = setting(
         "softmax", "What the trainer solves: softmax (InfoNCE), logistic (DPO), hinge, squared or ranknet."
     )
-    base_model: str = _setting(
+    base_model: str = setting(
         "sentence-transformers/all-MiniLM-L6-v2",
         "Any sentence-transformers model; small enough for a CPU.",
         min_length=1,
     )
-    write_key: SecretStr | None = _setting(None, "Browser key: shop events only. No default, on purpose.")
-    secret_key: SecretStr | None = _setting(None, "Server key: everything. No default, on purpose.")
-    person_key: SecretStr | None = _setting(None, "HMAC-SHA256 key for client and user ids. No default, on purpose.")
-    data_dir: Path = _setting(Path(".millrace"), "Checkpoints, embedded stores and logs.")
-    agents: str = _setting("", "Agents that a stream worker runs, comma-separated; all of them if unset.")
-    cors_origins: str = _setting("", "Origins that may call the collector from a browser, comma-separated; none.")
-    trusted_proxies: str = _setting(
+    write_key: SecretStr | None = setting(None, "Browser key: shop events only. No default, on purpose.")
+    secret_key: SecretStr | None = setting(None, "Server key: everything. No default, on purpose.")
+    person_key: SecretStr | None = setting(None, "HMAC-SHA256 key for client and user ids. No default, on purpose.")
+    data_dir: Path = setting(Path(".millrace"), "Checkpoints, embedded stores and logs.")
+    agents: str = setting("", "Agents that a stream worker runs, comma-separated; all of them if unset.")
+    cors_origins: str = setting("", "Origins that may call the collector from a browser, comma-separated; none.")
+    trusted_proxies: str = setting(
         "",
         "Networks (CIDR, comma-separated) of load balancers before the collector, whose X-Forwarded-For or Forwarded "
         "names the caller; none.",
     )
-    host: str = _setting("127.0.0.1", "Address to listen on; loopback unless told otherwise.", min_length=1)
-    port: int | None = _setting(None, "Port to listen on; each process has its own default.", ge=0, le=65535)
-    scrape: str = _setting(
+    host: str = setting("127.0.0.1", "Address to listen on; loopback unless told otherwise.", min_length=1)
+    port: int | None = setting(None, "Port to listen on; each process has its own default.", ge=0, le=65535)
+    scrape: str = setting(
         "", "Where the page finds the other processes, name=http://host:port, comma-separated; `up` fills it in."
     )
-    log_level: LogLevel = _setting("info", "Least level of our own log lines; libraries log from warning.")
-    log_format: LogFormat = _setting("auto", "json, console, or auto: console on a terminal, JSON elsewhere.")
-
-    @field_validator("kafka_bootstrap")
-    @classmethod
-    def _names_hosts_and_ports(cls, value: str | None) -> str | None:
-        for server in [] if value is None else _comma_list(value) or [""]:
-            host, _, port = server.rpartition(":")
-            if not host or not re.fullmatch(r"\d{1,5}", port) or int(port) > 65_535:
-                raise ValueError(f"{server!r} is not host:port")
-        return value
+    log_level: LogLevel = setting("info", "Least level of our own log lines; libraries log from warning.")
+    log_format: LogFormat = setting("auto", "json, console, or auto: console on a terminal, JSON elsewhere.")
 
     @field_validator("redis_url", "qdrant_url")
     @classmethod
@@ -194,13 +173,6 @@ class Settings(BaseModel):
             _ = urlsplit(value or "").port  # is taken apart only when asked for
         except ValueError:
             raise ValueError("is not an address: host or port is malformed") from None
-        return value
-
-    @field_validator("kafka_sasl_oauth_token_url")
-    @classmethod
-    def _is_a_web_address(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"https?://[^/\s]+\S*", value):
-            raise ValueError("is not https://host/path")
         return value
 
     @field_validator("replication_factor")
@@ -224,10 +196,18 @@ class Settings(BaseModel):
             raise ValueError("the broker refuses session timeouts under 6 s")
         return value
 
+    @field_validator("filters")
+    @classmethod
+    def _names_filters(cls, value: str) -> str:
+        for name in () if value == NONE else comma_list(value):
+            if name not in set(Filter):
+                raise ValueError(f"there is no filter {name}: choose from {', '.join(Filter)}, or {NONE}")
+        return value
+
     @field_validator("trusted_proxies")
     @classmethod
     def _are_networks(cls, value: str) -> str:
-        for network in _comma_list(value):
+        for network in comma_list(value):
             ip_network(network)
         return value
 
@@ -238,23 +218,7 @@ class Settings(BaseModel):
                 f"MILLRACE_LATENESS_S={self.lateness_s:g} must be less than "
                 f"MILLRACE_JOIN_WINDOW_S={self.join_window_s:g}"
             )
-        if problem := self._login_problem():
-            raise ValueError(problem)
-        if (self.kafka_ssl_certfile is None) != (self.kafka_ssl_keyfile is None):
-            raise ValueError("MILLRACE_KAFKA_SSL_CERTFILE and MILLRACE_KAFKA_SSL_KEYFILE go together")
         return self
-
-    def _login_problem(self) -> str | None:
-        """Say what is missing for the login to Kafka, or given and of no use."""
-        given = tuple(name for name in (*_PASSWORD, *_TOKEN_FILE, *_CLIENT) if getattr(self, name) is not None)
-        if not self.kafka_security_protocol.startswith("SASL_"):
-            unused = ", ".join(map(env_name, given))
-            return f"{unused} is unused unless MILLRACE_KAFKA_SECURITY_PROTOCOL is SASL_*" if given else None
-        ways = (_TOKEN_FILE, _CLIENT) if self.kafka_sasl_mechanism == "OAUTHBEARER" else (_PASSWORD,)
-        if given in ways:
-            return None
-        needed = ", or ".join(" and ".join(map(env_name, way)) for way in ways)
-        return f"MILLRACE_KAFKA_SASL_MECHANISM={self.kafka_sasl_mechanism} needs {needed}, and no other login"
 
     def topic(self, name: str) -> str:
         """Name a topic on the cluster."""
@@ -278,11 +242,15 @@ class Settings(BaseModel):
 
     def cors_origin_list(self) -> tuple[str, ...]:
         """List the origins that may call the collector from a browser."""
-        return tuple(_comma_list(self.cors_origins))
+        return tuple(comma_list(self.cors_origins))
 
     def trusted_proxy_list(self) -> tuple[IPv4Network | IPv6Network, ...]:
         """List the networks whose word about a caller's address is taken."""
-        return tuple(ip_network(network) for network in _comma_list(self.trusted_proxies))
+        return tuple(ip_network(network) for network in comma_list(self.trusted_proxies))
+
+    def filter_set(self) -> frozenset[Filter]:
+        """Give the filters that are on."""
+        return frozenset() if self.filters == NONE else frozenset(map(Filter, comma_list(self.filters)))
 
     @property
     def join_window_ms(self) -> int:
@@ -306,21 +274,12 @@ class Settings(BaseModel):
 
     def brokers(self) -> list[str]:
         """List the Kafka brokers; `UsageError` if none is named."""
-        return _comma_list(*self.require("kafka_bootstrap"))
+        return comma_list(*self.require("kafka_bootstrap"))
 
     def as_environ(self) -> dict[str, str]:
         """Make the environment that gives a child these settings, secrets in plain text; unset ones left out."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return {env_name(name): plain(value) for name, value in values.items() if value is not None}
-
-
-def env_name(field: str) -> str:
-    """Return a setting's environment variable.
-
-    >>> env_name("join_window_s")
-    'MILLRACE_JOIN_WINDOW_S'
-    """
-    return ENV_PREFIX + field.upper()
 
 
 def load_settings(
@@ -385,10 +344,6 @@ def _usage_error(error: ValidationError) -> UsageError:
 
 def _is_secret(name: str) -> bool:
     return name in _NEVER_SHOWN or "SecretStr" in str(Settings.model_fields[name].annotation)
-
-
-def _comma_list(value: str) -> list[str]:
-    return [part.strip() for part in value.split(",") if part.strip()]
 
 
 def plain(value: object) -> str:

@@ -6,7 +6,7 @@ import pytest
 from contracts.topics import PREFERENCE_PAIRS
 from streams.agents.spec import Emit, Plan, SetAside
 from streams.join.partition_join import PartitionJoin
-from streams.pairs.partition_pairs import PartitionPairs
+from streams.pairs.partition_pairs import PairsOptions, PartitionPairs
 from tests.faults.oracle import LogEntry, expect, rounded
 from tests.faults.traffic import Traffic
 from tests.support.search_events import T0, Record
@@ -43,7 +43,7 @@ def test_join_and_pairs_say_what_the_oracle_says(seed: int) -> None:
         join.take(record, plan)
     assert {name: n for name, n in join.counts().items() if n} == expected.outcomes
     assert {one.record.offset: (one.outcome, one.reason) for one in plan if isinstance(one, SetAside)} == expected.aside
-    pairs, made = PartitionPairs(0), Plan()
+    pairs, made = PartitionPairs(0, options=PairsOptions(filters=frozenset())), Plan()
     for offset, search in enumerate(one for one in plan if isinstance(one, Emit)):
         pairs.take(Record(offset, T0, search.value), made)
     written = [one.value for one in made if isinstance(one, Emit) and one.topic == PREFERENCE_PAIRS]
