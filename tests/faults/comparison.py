@@ -6,7 +6,6 @@ from typing import Any
 
 from contracts.topics import (
     DEAD_LETTERS,
-    JOINED_SEARCHES,
     LATE_EVENTS,
     ORPHAN_EVENTS,
     PREFERENCE_PAIRS,
@@ -14,15 +13,15 @@ from contracts.topics import (
 )
 from service.settings import Settings
 from tests.faults.oracle import Expected, LogEntry, expect, rounded
-from tests.support.topics import Records, join_progress, pairs_progress, read_topic
+from tests.support.topics import Records, decided, join_progress, pairs_progress, read_lists, read_topic
 
 
 def is_settled(settings: Settings) -> bool:
     """Return whether nothing is pending and pairs has read all that join wrote."""
     joined = join_progress(settings)
     closed = all(progress.counts.pending == 0 for progress in joined.values())
-    read = sum(progress.next_offset for progress in pairs_progress(settings).values())
-    written = sum(len(own) for own in read_topic(settings, JOINED_SEARCHES).values())
+    read = sum(map(decided, pairs_progress(settings).values()))
+    written = sum(map(len, read_lists(settings).values()))
     seen = {number: progress.next_offset for number, progress in joined.items()}
     last_events = {n: last_event_offset(own) for n, own in read_topic(settings, SEARCH_EVENTS).items()}
     return closed and read == written and all(seen.get(n, 0) > last for n, last in last_events.items())
@@ -46,7 +45,7 @@ def compare(settings: Settings) -> dict[str, int]:
         )
         assert progress[number].searches_closed == len(expected[number].searches)
     check_aside(settings, expected)
-    repeated_searches = check_searches(read_topic(settings, JOINED_SEARCHES), expected)
+    repeated_searches = check_searches(read_lists(settings), expected)
     check_pairs_ledger(settings, expected, repeated_searches)
     pairs = check_pairs(read_topic(settings, PREFERENCE_PAIRS), expected)
     events = sum(sum(one.outcomes.values()) - one.outcomes["ticks"] for one in expected.values())
@@ -103,7 +102,8 @@ def check_pairs_ledger(settings: Settings, expected: dict[int, Expected], repeat
         counts = progress.counts
         outcomes = {f"filtered/{reason}": n for reason, n in counts.filtered.items()}
         outcomes |= {f"unpaired/{reason}": n for reason, n in counts.unpaired.items()}
-        assert counts.paired + counts.dead_lettered + sum(outcomes.values()) == progress.next_offset
+        assert decided(progress) + counts.watermarks == progress.next_offset
+        assert counts.pending == 0
         found.update({"paired": counts.paired, **outcomes})
     assert found.pop("filtered/duplicate", 0) == repeated_searches
     assert +found == sum((one.search_outcomes for one in expected.values()), Counter())
