@@ -90,6 +90,13 @@ class Settings(KafkaSettings):
     filters: str = setting(
         ",".join(Filter), "What keeps lists or products of lists out of learning, comma-separated; none for nothing."
     )
+    holdout_share: float = setting(
+        0,
+        "Share of shoppers, and of queries, whose lists go to holdout-searches and are never learned from; 0 until "
+        "something reads them, because each costs evidence.",
+        ge=0,
+        le=0.5,
+    )
     freshness_window_s: float = setting(60, "Catalogue change to searchable: the promise boards show.", unit="s", gt=0)
     refresh_window_s: float = setting(900, "Product release to whole index refreshed.", unit="s", gt=0)
     audit_interval_s: float = setting(

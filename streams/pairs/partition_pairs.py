@@ -27,11 +27,11 @@ from contracts.outcomes import Theta, filter_reason, prior
 from contracts.progress import PairsProgress, SearchCounts
 from contracts.structs import JOINED_SEARCH, JoinedSearch, encode
 from contracts.telemetry import EventOutcome, Filter, FilterReason, OutOfTime, SlotReason, UnpairedReason
-from contracts.topics import DEAD_LETTERS, JOINED_SEARCHES, PREFERENCE_PAIRS, TRAINING_SEARCHES
+from contracts.topics import DEAD_LETTERS, HOLDOUT_SEARCHES, JOINED_SEARCHES, PREFERENCE_PAIRS, TRAINING_SEARCHES
 from service import metrics
 from service.settings import Settings
 from streams.agents.spec import WATERMARKS, AgentSpec, Emit, Headers, LogRecord, Plan, RecordRules
-from streams.pairs.filters import judge
+from streams.pairs.filters import is_held_out, judge
 from streams.pairs.pairing import SOURCE, Pair, encode_pairs, pairs_of
 from streams.pairs.recent_lists import ListKey, RecentLists, facts_of
 from streams.pairs.training import training_search
@@ -51,6 +51,8 @@ class WaitingList(NamedTuple):
     made: list[Pair] | UnpairedReason
     """Its pairs, or why it gives none, as far as the list itself tells."""
     headers: Headers
+    held_out: bytes | None
+    """The list itself if it is one that is never learned from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,12 +64,14 @@ class PairsOptions:
         silence_ms: for how long one that says nothing is waited for.
         look_ahead_ms: how much later the lists close that a decision may look at.
         filters: those that are on.
+        holdout_share: share of shoppers, and of queries, whose lists are never learned from.
     """
 
     joins: int = 0
     silence_ms: int = 60_000
     look_ahead_ms: int = 0
     filters: frozenset[Filter] = frozenset(Filter)
+    holdout_share: float = 0.0
 
 
 class PartitionPairs(RecordRules):
@@ -150,6 +154,7 @@ class PartitionPairs(RecordRules):
             hold_offset=self.next_offset if oldest is None else oldest,
             counts=SearchCounts(
                 paired=self.counts["paired"],
+                held_out=self.counts["held_out"],
                 filtered=self._by_reason("filtered"),
                 unpaired=self._by_reason("unpaired"),
                 dead_lettered=self.counts["dead_lettered"],
@@ -172,7 +177,9 @@ class PartitionPairs(RecordRules):
         made = pairs_of(search)
         facts = facts_of(search, record.offset, made if isinstance(made, list) else ())
         self.lists.add(facts)
-        heapq.heappush(self._waiting, WaitingList(facts.key, record.offset, search, made, _stage_times(record)))
+        held_out = record.value if is_held_out(facts, self._options.holdout_share) else None
+        waiting = WaitingList(facts.key, record.offset, search, made, _stage_times(record), held_out)
+        heapq.heappush(self._waiting, waiting)
 
     def _remember(self, search: JoinedSearch, offset: int, made: list[Pair] | UnpairedReason) -> None:
         """Remember a list that is decided, unless it is known: whoever reads the log again cannot tell repeats."""
@@ -220,6 +227,9 @@ class PartitionPairs(RecordRules):
         )
         if judgement.reason is not None:
             return f"filtered/{judgement.reason}"
+        if waiting.held_out is not None:
+            plan.append(Emit(HOLDOUT_SEARCHES, search.search_id.encode(), waiting.held_out, waiting.headers))
+            return "held_out"
         excluded, cap = judgement.excluded, judgement.cap
         if excluded:
             made = pairs_of(search, excluded=excluded)
@@ -260,6 +270,7 @@ def _new_state(partition: int, progress: PairsProgress | None, settings: Setting
         silence_ms=round(1000 * settings.join_silence_s),
         look_ahead_ms=round(1000 * settings.look_ahead_s),
         filters=settings.filter_set(),
+        holdout_share=settings.holdout_share,
     )
     return PartitionPairs(partition, progress, options=options)
 
@@ -267,7 +278,7 @@ def _new_state(partition: int, progress: PairsProgress | None, settings: Setting
 PAIRS: Final = AgentSpec(
     name="pairs",
     source=JOINED_SEARCHES,
-    outputs=(PREFERENCE_PAIRS, TRAINING_SEARCHES, DEAD_LETTERS),
+    outputs=(PREFERENCE_PAIRS, TRAINING_SEARCHES, HOLDOUT_SEARCHES, DEAD_LETTERS),
     progress=PairsProgress,
     new_state=_new_state,
     outcomes={"paired": (), "held_out": (), "filtered": FilterReason, "unpaired": UnpairedReason, "dead_lettered": ()},

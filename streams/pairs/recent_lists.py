@@ -117,8 +117,8 @@ class RecentLists:
     @property
     def size(self) -> int:
         """How much is kept, in entries."""
-        kept = (self._facts, self._by_identity, self._decided, self._pair_ids, self._known_offsets, self._offsets)
-        return sum(map(len, (*kept, *self._by_place.values())))
+        places = sum(map(len, self._by_place.values()))
+        return places + 2 * len(self._facts) + sum(map(len, (self._decided, self._pair_ids, self._offsets)))
 
     @property
     def oldest_offset(self) -> int | None:

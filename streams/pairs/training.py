@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from contracts.base import is_visible
-from contracts.outcomes import VALUE, Grade, Theta, cell_of, grade, is_bounce, prior, stood_by_rank
-from contracts.structs import JoinedSearch, JoinedSlot, LeftOutSlot, TrainingSearch, TrainingSlot
+from contracts.outcomes import VALUE, Theta, cell_of, grade, is_bounce, prior, stood_by_rank
+from contracts.structs import JoinedSearch, LeftOutSlot, TrainingSearch, TrainingSlot
 from contracts.telemetry import SlotReason
 
 TOP: Final = 1
@@ -39,18 +39,35 @@ def training_search(
     excluded = excluded or {}
     cell, at_ms = cell_of(search), search.search_time
     top, version = theta(cell, TOP, at_ms)
-    reported = any(slot.visible_ms is not None for slot in search.slots)
-    tainted = {slot.product_id for slot in search.slots if is_bounce(slot) or (grade(slot) and not stood_by_rank(slot))}
+    slots, grades = search.slots, [grade(slot) for slot in search.slots]
+    engaged = [slot for slot, own in zip(slots, grades, strict=True) if own]
+    tainted = {slot.product_id for slot in engaged if is_bounce(slot) or not stood_by_rank(slot)}
+    reported = any(slot.visible_ms is not None for slot in slots)
     counted: dict[str, TrainingSlot] = {}
     left_out: list[LeftOutSlot] = []
-    for slot in search.slots:
-        product_id = slot.product_id
-        reason = _reason(slot, reported=reported, tainted=tainted) or excluded.get(product_id)
-        if reason is not None:
-            left_out.append(LeftOutSlot(product_id=product_id, position=slot.position, reason=reason.value))
+    for slot, own in zip(slots, grades, strict=True):
+        product_id, position = slot.product_id, slot.position
+        if not stood_by_rank(slot):
+            reason = SlotReason.PLACED if slot.in_stock else SlotReason.SOLD_OUT
+        elif product_id in tainted:
+            reason = SlotReason.BOUNCED if is_bounce(slot) else SlotReason.ENGAGED_ELSEWHERE
+        elif reported and not own and not slot.visible_ms:
+            reason = SlotReason.UNSEEN
+        elif product_id in excluded:
+            reason = excluded[product_id]
+        else:
+            showing = min(1.0, theta(cell, position, at_ms)[0] / top)
+            told = TrainingSlot(
+                product_id=product_id,
+                position=position,
+                showing=showing,
+                value=VALUE[own] if own else 0.0,
+                click_time=slot.click_time if own else None,
+            )
+            known = counted.get(product_id)
+            counted[product_id] = told if known is None else _merged(known, told)
             continue
-        examined, _ = theta(cell, slot.position, at_ms)
-        counted[product_id] = _merged(counted.get(product_id), slot, showing=min(1.0, examined / top))
+        left_out.append(LeftOutSlot(product_id=product_id, position=position, reason=reason.value))
     if not counted:
         return None
     return TrainingSearch(
@@ -67,30 +84,13 @@ def training_search(
     )
 
 
-def _reason(slot: JoinedSlot, *, reported: bool, tainted: set[str]) -> SlotReason | None:
-    """Why a slot does not count, by what its own list says."""
-    if not stood_by_rank(slot):
-        return SlotReason.PLACED if slot.in_stock else SlotReason.SOLD_OUT
-    if slot.product_id in tainted:
-        return SlotReason.BOUNCED if is_bounce(slot) else SlotReason.ENGAGED_ELSEWHERE
-    if reported and not slot.visible_ms and grade(slot) is Grade.SKIP:
-        return SlotReason.UNSEEN
-    return None
-
-
-def _merged(known: TrainingSlot | None, slot: JoinedSlot, *, showing: float) -> TrainingSlot:
-    """Join a slot to what is known of its product, which may stand twice: its best look and its best outcome."""
-    own = grade(slot)
-    value = VALUE.get(own, 0.0)
-    times = [slot.click_time] if own and slot.click_time is not None else []
-    position = slot.position
-    if known is not None:
-        position, showing, value = known.position, max(known.showing, showing), max(known.value, value)
-        times += [known.click_time] if known.click_time is not None else []
+def _merged(one: TrainingSlot, other: TrainingSlot) -> TrainingSlot:
+    """Join two slots of a product that stands twice: the higher place, the better look, the better outcome."""
+    times = [slot.click_time for slot in (one, other) if slot.click_time is not None]
     return TrainingSlot(
-        product_id=slot.product_id,
-        position=position,
-        showing=showing,
-        value=value,
+        product_id=one.product_id,
+        position=one.position,
+        showing=max(one.showing, other.showing),
+        value=max(one.value, other.value),
         click_time=min(times, default=None),
     )

@@ -4,14 +4,18 @@ import json
 from collections import Counter
 from typing import Any
 
+from contracts.outcomes import filter_reason
+from contracts.structs import JOINED_SEARCH, encode
 from contracts.topics import (
     DEAD_LETTERS,
     LATE_EVENTS,
     ORPHAN_EVENTS,
     PREFERENCE_PAIRS,
     SEARCH_EVENTS,
+    TRAINING_SEARCHES,
 )
 from service.settings import Settings
+from streams.pairs.training import training_search
 from tests.faults.oracle import Expected, LogEntry, expect, rounded
 from tests.support.topics import Records, decided, join_progress, pairs_progress, read_lists, read_topic
 
@@ -48,6 +52,7 @@ def compare(settings: Settings) -> dict[str, int]:
     repeated_searches = check_searches(read_lists(settings), expected)
     check_pairs_ledger(settings, expected, repeated_searches)
     pairs = check_pairs(read_topic(settings, PREFERENCE_PAIRS), expected)
+    check_training(settings)
     events = sum(sum(one.outcomes.values()) - one.outcomes["ticks"] for one in expected.values())
     return {"events": events, "repeated_searches": repeated_searches, **pairs}
 
@@ -93,6 +98,21 @@ def check_searches(written: Records, expected: dict[int, Expected]) -> int:
         assert search["slots"] == wanted[identity]["slots"]
         assert search["closed_at"] == wanted[identity]["closed_at"]
     return sum(len(own) for own in written.values()) - len(values)
+
+
+def check_training(settings: Settings) -> None:
+    """Hold that the learner is told of every list that may be learned from, and that repeats say the same."""
+    wanted: dict[tuple[str, int], bytes] = {}
+    for record in (record for own in read_lists(settings).values() for record in own):
+        search = JOINED_SEARCH.decode(record.value)
+        training = None if filter_reason(search) else training_search(search)
+        if training is not None:
+            wanted[search.search_id, search.search_time] = encode(training)
+    found: dict[tuple[str, int], set[bytes]] = {}
+    for record in (record for own in read_topic(settings, TRAINING_SEARCHES).values() for record in own):
+        told = json.loads(record.value)
+        found.setdefault((told["search_id"], told["search_time"]), set()).add(record.value)
+    assert found == {identity: {value} for identity, value in wanted.items()}
 
 
 def check_pairs_ledger(settings: Settings, expected: dict[int, Expected], repeated_searches: int) -> None:

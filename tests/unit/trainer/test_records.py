@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import msgspec
 import numpy as np
 import orjson
 import pytest
@@ -10,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.pairs import CuratedPair
-from contracts.structs import JoinedSearch, JoinedSlot, TrainingSearch
+from contracts.structs import TRAINING_SEARCH, JoinedSearch, JoinedSlot, TrainingSearch, encode
 from contracts.telemetry import ListOutcome, PairDropReason
 from tests.support.pairs import preference_pair
 from tests.support.trainer import QUERIES, START_MS, judged, search_number
@@ -70,7 +69,8 @@ def test_a_query_without_letters_and_digits_teaches_nothing() -> None:
 def test_a_capped_list_counts_as_much_less_for_as_against() -> None:
     """Showings and clicks are weighed alike, so that what is preferred does not change."""
     evidence = new()
-    capped = msgspec.structs.replace(search(slot("a", 1), slot("b", 2, clicked=True)), cap=0.25)
+    listed = orjson.loads(encode(search(slot("a", 1), slot("b", 2, clicked=True))))
+    capped = TRAINING_SEARCH.decode(orjson.dumps({**listed, "cap": 0.25}))
     evidence.take_list(capped, time_ms=START_MS + 60_000)
     assert counted(evidence) == {("quiet fridge", "a"): (0.0, 0.25), ("quiet fridge", "b"): (0.25, 0.125)}
 

@@ -3,6 +3,7 @@
 import orjson
 import pytest
 
+from contracts.joined import closed_watermark_of
 from contracts.topics import PREFERENCE_PAIRS
 from streams.agents.spec import Emit, Plan, SetAside
 from streams.join.partition_join import PartitionJoin
@@ -53,3 +54,20 @@ def test_join_and_pairs_say_what_the_oracle_says(seed: int) -> None:
     }
     assert len(expected.pairs) > 1000
     assert pairs.counts == expected.search_outcomes
+
+
+@pytest.mark.parametrize("seed", [4, 5])
+def test_a_watermark_is_a_promise(seed: int) -> None:
+    """No list follows that closes earlier: neither after a list that carries one, nor after what the join tells."""
+    join, promised_ms, lists = PartitionJoin(0, window_ms=WINDOW_MS, lateness_ms=LATENESS_MS), 0, 0
+    for record in traffic_log(seed):
+        plan = Plan()
+        join.take(record, plan)
+        for one in (one for one in plan if isinstance(one, Emit)):
+            told = closed_watermark_of(one.headers)
+            assert told is not None
+            assert promised_ms <= orjson.loads(one.value)["closed_at"] <= told.watermark_ms
+            promised_ms, lists = told.watermark_ms, lists + 1
+        assert join.event_time.watermark_ms >= promised_ms
+        promised_ms = join.event_time.watermark_ms
+    assert lists > 500

@@ -8,7 +8,7 @@ import pytest
 
 from contracts.joined import ClosedWatermark
 from contracts.telemetry import Filter
-from contracts.topics import PREFERENCE_PAIRS, TRAINING_SEARCHES
+from contracts.topics import HOLDOUT_SEARCHES, PREFERENCE_PAIRS, TRAINING_SEARCHES
 from streams.agents.spec import Emit, Plan
 from streams.pairs.filters import FULL_LISTS, MOST_LISTS, PRODUCT_CLICKS
 from streams.pairs.partition_pairs import PairsOptions, PartitionPairs
@@ -232,3 +232,30 @@ def order(judged: Judged) -> list[str]:
             sums[slot["product_id"]][0] += told["cap"] * slot["value"]
             sums[slot["product_id"]][1] += told["cap"] * slot["showing"]
     return sorted(sums, key=lambda name: -sums[name][0] / sums[name][1])
+
+
+def test_shares_of_shoppers_and_of_queries_are_never_learned_from() -> None:
+    """By hash, so always the same ones; what robots send is no evidence for anything, and is not held out either."""
+    lists = [
+        shown(n, n * 20_000, "b", query=f"shoe {n % 40}", session_id=f"k{n}", client_id=f"c{n % 50}")
+        for n in range(200)
+    ]
+    lists += [shown(500 + n, n, "abcdef", session_id=f"r{n}", client_id=f"c{n}") for n in range(20)]
+    options = PairsOptions(filters=frozenset({Filter.ROBOTS}), holdout_share=0.1)
+    pairs, plan = PartitionPairs(0, options=options), Plan()
+    for offset, message in enumerate(lists):
+        pairs.take(Record(offset, T0, orjson.dumps(message)), plan)
+    written = [one for one in plan if isinstance(one, Emit)]
+    held = [orjson.loads(one.value) for one in written if one.topic == HOLDOUT_SEARCHES]
+    learned = [orjson.loads(one.value) for one in written if one.topic == TRAINING_SEARCHES]
+    counts = pairs.progress().counts
+    assert (counts.held_out, counts.paired, counts.filtered) == (len(held), len(learned), {"robot": 20})
+    assert len(held) + len(learned) == 200
+    assert all(one == lists[int(one["search_id"][1:])] for one in held)
+    clients, queries = ({one[name] for one in lists[:200]} for name in ("client_id", "query"))
+    kept_clients = {lists[int(one["search_id"][1:])]["client_id"] for one in learned}
+    kept_queries = {one["query"] for one in learned}
+    assert 0 < len(clients - kept_clients) <= 10
+    assert 0 < len(queries - kept_queries) <= 10
+    gone = (clients - kept_clients, queries - kept_queries)
+    assert all(one["client_id"] in gone[0] or one["query"] in gone[1] for one in held)
