@@ -21,7 +21,8 @@ from contracts.errors import UsageError
 from contracts.releases import ALIAS, collection_name
 from contracts.telemetry import DEFAULT_PORTS, Filter, Process
 from contracts.topics import GROUP_PREFIX
-from service.kafka_settings import ENV_PREFIX, KafkaSettings, comma_list, env_name, setting
+from service.kafka_settings import ENV_PREFIX, KafkaSettings, comma_list, env_name
+from service.kafka_settings import setting as _setting
 
 __all__ = ["ENV_PREFIX", "Settings", "env_name", "load_settings", "plain"]
 
@@ -42,135 +43,136 @@ LogFormat = Literal["auto", "json", "console"]
 class Settings(KafkaSettings):
     """The settings in force. A field's environment variable is `MILLRACE_` and its name in capitals."""
 
-    redis_url: str | None = setting(None, "Redis as redis://host:port/db; may be emptied at any time.", repr=False)
-    qdrant_url: str | None = setting(None, "Vector store as http://host:port.")
-    qdrant_api_key: SecretStr | None = setting(None, "Key of the vector store where it asks for one.")
-    qdrant_take_over: bool = setting(
+    redis_url: str | None = _setting(None, "Redis as redis://host:port/db; may be emptied at any time.", repr=False)
+    qdrant_url: str | None = _setting(None, "Vector store as http://host:port.")
+    qdrant_api_key: SecretStr | None = _setting(None, "Key of the vector store where it asks for one.")
+    qdrant_take_over: bool = _setting(
         False, "Drop another deployment's collections under our names and fill them anew; set it for one start."
     )
-    topic_prefix: str = setting(
+    topic_prefix: str = _setting(
         "", "Put before every topic, group and collection name: several shops or tests on one cluster."
     )
-    partitions: int = setting(
+    partitions: int = _setting(
         4, "Of every keyed topic: the most workers that can share a topic.", unit="partitions", ge=1
     )
-    replication_factor: int = setting(
+    replication_factor: int = _setting(
         -1, "Of every partition of the topics that are created; -1: the brokers' default. Use 3.", unit="copies", ge=-1
     )
-    session_timeout_s: float = setting(
+    session_timeout_s: float = _setting(
         10,
         "A worker silent for so long loses its partitions; 10 s outlives a pause and is short for shoppers.",
         unit="s",
     )
-    worker_id: str | None = setting(
+    worker_id: str | None = _setting(
         None, "Name of this worker for static group membership: a restart within the session timeout moves nothing."
     )
-    dependency_wait_s: float = setting(
+    dependency_wait_s: float = _setting(
         30, "How long a start waits for Kafka, Redis and the vector store before it gives up.", unit="s", ge=0
     )
-    join_window_s: float = setting(
+    join_window_s: float = _setting(
         600, "How long after a search its events count; covers a usual visit.", unit="s", gt=0
     )
-    lateness_s: float = setting(
+    lateness_s: float = _setting(
         10, "How much disorder the join waits for; above the usual beacon delay.", unit="s", ge=0
     )
-    join_silence_s: float = setting(
+    join_silence_s: float = _setting(
         60,
         "How long lists wait for a join partition that says nothing; longer than a partition takes to change hands.",
         unit="s",
         gt=0,
     )
-    look_ahead_s: float = setting(
-        1,
-        "How much later the lists close that a list's filters may look at; each second delays learning by as much.",
+    look_ahead_s: float = _setting(
+        0,
+        "How much later the lists close that later_clicks and reformulations may look at; learning waits as long, so "
+        "none. 10 catches all reformulations, 300 all later clicks.",
         unit="s",
         ge=0,
         le=600,
     )
-    filters: str = setting(
+    filters: str = _setting(
         ",".join(Filter), "What keeps lists or products of lists out of learning, comma-separated; none for nothing."
     )
-    holdout_share: float = setting(
+    holdout_share: float = _setting(
         0,
         "Share of shoppers, and of queries, whose lists go to holdout-searches and are never learned from; 0 until "
         "something reads them, because each costs evidence.",
         ge=0,
         le=0.5,
     )
-    freshness_window_s: float = setting(60, "Catalogue change to searchable: the promise boards show.", unit="s", gt=0)
-    refresh_window_s: float = setting(900, "Product release to whole index refreshed.", unit="s", gt=0)
-    audit_interval_s: float = setting(
+    freshness_window_s: float = _setting(60, "Catalogue change to searchable: the promise boards show.", unit="s", gt=0)
+    refresh_window_s: float = _setting(900, "Product release to whole index refreshed.", unit="s", gt=0)
+    audit_interval_s: float = _setting(
         86_400,
         "How often the indexer that leads compares the index with the catalogue; 0 for never. It reads all of both.",
         unit="s",
         ge=0,
     )
-    explore: str = setting(
+    explore: str = _setting(
         "none",
         "How served lists are perturbed so that more is learned: none, noise:NATS on scores, or draws of quality.",
         pattern=r"^(none|draws|noise:\d+(\.\d+)?)$",
     )
-    list_depth: int = setting(
+    list_depth: int = _setting(
         50, "Products that meaning, and words as many, find for a search's pages; more cost time.", ge=10, le=1000
     )
-    list_kept_s: float = setting(
+    list_kept_s: float = _setting(
         600,
         "How long a list's pages can be asked for; as long as the join's window: a later one is late.",
         unit="s",
         gt=0,
     )
-    hot_for_s: float = setting(
+    hot_for_s: float = _setting(
         2, "How long what was found serves equal searches; short beside freshness. 0: not.", unit="s", ge=0, le=10
     )
-    launch_boost_nats: float = setting(
+    launch_boost_nats: float = _setting(
         0,
         "Added to a product's score on the day of its launch, fading; none: it costs relevance.",
         unit="nats",
         ge=0,
         le=3,
     )
-    launch_days: float = setting(14, "Until nothing of the launch boost is left.", unit="days", gt=0)
-    priority_boost_nats: float = setting(
+    launch_days: float = _setting(14, "Until nothing of the launch boost is left.", unit="days", gt=0)
+    priority_boost_nats: float = _setting(
         0, "Added to the score of a product of `priority` 1; none: it costs relevance.", unit="nats", ge=0, le=3
     )
-    hide_no_good_match: bool = setting(
+    hide_no_good_match: bool = _setting(
         False, "Whether a search shows nothing if nothing matches well; off: it errs in one of a hundred."
     )
-    release_interval_s: float = setting(
+    release_interval_s: float = _setting(
         15, "Shortest time between query releases; shoppers see it within 30 s.", unit="s", gt=0
     )
-    product_release_interval_s: float = setting(
+    product_release_interval_s: float = _setting(
         3600, "Shortest time between product releases; each rewrites the products whose quality moved.", unit="s", gt=0
     )
-    half_life_days: float = setting(
+    half_life_days: float = _setting(
         16, "What was clicked so long ago weighs half as much; shorter where tastes change.", unit="days", gt=0
     )
-    loss: LossName = setting(
+    loss: LossName = _setting(
         "softmax", "What the trainer solves: softmax (InfoNCE), logistic (DPO), hinge, squared or ranknet."
     )
-    base_model: str = setting(
+    base_model: str = _setting(
         "sentence-transformers/all-MiniLM-L6-v2",
         "Any sentence-transformers model; small enough for a CPU.",
         min_length=1,
     )
-    write_key: SecretStr | None = setting(None, "Browser key: shop events only. No default, on purpose.")
-    secret_key: SecretStr | None = setting(None, "Server key: everything. No default, on purpose.")
-    person_key: SecretStr | None = setting(None, "HMAC-SHA256 key for client and user ids. No default, on purpose.")
-    data_dir: Path = setting(Path(".millrace"), "Checkpoints, embedded stores and logs.")
-    agents: str = setting("", "Agents that a stream worker runs, comma-separated; all of them if unset.")
-    cors_origins: str = setting("", "Origins that may call the collector from a browser, comma-separated; none.")
-    trusted_proxies: str = setting(
+    write_key: SecretStr | None = _setting(None, "Browser key: shop events only. No default, on purpose.")
+    secret_key: SecretStr | None = _setting(None, "Server key: everything. No default, on purpose.")
+    person_key: SecretStr | None = _setting(None, "HMAC-SHA256 key for client and user ids. No default, on purpose.")
+    data_dir: Path = _setting(Path(".millrace"), "Checkpoints, embedded stores and logs.")
+    agents: str = _setting("", "Agents that a stream worker runs, comma-separated; all of them if unset.")
+    cors_origins: str = _setting("", "Origins that may call the collector from a browser, comma-separated; none.")
+    trusted_proxies: str = _setting(
         "",
         "Networks (CIDR, comma-separated) of load balancers before the collector, whose X-Forwarded-For or Forwarded "
         "names the caller; none.",
     )
-    host: str = setting("127.0.0.1", "Address to listen on; loopback unless told otherwise.", min_length=1)
-    port: int | None = setting(None, "Port to listen on; each process has its own default.", ge=0, le=65535)
-    scrape: str = setting(
+    host: str = _setting("127.0.0.1", "Address to listen on; loopback unless told otherwise.", min_length=1)
+    port: int | None = _setting(None, "Port to listen on; each process has its own default.", ge=0, le=65535)
+    scrape: str = _setting(
         "", "Where the page finds the other processes, name=http://host:port, comma-separated; `up` fills it in."
     )
-    log_level: LogLevel = setting("info", "Least level of our own log lines; libraries log from warning.")
-    log_format: LogFormat = setting("auto", "json, console, or auto: console on a terminal, JSON elsewhere.")
+    log_level: LogLevel = _setting("info", "Least level of our own log lines; libraries log from warning.")
+    log_format: LogFormat = _setting("auto", "json, console, or auto: console on a terminal, JSON elsewhere.")
 
     @field_validator("redis_url", "qdrant_url")
     @classmethod
