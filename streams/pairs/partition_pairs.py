@@ -215,6 +215,7 @@ class PartitionPairs(RecordRules):
             waiting = heapq.heappop(self._waiting)
             self.behind_time += self._options.joins > 0 and waiting.key.closed_at < self.lists.newest_closed_ms
             self.lists.advance(waiting.key.closed_at)
+            self.counts[EventOutcome.PENDING] -= 1
             self.counts[self._judge(waiting, plan)] += 1
             self.lists.settle(waiting.key)
 
