@@ -26,9 +26,12 @@ CLOSED_AT_HEADER: Final = "millrace.closed_at_ms"
 PAIRED_AT_HEADER: Final = "millrace.paired_at_ms"
 """When the pairs agent wrote a pair, by the wall clock."""
 CLOSING_NUMBER_HEADER: Final = "millrace.turn"
+WATERMARK_HEADER: Final = "millrace.watermark"
+"""How far the join that wrote a record has come: `PARTITION:MS`; of a watermark record also `:open` or `:idle`."""
 MAX_CLOSING_NUMBER: Final = 2**53 - 1
 REMEMBERED_JOINS: Final = 1_000
 """Joins whose closing numbers are kept; anyone may write the header, so there could be any number."""
+_WATERMARK: Final = re.compile(rb"(\d{1,6}):(\d{1,15})(?::(open|idle))?")
 _CLOSING_NUMBER: Final = re.compile(rb"(\d{1,10}-\d{1,19}(?:-\d{1,16})?(?:-[0-9a-f-]{36})?):([1-9]\d{0,15})")
 
 
@@ -50,6 +53,44 @@ class ClosingNumber(NamedTuple):
         b'2-0-1795196006756-09f6b6d4-0d5c-4b0a-9b43-5f1f2a0c8a11:17'
         """
         return f"{self.join}:{self.number}".encode()
+
+
+class ClosedWatermark(NamedTuple):
+    """How far the join of one partition has come: each of its lists with an earlier deadline stands before the record.
+
+    Args:
+        join: the partition of `search-events`.
+        watermark_ms: in event time, epoch milliseconds.
+        idle: of a watermark record, whether that partition was read to its end and holds nothing open; None of a list.
+    """
+
+    join: int
+    watermark_ms: int
+    idle: bool | None = None
+
+    def encode(self) -> bytes:
+        """Return the value of the header.
+
+        >>> ClosedWatermark(2, 1795196606757).encode(), ClosedWatermark(2, 1795196606757, idle=True).encode()
+        (b'2:1795196606757', b'2:1795196606757:idle')
+        """
+        mark = "" if self.idle is None else ":idle" if self.idle else ":open"
+        return f"{self.join}:{self.watermark_ms}{mark}".encode()
+
+
+def closed_watermark_of(headers: Iterable[tuple[str, bytes | None]]) -> ClosedWatermark | None:
+    """Return the watermark that a record carries; None if it has none that a join could have written.
+
+    >>> closed_watermark_of([("millrace.watermark", b"2:17:open")])
+    ClosedWatermark(join=2, watermark_ms=17, idle=False)
+    """
+    for name, value in headers:
+        if name == WATERMARK_HEADER:
+            found = _WATERMARK.fullmatch(value or b"")
+            if found is None:
+                return None
+            return ClosedWatermark(int(found[1]), int(found[2]), None if found[3] is None else found[3] == b"idle")
+    return None
 
 
 class ClosedSearches:
@@ -86,6 +127,22 @@ def closing_number_of(headers: Iterable[tuple[str, bytes | None]]) -> ClosingNum
                 return None
             return ClosingNumber(found[1].decode(), int(found[2]))
     return None
+
+
+class Watermark(Message):
+    """How far the join of one partition has come, written about once a second while that moves.
+
+    It stands in every partition of `joined-searches`, belongs to no list and to no ledger, and has no key. Its header
+    `millrace.watermark` says the same, so that readers pass over it without decoding.
+    """
+
+    type: Literal["watermark"]
+    partition: Count
+    """Of `search-events`."""
+    watermark_ms: Count
+    """Every list of that partition with an earlier deadline stands before this record."""
+    idle: bool = False
+    """Whether nothing is open there: what comes next is shown from now on."""
 
 
 class Origin(Part):

@@ -9,10 +9,11 @@ from contracts import topics
 from contracts.base import Message
 from contracts.catalog import CATALOG_CHANGE, Product, ProductDeleted, ProductVector
 from contracts.events import SEARCH_RECORD, ShopEvent, Tick
-from contracts.joined import JoinedSearch
+from contracts.joined import JoinedSearch, Watermark
 from contracts.pairs import CURATED_PAIR, CuratedPair, PreferencePair
 from contracts.progress import JoinProgress, PairsProgress
 from contracts.releases import MANIFEST, ROLLBACK, SERVING, ReleaseManifest, Rollback, Serving
+from contracts.training import TrainingSearch
 
 _SHOP_EVENTS: Final = (topics.SEARCH_EVENTS, topics.LATE_EVENTS, topics.ORPHAN_EVENTS)
 
@@ -37,7 +38,9 @@ MESSAGES: Final[tuple[MessageSpec, ...]] = (
     MessageSpec("product", Product, CATALOG_CHANGE, (topics.CATALOG,)),
     MessageSpec("product_deleted", ProductDeleted, CATALOG_CHANGE, (topics.CATALOG,)),
     _alone("joined_search", JoinedSearch, topics.JOINED_SEARCHES, topics.HOLDOUT_SEARCHES),
+    _alone("watermark", Watermark, topics.JOINED_SEARCHES),
     _alone("preference_pair", PreferencePair, topics.PREFERENCE_PAIRS),
+    _alone("training_search", TrainingSearch, topics.TRAINING_SEARCHES),
     MessageSpec("curated_pair", CuratedPair, CURATED_PAIR, (topics.CURATED_PAIRS,)),
     _alone("product_vector", ProductVector, topics.PRODUCT_VECTORS),
     MessageSpec("release_manifest", ReleaseManifest, MANIFEST, (topics.MODELS,)),

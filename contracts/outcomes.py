@@ -4,6 +4,7 @@ Stages that learn from lists read them by these rules and no others. Until prope
 own lists, a prior stands for them: theta_k = 1 / k, version 0.
 """
 
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Final
 
@@ -17,6 +18,11 @@ BOUNCE_MS: Final = 5_000
 """A stay below which a click says nothing, neither for nor against."""
 PRIOR_VERSION: Final = 0
 """The propensity version of what is weighed by the prior alone."""
+
+Cell = tuple[str, str, str]
+"""Surface, device and layout: where positions are looked at alike."""
+Theta = Callable[[Cell, int, int], tuple[float, int]]
+"""Looks up, by cell, position and moment (epoch ms), the propensity in force and its version."""
 
 
 class Grade(IntEnum):
@@ -86,15 +92,30 @@ def examination(position: int) -> float:
     return 1 / position
 
 
-def examination_ratio(chosen_position: int, rejected_position: int) -> float:
-    """Return the weight that undoes position bias: min(1, theta_rejected / theta_chosen).
+def cell_of(search: JoinedSearch) -> Cell:
+    """Return the cell in which a list was shown; what is not told is empty."""
+    return search.surface or "", search.device or "", search.layout
+
+
+def prior(cell: Cell, position: int, at_ms: int) -> tuple[float, int]:
+    """Return what stands for a propensity as long as none is estimated, the same in every cell at any time.
+
+    >>> prior(("", "", "list"), 4, 0)
+    (0.25, 0)
+    """
+    del cell, at_ms
+    return examination(position), PRIOR_VERSION
+
+
+def examination_ratio(chosen: float, rejected: float) -> float:
+    """Return the weight that undoes position bias: min(1, theta_rejected / theta_chosen), of two propensities.
 
     It has the same fixed point as 1 / theta_chosen, is bounded by 1 and needs no clipping. It is 1 for a product that
     was chosen from below and less the further down the passed-over product stood.
 
     Source: docs/papers.md, "The weight of a pair".
 
-    >>> examination_ratio(4, 1), examination_ratio(1, 4)
+    >>> examination_ratio(0.25, 1.0), examination_ratio(1.0, 0.25)
     (1.0, 0.25)
     """
-    return min(1.0, examination(rejected_position) / examination(chosen_position))
+    return min(1.0, rejected / chosen)

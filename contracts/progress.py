@@ -88,6 +88,21 @@ class SearchCounts(Part):
     unpaired: dict[str, Count] = Field(default_factory=dict)
     dead_lettered: Count = 0
     """Records that are no joined search; only somebody else can have written them."""
+    pending: Count = 0
+    """Lists that wait until every join has come as far in event time."""
+    watermarks: Count = 0
+    """Watermark records, which are no lists."""
+
+
+class JoinWatermark(Part):
+    """How far the join of one partition of `search-events` has come, as one partition of `joined-searches` tells."""
+
+    partition: Count
+    watermark_ms: int
+    """-1 if it was not heard of."""
+    heard_ms: int
+    """When the last record that told of it was written; if there is none, when the first record here was."""
+    idle: bool = False
 
 
 class PairsProgress(PartitionProgress):
@@ -98,7 +113,18 @@ class PairsProgress(PartitionProgress):
     turns: dict[str, Count] = Field(default_factory=dict)
     """Join -> the last closed search that was seen of it; one with the same number or a smaller one is a repeat."""
     newest_closed_ms: int = -1
-    """Newest deadline seen; lists are remembered for a while of event time behind it."""
+    """Newest deadline of a list that was decided; lists are remembered for a day of event time behind it."""
+    joins: Annotated[tuple[JoinWatermark, ...], Field(strict=False)] = ()
+    newest_written_ms: int = -1
+    """When the newest record that was read had been written; the silence of a join is measured by it."""
+    waiting: Annotated[tuple[Count, ...], Field(strict=False)] = ()
+    """Offsets of the lists that wait, rising; a restart reads them again."""
+    without_silent: Count = 0
+    """Lists decided without a join that had fallen silent."""
+    for_want_of_room: Count = 0
+    """Lists decided because too many waited."""
+    behind_time: Count = 0
+    """Lists that came when later ones had been decided."""
 
 
 class CatalogCounts(Part):

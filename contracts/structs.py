@@ -17,7 +17,7 @@ from pydantic import AllowInfNan, Strict, TypeAdapter
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-from contracts import events, joined, pairs
+from contracts import events, joined, pairs, training
 from contracts.base import NO_NUL, Message, Part, checked_id, checked_visible
 from contracts.wire import parse, validate
 
@@ -39,11 +39,13 @@ if TYPE_CHECKING:
     )
     from contracts.joined import JoinedSearch, JoinedSlot, Origin
     from contracts.pairs import Factors, PairSide, PreferencePair
+    from contracts.training import LeftOutSlot, TrainingSearch, TrainingSlot
 
 __all__ = [
-    "JOINED_SEARCH", "SEARCH_RECORD", "Cart", "Click", "Dwell", "Exploration", "Factors", "Impression", "JoinedSearch",
-    "JoinedSlot", "Origin", "PairSide", "PreferencePair", "Purchase", "PurchaseItem", "Ranking", "Reader", "ShopEvent",
-    "Slot", "Tick", "Unknown", "View", "Viewed", "encode", "struct_of",
+    "JOINED_SEARCH", "SEARCH_RECORD", "TRAINING_SEARCH", "Cart", "Click", "Dwell", "Exploration", "Factors",
+    "Impression", "JoinedSearch", "JoinedSlot", "LeftOutSlot", "Origin", "PairSide", "PreferencePair", "Purchase",
+    "PurchaseItem", "Ranking", "Reader", "ShopEvent", "Slot", "Tick", "TrainingSearch", "TrainingSlot", "Unknown",
+    "View", "Viewed", "encode", "struct_of",
 ]  # fmt: skip
 
 M = TypeVar("M")
@@ -52,6 +54,7 @@ _WRITTEN: Final = frozenset(
     {
         joined.JoinedSearch, joined.JoinedSlot, joined.Origin, events.Ranking, events.Exploration,
         pairs.PreferencePair, pairs.PairSide, pairs.Factors,
+        training.TrainingSearch, training.TrainingSlot, training.LeftOutSlot,
     }
 )  # fmt: skip
 """What `encode` writes: every field that is not None, defaults too."""
@@ -269,3 +272,5 @@ SEARCH_RECORD: Final = Reader(events.SEARCH_RECORD, *_EVENTS, events.Tick)
 """Reads `search-events`."""
 JOINED_SEARCH: Final = Reader(TypeAdapter(joined.JoinedSearch), joined.JoinedSearch)
 """Reads `joined-searches`."""
+TRAINING_SEARCH: Final = Reader(TypeAdapter(training.TrainingSearch), training.TrainingSearch)
+"""Reads `training-searches`."""

@@ -82,6 +82,14 @@ class FilterReason(StrEnum):
     """The shopper had it sorted: position is no sign of relevance, and what was passed over may only be dear."""
     RELOAD = "reload"
     """An earlier list of the same search made all of its pairs; a pair id stands for one content."""
+    ROBOT = "robot"
+    """The rate, the regularity or the clicks of its session are no person's."""
+    REPEATED = "repeated"
+    """The same shopper saw the same page of the same query less than half an hour before."""
+    CAPPED = "capped"
+    """The shopper has shown more lists within a day than one may count."""
+    REFORMULATED = "reformulated"
+    """The shopper clicked nothing and typed something else within seconds."""
 
 
 class UnpairedReason(StrEnum):
@@ -91,6 +99,50 @@ class UnpairedReason(StrEnum):
     NO_CLICK = "no_click"
     NO_REJECTED = "no_rejected"
     BOUNCED = "bounced"
+    NOT_NEW = "not_new"
+    """What was clicked does not count: the same shopper's clicks on it have."""
+
+
+class Filter(StrEnum):
+    """What keeps lists or products of lists out of learning by the shopper's other lists; each can be switched off."""
+
+    ROBOTS = "robots"
+    REPEATS = "repeats"
+    CAPS = "caps"
+    VARIANTS = "variants"
+    LATER_CLICKS = "later_clicks"
+    REFORMULATIONS = "reformulations"
+
+
+class OutOfTime(StrEnum):
+    """How a list was decided otherwise than in the order of event time."""
+
+    WITHOUT_SILENT = "without_silent"
+    """Without a join that had fallen silent."""
+    FOR_WANT_OF_ROOM = "for_want_of_room"
+    """Because too many lists waited."""
+    BEHIND_TIME = "behind_time"
+    """It came when later ones had been decided."""
+
+
+class SlotReason(StrEnum):
+    """Why a slot of a list that may be learned from counts neither for its product nor against it."""
+
+    PLACED = "placed"
+    """Sponsored or pinned: it did not stand there by its rank."""
+    SOLD_OUT = "sold_out"
+    BOUNCED = "bounced"
+    """The shopper came straight back."""
+    ENGAGED_ELSEWHERE = "engaged_elsewhere"
+    """The shopper took the product in another slot of this list, which does not count."""
+    UNSEEN = "unseen"
+    """The page tells what was visible, and this was not."""
+    VARIANT = "variant"
+    """A variant of it was clicked."""
+    REPEATED_CLICK = "repeated_click"
+    """The same shopper's clicks on it have counted: once a day for a query, five times over all."""
+    LATER_CLICKED = "later_clicked"
+    """The shopper clicked it shortly afterwards for a like query."""
 
 
 class PairDropReason(StrEnum):
@@ -102,16 +154,12 @@ class PairDropReason(StrEnum):
 
 
 class ListOutcome(StrEnum):
-    """What became of a joined search that the trainer read."""
+    """What became of a training search that the trainer read."""
 
     LEARNED = "learned"
     DUPLICATE = "duplicate"
-    SYNTHETIC = "synthetic"
-    CONSENT = "consent"
-    SORTED = "sorted"
     NO_QUERY = "no_query"
-    NO_SLOT = "no_slot"
-    """No slot stood where it stood by its rank, and was seen."""
+    """Its query holds no letter and no digit."""
     MALFORMED = "malformed"
 
 

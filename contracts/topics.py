@@ -42,6 +42,7 @@ class TopicSpec:
 SEARCH_EVENTS: Final = "search-events"
 JOINED_SEARCHES: Final = "joined-searches"
 PREFERENCE_PAIRS: Final = "preference-pairs"
+TRAINING_SEARCHES: Final = "training-searches"
 HOLDOUT_SEARCHES: Final = "holdout-searches"
 CURATED_PAIRS: Final = "curated-pairs"
 PROPENSITIES: Final = "propensities"
@@ -58,6 +59,7 @@ TOPICS: Final[tuple[TopicSpec, ...]] = (
     TopicSpec(SEARCH_EVENTS, key="search_id", log_append_time=True),
     TopicSpec(JOINED_SEARCHES, key="session_id, else search_id", max_message_bytes=LARGE_RECORD_BYTES),
     TopicSpec(PREFERENCE_PAIRS, key="search_id"),
+    TopicSpec(TRAINING_SEARCHES, key="search_id"),
     TopicSpec(HOLDOUT_SEARCHES, key="search_id"),
     TopicSpec(CURATED_PAIRS, key="query"),
     TopicSpec(PROPENSITIES, key="cell + version", cleanup="compact", keyed=False),
@@ -82,7 +84,7 @@ TOPIC_BY_NAME: Final = {spec.name: spec for spec in TOPICS}
 
 GROUP_PREFIX: Final = "millrace-"
 GROUP_TOPICS: Final[dict[str, tuple[str, ...]]] = {
-    "trainer": (JOINED_SEARCHES, PREFERENCE_PAIRS, CURATED_PAIRS),
+    "trainer": (TRAINING_SEARCHES, PREFERENCE_PAIRS, CURATED_PAIRS),
     "indexer": (CATALOG,),
 }
 """What each consumer group reads and commits, groups without `millrace-`; the agents' are in `streams/registry.py`."""

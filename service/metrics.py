@@ -19,6 +19,7 @@ from contracts.telemetry import (
     AuditDifference,
     Correction,
     ListOutcome,
+    OutOfTime,
     PairDropReason,
     Process,
 )
@@ -59,9 +60,10 @@ LAG_RECORDS = _gauge(
 JOIN_OPEN = _gauge("millrace_join_open_searches", "Searches whose window is open.")
 SEARCH_OUTCOMES = _counter("millrace_search_outcomes_total", "What became of closed searches.", "outcome", "reason")
 PAIRS_BUILT = _counter("millrace_pairs_built_total", "Preference pairs emitted.", "source")
+LISTS_OUT_OF_TIME = _counter("millrace_lists_out_of_time_total", "Lists decided out of event time.", "how")
 PAIRS_TRAINED = _counter("millrace_pairs_trained_total", "Preference pairs taken into account.", "source")
 PAIRS_DROPPED = _counter("millrace_pairs_dropped_total", "Preference pairs read, not taken into account.", "reason")
-LISTS_READ = _counter("millrace_lists_read_total", "Closed searches read by the trainer.", "outcome")
+LISTS_READ = _counter("millrace_lists_read_total", "Training searches read by the trainer.", "outcome")
 EVIDENCE_CELLS = _gauge("millrace_evidence_cells", "Query and product pairs with evidence.")
 EVIDENCE_DROPPED = _gauge("millrace_evidence_dropped_cells", "Cells that left for want of room.")
 SOLVE_SECONDS = _histogram("millrace_solve_duration_seconds", "Time of computing weights or a prior.", "what")
@@ -93,7 +95,7 @@ METRICS_OF: Final[dict[Process, tuple[MetricWrapperBase, ...]]] = {
     ),
     Process.STREAMS: (
         EVENT_OUTCOMES, DEAD_LETTERS, STAGE_WATERMARK, STAGE_PROGRESS, JOIN_OPEN, SEARCH_OUTCOMES, PAIRS_BUILT,
-        DEPENDENCY_UP,
+        LISTS_OUT_OF_TIME, DEPENDENCY_UP,
     ),
     Process.TRAINER: (
         DEAD_LETTERS, STAGE_WATERMARK, STAGE_PROGRESS, LISTS_READ, PAIRS_TRAINED, PAIRS_DROPPED, EVIDENCE_CELLS,
@@ -119,6 +121,7 @@ STARTS_AT_ZERO: Final[dict[MetricWrapperBase, Iterable[tuple[str, ...]]]] = {
     ],
     CORRECTIONS: [(correction,) for correction in Correction],
     PAIRS_BUILT: [("click",), ("rule",), ("curated",), ("value",)],
+    LISTS_OUT_OF_TIME: [(how,) for how in OutOfTime],
     PAIRS_TRAINED: [("click",), ("rule",), ("curated",), ("value",)],
     PAIRS_DROPPED: [(reason,) for reason in PairDropReason],
     LISTS_READ: [(outcome,) for outcome in ListOutcome],

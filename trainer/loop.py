@@ -206,9 +206,7 @@ class TrainerLoop:
             outcome = evidence.take_curated(record.content, time_ms=record.time_ms)
             progress.pairs_trained += outcome is None
         else:
-            outcome = evidence.take_list(
-                record.content, record.closing, time_ms=record.time_ms, partition=record.partition
-            )
+            outcome = evidence.take_list(record.content, time_ms=record.time_ms)
         progress.offsets[record.place] = record.offset + 1
         progress.lists_trained = evidence.table.lists
         self._unsaved = True

@@ -1,4 +1,4 @@
-"""What the log says, as evidence: joined searches and pairs, each counted once.
+"""What the log says, as evidence: training searches and pairs, each counted once.
 
 A pair of source `click` is known through its list. A pair that a rule or a person made is a list of two of its own,
 counted once however often it is sent; a `value` pair adds to the product that was chosen. Nothing here depends on the
@@ -13,10 +13,9 @@ import numpy as np
 import orjson
 from cachetools import FIFOCache
 
-from contracts.joined import ClosedSearches, ClosingNumber
-from contracts.outcomes import VALUE, Grade, examination, filter_reason, grade, is_bounce, stood_by_rank
+from contracts.outcomes import VALUE, Grade
 from contracts.pairs import CuratedPair, PreferencePair
-from contracts.structs import JoinedSearch, JoinedSlot
+from contracts.structs import TrainingSearch, TrainingSlot
 from contracts.telemetry import ListOutcome, PairDropReason
 from towers.features import key_of
 from towers.text import normalised
@@ -29,7 +28,7 @@ MAX_PAIR_CLICKS: Final = 10.0
 """Clicks that one such pair counts as at most."""
 DIGEST_BYTES: Final = 16
 REMEMBERED: Final = 200_000
-"""Lists, and as many pairs, whose repetition is noticed without a closing number; hours of a busy shop."""
+"""Lists, and as many pairs, whose repetition is noticed; hours of a busy shop."""
 CLICK_TIMES: Final = 4096
 """Click times kept for the next release, which carries an even sample of them."""
 TEXT: Final = "\0"
@@ -37,7 +36,7 @@ TEXT: Final = "\0"
 SPARE_NUMBERS: Final = 10_000
 """Numbers without evidence from which all are given out anew."""
 
-Record = JoinedSearch | PreferencePair | CuratedPair
+Record = TrainingSearch | PreferencePair | CuratedPair
 
 
 class LogRecord(NamedTuple):
@@ -49,30 +48,11 @@ class LogRecord(NamedTuple):
     time_ms: int
     """When it was written."""
     content: Record | None
-    closing: ClosingNumber | None = None
 
     @property
     def place(self) -> str:
         """The partition, as offsets name it."""
         return f"{self.topic}/{self.partition}"
-
-
-def slots_of(search: JoinedSearch) -> dict[str, tuple[float, float]]:
-    """Of each product of a list that can be learned from: its examination-weighted showing, and its clicks' worth.
-
-    Left out are advertisements, pinned and sold-out slots, bounces, and products that were engaged with in such a slot.
-    If the list has view events, what they do not name was not seen.
-    """
-    reported = any(slot.visible_ms is not None for slot in search.slots)
-    tainted = {slot.product_id for slot in search.slots if is_bounce(slot) or (grade(slot) and not stood_by_rank(slot))}
-    found: dict[str, tuple[float, float]] = {}
-    for slot in search.slots:
-        own = grade(slot)
-        seen = own is not Grade.SKIP or slot.visible_ms or not reported
-        if stood_by_rank(slot) and seen and slot.product_id not in tainted:
-            showing, value = found.get(slot.product_id, (0.0, 0.0))
-            found[slot.product_id] = max(showing, examination(slot.position)), max(value, VALUE.get(own, 0.0))
-    return found
 
 
 class Names:
@@ -142,35 +122,23 @@ class Evidence:
         """Base vectors by query number; 0 of one that was not encoded yet."""
         self.click_times: list[int] = []
         """Of clicks that no release carries yet."""
-        self._closed: dict[str, ClosedSearches] = {}
-        """By partition: a join's lists are spread over all of them, and its numbers rise in each."""
         self._lists, self._pairs = Seen(), Seen()
 
-    def take_list(
-        self, search: JoinedSearch, closing: ClosingNumber | None = None, *, time_ms: int, partition: int = 0
-    ) -> ListOutcome:
-        """Count a joined search.
+    def take_list(self, search: TrainingSearch, *, time_ms: int) -> ListOutcome:
+        """Count a training search.
 
         Args:
             search: the list.
-            closing: its place in the order in which its join closed searches.
-            partition: of `joined-searches` that it stands in.
             time_ms: when it was written; a list is never counted as younger than that.
         """
-        closed = self._closed.setdefault(str(partition), ClosedSearches())
-        repeated = closing is not None and closed.is_repeat(closing)
-        if not self._lists.add(search.search_id, search.search_time) or repeated:
+        if not self._lists.add(search.search_id, search.search_time):
             return ListOutcome.DUPLICATE
-        if reason := filter_reason(search):
-            return ListOutcome(reason.value)
         if not normalised(search.query):
             return ListOutcome.NO_QUERY
-        slots = slots_of(search)
-        if not slots:
-            return ListOutcome.NO_SLOT
-        shown = [Shown(self.products.number(name), *counts) for name, counts in slots.items()]
+        cap, slots = search.cap, search.slots
+        shown = [Shown(self.products.number(one.product_id), cap * one.showing, cap * one.value) for one in slots]
         self.table.add(self._number(search.query), shown, time_ms=min(search.closed_at, time_ms))
-        self._note_clicks(search.search_time, [slot for slot in search.slots if slot.product_id in slots])
+        self._note_clicks(search.search_time, slots)
         return ListOutcome.LEARNED
 
     def take_pair(self, pair: PreferencePair) -> PairDropReason | None:
@@ -229,8 +197,7 @@ class Evidence:
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything that was counted and is remembered."""
-        closed = {partition: seen.newest for partition, seen in self._closed.items()}
-        texts = [self.queries.texts, self.typed, self.products.texts, self.click_times, closed]
+        texts = [self.queries.texts, self.typed, self.products.texts, self.click_times]
         return {
             **{f"table.{name}": array for name, array in self.table.state().items()},
             "query_vectors": self.query_vectors,
@@ -245,8 +212,8 @@ class Evidence:
         evidence = cls(state["query_vectors"].shape[1], half_life_ms=half_life_ms)
         table = {name.removeprefix("table."): array for name, array in state.items() if name.startswith("table.")}
         evidence.table = EvidenceTable.from_state(table, half_life_ms=half_life_ms)
-        queries, evidence.typed, products, evidence.click_times, newest = orjson.loads(state["names"].tobytes())
-        evidence._closed = {partition: ClosedSearches(numbers) for partition, numbers in newest.items()}
+        # The former form has a fifth part: how far joins had come, when lists were read as the join wrote them.
+        queries, evidence.typed, products, evidence.click_times, *_ = orjson.loads(state["names"].tobytes())
         evidence.queries, evidence.products = Names(queries), Names(products)
         evidence.query_vectors = state["query_vectors"].copy()
         evidence._lists, evidence._pairs = Seen(state["lists"]), Seen(state["pairs"])
@@ -272,8 +239,8 @@ class Evidence:
             self.query_vectors[number : number + 1] = 0
         return number
 
-    def _note_clicks(self, search_time: int, slots: Sequence[JoinedSlot]) -> None:
-        clicked = [search_time if slot.click_time is None else slot.click_time for slot in slots if grade(slot)]
+    def _note_clicks(self, search_time: int, slots: Sequence[TrainingSlot]) -> None:
+        clicked = [search_time if slot.click_time is None else slot.click_time for slot in slots if slot.value]
         if clicked:
             times = sorted({*self.click_times, *clicked})
             self.click_times = times if len(times) <= CLICK_TIMES else times[::2]

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 from contracts.telemetry import ListOutcome, PairDropReason, Process
-from contracts.topics import CURATED_PAIRS, JOINED_SEARCHES
+from contracts.topics import CURATED_PAIRS, TRAINING_SEARCHES
 from service import metrics
 from service.logging import get_logger
 from trainer.learner import Learner, Solved
@@ -26,7 +26,7 @@ def timed(what: Literal["weights", "prior"]) -> Iterator[None]:
 def record(taken: LogRecord, outcome: ListOutcome | PairDropReason | None) -> None:
     """Count what became of a record; a pair without a reason against it is counted by its source."""
     metrics.STAGE_PROGRESS.labels(Process.TRAINER).set_to_current_time()
-    if taken.topic == JOINED_SEARCHES:
+    if taken.topic == TRAINING_SEARCHES:
         metrics.LISTS_READ.labels(outcome).inc()
         closed_at = getattr(taken.content, "closed_at", None)
         if closed_at is not None:

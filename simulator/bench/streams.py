@@ -25,6 +25,7 @@ import orjson
 from aiokafka import AIOKafkaProducer
 
 from contracts.errors import MillraceError
+from contracts.joined import WATERMARK_HEADER, ClosedWatermark
 from contracts.telemetry import Process
 from contracts.topics import JOINED_SEARCHES, SEARCH_EVENTS, TopicSpec, partition_for
 from deploy.local.supervisor import LocalMillrace
@@ -125,6 +126,15 @@ async def _write(settings: Settings, log: dict[int, list[OutRecord]]) -> None:
             await Output(producer).send(settings.topic(SEARCH_EVENTS), partition, records)
 
 
+async def _end_joins(settings: Settings) -> None:
+    """Say on every partition that no join holds anything open, so that every list is decided."""
+    ended = [ClosedWatermark(number, 0, idle=True).encode() for number in range(settings.partitions)]
+    marks = [OutRecord(None, b"{}", [(WATERMARK_HEADER, told)]) for told in ended]
+    async with AIOKafkaProducer(**producer_arguments(settings)) as producer:
+        for partition in range(settings.partitions):
+            await Output(producer).send(settings.topic(JOINED_SEARCHES), partition, marks)
+
+
 def _run_side(side: str, settings: Settings) -> dict[str, float]:
     """Run one side's process to the end of what it reads and return what it measured.
 
@@ -132,6 +142,8 @@ def _run_side(side: str, settings: Settings) -> dict[str, float]:
         MillraceError: it did not come to the end.
     """
     source = JOINED_SEARCHES if side == "pairs" else SEARCH_EVENTS
+    if side == "pairs":
+        asyncio.run(_end_joins(settings))
     with admin(settings) as client:
         total = sum(end for _, end in beginning_and_end_offsets(client, settings, [source]).values())
     if side == "lean":

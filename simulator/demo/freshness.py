@@ -1,8 +1,8 @@
 """Freshness measured from outside, as a shopper would notice it.
 
 Click to search: from a click to the first answer that came from a release which learned from that click: the click's
-list lies below the release's offset in its partition of `joined-searches`. Product to search: from launching a product
-to the first answer that lists it; each is searched for until it is found.
+list lies below the release's offset in its partition of `training-searches`. Product to search: from launching a
+product to the first answer that lists it; each is searched for until it is found.
 """
 
 import asyncio
@@ -18,10 +18,9 @@ import httpx
 from kafka import KafkaConsumer, TopicPartition
 
 from contracts.errors import DependencyDown, MillraceError
-from contracts.outcomes import filter_reason, grade, is_bounce, stood_by_rank
 from contracts.releases import ReleaseManifest, Serving
-from contracts.structs import JOINED_SEARCH
-from contracts.topics import JOINED_SEARCHES
+from contracts.structs import TRAINING_SEARCH
+from contracts.topics import TRAINING_SEARCHES
 from service.kafka import consumer_config, translate_kafka_errors
 from service.logging import get_logger
 from service.machine import epoch_ms
@@ -40,7 +39,7 @@ _SYLLABLES: Final = ("zor", "bla", "quix", "yth", "vom", "kra", "jep", "tul", "w
 
 @dataclass(frozen=True, slots=True)
 class ListPlace:
-    """Where the list of one click is in `joined-searches`, and when the click happened (epoch ms)."""
+    """Where the list of one click is in `training-searches`, and when the click happened (epoch ms)."""
 
     partition: int
     offset: int
@@ -61,7 +60,7 @@ def click_to_search_s(
 
 def _waited_s(click: ListPlace, timeline: list[tuple[int, dict[str, int]]]) -> float | None:
     for at_ms, offsets in timeline:
-        if offsets.get(f"{JOINED_SEARCHES}/{click.partition}", 0) > click.offset:
+        if offsets.get(f"{TRAINING_SEARCHES}/{click.partition}", 0) > click.offset:
             return max(0.0, (at_ms - click.click_time) / 1000)
     return None
 
@@ -121,7 +120,7 @@ class ReleaseLog:
 
 
 class ClickFreshness:
-    """Reads `joined-searches` beside the trainer and keeps every click that something is learned from.
+    """Reads `training-searches` beside the trainer and keeps every click that something is learned from.
 
     Ask it at any time; start and stop it once. What ended it by itself is kept in `failure`.
     """
@@ -152,17 +151,15 @@ class ClickFreshness:
         self.first_answers.setdefault(query_release, epoch_ms())
 
     def note_list(self, value: bytes, partition: int, offset: int) -> None:
-        """Take one record of `joined-searches`; a list that comes twice counts where it came first.
+        """Take one record of `training-searches`; a list that comes twice counts where it came first.
 
         Raises:
-            MalformedMessage: it is no joined search.
+            MalformedMessage: it is no training search.
         """
-        search = JOINED_SEARCH.decode(value)
+        search = TRAINING_SEARCH.decode(value)
         self.lists_seen += 1
-        if filter_reason(search):
-            return
         for slot in search.slots:
-            if grade(slot) and slot.click_time is not None and stood_by_rank(slot) and not is_bounce(slot):
+            if slot.value and slot.click_time is not None:
                 place = ListPlace(partition, offset, slot.click_time)
                 self._places.setdefault((search.search_id, slot.product_id), place)
 
@@ -187,7 +184,7 @@ class ClickFreshness:
             self.failure = error
 
     def _read(self, consumer: KafkaConsumer) -> None:
-        name = self._settings.topic(JOINED_SEARCHES)
+        name = self._settings.topic(TRAINING_SEARCHES)
         numbers = consumer.partitions_for_topic(name)
         if not numbers:
             raise DependencyDown(f"Kafka does not know the topic {name}", fix="a restart of any service creates it")

@@ -14,6 +14,7 @@ from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 from prometheus_client import Counter
 
 from contracts.errors import ContractError
+from contracts.joined import closed_watermark_of
 from contracts.progress import AgentProgress, PartitionProgress
 from contracts.telemetry import EventOutcome
 from contracts.topics import DEAD_LETTERS, LATE_EVENTS, ORPHAN_EVENTS, TopicSpec
@@ -27,6 +28,10 @@ ASIDE_TOPICS: Final = {
     EventOutcome.ORPHAN: ORPHAN_EVENTS,
     EventOutcome.DEAD_LETTERED: DEAD_LETTERS,
 }
+
+
+WATERMARKS: Final = "watermarks"
+"""What became of a watermark record: nothing, it only tells how far a join has come."""
 
 
 class LogRecord(Protocol):
@@ -97,6 +102,8 @@ class PartitionState(Protocol[P_co]):
 class RecordRules(ABC):
     """Rules that decide on a partition record by record: their position, their counts, and what is malformed.
 
+    Watermark records are counted and passed over.
+
     Args:
         partition: of the source.
         past: what the last process that had this partition wrote; None if none ever had.
@@ -128,8 +135,9 @@ class RecordRules(ABC):
             self.start_offset = record.offset
         elif record.offset > self.next_offset:
             self.skipped_offsets += record.offset - self.next_offset
+        told = closed_watermark_of(record.headers)
         try:
-            outcome = self.decide(record, plan)
+            outcome = self.decide(record, plan) if told is None or told.idle is None else WATERMARKS
         except ContractError as error:
             outcome = EventOutcome.DEAD_LETTERED
             plan.append(SetAside(outcome, error.reason, record, str(error)))
@@ -179,7 +187,7 @@ class AgentSpec(Generic[P]):
     counter: Counter
     totals: Mapping[str, tuple[Counter, tuple[str, ...]]] = field(default_factory=dict)
     event_time: str = ""
-    uncounted: tuple[str, ...] = ()
+    uncounted: tuple[str, ...] = (WATERMARKS,)
     written_at: str = ""
     topics: tuple[TopicSpec, ...] = ()
     agent: str = "streams.agents.partition_agent:PartitionAgent"

@@ -11,16 +11,23 @@ from faust.types import TP
 from typing_extensions import override
 
 from contracts.events import Tick
+from contracts.joined import WATERMARK_HEADER, ClosedWatermark, Watermark
 from contracts.progress import JoinProgress
+from contracts.topics import JOINED_SEARCHES
 from contracts.wire import encode
 from service import metrics
 from service.machine import epoch_ms, write_atomically
 from streams.agents.partition_agent import OwnedPartition, PartitionAgent
 from streams.join.partition_join import PartitionJoin
+from streams.transport.consumer import Chunk
 from streams.transport.output import OutRecord
 
 STILL_S: Final = 1.0
 """How long event time stands still before a tick is due."""
+MARK_EVERY_S: Final = 1.0
+"""How often a partition tells how far it has come, while it moves."""
+REMIND_EVERY_S: Final = 20.0
+"""How often it tells so while nothing moves: the log goes on, and a worker that is gone falls silent beside it."""
 SAVE_AFTER_RECORDS: Final = 100_000
 """What a restart reads again in some seconds; with more than that, the open searches are saved."""
 SAVE_EVERY_S: Final = 20.0
@@ -33,6 +40,9 @@ class JoinAgent(PartitionAgent[PartitionJoin, JoinProgress]):
     While event time stands still, ticks move it: else the last searches of an evening would stay open until the next
     morning. A tick is a record like any other: what it closed, every replay closes at the same place.
 
+    How far each partition has come is told on every partition of what it writes: what the lists of a session mean
+    depends on the lists of other partitions, which whoever reads them has to wait for.
+
     A restart reads a window of the log again. Where that is long, the open searches are kept on the local disk too, and
     it goes on from there; a file that is missing, broken or of another log costs the time of the longer way.
     """
@@ -41,23 +51,52 @@ class JoinAgent(PartitionAgent[PartitionJoin, JoinProgress]):
         super().__init__(*args, **options)
         self._still: dict[int, tuple[int, float]] = {}
         """Partition -> its newest event time, and since when that or its last tick is the newest."""
+        self._marked: dict[int, tuple[ClosedWatermark, float]] = {}
+        """Partition -> what was told last of how far it has come, and when."""
         self._saved_s: dict[int, float] = {}
         self._saving: dict[int, asyncio.Task[None]] = {}
         self._save_failed = False
 
     @override
     async def idle(self, owned: OwnedPartition[PartitionJoin, JoinProgress]) -> None:
-        """Append a tick to a partition that was read to its end and in which event time stands still."""
+        """Tell how far a partition is; append a tick if it was read to its end and event time stands still in it."""
+        end = self.end(owned.tp)
+        is_read = end is not None and self.read_to(owned) >= end
+        await self._mark(owned, idle=is_read and owned.state.tick_time_ms(epoch_ms()) is None)
         number, newest_ms = owned.tp.partition, owned.state.event_time.newest_ms
         if self._still.get(number, (None,))[0] != newest_ms:
             self._still[number] = (newest_ms, owned.moved_s)
-        tick_ms, end = owned.state.tick_time_ms(epoch_ms()), self.end(owned.tp)
-        if tick_ms is None or owned.state.replaying or end is None or self.read_to(owned) < end:
+        tick_ms = owned.state.tick_time_ms(epoch_ms())
+        if tick_ms is None or owned.state.replaying or not is_read:
             return
         if time.monotonic() - self._still[number][1] >= STILL_S:
             tick = OutRecord(None, encode(Tick(type="tick", event_time=tick_ms)))
             await self.output.send(owned.tp.topic, number, [tick])
             self._still[number] = (newest_ms, time.monotonic())
+
+    @override
+    async def _on_chunk(self, chunk: Chunk) -> None:
+        """Carry out what follows from a chunk, and tell how far that is: under load no partition is ever idle."""
+        await super()._on_chunk(chunk)
+        owned = self.owned.get(chunk.tp.partition)
+        if owned is not None:
+            async with owned.lock:
+                await self._mark(owned, idle=False)
+
+    async def _mark(self, owned: OwnedPartition[PartitionJoin, JoinProgress], *, idle: bool) -> None:
+        """Tell every partition of `joined-searches` how far a partition has come, if it is time to."""
+        number, state, now_s = owned.tp.partition, owned.state, time.monotonic()
+        last, told_s = self._marked.get(number, (None, -REMIND_EVERY_S))
+        if now_s - told_s < MARK_EVERY_S or owned.owes_outputs or state.replaying:
+            return
+        closed = ClosedWatermark(number, max(0, state.event_time.watermark_ms), idle)
+        if closed == last and now_s - told_s < REMIND_EVERY_S:
+            return
+        told = Watermark(type="watermark", partition=number, watermark_ms=closed.watermark_ms, idle=idle)
+        mark = OutRecord(None, encode(told), [(WATERMARK_HEADER, closed.encode())])
+        topic = self.settings.topic(JOINED_SEARCHES)
+        await asyncio.gather(*(self.output.send(topic, to, [mark]) for to in range(self.settings.partitions)))
+        self._marked[number] = closed, now_s
 
     @override
     def observe(self, owned: OwnedPartition[PartitionJoin, JoinProgress], progress: JoinProgress) -> None:

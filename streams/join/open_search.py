@@ -6,6 +6,7 @@ a million searches may be open.
 
 import heapq
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from operator import attrgetter
@@ -351,6 +352,10 @@ class OpenSearches:
         if self._first.setdefault(search.search_id, search) is not search:
             self._further.setdefault(search.search_id, {})[search.search_time] = search
         heapq.heappush(self._by_deadline, search)
+
+    def next_deadline(self) -> float:
+        """Return the deadline of the search that closes next; infinite if none is open."""
+        return self._by_deadline[0].deadline if self._by_deadline else math.inf
 
     def count(self, search_id: str) -> int:
         """How many open searches an id has."""

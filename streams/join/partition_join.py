@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from contracts.errors import ContractError, MalformedMessage
-from contracts.joined import CLOSING_NUMBER_HEADER, ClosingNumber, is_personal
+from contracts.joined import CLOSING_NUMBER_HEADER, WATERMARK_HEADER, ClosedWatermark, ClosingNumber, is_personal
 from contracts.progress import EventCounts, JoinProgress
 from contracts.structs import SEARCH_RECORD, ShopEvent, Tick
 from contracts.telemetry import AsideReason, EventOutcome
@@ -321,7 +321,9 @@ class PartitionJoin:
         joined = joined_search(search, partition=self.partition)
         self._searches_closed += 1
         number = ClosingNumber(self._name, self._searches_closed)
-        plan.append(Emit(JOINED_SEARCHES, joined.key, joined.value, [(CLOSING_NUMBER_HEADER, number.encode())]))
+        closed = ClosedWatermark(self.partition, int(min(self.event_time.watermark_ms, self._searches.next_deadline())))
+        headers = [(CLOSING_NUMBER_HEADER, number.encode()), (WATERMARK_HEADER, closed.encode())]
+        plan.append(Emit(JOINED_SEARCHES, joined.key, joined.value, headers))
         self._counts["pending"] -= joined.joined + joined.repeated
         self._counts["joined"] += joined.joined
         self._counts["duplicate"] += joined.repeated

@@ -5,13 +5,13 @@ Every factor of a weight is symmetric in (chosen, rejected) but for the value of
 ratio, which undoes position bias; nothing is normalised inside a list. Source: docs/papers.md, "The weight of a pair".
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import orjson
 
 from contracts.base import is_visible
-from contracts.outcomes import PRIOR_VERSION, VALUE, Grade, examination_ratio, grade, is_bounce, stood_by_rank
+from contracts.outcomes import VALUE, Grade, Theta, cell_of, examination_ratio, grade, is_bounce, prior, stood_by_rank
 from contracts.pairs import RULE_VERSION, pair_id
 from contracts.structs import JoinedSearch, JoinedSlot
 from contracts.telemetry import UnpairedReason
@@ -42,8 +42,13 @@ class Pair(NamedTuple):
     rate: float = 1.0
 
 
-def pairs_of(search: JoinedSearch) -> list[Pair] | UnpairedReason:
-    """Return the pairs of a search in the order of their ids, or why it gives none."""
+def pairs_of(search: JoinedSearch, *, excluded: Container[str] = ()) -> list[Pair] | UnpairedReason:
+    """Return the pairs of a search in the order of their ids, or why it gives none.
+
+    Args:
+        search: the list.
+        excluded: products that the shopper's other lists leave out, on either side.
+    """
     if not is_visible(search.query):
         return UnpairedReason.NO_QUERY
     grades = [grade(slot) for slot in search.slots]
@@ -58,11 +63,14 @@ def pairs_of(search: JoinedSearch) -> list[Pair] | UnpairedReason:
         one
         for one in _seen(search.slots, grades, last_click=max(one.position for one in engaged))
         if stood_by_rank(one.slot) and not is_bounce(one.slot) and one.slot.product_id not in engaged_elsewhere
+        if one.slot.product_id not in excluded
     ]
+    if all(one.slot.product_id in excluded or is_bounce(one.slot) for one in engaged):
+        return UnpairedReason.NOT_NEW
     pairs = [
         pair
         for chosen in engaged
-        if stood_by_rank(chosen.slot) and not is_bounce(chosen.slot)
+        if stood_by_rank(chosen.slot) and not is_bounce(chosen.slot) and chosen.slot.product_id not in excluded
         for pair in _pairs_with(search.search_id, chosen, rejectable)
     ]
     return sorted(_sampled(pairs), key=lambda pair: pair.pair_id) if pairs else UnpairedReason.NO_REJECTED
@@ -105,25 +113,52 @@ def _sampled(pairs: list[Pair]) -> list[Pair]:
     return [pair._replace(rate=pair.rate * rate) for pair in kept]
 
 
-def encode_pairs(search: JoinedSearch, pairs: list[Pair]) -> list[bytes]:
-    """Return the messages of a search's pairs; what they share is encoded once."""
+def encode_pairs(
+    search: JoinedSearch,
+    pairs: list[Pair],
+    *,
+    theta: Theta = prior,
+    cap: float = 1.0,
+    filters: Iterable[str] = (),
+) -> list[bytes]:
+    """Return the messages of a search's pairs; what they share is encoded once.
+
+    Args:
+        search: the list.
+        pairs: of that list.
+        theta: propensities; the one in force when the list was shown is used.
+        cap: weight of the whole list.
+        filters: why products of the list were left out.
+    """
     ranking = search.ranking
     releases = {"query_release": ranking.query_release, "product_release": ranking.product_release}
     origins = [{"topic": o.topic, "partition": o.partition, "offset": o.offset} for o in search.origins]
     shared: dict[str, Any] = {
         "query": orjson.Fragment(orjson.dumps(search.query)),
         "releases": {name: release for name, release in releases.items() if release is not None},
+        "cap": cap,
+        "filters": sorted(set(filters)),
         "origins": orjson.Fragment(orjson.dumps(origins)),
     }
-    return [orjson.dumps(_message(search, pair, **shared)) for pair in pairs]
+    return [orjson.dumps(_message(search, pair, theta=theta, **shared)) for pair in pairs]
 
 
 def _message(
-    search: JoinedSearch, pair: Pair, *, query: object, releases: dict[str, int], origins: object
+    search: JoinedSearch,
+    pair: Pair,
+    *,
+    theta: Theta,
+    cap: float,
+    filters: list[str],
+    query: object,
+    releases: dict[str, int],
+    origins: object,
 ) -> dict[str, Any]:
     chosen, rejected = pair.chosen, pair.rejected
     value, sampling = VALUE[chosen.grade], 1 / pair.rate
-    ratio = examination_ratio(chosen.position, rejected.position)
+    cell, shown_at = cell_of(search), search.search_time
+    (examined, version), (passed, _) = (theta(cell, one.position, shown_at) for one in (chosen, rejected))
+    ratio = examination_ratio(examined, passed)
     clicked_at = chosen.slot.click_time
     return {
         "schema_version": 1,
@@ -133,11 +168,11 @@ def _message(
         "source": SOURCE,
         "chosen": _side(chosen),
         "rejected": _side(rejected),
-        "weight": value * ratio * sampling,
-        "factors": {"value": value, "ratio": ratio, "similarity": 1.0, "sampling": sampling, "cap": 1.0},
+        "weight": value * ratio * sampling * cap,
+        "factors": {"value": value, "ratio": ratio, "similarity": 1.0, "sampling": sampling, "cap": cap},
         "confidence": _confidence(chosen, rejected),
-        "propensity_version": PRIOR_VERSION,
-        "filters": [],
+        "propensity_version": version,
+        "filters": filters,
         **releases,
         "arm": search.ranking.arm,
         "event_time": search.search_time if clicked_at is None else clicked_at,

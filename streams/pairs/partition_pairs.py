@@ -1,121 +1,77 @@
 """The pairs agent's state in one partition of `joined-searches`, and the agent's spec.
 
-Two things must not make a pair twice. A search whose closing number was seen is a repeat, written by a join that was
-killed between its output and its progress. A list shown again under the same search id gives pairs of the same ids: it
-makes only those that no list remembered here would make. Both memories are functions of the log: a restart reads the
-remembered lists again and decides as before.
+A list waits until all joins have come as far in event time; then it is judged by its shopper's other lists and told
+to the learner, with its pairs. A list that is known already, or whose closing number was seen, is a repeat, written by
+a join that was killed between its output and its progress. A list shown again under the same search id makes only those
+pairs that no list remembered here makes. What waits and what is remembered is a function of the log: a restart reads it
+again and decides as before.
 """
 
 import heapq
-from collections import Counter as Counts
-from collections import deque
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import Final, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 from typing_extensions import override
 
 from contracts.errors import ContractError
-from contracts.joined import CLOSED_AT_HEADER, PAIRED_AT_HEADER, ClosedSearches, closing_number_of
-from contracts.outcomes import filter_reason
+from contracts.joined import (
+    CLOSED_AT_HEADER,
+    PAIRED_AT_HEADER,
+    ClosedSearches,
+    closed_watermark_of,
+    closing_number_of,
+)
+from contracts.outcomes import Theta, filter_reason, prior
 from contracts.progress import PairsProgress, SearchCounts
-from contracts.structs import JOINED_SEARCH, JoinedSearch
-from contracts.telemetry import FilterReason, UnpairedReason
-from contracts.topics import DEAD_LETTERS, JOINED_SEARCHES, PREFERENCE_PAIRS
+from contracts.structs import JOINED_SEARCH, JoinedSearch, encode
+from contracts.telemetry import EventOutcome, Filter, FilterReason, OutOfTime, SlotReason, UnpairedReason
+from contracts.topics import DEAD_LETTERS, HOLDOUT_SEARCHES, JOINED_SEARCHES, PREFERENCE_PAIRS, TRAINING_SEARCHES
 from service import metrics
 from service.settings import Settings
-from streams.agents.spec import AgentSpec, Emit, Headers, LogRecord, Plan, RecordRules
+from streams.agents.spec import WATERMARKS, AgentSpec, Emit, Headers, LogRecord, Plan, RecordRules
+from streams.pairs.filters import is_held_out, judge
 from streams.pairs.pairing import SOURCE, Pair, encode_pairs, pairs_of
+from streams.pairs.recent_lists import ListKey, RecentLists, facts_of
+from streams.pairs.training import training_search
+from streams.pairs.waiting import JoinWatermarks
 
-REMEMBERED_MS: Final = 900_000
-"""How long, in event time, a list that is shown again is recognised: shoppers come back within minutes."""
-REMEMBERED_LISTS: Final = 20_000
-"""Most lists remembered in a partition, about 20 MB."""
+MOST_WAITING: Final = 5_000
+"""Most lists that wait in a partition; one join that is far behind the others could hold up any number."""
 MAX_TIME_DIGITS: Final = 16
 
-Key = TypeVar("Key")
+
+class WaitingList(NamedTuple):
+    """A list that waits until it can be decided."""
+
+    key: ListKey
+    offset: int
+    search: JoinedSearch
+    made: list[Pair] | UnpairedReason
+    """Its pairs, or why it gives none, as far as the list itself tells."""
+    headers: Headers
+    held_out: bytes | None
+    """The list itself if it is one that is never learned from."""
 
 
-class PairedList(NamedTuple):
-    """A list that makes pairs, whether or not an earlier one had made them."""
-
-    search_id: str
-    search_time: int
-    closed_at: int
-    pair_ids: tuple[str, ...]
-
-
-class RecentLists:
-    """The lists of a partition that make pairs, as far back as they are remembered: a function of the log alone.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairsOptions:
+    """How lists are judged.
 
     Args:
-        newest_closed_ms: newest deadline seen in the partition.
+        joins: partitions of the join that are waited for; 0 if lists are decided as they come.
+        silence_ms: for how long one that says nothing is waited for.
+        look_ahead_ms: how much later the lists close that a decision may look at.
+        filters: those that are on.
+        holdout_share: share of shoppers, and of queries, whose lists are never learned from.
     """
 
-    def __init__(self, newest_closed_ms: int = -1) -> None:
-        self.newest_closed_ms = newest_closed_ms
-        self._lists: dict[int, PairedList] = {}
-        self._offsets: deque[int] = deque()
-        """Of the lists, oldest first; here and in the heap, what was forgotten out of turn may stay for a while."""
-        self._by_closing: list[tuple[int, int]] = []
-        self._shown: Counts[tuple[str, int]] = Counts()
-        self._pair_ids: Counts[str] = Counts()
-        """Pair id -> how many lists make it: the id says which search it is of."""
-
-    @property
-    def oldest_offset(self) -> int | None:
-        """Offset of the oldest list remembered."""
-        return self._offsets[0] if self._offsets else None
-
-    @property
-    def size(self) -> int:
-        """How much is kept, in entries."""
-        return sum(map(len, (self._lists, self._offsets, self._by_closing, self._shown, self._pair_ids)))
-
-    def make(self, pair_id: str) -> bool:
-        """Whether a list that is remembered makes a pair."""
-        return pair_id in self._pair_ids
-
-    def hold(self, search: JoinedSearch) -> bool:
-        """Whether the very same list is remembered."""
-        return (search.search_id, search.search_time) in self._shown
-
-    def advance(self, closed_at: int) -> None:
-        """Move event time on and forget what is too old."""
-        self.newest_closed_ms = max(self.newest_closed_ms, closed_at)
-        while self._by_closing and self._by_closing[0][0] < self.newest_closed_ms - REMEMBERED_MS:
-            _, offset = heapq.heappop(self._by_closing)
-            self._forget(offset)
-
-    def add(self, offset: int, search: JoinedSearch, pairs: list[Pair]) -> None:
-        """Remember a list with the pairs that it makes, and no more lists than there is room for."""
-        pair_ids = tuple(pair.pair_id for pair in pairs)
-        self._lists[offset] = PairedList(search.search_id, search.search_time, search.closed_at, pair_ids)
-        self._offsets.append(offset)
-        self._shown[search.search_id, search.search_time] += 1
-        self._pair_ids.update(pair_ids)
-        heapq.heappush(self._by_closing, (search.closed_at, offset))
-        if len(self._lists) > REMEMBERED_LISTS:
-            self._forget(self._offsets[0])
-        if max(len(self._offsets), len(self._by_closing)) > 2 * REMEMBERED_LISTS:
-            self._offsets = deque(self._lists)
-            self._by_closing = sorted((one.closed_at, offset) for offset, one in self._lists.items())
-        self.advance(search.closed_at)
-
-    def _forget(self, offset: int) -> None:
-        forgotten = self._lists.pop(offset, None)
-        if forgotten is None:
-            return
-        _count_down(self._shown, (forgotten.search_id, forgotten.search_time))
-        for pair_id in forgotten.pair_ids:
-            _count_down(self._pair_ids, pair_id)
-        while self._offsets and self._offsets[0] not in self._lists:
-            self._offsets.popleft()
-
-
-def _count_down(counts: Counts[Key], key: Key) -> None:
-    counts[key] -= 1
-    if not counts[key]:
-        del counts[key]
+    joins: int = 0
+    silence_ms: int = 60_000
+    look_ahead_ms: int = 0
+    filters: frozenset[Filter] = frozenset(Filter)
+    holdout_share: float = 0.0
 
 
 class PartitionPairs(RecordRules):
@@ -124,45 +80,68 @@ class PartitionPairs(RecordRules):
     Args:
         partition: of `joined-searches`.
         past: what the last process that had this partition wrote; None if none ever had.
+        options: how lists are judged.
+        theta: propensities by cell, position and moment.
     """
 
-    def __init__(self, partition: int, past: PairsProgress | None = None) -> None:
+    def __init__(
+        self,
+        partition: int,
+        past: PairsProgress | None = None,
+        *,
+        options: PairsOptions | None = None,
+        theta: Theta = prior,
+    ) -> None:
         super().__init__(partition, past)
-        self.pairs = 0
+        self._options = options or PairsOptions()
+        self._theta = theta
+        self.pairs = self.without_silent = self.for_want_of_room = self.behind_time = 0
         self.lists = RecentLists()
         self._closed = ClosedSearches()
-        self._remembers_from = self.next_offset
-        if past is not None:
-            self.pairs, self._closed = past.pairs, ClosedSearches(past.turns)
-            self.lists.newest_closed_ms = past.newest_closed_ms
-            self._remembers_from = past.hold_offset
+        self._waiting: list[WaitingList] = []
+        """A heap, by key."""
+        self._read_again_from = self.next_offset
+        self._waited: frozenset[int] = frozenset()
+        """Offsets of the lists that waited when the last process wrote its progress."""
+        joins, silence_ms = self._options.joins, self._options.silence_ms
+        if past is None:
+            self.joins = JoinWatermarks(joins, silence_ms)
+            return
+        self.joins = JoinWatermarks(joins, silence_ms, past.joins, newest_ms=past.newest_written_ms)
+        self._closed = ClosedSearches(past.turns)
+        self.pairs, self.without_silent = past.pairs, past.without_silent
+        self.for_want_of_room, self.behind_time = past.for_want_of_room, past.behind_time
+        self.lists.newest_closed_ms = past.newest_closed_ms
+        self._read_again_from, self._waited = past.hold_offset, frozenset(past.waiting)
 
     @override
     def take(self, record: LogRecord, plan: Plan) -> None:
-        """Take the next record; of one that an earlier process took, remember the list again."""
-        if self._remembers_from <= record.offset < self.next_offset:
-            self._remember_again(record)
+        """Take the next record and decide on what can be decided now; one that was taken before is known again."""
+        if record.offset < self.next_offset:
+            if record.offset >= self._read_again_from:
+                self._read_again_from = record.offset + 1
+                self._know_again(record)
+            return
+        self.joins.note_time(record.timestamp)
+        if (told := closed_watermark_of(record.headers)) is not None:
+            self.joins.note(told, record.timestamp)
         super().take(record, plan)
+        self._decide_due(plan)
 
     @override
     def decide(self, record: LogRecord, plan: Plan) -> str:
-        """Filter a search or make its pairs."""
+        """Let a list wait, unless what it says itself keeps it out."""
         search = JOINED_SEARCH.decode(record.value)
         closing = closing_number_of(record.headers)
         repeated = closing is not None and self._closed.is_repeat(closing)
-        made = self._pairs(search)
-        if not isinstance(made, list):
-            kept_out = "filtered" if isinstance(made, FilterReason) else "unpaired"
-            return f"filtered/{FilterReason.DUPLICATE}" if repeated else f"{kept_out}/{made}"
-        new = [pair for pair in made if not self.lists.make(pair.pair_id)]
-        written_before = repeated or self.lists.hold(search)
-        self.lists.add(record.offset, search, made)
-        if repeated or not new:
-            return f"filtered/{FilterReason.DUPLICATE if written_before else FilterReason.RELOAD}"
-        self.pairs += len(new)
-        key, headers = search.search_id.encode(), _stage_times(record)
-        plan.extend(Emit(PREFERENCE_PAIRS, key, value, headers) for value in encode_pairs(search, new))
-        return "paired"
+        if repeated or self.lists.knows(search):
+            if filter_reason(search) is None:
+                self._remember(search, record.offset, pairs_of(search))
+            return f"filtered/{FilterReason.DUPLICATE}"
+        if reason := filter_reason(search):
+            return f"filtered/{reason}"
+        self._wait(search, record)
+        return EventOutcome.PENDING
 
     @override
     def progress(self) -> PairsProgress:
@@ -175,31 +154,105 @@ class PartitionPairs(RecordRules):
             hold_offset=self.next_offset if oldest is None else oldest,
             counts=SearchCounts(
                 paired=self.counts["paired"],
+                held_out=self.counts["held_out"],
                 filtered=self._by_reason("filtered"),
                 unpaired=self._by_reason("unpaired"),
                 dead_lettered=self.counts["dead_lettered"],
+                pending=len(self._waiting),
+                watermarks=self.counts[WATERMARKS],
             ),
             pairs=self.pairs,
             turns=dict(self._closed.newest),
             newest_closed_ms=self.lists.newest_closed_ms,
+            joins=self.joins.known(),
+            newest_written_ms=self.joins.newest_ms,
+            waiting=tuple(sorted(one.offset for one in self._waiting)),
+            without_silent=self.without_silent,
+            for_want_of_room=self.for_want_of_room,
+            behind_time=self.behind_time,
         )
 
-    def _pairs(self, search: JoinedSearch) -> list[Pair] | FilterReason | UnpairedReason:
-        """Move event time on and return the pairs that a list makes by itself, or why none."""
-        self.lists.advance(search.closed_at)
-        return filter_reason(search) or pairs_of(search)
+    def _wait(self, search: JoinedSearch, record: LogRecord) -> None:
+        """Let a list wait for its decision."""
+        made = pairs_of(search)
+        facts = facts_of(search, record.offset, made if isinstance(made, list) else ())
+        self.lists.add(facts)
+        held_out = record.value if is_held_out(facts, self._options.holdout_share) else None
+        waiting = WaitingList(facts.key, record.offset, search, made, _stage_times(record), held_out)
+        heapq.heappush(self._waiting, waiting)
 
-    def _remember_again(self, record: LogRecord) -> None:
-        """Remember a list once more, a repeat too: whoever reads the log again cannot tell which lists those were."""
-        self._remembers_from = record.offset + 1
+    def _remember(self, search: JoinedSearch, offset: int, made: list[Pair] | UnpairedReason) -> None:
+        """Remember a list that is decided, unless it is known: whoever reads the log again cannot tell repeats."""
+        if not self.lists.knows(search):
+            facts = facts_of(search, offset, made if isinstance(made, list) else ())
+            self.lists.add(facts)
+            self.lists.settle(facts.key)
+
+    def _know_again(self, record: LogRecord) -> None:
+        """Bring back what was known of a list, and let it wait again if it waited."""
         with suppress(ContractError):
+            told = closed_watermark_of(record.headers)
+            if told is not None and told.idle is not None:
+                return
             search = JOINED_SEARCH.decode(record.value)
-            if isinstance(made := self._pairs(search), list):
-                self.lists.add(record.offset, search, made)
+            if record.offset in self._waited:
+                self._wait(search, record)
+            elif filter_reason(search) is None:
+                self._remember(search, record.offset, pairs_of(search))
+
+    def _decide_due(self, plan: Plan) -> None:
+        """Decide on the lists that nothing can precede any more, in the order of event time."""
+        if not self._waiting:
+            return
+        least, heard = self.joins.least(), self.joins.least_heard()
+        while self._waiting:
+            closes = self._waiting[0].key.closed_at + self._options.look_ahead_ms
+            is_due = closes < least
+            if not is_due and closes >= heard and len(self._waiting) <= MOST_WAITING:
+                return
+            self.without_silent += not is_due and closes < heard
+            self.for_want_of_room += not is_due and closes >= heard
+            waiting = heapq.heappop(self._waiting)
+            self.behind_time += self._options.joins > 0 and waiting.key.closed_at < self.lists.newest_closed_ms
+            self.lists.advance(waiting.key.closed_at)
+            self.counts[EventOutcome.PENDING] -= 1
+            self.counts[self._judge(waiting, plan)] += 1
+            self.lists.settle(waiting.key)
+
+    def _judge(self, waiting: WaitingList, plan: Plan) -> str:
+        """Plan what follows from a list and return what became of it."""
+        search, made, options = waiting.search, waiting.made, self._options
+        judgement = judge(
+            search, self.lists[waiting.key], self.lists, filters=options.filters, look_ahead_ms=options.look_ahead_ms
+        )
+        if judgement.reason is not None:
+            return f"filtered/{judgement.reason}"
+        if waiting.held_out is not None:
+            plan.append(Emit(HOLDOUT_SEARCHES, search.search_id.encode(), waiting.held_out, waiting.headers))
+            return "held_out"
+        excluded, cap = judgement.excluded, judgement.cap
+        if excluded:
+            made = pairs_of(search, excluded=excluded)
+        if isinstance(made, list):
+            new = [pair for pair in made if not self.lists.make(pair.pair_id)]
+            if not new:
+                return f"filtered/{FilterReason.RELOAD}"
+            self.pairs += len(new)
+            values = encode_pairs(search, new, theta=self._theta, cap=cap, filters=_words(excluded.values()))
+            key = search.search_id.encode()
+            plan.extend(Emit(PREFERENCE_PAIRS, key, value, waiting.headers) for value in values)
+        training = training_search(search, theta=self._theta, excluded=excluded, cap=cap)
+        if training is not None:
+            plan.append(Emit(TRAINING_SEARCHES, search.search_id.encode(), encode(training), waiting.headers))
+        return "paired" if isinstance(made, list) else f"unpaired/{made}"
 
     def _by_reason(self, outcome: str) -> dict[str, int]:
         prefix = f"{outcome}/"
         return {name.removeprefix(prefix): n for name, n in self.counts.items() if name.startswith(prefix)}
+
+
+def _words(reasons: Iterable[SlotReason]) -> Iterable[str]:
+    return (reason.value for reason in reasons)
 
 
 def _stage_times(record: LogRecord) -> Headers:
@@ -211,20 +264,30 @@ def _stage_times(record: LogRecord) -> Headers:
     ]
 
 
-def _new_state(partition: int, progress: PairsProgress | None, _: Settings) -> PartitionPairs:
-    return PartitionPairs(partition, progress)
+def _new_state(partition: int, progress: PairsProgress | None, settings: Settings) -> PartitionPairs:
+    options = PairsOptions(
+        joins=settings.partitions,
+        silence_ms=round(1000 * settings.join_silence_s),
+        look_ahead_ms=round(1000 * settings.look_ahead_s),
+        filters=settings.filter_set(),
+        holdout_share=settings.holdout_share,
+    )
+    return PartitionPairs(partition, progress, options=options)
 
 
 PAIRS: Final = AgentSpec(
     name="pairs",
     source=JOINED_SEARCHES,
-    outputs=(PREFERENCE_PAIRS, DEAD_LETTERS),
+    outputs=(PREFERENCE_PAIRS, TRAINING_SEARCHES, HOLDOUT_SEARCHES, DEAD_LETTERS),
     progress=PairsProgress,
     new_state=_new_state,
     outcomes={"paired": (), "held_out": (), "filtered": FilterReason, "unpaired": UnpairedReason, "dead_lettered": ()},
     ledger=("searches", "closed"),
     counter=metrics.SEARCH_OUTCOMES,
-    totals={"pairs": (metrics.PAIRS_BUILT, (SOURCE,))},
+    totals={
+        "pairs": (metrics.PAIRS_BUILT, (SOURCE,)),
+        **{name: (metrics.LISTS_OUT_OF_TIME, (name,)) for name in OutOfTime},
+    },
     event_time="newest_closed_ms",
     written_at=PAIRED_AT_HEADER,
 )

@@ -22,6 +22,7 @@ from contracts.joined import JoinedSearch
 from contracts.pairs import CURATED_PAIR, Factors, PairSide, PreferencePair
 from contracts.progress import JoinProgress
 from contracts.releases import MANIFEST, SERVING, SafetyCheck
+from contracts.training import TrainingSearch
 from service.http import Problem
 from service.settings import load_settings
 from simulator.shop.world import load_world
@@ -49,11 +50,10 @@ WHOLE: tuple[tuple[str, TypeAdapter[Any]], ...] = (
     ("query", TypeAdapter(SearchRequest)),
 )
 """A field that tells one form from all others -> that form; the first that fits is meant."""
-COUNTS: TypeAdapter[dict[str, tuple[float, float]]] = TypeAdapter(dict[str, tuple[float, float]])
-"""What a list says of its products: showing and clicks."""
 BATCHES = {"events": decide_event, "products": decide_product, "pairs": decide_pair}
 TYPED: Mapping[str, TypeAdapter[Any]] = {
     "joined_search": TypeAdapter(JoinedSearch),
+    "training_search": TypeAdapter(TrainingSearch),
     "product_vector": TypeAdapter(ProductVector),
     "product": CATALOG_CHANGE,
     "product_deleted": CATALOG_CHANGE,
@@ -77,9 +77,6 @@ def check(value: dict[str, Any]) -> None:
         return
     if "detail" in value:
         Problem.model_validate(value, strict=True, extra="forbid")
-        return
-    if all(isinstance(counts, list) for counts in value.values()):
-        COUNTS.validate_python(value)
         return
     contract = TYPED.get(value["type"], SEARCH_RECORD) if "type" in value else form_of(value)
     read = contract.validate_python(value, strict=False)

@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 
-from contracts.outcomes import examination_ratio
-from contracts.structs import JOINED_SEARCH
+from contracts.outcomes import examination, examination_ratio
+from contracts.topics import PREFERENCE_PAIRS, TRAINING_SEARCHES
 from streams.agents.spec import Emit, Plan
 from streams.collector.intake import Accepted, Arrival, decide_event
 from streams.join.partition_join import PartitionJoin
 from streams.pairs.partition_pairs import PartitionPairs
 from tests.support.markdown import ROOT, fences, sections, tracked_files
-from trainer.records import slots_of
 
 PAGE = ROOT / "docs/tour.md"
 STOPS = re.split(r"^\d+\. ", sections(PAGE)["The way of one click"], flags=re.MULTILINE)[1:]
@@ -60,11 +59,11 @@ def joined() -> tuple[PartitionJoin, Plan]:
     return join, plan
 
 
-def paired() -> list[dict[str, Any]]:
-    """Return the pairs that come of the tour's joined search."""
+def paired(topic: str = PREFERENCE_PAIRS) -> list[dict[str, Any]]:
+    """Return what the pairs stage writes of the tour's joined search."""
     plan: Plan = []
     PartitionPairs(0).take(Record(40, JOINED["closed_at"], b"k3", json.dumps(JOINED).encode()), plan)
-    return [json.loads(output.value) for output in plan if isinstance(output, Emit)]
+    return [json.loads(output.value) for output in plan if isinstance(output, Emit) and output.topic == topic]
 
 
 def test_the_collector_makes_the_record_shown() -> None:
@@ -95,14 +94,13 @@ def test_the_pairs_agent_makes_the_pair_shown() -> None:
 def test_the_ratio_shown_is_the_one_of_the_prior() -> None:
     """The factors shown are those of the third slot against the second."""
     shown = TOUR["contracts/outcomes.py"]
-    assert shown["ratio"] == pytest.approx(examination_ratio(2, 3))
+    assert shown["ratio"] == pytest.approx(examination_ratio(examination(2), examination(3)))
     assert shown in [pair["factors"] for pair in paired()]
 
 
 def test_the_evidence_shown_is_what_the_list_says() -> None:
-    """The joined search gives the showings and clicks that the tour shows, and the release names that cut."""
-    search = JOINED_SEARCH.decode(json.dumps(JOINED).encode())
-    assert {name: list(counts) for name, counts in slots_of(search).items()} == TOUR["trainer/records.py"]
+    """The joined search gives the training search that the tour shows, and the release names that cut."""
+    assert paired(TRAINING_SEARCHES) == [TOUR["streams/pairs/training.py"]]
     manifest, progress = TOUR["trainer/release/planning.py"], TOUR["trainer/state.py"]
     assert all(manifest[name] == progress[name] for name in ("offsets", "fence", "lists_trained", "pairs_trained"))
 

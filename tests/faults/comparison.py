@@ -4,25 +4,28 @@ import json
 from collections import Counter
 from typing import Any
 
+from contracts.outcomes import filter_reason
+from contracts.structs import JOINED_SEARCH, encode
 from contracts.topics import (
     DEAD_LETTERS,
-    JOINED_SEARCHES,
     LATE_EVENTS,
     ORPHAN_EVENTS,
     PREFERENCE_PAIRS,
     SEARCH_EVENTS,
+    TRAINING_SEARCHES,
 )
 from service.settings import Settings
+from streams.pairs.training import training_search
 from tests.faults.oracle import Expected, LogEntry, expect, rounded
-from tests.support.topics import Records, join_progress, pairs_progress, read_topic
+from tests.support.topics import Records, decided, join_progress, pairs_progress, read_lists, read_topic
 
 
 def is_settled(settings: Settings) -> bool:
     """Return whether nothing is pending and pairs has read all that join wrote."""
     joined = join_progress(settings)
     closed = all(progress.counts.pending == 0 for progress in joined.values())
-    read = sum(progress.next_offset for progress in pairs_progress(settings).values())
-    written = sum(len(own) for own in read_topic(settings, JOINED_SEARCHES).values())
+    read = sum(map(decided, pairs_progress(settings).values()))
+    written = sum(map(len, read_lists(settings).values()))
     seen = {number: progress.next_offset for number, progress in joined.items()}
     last_events = {n: last_event_offset(own) for n, own in read_topic(settings, SEARCH_EVENTS).items()}
     return closed and read == written and all(seen.get(n, 0) > last for n, last in last_events.items())
@@ -46,9 +49,10 @@ def compare(settings: Settings) -> dict[str, int]:
         )
         assert progress[number].searches_closed == len(expected[number].searches)
     check_aside(settings, expected)
-    repeated_searches = check_searches(read_topic(settings, JOINED_SEARCHES), expected)
+    repeated_searches = check_searches(read_lists(settings), expected)
     check_pairs_ledger(settings, expected, repeated_searches)
     pairs = check_pairs(read_topic(settings, PREFERENCE_PAIRS), expected)
+    check_training(settings)
     events = sum(sum(one.outcomes.values()) - one.outcomes["ticks"] for one in expected.values())
     return {"events": events, "repeated_searches": repeated_searches, **pairs}
 
@@ -96,6 +100,21 @@ def check_searches(written: Records, expected: dict[int, Expected]) -> int:
     return sum(len(own) for own in written.values()) - len(values)
 
 
+def check_training(settings: Settings) -> None:
+    """Hold that the learner is told of every list that may be learned from, and that repeats say the same."""
+    wanted: dict[tuple[str, int], bytes] = {}
+    for record in (record for own in read_lists(settings).values() for record in own):
+        search = JOINED_SEARCH.decode(record.value)
+        training = None if filter_reason(search) else training_search(search)
+        if training is not None:
+            wanted[search.search_id, search.search_time] = encode(training)
+    found: dict[tuple[str, int], set[bytes]] = {}
+    for record in (record for own in read_topic(settings, TRAINING_SEARCHES).values() for record in own):
+        told = json.loads(record.value)
+        found.setdefault((told["search_id"], told["search_time"]), set()).add(record.value)
+    assert found == {identity: {value} for identity, value in wanted.items()}
+
+
 def check_pairs_ledger(settings: Settings, expected: dict[int, Expected], repeated_searches: int) -> None:
     """Hold that every joined search has one outcome, that of the oracle, and every repeat was recognised."""
     found: Counter[str] = Counter()
@@ -103,7 +122,8 @@ def check_pairs_ledger(settings: Settings, expected: dict[int, Expected], repeat
         counts = progress.counts
         outcomes = {f"filtered/{reason}": n for reason, n in counts.filtered.items()}
         outcomes |= {f"unpaired/{reason}": n for reason, n in counts.unpaired.items()}
-        assert counts.paired + counts.dead_lettered + sum(outcomes.values()) == progress.next_offset
+        assert decided(progress) + counts.watermarks == progress.next_offset
+        assert counts.pending == 0
         found.update({"paired": counts.paired, **outcomes})
     assert found.pop("filtered/duplicate", 0) == repeated_searches
     assert +found == sum((one.search_outcomes for one in expected.values()), Counter())

@@ -33,8 +33,8 @@ from tests.support.stream_worker import Worker
 from tests.support.topics import read_topic
 
 SEED = 20_261_123
-SHORT_WINDOWS = {"join_window_s": 3.0, "lateness_s": 1.0}
-FULL_WINDOWS = {"join_window_s": 600.0, "lateness_s": 10.0}
+SHORT_WINDOWS: dict[str, Any] = {"join_window_s": 3.0, "lateness_s": 1.0, "filters": "none"}
+FULL_WINDOWS: dict[str, Any] = {"join_window_s": 600.0, "lateness_s": 10.0, "filters": "none"}
 IS_LONG = os.environ.get("FAULTS") == "long"
 long = pytest.mark.skipif(not IS_LONG, reason="takes minutes; `make faults` runs it")
 

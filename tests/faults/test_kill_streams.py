@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.kafka, pytest.mark.slow]
 @pytest.fixture
 def workers(kafka_settings: SettingsFactory, tmp_path: Path) -> Iterator[list[Worker]]:
     """Give two workers of one group that are ready, and leave none behind."""
-    windows = {"join_window_s": WINDOW_S, "lateness_s": LATENESS_S, "session_timeout_s": 10}
+    windows = {"join_window_s": WINDOW_S, "lateness_s": LATENESS_S, "session_timeout_s": 10, "filters": "none"}
     both = [
         Worker(kafka_settings(worker_id=f"w{n}", port=free_port(), **windows), tmp_path / f"w{n}.log") for n in (1, 2)
     ]

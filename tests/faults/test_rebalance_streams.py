@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from contracts.topics import JOINED_SEARCHES
 from service.kafka import ensure_topics
 from tests.conftest import SettingsFactory
 from tests.faults.comparison import compare, is_settled
@@ -21,7 +20,7 @@ from tests.faults.traffic import Traffic
 from tests.support.poll import eventually
 from tests.support.ports import free_port
 from tests.support.stream_worker import Worker
-from tests.support.topics import read_topic
+from tests.support.topics import read_lists
 
 SEED = 20_261_122
 ROUNDS = 3
@@ -32,7 +31,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.kafka, pytest.mark.slow]
 @pytest.fixture
 def workers(kafka_settings: SettingsFactory, tmp_path: Path) -> Iterator[list[Worker]]:
     """Give two workers without names, not started, and leave none behind."""
-    windows = {"join_window_s": WINDOW_S, "lateness_s": LATENESS_S}
+    windows = {"join_window_s": WINDOW_S, "lateness_s": LATENESS_S, "filters": "none"}
     both = [Worker(kafka_settings(port=free_port(), **windows), tmp_path / f"w{n}.log") for n in (1, 2)]
     ensure_topics(both[0].settings)
     try:
@@ -69,7 +68,7 @@ def test_partitions_that_stay_are_not_read_again(workers: list[Worker]) -> None:
         eventually(lambda: is_settled(settings), timeout_s=60, interval_s=0.5, what="everything closed and paired")
     assert steady.stop() == 0
     counts = compare(settings)
-    written = sum(map(len, read_topic(settings, JOINED_SEARCHES).values()))
+    written = sum(map(len, read_lists(settings).values()))
     print(json.dumps({"sent": site.acknowledged, "searches_written": written, **counts}), file=sys.stderr)  # noqa: T201 - the test's figures
     assert site.acknowledged == counts["events"]
     assert counts["repeated_searches"] == counts["repeated"] == 0

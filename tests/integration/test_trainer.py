@@ -19,7 +19,7 @@ from kafka import KafkaProducer
 from contracts import wire
 from contracts.releases import PROBE_TOLERANCE, ReleaseManifest, Serving
 from contracts.structs import encode
-from contracts.topics import CURATED_PAIRS, DEAD_LETTERS, JOINED_SEARCHES, MODELS, PREFERENCE_PAIRS, PRODUCT_VECTORS
+from contracts.topics import CURATED_PAIRS, DEAD_LETTERS, MODELS, PREFERENCE_PAIRS, PRODUCT_VECTORS, TRAINING_SEARCHES
 from deploy.local.supervisor import LocalMillrace
 from service.kafka import (
     OutgoingRecord,
@@ -86,7 +86,7 @@ class Shop:
     def send_lists(self, first: int, last: int) -> None:
         """Write the lists from `first` up to `last`: shoppers prefer products of which no word tells."""
         searches = [search_number(number, liked=SCATTERED) for number in range(first, last)]
-        self._send(JOINED_SEARCHES, {search.search_id: encode(search) for search in searches})
+        self._send(TRAINING_SEARCHES, {search.search_id: encode(search) for search in searches})
 
     def send_raw(self, topic: str, key: str, value: bytes) -> None:
         """Write any bytes."""
@@ -292,7 +292,7 @@ def test_a_trainer_that_lost_its_disk_reads_the_log_again(shop: Shop, tmp_path: 
     assert release.manifest.lists_trained == LEARNED + 60
     assert release.manifest.parent is not None
     assert release.manifest.parent >= served.release
-    lists = [offset for place, offset in release.manifest.offsets.items() if place.startswith(JOINED_SEARCHES)]
+    lists = [offset for place, offset in release.manifest.offsets.items() if place.startswith(TRAINING_SEARCHES)]
     assert sum(lists) == LEARNED + 60
 
 

@@ -20,6 +20,7 @@ from contracts.topics import (
     PAIRS_PROGRESS,
     PREFERENCE_PAIRS,
     SEARCH_EVENTS,
+    TRAINING_SEARCHES,
 )
 from contracts.wire import encode
 from millrace import asking
@@ -84,6 +85,7 @@ def deployment(kafka_settings: SettingsFactory) -> Iterator[Deployment]:
     made.write(JOINED_SEARCHES, *[b"{}"] * 3)
     counts = SearchCounts(paired=1, unpaired={"no_click": 1})
     made.progress(PAIRS_PROGRESS, PairsProgress(partition=0, next_offset=2, hold_offset=1, counts=counts))
+    made.write(TRAINING_SEARCHES, *[b"{}"] * 3)
     made.write(PREFERENCE_PAIRS, *[b"{}"] * 4)
     made.commit("trainer", PREFERENCE_PAIRS, 1)
     made.write(CATALOG, *[b"{}"] * 6, key=b"P-1")

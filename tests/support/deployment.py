@@ -7,7 +7,7 @@ import orjson
 
 from contracts.progress import CatalogCounts, EventCounts, JoinProgress, PairsProgress, SearchCounts
 from contracts.releases import ReleaseManifest, SafetyCheck, Serving
-from contracts.topics import CATALOG, JOINED_SEARCHES, PREFERENCE_PAIRS, SEARCH_EVENTS
+from contracts.topics import CATALOG, JOINED_SEARCHES, PREFERENCE_PAIRS, SEARCH_EVENTS, TRAINING_SEARCHES
 from contracts.wire import encode
 from millrace.watch.kafka_view import KafkaView, Tail
 from millrace.watch.observer import snapshot
@@ -80,13 +80,14 @@ def busy_kafka() -> KafkaView:
         **{(SEARCH_EVENTS, number): OffsetRange(0, 1_000 + 20 * number) for number in PARTITIONS},
         **{(JOINED_SEARCHES, number): OffsetRange(0, 200 + number) for number in PARTITIONS},
         **{(PREFERENCE_PAIRS, number): OffsetRange(0, 400) for number in PARTITIONS},
+        **{(TRAINING_SEARCHES, number): OffsetRange(0, 200 + number) for number in PARTITIONS},
         **{(CATALOG, number): OffsetRange(0, 1_300) for number in PARTITIONS},
     }
     counts = CatalogCounts(catalogue=1_290).model_dump_json()
     committed = {
         "trainer": {
             **{(PREFERENCE_PAIRS, number): Committed(390, "") for number in PARTITIONS},
-            **{(JOINED_SEARCHES, number): Committed(200 + number, "") for number in PARTITIONS},
+            **{(TRAINING_SEARCHES, number): Committed(200 + number, "") for number in PARTITIONS},
         },
         "indexer": {(CATALOG, number): Committed(1_290, counts) for number in PARTITIONS},
     }

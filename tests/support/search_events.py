@@ -3,7 +3,9 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
+
+from contracts.joined import closed_watermark_of
 
 T0 = 1_795_196_000_000
 """The moment that times in these tests count from, epoch milliseconds."""
@@ -18,6 +20,20 @@ class Record:
     value: bytes | None
     key: bytes | None = None
     headers: Sequence[tuple[str, bytes]] = ()
+
+
+class WithHeaders(Protocol):
+    """What carries headers, read or to be written."""
+
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]:
+        """Its headers."""
+
+
+def is_mark(record: WithHeaders) -> bool:
+    """Whether a record of `joined-searches` is a watermark record, and no list."""
+    told = closed_watermark_of(record.headers)
+    return told is not None and told.idle is not None
 
 
 def at(time_ms: int) -> int:

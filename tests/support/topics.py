@@ -6,6 +6,7 @@ from kafka import KafkaConsumer, TopicPartition
 from typing_extensions import override
 
 from contracts.progress import JoinProgress, PairsProgress
+from contracts.topics import JOINED_SEARCHES
 from service.kafka import consumer_config
 from service.settings import Settings
 
@@ -55,6 +56,22 @@ def read_topic(settings: Settings, topic: str, *, timeout_s: float = 30.0) -> Re
                     if r.offset < ends[tp]
                 ]
         return found
+
+
+def read_lists(settings: Settings) -> Records:
+    """Return everything on `joined-searches` but the watermark records, by partition."""
+    records = read_topic(settings, JOINED_SEARCHES)
+    return {
+        number: [record for record in own if b'"type":"watermark"' not in record.value]
+        for number, own in records.items()
+    }
+
+
+def decided(progress: PairsProgress) -> int:
+    """Return of how many records of `joined-searches` the pairs agent has counted an outcome."""
+    counts = progress.counts
+    outcomes = [counts.paired, counts.held_out, *counts.filtered.values(), *counts.unpaired.values()]
+    return sum(outcomes) + counts.dead_lettered
 
 
 def read_compacted(settings: Settings, topic: str) -> dict[tuple[int, bytes], bytes]:

@@ -9,9 +9,10 @@ import numpy as np
 from contracts import wire
 from contracts.catalog import PointPayload
 from contracts.releases import SERVING_KEY, Serving, collection_name, manifest_of
-from contracts.structs import JoinedSearch, JoinedSlot
-from contracts.topics import JOINED_SEARCHES
+from contracts.structs import JoinedSearch, JoinedSlot, TrainingSearch
+from contracts.topics import TRAINING_SEARCHES
 from service.models import ModelsTable
+from streams.pairs.training import training_search
 from tests.support.tiny_encoder import WORDS, TinyEncoder
 from towers.features import FeatureSpace, key_of, keys_of, words
 from towers.lexical import Sparse, word_vector
@@ -85,7 +86,7 @@ def new_learner(
 
 
 @cache
-def search_number(number: int, *, liked: frozenset[int] = EVERY_FOURTH) -> JoinedSearch:
+def search_number(number: int, *, liked: frozenset[int] = EVERY_FOURTH) -> TrainingSearch:
     """Return one of endlessly many lists; shoppers like a quarter of the products, whatever they asked for."""
     rng = np.random.default_rng(number)
     time_ms = START_MS + 1000 * number
@@ -100,18 +101,27 @@ def search_number(number: int, *, liked: frozenset[int] = EVERY_FOURTH) -> Joine
         )
         for place, (product, clicked) in enumerate(zip(products, (rng.random(SHOWN) < chances).tolist(), strict=True))
     )
-    return JoinedSearch(
-        search_id=f"s-{number}",
-        search_time=time_ms,
-        closed_at=time_ms + 60_000,
-        query=QUERIES[int(rng.integers(len(QUERIES)))],
-        slots=slots,
+    return judged(
+        JoinedSearch(
+            search_id=f"s-{number}",
+            search_time=time_ms,
+            closed_at=time_ms + 60_000,
+            query=QUERIES[int(rng.integers(len(QUERIES)))],
+            slots=slots,
+        )
     )
 
 
-def list_record(search: JoinedSearch, *, offset: int, partition: int = 0) -> LogRecord:
+def judged(search: JoinedSearch) -> TrainingSearch:
+    """Return what the pairs stage makes of a list that may be learned from."""
+    training = training_search(search)
+    assert training is not None
+    return training
+
+
+def list_record(search: TrainingSearch, *, offset: int, partition: int = 0) -> LogRecord:
     """Return the record of a list."""
-    return LogRecord(JOINED_SEARCHES, partition, offset, search.closed_at, search)
+    return LogRecord(TRAINING_SEARCHES, partition, offset, search.closed_at, search)
 
 
 def records(first: int, last: int, *, partitions: int = 2) -> list[LogRecord]:
@@ -124,7 +134,7 @@ def records(first: int, last: int, *, partitions: int = 2) -> list[LogRecord]:
 
 def offsets(lists: int) -> dict[str, int]:
     """Return the offsets behind so many lists of `records`."""
-    return {f"{JOINED_SEARCHES}/0": (lists + 1) // 2, f"{JOINED_SEARCHES}/1": lists // 2}
+    return {f"{TRAINING_SEARCHES}/0": (lists + 1) // 2, f"{TRAINING_SEARCHES}/1": lists // 2}
 
 
 class FakeSource:
@@ -135,7 +145,7 @@ class FakeSource:
         self.committed: list[dict[str, int]] = []
         self.lost: Exception | None = None
         """Raised by the next commit, as from a group that has moved on."""
-        self.begins = {f"{JOINED_SEARCHES}/{partition}": 0 for partition in range(2)}
+        self.begins = {f"{TRAINING_SEARCHES}/{partition}": 0 for partition in range(2)}
         """What retention has left."""
         self.joins = 0
         """How often a trainer took over."""

@@ -19,16 +19,15 @@ from typing_extensions import override
 
 from contracts import wire
 from contracts.errors import ContractError, DependencyDown, TransientError
-from contracts.joined import closing_number_of
 from contracts.pairs import CURATED_PAIR, PreferencePair
-from contracts.structs import JOINED_SEARCH
+from contracts.structs import TRAINING_SEARCH
 from contracts.telemetry import Process
 from contracts.topics import (
     CURATED_PAIRS,
     DEAD_LETTERS,
     GROUP_TOPICS,
-    JOINED_SEARCHES,
     PREFERENCE_PAIRS,
+    TRAINING_SEARCHES,
     set_aside_headers,
 )
 from service import metrics
@@ -45,7 +44,7 @@ NEVER: Final = -1
 VERSION: Final = 0
 PAIR: Final[TypeAdapter[PreferencePair]] = TypeAdapter(PreferencePair)
 DECODE: Final[dict[str, Callable[[bytes], Record]]] = {
-    JOINED_SEARCHES: JOINED_SEARCH.decode,
+    TRAINING_SEARCHES: TRAINING_SEARCH.decode,
     PREFERENCE_PAIRS: lambda value: wire.decode(value, PAIR),
     CURATED_PAIRS: lambda value: wire.decode(value, CURATED_PAIR),
 }
@@ -288,8 +287,7 @@ class KafkaLog(ConsumerRebalanceListener):  # type: ignore[misc] # kafka-python 
             content = DECODE[topic](record.value or b"")
         except ContractError as error:
             self._set_aside(topic, record, error)
-        closing = closing_number_of(record.headers) if topic == JOINED_SEARCHES else None
-        return LogRecord(topic, record.partition, record.offset, record.timestamp, content, closing)
+        return LogRecord(topic, record.partition, record.offset, record.timestamp, content)
 
     def _set_aside(self, topic: str, record: Any, error: ContractError) -> None:
         """Write a record to `dead-letters`, unchanged, with its place and the reason."""

@@ -23,6 +23,7 @@ NAMES = {
     "millrace_events_rejected_total",
     "millrace_freshness_seconds",
     "millrace_impressions_total",
+    "millrace_lists_out_of_time_total",
     "millrace_no_good_match_total",
     "millrace_index_points",
     "millrace_index_write_duration_seconds",

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from contracts.errors import UsageError
-from contracts.telemetry import DEFAULT_PORTS, Process
+from contracts.telemetry import DEFAULT_PORTS, Filter, Process
 from service.settings import Settings, load_settings
 from tests.support.reference import settings_table
 
@@ -100,6 +100,8 @@ def test_an_unknown_name_like_no_other_is_refused_without_a_guess() -> None:
         ("MILLRACE_TRUSTED_PROXIES", "10.0.0.0/8,10.0.0.1/8", "10.0.0.1/8 has host bits set"),
         ("MILLRACE_TRUSTED_PROXIES", "balancer", "does not appear to be an IPv4 or IPv6 network"),
         ("MILLRACE_PORT", "70000", "65535"),
+        ("MILLRACE_FILTERS", "robots,bots", "there is no filter bots: choose from robots, "),
+        ("MILLRACE_LOOK_AHEAD_S", "-1", "greater than or equal to 0"),
         ("MILLRACE_LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
         ("MILLRACE_KAFKA_SASL_USERNAME", "shop", "is unused unless"),
         ("MILLRACE_KAFKA_SASL_PASSWORD", "pw", "is unused unless"),
@@ -220,6 +222,13 @@ def test_lists_are_split_at_commas() -> None:
     """Blanks around names mean nothing."""
     settings = load({"MILLRACE_CORS_ORIGINS": "https://a.shop,,https://b.shop"})
     assert settings.cors_origin_list() == ("https://a.shop", "https://b.shop")
+
+
+def test_filters_are_on_unless_told_otherwise() -> None:
+    """All by default; those that are named; none by a word of its own, because an empty variable counts as unset."""
+    assert load().filter_set() == frozenset(Filter)
+    assert load({"MILLRACE_FILTERS": "caps, robots"}).filter_set() == {Filter.CAPS, Filter.ROBOTS}
+    assert load({"MILLRACE_FILTERS": "none"}).filter_set() == frozenset()
 
 
 def test_windows_are_given_in_the_unit_of_the_wire() -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from contracts.pairs import CuratedPair
-from contracts.structs import JoinedSearch, JoinedSlot
+from contracts.structs import JoinedSearch, JoinedSlot, TrainingSearch
+from streams.pairs.training import training_search
 from tests.support.tiny_encoder import WORDS, TinyEncoder
 from tests.support.trainer import (
     DIM,
@@ -15,6 +16,7 @@ from tests.support.trainer import (
     QUERIES,
     START_MS,
     FakeProducts,
+    judged,
     new_learner,
     records,
     search_number,
@@ -33,7 +35,7 @@ def taught(lists: int = 400, learner: Learner | None = None) -> Learner:
     """Return a learner that has counted so many lists."""
     learner = learner or new_learner()
     for record in records(0, lists):
-        assert isinstance(record.content, JoinedSearch)
+        assert isinstance(record.content, TrainingSearch)
         learner.evidence.take_list(record.content, time_ms=record.time_ms)
     return learner
 
@@ -81,7 +83,7 @@ def test_the_order_of_lists_and_the_parent_change_little() -> None:
     """One optimum: whichever way it is reached, within what the solver's tolerance leaves."""
     forward, backward = taught(), new_learner()
     for record in reversed(records(0, 400)):
-        assert isinstance(record.content, JoinedSearch)
+        assert isinstance(record.content, TrainingSearch)
         backward.evidence.take_list(record.content, time_ms=record.time_ms)
     one = forward.solve(UNTRAINED).towers
     sample = forward.sample()
@@ -165,7 +167,7 @@ def test_words_of_a_query_count_as_in_search(query: str) -> None:
     learner = new_learner(products=products)
     slots = tuple(JoinedSlot(product_id=name, position=1 + place, clicked=True) for place, name in enumerate(names))
     search = JoinedSearch(search_id="s", search_time=START_MS, closed_at=START_MS, query=f"  {query} ", slots=slots)
-    learner.evidence.take_list(search, time_ms=START_MS)
+    learner.evidence.take_list(judged(search), time_ms=START_MS)
     cells, catalogue = learner._problem()
     assert catalogue.matches is not None
     found = catalogue.matches(cells)
@@ -224,7 +226,7 @@ def test_a_restart_after_the_catalogue_has_changed_changes_no_byte() -> None:
             for place, name in enumerate(PRODUCTS[:5])
         )
         search = JoinedSearch(search_id="new", search_time=START_MS, closed_at=START_MS, query=query, slots=slots)
-        learner.evidence.take_list(search, time_ms=START_MS)
+        learner.evidence.take_list(judged(search), time_ms=START_MS)
     assert same(one.solve(first).towers, other.solve(first).towers)
     for name, value in one.state().items():
         np.testing.assert_array_equal(value, other.state()[name], err_msg=name)
@@ -252,14 +254,15 @@ def opened(learner: Learner) -> bool:
     return learned is not None and learned.helps
 
 
-def stream(name: str) -> list[JoinedSearch]:
+def stream(name: str) -> list[TrainingSearch]:
     """Return a stream of lists that shops do not have."""
     found = []
     for number in range(600):
         usual = search_number(number)
         told = {one: getattr(usual, one) for one in ("search_id", "search_time", "closed_at", "query")}
         slots: list[dict[str, Any]] = [
-            {"product_id": slot.product_id, "position": slot.position, "clicked": slot.clicked} for slot in usual.slots
+            {"product_id": slot.product_id, "position": slot.position, "clicked": bool(slot.value)}
+            for slot in usual.slots
         ]
         if name == "contradictory":
             slots = [{**slot, "clicked": (number + place) % 2 == 0} for place, slot in enumerate(slots)]
@@ -275,8 +278,8 @@ def stream(name: str) -> list[JoinedSearch]:
             slots[0] = {"product_id": PRODUCTS[1], "position": 1, "purchase_quantity": 1}
         elif name == "empty texts":
             told["query"] = "-" if number % 2 else ""
-        found.append(JoinedSearch(**told, slots=tuple(JoinedSlot(**slot) for slot in slots)))
-    return found
+        found.append(training_search(JoinedSearch(**told, slots=tuple(JoinedSlot(**slot) for slot in slots))))
+    return [search for search in found if search is not None]
 
 
 @pytest.mark.parametrize(

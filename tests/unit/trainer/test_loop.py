@@ -3,7 +3,6 @@
 import pytest
 
 from contracts.errors import TransientError
-from contracts.joined import ClosingNumber
 from contracts.releases import manifest_of
 from tests.support.trainer import (
     DIM,
@@ -41,7 +40,7 @@ def test_lists_without_a_click_are_no_reason_for_a_release() -> None:
     """Shoppers would see no difference: the weights are untrained, as those in force."""
     world = World()
     unclicked = [search_number(number) for number in range(200)]
-    quiet = [one for one in unclicked if not any(slot.clicked for slot in one.slots)]
+    quiet = [one for one in unclicked if not any(slot.value for slot in one.slots)]
     world.source.log = [list_record(search, offset=place) for place, search in enumerate(quiet)]
     world.run_once(after_s=100)
     assert len(quiet) > 10
@@ -194,7 +193,6 @@ def test_old_releases_are_retired_and_what_is_needed_is_kept() -> None:
 def test_every_list_counts_although_partitions_are_read_one_after_the_other() -> None:
     """A poll hands over partition by partition what a join has closed in another order."""
     world = World()
-    closed = [one._replace(closing=ClosingNumber("0-0", number + 1)) for number, one in enumerate(records(0, 60))]
-    world.source.log = sorted(closed, key=lambda record: record.partition)
+    world.source.log = sorted(records(0, 60), key=lambda record: record.partition)
     world.run_once()
     assert world.progress.lists_trained == 60

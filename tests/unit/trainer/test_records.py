@@ -1,19 +1,18 @@
 """What a list and a pair say, each once, in any order."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.joined import ClosingNumber
 from contracts.pairs import CuratedPair
-from contracts.structs import JoinedSearch, JoinedSlot, Ranking
+from contracts.structs import TRAINING_SEARCH, JoinedSearch, JoinedSlot, TrainingSearch, encode
 from contracts.telemetry import ListOutcome, PairDropReason
 from tests.support.pairs import preference_pair
-from tests.support.trainer import QUERIES, START_MS, search_number
+from tests.support.trainer import QUERIES, START_MS, judged, search_number
 from trainer.preference.evidence import Cells
 from trainer.records import (
     CURATED_WEIGHT,
@@ -23,16 +22,15 @@ from trainer.records import (
     TEXT,
     Evidence,
     Seen,
-    slots_of,
 )
 
 DAY_MS = 86_400_000
 
 
-def search(*slots: JoinedSlot, number: int = 0, **told: Any) -> JoinedSearch:
-    """Return a list of these slots."""
+def search(*slots: JoinedSlot, number: int = 0, **told: Any) -> TrainingSearch:
+    """Return what a list of these slots says."""
     values = {"query": "quiet fridge", "closed_at": START_MS + 60_000, "search_time": START_MS, **told}
-    return JoinedSearch(search_id=f"s-{number}", slots=slots, **values)
+    return judged(JoinedSearch(search_id=f"s-{number}", slots=slots, **values))
 
 
 def slot(product_id: str, position: int, **told: Any) -> JoinedSlot:
@@ -61,45 +59,20 @@ def counted(evidence: Evidence, *, digits: int = 5) -> dict[tuple[str, str], tup
     }
 
 
-@pytest.mark.parametrize(
-    ("slots", "expected"),
-    [
-        ([slot("a", 1), slot("b", 4, clicked=True)], {"a": (1.0, 0.0), "b": (0.25, 1.0)}),
-        ([slot("a", 1, clicked=True, dwell_ms=31_000)], {"a": (1.0, 1.5)}),
-        ([slot("a", 1, purchase_quantity=1), slot("b", 2, cart_quantity=2)], {"a": (1.0, 10.0), "b": (0.5, 4.0)}),
-        ([slot("a", 1, clicked=True, dwell_ms=900), slot("b", 2, clicked=True)], {"b": (0.5, 1.0)}),
-        ([slot("a", 1, sponsored=True), slot("b", 2, pinned=True), slot("c", 3, in_stock=False)], {}),
-        ([slot("a", 1, sponsored=True, clicked=True), slot("a", 2), slot("b", 4)], {"b": (0.25, 0.0)}),
-        ([slot("a", 1, sponsored=True), slot("a", 2), slot("b", 4)], {"a": (0.5, 0.0), "b": (0.25, 0.0)}),
-        ([slot("a", 1, visible_ms=800), slot("b", 2), slot("c", 4, clicked=True)], {"a": (1.0, 0.0), "c": (0.25, 1.0)}),
-        ([slot("a", 2), slot("a", 4, clicked=True)], {"a": (0.5, 1.0)}),
-    ],
-)
-def test_a_list_says_what_was_looked_at_and_chosen(
-    slots: Sequence[JoinedSlot], expected: dict[str, tuple[float, float]]
-) -> None:
-    """Grades, bounces, places that were not ranked, slots out of sight, and a product that stands twice."""
-    assert slots_of(search(*slots)) == expected
+def test_a_query_without_letters_and_digits_teaches_nothing() -> None:
+    """There is nothing under which it could be remembered; it is counted as such."""
+    evidence = new()
+    assert evidence.take_list(search(slot("a", 1), query=" -- "), time_ms=START_MS) is ListOutcome.NO_QUERY
+    assert len(evidence.table) == 0
 
 
-@pytest.mark.parametrize(
-    ("told", "outcome"),
-    [
-        ({}, ListOutcome.LEARNED),
-        ({"synthetic": True}, ListOutcome.SYNTHETIC),
-        ({"consent": "denied"}, ListOutcome.CONSENT),
-        ({"ranking": Ranking(sort="newest")}, ListOutcome.SORTED),
-        ({"query": " -- "}, ListOutcome.NO_QUERY),
-        ({"page": 2}, ListOutcome.NO_SLOT),
-    ],
-)
-def test_a_list_is_kept_out_for_the_reasons_that_keep_it_from_making_pairs(
-    told: dict[str, Any], outcome: ListOutcome
-) -> None:
-    """Robots, refused consent, blank queries and lists of advertisements teach nothing, and are counted as such."""
-    evidence, slots = new(), () if outcome is ListOutcome.NO_SLOT else (slot("a", 1, clicked=True),)
-    assert evidence.take_list(search(*slots, **told), time_ms=START_MS) is outcome
-    assert len(evidence.table) == (outcome is ListOutcome.LEARNED)
+def test_a_capped_list_counts_as_much_less_for_as_against() -> None:
+    """Showings and clicks are weighed alike, so that what is preferred does not change."""
+    evidence = new()
+    listed = orjson.loads(encode(search(slot("a", 1), slot("b", 2, clicked=True))))
+    capped = TRAINING_SEARCH.decode(orjson.dumps({**listed, "cap": 0.25}))
+    evidence.take_list(capped, time_ms=START_MS + 60_000)
+    assert counted(evidence) == {("quiet fridge", "a"): (0.0, 0.25), ("quiet fridge", "b"): (0.25, 0.125)}
 
 
 def test_queries_that_differ_in_case_and_signs_are_one() -> None:
@@ -111,28 +84,27 @@ def test_queries_that_differ_in_case_and_signs_are_one() -> None:
 
 
 def test_a_list_counts_once() -> None:
-    """By its closing number however much came in between, by its id and time without one; another page counts."""
+    """By its id and time, in whichever partition it comes again; another page counts."""
     evidence, one = new(), search(slot("a", 1, clicked=True))
-    assert evidence.take_list(one, ClosingNumber("0-0", 7), time_ms=START_MS) is ListOutcome.LEARNED
-    other = search(slot("a", 1, clicked=True), number=1)
-    assert evidence.take_list(other, ClosingNumber("0-0", 7), time_ms=START_MS) is ListOutcome.DUPLICATE
-    assert evidence.take_list(one, ClosingNumber("0-9", 1), time_ms=START_MS) is ListOutcome.DUPLICATE
+    assert evidence.take_list(one, time_ms=START_MS) is ListOutcome.LEARNED
     assert evidence.take_list(one, time_ms=START_MS) is ListOutcome.DUPLICATE
     page = search(slot("b", 11, clicked=True), search_time=START_MS + 1)
     assert evidence.take_list(page, time_ms=START_MS) is ListOutcome.LEARNED
     assert evidence.table.lists == 2
 
 
-def test_a_joins_lists_count_once_in_whichever_order_their_partitions_are_read() -> None:
-    """Its numbers rise within each partition that its lists are spread over, not from one record read to the next."""
-    evidence = new()
-    spread = sorted(range(60), key=lambda number: (number % 4, number))
-    for again in (ListOutcome.LEARNED, ListOutcome.DUPLICATE):
-        for number in spread:
-            one, closing = search(slot("a", 1, clicked=True), number=number), ClosingNumber("0-0", number + 1)
-            assert evidence.take_list(one, closing, time_ms=START_MS, partition=number % 4) is again
-        evidence = Evidence.from_state(evidence.state(), half_life_ms=DAY_MS)
-    assert evidence.table.lists == 60
+def test_evidence_of_the_former_form_goes_on_and_counts_nothing_twice() -> None:
+    """It was made of joined searches: what it had counted is known by id and time when the pairs stage tells it."""
+    before = new()
+    for number in range(20):
+        before.take_list(search_number(number), time_ms=START_MS)
+    state = before.state()
+    texts = orjson.loads(state["names"].tobytes())
+    former = {**state, "names": np.frombuffer(orjson.dumps([*texts, {"0": {"2-0": 17}}]), dtype=np.uint8)}
+    after = Evidence.from_state(former, half_life_ms=16 * DAY_MS)
+    told = [after.take_list(search_number(number), time_ms=START_MS) for number in range(25)]
+    assert told == [ListOutcome.DUPLICATE] * 20 + [ListOutcome.LEARNED] * 5
+    assert after.table.lists == 25
 
 
 @settings(max_examples=20, deadline=None)
@@ -230,12 +202,12 @@ def test_evidence_goes_on_from_its_state() -> None:
     whole, first = new(), new()
     for evidence in (whole, first):
         for number in range(50):
-            evidence.take_list(search_number(number), ClosingNumber("0-0", number + 1), time_ms=START_MS)
+            evidence.take_list(search_number(number), time_ms=START_MS)
         evidence.encode_queries(lambda text: np.full(4, len(text) / 7, dtype=np.float32))
     second = Evidence.from_state(first.state(), half_life_ms=16 * DAY_MS)
     for evidence in (whole, second):
         for number in range(30, 90):
-            evidence.take_list(search_number(number), ClosingNumber("0-0", number + 1), time_ms=START_MS)
+            evidence.take_list(search_number(number), time_ms=START_MS)
         evidence.take_pair(preference_pair(source="rule"))
     expected, found = whole.state(), second.state()
     assert expected.keys() == found.keys()

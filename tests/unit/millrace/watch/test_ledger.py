@@ -6,7 +6,15 @@ import pytest
 
 from contracts.errors import DependencyDown
 from contracts.progress import CatalogCounts, EventCounts, JoinProgress, PairsProgress, SearchCounts
-from contracts.topics import CATALOG, JOIN_PROGRESS, JOINED_SEARCHES, PAIRS_PROGRESS, PREFERENCE_PAIRS, SEARCH_EVENTS
+from contracts.topics import (
+    CATALOG,
+    JOIN_PROGRESS,
+    JOINED_SEARCHES,
+    PAIRS_PROGRESS,
+    PREFERENCE_PAIRS,
+    SEARCH_EVENTS,
+    TRAINING_SEARCHES,
+)
 from millrace.watch.kafka_view import COUNTS, UNREAD, KafkaView, Tail, catalog_counts
 from millrace.watch.ledger import (
     agent_ledger,
@@ -128,7 +136,8 @@ def without(*parts: str) -> KafkaView:
     [
         (SEARCH_EVENTS, {"join"}),
         (JOIN_PROGRESS, {"join"}),
-        (JOINED_SEARCHES, {"pairs", "trainer"}),
+        (JOINED_SEARCHES, {"pairs"}),
+        (TRAINING_SEARCHES, {"trainer"}),
         (PAIRS_PROGRESS, {"pairs"}),
         (PREFERENCE_PAIRS, {"trainer"}),
         ("millrace-indexer", {"indexer"}),

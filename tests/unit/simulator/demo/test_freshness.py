@@ -24,7 +24,7 @@ from simulator.demo.freshness import (
 from tests.support.deployment import NOW_MS, manifest, release_value, serving_value
 from tests.support.poll import eventually, eventually_async
 
-EXAMPLE = Path(__file__).parents[3] / "examples" / "v1" / "joined_search"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "v1" / "training_search"
 CLICKED_AT = T0 = 1_795_196_000_000
 
 
@@ -54,17 +54,18 @@ def test_clicks_not_covered_yet_are_left_out() -> None:
 
 def read_to(offset: int) -> dict[str, int]:
     """Return the offsets of a release that read partition 0 so far."""
-    return {"joined-searches/0": offset}
+    return {"training-searches/0": offset}
 
 
-def clicked(search_id: str, *product_ids: str, **told: Any) -> bytes:
+def clicked(search_id: str, *product_ids: str) -> bytes:
     """Return a list of three slots of which some were clicked."""
+    chosen = {"value": 1.0, "click_time": CLICKED_AT}
     slots = [
-        {"product_id": name, "position": place, "clicked": name in product_ids, "click_time": CLICKED_AT, **told}
+        {"product_id": name, "position": place, "showing": 1 / place, **(chosen if name in product_ids else {})}
         for place, name in enumerate(("P-1", "P-4", "P-9"), start=1)
     ]
     stored = orjson.loads(sorted(EXAMPLE.glob("valid-*.json"))[0].read_bytes())
-    return orjson.dumps({**stored, "search_id": search_id, "consent": "granted", "synthetic": False, "slots": slots})
+    return orjson.dumps({**stored, "search_id": search_id, "slots": slots})
 
 
 @pytest.fixture
@@ -93,13 +94,6 @@ def test_a_click_counts_once(clicks: ClickFreshness) -> None:
     clicks.note_list(clicked("S-1", "P-4", "P-9"), 0, 11)
     clicks.note_list(clicked("S-2", "P-4"), 0, 12)
     assert (clicks.lists_seen, clicks.clicks_that_count()) == (3, 3)
-
-
-@pytest.mark.parametrize("told", [{"dwell_ms": 10}, {"sponsored": True}, {"in_stock": False}])
-def test_a_click_that_nothing_is_learned_from_is_not_waited_for(clicks: ClickFreshness, told: dict[str, Any]) -> None:
-    """A bounce, an advertisement, a product that was sold out."""
-    clicks.note_list(clicked("S-1", "P-4", **told), 0, 10)
-    assert clicks.clicks_that_count() == 0
 
 
 def test_time_runs_to_the_first_answer_that_learned(clicks: ClickFreshness, releases: ReleaseLog) -> None:

@@ -23,7 +23,7 @@ from streams.pairs.partition_pairs import PAIRS
 from streams.transport.consumer import Chunk
 from streams.transport.output import Headers, OutRecord
 from tests.conftest import SettingsFactory
-from tests.support.search_events import T0, click, impression, log, tick
+from tests.support.search_events import T0, click, impression, is_mark, log, tick
 
 PARTITION = 2
 
@@ -35,13 +35,16 @@ class Topics:
         self.written: list[tuple[str, int, int]] = []
         self.records: dict[str, list[OutRecord]] = {}
         self.common_headers: dict[str, Headers] = {}
+        self.marks: list[tuple[int, OutRecord]] = []
         self.limits_then: list[dict[TP, int]] = []
         self._limits = limits
         self._refuse = refuse
 
     async def send(self, topic: str, partition: int, records: Iterable[OutRecord]) -> None:
-        """Note records written to a partition."""
-        self._note(topic, partition, list(records))
+        """Note records written to a partition; watermark records apart."""
+        records = list(records)
+        self.marks += [(partition, record) for record in records if is_mark(record)]
+        self._note(topic, partition, [record for record in records if not is_mark(record)])
 
     async def send_keyed(
         self, topic: str, partitions: int, records: Iterable[OutRecord], *, headers: Headers = ()
@@ -277,8 +280,10 @@ async def test_output_goes_where_it_names_with_the_time_of_its_writing(settings:
     ((name, value),) = topics.common_headers["joined-searches"]
     assert name == "millrace.closed_at_ms"
     assert abs(int(value) - epoch_ms()) < 60_000
-    ((header, number),) = topics.records["joined-searches"][0].headers
-    assert (header, number) == ("millrace.turn", b"2-0-%d:1" % T0)
+    assert list(topics.records["joined-searches"][0].headers) == [
+        ("millrace.turn", b"2-0-%d:1" % T0),
+        ("millrace.watermark", b"2:%d" % (T0 + 8_900)),
+    ]
 
 
 async def test_a_chunk_of_a_partition_that_is_gone_is_left_to_its_owner(settings: SettingsFactory) -> None:
@@ -288,3 +293,39 @@ async def test_a_chunk_of_a_partition_that_is_gone_is_left_to_its_owner(settings
     agent.owned.clear()
     await agent._on_chunk(left_over)
     assert topics.written == []
+
+
+async def test_every_partition_is_told_how_far_a_join_has_come(settings: SettingsFactory) -> None:
+    """Whoever reads joined searches learns it from any of them: what is closed is written before it is told."""
+    agent, topics = join_agent(settings, end=3)
+    await agent._on_chunk(chunk(agent, impression(), tick(9_000), impression("s2", 9_000)))
+    assert [partition for partition, _ in topics.marks] == list(range(agent.settings.partitions))
+    record = topics.marks[0][1]
+    assert all(other == record for _, other in topics.marks)
+    assert (record.key, dict(record.headers)) == (None, {"millrace.watermark": b"2:%d:open" % (T0 + 8_900)})
+    assert orjson.loads(record.value) == {
+        "schema_version": 1, "type": "watermark", "partition": 2, "watermark_ms": T0 + 8_900, "idle": False,
+    }  # fmt: skip
+
+
+async def test_a_partition_that_holds_nothing_open_says_so_and_then_is_silent(settings: SettingsFactory) -> None:
+    """Once a second while something changes, and now and then to show that somebody is there."""
+    agent, topics = join_agent(settings)
+    owned = agent.owned[PARTITION]
+    told = []
+    for _ in range(3):
+        await agent.idle(owned)
+        told.append(len(topics.marks))
+    agent._marked[PARTITION] = (agent._marked[PARTITION][0], -99.0)
+    await agent.idle(owned)
+    everywhere = agent.settings.partitions
+    assert [*told, len(topics.marks)] == [everywhere, everywhere, everywhere, 2 * everywhere]
+    assert {dict(record.headers)["millrace.watermark"] for _, record in topics.marks} == {b"2:0:idle"}
+
+
+async def test_what_is_not_acknowledged_is_not_told(settings: SettingsFactory) -> None:
+    """A watermark is a promise about what stands in the log before it."""
+    agent, topics = join_agent(settings)
+    agent.owned[PARTITION].owes_outputs = True
+    await agent.idle(agent.owned[PARTITION])
+    assert topics.marks == []

@@ -3,9 +3,11 @@
 import orjson
 import pytest
 
+from contracts.joined import closed_watermark_of
+from contracts.topics import PREFERENCE_PAIRS
 from streams.agents.spec import Emit, Plan, SetAside
 from streams.join.partition_join import PartitionJoin
-from streams.pairs.partition_pairs import PartitionPairs
+from streams.pairs.partition_pairs import PairsOptions, PartitionPairs
 from tests.faults.oracle import LogEntry, expect, rounded
 from tests.faults.traffic import Traffic
 from tests.support.search_events import T0, Record
@@ -42,12 +44,30 @@ def test_join_and_pairs_say_what_the_oracle_says(seed: int) -> None:
         join.take(record, plan)
     assert {name: n for name, n in join.counts().items() if n} == expected.outcomes
     assert {one.record.offset: (one.outcome, one.reason) for one in plan if isinstance(one, SetAside)} == expected.aside
-    pairs, made = PartitionPairs(0), Plan()
+    pairs, made = PartitionPairs(0, options=PairsOptions(filters=frozenset())), Plan()
     for offset, search in enumerate(one for one in plan if isinstance(one, Emit)):
         pairs.take(Record(offset, T0, search.value), made)
-    found = {pair["pair_id"]: pair for pair in (orjson.loads(one.value) for one in made if isinstance(one, Emit))}
+    written = [one.value for one in made if isinstance(one, Emit) and one.topic == PREFERENCE_PAIRS]
+    found = {pair["pair_id"]: pair for pair in map(orjson.loads, written)}
     assert {pair_id: rounded(pair) for pair_id, pair in found.items()} == {
         pair_id: rounded(pair) for pair_id, pair in expected.pairs.items()
     }
     assert len(expected.pairs) > 1000
     assert pairs.counts == expected.search_outcomes
+
+
+@pytest.mark.parametrize("seed", [4, 5])
+def test_a_watermark_is_a_promise(seed: int) -> None:
+    """No list follows that closes earlier: neither after a list that carries one, nor after what the join tells."""
+    join, promised_ms, lists = PartitionJoin(0, window_ms=WINDOW_MS, lateness_ms=LATENESS_MS), 0, 0
+    for record in traffic_log(seed):
+        plan = Plan()
+        join.take(record, plan)
+        for one in (one for one in plan if isinstance(one, Emit)):
+            told = closed_watermark_of(one.headers)
+            assert told is not None
+            assert promised_ms <= orjson.loads(one.value)["closed_at"] <= told.watermark_ms
+            promised_ms, lists = told.watermark_ms, lists + 1
+        assert join.event_time.watermark_ms >= promised_ms
+        promised_ms = join.event_time.watermark_ms
+    assert lists > 500

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from streams.agents.spec import Emit, Plan
 from streams.join.partition_join import PartitionJoin
-from streams.pairs.partition_pairs import PartitionPairs
+from streams.pairs.partition_pairs import PairsOptions, PartitionPairs
 from tests.support.search_events import T0, Record, click, impression, log, tick
 
 TOPIC_IDS = ("09f6b6d4-0d5c-4b0a-9b43-5f1f2a0c8a11", "3a5cf1de-7c34-4f5e-8f0e-1d2c3b4a5968")
@@ -22,7 +22,7 @@ def closed(searches: Iterable[str], begun_in: str | None) -> list[Emit]:
 
 def paired(written: Iterable[Emit]) -> tuple[list[str], dict[str, int]]:
     """Return the searches that the pairs agent pairs, in order, and how many it filters, by reason."""
-    pairs, plan = PartitionPairs(0), Plan()
+    pairs, plan = PartitionPairs(0, options=PairsOptions(filters=frozenset())), Plan()
     for offset, one in enumerate(written):
         pairs.take(Record(offset, T0, one.value, one.key, one.headers), plan)
     names = dict.fromkeys(one.key.decode() for one in plan if isinstance(one, Emit))

@@ -7,6 +7,7 @@ import orjson
 
 from contracts.joined import JoinedSearch
 from contracts.pairs import PreferencePair
+from contracts.topics import PREFERENCE_PAIRS
 from streams.agents.spec import Emit, Plan
 from streams.join.partition_join import PartitionJoin
 from streams.pairs.partition_pairs import PartitionPairs
@@ -27,7 +28,8 @@ def test_one_click_becomes_five_pairs() -> None:
 
     pairs, made = PartitionPairs(0), Plan()
     pairs.take(Record(0, T0, joined.value, joined.key), made)
-    found = [PreferencePair.model_validate(orjson.loads(one.value)) for one in made if isinstance(one, Emit)]
+    written = [one.value for one in made if isinstance(one, Emit) and one.topic == PREFERENCE_PAIRS]
+    found = [PreferencePair.model_validate(orjson.loads(value)) for value in written]
     assert {(p.chosen.product_id, p.rejected.product_id): round(p.weight, 3) for p in found} == {
         ("d", "a"): 1.5,
         ("d", "b"): 1.5,

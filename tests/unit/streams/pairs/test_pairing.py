@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.outcomes import VALUE, Grade, examination_ratio, filter_reason, grade
+from contracts.outcomes import VALUE, Cell, Grade, examination, examination_ratio, filter_reason, grade
 from contracts.pairs import PreferencePair
 from contracts.structs import JOINED_SEARCH, JoinedSearch, JoinedSlot, encode, struct_of
 from contracts.telemetry import FilterReason, UnpairedReason
@@ -235,8 +235,8 @@ def test_the_same_search_gives_the_same_bytes() -> None:
 @given(positions=st.tuples(st.integers(1, 500), st.integers(1, 500)))
 def test_the_ratio_undoes_position_bias(positions: tuple[int, int]) -> None:
     """The two directions of a pair stand to each other as the chances of a look, and neither counts more than once."""
-    i, j = positions
-    assert examination_ratio(i, j) / examination_ratio(j, i) == pytest.approx(i / j)
+    i, j = map(examination, positions)
+    assert examination_ratio(i, j) / examination_ratio(j, i) == pytest.approx(j / i)
     assert 0 < examination_ratio(i, j) <= 1
 
 
@@ -261,6 +261,24 @@ def test_no_pair_ever_breaks_the_rules(slots: list[dict[str, Any]]) -> None:
         assert pair.chosen.grade > pair.rejected.grade
         assert (pair.rejected.position or 0) <= max(engaged) + 3
         assert pair.weight == pytest.approx(pair.factors.weight())
+
+
+def test_the_propensity_in_force_when_the_list_was_shown_weighs_its_pairs() -> None:
+    """By cell and moment, with its version; what the whole list weighs and why products were left out stand beside."""
+
+    def theta(cell: Cell, position: int, at_ms: int) -> tuple[float, int]:
+        assert (cell, at_ms) == (("", "mobile", "list"), made_of.search_time)
+        return 1.0 - 0.1 * position, 7
+
+    made_of = search(SKIPPED, CLICKED, SKIPPED, device="mobile")
+    pairs = pairs_of(made_of)
+    assert isinstance(pairs, list)
+    values = encode_pairs(made_of, pairs, theta=theta, cap=0.5, filters=["variant", "variant"])
+    found = [PreferencePair.model_validate_json(value) for value in values]
+    told = {pair.rejected.position: (pair.factors.ratio, pair.factors.cap, pair.weight) for pair in found}
+    assert told[1] == (1.0, 0.5, 0.5)
+    assert told[3] == pytest.approx((0.875, 0.5, 0.4375))
+    assert {(pair.propensity_version, pair.filters) for pair in found} == {(7, ("variant",))}
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from contracts.joined import CLOSING_NUMBER_HEADER, MAX_CLOSING_NUMBER, REMEMBERED_JOINS, ClosingNumber
 from contracts.progress import PairsProgress
 from contracts.telemetry import EventOutcome
+from contracts.topics import PREFERENCE_PAIRS
 from contracts.wire import encode
 from streams.agents.spec import Emit, Plan, SetAside
-from streams.pairs import partition_pairs
-from streams.pairs.partition_pairs import REMEMBERED_MS, PartitionPairs
+from streams.pairs import recent_lists
+from streams.pairs.partition_pairs import PartitionPairs
+from streams.pairs.recent_lists import REMEMBERED_MS
 from tests.support.lines import Lines
 from tests.support.search_events import T0, Record
 
@@ -51,10 +53,15 @@ def run(log: list[Record], pairs: PartitionPairs | None = None) -> tuple[Partiti
     return pairs, plan
 
 
+def pairs_in(plan: Plan) -> list[Emit]:
+    """Return what a plan writes to `preference-pairs`."""
+    return [one for one in plan if isinstance(one, Emit) and one.topic == PREFERENCE_PAIRS]
+
+
 def test_a_search_gives_its_pairs_keyed_by_search() -> None:
     """The trainer finds all pairs of a search in one partition."""
     pairs, plan = run(records([joined("s1")]))
-    assert [one.key for one in plan if isinstance(one, Emit)] == [b"s1"]
+    assert [one.key for one in pairs_in(plan)] == [b"s1"]
     assert (pairs.progress().counts.paired, pairs.progress().pairs) == (1, 1)
 
 
@@ -62,7 +69,7 @@ def test_a_repeated_search_is_filtered_as_a_duplicate() -> None:
     """A join that was killed between output and progress writes its searches again; each is trained once."""
     one, two, three = ((joined(f"s{n}"), ClosingNumber("0-0", n)) for n in (1, 2, 3))
     pairs, plan = run(log_of([one, two, one, two, three]))
-    assert [emitted.key for emitted in plan if isinstance(emitted, Emit)] == [b"s1", b"s2", b"s3"]
+    assert [emitted.key for emitted in pairs_in(plan)] == [b"s1", b"s2", b"s3"]
     assert pairs.progress().counts.filtered == {"duplicate": 2}
 
 
@@ -70,7 +77,7 @@ def test_however_much_was_written_in_between_a_repeat_is_recognised() -> None:
     """An outage may close any number of searches at once; a kill in the middle of that repeats them all."""
     burst = [(joined(f"s{n}"), ClosingNumber("0-0", n)) for n in range(1, 8_001)]
     pairs, plan = run(log_of(burst + burst))
-    assert (len(plan), pairs.progress().counts.paired) == (8_000, 8_000)
+    assert (len(pairs_in(plan)), pairs.progress().counts.paired) == (8_000, 8_000)
     assert pairs.progress().counts.filtered == {"duplicate": 8_000}
 
 
@@ -108,7 +115,7 @@ def test_whatever_a_header_holds_the_search_is_paired(name: str, value: bytes | 
     odd = Record(0, T0, joined("s1"), headers=[(name, value)])  # type: ignore[list-item] # Kafka allows null
     pairs, plan = run([odd])
     assert pairs.progress().counts.paired == 1
-    assert [emitted.headers for emitted in plan if isinstance(emitted, Emit)] == [[]]
+    assert [emitted.headers for emitted in pairs_in(plan)] == [[]]
     assert len(encode(pairs.progress())) < 1_000
 
 
@@ -116,7 +123,7 @@ def test_the_time_of_closing_travels_on() -> None:
     """How long a click took to become a pair can be told from the pair alone."""
     record = Record(0, T0, joined("s1"), headers=[("millrace.closed_at_ms", b"1795196617000"), ("other", b"x")])
     _, plan = run([record])
-    assert [one.headers for one in plan if isinstance(one, Emit)] == [[("millrace.closed_at_ms", b"1795196617000")]]
+    assert [one.headers for one in pairs_in(plan)] == [[("millrace.closed_at_ms", b"1795196617000")]]
 
 
 def test_any_number_of_joins_takes_bounded_memory() -> None:
@@ -152,7 +159,7 @@ def test_a_list_that_is_shown_again_makes_no_pair_twice() -> None:
             [(joined("s1"), None), (again("s1", order="cba"), None), (again("s1", after_ms=90_000, order="ba"), None)]
         )
     )
-    made = [orjson.loads(one.value) for one in plan if isinstance(one, Emit)]
+    made = [orjson.loads(one.value) for one in pairs_in(plan)]
     assert len({pair["pair_id"] for pair in made}) == len(made)
     assert [(p["chosen"]["product_id"], p["rejected"]["product_id"], p["event_time"]) for p in made] == [
         ("b", "a", T0),
@@ -171,22 +178,22 @@ def test_a_search_that_was_written_by_another_join_too_is_a_duplicate() -> None:
 def test_lists_are_remembered_for_a_while_of_event_time() -> None:
     """Memory is bounded: long afterwards the same search id makes the pair again."""
     pairs, plan = run(log_of([(joined("s1"), None), (again("s1", after_ms=REMEMBERED_MS + 5), None)]))
-    assert (len(plan), pairs.progress().hold_offset) == (2, 1)
+    assert (len(pairs_in(plan)), pairs.progress().hold_offset) == (2, 1)
 
 
 def test_so_many_lists_are_remembered_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """A crowd of searches pushes out the oldest."""
-    monkeypatch.setattr(partition_pairs, "REMEMBERED_LISTS", 3)
+    monkeypatch.setattr(recent_lists, "REMEMBERED_LISTS", 3)
     lists = [joined(f"s{n}") for n in range(4)]
     pairs, plan = run(log_of([(value, None) for value in [*lists, again("s1"), again("s0")]]))
-    assert [one.key for one in plan if isinstance(one, Emit)] == [b"s0", b"s1", b"s2", b"s3", b"s0"]
+    assert [one.key for one in pairs_in(plan)] == [b"s0", b"s1", b"s2", b"s3", b"s0"]
     assert pairs.progress().hold_offset == 3
 
 
 @pytest.mark.parametrize("search_id", ["constant", "s{}"])
 def test_a_list_costs_the_same_however_many_are_remembered(monkeypatch: pytest.MonkeyPatch, search_id: str) -> None:
     """Under one search id, as a site sends it whose ids are broken, or each under its own; also past the limit."""
-    monkeypatch.setattr(partition_pairs, "REMEMBERED_LISTS", 1_000)
+    monkeypatch.setattr(recent_lists, "REMEMBERED_LISTS", 1_000)
     pairs, work = PartitionPairs(0), []
     log = log_of([(again(search_id.format(n), after_ms=n), None) for n in range(3_000)])
     for start in (0, 900, 2_900):
@@ -201,10 +208,10 @@ def test_a_list_costs_the_same_however_many_are_remembered(monkeypatch: pytest.M
 @pytest.mark.parametrize("ahead_ms", [0, REMEMBERED_MS, 2 * REMEMBERED_MS])
 def test_whatever_times_lists_carry_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch, ahead_ms: int) -> None:
     """Event time that stands still, or a list so far ahead that all others are old, makes no memory grow."""
-    monkeypatch.setattr(partition_pairs, "REMEMBERED_LISTS", 10)
+    monkeypatch.setattr(recent_lists, "REMEMBERED_LISTS", 10)
     lists = [again("ahead", after_ms=ahead_ms), *(again(f"s{n}", after_ms=0) for n in range(1_000))]
     pairs, _ = run(log_of([(value, None) for value in lists]))
-    assert pairs.lists.size <= 7 * 10
+    assert pairs.lists.size <= 10 * 10
 
 
 def test_synthetic_and_refused_searches_are_filtered() -> None:
@@ -223,11 +230,11 @@ def test_what_is_no_joined_search_is_a_dead_letter() -> None:
     assert (pairs.progress().counts.dead_lettered, pairs.progress().counts.paired) == (1, 1)
 
 
-def test_only_lists_that_made_pairs_are_read_again_after_a_restart() -> None:
+def test_what_is_remembered_is_read_again_after_a_restart() -> None:
     """The log is held at the oldest list that is remembered; where there is none, at the position."""
-    pairs, _ = run(records([joined(f"s{n}", slots=[]) for n in range(12)]))
+    pairs, _ = run(records([joined(f"s{n}", synthetic=True) for n in range(12)]))
     assert (pairs.progress().hold_offset, pairs.progress().next_offset) == (12, 12)
-    pairs, _ = run(records([joined("s0", slots=[]), joined("s1"), joined("s2")]))
+    pairs, _ = run(records([joined("s0", synthetic=True), joined("s1", slots=[]), joined("s2")]))
     assert (pairs.progress().hold_offset, pairs.progress().next_offset) == (1, 3)
 
 
@@ -251,7 +258,7 @@ values = st.one_of(
 def test_a_restart_anywhere_changes_nothing(log: list[Written], stops: list[int]) -> None:
     """A process that starts from written progress decides as if it had never stopped, and counts nothing twice."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partition_pairs, "REMEMBERED_LISTS", 5)
+        patch.setattr(recent_lists, "REMEMBERED_LISTS", 5)
         whole, expected = run(log_of(log))
         pairs, made = PartitionPairs(0), Plan()
         read_from = 0

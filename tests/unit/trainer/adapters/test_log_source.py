@@ -8,9 +8,8 @@ import pytest
 from kafka import TopicPartition
 
 from contracts.errors import DependencyDown, TransientError
-from contracts.joined import ClosingNumber
-from contracts.structs import JoinedSearch, encode
-from contracts.topics import CURATED_PAIRS, JOINED_SEARCHES, PREFERENCE_PAIRS
+from contracts.structs import TrainingSearch, encode
+from contracts.topics import CURATED_PAIRS, PREFERENCE_PAIRS, TRAINING_SEARCHES
 from service.follow import PATIENCE_S
 from service.settings import Settings
 from tests.support.pairs import preference_pair
@@ -64,7 +63,7 @@ def named(place: TopicPartition) -> str:
     return f"{place.topic}/{place.partition}"
 
 
-TOPICS: dict[str, set[int]] = {topic: {0, 1} for topic in (JOINED_SEARCHES, PREFERENCE_PAIRS, CURATED_PAIRS)}
+TOPICS: dict[str, set[int]] = {topic: {0, 1} for topic in (TRAINING_SEARCHES, PREFERENCE_PAIRS, CURATED_PAIRS)}
 
 
 class FakeConsumer:
@@ -172,7 +171,7 @@ def test_a_trainer_is_not_ready_before_the_group_has_assigned_it_everything(memb
 
 def test_it_does_not_join_before_it_knows_the_topic(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the leader might assign it nothing and go on so for minutes."""
-    monkeypatch.setattr(log_source, "KafkaConsumer", lambda **_: FakeConsumer({JOINED_SEARCHES: {0}}))
+    monkeypatch.setattr(log_source, "KafkaConsumer", lambda **_: FakeConsumer({TRAINING_SEARCHES: {0}}))
     with pytest.raises(DependencyDown, match="does not know the topic preference-pairs"):
         KafkaLog(SETTINGS, SimpleNamespace())
 
@@ -199,7 +198,7 @@ def test_records_that_are_gone_are_not_waited_for(member: Member) -> None:
     """Retention ate them, or the topic was made anew: reading begins where there is something to read."""
     source, consumer = member
     consumer.assign(0)
-    eaten, anew = f"{JOINED_SEARCHES}/0", f"{PREFERENCE_PAIRS}/0"
+    eaten, anew = f"{TRAINING_SEARCHES}/0", f"{PREFERENCE_PAIRS}/0"
     consumer.begins = {eaten: 40}
     told = source.seek({eaten: 5, anew: 4_000})
     assert (told[eaten], told[anew]) == (40, 0)
@@ -207,7 +206,7 @@ def test_records_that_are_gone_are_not_waited_for(member: Member) -> None:
 
 
 def test_each_topic_gives_its_own_content(member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lists with their closing numbers, pairs, curated pairs; what breaks its contract is set aside and has none."""
+    """Lists, pairs, curated pairs; what breaks its contract is set aside and has none."""
     source, consumer = member
     letters: list[Any] = []
     monkeypatch.setattr(log_source, "produce_all", lambda _producer, records: letters.extend(records))
@@ -215,8 +214,8 @@ def test_each_topic_gives_its_own_content(member: Member, monkeypatch: pytest.Mo
     source.seek({})
     search = search_number(3)
     written = [
-        record(JOINED_SEARCHES, 0, encode(search), headers=[("millrace.turn", b"2-0:17")]),
-        record(JOINED_SEARCHES, 1, b'{"search_id": 1}'),
+        record(TRAINING_SEARCHES, 0, encode(search)),
+        record(TRAINING_SEARCHES, 1, b'{"search_id": 1}'),
         pair(0),
         record(CURATED_PAIRS, 0, b'{"query":"gift","chosen":"P-1","rejected_text":"dull"}'),
         record(CURATED_PAIRS, 1, b"{}"),
@@ -227,9 +226,8 @@ def test_each_topic_gives_its_own_content(member: Member, monkeypatch: pytest.Mo
     assert [(one.place, one.offset, one.time_ms) for one in found] == [
         (f"{one.topic}/0", one.offset, 7) for one in written
     ]
-    assert isinstance(found[0].content, JoinedSearch)
+    assert isinstance(found[0].content, TrainingSearch)
     assert encode(found[0].content) == encode(search)
-    assert found[0].closing == ClosingNumber("2-0", 17)
     assert [one.content is None for one in found] == [False, True, False, False, True]
     assert [letter.topic for letter in letters] == ["dead-letters"] * 2
 

@@ -52,7 +52,7 @@ def plan(taught: tuple[Learner, Towers], *, with_products: bool = False, **named
         ({"decided_records": 8}, False),
         ({"decided_records": 8, "products_wait": True}, True),
         ({"decided_records": 8, "products_wait": True, "product_decided_ms": START_MS - 1}, False),
-        ({"catch_up": {"joined-searches/0": 3}}, False),
+        ({"catch_up": {"training-searches/0": 3}}, False),
     ],
 )
 def test_a_decision_is_due_after_its_interval_if_there_is_something_to_decide(told: dict[str, int], due: bool) -> None:

@@ -1,0 +1,196 @@
+"""The lists of one partition as far back as they are remembered, in the order of event time: what rules look back on.
+
+Everything here is a function of which lists there were, never of the order in which they came or of what was decided
+about them. So another interleaving of the same joins, or a restart that reads the log again, finds the same past.
+"""
+
+import heapq
+from bisect import bisect_left, insort
+from collections import Counter as Counts
+from collections.abc import Hashable, Iterator, Sequence
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from contracts.outcomes import grade
+from contracts.structs import JoinedSearch
+from streams.pairs.pairing import Pair
+from towers.text import normalised
+
+REMEMBERED_MS: Final = 86_400_000
+"""How long, in event time, a list is remembered: what a shopper may do once a day is counted over as long."""
+REMEMBERED_LISTS: Final = 20_000
+"""Most lists remembered in a partition, about 20 MB; a restart reads them again within seconds."""
+
+_normalised: Final = lru_cache(maxsize=8_192)(normalised)
+
+
+class ListKey(NamedTuple):
+    """The place of a list in event time; no two lists share it."""
+
+    closed_at: int
+    search_time: int
+    search_id: str
+
+
+class ListFacts(NamedTuple):
+    """What is remembered of a list.
+
+    Args:
+        key: its place in event time.
+        offset: of its record.
+        session: its session; None if it names none.
+        client: its client; None if it names none.
+        query: what was typed, in the form under which queries are remembered.
+        page: the first of its pages.
+        shown: how many slots it has.
+        clicked: the products that the shopper went further with.
+        pair_ids: of the pairs that it makes by itself, whether or not an earlier list had made them.
+    """
+
+    key: ListKey
+    offset: int
+    session: str | None
+    client: str | None
+    query: str
+    page: int
+    shown: int
+    clicked: tuple[str, ...]
+    pair_ids: tuple[str, ...]
+
+    @property
+    def shopper(self) -> str | None:
+        """Who asked: the client, else the session."""
+        return self.client or self.session
+
+    def places(self) -> Iterator[Hashable]:
+        """Yield the names under which the list is found."""
+        if self.session is not None:
+            yield "session", self.session
+        if self.client is not None:
+            yield "client", self.client
+        if (shopper := self.shopper) is not None:
+            yield "asked", shopper, self.query, self.page
+            for product_id in self.clicked:
+                yield "clicked", shopper, product_id
+                yield "clicked", shopper, product_id, self.query
+
+
+def facts_of(search: JoinedSearch, offset: int, pairs: Sequence[Pair]) -> ListFacts:
+    """Return what is remembered of a list."""
+    return ListFacts(
+        key=ListKey(search.closed_at, search.search_time, search.search_id),
+        offset=offset,
+        session=search.session_id,
+        client=search.client_id,
+        query=_normalised(search.query),
+        page=search.page,
+        shown=len(search.slots),
+        clicked=tuple(dict.fromkeys(slot.product_id for slot in search.slots if grade(slot))),
+        pair_ids=tuple(pair.pair_id for pair in pairs),
+    )
+
+
+class RecentLists:
+    """What is known of the lists of a partition: those that wait for a decision, and those decided not too long ago.
+
+    Args:
+        newest_closed_ms: newest deadline of a decided list.
+    """
+
+    def __init__(self, newest_closed_ms: int = -1) -> None:
+        self.newest_closed_ms = newest_closed_ms
+        self._facts: dict[ListKey, ListFacts] = {}
+        self._by_identity: dict[tuple[str, int], ListKey] = {}
+        self._by_place: dict[Hashable, list[ListKey]] = {}
+        """Rising; a list is forgotten only once it is decided, so these are as long as the memory at most."""
+        self._decided: list[ListKey] = []
+        """A heap."""
+        self._pair_ids: Counts[str] = Counts()
+        """Pair id -> how many decided lists make it."""
+        self._known_offsets: set[int] = set()
+        self._offsets: list[int] = []
+        """A heap; what was forgotten out of turn may stay for a while."""
+
+    def __getitem__(self, key: ListKey) -> ListFacts:
+        return self._facts[key]
+
+    @property
+    def size(self) -> int:
+        """How much is kept, in entries."""
+        places = sum(map(len, self._by_place.values()))
+        return places + 2 * len(self._facts) + sum(map(len, (self._decided, self._pair_ids, self._offsets)))
+
+    @property
+    def oldest_offset(self) -> int | None:
+        """Offset of the oldest record of what is known."""
+        return self._offsets[0] if self._offsets else None
+
+    def knows(self, search: JoinedSearch) -> bool:
+        """Whether the very same list is known."""
+        return (search.search_id, search.search_time) in self._by_identity
+
+    def make(self, pair_id: str) -> bool:
+        """Whether a decided list makes a pair."""
+        return pair_id in self._pair_ids
+
+    def add(self, facts: ListFacts) -> None:
+        """Get to know a list, once."""
+        key = facts.key
+        if key in self._facts:
+            return
+        self._facts[key] = facts
+        self._by_identity[key.search_id, key.search_time] = key
+        self._known_offsets.add(facts.offset)
+        heapq.heappush(self._offsets, facts.offset)
+        for place in facts.places():
+            insort(self._by_place.setdefault(place, []), key)
+
+    def settle(self, key: ListKey) -> None:
+        """Note that a list is decided, and forget what is too old or more than there is room for."""
+        heapq.heappush(self._decided, key)
+        self._pair_ids.update(self._facts[key].pair_ids)
+        self.advance(key.closed_at)
+
+    def advance(self, closed_at: int) -> None:
+        """Move event time on and forget decided lists: those that are too old, and more than there is room for."""
+        self.newest_closed_ms = max(self.newest_closed_ms, closed_at)
+        oldest_ms = self.newest_closed_ms - REMEMBERED_MS
+        while self._decided and (self._decided[0].closed_at < oldest_ms or len(self._decided) > REMEMBERED_LISTS):
+            self._forget(heapq.heappop(self._decided))
+
+    def before(self, place: Hashable, key: ListKey, *, most: int) -> list[ListKey]:
+        """Return the last lists of a place before one in event time, rising."""
+        keys = self._by_place.get(place, [])
+        end = bisect_left(keys, key)
+        return keys[max(0, end - most) : end]
+
+    def count_before(self, place: Hashable, key: ListKey) -> int:
+        """Count the lists of a place before one in event time."""
+        return bisect_left(self._by_place.get(place, ()), key)
+
+    def after(self, place: Hashable, key: ListKey, *, until_ms: int, most: int) -> list[ListKey]:
+        """Return the next lists of a place after one, as far as they close by a moment, rising."""
+        keys = self._by_place.get(place, [])
+        begin = bisect_left(keys, key)
+        found = keys[begin : begin + most + 1]
+        return [other for other in found if other != key and other.closed_at <= until_ms]
+
+    def _forget(self, key: ListKey) -> None:
+        facts = self._facts.pop(key, None)
+        if facts is None:
+            return
+        del self._by_identity[key.search_id, key.search_time]
+        for pair_id in facts.pair_ids:
+            self._pair_ids[pair_id] -= 1
+            if not self._pair_ids[pair_id]:
+                del self._pair_ids[pair_id]
+        for place in facts.places():
+            keys = self._by_place[place]
+            del keys[bisect_left(keys, key)]
+            if not keys:
+                del self._by_place[place]
+        self._known_offsets.discard(facts.offset)
+        while self._offsets and self._offsets[0] not in self._known_offsets:
+            heapq.heappop(self._offsets)
+        if len(self._offsets) > 2 * len(self._known_offsets) + 16:
+            self._offsets = sorted(self._known_offsets)
