@@ -226,8 +226,10 @@ class PartitionAgent(Generic[S, P]):
         for planned in plan:
             if isinstance(planned, Emit):
                 emitted.setdefault(planned.topic, []).append(planned)
-            else:
+            elif isinstance(planned, SetAside):
                 aside.setdefault(planned.outcome, []).append(planned)
+            else:
+                raise TypeError(f"{self.name} has no store to remember {planned.content!r} in")
         await asyncio.gather(
             *(self._emit(topic, records) for topic, records in emitted.items()),
             *(self._set_aside(outcome, records, tp) for outcome, records in aside.items()),
@@ -246,7 +248,7 @@ class PartitionAgent(Generic[S, P]):
             headers = set_aside_headers(
                 self.spec.source, tp.partition, one.record.offset, stage=self.name, reason=one.reason, error=one.error
             )
-            records.append(OutRecord(one.record.key, one.record.value or b"", headers))
+            records.append(OutRecord(one.record.key, one.record.value or b"", [*headers, *one.headers]))
         await self.output.send(self.settings.topic(ASIDE_TOPICS[outcome]), tp.partition, records)
         if outcome is EventOutcome.DEAD_LETTERED:
             for one in planned:

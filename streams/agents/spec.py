@@ -60,6 +60,7 @@ class SetAside(NamedTuple):
     reason: str
     record: LogRecord
     error: str = ""
+    headers: Headers = ()
 
 
 class Emit(NamedTuple):
@@ -72,7 +73,13 @@ class Emit(NamedTuple):
     headers: Headers = ()
 
 
-Plan = list[SetAside | Emit]
+class Remember(NamedTuple):
+    """Keep something in a store of the agent's own; agents that have none cannot carry it out."""
+
+    content: object
+
+
+Plan = list[SetAside | Emit | Remember]
 """What rules decided about the records they were given."""
 
 P = TypeVar("P", bound=PartitionProgress)
@@ -164,6 +171,7 @@ class AgentSpec(Generic[P]):
         counter: the metric of its outcomes, with labels `outcome` and, if there are reasons, `reason`.
         totals: other fields of the progress message that only grow -> the series on which they are shown.
         event_time: the field of the progress message that holds the event time up to which it is done; none if empty.
+        needs: settings without which it cannot run.
         written_at: header that carries the wall clock of its writing, epoch milliseconds; none if empty.
         topics: topics that no other service shares; the worker creates them.
         agent: module and class that run it, if it does more than carry out what its rules plan.
@@ -180,6 +188,7 @@ class AgentSpec(Generic[P]):
     totals: Mapping[str, tuple[Counter, tuple[str, ...]]] = field(default_factory=dict)
     event_time: str = ""
     uncounted: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
     written_at: str = ""
     topics: tuple[TopicSpec, ...] = ()
     agent: str = "streams.agents.partition_agent:PartitionAgent"
