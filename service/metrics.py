@@ -58,6 +58,10 @@ LAG_RECORDS = _gauge(
 )
 JOIN_OPEN = _gauge("millrace_join_open_searches", "Searches whose window is open.")
 SEARCH_OUTCOMES = _counter("millrace_search_outcomes_total", "What became of closed searches.", "outcome", "reason")
+ATTRIBUTIONS = _counter("millrace_attributions_total", "What became of late and orphan events.", "outcome", "reason")
+ATTRIBUTION_MEMORY = _counter(
+    "millrace_attribution_memory_total", "What attribution kept in Redis for later.", "outcome", "reason"
+)
 PAIRS_BUILT = _counter("millrace_pairs_built_total", "Preference pairs emitted.", "source")
 PAIRS_TRAINED = _counter("millrace_pairs_trained_total", "Preference pairs taken into account.", "source")
 PAIRS_DROPPED = _counter("millrace_pairs_dropped_total", "Preference pairs read, not taken into account.", "reason")
@@ -93,7 +97,7 @@ METRICS_OF: Final[dict[Process, tuple[MetricWrapperBase, ...]]] = {
     ),
     Process.STREAMS: (
         EVENT_OUTCOMES, DEAD_LETTERS, STAGE_WATERMARK, STAGE_PROGRESS, JOIN_OPEN, SEARCH_OUTCOMES, PAIRS_BUILT,
-        DEPENDENCY_UP,
+        ATTRIBUTIONS, ATTRIBUTION_MEMORY, DEPENDENCY_UP,
     ),
     Process.TRAINER: (
         DEAD_LETTERS, STAGE_WATERMARK, STAGE_PROGRESS, LISTS_READ, PAIRS_TRAINED, PAIRS_DROPPED, EVIDENCE_CELLS,

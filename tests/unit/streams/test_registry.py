@@ -28,6 +28,14 @@ def test_all_agents_run_unless_some_are_named() -> None:
     assert [spec.name for spec in chosen_agents("pairs, join")] == ["pairs", "join"]
 
 
+def test_an_agent_of_several_parts_is_chosen_with_all_of_them() -> None:
+    """Each part reads a topic of its own; a part alone would do half of the work."""
+    parts = ["attribution", "attribution-orphans", "attribution-pairs", "attribution-clicks"]
+    assert [spec.name for spec in chosen_agents("attribution")] == parts
+    with pytest.raises(UsageError, match="there is no agent attribution-pairs; did you mean attribution"):
+        chosen_agents("attribution-pairs")
+
+
 @pytest.mark.parametrize(
     ("names", "words"),
     [
