@@ -226,10 +226,8 @@ class PartitionAgent(Generic[S, P]):
         for planned in plan:
             if isinstance(planned, Emit):
                 emitted.setdefault(planned.topic, []).append(planned)
-            elif isinstance(planned, SetAside):
-                aside.setdefault(planned.outcome, []).append(planned)
             else:
-                raise TypeError(f"{self.name} has no store to remember {planned.content!r} in")
+                aside.setdefault(planned.outcome, []).append(planned)
         await asyncio.gather(
             *(self._emit(topic, records) for topic, records in emitted.items()),
             *(self._set_aside(outcome, records, tp) for outcome, records in aside.items()),

@@ -73,13 +73,7 @@ class Emit(NamedTuple):
     headers: Headers = ()
 
 
-class Remember(NamedTuple):
-    """Keep something in a store of the agent's own; agents that have none cannot carry it out."""
-
-    content: object
-
-
-Plan = list[SetAside | Emit | Remember]
+Plan = list[SetAside | Emit]
 """What rules decided about the records they were given."""
 
 P = TypeVar("P", bound=PartitionProgress)

@@ -16,7 +16,7 @@ from contracts.progress import AgentProgress, PartitionProgress
 from service.machine import epoch_ms
 from service.redis import async_redis_client
 from streams.agents.partition_agent import OwnedPartition, PartitionAgent
-from streams.agents.spec import PartitionState, Plan, Remember
+from streams.agents.spec import PartitionState, Plan
 from streams.attribution.conversions import AttributionProgress, PartitionConversions, delay_ms
 from streams.attribution.memory import AttributionMemory
 from streams.attribution.remembered import CHOSEN, CLICKS, Remembering
@@ -57,10 +57,11 @@ class MemoryAgent(RedisAgent[Remembering, AgentProgress]):
 
     @override
     async def _carry_out(self, plan: Plan, tp: TP) -> None:
-        contents = [planned.content for planned in plan if isinstance(planned, Remember)]
-        await super()._carry_out([planned for planned in plan if not isinstance(planned, Remember)], tp)
-        while not await self.memory.remember(contents):  # noqa: ASYNC110 - Redis tells nobody when it is back
+        await super()._carry_out(plan, tp)
+        to_keep = self.owned[tp.partition].state.to_keep
+        while not await self.memory.remember(to_keep):  # noqa: ASYNC110 - Redis tells nobody when it is back
             await asyncio.sleep(RETRY_S)
+        to_keep.clear()
 
     @override
     async def idle(self, owned: OwnedPartition[Remembering, AgentProgress]) -> None:

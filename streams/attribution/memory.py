@@ -26,7 +26,7 @@ from redis.exceptions import RedisError
 from contracts.telemetry import Process
 from service.health import Dependency
 from streams.attribution.conversions import Conversion, Found, candidates
-from streams.attribution.remembered import HORIZON_MS, ChosenProduct, KeptPair, SessionClick, SessionClicks
+from streams.attribution.remembered import HORIZON_MS, ChosenProduct, Content, KeptPair, SessionClick, SessionClicks
 
 MOST_CLICKS: Final = 20
 """Clicks kept of a session: enough to know what it is after, and little of a robot that clicks without end."""
@@ -97,15 +97,15 @@ class AttributionMemory:
         """Whether Redis answered when last asked."""
         return self._redis.is_up
 
-    async def remember(self, contents: Sequence[object]) -> bool:
+    async def remember(self, contents: Sequence[Content]) -> bool:
         """Keep chosen products and clicks; return False if Redis was away, and not all is kept."""
         for start in range(0, len(contents), BATCH):
 
-            def ask(pipeline: Any, batch: Sequence[object] = contents[start : start + BATCH]) -> None:
+            def ask(pipeline: Any, batch: Sequence[Content] = contents[start : start + BATCH]) -> None:
                 for one in batch:
                     if isinstance(one, ChosenProduct):
                         self._keep_product(pipeline, one)
-                    elif isinstance(one, SessionClicks):
+                    else:
                         self._keep_clicks(pipeline, one)
 
             if await self._ask(ask) is None:

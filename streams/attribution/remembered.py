@@ -20,7 +20,7 @@ from contracts.telemetry import FilterReason, LeftReason
 from contracts.topics import DEAD_LETTERS, JOINED_SEARCHES, PREFERENCE_PAIRS, SEARCH_EVENTS
 from service import metrics
 from service.settings import Settings
-from streams.agents.spec import AgentSpec, LogRecord, Plan, RecordRules, Remember
+from streams.agents.spec import AgentSpec, LogRecord, Plan, RecordRules
 
 HORIZON_MS: Final = 86_400_000
 """How long after the click a cart or purchase still belongs to it."""
@@ -104,6 +104,9 @@ def kept_pair(pair: PreferencePair) -> KeptPair:
     )
 
 
+Content = ChosenProduct | SessionClicks
+
+
 class Remembering(RecordRules):
     """Rules that keep something of each record, and know how far the log has come.
 
@@ -116,6 +119,8 @@ class Remembering(RecordRules):
         super().__init__(partition, past)
         self.newest_append_ms = -1
         """When Kafka got the newest record taken; -1 before the first."""
+        self.to_keep: list[Content] = []
+        """What follows from the records taken and is not in Redis yet."""
 
     @override
     def take(self, record: LogRecord, plan: Plan) -> None:
@@ -135,7 +140,7 @@ class ChosenProducts(Remembering):
             return f"left/{LeftReason.OTHER_SOURCE}"
         until_ms = pair.event_time + HORIZON_MS
         chosen = pair.chosen
-        plan.append(Remember(ChosenProduct(pair.search_id, chosen.product_id, chosen.grade, until_ms, kept_pair(pair))))
+        self.to_keep.append(ChosenProduct(pair.search_id, chosen.product_id, chosen.grade, until_ms, kept_pair(pair)))
         return "kept"
 
 
@@ -160,7 +165,7 @@ class ClicksOfSessions(Remembering):
         )
         if not clicks:
             return f"left/{LeftReason.NO_CLICK}"
-        plan.append(Remember(SessionClicks(search.session_id, clicks)))
+        self.to_keep.append(SessionClicks(search.session_id, clicks))
         return "kept"
 
 

@@ -7,12 +7,13 @@ import orjson
 import pytest
 
 from contracts.wire import encode
-from streams.agents.spec import Plan, Remember, SetAside
+from streams.agents.spec import Plan, SetAside
 from streams.attribution.remembered import (
     HORIZON_MS,
     ChosenProduct,
     ChosenProducts,
     ClicksOfSessions,
+    Content,
     KeptPair,
     Remembering,
     SessionClick,
@@ -23,12 +24,13 @@ from tests.support.pairs import CLICKED_MS, preference_pair
 from tests.support.search_events import T0, Record
 
 
-def run(rules: Remembering, *values: bytes) -> tuple[list[object], dict[str, int]]:
+def run(rules: Remembering, *values: bytes) -> tuple[list[Content], dict[str, int]]:
     """Feed a log; return what is to be remembered, and the counts."""
     plan: Plan = []
     for offset, value in enumerate(values):
         rules.take(Record(offset, T0 + offset, value), plan)
-    return [one.content for one in plan if isinstance(one, Remember)], rules.progress().counts
+    assert plan == []
+    return rules.to_keep, rules.progress().counts
 
 
 def joined(*slots: dict[str, Any], **fields: Any) -> bytes:
