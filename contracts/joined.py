@@ -109,6 +109,10 @@ class JoinedSlot(Slot):
     """Longest reported stay after a click."""
     cart_quantity: Count = 0
     purchase_quantity: Count = 0
+    value: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """Sum of price times quantity of what was bought; None if a line names no price, or lines differ in currency."""
+    currency: Label | None = None
+    """Of `value`, if the orders name one."""
 
 
 class JoinedSearch(Message):
