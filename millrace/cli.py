@@ -23,6 +23,7 @@ from millrace import (
     pair_origins,
     pairs,
     releasing,
+    replaying,
     running,
 )
 from millrace.output import print_error
@@ -53,6 +54,7 @@ app.command(rich_help_panel="Watch")(auditing.audit)
 app.command(rich_help_panel="Ask")(asking.search)
 app.command(rich_help_panel="Ask")(asking.encode)
 app.command(rich_help_panel="Ask")(explaining.explain)
+app.command(rich_help_panel="Measure")(replaying.replay)
 app.command(rich_help_panel="Measure")(simulating.simulate)
 app.command(rich_help_panel="Measure")(simulating.backtest)
 app.command(rich_help_panel="Measure")(simulating.bench)

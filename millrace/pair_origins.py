@@ -13,7 +13,6 @@ from contracts.errors import ContractError, UsageError
 from contracts.joined import Origin
 from contracts.outcomes import PRIOR_VERSION, VALUE, Grade, examination
 from contracts.pairs import PreferencePair
-from contracts.structs import SEARCH_RECORD
 from contracts.topics import PREFERENCE_PAIRS
 from millrace.output import Json, Tell, messages, out, print_json, progress_bars
 from millrace.pairs import ID_SHOWN, PREFERENCE_PAIR, running_settings, utc
@@ -97,6 +96,8 @@ def read_again(consumer: KafkaConsumer, settings: Settings, origins: Sequence[Or
     Returns:
         For each the message and its place; without a message if it is gone or cannot be read, with why.
     """
+    from contracts.structs import SEARCH_RECORD
+
     events: list[dict[str, Any]] = []
     for origin in origins:
         partition = TopicPartition(settings.topic(origin.topic), origin.partition)
