@@ -38,9 +38,10 @@ _CLOSING_NUMBER: Final = re.compile(rb"(\d{1,10}-\d{1,19}(?:-\d{1,16})?(?:-[0-9a
 class ClosingNumber(NamedTuple):
     """The place of a closed search in the order in which one partition's join closes searches, counted from 1.
 
-    A join that was killed between its output and its progress closes the same searches again, in the same order: what
-    comes with a number already seen from that join is a repeat, however much was written in between. `join` is its
-    partition, the offset it began at, when Kafka appended the record there, and Kafka's id of its progress topic.
+    What it sets aside has a number too, counted by outcome. A join that was killed between its output and its progress
+    closes the same searches again, in the same order: what comes with a number already seen from that join is a repeat,
+    however much was written in between. `join` is its partition, the offset it began at, when Kafka appended the record
+    there, and Kafka's id of its progress topic.
     """
 
     join: str
@@ -165,6 +166,10 @@ class JoinedSlot(Slot):
     """Longest reported stay after a click."""
     cart_quantity: Count = 0
     purchase_quantity: Count = 0
+    value: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """Sum of price times quantity of what was bought; None if a line names no price, or lines differ in currency."""
+    currency: Label | None = None
+    """Of `value`, if the orders name one."""
 
 
 class JoinedSearch(Message):

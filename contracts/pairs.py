@@ -18,6 +18,7 @@ from contracts.base import (
     Query,
     Ratio,
     Release,
+    Text,
     Time,
     VisibleText,
     gives_text,
@@ -32,13 +33,24 @@ Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 CuratedText = Annotated[VisibleText, Field(max_length=4000)]
 
 
-def pair_id(search_id: str, chosen: str, rejected: str, *, source: str, rule_version: int = RULE_VERSION) -> str:
+def pair_id(
+    search_id: str,
+    chosen: str,
+    rejected: str,
+    *,
+    source: str,
+    rule_version: int = RULE_VERSION,
+    grade: int | None = None,
+) -> str:
     """Return the id of a preference pair: sha256 of the JSON array of what makes it unique, as hex.
+
+    A pair of source `value` has the grade that was reached as one more element: a cart and a purchase after it are two.
 
     >>> pair_id("s1", "P-4", "P-1", source="click")[:16]
     '159d57d9e42c164c'
     """
-    return hashlib.sha256(orjson.dumps([search_id, chosen, rejected, source, rule_version])).hexdigest()
+    unique = [search_id, chosen, rejected, source, rule_version, *([] if grade is None else [grade])]
+    return hashlib.sha256(orjson.dumps(unique)).hexdigest()
 
 
 class PairSide(Part):
@@ -90,10 +102,12 @@ class PreferencePair(Message):
     product_release: Release | None = None
     arm: Label = "live"
     event_time: Time
-    """When the chosen product was clicked."""
+    """When the chosen product was clicked; of source `value`, when it was put into the cart or bought."""
     closed_at: Time
     origins: Annotated[tuple[Origin, ...], Field(strict=False, max_length=MAX_ORIGINS)] = ()
     rule_version: Count = RULE_VERSION
+    inferred: bool | None = None
+    """Of source `value`: the event named no search that is known, and is taken to follow the session's last click."""
 
 
 class CuratedPair(Message):
@@ -113,6 +127,10 @@ class CuratedPair(Message):
     rejected_text: CuratedText | None = None
     weight: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = 1.0
     margin: Finite | None = None
+    author: Label | None = None
+    """Who wrote it."""
+    note: Annotated[Text, Field(max_length=1000)] | None = None
+    """Why, for people."""
 
     @model_validator(mode="after")
     def _two_products(self) -> Self:

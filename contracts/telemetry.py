@@ -145,6 +145,34 @@ class SlotReason(StrEnum):
     """The shopper clicked it shortly afterwards for a like query."""
 
 
+class UnmatchedReason(StrEnum):
+    """Why a late cart or purchase raised no pair."""
+
+    NO_PAIR = "no_pair"
+    """Nothing is remembered of the search that it names, nor of a click on the product in its session."""
+    EXPIRED = "expired"
+    """The click was more than a day before."""
+    NO_MEMORY = "no_memory"
+    """Redis was away for so long that there was no room to wait."""
+
+
+class LeftReason(StrEnum):
+    """Why attribution has nothing to do with a record."""
+
+    OTHER_TYPE = "other_type"
+    """It is neither a cart nor a purchase."""
+    REPEATED = "repeated"
+    """The join was killed and wrote it once more."""
+    DUPLICATE = "duplicate"
+    """The event, or this line of the order, has come before."""
+    SYNTHETIC = "synthetic"
+    CONSENT = "consent"
+    OTHER_SOURCE = "other_source"
+    """A pair that no click made."""
+    NO_SESSION = "no_session"
+    NO_CLICK = "no_click"
+
+
 class PairDropReason(StrEnum):
     """Why a pair that the trainer read is no evidence."""
 

@@ -231,7 +231,7 @@ def numbers(*names: str) -> list[Column]:
 
 
 def ledger(json: Json = False) -> None:
-    """Show both ledgers; every accepted event and closed search is accounted for. Exit code 3 if one is not.
+    """Show the ledgers; every accepted event and closed search is accounted for. Exit code 3 if one is not.
 
     Example: millrace ledger
     """
@@ -250,7 +250,7 @@ def ledger(json: Json = False) -> None:
 
 
 def ledger_table(report: Mapping[str, Any]) -> Table:
-    """Both ledgers as one table."""
+    """The ledgers as one table."""
     table = Table("ledger", "term", *numbers("records"))
     for name, terms in report.items():
         for term, value in terms.items():

@@ -13,7 +13,19 @@ import typer
 from contracts.errors import MillraceError, UsageError
 from contracts.telemetry import Process
 from deploy.local.processes import past_proxies
-from millrace import asking, auditing, explaining, exporting, importing, releasing, running
+from millrace import (
+    asking,
+    auditing,
+    curating,
+    explaining,
+    exporting,
+    importing,
+    pair_origins,
+    pairs,
+    releasing,
+    replaying,
+    running,
+)
 from millrace.output import print_error
 from service.process import expected_failure
 from simulator import commands as simulating
@@ -42,6 +54,7 @@ app.command(rich_help_panel="Watch")(auditing.audit)
 app.command(rich_help_panel="Ask")(asking.search)
 app.command(rich_help_panel="Ask")(asking.encode)
 app.command(rich_help_panel="Ask")(explaining.explain)
+app.command(rich_help_panel="Measure")(replaying.replay)
 app.command(rich_help_panel="Measure")(simulating.simulate)
 app.command(rich_help_panel="Measure")(simulating.backtest)
 app.command(rich_help_panel="Measure")(simulating.bench)
@@ -51,9 +64,12 @@ world_app.command("make")(simulating.world_make)
 experiment_app.command("run")(simulating.experiment_run)
 schema_app.command("export")(running.schema_export)
 importing.catalog_app.command("vectors")(exporting.catalog_vectors)
+pairs.pairs_app.command("explain")(pair_origins.pairs_explain)
+pairs.pairs_app.command("import")(curating.pairs_import)
 app.add_typer(importing.catalog_app, name="catalog", rich_help_panel="Run")
 app.add_typer(releasing.releases_app, name="releases", rich_help_panel="Watch")
 app.add_typer(releasing.base_app, name="base", rich_help_panel="Run")
+app.add_typer(pairs.pairs_app, name="pairs", rich_help_panel="Watch")
 app.add_typer(explaining.product_app, name="product", rich_help_panel="Ask")
 app.add_typer(shop_app, name="shop", rich_help_panel="Measure")
 app.add_typer(world_app, name="world", rich_help_panel="Measure")

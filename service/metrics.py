@@ -59,6 +59,10 @@ LAG_RECORDS = _gauge(
 )
 JOIN_OPEN = _gauge("millrace_join_open_searches", "Searches whose window is open.")
 SEARCH_OUTCOMES = _counter("millrace_search_outcomes_total", "What became of closed searches.", "outcome", "reason")
+ATTRIBUTIONS = _counter("millrace_attributions_total", "What became of late and orphan events.", "outcome", "reason")
+ATTRIBUTION_MEMORY = _counter(
+    "millrace_attribution_memory_total", "What attribution kept in Redis for later.", "outcome", "reason"
+)
 PAIRS_BUILT = _counter("millrace_pairs_built_total", "Preference pairs emitted.", "source")
 LISTS_OUT_OF_TIME = _counter("millrace_lists_out_of_time_total", "Lists decided out of event time.", "how")
 PAIRS_TRAINED = _counter("millrace_pairs_trained_total", "Preference pairs taken into account.", "source")
@@ -95,7 +99,7 @@ METRICS_OF: Final[dict[Process, tuple[MetricWrapperBase, ...]]] = {
     ),
     Process.STREAMS: (
         EVENT_OUTCOMES, DEAD_LETTERS, STAGE_WATERMARK, STAGE_PROGRESS, JOIN_OPEN, SEARCH_OUTCOMES, PAIRS_BUILT,
-        LISTS_OUT_OF_TIME, DEPENDENCY_UP,
+        LISTS_OUT_OF_TIME, ATTRIBUTIONS, ATTRIBUTION_MEMORY, DEPENDENCY_UP,
     ),
     Process.TRAINER: (
         DEAD_LETTERS, STAGE_WATERMARK, STAGE_PROGRESS, LISTS_READ, PAIRS_TRAINED, PAIRS_DROPPED, EVIDENCE_CELLS,

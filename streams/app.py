@@ -12,8 +12,9 @@ from contracts.telemetry import Process
 from service.health import Dependency, Health
 from service.http import admin_server
 from service.kafka import ensure_topics, expected_kafka_error, topic_ids
+from service.logging import get_logger
 from service.process import Shutdown
-from service.settings import Settings
+from service.settings import Settings, env_name
 from streams.agents.partition_agent import PartitionAgent
 from streams.agents.spec import AgentSpec
 from streams.registry import all_topics, chosen_agents
@@ -39,7 +40,7 @@ async def run_worker(settings: Settings, shutdown: Shutdown) -> None:
     Raises:
         MillraceError: an agent cannot go on; the process must end so that nothing uncommitted is passed over.
     """
-    specs = chosen_agents(settings.agents)
+    specs = _runnable(chosen_agents(settings.agents), settings)
     for name in SILENCED:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     await asyncio.to_thread(ensure_topics, settings, all_topics(), wait=shutdown.wait)
@@ -66,6 +67,26 @@ async def run_worker(settings: Settings, shutdown: Shutdown) -> None:
             raise
         finally:
             await _stop_agents(agents)
+
+
+def _runnable(specs: Sequence[AgentSpec[Any]], settings: Settings) -> list[AgentSpec[Any]]:
+    """Return the agents whose settings are there.
+
+    Raises:
+        UsageError: one that is asked for by name lacks a setting.
+    """
+    found = []
+    for spec in specs:
+        missing = [name for name in spec.needs if getattr(settings, name) is None]
+        if missing and settings.agents:
+            settings.require(*missing)
+        if missing:
+            names = ", ".join(map(env_name, missing))
+            get_logger().info("agent_left_out", agent=spec.name, reason=f"{names} is not set",
+                              fix=f"set {names}: until then its topics are not read")  # fmt: skip
+        else:
+            found.append(spec)
+    return found
 
 
 def agent_class(spec: AgentSpec[Any]) -> Callable[..., Agent]:

@@ -9,11 +9,13 @@ from contracts.errors import UsageError
 from contracts.messages import MESSAGE_BY_NAME, MESSAGES, MessageSpec
 from contracts.topics import GROUP_TOPICS, TOPICS, TopicSpec
 from streams.agents.spec import AgentSpec
+from streams.attribution.conversions import LATE, ORPHANS
+from streams.attribution.remembered import CHOSEN, CLICKS
 from streams.join.spec import JOIN
 from streams.pairs.partition_pairs import PAIRS
 
-AGENTS: Final[tuple[AgentSpec[Any], ...]] = (JOIN, PAIRS)
-"""In the order of the way of one click."""
+AGENTS: Final[tuple[AgentSpec[Any], ...]] = (JOIN, PAIRS, LATE, ORPHANS, CHOSEN, CLICKS)
+"""In the order of the way of one click. Those called `NAME-...` are parts of the agent `NAME`, and run with it."""
 
 
 def chosen_agents(names: str) -> list[AgentSpec[Any]]:
@@ -22,7 +24,9 @@ def chosen_agents(names: str) -> list[AgentSpec[Any]]:
     Raises:
         UsageError: a name is unknown or stands there twice.
     """
-    by_name = {spec.name: spec for spec in AGENTS}
+    by_name: dict[str, list[AgentSpec[Any]]] = {}
+    for spec in AGENTS:
+        by_name.setdefault(spec.name.partition("-")[0], []).append(spec)
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     if names and not wanted:
         raise UsageError("MILLRACE_AGENTS names no agent", fix=f"choose from {', '.join(by_name)}, or unset it")
@@ -38,7 +42,7 @@ def chosen_agents(names: str) -> list[AgentSpec[Any]]:
                 f"MILLRACE_AGENTS names {name} twice",
                 fix="name it once; another worker shares its work, a second copy in this one would not",
             )
-    return [by_name[name] for name in wanted] or list(AGENTS)
+    return [spec for name in wanted for spec in by_name[name]] or list(AGENTS)
 
 
 def all_topics() -> tuple[TopicSpec, ...]:

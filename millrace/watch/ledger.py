@@ -15,9 +15,14 @@ from contracts.topics import CATALOG, GROUP_PREFIX, SEARCH_EVENTS
 from millrace.watch.kafka_view import COUNTS, UNREAD, KafkaView, Tail, catalog_counts
 from service.kafka import Committed, OffsetRange
 from streams import registry
-from streams.agents.spec import AgentSpec, outcome_counts
+from streams.agents.spec import ASIDE_TOPICS, AgentSpec, outcome_counts
+from streams.attribution.conversions import LATE, ORPHANS
 from streams.join.spec import JOIN
 
+_ATTRIBUTING: Final = {
+    term: spec for term, topic in ASIDE_TOPICS.items() for spec in (LATE, ORPHANS) if spec.source == topic
+}
+"""Late and orphan: which agent takes events out of the term."""
 _OF_THE_INDEXER: Final = (CATALOG, f"{GROUP_PREFIX}indexer", COUNTS)
 
 
@@ -117,10 +122,16 @@ def _count(seen: KafkaView, spec: AgentSpec[Any]) -> dict[str, Any]:
 def event_ledger(seen: KafkaView) -> dict[str, int | None]:
     """Count accepted events, the terms they fell into, and the balance; None for what is not known.
 
-    Changes of the catalogue are events too, which the indexer counts.
+    Changes of the catalogue are events too, which the indexer counts. What attribution took of the events that the join
+    had set aside is no longer late or orphan; whether attribution counts right is told by its own balance.
     """
     joined = _count(seen, JOIN)
     terms = {outcome.value: joined.get(outcome, 0) for outcome in EventOutcome}
+    for term, spec in _ATTRIBUTING.items():
+        found = [count for own in seen.progress.get(spec.name, {}).values() for count in outcome_counts(own).items()]
+        taken = sum(n for (outcome, _), n in found if outcome == EventOutcome.ATTRIBUTED)
+        terms[term] -= taken
+        terms[EventOutcome.ATTRIBUTED] += taken
     accepted = joined["accepted"]
     for partition, ends in seen.partitions(CATALOG):
         committed = seen.committed.get("indexer", {}).get((CATALOG, partition), Committed(0, ""))
@@ -133,11 +144,13 @@ def event_ledger(seen: KafkaView) -> dict[str, int | None]:
     of_the_join = _ledger_needs(JOIN)
     needs: dict[str, tuple[str, ...]] = {
         **dict.fromkeys(JOIN.outcomes, of_the_join),
-        EventOutcome.ATTRIBUTED: (),
+        **{term: (*of_the_join, spec.progress_topic) for term, spec in _ATTRIBUTING.items()},
+        EventOutcome.ATTRIBUTED: tuple(spec.progress_topic for spec in _ATTRIBUTING.values()),
         EventOutcome.CATALOGUE: _OF_THE_INDEXER,
         EventOutcome.DEAD_LETTERED: (*of_the_join, *_OF_THE_INDEXER),
     }
     everything = (*of_the_join, *_OF_THE_INDEXER)
+    needs["balance"] = (*everything, *needs[EventOutcome.ATTRIBUTED])
     return {term: value if seen.knows(*needs.get(term, everything)) else None for term, value in ledger.items()}
 
 

@@ -65,6 +65,7 @@ class SetAside(NamedTuple):
     reason: str
     record: LogRecord
     error: str = ""
+    headers: Headers = ()
 
 
 class Emit(NamedTuple):
@@ -172,6 +173,7 @@ class AgentSpec(Generic[P]):
         counter: the metric of its outcomes, with labels `outcome` and, if there are reasons, `reason`.
         totals: other fields of the progress message that only grow -> the series on which they are shown.
         event_time: the field of the progress message that holds the event time up to which it is done; none if empty.
+        needs: settings without which it cannot run.
         written_at: header that carries the wall clock of its writing, epoch milliseconds; none if empty.
         topics: topics that no other service shares; the worker creates them.
         agent: module and class that run it, if it does more than carry out what its rules plan.
@@ -188,6 +190,7 @@ class AgentSpec(Generic[P]):
     totals: Mapping[str, tuple[Counter, tuple[str, ...]]] = field(default_factory=dict)
     event_time: str = ""
     uncounted: tuple[str, ...] = (WATERMARKS,)
+    needs: tuple[str, ...] = ()
     written_at: str = ""
     topics: tuple[TopicSpec, ...] = ()
     agent: str = "streams.agents.partition_agent:PartitionAgent"

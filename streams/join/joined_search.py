@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final, cast
 
@@ -38,6 +38,8 @@ class ListedSlot(msgspec.Struct, gc=False, omit_defaults=True):
     dwell_ms: int | None = None
     cart_quantity: int = msgspec.field(default_factory=int)
     purchase_quantity: int = msgspec.field(default_factory=int)
+    value: float | None = None
+    currency: str | None = None
 
 
 class ClosedSearch(msgspec.Struct, gc=False):
@@ -173,24 +175,43 @@ def _note_all(events: list[HeldEvent], slots: list[ListedSlot]) -> int:
     if not events:
         return 0
     by_product = {slot.product_id: slot for slot in slots}
+    bought: dict[int, list[HeldEvent]] = {}
     if len(by_product) == len(slots):
-        return [_note(event, {}, by_product) for event in events].count(False)
-    by_place: dict[tuple[str, int | None], ListedSlot] = {(slot.product_id, slot.position): slot for slot in slots}
-    unlisted = 0
-    for is_click in (True, False):
-        slots.sort(key=lambda slot: (slot.clicked, not slot.sponsored, -slot.position))
-        by_product = {slot.product_id: slot for slot in slots}
-        unlisted += sum(
-            not _note(event, by_place, by_product) for event in events if (event.kind == "click") == is_click
-        )
-    slots.sort(key=_position)
+        unlisted = [_note(event, {}, by_product, bought) for event in events].count(False)
+    else:
+        by_place: dict[tuple[str, int | None], ListedSlot] = {(slot.product_id, slot.position): slot for slot in slots}
+        unlisted = 0
+        for is_click in (True, False):
+            slots.sort(key=lambda slot: (slot.clicked, not slot.sponsored, -slot.position))
+            by_product = {slot.product_id: slot for slot in slots}
+            unlisted += sum(
+                not _note(event, by_place, by_product, bought)
+                for event in events
+                if (event.kind == "click") == is_click
+            )
+        slots.sort(key=_position)
+    if bought:
+        for slot in slots:
+            slot.value, slot.currency = _order_value(bought.get(slot.position, ()))
     return unlisted
 
 
+def _order_value(lines: Sequence[HeldEvent]) -> tuple[float | None, str | None]:
+    """What lines of orders are worth together and in which currency; the sum is the same in any order."""
+    prices = [(line.price, line.amount) for line in lines if line.price is not None]
+    currencies = {line.currency for line in lines}
+    if not lines or len(prices) < len(lines) or len(currencies) > 1:
+        return None, None
+    return math.fsum(price * amount for price, amount in prices), currencies.pop()
+
+
 def _note(
-    event: HeldEvent, by_place: Mapping[tuple[str, int | None], ListedSlot], by_product: Mapping[str, ListedSlot]
+    event: HeldEvent,
+    by_place: Mapping[tuple[str, int | None], ListedSlot],
+    by_product: Mapping[str, ListedSlot],
+    bought: dict[int, list[HeldEvent]],
 ) -> bool:
-    """Note one event: the first click, the longest view and stay, sums of quantities.
+    """Note one event: the first click, the longest view and stay, sums of quantities; lines of orders by position.
 
     Returns:
         Whether every product that it names is listed.
@@ -217,4 +238,5 @@ def _note(
             slot.cart_quantity += amount
         else:
             slot.purchase_quantity += amount
+            bought.setdefault(slot.position, []).append(event)
     return listed

@@ -110,6 +110,8 @@ class HeldEvent(msgspec.Struct, gc=False, array_like=True):
         synthetic: no person made it.
         offset: of its record.
         record: kept while its search has no list, because without one it is an orphan.
+        price: of a purchase, for one piece.
+        currency: of a purchase.
     """
 
     kind: str
@@ -124,6 +126,8 @@ class HeldEvent(msgspec.Struct, gc=False, array_like=True):
     synthetic: bool
     offset: int
     record: KeptRecord | None = None
+    price: float | None = None
+    currency: str | None = None
 
     def slots(self) -> Iterable[tuple[str, int | None, int]]:
         """Return the slots that it names: product, position if it says so, amount."""
@@ -139,7 +143,7 @@ class HeldEvent(msgspec.Struct, gc=False, array_like=True):
 
 def held_event(event: ShopEvent, time_ms: int, offset: int) -> HeldEvent:
     """Return what is kept of an event other than an impression."""
-    position, seen, order_id = None, b"", None
+    position, seen, order_id, price, currency = None, b"", None, None, None
     if event.type == "view":
         product_id, amount, seen = "", 0, _pack(list(map(_fields_of, event.slots)))
     elif event.type == "click":
@@ -149,13 +153,18 @@ def held_event(event: ShopEvent, time_ms: int, offset: int) -> HeldEvent:
     elif event.type == "cart":
         product_id, amount = event.product_id, event.quantity
     elif event.type == "purchase" and len(event.items) == 1:
-        product_id, amount, order_id = event.items[0].product_id, event.items[0].quantity, event.order_id
+        line = event.items[0]
+        product_id, amount, order_id, price, currency = (
+            line.product_id, line.quantity, event.order_id, line.price, event.currency,
+        )  # fmt: skip
     else:
         raise TypeError(f"{event.event_id} does not follow a list")
     event_time, denied = event.event_time, event.consent == "denied"
-    return HeldEvent(
+    held = HeldEvent(
         event.type, event_time, time_ms, product_id, position, amount, seen, order_id, denied, event.synthetic, offset
     )
+    held.price, held.currency = price, currency
+    return held
 
 
 class ShownList(msgspec.Struct, gc=False, array_like=True):

@@ -342,7 +342,9 @@ class PartitionJoin:
         """Plan to put a record on the topic of its outcome."""
         self._counts[outcome] += 1
         told = "" if is_personal(error) else error  # it may quote what was sent
-        plan.append(SetAside(outcome, reason, protected_record(record, self._person_key), told))
+        number = ClosingNumber(self._name, self._counts[outcome]).encode()
+        protected = protected_record(record, self._person_key)
+        plan.append(SetAside(outcome, reason, protected, told, [(CLOSING_NUMBER_HEADER, number)]))
 
     def _begin_replay(self, past: JoinProgress) -> None:
         """Begin at the oldest undecided record, with the windows of that time."""

@@ -127,6 +127,10 @@ def test_lag_is_what_lies_behind_each_group(observer: Observer) -> None:
         "pairs": {"records": 1, "held": 1, "worst_partition": 1},
         "trainer": {"records": 6, "held": 0, "worst_partition": 3},
         "indexer": {"records": 2, "held": 0, "worst_partition": 2},
+        "attribution": {"records": 0, "held": 0, "worst_partition": 0},
+        "attribution-orphans": {"records": 0, "held": 0, "worst_partition": 0},
+        "attribution-pairs": {"records": 4, "held": 0, "worst_partition": 4},
+        "attribution-clicks": {"records": 3, "held": 0, "worst_partition": 3},
     }
 
 

@@ -37,6 +37,8 @@ NAMES = {
     "millrace_evidence_dropped_cells",
     "millrace_gain_nats",
     "millrace_solve_duration_seconds",
+    "millrace_attribution_memory_total",
+    "millrace_attributions_total",
     "millrace_pairs_built_total",
     "millrace_pairs_dropped_total",
     "millrace_pairs_trained_total",

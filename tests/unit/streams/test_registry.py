@@ -6,7 +6,7 @@ import pytest
 
 from contracts.errors import DependencyDown, UsageError
 from contracts.progress import AgentProgress
-from contracts.topics import TOPICS
+from contracts.topics import ATTRIBUTION_PROGRESS, TOPICS
 from millrace.watch.kafka_view import KafkaView
 from millrace.watch.ledger import lag_report, ledger_report
 from service.kafka import OffsetRange
@@ -26,6 +26,15 @@ def test_all_agents_run_unless_some_are_named() -> None:
     """An empty setting means every agent; names choose, in the order given."""
     assert tuple(chosen_agents("")) == registry.AGENTS
     assert [spec.name for spec in chosen_agents("pairs, join")] == ["pairs", "join"]
+
+
+def test_an_agent_of_several_parts_is_chosen_with_all_of_them() -> None:
+    """Each part reads a topic of its own; a part alone would do half of the work."""
+    parts = ["attribution", "attribution-orphans", "attribution-pairs", "attribution-clicks"]
+    assert [spec.name for spec in chosen_agents("attribution")] == parts
+    assert tuple(spec.progress_topic for spec in chosen_agents("attribution")) == ATTRIBUTION_PROGRESS
+    with pytest.raises(UsageError, match="there is no agent attribution-pairs; did you mean attribution"):
+        chosen_agents("attribution-pairs")
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ from contracts.errors import DependencyDown
 from contracts.progress import CatalogCounts, EventCounts, JoinProgress, PairsProgress, SearchCounts
 from contracts.topics import (
     CATALOG,
+    CURATED_PAIRS,
     JOIN_PROGRESS,
     JOINED_SEARCHES,
+    LATE_EVENTS,
     PAIRS_PROGRESS,
     PREFERENCE_PAIRS,
     SEARCH_EVENTS,
@@ -25,7 +27,9 @@ from millrace.watch.ledger import (
     unknown_report,
 )
 from service.kafka import Committed, OffsetRange
+from streams.attribution.conversions import LATE, AttributionProgress
 from streams.pairs.partition_pairs import PAIRS
+from streams.registry import group_topics
 from tests.support.deployment import busy_kafka
 
 
@@ -113,7 +117,7 @@ def test_the_join_is_measured_by_its_progress_not_by_its_held_commit() -> None:
 
 def test_a_group_that_never_committed_lags_by_everything_kept() -> None:
     """Records that retention deleted are not lag."""
-    (row,) = partition_lags(KafkaView(ends={(PREFERENCE_PAIRS, 0): OffsetRange(40, 100)}))
+    (row,) = partition_lags(KafkaView(ends={(CURATED_PAIRS, 0): OffsetRange(40, 100)}))
     assert (row.position, row.lag) == (40, 60)
 
 
@@ -136,20 +140,23 @@ def without(*parts: str) -> KafkaView:
     [
         (SEARCH_EVENTS, {"join"}),
         (JOIN_PROGRESS, {"join"}),
-        (JOINED_SEARCHES, {"pairs"}),
+        (JOINED_SEARCHES, {"pairs", "attribution-clicks"}),
         (TRAINING_SEARCHES, {"trainer"}),
         (PAIRS_PROGRESS, {"pairs"}),
-        (PREFERENCE_PAIRS, {"trainer"}),
+        (PREFERENCE_PAIRS, {"trainer", "attribution-pairs"}),
         ("millrace-indexer", {"indexer"}),
         (UNREAD, set()),
-        ("kafka", {"join", "pairs", "trainer", "indexer"}),
+        ("kafka", set(group_topics())),
     ],
 )
 def test_lag_that_is_not_known_is_no_lag_of_zero(part: str, groups: set[str]) -> None:
     """The groups that need the part have no figure and no rows; the others have theirs."""
     report = lag_report(without(part))
     assert {group for group, totals in report["groups"].items() if totals["records"] is None} == groups
-    assert {row["group"] for row in report["partitions"]} == {"join", "pairs", "trainer", "indexer"} - groups
+    with_ends = {
+        group for group, read in group_topics().items() if read[0] in {topic for topic, _ in busy_kafka().ends}
+    }
+    assert {row["group"] for row in report["partitions"]} == with_ends - groups
 
 
 @pytest.mark.parametrize(
@@ -176,6 +183,30 @@ def test_closed_searches_need_the_progress_of_the_pairs_agent() -> None:
     report = ledger_report(without(PAIRS_PROGRESS))
     assert set(report["searches"].values()) == {None}
     assert report["events"]["balance"] == 0
+
+
+def attribution(raised: int, *, read: int) -> AttributionProgress:
+    """Return the progress of attribution in a partition of what was set aside."""
+    counts = {"attributed/raised": raised - 1, "attributed/unchanged": 1, "unmatched/no_pair": read - raised}
+    return AttributionProgress(partition=0, next_offset=read, hold_offset=read, counts=counts)
+
+
+def test_an_attributed_event_is_in_one_term_only() -> None:
+    """It is no longer late or orphan; the sum stays, and attribution has a balance of its own."""
+    progress = {"attribution": {0: attribution(3, read=5)}, "attribution-orphans": {0: attribution(2, read=4)}}
+    seen = kafka(progress={"join": {0: join_progress()}, **progress})
+    ledger = event_ledger(seen)
+    assert (ledger["late"], ledger["orphan"], ledger["attributed"], ledger["balance"]) == (2, 2, 5, 0)
+    late = agent_ledger(replace(seen, ends={**seen.ends, (LATE_EVENTS, 0): OffsetRange(0, 7)}), LATE)
+    assert (late["read"], late["attributed"], late["pending"], late["balance"]) == (
+        7, {"raised": 2, "unchanged": 1}, 2, 0,
+    )  # fmt: skip
+
+
+def test_without_the_progress_of_attribution_what_it_moves_is_not_known() -> None:
+    """The other terms stand."""
+    ledger = event_ledger(without("attribution-progress"))
+    assert {term for term, value in ledger.items() if value is None} == {"late", "attributed", "balance"}
 
 
 def test_counts_that_cannot_be_read_are_not_taken_for_zero() -> None:

@@ -279,3 +279,26 @@ def test_addresses_are_left_out_of_what_is_set_aside_wherever_they_stand(event: 
         assert ADDRESS not in text
         assert "email" not in text
     assert orjson.loads(found.record.value or b"").get("event_time") == event["event_time"]
+
+
+def bought(product: str, price: float | None, currency: str | None = "INR", **fields: Any) -> dict[str, Any]:
+    """Return a line of an order of its own."""
+    line = purchase(product, event_id=f"{product}-{price}-{currency}-{fields}", quantity=fields.get("quantity", 1))
+    priced = line["items"][0] if price is None else {**line["items"][0], "price": price}
+    return {**line, "order_id": line["event_id"], "currency": currency, "items": [priced]}
+
+
+def test_a_slot_says_what_was_bought_for_how_much() -> None:
+    """Price times quantity of every line, in the currency of the orders; the sum is the same in any order."""
+    lines = [bought("a", 0.1), bought("a", 0.2), bought("a", 0.3, quantity=3), bought("b", 5.0, None)]
+    messages = [closed(impression(), *orders) for orders in itertools.permutations(lines)]
+    assert len({json.dumps(one["slots"]) for one in messages}) == 1
+    told = [(slot.get("value"), slot.get("currency")) for slot in messages[0]["slots"]]
+    assert told == [(1.2, "INR"), (5.0, None), *[(None, None)] * 4]
+
+
+@pytest.mark.parametrize("other", [bought("a", None), bought("a", 2.0, "EUR"), bought("a", 2.0, None)])
+def test_a_value_that_is_not_known_whole_is_not_told(other: dict[str, Any]) -> None:
+    """A line without a price, or another currency: a part of the sum would pass for all of it."""
+    (slot, *_) = closed(impression(), bought("a", 1.0), other)["slots"]
+    assert ("value" in slot, "currency" in slot, slot["purchase_quantity"]) == (False, False, 2)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from contracts.joined import CLOSING_NUMBER_HEADER
 from streams.agents.spec import Emit, Plan, SetAside
 from streams.join.partition_join import PartitionJoin
 from tests.support.search_events import T0, Record, at, cart, click, encoded, impression, log, tick
@@ -138,3 +139,27 @@ def test_a_restart_repeats_what_ticks_did() -> None:
             after.take(record, plan)
         assert plan == expected
         assert after.progress() == whole.progress()
+
+
+def test_what_a_killed_join_sets_aside_again_has_the_numbers_that_it_had() -> None:
+    """Whoever counts late events and orphans knows a repeat by its number; each outcome has numbers of its own."""
+    records = log([
+        impression("s1"),
+        click("a", time_ms=5_000),
+        cart("b", search_id=None, search_time_ms=None, time_ms=5_100),
+        click("c", search_id="s9", time_ms=5_200, search_time_ms=5_150),
+        impression("s2", 5_300),
+        cart("d", search_id="s1", time_ms=5_400),
+        CLOSES_ALL,
+    ])  # fmt: skip
+    _, at_once = run(records)
+    first, before = run(records[:3])
+    again, plan = PartitionJoin(0, window_ms=WINDOW_MS, lateness_ms=LATENESS_MS, progress=first.progress()), Plan()
+    for record in records[first.progress().hold_offset :]:
+        again.take(record, plan)
+    numbers = [(one.outcome, one.record.offset, one.headers) for one in at_once if isinstance(one, SetAside)]
+    assert [(one.outcome, one.record.offset, one.headers) for one in [*before, *plan] if isinstance(one, SetAside)] == (
+        numbers
+    )
+    told = [(outcome, dict(headers)[CLOSING_NUMBER_HEADER].rpartition(b":")[2]) for outcome, _, headers in numbers]
+    assert told == [("late", b"1"), ("orphan", b"1"), ("late", b"2"), ("orphan", b"2")]
