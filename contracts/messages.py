@@ -12,6 +12,7 @@ from contracts.events import SEARCH_RECORD, ShopEvent, Tick
 from contracts.joined import JoinedSearch
 from contracts.pairs import CURATED_PAIR, CuratedPair, PreferencePair
 from contracts.progress import JoinProgress, PairsProgress
+from contracts.propensities import CELL_PROPENSITIES, CellPropensities
 from contracts.releases import MANIFEST, ROLLBACK, SERVING, ReleaseManifest, Rollback, Serving
 
 _SHOP_EVENTS: Final = (topics.SEARCH_EVENTS, topics.LATE_EVENTS, topics.ORPHAN_EVENTS)
@@ -39,6 +40,7 @@ MESSAGES: Final[tuple[MessageSpec, ...]] = (
     _alone("joined_search", JoinedSearch, topics.JOINED_SEARCHES, topics.HOLDOUT_SEARCHES),
     _alone("preference_pair", PreferencePair, topics.PREFERENCE_PAIRS),
     MessageSpec("curated_pair", CuratedPair, CURATED_PAIR, (topics.CURATED_PAIRS,)),
+    MessageSpec("propensities", CellPropensities, CELL_PROPENSITIES, (topics.PROPENSITIES,)),
     _alone("product_vector", ProductVector, topics.PRODUCT_VECTORS),
     MessageSpec("release_manifest", ReleaseManifest, MANIFEST, (topics.MODELS,)),
     MessageSpec("serving", Serving, SERVING, (topics.MODELS,)),

@@ -58,6 +58,11 @@ LAG_RECORDS = _gauge(
 )
 JOIN_OPEN = _gauge("millrace_join_open_searches", "Searches whose window is open.")
 SEARCH_OUTCOMES = _counter("millrace_search_outcomes_total", "What became of closed searches.", "outcome", "reason")
+PROPENSITY_LISTS = _counter(
+    "millrace_propensity_lists_total", "Closed searches by what they say of examination.", "outcome", "reason"
+)
+PROPENSITY_VERSIONS = _counter("millrace_propensity_versions_total", "Versions of propensities published.")
+TRUST_ALARMS = _gauge("millrace_trust_alarms", "Cells whose clicks show trust in the rank.")
 PAIRS_BUILT = _counter("millrace_pairs_built_total", "Preference pairs emitted.", "source")
 PAIRS_TRAINED = _counter("millrace_pairs_trained_total", "Preference pairs taken into account.", "source")
 PAIRS_DROPPED = _counter("millrace_pairs_dropped_total", "Preference pairs read, not taken into account.", "reason")
@@ -93,7 +98,7 @@ METRICS_OF: Final[dict[Process, tuple[MetricWrapperBase, ...]]] = {
     ),
     Process.STREAMS: (
         EVENT_OUTCOMES, DEAD_LETTERS, STAGE_WATERMARK, STAGE_PROGRESS, JOIN_OPEN, SEARCH_OUTCOMES, PAIRS_BUILT,
-        DEPENDENCY_UP,
+        PROPENSITY_LISTS, PROPENSITY_VERSIONS, TRUST_ALARMS, DEPENDENCY_UP,
     ),
     Process.TRAINER: (
         DEAD_LETTERS, STAGE_WATERMARK, STAGE_PROGRESS, LISTS_READ, PAIRS_TRAINED, PAIRS_DROPPED, EVIDENCE_CELLS,

@@ -11,8 +11,9 @@ from contracts.topics import GROUP_TOPICS, TOPICS, TopicSpec
 from streams.agents.spec import AgentSpec
 from streams.join.spec import JOIN
 from streams.pairs.partition_pairs import PAIRS
+from streams.propensity.partition_propensity import PROPENSITY
 
-AGENTS: Final[tuple[AgentSpec[Any], ...]] = (JOIN, PAIRS)
+AGENTS: Final[tuple[AgentSpec[Any], ...]] = (JOIN, PAIRS, PROPENSITY)
 """In the order of the way of one click."""
 
 

@@ -19,6 +19,7 @@ from streams import app
 from streams.agents.partition_agent import PartitionAgent
 from streams.app import _raise_crash, _run_agents, _watch_kafka, agent_class, tune_interpreter
 from streams.join.agent import JoinAgent
+from streams.propensity.agent import PropensityAgent
 from streams.registry import AGENTS
 from tests.conftest import SettingsFactory
 
@@ -52,7 +53,7 @@ def test_an_agent_that_runs_raises_nothing(settings: SettingsFactory) -> None:
 
 def test_every_agent_in_the_registry_can_be_run() -> None:
     """One that does more than its rules plan names its class; the others need none."""
-    assert [agent_class(spec) for spec in AGENTS] == [JoinAgent, PartitionAgent]
+    assert [agent_class(spec) for spec in AGENTS] == [JoinAgent, PartitionAgent, PropensityAgent]
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ def test_all_agents_run_unless_some_are_named() -> None:
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        ("join,propensity", "there is no agent propensity"),
+        ("join,erase", "there is no agent erase"),
         ("jion", "there is no agent jion; did you mean join"),
         ("join,pairs,join", "names join twice"),
         (" , ", "names no agent"),
