@@ -26,8 +26,10 @@ from service.settings import Settings
 from streams.agents.spec import AgentSpec, LogRecord, Plan, RecordRules
 from streams.propensity.evidence import CellSums, Products, Showing, cells_of, ranking_of, swapped_pairs
 
-BLOCK_RECORDS: Final = 20_000
-"""Records of a block: what a restart reads again in a second or two."""
+BLOCK_LISTS: Final = 20_000
+"""Lists of a block: what a restart reads again in a second or two."""
+BLOCK_RECORDS: Final = 100_000
+"""Records of a block; not every one is a list."""
 BLOCK_PRODUCTS: Final = 100_000
 """With so many products a block ends; some 40 MB."""
 BLOCK_MS: Final = 7 * DAY_MS
@@ -73,6 +75,8 @@ class PropensityProgress(PartitionProgress):
     """The same as it was at `hold_offset`, where the block begins."""
     block_began_ms: int = -1
     """Newest deadline seen when the block began."""
+    block_lists: Count = 0
+    """Lists of the block so far."""
     newest_closed_ms: int = -1
     """Newest deadline seen."""
     newest_append_ms: int = -1
@@ -99,10 +103,12 @@ class PartitionPropensity(RecordRules):
         self._held_turns: dict[str, int] = {}
         self._block_offset = self._block_began_ms = self._reread_to = -1
         self._newest_closed_ms = self._newest_append_ms = -1
+        self._block_lists = 0
         if past is not None:
             self.cells = sums_of(past)
             self._closed, self._held_turns = ClosedSearches(past.turns), past.held_turns
             self._block_offset, self._block_began_ms = past.hold_offset, past.block_began_ms
+            self._block_lists = past.block_lists
             self._reread_to = past.hold_offset
             self._newest_closed_ms, self._newest_append_ms = past.newest_closed_ms, past.newest_append_ms
         self._reread_closed = ClosedSearches(self._held_turns)
@@ -128,6 +134,7 @@ class PartitionPropensity(RecordRules):
             self._newest_closed_ms, self._newest_append_ms = search.closed_at, record.timestamp
         if self._block_ends(record):
             self._begin_block(record)
+        self._block_lists += 1
         reason = NoEvidenceReason.DUPLICATE if _is_repeat(record, self._closed) else self.count(search)
         return "counted" if reason is None else f"left/{reason}"
 
@@ -143,6 +150,7 @@ class PartitionPropensity(RecordRules):
             turns=dict(self._closed.newest),
             held_turns=self._held_turns,
             block_began_ms=self._block_began_ms,
+            block_lists=self._block_lists,
             newest_closed_ms=self._newest_closed_ms,
             newest_append_ms=self._newest_append_ms,
             cells={cell.key: CellProgress.of(sums) for cell, sums in self.cells.items()},
@@ -176,6 +184,7 @@ class PartitionPropensity(RecordRules):
     def _block_ends(self, record: LogRecord) -> bool:
         return (
             self._block_offset < 0
+            or self._block_lists >= BLOCK_LISTS
             or record.offset >= self._block_offset + BLOCK_RECORDS
             or len(self._products) >= BLOCK_PRODUCTS
             or self._newest_closed_ms >= self._block_began_ms + BLOCK_MS
@@ -186,7 +195,7 @@ class PartitionPropensity(RecordRules):
         self._products = Products()
         for sums in self.cells.values():
             sums.decay(self._half_life_lists)
-        self._block_offset, self._block_began_ms = record.offset, self._newest_closed_ms
+        self._block_offset, self._block_began_ms, self._block_lists = record.offset, self._newest_closed_ms, 0
         self._held_turns = dict(self._closed.newest)
 
 

@@ -51,6 +51,14 @@ class PositionShop:
 
     def lists(self, number: int) -> Iterator[JoinedSearch]:
         """Yield lists in order of time."""
+        return (_list(*served) for served in self._served(number))
+
+    def explored(self, number: int) -> Iterator[JoinedSearch]:
+        """Yield those lists of so many that were explored."""
+        return (_list(*one) for one in self._served(number) if one[-1].exploration.policy != "none")
+
+    def _served(self, number: int) -> Iterator[tuple[int, int, list[int], list[bool], Ranking]]:
+        """Yield number, query, products, clicks and ranking of lists."""
         live = self._live()
         typed = self.rng.choice(self.queries, number, p=self._popularity).tolist()
         ways, seeds = self.rng.random(number).tolist(), self.rng.integers(1, 2**31, number).tolist()
@@ -65,7 +73,8 @@ class PositionShop:
                 ranking = _ranking("live", "swap", seed, index // REDEPLOYED_EVERY)
             else:
                 order, ranking = live[query], _ranking("live", "none", 0, index // REDEPLOYED_EVERY)
-            yield self._list(index, query, order[: len(self.thetas)], ranking)
+            order = order[: len(self.thetas)]
+            yield index, query, order.tolist(), self._clicks_on(query, order).tolist(), ranking
 
     def raw_thetas(self) -> Any:
         """Click-through by position over all lists, relative to the first."""
@@ -87,30 +96,35 @@ class PositionShop:
                 order[place], order[place + 1] = order[place + 1], order[place]
         return order
 
-    def _list(self, index: int, query: int, order: Any, ranking: Ranking) -> JoinedSearch:
-        chances = np.asarray(self.thetas) * self.worth[query, order]
+    def _clicks_on(self, query: int, order: Any) -> Any:
+        """Draw clicks on a list, and note them."""
+        worth = self.worth[query, order]
         if len(self.trust):
-            chances = np.asarray(self.thetas) * np.minimum(1, self.worth[query, order] + np.asarray(self.trust))
-        clicks = self.rng.random(len(order)) < chances
+            worth = np.minimum(1, worth + np.asarray(self.trust))
+        clicks = self.rng.random(len(order)) < np.asarray(self.thetas) * worth
         self._shows[query, order] += 1
         self._clicks[query, order] += clicks
         self.shown += 1
         self.clicked += clicks
-        slots = tuple(
-            JoinedSlot(product_id=f"P-{query}-{product}", position=position, clicked=clicked)
-            for position, (product, clicked) in enumerate(zip(order.tolist(), clicks.tolist(), strict=True), start=1)
-        )
-        shown_ms = T0 + index * GAP_MS
-        return JoinedSearch(
-            search_id=f"s{index}",
-            search_time=shown_ms,
-            closed_at=shown_ms + 60_000,
-            query=f"query {query}",
-            surface="search",
-            device="mobile",
-            ranking=ranking,
-            slots=slots,
-        )
+        return clicks
+
+
+def _list(index: int, query: int, order: list[int], clicks: list[bool], ranking: Ranking) -> JoinedSearch:
+    slots = tuple(
+        JoinedSlot(product_id=f"P-{query}-{product}", position=position, clicked=clicked)
+        for position, (product, clicked) in enumerate(zip(order, clicks, strict=True), start=1)
+    )
+    shown_ms = T0 + index * GAP_MS
+    return JoinedSearch(
+        search_id=f"s{index}",
+        search_time=shown_ms,
+        closed_at=shown_ms + 60_000,
+        query=f"query {query}",
+        surface="search",
+        device="mobile",
+        ranking=ranking,
+        slots=slots,
+    )
 
 
 def _ranking(arm: str, policy: str, seed: int, release: int) -> Ranking:

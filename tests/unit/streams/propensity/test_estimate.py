@@ -1,32 +1,20 @@
 """Sums to propensities: written-out solutions, the prior, grids, bands, trust, and logs whose truth is known."""
 
 import math
-import time
-from collections.abc import Sequence
 from functools import cache
-from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from scipy.sparse import coo_matrix
-from sklearn.linear_model import PoissonRegressor
 
 from contracts.propensities import Cell
-from contracts.structs import JoinedSearch
 from streams.propensity.contests import Contest, Prior, solve
 from streams.propensity.estimate import Estimate, estimate, tied_clicks, trust_fit
 from streams.propensity.evidence import GROUPS, PLACES, UNIT, CellSums
 from streams.propensity.partition_propensity import PartitionPropensity
 from tests.support.position_log import PositionShop
+from tests.support.propensity_errors import poisson_thetas, run_shop
 
-LISTS = 40_000
-TRUTHS: dict[str, tuple[float, ...]] = {
-    "flat": tuple(k**-0.6 for k in range(1, 11)),
-    "prior": tuple(1 / k for k in range(1, 11)),
-    "steep": tuple(k**-1.4 for k in range(1, 11)),
-    "eye tracking": tuple(look / 0.68 for look in (0.68, 0.61, 0.48, 0.34, 0.28, 0.20, 0.11, 0.10, 0.08, 0.06)),
-}
-"""Powers of the position, and what eyes were seen to do (as ULTRA has it), which is none."""
+run = cache(run_shop)
 
 
 def side(clicks: float) -> list[int]:
@@ -146,39 +134,6 @@ def test_products_of_one_appeal_give_no_line() -> None:
     assert trust_fit(2, flat) is None
 
 
-class Run(NamedTuple):
-    """What came of a log."""
-
-    shop: PositionShop
-    found: Estimate
-    truth: Any
-    cpu_s: float
-    """Of counting and estimating."""
-    explored: list[JoinedSearch]
-
-    def error(self, found: Sequence[float]) -> float:
-        """Return the mean relative error over all positions."""
-        return float(np.mean(np.abs(np.asarray(found) / self.truth - 1)))
-
-
-@cache
-def run(name: str, seed: int, lists: int = LISTS, swapped: float = 0.05, anchored: float = 0.1) -> Run:
-    """Return what the default exploration tells of a shop with feedback."""
-    shop = PositionShop(TRUTHS[name], seed=seed, swapped=swapped, anchored=anchored)
-    rules, explored, cpu_s = PartitionPropensity(0, half_life_lists=20_000), [], 0.0
-    for search in shop.lists(lists):
-        if search.ranking.exploration.policy != "none":
-            explored.append(search)
-        began_s = time.process_time()
-        rules.count(search)
-        cpu_s += time.process_time() - began_s
-    ((cell, sums),) = rules.cells.items()
-    began_s = time.process_time()
-    found = estimate(cell, sums)
-    cpu_s += time.process_time() - began_s
-    return Run(shop, found, np.asarray(shop.thetas), cpu_s, explored)
-
-
 SHOPS = {"flat": 22, "prior": 23, "steep": 24, "eye tracking": 25}
 """Truth -> seed: each shop has luck of its own."""
 
@@ -187,8 +142,8 @@ SHOPS = {"flat": 22, "prior": 23, "steep": 24, "eye tracking": 25}
 def test_the_default_exploration_finds_examination_within_a_tenth() -> None:
     """After 40,000 lists of shops with feedback, over all positions; raw click-through is far off."""
     runs = [run(*shop) for shop in SHOPS.items()]
-    assert np.mean([one.error(thetas(one.found, 10)) for one in runs]) <= 0.1
-    assert min(one.error(one.shop.raw_thetas()) for one in runs) > 0.2
+    assert np.mean([one.error(one.thetas) for one in runs]) <= 0.1
+    assert min(one.error(one.raw_thetas) for one in runs) > 0.2
 
 
 @pytest.mark.slow
@@ -205,27 +160,9 @@ def test_the_truth_is_inside_the_band() -> None:
 def test_products_compared_with_themselves_come_to_the_truth_and_no_library_comes_closer() -> None:
     """If every list is jittered the error is a few hundredths; scikit-learn's Poisson regression is the peer."""
     one = run("eye tracking", 22, lists=20_000, swapped=0.0, anchored=1.0)
-    error = one.error(thetas(one.found, 10))
+    error = one.error(one.thetas)
     assert error < 0.07
     assert error <= one.error(poisson_thetas(one.explored)) + 0.01
-
-
-def poisson_thetas(explored: list[JoinedSearch]) -> Any:
-    """Return the examinations that a Poisson regression finds, with a factor for each (query, product)."""
-    columns: dict[tuple[str, str], int] = {}
-    shown = [
-        (columns.setdefault((one.query, slot.product_id), len(columns)), slot) for one in explored for slot in one.slots
-    ]
-    rows = np.arange(len(shown))
-    products = np.array([column for column, _ in shown])
-    places = np.array([slot.position - 1 for _, slot in shown])
-    design = coo_matrix(
-        (np.ones(2 * len(shown)), (np.tile(rows, 2), np.concatenate([places, 10 + products]))),
-        shape=(len(shown), 10 + len(columns)),
-    ).tocsr()
-    clicks = np.array([float(slot.clicked) for _, slot in shown])
-    fit = PoissonRegressor(alpha=1e-6, fit_intercept=False, max_iter=1000, tol=1e-6).fit(design, clicks)
-    return np.exp(fit.coef_[:10] - fit.coef_[0])
 
 
 @pytest.mark.slow

@@ -70,7 +70,7 @@ def restarted(rules: PartitionPropensity, log: Sequence[Record]) -> PartitionPro
 @pytest.fixture
 def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let blocks end within the log."""
-    monkeypatch.setattr(partition_propensity, "BLOCK_RECORDS", 70)
+    monkeypatch.setattr(partition_propensity, "BLOCK_LISTS", 70)
 
 
 @pytest.mark.usefixtures("short_blocks")
@@ -139,10 +139,10 @@ def test_new_cells_beyond_the_room_are_left_out(monkeypatch: pytest.MonkeyPatch)
     assert [(cell.layout, sums.lists) for cell, sums in rules.cells.items()] == [("list", 1), ("grid", 2)]
 
 
-@pytest.mark.parametrize("bound", ["BLOCK_RECORDS", "BLOCK_PRODUCTS", "BLOCK_MS"])
+@pytest.mark.parametrize("bound", ["BLOCK_LISTS", "BLOCK_RECORDS", "BLOCK_PRODUCTS", "BLOCK_MS"])
 def test_a_block_ends_by_records_by_products_and_by_time(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a restart must read again, what is remembered, and for how long: each has an end."""
-    small = {"BLOCK_RECORDS": 100, "BLOCK_PRODUCTS": 20, "BLOCK_MS": 100_000}
+    small = {"BLOCK_LISTS": 100, "BLOCK_RECORDS": 100, "BLOCK_PRODUCTS": 20, "BLOCK_MS": 100_000}
     assert feed(LOG).progress().hold_offset == 0
     monkeypatch.setattr(partition_propensity, bound, small[bound])
     assert feed(LOG).progress().hold_offset > 0
@@ -150,7 +150,7 @@ def test_a_block_ends_by_records_by_products_and_by_time(bound: str, monkeypatch
 
 def test_what_a_block_summed_up_fades_by_its_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a block of as many lists as a half-life, its clicks count half."""
-    monkeypatch.setattr(partition_propensity, "BLOCK_RECORDS", 50)
+    monkeypatch.setattr(partition_propensity, "BLOCK_LISTS", 50)
     rules = feed(log_of([joined() for _ in range(50)]))
     assert rules.cells[Cell()].clicks["swap", 1, 2][0:16] != [0] * 16
     clicks = sum(rules.cells[Cell()].clicks["swap", 1, 2])
