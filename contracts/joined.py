@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, get_args
 import orjson
 from pydantic import Field
 
-from contracts.base import Count, DurationMs, Id, Label, Message, Part, Query, Time
+from contracts.base import Count, DurationMs, Id, Label, Message, Part, Position, Query, Time
 from contracts.events import Ranking, Slot
 
 MAX_LIST_SLOTS: Final = 2_000
@@ -194,6 +194,8 @@ class JoinedSearch(Message):
     columns: Annotated[int, Field(ge=1, le=100)] = 1
     page: Annotated[int, Field(ge=1, le=10_000)] = 1
     """The first of the pages whose slots are here."""
+    first_page_ends: Position | None = None
+    """Last position of that page, if further pages are here too: their slots were seen by who asked for them."""
     ranking: Ranking = Ranking()
     slots: Annotated[tuple[JoinedSlot, ...], Field(strict=False, max_length=MAX_LIST_SLOTS)]
     """By position; a product may stand twice, sponsored and organic, each with an outcome of its own."""

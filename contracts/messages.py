@@ -12,6 +12,7 @@ from contracts.events import SEARCH_RECORD, ShopEvent, Tick
 from contracts.joined import JoinedSearch, Watermark
 from contracts.pairs import CURATED_PAIR, CuratedPair, PreferencePair
 from contracts.progress import JoinProgress, PairsProgress
+from contracts.propensities import CELL_PROPENSITIES, CellPropensities
 from contracts.releases import MANIFEST, ROLLBACK, SERVING, ReleaseManifest, Rollback, Serving
 from contracts.training import TrainingSearch
 
@@ -42,6 +43,7 @@ MESSAGES: Final[tuple[MessageSpec, ...]] = (
     _alone("preference_pair", PreferencePair, topics.PREFERENCE_PAIRS),
     _alone("training_search", TrainingSearch, topics.TRAINING_SEARCHES),
     MessageSpec("curated_pair", CuratedPair, CURATED_PAIR, (topics.CURATED_PAIRS,)),
+    MessageSpec("propensities", CellPropensities, CELL_PROPENSITIES, (topics.PROPENSITIES,)),
     _alone("product_vector", ProductVector, topics.PRODUCT_VECTORS),
     MessageSpec("release_manifest", ReleaseManifest, MANIFEST, (topics.MODELS,)),
     MessageSpec("serving", Serving, SERVING, (topics.MODELS,)),

@@ -173,6 +173,20 @@ class LeftReason(StrEnum):
     NO_CLICK = "no_click"
 
 
+class NoEvidenceReason(StrEnum):
+    """Why a closed search says nothing of how positions are looked at."""
+
+    DUPLICATE = "duplicate"
+    FILTERED = "filtered"
+    """It is synthetic, without consent, or sorted by the shopper."""
+    NOT_EXPLORED = "not_explored"
+    """Its products may stand where they do because of clicks: neither swapped, nor of a frozen ranking."""
+    NO_PAIR = "no_pair"
+    """It shows no two slots on its first page that stood there by rank, or none that were exchanged."""
+    TOO_MANY_CELLS = "too_many_cells"
+    """Its surface, device or layout is new, and there is no room for more."""
+
+
 class PairDropReason(StrEnum):
     """Why a pair that the trainer read is no evidence."""
 

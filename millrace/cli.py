@@ -27,6 +27,7 @@ from millrace import (
     running,
 )
 from millrace.output import print_error
+from millrace.propensities import propensities
 from service.process import expected_failure
 from simulator import commands as simulating
 
@@ -51,6 +52,7 @@ app.command(rich_help_panel="Watch")(asking.lag)
 app.command(rich_help_panel="Watch")(asking.ledger)
 app.command(rich_help_panel="Watch")(asking.freshness)
 app.command(rich_help_panel="Watch")(auditing.audit)
+app.command(rich_help_panel="Watch")(propensities)
 app.command(rich_help_panel="Ask")(asking.search)
 app.command(rich_help_panel="Ask")(asking.encode)
 app.command(rich_help_panel="Ask")(explaining.explain)

@@ -182,8 +182,9 @@ def _receiving() -> Json:
         named = {"type": "string", "enum": [f"{GROUP_PREFIX}{group}"]}
         binding = {"kafka": {"groupId": named, "bindingVersion": BINDING_VERSION}}
         in_groups |= {f"{group}-reads-{topic}": {**_receive(topic), "bindings": binding} for topic in read}
-    progress = {agent.name: (agent.progress_topic,) for agent in registry.AGENTS}
-    followers = {**FOLLOWERS, **progress, "page": (*FOLLOWERS["page"], *(topic for (topic,) in progress.values()))}
+    agents = {agent.name: (agent.progress_topic, *agent.follows) for agent in registry.AGENTS}
+    progress = (agent.progress_topic for agent in registry.AGENTS)
+    followers = {**FOLLOWERS, **agents, "page": (*FOLLOWERS["page"], *progress)}
     following = {
         f"{follower}-follows-{topic}": _receive(topic) for follower, read in followers.items() for topic in read
     }

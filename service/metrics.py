@@ -63,6 +63,11 @@ ATTRIBUTIONS = _counter("millrace_attributions_total", "What became of late and 
 ATTRIBUTION_MEMORY = _counter(
     "millrace_attribution_memory_total", "What attribution kept in Redis for later.", "outcome", "reason"
 )
+PROPENSITY_LISTS = _counter(
+    "millrace_propensity_lists_total", "Closed searches by what they say of examination.", "outcome", "reason"
+)
+PROPENSITY_VERSIONS = _counter("millrace_propensity_versions_total", "Versions of propensities published.")
+TRUST_ALARMS = _gauge("millrace_trust_alarms", "Cells whose clicks show trust in the rank.")
 PAIRS_BUILT = _counter("millrace_pairs_built_total", "Preference pairs emitted.", "source")
 LISTS_OUT_OF_TIME = _counter("millrace_lists_out_of_time_total", "Lists decided out of event time.", "how")
 PAIRS_TRAINED = _counter("millrace_pairs_trained_total", "Preference pairs taken into account.", "source")
@@ -99,7 +104,8 @@ METRICS_OF: Final[dict[Process, tuple[MetricWrapperBase, ...]]] = {
     ),
     Process.STREAMS: (
         EVENT_OUTCOMES, DEAD_LETTERS, STAGE_WATERMARK, STAGE_PROGRESS, JOIN_OPEN, SEARCH_OUTCOMES, PAIRS_BUILT,
-        LISTS_OUT_OF_TIME, ATTRIBUTIONS, ATTRIBUTION_MEMORY, DEPENDENCY_UP,
+        LISTS_OUT_OF_TIME, ATTRIBUTIONS, ATTRIBUTION_MEMORY, PROPENSITY_LISTS, PROPENSITY_VERSIONS, TRUST_ALARMS,
+        DEPENDENCY_UP,
     ),
     Process.TRAINER: (
         DEAD_LETTERS, STAGE_WATERMARK, STAGE_PROGRESS, LISTS_READ, PAIRS_TRAINED, PAIRS_DROPPED, EVIDENCE_CELLS,

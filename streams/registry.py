@@ -13,8 +13,9 @@ from streams.attribution.conversions import LATE, ORPHANS
 from streams.attribution.remembered import CHOSEN, CLICKS
 from streams.join.spec import JOIN
 from streams.pairs.partition_pairs import PAIRS
+from streams.propensity.partition_propensity import PROPENSITY
 
-AGENTS: Final[tuple[AgentSpec[Any], ...]] = (JOIN, PAIRS, LATE, ORPHANS, CHOSEN, CLICKS)
+AGENTS: Final[tuple[AgentSpec[Any], ...]] = (JOIN, PAIRS, PROPENSITY, LATE, ORPHANS, CHOSEN, CLICKS)
 """In the order of the way of one click. Those called `NAME-...` are parts of the agent `NAME`, and run with it."""
 
 

@@ -67,6 +67,22 @@ async def read_sources(
     return found
 
 
+async def read_progress(settings: Settings, spec: AgentSpec[P]) -> dict[int, P]:
+    """Return the newest progress of every partition of an agent, whoever has it now.
+
+    Raises:
+        DependencyDown: Kafka does not answer.
+    """
+    with translate_kafka_errors(settings):
+        consumer = AIOKafkaConsumer(**aiokafka_consumer_config(settings))
+        try:
+            await consumer.start()
+            numbers = range(settings.partitions)
+            return await _newest_progress(consumer, settings.topic(spec.progress_topic), numbers, spec.progress)
+        finally:
+            await consumer.stop()
+
+
 async def _newest_progress(
     consumer: AIOKafkaConsumer, topic: str, numbers: Collection[int], message: type[P]
 ) -> dict[int, P]:

@@ -176,6 +176,7 @@ class AgentSpec(Generic[P]):
         needs: settings without which it cannot run.
         written_at: header that carries the wall clock of its writing, epoch milliseconds; none if empty.
         topics: topics that no other service shares; the worker creates them.
+        follows: compacted topics that it reads beside its source, without a group and from their beginning.
         agent: module and class that run it, if it does more than carry out what its rules plan.
     """
 
@@ -193,6 +194,7 @@ class AgentSpec(Generic[P]):
     needs: tuple[str, ...] = ()
     written_at: str = ""
     topics: tuple[TopicSpec, ...] = ()
+    follows: tuple[str, ...] = ()
     agent: str = "streams.agents.partition_agent:PartitionAgent"
 
     @property

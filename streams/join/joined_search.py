@@ -86,6 +86,7 @@ def joined_search(search: OpenSearch, *, partition: int) -> ClosedSearch:
         layout=shown.layout,
         columns=shown.columns,
         page=shown.page,
+        first_page_ends=max((slot[1] for slot in shown.slots), default=None) if len(pages) > 1 else None,
         ranking=Ranking(
             ranker=ranker,
             query_release=query_release,

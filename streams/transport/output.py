@@ -42,8 +42,8 @@ class Writable(Protocol):
         """Its key."""
 
     @property
-    def value(self) -> bytes:
-        """Its value."""
+    def value(self) -> bytes | None:
+        """Its value; None deletes what a compacted topic holds under its key."""
 
     @property
     def headers(self) -> Headers:
@@ -54,7 +54,7 @@ class OutRecord(NamedTuple):
     """A record that is nothing but key, value and headers."""
 
     key: bytes | None
-    value: bytes
+    value: bytes | None
     headers: Headers = ()
 
 
@@ -127,10 +127,10 @@ class Output:
             yield batch
 
 
-def _size_bytes(key: bytes | None, value: bytes, headers: Headers) -> int:
+def _size_bytes(key: bytes | None, value: bytes | None, headers: Headers) -> int:
     """Return about how much of a batch a record takes, rather too much than too little."""
     in_headers = sum([len(name) + len(content) + HEADER_OVERHEAD_BYTES for name, content in headers])
-    return len(key or b"") + len(value) + in_headers + RECORD_OVERHEAD_BYTES
+    return len(key or b"") + len(value or b"") + in_headers + RECORD_OVERHEAD_BYTES
 
 
 class PatientBuffer(ProducerBuffer):

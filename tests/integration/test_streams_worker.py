@@ -353,12 +353,12 @@ def test_an_agent_that_is_not_built_is_refused_by_name(worker: WorkerFactory, ka
     """Asking for a planned agent is a usage error, not a worker that quietly does less."""
     one = worker(worker_id="w1")
     one.end()
-    one.environ = {**one.settings.as_environ(), "MILLRACE_AGENTS": "join,propensity"}
+    one.environ = {**one.settings.as_environ(), "MILLRACE_AGENTS": "join,erase"}
     one.log_path.unlink()
     one.start()
     assert one.wait_ended() == 2
     line = one.complaint()
-    assert "propensity" in line["error"]
+    assert "erase" in line["error"]
 
 
 def test_a_busy_port_ends_with_one_line(worker: WorkerFactory) -> None:

@@ -40,7 +40,7 @@ def test_an_agent_of_several_parts_is_chosen_with_all_of_them() -> None:
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        ("join,propensity", "there is no agent propensity"),
+        ("join,erase", "there is no agent erase"),
         ("jion", "there is no agent jion; did you mean join"),
         ("join,pairs,join", "names join twice"),
         (" , ", "names no agent"),

@@ -130,8 +130,15 @@ def test_the_slots_written_are_those_of_the_contract() -> None:
     full = shown(("a", 1), locale="en", device="d", surface="s", total_results=7, consent="granted")
     full |= {"client_id": "c9", "user_id": "u"}
     message = closed(full, click("a"))
-    assert set(message) == set(JoinedSearch.model_fields)
+    assert set(message) == set(JoinedSearch.model_fields) - {"first_page_ends"}
     JoinedSearch.model_validate(message)
+
+
+def test_a_list_of_several_pages_says_where_the_first_one_ends() -> None:
+    """What is learned of positions needs to know which slots everybody saw; a list of one page says nothing."""
+    first, second = shown(("a", 1), ("b", 2)), shown(("c", 3), event_id="i-2")
+    assert closed(second, first)["first_page_ends"] == 2
+    assert "first_page_ends" not in closed(first)
 
 
 def plan_of(*events: dict[str, Any] | bytes, key: bytes | None = KEY) -> Plan:

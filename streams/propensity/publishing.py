@@ -1,0 +1,100 @@
+"""When a version of propensities is due, from when on it holds, and which ones nobody can need any more.
+
+The topic itself says what was published: whoever owns partition 0 reads it, so neither a kill nor a hand-over repeats a
+version or leaves one out.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
+from typing import Final
+
+from contracts.base import YEAR_2100_MS
+from contracts.propensities import Cell, CellPropensities
+from contracts.topics import DAY_MS
+from streams.propensity.estimate import estimate
+from streams.propensity.evidence import UNIT, CellSums
+from streams.propensity.partition_propensity import PropensityProgress, all_sums
+
+LEAD_MS: Final = 60_000
+"""How far ahead of the newest list a version begins to hold: until then every reader has it."""
+KEPT_MS: Final = 15 * DAY_MS
+"""How long versions stay: a day longer than the lists that are weighed by them."""
+
+
+def due_versions(
+    progresses: Mapping[int, PropensityProgress],
+    newest: Mapping[Cell, CellPropensities],
+    *,
+    now_ms: int,
+    interval_ms: int,
+) -> list[CellPropensities]:
+    """Return the versions to publish now.
+
+    A cell gets its first one once a position is tied to the first, and another after each interval of event time in
+    which a list gave evidence.
+
+    Args:
+        progresses: partition -> its newest progress.
+        newest: cell -> the last version published.
+        now_ms: the wall clock.
+        interval_ms: shortest event time between two.
+    """
+    seen_ms = max((one.newest_closed_ms for one in progresses.values()), default=-1)
+    if seen_ms < 0:
+        return []
+    from_ms = LEAD_MS + max(map(_event_time, progresses.values(), [now_ms] * len(progresses)))
+    due = []
+    for cell, sums in sorted(all_sums(progresses).items()):
+        last = newest.get(cell)
+        if last is None or (sums.lists != last.lists and seen_ms >= last.estimated_at + interval_ms):
+            version = _version(cell, sums, last, seen_ms=seen_ms, from_ms=from_ms)
+            if last is not None or not all(slot.prior_only for slot in version.slots[1:]):
+                due.append(version)
+    return due
+
+
+def outdated(versions: Iterable[CellPropensities], *, seen_ms: int) -> Iterator[CellPropensities]:
+    """Yield the versions that no list which Kafka still has is weighed by.
+
+    Args:
+        versions: all that the topic holds.
+        seen_ms: newest event time seen.
+    """
+    by_cell: dict[Cell, list[CellPropensities]] = {}
+    for version in sorted(versions, key=lambda one: (one.effective_from, one.version)):
+        by_cell.setdefault(version.cell, []).append(version)
+    for of_cell in by_cell.values():
+        yield from (one for one, following in pairwise(of_cell) if following.effective_from < seen_ms - KEPT_MS)
+
+
+def _event_time(progress: PropensityProgress, now_ms: int) -> int:
+    """Return the event time by now: what happened since the newest list was written, this agent has not read yet."""
+    if progress.newest_closed_ms < 0:
+        return -1
+    return progress.newest_closed_ms + max(0, now_ms - progress.newest_append_ms)
+
+
+def _version(
+    cell: Cell, sums: CellSums, last: CellPropensities | None, *, seen_ms: int, from_ms: int
+) -> CellPropensities:
+    found = estimate(cell, sums)
+    clicks = {"swap": 0.0, "history": 0.0}
+    for (source, _, _), counted in sums.clicks.items():
+        clicks[source] += sum(counted) / UNIT
+    return CellPropensities(
+        surface=cell.surface,
+        device=cell.device,
+        layout=cell.layout,
+        columns=cell.columns,
+        kind=cell.kind,
+        version=1 if last is None else last.version + 1,
+        effective_from=min(YEAR_2100_MS, max(from_ms, 0 if last is None else last.effective_from + 1)),
+        estimated_at=seen_ms,
+        lists=sums.lists,
+        swap_clicks=clicks["swap"],
+        history_clicks=clicks["history"],
+        steepness=found.steepness,
+        slots=found.slots,
+        trust=found.trust,
+        trust_alarm=found.trust_alarm,
+    )

@@ -1,0 +1,84 @@
+"""The topic `propensities` as an agent reads it beside its own source: read to its end now and then.
+
+A version holds from a minute after it was published, so whoever reads on every few seconds weighs each list by the same
+version as any replay does. Before the first list, and after a restart, read to the end once.
+"""
+
+import asyncio
+from typing import Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from contracts.errors import ContractError
+from contracts.propensities import CELL_PROPENSITIES, Cell, CellPropensities, Propensities
+from contracts.topics import PROPENSITIES
+from contracts.wire import decode
+from service.kafka import aiokafka_consumer_config, translate_kafka_errors
+from service.logging import get_logger
+from service.settings import Settings
+
+FETCH_WAIT_MS: Final = 200
+
+
+class PropensityReader:
+    """What the topic holds, as far as it was read; shared by who needs it in one event loop.
+
+    Args:
+        settings: of the deployment.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.versions: dict[bytes, CellPropensities] = {}
+        """Key -> version, of all that the topic holds."""
+        self.lookup = Propensities()
+        """The same, to be asked for what holds when."""
+        self._settings = settings
+        self._log = get_logger(topic=PROPENSITIES)
+        self._next_offset = 0
+        self._reading = asyncio.Lock()
+
+    async def read_on(self) -> None:
+        """Read what was written up to this moment; a topic that was made anew is read from its beginning.
+
+        Raises:
+            DependencyDown: Kafka does not answer, or does not know the topic.
+        """
+        async with self._reading:
+            with translate_kafka_errors(self._settings):
+                consumer = AIOKafkaConsumer(**aiokafka_consumer_config(self._settings))
+                try:
+                    await consumer.start()
+                    await self._read_to_end(consumer, TopicPartition(self._settings.topic(PROPENSITIES), 0))
+                finally:
+                    await consumer.stop()
+
+    def newest(self) -> dict[Cell, CellPropensities]:
+        """Return the last version of each cell."""
+        return {one.cell: one for one in sorted(self.versions.values(), key=lambda one: one.version)}
+
+    async def _read_to_end(self, consumer: AIOKafkaConsumer, partition: TopicPartition) -> None:
+        consumer.assign([partition])
+        begins, ends = await consumer.beginning_offsets([partition]), await consumer.end_offsets([partition])
+        if ends[partition] < self._next_offset:
+            self.versions.clear()
+            self.lookup, self._next_offset = Propensities(), 0
+        consumer.seek(partition, max(self._next_offset, begins[partition]))
+        while await consumer.position(partition) < ends[partition]:
+            for record in (await consumer.getmany(partition, timeout_ms=FETCH_WAIT_MS)).get(partition, ()):
+                self._take(record.key or b"", record.value)
+        self._next_offset = ends[partition]
+
+    def _take(self, key: bytes, value: bytes | None) -> None:
+        """Take one record; what cannot be read is said and left out, for one bad version must not stop learning."""
+        old = self.versions.pop(key, None)
+        if old is not None:
+            self.lookup.drop(old.cell, old.version)
+        if value is None:
+            return
+        try:
+            version = decode(value, CELL_PROPENSITIES)
+        except ContractError as error:
+            self._log.error("propensities_unreadable", key=key.decode(errors="replace"), error=error.message)
+            return
+        self.versions[key] = version
+        self.lookup.add(version)

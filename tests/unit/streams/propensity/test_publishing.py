@@ -1,0 +1,99 @@
+"""When versions are published: not before there is evidence, not twice, ahead of the lists that they weigh."""
+
+from typing import Any
+
+import pytest
+
+from contracts.propensities import Cell, CellPropensities
+from contracts.topics import DAY_MS
+from streams.propensity.evidence import GROUPS, UNIT
+from streams.propensity.partition_propensity import CellProgress, PropensityProgress
+from streams.propensity.publishing import KEPT_MS, LEAD_MS, due_versions, outdated
+from tests.support.search_events import T0
+
+CELL = Cell("search", "mobile")
+INTERVAL_MS = 300_000
+
+
+def progress(
+    partition: int = 0, *, lists: int = 400, clicks: int = 200, closed_ms: int = T0, written_ms: int = T0
+) -> PropensityProgress:
+    """Return a partition's progress with so many swapped lists and clicks on the first two positions."""
+    sums = tuple([UNIT * clicks // (2 * GROUPS)] * (2 * GROUPS))
+    return PropensityProgress(
+        partition=partition,
+        next_offset=9,
+        hold_offset=0,
+        newest_closed_ms=closed_ms,
+        newest_append_ms=written_ms,
+        cells={CELL.key: CellProgress(lists=lists, clicks={"swap 1 2": sums})},
+    )
+
+
+def due(
+    *progresses: PropensityProgress, last: CellPropensities | None = None, now_ms: int = T0
+) -> list[CellPropensities]:
+    """Return the versions that are due."""
+    by_partition = {one.partition: one for one in progresses}
+    newest = {} if last is None else {last.cell: last}
+    return due_versions(by_partition, newest, now_ms=now_ms, interval_ms=INTERVAL_MS)
+
+
+def first(**fields: Any) -> CellPropensities:
+    """Return the first version of the cell."""
+    (version,) = due(progress(**fields))
+    return version
+
+
+def test_the_sums_of_all_partitions_make_a_version() -> None:
+    """Each of two partitions ties no position by itself, both together do."""
+    parts = progress(0, clicks=60), progress(1, clicks=60)
+    assert [due(one) for one in parts] == [[], []]
+    (version,) = due(*parts)
+    assert (version.cell, version.version, version.lists) == (CELL, 1, 800)
+    assert version.swap_clicks == pytest.approx(120, abs=0.01)
+    assert [slot.prior_only for slot in version.slots[:3]] == [False, False, True]
+
+
+def test_before_the_first_list_nothing_is_published() -> None:
+    """Neither without progress nor with one of a partition that saw no list."""
+    assert due() == []
+    assert due(PropensityProgress(partition=0, next_offset=0, hold_offset=0)) == []
+
+
+def test_a_version_holds_a_minute_after_the_newest_list() -> None:
+    """Every reader has it before the first list that it weighs closes."""
+    assert first().effective_from == T0 + LEAD_MS
+
+
+def test_time_that_passed_since_the_newest_list_was_written_counts() -> None:
+    """An agent that lags behind must not let a version begin where others have weighed lists already."""
+    (version,) = due(progress(closed_ms=T0, written_ms=T0 + 5_000), now_ms=T0 + 90_000)
+    assert version.effective_from == T0 + 85_000 + LEAD_MS
+    assert due(progress(written_ms=T0 + 9_000), now_ms=T0)[0].effective_from == T0 + LEAD_MS
+
+
+def test_another_version_is_due_after_an_interval_with_evidence() -> None:
+    """Versions rise by one; too soon, or without a new list, there is none."""
+    last = first()
+    later = T0 + INTERVAL_MS
+    assert due(progress(lists=500, closed_ms=later - 1), last=last) == []
+    assert due(progress(lists=400, closed_ms=later), last=last) == []
+    (version,) = due(progress(lists=500, closed_ms=later, written_ms=later), last=last, now_ms=later)
+    assert (version.version, version.effective_from) == (2, later + LEAD_MS)
+
+
+def test_a_version_never_holds_before_the_one_before_it() -> None:
+    """Whatever clocks say, a higher version is in force later."""
+    last = first().model_copy(update={"effective_from": T0 + DAY_MS})
+    (version,) = due(progress(lists=500, closed_ms=T0 + INTERVAL_MS), last=last)
+    assert version.effective_from == T0 + DAY_MS + 1
+
+
+def test_versions_that_weigh_no_list_that_is_kept_are_outdated() -> None:
+    """The one in force at the oldest list stays, and so does every later one, in each cell."""
+    mine = [first().model_copy(update={"version": n, "effective_from": T0 + n * DAY_MS}) for n in (1, 2, 3)]
+    other = first().model_copy(update={"device": "desktop"})
+    gone = [(one.device, one.version) for one in outdated([*mine, other], seen_ms=T0 + 2 * DAY_MS + KEPT_MS + 1)]
+    assert gone == [("mobile", 1)]
+    assert list(outdated(mine, seen_ms=T0 + 2 * DAY_MS + KEPT_MS)) == []
