@@ -77,6 +77,18 @@ def filter_reason(search: JoinedSearch) -> FilterReason | None:
     return None
 
 
+def first_swapped(seed: int) -> int:
+    """Return the first position of the first pair of neighbours that a list with policy `swap` may have exchanged.
+
+    The pairs follow one another from there to the end of the list; each was exchanged with chance 1/2, whatever stood
+    in it. Two that a page break parts never were: what is learned from exchanges leaves them out.
+
+    >>> first_swapped(6), first_swapped(7)
+    (1, 2)
+    """
+    return 1 + seed % 2
+
+
 def examination(position: int) -> float:
     """Return the relative chance that a shopper examines a position, 1 at the top.
 

@@ -115,6 +115,20 @@ class Settings(BaseModel):
         "How served lists are perturbed so that more is learned: none, noise:NATS on scores, or draws of quality.",
         pattern=r"^(none|draws|noise:\d+(\.\d+)?)$",
     )
+    anchor_share: float = _setting(
+        0.1,
+        "Share of clients, else sessions, whom release 0 answers: with them live searches are compared. A tenth tells "
+        "much and gives up little; 0: nobody.",
+        ge=0,
+        le=0.5,
+    )
+    swap_share: float = _setting(
+        0.05,
+        "Share of live lists whose neighbours are exchanged at random, by which clicks tell what a position is worth; "
+        "it costs less than a thousandth of nDCG. 0: none.",
+        ge=0,
+        le=1,
+    )
     list_depth: int = _setting(
         50, "Products that meaning, and words as many, find for a search's pages; more cost time.", ge=10, le=1000
     )

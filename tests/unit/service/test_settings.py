@@ -85,7 +85,8 @@ def test_an_unknown_name_like_no_other_is_refused_without_a_guess() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("MILLRACE_ANCHOR_SHARE", "0.1", "unknown setting"),
+        ("MILLRACE_ANCHOR_SHARE", "0.6", "less than or equal to 0.5"),
+        ("MILLRACE_ANCHOR_SHAPE", "0.1", "did you mean MILLRACE_ANCHOR_SHARE"),
         ("MILLRACE_PARTITIONS", "0", "greater than or equal to 1"),
         ("MILLRACE_PARTITIONS", "four", "valid integer"),
         ("MILLRACE_JOIN_WINDOW_S", "nan", "finite"),
