@@ -13,7 +13,7 @@ import typer
 from contracts.errors import MillraceError, UsageError
 from contracts.telemetry import Process
 from deploy.local.processes import past_proxies
-from millrace import asking, auditing, explaining, exporting, importing, releasing, running
+from millrace import asking, auditing, comparing, explaining, exporting, importing, releasing, running
 from millrace.output import print_error
 from service.process import expected_failure
 from simulator import commands as simulating
@@ -38,6 +38,7 @@ app.command(rich_help_panel="Watch")(asking.doctor)
 app.command(rich_help_panel="Watch")(asking.lag)
 app.command(rich_help_panel="Watch")(asking.ledger)
 app.command(rich_help_panel="Watch")(asking.freshness)
+app.command(rich_help_panel="Watch")(comparing.arms)
 app.command(rich_help_panel="Watch")(auditing.audit)
 app.command(rich_help_panel="Ask")(asking.search)
 app.command(rich_help_panel="Ask")(asking.encode)

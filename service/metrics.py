@@ -58,6 +58,8 @@ LAG_RECORDS = _gauge(
 )
 JOIN_OPEN = _gauge("millrace_join_open_searches", "Searches whose window is open.")
 SEARCH_OUTCOMES = _counter("millrace_search_outcomes_total", "What became of closed searches.", "outcome", "reason")
+ARM_OUTCOMES = _counter("millrace_arm_outcomes_total", "What became of lists read for arms.", "outcome", "reason")
+ARM_SUMS = _gauge("millrace_arm_sums", "Lists of an arm, and sums over them.", "arm", "surface", "what")
 PAIRS_BUILT = _counter("millrace_pairs_built_total", "Preference pairs emitted.", "source")
 PAIRS_TRAINED = _counter("millrace_pairs_trained_total", "Preference pairs taken into account.", "source")
 PAIRS_DROPPED = _counter("millrace_pairs_dropped_total", "Preference pairs read, not taken into account.", "reason")
@@ -92,8 +94,8 @@ METRICS_OF: Final[dict[Process, tuple[MetricWrapperBase, ...]]] = {
         DEGRADED, DEPENDENCY_UP,
     ),
     Process.STREAMS: (
-        EVENT_OUTCOMES, DEAD_LETTERS, STAGE_WATERMARK, STAGE_PROGRESS, JOIN_OPEN, SEARCH_OUTCOMES, PAIRS_BUILT,
-        DEPENDENCY_UP,
+        EVENT_OUTCOMES, DEAD_LETTERS, STAGE_WATERMARK, STAGE_PROGRESS, JOIN_OPEN, SEARCH_OUTCOMES, ARM_OUTCOMES,
+        PAIRS_BUILT, DEPENDENCY_UP,
     ),
     Process.TRAINER: (
         DEAD_LETTERS, STAGE_WATERMARK, STAGE_PROGRESS, LISTS_READ, PAIRS_TRAINED, PAIRS_DROPPED, EVIDENCE_CELLS,
@@ -108,7 +110,7 @@ METRICS_OF: Final[dict[Process, tuple[MetricWrapperBase, ...]]] = {
         DEGRADED, DEPENDENCY_UP,
     ),
     Process.QDRANT: (REQUESTS, REQUEST_SECONDS, INDEX_POINTS),
-    Process.PAGE: (REQUESTS, REQUEST_SECONDS, LAG_RECORDS, LEDGER_BALANCE, LEDGER, DEPENDENCY_UP),
+    Process.PAGE: (REQUESTS, REQUEST_SECONDS, LAG_RECORDS, LEDGER_BALANCE, LEDGER, ARM_SUMS, DEPENDENCY_UP),
 }  # fmt: skip
 """What each process feeds, and therefore exposes."""
 

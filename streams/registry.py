@@ -9,10 +9,11 @@ from contracts.errors import UsageError
 from contracts.messages import MESSAGE_BY_NAME, MESSAGES, MessageSpec
 from contracts.topics import GROUP_TOPICS, TOPICS, TopicSpec
 from streams.agents.spec import AgentSpec
+from streams.arms.partition_arms import ARMS_AGENT
 from streams.join.spec import JOIN
 from streams.pairs.partition_pairs import PAIRS
 
-AGENTS: Final[tuple[AgentSpec[Any], ...]] = (JOIN, PAIRS)
+AGENTS: Final[tuple[AgentSpec[Any], ...]] = (JOIN, PAIRS, ARMS_AGENT)
 """In the order of the way of one click."""
 
 

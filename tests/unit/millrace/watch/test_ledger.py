@@ -128,19 +128,19 @@ def without(*parts: str) -> KafkaView:
     [
         (SEARCH_EVENTS, {"join"}),
         (JOIN_PROGRESS, {"join"}),
-        (JOINED_SEARCHES, {"pairs", "trainer"}),
+        (JOINED_SEARCHES, {"pairs", "arms", "trainer"}),
         (PAIRS_PROGRESS, {"pairs"}),
         (PREFERENCE_PAIRS, {"trainer"}),
         ("millrace-indexer", {"indexer"}),
         (UNREAD, set()),
-        ("kafka", {"join", "pairs", "trainer", "indexer"}),
+        ("kafka", {"join", "pairs", "arms", "trainer", "indexer"}),
     ],
 )
 def test_lag_that_is_not_known_is_no_lag_of_zero(part: str, groups: set[str]) -> None:
     """The groups that need the part have no figure and no rows; the others have theirs."""
     report = lag_report(without(part))
     assert {group for group, totals in report["groups"].items() if totals["records"] is None} == groups
-    assert {row["group"] for row in report["partitions"]} == {"join", "pairs", "trainer", "indexer"} - groups
+    assert {row["group"] for row in report["partitions"]} == {"join", "pairs", "arms", "trainer", "indexer"} - groups
 
 
 @pytest.mark.parametrize(
