@@ -129,6 +129,13 @@ class Settings(BaseModel):
         ge=0,
         le=1,
     )
+    interleave_share: float = _setting(
+        0,
+        "Share of live lists made in turns of the live and the anchor's list: it decides sooner than arms which one "
+        "shoppers prefer, and shows more of the worse one. 0: none.",
+        ge=0,
+        le=0.5,
+    )
     list_depth: int = _setting(
         50, "Products that meaning, and words as many, find for a search's pages; more cost time.", ge=10, le=1000
     )
@@ -252,6 +259,8 @@ class Settings(BaseModel):
                 f"MILLRACE_LATENESS_S={self.lateness_s:g} must be less than "
                 f"MILLRACE_JOIN_WINDOW_S={self.join_window_s:g}"
             )
+        if self.interleave_share + self.swap_share > 1:
+            raise ValueError("MILLRACE_INTERLEAVE_SHARE and MILLRACE_SWAP_SHARE together exceed 1")
         if problem := self._login_problem():
             raise ValueError(problem)
         if (self.kafka_ssl_certfile is None) != (self.kafka_ssl_keyfile is None):

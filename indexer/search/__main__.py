@@ -140,7 +140,7 @@ class Starting:
             ranking=Ranking(
                 depth=settings.list_depth,
                 explore=Policy.named(settings.explore),
-                shares=Shares(settings.anchor_share, settings.swap_share),
+                shares=Shares(settings.anchor_share, settings.swap_share, settings.interleave_share),
                 boosts=Boosts(settings.launch_boost_nats, settings.launch_days, settings.priority_boost_nats),
                 hides_no_good_match=settings.hide_no_good_match,
             ),

@@ -4,13 +4,20 @@ The anchor arm is the control of the experiment: release 0 over the very collect
 was learned of queries or of products. Nothing is kept for it, and it is never out of date (ADR 16).
 """
 
+from collections import deque
+from collections.abc import Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Final, NamedTuple
 
-from contracts.arms import ANCHOR, is_anchored
+from contracts.arms import ANCHOR, INTERLEAVED, LIVE, is_anchored
 from contracts.events import Exploration
-from indexer.search.exploration import JITTER, NO_EXPLORATION, SWAP, Policy
+from indexer.search.arrangement import in_pages
+from indexer.search.exploration import JITTER, NO_EXPLORATION, SWAP, TEAM_DRAFT, Policy
 from indexer.search.in_force import ServedRelease
+from indexer.search.lists import Found
+from indexer.search.retrieval import Hit
+from towers.features import key_of
 from towers.model import QueryTower
 
 
@@ -20,10 +27,12 @@ class Shares(NamedTuple):
     Args:
         anchor: of persons, whom the anchor arm answers.
         swap: of live lists, whose neighbours are exchanged.
+        interleave: of live lists, that are made of the live and the anchor's list.
     """
 
     anchor: float = 0.0
     swap: float = 0.0
+    interleave: float = 0.0
 
 
 NO_SHARES: Final = Shares()
@@ -43,11 +52,13 @@ class Assignment(NamedTuple):
         release: that answers.
         policy: how its list is perturbed.
         seed: of the perturbation.
+        rival: whose list is interleaved with that of the release.
     """
 
     release: ServedRelease
     policy: Policy = NO_EXPLORATION
     seed: int = 0
+    rival: ServedRelease | None = None
 
     @property
     def exploration(self) -> Exploration:
@@ -78,16 +89,74 @@ def arm_of(release: ServedRelease, person: str | None, share: float) -> ServedRe
     return anchor_of(release)
 
 
-def perturbed(release: ServedRelease, explore: Policy, share: float, drawn: Draw) -> Assignment:
-    """How a list may be perturbed: by jitter on the anchor arm; on the live arm by exchanges, else as `explore` says.
+def perturbed(release: ServedRelease, explore: Policy, shares: Shares, drawn: Draw) -> Assignment:
+    """How a list may be perturbed: one way at most, so that what is logged is all that was done.
+
+    On the anchor arm by jitter; on the live arm by interleaving, by exchanges, else as `explore` says.
 
     Args:
         release: that answers.
         explore: the live arm's policy.
-        share: of live lists whose neighbours are exchanged.
+        shares: of live lists that are interleaved, and whose neighbours are exchanged.
         drawn: by chance.
     """
     if release.arm == ANCHOR:
         return Assignment(release, JITTER, drawn.seed)
-    policy = SWAP if drawn.chance < share else explore
+    interleaved = shares.interleave if release.query_release else 0.0
+    if drawn.chance < interleaved:
+        return Assignment(release, TEAM_DRAFT, drawn.seed, rival=anchor_of(release))
+    policy = SWAP if drawn.chance < interleaved + shares.swap else explore
     return Assignment(release, policy, drawn.seed if policy.explores else 0)
+
+
+def interleaved(live: Found, anchor: Found, *, k: int, seed: int) -> Found:
+    """The live list with the turns of a team draft between it and the anchor's, each slot explained by its own list."""
+    first, second = chain.from_iterable(live.pages), chain.from_iterable(anchor.pages)
+    drafted = team_draft([*first], [*second], seed)
+    by_team = {LIVE: live.explanations, ANCHOR: anchor.explanations}
+    explanations = {
+        product_id: by_team[hit.team or LIVE][product_id]
+        for hit in drafted
+        if (product_id := hit.payload["product_id"]) in by_team[hit.team or LIVE]
+    }
+    return live._replace(
+        pages=in_pages(drafted, k),
+        arm=INTERLEAVED,
+        exploration=Exploration(policy=TEAM_DRAFT.name, seed=seed),
+        explanations=explanations,
+    )
+
+
+def team_draft(live: Sequence[Hit], anchor: Sequence[Hit], seed: int) -> list[Hit]:
+    """Interleave two lists: in turns each takes the best product of its own that is not taken yet.
+
+    The team with fewer products is next, by lot if both have as many: a team's clicks over the other's say which list
+    shoppers prefer. What the query names stands first and belongs to neither.
+
+    Source: Radlinski, Kurup, Joachims, How does clickthrough data reflect retrieval quality?, CIKM 2008.
+
+    Args:
+        live: the first list, best first.
+        anchor: the second.
+        seed: of the lots.
+    """
+    drafted = [hit for hit in live if hit.pin]
+    taken = {hit.payload["product_id"] for hit in drafted}
+    queues = {LIVE: deque(live), ANCHOR: deque(anchor)}
+    turns = {LIVE: 0, ANCHOR: 0}
+    while True:
+        for queue in queues.values():
+            while queue and queue[0].payload["product_id"] in taken:
+                queue.popleft()
+        waiting = [team for team, queue in queues.items() if queue]
+        if not waiting:
+            return drafted
+        if turns[LIVE] == turns[ANCHOR]:
+            team = (LIVE, ANCHOR)[key_of(f"draft {seed} {turns[LIVE]}") % 2]
+        else:
+            team = min(turns, key=turns.__getitem__)
+        team = team if team in waiting else waiting[0]
+        hit = queues[team].popleft()._replace(team=team)
+        drafted.append(hit)
+        taken.add(hit.payload["product_id"])
+        turns[team] += 1

@@ -80,6 +80,8 @@ class Policy(NamedTuple):
 NO_EXPLORATION: Final = Policy()
 SWAP: Final = Policy.named("swap")
 JITTER: Final = Policy.named("jitter")
+TEAM_DRAFT: Final = Policy.named("team-draft")
+"""Moves nothing by itself: two lists are interleaved."""
 
 
 def deviate(seed: int, product_id: str) -> float:

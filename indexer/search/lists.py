@@ -53,12 +53,13 @@ def asked_by(request: SearchRequest, query: str) -> bytes:
 
 
 class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A product of a list, its score, the ids of its variants that it stands for, and its variant group."""
+    """A product of a list, its score, the ids of the variants that it stands for, its variant group, and its team."""
 
     product_id: str
     score: float
     variants: tuple[str, ...] = ()
     parent_id: str | None = None
+    team: str | None = None
 
 
 class RankedList(msgspec.Struct, array_like=True, frozen=True):
@@ -105,7 +106,10 @@ class RankedList(msgspec.Struct, array_like=True, frozen=True):
 def entries_of(pages: Sequence[Sequence[Hit]]) -> tuple[tuple[Entry, ...], ...]:
     """What is kept of pages."""
     return tuple(
-        tuple(Entry(hit.payload["product_id"], hit.score, hit.variants, hit.payload.get("parent_id")) for hit in page)
+        tuple(
+            Entry(hit.payload["product_id"], hit.score, hit.variants, hit.payload.get("parent_id"), hit.team)
+            for hit in page
+        )
         for page in pages
     )
 

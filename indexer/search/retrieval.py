@@ -85,7 +85,8 @@ class Hit(NamedTuple):
     """One product found.
 
     Its score, the shown part of its payload, its vector if that was asked for, what of the score its words are, in
-    nats, how surely the query names this very product, and the ids of the variants that it is shown for.
+    nats, how surely the query names this very product, the ids of the variants that it is shown for, and the team of
+    an interleaved list whose turn it was.
     """
 
     score: float
@@ -94,6 +95,7 @@ class Hit(NamedTuple):
     words: float = 0.0
     pin: float = 0.0
     variants: tuple[str, ...] = ()
+    team: str | None = None
 
 
 class Retrieval(Protocol):
@@ -307,6 +309,7 @@ def result_of(position: int, hit: Hit, explanation: dict[str, float] | None = No
         product_release=payload["product_release"],
         explanation=explanation,
         variants=hit.variants,
+        team=hit.team,
     )
 
 

@@ -14,7 +14,7 @@ from contracts.errors import DependencyDown, Expired, MalformedMessage, Millrace
 from contracts.events import BY_RELEVANCE, person_id
 from contracts.http import MOST_PAGES, EncodeAnswer, SearchAnswer, SearchRequest, SearchResult
 from contracts.telemetry import Process
-from indexer.search.arms import NO_SHARES, Assignment, Draw, Shares, arm_of, perturbed
+from indexer.search.arms import NO_SHARES, Assignment, Draw, Shares, anchor_of, arm_of, interleaved, perturbed
 from indexer.search.arrangement import NO_BOOSTS, Boosts, arranged
 from indexer.search.encoding import digest
 from indexer.search.exploration import NO_EXPLORATION, Policy, swapped
@@ -196,7 +196,10 @@ class SearchService:
         if not query or request.sort != BY_RELEVANCE or not request.explore or request.diversity:
             return Assignment(release)
         drawn = Draw(secrets.randbits(SEED_BITS) / 2**SEED_BITS, secrets.randbits(SEED_BITS))
-        return perturbed(release, self._ranking.explore, self._ranking.shares.swap, drawn)
+        shares = self._ranking.shares
+        if request.group_variants or request.per_seller is not None:  # two lists so arranged make none that is
+            shares = shares._replace(interleave=0.0)
+        return perturbed(release, self._ranking.explore, shares, drawn)
 
     async def _page(self, query: str, request: SearchRequest, release: ServedRelease, now_ms: int) -> _Page:
         """Rank a list and keep it, or read one that is kept; then show a page of it."""
@@ -206,7 +209,10 @@ class SearchService:
             ranked = await self._as_long(request.search_id, ranked, request, now_ms)
             return _Page(request.search_id, ranked, await self._read_again(request, ranked))
         assignment = self._assignment(query, request, release)
-        found = await self._find(query, request, assignment, asked=asked, now_ms=now_ms)
+        find = self._find if assignment.rival is None else self._interleaved
+        found = await find(query, request, assignment, asked=asked, now_ms=now_ms)
+        if found.no_good_match and found.degraded is None:
+            metrics.NO_GOOD_MATCH.inc()
         search_id, ranked = time_ordered_id(now_ms), kept_of(found, asked=asked, search_time=now_ms)
         self._lists.keep(search_id, ranked)
         if ranked.goes_on and request.page > len(ranked.pages):
@@ -217,6 +223,25 @@ class SearchService:
             result_of(position, hit, found.explanations.get(hit.payload["product_id"])) for position, hit in shown
         )
         return _Page(search_id, ranked, results, found.age_s)
+
+    async def _interleaved(
+        self, query: str, request: SearchRequest, assignment: Assignment, *, asked: bytes, now_ms: int
+    ) -> Found:
+        """Return the lists of both arms in one; the live one if the other cannot be had, or is not as good as usual."""
+        live, anchor = await asyncio.gather(
+            *(
+                self._find(query, request, Assignment(release), asked=asked, now_ms=now_ms)
+                for release in (assignment.release, anchor_of(assignment.release))
+            ),
+            return_exceptions=True,
+        )
+        if isinstance(live, BaseException):
+            raise live
+        if isinstance(anchor, BaseException) and not isinstance(anchor, MillraceError):
+            raise anchor
+        if isinstance(anchor, MillraceError) or live.degraded or anchor.degraded or not (live.pages and anchor.pages):
+            return live
+        return interleaved(live, anchor, k=request.k, seed=assignment.seed)
 
     async def _find(
         self, query: str, request: SearchRequest, assignment: Assignment, *, asked: bytes, now_ms: int
@@ -273,8 +298,6 @@ class SearchService:
             return found
         if query:
             self._observe_first_answer(release)
-        if candidates.no_good_match:
-            metrics.NO_GOOD_MATCH.inc()
         if request.page == 1:
             self._remembered.keep(key, found, shown, candidates.found_at_s)
         if policy.swaps and not any(hit.pin for hit in hits):  # what the query names keeps its place
@@ -328,7 +351,7 @@ class SearchService:
             raise self._refusal(error) from error
         self._qdrant.answered()
         return tuple(
-            result_of(position, Hit(entry.score, shown[entry.product_id], variants=entry.variants))
+            result_of(position, Hit(entry.score, shown[entry.product_id], variants=entry.variants, team=entry.team))
             for position, entry in enumerate(entries, ranked.first_position(request.page))
             if entry.product_id in shown
         )

@@ -299,8 +299,17 @@ def test_both_arms_answer_over_one_collection_and_say_how(
             assert by_meaning == pytest.approx(10 * float(text @ rows[result.product_id]), abs=1e-2)
         assert any((one.explanation or {})["quality"] for one in answers[1].results)
         eventually(lambda: len(impressions(own)) == 2, timeout_s=20)
+    draft = own.model_copy(update={"port": free_port(), "interleave_share": 1.0})
+    with running(partial(serve, deadline_s=8.0), draft) as search:
+        eventually(lambda: ask(search, "fridge").query_release == 1, timeout_s=60)
+        answers.append(ask(search, "quiet fridge", impression="server"))
+        assert (answers[-1].arm, answers[-1].exploration.policy) == ("interleaved", "team-draft")
+        assert {one.team for one in answers[-1].results} == {"live", "anchor"}
+        eventually(lambda: len(impressions(own)) == 3, timeout_s=20)
+    shown = {one.search_id: [slot.team for slot in one.slots] for one in impressions(own)}
     written = {one.search_id: one.ranking for one in impressions(own)}
     for answer in answers:
+        assert shown[answer.search_id] == [one.team for one in answer.results]
         ranking = written[answer.search_id]
         assert (ranking.arm, ranking.exploration) == (answer.arm, answer.exploration)
 

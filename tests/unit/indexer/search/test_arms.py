@@ -9,14 +9,16 @@ from qdrant_client import models
 from contracts.arms import ANCHOR, LIVE, is_anchored
 from contracts.errors import DependencyDown
 from contracts.events import Exploration, person_id
-from indexer.search.arms import Draw, Shares, anchor_of, arm_of, perturbed
+from indexer.search.arms import Draw, Shares, anchor_of, arm_of, perturbed, team_draft
 from indexer.search.exploration import JITTER, Policy, swapped
-from indexer.search.retrieval import Question, mixed
+from indexer.search.retrieval import Hit, Question, mixed
 from tests.support.search_fakes import DIM, Search, request, served
 from towers.model import Mix
 
 EVERYBODY = Shares(anchor=1.0)
 ALWAYS_SWAPPED = Shares(swap=1.0)
+ALWAYS_INTERLEAVED = Shares(interleave=1.0)
+SOME = Shares(swap=0.05)
 
 
 def learned(shares: Shares, **given: object) -> Search:
@@ -111,10 +113,10 @@ async def test_the_anchor_arm_is_jittered_and_says_so() -> None:
 def test_live_lists_are_swapped_for_a_share_and_explored_otherwise() -> None:
     """One policy a list, so that what is logged is all that was done."""
     noise, release = Policy.named("noise:0.3"), served(1, 1)
-    assert perturbed(release, noise, 0.05, Draw(0.04, 8)).exploration == Exploration(policy="swap", seed=8)
-    assert perturbed(release, noise, 0.05, Draw(0.06, 8)).exploration == Exploration(policy="noise:0.3", seed=8)
-    assert perturbed(release, Policy(), 0.05, Draw(0.06, 8)).exploration == Exploration()
-    assert perturbed(anchor_of(release), noise, 1.0, Draw(0.0, 8)).policy is JITTER
+    assert perturbed(release, noise, SOME, Draw(0.04, 8)).exploration == Exploration(policy="swap", seed=8)
+    assert perturbed(release, noise, SOME, Draw(0.06, 8)).exploration == Exploration(policy="noise:0.3", seed=8)
+    assert perturbed(release, Policy(), SOME, Draw(0.06, 8)).exploration == Exploration()
+    assert perturbed(anchor_of(release), noise, ALWAYS_SWAPPED, Draw(0.0, 8)).policy is JITTER
 
 
 async def test_a_swapped_list_is_the_ranked_one_with_its_neighbours_exchanged() -> None:
@@ -170,6 +172,107 @@ async def test_diverse_lists_and_those_found_by_words_alone_are_not_perturbed() 
     search.encoder.fails = True
     by_words = await search.service.search(request("another"))
     assert (by_words.degraded, by_words.exploration) == ("lexical", Exploration())
+
+
+def test_a_list_is_perturbed_one_way_at_most() -> None:
+    """Interleaved for its share, exchanged for the next; before anything is learned there is no rival."""
+    shares, noise = Shares(swap=0.2, interleave=0.1), Policy.named("noise:0.3")
+
+    def policy(chance: float, release: int = 1) -> str:
+        """Return what is done to a list."""
+        return perturbed(served(release, release), noise, shares, Draw(chance, 8)).policy.name
+
+    assert [policy(chance) for chance in (0.09, 0.11, 0.29, 0.31)] == ["team-draft", "swap", "swap", "noise:0.3"]
+    assert [policy(chance, release=0) for chance in (0.09, 0.19, 0.21)] == ["swap", "swap", "noise:0.3"]
+
+
+def hits(ids: str, *, pinned: str = "") -> list[Hit]:
+    """Return a list of one-letter products."""
+    return [Hit(1 - at / 10, {"product_id": one}, pin=float(one in pinned)) for at, one in enumerate(ids)]
+
+
+@pytest.mark.parametrize(("live", "anchor"), [("abcdef", "fbeacd"), ("abc", "abc"), ("abcd", "xy"), ("ab", "wxyz")])
+def test_a_team_draft_takes_in_turns_what_is_best_of_each_list(live: str, anchor: str) -> None:
+    """Every product once; no team is ever ahead by more than one while both have something to take."""
+    for seed in range(50):
+        drafted = team_draft(hits(live), hits(anchor), seed)
+        taken: set[str] = set()
+        for at, hit in enumerate(drafted):
+            own = live if hit.team == LIVE else anchor
+            assert hit.payload["product_id"] == next(one for one in own if one not in taken)
+            taken.add(hit.payload["product_id"])
+            turns = [one.team for one in drafted[: at + 1]]
+            others = anchor if hit.team == LIVE else live
+            if set(others) - taken:
+                assert abs(turns.count(LIVE) - turns.count(ANCHOR)) <= 1
+        assert taken == {*live, *anchor}
+
+
+def test_the_lots_of_a_draft_are_fair_and_of_its_seed() -> None:
+    """Each team begins half of the lists, and equal lists give each half of the first slots."""
+    first = [team_draft(hits("abc"), hits("abc"), seed)[0].team for seed in range(2_000)]
+    assert first.count(LIVE) / len(first) == pytest.approx(0.5, abs=0.04)
+    assert team_draft(hits("abcd"), hits("dcba"), 7) == team_draft(hits("abcd"), hits("dcba"), 7)
+
+
+def test_what_the_query_names_is_of_no_team() -> None:
+    """It stands first in both lists, and its clicks prefer neither."""
+    for seed in range(20):
+        drafted = team_draft(hits("zab", pinned="z"), hits("zba", pinned="z"), seed)
+        assert drafted[0].payload["product_id"] == "z"
+        assert [hit.team is None for hit in drafted] == [True, False, False]
+
+
+async def test_an_interleaved_list_says_whose_turn_each_slot_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the answer and in the impression, on every page; releases are those of the live list."""
+    search = learned(ALWAYS_INTERLEAVED)
+    found = search.store.best
+
+    async def turned(collection: str, question: Question, **fields: object) -> list[Hit]:
+        """Find for the anchor the same in the opposite order."""
+        best = await found(collection, question, **fields)  # type: ignore[arg-type] # what it is called with
+        if question.quality:
+            return best
+        return [one._replace(score=other.score) for one, other in zip(best[::-1], best, strict=True)]
+
+    monkeypatch.setattr(search.store, "best", turned)
+    first = await search.service.search(request(k=4, explain=True))
+    second = await search.service.search(request(k=4, explain=True, page=2, search_id=first.search_id))
+    assert (first.arm, first.query_release, first.exploration.policy) == ("interleaved", 7, "team-draft")
+    ranked = [Hit(0.0, {"product_id": f"P-{number}"}) for number in range(1, 13)]
+    drafted = team_draft(ranked, ranked[::-1], first.exploration.seed)
+    shown = [(one.product_id, one.team) for answer in (first, second) for one in answer.results]
+    assert shown == [(hit.payload["product_id"], hit.team) for hit in drafted[:8]]
+    assert {one.team for one in first.results} == {LIVE, ANCHOR}
+    slots = [slot for sent in search.impressions.sent for slot in sent.slots]
+    assert [(slot.product_id, slot.team) for slot in slots] == shown
+    assert {sent.ranking.arm for sent in search.impressions.sent} == {"interleaved"}
+    for result in first.results:
+        assert result.explanation is not None
+        assert (result.explanation["quality"] == 0.0) == (result.team == ANCHOR)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"explore": False}, {"diversity": 0.5}, {"group_variants": True}, {"per_seller": 2}]
+)
+async def test_lists_that_are_arranged_or_not_to_be_explored_are_not_interleaved(fields: dict[str, object]) -> None:
+    """They are live lists, and no slot has a team."""
+    answer = await learned(ALWAYS_INTERLEAVED).service.search(request(**fields))  # type: ignore[arg-type] # as a request takes them
+    assert (answer.arm, {one.team for one in answer.results}) == (LIVE, {None})
+
+
+async def test_without_the_rivals_list_the_live_one_is_shown() -> None:
+    """Whether the store fails or words answer alone: the shopper loses nothing, and no arm wins by it."""
+    search = learned(ALWAYS_INTERLEAVED)
+    search.encoder.fails = True
+    by_words = await search.service.search(request())
+    assert (by_words.arm, by_words.degraded) == (LIVE, "lexical")
+    search.encoder.fails = False
+    assert (await search.service.search(request("tv"))).arm == "interleaved"
+    search.store.down = True
+    assert (await search.service.search(request("tv"))).arm == LIVE
+    with pytest.raises(DependencyDown):
+        await search.service.search(request("radio"))
 
 
 async def test_what_is_remembered_and_kept_hot_is_so_for_each_arm() -> None:
