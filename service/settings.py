@@ -15,61 +15,33 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import SecretStr, ValidationError, field_validator, model_validator
 
 from contracts.errors import UsageError
 from contracts.releases import ALIAS, collection_name
 from contracts.telemetry import DEFAULT_PORTS, Process
 from contracts.topics import GROUP_PREFIX
+from service.kafka_settings import ENV_PREFIX, KafkaSettings, comma_list, env_name
+from service.kafka_settings import setting as _setting
 
-ENV_PREFIX: Final = "MILLRACE_"
+__all__ = ["ENV_PREFIX", "Settings", "env_name", "load_settings", "plain"]
+
 SETTINGS_FILE: Final = "millrace.toml"
 _NEVER_SHOWN: Final = ("redis_url",)
-_PASSWORD: Final = ("kafka_sasl_username", "kafka_sasl_password")
-_TOKEN_FILE: Final = ("kafka_sasl_oauth_token_file",)
-_CLIENT: Final = ("kafka_sasl_oauth_token_url", "kafka_sasl_oauth_client_id", "kafka_sasl_oauth_client_secret")
 _UNSET_FIXES: Final = {
     "kafka_bootstrap": "start everything with `millrace up`, or set MILLRACE_KAFKA_BOOTSTRAP=host:port",
     "redis_url": "start everything with `millrace up`, or set MILLRACE_REDIS_URL=redis://host:port/0",
     "qdrant_url": "start everything with `millrace up`, or set MILLRACE_QDRANT_URL=http://host:port",
 }
 
-SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
-SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
 LossName = Literal["softmax", "logistic", "hinge", "squared", "ranknet"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "json", "console"]
 
 
-def _setting(default: Any, meaning: str, *, unit: str = "", **limits: Any) -> Any:
-    """Make a field of its default and its meaning with the reason for the default."""
-    return Field(default=default, description=meaning, json_schema_extra={"unit": unit}, **limits)
-
-
-class Settings(BaseModel):
+class Settings(KafkaSettings):
     """The settings in force. A field's environment variable is `MILLRACE_` and its name in capitals."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
-
-    kafka_bootstrap: str | None = _setting(
-        None, "Kafka brokers as host:port, comma-separated; no default, so that nothing joins a cluster by accident."
-    )
-    kafka_security_protocol: SecurityProtocol = _setting("PLAINTEXT", "How to talk to Kafka; plain on one machine.")
-    kafka_sasl_mechanism: SaslMechanism = _setting("PLAIN", "How to log in where the protocol is SASL_*.")
-    kafka_sasl_username: str | None = _setting(None, "Login name where the mechanism is PLAIN or SCRAM.")
-    kafka_sasl_password: SecretStr | None = _setting(None, "Login password where the mechanism is PLAIN or SCRAM.")
-    kafka_sasl_oauth_token_url: str | None = _setting(
-        None, "Where OAUTHBEARER gets its tokens (client credentials), as https://host/path."
-    )
-    kafka_sasl_oauth_client_id: str | None = _setting(None, "Client id at the token URL.")
-    kafka_sasl_oauth_client_secret: SecretStr | None = _setting(None, "Client secret at the token URL.")
-    kafka_sasl_oauth_scope: str | None = _setting(None, "Scope asked for at the token URL, where it wants one.")
-    kafka_sasl_oauth_token_file: Path | None = _setting(
-        None, "File that holds an OAUTHBEARER token instead; read again at every login."
-    )
-    kafka_ssl_cafile: Path | None = _setting(None, "CA certificates (PEM) for SSL; the system's where unset.")
-    kafka_ssl_certfile: Path | None = _setting(None, "Client certificate (PEM) where the brokers ask for one.")
-    kafka_ssl_keyfile: Path | None = _setting(None, "Private key (PEM) of the client certificate.")
     redis_url: str | None = _setting(None, "Redis as redis://host:port/db; may be emptied at any time.", repr=False)
     qdrant_url: str | None = _setting(None, "Vector store as http://host:port.")
     qdrant_api_key: SecretStr | None = _setting(None, "Key of the vector store where it asks for one.")
@@ -198,15 +170,6 @@ class Settings(BaseModel):
     log_level: LogLevel = _setting("info", "Least level of our own log lines; libraries log from warning.")
     log_format: LogFormat = _setting("auto", "json, console, or auto: console on a terminal, JSON elsewhere.")
 
-    @field_validator("kafka_bootstrap")
-    @classmethod
-    def _names_hosts_and_ports(cls, value: str | None) -> str | None:
-        for server in [] if value is None else _comma_list(value) or [""]:
-            host, _, port = server.rpartition(":")
-            if not host or not re.fullmatch(r"\d{1,5}", port) or int(port) > 65_535:
-                raise ValueError(f"{server!r} is not host:port")
-        return value
-
     @field_validator("redis_url", "qdrant_url")
     @classmethod
     def _names_a_port_that_exists(cls, value: str | None) -> str | None:
@@ -215,13 +178,6 @@ class Settings(BaseModel):
             _ = urlsplit(value or "").port  # is taken apart only when asked for
         except ValueError:
             raise ValueError("is not an address: host or port is malformed") from None
-        return value
-
-    @field_validator("kafka_sasl_oauth_token_url")
-    @classmethod
-    def _is_a_web_address(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"https?://[^/\s]+\S*", value):
-            raise ValueError("is not https://host/path")
         return value
 
     @field_validator("replication_factor")
@@ -248,7 +204,7 @@ class Settings(BaseModel):
     @field_validator("trusted_proxies")
     @classmethod
     def _are_networks(cls, value: str) -> str:
-        for network in _comma_list(value):
+        for network in comma_list(value):
             ip_network(network)
         return value
 
@@ -261,23 +217,7 @@ class Settings(BaseModel):
             )
         if self.interleave_share + self.swap_share > 1:
             raise ValueError("MILLRACE_INTERLEAVE_SHARE and MILLRACE_SWAP_SHARE together exceed 1")
-        if problem := self._login_problem():
-            raise ValueError(problem)
-        if (self.kafka_ssl_certfile is None) != (self.kafka_ssl_keyfile is None):
-            raise ValueError("MILLRACE_KAFKA_SSL_CERTFILE and MILLRACE_KAFKA_SSL_KEYFILE go together")
         return self
-
-    def _login_problem(self) -> str | None:
-        """Say what is missing for the login to Kafka, or given and of no use."""
-        given = tuple(name for name in (*_PASSWORD, *_TOKEN_FILE, *_CLIENT) if getattr(self, name) is not None)
-        if not self.kafka_security_protocol.startswith("SASL_"):
-            unused = ", ".join(map(env_name, given))
-            return f"{unused} is unused unless MILLRACE_KAFKA_SECURITY_PROTOCOL is SASL_*" if given else None
-        ways = (_TOKEN_FILE, _CLIENT) if self.kafka_sasl_mechanism == "OAUTHBEARER" else (_PASSWORD,)
-        if given in ways:
-            return None
-        needed = ", or ".join(" and ".join(map(env_name, way)) for way in ways)
-        return f"MILLRACE_KAFKA_SASL_MECHANISM={self.kafka_sasl_mechanism} needs {needed}, and no other login"
 
     def topic(self, name: str) -> str:
         """Name a topic on the cluster."""
@@ -301,11 +241,11 @@ class Settings(BaseModel):
 
     def cors_origin_list(self) -> tuple[str, ...]:
         """List the origins that may call the collector from a browser."""
-        return tuple(_comma_list(self.cors_origins))
+        return tuple(comma_list(self.cors_origins))
 
     def trusted_proxy_list(self) -> tuple[IPv4Network | IPv6Network, ...]:
         """List the networks whose word about a caller's address is taken."""
-        return tuple(ip_network(network) for network in _comma_list(self.trusted_proxies))
+        return tuple(ip_network(network) for network in comma_list(self.trusted_proxies))
 
     @property
     def join_window_ms(self) -> int:
@@ -329,21 +269,12 @@ class Settings(BaseModel):
 
     def brokers(self) -> list[str]:
         """List the Kafka brokers; `UsageError` if none is named."""
-        return _comma_list(*self.require("kafka_bootstrap"))
+        return comma_list(*self.require("kafka_bootstrap"))
 
     def as_environ(self) -> dict[str, str]:
         """Make the environment that gives a child these settings, secrets in plain text; unset ones left out."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return {env_name(name): plain(value) for name, value in values.items() if value is not None}
-
-
-def env_name(field: str) -> str:
-    """Return a setting's environment variable.
-
-    >>> env_name("join_window_s")
-    'MILLRACE_JOIN_WINDOW_S'
-    """
-    return ENV_PREFIX + field.upper()
 
 
 def load_settings(
@@ -408,10 +339,6 @@ def _usage_error(error: ValidationError) -> UsageError:
 
 def _is_secret(name: str) -> bool:
     return name in _NEVER_SHOWN or "SecretStr" in str(Settings.model_fields[name].annotation)
-
-
-def _comma_list(value: str) -> list[str]:
-    return [part.strip() for part in value.split(",") if part.strip()]
 
 
 def plain(value: object) -> str:

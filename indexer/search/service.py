@@ -274,8 +274,8 @@ class SearchService:
         hits = boosts.ranked([] if is_hidden else candidates.hits[: most if goes_on else None], now_ms)
         if candidates.row is None:  # nothing is perturbed whose scores are not the model's
             assignment = Assignment(release)
-        policy = assignment.policy
-        pages = arranged(policy.ranked(hits, seed=assignment.seed), request, goes_on=goes_on)
+        policy, seed = assignment.policy, assignment.seed
+        pages = arranged(policy.ranked(hits, seed=seed), request, goes_on=goes_on)
         shown = page_of(pages, request.page)
         explanations = {}
         if request.explain:
@@ -301,8 +301,7 @@ class SearchService:
         if request.page == 1:
             self._remembered.keep(key, found, shown, candidates.found_at_s)
         if policy.swaps and not any(hit.pin for hit in hits):  # what the query names keeps its place
-            pages = swapped(pages, assignment.seed)
-            return found._replace(pages=pages, exploration=assignment.exploration)
+            return found._replace(pages=swapped(pages, seed), exploration=assignment.exploration)
         return found
 
     async def _kept(self, search_id: str, asked: bytes) -> RankedList:

@@ -18,7 +18,6 @@ from contracts.topics import (
     PREFERENCE_PAIRS,
     SEARCH_EVENTS,
 )
-from millrace.watch.arms import arms_report
 from millrace.watch.ledger import lag_report, ledger_report
 from millrace.watch.observer import Observer
 from service.kafka import OutgoingRecord, admin, consumer_config, ensure_topics, produce_all, producer_config
@@ -112,42 +111,6 @@ def test_a_click_becomes_pairs_though_nothing_follows_it(worker: WorkerFactory) 
     assert any(b'"tick"' in record.value for record in everything(one.settings, SEARCH_EVENTS))
     assert one.stop() == 0
     assert one.complaints() == []
-
-
-def test_arms_are_counted_once_though_the_worker_is_killed(worker: WorkerFactory) -> None:
-    """What a shop sees of its arms is in the progress that outlives a SIGKILL, and its ledger balances."""
-
-    def shown(number: int, arm: str) -> list[dict[str, Any]]:
-        """Return a search of an arm, of which the second product is clicked, on the anchor arm none."""
-        ranking = {"query_release": 0 if arm == "anchor" else 7, "product_release": 1, "arm": arm}
-        event = impression(f"{arm}-{number}", surface="search", session_id=f"k{number}", ranking=ranking)
-        if arm == "interleaved":
-            event["slots"][0]["team"], event["slots"][1]["team"] = "anchor", "live"
-        return [event, *([] if arm == "anchor" else [click("b", search_id=event["search_id"])])]
-
-    def told(settings: Settings) -> dict[str, Any]:
-        """Return what a look from outside shows, and the balance."""
-        with Observer(settings) as observer:
-            observer.wait_caught_up(20)
-            seen = observer.look()
-        report = arms_report(seen)
-        assert report is not None
-        cells = {row["arm"]: (row["searches"], row["clicked"], row["abandoned"]) for row in report["arms"]}
-        won = tuple(report["interleaving"][team] for team in ("live", "anchor", "tied"))
-        return {**cells, "won": won, "balance": ledger_report(seen)["arms"]["balance"]}
-
-    one = worker()
-    one.wait_ready()
-    arms = ("live", "anchor", "interleaved")
-    searches = [event for number in range(20) for arm in arms for event in shown(number, arm)]
-    send(one.settings, moved(searches, now_ms()))
-    wait_paired(one.settings, 10)
-    one.kill()
-    one = worker(topic_prefix=one.settings.topic_prefix)
-    one.wait_ready()
-    cells = {"live": (20, 20, 0), "anchor": (20, 0, 20), "interleaved": (20, 20, 0)}
-    everything_counted = {**cells, "won": (20, 0, 0), "balance": 0}
-    eventually(lambda: told(one.settings) == everything_counted, timeout_s=60, interval_s=1, what="all arms")
 
 
 def test_bad_records_are_set_aside_and_nothing_else_is_lost(worker: WorkerFactory) -> None:
