@@ -104,6 +104,8 @@ class Slot(Part):
     price: Money | None = None
     score: Finite | None = None
     parent_id: ProductId | None = None
+    team: Label | None = None
+    """Of an interleaved list: the arm whose turn it was at this slot, and to which its clicks are credited."""
 
 
 class Exploration(Part):
@@ -126,6 +128,8 @@ class Ranking(Part):
 
     Nothing is learned from where a product stands in a sorted list.
     """
+    no_good_match: bool | None = None
+    """Whether the ranker found that nothing in the list matches well; None if it does not tell."""
 
 
 class Impression(Envelope):

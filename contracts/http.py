@@ -213,6 +213,8 @@ class SearchResult(BaseModel):
     parent_id: str | None = None
     attributes: dict[str, AttributeValue] = Field(default_factory=dict)
     product_release: Release
+    team: Label | None = None
+    """In an interleaved list the arm whose turn it was here; whoever writes the impression copies it to the slot."""
     explanation: dict[str, float] | None = None
     variants: tuple[ProductId, ...] = ()
     """The other products of its variant group that were found, best first, where variants are grouped."""

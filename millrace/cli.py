@@ -26,6 +26,7 @@ from millrace import (
     replaying,
     running,
 )
+from millrace.arms import arms
 from millrace.output import print_error
 from millrace.propensities import propensities
 from service.process import expected_failure
@@ -51,6 +52,7 @@ app.command(rich_help_panel="Watch")(asking.doctor)
 app.command(rich_help_panel="Watch")(asking.lag)
 app.command(rich_help_panel="Watch")(asking.ledger)
 app.command(rich_help_panel="Watch")(asking.freshness)
+app.command(rich_help_panel="Watch")(arms)
 app.command(rich_help_panel="Watch")(auditing.audit)
 app.command(rich_help_panel="Watch")(propensities)
 app.command(rich_help_panel="Ask")(asking.search)

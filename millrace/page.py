@@ -15,6 +15,7 @@ import orjson
 from aiohttp import web
 from prometheus_client import Gauge
 
+from contracts.arms import ArmCounts
 from contracts.errors import InvariantError, MillraceError
 from contracts.telemetry import Process
 from millrace.watch.kafka_view import KafkaView
@@ -130,6 +131,11 @@ def export(latest: Mapping[str, Any]) -> None:
         for term, value in terms.items():
             if term != "balance":
                 _set(metrics.LEDGER, sum(value.values()) if isinstance(value, Mapping) else value, ledger, term)
+
+    arms = latest["arms"]
+    for row in [] if arms is None else arms["arms"]:
+        for what in ArmCounts.model_fields:
+            metrics.ARM_SUMS.labels(row["arm"], row["surface"], what).set(row[what])
 
 
 def _set(gauge: Gauge, value: int | None, *labels: str) -> None:

@@ -17,9 +17,9 @@ from contracts.errors import DependencyDown, UsageError
 from contracts.events import FUTURE_TOLERANCE_MS
 from contracts.topics import JOINED_SEARCHES, PREFERENCE_PAIRS, SEARCH_EVENTS, partition_for
 from millrace.asking import numbers
-from millrace.comparing import by_list, by_pair, compare, report_of, why_a_list, why_a_pair
 from millrace.output import Json, Tell, out, print_json, progress_bars
 from millrace.pairs import running_settings
+from millrace.replay_comparison import by_list, by_pair, compare, report_of, why_a_list, why_a_pair
 from millrace.tables import time_of
 from service.kafka import (
     OutgoingRecord,

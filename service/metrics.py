@@ -68,6 +68,8 @@ PROPENSITY_LISTS = _counter(
 )
 PROPENSITY_VERSIONS = _counter("millrace_propensity_versions_total", "Versions of propensities published.")
 TRUST_ALARMS = _gauge("millrace_trust_alarms", "Cells whose clicks show trust in the rank.")
+ARM_OUTCOMES = _counter("millrace_arm_outcomes_total", "What became of lists read for arms.", "outcome", "reason")
+ARM_SUMS = _gauge("millrace_arm_sums", "Lists of an arm, and sums over them.", "arm", "surface", "what")
 PAIRS_BUILT = _counter("millrace_pairs_built_total", "Preference pairs emitted.", "source")
 LISTS_OUT_OF_TIME = _counter("millrace_lists_out_of_time_total", "Lists decided out of event time.", "how")
 PAIRS_TRAINED = _counter("millrace_pairs_trained_total", "Preference pairs taken into account.", "source")
@@ -104,8 +106,8 @@ METRICS_OF: Final[dict[Process, tuple[MetricWrapperBase, ...]]] = {
     ),
     Process.STREAMS: (
         EVENT_OUTCOMES, DEAD_LETTERS, STAGE_WATERMARK, STAGE_PROGRESS, JOIN_OPEN, SEARCH_OUTCOMES, PAIRS_BUILT,
-        LISTS_OUT_OF_TIME, ATTRIBUTIONS, ATTRIBUTION_MEMORY, PROPENSITY_LISTS, PROPENSITY_VERSIONS, TRUST_ALARMS,
-        DEPENDENCY_UP,
+        LISTS_OUT_OF_TIME, ATTRIBUTIONS, ATTRIBUTION_MEMORY, ARM_OUTCOMES, PROPENSITY_LISTS, PROPENSITY_VERSIONS,
+        TRUST_ALARMS, DEPENDENCY_UP,
     ),
     Process.TRAINER: (
         DEAD_LETTERS, STAGE_WATERMARK, STAGE_PROGRESS, LISTS_READ, PAIRS_TRAINED, PAIRS_DROPPED, EVIDENCE_CELLS,
@@ -120,7 +122,7 @@ METRICS_OF: Final[dict[Process, tuple[MetricWrapperBase, ...]]] = {
         DEGRADED, DEPENDENCY_UP,
     ),
     Process.QDRANT: (REQUESTS, REQUEST_SECONDS, INDEX_POINTS),
-    Process.PAGE: (REQUESTS, REQUEST_SECONDS, LAG_RECORDS, LEDGER_BALANCE, LEDGER, DEPENDENCY_UP),
+    Process.PAGE: (REQUESTS, REQUEST_SECONDS, LAG_RECORDS, LEDGER_BALANCE, LEDGER, ARM_SUMS, DEPENDENCY_UP),
 }  # fmt: skip
 """What each process feeds, and therefore exposes."""
 

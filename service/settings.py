@@ -112,6 +112,27 @@ class Settings(KafkaSettings):
         "How served lists are perturbed so that more is learned: none, noise:NATS on scores, or draws of quality.",
         pattern=r"^(none|draws|noise:\d+(\.\d+)?)$",
     )
+    anchor_share: float = _setting(
+        0.1,
+        "Share of clients, else sessions, whom release 0 answers: with them live searches are compared. A tenth tells "
+        "much and gives up little; 0: nobody.",
+        ge=0,
+        le=0.5,
+    )
+    swap_share: float = _setting(
+        0.05,
+        "Share of live lists whose neighbours are exchanged at random, by which clicks tell what a position is worth; "
+        "it costs less than a thousandth of nDCG. 0: none.",
+        ge=0,
+        le=1,
+    )
+    interleave_share: float = _setting(
+        0,
+        "Share of live lists made in turns of the live and the anchor's list: it decides sooner than arms which one "
+        "shoppers prefer, and shows more of the worse one. 0: none.",
+        ge=0,
+        le=0.5,
+    )
     list_depth: int = _setting(
         50, "Products that meaning, and words as many, find for a search's pages; more cost time.", ge=10, le=1000
     )
@@ -236,6 +257,8 @@ class Settings(KafkaSettings):
                 f"MILLRACE_LATENESS_S={self.lateness_s:g} must be less than "
                 f"MILLRACE_JOIN_WINDOW_S={self.join_window_s:g}"
             )
+        if self.interleave_share + self.swap_share > 1:
+            raise ValueError("MILLRACE_INTERLEAVE_SHARE and MILLRACE_SWAP_SHARE together exceed 1")
         return self
 
     def topic(self, name: str) -> str:

@@ -9,13 +9,14 @@ from contracts.errors import UsageError
 from contracts.messages import MESSAGE_BY_NAME, MESSAGES, MessageSpec
 from contracts.topics import GROUP_TOPICS, TOPICS, TopicSpec
 from streams.agents.spec import AgentSpec
+from streams.arms.partition_arms import ARMS_AGENT
 from streams.attribution.conversions import LATE, ORPHANS
 from streams.attribution.remembered import CHOSEN, CLICKS
 from streams.join.spec import JOIN
 from streams.pairs.partition_pairs import PAIRS
 from streams.propensity.partition_propensity import PROPENSITY
 
-AGENTS: Final[tuple[AgentSpec[Any], ...]] = (JOIN, PAIRS, PROPENSITY, LATE, ORPHANS, CHOSEN, CLICKS)
+AGENTS: Final[tuple[AgentSpec[Any], ...]] = (JOIN, PAIRS, PROPENSITY, LATE, ORPHANS, CHOSEN, CLICKS, ARMS_AGENT)
 """In the order of the way of one click. Those called `NAME-...` are parts of the agent `NAME`, and run with it."""
 
 

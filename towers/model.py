@@ -109,6 +109,7 @@ class QueryTower:
         memory_queries: keys of the normalised queries that have a memory, rising, (M,) uint64.
         memory: d of these queries, (M, D) float16.
         mix: what words count; it rides in no vector.
+        quality: how much of a product's quality counts; 0 for those who are to see nothing of what was learned.
     """
 
     taste: np.ndarray
@@ -117,13 +118,15 @@ class QueryTower:
     memory_queries: np.ndarray
     memory: np.ndarray
     mix: Mix = DEFAULT_MIX
+    quality: float = 1.0
 
     @classmethod
-    def untrained(cls, dim: int) -> Self:
-        """The text alone decides."""
+    def untrained(cls, dim: int, *, quality: float = 1.0) -> Self:
+        """The text alone decides, and as much of the products' quality as is said."""
         nothing = np.zeros(dim, dtype=np.float32)
         no_queries = np.zeros(0, dtype=np.uint64)
-        return cls(np.zeros((dim, dim), np.float32), nothing, nothing, no_queries, np.zeros((0, dim), np.float16))
+        no_memory = np.zeros((0, dim), np.float16)
+        return cls(np.zeros((dim, dim), np.float32), nothing, nothing, no_queries, no_memory, quality=quality)
 
     def terms(self, query: str, row: np.ndarray, product: np.ndarray, added: Mapping[str, float]) -> dict[str, float]:
         """What a product's score is made of, in nats; together ten times the score.
@@ -139,7 +142,7 @@ class QueryTower:
             "text": NATS_PER_COSINE * float(row @ base),
             "taste": float(self.taste_of(row[None])[0] @ base),
             "memory": float(self.memory_of([query])[0] @ base),
-            "quality": NATS_PER_COSINE * float(product[-1]),
+            "quality": NATS_PER_COSINE * self.quality * float(product[-1]),
             **added,
         }
 
@@ -168,7 +171,7 @@ class QueryTower:
     def vectors(self, texts: Sequence[str], vectors: np.ndarray) -> np.ndarray:
         """The vectors that are searched with, (N, D + 1) float32."""
         moved = vectors + self.learned(texts, vectors) / NATS_PER_COSINE
-        return np.hstack([moved, np.ones((len(moved), 1))]).astype(np.float32)
+        return np.hstack([moved, np.full((len(moved), 1), self.quality)]).astype(np.float32)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """What a release carries of it."""

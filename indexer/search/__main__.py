@@ -5,10 +5,12 @@ import math
 from contextlib import AsyncExitStack
 from typing import Final
 
+from contracts.arms import ANCHOR, LIVE
 from contracts.errors import DependencyDown
 from contracts.telemetry import Process
 from indexer.points import Owner
 from indexer.qdrant import connect, connect_async
+from indexer.search.arms import Shares
 from indexer.search.arrangement import Boosts
 from indexer.search.encoding import QueryEncoder
 from indexer.search.exploration import Policy
@@ -114,8 +116,9 @@ class Starting:
         client = connect_async(settings, timeout_s=timeout_s, connections=MOST_OPEN + COUNTS_AT_ONCE)
         stack.push_async_callback(client.close)
         retrieval = QdrantRetrieval(client)
-        good_match = GoodMatch(queries, retrieval)
-        stack.callback(good_match.close)
+        good_match = {arm: GoodMatch(queries, retrieval) for arm in (LIVE, ANCHOR)}
+        for judge in good_match.values():
+            stack.callback(judge.close)
         lists = KeptLists(
             kept_for_s=settings.list_kept_s,
             client=async_redis_client(settings) if settings.redis_url else None,
@@ -137,6 +140,7 @@ class Starting:
             ranking=Ranking(
                 depth=settings.list_depth,
                 explore=Policy.named(settings.explore),
+                shares=Shares(settings.anchor_share, settings.swap_share, settings.interleave_share),
                 boosts=Boosts(settings.launch_boost_nats, settings.launch_days, settings.priority_boost_nats),
                 hides_no_good_match=settings.hide_no_good_match,
             ),

@@ -7,7 +7,7 @@ words are asked alone: prices, stock and deletions are today's.
 import asyncio
 import time
 import unicodedata
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, NamedTuple
 
@@ -41,6 +41,8 @@ PAYLOAD_TIMES: Final = 6
 """What a payload takes in memory, in lengths of its JSON: measured with that of a product of six attributes."""
 NUMBER_BYTES: Final = 32
 """A float of a list, and its place there."""
+
+NO_GOOD_MATCH: Final[Mapping[str, GoodMatch]] = {}
 
 
 class Candidates(NamedTuple):
@@ -83,7 +85,7 @@ class Finder:
     Args:
         encoder: of queries.
         retrieval: the vector store.
-        good_match: tells whether anything matches well; None if that is not asked.
+        good_match: tells whether anything matches well, by arm; of an arm without one that is not asked.
         hot_for_s: how long what was found serves those who ask the same; products are as old.
         deadline_s: how long it may take.
         monotonic_s: the clock.
@@ -94,7 +96,7 @@ class Finder:
         encoder: QueryEncoder,
         retrieval: Retrieval,
         *,
-        good_match: GoodMatch | None = None,
+        good_match: Mapping[str, GoodMatch] = NO_GOOD_MATCH,
         hot_for_s: float,
         deadline_s: float = DEADLINE_S,
         monotonic_s: Callable[[], float] = time.monotonic,
@@ -233,7 +235,8 @@ class Finder:
             total = await self._totals.wait(release.collection, filters, timeout_s=timeout_s)
         if rows is None:
             return Candidates(hits, total, None, self._monotonic_s(), by_words=late is not None)
-        missed = self._good_match is not None and self._good_match.is_missed(release, hits)
+        judge = self._good_match.get(release.arm)
+        missed = judge is not None and judge.is_missed(release, hits)
         return Candidates(hits, total, rows[0], self._monotonic_s(), no_good_match=missed)
 
     async def _encoded(self, query: str, ends_s: float) -> tuple[np.ndarray | None, MillraceError | None]:
@@ -254,7 +257,7 @@ class Finder:
 
 def _key(query: str, release: ServedRelease, filters: Filters, *more: object) -> bytes:
     """Equal for searches that find the same."""
-    served = release.query_release, release.product_release, release.collection
+    served = release.arm, release.query_release, release.product_release, release.collection
     folded = unicodedata.normalize("NFKC", query).casefold()
     return digest(f"{served} {more} {filters.model_dump_json()}\n{folded}")
 
@@ -262,7 +265,7 @@ def _key(query: str, release: ServedRelease, filters: Filters, *more: object) ->
 def _question(query: str, release: ServedRelease, rows: np.ndarray | None) -> Question | None:
     """What the store is asked for a query and its base vector, (1, D); None without a query."""
     vector = None if rows is None else release.tower.vectors([query], rows)[0]
-    return Question.of(query, vector, release.tower.mix) if query else None
+    return Question.of(query, vector, release.tower.mix, release.tower.quality) if query else None
 
 
 def explained(

@@ -87,6 +87,7 @@ def impression_of(request: SearchRequest, answer: SearchAnswer, *, query: str, p
                 price=result.price,
                 score=result.score,
                 parent_id=result.parent_id,
+                team=result.team,
             )
             for result in answer.results
         ),
@@ -96,6 +97,7 @@ def impression_of(request: SearchRequest, answer: SearchAnswer, *, query: str, p
             arm=answer.arm,
             exploration=answer.exploration,
             sort=None if answer.sort == BY_RELEVANCE else answer.sort,
+            no_good_match=answer.no_good_match,
         ),
     )
 

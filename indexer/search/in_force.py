@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from contracts.arms import LIVE
 from contracts.errors import CheckFailed, ContractError, MillraceError, UsageError
 from contracts.releases import Serving
 from contracts.topics import MODELS
@@ -38,6 +39,7 @@ class ServedRelease:
         collection: its name in the vector store.
         tower: of queries.
         click_times: clicks that the release learned from, for the freshness of its first answer; epoch ms.
+        arm: that it answers for.
     """
 
     query_release: int
@@ -45,6 +47,7 @@ class ServedRelease:
     collection: str
     tower: QueryTower
     click_times: tuple[int, ...] = ()
+    arm: str = LIVE
 
     def is_of(self, serving: Serving) -> bool:
         """Tell whether this is what a record on `models` names."""

@@ -16,6 +16,7 @@ import redis.asyncio
 from cachetools import TTLCache
 from redis.exceptions import RedisError
 
+from contracts.arms import LIVE
 from contracts.events import Exploration
 from contracts.http import SearchRequest
 from contracts.telemetry import Process
@@ -32,7 +33,7 @@ WRITES_AT_ONCE: Final = 64
 """Lists on their way to Redis; one more stays with this process alone."""
 PAUSE_S: Final = 1.0
 """After Redis failed, how long it is not asked."""
-FORM: Final = 2
+FORM: Final = 3
 """Part of each key in Redis: processes of two versions do not read each other's lists."""
 MOST_LISTED: Final = 10_000
 """Products of a list, its variants among them: so many positions an event may name."""
@@ -52,12 +53,13 @@ def asked_by(request: SearchRequest, query: str) -> bytes:
 
 
 class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A product of a list, its score, the ids of its variants that it stands for, and its variant group."""
+    """A product of a list, its score, the ids of the variants that it stands for, its variant group, and its team."""
 
     product_id: str
     score: float
     variants: tuple[str, ...] = ()
     parent_id: str | None = None
+    team: str | None = None
 
 
 class RankedList(msgspec.Struct, array_like=True, frozen=True):
@@ -68,6 +70,7 @@ class RankedList(msgspec.Struct, array_like=True, frozen=True):
         search_time: epoch ms.
         query_release: that ranked it.
         product_release: whose quality it was ranked by.
+        arm: that answered.
         policy: of its exploration.
         seed: of its exploration.
         degraded: how, if it was.
@@ -81,6 +84,7 @@ class RankedList(msgspec.Struct, array_like=True, frozen=True):
     search_time: int
     query_release: int
     product_release: int
+    arm: str
     policy: str
     seed: int
     degraded: str | None
@@ -102,7 +106,10 @@ class RankedList(msgspec.Struct, array_like=True, frozen=True):
 def entries_of(pages: Sequence[Sequence[Hit]]) -> tuple[tuple[Entry, ...], ...]:
     """What is kept of pages."""
     return tuple(
-        tuple(Entry(hit.payload["product_id"], hit.score, hit.variants, hit.payload.get("parent_id")) for hit in page)
+        tuple(
+            Entry(hit.payload["product_id"], hit.score, hit.variants, hit.payload.get("parent_id"), hit.team)
+            for hit in page
+        )
         for page in pages
     )
 
@@ -119,6 +126,7 @@ class Found(NamedTuple):
     product_release: int
     pages: Sequence[Sequence[Hit]]
     total: int | None
+    arm: str = LIVE
     exploration: Exploration = Exploration()
     explanations: Mapping[str, dict[str, float]] = {}
     degraded: str | None = None
@@ -134,6 +142,7 @@ def kept_of(found: Found, *, asked: bytes, search_time: int) -> RankedList:
         search_time=search_time,
         query_release=found.query_release,
         product_release=found.product_release,
+        arm=found.arm,
         policy=found.exploration.policy,
         seed=found.exploration.seed,
         degraded=found.degraded,

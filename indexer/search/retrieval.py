@@ -62,16 +62,18 @@ class Question:
         vector: of the query, (D + 1,); None if it could not be encoded, then words and quality decide.
         words: of the query.
         mix: how much words count.
+        quality: how much of a product's quality counts without a vector, which says so itself.
     """
 
     vector: np.ndarray | None
     words: LexicalQuery
     mix: Mix = DEFAULT_MIX
+    quality: float = 1.0
 
     @classmethod
-    def of(cls, query: str, vector: np.ndarray | None, mix: Mix) -> "Question":
+    def of(cls, query: str, vector: np.ndarray | None, mix: Mix, quality: float = 1.0) -> "Question":
         """Read the words of a query."""
-        return cls(vector, read_query(query), mix)
+        return cls(vector, read_query(query), mix, quality)
 
     def arms(self, *, mistyped: bool = False) -> Arms:
         """By what to ask: by meaning if the query could be encoded, and by its words."""
@@ -83,7 +85,8 @@ class Hit(NamedTuple):
     """One product found.
 
     Its score, the shown part of its payload, its vector if that was asked for, what of the score its words are, in
-    nats, how surely the query names this very product, and the ids of the variants that it is shown for.
+    nats, how surely the query names this very product, the ids of the variants that it is shown for, and the team of
+    an interleaved list whose turn it was.
     """
 
     score: float
@@ -92,6 +95,7 @@ class Hit(NamedTuple):
     words: float = 0.0
     pin: float = 0.0
     variants: tuple[str, ...] = ()
+    team: str | None = None
 
 
 class Retrieval(Protocol):
@@ -265,7 +269,8 @@ def mixed(question: Question, found: Mapping[str, Sequence[models.ScoredPoint]])
     nats = question.mix.nats(question.words.kind, matches)
     for place, (point, words) in enumerate(zip(points.values(), nats, strict=True)):
         payload = dict(point.payload or {})
-        base = point.score if question.vector is not None else payload.get("quality", 0.0) / NATS_PER_COSINE
+        quality = question.quality * payload.get("quality", 0.0) / NATS_PER_COSINE
+        base = quality if question.vector is None else point.score
         pin = _pin(question.words, payload) if place in named and matches[place] else 0.0
         hits.append(Hit(base + words / NATS_PER_COSINE, payload, _vector_of(point), words, pin))
     return sorted(hits, key=lambda hit: (-hit.pin, -hit.score))
@@ -304,6 +309,7 @@ def result_of(position: int, hit: Hit, explanation: dict[str, float] | None = No
         product_release=payload["product_release"],
         explanation=explanation,
         variants=hit.variants,
+        team=hit.team,
     )
 
 

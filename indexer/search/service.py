@@ -6,20 +6,18 @@ If nothing can be found, because the vector store does not answer, an earlier an
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-import orjson
-from cachetools import TTLCache
-
 from contracts.errors import DependencyDown, Expired, MalformedMessage, MillraceError, Overloaded
-from contracts.events import BY_RELEVANCE, Exploration
-from contracts.http import MOST_PAGES, EncodeAnswer, FacetValue, SearchAnswer, SearchRequest, SearchResult
+from contracts.events import BY_RELEVANCE, person_id
+from contracts.http import MOST_PAGES, EncodeAnswer, SearchAnswer, SearchRequest, SearchResult
 from contracts.telemetry import Process
+from indexer.search.arms import NO_SHARES, Assignment, Draw, Shares, anchor_of, arm_of, interleaved, perturbed
 from indexer.search.arrangement import NO_BOOSTS, Boosts, arranged
-from indexer.search.encoding import ENTRY_BYTES, digest
-from indexer.search.exploration import MOST_EXPLORED, Policy
+from indexer.search.encoding import digest
+from indexer.search.exploration import NO_EXPLORATION, Policy, swapped
 from indexer.search.facets import MATCHING
 from indexer.search.finding import Finder, explained
 from indexer.search.impressions import ImpressionLog, impression_of, time_ordered_id
@@ -36,18 +34,14 @@ from indexer.search.lists import (
     page_of,
     wanted,
 )
+from indexer.search.remembered import RememberedAnswers
 from indexer.search.retrieval import Hit, result_of
 from service import metrics
 from service.health import Dependency
 from service.machine import EpochClock, epoch_ms
 
-REMEMBERED_FOR_S: Final = 300.0
-"""How old an answer may be that is given again; prices, stock and deletions are as old."""
-REMEMBERED_BYTES: Final = 32 * 2**20
 OVERFETCH: Final = 3
 """Products that are asked for, for each that is to be shown, if variants are grouped or sellers are capped."""
-ARM: Final = "live"
-NO_EXPLORATION: Final = Policy()
 SEED_BITS: Final = 32
 
 
@@ -65,13 +59,15 @@ class Ranking:
 
     Args:
         depth: products that meaning, and words, give a list at least.
-        explore: how lists are perturbed for those who allow it.
+        explore: how live lists are perturbed for those who allow it.
+        shares: of searches that are for learning.
         boosts: what the shop adds to scores.
         hides_no_good_match: whether nothing is shown if nothing matches well.
     """
 
     depth: int = 50
     explore: Policy = NO_EXPLORATION
+    shares: Shares = NO_SHARES
     boosts: Boosts = NO_BOOSTS
     hides_no_good_match: bool = False
 
@@ -81,11 +77,6 @@ class _Page(NamedTuple):
     ranked: RankedList
     results: tuple[SearchResult, ...]
     age_s: float | None = None
-
-
-class _Remembered(NamedTuple):
-    found: bytes
-    found_at_s: float
 
 
 class SearchService:
@@ -119,12 +110,7 @@ class SearchService:
         self._person_key = person_key
         self._ranking = ranking
         self._clocks = clocks or Clocks()
-        self._remembered: TTLCache[bytes, _Remembered] = TTLCache(
-            REMEMBERED_BYTES,
-            REMEMBERED_FOR_S,
-            timer=self._clocks.monotonic_s,
-            getsizeof=lambda one: len(one.found) + ENTRY_BYTES,
-        )
+        self._remembered = RememberedAnswers(self._clocks.monotonic_s)
         self._qdrant = Dependency(Process.QDRANT, meaning="searches are answered from memory, or not at all")
         self._answered_release = 0
 
@@ -139,10 +125,12 @@ class SearchService:
         """
         began, now_ms = time.perf_counter(), self._clocks.epoch_ms()
         query = " ".join(request.query.split())
+        release = self._answering(query, request)
         if request.facets:
-            page, facets = await asyncio.gather(self._page(query, request, now_ms), self._facets(query, request))
+            counted = self._finder.facets(query, release, request.facets, request.filters)
+            page, facets = await asyncio.gather(self._page(query, request, release, now_ms), counted)
         else:
-            page, facets = await self._page(query, request, now_ms), None
+            page, facets = await self._page(query, request, release, now_ms), None
         search_id, ranked, results, age_s = page
         if facets is not None and self._is_hidden(ranked.no_good_match):
             facets = dict.fromkeys(facets, ())
@@ -151,7 +139,7 @@ class SearchService:
             search_time=ranked.search_time,
             query_release=ranked.query_release,
             product_release=ranked.product_release,
-            arm=ARM,
+            arm=ranked.arm,
             exploration=ranked.exploration,
             degraded=ranked.degraded,
             age_s=age_s,
@@ -195,17 +183,36 @@ class SearchService:
             raise DependencyDown("nothing is served yet", fix="start the indexer: it puts the first release in force")
         return release
 
-    async def _facets(self, query: str, request: SearchRequest) -> dict[str, tuple[FacetValue, ...]] | None:
-        return await self._finder.facets(query, self._in_force(), request.facets, request.filters)
+    def _answering(self, query: str, request: SearchRequest) -> ServedRelease:
+        """The release that answers whoever asks; a list that no query ranks is nobody's experiment."""
+        release = self._in_force()
+        if not query or request.sort != BY_RELEVANCE:
+            return release
+        person = request.session_id if request.client_id is None else person_id(request.client_id, self._person_key)
+        return arm_of(release, person, self._ranking.shares.anchor)
 
-    async def _page(self, query: str, request: SearchRequest, now_ms: int) -> _Page:
+    def _assignment(self, query: str, request: SearchRequest, release: ServedRelease) -> Assignment:
+        """How the list is perturbed, if it may be; diversity ranks by score again, and would undo it."""
+        if not query or request.sort != BY_RELEVANCE or not request.explore or request.diversity:
+            return Assignment(release)
+        drawn = Draw(secrets.randbits(SEED_BITS) / 2**SEED_BITS, secrets.randbits(SEED_BITS))
+        shares = self._ranking.shares
+        if request.group_variants or request.per_seller is not None:  # two lists so arranged make none that is
+            shares = shares._replace(interleave=0.0)
+        return perturbed(release, self._ranking.explore, shares, drawn)
+
+    async def _page(self, query: str, request: SearchRequest, release: ServedRelease, now_ms: int) -> _Page:
         """Rank a list and keep it, or read one that is kept; then show a page of it."""
         asked = asked_by(request, query)
         if request.search_id is not None:
             ranked = await self._kept(request.search_id, asked)
             ranked = await self._as_long(request.search_id, ranked, request, now_ms)
             return _Page(request.search_id, ranked, await self._read_again(request, ranked))
-        found = await self._find(query, request, asked=asked, now_ms=now_ms)
+        assignment = self._assignment(query, request, release)
+        find = self._find if assignment.rival is None else self._interleaved
+        found = await find(query, request, assignment, asked=asked, now_ms=now_ms)
+        if found.no_good_match and found.degraded is None:
+            metrics.NO_GOOD_MATCH.inc()
         search_id, ranked = time_ordered_id(now_ms), kept_of(found, asked=asked, search_time=now_ms)
         self._lists.keep(search_id, ranked)
         if ranked.goes_on and request.page > len(ranked.pages):
@@ -217,17 +224,35 @@ class SearchService:
         )
         return _Page(search_id, ranked, results, found.age_s)
 
-    async def _find(self, query: str, request: SearchRequest, *, asked: bytes, now_ms: int) -> Found:
+    async def _interleaved(
+        self, query: str, request: SearchRequest, assignment: Assignment, *, asked: bytes, now_ms: int
+    ) -> Found:
+        """Return the lists of both arms in one; the live one if the other cannot be had, or is not as good as usual."""
+        live, anchor = await asyncio.gather(
+            *(
+                self._find(query, request, Assignment(release), asked=asked, now_ms=now_ms)
+                for release in (assignment.release, anchor_of(assignment.release))
+            ),
+            return_exceptions=True,
+        )
+        if isinstance(live, BaseException):
+            raise live
+        if isinstance(anchor, BaseException) and not isinstance(anchor, MillraceError):
+            raise anchor
+        if isinstance(anchor, MillraceError) or live.degraded or anchor.degraded or not (live.pages and anchor.pages):
+            return live
+        return interleaved(live, anchor, k=request.k, seed=assignment.seed)
+
+    async def _find(
+        self, query: str, request: SearchRequest, assignment: Assignment, *, asked: bytes, now_ms: int
+    ) -> Found:
         """Return what the vector store finds, or what it found when the same was asked before."""
-        release, ranking = self._in_force(), self._ranking
+        ranking, release = self._ranking, assignment.release
         by_relevance = request.sort == BY_RELEVANCE
-        is_ranked = bool(query) and by_relevance
-        # Diversity ranks by score again: what was perturbed before would not be what is shown.
-        explores = is_ranked and request.explore and not request.diversity and ranking.explore.explores
         is_arranged = request.group_variants or request.per_seller is not None
-        least = explores * MOST_EXPLORED if is_ranked else MATCHING
+        least = assignment.policy.most_moved if query and by_relevance else MATCHING
         most = max(ranking.depth, request.k * (OVERFETCH if is_arranged else 1), least)
-        key = digest(f"{asked.hex()} {request.page} {explores}")
+        key = digest(f"{asked.hex()} {request.page} {release.arm} {request.explore}")
         began_s = self._clocks.monotonic_s()
         try:
             candidates = await self._finder.find(
@@ -247,10 +272,10 @@ class SearchService:
         goes_on = not query and len(candidates.hits) > most
         boosts = ranking.boosts if by_relevance else NO_BOOSTS
         hits = boosts.ranked([] if is_hidden else candidates.hits[: most if goes_on else None], now_ms)
-        exploration = Exploration()
-        if explores and candidates.row is not None:
-            hits, exploration = self._explored(hits)
-        pages = arranged(hits, request, goes_on=goes_on)
+        if candidates.row is None:  # nothing is perturbed whose scores are not the model's
+            assignment = Assignment(release)
+        policy, seed = assignment.policy, assignment.seed
+        pages = arranged(policy.ranked(hits, seed=seed), request, goes_on=goes_on)
         shown = page_of(pages, request.page)
         explanations = {}
         if request.explain:
@@ -260,7 +285,8 @@ class SearchService:
             release.product_release,
             pages,
             0 if is_hidden else candidates.total,
-            exploration,
+            release.arm,
+            Assignment(release).exploration if policy.swaps else assignment.exploration,
             explanations,
             degraded="lexical" if candidates.by_words else None,
             age_s=round(age_s, 1) if age_s > 0 else None,
@@ -272,24 +298,11 @@ class SearchService:
             return found
         if query:
             self._observe_first_answer(release)
-        if candidates.no_good_match:
-            metrics.NO_GOOD_MATCH.inc()
         if request.page == 1:
-            self._remember(key, found, shown, candidates.found_at_s)
+            self._remembered.keep(key, found, shown, candidates.found_at_s)
+        if policy.swaps and not any(hit.pin for hit in hits):  # what the query names keeps its place
+            return found._replace(pages=swapped(pages, seed), exploration=assignment.exploration)
         return found
-
-    def _explored(self, hits: Sequence[Hit]) -> tuple[list[Hit], Exploration]:
-        policy, seed = self._ranking.explore, secrets.randbits(SEED_BITS)
-        perturbed = policy.ranked(hits[:MOST_EXPLORED], seed=seed, k=MOST_EXPLORED)
-        return [*perturbed, *hits[MOST_EXPLORED:]], Exploration(policy=policy.name, seed=seed)
-
-    def _remember(self, key: bytes, found: Found, shown: Sequence[Hit], found_at_s: float) -> None:
-        remembered = self._remembered.get(key)
-        if remembered is not None and remembered.found_at_s >= found_at_s:
-            return
-        hits = [[*hit[:2], hit.variants] for hit in shown]
-        content = [*found[:2], hits, found.total, found.exploration.model_dump(), found.no_good_match]
-        self._remembered[key] = _Remembered(orjson.dumps(content), found_at_s)
 
     async def _kept(self, search_id: str, asked: bytes) -> RankedList:
         ranked = await self._lists.find(search_id)
@@ -337,29 +350,19 @@ class SearchService:
             raise self._refusal(error) from error
         self._qdrant.answered()
         return tuple(
-            result_of(position, Hit(entry.score, shown[entry.product_id], variants=entry.variants))
+            result_of(position, Hit(entry.score, shown[entry.product_id], variants=entry.variants, team=entry.team))
             for position, entry in enumerate(entries, ranked.first_position(request.page))
             if entry.product_id in shown
         )
 
     def _instead(self, key: bytes, error: MillraceError) -> Found:
         """Return the last results of the same search, whose releases the answer then names."""
-        remembered = self._remembered.get(key)
+        remembered = self._remembered.find(key)
         if remembered is None:
             raise self._refusal(error) from error
         self._note(error)
         metrics.DEGRADED.labels("remembered").inc()
-        query_release, product_release, hits, total, exploration, no_good_match = orjson.loads(remembered.found)
-        return Found(
-            query_release,
-            product_release,
-            [[Hit(score, payload, variants=tuple(variants)) for score, payload, variants in hits]],
-            total,
-            Exploration(**exploration),
-            degraded="remembered",
-            age_s=round(self._clocks.monotonic_s() - remembered.found_at_s, 1),
-            no_good_match=no_good_match,
-        )
+        return remembered
 
     def _refusal(self, error: MillraceError) -> MillraceError:
         """What the shopper is told; an outage is noted."""

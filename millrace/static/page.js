@@ -94,6 +94,22 @@ function showLedger(id, ledger) {
   byId(id).replaceChildren(...tiles);
 }
 
+function showArms(arms) {
+  const share = (value) => (100 * value).toFixed(1) + " %";
+  const signed = (value) => (value > 0 ? "+" : "") + value.toFixed(4);
+  const figure = (text) => ({ text: text, className: "n" });
+  byId("arms").replaceChildren(...(arms ? arms.arms : []).map((arm) => row([
+    { text: arm.arm }, { text: arm.surface }, figure(number(arm.searches)), figure(share(arm.click_rate)), figure(share(arm.cart_rate)),
+    figure(share(arm.purchase_rate)), figure(arm.value_per_search.toFixed(3)), figure(arm.mrr_of_first_click.toFixed(3)),
+    figure(share(arm.abandonment_rate)), figure(share(arm.zero_results_rate)), figure(share(arm.no_good_match_rate)),
+  ])));
+  byId("comparisons").replaceChildren(...(arms ? arms.comparisons : []).map((one) => row([
+    { text: one.metric }, figure(one.live === null ? "-" : one.live.toFixed(4)), figure(one.anchor === null ? "-" : one.anchor.toFixed(4)),
+    figure(one.value === null ? "-" : signed(one.value)), figure(one.low === null ? "-" : `${signed(one.low)} to ${signed(one.high)}`),
+    { text: one.verdict + (one.more_lists === null ? "" : `: about ${number(one.more_lists)} more lists`) },
+  ])));
+}
+
 function showReleases(releases, unknown) {
   const serving = releases.serving;
   if (unknown) byId("serving").textContent = "not known: " + unknown;
@@ -133,6 +149,7 @@ async function refresh() {
     showLag(view.lag);
     showLedger("events", view.ledger.events);
     showLedger("searches", view.ledger.searches);
+    showArms(view.arms);
     showReleases(view.releases, view.unknown.kafka || view.unknown.models);
     showProcesses(view.processes);
     byId("clock").textContent = clock(view.at);

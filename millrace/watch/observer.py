@@ -19,6 +19,7 @@ from contracts.progress import PartitionProgress
 from contracts.releases import OVERLAP, ReleaseManifest, Serving
 from contracts.telemetry import Process
 from contracts.topics import CATALOG, GROUP_PREFIX, MODELS, SEARCH_EVENTS
+from millrace.watch.arms import arms_report
 from millrace.watch.kafka_view import COUNTS, UNREAD, KafkaView, Tail, TailCounter, catalog_counts
 from millrace.watch.ledger import lag_report, ledger_report, unknown_report
 from millrace.watch.scrape import ProcessView, freshness_report
@@ -243,6 +244,7 @@ def snapshot(
         "at": at_ms,
         "lag": lag_report(kafka),
         "ledger": ledger_report(kafka),
+        "arms": arms_report(kafka),
         "freshness_s": freshness_report(processes.values()),
         "promise_s": {"product_to_search": promise_s},
         "releases": releases_report(models),

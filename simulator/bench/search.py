@@ -16,6 +16,7 @@ from typing import Any, Final
 import httpx
 import numpy as np
 
+from contracts.arms import LIVE
 from contracts.catalog import PointPayload
 from contracts.events import Impression
 from deploy.local.supervisor import LocalMillrace
@@ -107,7 +108,7 @@ async def _measured(settings: Settings, encoder: BaseEncoder, searches: int, tel
         stack.callback(good_match.close)
         service = SearchService(
             lambda: release,
-            Finder(queries, retrieval, good_match=good_match, hot_for_s=2.0, deadline_s=30.0),
+            Finder(queries, retrieval, good_match={LIVE: good_match}, hot_for_s=2.0, deadline_s=30.0),
             lists=KeptLists(kept_for_s=600),
             impressions=_Nowhere(),
             person_key=b"bench",

@@ -32,6 +32,7 @@ class ListedSlot(msgspec.Struct, gc=False, omit_defaults=True):
     price: float | None = None
     score: float | None = None
     parent_id: str | None = None
+    team: str | None = None
     visible_ms: int | None = None
     clicked: bool = msgspec.field(default_factory=bool)
     click_time: int | None = None
@@ -61,7 +62,7 @@ def joined_search(search: OpenSearch, *, partition: int) -> ClosedSearch:
     pages, slots = _merged(search.impressions())
     events = _without_repeated_lines(search.events or {})
     shown = pages[0]
-    ranker, query_release, product_release, arm, policy, seed, sort = shown.ranking
+    ranker, query_release, product_release, arm, policy, seed, sort, no_good_match = shown.ranking
     denied = synthetic = False
     offsets: list[int] = []
     held: list[ShownList | HeldEvent] = [*pages, *events]
@@ -94,6 +95,7 @@ def joined_search(search: OpenSearch, *, partition: int) -> ClosedSearch:
             arm=arm,
             exploration=Exploration(policy=policy, seed=seed),
             sort=sort,
+            no_good_match=no_good_match,
         ),
         unlisted=_note_all(events, slots),
         slots=cast("Any", slots),

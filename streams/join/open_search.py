@@ -171,7 +171,7 @@ class ShownList(msgspec.Struct, gc=False, array_like=True):
     """What is kept of an impression, packed; its ids of persons are protected.
 
     Args:
-        ranking: ranker, query release, product release, arm, exploration policy and seed, sort.
+        ranking: ranker, query release, product release, arm, exploration policy and seed, sort, no good match.
         slots: each as the fields of a served slot, in order.
         unknown: what the shop adds and may be passed on, as a JSON object; empty if it adds nothing.
         offset: of its record; stands last, so that of two with one id the content decides which is kept.
@@ -191,7 +191,7 @@ class ShownList(msgspec.Struct, gc=False, array_like=True):
     layout: str
     columns: int
     page: int
-    ranking: tuple[str, int | None, int | None, str, str, int, str | None]
+    ranking: tuple[str, int | None, int | None, str, str, int, str | None, bool | None]
     slots: list[tuple[Any, ...]]
     unknown: bytes
     offset: int
@@ -241,6 +241,7 @@ def packed_list(event: Impression, offset: int, *, person_key: bytes | None) -> 
                 exploration.policy,
                 exploration.seed,
                 ranking.sort,
+                ranking.no_good_match,
             ),
             list(map(_fields_of, event.slots)),
             orjson.dumps(passed_on(event.model_extra)) if event.model_extra else b"",

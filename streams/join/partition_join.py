@@ -27,7 +27,7 @@ from streams.join.waiting_events import WaitingEvent, WaitingEvents
 class Snapshot(msgspec.Struct, array_like=True):
     """Everything that a replay up to an offset would rebuild."""
 
-    form: Literal[1]
+    form: Literal[2]
     join: str
     next_offset: int
     watermark_ms: int
@@ -157,7 +157,7 @@ class PartitionJoin:
             return None
         return msgspec.msgpack.encode(
             Snapshot(
-                1,
+                2,
                 self._name,
                 self.next_offset,
                 self.event_time.watermark_ms,

@@ -23,6 +23,8 @@ SETTINGS: dict[str, Any] = {
     "lateness_s": 1.0,
     "release_interval_s": 3.0,
     "product_release_interval_s": 8.0,
+    "anchor_share": 0.0,  # few shoppers decide here what every shopper is to see
+    "swap_share": 0.0,
 }
 QUERY = "kettle"
 WANTED = "P-7"

@@ -12,6 +12,7 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from contracts import wire
+from contracts.arms import is_anchored
 from contracts.events import SHOP_EVENT, Impression, person_id
 from contracts.http import SearchAnswer
 from contracts.releases import SERVING_KEY, Serving
@@ -67,7 +68,8 @@ PRODUCTS = [
 def own(kafka_settings: SettingsFactory, qdrant: QdrantProcess, model_folder: Path) -> Settings:
     """Give the settings of search with all its servers; what a test changes is asked for at once."""
     servers = {"qdrant_url": qdrant.url, "base_model": str(model_folder)}
-    return kafka_settings(**servers, port=free_port(), partitions=2, hot_for_s=0)
+    # Nothing is exchanged or kept for the control but where a test is about that: lists are compared by their order.
+    return kafka_settings(**servers, port=free_port(), partitions=2, hot_for_s=0, anchor_share=0, swap_share=0)
 
 
 @pytest.fixture
@@ -269,6 +271,47 @@ async def test_every_score_is_that_of_the_releases_it_names_while_quality_is_rew
                     named = answer["query_release"], result["product_release"]
                     by_meaning = result["score"] - result["explanation"]["words"] / 10
                     assert by_meaning == pytest.approx(float(expected[named][result["product_id"]]), abs=1e-3)
+
+
+def test_both_arms_answer_over_one_collection_and_say_how(
+    indexer: ServiceThread, shop: Shop, own: Settings, encoder: BaseEncoder
+) -> None:
+    """After releases of both towers the anchor arm scores by text and words alone, the live one by what was learned."""
+    assert indexer.not_ready() is None
+    anchored, live = (
+        next(f"k{n}" for n in range(99) if is_anchored(f"k{n}", 0.5) == wanted) for wanted in (True, False)
+    )
+    experiment = own.model_copy(update={"port": free_port(), "anchor_share": 0.5, "swap_share": 1.0})
+    with running(partial(serve, deadline_s=8.0), experiment) as search:
+        load(shop, search)
+        assert ask(search, "fridge", session_id=anchored).arm == "live"
+        shop.release(query_release(1, encoder, product_release=1), product_release(1, encoder))
+        eventually(lambda: ask(search, "fridge", session_id=live).product_release == 1, timeout_s=60)
+        answers = [ask(search, "fridge", session_id=one, explain=True, impression="server") for one in (anchored, live)]
+        told = [(one.arm, one.query_release, one.product_release, one.exploration.policy) for one in answers]
+        assert told == [("anchor", 0, 0, "jitter"), ("live", 1, 1, "swap")]
+        text = encoder.encode(["fridge"])[0]
+        texts = encoder.encode([product_text(one) for one in PRODUCTS])
+        rows = {one.product_id: row for one, row in zip(PRODUCTS, texts, strict=True)}
+        for result in answers[0].results:
+            assert result.explanation is not None
+            by_meaning = 10 * result.score - result.explanation["words"]
+            assert by_meaning == pytest.approx(10 * float(text @ rows[result.product_id]), abs=1e-2)
+        assert any((one.explanation or {})["quality"] for one in answers[1].results)
+        eventually(lambda: len(impressions(own)) == 2, timeout_s=20)
+    draft = own.model_copy(update={"port": free_port(), "interleave_share": 1.0})
+    with running(partial(serve, deadline_s=8.0), draft) as search:
+        eventually(lambda: ask(search, "fridge").query_release == 1, timeout_s=60)
+        answers.append(ask(search, "quiet fridge", impression="server"))
+        assert (answers[-1].arm, answers[-1].exploration.policy) == ("interleaved", "team-draft")
+        assert {one.team for one in answers[-1].results} == {"live", "anchor"}
+        eventually(lambda: len(impressions(own)) == 3, timeout_s=20)
+    shown = {one.search_id: [slot.team for slot in one.slots] for one in impressions(own)}
+    written = {one.search_id: one.ranking for one in impressions(own)}
+    for answer in answers:
+        assert shown[answer.search_id] == [one.team for one in answer.results]
+        ranking = written[answer.search_id]
+        assert (ranking.arm, ranking.exploration) == (answer.arm, answer.exploration)
 
 
 def test_a_release_that_cannot_be_proven_is_refused_and_the_one_before_goes_on(

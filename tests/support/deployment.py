@@ -5,6 +5,8 @@ from typing import Any
 
 import orjson
 
+from contracts.arms import ANCHOR, LIVE, ArmCounts, ArmsProgress, PersonGroup
+from contracts.comparison import GROUPS
 from contracts.progress import CatalogCounts, EventCounts, JoinProgress, PairsProgress, SearchCounts
 from contracts.releases import ReleaseManifest, SafetyCheck, Serving
 from contracts.topics import CATALOG, JOINED_SEARCHES, PREFERENCE_PAIRS, SEARCH_EVENTS, TRAINING_SEARCHES
@@ -74,6 +76,23 @@ def pairs_progress(partition: int, **changes: Any) -> PairsProgress:
     )
 
 
+def arms_progress(partition: int, *, lists: int = 200, lift: int = 1, **changes: Any) -> ArmsProgress:
+    """Return the progress of an arms agent that counted 200 closed searches, half of them live, half the anchor's.
+
+    Of each group of persons so many more lists were clicked on the live arm.
+    """
+    each = lists // 2 // GROUPS
+    clicked = {arm: [each // 2 + n % 2 + (arm == LIVE) * lift for n in range(GROUPS)] for arm in (LIVE, ANCHOR)}
+    counts = {arm: ArmCounts(searches=lists // 2, clicked=sum(of), value=2.0 * sum(of)) for arm, of in clicked.items()}
+    groups = {
+        arm: tuple(PersonGroup(searches=each, clicked=one, value=2.0 * one) for one in of)
+        for arm, of in clicked.items()
+    }
+    values = {"next_offset": lists, "hold_offset": lists, "counts": {"counted": lists}, "groups": groups}
+    arms = {arm: {"search": of} for arm, of in counts.items()}
+    return ArmsProgress(**{"partition": partition, "arms": arms, **values, **changes})
+
+
 def busy_kafka() -> KafkaView:
     """Return the view of four partitions in which every event and search is accounted for."""
     ends = {
@@ -97,6 +116,7 @@ def busy_kafka() -> KafkaView:
         progress={
             "join": {number: join_progress(number) for number in PARTITIONS},
             "pairs": {number: pairs_progress(number) for number in PARTITIONS},
+            "arms": {number: arms_progress(number) for number in PARTITIONS},
         },
         tails={number: Tail(events=19 * number, ticks=number) for number in PARTITIONS},
     )

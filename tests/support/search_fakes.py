@@ -10,11 +10,13 @@ import numpy as np
 from prometheus_client import REGISTRY
 from typing_extensions import override
 
+from contracts.arms import LIVE
 from contracts.catalog import PointPayload
 from contracts.errors import Overloaded, TransientError
 from contracts.events import Impression
 from contracts.http import Filters, SearchRequest, Sort
 from indexer.filters import stored_keys
+from indexer.search.arms import NO_SHARES, Shares
 from indexer.search.arrangement import NO_BOOSTS, Boosts
 from indexer.search.encoding import QueryEncoder
 from indexer.search.exploration import Policy
@@ -206,6 +208,7 @@ class Search:
         *,
         deadline_s: float = DEADLINE_S,
         explore: str = "none",
+        shares: Shares = NO_SHARES,
         boosts: Boosts = NO_BOOSTS,
         hot_for_s: float = 0,
         judges_match: bool = False,
@@ -222,7 +225,7 @@ class Search:
         self.finder = Finder(
             queries,
             self.store,
-            good_match=self.good_match if judges_match else None,
+            good_match={LIVE: self.good_match} if judges_match else {},
             hot_for_s=hot_for_s,
             deadline_s=deadline_s,
             monotonic_s=self.clock,
@@ -233,6 +236,6 @@ class Search:
             lists=KeptLists(kept_for_s=LISTS_KEPT_S, monotonic_s=self.clock),
             impressions=self.impressions,
             person_key=b"key",
-            ranking=Ranking(DEPTH, Policy.named(explore), boosts, hides_no_good_match),
+            ranking=Ranking(DEPTH, Policy.named(explore), shares, boosts, hides_no_good_match),
             clocks=Clocks(lambda: self.now_ms, self.clock),
         )

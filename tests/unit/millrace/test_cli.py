@@ -20,9 +20,9 @@ PUBLISHED = (
     "releases diff", "releases promote", "releases rollback", "pairs ls", "pairs import", "pairs export", "pairs stats",
     "pairs explain", "propensities", "freshness", "replay", "dlq ls", "dlq show", "dlq replay", "golden import",
     "shop export", "experiment run", "bench", "schema export", "erase", "simulate", "backtest", "world prepare",
-    "world make", "product show", "explain", "base prepare", "catalog import", "catalog vectors", "audit",
+    "world make", "product show", "explain", "base prepare", "catalog import", "catalog vectors", "audit", "arms",
 )  # fmt: skip
-"""Sections 7 and 8 of the published interfaces, worlds, two that say why, the base change, and the catalogue."""
+"""Sections 7 and 8 of the published interfaces, worlds, two that say why, the base change, the catalogue, and arms."""
 WRITES_FILES = {"world prepare", "world make", "shop export", "schema export", "demo", "simulate", "backtest"}
 ROOT_COMMAND: Any = typer.main.get_command(cli.app)
 

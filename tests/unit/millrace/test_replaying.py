@@ -7,7 +7,7 @@ import pytest
 
 from contracts.errors import UsageError
 from contracts.topics import JOINED_SEARCHES, PREFERENCE_PAIRS
-from millrace.comparing import Difference, Key, by_list, by_pair, compare, report_of, why_a_list, why_a_pair
+from millrace.replay_comparison import Difference, Key, by_list, by_pair, compare, report_of, why_a_list, why_a_pair
 from millrace.replaying import Rebuilt, moments, rebuild, replay_table
 from tests.conftest import SettingsFactory
 from tests.support.search_events import T0, at, click, impression, log, tick

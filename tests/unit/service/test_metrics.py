@@ -10,6 +10,8 @@ from service.health import Health
 from tests.support.reference import metrics_by_name
 
 NAMES = {
+    "millrace_arm_outcomes_total",
+    "millrace_arm_sums",
     "millrace_audit_differences",
     "millrace_audit_last_success_timestamp_seconds",
     "millrace_checkpoint_last_success_timestamp_seconds",

@@ -23,6 +23,13 @@ def refusal(environ: dict[str, str]) -> UsageError:
     return caught.value
 
 
+def test_shares_of_the_same_lists_fit_together() -> None:
+    """A list is exchanged or interleaved, so both shares together are at most all lists."""
+    shares = {"MILLRACE_SWAP_SHARE": "0.8", "MILLRACE_INTERLEAVE_SHARE": "0.3"}
+    assert "together exceed 1" in refusal(shares).message
+    assert load({**shares, "MILLRACE_INTERLEAVE_SHARE": "0.2"}).interleave_share == 0.2
+
+
 def test_defaults_are_those_of_the_interface() -> None:
     """Nothing given: the shared defaults hold, and nothing has an address or a key."""
     settings = load()
@@ -85,7 +92,9 @@ def test_an_unknown_name_like_no_other_is_refused_without_a_guess() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("MILLRACE_ANCHOR_SHARE", "0.1", "unknown setting"),
+        ("MILLRACE_ANCHOR_SHARE", "0.6", "less than or equal to 0.5"),
+        ("MILLRACE_INTERLEAVE_SHARE", "0.6", "less than or equal to 0.5"),
+        ("MILLRACE_ANCHOR_SHAPE", "0.1", "did you mean MILLRACE_ANCHOR_SHARE"),
         ("MILLRACE_PARTITIONS", "0", "greater than or equal to 1"),
         ("MILLRACE_PARTITIONS", "four", "valid integer"),
         ("MILLRACE_JOIN_WINDOW_S", "nan", "finite"),

@@ -140,7 +140,7 @@ async def test_pages_join_to_one_search(search: Search) -> None:
 def ranked(*pages: str) -> RankedList:
     """Return a list of one-letter products."""
     entries = tuple(tuple(Entry(product, 0.5, ("v",)) for product in page) for page in pages)
-    return RankedList(b"asked", NOW_MS, 3, 1, "none", 0, None, 7, no_good_match=False, pages=entries)
+    return RankedList(b"asked", NOW_MS, 3, 1, "live", "none", 0, None, 7, no_good_match=False, pages=entries)
 
 
 @pytest.mark.redis

@@ -10,7 +10,6 @@ import structlog.testing
 from contracts.errors import DependencyDown, Overloaded, TransientError
 from contracts.events import person_id
 from contracts.http import Filters
-from indexer.search import service
 from indexer.search.exploration import MOST_EXPLORED, Policy
 from indexer.search.load import FEWEST_OPEN, MOST_OPEN, AdaptiveLimit
 from indexer.search.retrieval import Question
@@ -65,7 +64,7 @@ async def test_lists_are_perturbed_only_where_that_is_asked_for_and_allowed() ->
     hits = await search.store.best(
         "products-r0", Question.of("x", np.ones(DIM + 1), Mix()), k=MOST_EXPLORED, filters=Filters()
     )
-    again = Policy.named("noise:0.5").ranked(hits, seed=explored.exploration.seed, k=3)
+    again = Policy.named("noise:0.5").ranked(hits, seed=explored.exploration.seed)[:3]
     assert [one.product_id for one in explored.results] == [hit.payload["product_id"] for hit in again]
     assert {one.score for one in explored.results} == {hit.score for hit in again}
     plain = await search.service.search(request(k=3, explore=False))
@@ -196,7 +195,7 @@ async def test_a_remembered_answer_is_not_remembered_anew(search: Search) -> Non
 
 async def test_what_is_remembered_is_bounded_in_bytes(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest answers go, however many are asked for."""
-    monkeypatch.setattr(service, "REMEMBERED_BYTES", 20_000)
+    monkeypatch.setattr("indexer.search.remembered.REMEMBERED_BYTES", 20_000)
     search = Search()
     for number in range(100):
         await search.service.search(request(f"fridge {number}"))

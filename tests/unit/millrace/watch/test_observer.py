@@ -13,7 +13,8 @@ from tests.support.deployment import NOW_MS, busy_snapshot, models_table, proces
 def test_the_parts_are_those_that_the_page_reads() -> None:
     """Page and commands show the same numbers under the same names."""
     view = busy_snapshot()
-    assert set(view) == {"at", "lag", "ledger", "freshness_s", "promise_s", "releases", "processes", "unknown"}
+    parts = {"at", "lag", "ledger", "arms", "freshness_s", "promise_s", "releases", "processes", "unknown"}
+    assert set(view) == parts
     assert view["at"] == NOW_MS
     assert view["releases"] == releases_report(models_table().look())
     assert (view["ledger"]["events"]["balance"], view["ledger"]["searches"]["balance"]) == (0, 0)

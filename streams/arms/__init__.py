@@ -1,0 +1,1 @@
+"""The arms stage: what became of each arm's lists."""
