@@ -1,12 +1,14 @@
 """What a joined search says: how far the shopper went with each product, which outcomes say nothing, who looked where.
 
-Stages that learn from lists read them by these rules and no others. Until propensities are estimated from the shop's
-own lists, a prior stands for them: theta_k = 1 / k, version 0.
+Stages that learn from lists read them by these rules and no others. Until propensities are estimated from the
+shop's own lists, a prior stands for them: theta_k = 1 / k, version 0.
 """
 
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Final
+from typing import Final, Literal, NamedTuple, Self
+
+import orjson
 
 from contracts.events import BY_RELEVANCE
 from contracts.structs import JoinedSearch, JoinedSlot
@@ -19,8 +21,43 @@ BOUNCE_MS: Final = 5_000
 PRIOR_VERSION: Final = 0
 """The propensity version of what is weighed by the prior alone."""
 
-Cell = tuple[str, str, str]
-"""Surface, device and layout: where positions are looked at alike."""
+Kind = Literal["examined", "visible"]
+"""`examined`: looked at, given it was served. `visible`: looked at, given a viewport event says it was in view."""
+
+
+class Cell(NamedTuple):
+    """Lists that are looked at alike; what an event left out is empty."""
+
+    surface: str = ""
+    device: str = ""
+    layout: str = "list"
+    columns: int = 1
+    kind: Kind = "examined"
+
+    @classmethod
+    def of(cls, search: JoinedSearch, kind: Kind = "examined") -> Self:
+        """The cell that a list belongs to."""
+        return cls(search.surface or "", search.device or "", search.layout, search.columns, kind)
+
+    @property
+    def key(self) -> str:
+        """The cell as JSON.
+
+        >>> Cell("search", "mobile").key
+        '["search","mobile","list",1,"examined"]'
+        """
+        return orjson.dumps([*self]).decode()
+
+    @classmethod
+    def from_key(cls, key: str) -> Self:
+        """The cell that a key names.
+
+        >>> Cell.from_key(Cell("search", "mobile").key).device
+        'mobile'
+        """
+        return cls(*orjson.loads(key))
+
+
 Theta = Callable[[Cell, int, int], tuple[float, int]]
 """Looks up, by cell, position and moment (epoch ms), the propensity in force and its version."""
 
@@ -105,14 +142,14 @@ def examination(position: int) -> float:
 
 
 def cell_of(search: JoinedSearch) -> Cell:
-    """Return the cell in which a list was shown; what is not told is empty."""
-    return search.surface or "", search.device or "", search.layout
+    """Return the cell by which a list is weighed: of what was in view, if it has view events."""
+    return Cell.of(search, "visible" if any(slot.visible_ms is not None for slot in search.slots) else "examined")
 
 
 def prior(cell: Cell, position: int, at_ms: int) -> tuple[float, int]:
     """Return what stands for a propensity as long as none is estimated, the same in every cell at any time.
 
-    >>> prior(("", "", "list"), 4, 0)
+    >>> prior(Cell(), 4, 0)
     (0.25, 0)
     """
     del cell, at_ms

@@ -6,51 +6,15 @@ later pages are not estimated. A list is weighed by the version in force at its 
 
 from bisect import bisect_right
 from collections.abc import Iterable
-from typing import Annotated, Final, Literal, NamedTuple, Self
+from typing import Annotated, Final, Literal, NamedTuple
 
 import orjson
 from pydantic import Field, TypeAdapter
 
 from contracts.base import Count, Finite, Label, Message, Part, Position, Time
-from contracts.joined import JoinedSearch
-from contracts.outcomes import PRIOR_VERSION, examination
+from contracts.outcomes import PRIOR_VERSION, Cell, Kind, examination
 
-Kind = Literal["examined", "visible"]
-"""`examined`: looked at, given it was served. `visible`: looked at, given a viewport event says it was in view."""
 Propensity = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
-
-
-class Cell(NamedTuple):
-    """Lists that are looked at alike; what an event left out is empty."""
-
-    surface: str = ""
-    device: str = ""
-    layout: str = "list"
-    columns: int = 1
-    kind: Kind = "examined"
-
-    @classmethod
-    def of(cls, search: JoinedSearch, kind: Kind = "examined") -> Self:
-        """The cell that a list belongs to."""
-        return cls(search.surface or "", search.device or "", search.layout, search.columns, kind)
-
-    @property
-    def key(self) -> str:
-        """The cell as JSON.
-
-        >>> Cell("search", "mobile").key
-        '["search","mobile","list",1,"examined"]'
-        """
-        return orjson.dumps([*self]).decode()
-
-    @classmethod
-    def from_key(cls, key: str) -> Self:
-        """The cell that a key names.
-
-        >>> Cell.from_key(Cell("search", "mobile").key).device
-        'mobile'
-        """
-        return cls(*orjson.loads(key))
 
 
 class SlotPropensity(Part):

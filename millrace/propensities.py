@@ -13,8 +13,8 @@ from rich.text import Text
 
 from contracts import wire
 from contracts.errors import ContractError
-from contracts.outcomes import examination
-from contracts.propensities import CELL_PROPENSITIES, Cell, CellPropensities
+from contracts.outcomes import Cell, examination
+from contracts.propensities import CELL_PROPENSITIES, CellPropensities
 from contracts.topics import PROPENSITIES
 from deploy.local.state import load_running_settings
 from millrace.asking import KAFKA_WAIT_S, numbers

@@ -5,7 +5,7 @@ a window earlier. Nothing of the running deployment is read but its log, and not
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import orjson
@@ -15,7 +15,10 @@ from rich.table import Table
 
 from contracts.errors import DependencyDown, UsageError
 from contracts.events import FUTURE_TOLERANCE_MS
-from contracts.topics import JOINED_SEARCHES, PREFERENCE_PAIRS, SEARCH_EVENTS, partition_for
+from contracts.outcomes import Theta, prior
+from contracts.propensities import CELL_PROPENSITIES, Propensities
+from contracts.topics import JOINED_SEARCHES, PREFERENCE_PAIRS, PROPENSITIES, SEARCH_EVENTS, partition_for
+from contracts.wire import decode
 from millrace.asking import numbers
 from millrace.output import Json, Tell, out, print_json, progress_bars
 from millrace.pairs import running_settings
@@ -71,16 +74,17 @@ class Rebuilt:
     open_searches: int = 0
 
 
-def rebuild(settings: Settings, log: "Iterable[tuple[int, LogRecord]]") -> Rebuilt:
+def rebuild(settings: Settings, log: "Iterable[tuple[int, LogRecord]]", *, theta: Theta = prior) -> Rebuilt:
     """Run the rules of the join, and of the pairs agent on what it makes.
 
     Args:
         settings: of the rules.
         log: partition and record of `search-events`, each partition in its order.
+        theta: propensities by cell, position and moment.
     """
     from streams.agents.spec import Emit
     from streams.join.spec import JOIN
-    from streams.pairs.partition_pairs import PAIRS
+    from streams.pairs.partition_pairs import PartitionPairs, options_of
 
     rebuilt = Rebuilt()
     joins: dict[int, Any] = {}
@@ -102,7 +106,9 @@ def rebuild(settings: Settings, log: "Iterable[tuple[int, LogRecord]]") -> Rebui
         own.append(Made(len(own), closed_at, emitted.key, emitted.value, emitted.headers))
     rebuilt.made[JOINED_SEARCHES] = [emitted for *_, emitted in joined]
     for number, records in logs.items():
-        state, plan = PAIRS.new_state(number, None, settings), []
+        # They are in the order of event time already: no join has to be waited for.
+        options = replace(options_of(settings), joins=0)
+        state, plan = PartitionPairs(number, options=options, theta=theta), []
         for made in records:
             state.take(made, plan)
         for one in plan:
@@ -173,7 +179,9 @@ def run_replay(settings: Settings, from_ms: int, to_ms: int, tell: Tell, *, topi
     margin_ms = settings.join_window_ms + settings.lateness_ms + FUTURE_TOLERANCE_MS
     with translate_kafka_errors(settings), open_consumer(settings) as consumer:
         begins, log = _log(consumer, settings, from_ms - margin_ms, to_ms + margin_ms, tell)
-        rebuilt = rebuild(settings, log)
+        published = (one.value for one in read_to_end(consumer, settings.topic(PROPENSITIES)))
+        versions = [decode(value, CELL_PROPENSITIES) for value in published if value]
+        rebuilt = rebuild(settings, log, theta=Propensities(versions).theta)
         originals = {
             topic: [record.value or b"" for record in _since(consumer, settings, topic, from_ms - margin_ms, tell)]
             for topic in (JOINED_SEARCHES, PREFERENCE_PAIRS)

@@ -94,7 +94,7 @@ class PartitionPairs(RecordRules):
     ) -> None:
         super().__init__(partition, past)
         self._options = options or PairsOptions()
-        self._theta = theta
+        self.theta = theta
         self.pairs = self.without_silent = self.for_want_of_room = self.behind_time = 0
         self.lists = RecentLists()
         self._closed = ClosedSearches()
@@ -238,10 +238,10 @@ class PartitionPairs(RecordRules):
             if not new:
                 return f"filtered/{FilterReason.RELOAD}"
             self.pairs += len(new)
-            values = encode_pairs(search, new, theta=self._theta, cap=cap, filters=_words(excluded.values()))
+            values = encode_pairs(search, new, theta=self.theta, cap=cap, filters=_words(excluded.values()))
             key = search.search_id.encode()
             plan.extend(Emit(PREFERENCE_PAIRS, key, value, waiting.headers) for value in values)
-        training = training_search(search, theta=self._theta, excluded=excluded, cap=cap)
+        training = training_search(search, theta=self.theta, excluded=excluded, cap=cap)
         if training is not None:
             plan.append(Emit(TRAINING_SEARCHES, search.search_id.encode(), encode(training), waiting.headers))
         return "paired" if isinstance(made, list) else f"unpaired/{made}"
@@ -264,15 +264,19 @@ def _stage_times(record: LogRecord) -> Headers:
     ]
 
 
-def _new_state(partition: int, progress: PairsProgress | None, settings: Settings) -> PartitionPairs:
-    options = PairsOptions(
+def options_of(settings: Settings) -> PairsOptions:
+    """Return how a deployment judges lists."""
+    return PairsOptions(
         joins=settings.partitions,
         silence_ms=round(1000 * settings.join_silence_s),
         look_ahead_ms=round(1000 * settings.look_ahead_s),
         filters=settings.filter_set(),
         holdout_share=settings.holdout_share,
     )
-    return PartitionPairs(partition, progress, options=options)
+
+
+def _new_state(partition: int, progress: PairsProgress | None, settings: Settings) -> PartitionPairs:
+    return PartitionPairs(partition, progress, options=options_of(settings))
 
 
 PAIRS: Final = AgentSpec(
@@ -290,4 +294,5 @@ PAIRS: Final = AgentSpec(
     },
     event_time="newest_closed_ms",
     written_at=PAIRED_AT_HEADER,
+    agent="streams.pairs.agent:PairsAgent",
 )

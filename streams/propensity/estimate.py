@@ -19,7 +19,8 @@ from operator import mul
 from statistics import NormalDist, fmean, pstdev
 from typing import Final, NamedTuple
 
-from contracts.propensities import Cell, SlotPropensity, TrustFit
+from contracts.outcomes import Cell
+from contracts.propensities import SlotPropensity, TrustFit
 from streams.propensity.contests import Contest, Prior, Terms, Vector, solve
 from streams.propensity.evidence import GROUPS, PLACES, UNIT, CellSums
 

@@ -14,8 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple, TypeVar
 
 from contracts.joined import JoinedSearch, JoinedSlot
-from contracts.outcomes import Grade, first_swapped, grade, stood_by_rank
-from contracts.propensities import Cell, Kind
+from contracts.outcomes import Cell, Grade, Kind, first_swapped, grade, stood_by_rank
 
 PLACES: Final = 20
 """Positions that are estimated: below them there are too few clicks."""

@@ -15,9 +15,8 @@ from typing_extensions import override
 from contracts.base import Count, Part
 from contracts.errors import ContractError
 from contracts.joined import ClosedSearches, closing_number_of
-from contracts.outcomes import filter_reason
+from contracts.outcomes import Cell, filter_reason
 from contracts.progress import PartitionProgress
-from contracts.propensities import Cell
 from contracts.structs import JOINED_SEARCH, JoinedSearch
 from contracts.telemetry import NoEvidenceReason
 from contracts.topics import DAY_MS, DEAD_LETTERS, JOINED_SEARCHES, PROPENSITIES

@@ -9,7 +9,8 @@ from itertools import pairwise
 from typing import Final
 
 from contracts.base import YEAR_2100_MS
-from contracts.propensities import Cell, CellPropensities
+from contracts.outcomes import Cell
+from contracts.propensities import CellPropensities
 from contracts.topics import DAY_MS
 from streams.propensity.estimate import estimate
 from streams.propensity.evidence import UNIT, CellSums

@@ -10,7 +10,8 @@ from typing import Final
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from contracts.errors import ContractError
-from contracts.propensities import CELL_PROPENSITIES, Cell, CellPropensities, Propensities
+from contracts.outcomes import Cell
+from contracts.propensities import CELL_PROPENSITIES, CellPropensities, Propensities
 from contracts.topics import PROPENSITIES
 from contracts.wire import decode
 from service.kafka import aiokafka_consumer_config, translate_kafka_errors

@@ -10,7 +10,8 @@ from kafka import KafkaProducer
 from typer.testing import CliRunner
 
 from contracts.joined import CLOSING_NUMBER_HEADER, ClosingNumber
-from contracts.propensities import CELL_PROPENSITIES, Cell, CellPropensities
+from contracts.outcomes import Cell
+from contracts.propensities import CELL_PROPENSITIES, CellPropensities
 from contracts.structs import JoinedSearch, encode
 from contracts.topics import JOINED_SEARCHES, PROPENSITIES, TOPICS, partition_for
 from contracts.wire import decode

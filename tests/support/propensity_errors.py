@@ -63,7 +63,7 @@ class Run(NamedTuple):
         slots = zip(self.found.slots[1:], self.truth[1:], strict=False)
         return [bool(slot.low <= theta <= slot.high) for slot, theta in slots]
 
-    def error(self, thetas: Sequence[float]) -> float:
+    def error(self, thetas: Any) -> float:
         """Return the mean relative error over all positions."""
         return float(np.mean(np.abs(np.asarray(thetas) / self.truth - 1)))
 
@@ -112,7 +112,7 @@ def main(seeds: Sequence[int]) -> None:
                 peer_s = time.process_time() - began_s
                 frozen = [search for search in one.explored if search.ranking.arm == "anchor"]
                 frozen_fit = poisson_thetas(frozen) if frozen else np.full(len(one.truth), np.nan)
-                errors = [one.error(thetas) for thetas in (one.thetas, one.raw_thetas, fitted, frozen_fit)]
+                errors = [one.error(np.asarray(thetas)) for thetas in (one.thetas, one.raw_thetas, fitted, frozen_fit)]
                 rows.append([*errors, one.cpu_s, peer_s])
                 covered += one.covered
             ours, raw, peer, frozen_peer, cpu_s, peer_s = np.mean(rows, axis=0)

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from contracts.propensities import CELL_PROPENSITIES, Cell, CellPropensities, Propensities
+from contracts.outcomes import Cell
+from contracts.propensities import CELL_PROPENSITIES, CellPropensities, Propensities
 from contracts.wire import decode, encode
 
 CELL = Cell("search", "mobile")

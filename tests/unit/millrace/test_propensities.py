@@ -5,7 +5,8 @@ import re
 import pytest
 from rich.console import Console
 
-from contracts.propensities import Cell, CellPropensities
+from contracts.outcomes import Cell
+from contracts.propensities import CellPropensities
 from contracts.wire import encode
 from millrace.propensities import cell_table, newest_versions, page_of, propensities_report
 from tests.support.search_events import T0

@@ -42,7 +42,7 @@ def our_searches(log: list[Read]) -> list[Emit]:
 def records(request: pytest.FixtureRequest) -> list[Read]:
     """Give a partition of each of the bench's logs."""
     log = bench_log(request.param, 4_000, seed=1, start_ms=T0, partitions=4)[PARTITION]
-    return [Read(offset, record.key, record.value) for offset, record in enumerate(log)]
+    return [Read(offset, record.key, record.value or b"") for offset, record in enumerate(log)]
 
 
 def test_the_log_is_the_same_for_the_same_seed() -> None:
@@ -99,7 +99,7 @@ def test_the_peer_would_read_again_from_the_oldest_open_search(records: list[Rea
 def test_the_shop_like_log_makes_two_pairs_a_list() -> None:
     """The pairs agent is measured at the work that a shop gives it."""
     log = bench_log(LOGS[1], 4_000, seed=1, start_ms=T0, partitions=4)[PARTITION]
-    searches = our_searches([Read(offset, record.key, record.value) for offset, record in enumerate(log)])
+    searches = our_searches([Read(offset, record.key, record.value or b"") for offset, record in enumerate(log)])
     assert {emit.topic for emit in searches} == {JOINED_SEARCHES}
     pairs, plan = PartitionPairs(PARTITION), Plan()
     for offset, search in enumerate(searches):

@@ -144,7 +144,7 @@ async def test_progress_is_kept_fresh_while_something_moves(settings: SettingsFa
     await agent._on_timer()
     await agent._on_timer()
     assert topics.written == [("join-progress", PARTITION, 1)]
-    progress = JoinProgress.model_validate_json(topics.records["join-progress"][0].value)
+    progress = JoinProgress.model_validate_json(topics.records["join-progress"][0].value or b"")
     assert (progress.next_offset, progress.hold_offset, progress.counts.pending) == (1, 0, 1)
 
 
@@ -158,7 +158,7 @@ async def test_a_partition_read_to_its_end_gets_ticks(settings: SettingsFactory,
     await agent._on_timer()
     assert len(topics.records.get("search-events", [])) == ticks
     for record in topics.records.get("search-events", []):
-        assert orjson.loads(record.value)["event_time"] > T0
+        assert orjson.loads(record.value or b"")["event_time"] > T0
 
 
 async def test_a_trickle_of_old_events_holds_no_tick_up(settings: SettingsFactory) -> None:
@@ -303,7 +303,7 @@ async def test_every_partition_is_told_how_far_a_join_has_come(settings: Setting
     record = topics.marks[0][1]
     assert all(other == record for _, other in topics.marks)
     assert (record.key, dict(record.headers)) == (None, {"millrace.watermark": b"2:%d:open" % (T0 + 8_900)})
-    assert orjson.loads(record.value) == {
+    assert orjson.loads(record.value or b"") == {
         "schema_version": 1, "type": "watermark", "partition": 2, "watermark_ms": T0 + 8_900, "idle": False,
     }  # fmt: skip
 

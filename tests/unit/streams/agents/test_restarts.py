@@ -84,7 +84,7 @@ async def _reassigned(
 
 def _newest(agent: JoinAgent, topics: HeldTopics) -> JoinProgress:
     """Return the progress that was written last."""
-    return JoinProgress.model_validate_json(topics.written[agent.settings.topic(JOIN_PROGRESS)][-1].value)
+    return JoinProgress.model_validate_json(topics.written[agent.settings.topic(JOIN_PROGRESS)][-1].value or b"")
 
 
 def _chunk(tp: TP, *events: dict[str, Any], begin: int = 0) -> Any:

@@ -267,7 +267,7 @@ def test_the_propensity_in_force_when_the_list_was_shown_weighs_its_pairs() -> N
     """By cell and moment, with its version; what the whole list weighs and why products were left out stand beside."""
 
     def theta(cell: Cell, position: int, at_ms: int) -> tuple[float, int]:
-        assert (cell, at_ms) == (("", "mobile", "list"), made_of.search_time)
+        assert (cell, at_ms) == (Cell(device="mobile"), made_of.search_time)
         return 1.0 - 0.1 * position, 7
 
     made_of = search(SKIPPED, CLICKED, SKIPPED, device="mobile")

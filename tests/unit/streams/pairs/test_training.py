@@ -89,7 +89,7 @@ def test_the_propensity_in_force_when_the_list_was_shown_is_used() -> None:
     assert training is not None
     assert [one.showing for one in training.slots] == [1.0, 0.5, 1.0]
     assert training.propensity_version == 12
-    assert asked == {(("search", "mobile", "grid"), T0)}
+    assert asked == {(Cell("search", "mobile", "grid"), T0)}
 
 
 def test_a_product_that_stands_twice_counts_once() -> None:

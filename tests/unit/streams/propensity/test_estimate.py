@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from contracts.propensities import Cell
+from contracts.outcomes import Cell
 from streams.propensity.contests import Contest, Prior, solve
 from streams.propensity.estimate import Estimate, estimate, tied_clicks, trust_fit
 from streams.propensity.evidence import GROUPS, PLACES, UNIT, CellSums

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from contracts import events
-from contracts.propensities import Cell
+from contracts.outcomes import Cell
 from contracts.structs import JoinedSearch, JoinedSlot, Ranking, struct_of
 from streams.propensity.evidence import (
     GROUPS,

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.joined import CLOSING_NUMBER_HEADER, ClosingNumber
-from contracts.propensities import Cell
+from contracts.outcomes import Cell
 from contracts.structs import encode
 from contracts.telemetry import NoEvidenceReason
 from contracts.wire import encode as encode_message

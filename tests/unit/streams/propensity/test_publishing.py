@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from contracts.propensities import Cell, CellPropensities
+from contracts.outcomes import Cell
+from contracts.propensities import CellPropensities
 from contracts.topics import DAY_MS
 from streams.propensity.evidence import GROUPS, UNIT
 from streams.propensity.partition_propensity import CellProgress, PropensityProgress

@@ -1,0 +1,54 @@
+"""The pairs agent: before it judges a list it knows the propensities in force when the list was shown."""
+
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from faust.types import TP
+from typing_extensions import override
+
+from contracts.errors import DependencyDown
+from contracts.outcomes import Cell
+from contracts.progress import PairsProgress
+from streams.agents.partition_agent import OwnedPartition, PartitionAgent
+from streams.pairs.partition_pairs import PartitionPairs
+from streams.propensity.reader import PropensityReader
+
+READ_EVERY_S: Final = 15.0
+"""A version is in force a minute after it is published: whoever reads so often weighs a list as any replay does."""
+
+
+class PairsAgent(PartitionAgent[PartitionPairs, PairsProgress]):
+    """Gives the rules what is in force, read before the first list and every few seconds from then on."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._reader = PropensityReader(self.settings)
+        self._read_s = -float("inf")
+
+    @override
+    async def take_over(self, assigned: set[TP]) -> Mapping[TP, int]:
+        await self._read_on()
+        return await super().take_over(assigned)
+
+    @override
+    def restore_state(self, tp: TP, state: PartitionPairs) -> int:
+        """Have the state weigh lists by what was read."""
+        state.theta = self._theta
+        return super().restore_state(tp, state)
+
+    @override
+    async def idle(self, owned: OwnedPartition[PartitionPairs, PairsProgress]) -> None:
+        if time.monotonic() - self._read_s >= READ_EVERY_S:
+            await self._read_on()
+
+    def _theta(self, cell: Cell, position: int, at_ms: int) -> tuple[float, int]:
+        """Ask what is read by now; a topic that was made anew is another lookup."""
+        return self._reader.lookup.theta(cell, position, at_ms)
+
+    async def _read_on(self) -> None:
+        self._read_s = time.monotonic()
+        try:
+            await self._reader.read_on()
+        except DependencyDown as error:
+            self.log.warning("propensities_not_read", error=error.message, fix=error.fix)
