@@ -102,9 +102,13 @@ class AttributionMemory:
         for start in range(0, len(contents), BATCH):
 
             def ask(pipeline: Any, batch: Sequence[Content] = contents[start : start + BATCH]) -> None:
+                told = set[str]()
                 for one in batch:
                     if isinstance(one, ChosenProduct):
-                        self._keep_product(pipeline, one)
+                        key = self._chosen_key(one.search_id, one.product_id)
+                        if key not in told:  # the first pair of a product stands for it; most lists have several
+                            told.add(key)
+                            self._keep_product(pipeline, key, one)
                     else:
                         self._keep_clicks(pipeline, one)
 
@@ -151,8 +155,7 @@ class AttributionMemory:
         """Close the connections."""
         await self._client.aclose()
 
-    def _keep_product(self, pipeline: Any, chosen: ChosenProduct) -> None:
-        key = self._chosen_key(chosen.search_id, chosen.product_id)
+    def _keep_product(self, pipeline: Any, key: str, chosen: ChosenProduct) -> None:
         fields = {"pair": msgspec.msgpack.encode(chosen.pair), "until": chosen.until_ms, "grade": chosen.grade}
         for field, value in fields.items():
             pipeline.hsetnx(key, field, value)
