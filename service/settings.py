@@ -159,15 +159,8 @@ class Settings(KafkaSettings):
     hide_no_good_match: bool = _setting(
         False, "Whether a search shows nothing if nothing matches well; off: it errs in one of a hundred."
     )
-    propensity_interval_s: float = _setting(
-        300, "Shortest event time between versions of a cell's propensities; they move slowly.", unit="s", gt=0
-    )
-    propensity_half_life_lists: float = _setting(
-        20_000,
-        "Lists with evidence after which older ones weigh half as much; shorter where layouts change unnamed.",
-        unit="lists",
-        ge=100,
-    )
+    propensity_interval_s: float = _setting(300, "Shortest event time between propensity versions.", unit="s", gt=0)
+    propensity_half_life_lists: float = _setting(20_000, "Evidence fades to half in so many.", unit="lists", ge=100)
     release_interval_s: float = _setting(
         15, "Shortest time between query releases; shoppers see it within 30 s.", unit="s", gt=0
     )

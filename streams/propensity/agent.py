@@ -21,7 +21,7 @@ from streams.agents.progress import read_progress
 from streams.propensity.partition_propensity import PartitionPropensity, PropensityProgress
 from streams.propensity.publishing import due_versions, outdated
 from streams.propensity.reader import PropensityReader
-from streams.transport.output import OutRecord
+from streams.transport.output import OutRecord, Tombstone
 
 LOOKS_PER_INTERVAL: Final = 5
 """How often it is looked whether a version is due: often enough that none is late by more than a fifth."""
@@ -48,18 +48,23 @@ class PropensityAgent(PartitionAgent[PartitionPropensity, PropensityProgress]):
             await self._publish_due(owned)
         except DependencyDown as error:
             self.log.warning("propensities_not_published", error=error.message, fix=error.fix)
+        except TimeoutError:
+            self.log.warning("propensities_not_published", error=f"Kafka did not answer for {LONGEST_LOOK_S:g} s",
+                             fix="look at the brokers' log; it is tried again")  # fmt: skip
 
     async def _publish_due(self, owned: OwnedPartition[PartitionPropensity, PropensityProgress]) -> None:
         began_s = time.monotonic()
-        await self._reader.read_on()
-        progresses = await read_progress(self.settings, self.spec)
+        async with asyncio.timeout(LONGEST_LOOK_S):
+            await self._reader.read_on()
+            progresses = await read_progress(self.settings, self.spec)
         interval_ms = round(self.settings.propensity_interval_s * 1000)
         newest = self._reader.newest()
         due = await asyncio.to_thread(due_versions, progresses, newest, now_ms=epoch_ms(), interval_ms=interval_ms)
         if time.monotonic() - began_s > LONGEST_LOOK_S or self.owned.get(0) is not owned or not due:
             return
         old = outdated([*self._reader.versions.values(), *due], seen_ms=due[0].estimated_at)
-        records = [*(OutRecord(one.key, encode(one)) for one in due), *(OutRecord(one.key, None) for one in old)]
+        records: list[OutRecord | Tombstone] = [OutRecord(one.key, encode(one)) for one in due]
+        records += [Tombstone(one.key) for one in old]
         await self.output.send(self.settings.topic(PROPENSITIES), 0, records)
         for one in due:
             self._tell(one)

@@ -31,8 +31,8 @@ def due_versions(
 ) -> list[CellPropensities]:
     """Return the versions to publish now.
 
-    A cell gets its first one once a position is tied to the first, and another after each interval of event time in
-    which a list gave evidence.
+    A cell gets its first one once a position is tied to the first, and another after an interval of event time if lists
+    gave evidence since. Event time goes on while no list comes, so the last lists of an evening are not left out.
 
     Args:
         progresses: partition -> its newest progress.
@@ -43,11 +43,11 @@ def due_versions(
     seen_ms = max((one.newest_closed_ms for one in progresses.values()), default=-1)
     if seen_ms < 0:
         return []
-    from_ms = LEAD_MS + max(map(_event_time, progresses.values(), [now_ms] * len(progresses)))
+    from_ms = LEAD_MS + max(_event_time(one, now_ms) for one in progresses.values())
     due = []
     for cell, sums in sorted(all_sums(progresses).items()):
         last = newest.get(cell)
-        if last is None or (sums.lists != last.lists and seen_ms >= last.estimated_at + interval_ms):
+        if last is None or (sums.lists != last.lists and from_ms >= last.effective_from + interval_ms):
             version = _version(cell, sums, last, seen_ms=seen_ms, from_ms=from_ms)
             if last is not None or not all(slot.prior_only for slot in version.slots[1:]):
                 due.append(version)
@@ -89,7 +89,7 @@ def _version(
         columns=cell.columns,
         kind=cell.kind,
         version=1 if last is None else last.version + 1,
-        effective_from=min(YEAR_2100_MS, max(from_ms, 0 if last is None else last.effective_from + 1)),
+        effective_from=min(YEAR_2100_MS, from_ms),
         estimated_at=seen_ms,
         lists=sums.lists,
         swap_clicks=clicks["swap"],

@@ -54,7 +54,15 @@ class OutRecord(NamedTuple):
     """A record that is nothing but key, value and headers."""
 
     key: bytes | None
-    value: bytes | None
+    value: bytes
+    headers: Headers = ()
+
+
+class Tombstone(NamedTuple):
+    """A record that deletes what a compacted topic holds under its key."""
+
+    key: bytes
+    value: None = None
     headers: Headers = ()
 
 

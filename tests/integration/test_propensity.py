@@ -1,7 +1,7 @@
 """Propensities on a real Kafka: lists in, versions out, each list once whatever is killed, and the command."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -34,17 +34,30 @@ CELL = Cell("search", "mobile")
 
 
 @pytest.fixture
-def worker(kafka_settings: SettingsFactory, tmp_path: Path) -> Iterator[Worker]:
-    """Give a worker of the propensity agent alone, which publishes as soon as it may."""
-    settings = kafka_settings(
-        partitions=2, port=free_port(), worker_id="w1", agents="propensity", propensity_interval_s=1.0
-    )
-    ensure_topics(settings, TOPICS)
-    one = Worker(settings, tmp_path / "worker.log")
-    one.start()
+def start_worker(kafka_settings: SettingsFactory, tmp_path: Path) -> Iterator[Callable[[str], Worker]]:
+    """Give a function that starts workers of the propensity agent alone, which publish as soon as they may."""
+    base = kafka_settings(partitions=2, agents="propensity", propensity_interval_s=1.0, session_timeout_s=6)
+    ensure_topics(base, TOPICS)
+    started = []
+
+    def start(name: str) -> Worker:
+        """Start a worker of this test's shop."""
+        settings = base.model_copy(update={"port": free_port(), "worker_id": name})
+        started.append(Worker(settings, tmp_path / f"{name}.log"))
+        started[-1].start()
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.end()
+
+
+@pytest.fixture
+def worker(start_worker: Callable[[str], Worker]) -> Worker:
+    """Give one that is ready."""
+    one = start_worker("w1")
     one.wait_ready()
-    yield one
-    one.end()
+    return one
 
 
 def send(settings: Settings, lists: Sequence[JoinedSearch], first: int) -> None:
@@ -125,6 +138,31 @@ async def test_lists_become_versions_once_each_though_the_worker_is_killed(
     assert 'millrace_propensity_lists_total{outcome="counted",reason=""}' in worker.metrics()
     assert worker.stop() == 0
     assert worker.complaints() == []
+
+
+def test_another_worker_goes_on_publishing(start_worker: Callable[[str], Worker]) -> None:
+    """Who owns partition 0 publishes; after its death the next owner does, version by version, with the same sums."""
+    both = [start_worker("w1"), start_worker("w2")]
+    eventually(
+        lambda: sorted(number for one in both for number in one.partitions("propensity")) == [0, 1],
+        timeout_s=60,
+        interval_s=0.3,
+        what="a partition for each worker",
+    )
+    for one in both:
+        one.wait_ready()
+    settings = both[0].settings
+    lists = list(PositionShop([1, 0.6, 0.4, 0.3], swapped=0.5, anchored=0.5, queries=8).lists(3_000))
+    send(settings, lists[:2_000], 1)
+    wait_counted(settings, 2_000)
+    publisher, other = sorted(both, key=lambda one: one.partitions("propensity"))
+    publisher.kill()
+    send(settings, lists[2_000:], 2_001)
+    wait_counted(settings, 3_000)
+    assert other.partitions("propensity") == [0, 1]
+    published = versions(settings)
+    assert [one.version for one in published] == list(range(1, len(published) + 1))
+    assert sum("propensities_published" in one.log_path.read_text(encoding="utf-8") for one in both) == 2
 
 
 async def test_a_reader_follows_what_is_taken_back(worker: Worker) -> None:

@@ -82,14 +82,17 @@ class PositionShop:
         return rates / rates[0]
 
     def _live(self) -> Any:
+        """Rank each query's products by their click-through so far."""
         return np.argsort(-(self._clicks / self._shows), axis=1, kind="stable")
 
     def _jittered(self, query: int) -> Any:
+        """Rank a query's products by frozen scores with noise as large as the median gap of the best."""
         scores = self.base[query]
         gap = np.median(np.diff(np.sort(scores)[::-1][:15]))
-        return np.argsort(-(scores + self.rng.normal(0, abs(gap) * 1.0, scores.shape)))
+        return np.argsort(-(scores + self.rng.normal(0, abs(gap), scores.shape)))
 
     def _exchanged(self, order: Any, seed: int) -> Any:
+        """Exchange neighbours with chance 1/2 where the seed says."""
         order = order.copy()
         for place in range(first_swapped(seed) - 1, len(self.thetas) - 1, 2):
             if self.rng.random() < 0.5:
@@ -110,6 +113,7 @@ class PositionShop:
 
 
 def _list(index: int, query: int, order: list[int], clicks: list[bool], ranking: Ranking) -> JoinedSearch:
+    """Make a joined search of what was served and clicked."""
     slots = tuple(
         JoinedSlot(product_id=f"P-{query}-{product}", position=position, clicked=clicked)
         for position, (product, clicked) in enumerate(zip(order, clicks, strict=True), start=1)
@@ -128,4 +132,5 @@ def _list(index: int, query: int, order: list[int], clicks: list[bool], ranking:
 
 
 def _ranking(arm: str, policy: str, seed: int, release: int) -> Ranking:
+    """Say who ranked a list, and how it was perturbed."""
     return Ranking(query_release=release, product_release=0, arm=arm, exploration=Exploration(policy=policy, seed=seed))

@@ -30,9 +30,8 @@ EXPLORATION: Final = {
     "swaps .05, anchor .1": (0.05, 0.1),
     "swaps .5, anchor .5": (0.5, 0.5),
     "swaps .05": (0.05, 0.0),
-    "swaps .1": (0.1, 0.0),
-    "anchor .1": (0.0, 0.1),
 }
+"""Shares of lists with neighbours exchanged, and of the jittered anchor: the default, every list, and no anchor."""
 
 
 class Run(NamedTuple):

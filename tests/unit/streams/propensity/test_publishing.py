@@ -84,11 +84,11 @@ def test_another_version_is_due_after_an_interval_with_evidence() -> None:
     assert (version.version, version.effective_from) == (2, later + LEAD_MS)
 
 
-def test_a_version_never_holds_before_the_one_before_it() -> None:
-    """Whatever clocks say, a higher version is in force later."""
-    last = first().model_copy(update={"effective_from": T0 + DAY_MS})
-    (version,) = due(progress(lists=500, closed_ms=T0 + INTERVAL_MS), last=last)
-    assert version.effective_from == T0 + DAY_MS + 1
+def test_time_goes_on_while_no_list_comes() -> None:
+    """What came with the last lists of an evening is published after an interval, not the next morning."""
+    last, late = first(), progress(lists=500)
+    assert due(late, last=last, now_ms=T0 + INTERVAL_MS - 1) == []
+    assert [one.version for one in due(late, last=last, now_ms=T0 + INTERVAL_MS)] == [2]
 
 
 def test_versions_that_weigh_no_list_that_is_kept_are_outdated() -> None:
