@@ -51,8 +51,9 @@ PRODUCT_VECTORS: Final = "product-vectors"
 MODELS: Final = "models"
 JOIN_PROGRESS: Final = "join-progress"
 PAIRS_PROGRESS: Final = "pairs-progress"
+PROPENSITY_PROGRESS: Final = "propensity-progress"
 ATTRIBUTION_PROGRESS: Final = tuple(f"attribution{part}-progress" for part in ("", "-orphans", "-pairs", "-clicks"))
-"""Of attribution's parts. Every process makes them: who watches must not wait for a worker that runs them."""
+ARMS_PROGRESS: Final = "arms-progress"
 LATE_EVENTS: Final = "late-events"
 ORPHAN_EVENTS: Final = "orphan-events"
 DEAD_LETTERS: Final = "dead-letters"
@@ -77,7 +78,11 @@ TOPICS: Final[tuple[TopicSpec, ...]] = (
     ),
     TopicSpec(JOIN_PROGRESS, key="partition", cleanup="compact"),
     TopicSpec(PAIRS_PROGRESS, key="partition", cleanup="compact"),
-    *(TopicSpec(name, key="partition", cleanup="compact") for name in ATTRIBUTION_PROGRESS),
+    # Every process makes those of all agents: who watches must not wait for a worker that runs them.
+    *(
+        TopicSpec(name, key="partition", cleanup="compact")
+        for name in (PROPENSITY_PROGRESS, *ATTRIBUTION_PROGRESS, ARMS_PROGRESS)
+    ),
     TopicSpec(LATE_EVENTS, key="as the source record", max_message_bytes=LARGE_RECORD_BYTES),
     TopicSpec(ORPHAN_EVENTS, key="as the source record", max_message_bytes=LARGE_RECORD_BYTES),
     TopicSpec(DEAD_LETTERS, key="as the source record", max_message_bytes=LARGE_RECORD_BYTES),

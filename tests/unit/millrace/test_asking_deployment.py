@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from contracts.errors import CheckFailed, DependencyDown, InvariantError, UsageError
-from millrace import asking, releasing
+from millrace import arms, asking, releasing
 from millrace.watch.kafka_view import KafkaView, Tail
 from service.models import ModelsTable
 from tests.support.deployment import busy_kafka, models_table, process_views, release_value
@@ -36,7 +36,7 @@ def deployment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[...,
     def show(kafka: KafkaView | None = None, models: ModelsTable | None = None) -> None:
         """Let every question be asked of this view."""
         seen = Seen(kafka or busy_kafka(), models or models_table())
-        for commands in (asking, releasing):
+        for commands in (asking, arms, releasing):
             monkeypatch.setattr(commands, "observe", lambda question: question(seen))
 
     show()
@@ -83,6 +83,32 @@ def test_an_unbalanced_ledger_fails_the_command(
 
 
 GONE = DependencyDown("Kafka does not know t-catalog", fix="create it")
+
+
+@pytest.mark.usefixtures("deployment")
+def test_arms_are_shown_with_what_their_difference_says(capsys: pytest.CaptureFixture[str]) -> None:
+    """Figures of each arm, the comparison and what interleaving says; as JSON the same."""
+    arms.arms()
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("anchor", "live", "clicked", "No interleaved list"))
+    arms.arms(json=True)
+    report = json.loads(capsys.readouterr().out)
+    assert [row["arm"] for row in report["arms"]] == ["live", "anchor"]
+    assert {row["metric"] for row in report["comparisons"]} == {"clicked", "purchased", "value"}
+    assert report["unknown"] == {}
+
+
+def test_arms_that_are_not_known_are_no_equal_arms(
+    deployment: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is told of them, and why; what else is unknown does not matter here."""
+    deployment(replace(busy_kafka(), unknown={"arms-progress": GONE}))
+    with pytest.raises(DependencyDown):
+        arms.arms(json=True)
+    assert json.loads(capsys.readouterr().out)["arms"] is None
+    deployment(replace(busy_kafka(), unknown={"catalog": GONE}))
+    arms.arms()
+    assert "live" in capsys.readouterr().out
 
 
 def test_lag_of_half_a_deployment_shows_that_half(

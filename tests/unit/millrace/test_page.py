@@ -117,6 +117,14 @@ async def test_metrics_hold_the_lag(client: Client) -> None:
     assert f"millrace_consumer_lag_records{{{labels}}} 10.0" in metrics
 
 
+async def test_metrics_hold_what_became_of_each_arm(client: Client) -> None:
+    """Sums over all partitions, by arm and surface; rates are for boards to make."""
+    export(busy_snapshot())
+    metrics = await text(await client.get("/metrics"))
+    for arm in ("live", "anchor"):
+        assert f'millrace_arm_sums{{arm="{arm}",surface="search",what="searches"}} 400.0' in metrics
+
+
 @pytest.mark.parametrize("path", ["/static/page.js", "/page.html", "/../app.py", "/api/", "/readyz"])
 async def test_nothing_else_is_served(path: str, client: Client) -> None:
     """No other file can be fetched."""

@@ -20,6 +20,7 @@ from streams.agents.partition_agent import PartitionAgent
 from streams.app import _raise_crash, _run_agents, _watch_kafka, agent_class, tune_interpreter
 from streams.attribution.agent import ConversionAgent
 from streams.join.agent import JoinAgent
+from streams.pairs.agent import PairsAgent
 from streams.propensity.agent import PropensityAgent
 from streams.registry import AGENTS
 from tests.conftest import SettingsFactory
@@ -55,7 +56,7 @@ def test_an_agent_that_runs_raises_nothing(settings: SettingsFactory) -> None:
 def test_every_agent_in_the_registry_can_be_run() -> None:
     """One that does more than its rules plan names its class; the others need none."""
     classes: dict[str, Any] = {spec.name: agent_class(spec) for spec in AGENTS}
-    assert (classes["join"], classes["pairs"], classes["attribution"]) == (JoinAgent, PartitionAgent, ConversionAgent)
+    assert (classes["join"], classes["pairs"], classes["attribution"]) == (JoinAgent, PairsAgent, ConversionAgent)
     assert classes["propensity"] is PropensityAgent
     assert all(issubclass(found, PartitionAgent) for found in classes.values())
 
