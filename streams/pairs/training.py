@@ -9,7 +9,7 @@ from typing import Final
 
 from contracts.base import is_visible
 from contracts.outcomes import VALUE, Theta, cell_of, grade, is_bounce, prior, stood_by_rank
-from contracts.structs import JoinedSearch, LeftOutSlot, TrainingSearch, TrainingSlot
+from contracts.structs import JoinedSearch, JoinedSlot, LeftOutSlot, TrainingSearch, TrainingSlot
 from contracts.telemetry import SlotReason
 
 TOP: Final = 1
@@ -47,27 +47,19 @@ def training_search(
     left_out: list[LeftOutSlot] = []
     for slot, own in zip(slots, grades, strict=True):
         product_id, position = slot.product_id, slot.position
-        if not stood_by_rank(slot):
-            reason = SlotReason.PLACED if slot.in_stock else SlotReason.SOLD_OUT
-        elif product_id in tainted:
-            reason = SlotReason.BOUNCED if is_bounce(slot) else SlotReason.ENGAGED_ELSEWHERE
-        elif reported and not own and not slot.visible_ms:
-            reason = SlotReason.UNSEEN
-        elif product_id in excluded:
-            reason = excluded[product_id]
-        else:
-            showing = min(1.0, theta(cell, position, at_ms)[0] / top)
-            told = TrainingSlot(
-                product_id=product_id,
-                position=position,
-                showing=showing,
-                value=VALUE[own] if own else 0.0,
-                click_time=slot.click_time if own else None,
-            )
-            known = counted.get(product_id)
-            counted[product_id] = told if known is None else _merged(known, told)
+        reason = _reason(slot, tainted, unseen=reported and not own and not slot.visible_ms) or excluded.get(product_id)
+        if reason is not None:
+            left_out.append(LeftOutSlot(product_id=product_id, position=position, reason=reason.value))
             continue
-        left_out.append(LeftOutSlot(product_id=product_id, position=position, reason=reason.value))
+        told = TrainingSlot(
+            product_id=product_id,
+            position=position,
+            showing=min(1.0, theta(cell, position, at_ms)[0] / top),
+            value=VALUE[own] if own else 0.0,
+            click_time=slot.click_time if own else None,
+        )
+        known = counted.get(product_id)
+        counted[product_id] = told if known is None else _merged(known, told)
     if not counted:
         return None
     return TrainingSearch(
@@ -82,6 +74,15 @@ def training_search(
         cap=cap,
         propensity_version=version,
     )
+
+
+def _reason(slot: JoinedSlot, tainted: set[str], *, unseen: bool) -> SlotReason | None:
+    """Why a slot does not count, by what its own list says."""
+    if not stood_by_rank(slot):
+        return SlotReason.PLACED if slot.in_stock else SlotReason.SOLD_OUT
+    if slot.product_id in tainted:
+        return SlotReason.BOUNCED if is_bounce(slot) else SlotReason.ENGAGED_ELSEWHERE
+    return SlotReason.UNSEEN if unseen else None
 
 
 def _merged(one: TrainingSlot, other: TrainingSlot) -> TrainingSlot:

@@ -1,5 +1,6 @@
 """The whole chain with every process: what a shop's site sends changes what its shoppers find."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -71,15 +72,16 @@ def test_a_new_product_is_found_and_a_deleted_one_is_not(site: ShopSite) -> None
 
 
 def test_clicks_change_a_search_result(site: ShopSite) -> None:
-    """Shoppers who choose one kettle again and again for one query move it to the top there: the query remembers."""
+    """Shoppers who choose one kettle, one after the other, move it to the top of their query: the query remembers."""
+    shoppers = itertools.count()
     before = site.rank(QUERY, WANTED)
     assert before is not None
     assert before > 1
 
     def shop_and_look() -> bool:
         """Let five shoppers choose the same kettle, then look where it stands."""
-        for number in range(5):
-            session = f"s-{number}"
+        for _ in range(5):
+            session = f"s-{next(shoppers)}"
             answer = site.search(QUERY, impression="server", session=session)
             if any(result["product_id"] == WANTED for result in answer["results"]):
                 site.click(answer, WANTED, session)

@@ -17,6 +17,7 @@ from contracts.topics import (
     ORPHAN_EVENTS,
     PREFERENCE_PAIRS,
     SEARCH_EVENTS,
+    TRAINING_SEARCHES,
 )
 from millrace.watch.ledger import lag_report, ledger_report
 from millrace.watch.observer import Observer
@@ -107,6 +108,10 @@ def test_a_click_becomes_pairs_though_nothing_follows_it(worker: WorkerFactory) 
     }
     assert {p["rejected"]["product_id"] for p in pairs if p["search_id"] == "s1"} == {"a", "b", "c", "e", "f"}
     assert {record.key for record in everything(one.settings, JOINED_SEARCHES)} == {b"k1"}
+    assert {record.key for record in everything(one.settings, TRAINING_SEARCHES)} == {b"s1", b"s2"}
+    for own in read_topic(one.settings, JOINED_SEARCHES).values():
+        told = [json.loads(record.value) for record in own if record.key is None]
+        assert {(mark["type"], mark["partition"]) for mark in told} == {("watermark", 0), ("watermark", 1)}
     for record in everything(one.settings, PREFERENCE_PAIRS):
         assert int(record.headers["millrace.closed_at_ms"]) <= int(record.headers["millrace.paired_at_ms"])
     assert any(b'"tick"' in record.value for record in everything(one.settings, SEARCH_EVENTS))

@@ -125,6 +125,7 @@ def test_lag_is_what_lies_behind_each_group(observer: Observer) -> None:
     assert groups == {
         "join": {"records": 3 + 4, "held": 2, "worst_partition": 4},
         "pairs": {"records": 1, "held": 1, "worst_partition": 1},
+        "propensity": {"records": 3, "held": 0, "worst_partition": 3},
         "arms": {"records": 3, "held": 0, "worst_partition": 3},
         "trainer": {"records": 6, "held": 0, "worst_partition": 3},
         "indexer": {"records": 2, "held": 0, "worst_partition": 2},
