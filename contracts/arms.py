@@ -47,6 +47,11 @@ def is_anchored(person: str, share: float) -> bool:
     return hashed(person, b"arm") < share * _KEYS
 
 
+def anonymous_session(search_id: str) -> str:
+    """Return the session of a list that nobody is named for: it was drawn for no arm, and always answered live."""
+    return f"anonymous-{search_id}"
+
+
 def counted_arm(ranking: Ranking) -> str:
     """Return the arm under which a list is counted.
 

@@ -21,6 +21,8 @@ LEAST_LISTS: Final = 300
 """Of each arm, below which a mean is not normal enough for an interval."""
 LEAST_EVENTS: Final = 40
 """In each arm, what is counted at least, for the same reason."""
+LEAST_SPREAD: Final = 8.0
+"""Groups that each arm is spread over at least: where one person makes most lists, there is no spread to tell from."""
 _CONCENTRATION: Final = 20.0
 """Of the prior of wins, Beta(20, 20): most rankings worth comparing win 42 to 58 of a hundred lists."""
 _MOST_TIMES: Final = 10_000.0
@@ -92,17 +94,15 @@ def widths(lists: float) -> float:
     return math.sqrt(2 * (information + 1) / information * math.log(math.sqrt(information + 1) / ALPHA))
 
 
-def difference(arm: Sequence[GroupSums], control: Sequence[GroupSums]) -> Difference | None:
+def difference(arm: Sequence[GroupSums], control: Sequence[GroupSums], *, largest: float = 1.0) -> Difference | None:
     """Compare an arm with its control; None while there is too little of either to tell anything.
 
     Args:
         arm: its groups.
         control: the groups of what it is compared with.
+        largest: how much one event counts at most: a few large ones are too little, too.
     """
-    if any(
-        sum(group.lists for group in one) < LEAST_LISTS or sum(group.total for group in one) < LEAST_EVENTS
-        for one in (arm, control)
-    ):
+    if not all(_is_enough(one, LEAST_EVENTS * largest) for one in (arm, control)):
         return None
     ours, theirs = mean_of(arm), mean_of(control)
     error = math.sqrt(ours.variance + theirs.variance)
@@ -115,6 +115,14 @@ def difference(arm: Sequence[GroupSums], control: Sequence[GroupSums]) -> Differ
     times = None if is_sure(1.0) or not is_sure(_MOST_TIMES) else _least(is_sure, 1.0, _MOST_TIMES)
     more = None if times is None else math.ceil((times - 1) * (ours.lists + theirs.lists))
     return Difference(value, value - half, value + half, more)
+
+
+def _is_enough(groups: Sequence[GroupSums], least_total: float) -> bool:
+    """Whether an arm has lists and events enough, and of persons enough: its effective number of groups."""
+    lists = sum(group.lists for group in groups)
+    if lists < LEAST_LISTS or sum(group.total for group in groups) < least_total:
+        return False
+    return lists**2 / sum(group.lists**2 for group in groups) >= LEAST_SPREAD
 
 
 class Wins(NamedTuple):

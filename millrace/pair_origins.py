@@ -162,9 +162,10 @@ def explanation(pair: PreferencePair, places: Sequence[Place], events: Sequence[
 
 def _products(event: Mapping[str, Any]) -> set[str]:
     """The products that an event other than an impression names."""
+    inner = {"view": "slots", "purchase": "items"}.get(str(event.get("type")), "")
     if event.get("type") == "impression":
         return set()
-    parts = [event, *event.get("slots", ()), *event.get("items", ())]
+    parts = [event, *event.get(inner, ())]
     return {part["product_id"] for part in parts if "product_id" in part}
 
 

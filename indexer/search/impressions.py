@@ -17,6 +17,7 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
 from contracts import wire
+from contracts.arms import anonymous_session
 from contracts.events import BY_RELEVANCE, Impression, Ranking, Slot, person_id
 from contracts.http import SearchAnswer, SearchRequest
 from contracts.telemetry import Process
@@ -71,7 +72,7 @@ def impression_of(request: SearchRequest, answer: SearchAnswer, *, query: str, p
         type="impression",
         event_id=time_ordered_id(answer.search_time),
         event_time=answer.search_time,
-        session_id=f"anonymous-{answer.search_id}" if nobody else request.session_id,
+        session_id=anonymous_session(answer.search_id) if nobody else request.session_id,
         client_id=client_id,
         locale=request.filters.locale,
         surface=SURFACE,

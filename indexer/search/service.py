@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from contracts.arms import INTERLEAVED
 from contracts.errors import DependencyDown, Expired, MalformedMessage, MillraceError, Overloaded
 from contracts.events import BY_RELEVANCE, person_id
 from contracts.http import MOST_PAGES, EncodeAnswer, SearchAnswer, SearchRequest, SearchResult
@@ -193,7 +194,8 @@ class SearchService:
 
     def _assignment(self, query: str, request: SearchRequest, release: ServedRelease) -> Assignment:
         """How the list is perturbed, if it may be; diversity ranks by score again, and would undo it."""
-        if not query or request.sort != BY_RELEVANCE or not request.explore or request.diversity:
+        is_plain = query and request.sort == BY_RELEVANCE and not request.diversity
+        if not is_plain or not request.explore or request.impression == "none":  # nobody learns from what is not logged
             return Assignment(release)
         drawn = Draw(secrets.randbits(SEED_BITS) / 2**SEED_BITS, secrets.randbits(SEED_BITS))
         shares = self._ranking.shares
@@ -240,7 +242,7 @@ class SearchService:
         if isinstance(anchor, BaseException) and not isinstance(anchor, MillraceError):
             raise anchor
         if isinstance(anchor, MillraceError) or live.degraded or anchor.degraded or not (live.pages and anchor.pages):
-            return live
+            return live._replace(arm=INTERLEAVED)  # what was drawn is none of the live arm's, whatever came of it
         return interleaved(live, anchor, k=request.k, seed=assignment.seed)
 
     async def _find(

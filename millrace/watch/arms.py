@@ -6,6 +6,7 @@ from typing import Any, Final, cast
 
 from contracts.arms import ANCHOR, ARMS, COMPARED, LIVE, ArmCounts, ArmsProgress, Interleaving, PersonGroup
 from contracts.comparison import Difference, GroupSums, difference, mean_of, wins
+from contracts.outcomes import VALUE, Grade
 from millrace.watch.kafka_view import KafkaView
 from streams.arms.partition_arms import ARMS_AGENT
 
@@ -58,7 +59,8 @@ def _comparison(found: Sequence[ArmsProgress], metric: str) -> dict[str, Any]:
     }
     searches = {arm: sum(group.lists for group in groups) for arm, groups in sides.items()}
     means = {arm: mean_of(groups).value if searches[arm] else None for arm, groups in sides.items()}
-    compared = difference(sides[LIVE], sides[ANCHOR])
+    largest = float(VALUE[Grade.PURCHASE]) if metric == "value" else 1.0
+    compared = difference(sides[LIVE], sides[ANCHOR], largest=largest)
     told = dict.fromkeys(Difference._fields) if compared is None else compared._asdict()
     verdict = "too little" if compared is None else compared.verdict
     counted = {f"{arm}_searches": number for arm, number in searches.items()}

@@ -14,10 +14,12 @@ from contracts.arms import (
     ANCHOR,
     INTERLEAVED,
     LIVE,
+    OTHER,
     ArmCounts,
     ArmsProgress,
     Interleaving,
     PersonGroup,
+    anonymous_session,
     counted_arm,
     hashed,
 )
@@ -152,7 +154,8 @@ class PartitionArms(RecordRules):
         return "counted"
 
     def _count(self, search: JoinedSearch) -> None:
-        arm, outcome = counted_arm(search.ranking), outcome_of(search)
+        nobody = search.client_id is None and search.session_id == anonymous_session(search.search_id)
+        arm, outcome = OTHER if nobody else counted_arm(search.ranking), outcome_of(search)
         sums = self.arms.setdefault(arm, ArmSums())
         counted = sums.surfaces.setdefault(self._surface(search.surface), {})
         for name, number in asdict(outcome).items():

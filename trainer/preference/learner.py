@@ -117,7 +117,9 @@ class PreferenceLearner:
 
     @property
     def _shares(self) -> tuple[float, float]:
-        return (0.0, 0.0) if self.learned is None else (self.learned.rest.share, self.learned.mix.share)
+        """Of everything beside the mix, of which all must gain too; and of the mix."""
+        learned = self.learned
+        return (0.0, 0.0) if learned is None else (min(learned.rest.share, learned.gain.share), learned.mix.share)
 
     @property
     def _prior(self) -> Prior:

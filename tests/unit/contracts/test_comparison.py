@@ -62,6 +62,23 @@ def test_equal_arms_are_rarely_told_apart_however_often_one_looks(lists: int, ra
     assert alarms <= ALPHA * STREAMS
 
 
+def test_one_person_is_no_comparison() -> None:
+    """An arm most of whose lists one person made says nothing, however many they are."""
+    live = [GroupSums(100.0, 31.0)] * GROUPS
+    alone = [GroupSums(400.0, 60.0), *[GroupSums(0.0, 0.0)] * (GROUPS - 1)]
+    robot = [GroupSums(2_010.0, 3.0), *[GroupSums(10.0, 3.0)] * (GROUPS - 1)]
+    assert difference(live, alone) is None
+    assert difference(live, robot) is None
+    assert difference(live, live) is not None
+
+
+def test_a_few_large_events_are_too_few() -> None:
+    """Where one event counts ten, forty are needed all the same."""
+    four = [GroupSums(100.0, 10.0 if group < 4 else 0.0) for group in range(GROUPS)]
+    assert difference(four, four) is not None
+    assert difference(four, four, largest=10.0) is None
+
+
 def test_a_better_arm_is_told_and_never_taken_for_a_worse_one() -> None:
     """Half as many clicks again, an even split, 25 looks."""
     found = [verdicts(seed, lists=12_000, rate=0.3, share=0.5, lift=0.15) for seed in range(60)]

@@ -119,6 +119,16 @@ def test_live_lists_are_swapped_for_a_share_and_explored_otherwise() -> None:
     assert perturbed(anchor_of(release), noise, ALWAYS_SWAPPED, Draw(0.0, 8)).policy is JITTER
 
 
+async def test_what_nobody_logs_is_not_explored() -> None:
+    """A search without an impression, as an evaluation asks, shows every arm's list as it ranks it."""
+    search = learned(Shares(anchor=0.5, swap=1.0))
+    sessions = [next(f"k{n}" for n in range(99) if is_anchored(f"k{n}", 0.5) == wanted) for wanted in (True, False)]
+    for session in (*sessions, None):
+        for _ in range(5):
+            answer = await search.service.search(request(session_id=session, impression="none"))
+            assert answer.exploration == Exploration()
+
+
 async def test_a_swapped_list_is_the_ranked_one_with_its_neighbours_exchanged() -> None:
     """The seed of the answer gives the list again; scores stay with their products, positions with the places."""
     search = learned(ALWAYS_SWAPPED)
@@ -253,7 +263,8 @@ async def test_an_interleaved_list_says_whose_turn_each_slot_was(monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    "fields", [{"explore": False}, {"diversity": 0.5}, {"group_variants": True}, {"per_seller": 2}]
+    "fields",
+    [{"explore": False}, {"diversity": 0.5}, {"group_variants": True}, {"per_seller": 2}, {"impression": "none"}],
 )
 async def test_lists_that_are_arranged_or_not_to_be_explored_are_not_interleaved(fields: dict[str, object]) -> None:
     """They are live lists, and no slot has a team."""
@@ -262,15 +273,16 @@ async def test_lists_that_are_arranged_or_not_to_be_explored_are_not_interleaved
 
 
 async def test_without_the_rivals_list_the_live_one_is_shown() -> None:
-    """Whether the store fails or words answer alone: the shopper loses nothing, and no arm wins by it."""
+    """Whether the store fails or words answer alone: the shopper loses nothing, and the live arm keeps no bad ones."""
     search = learned(ALWAYS_INTERLEAVED)
     search.encoder.fails = True
     by_words = await search.service.search(request())
-    assert (by_words.arm, by_words.degraded) == (LIVE, "lexical")
+    assert (by_words.arm, by_words.degraded) == ("interleaved", "lexical")
     search.encoder.fails = False
     assert (await search.service.search(request("tv"))).arm == "interleaved"
     search.store.down = True
-    assert (await search.service.search(request("tv"))).arm == LIVE
+    remembered = await search.service.search(request("tv"))
+    assert (remembered.arm, {one.team for one in remembered.results}) == ("interleaved", {None})
     with pytest.raises(DependencyDown):
         await search.service.search(request("radio"))
 

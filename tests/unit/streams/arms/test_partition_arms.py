@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.arms import ANCHOR, ARMS, INTERLEAVED, LIVE, OTHER, UNTRAINED, ArmCounts, ArmsProgress
+from contracts.arms import (
+    ANCHOR,
+    ARMS,
+    INTERLEAVED,
+    LIVE,
+    OTHER,
+    UNTRAINED,
+    ArmCounts,
+    ArmsProgress,
+    anonymous_session,
+)
 from contracts.comparison import GROUPS
 from contracts.joined import CLOSING_NUMBER_HEADER, ClosingNumber
 from contracts.structs import JOINED_SEARCH
@@ -92,6 +102,13 @@ def test_each_arm_and_surface_is_counted_apart() -> None:
         OTHER: ["unnamed"],
     }
     assert found[OTHER]["unnamed"].searches == 2
+
+
+def test_who_could_not_be_assigned_is_in_no_arm() -> None:
+    """A search without client and session is always answered live: counted there, it would be compared with nobody."""
+    nobody = joined("a", session_id=anonymous_session("a"), client_id=None)
+    assert list(counts(nobody)) == [OTHER]
+    assert list(counts(joined("a", session_id=anonymous_session("b"), client_id=None))) == [LIVE]
 
 
 def test_surfaces_are_bounded() -> None:

@@ -12,7 +12,8 @@ from tests.support.planted_shop import PlantedShop
 from towers.model import NATS_PER_COSINE
 from trainer.preference.evidence import EvidenceTable, Shown
 from trainer.preference.learner import PRIOR_LISTS, PreferenceLearner
-from trainer.preference.model import OWN_CAP, Catalogue, Weights
+from trainer.preference.model import OWN_CAP, Catalogue, Prior, Weights
+from trainer.preference.priors import Gain, Learned
 
 CLOSE_NATS = 0.15
 """What the solver's tolerance leaves between a warm start and a cold one."""
@@ -153,6 +154,19 @@ def test_a_restarted_learner_goes_on_to_the_byte(lists: int) -> None:
     assert states[0].keys() == states[1].keys()
     assert all(np.array_equal(value, states[1][name]) for name, value in states[0].items())
     assert np.array_equal(scores(one.weights, shop), scores(two.weights, shop))
+
+
+def test_what_only_mends_a_worse_mix_is_not_released() -> None:
+    """Tastes and qualities that win back what words alone would lose gain nothing over the untrained ranking."""
+    shop = PlantedShop(seed=3)
+    learner = PreferenceLearner()
+    learner.learned = Learned(Prior(), Gain(0.0, 0.001), Gain(-0.02, 0.001), Gain(0.02, 0.001))
+    weights = learner.solve(shop.cells(300), shop.queries, shop.catalogue).weights
+    assert scores(learner.released(weights).without_memory(), shop) == pytest.approx(
+        scores(Weights.untrained(shop.catalogue), shop)
+    )
+    learner.learned = Learned(Prior(), Gain(0.5, 0.001), Gain(0.0, 0.001), Gain(0.5, 0.001))
+    assert learner.released(weights).own == pytest.approx(weights.own)
 
 
 def test_a_prior_of_another_form_is_learned_anew() -> None:
