@@ -42,6 +42,19 @@ class TrustFit(Part):
     """Standard error of the intercept; far from 0, clicks are not examination times a product's appeal."""
 
 
+class VersionName(NamedTuple):
+    """Which version, and from when on it holds: what is kept of one that is not the newest."""
+
+    cell: Cell
+    version: int
+    effective_from: int
+
+    @property
+    def key(self) -> bytes:
+        """The key of the record."""
+        return version_key(self.cell, self.version)
+
+
 class CellPropensities(Message):
     """One version of a cell's propensities."""
 
@@ -74,6 +87,11 @@ class CellPropensities(Message):
     def cell(self) -> Cell:
         """Whose they are."""
         return Cell(self.surface, self.device, self.layout, self.columns, self.kind)
+
+    @property
+    def name(self) -> VersionName:
+        """Which version it is."""
+        return VersionName(self.cell, self.version, self.effective_from)
 
     @property
     def key(self) -> bytes:

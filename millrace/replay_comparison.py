@@ -146,7 +146,7 @@ def why_a_pair(
         return "rule_version" if versions and pair["rule_version"] not in versions else "session"
     if "propensity_version" in one.fields and set(one.fields) <= WEIGHED:
         return "propensity"
-    return "rules"
+    return "session" if set(one.fields) <= {"weight", "factors", "filters"} else "rules"
 
 
 def report_of(same: int, original: int, rebuilt: int, differences: Sequence[Difference]) -> dict[str, Any]:

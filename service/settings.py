@@ -250,6 +250,11 @@ class Settings(KafkaSettings):
                 f"MILLRACE_LATENESS_S={self.lateness_s:g} must be less than "
                 f"MILLRACE_JOIN_WINDOW_S={self.join_window_s:g}"
             )
+        if self.look_ahead_s > self.join_window_s:
+            raise ValueError(
+                f"MILLRACE_LOOK_AHEAD_S={self.look_ahead_s:g} must not exceed "
+                f"MILLRACE_JOIN_WINDOW_S={self.join_window_s:g}: idle partitions would not wait for it"
+            )
         if self.interleave_share + self.swap_share > 1:
             raise ValueError("MILLRACE_INTERLEAVE_SHARE and MILLRACE_SWAP_SHARE together exceed 1")
         return self

@@ -149,7 +149,8 @@ class Evidence:
             return PairDropReason.NO_QUERY
         chosen, rejected = pair.chosen.product_id, pair.rejected.product_id
         if pair.source == "value":
-            shown = [Shown(self.products.number(chosen), 0.0, min(pair.factors.value, VALUE[Grade.PURCHASE]))]
+            value = pair.factors.cap * min(pair.factors.value, VALUE[Grade.PURCHASE])
+            shown = [Shown(self.products.number(chosen), 0.0, value)]
             self.table.add(self._number(pair.query), shown, time_ms=pair.closed_at, is_list=False)
         elif pair.source != "click":
             weight = RULE_WEIGHT if pair.source == "rule" else CURATED_WEIGHT

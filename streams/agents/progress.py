@@ -67,8 +67,13 @@ async def read_sources(
     return found
 
 
-async def read_progress(settings: Settings, spec: AgentSpec[P]) -> dict[int, P]:
+async def read_progress(settings: Settings, spec: AgentSpec[P], *, tail: int = TAIL_RECORDS) -> dict[int, P]:
     """Return the newest progress of every partition of an agent, whoever has it now.
+
+    Args:
+        settings: the settings in force.
+        spec: the agent.
+        tail: how many of a partition's last records are looked at.
 
     Raises:
         DependencyDown: Kafka does not answer.
@@ -78,13 +83,14 @@ async def read_progress(settings: Settings, spec: AgentSpec[P]) -> dict[int, P]:
         try:
             await consumer.start()
             numbers = range(settings.partitions)
-            return await _newest_progress(consumer, settings.topic(spec.progress_topic), numbers, spec.progress)
+            topic = settings.topic(spec.progress_topic)
+            return await _newest_progress(consumer, topic, numbers, spec.progress, tail=tail)
         finally:
             await consumer.stop()
 
 
 async def _newest_progress(
-    consumer: AIOKafkaConsumer, topic: str, numbers: Collection[int], message: type[P]
+    consumer: AIOKafkaConsumer, topic: str, numbers: Collection[int], message: type[P], *, tail: int = TAIL_RECORDS
 ) -> dict[int, P]:
     """Return the progress with the highest offset of each partition.
 
@@ -96,7 +102,7 @@ async def _newest_progress(
     begins, ends = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
     unread = {tp for tp in partitions if begins[tp] < ends[tp]}
     for tp in partitions:
-        consumer.seek(tp, max(begins[tp], ends[tp] - TAIL_RECORDS))
+        consumer.seek(tp, max(begins[tp], ends[tp] - tail))
     newest: dict[int, P] = {}
     while unread:
         for tp, records in (await consumer.getmany(*unread, timeout_ms=READ_TIMEOUT_MS)).items():

@@ -300,9 +300,11 @@ class PartitionConversions(RecordRules):
 def delay_ms(settings: Settings) -> int:
     """How long after it was set aside an event is looked up.
 
-    A purchase without a search may follow a click of the same minute, whose list is open for a window.
+    A purchase without a search may follow a click of the same minute, whose list is open for a window; then the pairs
+    stage holds it, for a join that is silent and for what it looks ahead.
     """
-    return settings.join_window_ms + settings.lateness_ms + SLACK_MS
+    held_ms = round(1000 * (settings.join_silence_s + settings.look_ahead_s))
+    return settings.join_window_ms + settings.lateness_ms + held_ms + SLACK_MS
 
 
 def _spec(name: str, source: str) -> AgentSpec[AttributionProgress]:

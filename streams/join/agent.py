@@ -25,6 +25,8 @@ from streams.transport.output import OutRecord
 STILL_S: Final = 1.0
 """How long event time stands still before a tick is due."""
 MARK_EVERY_S: Final = 1.0
+MARKED_AT_ONCE: Final = 8
+"""With more partitions each is marked more rarely: every one of them writes to all."""
 """How often a partition tells how far it has come, while it moves."""
 REMIND_EVERY_S: Final = 20.0
 """How often it tells so while nothing moves: the log goes on, and a worker that is gone falls silent beside it."""
@@ -87,7 +89,8 @@ class JoinAgent(PartitionAgent[PartitionJoin, JoinProgress]):
         """Tell every partition of `joined-searches` how far a partition has come, if it is time to."""
         number, state, now_s = owned.tp.partition, owned.state, time.monotonic()
         last, told_s = self._marked.get(number, (None, -REMIND_EVERY_S))
-        if now_s - told_s < MARK_EVERY_S or owned.owes_outputs or state.replaying:
+        every_s = MARK_EVERY_S * max(1.0, self.settings.partitions / MARKED_AT_ONCE)
+        if now_s - told_s < every_s or owned.owes_outputs or state.replaying:
             return
         closed = ClosedWatermark(number, max(0, state.event_time.watermark_ms), idle)
         if closed == last and now_s - told_s < REMIND_EVERY_S:

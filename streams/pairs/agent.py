@@ -1,5 +1,6 @@
 """The pairs agent: before it judges a list it knows the propensities in force when the list was shown."""
 
+import asyncio
 import time
 from collections.abc import Mapping
 from typing import Any, Final
@@ -10,7 +11,7 @@ from typing_extensions import override
 from contracts.errors import DependencyDown
 from contracts.outcomes import Cell
 from contracts.progress import PairsProgress
-from streams.agents.partition_agent import OwnedPartition, PartitionAgent
+from streams.agents.partition_agent import RETRY_S, TAKE_OVER_PATIENCE_S, OwnedPartition, PartitionAgent
 from streams.pairs.partition_pairs import PartitionPairs
 from streams.propensity.reader import PropensityReader
 
@@ -28,8 +29,12 @@ class PairsAgent(PartitionAgent[PartitionPairs, PairsProgress]):
 
     @override
     async def take_over(self, assigned: set[TP]) -> Mapping[TP, int]:
-        await self._read_on()
-        return await super().take_over(assigned)
+        """Know what is in force first: a list that was judged without it would be weighed by the prior for good."""
+        deadline_s = time.monotonic() + TAKE_OVER_PATIENCE_S
+        while True:
+            if await self._read_on() or time.monotonic() >= deadline_s:
+                return await super().take_over(assigned)
+            await asyncio.sleep(RETRY_S)
 
     @override
     def restore_state(self, tp: TP, state: PartitionPairs) -> int:
@@ -46,9 +51,11 @@ class PairsAgent(PartitionAgent[PartitionPairs, PairsProgress]):
         """Ask what is read by now; a topic that was made anew is another lookup."""
         return self._reader.lookup.theta(cell, position, at_ms)
 
-    async def _read_on(self) -> None:
-        self._read_s = time.monotonic()
+    async def _read_on(self) -> bool:
         try:
             await self._reader.read_on()
         except DependencyDown as error:
             self.log.warning("propensities_not_read", error=error.message, fix=error.fix)
+            return False
+        self._read_s = time.monotonic()
+        return True

@@ -120,8 +120,14 @@ def _is_robot(facts: ListFacts, lists: RecentLists, look_ahead_ms: int) -> bool:
 
 
 def _is_repeated(facts: ListFacts, lists: RecentLists, look_ahead_ms: int) -> bool:
-    """Whether the shopper saw this page of this query shortly before; a reload of the same search is told apart."""
+    """Whether the shopper saw this page of this query shortly before; a reload of the same search is told apart.
+
+    A click is new all the same: who comes back to a list, or narrows it down, and goes on. Of clicks that were counted
+    before `_clicked_before` takes care.
+    """
     del look_ahead_ms
+    if facts.clicked:
+        return False
     place = ("asked", facts.shopper, facts.query, facts.page)
     before = lists.before(place, facts.key, most=NEXT_LISTS)
     since = facts.key.search_time - REPEATED_MS

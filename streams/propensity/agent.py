@@ -25,6 +25,8 @@ from streams.transport.output import OutRecord, Tombstone
 
 LOOKS_PER_INTERVAL: Final = 5
 """How often it is looked whether a version is due: often enough that none is late by more than a fifth."""
+PROGRESS_TAIL: Final = 20
+"""Records of each partition's progress that are read at a look; with many cells one is half a megabyte."""
 LONGEST_LOOK_S: Final = 20.0
 """A look that took longer publishes nothing: somebody else may own partition 0 by now."""
 
@@ -56,13 +58,13 @@ class PropensityAgent(PartitionAgent[PartitionPropensity, PropensityProgress]):
         began_s = time.monotonic()
         async with asyncio.timeout(LONGEST_LOOK_S):
             await self._reader.read_on()
-            progresses = await read_progress(self.settings, self.spec)
+            progresses = await read_progress(self.settings, self.spec, tail=PROGRESS_TAIL)
         interval_ms = round(self.settings.propensity_interval_s * 1000)
         newest = self._reader.newest()
         due = await asyncio.to_thread(due_versions, progresses, newest, now_ms=epoch_ms(), interval_ms=interval_ms)
         if time.monotonic() - began_s > LONGEST_LOOK_S or self.owned.get(0) is not owned or not due:
             return
-        old = outdated([*self._reader.versions.values(), *due], seen_ms=due[0].estimated_at)
+        old = outdated([*self._reader.versions.values(), *(one.name for one in due)], seen_ms=due[0].estimated_at)
         records: list[OutRecord | Tombstone] = [OutRecord(one.key, encode(one)) for one in due]
         records += [Tombstone(one.key) for one in old]
         await self.output.send(self.settings.topic(PROPENSITIES), 0, records)

@@ -27,8 +27,8 @@ from streams.propensity.evidence import CellSums, Products, Showing, cells_of, r
 
 BLOCK_LISTS: Final = 20_000
 """Lists of a block: what a restart reads again in a second or two."""
-BLOCK_RECORDS: Final = 100_000
-"""Records of a block; not every one is a list."""
+BLOCK_RECORDS: Final = 1_000_000
+"""Records of a block; watermarks are most of them in a shop of few lists."""
 BLOCK_PRODUCTS: Final = 100_000
 """With so many products a block ends; some 40 MB."""
 BLOCK_MS: Final = 7 * DAY_MS

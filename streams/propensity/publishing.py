@@ -10,7 +10,7 @@ from typing import Final
 
 from contracts.base import YEAR_2100_MS
 from contracts.outcomes import Cell
-from contracts.propensities import CellPropensities
+from contracts.propensities import CellPropensities, VersionName
 from contracts.topics import DAY_MS
 from streams.propensity.estimate import estimate
 from streams.propensity.evidence import UNIT, CellSums
@@ -54,14 +54,14 @@ def due_versions(
     return due
 
 
-def outdated(versions: Iterable[CellPropensities], *, seen_ms: int) -> Iterator[CellPropensities]:
+def outdated(versions: Iterable[VersionName], *, seen_ms: int) -> Iterator[VersionName]:
     """Yield the versions that no list which Kafka still has is weighed by.
 
     Args:
         versions: all that the topic holds.
         seen_ms: newest event time seen.
     """
-    by_cell: dict[Cell, list[CellPropensities]] = {}
+    by_cell: dict[Cell, list[VersionName]] = {}
     for version in sorted(versions, key=lambda one: (one.effective_from, one.version)):
         by_cell.setdefault(version.cell, []).append(version)
     for of_cell in by_cell.values():

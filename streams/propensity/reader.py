@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from contracts.errors import ContractError
 from contracts.outcomes import Cell
-from contracts.propensities import CELL_PROPENSITIES, CellPropensities, Propensities
+from contracts.propensities import CELL_PROPENSITIES, CellPropensities, Propensities, VersionName
 from contracts.topics import PROPENSITIES
 from contracts.wire import decode
 from service.kafka import aiokafka_consumer_config, translate_kafka_errors
@@ -29,10 +29,11 @@ class PropensityReader:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.versions: dict[bytes, CellPropensities] = {}
-        """Key -> version, of all that the topic holds."""
+        self.versions: dict[bytes, VersionName] = {}
+        """Key -> version, of all that the topic holds: half a month of them."""
         self.lookup = Propensities()
         """The same, to be asked for what holds when."""
+        self._newest: dict[Cell, CellPropensities] = {}
         self._settings = settings
         self._log = get_logger(topic=PROPENSITIES)
         self._next_offset = 0
@@ -55,13 +56,14 @@ class PropensityReader:
 
     def newest(self) -> dict[Cell, CellPropensities]:
         """Return the last version of each cell."""
-        return {one.cell: one for one in sorted(self.versions.values(), key=lambda one: one.version)}
+        return dict(self._newest)
 
     async def _read_to_end(self, consumer: AIOKafkaConsumer, partition: TopicPartition) -> None:
         consumer.assign([partition])
         begins, ends = await consumer.beginning_offsets([partition]), await consumer.end_offsets([partition])
         if ends[partition] < self._next_offset:
             self.versions.clear()
+            self._newest.clear()
             self.lookup, self._next_offset = Propensities(), 0
         consumer.seek(partition, max(self._next_offset, begins[partition]))
         while await consumer.position(partition) < ends[partition]:
@@ -81,5 +83,8 @@ class PropensityReader:
         except ContractError as error:
             self._log.error("propensities_unreadable", key=key.decode(errors="replace"), error=error.message)
             return
-        self.versions[key] = version
+        self.versions[key] = version.name
+        last = self._newest.get(version.cell)
+        if last is None or last.version <= version.version:
+            self._newest[version.cell] = version
         self.lookup.add(version)

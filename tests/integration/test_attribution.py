@@ -36,7 +36,14 @@ def worker(kafka_settings: SettingsFactory, redis_url: str, tmp_path: Path) -> I
 
     def start(**overrides: Any) -> Worker:
         """Start a worker of this test's shop."""
-        windows = {"join_window_s": 2, "lateness_s": 1, "partitions": 2, "worker_id": "w1", "redis_url": redis_url}
+        windows = {
+            "join_window_s": 2,
+            "lateness_s": 1,
+            "join_silence_s": 1,
+            "partitions": 2,
+            "worker_id": "w1",
+            "redis_url": redis_url,
+        }
         one = Worker(kafka_settings(**{**windows, "port": free_port(), **overrides}), tmp_path / "worker.log")
         started.append(one)
         one.start()

@@ -103,6 +103,16 @@ def test_the_same_question_of_the_same_shopper_counts_once() -> None:
     assert len(Judged(lists).training) == 6
 
 
+def test_who_comes_back_to_a_list_and_goes_on_has_said_something_new() -> None:
+    """A click in a list that was seen before counts; what was clicked then is no second choice, nor passed over."""
+    lists = [shown(1, 0, "a"), shown(2, MINUTE_MS, "c"), shown(3, 2 * MINUTE_MS, "c"), shown(4, 3 * MINUTE_MS)]
+    judged = Judged(lists, Filter.REPEATS)
+    assert judged.filtered == {"repeated": 1}
+    assert set(judged.training) == {"s1", "s2", "s3"}
+    assert judged.left_out(2) == {}
+    assert judged.left_out(3) == {"c": "repeated_click"}
+
+
 def test_a_list_shown_again_under_its_search_id_is_a_reload_and_no_repeat() -> None:
     """It may show more; pairs that are made stay made."""
     lists = [shown(1, 0, "b"), shown(1, 5_000, "b"), shown(1, 9_000, "c")]

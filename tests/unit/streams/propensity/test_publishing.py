@@ -95,6 +95,7 @@ def test_versions_that_weigh_no_list_that_is_kept_are_outdated() -> None:
     """The one in force at the oldest list stays, and so does every later one, in each cell."""
     mine = [first().model_copy(update={"version": n, "effective_from": T0 + n * DAY_MS}) for n in (1, 2, 3)]
     other = first().model_copy(update={"device": "desktop"})
-    gone = [(one.device, one.version) for one in outdated([*mine, other], seen_ms=T0 + 2 * DAY_MS + KEPT_MS + 1)]
+    names = [one.name for one in (*mine, other)]
+    gone = [(one.cell.device, one.version) for one in outdated(names, seen_ms=T0 + 2 * DAY_MS + KEPT_MS + 1)]
     assert gone == [("mobile", 1)]
-    assert list(outdated(mine, seen_ms=T0 + 2 * DAY_MS + KEPT_MS)) == []
+    assert list(outdated(names[:3], seen_ms=T0 + 2 * DAY_MS + KEPT_MS)) == []
