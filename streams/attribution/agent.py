@@ -40,6 +40,13 @@ class RedisAgent(PartitionAgent[S, P]):
         self.app.on_before_shutdown.connect(self._on_shutdown, weak=False)
 
     @override
+    def not_ready(self) -> str | None:
+        """Return why the agent is not ready; what it cannot catch up with while Redis is away holds up no other one."""
+        if self.assigned is not None and not self.memory.is_up and not self.app.crashed:
+            return None
+        return super().not_ready()
+
+    @override
     def stuck(self) -> str | None:
         """Return why only a restart helps, or None."""
         return super().stuck() if self.memory.is_up or self.app.crashed else None

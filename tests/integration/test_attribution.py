@@ -164,9 +164,9 @@ def test_an_emptied_redis_costs_value_pairs_alone_and_they_are_counted(worker: W
     assert [ledger["balance"] for ledger in report.values()] == [0] * len(report)
     assert value_pairs(one.settings) == []
     start_ms, kept = now_ms() - 1_000, report["attribution_pairs"]["kept"]
-    send(one.settings, [impression("s2"), click("d", 200, "s2")], start_ms)
+    send(one.settings, [impression("s2"), click("c", 200, "s2")], start_ms)
     eventually(lambda: ledgers(one.settings)["attribution_pairs"]["kept"] > kept, timeout_s=60, interval_s=0.3)
-    late = {**purchase("d", 3_000, "s2", event_id="another order"), "order_id": "O-2"}
+    late = {**purchase("c", 3_000, "s2", event_id="another order"), "order_id": "O-2"}
     send(one.settings, [late], start_ms)
     assert wait_decided(one.settings, 5)["late_events"]["attributed"] == {"raised": 1}
     assert one.stop() == 0
