@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -308,10 +309,13 @@ def test_each_process_works_with_the_rights_that_are_documented(
         site.products([product(number, f"{colour} fridge") for number, colour in enumerate(("red", "blue", "small"))])
         eventually(lambda: site.search("fridge")["total"] == 3, timeout_s=60, what="three products")
 
+        sessions = (f"k{number}" for number in count())
+
         def learned() -> bool:
-            """Click what is last, and return whether a release has come of it."""
-            answer = site.search("fridge", impression="server", session="k1")
-            site.click(answer, answer["results"][-1]["product_id"], "k1")
+            """Click what is last, as another shopper each time, and return whether a release has come of it."""
+            session = next(sessions)
+            answer = site.search("fridge", impression="server", session=session)
+            site.click(answer, answer["results"][-1]["product_id"], session)
             return bool(answer["query_release"] >= 1)
 
         eventually(learned, timeout_s=90, interval_s=0.5, what="a release that learned from clicks")

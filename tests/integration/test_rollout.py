@@ -132,7 +132,7 @@ def test_a_catalogue_that_was_prepared_leaves_nothing_to_the_start(
         assert {vector["base_version"] for vector in vectors} == {load_encoder(model).base_version}
         shop.send(product("P-5", 4, "small oven"), product("P-late", 1, "large oven"))
         eventually(lambda: store.counts(own.collection(0)).live == 101, timeout_s=60)
-        assert "small oven" in titles(own, encoder, "small oven")
+        eventually(lambda: "small oven" in titles(own, encoder, "small oven"), timeout_s=60)
     other = own.model_copy(update={"base_model": model, "port": free_port()})
     with capture_logs() as lines, running(serve, other):
         assert store.counts(own.collection(1)) == (101, 0)
