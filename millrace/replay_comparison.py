@@ -146,7 +146,14 @@ def why_a_pair(
         return "rule_version" if versions and pair["rule_version"] not in versions else "session"
     if "propensity_version" in one.fields and set(one.fields) <= WEIGHED:
         return "propensity"
-    return "session" if set(one.fields) <= {"weight", "factors", "filters"} else "rules"
+    return "session" if _is_by_shopper(one, original[one.key], rebuilt[one.key]) else "rules"
+
+
+def _is_by_shopper(one: Difference, then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a pair differs only by what hangs on the shopper's other lists: its cap, and what was left out."""
+    others = [{name: value for name, value in pair["factors"].items() if name != "cap"} for pair in (then, now)]
+    by_cap = then["factors"] != now["factors"] and others[0] == others[1]
+    return set(one.fields) <= {"weight", "factors", "filters"} and (by_cap or then["filters"] != now["filters"])
 
 
 def report_of(same: int, original: int, rebuilt: int, differences: Sequence[Difference]) -> dict[str, Any]:

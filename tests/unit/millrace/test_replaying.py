@@ -20,9 +20,13 @@ def joined(**changes: Any) -> dict[str, Any]:
     return {"search_id": "s1", "search_time": T0, "closed_at": T0 + 9, "client_id": "c", "origins": [ORIGIN], **changes}
 
 
+FACTORS = {"value": 1.0, "ratio": 1.0, "cap": 1.0}
+
+
 def pair(**changes: Any) -> dict[str, Any]:
     """Return a pair of it."""
-    return {"pair_id": "p1", "search_id": "s1", "rule_version": 1, "weight": 1.0, "propensity_version": 0, **changes}
+    made = {"pair_id": "p1", "search_id": "s1", "rule_version": 1, "weight": 1.0, "propensity_version": 0}
+    return {**made, "factors": FACTORS, "filters": [], **changes}
 
 
 def rebuilt_of(settings: SettingsFactory, **given: Any) -> Rebuilt:
@@ -93,6 +97,9 @@ def test_a_list_that_is_still_open_is_no_loss() -> None:
         (pair(), pair(weight=2.0), {"s1"}, "its_list"),
         (pair(), pair(weight=2.0, propensity_version=3), set(), "propensity"),
         (pair(), pair(weight=2.0), set(), "rules"),
+        (pair(), pair(weight=0.5, factors={**FACTORS, "cap": 0.5}), set(), "session"),
+        (pair(), pair(filters=["variant"]), set(), "session"),
+        (pair(), pair(weight=0.5, factors={**FACTORS, "ratio": 0.5}), set(), "rules"),
         (pair(), None, set(), "session"),
         (None, pair(), set(), "session"),
         (pair(rule_version=0), pair(pair_id="p2"), set(), "rule_version"),
