@@ -8,7 +8,7 @@ from pydantic import Field
 from contracts.base import Count, Finite, Label, Part
 from contracts.comparison import GroupSums
 from contracts.events import Ranking
-from contracts.progress import PartitionProgress
+from contracts.progress import AgentProgress
 
 LIVE: Final = "live"
 """Answers by the releases in force."""
@@ -26,12 +26,17 @@ ARMS: Final = (LIVE, ANCHOR, INTERLEAVED, UNTRAINED, OTHER)
 COMPARED: Final = ("clicked", "purchased", "value")
 """What arms are compared by."""
 
-_KEYS: Final = 2**64
+_HASHES: Final = 2**64
 
 
 def hashed(text: str, purpose: bytes) -> int:
     """Return 64 bits of a text, independent of those for another purpose."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, person=purpose).digest(), "big")
+
+
+def is_in_share(text: str, purpose: bytes, share: float) -> bool:
+    """Whether a text is in a share, from 0 to 1: by hash, so always the same; a larger share keeps a smaller one's."""
+    return hashed(text, purpose) < share * _HASHES
 
 
 def is_anchored(person: str, share: float) -> bool:
@@ -44,7 +49,7 @@ def is_anchored(person: str, share: float) -> bool:
     >>> [is_anchored(person, 0.1) for person in ("k1", "k3")], is_anchored("k1", 1.0), is_anchored("k3", 0.0)
     ([False, True], True, False)
     """
-    return hashed(person, b"arm") < share * _KEYS
+    return is_in_share(person, b"arm", share)
 
 
 def anonymous_session(search_id: str) -> str:
@@ -105,11 +110,9 @@ class Interleaving(Part):
     tied: Count = 0
 
 
-class ArmsProgress(PartitionProgress):
+class ArmsProgress(AgentProgress):
     """State of the arms agent in one partition of `joined-searches`."""
 
-    counts: dict[str, Count] = Field(default_factory=dict)
-    """Outcomes of the records below `next_offset`: `outcome`, or `outcome/reason`."""
     turns: dict[str, Count] = Field(default_factory=dict)
     """Join -> the last closed search that was seen of it; one with the same number or a smaller one is a repeat."""
     newest_closed_ms: int = -1

@@ -106,8 +106,10 @@ class ClosedSearches:
         self.newest = dict(newest or {})
         """Join -> its newest closing number."""
 
-    def is_repeat(self, closing: ClosingNumber) -> bool:
-        """Note a closing number; tell whether its join had come that far before."""
+    def is_repeat(self, closing: ClosingNumber | None) -> bool:
+        """Note a closing number; tell whether its join had come that far before. What has none is no repeat."""
+        if closing is None:
+            return False
         newest = self.newest.pop(closing.join, 0)
         self.newest[closing.join] = max(newest, closing.number)
         if len(self.newest) > REMEMBERED_JOINS:

@@ -9,12 +9,12 @@ import typer
 from kafka import KafkaProducer
 
 from contracts import wire
-from contracts.errors import CheckFailed, ContractError, UsageError
+from contracts.errors import ContractError, UsageError
 from contracts.pairs import CURATED_PAIR, CuratedPair
 from contracts.topics import CURATED_PAIRS
 from deploy.local.state import load_running_settings
-from millrace.importing import SHOWN_FAULTS
-from millrace.output import Json, Tell, messages, out, print_json, progress_bars
+from millrace.importing import refused, show_bad_lines
+from millrace.output import Json, Tell, out, print_json, progress_bars
 from millrace.tables import Row, column_names, read_rows
 from service.kafka import OutgoingRecord, produce_all, producer_config, translate_kafka_errors
 from service.settings import Settings
@@ -130,20 +130,14 @@ def pairs_import(
             settings, file, column_names(columns), tell, author=author, dry_run=dry_run, skip_bad=skip_bad
         )
     bad = report["bad"]
-    for one in bad[:SHOWN_FAULTS]:
-        messages().print(f"line {one['line']}: {one['message']} [{one['reason']}]", markup=False)
-    if len(bad) > SHOWN_FAULTS:
-        messages().print(f"and {len(bad) - SHOWN_FAULTS:,} more bad lines; --json lists them all")
+    show_bad_lines([f"line {one['line']}: {one['message']} [{one['reason']}]" for one in bad])
     if json:
         print_json(report)
     else:
         told = "nothing was sent (dry run)" if dry_run else f"{report['sent']:,} sent"
         out().print(f"{report['lines']:,} lines: {report['used']:,} pairs, {len(bad):,} bad; {told}.", markup=False)
     if bad and not skip_bad:
-        raise CheckFailed(
-            f"{len(bad):,} of {report['lines']:,} lines cannot be used; nothing was sent",
-            fix="correct them; --skip-bad sends the others",
-        )
+        raise refused(len(bad), report["lines"])
 
 
 def run_import(

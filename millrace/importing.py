@@ -7,7 +7,7 @@ faster than the indexers work off, so that what a shop changes meanwhile waits a
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from enum import StrEnum
 from itertools import islice
@@ -310,10 +310,7 @@ def catalog_import(  # noqa: PLR0913, PLR0917 # a command line
     shown = {"file": str(file), **report, "bad": [fault._asdict() for fault in report["bad"]]}
     print_json(shown) if json else out().print(import_words(shown), markup=False)
     if report["bad"] and not skip_bad:
-        raise CheckFailed(
-            f"{len(report['bad']):,} of {report['lines']:,} lines cannot be used; nothing was sent",
-            fix="correct them; --skip-bad sends the others",
-        )
+        raise refused(len(report["bad"]), report["lines"])
 
 
 def run_import(
@@ -344,10 +341,7 @@ def run_import(
     from indexer.catalog.sent import SentProducts
 
     read = source.read(lambda done, of: tell("checking", done, of))
-    for fault in read.faults[:SHOWN_FAULTS]:
-        messages().print(f"line {fault.line}: {fault.message} [{fault.reason}]", markup=False)
-    if len(read.faults) > SHOWN_FAULTS:
-        messages().print(f"and {len(read.faults) - SHOWN_FAULTS:,} more bad lines; --json lists them all")
+    show_bad_lines([f"line {fault.line}: {fault.message} [{fault.reason}]" for fault in read.faults])
     report: dict[str, Any] = {"lines": read.lines, "used": read.used, "versioned": read.versioned, "bad": read.faults,
                               "dry_run": dry_run, "compared": False, "sent": 0, "deleted": 0, "overtaken": 0,
                               **dict.fromkeys(Outcome, 0)}  # fmt: skip
@@ -376,6 +370,21 @@ def run_import(
         deque(changes(), maxlen=0)
     report |= {"compared": True, "deleted": len(deletions), "sent": sent, "overtaken": overtaken}
     return {**report, **counts}
+
+
+def show_bad_lines(told: Sequence[str]) -> None:
+    """Print what is wrong with the lines of a file, those that come first."""
+    for one in told[:SHOWN_FAULTS]:
+        messages().print(one, markup=False)
+    if len(told) > SHOWN_FAULTS:
+        messages().print(f"and {len(told) - SHOWN_FAULTS:,} more bad lines; --json lists them all")
+
+
+def refused(bad: int, lines: int) -> CheckFailed:
+    """Return why nothing of a file was sent."""
+    return CheckFailed(
+        f"{bad:,} of {lines:,} lines cannot be used; nothing was sent", fix="correct them; --skip-bad sends the others"
+    )
 
 
 def import_words(report: Mapping[str, Any]) -> str:

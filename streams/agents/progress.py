@@ -4,7 +4,8 @@ Progress is one record per partition on a compacted topic, in the partition of t
 topic's newest segment is not compacted, and the newest progress is always near the end.
 """
 
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -50,15 +51,10 @@ async def read_sources(
         InvariantError: the progress is about another log than the one that is there.
         DependencyDown: Kafka does not answer.
     """
-    with translate_kafka_errors(settings):
-        consumer = AIOKafkaConsumer(**aiokafka_consumer_config(settings))
-        try:
-            await consumer.start()
-            sources = [TopicPartition(settings.topic(spec.source), number) for number in sorted(numbers)]
-            begins, ends = await consumer.beginning_offsets(sources), await consumer.end_offsets(sources)
-            newest = await _newest_progress(consumer, settings.topic(spec.progress_topic), numbers, spec.progress)
-        finally:
-            await consumer.stop()
+    async with log_reader(settings) as consumer:
+        sources = [TopicPartition(settings.topic(spec.source), number) for number in sorted(numbers)]
+        begins, ends = await consumer.beginning_offsets(sources), await consumer.end_offsets(sources)
+        newest = await _newest_progress(consumer, settings.topic(spec.progress_topic), numbers, spec.progress)
     found = {tp.partition: SourcePartition(begins[tp], ends[tp], newest.get(tp.partition)) for tp in sources}
     for number, source in found.items():
         _refuse_another_log(
@@ -78,15 +74,46 @@ async def read_progress(settings: Settings, spec: AgentSpec[P], *, tail: int = T
     Raises:
         DependencyDown: Kafka does not answer.
     """
+    async with log_reader(settings) as consumer:
+        topic, numbers = settings.topic(spec.progress_topic), range(settings.partitions)
+        return await _newest_progress(consumer, topic, numbers, spec.progress, tail=tail)
+
+
+@asynccontextmanager
+async def log_reader(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
+    """Open a consumer without a group.
+
+    Raises:
+        DependencyDown: Kafka does not answer.
+    """
     with translate_kafka_errors(settings):
         consumer = AIOKafkaConsumer(**aiokafka_consumer_config(settings))
         try:
             await consumer.start()
-            numbers = range(settings.partitions)
-            topic = settings.topic(spec.progress_topic)
-            return await _newest_progress(consumer, topic, numbers, spec.progress, tail=tail)
+            yield consumer
         finally:
             await consumer.stop()
+
+
+async def read_to_end(
+    consumer: AIOKafkaConsumer, starts: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]
+) -> AsyncIterator[tuple[TopicPartition, Any]]:
+    """Give the records of partitions from an offset on, until each has come to where it ended.
+
+    Args:
+        consumer: without a group.
+        starts: partition -> where to begin.
+        ends: partition -> its next offset.
+    """
+    consumer.assign([*starts])
+    for tp, start in starts.items():
+        consumer.seek(tp, start)
+    unread = {tp for tp, start in starts.items() if start < ends[tp]}
+    while unread:
+        for tp, records in (await consumer.getmany(*unread, timeout_ms=READ_TIMEOUT_MS)).items():
+            for record in records:
+                yield tp, record
+        unread = {tp for tp in unread if await consumer.position(tp) < ends[tp]}
 
 
 async def _newest_progress(
@@ -98,19 +125,15 @@ async def _newest_progress(
     """
     contract: TypeAdapter[Any] = TypeAdapter(message)
     partitions = [TopicPartition(topic, number) for number in sorted(numbers)]
-    consumer.assign(partitions)
     begins, ends = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
-    unread = {tp for tp in partitions if begins[tp] < ends[tp]}
-    for tp in partitions:
-        consumer.seek(tp, max(begins[tp], ends[tp] - tail))
+    starts = {tp: max(begins[tp], ends[tp] - tail) for tp in partitions}
     newest: dict[int, P] = {}
-    while unread:
-        for tp, records in (await consumer.getmany(*unread, timeout_ms=READ_TIMEOUT_MS)).items():
-            for progress in (decode(record.value, contract) for record in records if record.value):
-                known = newest.get(tp.partition)
-                if known is None or progress.next_offset >= known.next_offset:
-                    newest[tp.partition] = progress
-        unread = {tp for tp in unread if await consumer.position(tp) < ends[tp]}
+    async for tp, record in read_to_end(consumer, starts, ends):
+        if record.value:
+            progress = decode(record.value, contract)
+            known = newest.get(tp.partition)
+            if known is None or progress.next_offset >= known.next_offset:
+                newest[tp.partition] = progress
     return newest
 
 

@@ -143,8 +143,7 @@ class PartitionArms(RecordRules):
         """Count a list, or say why it is none of an experiment's."""
         search = JOINED_SEARCH.decode(record.value)
         self.newest_closed_ms = max(self.newest_closed_ms, search.closed_at)
-        closing = closing_number_of(record.headers)
-        if closing is not None and self._closed.is_repeat(closing):
+        if self._closed.is_repeat(closing_number_of(record.headers)):
             return f"filtered/{FilterReason.DUPLICATE}"
         if reason := filter_reason(search):
             return f"filtered/{reason}"

@@ -263,8 +263,7 @@ class PartitionConversions(RecordRules):
     @override
     def decide(self, record: LogRecord, plan: Plan) -> str:
         """Make the value pair of a conversion that raises one."""
-        written = closing_number_of(record.headers)
-        if written is not None and self._written.is_repeat(written):
+        if self._written.is_repeat(closing_number_of(record.headers)):
             return f"left/{LeftReason.REPEATED}"
         conversion = conversion_of(record, self.source, self.partition)
         if not isinstance(conversion, Conversion):

@@ -5,11 +5,11 @@ but for two that are meant to: a variant of what was clicked was not passed over
 clicked right afterwards (docs/papers.md, "Which lists count").
 """
 
-import hashlib
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Final, NamedTuple
 
+from contracts.arms import is_in_share
 from contracts.outcomes import grade
 from contracts.structs import JoinedSearch
 from contracts.telemetry import Filter, FilterReason, SlotReason
@@ -41,9 +41,6 @@ LIKE_SHARE: Final = 0.5
 """Queries are alike if they share more than this of the words that either has."""
 NEXT_LISTS: Final = 20
 """How many of the lists that follow are looked at."""
-
-
-_SPACE: Final = 2**64
 
 
 class Judgement(NamedTuple):
@@ -92,13 +89,7 @@ def is_held_out(facts: ListFacts, share: float) -> bool:
     The hash is salted, so that it has nothing to do with which arm a shopper belongs to.
     """
     named = {"shopper": facts.shopper, "query": facts.query} if share else {}
-    return any(name and _unit_hash(kind, name) < share for kind, name in named.items())
-
-
-def _unit_hash(kind: str, name: str) -> float:
-    """A number in [0, 1) that a name always has."""
-    digest = hashlib.blake2b(f"holdout {kind} {name}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest) / _SPACE
+    return any(name and is_in_share(f"holdout {kind} {name}", b"", share) for kind, name in named.items())
 
 
 def _is_robot(facts: ListFacts, lists: RecentLists, look_ahead_ms: int) -> bool:

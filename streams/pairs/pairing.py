@@ -5,7 +5,7 @@ Every factor of a weight is symmetric in (chosen, rejected) but for the value of
 ratio, which undoes position bias; nothing is normalised inside a list. Source: docs/papers.md, "The weight of a pair".
 """
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -140,14 +140,19 @@ def encode_pairs(
         "filters": sorted(set(filters)),
         "origins": orjson.Fragment(orjson.dumps(origins)),
     }
-    return [orjson.dumps(_message(search, pair, theta=theta, **shared)) for pair in pairs]
+    cell, shown_at = cell_of(search), search.search_time
+
+    def looked_at(slot: GradedSlot) -> tuple[float, int]:
+        return theta(cell, slot.position, shown_at)
+
+    return [orjson.dumps(_message(search, pair, looked_at=looked_at, **shared)) for pair in pairs]
 
 
 def _message(
     search: JoinedSearch,
     pair: Pair,
     *,
-    theta: Theta,
+    looked_at: Callable[[GradedSlot], tuple[float, int]],
     cap: float,
     filters: list[str],
     query: object,
@@ -156,8 +161,7 @@ def _message(
 ) -> dict[str, Any]:
     chosen, rejected = pair.chosen, pair.rejected
     value, sampling = VALUE[chosen.grade], 1 / pair.rate
-    cell, shown_at = cell_of(search), search.search_time
-    (examined, version), (passed, _) = (theta(cell, one.position, shown_at) for one in (chosen, rejected))
+    (examined, version), (passed, _) = looked_at(chosen), looked_at(rejected)
     ratio = examination_ratio(examined, passed)
     clicked_at = chosen.slot.click_time
     return {

@@ -8,7 +8,6 @@ again and decides as before.
 """
 
 import heapq
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -26,7 +25,7 @@ from contracts.joined import (
 from contracts.outcomes import Theta, filter_reason, prior
 from contracts.progress import PairsProgress, SearchCounts
 from contracts.structs import JOINED_SEARCH, JoinedSearch, encode
-from contracts.telemetry import EventOutcome, Filter, FilterReason, OutOfTime, SlotReason, UnpairedReason
+from contracts.telemetry import EventOutcome, Filter, FilterReason, OutOfTime, UnpairedReason
 from contracts.topics import DEAD_LETTERS, HOLDOUT_SEARCHES, JOINED_SEARCHES, PREFERENCE_PAIRS, TRAINING_SEARCHES
 from service import metrics
 from service.settings import Settings
@@ -132,8 +131,7 @@ class PartitionPairs(RecordRules):
     def decide(self, record: LogRecord, plan: Plan) -> str:
         """Let a list wait, unless what it says itself keeps it out."""
         search = JOINED_SEARCH.decode(record.value)
-        closing = closing_number_of(record.headers)
-        repeated = closing is not None and self._closed.is_repeat(closing)
+        repeated = self._closed.is_repeat(closing_number_of(record.headers))
         if repeated or self.lists.knows(search):
             if filter_reason(search) is None:
                 self._remember(search, record.offset, pairs_of(search))
@@ -238,7 +236,8 @@ class PartitionPairs(RecordRules):
             if not new:
                 return f"filtered/{FilterReason.RELOAD}"
             self.pairs += len(new)
-            values = encode_pairs(search, new, theta=self.theta, cap=cap, filters=_words(excluded.values()))
+            reasons = [reason.value for reason in excluded.values()]
+            values = encode_pairs(search, new, theta=self.theta, cap=cap, filters=reasons)
             key = search.search_id.encode()
             plan.extend(Emit(PREFERENCE_PAIRS, key, value, waiting.headers) for value in values)
         training = training_search(search, theta=self.theta, excluded=excluded, cap=cap)
@@ -249,10 +248,6 @@ class PartitionPairs(RecordRules):
     def _by_reason(self, outcome: str) -> dict[str, int]:
         prefix = f"{outcome}/"
         return {name.removeprefix(prefix): n for name, n in self.counts.items() if name.startswith(prefix)}
-
-
-def _words(reasons: Iterable[SlotReason]) -> Iterable[str]:
-    return (reason.value for reason in reasons)
 
 
 def _stage_times(record: LogRecord) -> Headers:

@@ -16,7 +16,7 @@ from contracts.base import Count, Part
 from contracts.errors import ContractError
 from contracts.joined import ClosedSearches, closing_number_of
 from contracts.outcomes import Cell, filter_reason
-from contracts.progress import PartitionProgress
+from contracts.progress import AgentProgress
 from contracts.structs import JOINED_SEARCH, JoinedSearch
 from contracts.telemetry import NoEvidenceReason
 from contracts.topics import DAY_MS, DEAD_LETTERS, JOINED_SEARCHES, PROPENSITIES
@@ -63,11 +63,9 @@ class CellProgress(Part):
         return CellSums(self.lists, self.fresh, clicks, {int(place): [*one] for place, one in self.trust.items()})
 
 
-class PropensityProgress(PartitionProgress):
+class PropensityProgress(AgentProgress):
     """State of the propensity agent in one partition of `joined-searches`."""
 
-    counts: dict[str, Count] = Field(default_factory=dict)
-    """Outcomes of the records below `next_offset`: `outcome`, or `outcome/reason`."""
     turns: dict[str, Count] = Field(default_factory=dict)
     """Join -> the last closed search that was seen of it; one with the same number or a smaller one is a repeat."""
     held_turns: dict[str, Count] = Field(default_factory=dict)
@@ -119,7 +117,7 @@ class PartitionPropensity(RecordRules):
             self._reread_to = record.offset + 1
             with suppress(ContractError):
                 search = JOINED_SEARCH.decode(record.value)
-                repeated = _is_repeat(record, self._reread_closed)
+                repeated = self._reread_closed.is_repeat(closing_number_of(record.headers))
                 if not repeated and filter_reason(search) is None and ranking_of(search) is not None:
                     for one in (one for cell, shown in cells_of(search) if cell in self.cells for one in shown):
                         self._products.add(one)
@@ -134,18 +132,16 @@ class PartitionPropensity(RecordRules):
         if self._block_ends(record):
             self._begin_block(record)
         self._block_lists += 1
-        reason = NoEvidenceReason.DUPLICATE if _is_repeat(record, self._closed) else self.count(search)
+        repeated = self._closed.is_repeat(closing_number_of(record.headers))
+        reason = NoEvidenceReason.DUPLICATE if repeated else self.count(search)
         return "counted" if reason is None else f"left/{reason}"
 
     @override
     def progress(self) -> PropensityProgress:
         """Return how far it has come, what became of every list, and the sums."""
+        held = {} if self._block_offset < 0 else {"hold_offset": self._block_offset}
         return PropensityProgress(
-            partition=self.partition,
-            start_offset=self.start_offset,
-            next_offset=self.next_offset,
-            hold_offset=self.next_offset if self._block_offset < 0 else self._block_offset,
-            counts=dict(self.counts),
+            **super().progress().model_dump() | held,
             turns=dict(self._closed.newest),
             held_turns=self._held_turns,
             block_began_ms=self._block_began_ms,
@@ -196,11 +192,6 @@ class PartitionPropensity(RecordRules):
             sums.decay(self._half_life_lists)
         self._block_offset, self._block_began_ms, self._block_lists = record.offset, self._newest_closed_ms, 0
         self._held_turns = dict(self._closed.newest)
-
-
-def _is_repeat(record: LogRecord, closed: ClosedSearches) -> bool:
-    closing = closing_number_of(record.headers)
-    return closing is not None and closed.is_repeat(closing)
 
 
 def sums_of(progress: PropensityProgress) -> dict[Cell, CellSums]:

@@ -5,7 +5,6 @@ version as any replay does. Before the first list, and after a restart, read to 
 """
 
 import asyncio
-from typing import Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
@@ -14,15 +13,13 @@ from contracts.outcomes import Cell
 from contracts.propensities import CELL_PROPENSITIES, CellPropensities, Propensities, VersionName
 from contracts.topics import PROPENSITIES
 from contracts.wire import decode
-from service.kafka import aiokafka_consumer_config, translate_kafka_errors
 from service.logging import get_logger
 from service.settings import Settings
-
-FETCH_WAIT_MS: Final = 200
+from streams.agents.progress import log_reader, read_to_end
 
 
 class PropensityReader:
-    """What the topic holds, as far as it was read; shared by who needs it in one event loop.
+    """What the topic holds, as far as it was read; each agent that needs it has its own.
 
     Args:
         settings: of the deployment.
@@ -45,30 +42,22 @@ class PropensityReader:
         Raises:
             DependencyDown: Kafka does not answer, or does not know the topic.
         """
-        async with self._reading:
-            with translate_kafka_errors(self._settings):
-                consumer = AIOKafkaConsumer(**aiokafka_consumer_config(self._settings))
-                try:
-                    await consumer.start()
-                    await self._read_to_end(consumer, TopicPartition(self._settings.topic(PROPENSITIES), 0))
-                finally:
-                    await consumer.stop()
+        async with self._reading, log_reader(self._settings) as consumer:
+            await self._read_to_end(consumer, TopicPartition(self._settings.topic(PROPENSITIES), 0))
 
     def newest(self) -> dict[Cell, CellPropensities]:
         """Return the last version of each cell."""
         return dict(self._newest)
 
     async def _read_to_end(self, consumer: AIOKafkaConsumer, partition: TopicPartition) -> None:
-        consumer.assign([partition])
         begins, ends = await consumer.beginning_offsets([partition]), await consumer.end_offsets([partition])
         if ends[partition] < self._next_offset:
             self.versions.clear()
             self._newest.clear()
             self.lookup, self._next_offset = Propensities(), 0
-        consumer.seek(partition, max(self._next_offset, begins[partition]))
-        while await consumer.position(partition) < ends[partition]:
-            for record in (await consumer.getmany(partition, timeout_ms=FETCH_WAIT_MS)).get(partition, ()):
-                self._take(record.key or b"", record.value)
+        starts = {partition: max(self._next_offset, begins[partition])}
+        async for _, record in read_to_end(consumer, starts, ends):
+            self._take(record.key or b"", record.value)
         self._next_offset = ends[partition]
 
     def _take(self, key: bytes, value: bytes | None) -> None:
