@@ -53,8 +53,9 @@ async def read_sources(
     """
     async with log_reader(settings) as consumer:
         sources = [TopicPartition(settings.topic(spec.source), number) for number in sorted(numbers)]
-        begins, ends = await consumer.beginning_offsets(sources), await consumer.end_offsets(sources)
         newest = await _newest_progress(consumer, settings.topic(spec.progress_topic), numbers, spec.progress)
+        # asked last: whoever had the partitions may read and count on until then
+        begins, ends = await consumer.beginning_offsets(sources), await consumer.end_offsets(sources)
     found = {tp.partition: SourcePartition(begins[tp], ends[tp], newest.get(tp.partition)) for tp in sources}
     for number, source in found.items():
         _refuse_another_log(

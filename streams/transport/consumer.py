@@ -184,7 +184,8 @@ class BatchConsumer(driver.Consumer):
         except MillraceError:
             raise
         except Exception as error:  # noqa: BLE001 - fails if a rebalance overtakes it; stays dirty, so it is done again
-            get_logger().warning("seek_failed", error=repr(error))
+            if not self.app.should_stop:  # else its thread is gone, and nothing will be read again
+                get_logger().warning("seek_failed", error=repr(error))
         return {tp: fetched for tp, fetched in records.items() if not self._tracked(tp)}
 
     def _cut(self, tp: TP, fetched: list[ConsumerRecord]) -> list[Any]:

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from kafka import KafkaProducer, TopicPartition
@@ -12,6 +13,7 @@ from contracts.topics import JOINED_SEARCHES, PAIRS_PROGRESS
 from contracts.wire import encode
 from service.kafka import OutgoingRecord, admin, produce_all, producer_config, topic_ids
 from service.settings import Settings
+from streams.agents import progress as progress_module
 from streams.agents.progress import SourcePartition, read_sources
 from streams.pairs.partition_pairs import PAIRS
 
@@ -55,6 +57,24 @@ async def test_the_progress_that_came_furthest_counts(two_partitions: Settings) 
     newest = (await found(two_partitions, 0))[0].progress
     assert newest is not None
     assert newest.next_offset == 8
+
+
+async def test_a_predecessor_that_still_reads_is_no_other_log(
+    two_partitions: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written and counted while the log is being looked at lies within it."""
+    write(two_partitions, JOINED_SEARCHES, [b"{}"] * 3)
+    newest_progress = progress_module._newest_progress
+
+    async def overtaken(*arguments: Any, **options: Any) -> Any:
+        """Read the newest progress just after another worker has come further."""
+        write(two_partitions, JOINED_SEARCHES, [b"{}"] * 2)
+        write(two_partitions, PAIRS_PROGRESS, [progress(5)])
+        return await newest_progress(*arguments, **options)
+
+    monkeypatch.setattr(progress_module, "_newest_progress", overtaken)
+    source = (await found(two_partitions, 0))[0]
+    assert (source.end_offset, source.progress) == (5, PairsProgress(partition=0, next_offset=5, hold_offset=5))
 
 
 async def test_progress_about_another_log_is_refused(two_partitions: Settings) -> None:

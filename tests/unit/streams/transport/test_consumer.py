@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from faust.types import TP
+from structlog.testing import capture_logs
 from typing_extensions import override
 
 from streams.transport.consumer import BatchConsumer, BatchStream, Chunk
@@ -23,10 +24,11 @@ class Bare(BatchConsumer):
             topics=SimpleNamespace(acks_enabled_for=lambda topic: True),
             monitor=SimpleNamespace(track_tp_end_offset=lambda tp, end: None),
             consumer_generation_id=1,
+            should_stop=False,
         )
         self.commit_limits, self._sent, self._finished, self._next, self._passed = {}, {}, {}, {}, {}
         self._acked, self._acked_index = {}, {}
-        self.records_in = self.gaps = self._epoch = 0
+        self.records_in = self.gaps = self._epoch = self.stale = 0
         self.begun = set()
         self.sought: list[tuple[int, int]] = []
 
@@ -135,6 +137,23 @@ async def test_records_from_below_where_reading_had_come_are_not_handed_out() ->
     hand_out(consumer, 7, 8)
     assert consumer._jumped_back(PARTITION, records(8, 9))
     assert not consumer._jumped_back(PARTITION, records(12))
+
+
+@pytest.mark.parametrize("stopping", [False, True])
+async def test_a_seek_that_fails_is_told_unless_the_worker_stops(stopping: bool) -> None:
+    """Positions that could not be set are set at the next fetch; of a worker that ends nothing is read any more."""
+    consumer = Bare()
+    consumer.app.should_stop = stopping
+
+    async def closed(partitions: Mapping[TP, int]) -> None:
+        """Fail as a thread does whose loop is closed."""
+        raise RuntimeError("Event loop is closed")
+
+    consumer.app.owner, consumer.seek_wait = Owner(7), closed  # type: ignore[method-assign]
+    with capture_logs() as logs:
+        assert await consumer._forget({PARTITION: records(1)}) == {}
+    assert consumer._dirty
+    assert [line["event"] for line in logs] == ([] if stopping else ["seek_failed"])
 
 
 async def test_only_begun_chunks_are_waited_for_before_partitions_go() -> None:
