@@ -1,13 +1,15 @@
 """The arms that shoppers' searches are assigned to, who is in the anchor arm, and what is counted of each arm."""
 
 import hashlib
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Final
 
 from pydantic import Field
 
 from contracts.base import Count, Finite, Label, Part
-from contracts.comparison import GroupSums
+from contracts.comparison import Difference, GroupSums, difference
 from contracts.events import Ranking
+from contracts.outcomes import VALUE, Grade
 from contracts.progress import AgentProgress
 
 LIVE: Final = "live"
@@ -122,3 +124,18 @@ class ArmsProgress(AgentProgress):
     groups: dict[Label, Annotated[tuple[PersonGroup, ...], Field(strict=False)]] = Field(default_factory=dict)
     """Arm -> the groups of its persons."""
     interleaving: Interleaving = Interleaving()
+
+
+def groups_of(found: Iterable[ArmsProgress], arm: str) -> tuple[PersonGroup, ...]:
+    """Sum an arm's groups over partitions: one person's sessions may lie in several, in groups of one number."""
+    partitions = [progress.groups[arm] for progress in found if arm in progress.groups]
+    return tuple(
+        PersonGroup(**{name: sum(getattr(one, name) for one in same) for name in PersonGroup.model_fields})
+        for same in zip(*partitions, strict=True)
+    )
+
+
+def compared(metric: str, arm: Sequence[PersonGroup], control: Sequence[PersonGroup]) -> Difference | None:
+    """Compare an arm with its control by a metric of `COMPARED`; None while there is too little of either."""
+    largest = float(VALUE[Grade.PURCHASE]) if metric == "value" else 1.0
+    return difference([one.sums(metric) for one in arm], [one.sums(metric) for one in control], largest=largest)

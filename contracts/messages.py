@@ -8,6 +8,7 @@ from pydantic import TypeAdapter
 from contracts import topics
 from contracts.base import Message
 from contracts.catalog import CATALOG_CHANGE, Product, ProductDeleted, ProductVector
+from contracts.decisions import DECISIONS, PROMOTION, Decisions, Promotion
 from contracts.events import SEARCH_RECORD, ShopEvent, Tick
 from contracts.joined import JoinedSearch, Watermark
 from contracts.pairs import CURATED_PAIR, CuratedPair, PreferencePair
@@ -48,6 +49,8 @@ MESSAGES: Final[tuple[MessageSpec, ...]] = (
     MessageSpec("release_manifest", ReleaseManifest, MANIFEST, (topics.MODELS,)),
     MessageSpec("serving", Serving, SERVING, (topics.MODELS,)),
     MessageSpec("rollback", Rollback, ROLLBACK, (topics.MODELS,)),
+    MessageSpec("decisions", Decisions, DECISIONS, (topics.MODELS,)),
+    MessageSpec("promotion", Promotion, PROMOTION, (topics.MODELS,)),
     _alone("join_progress", JoinProgress, topics.JOIN_PROGRESS),
     _alone("pairs_progress", PairsProgress, topics.PAIRS_PROGRESS),
 )

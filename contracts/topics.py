@@ -70,7 +70,7 @@ TOPICS: Final[tuple[TopicSpec, ...]] = (
     TopicSpec(PRODUCT_VECTORS, key="product_id", cleanup="compact"),
     TopicSpec(
         MODELS,
-        key="query-N, product-N, serving or rollback",
+        key="query-N, product-N, serving, rollback, decisions or promotion",
         cleanup="compact",
         keyed=False,
         log_append_time=True,

@@ -22,6 +22,7 @@ from millrace import (
     importing,
     pair_origins,
     pairs,
+    promoting,
     releasing,
     replaying,
     running,
@@ -70,6 +71,8 @@ schema_app.command("export")(running.schema_export)
 importing.catalog_app.command("vectors")(exporting.catalog_vectors)
 pairs.pairs_app.command("explain")(pair_origins.pairs_explain)
 pairs.pairs_app.command("import")(curating.pairs_import)
+releasing.releases_app.command("promote")(promoting.releases_promote)
+releasing.releases_app.command("diff")(promoting.releases_diff)
 app.add_typer(importing.catalog_app, name="catalog", rich_help_panel="Run")
 app.add_typer(releasing.releases_app, name="releases", rich_help_panel="Watch")
 app.add_typer(releasing.base_app, name="base", rich_help_panel="Run")

@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
 
 ANSWERED_WITHIN_S: Final = 30.0
 REWRITTEN_WITHIN_S: Final = 60.0
+DECISIONS_SHOWN: Final = 5
+DECIDED: Final = {
+    "promoted": "release {} is promoted",
+    "stepped_back": "live steps back to release {}",
+    "undecided": "nothing moves",
+    "too_little": "nothing moves",
+}
+"""Verdict -> what was done."""
 
 releases_app = typer.Typer(help="Releases of both towers.", no_args_is_help=True)
 
@@ -37,7 +46,12 @@ def releases_ls(json: Json = False) -> None:
     from millrace.watch.observer import releases_report
 
     seen, report = observe(lambda observer: (observer.look(), releases_report(observer.models.look())))
-    print_json(report) if json else out().print(releases_table(report))
+    if json:
+        print_json(report)
+    else:
+        out().print(releases_table(report))
+        for line in decision_lines(report["decisions"]):
+            out().print(line, markup=False, highlight=False)
     tell_unknown(seen, [MODELS])
 
 
@@ -50,11 +64,21 @@ def releases_table(report: Mapping[str, Any]) -> Table:
     table = Table("release", "in force", *numbers("pairs trained", "overlap@10", "checks passed"), title=title)
     for row in report["releases"]:
         passed = f"{sum(check['passed'] for check in row['checks'])}/{len(row['checks'])}"
-        force = "yes" if row["in_force"] else ""
+        is_promoted = row["kind"] == "query" and row["release"] == report["promoted"]
+        force = "yes" if row["in_force"] else "promoted" if is_promoted else ""
         overlap = "-" if row["overlap_at_10"] is None else f"{row['overlap_at_10']:.3f}"
         figures = (f"{row['pairs_trained']:,}", overlap, passed)
         table.add_row(f"{row['kind']} {row['release']}", force, *figures)
     return table
+
+
+def decision_lines(decisions: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The last decisions as sentences, newest first."""
+    return [
+        f"{datetime.fromtimestamp(one['decided_at'] / 1000, UTC):%Y-%m-%d %H:%M} query release {one['query_release']}: "
+        f"{DECIDED[one['verdict']].format(one['subject'])}; {one['reason']}"
+        for one in decisions[:DECISIONS_SHOWN]
+    ]
 
 
 @releases_app.command("show")

@@ -35,7 +35,7 @@ SENDERS: Final[dict[str, tuple[str, ...]]] = {
 
 FOLLOWERS: Final[dict[str, tuple[str, ...]]] = {
     "search": (topics.MODELS,),
-    "trainer": (topics.MODELS, topics.PRODUCT_VECTORS),
+    "trainer": (topics.MODELS, topics.PRODUCT_VECTORS, topics.ARMS_PROGRESS),
     "indexer": (topics.MODELS, topics.PRODUCT_VECTORS),
     "page": (topics.SEARCH_EVENTS, topics.MODELS),
 }

@@ -83,6 +83,7 @@ CHECKPOINT_TIME = _gauge(
     "millrace_checkpoint_last_success_timestamp_seconds", "When the last checkpoint became durable."
 )
 RELEASES = _counter("millrace_releases_total", "Releases by what was decided.", "tower", "decision")
+DECISIONS = _counter("millrace_decisions_total", "Verdicts on live against the anchor.", "verdict")
 RELEASE_INFO = _gauge("millrace_release_in_force", "Number of the release in force.", "tower")
 INDEX_WRITES = _counter("millrace_index_writes_total", "Points written to the vector store.", "kind")
 INDEX_WRITE_SECONDS = _histogram("millrace_index_write_duration_seconds", "Time of a write to the vector store.")
@@ -111,7 +112,8 @@ METRICS_OF: Final[dict[Process, tuple[MetricWrapperBase, ...]]] = {
     ),
     Process.TRAINER: (
         DEAD_LETTERS, STAGE_WATERMARK, STAGE_PROGRESS, LISTS_READ, PAIRS_TRAINED, PAIRS_DROPPED, EVIDENCE_CELLS,
-        EVIDENCE_DROPPED, SOLVE_SECONDS, GAIN_NATS, CHECKPOINT_TIME, RELEASES, RELEASE_INFO, DEPENDENCY_UP,
+        EVIDENCE_DROPPED, SOLVE_SECONDS, GAIN_NATS, CHECKPOINT_TIME, RELEASES, DECISIONS, RELEASE_INFO,
+        DEPENDENCY_UP,
     ),
     Process.INDEXER: (
         DEAD_LETTERS, STAGE_WATERMARK, STAGE_PROGRESS, RELEASES, RELEASE_INFO, INDEX_WRITES, INDEX_WRITE_SECONDS,

@@ -12,6 +12,7 @@ from cachetools import LRUCache
 from kafka import KafkaProducer
 
 from contracts import wire
+from contracts.decisions import DECISIONS, DECISIONS_KEY, PROMOTION, PROMOTION_KEY, Decisions, Promotion
 from contracts.errors import ContractError, MalformedMessage, TransientError
 from contracts.releases import (
     ROLLBACK,
@@ -46,6 +47,10 @@ class ModelsView(NamedTuple):
     fence: int = 0
     """The highest that was seen; what comes with a lower one comes from a trainer that was overtaken."""
     rollback: Rollback | None = None
+    """The last that was asked for."""
+    decisions: Decisions | None = None
+    """What was decided on releases."""
+    promotion: Promotion | None = None
     """The last that was asked for."""
 
     def rollback_due(self) -> Rollback | None:
@@ -168,13 +173,19 @@ class ModelsTable:
             rollback = None if value is None else wire.decode(value, ROLLBACK)
             self._view = self._view._replace(rollback=rollback)
             return
+        if key == DECISIONS_KEY:
+            self._view = self._view._replace(decisions=None if value is None else wire.decode(value, DECISIONS))
+            return
+        if key == PROMOTION_KEY:
+            self._view = self._view._replace(promotion=None if value is None else wire.decode(value, PROMOTION))
+            return
         try:
             name = key.decode()
             kind, number = _release_of(name)
         except ValueError as error:
             if value is None:
                 return
-            raise MalformedMessage("malformed_key", "neither a release nor `serving`") from error
+            raise MalformedMessage("malformed_key", "neither a release nor a record about releases") from error
         manifest = None if value is None else manifest_of(value)
         if manifest is not None and manifest.fence < self._view.fence:
             self._numbers[kind].add(number)
@@ -252,6 +263,14 @@ class ModelsWriter:
     def ask_for(self, rollback: Rollback) -> None:
         """Ask the indexer that leads for a rollback."""
         self._write({ROLLBACK_KEY: wire.encode(rollback)})
+
+    def ask_to_promote(self, promotion: Promotion) -> None:
+        """Ask the trainer to take a release for one to step back to."""
+        self._write({PROMOTION_KEY: wire.encode(promotion)})
+
+    def decide(self, decisions: Decisions) -> None:
+        """Write what was decided on releases."""
+        self._write({DECISIONS_KEY: wire.encode(decisions)})
 
     def _write(self, values: Mapping[bytes, bytes | None]) -> None:
         topic = self._settings.topic(MODELS)

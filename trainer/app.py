@@ -7,7 +7,7 @@ from kafka import KafkaProducer
 
 from contracts.errors import DependencyDown, MillraceError
 from contracts.telemetry import Process
-from contracts.topics import MODELS, PRODUCT_VECTORS
+from contracts.topics import ARMS_PROGRESS, MODELS, PRODUCT_VECTORS
 from service.follow import PATIENCE_S, OnRecord, TopicFollower
 from service.health import Dependency, Health
 from service.http import admin_server
@@ -21,11 +21,13 @@ from towers.encoder import BaseEncoder, load_encoder
 from trainer.adapters.checkpoints import FileCheckpoints, writable_folder
 from trainer.adapters.log_source import KafkaLog
 from trainer.adapters.vectors import TextVectors, VectorTable
+from trainer.decisions import ArmsTable, Decider
 from trainer.learner import Learner
 from trainer.loop import LoopSettings, TrainerLoop
 from trainer.release.planning import Cadence
 
 WAIT_S: Final = 0.2
+SETTLE_MARGIN_MS: Final = 60_000
 
 
 class TrainerApp:
@@ -62,13 +64,14 @@ class TrainerApp:
             encoder = load_encoder(settings.base_model)
             self._starting = "Kafka has not answered yet"
             ensure_topics(settings, wait=self._shutdown.wait)
-            models = ModelsTable()
+            models, arms = ModelsTable(), ArmsTable()
             vectors = VectorTable(self._folder, encoder.dim, base_version=encoder.base_version)
             health.add_check("vectors", vectors.not_usable)
             self._follow(PRODUCT_VECTORS, vectors.on_record, on_new_topic=vectors.forget)
             self._follow(MODELS, models.apply, on_new_topic=models.forget)
+            self._follow(ARMS_PROGRESS, arms.apply, on_new_topic=arms.forget)
             try:
-                self._train(encoder, vectors, models)
+                self._train(encoder, vectors, models, arms)
             finally:
                 for follower in self._followers:
                     follower.stop()
@@ -80,7 +83,7 @@ class TrainerApp:
         follower.start()
         self._followers.append(follower)
 
-    def _train(self, encoder: BaseEncoder, vectors: VectorTable, models: ModelsTable) -> None:
+    def _train(self, encoder: BaseEncoder, vectors: VectorTable, models: ModelsTable, arms: ArmsTable) -> None:
         """Join the group once the views are current, take up the checkpoint, and work."""
         self._starting = "vectors and models are being read"
         while not self._caught_up():
@@ -99,7 +102,9 @@ class TrainerApp:
                     return
             for follower in self._followers:
                 follower.read_to_end()  # only now does nobody else publish releases
-            self._work(encoder, vectors, models, source=source, producer=producer)
+            writer = ModelsWriter(self._settings, producer)
+            decider = Decider(models, arms, writer=writer, settle_ms=_settle_ms(self._settings))
+            self._work(encoder, vectors, models, source=source, writer=writer, decider=decider)
 
     def _work(
         self,
@@ -108,7 +113,8 @@ class TrainerApp:
         models: ModelsTable,
         *,
         source: KafkaLog,
-        producer: KafkaProducer,
+        writer: ModelsWriter,
+        decider: Decider,
     ) -> None:
         """Run the loop until stopped; what was learned is durable when it returns."""
         settings = self._settings
@@ -133,7 +139,7 @@ class TrainerApp:
             source=source,
             checkpoints=checkpoints,
             models=models,
-            writer=ModelsWriter(settings, producer),
+            writer=writer,
             encoder=encoder,
             settings=LoopSettings(cadence=cadence),
             clock_ms=epoch_ms,
@@ -143,6 +149,7 @@ class TrainerApp:
         while not self._shutdown.is_set():
             self._check_followers()
             loop.run_once()
+            decider.look(epoch_ms())
         loop.finish()
 
     def _caught_up(self) -> bool:
@@ -154,6 +161,11 @@ class TrainerApp:
         failures: list[MillraceError] = [each.failure for each in self._followers if each.failure is not None]
         if failures:
             raise failures[0]
+
+
+def _settle_ms(settings: Settings) -> int:
+    """How long lists go on being counted that were shown before: they wait for their window, and for other joins."""
+    return settings.join_window_ms + settings.lateness_ms + SETTLE_MARGIN_MS
 
 
 def main(settings: Settings, shutdown: Shutdown) -> None:

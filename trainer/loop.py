@@ -266,12 +266,13 @@ class TrainerLoop:
         self._saved_ms, self._unsaved = self._clock_ms(), False
         if values:
             self._writer.publish(values)
+            view = self._models.look()
+            promoted = 0 if view.decisions is None else view.decisions.promoted
             needed: dict[Kind, set[int]] = {
-                "query": {progress.query_release, progress.query_parent},
+                "query": {progress.query_release, progress.query_parent, promoted},
                 "product": {progress.product_release, progress.product_parent},
             }
-            manifests = self._models.look().manifests.values()
-            self._writer.retire(retired_keys(manifests, needed=needed, now_ms=self._clock_ms()))
+            self._writer.retire(retired_keys(view.manifests.values(), needed=needed, now_ms=self._clock_ms()))
 
     def _adopt(self) -> None:
         """Note which releases `serving` names, and go back if that is a rollback.

@@ -4,9 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, cast
 
-from contracts.arms import ANCHOR, ARMS, COMPARED, LIVE, ArmCounts, ArmsProgress, Interleaving, PersonGroup
-from contracts.comparison import Difference, GroupSums, difference, mean_of, wins
-from contracts.outcomes import VALUE, Grade
+from contracts.arms import ANCHOR, ARMS, COMPARED, LIVE, ArmCounts, ArmsProgress, Interleaving, compared, groups_of
+from contracts.comparison import Difference, mean_of, wins
 from millrace.watch.kafka_view import KafkaView
 from streams.arms.partition_arms import ARMS_AGENT
 
@@ -53,24 +52,17 @@ def _figures(arm: str, surface: str, counts: Iterable[ArmCounts]) -> dict[str, A
 
 
 def _comparison(found: Sequence[ArmsProgress], metric: str) -> dict[str, Any]:
-    sides = {
-        arm: _groups([progress.groups[arm] for progress in found if arm in progress.groups], metric)
-        for arm in (LIVE, ANCHOR)
+    sides = {arm: groups_of(found, arm) for arm in (LIVE, ANCHOR)}
+    searches = {arm: sum(group.searches for group in groups) for arm, groups in sides.items()}
+    means = {
+        arm: mean_of([group.sums(metric) for group in groups]).value if searches[arm] else None
+        for arm, groups in sides.items()
     }
-    searches = {arm: sum(group.lists for group in groups) for arm, groups in sides.items()}
-    means = {arm: mean_of(groups).value if searches[arm] else None for arm, groups in sides.items()}
-    largest = float(VALUE[Grade.PURCHASE]) if metric == "value" else 1.0
-    compared = difference(sides[LIVE], sides[ANCHOR], largest=largest)
-    told = dict.fromkeys(Difference._fields) if compared is None else compared._asdict()
-    verdict = "too little" if compared is None else compared.verdict
+    seen = compared(metric, sides[LIVE], sides[ANCHOR])
+    told = dict.fromkeys(Difference._fields) if seen is None else seen._asdict()
+    verdict = "too little" if seen is None else seen.verdict
     counted = {f"{arm}_searches": number for arm, number in searches.items()}
     return {"metric": metric, **counted, **means, **told, "verdict": verdict}
-
-
-def _groups(partitions: Sequence[Sequence[PersonGroup]], metric: str) -> list[GroupSums]:
-    """One person's sessions may lie in several partitions: groups of one number are the same persons."""
-    summed = [[group.sums(metric) for group in groups] for groups in zip(*partitions, strict=True)]
-    return [GroupSums(sum(one.lists for one in same), sum(one.total for one in same)) for same in summed]
 
 
 def _interleaving(found: Sequence[Interleaving]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, Final, Self, TypeVar
 from pydantic import TypeAdapter
 
 from contracts import wire
+from contracts.decisions import Decisions
 from contracts.errors import ContractError, DependencyDown, InvariantError, MillraceError
 from contracts.progress import PartitionProgress
 from contracts.releases import OVERLAP, ReleaseManifest, Serving
@@ -217,7 +218,17 @@ def releases_report(view: ModelsView) -> dict[str, Any]:
     return {
         "serving": view.serving.model_dump(mode="json") if view.serving else None,
         "releases": [_release(manifest, view.serving) for manifest in manifests],
+        "promoted": 0 if view.decisions is None else view.decisions.promoted,
+        "decisions": [] if view.decisions is None else _decisions(view.decisions),
     }
+
+
+def _decisions(decisions: Decisions) -> list[dict[str, Any]]:
+    """What was decided, newest first; of what moved nothing, only the newest."""
+    told = [*decisions.decided]
+    if decisions.latest is not None and decisions.latest not in told:
+        told.append(decisions.latest)
+    return [decision.model_dump(mode="json") for decision in reversed(told)]
 
 
 def _release(manifest: ReleaseManifest, serving: Serving | None) -> dict[str, Any]:

@@ -1,25 +1,28 @@
 """The trainer as a real process on a real Kafka: lists and pairs in, releases out, crashes in between."""
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import httpx
 import numpy as np
-import orjson
 import pytest
 from kafka import KafkaProducer
 
 from contracts import wire
-from contracts.releases import PROBE_TOLERANCE, ReleaseManifest, Serving
+from contracts.decisions import DECISIONS, DECISIONS_KEY, PROMOTION_KEY, Decisions, Promotion
+from contracts.releases import PROBE_TOLERANCE, ROLLBACK, ROLLBACK_KEY, ReleaseManifest, Rollback, Serving
 from contracts.structs import encode
-from contracts.topics import CURATED_PAIRS, DEAD_LETTERS, MODELS, PREFERENCE_PAIRS, PRODUCT_VECTORS, TRAINING_SEARCHES
+from contracts.topics import (
+    ARMS_PROGRESS,
+    CURATED_PAIRS,
+    DEAD_LETTERS,
+    MODELS,
+    PREFERENCE_PAIRS,
+    PRODUCT_VECTORS,
+    TRAINING_SEARCHES,
+)
 from deploy.local.supervisor import LocalMillrace
 from service.kafka import (
     OutgoingRecord,
@@ -29,13 +32,15 @@ from service.kafka import (
     produce_all,
     producer_config,
 )
+from service.machine import epoch_ms
 from service.settings import Settings
+from tests.support.deployment import arms_progress
 from tests.support.pairs import preference_pair, product_vector
 from tests.support.poll import eventually
-from tests.support.ports import free_port
 from tests.support.tiny_encoder import write_tiny_model
 from tests.support.topics import read_compacted
 from tests.support.trainer import PRODUCTS, QUERIES, SCATTERED, search_number
+from tests.support.trainer_process import START_S, RunningTrainer, running
 from towers.encoder import BaseEncoder, load_encoder
 from towers.release_files import Release, probe_difference, unpack
 
@@ -44,8 +49,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(900)]
 SettingsFactory = Callable[..., Settings]
 LEARNED: Final = 600
 """Lists after which what was learned has been shown to predict, and is released."""
-START_S: Final = 300.0
-"""A start imports torch; on a busy machine that takes minutes."""
+_RELEASES: Final = (b"query-", b"product-")
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +110,16 @@ class Shop:
     def releases(self) -> dict[str, Release]:
         """Return the releases that stand on `models`, unpacked."""
         found = read_compacted(self.settings, MODELS)
-        return {key.decode(): unpack(value) for (_, key), value in found.items() if key != b"serving"}
+        return {key.decode(): unpack(value) for (_, key), value in found.items() if key.startswith(_RELEASES)}
+
+    def record(self, key: bytes) -> bytes | None:
+        """Return what stands under a key of `models`."""
+        return read_compacted(self.settings, MODELS).get((0, key))
+
+    def decisions(self) -> Decisions:
+        """Return what was decided on releases; nothing before the first look."""
+        value = self.record(DECISIONS_KEY)
+        return Decisions(began_at=epoch_ms()) if value is None else wire.decode(value, DECISIONS)
 
     def newest(self, kind: str, *, lists: int = 0) -> Release | None:
         """Return the newest release of a kind if it saw so many lists."""
@@ -148,59 +161,6 @@ def shop(kafka_settings: SettingsFactory, encoder: BaseEncoder, tiny_model: Path
     opened.close()
 
 
-class RunningTrainer:
-    """A trainer process and what it says of itself."""
-
-    def __init__(self, settings: Settings, log: Path) -> None:
-        self.port = free_port()
-        self._log = log
-        environ = {**os.environ, **settings.as_environ(), "MILLRACE_PORT": str(self.port), "HF_HUB_OFFLINE": "1"}
-        with log.open("ab") as stream:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "trainer"], env=environ, stderr=stream, stdout=subprocess.DEVNULL
-            )
-
-    def reasons(self) -> list[str] | None:
-        """Return the reasons against readiness, None while nothing answers."""
-        if self.process.poll() is not None:
-            raise AssertionError(f"the trainer ended with {self.process.returncode}:\n{self._log.read_text()}")
-        try:
-            answer: dict[str, Any] = httpx.get(f"http://127.0.0.1:{self.port}/ready", timeout=2).json()
-        except httpx.HTTPError:
-            return None
-        return list(answer["reasons"])
-
-    def wait_ready(self) -> None:
-        """Wait until it trains."""
-        try:
-            eventually(lambda: self.reasons() == [], timeout_s=START_S, interval_s=0.2)
-        except AssertionError as error:
-            raise AssertionError(f"not ready: {self.reasons()}; log:\n{self._log.read_text()}") from error
-
-    def lines(self) -> list[dict[str, Any]]:
-        """Return its log."""
-        return [orjson.loads(line) for line in self._log.read_bytes().splitlines()]
-
-    def said(self, event: str) -> list[dict[str, Any]]:
-        """Return the lines of its log about one event."""
-        return [line for line in self.lines() if line["event"] == event]
-
-    def published(self) -> int:
-        """Return how often it wrote to `models`."""
-        return sum(line["event"] == "releases_published" for line in self.lines())
-
-
-@contextmanager
-def running(settings: Settings, log: Path) -> Iterator[RunningTrainer]:
-    """Run a trainer for the length of a block; nothing of it is left afterwards."""
-    trainer = RunningTrainer(settings, log)
-    try:
-        yield trainer
-    finally:
-        trainer.process.kill()
-        trainer.process.wait(timeout=20)
-
-
 def test_lists_become_releases_of_both_towers(shop: Shop, encoder: BaseEncoder, tmp_path: Path) -> None:
     """Lists become a query and a product release whose probe texts hold here and whose offsets say what they saw."""
     with running(shop.settings, tmp_path / "trainer.log") as trainer:
@@ -226,6 +186,28 @@ def test_lists_become_releases_of_both_towers(shop: Shop, encoder: BaseEncoder, 
     letters = [line for line in trainer.lines() if line["event"] == "dead_letter"]
     assert [(line["reason"], line["topic"]) for line in letters] == [("missing", PREFERENCE_PAIRS)]
     assert len(read_compacted(shop.settings, DEAD_LETTERS)) == 1
+
+
+def test_live_that_is_worse_than_the_anchor_steps_back_by_itself(shop: Shop, tmp_path: Path) -> None:
+    """The decision stands on `models` with its numbers before the rollback is asked for; a person may promote."""
+    worse = arms_progress(0, lists=32_000, lift=-200)
+    with running(shop.settings, tmp_path / "trainer.log") as trainer:
+        trainer.wait_ready()
+        shop.send_lists(0, LEARNED)
+        number = shop.wait_for("query").manifest.release
+        shop.serve(number, 0)
+        asked = Promotion(query_release=number, requested_at=epoch_ms())
+        shop.send_raw(MODELS, PROMOTION_KEY.decode(), wire.encode(asked))
+        eventually(lambda: shop.decisions().promoted == number, timeout_s=60, what="promoted")
+        shop.send_raw(ARMS_PROGRESS, "0", wire.encode(worse))
+        value = eventually(lambda: shop.record(ROLLBACK_KEY), timeout_s=60, what="a rollback is asked for")
+        assert value is not None
+        decisions = shop.decisions()
+    decision = decisions.decided[-1]
+    assert (decision.verdict, decision.query_release, decision.subject) == ("stepped_back", number, 0)
+    assert decision.comparisons[0].high < 0
+    assert wire.decode(value, ROLLBACK) == Rollback(query_release=0, requested_at=decision.decided_at)
+    assert [line["verdict"] for line in trainer.said("decided")][-1] == "stepped_back"
 
 
 def test_sigkill_neither_loses_a_list_nor_counts_one_twice(shop: Shop, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def fields_of(
     for name, field in model.model_fields.items():
         yield content, name, field.is_required(), f"{path}{name}"
         part, value = part_of(field.annotation), content.get(name)
-        if part and isinstance(value, dict):
+        if part and isinstance(value, dict) and "dict[" not in str(field.annotation):
             yield from fields_of(part, value, f"{path}{name}.")
         elif part and isinstance(value, list):
             for number, inner in enumerate(value):

@@ -140,7 +140,7 @@ def retired_keys(
 
     Args:
         manifests: of the releases that are on `models`.
-        needed: the releases in force and those that training goes on from.
+        needed: the releases in force, those that training goes on from, and the promoted one.
         now_ms: the time.
     """
     kept: dict[Kind, set[int]] = {}

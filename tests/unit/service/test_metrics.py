@@ -48,6 +48,7 @@ NAMES = {
     "millrace_propensity_versions_total",
     "millrace_trust_alarms",
     "millrace_release_in_force",
+    "millrace_decisions_total",
     "millrace_releases_total",
     "millrace_request_duration_seconds",
     "millrace_requests_total",

@@ -155,6 +155,7 @@ def test_a_part_from_which_nothing_is_gained_is_held() -> None:
 
 
 def _begun_tight(prior: Prior) -> Prior:
+    """Return a prior whose held parts stay held and whose others begin as at first."""
     return Prior(*(own if width == HELD else width for own, width in zip(Prior(), prior, strict=True)))
 
 

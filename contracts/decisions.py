@@ -1,0 +1,79 @@
+"""Decisions on releases: whether what is learned proved better than the anchor, and what was done about it."""
+
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, TypeAdapter
+
+from contracts.arms import PersonGroup
+from contracts.base import Count, Finite, Label, Message, Part, Release, Text, Time
+
+DECISIONS_KEY: Final = b"decisions"
+PROMOTION_KEY: Final = b"promotion"
+KEPT_DECISIONS: Final = 50
+
+Verdict = Literal["promoted", "stepped_back", "undecided", "too_little"]
+
+
+class Comparison(Part):
+    """Live against the anchor by one metric, per search, with an interval that holds at any time."""
+
+    metric: Label
+    live: Finite
+    anchor: Finite
+    value: Finite
+    """Live less anchor."""
+    low: Finite
+    high: Finite
+    more_lists: Count | None = None
+    """Of both arms, until a difference of this size is sure; None if it is, or if nobody can tell."""
+
+
+class Decision(Part):
+    """What was decided at one moment, on which numbers, and why."""
+
+    verdict: Verdict
+    decided_at: Time
+    query_release: Release
+    """In force at that moment."""
+    subject: Release
+    """What a promotion promoted, or what a step back went back to; else the release in force."""
+    by: Literal["comparison", "person"] = "comparison"
+    reason: Annotated[Text, Field(max_length=1000)]
+    """In a sentence."""
+    began_at: Time
+    """When the lists that it rests on began to be counted."""
+    live_searches: Count = 0
+    anchor_searches: Count = 0
+    comparisons: Annotated[tuple[Comparison, ...], Field(strict=False, max_length=16)] = ()
+    """One for each metric of which there is enough."""
+
+
+class Decisions(Message):
+    """Everything that the next decision depends on besides what was counted, and the last ones."""
+
+    promoted: Release = 0
+    """The query release that a step back goes to: it proved better than the anchor, or a person vouches for it."""
+    began_at: Time
+    """When the present comparison began; before it comes, nothing is compared."""
+    since: dict[Label, Annotated[tuple[PersonGroup, ...], Field(strict=False)]] | None = None
+    """Arm -> what had been counted by then, which the comparison leaves out; None until it begins."""
+    withdrawn: Count = 0
+    """`withdrawn` of `serving` at that moment: a rollback by anyone ends a comparison."""
+    promotion_answered: Count = 0
+    """`requested_at` of the last promotion that a person asked for."""
+    latest: Decision | None = None
+    """The newest, undecided ones included."""
+    decided: Annotated[tuple[Decision, ...], Field(strict=False, max_length=KEPT_DECISIONS)] = ()
+    """The last ones that moved something, newest last."""
+
+
+class Promotion(Message):
+    """Somebody vouches for a query release: a step back goes there."""
+
+    query_release: Release
+    requested_at: Time
+    """Tells one request from another: a later one has a higher value."""
+
+
+DECISIONS: Final[TypeAdapter[Decisions]] = TypeAdapter(Decisions)
+PROMOTION: Final[TypeAdapter[Promotion]] = TypeAdapter(Promotion)

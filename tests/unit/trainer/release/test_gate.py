@@ -1,0 +1,248 @@
+"""What is done about live and anchor: promotion, step back, and what it takes until one is decided."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from contracts.arms import ANCHOR, LIVE, PersonGroup
+from contracts.comparison import GROUPS
+from contracts.decisions import Decisions, Promotion
+from contracts.releases import ReleaseManifest, Rollback, Serving
+from tests.support.gate_power import stream
+from trainer.release.gate import HOUR_MS, RENEWED_MS, Counted, Facts, decide, owed_rollback
+
+T0 = 1_790_000_000_000
+IN_FORCE = 40
+
+
+def manifest(release: int, *, base: str = "base", kind: Any = "query") -> ReleaseManifest:
+    """A release that was made so many minutes after the start."""
+    return ReleaseManifest(
+        kind=kind, release=release, product_release=1, query_release=release, base_version=base, dim=2,
+        created_at=T0 + release * 60_000, pairs_trained=0, lists_trained=0, offsets={}, weights_sha256="",
+    )  # fmt: skip
+
+
+MANIFESTS = tuple(map(manifest, (3, 10, 20, 30, 39, IN_FORCE)))
+
+
+def serving(query_release: int = IN_FORCE, **changes: Any) -> Serving:
+    """What is in force."""
+    values = {"query_release": query_release, "product_release": 1, "collection": "c", "published_at": T0, **changes}
+    return Serving.model_validate(values)
+
+
+def groups(lists: int, clicked: float, value: float = 0.0, *, noise: Sequence[float] = (0.0,)) -> list[PersonGroup]:
+    """An arm: so many lists in each group of persons, of which a share was clicked, each list worth so much."""
+    wobble = [noise[number % len(noise)] for number in range(GROUPS)]
+    return [
+        PersonGroup(searches=lists, clicked=round(lists * (clicked + more)), value=lists * (value + more))
+        for more in wobble
+    ]
+
+
+WOBBLE = (-0.01, 0.01)
+EQUAL: Counted = {LIVE: groups(1000, 0.4, 1.0, noise=WOBBLE), ANCHOR: groups(100, 0.4, 1.0, noise=WOBBLE)}
+BETTER: Counted = {LIVE: groups(1000, 0.5, 1.1, noise=WOBBLE), ANCHOR: groups(100, 0.4, 1.0, noise=WOBBLE)}
+WORSE: Counted = {LIVE: groups(1000, 0.3, 0.9, noise=WOBBLE), ANCHOR: groups(100, 0.4, 1.0, noise=WOBBLE)}
+BAIT: Counted = {LIVE: groups(1000, 0.5, 0.9, noise=WOBBLE), ANCHOR: groups(100, 0.4, 1.0, noise=WOBBLE)}
+SCARCE: Counted = {LIVE: groups(1000, 0.4), ANCHOR: groups(5, 0.4)}
+
+
+def facts(counted: Counted, **changes: Any) -> Facts:
+    """What a decision is made on."""
+    values: dict[str, Any] = {"counted": counted, "serving": serving(), "manifests": MANIFESTS, **changes}
+    return Facts(**values)
+
+
+def decided(counted: Counted, before: Decisions | None = None, *, now_ms: int = T0, **changes: Any) -> Decisions:
+    """Decide once."""
+    return decide(before, facts(counted, **changes), now_ms=now_ms)
+
+
+def added(*parts: Counted) -> Counted:
+    """What is counted after several times, one after the other."""
+    return {
+        arm: [
+            PersonGroup(**{name: sum(getattr(one, name) for one in same) for name in PersonGroup.model_fields})
+            for same in zip(*(part[arm] for part in parts), strict=True)
+        ]
+        for arm in (LIVE, ANCHOR)
+    }
+
+
+def test_better_than_the_anchor_is_promoted_and_the_comparison_begins_anew() -> None:
+    """The proven release is one that made half of what was compared; equal lists from then on move nothing."""
+    first = decided(BETTER, Decisions(began_at=T0, since={}), now_ms=T0 + 2 * HOUR_MS)
+    assert first.latest is not None
+    assert (first.latest.verdict, first.latest.subject, first.promoted) == ("promoted", 20, 20)
+    assert first.latest.comparisons[0].low > 0
+    assert first.decided == (first.latest,)
+    assert decided(BETTER, first, now_ms=T0 + 2 * HOUR_MS).promoted == 20
+    later = decided(added(BETTER, EQUAL), first, now_ms=T0 + 3 * HOUR_MS)
+    assert later.latest is not None
+    assert later.latest.verdict == "undecided"
+    assert later.latest.live_searches == 1000 * GROUPS
+    assert later.decided == first.decided
+
+
+def test_worse_than_the_anchor_steps_back_to_what_is_promoted() -> None:
+    """The many good lists of before do not hide it; nothing of the promoted release is undone."""
+    promoted = decided(BETTER, Decisions(began_at=T0, since={}), now_ms=T0 + 2 * HOUR_MS)
+    found = decided(added(BETTER, WORSE), promoted, now_ms=T0 + 3 * HOUR_MS)
+    assert found.latest is not None
+    assert (found.latest.verdict, found.latest.subject, found.promoted) == ("stepped_back", 20, 20)
+    assert "clicked" in found.latest.reason
+    assert "value" in found.latest.reason
+    assert owed_rollback(found, serving(), None) == Rollback(query_release=20, requested_at=T0 + 3 * HOUR_MS)
+
+
+@pytest.mark.parametrize(
+    ("promoted", "manifests"),
+    [(0, MANIFESTS), (20, (manifest(IN_FORCE),)), (20, (manifest(20, base="other"), manifest(IN_FORCE))),
+     (IN_FORCE, MANIFESTS)],
+    ids=["none promoted", "retired", "of another base", "itself in force"],
+)  # fmt: skip
+def test_without_a_promoted_release_live_steps_back_to_the_untrained_one(
+    promoted: int, manifests: Sequence[ReleaseManifest]
+) -> None:
+    """Nothing unproven is stepped back to."""
+    found = decided(WORSE, Decisions(began_at=T0, since={}, promoted=promoted), manifests=manifests)
+    assert found.latest is not None
+    assert (found.latest.verdict, found.latest.subject, found.promoted) == ("stepped_back", 0, 0)
+
+
+def test_more_clicks_that_are_worth_less_step_back() -> None:
+    """A list of bait is clicked more and bought less: it is never promoted."""
+    found = decided(BAIT)
+    assert found.latest is not None
+    assert found.latest.verdict == "stepped_back"
+    assert "clicked" not in found.latest.reason
+
+
+def test_undecided_says_how_much_more_it_takes_and_is_told_once_an_hour() -> None:
+    """Nothing moves; the same value comes back until an hour has passed or the verdict changes."""
+    near = {LIVE: groups(1000, 0.405, 1.0, noise=(-0.1, 0.1)), ANCHOR: groups(100, 0.4, 1.0, noise=(-0.1, 0.1))}
+    first = decided(near)
+    assert first.latest is not None
+    assert first.latest.verdict == "undecided"
+    assert "more searches would decide" in first.latest.reason
+    assert (first.promoted, first.decided) == (0, ())
+    assert decided(near, first, now_ms=T0 + HOUR_MS - 1) is first
+    again = decided(near, first, now_ms=T0 + HOUR_MS)
+    assert again.latest is not None
+    assert again.latest.decided_at == T0 + HOUR_MS
+
+
+def test_too_little_says_what_is_missing() -> None:
+    """A small shop is told what could not be tested; an empty arm likewise."""
+    found = decided(SCARCE).latest
+    assert found is not None
+    assert (found.verdict, found.anchor_searches) == ("too_little", 5 * GROUPS)
+    assert f"{5 * GROUPS} anchor" in found.reason
+    empty = decided({LIVE: [], ANCHOR: []}).latest
+    assert empty is not None
+    assert empty.verdict == "too_little"
+
+
+def test_nothing_is_compared_while_the_untrained_release_is_in_force() -> None:
+    """There is nothing that could be better or worse."""
+    assert decided(WORSE, serving=serving(0)).latest is None
+
+
+def test_a_rollback_by_anyone_ends_the_comparison_until_its_lists_have_come_in() -> None:
+    """Lists of what was taken back are no evidence about what is in force, and what was taken back is not promoted."""
+    before = Decisions(began_at=T0, since={}, promoted=30)
+    back = serving(10, withdrawn=IN_FORCE, withdrawn_above=10)
+    changed = decided(WORSE, before, serving=back, settle_ms=700)
+    assert (changed.since, changed.began_at, changed.promoted, changed.latest) == (None, T0 + 700, 10, None)
+    assert decided(WORSE, changed, serving=back, now_ms=T0 + 699) is changed
+    settled = decided(WORSE, changed, serving=back, now_ms=T0 + 700)
+    assert settled.since == WORSE
+    assert settled.latest is not None
+    assert settled.latest.verdict == "too_little"
+
+
+def test_what_was_taken_back_is_never_promoted() -> None:
+    """Its record may stand on the topic for a while, with a number between those that may serve."""
+    after = serving(60, withdrawn=IN_FORCE, withdrawn_above=10)
+    before = Decisions(began_at=T0, since={}, withdrawn=IN_FORCE)
+    found = decided(BETTER, before, serving=after, manifests=(*MANIFESTS, manifest(60)))
+    assert found.latest is not None
+    assert (found.latest.verdict, found.promoted) == ("promoted", 10)
+
+
+def test_a_count_that_begins_anew_begins_the_comparison_anew() -> None:
+    """The topic was made anew: what had been counted is no part of what is counted now."""
+    found = decided(
+        EQUAL,
+        Decisions(began_at=T0, since={arm: tuple(one) for arm, one in added(BETTER, BETTER).items()}),
+        now_ms=T0 + 5,
+    )
+    assert (found.since, found.began_at) == ({}, T0 + 5)
+    assert found.latest is not None
+    assert found.latest.verdict == "undecided"
+
+
+@pytest.mark.parametrize(("number", "promoted"), [(30, 30), (0, 0), (31, 20), (41, 20)])
+def test_a_person_may_vouch_for_a_release_that_is_there(number: int, promoted: int) -> None:
+    """It is answered once; one that is not there, or newer than what is in force, changes nothing."""
+    before = Decisions(began_at=T0, since={}, promoted=20)
+    asked = Promotion(query_release=number, requested_at=T0 + 9)
+    found = decided(EQUAL, before, promotion=asked)
+    assert (found.promoted, found.promotion_answered, found.since) == (promoted, T0 + 9, {})
+    if number == promoted:
+        assert found.latest is not None
+        assert (found.latest.by, found.latest.verdict, found.latest.subject) == ("person", "promoted", number)
+    again = decided(EQUAL, found, promotion=asked)
+    assert again.latest is not None
+    assert (again.promoted, again.latest.by) == (promoted, "comparison")
+
+
+def test_a_step_back_is_owed_until_it_was_asked_for() -> None:
+    """Whoever takes over after a crash finds it owed; asked for or carried out, it is not asked for again."""
+    asked = Rollback(query_release=3, requested_at=T0 + 50)
+    found = decided(WORSE, rollback=asked)
+    wanted = owed_rollback(found, serving(), asked)
+    assert wanted == Rollback(query_release=0, requested_at=T0 + 51)
+    assert owed_rollback(found, serving(), wanted) is None
+    assert owed_rollback(found, serving(rollback_answered=T0 + 51), asked) is None
+    assert owed_rollback(decided(BETTER), serving(), None) is None
+
+
+def verdicts(counted: Sequence[Counted]) -> list[str]:
+    """What is decided over a stream, as far as it moves something."""
+    found: Decisions | None = None
+    for hour, one in enumerate(counted):
+        found = decide(found, facts(one), now_ms=T0 + hour * HOUR_MS)
+    assert found is not None
+    return [decision.verdict for decision in found.decided]
+
+
+def test_equal_arms_are_hardly_ever_decided() -> None:
+    """Of 40 pairs of equal arms of 50,000 lists, looked at 100 times, at most two end in anything."""
+    rng = np.random.default_rng(11)
+    moved = [verdicts(stream(rng, live=0.4, anchor=0.4, looks=100, lists=500)) for _ in range(40)]
+    assert sum(map(bool, moved)) <= 2
+
+
+@pytest.mark.parametrize("before", [0.4, 0.5], ids=["from the start", "after one that was promoted"])
+def test_a_release_that_is_clearly_worse_is_undone_and_never_promoted(before: float) -> None:
+    """A sixth fewer clicks are undone each time, within 30,000 lists."""
+    rng = np.random.default_rng(12)
+    for _ in range(10):
+        good = stream(rng, live=before, anchor=0.4, looks=20 if before > 0.4 else 1, lists=1000)
+        harmed = stream(rng, live=0.33, anchor=0.4, looks=30, lists=1000)
+        moved = verdicts([*good, *(added(good[-1], one) for one in harmed)])
+        assert moved[-1] == "stepped_back"
+        assert ("promoted" in moved) == (before > 0.4)
+
+
+def test_an_undecided_comparison_begins_anew_after_a_fortnight() -> None:
+    """So many lists of before would hide that a release of now is worse."""
+    before = decided(EQUAL)
+    assert decided(EQUAL, before, now_ms=T0 + RENEWED_MS - 1).began_at == T0
+    renewed = decided(EQUAL, before, now_ms=T0 + RENEWED_MS)
+    assert (renewed.began_at, renewed.since, renewed.decided) == (T0 + RENEWED_MS, EQUAL, ())

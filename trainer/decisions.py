@@ -1,0 +1,119 @@
+"""Decides on releases while the trainer runs: follows what arms count, writes decisions, asks for what they want."""
+
+import threading
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from pydantic import TypeAdapter
+
+from contracts.arms import ANCHOR, LIVE, ArmsProgress, groups_of
+from contracts.decisions import Decision, Decisions
+from contracts.errors import ContractError
+from contracts.releases import Rollback
+from contracts.wire import decode
+from service import metrics
+from service.logging import get_logger
+from service.models import ModelsTable
+from trainer.release.gate import Facts, decide, owed_rollback
+
+LOOK_MS: Final = 5_000
+"""How often it is looked at what was counted; intervals hold however often that is."""
+SHOWN_WITHIN_S: Final = 10.0
+PROGRESS: Final[TypeAdapter[ArmsProgress]] = TypeAdapter(ArmsProgress)
+
+
+class ArmsTable:
+    """What the arms agent has counted, by partition: fed by a follower's thread, read by any."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._progress: dict[int, ArmsProgress] = {}
+
+    def apply(self, key: bytes, value: bytes | None, _timestamp_ms: int = 0) -> None:
+        """Take one record of the topic; one that came further stays, for a worker that was stopped may write late."""
+        if value is None:
+            return
+        try:
+            progress = decode(value, PROGRESS)
+        except ContractError as error:
+            get_logger().error("progress_unreadable", key=key.decode(errors="replace"), error=error.message)
+            return
+        with self._lock:
+            known = self._progress.get(progress.partition)
+            if known is None or known.source_id != progress.source_id or progress.next_offset >= known.next_offset:
+                self._progress[progress.partition] = progress
+
+    def forget(self) -> None:
+        """Forget everything: the topic was deleted and made anew."""
+        with self._lock:
+            self._progress.clear()
+
+    def look(self) -> Sequence[ArmsProgress]:
+        """Return what was counted last, partition by partition."""
+        with self._lock:
+            return [*self._progress.values()]
+
+
+class DecisionWriter(Protocol):
+    """Writes to `models`; every call returns after Kafka's acknowledgement."""
+
+    def decide(self, decisions: Decisions) -> None:
+        """Write what was decided."""
+
+    def ask_for(self, rollback: Rollback) -> None:
+        """Ask the indexer that leads for a rollback."""
+
+
+class Decider:
+    """Looks at the arms from time to time.
+
+    A decision is written before what it wants is asked for: whoever takes over finds what is owed.
+
+    Args:
+        models: what is in force and what was decided.
+        arms: what was counted.
+        writer: of decisions.
+        settle_ms: how long lists go on coming in after they were shown.
+    """
+
+    def __init__(self, models: ModelsTable, arms: ArmsTable, *, writer: DecisionWriter, settle_ms: int) -> None:
+        self._models = models
+        self._arms = arms
+        self._writer = writer
+        self._settle_ms = settle_ms
+        self._looked_ms = 0
+
+    def look(self, now_ms: int) -> None:
+        """Decide, if it is time to look again, and ask for what is owed."""
+        if now_ms - self._looked_ms < LOOK_MS:
+            return
+        self._looked_ms = now_ms
+        view = self._models.look()
+        if view.serving is None:
+            return
+        found = self._arms.look()
+        facts = Facts(
+            counted={arm: groups_of(found, arm) for arm in (LIVE, ANCHOR)},
+            serving=view.serving,
+            manifests=[*view.manifests.values()],
+            promotion=view.promotion,
+            rollback=view.rollback,
+            settle_ms=self._settle_ms,
+        )
+        before = view.decisions
+        decisions = decide(before, facts, now_ms=now_ms)
+        if decisions != before:
+            self._writer.decide(decisions)
+            if not self._models.wait_until(lambda view: view.decisions == decisions, SHOWN_WITHIN_S):
+                return  # decided again next time, by what the topic shows then
+            if decisions.latest is not None and (before is None or decisions.latest != before.latest):
+                _report(decisions.latest)
+        if (rollback := owed_rollback(decisions, view.serving, view.rollback)) is not None:
+            self._writer.ask_for(rollback)
+
+
+def _report(decision: Decision) -> None:
+    metrics.DECISIONS.labels(decision.verdict).inc()
+    log = get_logger().warning if decision.verdict == "stepped_back" else get_logger().info
+    log("decided", verdict=decision.verdict, by=decision.by, query_release=decision.query_release,
+        subject=decision.subject, reason=decision.reason)  # fmt: skip
