@@ -126,6 +126,14 @@ function showReleases(releases, unknown) {
   }));
 }
 
+function showDecisions(decisions) {
+  byId("decisions").replaceChildren(...decisions.slice(0, 5).map((one) => {
+    const moved = one.verdict === "promoted" || one.verdict === "stepped_back";
+    const verdict = one.verdict.replaceAll("_", " ") + (moved ? `: release ${one.subject}` : "");
+    return row([{ text: clock(one.decided_at) }, { text: number(one.query_release) }, { text: verdict }, { text: one.reason }]);
+  }));
+}
+
 function showProcesses(processes) {
   byId("processes").replaceChildren(...processes.map((process) => row([
     { text: process.name }, { node: element("span", process.state, "pill " + process.state) }, { text: process.reasons.join("; ") },
@@ -151,6 +159,7 @@ async function refresh() {
     showLedger("searches", view.ledger.searches);
     showArms(view.arms);
     showReleases(view.releases, view.unknown.kafka || view.unknown.models);
+    showDecisions(view.releases.decisions);
     showProcesses(view.processes);
     byId("clock").textContent = clock(view.at);
   } catch (error) {

@@ -112,7 +112,7 @@ def test_the_page_answers_within_seconds(page: Page) -> None:
     assert (status, view["trouble"]) == (200, None)
     assert (view["ledger"]["events"]["balance"], view["ledger"]["searches"]["closed"]) == (0, 0)
     assert len(view["lag"]["partitions"]) == 4 * sum(map(len, group_topics().values()))
-    assert view["releases"] == {"serving": None, "releases": []}
+    assert view["releases"] == {"serving": None, "releases": [], "promoted": 0, "decisions": []}
     metrics = page.get("/metrics")[1].decode()
     assert 'millrace_ledger_balance_records{ledger="events"} 0.0' in metrics
     assert 'millrace_dependency_up{dependency="kafka"} 1.0' in metrics
