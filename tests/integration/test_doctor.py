@@ -137,7 +137,7 @@ def test_half_a_deployment_is_told_by_every_command(two_partitions: Settings, tm
     code, report, said = run(tmp_path, "ledger", **named)
     assert (code, report["events"]["balance"], report["searches"]["balance"]) == (4, None, 0), said
     code, report, said = run(tmp_path, "releases", "ls", **named)
-    assert (code, report) == (0, {"serving": None, "releases": []}), said
+    assert (code, report) == (0, {"serving": None, "releases": [], "promoted": 0, "decisions": []}), said
     code, report, said = run(tmp_path, "status", **named)
     assert (code, set(report["unknown"])) == (0, {CATALOG}), said
     assert "Traceback" not in said
