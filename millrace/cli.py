@@ -17,6 +17,7 @@ from millrace import (
     asking,
     auditing,
     curating,
+    dead_letters,
     explaining,
     exporting,
     importing,
@@ -77,6 +78,7 @@ app.add_typer(importing.catalog_app, name="catalog", rich_help_panel="Run")
 app.add_typer(releasing.releases_app, name="releases", rich_help_panel="Watch")
 app.add_typer(releasing.base_app, name="base", rich_help_panel="Run")
 app.add_typer(pairs.pairs_app, name="pairs", rich_help_panel="Watch")
+app.add_typer(dead_letters.dlq_app, name="dlq", rich_help_panel="Watch")
 app.add_typer(explaining.product_app, name="product", rich_help_panel="Ask")
 app.add_typer(shop_app, name="shop", rich_help_panel="Measure")
 app.add_typer(world_app, name="world", rich_help_panel="Measure")

@@ -1,0 +1,118 @@
+"""Dead letters as people meet them: counted by reason, shown whole, and sent again."""
+
+import json
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from contracts.errors import UsageError
+from contracts.topics import set_aside_headers
+from millrace import dead_letters
+from millrace.dead_letters import DeadLetter, Wanted, counts_table, letter_of, letters_table, listed, replay
+from tests.conftest import SettingsFactory
+
+T0 = 1_795_196_000_000
+
+
+def record(topic: str = "catalog", offset: int = 7, *, reason: str = "missing", value: bytes = b'{"a":1}') -> Any:
+    """A record of `dead-letters` as an agent writes it."""
+    headers = set_aside_headers(topic, 2, offset, stage="indexer", reason=reason, error=f"{reason}: title")
+    return SimpleNamespace(headers=headers, key=b"P-1", value=value, timestamp=T0 + offset, partition=0, offset=offset)
+
+
+def letters(*records: Any) -> list[DeadLetter]:
+    """Read records."""
+    return [letter_of(one) for one in records]
+
+
+def test_a_letter_says_where_it_stood_and_why() -> None:
+    """Headers become fields; JSON is shown as JSON, and other bytes as text."""
+    (letter,) = letters(record())
+    assert letter.report() == {
+        "letter_id": "indexer:catalog:2:7", "stage": "indexer", "topic": "catalog", "place": "2:7", "reason": "missing",
+        "error": "missing: title", "written_at": T0 + 7, "key": "P-1", "value": {"a": 1},
+    }  # fmt: skip
+    assert letters(record(value=b"\xff{"))[0].report()["value"] == "\\xff{"
+    bare = letter_of(SimpleNamespace(headers=None, key=None, value=None, timestamp=T0, partition=1, offset=3))
+    assert (bare.letter_id, bare.report()["key"], bare.value) == ("dead-letters:1:3", None, b"")
+
+
+def test_they_are_counted_by_stage_topic_and_reason() -> None:
+    """The most frequent kind first; of those asked for, the newest are listed, the newest first."""
+    found = letters(record(offset=1), record(offset=2), record("search-events", 3, reason="malformed_json"))
+    report = listed(found, Wanted(), 2)
+    assert report["by_reason"] == [
+        {"stage": "indexer", "topic": "catalog", "reason": "missing", "records": 2},
+        {"stage": "indexer", "topic": "search-events", "reason": "malformed_json", "records": 1},
+    ]
+    assert [one.place for one in report["newest"]] == ["2:3", "2:2"]
+    assert listed(found, Wanted(reason="missing", topic="catalog"), 9)["records"] == 2
+    assert listed(found, Wanted(stage="join"), 9) == {"records": 0, "by_reason": [], "newest": []}
+
+
+def test_what_a_sender_wrote_is_no_markup() -> None:
+    """A title with brackets is shown as it is."""
+    console = Console(width=160, record=True)
+    console.print(letters_table([letters(record())[0]._replace(error="[bold]no[/bold] title")]))
+    console.print(counts_table([]))
+    printed = console.export_text()
+    assert "[bold]no[/bold] title" in printed
+    assert "there are no dead letters" in printed
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bytes]]:
+    """Give what is sent again: topic and value."""
+    found: list[tuple[str, bytes]] = []
+
+    def send(_settings: Any, batch: Sequence[DeadLetter]) -> None:
+        """Note a batch."""
+        found.extend((one.topic, one.value) for one in batch)
+
+    monkeypatch.setattr(dead_letters, "_send", send)
+    return found
+
+
+def test_only_what_anyone_may_write_is_sent_again(settings: SettingsFactory, sent: list[tuple[str, bytes]]) -> None:
+    """What a stage wrote for another would be told twice, and what was not kept says nothing: both are left."""
+    found = letters(record(offset=1), record("joined-searches", 2), record("search-events", 3))
+    found.append(letter_of(record("search-events", 4, value=b"")))
+    assert replay(settings(), found, Wanted(stage="indexer")) == {"records": 2, "left": 2, "dry_run": False}
+    assert [topic for topic, _ in sent] == ["catalog", "search-events"]
+
+
+def test_one_may_be_sent_alone_and_a_dry_run_sends_nothing(
+    settings: SettingsFactory, sent: list[tuple[str, bytes]]
+) -> None:
+    """Ids and filters choose; that nothing is chosen is an error with its fix."""
+    found = letters(record(offset=1), record(offset=2))
+    assert replay(settings(), found, Wanted(), letter_id="indexer:catalog:2:2", dry_run=True)["records"] == 1
+    assert sent == []
+    assert replay(settings(), found, Wanted(), letter_id="indexer:catalog:2:2")["records"] == 1
+    assert len(sent) == 1
+    with pytest.raises(UsageError, match="no such dead letter"):
+        replay(settings(), found, Wanted(reason="other"))
+
+
+def test_nothing_chosen_is_wrong_usage(monkeypatch: pytest.MonkeyPatch, settings: SettingsFactory) -> None:
+    """All of them at once is never what somebody forgot to say."""
+    monkeypatch.setattr(dead_letters, "running_settings", settings)
+    with pytest.raises(UsageError, match="nothing says which"):
+        dead_letters.dlq_replay()
+
+
+def test_one_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, settings: SettingsFactory) -> None:
+    """A letter set aside twice, after a crash, is there once; another id is not there."""
+    monkeypatch.setattr(dead_letters, "running_settings", settings)
+    monkeypatch.setattr(dead_letters, "records_of", lambda *_, **__: iter([record(), record()]))
+    printed: list[Any] = []
+    monkeypatch.setattr(dead_letters, "print_json", printed.append)
+    dead_letters.dlq_ls(json=True)
+    dead_letters.dlq_show("indexer:catalog:2:7", json=True)
+    assert [printed[0]["records"], printed[1]["reason"]] == [1, "missing"]
+    assert json.loads(json.dumps(printed)) == printed
+    with pytest.raises(UsageError, match="no dead letter join:x:0:1"):
+        dead_letters.dlq_show("join:x:0:1")
