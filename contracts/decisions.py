@@ -48,9 +48,18 @@ class Decision(Part):
     """One for each metric of which there is enough."""
 
 
+class Candidate(Part):
+    """A release that was in force when so many searches of both arms had been compared."""
+
+    searches: Count
+    query_release: Release
+
+
 class Decisions(Message):
     """Everything that the next decision depends on besides what was counted, and the last ones."""
 
+    number: Count = 0
+    """Grows with each record: an older one that is read later is left out."""
     promoted: Release = 0
     """The query release that a step back goes to: it proved better than the anchor, or a person vouches for it."""
     began_at: Time
@@ -59,12 +68,21 @@ class Decisions(Message):
     """Arm -> what had been counted by then, which the comparison leaves out; None until it begins."""
     withdrawn: Count = 0
     """`withdrawn` of `serving` at that moment: a rollback by anyone ends a comparison."""
+    collection: Label = ""
+    """Likewise its collection: another base model ends it, too."""
+    candidates: Annotated[tuple[Candidate, ...], Field(strict=False, max_length=2)] = ()
+    """The release in force when the searches compared last doubled, and the one before: the older is promoted."""
     promotion_answered: Count = 0
     """`requested_at` of the last promotion that a person asked for."""
     latest: Decision | None = None
     """The newest, undecided ones included."""
     decided: Annotated[tuple[Decision, ...], Field(strict=False, max_length=KEPT_DECISIONS)] = ()
     """The last ones that moved something, newest last."""
+
+    @property
+    def needed(self) -> set[int]:
+        """The releases that a step back may go to, now or after a promotion."""
+        return {self.promoted, *(one.query_release for one in self.candidates)} - {0}
 
 
 class Promotion(Message):

@@ -1,6 +1,7 @@
 """Releases of the two towers and the record that says which of them are in force."""
 
 import struct
+from collections.abc import Iterable
 from typing import Annotated, Final, Literal
 
 import orjson
@@ -133,6 +134,18 @@ class Rollback(Message):
     query_release: Release
     requested_at: Time
     """Tells one request from another: a later one has a higher value."""
+
+
+def withdrawn(serving: Serving, manifests: Iterable[ReleaseManifest]) -> frozenset[int]:
+    """Return the query releases that the last rollback took back, and those that were trained from one of them.
+
+    A trainer may make one more before it notices: its number is new, and its parent tells.
+    """
+    gone = set(range(serving.withdrawn_above + 1, serving.withdrawn + 1))
+    for manifest in sorted(manifests, key=lambda one: one.release):
+        if manifest.kind == "query" and manifest.parent in gone:
+            gone.add(manifest.release)
+    return frozenset(gone)
 
 
 MANIFEST: Final[TypeAdapter[ReleaseManifest]] = TypeAdapter(ReleaseManifest)

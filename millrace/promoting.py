@@ -9,7 +9,7 @@ from rich.table import Table
 
 from contracts.decisions import Promotion
 from contracts.errors import CheckFailed, DependencyDown, UsageError
-from contracts.releases import Kind, ReleaseManifest, release_key
+from contracts.releases import Kind, ReleaseManifest, release_key, withdrawn
 from deploy.local.state import load_running_settings
 from millrace.asking import observe
 from millrace.explaining import following_models
@@ -87,7 +87,7 @@ def check_promotable(view: ModelsView, query: int) -> None:
     serving = view.serving
     if serving is None:
         raise UsageError("nothing is in force yet", fix="start the indexer: it puts the first release in force")
-    gone = serving.withdrawn_above < query <= serving.withdrawn
+    gone = query in withdrawn(serving, view.manifests.values())
     if query > serving.query_release or gone or (query and release_key("query", query).decode() not in view.manifests):
         reason = "was taken back" if gone else "is not on the topic, or newer than the one in force"
         raise UsageError(

@@ -174,7 +174,9 @@ class ModelsTable:
             self._view = self._view._replace(rollback=rollback)
             return
         if key == DECISIONS_KEY:
-            self._view = self._view._replace(decisions=None if value is None else wire.decode(value, DECISIONS))
+            decisions, known = None if value is None else wire.decode(value, DECISIONS), self._view.decisions
+            if decisions is None or known is None or decisions.number > known.number:
+                self._view = self._view._replace(decisions=decisions)
             return
         if key == PROMOTION_KEY:
             self._view = self._view._replace(promotion=None if value is None else wire.decode(value, PROMOTION))

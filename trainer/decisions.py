@@ -9,11 +9,11 @@ from pydantic import TypeAdapter
 from contracts.arms import ANCHOR, LIVE, ArmsProgress, groups_of
 from contracts.decisions import Decision, Decisions
 from contracts.errors import ContractError
-from contracts.releases import Rollback
+from contracts.releases import Rollback, Serving
 from contracts.wire import decode
 from service import metrics
 from service.logging import get_logger
-from service.models import ModelsTable
+from service.models import ModelsTable, ModelsView
 from trainer.release.gate import Facts, decide, owed_rollback
 
 LOOK_MS: Final = 5_000
@@ -81,34 +81,47 @@ class Decider:
         self._arms = arms
         self._writer = writer
         self._settle_ms = settle_ms
-        self._looked_ms = 0
+        self._looked_ms = -LOOK_MS
 
     def look(self, now_ms: int) -> None:
         """Decide, if it is time to look again, and ask for what is owed."""
-        if now_ms - self._looked_ms < LOOK_MS:
+        view = self._models.look()
+        if 0 <= now_ms - self._looked_ms < LOOK_MS or view.serving is None:
             return
         self._looked_ms = now_ms
-        view = self._models.look()
-        if view.serving is None:
-            return
+        before = view.decisions
+        if before is None or owed_rollback(before, view.serving, view.rollback) is None:
+            decisions = decide(before, self._facts(view, view.serving), now_ms=now_ms)
+            if decisions != before:
+                number = 0 if before is None else before.number + 1
+                self._write(decisions.model_copy(update={"number": number}), before)
+        self._ask()
+
+    def _facts(self, view: ModelsView, serving: Serving) -> Facts:
         found = self._arms.look()
-        facts = Facts(
+        return Facts(
             counted={arm: groups_of(found, arm) for arm in (LIVE, ANCHOR)},
-            serving=view.serving,
+            serving=serving,
             manifests=[*view.manifests.values()],
+            counted_to_ms=max((one.newest_closed_ms for one in found), default=-1),
             promotion=view.promotion,
             rollback=view.rollback,
             settle_ms=self._settle_ms,
         )
-        before = view.decisions
-        decisions = decide(before, facts, now_ms=now_ms)
-        if decisions != before:
-            self._writer.decide(decisions)
-            if not self._models.wait_until(lambda view: view.decisions == decisions, SHOWN_WITHIN_S):
-                return  # decided again next time, by what the topic shows then
-            if decisions.latest is not None and (before is None or decisions.latest != before.latest):
-                _report(decisions.latest)
-        if (rollback := owed_rollback(decisions, view.serving, view.rollback)) is not None:
+
+    def _write(self, decisions: Decisions, before: Decisions | None) -> None:
+        """Write what was decided and wait until `models` shows it; else it is decided again, by what it shows then."""
+        self._writer.decide(decisions)
+        is_shown = self._models.wait_until(lambda view: view.decisions == decisions, SHOWN_WITHIN_S)
+        if is_shown and decisions.latest is not None and (before is None or decisions.latest != before.latest):
+            _report(decisions.latest)
+
+    def _ask(self) -> None:
+        """Ask for the rollback that is owed, unless somebody's waits for its answer."""
+        view = self._models.look()
+        if view.decisions is None or view.serving is None or view.rollback_due() is not None:
+            return
+        if (rollback := owed_rollback(view.decisions, view.serving, view.rollback)) is not None:
             self._writer.ask_for(rollback)
 
 

@@ -259,7 +259,8 @@ class TrainerLoop:
 
     def _make_durable(self, values: dict[str, bytes]) -> None:
         """Checkpoint, commit, publish, retire, in this order."""
-        progress = self.progress
+        progress, decisions = self.progress, self._models.look().decisions
+        progress.kept_for = [] if decisions is None else sorted(decisions.needed)
         self._checkpoints.save(Snapshot(self.learner.state(), progress.model_copy(deep=True), values))
         reporting.saved(self._clock_ms())
         self._source.commit(progress.offsets)
@@ -267,9 +268,8 @@ class TrainerLoop:
         if values:
             self._writer.publish(values)
             view = self._models.look()
-            promoted = 0 if view.decisions is None else view.decisions.promoted
             needed: dict[Kind, set[int]] = {
-                "query": {progress.query_release, progress.query_parent, promoted},
+                "query": {progress.query_release, progress.query_parent, *progress.kept_for},
                 "product": {progress.product_release, progress.product_parent},
             }
             self._writer.retire(retired_keys(view.manifests.values(), needed=needed, now_ms=self._clock_ms()))

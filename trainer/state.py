@@ -91,6 +91,8 @@ class Progress(BaseModel):
     """Whether a quality moved and no product release carries it yet."""
     catch_up: dict[str, int] = {}
     """Place -> offset that has to be reached before anything is released: the log is read again up to there."""
+    kept_for: list[int] = []
+    """Query releases that a step back may go to: the state of each is kept."""
     left_out: dict[str, list[tuple[int, int]]] = {}
     """Records that rollbacks took back, by place: they are never learned from again."""
 

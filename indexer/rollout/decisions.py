@@ -161,18 +161,6 @@ def _superfluous(collections: Mapping[str, int], serving: Serving) -> str | None
     return next((older[number] for number in sorted(older) if older[number] != serving.previous_collection), None)
 
 
-def withdrawn(serving: Serving, manifests: Iterable[ReleaseManifest]) -> frozenset[int]:
-    """Return the query releases that the last rollback took back, and those that were trained from one of them.
-
-    A trainer may make one more before it notices: its number is new, and its parent tells.
-    """
-    gone = set(range(serving.withdrawn_above + 1, serving.withdrawn + 1))
-    for manifest in sorted(manifests, key=lambda one: one.release):
-        if manifest.kind == "query" and manifest.parent in gone:
-            gone.add(manifest.release)
-    return frozenset(gone)
-
-
 def newest_refused(
     serving: Serving, manifests: Iterable[ReleaseManifest], refused: Mapping[ReleaseId, str]
 ) -> str | None:

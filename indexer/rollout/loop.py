@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from contracts.errors import CheckFailed, ContractError, InvariantError, UsageError
-from contracts.releases import Kind, ReleaseManifest, Rollback, Serving
+from contracts.releases import Kind, ReleaseManifest, Rollback, Serving, withdrawn
 from indexer.points import InForce, Owner, Target
 from indexer.ports import Pause, PutInForce, VectorLog
 from indexer.rollout import decisions
@@ -176,10 +176,10 @@ class RollOutLoop:
         """Return the releases that may come into force: over our base, not refused, taken back or overtaken."""
         usable = set()
         manifests = self._models.look().manifests.values()
-        withdrawn = frozenset[int]() if serving is None else decisions.withdrawn(serving, manifests)
+        gone = frozenset[int]() if serving is None else withdrawn(serving, manifests)
         for manifest in manifests:
             release: ReleaseId = manifest.kind, manifest.release
-            if manifest.query_release in withdrawn:  # its own number, or that of the query release it came with
+            if manifest.query_release in gone:  # its own number, or that of the query release it came with
                 continue
             if manifest.base_version != self._encoder.base_version or release in self._refused:
                 continue
@@ -307,15 +307,18 @@ class RollOutLoop:
     def _roll_back(self, request: Rollback, serving: Serving) -> None:
         """Put an older query release in force; one that cannot be is refused, and the request is answered."""
         number, answered = request.query_release, {"rollback_answered": request.requested_at}
-        release = self._use_or_refuse("query", number) if number < serving.query_release else None
+        gone = withdrawn(serving, self._models.look().manifests.values())
+        can_be = number < serving.query_release and number not in gone
+        release = self._use_or_refuse("query", number) if can_be else None
         if release is None:
             get_logger().error("rollback_refused", query_release=number, in_force=serving.query_release)
             self._put_in_force(serving.model_copy(update={**answered, "published_at": _published_after(serving)}))
             return
         quality = self._quality_of(release.manifest, serving)
-        highest = max(self._models.highest("query"), serving.query_release, serving.withdrawn)
-        withdrawn = {"withdrawn_above": number, "withdrawn": highest}
-        changes = {"query_release": number, **withdrawn, "reason": ROLLED_BACK}
+        # Above the last one in any case: who follows `serving` tells a rollback by it.
+        highest = max(self._models.highest("query"), serving.query_release, serving.withdrawn + 1)
+        taken_back = {"withdrawn_above": number, "withdrawn": highest}
+        changes = {"query_release": number, **taken_back, "reason": ROLLED_BACK}
         self._publish(_with(release.manifest, serving, **changes, **answered), quality)
         get_logger().warning("rolled_back", query_release=number, withdrawn_up_to=highest)
 

@@ -196,6 +196,8 @@ def test_live_that_is_worse_than_the_anchor_steps_back_by_itself(shop: Shop, tmp
         shop.send_lists(0, LEARNED)
         number = shop.wait_for("query").manifest.release
         shop.serve(number, 0)
+        begun = Decisions(number=9, began_at=epoch_ms(), since={}, collection="products-r0")
+        shop.send_raw(MODELS, DECISIONS_KEY.decode(), wire.encode(begun))
         asked = Promotion(query_release=number, requested_at=epoch_ms())
         shop.send_raw(MODELS, PROMOTION_KEY.decode(), wire.encode(asked))
         eventually(lambda: shop.decisions().promoted == number, timeout_s=60, what="promoted")

@@ -107,7 +107,7 @@ class FileCheckpoints:
         stem = f"{_stem(self._epoch, self._sequence)}{release}"
         name = f"{stem}-{hashlib.sha256(content).hexdigest()}.safetensors"
         write_atomically(self._folder / name, content)
-        self._drop_old()
+        self._drop_old(snapshot.progress.kept_for)
 
     def load(self, *, query_release: int | None = None, taken_back: Sequence[tuple[int, int]] = ()) -> Snapshot | None:
         """Read the newest whole state, None if there is none; each one that is not whole is named in the log.
@@ -151,11 +151,14 @@ class FileCheckpoints:
                 release = None if name[3] is None else int(name[3])
                 yield _Checkpoint(int(name[1]), int(name[2]), release, name[4] or "", path)
 
-    def _drop_old(self) -> None:
+    def _drop_old(self, kept_for: Sequence[int]) -> None:
         """Remove what nobody goes back to and what interrupted saves left; a successor's files are not ours."""
         found = sorted(self._found(), key=lambda one: one[:2])
         hours = {int(one.path.stat().st_mtime // HOUR_S): one.path for one in found if one.query_release is not None}
         kept = {one.path for one in found[-KEPT:]} | {hours[hour] for hour in sorted(hours)[-HOURS_KEPT:]}
+        for release in kept_for:
+            older = [one for one in found if one.query_release is not None and one.query_release <= release]
+            kept |= {max(older, key=lambda one: (one.query_release, one[:2])).path} if older else set()
         successor = _stem(self._epoch + 1, 0)
         for path in self._folder.glob("checkpoint-*"):
             if path not in kept and path.name < successor:

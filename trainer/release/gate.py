@@ -1,28 +1,32 @@
 """What is done about live and anchor: a pure function of what was counted, what is in force and what was decided.
 
-Better: the release is promoted, so that a step back goes to it. Worse: live steps back, to what is promoted, else to
-the untrained release. Undecided: nothing moves, and it is told how much more it takes. After each of the first two the
+Better: a release is promoted, so that a step back goes to it. Worse: live steps back, to what is promoted, else to the
+untrained release. Undecided: nothing moves, and it is told how much more it takes. After each of the first two the
 comparison begins anew, so that lists of long ago, good or bad, say nothing about the present releases.
 
-Promoted is what is clicked more and is not worth less; a step back follows where either is worse. An interval holds at
-all times together (`contracts.comparison`): of forty comparisons of equal arms at most two end in a step back, and one
-in a promotion, however often one looks. One that is undecided for a fortnight begins anew.
+Promoted is what is clicked more and is surely not worth much less; a step back follows where either is worse. An
+interval holds at all times together (`contracts.comparison`): of forty comparisons of equal arms at most two end in a
+step back, and one in a promotion, however often one looks.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from contracts.arms import ANCHOR, COMPARED, LIVE, PersonGroup, compared
-from contracts.comparison import LEAST_EVENTS, LEAST_LISTS, mean_of
-from contracts.decisions import KEPT_DECISIONS, Comparison, Decision, Decisions, Promotion, Verdict
-from contracts.releases import ReleaseManifest, Rollback, Serving
+from contracts.comparison import BEST_AT, LEAST_EVENTS, LEAST_LISTS, mean_of
+from contracts.decisions import KEPT_DECISIONS, Candidate, Comparison, Decision, Decisions, Promotion, Verdict
+from contracts.releases import ReleaseManifest, Rollback, Serving, withdrawn
 
 CLICKS: Final = "clicked"
 WORTH: Final = "value"
+WORTH_MARGIN: Final = 0.05
+"""Share of the anchor's worth per search that what is promoted may lose at most, by the interval: bait loses more."""
 HOUR_MS: Final = 3_600_000
 """How often a verdict that moves nothing is told again."""
 RENEWED_MS: Final = 14 * 24 * HOUR_MS
 """After which an undecided comparison begins anew: lists of before would hide that a release of now is worse."""
+RENEWED_LISTS: Final = round(10 * BEST_AT)
+"""Of the smaller arm, without which it does not: where little comes in, everything is needed."""
 
 Counted = Mapping[str, Sequence[PersonGroup]]
 """Arm -> what its groups of persons did."""
@@ -35,6 +39,7 @@ class Facts(NamedTuple):
         counted: of the arms, since their counting began.
         serving: the releases in force.
         manifests: of the releases on `models`.
+        counted_to_ms: up to when lists are counted, by the deadline of the newest.
         promotion: the last that a person asked for.
         rollback: likewise.
         settle_ms: how long lists of what is taken back go on coming in.
@@ -43,6 +48,7 @@ class Facts(NamedTuple):
     counted: Counted
     serving: Serving
     manifests: Sequence[ReleaseManifest]
+    counted_to_ms: int = -1
     promotion: Promotion | None = None
     rollback: Rollback | None = None
     settle_ms: int = 0
@@ -53,9 +59,11 @@ class Facts(NamedTuple):
         return max(now_ms, self.serving.rollback_answered + 1, asked + 1)
 
     def query_releases(self) -> dict[int, ReleaseManifest]:
-        """The query releases that are there and were not taken back."""
-        gone = range(self.serving.withdrawn_above + 1, self.serving.withdrawn + 1)
-        return {one.release: one for one in self.manifests if one.kind == "query" and one.release not in gone}
+        """The query releases that may serve: there, not taken back, over the base in force."""
+        gone = withdrawn(self.serving, self.manifests)
+        found = {one.release: one for one in self.manifests if one.kind == "query" and one.release not in gone}
+        in_force = found.get(self.serving.query_release)
+        return {number: one for number, one in found.items() if in_force and one.base_version == in_force.base_version}
 
 
 def decide(before: Decisions | None, facts: Facts, *, now_ms: int) -> Decisions:
@@ -63,22 +71,15 @@ def decide(before: Decisions | None, facts: Facts, *, now_ms: int) -> Decisions:
 
     A step back is carried out by whoever finds that it is owed (`owed_rollback`).
     """
-    serving = facts.serving
-    if before is None:
-        before = Decisions(began_at=now_ms, since={}, withdrawn=serving.withdrawn)
-    elif before.withdrawn != serving.withdrawn:
-        before = _after_rollback(before, facts, now_ms)
-    elif before.since is None and now_ms >= before.began_at:
-        before = before.model_copy(update={"since": dict(facts.counted)})
-    elif before.since is not None and _began_anew(facts.counted, before.since):
-        before = before.model_copy(update={"since": {}, "began_at": now_ms})
-    elif now_ms - before.began_at >= RENEWED_MS:
-        before = before.model_copy(update={"since": dict(facts.counted), "began_at": now_ms})
-    promotion = facts.promotion
+    serving, promotion = facts.serving, facts.promotion
+    before = _begun(before, facts, now_ms)
     if promotion is not None and promotion.requested_at > before.promotion_answered:
         return _answered(before, promotion, facts, now_ms)
     if before.since is None or not serving.query_release:
         return before
+    if (refused := _refused(before, serving)) is not None:
+        reason = f"going back to query release {refused.subject} was refused"
+        return _moved(before, _decision("stepped_back", 0, reason, before, facts, now_ms), facts, now_ms)
     return _compared(before, before.since, facts, now_ms)
 
 
@@ -91,120 +92,144 @@ def owed_rollback(decisions: Decisions, serving: Serving, asked: Rollback | None
     return Rollback(query_release=last.subject, requested_at=last.decided_at) if known < last.decided_at else None
 
 
+def step_back_to(before: Decisions, facts: Facts) -> int:
+    """Return the release that live steps back to: the promoted one if it is there and older than what is in force.
+
+    Else 0, also if live stepped back to it before and is worse again: then it is not what it was promoted for.
+    """
+    last = before.decided[-1] if before.decided else None
+    if last is not None and (last.verdict, last.subject) == ("stepped_back", before.promoted):
+        return 0
+    is_there = before.promoted in facts.query_releases() and before.promoted < facts.serving.query_release
+    return before.promoted if is_there else 0
+
+
+def _begun(before: Decisions | None, facts: Facts, now_ms: int) -> Decisions:
+    """See to the beginning of the comparison: what ends one, and what begins one."""
+    serving = facts.serving
+    settled_ms = now_ms + facts.settle_ms
+    again: dict[str, Any] = {"since": dict(facts.counted), "began_at": now_ms, "candidates": ()}
+    if before is None:
+        return Decisions(began_at=settled_ms, withdrawn=serving.withdrawn, collection=serving.collection)
+    if (before.withdrawn, before.collection) != (serving.withdrawn, serving.collection):
+        # Once the lists of what was in force have come in; of what was taken back nothing is promoted any more.
+        is_rollback = before.withdrawn != serving.withdrawn
+        promoted = min(before.promoted, serving.withdrawn_above) if is_rollback else before.promoted
+        changed = {"since": None, "began_at": settled_ms, "candidates": (), "promoted": promoted}
+        now = {"withdrawn": serving.withdrawn, "collection": serving.collection}
+        return before.model_copy(update={**changed, **now})
+    if before.since is None:
+        is_time = min(now_ms, facts.counted_to_ms) >= before.began_at or before.began_at > settled_ms
+        return before.model_copy(update=again) if is_time else before
+    sides = _sides(facts.counted, before.since)
+    if sides is None:
+        return before.model_copy(update=again)
+    fewest = min(_searches(side) for side in sides.values())
+    is_old = now_ms - before.began_at >= RENEWED_MS and fewest >= RENEWED_LISTS
+    # The lists of a time in which nobody was in one of the arms have nothing to be compared with.
+    is_alone = not fewest and now_ms - before.began_at >= HOUR_MS
+    return before.model_copy(update=again) if is_old or is_alone else before
+
+
 def _compared(before: Decisions, since: Counted, facts: Facts, now_ms: int) -> Decisions:
-    sides = {arm: _less(facts.counted.get(arm, ()), since.get(arm, ())) for arm in (LIVE, ANCHOR)}
+    sides = _sides(facts.counted, since) or {}
     found = {metric: one for metric in COMPARED if (one := _comparison(metric, sides[LIVE], sides[ANCHOR])) is not None}
-    worse = [one for name in (CLICKS, WORTH) if (one := found.get(name)) is not None and one.high < 0]
-    better = CLICKS in found and found[CLICKS].low > 0
-    searches = {arm: sum(group.searches for group in groups) for arm, groups in sides.items()}
-    verdict, reason, subject = _verdict(before, found, worse=worse, better=better, searches=searches, facts=facts)
+    before = _with_candidate(before, sum(map(_searches, sides.values())), facts.serving.query_release)
+    clicks, worth = found.get(CLICKS), found.get(WORTH)
+    worse = [one for one in (clicks, worth) if one is not None and one.high < 0]
+    number = facts.serving.query_release
+    if worse:
+        subject, reason = step_back_to(before, facts), f"live is worse than the anchor: {_told(*worse)}"
+        decision = _decision("stepped_back", subject, reason, before, facts, now_ms)
+    elif clicks is None:
+        few = f"{_searches(sides[LIVE]):,} live and {_searches(sides[ANCHOR]):,} anchor searches"
+        needed = f"each arm needs {LEAST_LISTS} searches, {LEAST_EVENTS} of them with a click, of several persons"
+        decision = _decision("too_little", number, f"{few} say too little: {needed}", before, facts, now_ms)
+    elif clicks.low > 0 and worth is not None and worth.low > -WORTH_MARGIN * worth.anchor:
+        subject, reason = _proven(before, facts), f"live is better than the anchor: {_told(clicks, worth)}"
+        decision = _decision("promoted", subject, reason, before, facts, now_ms)
+    else:
+        decision = _decision("undecided", number, _undecided(clicks, worth), before, facts, now_ms)
+    counted = {"live_searches": _searches(sides[LIVE]), "anchor_searches": _searches(sides[ANCHOR])}
+    decision = decision.model_copy(update={**counted, "comparisons": tuple(found.values())})
+    if decision.verdict in {"promoted", "stepped_back"}:
+        return _moved(before, decision, facts, now_ms)
     latest = before.latest
-    moves = verdict in {"promoted", "stepped_back"}
-    if (
-        not moves
-        and latest is not None
-        and (latest.verdict, latest.began_at) == (verdict, before.began_at)
-        and now_ms - latest.decided_at < HOUR_MS
-    ):
+    is_known = latest is not None and (latest.verdict, latest.began_at) == (decision.verdict, before.began_at)
+    if latest is not None and is_known and 0 <= now_ms - latest.decided_at < HOUR_MS:
         return before
-    decision = Decision(
+    return before.model_copy(update={"latest": decision})
+
+
+def _undecided(clicks: Comparison, worth: Comparison | None) -> str:
+    """Why nothing moves, and what would decide it."""
+    if clicks.low > 0:
+        told = "nothing is known of worth yet" if worth is None else _told(worth)
+        return f"live is clicked more ({_told(clicks)}), and may be worth less: {told}"
+    needed = "" if clicks.more_lists is None else f"; about {clicks.more_lists:,} more searches would decide"
+    return f"live and anchor are not told apart: {_told(clicks)}{needed}"
+
+
+def _with_candidate(before: Decisions, searches: int, query_release: int) -> Decisions:
+    """Note the release in force whenever the searches that were compared have doubled."""
+    known = before.candidates
+    if not searches or (known and searches < 2 * known[-1].searches):
+        return before
+    newest = Candidate(searches=searches, query_release=query_release)
+    return before.model_copy(update={"candidates": (*known[-1:], newest)})
+
+
+def _proven(before: Decisions, facts: Facts) -> int:
+    """The release that is promoted: in force after a quarter to a half of the searches that were compared.
+
+    The comparison is about all releases of its time, the last of which few shoppers have seen.
+    """
+    known = facts.query_releases()
+    there = [one.query_release for one in before.candidates if one.query_release in known]
+    return max(there[0] if there else facts.serving.query_release, before.promoted if before.promoted in known else 0)
+
+
+def _answered(before: Decisions, promotion: Promotion, facts: Facts, now_ms: int) -> Decisions:
+    """Take up what a person vouches for, if it may serve."""
+    number = promotion.query_release
+    asked = before.model_copy(update={"promotion_answered": promotion.requested_at})
+    if number > facts.serving.query_release or (number and number not in facts.query_releases()):
+        return asked
+    decision = _decision("promoted", number, f"a person vouches for query release {number}", before, facts, now_ms)
+    decision = decision.model_copy(update={"by": "person"})
+    settles = before.since is None
+    return _noted(asked, decision) if settles else _moved(asked, decision, facts, now_ms)
+
+
+def _refused(before: Decisions, serving: Serving) -> Decision | None:
+    """Return the step back that the indexer answered and did not carry out, None if there is none."""
+    last = before.decided[-1] if before.decided else None
+    if last is None or last.verdict != "stepped_back" or not last.subject:
+        return None
+    is_answered = serving.rollback_answered >= last.decided_at
+    return last if is_answered and serving.withdrawn < last.query_release else None
+
+
+def _decision(verdict: Verdict, subject: int, reason: str, before: Decisions, facts: Facts, now_ms: int) -> Decision:
+    return Decision(
         verdict=verdict,
         decided_at=facts.moment(now_ms),
         query_release=facts.serving.query_release,
         subject=subject,
         reason=reason,
         began_at=before.began_at,
-        live_searches=searches[LIVE],
-        anchor_searches=searches[ANCHOR],
-        comparisons=tuple(found.values()),
     )
-    if not moves:
-        return before.model_copy(update={"latest": decision})
-    promoted = subject if verdict == "promoted" else min(before.promoted, subject)
-    return _moved(before, decision, promoted=promoted, since=dict(facts.counted), began_at=now_ms)
 
 
-def _verdict(
-    before: Decisions,
-    found: Mapping[str, Comparison],
-    *,
-    worse: Sequence[Comparison],
-    better: bool,
-    searches: Mapping[str, int],
-    facts: Facts,
-) -> tuple[Verdict, str, int]:
-    """The verdict, its reason, and the release that it is about."""
-    number = facts.serving.query_release
-    if worse:
-        back_to = step_back_to(before.promoted, facts)
-        told = " and ".join(map(_told, worse))
-        return "stepped_back", f"live is worse than the anchor: {told}", back_to
-    if better:
-        subject = _proven(before, facts)
-        return "promoted", f"live is better than the anchor: {_told(found[CLICKS])}", subject
-    if CLICKS not in found:
-        counted = f"{searches[LIVE]:,} live and {searches[ANCHOR]:,} anchor searches"
-        needed = f"each arm needs {LEAST_LISTS} searches, {LEAST_EVENTS} of them with a click, of several persons"
-        return "too_little", f"{counted} say too little: {needed}", number
-    more = found[CLICKS].more_lists
-    needed = "" if more is None else f"; about {more:,} more searches would decide"
-    return "undecided", f"live and anchor are not told apart: {_told(found[CLICKS])}{needed}", number
+def _moved(before: Decisions, decision: Decision, facts: Facts, now_ms: int) -> Decisions:
+    """Note a decision, after which the comparison begins anew."""
+    begun = before.model_copy(update={"since": dict(facts.counted), "began_at": now_ms, "candidates": ()})
+    return _noted(begun, decision)
 
 
-def step_back_to(promoted: int, facts: Facts) -> int:
-    """Return the release that live steps back to: the promoted one if it is older than the one in force, else 0.
-
-    It must still be there, over the base in force.
-    """
-    known, number = facts.query_releases(), facts.serving.query_release
-    if number not in known or promoted not in known or not promoted < number:
-        return 0
-    return promoted if known[promoted].base_version == known[number].base_version else 0
-
-
-def _proven(before: Decisions, facts: Facts) -> int:
-    """The release that is promoted: the newest of the first half of what was compared, else the one in force.
-
-    The comparison is about all releases of its time, the last of which few shoppers have seen.
-    """
-    in_force = facts.serving.query_release
-    made = {number: one.created_at for number, one in facts.query_releases().items() if number <= in_force}
-    middle = (before.began_at + max(made.values(), default=before.began_at)) // 2
-    first_half = [number for number, created_at in made.items() if created_at <= middle]
-    return max((*first_half, before.promoted)) if first_half else in_force
-
-
-def _after_rollback(before: Decisions, facts: Facts, now_ms: int) -> Decisions:
-    """Begin anew once the lists of what was taken back have come in; nothing of that is promoted any more."""
-    serving = facts.serving
-    promoted = min(before.promoted, serving.withdrawn_above)
-    began_at = now_ms + facts.settle_ms
-    changed = {"withdrawn": serving.withdrawn, "since": None, "began_at": began_at, "promoted": promoted}
-    return before.model_copy(update=changed)
-
-
-def _answered(before: Decisions, promotion: Promotion, facts: Facts, now_ms: int) -> Decisions:
-    """Take up what a person vouches for, if it is there."""
-    number = promotion.query_release
-    asked = before.model_copy(update={"promotion_answered": promotion.requested_at})
-    if number > facts.serving.query_release or (number and number not in facts.query_releases()):
-        return asked
-    decision = Decision(
-        verdict="promoted",
-        decided_at=now_ms,
-        query_release=facts.serving.query_release,
-        subject=number,
-        by="person",
-        reason=f"a person vouches for query release {number}",
-        began_at=before.began_at,
-    )
-    return _moved(asked, decision, promoted=number, since=before.since, began_at=before.began_at)
-
-
-def _moved(before: Decisions, decision: Decision, *, promoted: int, since: Counted | None, began_at: int) -> Decisions:
+def _noted(before: Decisions, decision: Decision) -> Decisions:
     decided = (*before.decided, decision)[-KEPT_DECISIONS:]
-    changed = {"latest": decision, "decided": decided, "promoted": promoted, "since": since, "began_at": began_at}
-    return before.model_copy(update=changed)
+    return before.model_copy(update={"latest": decision, "decided": decided, "promoted": decision.subject})
 
 
 def _comparison(metric: str, live: Sequence[PersonGroup], anchor: Sequence[PersonGroup]) -> Comparison | None:
@@ -215,23 +240,30 @@ def _comparison(metric: str, live: Sequence[PersonGroup], anchor: Sequence[Perso
     return Comparison(metric=metric, live=ours, anchor=theirs, **found._asdict())
 
 
-def _told(one: Comparison) -> str:
-    return f"{one.metric} {one.live:.4f} against {one.anchor:.4f} ({one.low:+.4f} to {one.high:+.4f})"
-
-
-def _less(counted: Sequence[PersonGroup], since: Sequence[PersonGroup]) -> list[PersonGroup]:
-    """What was counted since."""
-    if not since:
-        return [*counted]
-    return [
-        PersonGroup(**{name: max(0, getattr(now, name) - getattr(then, name)) for name in PersonGroup.model_fields})
-        for now, then in zip(counted, since, strict=True)
-    ]
-
-
-def _began_anew(counted: Counted, since: Counted) -> bool:
-    """Whether fewer lists are counted than before: the counting began anew, and what it was says nothing any more."""
-    return any(
-        sum(one.searches for one in counted.get(arm, ())) < sum(one.searches for one in groups)
-        for arm, groups in since.items()
+def _told(*comparisons: Comparison) -> str:
+    return " and ".join(
+        f"{one.metric} {one.live:.4f} against {one.anchor:.4f} ({one.low:+.4f} to {one.high:+.4f})"
+        for one in comparisons
     )
+
+
+def _searches(groups: Sequence[PersonGroup]) -> int:
+    return sum(group.searches for group in groups)
+
+
+def _sides(counted: Counted, since: Counted) -> dict[str, list[PersonGroup]] | None:
+    """What was counted since, by arm; None if the counting began anew, so that what it was says nothing any more."""
+    sides = {}
+    for arm in (LIVE, ANCHOR):
+        now = counted.get(arm, ())
+        then = since.get(arm) or (PersonGroup(),) * len(now)
+        if len(now) != len(then):
+            return None
+        more = [
+            {name: getattr(one, name) - getattr(was, name) for name in PersonGroup.model_fields}
+            for one, was in zip(now, then, strict=True)
+        ]
+        if any(value < 0 for group in more for value in group.values()):
+            return None
+        sides[arm] = [PersonGroup(**group) for group in more]
+    return sides

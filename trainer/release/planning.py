@@ -140,7 +140,7 @@ def retired_keys(
 
     Args:
         manifests: of the releases that are on `models`.
-        needed: the releases in force, those that training goes on from, and the promoted one.
+        needed: the releases in force, those that training goes on from, and those that a step back may go to.
         now_ms: the time.
     """
     kept: dict[Kind, set[int]] = {}

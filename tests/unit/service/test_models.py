@@ -6,6 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from contracts import wire
+from contracts.decisions import DECISIONS_KEY, Decisions, Promotion
 from contracts.errors import TransientError
 from contracts.releases import ROLLBACK_KEY, SERVING_KEY, Kind, Rollback, Serving
 from service import models
@@ -310,3 +311,16 @@ def test_a_newer_pair_ends_the_wait_too(echo: Echo) -> None:
     echo.echoes = False
     echo.writer.put_in_force(serving(1), echo.table, {})
     assert echo.table.serving() == serving(9, published_at=NOW_MS + 1)
+
+
+def test_decisions_never_go_back(echo: Echo) -> None:
+    """A stalled trainer writes an older record, or a follower reads one twice: the newer one stays."""
+    newer = Decisions(number=7, began_at=NOW_MS, promoted=3)
+    echo.writer.decide(newer)
+    echo.writer.decide(newer.model_copy(update={"number": 6, "promoted": 1}))
+    assert echo.table.look().decisions == newer
+    echo.table.apply(DECISIONS_KEY, None)
+    assert echo.table.look().decisions is None
+    promotion = Promotion(query_release=3, requested_at=NOW_MS)
+    echo.writer.ask_to_promote(promotion)
+    assert echo.table.look().promotion == promotion

@@ -44,6 +44,8 @@ class Writer:
 def make(*found: ArmsProgress) -> tuple[Decider, Writer]:
     """Give a decider that sees these counts."""
     models, arms = models_table(), ArmsTable()
+    begun = Decisions(began_at=NOW_MS, since={}, collection="products-r1")
+    models.apply(DECISIONS_KEY, encode(begun))
     for one in found:
         arms.apply(b"0", encode(one))
     writer = Writer(models)

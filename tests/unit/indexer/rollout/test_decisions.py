@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts import wire
-from contracts.releases import SERVING, Kind, ReleaseManifest, Serving
+from contracts.releases import SERVING, Kind, ReleaseManifest, Serving, withdrawn
 from indexer.rollout.decisions import (
     Begin,
     Drop,
@@ -23,7 +23,6 @@ from indexer.rollout.decisions import (
     newest_refused,
     next_step,
     pause_s,
-    withdrawn,
 )
 
 NOW_MS = 1_795_196_600_000

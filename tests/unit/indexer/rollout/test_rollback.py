@@ -169,3 +169,18 @@ def test_changes_of_the_catalogue_are_kept_while_it_goes_back(at_3: Deployment) 
     ask(at_3, 1)
     at_3.run(at_3.new_process())
     assert at_3.store.counts("products-r0") == (598, 2)
+
+
+def test_a_second_rollback_with_nothing_released_between_is_told_from_the_first(at_3: Deployment) -> None:
+    """Who follows `serving` tells rollbacks by `withdrawn`; and what was taken back cannot be asked for."""
+    ask(at_3, 1)
+    at_3.run()
+    first = serving(at_3)
+    ask(at_3, 0, at=2)
+    at_3.run()
+    second = serving(at_3)
+    assert (first.query_release, second.query_release, second.withdrawn_above) == (1, 0, 0)
+    assert second.withdrawn > first.withdrawn
+    ask(at_3, 1, at=3)
+    at_3.run()
+    assert (serving(at_3).query_release, serving(at_3).withdrawn) == (0, second.withdrawn)

@@ -233,3 +233,16 @@ def test_of_the_state_of_another_base_model_what_was_counted_is_kept(tmp_path: P
     numbers = found.progress
     assert (numbers.lists_trained, numbers.last_query_release, numbers.query_parent) == (8, 7, 0)
     assert numbers.records > numbers.decided_records
+
+
+def test_the_state_of_a_release_that_may_be_stepped_back_to_stays(tmp_path: Path) -> None:
+    """Hours of newer states do not push it out: the one saved with it, or the last before it."""
+    store = FileCheckpoints(tmp_path, base_version=BASE)
+    for number in range(1, 12):
+        saved = snapshot(number, {f"query-{number}": b"release"})
+        saved.progress.query_parent, saved.progress.kept_for = number, [3] if number > 2 else []
+        store.save(saved)
+    loaded = store.load(query_release=3)
+    assert loaded is not None
+    assert loaded.progress.query_parent == 3
+    assert len(list(tmp_path.glob("checkpoint-*"))) < 8
