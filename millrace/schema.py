@@ -31,11 +31,11 @@ SENDERS: Final[dict[str, tuple[str, ...]]] = {
     "trainer": (topics.MODELS, topics.DEAD_LETTERS),
     "indexer": (topics.PRODUCT_VECTORS, topics.MODELS, topics.DEAD_LETTERS),
 }
-"""Who writes what, beside the agents and the shops; `search-events`, `catalog` and `curated-pairs` are for anyone."""
+"""Who writes what, beside the agents and the shops; those of events, products, curated pairs and golden queries are for anyone."""
 
 FOLLOWERS: Final[dict[str, tuple[str, ...]]] = {
     "search": (topics.MODELS,),
-    "trainer": (topics.MODELS, topics.PRODUCT_VECTORS, topics.ARMS_PROGRESS),
+    "trainer": (topics.MODELS, topics.PRODUCT_VECTORS, topics.ARMS_PROGRESS, topics.GOLDEN_QUERIES),
     "indexer": (topics.MODELS, topics.PRODUCT_VECTORS),
     "page": (topics.SEARCH_EVENTS, topics.MODELS),
 }
