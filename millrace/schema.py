@@ -31,7 +31,10 @@ SENDERS: Final[dict[str, tuple[str, ...]]] = {
     "trainer": (topics.MODELS, topics.DEAD_LETTERS),
     "indexer": (topics.PRODUCT_VECTORS, topics.MODELS, topics.DEAD_LETTERS),
 }
-"""Who writes what, beside the agents and the shops; those of events, products, curated pairs and golden queries are for anyone."""
+"""Who writes what, beside the agents and the shops.
+
+For anyone are `search-events`, `catalog`, `curated-pairs` and `golden-queries`; `millrace golden` writes the last.
+"""
 
 FOLLOWERS: Final[dict[str, tuple[str, ...]]] = {
     "search": (topics.MODELS,),
