@@ -1,4 +1,4 @@
-"""`millrace golden` on a real Kafka, and what a real trainer does with what was imported."""
+"""`millrace golden` on a real Kafka: imported whole or not at all, listed, removed."""
 
 import json
 import sys

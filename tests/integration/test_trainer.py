@@ -24,6 +24,7 @@ from contracts.topics import (
     TRAINING_SEARCHES,
 )
 from deploy.local.supervisor import LocalMillrace
+from millrace.golden import run_import
 from service.kafka import (
     OutgoingRecord,
     admin,
@@ -43,6 +44,7 @@ from tests.support.trainer import PRODUCTS, QUERIES, SCATTERED, search_number
 from tests.support.trainer_process import START_S, RunningTrainer, running
 from towers.encoder import BaseEncoder, load_encoder
 from towers.release_files import Release, probe_difference, unpack
+from trainer.release.golden import GOLDEN_NDCG
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -208,6 +210,48 @@ def test_live_that_is_worse_than_the_anchor_steps_back_by_itself(shop: Shop, tmp
     assert decision.comparisons[0].high < 0
     assert wire.decode(value, ROLLBACK) == Rollback(query_release=0, requested_at=decision.decided_at)
     assert [line["verdict"] for line in trainer.said("decided")][-1] == "stepped_back"
+def test_every_release_is_measured_by_the_golden_set(shop: Shop, tmp_path: Path) -> None:
+    """What was imported before and while a trainer runs stands in the manifests, as the check that it makes."""
+    path = tmp_path / "golden.jsonl"
+
+    def import_queries(count: int) -> None:
+        lines = [
+            {"query": query, "product_id": name, "grade": 4 if number in SCATTERED else 0}
+            for query in QUERIES[:count]
+            for number, name in enumerate(PRODUCTS[:20])
+        ]
+        path.write_bytes(b"\n".join(map(orjson.dumps, lines)))
+        run_import(shop.settings, path, {}, lambda _what, _done, _of: None, replace=True)
+
+    def measured_by(count: int) -> ReleaseManifest | None:
+        manifests = (release.manifest for release in shop.releases().values())
+        return next((one for one in manifests if one.golden is not None and one.golden.queries == count), None)
+
+    import_queries(30)
+    with running(shop.settings, tmp_path / "trainer.log") as trainer:
+        trainer.wait_ready()
+        shop.send_lists(0, LEARNED)
+        shop.wait_for("query", lists=LEARNED)
+        first = measured_by(30)
+        import_queries(5)
+        more = iter(range(LEARNED, LEARNED + 2000))
+
+        def measured_anew() -> ReleaseManifest | None:
+            number = next(more)
+            shop.send_lists(number, number + 1)
+            return measured_by(5)
+
+        second = eventually(measured_anew, timeout_s=60, interval_s=0.5, what="a release that 5 queries measured")
+    assert first is not None
+    assert second is not None
+    assert first.golden is not None
+    assert first.golden.judgments == 30 * 20
+    for manifest in (first, second):
+        (check,) = (one for one in manifest.checks if one.name == GOLDEN_NDCG)
+        assert check.passed
+        assert check.limit <= check.value <= 1
+    (line,) = (one for one in trainer.said("release_made") if one["release"] == second.release)
+    assert 0 < line[GOLDEN_NDCG] <= 1
 
 
 def test_sigkill_neither_loses_a_list_nor_counts_one_twice(shop: Shop, tmp_path: Path) -> None:
