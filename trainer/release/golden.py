@@ -4,8 +4,7 @@ Measured is nDCG@10 over the judged products that the catalogue knows, ranked as
 quality and by words. Pins of identifiers are left out: no release moves them. Queries whose products all have the same
 grade are left out too, because every order of these is perfect.
 
-Source: Jarvelin and Kekalainen, Cumulated gain-based evaluation of IR techniques, TOIS 2002; gains as in Burges et al.,
-Learning to rank using gradient descent, ICML 2005.
+Source: docs/papers.md, "Steps that are safe".
 """
 
 import hashlib
@@ -24,7 +23,7 @@ from trainer.preference.evidence import Cells
 from trainer.preference.matches import Matches, WordMatches
 from trainer.preference.model import rates_of
 
-GOLDEN_NDCG: Final = "golden_ndcg_at_10"
+GOLDEN_NDCG: Final = "golden_ndcg"
 TOP: Final = 10
 KEPT_RATIO: Final = 0.99
 """Share of the nDCG before that a release has to reach."""
