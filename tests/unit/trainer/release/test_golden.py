@@ -119,8 +119,9 @@ def test_ndcg_is_that_of_the_peer_library(grades: list[list[int]], random: Rando
 
 def test_products_are_ranked_as_search_ranks_them(learner: Learner, trained: Towers) -> None:
     """By the dot product of both vectors and by what the mix gives the best match of words in the catalogue."""
-    grades = graded()
-    mix = Mix(short=Rate(4.0, 1.0, 12.0), long=Rate(3.0, 1.0, 20.0))
+    rng = np.random.default_rng(0)
+    grades = {query: dict(zip(PRODUCTS, rng.integers(0, 5, len(PRODUCTS)).tolist(), strict=True)) for query in QUERIES}
+    mix = Mix(short=Rate(9.0, 1.0, 10.0))
     towers = trained._replace(query=replace(trained.query, mix=mix))
     titled = [PointPayload.model_construct(title=name) for name in PRODUCTS]
     index = WordIndex([word_vector("", product) for product in titled])
