@@ -10,6 +10,7 @@ from contracts.base import Message
 from contracts.catalog import CATALOG_CHANGE, Product, ProductDeleted, ProductVector
 from contracts.decisions import DECISIONS, PROMOTION, Decisions, Promotion
 from contracts.events import SEARCH_RECORD, ShopEvent, Tick
+from contracts.golden import GoldenQuery
 from contracts.joined import JoinedSearch, Watermark
 from contracts.pairs import CURATED_PAIR, CuratedPair, PreferencePair
 from contracts.progress import JoinProgress, PairsProgress
@@ -44,6 +45,7 @@ MESSAGES: Final[tuple[MessageSpec, ...]] = (
     _alone("preference_pair", PreferencePair, topics.PREFERENCE_PAIRS),
     _alone("training_search", TrainingSearch, topics.TRAINING_SEARCHES),
     MessageSpec("curated_pair", CuratedPair, CURATED_PAIR, (topics.CURATED_PAIRS,)),
+    _alone("golden_query", GoldenQuery, topics.GOLDEN_QUERIES),
     MessageSpec("propensities", CellPropensities, CELL_PROPENSITIES, (topics.PROPENSITIES,)),
     _alone("product_vector", ProductVector, topics.PRODUCT_VECTORS),
     MessageSpec("release_manifest", ReleaseManifest, MANIFEST, (topics.MODELS,)),

@@ -58,6 +58,18 @@ class SafetyCheck(Part):
     passed: bool
 
 
+class GoldenSet(Part):
+    """The queries that a shop judged itself, as far as a release was measured by them."""
+
+    sha256: str
+    """Of all queries, products and grades."""
+    queries: Count
+    judgments: Count
+    """Of these queries, and of products that the catalogue knew."""
+    left_out: Count = 0
+    """Queries of whose products the catalogue knew none, or whose known ones all had the same grade."""
+
+
 class ReleaseManifest(Message):
     """What a release is, what it was trained on and why it was let out. The weights travel beside it."""
 
@@ -83,7 +95,7 @@ class ReleaseManifest(Message):
     prior: dict[str, Finite] = Field(default_factory=dict)
     """How strongly each part of the model was held (inverse variances), and under `half_life_days` how evidence fades.
 
-    With the cut, the parent and the catalogue they decide every weight.
+    With the cut, the parent, the catalogue, the release in force and the golden set they decide every weight.
     """
     mix: dict[str, dict[str, Finite]] = Field(default_factory=dict)
     """What words count by kind of query: nats of a `strong` and a `weak` best match; from `full` on it is strong."""
@@ -91,6 +103,8 @@ class ReleaseManifest(Message):
     """How much better left-out queries' clicks are predicted than by the text alone, in nats per click."""
     gain_error: Finite | None = None
     """Standard error of the gain."""
+    golden: GoldenSet | None = None
+    """What the check of judged queries rests on; None if there was no such check."""
     click_times: Annotated[tuple[Time, ...], Field(strict=False, max_length=256)] = ()
     """Even sample of the click times that this release learned from and its parent had not."""
     checks: Annotated[tuple[SafetyCheck, ...], Field(strict=False, max_length=32)] = ()

@@ -45,6 +45,7 @@ PREFERENCE_PAIRS: Final = "preference-pairs"
 TRAINING_SEARCHES: Final = "training-searches"
 HOLDOUT_SEARCHES: Final = "holdout-searches"
 CURATED_PAIRS: Final = "curated-pairs"
+GOLDEN_QUERIES: Final = "golden-queries"
 PROPENSITIES: Final = "propensities"
 CATALOG: Final = "catalog"
 PRODUCT_VECTORS: Final = "product-vectors"
@@ -65,6 +66,7 @@ TOPICS: Final[tuple[TopicSpec, ...]] = (
     TopicSpec(TRAINING_SEARCHES, key="search_id"),
     TopicSpec(HOLDOUT_SEARCHES, key="search_id"),
     TopicSpec(CURATED_PAIRS, key="query"),
+    TopicSpec(GOLDEN_QUERIES, key="normalised query", cleanup="compact", max_message_bytes=LARGE_RECORD_BYTES),
     TopicSpec(PROPENSITIES, key="cell + version", cleanup="compact", keyed=False),
     TopicSpec(CATALOG, key="product_id", cleanup="compact", log_append_time=True),
     TopicSpec(PRODUCT_VECTORS, key="product_id", cleanup="compact"),

@@ -29,6 +29,7 @@ from millrace import (
     running,
 )
 from millrace.arms import arms
+from millrace.golden import golden_app
 from millrace.output import print_error
 from millrace.propensities import propensities
 from service.process import expected_failure
@@ -79,6 +80,7 @@ app.add_typer(releasing.releases_app, name="releases", rich_help_panel="Watch")
 app.add_typer(releasing.base_app, name="base", rich_help_panel="Run")
 app.add_typer(pairs.pairs_app, name="pairs", rich_help_panel="Watch")
 app.add_typer(dead_letters.dlq_app, name="dlq", rich_help_panel="Watch")
+app.add_typer(golden_app, name="golden", rich_help_panel="Watch")
 app.add_typer(explaining.product_app, name="product", rich_help_panel="Ask")
 app.add_typer(shop_app, name="shop", rich_help_panel="Measure")
 app.add_typer(world_app, name="world", rich_help_panel="Measure")

@@ -1,12 +1,13 @@
 """`millrace pairs import`: a file of curated pairs onto `curated-pairs`, checked whole before anything is sent."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final, Generic, NamedTuple, TypeVar
 
 import typer
 from kafka import KafkaProducer
+from pydantic import TypeAdapter
 
 from contracts import wire
 from contracts.errors import ContractError, UsageError
@@ -20,9 +21,8 @@ from service.kafka import OutgoingRecord, produce_all, producer_config, translat
 from service.settings import Settings
 from towers.text import normalised
 
-FIELDS: Final = tuple(name for name in CuratedPair.model_fields if name != "schema_version")
-NUMBERS: Final = ("weight", "margin")
 BATCH: Final = 500
+M = TypeVar("M")
 
 
 class BadLine(NamedTuple):
@@ -41,31 +41,55 @@ class BadLine(NamedTuple):
     message: str
 
 
-def read_pair(row: Row, defaults: Mapping[str, str]) -> CuratedPair | BadLine:
-    """Read a line. In a table, empty fields are absent and columns of other names are left out.
+class LineForm(NamedTuple, Generic[M]):
+    """What a line of a file says.
 
     Args:
-        row: of the file.
-        defaults: fields of every pair that does not have its own.
+        contract: what it must be.
+        names: of its fields; columns of other names are left out.
+        numbers: the field that is a number -> what a text says in numbers, or the text, which the contract refuses.
     """
-    if row.error is not None:
-        return BadLine(row.line, row.error.reason, row.error.field, str(row.error))
-    is_table = all(isinstance(value, str) for value in row.fields.values())
-    fields = {name: value for name, value in row.fields.items() if name in FIELDS or not is_table}
-    if is_table:
-        fields = {name: _number(value) if name in NUMBERS else value for name, value in fields.items() if value.strip()}
-    try:
-        return wire.validate({**defaults, **fields}, CURATED_PAIR)
-    except ContractError as error:
-        return BadLine(row.line, error.reason, error.field, str(error))
+
+    contract: TypeAdapter[M]
+    names: Collection[str]
+    numbers: Mapping[str, Callable[[str], object]]
+
+    def read(self, row: Row, defaults: Mapping[str, str]) -> M | BadLine:
+        """Read a line. In a table, empty fields are absent.
+
+        Args:
+            row: of the file.
+            defaults: fields of every line that does not have its own.
+        """
+        if row.error is not None:
+            return BadLine(row.line, row.error.reason, row.error.field, str(row.error))
+        fields = row.fields
+        if all(isinstance(value, str) for value in fields.values()):
+            given = {name: value for name, value in fields.items() if name in self.names and value.strip()}
+            fields = given | {name: number(given[name]) for name, number in self.numbers.items() if name in given}
+        try:
+            return wire.validate({**defaults, **fields}, self.contract)
+        except ContractError as error:
+            return BadLine(row.line, error.reason, error.field, str(error))
 
 
-def _number(text: str) -> float | str:
-    """What a text says in numbers; if it says none, the contract refuses the text."""
+def number_of(text: str) -> float | str:
+    """What a text says in numbers, or the text.
+
+    >>> number_of("0.5"), number_of("much")
+    (0.5, 'much')
+    """
     try:
         return float(text)
     except ValueError:
         return text
+
+
+PAIR_LINE: Final = LineForm(
+    CURATED_PAIR,
+    [name for name in CuratedPair.model_fields if name != "schema_version"],
+    {"weight": number_of, "margin": number_of},
+)
 
 
 def read_file(
@@ -80,7 +104,7 @@ def read_file(
     bad: list[BadLine] = []
     seen: dict[tuple[object, ...], int] = {}
     for row in read_rows(path, columns, needed=["query"], tell=tell):
-        read = read_pair(row, defaults)
+        read = PAIR_LINE.read(row, defaults)
         if isinstance(read, BadLine):
             bad.append(read)
             continue
@@ -94,19 +118,31 @@ def read_file(
     return pairs, bad
 
 
-def send_pairs(settings: Settings, pairs: list[CuratedPair]) -> int:
-    """Write pairs to `curated-pairs`, keyed by query, and return how many Kafka acknowledged: all.
+def send(settings: Settings, topic: str, values: Iterable[tuple[bytes, bytes | None]]) -> int:
+    """Write values to a topic, each under its key, and return how many Kafka acknowledged: all.
 
     Raises:
         DependencyDown: Kafka does not acknowledge; sending all of them again does no harm.
     """
-    topic, left = settings.topic(CURATED_PAIRS), iter(pairs)
+    name, left = settings.topic(topic), iter(values)
     sent = 0
     with translate_kafka_errors(settings), KafkaProducer(**producer_config(settings)) as producer:
         while batch := list(islice(left, BATCH)):
-            records = [OutgoingRecord(topic, wire.encode(pair), key=pair.query.encode()) for pair in batch]
-            sent += len(produce_all(producer, records))
+            sent += len(produce_all(producer, [OutgoingRecord(name, value, key=key) for key, value in batch]))
     return sent
+
+
+def show_import(report: Mapping[str, Any], words: str, *, json: bool, skip_bad: bool) -> None:
+    """Print what became of a file, its bad lines first.
+
+    Raises:
+        CheckFailed: a line is bad, and so nothing was sent.
+    """
+    bad = report["bad"]
+    show_bad_lines([f"line {one['line']}: {one['message']} [{one['reason']}]" for one in bad])
+    print_json(report) if json else out().print(words, markup=False)
+    if bad and not skip_bad:
+        raise refused(len(bad), report["lines"])
 
 
 def pairs_import(
@@ -129,15 +165,9 @@ def pairs_import(
         report = run_import(
             settings, file, column_names(columns), tell, author=author, dry_run=dry_run, skip_bad=skip_bad
         )
-    bad = report["bad"]
-    show_bad_lines([f"line {one['line']}: {one['message']} [{one['reason']}]" for one in bad])
-    if json:
-        print_json(report)
-    else:
-        told = "nothing was sent (dry run)" if dry_run else f"{report['sent']:,} sent"
-        out().print(f"{report['lines']:,} lines: {report['used']:,} pairs, {len(bad):,} bad; {told}.", markup=False)
-    if bad and not skip_bad:
-        raise refused(len(bad), report["lines"])
+    told = "nothing was sent (dry run)" if dry_run else f"{report['sent']:,} sent"
+    words = f"{report['lines']:,} lines: {report['used']:,} pairs, {len(report['bad']):,} bad; {told}."
+    show_import(report, words, json=json, skip_bad=skip_bad)
 
 
 def run_import(
@@ -156,7 +186,7 @@ def run_import(
     sent = 0
     if not dry_run and not (bad and not skip_bad):
         settings.require("kafka_bootstrap")
-        sent = send_pairs(settings, pairs)
+        sent = send(settings, CURATED_PAIRS, ((pair.query.encode(), wire.encode(pair)) for pair in pairs))
     return {
         "file": str(file),
         "lines": len(pairs) + len(bad),

@@ -31,11 +31,14 @@ SENDERS: Final[dict[str, tuple[str, ...]]] = {
     "trainer": (topics.MODELS, topics.DEAD_LETTERS),
     "indexer": (topics.PRODUCT_VECTORS, topics.MODELS, topics.DEAD_LETTERS),
 }
-"""Who writes what, beside the agents and the shops; `search-events`, `catalog` and `curated-pairs` are for anyone."""
+"""Who writes what, beside the agents and the shops.
+
+For anyone are `search-events`, `catalog`, `curated-pairs` and `golden-queries`; `millrace golden` writes the last.
+"""
 
 FOLLOWERS: Final[dict[str, tuple[str, ...]]] = {
     "search": (topics.MODELS,),
-    "trainer": (topics.MODELS, topics.PRODUCT_VECTORS, topics.ARMS_PROGRESS),
+    "trainer": (topics.MODELS, topics.PRODUCT_VECTORS, topics.ARMS_PROGRESS, topics.GOLDEN_QUERIES),
     "indexer": (topics.MODELS, topics.PRODUCT_VECTORS),
     "page": (topics.SEARCH_EVENTS, topics.MODELS),
 }

@@ -7,7 +7,7 @@ from kafka import KafkaProducer
 
 from contracts.errors import DependencyDown, MillraceError
 from contracts.telemetry import Process
-from contracts.topics import ARMS_PROGRESS, MODELS, PRODUCT_VECTORS
+from contracts.topics import ARMS_PROGRESS, GOLDEN_QUERIES, MODELS, PRODUCT_VECTORS
 from service.follow import PATIENCE_S, OnRecord, TopicFollower
 from service.health import Dependency, Health
 from service.http import admin_server
@@ -19,11 +19,13 @@ from service.process import Shutdown
 from service.settings import Settings
 from towers.encoder import BaseEncoder, load_encoder
 from trainer.adapters.checkpoints import FileCheckpoints, writable_folder
+from trainer.adapters.golden import GoldenTable
 from trainer.adapters.log_source import KafkaLog
 from trainer.adapters.vectors import TextVectors, VectorTable
 from trainer.decisions import ArmsTable, Decider
 from trainer.learner import Learner
 from trainer.loop import LoopSettings, TrainerLoop
+from trainer.release.golden import GoldenCheck
 from trainer.release.planning import Cadence
 
 WAIT_S: Final = 0.2
@@ -46,6 +48,7 @@ class TrainerApp:
             Process.KAFKA, meaning="nothing is learned meanwhile; no click is lost", patience_s=PATIENCE_S
         )
         self._followers: list[TopicFollower] = []
+        self._golden = GoldenTable()
         self._folder = settings.data_dir / "trainer"
         self._health = Health(Process.TRAINER)
 
@@ -70,6 +73,7 @@ class TrainerApp:
             self._follow(PRODUCT_VECTORS, vectors.on_record, on_new_topic=vectors.forget)
             self._follow(MODELS, models.apply, on_new_topic=models.forget)
             self._follow(ARMS_PROGRESS, arms.apply, on_new_topic=arms.forget)
+            self._follow(GOLDEN_QUERIES, self._golden.on_record, on_new_topic=self._golden.forget)
             try:
                 self._train(encoder, vectors, models, arms)
             finally:
@@ -85,7 +89,7 @@ class TrainerApp:
 
     def _train(self, encoder: BaseEncoder, vectors: VectorTable, models: ModelsTable, arms: ArmsTable) -> None:
         """Join the group once the views are current, take up the checkpoint, and work."""
-        self._starting = "vectors and models are being read"
+        self._starting = "vectors, models, arms and golden queries are being read"
         while not self._caught_up():
             if self._shutdown.wait(WAIT_S):
                 return
@@ -143,6 +147,7 @@ class TrainerApp:
             encoder=encoder,
             settings=LoopSettings(cadence=cadence),
             clock_ms=epoch_ms,
+            golden=GoldenCheck(self._golden.look),
         )
         loop.resume({} if snapshot is None else snapshot.outbox)
         self._starting = None

@@ -128,7 +128,7 @@ class Learner:
     ) -> None:
         self.half_life_days = half_life_days
         self._dim, self._loss = dim, loss
-        self._products, self._encode = products, encode
+        self.products, self.encode = products, encode
         self.progress = Progress()
         self.forget()
 
@@ -140,7 +140,7 @@ class Learner:
         self._sketch = np.zeros(0, dtype=np.uint64)
         """Of the catalogue when its features and words were counted."""
         nothing = WordIndex([])
-        self._words = WordMatches(self._word_index, nothing.counts)
+        self.words = WordMatches(self.word_index, nothing.counts)
         self._indexed = 0, nothing
         """The catalogue's words, and the sum of the digests of what they are of."""
 
@@ -150,7 +150,7 @@ class Learner:
 
         Without a catalogue it would learn that nothing can be learned.
         """
-        return self.preference.prior_due(self.evidence.table.lists) and len(self._products.digests()) > 0
+        return self.preference.prior_due(self.evidence.table.lists) and len(self.products.digests()) > 0
 
     def learn_prior(self) -> None:
         """Learn the prior anew."""
@@ -181,7 +181,7 @@ class Learner:
         queries = np.flatnonzero(self.evidence.query_vectors.any(axis=1))[-SAMPLE_QUERIES:]
         texts = [self.evidence.typed[number] for number in queries.tolist()]
         names = [name for name in self.evidence.products.texts if not name.startswith(TEXT)][-SAMPLE_PRODUCTS:]
-        found = self._products.look(names)
+        found = self.products.look(names)
         places = np.flatnonzero(found.known).tolist()
         return Sample(
             texts,
@@ -189,13 +189,13 @@ class Learner:
             [names[place] for place in places],
             found.vectors[places],
             [found.features[place] for place in places],
-            self._words.grid(texts, [found.words[place] for place in places]),
+            self.words.grid(texts, [found.words[place] for place in places]),
         )
 
     def largest_move(self, before: ProductTower, after: ProductTower) -> float:
         """By how many nats the quality of a product that has evidence differs at most."""
         names = self.evidence.products.texts
-        features = self._products.look(names).features
+        features = self.products.look(names).features
         return float(np.abs(after.quality(names, features) - before.quality(names, features)).max(initial=0.0))
 
     def state(self) -> dict[str, np.ndarray]:
@@ -206,10 +206,10 @@ class Learner:
             "space.keys": self._space.keys,
             "space.idf": self._space.idf,
             "space.sketch": self._sketch,
-            "words.products": np.array(self._words.counts.products, dtype=np.int64),
-            "words.terms": self._words.counts.terms,
-            "words.having": self._words.counts.having,
-            "words.best": np.array([self._words.best.get(text, np.nan) for text in self.evidence.typed]),
+            "words.products": np.array(self.words.counts.products, dtype=np.int64),
+            "words.terms": self.words.counts.terms,
+            "words.having": self.words.counts.having,
+            "words.best": np.array([self.words.best.get(text, np.nan) for text in self.evidence.typed]),
         }
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
@@ -227,7 +227,7 @@ class Learner:
         self._sketch = state["space.sketch"]
         counts = TermCounts(int(state["words.products"]), state["words.terms"], state["words.having"])
         best = zip(self.evidence.typed, state["words.best"].tolist(), strict=True)
-        self._words = WordMatches(self._word_index, counts, {text: nats for text, nats in best if not math.isnan(nats)})
+        self.words = WordMatches(self.word_index, counts, {text: nats for text, nats in best if not math.isnan(nats)})
 
     @property
     def _prior(self) -> Prior:
@@ -237,32 +237,32 @@ class Learner:
     def _problem(self) -> tuple[Cells, Catalogue]:
         """The evidence of what has vectors, and the products that it names."""
         self.evidence.renumber()
-        self.evidence.encode_queries(self._encode)
-        sketch = sketch_of(self._products.digests())
+        self.evidence.encode_queries(self.encode)
+        sketch = sketch_of(self.products.digests())
         if changed_share(self._sketch, sketch) > CHANGED_SHARE:
-            self._space, self._sketch = self._products.feature_space(), sketch
-            self._words.recount(self._word_index().counts)
+            self._space, self._sketch = self.products.feature_space(), sketch
+            self.words.recount(self.word_index().counts)
         names, texts = self.evidence.products.texts, self.evidence.typed
-        known, vectors, features, words = self._products.look(names)
+        known, vectors, features, words = self.products.look(names)
         is_text = np.array([name.startswith(TEXT) for name in names], dtype=bool)
         for number in np.flatnonzero(is_text).tolist():
             text = names[number].removeprefix(TEXT)
-            known[number], vectors[number] = True, np.nan_to_num(self._encode(text))
+            known[number], vectors[number] = True, np.nan_to_num(self.encode(text))
             words[number] = word_vector("", PointPayload.model_construct(title=text))
         cells = self.evidence.cells(known)
-        self._words.keep({texts[number] for number in cells.queries.tolist()})
+        self.words.keep({texts[number] for number in cells.queries.tolist()})
         catalogue = Catalogue(
             vectors,
             self._space.matrix(features),
-            matches=lambda cells: self._words.of(cells, texts, words, is_text=is_text),
+            matches=lambda cells: self.words.of(cells, texts, words, is_text=is_text),
         )
         return cells, catalogue
 
-    def _word_index(self) -> WordIndex:
+    def word_index(self) -> WordIndex:
         """The words of the catalogue as it is now."""
-        total = int(self._products.digests().sum())
+        total = int(self.products.digests().sum())
         if total != self._indexed[0]:
-            self._indexed = total, self._products.word_index()
+            self._indexed = total, self.products.word_index()
         return self._indexed[1]
 
     def _start(self, parent: Towers) -> Weights:

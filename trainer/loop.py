@@ -22,6 +22,7 @@ from towers.release_files import Encoder, Release, unpack
 from trainer import reporting
 from trainer.learner import Learner, Towers
 from trainer.records import LogRecord
+from trainer.release.golden import GoldenCheck
 from trainer.release.planning import MOVED_NATS, Cadence, Earlier, plan_release, retired_keys
 from trainer.release.safety import LEAST_OVERLAP
 from trainer.state import Progress, Snapshot, after, cut_of, joined, of_this_log
@@ -111,9 +112,10 @@ class TrainerLoop:
         encoder: for the probe texts.
         settings: sizes and times.
         clock_ms: epoch milliseconds.
+        golden: finds the queries that the shop judged itself.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 # every port of the trainer
         self,
         learner: Learner,
         *,
@@ -124,6 +126,7 @@ class TrainerLoop:
         encoder: Encoder,
         settings: LoopSettings,
         clock_ms: EpochClock,
+        golden: GoldenCheck | None = None,
     ) -> None:
         self.learner, self.progress = learner, learner.progress
         self._source = source
@@ -133,6 +136,7 @@ class TrainerLoop:
         self._encoder = encoder
         self._settings = settings
         self._clock_ms = clock_ms
+        self._golden = golden
         self._made: dict[str, bytes] = {}
         """The newest releases of this trainer, which `models` may not show yet."""
         self._saved_ms = clock_ms()
@@ -240,7 +244,7 @@ class TrainerLoop:
         in_force = self._towers(progress.query_release, progress.product_release)
         plan = plan_release(
             learner, solved.towers, earlier=Earlier(parent, in_force), with_products=with_products,
-            encoder=self._encoder, now_ms=now_ms, overlap=self._settings.overlap,
+            encoder=self._encoder, now_ms=now_ms, golden=self._golden, overlap=self._settings.overlap,
         )  # fmt: skip
         if plan is None:
             return {}

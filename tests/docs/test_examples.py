@@ -17,6 +17,7 @@ from qdrant_client import models
 
 from contracts.catalog import CATALOG_CHANGE, ProductVector, point_id
 from contracts.events import SEARCH_RECORD
+from contracts.golden import GOLDEN_QUERY
 from contracts.http import EncodeAnswer, EncodeRequest, IntakeAnswer, SearchAnswer, SearchRequest
 from contracts.joined import JoinedSearch
 from contracts.pairs import CURATED_PAIR, Factors, PairSide, PreferencePair
@@ -44,6 +45,7 @@ WHOLE: tuple[tuple[str, TypeAdapter[Any]], ...] = (
     ("factors", TypeAdapter(PreferencePair)),
     ("next_offset", TypeAdapter(JoinProgress)),
     ("chosen", CURATED_PAIR),
+    ("judgments", GOLDEN_QUERY),
     ("ratio", TypeAdapter(Factors)),
     ("grade", TypeAdapter(PairSide)),
     ("passed", TypeAdapter(SafetyCheck)),

@@ -3,6 +3,7 @@
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +13,7 @@ from kafka import KafkaProducer
 
 from contracts import wire
 from contracts.decisions import DECISIONS, DECISIONS_KEY, PROMOTION_KEY, Decisions, Promotion
-from contracts.releases import PROBE_TOLERANCE, ROLLBACK, ROLLBACK_KEY, ReleaseManifest, Rollback, Serving
+from contracts.releases import PROBE_TOLERANCE, ROLLBACK, ROLLBACK_KEY, ReleaseManifest, Rollback, SafetyCheck, Serving
 from contracts.structs import encode
 from contracts.topics import (
     ARMS_PROGRESS,
@@ -24,6 +25,7 @@ from contracts.topics import (
     TRAINING_SEARCHES,
 )
 from deploy.local.supervisor import LocalMillrace
+from millrace.golden import run_import
 from service.kafka import (
     OutgoingRecord,
     admin,
@@ -43,6 +45,7 @@ from tests.support.trainer import PRODUCTS, QUERIES, SCATTERED, search_number
 from tests.support.trainer_process import START_S, RunningTrainer, running
 from towers.encoder import BaseEncoder, load_encoder
 from towers.release_files import Release, probe_difference, unpack
+from trainer.release.golden import GOLDEN_NDCG
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -210,6 +213,36 @@ def test_live_that_is_worse_than_the_anchor_steps_back_by_itself(shop: Shop, tmp
     assert decision.comparisons[0].high < 0
     assert wire.decode(value, ROLLBACK) == Rollback(query_release=0, requested_at=decision.decided_at)
     assert [line["verdict"] for line in trainer.said("decided")][-1] == "stepped_back"
+
+
+def test_every_release_is_measured_by_the_golden_set(shop: Shop, tmp_path: Path) -> None:
+    """What was imported before and while a trainer runs stands in the manifests, as the check that it makes."""
+    path, numbers = tmp_path / "golden.csv", count(LEARNED)
+    grades = {name: 4 if number in SCATTERED else 0 for number, name in enumerate(PRODUCTS[:20])}
+
+    def import_first(queries: int) -> None:
+        judged = [f"{query},{name},{grade}" for query in QUERIES[:queries] for name, grade in grades.items()]
+        path.write_text("\n".join(["query,product_id,grade", *judged]), encoding="utf-8")
+        run_import(shop.settings, path, {}, lambda _what, _done, _of: None, replace=True)
+
+    def checks_by(queries: int) -> list[SafetyCheck]:
+        manifests = [one.manifest for one in shop.releases().values()]
+        found = [one for one in manifests if one.golden and one.golden.judgments == queries * len(grades)]
+        return [check for one in found for check in one.checks if check.name == GOLDEN_NDCG]
+
+    import_first(30)
+    with running(shop.settings, tmp_path / "trainer.log") as trainer:
+        trainer.wait_ready()
+        shop.send_lists(0, LEARNED)
+        before = eventually(lambda: checks_by(30), timeout_s=180, interval_s=0.3, what="a release that 30 measured")
+        import_first(5)
+
+        def after() -> list[SafetyCheck]:
+            shop.send_lists(number := next(numbers), number + 1)
+            return checks_by(5)
+
+        checks = before + eventually(after, timeout_s=60, interval_s=0.5, what="a release that 5 measured")
+    assert all(check.passed and check.limit <= check.value <= 1 for check in checks)
 
 
 def test_sigkill_neither_loses_a_list_nor_counts_one_twice(shop: Shop, tmp_path: Path) -> None:

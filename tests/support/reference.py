@@ -15,6 +15,7 @@ from pydantic.json_schema import models_json_schema
 
 from contracts.catalog import Product, ProductDeleted
 from contracts.events import Cart, Click, Dwell, Envelope, Impression, Purchase, PurchaseItem, Slot, View, Viewed
+from contracts.golden import GoldenQuery, Judgment
 from contracts.pairs import CuratedPair
 from contracts.telemetry import Process
 from contracts.topics import DAY_MS, GROUP_PREFIX
@@ -38,6 +39,8 @@ MODELS: Final[dict[str, type[BaseModel]]] = {
     "product": Product,
     "product_deleted": ProductDeleted,
     "curated pair": CuratedPair,
+    "golden query": GoldenQuery,
+    "judgment": Judgment,
 }
 """Heading in docs/events.md -> the contract whose fields are listed there."""
 

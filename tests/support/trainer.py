@@ -23,6 +23,7 @@ from trainer.loop import LoopSettings, TrainerLoop
 from trainer.preference.model import Prior
 from trainer.preference.priors import Gain, Learned
 from trainer.records import LogRecord
+from trainer.release.golden import GoldenCheck
 from trainer.release.planning import Cadence
 from trainer.state import Progress, Snapshot
 
@@ -255,13 +256,14 @@ class FakeModels(ModelsTable):
 class World:
     """Fakes, a clock in hand, and the trainer that lives in them."""
 
-    def __init__(self, lists: int = 0, *, overlap: float = 0.0) -> None:
+    def __init__(self, lists: int = 0, *, overlap: float = 0.0, golden: GoldenCheck | None = None) -> None:
         self.source = FakeSource(records(0, lists))
         self.checkpoints = FakeCheckpoints()
         self.models = FakeModels()
         self.now_ms = START_MS
         self.encoder = TinyEncoder(DIM)
         self.settings = LoopSettings(Cadence(query_ms=15_000, product_ms=60_000), overlap=overlap)
+        self.golden = golden
         self.loop = self.start()
 
     def start(self) -> TrainerLoop:
@@ -276,6 +278,7 @@ class World:
             encoder=self.encoder,
             settings=self.settings,
             clock_ms=lambda: self.now_ms,
+            golden=self.golden,
         )
         self.loop.resume({} if snapshot is None else snapshot.outbox)
         return self.loop

@@ -23,6 +23,7 @@ from towers.release_files import (
     weights_sha256,
 )
 from trainer.learner import Learner, Towers
+from trainer.release.golden import GoldenCheck
 from trainer.release.safety import LEAST_OVERLAP, Verdict, first_safe
 from trainer.state import Progress
 
@@ -85,6 +86,7 @@ def plan_release(
     with_products: bool,
     encoder: Encoder,
     now_ms: int,
+    golden: GoldenCheck | None = None,
     overlap: float = LEAST_OVERLAP,
 ) -> PlannedRelease | None:
     """Plan a query release of what was learned, with a product release if that is asked for.
@@ -98,6 +100,7 @@ def plan_release(
         with_products: whether products are released, too.
         encoder: for the probe texts.
         now_ms: when the release is made.
+        golden: finds the queries that the shop judged itself.
         overlap: least share of the first ten answers that stays.
     """
     if not with_products:
@@ -107,7 +110,8 @@ def plan_release(
     progress = learner.progress
     number = progress.last_query_release + 1
     product_number = progress.last_product_release + 1 if with_products else progress.product_parent
-    verdict = first_safe(earlier.in_force, wanted, learner.sample(), overlap=overlap)
+    judged = None if golden is None else golden.sample(learner)
+    verdict = first_safe(earlier.in_force, wanted, learner.sample(), golden=judged, overlap=overlap)
     plan = PlannedRelease({}, number, product_number, verdict)
     if verdict.towers is None:
         return plan._replace(refusal=_reason(verdict.checks))
@@ -196,6 +200,7 @@ def _manifest(
         gain=gain,
         gain_error=gain_error,
         click_times=tuple(even_sample(learner.evidence.click_times, CLICK_TIMES_SENT)),
+        golden=verdict.golden,
         checks=(*verdict.checks, SafetyCheck(name="share_of_step", value=verdict.share, limit=0.0, passed=True)),
         probe_texts=PROBE_TEXTS,
         weights_sha256="",

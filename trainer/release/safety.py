@@ -1,7 +1,7 @@
 """What a release must prove before it is let out: that it is finite, and a small step from what shoppers are served.
 
-Whether it is better is the prior's gate to say, by left-out queries. A release that is merely no better does no harm
-for fifteen seconds; one that runs away does.
+If the shop judged queries itself, it must not rank them worse, either. Whether it is better is the prior's gate to say,
+by left-out queries. A release that is merely no better does no harm for fifteen seconds; one that runs away does.
 """
 
 from collections.abc import Sequence
@@ -9,8 +9,9 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from contracts.releases import OVERLAP, SafetyCheck
+from contracts.releases import OVERLAP, GoldenSet, SafetyCheck
 from trainer.learner import Sample, Towers, mixed
+from trainer.release.golden import GoldenBar, GoldenSample
 
 SHARES: Final = (1.0, 0.5, 0.25, 0.125)
 """Shares of the way from the release in force to the new weights that are tried, largest first."""
@@ -27,6 +28,8 @@ class Verdict(NamedTuple):
     share: float
     """Which share of the way to the new weights it went."""
     checks: tuple[SafetyCheck, ...]
+    golden: GoldenSet | None = None
+    """The judged queries that it was measured by."""
 
 
 def first_safe(
@@ -34,6 +37,7 @@ def first_safe(
     wanted: Towers,
     sample: Sample,
     *,
+    golden: GoldenSample | None = None,
     overlap: float = LEAST_OVERLAP,
     shares: Sequence[float] = SHARES,
 ) -> Verdict:
@@ -43,10 +47,12 @@ def first_safe(
         in_force: what shoppers are served.
         wanted: what was learned; its product tower is the one in force if only queries get a release.
         sample: recent queries and the products that they showed.
+        golden: the shop's own judged queries, if there are any.
         overlap: least share of the first ten answers that stays.
         shares: shares of the way, largest first.
     """
     before = sample.scores(in_force)
+    bar = None if golden is None else GoldenBar.of(golden, in_force)
     verdict = Verdict(None, 0.0, ())
     for share in shares:
         towers = mixed(in_force, wanted, share=share)
@@ -56,8 +62,10 @@ def first_safe(
         checks = (
             SafetyCheck(name="finite", value=1.0, limit=1.0, passed=True),
             SafetyCheck(name=OVERLAP, value=kept, limit=overlap, passed=kept >= overlap),
+            *(() if bar is None else (bar.check(towers),)),
         )
-        verdict = Verdict(towers if kept >= overlap else None, share, checks)
+        is_safe = all(check.passed for check in checks)
+        verdict = Verdict(towers if is_safe else None, share, checks, golden and golden.golden)
         if verdict.towers is not None:
             break
     return verdict

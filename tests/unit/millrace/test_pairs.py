@@ -10,7 +10,7 @@ from contracts import wire
 from contracts.errors import UsageError
 from contracts.joined import Origin
 from contracts.pairs import Factors, PreferencePair
-from millrace.curating import BadLine, read_file, read_pair
+from millrace.curating import PAIR_LINE, BadLine, read_file
 from millrace.pair_origins import Place, explanation, explanation_tables, factors
 from millrace.pairs import (
     LoggedPair,
@@ -142,7 +142,7 @@ def test_an_explanation_holds_the_list_with_what_came_of_each_slot() -> None:
 )
 def test_a_line_that_is_no_pair_says_why(fields: dict[str, Any], reason: str) -> None:
     """In a table empty fields are absent, so a blank query is a missing one."""
-    read = read_pair(Row(3, fields), {})
+    read = PAIR_LINE.read(Row(3, fields), {})
     assert isinstance(read, BadLine)
     assert read.line == 3
     assert reason in read.message

@@ -129,7 +129,7 @@ def test_a_product_that_is_not_in_the_catalogue_is_left_out_until_it_comes() -> 
     encoder = TinyEncoder(DIM)
     late = taught(learner=new_learner(products=FakeProducts(encoder, PRODUCTS[:20])))
     assert len(late.solve(UNTRAINED).towers.product.products) <= 20
-    late._products = FakeProducts(encoder)
+    late.products = FakeProducts(encoder)
     assert same(late.solve(UNTRAINED).towers, taught().solve(UNTRAINED).towers)
 
 
@@ -152,7 +152,7 @@ def test_a_feature_that_appears_for_the_first_time_begins_at_nothing() -> None:
     learner = taught(learner=new_learner(products=FakeProducts(encoder)))
     before = learner.solve(UNTRAINED).towers
     grown = (*PRODUCTS, *(f"{name} titanium" for name in PRODUCTS[:5]))
-    learner._products = FakeProducts(encoder, grown)
+    learner.products = FakeProducts(encoder, grown)
     after = learner.solve(before).towers
     assert key_of("t:titanium") not in before.product.features.keys
     assert key_of("t:titanium") in after.product.features.keys
@@ -183,7 +183,7 @@ def test_a_few_new_products_do_not_recount_the_features() -> None:
     learner = taught()
     learner.solve(UNTRAINED)
     space = learner._space
-    learner._products = FakeProducts(encoder, (*PRODUCTS, "red oven"))
+    learner.products = FakeProducts(encoder, (*PRODUCTS, "red oven"))
     learner.solve(UNTRAINED)
     assert learner._space is space
 
@@ -194,20 +194,20 @@ def test_a_catalogue_of_the_same_size_with_other_products_is_counted_anew() -> N
     learner = taught()
     learner.solve(UNTRAINED)
     other = FakeProducts(encoder, [f"{name} {WORDS[20]}" for name in PRODUCTS])
-    learner._products = other
+    learner.products = other
     learner._problem()
     assert np.array_equal(learner._space.keys, other.feature_space().keys)
     asked = [read_query(text) for text in QUERIES]
-    mine, its = learner._words.counts, other.word_index().counts
+    mine, its = learner.words.counts, other.word_index().counts
     assert np.array_equal(mine.terms, its.terms)
     assert np.array_equal(mine.having, its.having)
-    learner._products = FakeProducts(encoder)
+    learner.products = FakeProducts(encoder)
     cells, catalogue = learner._problem()
     assert catalogue.matches is not None
     catalogue.matches(cells)
-    index = learner._products.word_index()
+    index = learner.products.word_index()
     best = {text: index.scores(one.words).max() for text, one in zip(QUERIES, asked, strict=True)}
-    assert learner._words.best == pytest.approx({text: best[text] for text in learner._words.best})
+    assert learner.words.best == pytest.approx({text: best[text] for text in learner.words.best})
 
 
 def test_a_restart_after_the_catalogue_has_changed_changes_no_byte() -> None:
@@ -219,7 +219,7 @@ def test_a_restart_after_the_catalogue_has_changed_changes_no_byte() -> None:
     query = f"{WORDS[15]} {WORDS[0]} {WORDS[1]}"
     other = new_learner(products=grown)
     other.restore(one.state())
-    one._products = grown
+    one.products = grown
     for learner in (one, other):
         slots = tuple(
             JoinedSlot(product_id=name, position=1 + place, clicked=place == 1)
@@ -230,9 +230,9 @@ def test_a_restart_after_the_catalogue_has_changed_changes_no_byte() -> None:
     assert same(one.solve(first).towers, other.solve(first).towers)
     for name, value in one.state().items():
         np.testing.assert_array_equal(value, other.state()[name], err_msg=name)
-    assert one._words.counts.products == len(PRODUCTS)
-    assert one._words.best[query] == pytest.approx(
-        grown.word_index().scores(read_query(query).words, one._words.counts).max()
+    assert one.words.counts.products == len(PRODUCTS)
+    assert one.words.best[query] == pytest.approx(
+        grown.word_index().scores(read_query(query).words, one.words.counts).max()
     )
 
 

@@ -33,12 +33,14 @@ def taught() -> tuple[Learner, Towers]:
     return learner, learner.solve(UNTRAINED).towers
 
 
-def plan(taught: tuple[Learner, Towers], *, with_products: bool = False, **named: float) -> planning.PlannedRelease:
+def plan(
+    taught: tuple[Learner, Towers], *, with_products: bool = False, overlap: float = 0.0
+) -> planning.PlannedRelease:
     """Plan a release of what was taught."""
     learner, towers = taught
     found = plan_release(
         learner, towers, earlier=EARLIER, with_products=with_products, encoder=TinyEncoder(DIM), now_ms=START_MS,
-        **{"overlap": 0.0, **named},
+        overlap=overlap,
     )  # fmt: skip
     assert found is not None
     return found
