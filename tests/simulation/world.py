@@ -1,0 +1,427 @@
+"""A day of a shop with its stream workers, in virtual time, disturbed by everything that may happen to them.
+
+Everything is drawn from one seed: the same seed gives the same day, step for step.
+"""
+
+import asyncio
+import itertools
+import random
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
+from unittest.mock import patch
+
+import orjson
+
+from contracts.topics import partition_for
+from service import health
+from service.settings import load_settings
+from streams.agents import partition_agent, progress
+from streams.arms import partition_arms
+from streams.attribution import agent as attribution_agent
+from streams.attribution.memory import AttributionMemory
+from streams.join import agent as join_agent
+from streams.pairs import agent as pairs_agent
+from streams.propensity import agent as propensity_agent
+from streams.propensity import estimate, partition_propensity
+from streams.propensity import reader as propensity_reader
+from streams.registry import AGENTS
+from streams.transport.output import OutRecord
+from tests.faults.oracle import PERSON_KEY
+from tests.simulation.kafka import Cluster, Faults
+from tests.simulation.loop import PROCESS, VirtualLoop
+from tests.simulation.memory import RedisServer
+from tests.simulation.shop import DAY_MS, Shop
+from tests.simulation.workers import App, Group, Worker
+
+T0: Final = 1_795_196_000_000
+PARTITIONS: Final = 2
+WINDOW_S, LATENESS_S = 600, 10
+SILENCE_S: Final = 3_600.0
+"""How long a join is waited for: longer than any outage here, so that pairs are what they would be without faults."""
+LONGEST_REST_S: Final = 24 * 3_600.0
+"""After the day everything is mended; whatever is not worked off by then never will be."""
+STEPS_KEPT: Final = 60
+
+
+class World:
+    """One seed's day.
+
+    Args:
+        seed: decides everything.
+        visits: how many shoppers come.
+    """
+
+    def __init__(self, seed: int, *, visits: int = 40) -> None:
+        self.seed = seed
+        self.rng = random.Random(seed)
+        self.filtered = self.rng.random() < 0.5
+        """Whether filters, exploration and hold-out are on; the oracle knows none of them."""
+        self.flushed = False
+        """Whether Redis was emptied."""
+        self.failures: list[str] = []
+        self.errors: list[BaseException] = []
+        self.steps: deque[str] = deque(maxlen=STEPS_KEPT)
+        self.counted = itertools.count()
+        self.is_over = False
+        self.loop = VirtualLoop()
+        self.faults = Faults(self.rng)
+        self.cluster = Cluster(self.faults, self.epoch_ms)
+        self.cluster.stamped.add("search-events")
+        self.cluster.broker_ms = self._broker_ms
+        self.cluster.written = self._on_written
+        self.redis = RedisServer(self.faults)
+        self.broker_step_ms = 0
+        self.settings = load_settings(
+            {
+                "kafka_bootstrap": "127.0.0.1:1",
+                "redis_url": "redis://127.0.0.1:1/0",
+                "partitions": PARTITIONS,
+                "join_window_s": WINDOW_S,
+                "lateness_s": LATENESS_S,
+                "join_silence_s": SILENCE_S,
+                "filters": None if self.filtered else "none",
+                "look_ahead_s": self.rng.choice((0, 10, 300)) if self.filtered else 0,
+                "holdout_share": 0.1 if self.filtered else 0,
+                "propensity_interval_s": 20_000,
+                "person_key": PERSON_KEY.decode(),
+            },
+            environ={},
+            directory=Path("/nonexistent"),
+        )
+        self.groups = {spec.name: Group(PARTITIONS, self.rng) for spec in AGENTS}
+        self.workers = [Worker(f"worker-{number}", AGENTS, self.groups, self) for number in range(2)]
+        self.shop = Shop(
+            self.rng, begin_ms=T0, window_ms=1000 * WINDOW_S, lateness_ms=1000 * LATENESS_S, visits=visits,
+            explored=self.filtered,
+        )  # fmt: skip
+
+    def now_s(self) -> float:
+        """Return the time since the day began."""
+        return self.loop.time()
+
+    def epoch_ms(self) -> int:
+        """Return the wall clock of whatever runs."""
+        process = PROCESS.get()
+        return T0 + int(1000 * self.loop.time()) + (0 if process is None else process.skew_ms)
+
+    def monotonic_s(self) -> float:
+        """Return a clock that never jumps."""
+        return 1_000.0 + self.loop.time()
+
+    def _broker_ms(self) -> int:
+        return T0 + int(1000 * self.loop.time()) + self.broker_step_ms
+
+    def note(self, what: str, *about: object) -> None:
+        """Remember a step; the last ones are shown if something is wrong."""
+        number, now_s = next(self.counted), self.loop.time()
+        self.steps.append(f"{number:7d} {now_s:12.3f} s  {what} {' '.join(map(str, about))}")
+
+    def fail(self, what: str, error: BaseException | None = None) -> None:
+        """Remember that something is wrong."""
+        self.note("FAILS", what)
+        self.failures.append(what)
+        if error is not None:
+            self.errors.append(error)
+
+    def restart_after_s(self) -> float:
+        """Return how long whoever restarts workers takes: mostly seconds, sometimes a quarter of an hour."""
+        return self.rng.choice((0.5, 5.0, 15.0, 60.0, 900.0)) if not self.mended else 0.5
+
+    mended = False
+
+    def run(self) -> None:
+        """Live through the day, and the night after it until all is worked off."""
+        with installed(self):
+            try:
+                self.loop.run_until_complete(self._day())
+            finally:
+                self.is_over = True
+                self.loop.end_all()
+                self.loop.close()
+
+    async def _day(self) -> None:
+        for worker in self.workers:
+            worker.start(self.rng.random() * 30)
+        site = asyncio.create_task(self._site())
+        disturber = asyncio.create_task(self._disturb())
+        await site
+        disturber.cancel()
+        await asyncio.gather(disturber, return_exceptions=True)
+        self._mend()
+        rested_s = self.loop.time()
+        while not self._is_settled() and self.loop.time() < rested_s + LONGEST_REST_S and not self.failures:
+            await asyncio.sleep(300.0)
+        if not self._is_settled() and not self.failures:
+            self.fail(f"not worked off in {LONGEST_REST_S:g} s: {[*self._unsettled()]}")
+
+    async def _site(self) -> None:
+        """Send what the shop sends."""
+        for sent in self.shop.day():
+            await asyncio.sleep(max(0.0, (sent.at_ms - T0) / 1000 - self.loop.time()))
+            number = partition_of(sent.key)
+            if self.rng.random() < 0.01:
+                self.cluster.logs["search-events", number].mark()
+            self.cluster.append("search-events", number, [OutRecord(sent.key, sent.value)])
+            for worker in self.workers:
+                for member in worker.members:
+                    if member.agent.name == "join":
+                        member.stir()
+
+    def _on_written(self, topic: str, partition: int, count: int) -> None:
+        process = PROCESS.get()
+        self.note("" if process is None else process.name, f"writes {count} to {topic}/{partition}")
+
+    async def _disturb(self) -> None:
+        """Let something happen every now and then."""
+        disturbances = (
+            self._kill, self._kill, self._kill, self._pause, self._pause, self._restart, self._lose_requests,
+            self._jump_clock, self._redis_away, self._fill_disk, self._spoil_disk, self._rebalance,
+        )  # fmt: skip
+        flushes = self.rng.random() < 0.25
+        while True:
+            await asyncio.sleep(self.rng.expovariate(1 / 3_000))
+            if flushes and self.rng.random() < 0.1:
+                self.flushed = True
+                self.redis.empty()
+                self.note("Redis is emptied")
+            await self.rng.choice(disturbances)()
+
+    async def _wait_for_work(self) -> None:
+        """Come a moment after something was written: most faults matter only then."""
+        changed = next(self.counted)
+        for _ in range(200):
+            await asyncio.sleep(self.rng.random() * 5)
+            if next(self.counted) > changed + 210:
+                return
+
+    async def _kill(self) -> None:
+        """Kill a worker at one of its next steps."""
+        await self._wait_for_work()
+        self.rng.choice(self.workers).process.steps_left = int(self.rng.random() ** 2 * 300)
+
+    async def _pause(self) -> None:
+        """Hold a worker up, mostly for longer than its session; then it goes on where it was."""
+        await self._wait_for_work()
+        worker = self.rng.choice(self.workers)
+        process, members = worker.process, worker.members
+        self.note("is paused", worker.name)
+        self.loop.pause(process)
+        await asyncio.sleep(11.0)
+        if self.rng.random() < 0.8:
+            for member in members:
+                member.group.leave(member)  # its session is over, which it does not know
+            await asyncio.sleep(self.rng.choice((5.0, 60.0, 600.0)))
+        self.note("goes on", worker.name)
+        for member in members:
+            member.asked.set()
+        self.loop.wake(process)
+
+    async def _restart(self) -> None:
+        """Stop a worker in an orderly way."""
+        worker = self.rng.choice(self.workers)
+        if worker.process.is_alive:
+            token = PROCESS.set(worker.process)
+            task = asyncio.create_task(worker.stop())
+            PROCESS.reset(token)
+            await asyncio.wait([task], timeout=20.0)
+            if not task.done():
+                worker.kill("was killed while it stopped")
+
+    async def _rebalance(self) -> None:
+        """Let partitions move."""
+        group = self.rng.choice([*self.groups.values()])
+        if group.members:
+            self.rng.choice(group.members).asked.set()
+
+    async def _lose_requests(self) -> None:
+        """Lose sends, acknowledgements and replies for a while."""
+        faults = self.faults
+        chosen = self.rng.choice(("lost_send", "lost_acknowledgement", "lost_reply"))
+        setattr(faults, chosen, 0.05)
+        self.note("requests are lost:", chosen)
+        await asyncio.sleep(self.rng.random() * 600)
+        setattr(faults, chosen, 0.0)
+
+    async def _jump_clock(self) -> None:
+        """Set the clock of a worker, or of the brokers by less than the lateness."""
+        if self.rng.random() < 0.3:
+            self.broker_step_ms = self.rng.randrange(-2_000, 2_000)
+        else:
+            self.rng.choice(self.workers).process.skew_ms = self.rng.randrange(-300_000, 300_000)
+
+    async def _redis_away(self) -> None:
+        self.redis.is_up = False
+        self.note("Redis is away")
+        await asyncio.sleep(self.rng.choice((2.0, 30.0, 600.0)))
+        self.redis.is_up = True
+
+    async def _fill_disk(self) -> None:
+        self.rng.choice(self.workers).disk_is_full = self.rng.random() < 0.7
+
+    async def _spoil_disk(self) -> None:
+        """Let a saved state lose its end."""
+        disk = self.rng.choice(self.workers).disk
+        for name in disk:
+            disk[name] = disk[name][: self.rng.randrange(1 + len(disk[name]))]
+
+    def _mend(self) -> None:
+        """Let nothing go wrong any more."""
+        self.mended = True
+        self.faults.lost_send = self.faults.lost_acknowledgement = self.faults.lost_reply = 0.0
+        self.redis.is_up = True
+        for worker in self.workers:
+            worker.process.steps_left = -1
+            worker.process.skew_ms = 0
+            if worker.process.paused:
+                for member in worker.members:
+                    member.asked.set()
+                self.loop.wake(worker.process)
+            worker.start()
+
+    def progress(self, name: str) -> dict[int, Any]:
+        """Return the newest progress of an agent by partition: what its next owner would begin with."""
+        spec = next(spec for spec in AGENTS if spec.name == name)
+        found: dict[int, Any] = {}
+        for number in range(PARTITIONS):
+            known = [
+                spec.progress.model_validate_json(record.value or b"")
+                for record in self.cluster.logs[spec.progress_topic, number].records[-50:]
+            ]
+            if known:
+                found[number] = max(known, key=lambda one: one.next_offset)
+        return found
+
+    def _unsettled(self) -> Iterator[str]:
+        """Name what is not worked off."""
+        for spec in AGENTS:
+            for number in range(PARTITIONS):
+                logged = self.cluster.logs[spec.source, number].records
+                last = next((record.offset for record in reversed(logged) if not is_moving(record.value)), None)
+                if last is None:
+                    continue
+                written = self.cluster.logs[spec.progress_topic, number].records
+                newest = orjson.loads(written[-1].value or b"") if written else {"next_offset": 0}
+                pending = newest.get("counts", {}).get("pending", 0)
+                if newest["next_offset"] <= last or pending:
+                    yield f"{spec.name}/{number} of {last}: {newest['next_offset']}, pending {pending}"
+
+    def _is_settled(self) -> bool:
+        return not any(self._unsettled())
+
+
+def is_moving(value: bytes | None) -> bool:
+    """Whether a record is a tick or a watermark: there is no last one of these."""
+    return value is not None and (b'"type":"tick"' in value or b'"type":"watermark"' in value)
+
+
+def partition_of(key: bytes) -> int:
+    """Return the partition of a key."""
+    return partition_for(key, PARTITIONS)
+
+
+class DiskFile:
+    """A file on the disk of the worker that runs.
+
+    Args:
+        worker: whose disk it is on.
+        name: of it.
+    """
+
+    def __init__(self, worker: Worker, name: str) -> None:
+        self._worker, self._name = worker, name
+        self.parent = SimpleNamespace(mkdir=lambda **_: None)
+
+    def read_bytes(self) -> bytes:
+        """Return its content."""
+        try:
+            return self._worker.disk[self._name]
+        except KeyError:
+            raise FileNotFoundError(self._name) from None
+
+    def write(self, content: bytes, *, mode: int) -> None:
+        """Replace it in one step."""
+        if self._worker.disk_is_full:
+            raise OSError(28, f"No space left for {self._name}, {mode:o}")
+        self._worker.disk[self._name] = content
+
+
+class Narrator:
+    """Takes what agents log: it is part of the story, and an error is one."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def info(self, event: str, **fields: object) -> None:
+        """Note a line."""
+        process = PROCESS.get()
+        self._world.note("" if process is None else process.name, event, fields)
+
+    warning = info
+
+    def error(self, event: str, **fields: object) -> None:
+        """Note a line that nothing here is a reason for."""
+        self._world.fail(f"{event} {fields}")
+
+
+@contextmanager
+def installed(world: World) -> Iterator[None]:
+    """Put the world in place of clocks, Kafka, Redis and disk, for the agents."""
+    clock = SimpleNamespace(monotonic=world.monotonic_s, time=lambda: world.epoch_ms() / 1000)
+    workers = {worker.name: worker for worker in world.workers}
+    real_owned = partition_agent.OwnedPartition
+
+    def owned(*arguments: Any) -> Any:
+        """Return an assigned partition whose moments are of this world."""
+        made = real_owned(*arguments)
+        made.moved_s = made.at_end_s = world.monotonic_s()
+        return made
+
+    def state_file(_agent: Any, tp: Any) -> DiskFile:
+        process = PROCESS.get()
+        assert process is not None
+        return DiskFile(workers[process.name], f"{tp.topic}-{tp.partition}")
+
+    narrator = Narrator(world)
+    with ExitStack() as stack:
+
+        def put(module: Any, **replaced: Any) -> None:
+            stack.enter_context(patch.multiple(module, **replaced))
+
+        for module in (partition_agent, join_agent, pairs_agent, attribution_agent, propensity_agent):
+            put(module, time=clock)
+        for module in (partition_agent, join_agent, attribution_agent, propensity_agent):
+            put(module, epoch_ms=world.epoch_ms)
+        put(
+            partition_agent,
+            BatchApp=lambda *_, **__: App(world.cluster),
+            OwnedPartition=owned,
+            get_logger=lambda **_: narrator,
+            PROGRESS_EVERY_S=20.0,
+            PROGRESS_AFTER_OUTPUT_S=5.0,
+        )
+        put(propensity_reader, get_logger=lambda **_: narrator, log_reader=world.cluster.reader)
+        put(progress, log_reader=world.cluster.reader)
+        stack.enter_context(patch.dict(progress._newest_progress.__kwdefaults__, tail=12))
+        put(partition_propensity, BLOCK_LISTS=25)
+        put(estimate, REPLICAS=2, ENOUGH_CLICKS=3.0)
+        put(partition_arms, GROUPS=4)
+        put(health, get_logger=lambda **_: narrator)
+        put(
+            attribution_agent,
+            async_redis_client=lambda _: world.redis,
+            AttributionMemory=partial(AttributionMemory, monotonic_s=world.monotonic_s),
+        )
+        put(
+            join_agent,
+            MARK_EVERY_S=30.0,
+            REMIND_EVERY_S=900.0,
+            SAVE_AFTER_RECORDS=8,
+            write_atomically=lambda file, content, *, mode: file.write(content, mode=mode),
+        )
+        stack.enter_context(patch.object(join_agent.JoinAgent, "_state_file", state_file))
+        yield
