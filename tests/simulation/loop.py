@@ -29,9 +29,9 @@ class Process:
         self.skew_ms = 0
         """How far its clock is ahead."""
         self.steps_left = -1
-        """After so many steps it is killed; never if negative."""
-        self.killed: Callable[[], None] = lambda: None
-        """Called when that happens."""
+        """After so many steps `interrupt` is called; never if negative."""
+        self.interrupt: Callable[[], None] = lambda: None
+        """Kills or pauses it."""
 
 
 PROCESS: ContextVar[Process | None] = ContextVar("process", default=None)
@@ -115,15 +115,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def _step(self, handle: Any) -> None:
         process: Process | None = handle._context.get(PROCESS)
         if process is not None:
+            if process.steps_left == 0 and process.is_alive and not process.paused:
+                process.interrupt()
             if not process.is_alive:
                 self._lost.append(handle)
                 return
             if process.paused:
                 self._held.setdefault(process, []).append(handle)
-                return
-            if process.steps_left == 0:
-                self._lost.append(handle)
-                process.killed()
                 return
             process.steps_left -= 1
         handle._run()

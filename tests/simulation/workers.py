@@ -8,6 +8,7 @@ not answer in time loses its partitions without knowing.
 import asyncio
 import random
 from collections.abc import AsyncIterator, Iterable, Mapping
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ from tests.simulation.loop import PROCESS, Process
 SESSION_S: Final = 10.0
 REBALANCE_S: Final = 60.0
 HEARTBEAT_S: Final = 3.0
-MOST_IDLE_S: Final = 600.0
+MOST_IDLE_S: Final = 1_200.0
 
 
 class App:
@@ -163,7 +164,7 @@ class Member:
         """Run the agent's timer: often while anything moves, and more and more rarely while nothing does."""
         while True:
             await asyncio.sleep(self.rng.uniform(0.5, 1.0) * (2.0 + self._calm_s))
-            self._calm_s = min(2 * self._calm_s + 4.0, MOST_IDLE_S)
+            self._calm_s = min(3 * self._calm_s + 4.0, MOST_IDLE_S)
             await self.agent._on_timer()
 
     async def be_member(self) -> None:
@@ -207,7 +208,7 @@ class Member:
             if chunk is None:
                 self.news.clear()
                 await self.news.wait()
-                await asyncio.sleep(self.rng.random() ** 3 * 20.0)  # fetches gather
+                await asyncio.sleep(self.rng.random() ** 3 * 60.0)  # fetches gather
                 continue
             self._positions[chunk.tp] = chunk[-1].offset + 1
             if chunk[-1].key is not None:
@@ -259,7 +260,8 @@ class Worker:
         if self.process.is_alive or self.world.is_over:
             return
         process = self.process = Process(self.name)
-        process.killed = lambda: self.kill("killed")
+        process.interrupt = partial(self.kill, "killed")
+        process.steps_left = self.world.steps_after_start()
         token = PROCESS.set(process)
         loop = asyncio.get_running_loop()
         self.members = [

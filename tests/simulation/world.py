@@ -7,8 +7,8 @@ import asyncio
 import itertools
 import random
 from collections import deque
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +33,7 @@ from streams.registry import AGENTS
 from streams.transport.output import OutRecord
 from tests.faults.oracle import PERSON_KEY
 from tests.simulation.kafka import Cluster, Faults
-from tests.simulation.loop import PROCESS, VirtualLoop
+from tests.simulation.loop import PROCESS, Process, VirtualLoop
 from tests.simulation.memory import RedisServer
 from tests.simulation.shop import DAY_MS, Shop
 from tests.simulation.workers import App, Group, Worker
@@ -46,6 +46,11 @@ SILENCE_S: Final = 3_600.0
 LONGEST_REST_S: Final = 24 * 3_600.0
 """After the day everything is mended; whatever is not worked off by then never will be."""
 STEPS_KEPT: Final = 60
+INTERRUPTED: Final = (
+    "joined-searches", "late-events", "orphan-events", "preference-pairs", "training-searches", "join-progress",
+    "pairs-progress", "propensity-progress", "arms-progress", "attribution",
+)  # fmt: skip
+"""Topics at whose writes workers are interrupted."""
 
 
 class World:
@@ -56,7 +61,7 @@ class World:
         visits: how many shoppers come.
     """
 
-    def __init__(self, seed: int, *, visits: int = 40) -> None:
+    def __init__(self, seed: int, *, visits: int = 30) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
         self.filtered = self.rng.random() < 0.5
@@ -68,6 +73,7 @@ class World:
         self.steps: deque[str] = deque(maxlen=STEPS_KEPT)
         self.counted = itertools.count()
         self.is_over = False
+        self._interruption: tuple[str, int, Callable[[Process], None]] | None = None
         self.loop = VirtualLoop()
         self.faults = Faults(self.rng)
         self.cluster = Cluster(self.faults, self.epoch_ms)
@@ -87,7 +93,7 @@ class World:
                 "filters": None if self.filtered else "none",
                 "look_ahead_s": self.rng.choice((0, 10, 300)) if self.filtered else 0,
                 "holdout_share": 0.1 if self.filtered else 0,
-                "propensity_interval_s": 20_000,
+                "propensity_interval_s": 40_000,
                 "person_key": PERSON_KEY.decode(),
             },
             environ={},
@@ -172,51 +178,78 @@ class World:
                     if member.agent.name == "join":
                         member.stir()
 
-    def _on_written(self, topic: str, partition: int, count: int) -> None:
-        process = PROCESS.get()
-        self.note("" if process is None else process.name, f"writes {count} to {topic}/{partition}")
-
     async def _disturb(self) -> None:
         """Let something happen every now and then."""
         disturbances = (
-            self._kill, self._kill, self._kill, self._pause, self._pause, self._restart, self._lose_requests,
+            self._kill, self._kill, self._kill, self._kill, self._pause, self._pause, self._pause, self._restart, self._lose_requests,
             self._jump_clock, self._redis_away, self._fill_disk, self._spoil_disk, self._rebalance,
         )  # fmt: skip
         flushes = self.rng.random() < 0.25
         while True:
-            await asyncio.sleep(self.rng.expovariate(1 / 3_000))
+            await asyncio.sleep(self.rng.expovariate(1 / 1_500))
             if flushes and self.rng.random() < 0.1:
                 self.flushed = True
                 self.redis.empty()
                 self.note("Redis is emptied")
             await self.rng.choice(disturbances)()
 
-    async def _wait_for_work(self) -> None:
-        """Come a moment after something was written: most faults matter only then."""
-        changed = next(self.counted)
-        for _ in range(200):
-            await asyncio.sleep(self.rng.random() * 5)
-            if next(self.counted) > changed + 210:
-                return
+    async def _at_a_write(self, interrupt: Callable[[Process], None]) -> None:
+        """Interrupt a worker some steps after its next write of a kind: that is where most faults matter."""
+        topic = self.rng.choice(INTERRUPTED)
+        steps = int(self.rng.random() ** 2 * 20)
+        self._interrupted = asyncio.get_running_loop().create_future()
+        self._interruption = topic, steps, interrupt
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1_800):
+                await self._interrupted
+        self._interruption = None
+
+    def _on_written(self, topic: str, partition: int, count: int) -> None:
+        process = PROCESS.get()
+        self.note("" if process is None else process.name, f"writes {count} to {topic}/{partition}")
+        is_list = self.cluster.logs[topic, partition].records[-1].key is not None
+        if process is not None and self._interruption is not None and is_list and self._interruption[0] in topic:
+            _, process.steps_left, interrupt = self._interruption
+            self._interruption = None
+
+            def interrupted() -> None:
+                process.steps_left = -1
+                interrupt(process)
+                self._interrupted.done() or self._interrupted.set_result(None)
+
+            process.interrupt = interrupted
+
+    def steps_after_start(self) -> int:
+        """Return after how many steps a worker that starts is killed again: mostly never."""
+        return self.rng.randrange(1_000) if not self.mended and self.rng.random() < 0.2 else -1
+
+    def _worker_of(self, process: Process) -> Worker:
+        return next(worker for worker in self.workers if worker.name == process.name)
 
     async def _kill(self) -> None:
-        """Kill a worker at one of its next steps."""
-        await self._wait_for_work()
-        self.rng.choice(self.workers).process.steps_left = int(self.rng.random() ** 2 * 300)
+        """Kill a worker between two steps of a delivery."""
+        await self._at_a_write(lambda process: self._worker_of(process).kill("killed"))
 
     async def _pause(self) -> None:
-        """Hold a worker up, mostly for longer than its session; then it goes on where it was."""
-        await self._wait_for_work()
-        worker = self.rng.choice(self.workers)
-        process, members = worker.process, worker.members
-        self.note("is paused", worker.name)
-        self.loop.pause(process)
-        await asyncio.sleep(11.0)
+        """Hold a worker up in a delivery, mostly for longer than its session; then it goes on where it was."""
+        paused: list[Process] = []
+
+        def pause(process: Process) -> None:
+            self.note("is paused", process.name)
+            paused.append(process)
+            self.loop.pause(process)
+
+        await self._at_a_write(pause)
+        if not paused:
+            return
+        (process,) = paused
+        members = self._worker_of(process).members
+        await asyncio.sleep(self.rng.choice((2.0, 11.0)))
         if self.rng.random() < 0.8:
             for member in members:
                 member.group.leave(member)  # its session is over, which it does not know
             await asyncio.sleep(self.rng.choice((5.0, 60.0, 600.0)))
-        self.note("goes on", worker.name)
+        self.note("goes on", process.name)
         for member in members:
             member.asked.set()
         self.loop.wake(process)
@@ -401,8 +434,8 @@ def installed(world: World) -> Iterator[None]:
             BatchApp=lambda *_, **__: App(world.cluster),
             OwnedPartition=owned,
             get_logger=lambda **_: narrator,
-            PROGRESS_EVERY_S=20.0,
-            PROGRESS_AFTER_OUTPUT_S=5.0,
+            PROGRESS_EVERY_S=90.0,
+            PROGRESS_AFTER_OUTPUT_S=3.0,
         )
         put(propensity_reader, get_logger=lambda **_: narrator, log_reader=world.cluster.reader)
         put(progress, log_reader=world.cluster.reader)
@@ -418,8 +451,8 @@ def installed(world: World) -> Iterator[None]:
         )
         put(
             join_agent,
-            MARK_EVERY_S=30.0,
-            REMIND_EVERY_S=900.0,
+            MARK_EVERY_S=90.0,
+            REMIND_EVERY_S=1_800.0,
             SAVE_AFTER_RECORDS=8,
             write_atomically=lambda file, content, *, mode: file.write(content, mode=mode),
         )
