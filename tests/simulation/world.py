@@ -337,8 +337,9 @@ class World:
                 last = next((record.offset for record in reversed(logged) if not is_moving(record.value)), None)
                 if last is None:
                     continue
-                written = self.cluster.logs[spec.progress_topic, number].records
-                newest = orjson.loads(written[-1].value or b"") if written else {"next_offset": 0}
+                written = self.cluster.logs[spec.progress_topic, number].records[-5:]
+                known = [orjson.loads(record.value or b"") for record in written]
+                newest = max(known, key=lambda one: int(one["next_offset"]), default={"next_offset": 0})
                 pending = newest.get("counts", {}).get("pending", 0)
                 if newest["next_offset"] <= last or pending:
                     yield f"{spec.name}/{number} of {last}: {newest['next_offset']}, pending {pending}"
