@@ -16,21 +16,27 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1000, help="how many")
     arguments = parser.parse_args()
     seeds = range(arguments.first, arguments.first + arguments.seeds)
-    failed, began_s = [], time.process_time()
-    for seed in seeds if arguments.seed is None else [arguments.seed]:
+    if arguments.seed is not None:
+        seeds = range(arguments.seed, arguments.seed + 1)
+    failed, hours, began_s = [], 0.0, time.process_time()
+    for seed in seeds:
         world = World(seed)
         world.run()
-        found = problems(world)
-        if not found:
-            continue
-        failed.append(seed)
-        last_steps = "\n".join(world.steps) if arguments.seed is not None else ""
-        print(f"{last_steps}\nseed {seed}:", *found, sep="\n  ")  # noqa: T201 - a command
-    cpu_s = time.process_time() - began_s
-    print(f"{len(failed)} of {len(seeds) if arguments.seed is None else 1} seeds found something: {failed}, {cpu_s:.0f} CPU-s")  # noqa: T201,E501
+        hours += world.loop.time() / 3600
+        if found := problems(world):
+            failed.append(seed)
+            steps = [*world.steps] if arguments.seed is not None else []
+            tell(*steps, f"seed {seed}:", *(f"  {one}" for one in found))
+    tell(f"{len(seeds)} seeds, {hours:.0f} hours of a shop, {time.process_time() - began_s:.0f} CPU-s; wrong: {failed}")
     if failed and arguments.seed is None:
-        print(f"look at one: python -m tests.simulation --seed {failed[0]}")  # noqa: T201
+        tell(f"look at one: python -m tests.simulation --seed {failed[0]}")
     return bool(failed)
+
+
+def tell(*lines: str) -> None:
+    """Print lines."""
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ from streams.pairs.partition_pairs import PartitionPairs, options_of
 from streams.registry import AGENTS
 from tests.faults.oracle import VALUE, Expected, LogEntry, expect, rounded
 from tests.faults.oracle import _grade as grade_of
+from tests.simulation.edges import installed
 from tests.simulation.kafka import Stored
-from tests.simulation.world import LATENESS_S, PARTITIONS, T0, WINDOW_S, World, installed, is_moving
+from tests.simulation.world import LATENESS_S, PARTITIONS, T0, WINDOW_S, World, is_moving
 
 Json = dict[str, Any]
 SHOWN: int = 3
@@ -68,7 +69,9 @@ class Check:
         """Return the progress that a next owner would begin with."""
         found = {}
         for number in range(PARTITIONS):
-            known = [spec.progress.model_validate_json(r.value) for r in self._records(spec.progress_topic, number)[-9:]]
+            known = [
+                spec.progress.model_validate_json(r.value) for r in self._records(spec.progress_topic, number)[-9:]
+            ]
             found[number] = max(known, key=lambda one: one.next_offset, default=spec.progress(
                 partition=number, next_offset=0, hold_offset=0, **({"watermark_ms": -1} if spec.name == "join" else {})
             ))  # fmt: skip
@@ -109,9 +112,15 @@ class Check:
         for number, expected in self._expected.items():
             progress = self._progress["join"][number]
             counts = {name: n for name, n in progress.counts.model_dump(exclude={"schema_version"}).items() if n}
-            self._differ(f"outcomes of join {number}", counts, {n: count for n, count in expected.outcomes.items() if count})
+            self._differ(
+                f"outcomes of join {number}", counts, {n: count for n, count in expected.outcomes.items() if count}
+            )
             self._differ(f"closed by join {number}", {"": progress.searches_closed}, {"": len(expected.searches)})
-            for topic, outcome in (("late-events", "late"), ("orphan-events", "orphan"), ("dead-letters", "dead_lettered")):
+            for topic, outcome in (
+                ("late-events", "late"),
+                ("orphan-events", "orphan"),
+                ("dead-letters", "dead_lettered"),
+            ):
                 aside = {
                     (headers[b"millrace.stage"], int(headers[b"millrace.origin.offset"])): headers[b"millrace.reason"]
                     for record in self._records(topic, number)
@@ -128,7 +137,11 @@ class Check:
         """Each agent has one outcome for each record below its position."""
         for spec in AGENTS:
             for number, progress in self._progress[spec.name].items():
-                counts = progress.counts if isinstance(progress.counts, dict) else progress.counts.model_dump(exclude={"schema_version"})
+                counts = (
+                    progress.counts
+                    if isinstance(progress.counts, dict)
+                    else progress.counts.model_dump(exclude={"schema_version"})
+                )
                 numbers = [n for one in counts.values() for n in (one.values() if isinstance(one, dict) else [one])]
                 read = [r for r in self._records(spec.source, number) if r.offset < progress.next_offset]
                 self._differ(f"ledger of {spec.name} {number}", {"": sum(numbers)}, {"": len(read)})
@@ -142,7 +155,8 @@ class Check:
         clicks = [r.value for r in self._all("preference-pairs") if b'"source":"value"' not in (r.value or b"")]
         if self._world.is_comparable:
             written = {"preference-pairs": clicks} | {
-                topic: [record.value for record in self._all(topic)] for topic in ("training-searches", "holdout-searches")
+                topic: [record.value for record in self._all(topic)]
+                for topic in ("training-searches", "holdout-searches")
             }
             for topic, values in written.items():
                 wanted = Counter(one.value for plan in calm for one in plan if one.topic == topic)
@@ -240,7 +254,9 @@ class Check:
                 best[place] = max(best.get(place, 0), 4 if event["type"] == "purchase" else 3)
         wanted = {place: VALUE[top] - VALUE[before[place]] for place, top in best.items() if top > before[place]}
         counted: Counter[str] = Counter()
-        for progress in (one for name in ("attribution", "attribution-orphans") for one in self._progress[name].values()):
+        for progress in (
+            one for name in ("attribution", "attribution-orphans") for one in self._progress[name].values()
+        ):
             for name, n in progress.counts.items():
                 counted[name.partition("/")[0] if not name.startswith("left/") else name] += n
             counted["pairs"] += progress.pairs

@@ -81,7 +81,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             task._log_destroy_pending = False  # type: ignore[attr-defined] # nobody is to wake it
 
     @override
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override] # no thread
         """Do what a thread would do at once, and tell a moment later."""
         future = self.create_future()
 
@@ -129,6 +129,5 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def _write_to_self(self) -> None:
         """Nothing sleeps in a system call here."""
 
-    @override
     def _process_events(self, event_list: Any) -> None:
         """There are no sockets."""

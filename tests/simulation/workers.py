@@ -12,6 +12,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any, Final
 
+import orjson
 from faust.types import TP
 
 from contracts.errors import DependencyDown
@@ -135,21 +136,24 @@ class Member:
     Args:
         agent: a real one.
         group: whose partitions it shares.
-        rng: decides how much is read at once, and how long it takes.
+        world: what it runs in; its chance decides how much is read at once, and how long it takes.
     """
 
-    def __init__(self, agent: Any, group: Group, cluster: Cluster, rng: random.Random) -> None:
-        self.agent, self.group, self.cluster, self.rng = agent, group, cluster, rng
+    def __init__(self, agent: Any, group: Group, world: Any) -> None:
+        self.agent, self.group, self.cluster, self.rng = agent, group, world.cluster, world.rng
+        self._fail = world.fail
         self.asked = asyncio.Event()
         """Whether the group wants it to join again."""
         self.news = asyncio.Event()
         self.committed: dict[TP, int] = {}
         self._positions: dict[TP, int] = {}
         self._finished: dict[TP, int] = {}
-        self._flows = self._busy = False
+        self._flows = False
+        self._done = asyncio.Event()
+        self._done.set()
         self._calm_s = 0.0
         for number in range(group.partitions):
-            cluster.logs[agent.topic, number].readers.append(self.news.set)
+            self.cluster.logs[agent.topic, number].readers.append(self.news.set)
 
     def forget(self) -> None:
         """Let nobody tell it of records any more."""
@@ -183,8 +187,7 @@ class Member:
     async def give_back(self) -> None:
         """Finish the chunk in hand, write what is owed, commit, and let go."""
         self._flows, self.agent.app.rebalancing = False, True
-        while self._busy:
-            await asyncio.sleep(0.5)
+        await self._done.wait()
         await self.agent.settle()
         self.commit()
         self._finished.clear()
@@ -195,7 +198,13 @@ class Member:
         """Commit what is finished, as far as the agent allows."""
         limits = self.agent.app.commit_limits
         for tp, finished in self._finished.items():
-            self.committed[tp] = min(finished, limits.get(tp, finished))
+            committed = min(finished, limits.get(tp, finished))
+            if committed > self.committed.get(tp, 0):
+                written = self.cluster.logs[self.agent.spec.progress_topic, tp.partition].records[-20:]
+                held = max((orjson.loads(record.value or b"")["hold_offset"] for record in written), default=0)
+                if committed > held:
+                    self._fail(f"{self.agent.name} commits {committed} of {tp}; a restart would read from {held}")
+            self.committed[tp] = committed
 
     def stir(self) -> None:
         """Something moves: look soon."""
@@ -213,9 +222,9 @@ class Member:
             self._positions[chunk.tp] = chunk[-1].offset + 1
             if chunk[-1].key is not None:
                 self.stir()
-            self._busy = True
+            self._done.clear()
             yield chunk
-            self._busy = False
+            self._done.set()
             self._finished[chunk.tp] = chunk[-1].offset + 1
             self.commit()
 
@@ -240,15 +249,15 @@ class Worker:
         world: what it runs in: `cluster`, `rng`, `settings`, `note`, `fail`.
     """
 
-    def __init__(
-        self, name: str, specs: Iterable[AgentSpec[Any]], groups: Mapping[str, Group], world: Any
-    ) -> None:
+    def __init__(self, name: str, specs: Iterable[AgentSpec[Any]], groups: Mapping[str, Group], world: Any) -> None:
         self.name, self.specs, self.groups, self.world = name, tuple(specs), groups, world
         self.disk: dict[str, bytes] = {}
         self.disk_is_full = False
         self.process = Process(name)
         self.process.is_alive = False
         self.members: list[Member] = []
+        self.tasks: list[asyncio.Task[None]] = []
+        """All that it ever began, kept: a killed one that is collected would run its `finally`."""
 
     def start(self, after_s: float = 0.0) -> None:
         """Start it, if it does not run, after a while."""
@@ -265,14 +274,13 @@ class Worker:
         token = PROCESS.set(process)
         loop = asyncio.get_running_loop()
         self.members = [
-            Member(
-                agent_class(spec)(spec, self.world.settings), self.groups[spec.name], self.world.cluster, self.world.rng
-            )
+            Member(agent_class(spec)(spec, self.world.settings), self.groups[spec.name], self.world)
             for spec in self.specs
         ]
         for member in self.members:
             for body in (member.be_member, member.take_chunks, member.keep_time):
-                loop.create_task(body()).add_done_callback(self._on_end)
+                self.tasks.append(loop.create_task(body()))
+                self.tasks[-1].add_done_callback(self._on_end)
         PROCESS.reset(token)
         self.world.note("starts", self.name)
 
@@ -307,5 +315,5 @@ class Worker:
         if isinstance(error, DependencyDown):
             self.kill(f"ends: {error}")
         else:
-            self.world.fail(f"{self.name} ended with {error!r}", error)
+            self.world.fail(f"{self.name} ended with {error!r}")
             self.kill("crashed")

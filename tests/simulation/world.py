@@ -8,43 +8,31 @@ import itertools
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Final
-from unittest.mock import patch
+from typing import Final
 
 import orjson
 
 from contracts.topics import partition_for
-from service import health
 from service.settings import load_settings
-from streams.agents import partition_agent, progress
-from streams.arms import partition_arms
-from streams.attribution import agent as attribution_agent
-from streams.attribution.memory import AttributionMemory
-from streams.join import agent as join_agent
-from streams.pairs import agent as pairs_agent
-from streams.propensity import agent as propensity_agent
-from streams.propensity import estimate, partition_propensity
-from streams.propensity import reader as propensity_reader
 from streams.registry import AGENTS
 from streams.transport.output import OutRecord
 from tests.faults.oracle import PERSON_KEY
+from tests.simulation.edges import installed
 from tests.simulation.kafka import Cluster, Faults
 from tests.simulation.loop import PROCESS, Process, VirtualLoop
 from tests.simulation.memory import RedisServer
-from tests.simulation.shop import DAY_MS, Shop
-from tests.simulation.workers import App, Group, Worker
+from tests.simulation.shop import Shop
+from tests.simulation.workers import Group, Worker
 
 T0: Final = 1_795_196_000_000
 PARTITIONS: Final = 2
 WINDOW_S, LATENESS_S = 600, 10
 SILENCE_S: Final = 3_600.0
 """How long a join is waited for: longer than any outage here, so that pairs are what they would be without faults."""
-LONGEST_REST_S: Final = 24 * 3_600.0
-"""After the day everything is mended; whatever is not worked off by then never will be."""
+LOOK_EVERY_S, LOOKS = 300.0, 288
+"""After the day everything is mended; whatever is not worked off within another one never will be."""
 STEPS_KEPT: Final = 60
 INTERRUPTED: Final = (
     "joined-searches", "late-events", "orphan-events", "preference-pairs", "training-searches", "join-progress",
@@ -68,11 +56,12 @@ class World:
         """Whether filters, exploration and hold-out are on; the oracle knows none of them."""
         self.flushed = False
         """Whether Redis was emptied."""
+        self.is_comparable = True
+        """Whether pairs judged every list in the order of event time: it promises the same pairs only then."""
         self.failures: list[str] = []
-        self.errors: list[BaseException] = []
         self.steps: deque[str] = deque(maxlen=STEPS_KEPT)
         self.counted = itertools.count()
-        self.is_over = False
+        self.is_over = self.mended = False
         self._interruption: tuple[str, int, Callable[[Process], None]] | None = None
         self.loop = VirtualLoop()
         self.faults = Faults(self.rng)
@@ -106,10 +95,6 @@ class World:
             explored=self.filtered,
         )  # fmt: skip
 
-    def now_s(self) -> float:
-        """Return the time since the day began."""
-        return self.loop.time()
-
     def epoch_ms(self) -> int:
         """Return the wall clock of whatever runs."""
         process = PROCESS.get()
@@ -127,18 +112,14 @@ class World:
         number, now_s = next(self.counted), self.loop.time()
         self.steps.append(f"{number:7d} {now_s:12.3f} s  {what} {' '.join(map(str, about))}")
 
-    def fail(self, what: str, error: BaseException | None = None) -> None:
+    def fail(self, what: str) -> None:
         """Remember that something is wrong."""
         self.note("FAILS", what)
         self.failures.append(what)
-        if error is not None:
-            self.errors.append(error)
 
     def restart_after_s(self) -> float:
         """Return how long whoever restarts workers takes: mostly seconds, sometimes a quarter of an hour."""
         return self.rng.choice((0.5, 5.0, 15.0, 60.0, 900.0)) if not self.mended else 0.5
-
-    mended = False
 
     def run(self) -> None:
         """Live through the day, and the night after it until all is worked off."""
@@ -159,11 +140,11 @@ class World:
         disturber.cancel()
         await asyncio.gather(disturber, return_exceptions=True)
         self._mend()
-        rested_s = self.loop.time()
-        while not self._is_settled() and self.loop.time() < rested_s + LONGEST_REST_S and not self.failures:
-            await asyncio.sleep(300.0)
-        if not self._is_settled() and not self.failures:
-            self.fail(f"not worked off in {LONGEST_REST_S:g} s: {[*self._unsettled()]}")
+        for _ in range(LOOKS):
+            await asyncio.sleep(LOOK_EVERY_S)
+            if self.failures or not any(self._unsettled()):
+                return
+        self.fail(f"not worked off in {LOOKS * LOOK_EVERY_S:g} s: {[*self._unsettled()]}")
 
     async def _site(self) -> None:
         """Send what the shop sends."""
@@ -181,8 +162,8 @@ class World:
     async def _disturb(self) -> None:
         """Let something happen every now and then."""
         disturbances = (
-            self._kill, self._kill, self._kill, self._kill, self._pause, self._pause, self._pause, self._restart, self._lose_requests,
-            self._jump_clock, self._redis_away, self._fill_disk, self._spoil_disk, self._rebalance,
+            *4 * [self._kill], *3 * [self._pause], self._restart, self._lose_requests, self._jump_clock,
+             self._redis_away, self._fill_disk, self._spoil_disk, self._rebalance,
         )  # fmt: skip
         flushes = self.rng.random() < 0.25
         while True:
@@ -215,7 +196,8 @@ class World:
             def interrupted() -> None:
                 process.steps_left = -1
                 interrupt(process)
-                self._interrupted.done() or self._interrupted.set_result(None)
+                if not self._interrupted.done():
+                    self._interrupted.set_result(None)
 
             process.interrupt = interrupted
 
@@ -305,6 +287,7 @@ class World:
     def _mend(self) -> None:
         """Let nothing go wrong any more."""
         self.mended = True
+        self._interruption = None
         self.faults.lost_send = self.faults.lost_acknowledgement = self.faults.lost_reply = 0.0
         self.redis.is_up = True
         for worker in self.workers:
@@ -316,36 +299,18 @@ class World:
                 self.loop.wake(worker.process)
             worker.start()
 
-    def progress(self, name: str) -> dict[int, Any]:
-        """Return the newest progress of an agent by partition: what its next owner would begin with."""
-        spec = next(spec for spec in AGENTS if spec.name == name)
-        found: dict[int, Any] = {}
-        for number in range(PARTITIONS):
-            known = [
-                spec.progress.model_validate_json(record.value or b"")
-                for record in self.cluster.logs[spec.progress_topic, number].records[-50:]
-            ]
-            if known:
-                found[number] = max(known, key=lambda one: one.next_offset)
-        return found
-
     def _unsettled(self) -> Iterator[str]:
         """Name what is not worked off."""
         for spec in AGENTS:
             for number in range(PARTITIONS):
                 logged = self.cluster.logs[spec.source, number].records
-                last = next((record.offset for record in reversed(logged) if not is_moving(record.value)), None)
-                if last is None:
-                    continue
+                last = next((record.offset for record in reversed(logged) if not is_moving(record.value)), -1)
                 written = self.cluster.logs[spec.progress_topic, number].records[-5:]
                 known = [orjson.loads(record.value or b"") for record in written]
-                newest = max(known, key=lambda one: int(one["next_offset"]), default={"next_offset": 0})
-                pending = newest.get("counts", {}).get("pending", 0)
-                if newest["next_offset"] <= last or pending:
-                    yield f"{spec.name}/{number} of {last}: {newest['next_offset']}, pending {pending}"
-
-    def _is_settled(self) -> bool:
-        return not any(self._unsettled())
+                come = max((int(one["next_offset"]) for one in known), default=0)
+                pending = max((int(one["counts"].get("pending", 0)) for one in known[-1:]), default=0)
+                if come <= last or pending:
+                    yield f"{spec.name}/{number} of {last}: {come}, pending {pending}"
 
 
 def is_moving(value: bytes | None) -> bool:
@@ -356,106 +321,3 @@ def is_moving(value: bytes | None) -> bool:
 def partition_of(key: bytes) -> int:
     """Return the partition of a key."""
     return partition_for(key, PARTITIONS)
-
-
-class DiskFile:
-    """A file on the disk of the worker that runs.
-
-    Args:
-        worker: whose disk it is on.
-        name: of it.
-    """
-
-    def __init__(self, worker: Worker, name: str) -> None:
-        self._worker, self._name = worker, name
-        self.parent = SimpleNamespace(mkdir=lambda **_: None)
-
-    def read_bytes(self) -> bytes:
-        """Return its content."""
-        try:
-            return self._worker.disk[self._name]
-        except KeyError:
-            raise FileNotFoundError(self._name) from None
-
-    def write(self, content: bytes, *, mode: int) -> None:
-        """Replace it in one step."""
-        if self._worker.disk_is_full:
-            raise OSError(28, f"No space left for {self._name}, {mode:o}")
-        self._worker.disk[self._name] = content
-
-
-class Narrator:
-    """Takes what agents log: it is part of the story, and an error is one."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-
-    def info(self, event: str, **fields: object) -> None:
-        """Note a line."""
-        process = PROCESS.get()
-        self._world.note("" if process is None else process.name, event, fields)
-
-    warning = info
-
-    def error(self, event: str, **fields: object) -> None:
-        """Note a line that nothing here is a reason for."""
-        self._world.fail(f"{event} {fields}")
-
-
-@contextmanager
-def installed(world: World) -> Iterator[None]:
-    """Put the world in place of clocks, Kafka, Redis and disk, for the agents."""
-    clock = SimpleNamespace(monotonic=world.monotonic_s, time=lambda: world.epoch_ms() / 1000)
-    workers = {worker.name: worker for worker in world.workers}
-    real_owned = partition_agent.OwnedPartition
-
-    def owned(*arguments: Any) -> Any:
-        """Return an assigned partition whose moments are of this world."""
-        made = real_owned(*arguments)
-        made.moved_s = made.at_end_s = world.monotonic_s()
-        return made
-
-    def state_file(_agent: Any, tp: Any) -> DiskFile:
-        process = PROCESS.get()
-        assert process is not None
-        return DiskFile(workers[process.name], f"{tp.topic}-{tp.partition}")
-
-    narrator = Narrator(world)
-    with ExitStack() as stack:
-
-        def put(module: Any, **replaced: Any) -> None:
-            stack.enter_context(patch.multiple(module, **replaced))
-
-        for module in (partition_agent, join_agent, pairs_agent, attribution_agent, propensity_agent):
-            put(module, time=clock)
-        for module in (partition_agent, join_agent, attribution_agent, propensity_agent):
-            put(module, epoch_ms=world.epoch_ms)
-        put(
-            partition_agent,
-            BatchApp=lambda *_, **__: App(world.cluster),
-            OwnedPartition=owned,
-            get_logger=lambda **_: narrator,
-            PROGRESS_EVERY_S=90.0,
-            PROGRESS_AFTER_OUTPUT_S=3.0,
-        )
-        put(propensity_reader, get_logger=lambda **_: narrator, log_reader=world.cluster.reader)
-        put(progress, log_reader=world.cluster.reader)
-        stack.enter_context(patch.dict(progress._newest_progress.__kwdefaults__, tail=12))
-        put(partition_propensity, BLOCK_LISTS=25)
-        put(estimate, REPLICAS=2, ENOUGH_CLICKS=3.0)
-        put(partition_arms, GROUPS=4)
-        put(health, get_logger=lambda **_: narrator)
-        put(
-            attribution_agent,
-            async_redis_client=lambda _: world.redis,
-            AttributionMemory=partial(AttributionMemory, monotonic_s=world.monotonic_s),
-        )
-        put(
-            join_agent,
-            MARK_EVERY_S=90.0,
-            REMIND_EVERY_S=1_800.0,
-            SAVE_AFTER_RECORDS=8,
-            write_atomically=lambda file, content, *, mode: file.write(content, mode=mode),
-        )
-        stack.enter_context(patch.object(join_agent.JoinAgent, "_state_file", state_file))
-        yield
