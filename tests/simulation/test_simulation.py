@@ -1,8 +1,9 @@
-"""Days of the stream agents in virtual time, with everything that may happen to them; see `make simulate-faults`."""
+"""Days of the stream agents in virtual time, with everything that may happen to them; more of them by `python -m tests.simulation`."""
 
 from typing import Any
 
 import pytest
+from typing_extensions import override
 
 from contracts.joined import ClosedSearches
 from streams.agents.partition_agent import PartitionAgent
@@ -58,6 +59,7 @@ def test_repeats_that_are_counted_are_found(monkeypatch: pytest.MonkeyPatch) -> 
     class Forgetful(ClosedSearches):
         """Takes no list for a repeat."""
 
+        @override
         def is_repeat(self, closing: Any) -> bool:
             """Say no."""
             return closing is None
