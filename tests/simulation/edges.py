@@ -109,7 +109,7 @@ def installed(world: Any) -> Iterator[None]:
         stack.enter_context(patch.dict(progress._newest_progress.__kwdefaults__, tail=12))
         put(partition_propensity, BLOCK_LISTS=25)
         put(estimate, REPLICAS=2, ENOUGH_CLICKS=3.0)
-        put(partition_arms, GROUPS=4)
+        put(partition_arms, GROUPS=2)
         put(health, get_logger=lambda **_: narrator)
         put(
             attribution_agent,

@@ -1,4 +1,4 @@
-"""Days of the stream agents in virtual time, with everything that may happen to them; more of them by `python -m tests.simulation`."""
+"""Days of the stream agents in virtual time and all that may happen to them; `python -m tests.simulation` has more."""
 
 from typing import Any
 

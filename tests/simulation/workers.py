@@ -168,7 +168,7 @@ class Member:
         """Run the agent's timer: often while anything moves, and more and more rarely while nothing does."""
         while True:
             await asyncio.sleep(self.rng.uniform(0.5, 1.0) * (2.0 + self._calm_s))
-            self._calm_s = min(3 * self._calm_s + 4.0, MOST_IDLE_S)
+            self._calm_s = min(4 * self._calm_s + 4.0, MOST_IDLE_S)
             await self.agent._on_timer()
 
     async def be_member(self) -> None:
@@ -200,7 +200,7 @@ class Member:
         for tp, finished in self._finished.items():
             committed = min(finished, limits.get(tp, finished))
             if committed > self.committed.get(tp, 0):
-                written = self.cluster.logs[self.agent.spec.progress_topic, tp.partition].records[-20:]
+                written = self.cluster.logs[self.agent.spec.progress_topic, tp.partition].records[-6:]
                 held = max((orjson.loads(record.value or b"")["hold_offset"] for record in written), default=0)
                 if committed > held:
                     self._fail(f"{self.agent.name} commits {committed} of {tp}; a restart would read from {held}")

@@ -82,7 +82,7 @@ class World:
                 "filters": None if self.filtered else "none",
                 "look_ahead_s": self.rng.choice((0, 10, 300)) if self.filtered else 0,
                 "holdout_share": 0.1 if self.filtered else 0,
-                "propensity_interval_s": 40_000,
+                "propensity_interval_s": 100_000,
                 "person_key": PERSON_KEY.decode(),
             },
             environ={},
