@@ -37,6 +37,8 @@ class Shop:
         self._visits, self._explored = visits, explored
         self._session = ""
         self._client: str | None = None
+        self._ahead_ms = 0
+        """How far the clock of the shopper's device is ahead."""
         self._sent: list[Sent] = []
         self._number = 0
 
@@ -44,7 +46,8 @@ class Shop:
         """Return all that is sent, in the order in which it arrives."""
         for number in range(self._visits):
             self._session, self._client = f"k{number}", self._rng.choice([None, f"c{self._rng.randrange(8)}"])
-            at_ms = self._begin_ms + self._rng.randrange(DAY_MS)
+            self._ahead_ms = self._rng.choice((0, 0, 0, 0, 0, -60_000, 3_000, 200_000))
+            at_ms = self._begin_ms + self._rng.randrange(DAY_MS) + self._ahead_ms
             for _ in range(self._rng.choice((1, 2, 2, 3, 5))):
                 self._search(at_ms)
                 at_ms += int(self._rng.expovariate(1 / 60_000)) + 500
@@ -148,7 +151,9 @@ class Shop:
         named = event["items"][0] if event["type"] == "purchase" else event
         key, value = (named.get("search_id") or self._session).encode(), json.dumps(event).encode()
         for again in range(1 if rng.random() > 0.04 else 2):
-            self._sent.append(Sent(at_ms + delay_ms + again * rng.randrange(3_000), self._next(), key, value))
+            self._sent.append(
+                Sent(at_ms - self._ahead_ms + delay_ms + again * rng.randrange(3_000), self._next(), key, value)
+            )
 
     def _product(self) -> str:
         return f"P-{self._rng.randrange(60)}"
