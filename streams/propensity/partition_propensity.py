@@ -147,7 +147,7 @@ class PartitionPropensity(RecordRules):
         )
 
     def _know_again(self, record: LogRecord) -> None:
-        """Bring back the products of a list; watermarks are most records of a quiet shop, and slow to be refused."""
+        """Bring back the products of a list; watermarks, most records of a quiet shop, are not decoded for that."""
         told = closed_watermark_of(record.headers)
         if told is not None and told.idle is not None:
             return

@@ -204,6 +204,12 @@ class Check:
                 wanted = rules.progress()
                 self._differ(f"sums of {spec.name} {number}", progress.model_dump(), wanted.model_dump())
 
+        for name, outcome in (("propensity", "left/duplicate"), ("arms", "filtered/duplicate")):
+            for number, first in self._lists.items():
+                lists = sum(not is_moving(record.value) for record in self._records("joined-searches", number))
+                counted = self._progress[name][number].counts.get(outcome, 0)
+                self._differ(f"repeats seen by {name} {number}", {"": counted}, {"": lists - len(first)})
+
     def _check_arms(self) -> None:
         """No list is counted twice in the sums of arms, and none is left out."""
         found, wanted = Counter[str](), Counter[str]()

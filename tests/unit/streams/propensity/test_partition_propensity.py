@@ -103,7 +103,7 @@ def test_progress_that_was_not_written_repeats_nothing(data: st.DataObject) -> N
 
 
 def test_a_restart_decodes_no_watermark_records(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are most of a quiet shop's log; each that a decoder refuses takes as long as several lists."""
+    """They are most of a quiet shop's log, and a decoder would only refuse them."""
     mark = [(WATERMARK_HEADER, ClosedWatermark(0, T0, idle=True).encode())]
     log = [Record(0, T0, joined()), *(Record(offset, T0, b"no list", headers=mark) for offset in range(1, 4))]
     rules, decoded = feed(log), []
