@@ -14,13 +14,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="run this seed alone, and show its last steps if it finds something")
     parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--seeds", type=int, default=1000, help="how many")
+    parser.add_argument("--steps", type=int, default=60, help="how many of its last steps are shown")
     arguments = parser.parse_args()
     seeds = range(arguments.first, arguments.first + arguments.seeds)
     if arguments.seed is not None:
         seeds = range(arguments.seed, arguments.seed + 1)
     failed, hours, began_s = [], 0.0, time.process_time()
     for seed in seeds:
-        world = World(seed)
+        world = World(seed, steps=arguments.steps)
         world.run()
         hours += world.loop.time() / 3600
         if found := problems(world):

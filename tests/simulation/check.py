@@ -25,6 +25,8 @@ from tests.simulation.world import LATENESS_S, PARTITIONS, T0, WINDOW_S, World, 
 Json = dict[str, Any]
 SHOWN: int = 3
 """Differences of a kind that are told one by one."""
+OUT_OF_TIME: int = 5
+"""Lists a day that may be judged out of event time: what a device sends hours late to an idle partition."""
 SUMMED = ("propensity", "arms", "attribution-clicks", "attribution-pairs")
 """Agents whose progress is a function of the log that they read, and of nothing else."""
 
@@ -151,6 +153,9 @@ class Check:
         progress = self._progress["pairs"].values()
         out_of_time = [one for one in progress if one.behind_time or one.without_silent or one.for_want_of_room]
         self._world.is_comparable = not out_of_time or not self._world.filtered
+        lists = sum(one.behind_time + one.without_silent + one.for_want_of_room for one in out_of_time)
+        if lists > OUT_OF_TIME:
+            self._found.append(f"{lists} lists were judged before their time")
         calm = [self._calm_pairs(number) for number in self._lists]
         clicks = [r.value for r in self._all("preference-pairs") if b'"source":"value"' not in (r.value or b"")]
         if self._world.is_comparable:

@@ -33,7 +33,6 @@ SILENCE_S: Final = 3_600.0
 """How long a join is waited for: longer than any outage here, so that pairs are what they would be without faults."""
 LOOK_EVERY_S, LOOKS = 300.0, 288
 """After the day everything is mended; whatever is not worked off within another one never will be."""
-STEPS_KEPT: Final = 60
 INTERRUPTED: Final = (
     "joined-searches", "late-events", "orphan-events", "preference-pairs", "training-searches", "join-progress",
     "pairs-progress", "propensity-progress", "arms-progress", "attribution",
@@ -47,9 +46,10 @@ class World:
     Args:
         seed: decides everything.
         visits: how many shoppers come.
+        steps: how many of the last steps are remembered.
     """
 
-    def __init__(self, seed: int, *, visits: int = 30) -> None:
+    def __init__(self, seed: int, *, visits: int = 30, steps: int = 60) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
         self.filtered = self.rng.random() < 0.5
@@ -59,7 +59,7 @@ class World:
         self.is_comparable = True
         """Whether pairs judged every list in the order of event time: it promises the same pairs only then."""
         self.failures: list[str] = []
-        self.steps: deque[str] = deque(maxlen=STEPS_KEPT)
+        self.steps: deque[str] = deque(maxlen=steps)
         self.counted = itertools.count()
         self.is_over = self.mended = False
         self._interruption: tuple[str, int, Callable[[Process], None]] | None = None
