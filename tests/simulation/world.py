@@ -49,7 +49,7 @@ class World:
         steps: how many of the last steps are remembered.
     """
 
-    def __init__(self, seed: int, *, visits: int = 30, steps: int = 60) -> None:
+    def __init__(self, seed: int, *, visits: int = 20, steps: int = 60) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
         self.filtered = self.rng.random() < 0.5
