@@ -62,9 +62,11 @@ class Check:
         return self._found
 
     def _records(self, topic: str, number: int) -> list[Stored]:
+        """Return the records of a partition."""
         return self._world.cluster.logs[topic, number].records
 
     def _all(self, topic: str) -> Iterable[Stored]:
+        """Return the records of a topic."""
         return (record for number in range(PARTITIONS) for record in self._records(topic, number))
 
     def _newest(self, spec: Any) -> dict[int, Any]:
@@ -80,6 +82,7 @@ class Check:
         return found
 
     def _first_lists(self, number: int) -> list[Stored]:
+        """Return the lists of a partition, each as it was written first."""
         once: dict[Any, Stored] = {}
         for record in self._records("joined-searches", number):
             if not is_moving(record.value):
@@ -88,6 +91,7 @@ class Check:
         return [*once.values()]
 
     def _expect(self, number: int) -> Expected:
+        """Return what the oracle says of a partition of the join."""
         read_to = self._progress["join"][number].next_offset
         log = [LogEntry(r.offset, r.timestamp, r.value or b"") for r in self._records("search-events", number)]
         log = [entry for entry in log if entry.offset < read_to]
@@ -296,10 +300,12 @@ class Check:
 
 
 def _identity(event: Json) -> tuple[str, ...]:
+    """Return what makes a late event unique: an order counts each product once."""
     if event["type"] == "cart":
         return ("cart", event["event_id"])
     return ("purchase", event["order_id"], event["items"][0]["product_id"])
 
 
 def _tells_value(event: Json) -> bool:
+    """Whether an event tells of a value that counts."""
     return event["type"] in {"cart", "purchase"} and not event.get("synthetic") and event.get("consent") != "denied"

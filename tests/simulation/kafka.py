@@ -119,6 +119,7 @@ class LoggedOutput(Output):
 
     @override
     async def send(self, topic: str, partition: int, records: Iterable[Writable], *, headers: Headers = ()) -> None:
+        """Append records, unless they are lost."""
         records, faults = list(records), self._cluster.faults
         await faults.pass_time()
         if faults.happens(faults.lost_send):
@@ -142,6 +143,7 @@ class Reader:
         self._positions: dict[Any, int] = {}
 
     def _log(self, tp: Any) -> Log:
+        """Return the log of a partition."""
         return self._cluster.logs[tp.topic, tp.partition]
 
     async def beginning_offsets(self, tps: Iterable[Any]) -> dict[Any, int]:

@@ -53,6 +53,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     @override
     def time(self) -> float:
+        """Return the virtual time, in seconds."""
         return self._now_s
 
     def pause(self, process: Process) -> None:
@@ -99,6 +100,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return future
 
     def _run_once(self) -> None:
+        """Do what is ready; if nothing is, go to the next timer."""
         ready, scheduled = self._ready, self._scheduled
         if not ready:
             self._now_s = max(self._now_s, scheduled[0]._when)
@@ -113,6 +115,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 self._step(handle)
 
     def _step(self, handle: Any) -> None:
+        """Do one step of a process, if it is alive and not paused."""
         process: Process | None = handle._context.get(PROCESS)
         if process is not None:
             if process.steps_left == 0 and process.is_alive and not process.paused:

@@ -12,6 +12,7 @@ Answer = Any
 
 
 def _bytes(value: object) -> bytes:
+    """Return a value as Redis keeps it."""
     return value if isinstance(value, bytes) else str(value).encode()
 
 

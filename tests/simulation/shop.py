@@ -56,6 +56,7 @@ class Shop:
         return sorted(self._sent)
 
     def _search(self, at_ms: int) -> None:
+        """Let a shopper search, and do what follows."""
         rng = self._rng
         self._number += 1
         search_id = f"s{self._number}"
@@ -99,6 +100,7 @@ class Shop:
                 self._send(bought_ms + 500, {**order, "event_id": f"again-{order['event_id']}"})
 
     def _impression(self, search_id: str, at_ms: int, listed: list[str]) -> Json:
+        """Return the list that is shown."""
         rng = self._rng
         slots = [
             {"product_id": one, "position": place, "sponsored": rng.random() < 0.05, "in_stock": rng.random() > 0.05}
@@ -125,6 +127,7 @@ class Shop:
         self._send(happened_ms, {**envelope, "search_id": search_id, **timed, **fields})
 
     def _order(self, at_ms: int, product: str, search_id: str | None, search_time: int | None) -> Json:
+        """Return an order; a few have two lines, which the join refuses."""
         line = {"product_id": product, "quantity": 1}
         named = {} if search_id is None else {"search_id": search_id, "search_time": search_time}
         lines = [{**line, **named}] * (1 if self._rng.random() < 0.97 else 2)
@@ -132,11 +135,13 @@ class Shop:
         return {**self._envelope("purchase", f"purchase-{number}", at_ms), "order_id": f"O-{number}", "items": lines}
 
     def _envelope(self, kind: str, event_id: str, at_ms: int) -> Json:
+        """Return what every event carries."""
         client = {} if self._client is None else {"client_id": self._client}
         named = {"session_id": self._session, **client}
         return {"schema_version": 1, "type": kind, "event_id": event_id, "event_time": at_ms, **named}
 
     def _garbage(self, at_ms: int) -> None:
+        """Send what cannot be joined."""
         ahead = {**self._envelope("click", f"ahead-{self._next()}", at_ms + 864_000_000)}
         ahead |= {"search_id": "s1", "product_id": "P-1"}
         bad = (b'{"type":"click", oops', b'{"event_time":1795196006756}', json.dumps(ahead).encode())
@@ -156,8 +161,10 @@ class Shop:
             )
 
     def _product(self) -> str:
+        """Return a product."""
         return f"P-{self._rng.randrange(60)}"
 
     def _next(self) -> int:
+        """Return a number that nothing else has."""
         self._number += 1
         return self._number

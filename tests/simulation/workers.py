@@ -111,6 +111,7 @@ class Group:
             PROCESS.reset(context)
 
     async def _rebalance(self) -> None:
+        """Give partitions to whoever joins, until nobody asks any more."""
         await asyncio.sleep(self.rng.random())
         while self._joining:
             for member in self.members:
@@ -212,6 +213,7 @@ class Member:
         self.news.set()
 
     async def _chunks(self) -> AsyncIterator[Chunk]:
+        """Give chunk after chunk; one is finished when the next is asked for."""
         while True:
             chunk = self._next_chunk() if self._flows else None
             if chunk is None:
@@ -229,6 +231,7 @@ class Member:
             self.commit()
 
     def _next_chunk(self) -> Chunk | None:
+        """Return some of the next records of a partition; None if there are none."""
         tps = [*self._positions]
         self.rng.shuffle(tps)
         for tp in tps:
@@ -266,6 +269,7 @@ class Worker:
         PROCESS.reset(context)
 
     def _start(self) -> None:
+        """Start the process, if it does not run."""
         if self.process.is_alive or self.world.is_over:
             return
         process = self.process = Process(self.name)
@@ -309,6 +313,7 @@ class Worker:
             self.kill("stopped")
 
     def _on_end(self, task: asyncio.Task[None]) -> None:
+        """End the process with one of its tasks, as a worker does."""
         if task.cancelled() or self.world.is_over:
             return
         error = task.exception()

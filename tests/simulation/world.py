@@ -105,6 +105,7 @@ class World:
         return 1_000.0 + self.loop.time()
 
     def _broker_ms(self) -> int:
+        """Return the clock of the brokers."""
         return T0 + int(1000 * self.loop.time()) + self.broker_step_ms
 
     def note(self, what: str, *about: object) -> None:
@@ -132,6 +133,7 @@ class World:
                 self.loop.close()
 
     async def _day(self) -> None:
+        """Live through the day, mend everything, and wait until all is worked off."""
         for worker in self.workers:
             worker.start(self.rng.random() * 30)
         site = asyncio.create_task(self._site())
@@ -186,6 +188,7 @@ class World:
         self._interruption = None
 
     def _on_written(self, topic: str, partition: int, count: int) -> None:
+        """Note a write, and interrupt the worker if it is the one that is waited for."""
         process = PROCESS.get()
         self.note("" if process is None else process.name, f"writes {count} to {topic}/{partition}")
         is_list = self.cluster.logs[topic, partition].records[-1].key is not None
@@ -206,6 +209,7 @@ class World:
         return self.rng.randrange(1_000) if not self.mended and self.rng.random() < 0.2 else -1
 
     def _worker_of(self, process: Process) -> Worker:
+        """Return the worker of a process."""
         return next(worker for worker in self.workers if worker.name == process.name)
 
     async def _kill(self) -> None:
@@ -217,6 +221,7 @@ class World:
         paused: list[Process] = []
 
         def pause(process: Process) -> None:
+            """Hold it up now."""
             self.note("is paused", process.name)
             paused.append(process)
             self.loop.pause(process)
@@ -270,12 +275,14 @@ class World:
             self.rng.choice(self.workers).process.skew_ms = self.rng.randrange(-300_000, 300_000)
 
     async def _redis_away(self) -> None:
+        """Let Redis be away for a while."""
         self.redis.is_up = False
         self.note("Redis is away")
         await asyncio.sleep(self.rng.choice((2.0, 30.0, 600.0)))
         self.redis.is_up = True
 
     async def _fill_disk(self) -> None:
+        """Fill the disk of a worker, or make room on it."""
         self.rng.choice(self.workers).disk_is_full = self.rng.random() < 0.7
 
     async def _spoil_disk(self) -> None:
