@@ -97,7 +97,8 @@ class Cluster:
         before, now_ms = log.end, self.broker_ms() if topic in self.stamped else self.now_ms()
         for record in records:
             log.append(now_ms, record, common)
-        self.written(topic, partition, log.end - before)
+        if log.end > before:
+            self.written(topic, partition, log.end - before)
 
     @asynccontextmanager
     async def reader(self, _settings: Any) -> AsyncIterator["Reader"]:
