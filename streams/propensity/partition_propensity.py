@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from contracts.base import Count, Part
 from contracts.errors import ContractError
-from contracts.joined import ClosedSearches, closing_number_of
+from contracts.joined import ClosedSearches, closed_watermark_of, closing_number_of
 from contracts.outcomes import Cell, filter_reason
 from contracts.progress import AgentProgress
 from contracts.structs import JOINED_SEARCH, JoinedSearch
@@ -115,12 +115,7 @@ class PartitionPropensity(RecordRules):
         """Take the next record; one of this block that an earlier process took fills the table of products again."""
         if self._reread_to <= record.offset < self.next_offset:
             self._reread_to = record.offset + 1
-            with suppress(ContractError):
-                search = JOINED_SEARCH.decode(record.value)
-                repeated = self._reread_closed.is_repeat(closing_number_of(record.headers))
-                if not repeated and filter_reason(search) is None and ranking_of(search) is not None:
-                    for one in (one for cell, shown in cells_of(search) if cell in self.cells for one in shown):
-                        self._products.add(one)
+            self._know_again(record)
         super().take(record, plan)
 
     @override
@@ -150,6 +145,18 @@ class PartitionPropensity(RecordRules):
             newest_append_ms=self._newest_append_ms,
             cells={cell.key: CellProgress.of(sums) for cell, sums in self.cells.items()},
         )
+
+    def _know_again(self, record: LogRecord) -> None:
+        """Bring back the products of a list; watermarks, most records of a quiet shop, are not decoded for that."""
+        told = closed_watermark_of(record.headers)
+        if told is not None and told.idle is not None:
+            return
+        with suppress(ContractError):
+            search = JOINED_SEARCH.decode(record.value)
+            repeated = self._reread_closed.is_repeat(closing_number_of(record.headers))
+            if not repeated and filter_reason(search) is None and ranking_of(search) is not None:
+                for one in (one for cell, shown in cells_of(search) if cell in self.cells for one in shown):
+                    self._products.add(one)
 
     def count(self, search: JoinedSearch) -> NoEvidenceReason | None:
         """Add a list's evidence to the sums; return why there is none."""

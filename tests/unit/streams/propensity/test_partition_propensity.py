@@ -1,6 +1,7 @@
 """A partition's evidence: each list once, whatever is killed; what is no evidence is said; blocks of the log."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -8,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.joined import CLOSING_NUMBER_HEADER, ClosingNumber
+from contracts.joined import CLOSING_NUMBER_HEADER, WATERMARK_HEADER, ClosedWatermark, ClosingNumber
 from contracts.outcomes import Cell
-from contracts.structs import encode
+from contracts.structs import JOINED_SEARCH, encode
 from contracts.telemetry import NoEvidenceReason
 from contracts.wire import encode as encode_message
 from streams.propensity import partition_propensity
@@ -99,6 +100,22 @@ def test_progress_that_was_not_written_repeats_nothing(data: st.DataObject) -> N
         feed(LOG[written : written + 20], rules)
         rules, begin = lost, written
     assert rules.progress() == feed(LOG).progress()
+
+
+def test_a_restart_decodes_no_watermark_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are most of a quiet shop's log, and a decoder would only refuse them."""
+    mark = [(WATERMARK_HEADER, ClosedWatermark(0, T0, idle=True).encode())]
+    log = [Record(0, T0, joined()), *(Record(offset, T0, b"no list", headers=mark) for offset in range(1, 4))]
+    rules, decoded = feed(log), []
+
+    def decode(value: bytes) -> Any:
+        """Note what is decoded."""
+        decoded.append(value)
+        return JOINED_SEARCH.decode(value)
+
+    monkeypatch.setattr(partition_propensity, "JOINED_SEARCH", SimpleNamespace(decode=decode))
+    assert restarted(rules, log).progress() == rules.progress()
+    assert decoded == [log[0].value]
 
 
 def test_a_repeated_list_counts_once() -> None:
