@@ -21,8 +21,9 @@ PUBLISHED = (
     "pairs explain", "propensities", "freshness", "replay", "dlq ls", "dlq show", "dlq replay", "golden import",
     "shop export", "experiment run", "bench", "schema export", "erase", "simulate", "backtest", "world prepare",
     "world make", "product show", "explain", "base prepare", "catalog import", "catalog vectors", "audit", "arms",
+    "golden ls", "golden remove",
 )  # fmt: skip
-"""Sections 7 and 8 of the published interfaces, worlds, two that say why, the base change, the catalogue, and arms."""
+"""Sections 7 and 8 of the published interfaces, worlds, two that say why, the base change, the catalogue, and more."""
 WRITES_FILES = {"world prepare", "world make", "shop export", "schema export", "demo", "simulate", "backtest"}
 ROOT_COMMAND: Any = typer.main.get_command(cli.app)
 
