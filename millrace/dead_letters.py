@@ -223,7 +223,8 @@ def replay(
 ) -> dict[str, Any]:
     """Send the letters that are asked for to where they stood; report how many, and how many are left.
 
-    Of an event that was no JSON object nothing was kept, because nobody knows whom it names.
+    What was sent again before, and set aside once more, is sent once. Of an event that was no JSON object nothing was
+    kept, because nobody knows whom it names.
 
     Raises:
         UsageError: none is asked for.
@@ -232,14 +233,15 @@ def replay(
     asked = [one for one in letters if wanted.asks_for(one) and letter_id in {"", one.letter_id}]
     if not asked:
         raise UsageError("there is no such dead letter", fix="`millrace dlq ls` lists them")
-    sent = iter([one for one in asked if one.topic in REPLAYED and one.value])
-    records = 0
+    distinct = {(one.topic, one.key, one.value): one for one in asked if one.topic in REPLAYED and one.value}
+    sent, records = iter(distinct.values()), 0
     with translate_kafka_errors(settings):
         while batch := list(islice(sent, BATCH)):
             records += len(batch)
             if not dry_run:
                 _send(settings, batch)
-    return {"records": records, "left": len(asked) - records, "dry_run": dry_run}
+    left = sum(one.topic not in REPLAYED or not one.value for one in asked)
+    return {"records": records, "left": left, "dry_run": dry_run}
 
 
 def _send(settings: Settings, letters: Sequence[DeadLetter]) -> None:

@@ -266,6 +266,8 @@ PROBES: Final[tuple[Probe, ...]] = (
 
 def examine(settings: Settings, probes: tuple[Probe, ...] = PROBES, *, deadline_s: float = DEADLINE_S) -> list[Check]:
     """Run every check side by side and return their outcomes in order, each by the same deadline."""
+    import indexer.qdrant  # noqa: F401 - takes seconds on a busy machine, which are not that server's
+
     quick = settings.model_copy(update={"dependency_wait_s": 2.5})
     ends_at = time.monotonic() + deadline_s
     found: dict[Probe, Check] = {}
@@ -279,7 +281,7 @@ def examine(settings: Settings, probes: tuple[Probe, ...] = PROBES, *, deadline_
         thread.start()
     for thread in threads:
         thread.join(max(0.0, ends_at - time.monotonic()))
-    late = "look at that server's log"
+    late = "look at that server's log; if this machine is busy, ask again when it is not"
     return [found.get(probe) or Check(_name(probe), "fail", "no answer in time", late) for probe in probes]
 
 

@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,9 +17,11 @@ from typing import Any, Final, Self
 
 from contracts.errors import UsageError
 from service.machine import write_atomically
-from service.settings import ENV_PREFIX, Settings, load_settings
+from service.settings import ENV_PREFIX, Settings, env_name, load_settings
 
 ENV_FILE: Final = "up.env"
+OWN_SERVERS: Final = "# started here: "
+"""Begins the first line of up.env, which names the settings of servers that `up` started itself."""
 STATE_FILE: Final = "up.json"
 LOCK_FILE: Final = "up.lock"
 MUTEX_FILE: Final = "up.mutex"
@@ -121,10 +123,33 @@ def holder_pid(data_dir: Path) -> int | None:
     return int(text) if text.isdecimal() else None
 
 
-def write_env(data_dir: Path, environ: Mapping[str, str]) -> None:
-    """Write the settings in force, readable by their owner alone, in a form that a shell can source."""
-    rows = (f"{name}={shlex.quote(value)}\n" for name, value in sorted(environ.items()) if value)
+def write_env(data_dir: Path, environ: Mapping[str, str], *, own: Collection[str] = ()) -> None:
+    """Write the settings in force, readable by their owner alone, in a form that a shell can source.
+
+    Args:
+        data_dir: of the deployment.
+        environ: the settings.
+        own: names of the settings that say where servers are which were started here.
+    """
+    rows = [f"{name}={shlex.quote(value)}\n" for name, value in sorted(environ.items()) if value]
+    if own:
+        rows.insert(0, f"{OWN_SERVERS}{' '.join(sorted(own))}\n")
     write_atomically(data_dir / ENV_FILE, "".join(rows).encode(), mode=PRIVATE)
+
+
+def without_own_servers(settings: Settings) -> Settings:
+    """Leave out the servers that the last `up` on this data folder started: a shell may have loaded its up.env.
+
+    They are started again; taken for servers of somebody else's, they would be waited for in vain.
+    """
+    stored = read_env(settings.data_dir)
+    try:
+        first = (settings.data_dir / ENV_FILE).read_text(encoding="utf-8").partition("\n")[0]
+    except FileNotFoundError:
+        return settings
+    names = first.removeprefix(OWN_SERVERS).split() if first.startswith(OWN_SERVERS) else []
+    own = [name for name in names if getattr(settings, name, None) == stored.get(env_name(name))]
+    return settings.model_copy(update=dict.fromkeys(own))
 
 
 def read_env(data_dir: Path) -> dict[str, str]:

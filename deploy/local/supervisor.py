@@ -17,9 +17,17 @@ from typing import Any, Final, Self
 
 from contracts.errors import DependencyDown, MillraceError, UsageError
 from deploy.local.plan import SERVER_SETTING, Plan, PortChooser, make_plan, process_commands
-from deploy.local.processes import KAFKA, QDRANT, REDIS, TABLE, Table, http_problem, level, resolve
+from deploy.local.processes import KAFKA, QDRANT, REDIS, SERVERS, TABLE, Table, http_problem, level, resolve
 from deploy.local.servers import kafka_problem, prepare_kafka, redis_problem, require_java
-from deploy.local.state import LOG_FOLDER, STATE_FILE, DataFolderLock, ProcessState, write_env, write_state
+from deploy.local.state import (
+    LOG_FOLDER,
+    STATE_FILE,
+    DataFolderLock,
+    ProcessState,
+    without_own_servers,
+    write_env,
+    write_state,
+)
 from deploy.local.supervised_process import STOP_GRACE_S, USAGE_EXIT, State, SupervisedProcess
 from service.kafka import ensure_topics
 from service.process import expected_failure
@@ -58,7 +66,7 @@ class LocalMillrace:
         table: Table = TABLE,
     ) -> None:
         given = load_settings({**(overrides or {}), "data_dir": data_dir or (overrides or {}).get("data_dir")}, environ)
-        self._given = given.model_copy(update={"data_dir": given.data_dir.expanduser().absolute()})
+        self._given = without_own_servers(given.model_copy(update={"data_dir": given.data_dir.expanduser().absolute()}))
         self._names = resolve(processes, table)
         self._table = table
         self._brokers = brokers
@@ -137,7 +145,8 @@ class LocalMillrace:
             for command in process_commands(self._plan)
         }
         self._states = dict.fromkeys(self._processes, State.WAITING)
-        write_env(folder, self.env)
+        own = [SERVER_SETTING[name] for name in SERVERS if name in self.urls and name not in self._plan.external]
+        write_env(folder, self.env, own=own)
         self._start_in_order()
 
     def _start_in_order(self) -> None:

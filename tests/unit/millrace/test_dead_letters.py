@@ -80,6 +80,7 @@ def test_only_what_anyone_may_write_is_sent_again(settings: SettingsFactory, sen
     """What a stage wrote for another would be told twice, and what was not kept says nothing: both are left."""
     found = letters(record(offset=1), record("joined-searches", 2), record("search-events", 3))
     found.append(letter_of(record("search-events", 4, value=b"")))
+    found.append(letter_of(record("search-events", 99)))
     assert replay(settings(), found, Wanted(stage="indexer")) == {"records": 2, "left": 2, "dry_run": False}
     assert [topic for topic, _ in sent] == ["catalog", "search-events"]
 

@@ -13,6 +13,7 @@ import pytest
 from contracts.errors import UsageError
 from deploy.local import state
 from deploy.local.state import DataFolderLock, ProcessState
+from tests.conftest import SettingsFactory
 
 
 def test_the_env_file_is_private_and_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -26,6 +27,23 @@ def test_the_env_file_is_private_and_comes_back_as_it_was(tmp_path: Path) -> Non
     state.write_env(tmp_path, environ)
     assert stat.S_IMODE((tmp_path / state.ENV_FILE).stat().st_mode) == 0o600
     assert state.read_env(tmp_path) == {name: value for name, value in environ.items() if value}
+
+
+def test_a_shell_that_loaded_up_env_starts_the_same_servers_again(tmp_path: Path, settings: SettingsFactory) -> None:
+    """Addresses of servers that were started here are left out; one of somebody else's, or a changed one, stays."""
+    given = {
+        "kafka_bootstrap": "127.0.0.1:9092",
+        "redis_url": "redis://shop:6379/0",
+        "qdrant_url": "http://127.0.0.1:6333",
+    }
+    loaded = settings(data_dir=tmp_path, **given)
+    assert state.without_own_servers(loaded) == loaded
+    state.write_env(tmp_path, loaded.as_environ(), own=["kafka_bootstrap", "qdrant_url"])
+    found = state.without_own_servers(loaded)
+    assert (found.kafka_bootstrap, found.redis_url, found.qdrant_url) == (None, "redis://shop:6379/0", None)
+    assert state.read_env(tmp_path)["MILLRACE_KAFKA_BOOTSTRAP"] == "127.0.0.1:9092"
+    other = settings(data_dir=tmp_path, **{**given, "kafka_bootstrap": "broker:9092"})
+    assert state.without_own_servers(other).kafka_bootstrap == "broker:9092"
 
 
 def test_a_second_holder_is_refused_with_the_first_ones_process(tmp_path: Path) -> None:
