@@ -24,6 +24,8 @@ from towers.model import QueryTower
 from towers.release_files import Encoder, Release, verified_release
 
 RETRY_S: Final = 1.0
+CLICK_TIMES: Final = 1024
+"""Kept at most; a release brings 256."""
 
 FormOf = Callable[[str], Form]
 """Tells how a collection holds products; raises MillraceError if it cannot be asked."""
@@ -38,7 +40,8 @@ class ServedRelease:
         product_release: whose quality the products in the collection have.
         collection: its name in the vector store.
         tower: of queries.
-        click_times: clicks that the release learned from, for the freshness of its first answer; epoch ms.
+        click_times: the newest clicks that it and releases before it learned from, each with the first release that
+            knew it, for the freshness of the first answer that goes by it; epoch ms.
         arm: that it answers for.
     """
 
@@ -46,7 +49,7 @@ class ServedRelease:
     product_release: int
     collection: str
     tower: QueryTower
-    click_times: tuple[int, ...] = ()
+    click_times: tuple[tuple[int, int], ...] = ()
     arm: str = LIVE
 
     def is_of(self, serving: Serving) -> bool:
@@ -159,7 +162,12 @@ class ServingFollower:
 
     def _swap(self, serving: Serving, release: Release) -> None:
         # The first answers of a process tell how long it was away, not how fresh the way from click to search is.
-        click_times = release.manifest.click_times if self.current is not None else ()
+        # A release that is overtaken before anybody searches leaves its clicks to the next one.
+        number = serving.query_release
+        click_times: tuple[tuple[int, int], ...] = ()
+        if self.current is not None:
+            learned = ((number, click_time) for click_time in release.manifest.click_times)
+            click_times = (*self.current.click_times, *learned)[-CLICK_TIMES:]
         self.current = ServedRelease(
             query_release=serving.query_release,
             product_release=serving.product_release,

@@ -389,7 +389,8 @@ class SearchService:
         """
         if release.query_release <= self._answered_release:
             return
-        self._answered_release = release.query_release
+        answered, self._answered_release = self._answered_release, release.query_release
         now_ms = self._clocks.epoch_ms()
-        for click_time in release.click_times:
-            metrics.FRESHNESS.labels("click_to_search").observe(max(now_ms - click_time, 0) / 1000)
+        for first_release, click_time in release.click_times:
+            if first_release > answered:
+                metrics.FRESHNESS.labels("click_to_search").observe(max(now_ms - click_time, 0) / 1000)

@@ -41,7 +41,8 @@ def served(query: int = 0, product: int = 0, *, click_times: tuple[int, ...] = (
     taste = np.zeros((DIM, DIM), dtype=np.float32)
     taste[:, 0] = query
     tower = replace(QueryTower.untrained(DIM), taste=taste)
-    return ServedRelease(query, product, f"products-r{product}", tower, click_times)
+    learned = tuple((query, click_time) for click_time in click_times)
+    return ServedRelease(query, product, f"products-r{product}", tower, learned)
 
 
 def request(query: str = "quiet fridge", **fields: object) -> SearchRequest:

@@ -101,7 +101,11 @@ def test_a_proven_release_is_swapped_in_whole(following: Following) -> None:
     assert before is not None
     assert (after.query_release, after.product_release, after.collection) == (3, 2, "products-r2")
     assert (before.query_release, before.product_release, before.collection) == (0, 0, "products-r0")
-    assert after.click_times == (NOW_MS,)
+    assert after.click_times == ((3, NOW_MS),)
+    following.add(query_release(4, following.encoder, product_release=2))
+    assert following.serve(4, 2)
+    assert following.followed.current is not None
+    assert following.followed.current.click_times == ((3, NOW_MS), (4, NOW_MS))
 
 
 def broken(encoder: TinyEncoder) -> Release:

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -342,6 +343,17 @@ async def test_the_first_answer_of_a_release_measures_click_to_search_once(searc
     before = observed_clicks()
     for _ in range(3):
         await search.service.search(request(impression="none"))
+    assert observed_clicks() == before + 2
+
+
+async def test_clicks_of_a_release_that_was_overtaken_unanswered_are_measured(search: Search) -> None:
+    """Where few search, several releases come before the first answer: the oldest clicks waited longest."""
+    search.release = served(3, 0, click_times=(NOW_MS - 20_000,))
+    await search.service.search(request())
+    before, learned = observed_clicks(), ((3, NOW_MS - 20_000), (4, NOW_MS - 9_000), (5, NOW_MS - 1_000))
+    search.release = replace(served(5, 0), click_times=learned)
+    for _ in range(2):
+        await search.service.search(request(k=3))
     assert observed_clicks() == before + 2
 
 
