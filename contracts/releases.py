@@ -90,6 +90,9 @@ class ReleaseManifest(Message):
     """How much better left-out queries' clicks are predicted than by the text alone, in nats per click."""
     gain_error: Finite | None = None
     """Standard error of the gain."""
+    debiasing: dict[str, Finite] = Field(default_factory=dict)
+    """How `strength` weighs showings by their examination, 1 in full and 0 not at all, and what the `exchanges` say of
+    it, neighbours in random order: `loss` of full weighing and of the `naive` twin, `gain` over it with its `error`."""
     click_times: Annotated[tuple[Time, ...], Field(strict=False, max_length=256)] = ()
     """Even sample of the click times that this release learned from and its parent had not."""
     checks: Annotated[tuple[SafetyCheck, ...], Field(strict=False, max_length=32)] = ()
