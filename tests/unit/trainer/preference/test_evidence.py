@@ -190,3 +190,24 @@ def test_some_queries_keep_their_own_cells(chosen: list[bool]) -> None:
         assert np.array_equal(some.products, cells.products[kept])
         assert some.sums(some.clicks) == pytest.approx(cells.sums(cells.clicks)[chosen])
         assert some.width == cells.width
+
+
+def test_showings_count_weighed_or_as_they_were_listed() -> None:
+    """In full by the chance of a look, without it by how often the product was listed, and in between."""
+    table = EvidenceTable()
+    for _ in range(2):
+        table.add(1, [Shown(1, 1.0, 1.0), Shown(2, 0.25, 1.0, 1.0)])
+    showings = {weight: np.exp(table.cells(debiasing=weight).log_showings).tolist() for weight in (0.0, 0.5, 1.0)}
+    assert showings[1.0] == pytest.approx([2.0, 0.5])
+    assert showings[0.5] == pytest.approx([2.0, 1.0])
+    assert showings[0.0] == pytest.approx([2.0, 2.0])
+
+
+def test_a_table_of_the_former_form_is_weighed_alike_either_way() -> None:
+    """It did not know how often products were listed: nothing of it speaks for or against weighing."""
+    table = table_of(list(PlantedShop().lists(50)))
+    state = table.state()
+    old = EvidenceTable.from_state({**state, "counts": state["counts"][:, :2]}, half_life_ms=np.inf)
+    assert same(old.cells(), table.cells())
+    assert same(old.cells(debiasing=0.0), old.cells())
+    assert not same(table.cells(debiasing=0.0), table.cells())
