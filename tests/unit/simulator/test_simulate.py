@@ -171,3 +171,34 @@ def test_progress_tells_both_kinds_of_work_to_the_end() -> None:
     Simulation(world(), TinyEncoder(), cache=None, tell=lambda *one: told.append(one)).run(FEW)
     assert [one for one in told if one[0] == "lists"] == [("lists", 0, 120), ("lists", 60, 120), ("lists", 120, 120)]
     assert [one for one in told if one[0] == "encoding"][-1] == ("encoding", 97, 97)  # distinct texts
+
+
+SWAPPED = SimulateOptions(lists=1_500, redeploy=500, ranker="weak", swaps=1.0, weights="auto", twin=True)
+
+
+def test_weighing_that_hurts_is_taken_down() -> None:
+    """Without position bias exchanged neighbours show that 1/position is wrong, and weighing is taken down."""
+    report = run(replace(SWAPPED, bias="none"))
+    assert report["debiasing"]["strength"] < 1
+    assert report["debiasing"]["naive"] < report["debiasing"]["loss"]
+
+
+def test_weighing_stays_under_position_bias() -> None:
+    """The twin without weights is solved on the same lists, and told beside."""
+    report = run(SWAPPED)
+    assert (report["debiasing"]["strength"], report["twin"]["strength"]) == (1, 0)
+    assert {"seen", "unseen"} == report["twin"]["quality"].keys()
+
+
+@pytest.mark.parametrize("ranker", ["base", "weak", "strong"])
+def test_a_fixed_ranker_shows_the_same_whatever_is_learned(ranker: Any) -> None:
+    """Its clicks do not depend on what is solved in between; a strong one is clicked more than a weak one."""
+    options = replace(FEW, ranker=ranker)
+    assert run(options)["clicks"] == run(replace(options, learner="none"))["clicks"]
+    assert run(replace(FEW, ranker="strong"))["clicks"] > run(replace(FEW, ranker="weak"))["clicks"]
+
+
+@pytest.mark.parametrize("click_model", ["cascade", "trust"])
+def test_simple_shoppers_read_as_they_are_told(click_model: Any) -> None:
+    """Other clicks than those of who looks at positions one by one."""
+    assert run(replace(FEW, click_model=click_model))["clicks"] != run(FEW)["clicks"]
