@@ -309,9 +309,9 @@ class _Lists:
     def _clicked(self, attractions: np.ndarray, looks: np.ndarray) -> np.ndarray:
         """What a simple shopper clicks, 1 or 0 by slot."""
         if self._options.click_model == "position":
-            return (self.rng.random(len(looks)) < attractions * looks).astype(float)
+            return np.asarray(self.rng.random(len(looks)) < attractions * looks, dtype=float)
         _, clicked = browse(attractions.tolist(), self.rng.random((len(looks), 3)).tolist(), habits=self._habits)
-        return np.isin(np.arange(len(looks)), clicked).astype(float)
+        return np.asarray(np.isin(np.arange(len(looks)), clicked), dtype=float)
 
     def attractions(self, number: int, rows: np.ndarray) -> np.ndarray:
         query_id, world = self._query_of[number].query_id, self._simulation.world

@@ -162,7 +162,7 @@ class Learner:
         evidence = self.evidence
         self.preference.learn(
             lambda strength: evidence.cells(known, debiasing=strength),
-            evidence.exchanges.rows(evidence.query_vectors.any(axis=1), known),
+            evidence.exchanges.rows(np.asarray(evidence.query_vectors.any(axis=1)), known),
             evidence.query_vectors,
             catalogue,
             float(evidence.table.lists),
