@@ -168,7 +168,7 @@ def test_words_of_a_query_count_as_in_search(query: str) -> None:
     slots = tuple(JoinedSlot(product_id=name, position=1 + place, clicked=True) for place, name in enumerate(names))
     search = JoinedSearch(search_id="s", search_time=START_MS, closed_at=START_MS, query=f"  {query} ", slots=slots)
     learner.evidence.take_list(judged(search), time_ms=START_MS)
-    cells, catalogue = learner._problem()
+    cells, catalogue, _ = learner._problem()
     assert catalogue.matches is not None
     found = catalogue.matches(cells)
     asked = read_query(query)
@@ -202,7 +202,7 @@ def test_a_catalogue_of_the_same_size_with_other_products_is_counted_anew() -> N
     assert np.array_equal(mine.terms, its.terms)
     assert np.array_equal(mine.having, its.having)
     learner._products = FakeProducts(encoder)
-    cells, catalogue = learner._problem()
+    cells, catalogue, _ = learner._problem()
     assert catalogue.matches is not None
     catalogue.matches(cells)
     index = learner._products.word_index()
@@ -243,7 +243,7 @@ def test_a_persons_text_is_no_best_match() -> None:
     learner.evidence.take_curated(
         CuratedPair(query="zebra lamp", chosen="zebra pattern cover", rejected_text="zebra lamp"), time_ms=START_MS
     )
-    cells, catalogue = learner._problem()
+    cells, catalogue, _ = learner._problem()
     assert catalogue.matches is not None
     assert catalogue.matches(cells).shares == pytest.approx([1.0, 1.0])
 
