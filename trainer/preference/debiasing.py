@@ -1,11 +1,8 @@
 """Whether weighing showings by their examination pays, told by what shoppers chose of neighbours in random order.
 
-Whatever makes shoppers look and click further up (position, cascade, trust in the rank), two neighbours that were
-exchanged with chance 1/2 profit from it alike: which one is chosen more tells which one is preferred, and no
-propensity is needed. So the model and its naive twin, for which each listed product was looked at, are both solved
-without some queries, and asked which of those queries' exchanged neighbours were chosen.
-
-Source: Radlinski, Joachims, AAAI 2006 (docs/papers.md).
+Whatever makes shoppers look further up, neighbours that were exchanged with chance 1/2 profit alike: no propensity is
+needed. The model and its naive twin, for which each listed product was looked at, are solved without some queries, and
+asked which of those queries' neighbours were chosen. Source: Radlinski, Joachims, AAAI 2006 (docs/papers.md).
 """
 
 from collections import deque
@@ -13,6 +10,7 @@ from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
+from scipy.optimize import minimize_scalar
 
 from trainer.preference.evidence import Cells
 from trainer.preference.losses import LossName
@@ -27,6 +25,7 @@ MAX_EXCHANGES: Final = 20_000
 """The newest ones are kept, 0.8 MB."""
 BEATEN_ERRORS: Final = 2.0
 """Standard errors by which weaker weighing must predict better than full weighing to take its place."""
+MOST_SCALED: Final = 3.0
 LEAST_EXCHANGES: Final = 100
 """With fewer nothing is decided: the error is not known either."""
 
@@ -140,23 +139,37 @@ def judge(
     if not (len(rows) and len(known)):
         return None
     asked, folds = (fold_of(one if query_keys is None else query_keys[one]) for one in (queries, known))
-    surprise = np.zeros((len(STRENGTHS), len(rows)))
+    margins = np.zeros((len(STRENGTHS), len(rows)))
     for fold in np.unique(asked).tolist():
         unseen = Problem(_each_two(rows[asked == fold]), query_vectors, catalogue)
         for row, strength in enumerate(STRENGTHS):
             solved = weighed[strength].of_queries(folds != fold)
             problem = Problem(solved, query_vectors, catalogue, loss=loss, directions=SEARCH_DIRECTIONS)
             weights = problem.solve(prior, memory=False, max_iterations=ITERATIONS).weights
-            surprise[row, asked == fold] = unseen.surprise(weights)
+            scores = unseen.unseen_scores(weights)
+            margins[row, asked == fold] = scores[::2] - scores[1::2]
     _, query_of = np.unique(queries, return_inverse=True)
     clicks = np.bincount(query_of, rows[:, 3:].sum(axis=1))
     say = 1 / (1 + clicks / KNOWN_CLICKS)
     says = say * clicks
-    naive, half, full = (say * np.bincount(query_of, one) for one in surprise)
+    naive, half, full = (say * np.bincount(query_of, _surprise(one, rows)) for one in margins)
     return Judgement(
         len(rows), float(full.sum() / says.sum()), float(naive.sum() / says.sum()),
         gain_of(naive, full, says), gain_of(half, full, says),
     )  # fmt: skip
+
+
+def _surprise(margins: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """How unlikely the choices of each two neighbours are, in nats, when the margins are scaled at their best, (N,).
+
+    Clicks by mistake or by trust in the rank bring choices closer, which is no reason to prefer a timid model.
+    """
+
+    def scaled(scale: float) -> np.ndarray:
+        z = scale * margins
+        return np.asarray(rows[:, 3] * np.logaddexp(0.0, -z) + rows[:, 4] * np.logaddexp(0.0, z))
+
+    return scaled(minimize_scalar(lambda scale: scaled(scale).sum(), bounds=(0.0, MOST_SCALED), method="bounded").x)
 
 
 def _each_two(rows: np.ndarray) -> Cells:
