@@ -97,8 +97,7 @@ def simulate(  # noqa: PLR0913, PLR0917 # a command line
 
     given = {"lists": lists, "seed": seed, "redeploy": redeploy, "shoppers": shoppers, "bias": bias,
              "weights": weights, "click_model": click_model, "ranker": ranker, "swaps": swaps, "twin": twin,
-             "explore": explore, "explore_by": explore_by, "learner": learner,
-             "loss": loss}  # fmt: skip
+             "explore": explore, "explore_by": explore_by, "learner": learner, "loss": loss}  # fmt: skip
     try:
         options = TypeAdapter(SimulateOptions).validate_python(given)
     except ValidationError as error:

@@ -33,6 +33,7 @@ class Seen:
                     self.exchanges.add(query, (upper.product, lower.product), (upper.click, lower.click))
 
     def _lists(self, looks: np.ndarray) -> Iterator[tuple[int, list[Shown], int]]:
+        """Queries, what was shown and clicked, and the first place that was exchanged."""
         rng = np.random.default_rng(7)
         pushed = rng.standard_normal(len(self.shop.quality))
         for _ in range(LISTS):
