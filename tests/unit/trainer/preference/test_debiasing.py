@@ -155,6 +155,17 @@ def test_the_order_of_exchanges_does_not_matter(biased: Seen) -> None:
     assert judgements[0] is not None
 
 
+def test_choices_are_predicted_by_order_not_by_how_far_apart() -> None:
+    """A model that says the same twice as boldly is no better and no worse; one that says the opposite is."""
+    rng = np.random.default_rng(5)
+    margins = rng.standard_normal(400)
+    chosen = (rng.random(400) < 1 / (1 + np.exp(-margins))).astype(float)
+    rows = np.column_stack([np.zeros((400, 3)), chosen, 1 - chosen])
+    plain, bold, opposite = (debiasing._surprise(factor * margins, rows).sum() for factor in (1, 2, -1))
+    assert bold == pytest.approx(plain)
+    assert opposite > plain + 10
+
+
 @pytest.mark.parametrize(
     ("exchanges", "naive", "half", "strength"),
     [
