@@ -132,6 +132,18 @@ def first_swapped(seed: int) -> int:
     return 1 + seed % 2
 
 
+def exchanged_positions(search: JoinedSearch) -> tuple[int, ...] | None:
+    """Return the positions of a list that were exchanged with the next one with chance 1/2; None without policy `swap`.
+
+    Only those of the first page: no exchange crosses a page break, and later breaks are not known.
+    """
+    exploration = search.ranking.exploration
+    if exploration.policy != "swap":
+        return None
+    last = max((slot.position for slot in search.slots), default=0) if search.page == 1 else 0
+    return tuple(range(first_swapped(exploration.seed), min(last, search.first_page_ends or last), 2))
+
+
 def examination(position: int) -> float:
     """Return the relative chance that a shopper examines a position, 1 at the top.
 

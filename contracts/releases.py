@@ -105,6 +105,9 @@ class ReleaseManifest(Message):
     """Standard error of the gain."""
     golden: GoldenSet | None = None
     """What the check of judged queries rests on; None if there was no such check."""
+    debiasing: dict[str, Finite] = Field(default_factory=dict)
+    """How `strength` weighs showings by their examination, 1 in full and 0 not at all, and what the `exchanges` say of
+    it, neighbours in random order: `loss` of full weighing and of the `naive` twin, `gain` over it with its `error`."""
     click_times: Annotated[tuple[Time, ...], Field(strict=False, max_length=256)] = ()
     """Even sample of the click times that this release learned from and its parent had not."""
     checks: Annotated[tuple[SafetyCheck, ...], Field(strict=False, max_length=32)] = ()

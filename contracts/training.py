@@ -50,5 +50,8 @@ class TrainingSearch(Message):
     left_out: Annotated[tuple[LeftOutSlot, ...], Field(strict=False, max_length=MAX_LIST_SLOTS)] = ()
     cap: Ratio = 1.0
     """Weight of the whole list: less than 1 of a shopper who has shown very many."""
+    exchanged: Annotated[tuple[Position, ...], Field(strict=False, max_length=MAX_LIST_SLOTS)] | None = None
+    """Positions that were exchanged with the next one with chance 1/2, whatever stood there, rising; None if the list's
+    policy was not `swap`. Of two such products that both count, clicks tell which one is preferred."""
     propensity_version: Count = 0
     rule_version: Count = RULE_VERSION

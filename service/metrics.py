@@ -78,6 +78,9 @@ LISTS_READ = _counter("millrace_lists_read_total", "Training searches read by th
 EVIDENCE_CELLS = _gauge("millrace_evidence_cells", "Query and product pairs with evidence.")
 EVIDENCE_DROPPED = _gauge("millrace_evidence_dropped_cells", "Cells that left for want of room.")
 SOLVE_SECONDS = _histogram("millrace_solve_duration_seconds", "Time of computing weights or a prior.", "what")
+DEBIASING = _gauge(
+    "millrace_debiasing", "How strongly showings are weighed, and what exchanged neighbours say of it.", "statistic"
+)
 GAIN_NATS = _gauge("millrace_gain_nats", "Gain on left-out queries per click, and its standard error.", "statistic")
 CHECKPOINT_TIME = _gauge(
     "millrace_checkpoint_last_success_timestamp_seconds", "When the last checkpoint became durable."
@@ -112,7 +115,7 @@ METRICS_OF: Final[dict[Process, tuple[MetricWrapperBase, ...]]] = {
     ),
     Process.TRAINER: (
         DEAD_LETTERS, STAGE_WATERMARK, STAGE_PROGRESS, LISTS_READ, PAIRS_TRAINED, PAIRS_DROPPED, EVIDENCE_CELLS,
-        EVIDENCE_DROPPED, SOLVE_SECONDS, GAIN_NATS, CHECKPOINT_TIME, RELEASES, DECISIONS, RELEASE_INFO,
+        EVIDENCE_DROPPED, SOLVE_SECONDS, DEBIASING, GAIN_NATS, CHECKPOINT_TIME, RELEASES, DECISIONS, RELEASE_INFO,
         DEPENDENCY_UP,
     ),
     Process.INDEXER: (

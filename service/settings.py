@@ -36,6 +36,7 @@ _UNSET_FIXES: Final = {
 }
 
 LossName = Literal["softmax", "logistic", "hinge", "squared", "ranknet"]
+Debias = Literal["auto", "on", "off"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "json", "console"]
 
@@ -172,6 +173,11 @@ class Settings(KafkaSettings):
     )
     loss: LossName = _setting(
         "softmax", "What the trainer solves: softmax (InfoNCE), logistic (DPO), hinge, squared or ranknet."
+    )
+    debias: Debias = _setting(
+        "auto",
+        "Whether showings are weighed by the chance of a look: on, off, or auto, which is on until neighbours in "
+        "random order prove that less is better.",
     )
     base_model: str = _setting(
         "sentence-transformers/all-MiniLM-L6-v2",

@@ -63,8 +63,18 @@ def simulate(  # noqa: PLR0913, PLR0917 # a command line
         str, typer.Option(help="Simple shoppers look less at lower positions (position), or not (none).")
     ] = "position",
     weights: Annotated[
-        str, typer.Option(help="ratio: undo position bias, as the trainer does; one: do not.")
+        str, typer.Option(help="ratio: undo position bias; one: do not; auto: as the trainer does, by --swaps.")
     ] = "ratio",
+    click_model: Annotated[
+        str, typer.Option(help="How simple shoppers read a list: position, cascade or trust.")
+    ] = "position",
+    ranker: Annotated[
+        str, typer.Option(help="Whose lists are shown: own, or always those of base, weak or strong.")
+    ] = "own",
+    swaps: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of lists whose neighbours are exchanged at random.")
+    ] = 0.0,
+    twin: Annotated[bool, typer.Option("--twin", help="Also solve the same lists without weights.")] = False,
     explore: Annotated[
         float, typer.Option(min=0, help="How far scores of shown lists move: nats, or with draws widths of a quality.")
     ] = 0.0,
@@ -86,8 +96,8 @@ def simulate(  # noqa: PLR0913, PLR0917 # a command line
     from towers.encoder import load_encoder
 
     given = {"lists": lists, "seed": seed, "redeploy": redeploy, "shoppers": shoppers, "bias": bias,
-             "weights": weights, "explore": explore, "explore_by": explore_by, "learner": learner,
-             "loss": loss}  # fmt: skip
+             "weights": weights, "click_model": click_model, "ranker": ranker, "swaps": swaps, "twin": twin,
+             "explore": explore, "explore_by": explore_by, "learner": learner, "loss": loss}  # fmt: skip
     try:
         options = TypeAdapter(SimulateOptions).validate_python(given)
     except ValidationError as error:
@@ -109,9 +119,13 @@ def simulation_table(report: Mapping[str, Any]) -> Table:
     table = Table("lists", "nDCG@10, queries typed", "nDCG@10, queries never typed", title=title)
     for point in report["curve"]:
         table.add_row(f"{point['lists']:,}", f"{point['seen']:.3f}", f"{point['unseen']:.3f}")
-    changes = [report["quality"][name]["difference"]["ndcg@10"] for name in ("seen", "unseen")]
+    differences = {"gain": report["quality"]}
+    if (twin := report["twin"]) is not None:
+        differences["over its naive twin" if twin["strength"] == 0 else "over its weighed twin"] = twin["quality"]
     table.add_section()
-    table.add_row("gain", *(f"{one['mean']:+.3f} ({one['low']:+.3f} to {one['high']:+.3f})" for one in changes))
+    for words, quality in differences.items():
+        changes = [quality[name]["difference"]["ndcg@10"] for name in ("seen", "unseen")]
+        table.add_row(words, *(f"{one['mean']:+.3f} ({one['low']:+.3f} to {one['high']:+.3f})" for one in changes))
     return table
 
 

@@ -15,23 +15,28 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from contracts.catalog import Product
-from contracts.outcomes import VALUE, Grade, examination, grade, is_bounce
+from contracts.outcomes import VALUE, Grade, examination, first_swapped, grade, is_bounce
 from contracts.structs import JoinedSlot
-from indexer.search.exploration import MOST_EXPLORED
+from indexer.search.exploration import MOST_EXPLORED, swapped
 from millrace.output import Tell
 from simulator import evaluation
 from simulator.base_vectors import encode_catalogue
+from simulator.shop.click_models import TRUST, ClickModel, Habits, browse
 from simulator.shop.shoppers import Action, Shoppers
 from simulator.shop.world import Query, Split, World
 from simulator.words import Words
 from towers.model import NATS_PER_COSINE
 from towers.release_files import Encoder
+from trainer.preference.debiasing import NAIVE, Debias, Exchanges
 from trainer.preference.evidence import EvidenceTable, Shown
 from trainer.preference.learner import PreferenceLearner
 from trainer.preference.losses import LossName
 from trainer.preference.model import Weights
 
 SHOWN: Final = 10
+FIXED_BY: Final = 2.0
+"""What distinguishes a fixed ranker from the untrained model, in standard deviations of that one's scores."""
+DEBIAS: Final[Mapping[str, Debias]] = {"ratio": "on", "one": "off", "auto": "auto"}
 SPLITS: Final[Mapping[str, Split]] = {"seen": "train", "unseen": "test"}
 
 
@@ -45,7 +50,12 @@ class SimulateOptions:
         redeploy: lists after which the model is solved and put in force.
         shoppers: `simple` ones click on what they looked at by attraction; `shop` ones are the shop simulator's.
         bias: whether simple shoppers look less at lower positions.
-        weights: `ratio` undoes that by the chance of a look, `one` does not.
+        click_model: how they read a list; `cascade` and `trust` are those of `simulator.shop.click_models`.
+        ranker: whose lists they see: those of the model in force (`own`), or always those of the untrained model
+            (`base`), of that one spoiled by noise (`weak`), or of one that knows half of what they like (`strong`).
+        swaps: share of lists whose neighbours are exchanged at random, as search does.
+        weights: `ratio` undoes position bias by 1/position, `one` does not, `auto` is what exchanged neighbours prove.
+        twin: whether the same lists are also solved without weights, or with them if there are none in force.
         explore: standard deviation of noise on the scores of shown lists, in nats; with draws, in deviations of each
             product's own quality.
         explore_by: `noise` is alike for all products; `draws` of their qualities move only what is uncertain.
@@ -58,7 +68,11 @@ class SimulateOptions:
     redeploy: int = 500
     shoppers: Literal["simple", "shop"] = "simple"
     bias: Literal["position", "none"] = "position"
-    weights: Literal["ratio", "one"] = "ratio"
+    click_model: ClickModel = "position"
+    ranker: Literal["own", "base", "weak", "strong"] = "own"
+    swaps: float = 0.0
+    weights: Literal["ratio", "one", "auto"] = "ratio"
+    twin: bool = False
     explore: float = 0.0
     explore_by: Literal["noise", "draws"] = "noise"
     learner: Literal["preference", "none"] = "preference"
@@ -95,26 +109,30 @@ class Simulation:
     def run(self, options: SimulateOptions) -> dict[str, Any]:
         """Run the loop and return the report (docs/quickstart.md, "Would it help my shop?")."""
         began_s = time.process_time()
-        table, learner = EvidenceTable(), PreferenceLearner(loss=options.loss)
+        table, exchanges = EvidenceTable(), Exchanges()
+        learner = PreferenceLearner(loss=options.loss, debias=DEBIAS[options.weights])
         solved = weights = Weights.untrained(self._catalogue)
         ranking = self._ranking(weights)
-        before = self._scores(ranking)
+        shown = _Lists(self, options)
+        before, fixed = self._scores(ranking), self._fixed(ranking, options, shown)
         curve = [self._point(0, before)]
         clicks, lost, after = 0, 0.0, before
-        shown = _Lists(self, options)
         for first in range(0, options.lists, options.redeploy):
             self._tell("lists", first, options.lists)
             count = min(options.redeploy, options.lists - first)
             noise = self._noise(weights, options, shown.rng)
             for place in range(first, first + count):
-                number, slots, utility_lost = shown.next(ranking, noise)
+                number, slots, utility_lost = shown.next(fixed or ranking, noise)
                 clicks += sum(slot.click > 0 for slot in slots)
                 lost += utility_lost
                 table.add(number, slots)
+                for upper, lower in shown.exchanged(slots):
+                    exchanges.add(number, (upper.product, lower.product), (upper.click, lower.click))
                 if options.learner == "preference" and learner.prior_due(place + 1):
-                    learner.learn_prior(table.cells(), self._query_vectors, self._catalogue, place + 1)
+                    self._learn(learner, table, exchanges)
             if options.learner == "preference":
-                solved = learner.solve(table.cells(), self._query_vectors, self._catalogue, start=solved).weights
+                cells = table.cells(debiasing=learner.strength)
+                solved = learner.solve(cells, self._query_vectors, self._catalogue, start=solved).weights
                 weights = learner.released(solved)
                 ranking = self._ranking(weights)
             after = self._scores(ranking)
@@ -130,12 +148,57 @@ class Simulation:
             "quality": {name: evaluation.comparison(before[name], after[name], seed=options.seed) for name in SPLITS},
             "by_class": {name: evaluation.by_class(before[name], after[name], seed=options.seed) for name in SPLITS},
             "curve": curve,
+            "debiasing": learner.debiasing(),
+            "twin": self._twin(table, learner, options, after) if options.twin else None,
             "exploration": {
                 "by": options.explore_by, "nats": options.explore, "utility_lost": lost / max(options.lists, 1)
             },
             "cpu_s": round(time.process_time() - began_s, 2),
             "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         }  # fmt: skip
+
+    def _learn(self, learner: PreferenceLearner, table: EvidenceTable, exchanges: Exchanges) -> None:
+        learner.learn(
+            lambda strength: table.cells(debiasing=strength), exchanges.rows(),
+            self._query_vectors, self._catalogue, table.lists,
+        )  # fmt: skip
+
+    def _twin(
+        self,
+        table: EvidenceTable,
+        learner: PreferenceLearner,
+        options: SimulateOptions,
+        ours: Mapping[str, list[evaluation.QueryScore]],
+    ) -> dict[str, Any]:
+        """What the same lists teach when showings are weighed otherwise, and by how much that is worse."""
+        twin = PreferenceLearner(loss=options.loss, debias="on" if learner.strength == NAIVE else "off")
+        self._learn(twin, table, Exchanges())
+        cells = table.cells(debiasing=twin.strength)
+        solved = twin.solve(cells, self._query_vectors, self._catalogue).weights
+        theirs = self._scores(self._ranking(twin.released(solved)))
+        quality = {name: evaluation.comparison(theirs[name], ours[name], seed=options.seed) for name in SPLITS}
+        return {"strength": twin.strength, "quality": quality}
+
+    def _fixed(self, ranking: Ranking, options: SimulateOptions, lists: "_Lists") -> Ranking | None:
+        """What another engine, which learns nothing, ranks first for the queries that are typed; None if there is none.
+
+        Its scores are standardised; what spoils or helps them has twice their standard deviation.
+        """
+        if options.ranker == "own":
+            return None
+        rng = np.random.default_rng(options.seed)
+        found = {}
+        for number in lists.queries.tolist():
+            rows, scores = ranking[number]
+            added = np.zeros(len(rows))
+            if options.ranker == "weak":
+                added = rng.standard_normal(len(rows))
+            elif options.ranker == "strong":
+                added = _standard(lists.attractions(number, rows))
+            scores = _standard(scores) + FIXED_BY * added
+            order = np.argsort(-scores, kind="stable")
+            found[number] = (rows[order], scores[order])
+        return found
 
     def _noise(self, weights: Weights, options: SimulateOptions, rng: np.random.Generator) -> Noise:
         """What exploration adds to the scores of a list, as search does (indexer/search/exploration.py)."""
@@ -192,9 +255,13 @@ class _Lists:
         self.rng = np.random.default_rng(options.seed)
         popularity = np.array([query.popularity for query in typed])
         self._popularity = popularity / popularity.sum() if popularity.sum() > 0 else None
-        self._looks = np.array([examination(position) for position in range(1, SHOWN + 1)])
+        self._examined = self._looks = np.array([examination(position) for position in range(1, SHOWN + 1)])
+        """What the learner takes for the chance of a look, and what it is for simple shoppers."""
         if options.bias == "none":
             self._looks = np.full(SHOWN, self._looks.mean())
+        self._habits = Habits(options.click_model, trust=TRUST[options.click_model])
+        self._first_swapped: int | None = None
+        """Of the last list the first position that was exchanged with chance 1/2; None if none was."""
         self._shoppers = Shoppers(simulation.world, options.seed)
         self._visit, self._step = self._shoppers.visit(0), 0
         self._typed: Query | None = self._visit.first
@@ -205,7 +272,7 @@ class _Lists:
             number = int(self.rng.choice(self.queries, p=self._popularity))
             shown, lost = self._shown(number, ranking, noise)
             looks = self._looks[: len(shown)]
-            clicks = (self.rng.random(len(shown)) < self._attractions(number, shown) * looks).astype(float)
+            clicks = self._clicked(self.attractions(number, shown), looks)
         else:
             query = self._next_typed()
             number = self._simulation.number(query)
@@ -214,21 +281,39 @@ class _Lists:
             reaction = self._shoppers.react(self._visit, self._step, query=query, returned=returned)
             self._typed, self._step = reaction.follow_up, self._step + 1
             clicks, looks = _worth(reaction.actions, returned), self._looks[: len(shown)]
-        if self._options.weights == "one":
-            looks = np.ones(len(shown))
+        looks = self._examined[: len(shown)]
         slots = [Shown(*slot) for slot in zip(shown.tolist(), looks.tolist(), clicks.tolist(), strict=True)]
         return number, slots, lost
 
     def _shown(self, number: int, ranking: Ranking, noise: Noise) -> tuple[np.ndarray, float]:
         rows, scores = ranking[number]
+        self._first_swapped = None
+        if self._options.swaps and self.rng.random() < self._options.swaps:
+            seed = int(self.rng.integers(2**31))
+            self._first_swapped = first_swapped(seed)
+            return np.array(swapped([rows[:SHOWN].tolist()], seed)[0]), 0.0
         if not self._options.explore:
             return rows[:SHOWN], 0.0
         noisy = scores + noise(rows)
         shown = rows[np.argsort(-noisy, kind="stable")[:SHOWN]]
-        lost = self._attractions(number, rows[:SHOWN]).mean() - self._attractions(number, shown).mean()
+        lost = self.attractions(number, rows[:SHOWN]).mean() - self.attractions(number, shown).mean()
         return shown, float(lost)
 
-    def _attractions(self, number: int, rows: np.ndarray) -> np.ndarray:
+    def exchanged(self, slots: Sequence[Shown]) -> list[tuple[Shown, Shown]]:
+        """The neighbours of the last list that were exchanged with chance 1/2."""
+        if self._first_swapped is None:
+            return []
+        first = self._first_swapped - 1
+        return list(zip(slots[first::2], slots[first + 1 :: 2], strict=False))
+
+    def _clicked(self, attractions: np.ndarray, looks: np.ndarray) -> np.ndarray:
+        """What a simple shopper clicks, 1 or 0 by slot."""
+        if self._options.click_model == "position":
+            return np.asarray(self.rng.random(len(looks)) < attractions * looks, dtype=float)
+        _, clicked = browse(attractions.tolist(), self.rng.random((len(looks), 3)).tolist(), habits=self._habits)
+        return np.asarray(np.isin(np.arange(len(looks)), clicked), dtype=float)
+
+    def attractions(self, number: int, rows: np.ndarray) -> np.ndarray:
         query_id, world = self._query_of[number].query_id, self._simulation.world
         judged = [world.judgment(query_id, self._simulation.product_id(row)) for row in rows]
         return np.array([judgment.click_probability() for judgment in judged])
@@ -239,6 +324,10 @@ class _Lists:
             self._visit, self._step = self._shoppers.visit(self._visit.number + 1), 0
             self._typed = self._visit.first
         return self._typed
+
+
+def _standard(values: np.ndarray) -> np.ndarray:
+    return np.asarray((values - values.mean()) / max(float(values.std()), 1e-9))
 
 
 def _prior(learner: PreferenceLearner) -> dict[str, Any] | None:

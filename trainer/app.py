@@ -129,6 +129,7 @@ class TrainerApp:
             encode=TextVectors(encoder),
             half_life_days=settings.half_life_days,
             loss=settings.loss,
+            debias=settings.debias,
         )
         snapshot = checkpoints.load()
         if snapshot is not None:

@@ -6,7 +6,7 @@ the solver begins. So nothing of an earlier solve has to be kept, and any releas
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from towers.features import FeatureSpace, matched
 from towers.lexical import Sparse, word_vector
 from towers.model import NATS_PER_COSINE, Mix, ProductTower, QueryTower, product_vectors
 from towers.word_index import TermCounts, WordIndex
+from trainer.preference.debiasing import Debias
 from trainer.preference.evidence import Cells
 from trainer.preference.learner import PreferenceLearner
 from trainer.preference.losses import LossName
@@ -115,6 +116,7 @@ class Learner:
         encode: gives the base vector (D,) of a text, which depends on that text only.
         half_life_days: after which evidence weighs half as much.
         loss: what is solved.
+        debias: whether showings are weighed by their examination.
     """
 
     def __init__(
@@ -125,9 +127,11 @@ class Learner:
         encode: Callable[[str], np.ndarray],
         half_life_days: float,
         loss: LossName = "softmax",
+        debias: Debias = "auto",
     ) -> None:
         self.half_life_days = half_life_days
-        self._dim, self._loss = dim, loss
+        self._dim = dim
+        self._options: dict[str, Any] = {"loss": loss, "debias": debias}
         self.products, self.encode = products, encode
         self.progress = Progress()
         self.forget()
@@ -135,7 +139,7 @@ class Learner:
     def forget(self) -> None:
         """Begin again without any evidence."""
         self.evidence = Evidence(self._dim, half_life_ms=self.half_life_days * DAY_MS)
-        self.preference = PreferenceLearner(loss=self._loss)
+        self.preference = PreferenceLearner(**self._options)
         self._space = FeatureSpace.of([])
         self._sketch = np.zeros(0, dtype=np.uint64)
         """Of the catalogue when its features and words were counted."""
@@ -153,14 +157,21 @@ class Learner:
         return self.preference.prior_due(self.evidence.table.lists) and len(self.products.digests()) > 0
 
     def learn_prior(self) -> None:
-        """Learn the prior anew."""
-        cells, catalogue = self._problem()
-        vectors, lists = self.evidence.query_vectors, float(self.evidence.table.lists)
-        self.preference.learn_prior(cells, vectors, catalogue, lists, query_keys=self.evidence.queries.keys())
+        """Learn the prior anew, and how strongly showings are weighed."""
+        _, catalogue, known = self._problem()
+        evidence = self.evidence
+        self.preference.learn(
+            lambda strength: evidence.cells(known, debiasing=strength),
+            evidence.exchanges.rows(np.asarray(evidence.query_vectors.any(axis=1)), known),
+            evidence.query_vectors,
+            catalogue,
+            float(evidence.table.lists),
+            query_keys=evidence.queries.keys(),
+        )
 
     def solve(self, parent: Towers) -> Solved:
         """Compute the towers of everything that was counted, beginning at those of another release."""
-        cells, catalogue = self._problem()
+        cells, catalogue, _ = self._problem()
         vectors = self.evidence.query_vectors
         solution = self.preference.solve(cells, vectors, catalogue, start=self._start(parent))
         weights = self.preference.released(solution.weights)
@@ -175,6 +186,10 @@ class Learner:
         """What the prior gained on left-out queries, in nats per click, and its standard error."""
         learned = self.preference.learned
         return (None, None) if learned is None else learned.gain
+
+    def debiasing(self) -> dict[str, float]:
+        """How strongly showings are weighed, and what exchanged neighbours say of it, as manifests name them."""
+        return self.preference.debiasing()
 
     def sample(self) -> Sample:
         """The newest queries and products that have evidence."""
@@ -220,9 +235,9 @@ class Learner:
 
         none = {"query_vectors": np.zeros((0, self._dim), dtype=np.float16)}
         self.evidence = Evidence.from_state(none | under("evidence."), half_life_ms=self.half_life_days * DAY_MS)
-        self.preference = PreferenceLearner(loss=self._loss)
+        self.preference = PreferenceLearner(**self._options)
         if preference := under("preference."):
-            self.preference = PreferenceLearner.from_state(preference, loss=self._loss)
+            self.preference = PreferenceLearner.from_state(preference, **self._options)
         self._space = FeatureSpace(state["space.keys"], state["space.idf"])
         self._sketch = state["space.sketch"]
         counts = TermCounts(int(state["words.products"]), state["words.terms"], state["words.having"])
@@ -234,8 +249,8 @@ class Learner:
         learned = self.preference.learned
         return Prior() if learned is None else learned.prior
 
-    def _problem(self) -> tuple[Cells, Catalogue]:
-        """The evidence of what has vectors, and the products that it names."""
+    def _problem(self) -> tuple[Cells, Catalogue, np.ndarray]:
+        """The evidence of what has vectors, the products that it names, and which of those have one."""
         self.evidence.renumber()
         self.evidence.encode_queries(self.encode)
         sketch = sketch_of(self.products.digests())
@@ -249,14 +264,14 @@ class Learner:
             text = names[number].removeprefix(TEXT)
             known[number], vectors[number] = True, np.nan_to_num(self.encode(text))
             words[number] = word_vector("", PointPayload.model_construct(title=text))
-        cells = self.evidence.cells(known)
+        cells = self.evidence.cells(known, debiasing=self.preference.strength)
         self.words.keep({texts[number] for number in cells.queries.tolist()})
         catalogue = Catalogue(
             vectors,
             self._space.matrix(features),
             matches=lambda cells: self.words.of(cells, texts, words, is_text=is_text),
         )
-        return cells, catalogue
+        return cells, catalogue, known
 
     def word_index(self) -> WordIndex:
         """The words of the catalogue as it is now."""

@@ -19,6 +19,7 @@ from contracts.structs import TrainingSearch, TrainingSlot
 from contracts.telemetry import ListOutcome, PairDropReason
 from towers.features import key_of
 from towers.text import normalised
+from trainer.preference.debiasing import FULL, Exchanges
 from trainer.preference.evidence import Cells, EvidenceTable, Shown
 
 RULE_WEIGHT: Final = 0.5
@@ -115,6 +116,7 @@ class Evidence:
 
     def __init__(self, dim: int, *, half_life_ms: float) -> None:
         self.table = EvidenceTable(half_life_ms=half_life_ms)
+        self.exchanges = Exchanges()
         self.queries, self.products = Names(), Names()
         self.typed: list[str] = []
         """By query number what shoppers typed, as search reads it: of all spellings the least, whatever came first."""
@@ -136,8 +138,14 @@ class Evidence:
         if not normalised(search.query):
             return ListOutcome.NO_QUERY
         cap, slots = search.cap, search.slots
-        shown = [Shown(self.products.number(one.product_id), cap * one.showing, cap * one.value) for one in slots]
-        self.table.add(self._number(search.query), shown, time_ms=min(search.closed_at, time_ms))
+        shown = [Shown(self.products.number(one.product_id), cap * one.showing, cap * one.value, cap) for one in slots]
+        query = self._number(search.query)
+        self.table.add(query, shown, time_ms=min(search.closed_at, time_ms))
+        at = dict(zip((one.position for one in slots), shown, strict=True))
+        for position in search.exchanged or ():
+            if position in at and position + 1 in at:
+                upper, lower = at[position], at[position + 1]
+                self.exchanges.add(query, (upper.product, lower.product), (upper.click, lower.click))
         self._note_clicks(search.search_time, slots)
         return ListOutcome.LEARNED
 
@@ -150,7 +158,7 @@ class Evidence:
         chosen, rejected = pair.chosen.product_id, pair.rejected.product_id
         if pair.source == "value":
             value = pair.factors.cap * min(pair.factors.value, VALUE[Grade.PURCHASE])
-            shown = [Shown(self.products.number(chosen), 0.0, value)]
+            shown = [Shown(self.products.number(chosen), 0.0, value, 0.0)]
             self.table.add(self._number(pair.query), shown, time_ms=pair.closed_at, is_list=False)
         elif pair.source != "click":
             weight = RULE_WEIGHT if pair.source == "rule" else CURATED_WEIGHT
@@ -173,23 +181,25 @@ class Evidence:
             if not self.query_vectors[number].any():
                 self.query_vectors[number] = np.nan_to_num(encode(self.typed[number]))
 
-    def cells(self, known_products: np.ndarray) -> Cells:
+    def cells(self, known_products: np.ndarray, *, debiasing: float = FULL) -> Cells:
         """The evidence of queries and products that have vectors.
 
         Args:
             known_products: whether each product has one, (all products,) of bool.
+            debiasing: how strongly showings are weighed.
         """
-        return self.table.cells(np.asarray(self.query_vectors.any(axis=1)), known_products)
+        return self.table.cells(np.asarray(self.query_vectors.any(axis=1)), known_products, debiasing=debiasing)
 
     def renumber(self) -> bool:
         """Give all numbers out anew if many have lost their evidence; return whether that was done."""
         queries, products = self.table.used()
         if len(self.queries) + len(self.products) < 2 * (len(queries) + len(products)) + SPARE_NUMBERS:
             return False
-        places = [np.zeros(len(names), dtype=np.int64) for names in (self.queries, self.products)]
+        places = [np.full(len(names), -1, dtype=np.int64) for names in (self.queries, self.products)]
         for place, used in zip(places, (queries, products), strict=True):
             place[used] = np.arange(len(used))
         self.table.renumber(*places)
+        self.exchanges.renumber(*places)
         self.query_vectors = self.query_vectors[queries[queries < len(self.query_vectors)]]
         self.queries = Names([self.queries.texts[number] for number in queries.tolist()])
         self.typed = [self.typed[number] for number in queries.tolist()]
@@ -201,6 +211,7 @@ class Evidence:
         texts = [self.queries.texts, self.typed, self.products.texts, self.click_times]
         return {
             **{f"table.{name}": array for name, array in self.table.state().items()},
+            "exchanges": self.exchanges.rows(),
             "query_vectors": self.query_vectors,
             "names": np.frombuffer(orjson.dumps(texts), dtype=np.uint8),
             "lists": self._lists.to_array(),
@@ -213,6 +224,7 @@ class Evidence:
         evidence = cls(state["query_vectors"].shape[1], half_life_ms=half_life_ms)
         table = {name.removeprefix("table."): array for name, array in state.items() if name.startswith("table.")}
         evidence.table = EvidenceTable.from_state(table, half_life_ms=half_life_ms)
+        evidence.exchanges = Exchanges(state.get("exchanges"))  # states of former versions have none
         # The former form has a fifth part: how far joins had come, when lists were read as the join wrote them.
         queries, evidence.typed, products, evidence.click_times, *_ = orjson.loads(state["names"].tobytes())
         evidence.queries, evidence.products = Names(queries), Names(products)

@@ -47,6 +47,10 @@ def prior(learner: Learner) -> None:
     metrics.GAIN_NATS.labels("error").set(error)
     widths = {name: round(value, 3) for name, value in learner.prior().items()}
     lists = learner.evidence.table.lists
+    debiasing = learner.debiasing()
+    for name, value in debiasing.items():
+        metrics.DEBIASING.labels(name).set(value)
+    get_logger().info("debiasing_judged", **{name: round(value, 4) for name, value in debiasing.items()})
     get_logger().info("prior_learned", lists=lists, gain_nats=round(gain, 4), gain_error=round(error, 4), **widths)
 
 

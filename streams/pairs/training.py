@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from contracts.base import is_visible
-from contracts.outcomes import VALUE, Theta, cell_of, grade, is_bounce, prior, stood_by_rank
+from contracts.outcomes import VALUE, Theta, cell_of, exchanged_positions, grade, is_bounce, prior, stood_by_rank
 from contracts.structs import JoinedSearch, JoinedSlot, LeftOutSlot, TrainingSearch, TrainingSlot
 from contracts.telemetry import SlotReason
 
@@ -72,6 +72,7 @@ def training_search(
         slots=tuple(counted.values()),
         left_out=tuple(left_out),
         cap=cap,
+        exchanged=exchanged_positions(search),
         propensity_version=version,
     )
 

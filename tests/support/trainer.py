@@ -20,6 +20,7 @@ from towers.word_index import WordIndex
 from trainer.adapters.vectors import TextVectors
 from trainer.learner import Learner, Looked
 from trainer.loop import LoopSettings, TrainerLoop
+from trainer.preference.debiasing import Debias
 from trainer.preference.model import Prior
 from trainer.preference.priors import Gain, Learned
 from trainer.records import LogRecord
@@ -73,11 +74,16 @@ class FakeProducts:
 
 
 def new_learner(
-    snapshot: Snapshot | None = None, *, encoder: TinyEncoder | None = None, products: FakeProducts | None = None
+    snapshot: Snapshot | None = None,
+    *,
+    encoder: TinyEncoder | None = None,
+    products: FakeProducts | None = None,
+    debias: Debias = "auto",
 ) -> Learner:
     """Return the learner of a snapshot, or one that has seen nothing and whose gate is open."""
     encoder = encoder or TinyEncoder(DIM)
-    learner = Learner(DIM, products=products or FakeProducts(encoder), encode=TextVectors(encoder), half_life_days=16.0)
+    products = products or FakeProducts(encoder)
+    learner = Learner(DIM, products=products, encode=TextVectors(encoder), half_life_days=16.0, debias=debias)
     if snapshot is None:
         learner.preference.learned = OPEN_GATE
     else:

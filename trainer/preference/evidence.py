@@ -35,11 +35,13 @@ class Shown(NamedTuple):
         product: which one.
         showing: the chance that the shopper looked at it, relative to the top of a list.
         click: what the shopper's choice is worth; 0 if it was passed over.
+        listed: how often it was in the list, looked at or not.
     """
 
     product: int
     showing: float
     click: float
+    listed: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,8 @@ class EvidenceTable:
         self._half_life_ms, self._max_cells = half_life_ms, max_cells
         self._row_of: dict[int, int] = {}
         self._keys = np.zeros(FIRST_ROWS, dtype=np.int64)
-        self._counts = np.zeros((FIRST_ROWS, 2))
+        self._counts = np.zeros((FIRST_ROWS, 3))
+        """Of each cell its clicks, its examination-weighted showings, and how often it was listed."""
         self._reference = -(2**62)
         """The half-life, counted from 1970, in which what is added weighs between 1 and 2."""
         self._newest_ms = 0
@@ -139,15 +142,17 @@ class EvidenceTable:
             self._move_reference(half)
         self._newest_ms = max(self._newest_ms, time_ms)
         weight, shift = 2.0 ** (halves - half) / QUANTUM, half - self._reference
-        for product, showing, click in shown:
+        for product, showing, click, listed in shown:
             row = self._row(query << 32 | product)
-            self._counts[row, 0] += math.ldexp(round(click * weight) * QUANTUM, shift)
-            self._counts[row, 1] += math.ldexp(round(showing * weight) * QUANTUM, shift)
+            for column, value in enumerate((click, showing, listed)):
+                self._counts[row, column] += math.ldexp(round(value * weight) * QUANTUM, shift)
         self.lists += is_list
         if len(self._row_of) > self._max_cells:
             self._drop_least()
 
-    def cells(self, queries: np.ndarray | None = None, products: np.ndarray | None = None) -> Cells:
+    def cells(
+        self, queries: np.ndarray | None = None, products: np.ndarray | None = None, *, debiasing: float = 1.0
+    ) -> Cells:
         """Everything that was counted, in an order of its own: the same counts give the same arrays.
 
         Queries without a click are left out: they say nothing about which product is better.
@@ -155,17 +160,19 @@ class EvidenceTable:
         Args:
             queries: whether each query may be used, (all queries,) of bool; all if None.
             products: the same of products.
+            debiasing: 1 weighs showings by their examination, 0 counts each listed product as looked at, and between
+                them lies the geometric mean, so weighed.
         """
         order = np.argsort(self._keys[: len(self)])
         keys, counts = self._keys[order], self._counts[order]
         if self._half_life_ms < math.inf and len(keys):
             counts = counts * 2.0 ** (self._reference - self._newest_ms / self._half_life_ms)
-        kept = counts.max(axis=1, initial=0.0) >= FORGOTTEN
+        kept = counts[:, :2].max(axis=1, initial=0.0) >= FORGOTTEN
         for usable, numbers in ((queries, keys >> 32), (products, keys & 0xFFFFFFFF)):
             if usable is not None:
                 kept &= usable[numbers]
         keys, counts = keys[kept], counts[kept]
-        log_showings = np.log(np.maximum(counts[:, 1], FORGOTTEN))
+        log_showings = np.log(np.maximum(counts[:, 1:], FORGOTTEN)) @ (debiasing, 1 - debiasing)
         clicks = _capped_by_product(keys & 0xFFFFFFFF, counts[:, 0])
         found = _cells(keys >> 32, keys & 0xFFFFFFFF, clicks, log_showings)
         query_clicks = found.query_clicks
@@ -187,7 +194,9 @@ class EvidenceTable:
         """Go on where another table was when it gave its state."""
         table = cls(half_life_ms=half_life_ms)
         table._reference, table._newest_ms, table.lists, table.dropped = state["numbers"].tolist()
-        table._keep(state["keys"], state["counts"])
+        counts = state["counts"]
+        # The former form did not know how often a product was listed: its cells are weighed alike either way.
+        table._keep(state["keys"], np.hstack([counts, counts[:, 1:]]) if counts.shape[1] == 2 else counts)
         return table
 
     def renumber(self, queries: np.ndarray, products: np.ndarray) -> None:
@@ -218,20 +227,20 @@ class EvidenceTable:
     def _move_reference(self, half: int) -> None:
         if len(self):
             self._counts = np.ldexp(self._counts, max(self._reference - half, -1000))
-            kept = self._counts[: len(self)].max(axis=1) >= FORGOTTEN
+            kept = self._counts[: len(self), :2].max(axis=1) >= FORGOTTEN
             self._keep(self._keys[: len(self)][kept], self._counts[: len(self)][kept])
         self._reference = half
 
     def _drop_least(self) -> None:
         keys, counts = self._keys[: len(self)], self._counts[: len(self)]
-        kept = np.lexsort((keys, counts.sum(axis=1)))[-round(CELLS_LEFT * self._max_cells) :]
+        kept = np.lexsort((keys, counts[:, :2].sum(axis=1)))[-round(CELLS_LEFT * self._max_cells) :]
         self.dropped += len(keys) - len(kept)
         kept.sort()
         self._keep(keys[kept], counts[kept])
 
     def _keep(self, keys: np.ndarray, counts: np.ndarray) -> None:
         rows = max(FIRST_ROWS, len(keys))
-        self._keys, self._counts = np.zeros(rows, dtype=np.int64), np.zeros((rows, 2))
+        self._keys, self._counts = np.zeros(rows, dtype=np.int64), np.zeros((rows, 3))
         self._keys[: len(keys)], self._counts[: len(keys)] = keys, counts
         self._row_of = dict(zip(keys.tolist(), range(len(keys)), strict=True))
 

@@ -4,11 +4,12 @@ Evidence and catalogue are the caller's and are given to each call; the catalogu
 When the prior is learned depends on the lists alone, not on how often the model is solved: one log gives one result.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import numpy as np
 
+from trainer.preference.debiasing import FULL, NAIVE, STRENGTHS, Debias, Judgement, judge
 from trainer.preference.evidence import Cells
 from trainer.preference.losses import LossName
 from trainer.preference.model import HELD, Catalogue, Prior, Weights
@@ -26,15 +27,28 @@ class PreferenceLearner:
 
     Args:
         loss: what is solved.
+        debias: whether showings are weighed by their examination.
         max_iterations: budget of one solve.
     """
 
-    def __init__(self, *, loss: LossName = "softmax", max_iterations: int = MAX_ITERATIONS) -> None:
+    def __init__(
+        self, *, loss: LossName = "softmax", debias: Debias = "auto", max_iterations: int = MAX_ITERATIONS
+    ) -> None:
         self._loss: LossName = loss
+        self._debias: Debias = debias
         self._max_iterations = max_iterations
         self._next_prior = float(PRIOR_LISTS)
         self.learned: Learned | None = None
         """The prior in force and what it predicts; None while there is too little evidence."""
+        self.judgement: Judgement | None = None
+        """Of the weighing of showings; None while no neighbours were exchanged."""
+
+    @property
+    def strength(self) -> float:
+        """How strongly showings are weighed (`EvidenceTable.cells`)."""
+        if self._debias == "auto":
+            return FULL if self.judgement is None else self.judgement.strength
+        return FULL if self._debias == "on" else NAIVE
 
     def prior_due(self, lists: float) -> bool:
         """Whether the prior is to be learned now that so many lists were counted; lists do not fade."""
@@ -64,6 +78,38 @@ class PreferenceLearner:
         )
         self._next_prior = lists * PRIOR_GROWTH
 
+    def learn(
+        self,
+        weighed: Callable[[float], Cells],
+        exchanges: np.ndarray,
+        query_vectors: np.ndarray,
+        catalogue: Catalogue,
+        lists: float,
+        *,
+        query_keys: np.ndarray | None = None,
+    ) -> None:
+        """Learn the prior, then judge the weighing of showings; if it changes, learn the prior under the new one.
+
+        Args:
+            weighed: the evidence by how strongly showings are weighed.
+            exchanges: neighbours in random order, (N, 5), see `trainer.preference.debiasing`.
+            query_vectors: base vectors of the queries, (all queries, D).
+            catalogue: the products.
+            lists: how many were counted.
+            query_keys: as for `learn_prior`.
+        """
+        evidence = {strength: weighed(strength) for strength in STRENGTHS}
+        before = self.strength
+        self.learn_prior(evidence[before], query_vectors, catalogue, lists, query_keys=query_keys)
+        if self.learned is None:
+            return
+        self.judgement = judge(
+            exchanges, evidence, query_vectors, catalogue,
+            prior=self._prior, loss=self._loss, query_keys=query_keys,
+        )  # fmt: skip
+        if self.strength != before:
+            self.learn_prior(evidence[self.strength], query_vectors, catalogue, lists, query_keys=query_keys)
+
     def solve(
         self, cells: Cells, query_vectors: np.ndarray, catalogue: Catalogue, *, start: Weights | None = None
     ) -> Solution:
@@ -88,9 +134,22 @@ class PreferenceLearner:
         rest, mix = self._shares
         return weights.scaled(rest, mix=mix)
 
+    def debiasing(self) -> dict[str, float]:
+        """How strongly showings are weighed, and what exchanged neighbours say of it."""
+        judged = self.judgement
+        if judged is None:
+            return {"strength": self.strength}
+        return {
+            "strength": self.strength, "exchanges": judged.exchanges, "loss": judged.loss, "naive": judged.naive,
+            "gain": judged.over_naive.mean, "error": judged.over_naive.error,
+        }  # fmt: skip
+
     def state(self) -> dict[str, np.ndarray]:
         """What was learned of the prior, and when it is learned next."""
         state = {"next_prior": np.array(self._next_prior)}
+        if (judged := self.judgement) is not None:
+            numbers = judged.exchanges, judged.loss, judged.naive, *judged.over_naive, *judged.over_half
+            state["judgement"] = np.array(numbers, dtype=np.float64)
         if self.learned is not None:
             learned = self.learned
             state["learned"] = np.array((*learned.prior, *learned.gain, *learned.mix, *learned.rest), dtype=np.float64)
@@ -113,6 +172,9 @@ class PreferenceLearner:
             )
         elif numbers:
             learner._next_prior = 0.0
+        if "judgement" in state:
+            count, loss, naive, *gains = state["judgement"].tolist()
+            learner.judgement = Judgement(int(count), loss, naive, Gain(*gains[:2]), Gain(*gains[2:]))
         return learner
 
     @property

@@ -191,13 +191,17 @@ class Problem:
         return Deviations(np.sqrt(1 / (prior.own + own)).astype(np.float32), float(prior.own**-0.5))
 
     def surprise(self, weights: Weights) -> np.ndarray:
-        """How unlikely the clicks of each of these queries, on which the weights were not solved, are; in nats, (Q,).
+        """How unlikely the clicks of these queries, on which the weights were not solved, are; in nats, (Q,)."""
+        return surprise(self.unseen_scores(weights), self.cells)
+
+    def unseen_scores(self, weights: Weights) -> np.ndarray:
+        """What weights that were not solved on these queries say of each cell, (N,).
 
         Memory is left out: nobody typed these queries.
         """
         learned = weights.without_memory().learned_vectors(self.cells.queries, self._queries).astype(np.float32)
         scores = self._scores(learned, weights.quality_of(self.products, self._words), self._vectors)
-        return surprise(scores + self._of_words(weights.rates - DEFAULT_RATES), self.cells)
+        return np.asarray(scores + self._of_words(weights.rates - DEFAULT_RATES))
 
     def _of_words(self, rates: np.ndarray) -> np.ndarray | float:
         """What the match of each cell's words adds at some rates, (N,); nothing if the ranking has no such term."""

@@ -199,6 +199,7 @@ def _manifest(
         mix={} if verdict.towers is None else verdict.towers.query.mix.named(),
         gain=gain,
         gain_error=gain_error,
+        debiasing=learner.debiasing(),
         click_times=tuple(even_sample(learner.evidence.click_times, CLICK_TIMES_SENT)),
         golden=verdict.golden,
         checks=(*verdict.checks, SafetyCheck(name="share_of_step", value=verdict.share, limit=0.0, passed=True)),

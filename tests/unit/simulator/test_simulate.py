@@ -171,3 +171,28 @@ def test_progress_tells_both_kinds_of_work_to_the_end() -> None:
     Simulation(world(), TinyEncoder(), cache=None, tell=lambda *one: told.append(one)).run(FEW)
     assert [one for one in told if one[0] == "lists"] == [("lists", 0, 120), ("lists", 60, 120), ("lists", 120, 120)]
     assert [one for one in told if one[0] == "encoding"][-1] == ("encoding", 97, 97)  # distinct texts
+
+
+def test_the_naive_twin_is_solved_on_the_same_lists() -> None:
+    """What exchanged neighbours say of it is told, and how much better the model in force ranks than the other one."""
+    options = replace(FEW, lists=600, redeploy=300, swaps=1.0, twin=True)
+    for told, strength in ((options, 1), (replace(options, weights="one"), 0)):
+        report = run(told)
+        assert (report["debiasing"]["strength"], report["twin"]["strength"]) == (strength, 1 - strength)
+        assert report["debiasing"]["exchanges"] > 0
+        assert report["twin"]["quality"]["unseen"]["after"] == report["quality"]["unseen"]["after"]
+    assert run(FEW)["twin"] is None
+
+
+@pytest.mark.parametrize("ranker", ["base", "weak", "strong"])
+def test_a_fixed_ranker_shows_the_same_whatever_is_learned(ranker: Any) -> None:
+    """Its clicks do not depend on what is solved in between; a strong one is clicked more than a weak one."""
+    options = replace(FEW, ranker=ranker)
+    assert run(options)["clicks"] == run(replace(options, learner="none"))["clicks"]
+    assert run(replace(FEW, ranker="strong"))["clicks"] > run(replace(FEW, ranker="weak"))["clicks"]
+
+
+@pytest.mark.parametrize("click_model", ["cascade", "trust"])
+def test_simple_shoppers_read_as_they_are_told(click_model: Any) -> None:
+    """Other clicks than those of who looks at positions one by one."""
+    assert run(replace(FEW, click_model=click_model))["clicks"] != run(FEW)["clicks"]

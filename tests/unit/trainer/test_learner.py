@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -25,7 +26,9 @@ from towers.features import key_of
 from towers.lexical import read_query
 from towers.model import DEFAULT_MIX, Mix, QueryTower, Rate
 from trainer.learner import MEMORY_QUERIES, Learner, Towers, mixed
+from trainer.preference.debiasing import Judgement
 from trainer.preference.model import OWN_CAP, QUALITY_CAP, rates_of
+from trainer.preference.priors import Gain
 
 MIX = Mix(Rate(4.0, 1.0, 10.0), Rate(2.5, 0.5, 10.0), Rate(3.0, -1.0, 20.0))
 UNTRAINED = Towers.untrained(DIM)
@@ -77,6 +80,37 @@ def test_the_same_evidence_gives_the_same_bits() -> None:
     first = one.solve(UNTRAINED).towers
     assert same(first, other.solve(UNTRAINED).towers)
     assert same(one.solve(first).towers, other.solve(first).towers)
+
+
+def test_exchanged_neighbours_judge_how_showings_are_weighed() -> None:
+    """With the prior, from the lists themselves; a restart knows the judgement, and releases tell it."""
+    learner = new_learner()
+    for record in records(0, 400):
+        assert isinstance(record.content, TrainingSearch)
+        exchanged = msgspec.structs.replace(record.content, exchanged=(1, 3))  # type: ignore[type-var] # it is a struct
+        learner.evidence.take_list(exchanged, time_ms=record.time_ms)
+    assert learner.debiasing() == {"strength": 1.0}
+    learner.learn_prior()
+    told = learner.debiasing()
+    assert told.keys() == {"strength", "exchanges", "loss", "naive", "gain", "error"}
+    assert told["exchanges"] == len(learner.evidence.exchanges) > 100
+    other = new_learner()
+    other.restore(learner.state())
+    assert other.debiasing() == told
+    assert same(learner.solve(UNTRAINED).towers, other.solve(UNTRAINED).towers)
+
+
+def test_what_is_solved_follows_the_weighing_in_force() -> None:
+    """Once less weighing is proven the evidence is solved without it, also after a restart; not if it is held."""
+    learner = taught()
+    weighed = learner.solve(UNTRAINED).towers
+    learner.preference.judgement = Judgement(900, 0.6, 0.5, Gain(-0.1, 0.01), Gain(-0.05, 0.01))
+    naive = learner.solve(UNTRAINED).towers
+    assert not same(weighed, naive, nats=0.01)
+    held, goes_on = new_learner(debias="on"), new_learner()
+    for other, expected in ((held, weighed), (goes_on, naive)):
+        other.restore(learner.state())
+        assert same(other.solve(UNTRAINED).towers, expected)
 
 
 def test_the_order_of_lists_and_the_parent_change_little() -> None:
@@ -168,7 +202,7 @@ def test_words_of_a_query_count_as_in_search(query: str) -> None:
     slots = tuple(JoinedSlot(product_id=name, position=1 + place, clicked=True) for place, name in enumerate(names))
     search = JoinedSearch(search_id="s", search_time=START_MS, closed_at=START_MS, query=f"  {query} ", slots=slots)
     learner.evidence.take_list(judged(search), time_ms=START_MS)
-    cells, catalogue = learner._problem()
+    cells, catalogue, _ = learner._problem()
     assert catalogue.matches is not None
     found = catalogue.matches(cells)
     asked = read_query(query)
@@ -202,7 +236,7 @@ def test_a_catalogue_of_the_same_size_with_other_products_is_counted_anew() -> N
     assert np.array_equal(mine.terms, its.terms)
     assert np.array_equal(mine.having, its.having)
     learner.products = FakeProducts(encoder)
-    cells, catalogue = learner._problem()
+    cells, catalogue, _ = learner._problem()
     assert catalogue.matches is not None
     catalogue.matches(cells)
     index = learner.products.word_index()
@@ -243,7 +277,7 @@ def test_a_persons_text_is_no_best_match() -> None:
     learner.evidence.take_curated(
         CuratedPair(query="zebra lamp", chosen="zebra pattern cover", rejected_text="zebra lamp"), time_ms=START_MS
     )
-    cells, catalogue = learner._problem()
+    cells, catalogue, _ = learner._problem()
     assert catalogue.matches is not None
     assert catalogue.matches(cells).shares == pytest.approx([1.0, 1.0])
 

@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.pairs import CuratedPair
-from contracts.structs import TRAINING_SEARCH, JoinedSearch, JoinedSlot, TrainingSearch, encode
+from contracts.structs import (
+    TRAINING_SEARCH,
+    Exploration,
+    JoinedSearch,
+    JoinedSlot,
+    Ranking,
+    TrainingSearch,
+    encode,
+)
 from contracts.telemetry import ListOutcome, PairDropReason
 from tests.support.pairs import preference_pair
 from tests.support.trainer import QUERIES, START_MS, judged, search_number
@@ -260,3 +268,26 @@ def test_what_was_seen_survives_in_order() -> None:
     assert not again.add("b")
     assert again.add("c")
     assert again.add("a")
+
+
+def test_exchanged_neighbours_are_kept_as_far_as_both_count() -> None:
+    """With what the choice of each was worth under the cap; a list that comes twice counts once."""
+    evidence = new()
+    slots = (slot("a", 1, clicked=True), slot("b", 2), slot("c", 3, sponsored=True), slot("d", 4, clicked=True))
+    ranking = Ranking(exploration=Exploration(policy="swap", seed=6))
+    told = search(*slots, ranking=ranking)
+    for one in (told, told, search(*slots, number=1)):
+        evidence.take_list(one, time_ms=START_MS)
+    names = evidence.products.texts
+    rows = evidence.exchanges.rows()
+    assert [(names[int(one)], names[int(two)]) for one, two in rows[:, 1:3]] == [("a", "b")]
+    assert rows[:, 3:].tolist() == [[1.0, 0.0]]
+
+
+def test_exchanges_of_an_earlier_state_are_none() -> None:
+    """A checkpoint that knew none goes on without any."""
+    evidence = new()
+    evidence.take_list(search(slot("a", 1, clicked=True)), time_ms=START_MS)
+    state = evidence.state()
+    del state["exchanges"]
+    assert len(Evidence.from_state(state, half_life_ms=16 * DAY_MS).exchanges) == 0

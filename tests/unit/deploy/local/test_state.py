@@ -33,14 +33,14 @@ def test_a_shell_that_loaded_up_env_starts_the_same_servers_again(tmp_path: Path
     """Addresses of servers that were started here are left out; one of somebody else's, or a changed one, stays."""
     given = {
         "kafka_bootstrap": "127.0.0.1:9092",
-        "redis_url": "redis://shop:6379/0",
+        "redis_url": "redis://redis.example:6379/0",
         "qdrant_url": "http://127.0.0.1:6333",
     }
     loaded = settings(data_dir=tmp_path, **given)
     assert state.without_own_servers(loaded) == loaded
     state.write_env(tmp_path, loaded.as_environ(), own=["kafka_bootstrap", "qdrant_url"])
     found = state.without_own_servers(loaded)
-    assert (found.kafka_bootstrap, found.redis_url, found.qdrant_url) == (None, "redis://shop:6379/0", None)
+    assert (found.kafka_bootstrap, found.redis_url, found.qdrant_url) == (None, "redis://redis.example:6379/0", None)
     assert state.read_env(tmp_path)["MILLRACE_KAFKA_BOOTSTRAP"] == "127.0.0.1:9092"
     other = settings(data_dir=tmp_path, **{**given, "kafka_bootstrap": "broker:9092"})
     assert state.without_own_servers(other).kafka_bootstrap == "broker:9092"

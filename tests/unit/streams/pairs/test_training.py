@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from contracts.outcomes import Cell
-from contracts.structs import JoinedSearch, JoinedSlot
+from contracts.outcomes import Cell, exchanged_positions
+from contracts.structs import Exploration, JoinedSearch, JoinedSlot, Ranking
 from contracts.telemetry import SlotReason
+from indexer.search.exploration import swapped
 from streams.pairs.training import training_search
 from tests.support.search_events import T0
 
@@ -100,3 +101,42 @@ def test_a_product_that_stands_twice_counts_once() -> None:
     assert training is not None
     (one,) = training.slots
     assert (one.position, one.showing, one.value, one.click_time) == (2, 0.5, 4.0, T0 + 5)
+
+
+def swap(seed: int) -> Ranking:
+    """Return a ranking whose neighbours were exchanged."""
+    return Ranking(exploration=Exploration(policy="swap", seed=seed))
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ({"ranking": swap(7)}, (2, 4)),
+        ({"ranking": swap(6)}, (1, 3)),
+        ({"ranking": swap(7), "first_page_ends": 4}, (2,)),
+        ({"ranking": swap(7), "first_page_ends": 3}, (2,)),
+        ({"ranking": swap(7), "page": 2}, ()),
+        ({}, None),
+        ({"ranking": Ranking(exploration=Exploration(policy="jitter", seed=7))}, None),
+    ],
+)
+def test_a_list_tells_which_neighbours_stood_in_random_order(
+    told: dict[str, Any], expected: tuple[int, ...] | None
+) -> None:
+    """Those of the first page that policy `swap` may have exchanged: no pair crosses its end."""
+    shown = search(*(slot(f"p-{position}", position) for position in range(1, 6)), **told)
+    training = training_search(shown)
+    assert training is not None
+    assert training.exchanged == expected
+
+
+@pytest.mark.parametrize("seed", range(40, 60))
+def test_what_search_exchanges_is_what_a_list_tells(seed: int) -> None:
+    """Any product that search moved is one of the two of a named position; the others stand where they stood."""
+    before = [f"p-{position}" for position in range(1, 8)]
+    after = swapped([before], seed)[0]
+    shown = search(*(slot(one, position) for position, one in enumerate(after, start=1)), ranking=swap(seed))
+    positions = exchanged_positions(shown)
+    assert positions is not None
+    moved = {position for position in range(1, 8) if before[position - 1] != after[position - 1]}
+    assert moved <= {either for position in positions for either in (position, position + 1)}

@@ -13,7 +13,9 @@ DAY_MS = 86_400_000
 QUARTERS = st.integers(0, 8).map(lambda number: number / 4)
 """Numbers that add without rounding."""
 LISTS = st.lists(
-    st.tuples(st.integers(0, 3), st.lists(st.builds(Shown, st.integers(0, 4), QUARTERS, QUARTERS), max_size=5)),
+    st.tuples(
+        st.integers(0, 3), st.lists(st.builds(Shown, st.integers(0, 4), QUARTERS, QUARTERS, QUARTERS), max_size=5)
+    ),
     max_size=12,
 )
 
@@ -27,7 +29,11 @@ def same(one: Cells, two: Cells) -> bool:
 @given(st.lists(st.tuples(LISTS, st.integers(0, 40)), max_size=4), st.integers(0, 2**32))
 def test_the_order_of_lists_does_not_matter(days: list[tuple[list[tuple[int, list[Shown]]], int]], seed: int) -> None:
     """The same lists at the same times in any order give the same arrays, bit by bit, faded or not."""
-    lists = [(query, [Shown(p, s / 3, c) for p, s, c in shown], day) for of_day, day in days for query, shown in of_day]
+    lists = [
+        (query, [Shown(p, s / 3, c, s / 7) for p, s, c, _ in shown], day)
+        for of_day, day in days
+        for query, shown in of_day
+    ]
     tables = []
     for order in (np.arange(len(lists)), np.random.default_rng(seed).permutation(len(lists))):
         table = EvidenceTable(half_life_ms=16 * DAY_MS)
@@ -61,7 +67,7 @@ def test_what_is_one_half_life_older_weighs_half() -> None:
     for time_ms, lists in ((100 * DAY_MS, new), (68 * DAY_MS, old)):
         for query, shown in lists:
             faded.add(query, shown, time_ms=time_ms)
-    weighed = [(query, [Shown(p, s / 4, c / 4) for p, s, c in shown]) for query, shown in old]
+    weighed = [(query, [Shown(p, s / 4, c / 4, n / 4) for p, s, c, n in shown]) for query, shown in old]
     expected = table_of([*weighed, *new]).cells()
     found = faded.cells()
     assert np.array_equal(found.products, expected.products)
@@ -184,3 +190,24 @@ def test_some_queries_keep_their_own_cells(chosen: list[bool]) -> None:
         assert np.array_equal(some.products, cells.products[kept])
         assert some.sums(some.clicks) == pytest.approx(cells.sums(cells.clicks)[chosen])
         assert some.width == cells.width
+
+
+def test_showings_count_weighed_or_as_they_were_listed() -> None:
+    """In full by the chance of a look, without it by how often the product was listed, and in between."""
+    table = EvidenceTable()
+    for _ in range(2):
+        table.add(1, [Shown(1, 1.0, 1.0), Shown(2, 0.25, 1.0, 1.0)])
+    showings = {weight: np.exp(table.cells(debiasing=weight).log_showings).tolist() for weight in (0.0, 0.5, 1.0)}
+    assert showings[1.0] == pytest.approx([2.0, 0.5])
+    assert showings[0.5] == pytest.approx([2.0, 1.0])
+    assert showings[0.0] == pytest.approx([2.0, 2.0])
+
+
+def test_a_table_of_the_former_form_is_weighed_alike_either_way() -> None:
+    """It did not know how often products were listed: nothing of it speaks for or against weighing."""
+    table = table_of(list(PlantedShop().lists(50)))
+    state = table.state()
+    old = EvidenceTable.from_state({**state, "counts": state["counts"][:, :2]}, half_life_ms=np.inf)
+    assert same(old.cells(), table.cells())
+    assert same(old.cells(debiasing=0.0), old.cells())
+    assert not same(table.cells(debiasing=0.0), table.cells())

@@ -57,7 +57,7 @@ def same_bytes(one: Solution, two: Solution) -> bool:
 def test_the_same_table_gives_the_same_bytes(shop: PlantedShop) -> None:
     """Two solves of one evidence are equal to the last bit, whichever way round its lists were counted."""
     lists = list(shop.lists(100))
-    whole = [(query, [Shown(p, round(s * 64) / 64, c) for p, s, c in shown]) for query, shown in lists]
+    whole = [(query, [Shown(p, round(s * 64) / 64, c) for p, s, c, _ in shown]) for query, shown in lists]
     one, two = (
         Problem(table_of(order).cells(), shop.queries, shop.catalogue).solve(LOOSE) for order in (whole, whole[::-1])
     )
@@ -75,7 +75,8 @@ def test_numbering_products_and_queries_otherwise_changes_no_score(shop: Planted
     row_of, number_of = np.argsort(products), np.argsort(queries)
     lists = list(shop.lists(200))
     renamed = [
-        (int(number_of[query]), [Shown(int(row_of[p]), s, c) for p, s, c in shown]) for query, shown in reversed(lists)
+        (int(number_of[query]), [Shown(int(row_of[p]), s, c) for p, s, c, _ in shown])
+        for query, shown in reversed(lists)
     ]
     expected = scores(solved(table_of(lists).cells(), shop), shop)
     found = scores(solved(table_of(renamed).cells(), moved), moved)

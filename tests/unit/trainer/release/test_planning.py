@@ -73,6 +73,8 @@ def test_a_query_release_says_what_it_was_made_of(taught: tuple[Learner, Towers]
     assert (manifest.offsets, manifest.fence, manifest.lists_trained) == (offsets(100), 7, 100)
     assert manifest.prior == taught[0].prior()
     assert (manifest.gain, manifest.gain_error) == (0.5, 0.01)
+    assert manifest.debiasing == taught[0].debiasing()
+    assert manifest.debiasing["strength"] == 1.0
     assert 20 < len(manifest.click_times) <= 256
     assert all(check.passed for check in manifest.checks)
     assert {check.name for check in manifest.checks} >= {"finite", "overlap_at_10", "share_of_step", "probe_texts"}
