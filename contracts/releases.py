@@ -99,6 +99,8 @@ class ReleaseManifest(Message):
     """
     mix: dict[str, dict[str, Finite]] = Field(default_factory=dict)
     """What words count by kind of query: nats of a `strong` and a `weak` best match; from `full` on it is strong."""
+    text_nats: Finite | None = None
+    """What a unit of cosine between query and product is worth; releases of before have none: it was 10."""
     gain: Finite | None = None
     """How much better left-out queries' clicks are predicted than by the text alone, in nats per click."""
     gain_error: Finite | None = None

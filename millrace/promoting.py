@@ -25,7 +25,16 @@ if TYPE_CHECKING:
     from towers.release_files import Release
 
 ANSWERED_WITHIN_S: Final = 30.0
-COMPARED: Final = ("created_at", "lists_trained", "pairs_trained", "gain", "gain_error", "parent", "base_version")
+COMPARED: Final = (
+    "created_at",
+    "lists_trained",
+    "pairs_trained",
+    "gain",
+    "gain_error",
+    "parent",
+    "base_version",
+    "text_nats",
+)
 """What is told of both manifests."""
 
 

@@ -144,7 +144,7 @@ class Simulation:
             "lists": options.lists,
             "clicks": clicks,
             "learner": options.learner,
-            "settings": {**asdict(options), "prior": _prior(learner), "mix": weights.mix.named()},
+            "settings": {**asdict(options), **_learned(learner, weights)},
             "quality": {name: evaluation.comparison(before[name], after[name], seed=options.seed) for name in SPLITS},
             "by_class": {name: evaluation.by_class(before[name], after[name], seed=options.seed) for name in SPLITS},
             "curve": curve,
@@ -328,6 +328,10 @@ class _Lists:
 
 def _standard(values: np.ndarray) -> np.ndarray:
     return np.asarray((values - values.mean()) / max(float(values.std()), 1e-9))
+
+
+def _learned(learner: PreferenceLearner, weights: Weights) -> dict[str, Any]:
+    return {"prior": _prior(learner), "mix": weights.mix.named(), "text_nats": weights.text}
 
 
 def _prior(learner: PreferenceLearner) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """What was learned of queries and of products, as every service applies it: two vectors whose dot product is the score.
 
-    query vector    [ e_q + ((e_q - m) W + v + d_q) / b ; 1 ]        product vector    [ e_p ; h_p / b ]
+    query vector    [ (b e_q + (e_q - m) W + v + d_q) / 10 ; 1 ]        product vector    [ e_p ; h_p / 10 ]
 
 Everything the query side learned rides in the query vector; of a product only one number changes, its quality h. So
 query and product releases over one base fit one another by construction, and a product release needs no new vectors.
@@ -19,7 +19,7 @@ from towers.lexical import QueryKind
 from towers.text import normalised
 
 NATS_PER_COSINE: Final = 10.0
-"""b: what a unit of cosine is worth. Learned freely from few lists it falls so low that nothing of the text is left."""
+"""What a unit of cosine is worth untrained, and of which scores are counted in: nats are a tenth of a cosine."""
 OWN_PRECISION: Final = 90.0
 """How strongly a product's own quality is held to 0 before anything is known: an inverse variance, tight at first."""
 STEEPNESS: Final = 4
@@ -109,6 +109,7 @@ class QueryTower:
         memory_queries: keys of the normalised queries that have a memory, rising, (M,) uint64.
         memory: d of these queries, (M, D) float16.
         mix: what words count; it rides in no vector.
+        text: b, what a unit of cosine between query and product is worth, in nats.
         quality: how much of a product's quality counts; 0 for those who are to see nothing of what was learned.
     """
 
@@ -118,6 +119,7 @@ class QueryTower:
     memory_queries: np.ndarray
     memory: np.ndarray
     mix: Mix = DEFAULT_MIX
+    text: float = NATS_PER_COSINE
     quality: float = 1.0
 
     @classmethod
@@ -139,7 +141,7 @@ class QueryTower:
         """
         base = product[:-1]
         return {
-            "text": NATS_PER_COSINE * float(row @ base),
+            "text": self.text * float(row @ base),
             "taste": float(self.taste_of(row[None])[0] @ base),
             "memory": float(self.memory_of([query])[0] @ base),
             "quality": NATS_PER_COSINE * self.quality * float(product[-1]),
@@ -170,7 +172,7 @@ class QueryTower:
 
     def vectors(self, texts: Sequence[str], vectors: np.ndarray) -> np.ndarray:
         """The vectors that are searched with, (N, D + 1) float32."""
-        moved = vectors + self.learned(texts, vectors) / NATS_PER_COSINE
+        moved = self.text / NATS_PER_COSINE * vectors + self.learned(texts, vectors) / NATS_PER_COSINE
         return np.hstack([moved, np.full((len(moved), 1), self.quality)]).astype(np.float32)
 
     def tensors(self) -> dict[str, np.ndarray]:
@@ -178,6 +180,7 @@ class QueryTower:
         return {
             "taste": self.taste, "common": self.common, "mean_query": self.mean_query,
             "memory_queries": self.memory_queries, "memory": self.memory, "mix": np.array(self.mix, np.float32),
+            "text": np.array([self.text], np.float32),
         }  # fmt: skip
 
     @classmethod
@@ -185,7 +188,8 @@ class QueryTower:
         """The tower that a release carries."""
         names = ("taste", "common", "mean_query", "memory_queries", "memory")
         taste, common, mean_query, memory_queries, memory = (tensors[name] for name in names)
-        return cls(taste, common, mean_query, memory_queries, memory, Mix.of(tensors["mix"]))
+        text = float(tensors["text"][0]) if "text" in tensors else NATS_PER_COSINE  # releases of before have none
+        return cls(taste, common, mean_query, memory_queries, memory, Mix.of(tensors["mix"]), text)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -200,6 +200,7 @@ def _check_shapes(manifest: ReleaseManifest, tensors: Mapping[str, np.ndarray]) 
         queries = sizes["memory_queries"]
         shapes |= {"taste": (dim, dim), "common": (dim,), "mean_query": (dim,)}
         shapes |= {"memory_queries": (queries,), "memory": (queries, dim), "mix": np.shape(DEFAULT_MIX)}
+        shapes |= {"text": (1,)} if "text" in tensors else {}
     else:
         shapes |= dict.fromkeys(("features", "idf", "words"), (sizes["features"],))
         shapes |= dict.fromkeys(("products", "own", "own_width"), (sizes["products"],))

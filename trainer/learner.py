@@ -289,7 +289,7 @@ class Learner:
         memory = dict(zip(queries.tolist(), query.memory[remembered].astype(np.float32), strict=True))
         return Weights(
             query.taste, query.common, query.mean_query, words, products, product.own[rows],
-            memory=memory, rates=rates_of(query.mix),
+            memory=memory, rates=np.append(rates_of(query.mix), query.text),
         )  # fmt: skip
 
     def _query_tower(self, weights: Weights, cells: Cells) -> QueryTower:
@@ -300,7 +300,9 @@ class Learner:
         memory = np.array([weights.memory[number] for number in kept.tolist()], dtype=np.float16)
         # Without a taste the mean says nothing, and the tower is the one that it was.
         mean = weights.mean_query if weights.taste.any() else np.zeros_like(weights.mean_query)
-        return QueryTower(weights.taste, weights.common, mean, keys[kept], memory.reshape(-1, self._dim), weights.mix)
+        return QueryTower(
+            weights.taste, weights.common, mean, keys[kept], memory.reshape(-1, self._dim), weights.mix, weights.text
+        )
 
     def _product_tower(self, weights: Weights) -> ProductTower:
         names, keys = self.evidence.products.texts, self.evidence.products.keys()
@@ -352,6 +354,7 @@ def mixed(before: Towers, after: Towers, *, share: float) -> Towers:
     query = QueryTower(
         (share * new.taste + rest * old.taste).astype(np.float32), common.astype(np.float32), new.mean_query,
         queries, memory.astype(np.float16), Mix.of(share * np.array(new.mix) + rest * np.array(old.mix)),
+        share * new.text + rest * old.text,
     )  # fmt: skip
     was, is_now = before.product, after.product
     products = np.union1d(was.products, is_now.products)

@@ -28,8 +28,10 @@ def rates_of(mix: Mix) -> np.ndarray:
     return np.array(mix)[:, :2].reshape(-1)
 
 
-DEFAULT_RATES: Final = rates_of(DEFAULT_MIX)
-"""a, untrained."""
+DEFAULT_RATES: Final = np.append(rates_of(DEFAULT_MIX), NATS_PER_COSINE)
+"""a, and last b, untrained."""
+LEAST_RATES: Final = np.append(np.zeros(len(DEFAULT_RATES) - 1), 0.4 * NATS_PER_COSINE)
+"""No match of words counts against a product, and enough is left of the text."""
 QUALITY_CAP: Final = NATS_PER_COSINE
 """Nats by which a product's quality moves it at most, up or down: no more than all of its text."""
 OWN_CAP: Final = 2.0
@@ -104,7 +106,7 @@ class Weights:
         products: the products that have a quality of their own, rising.
         own: u of these products.
         memory: d by query.
-        rates: a, in nats, (2 * kinds,); they ride in no vector either.
+        rates: a, in nats, and last b, what a unit of cosine is worth, (2 * kinds + 1,); a rides in no vector.
         deviations: how uncertain this is; None if it was not solved here.
     """
 
@@ -155,13 +157,18 @@ class Weights:
 
     def query_vectors(self, queries: np.ndarray, vectors: np.ndarray) -> np.ndarray:
         """The vectors that are searched with, (Q, D + 1): the last number takes a product's quality as it is."""
-        moved = vectors + self.learned_vectors(queries, vectors) / NATS_PER_COSINE
+        moved = self.text / NATS_PER_COSINE * vectors + self.learned_vectors(queries, vectors) / NATS_PER_COSINE
         return np.hstack([moved, np.ones((len(moved), 1))]).astype(np.float32)
 
     @property
     def mix(self) -> Mix:
         """A as search takes it."""
-        return Mix.of(np.hstack([self.rates.reshape(-1, 2), np.array(DEFAULT_MIX)[:, 2:]]))
+        return Mix.of(np.hstack([self.rates[:-1].reshape(-1, 2), np.array(DEFAULT_MIX)[:, 2:]]))
+
+    @property
+    def text(self) -> float:
+        """B as it was learned."""
+        return float(self.rates[-1])
 
     @property
     def counted_own(self) -> np.ndarray:

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Final, NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.optimize import OptimizeResult, minimize
 from scipy.sparse import csr_matrix
 
 from towers.model import NATS_PER_COSINE
@@ -27,7 +27,7 @@ from trainer.preference.losses import (
     surprise,
 )
 from trainer.preference.matches import Matches
-from trainer.preference.model import DEFAULT_RATES, HELD, Catalogue, Deviations, Prior, Weights
+from trainer.preference.model import DEFAULT_RATES, HELD, LEAST_RATES, Catalogue, Deviations, Prior, Weights
 
 MAX_ITERATIONS: Final = 60
 TOLERANCE: Final = 1e-5
@@ -84,9 +84,11 @@ class Problem:
         self._centred = queries - self.mean_query
         self._vectors = catalogue.vectors[self.products].astype(np.float32)
         self._words = catalogue.features[self.products].astype(np.float64)
-        self._text = NATS_PER_COSINE * self._dots(queries, self._vectors).astype(np.float64)
+        self._cosines = self._dots(queries, self._vectors).astype(np.float64)
         self._matches = NO_MATCHES if catalogue.matches is None else catalogue.matches(cells)
-        self._text += self._of_words(DEFAULT_RATES)
+        self._rated = bool(self._matches.strengths.size)
+        """Whether words count, and how much beside meaning."""
+        self._text = np.asarray(self._by_rates(DEFAULT_RATES) if self._rated else NATS_PER_COSINE * self._cosines)
         self._offset = np.zeros_like(self._text) if loss in AGAINST_REFERENCE else self._text
 
     def solve(
@@ -105,7 +107,8 @@ class Problem:
             start: where to begin; 0 if None.
             memory: whether queries get a memory of their own.
             uncertainty: whether the weights come with their standard deviations.
-            max_iterations: budget; what is best then is returned, and said not to have converged.
+            max_iterations: budget of one search; what is best then is returned, and said not to have converged. Rates
+                that would fall below their least are held there, and have the rest searched once more.
         """
         query_axes, axes = self._axes
         dim = axes.shape[1]
@@ -116,7 +119,7 @@ class Problem:
             len(self.products),
             self._features,
             len(repeated) * dim,
-            self._matches.strengths.shape[1],
+            len(DEFAULT_RATES) if self._rated else 0,
         )
         bounds = np.cumsum((0, *sizes))
         spread = 1 / np.sqrt(np.array(prior))
@@ -130,8 +133,8 @@ class Problem:
             begin = self._pack(start, bounds, spread, repeated, (query_axes, axes))
         if not len(self.cells):
             return Solution(Weights.untrained(self._catalogue), 0.0, 0, converged=True)
-        found = minimize(objective, begin, jac=True, method="L-BFGS-B",
-                         options={"maxiter": max_iterations, "ftol": TOLERANCE, "gtol": 0.0, "maxcor": 6})  # fmt: skip
+        least = (LEAST_RATES - DEFAULT_RATES)[: sizes[-1]] / spread[-1]
+        found, iterations = _minimum(objective, begin, least, max_iterations)
         taste, common, own, words, remembered, rates = (part.astype(np.float32) for part in unpack(found.x))
         weights = Weights(
             query_axes @ taste.reshape(dim, dim) @ axes.T, axes @ common, self.mean_query, words, self.products, own,
@@ -140,7 +143,7 @@ class Problem:
         )  # fmt: skip
         if uncertainty:
             weights = replace(weights, deviations=self._deviations(weights, prior))
-        return Solution(weights, float(found.fun), int(found.nit), bool(found.success))
+        return Solution(weights, float(found.fun), iterations, bool(found.success))
 
     @cached_property
     def _axes(self) -> tuple[np.ndarray, np.ndarray]:
@@ -164,7 +167,7 @@ class Problem:
             learned[repeated] += remembered.reshape(-1, dim).astype(np.float32)
             quality = own + self._words @ words
             scores = self._scores(learned, quality, vectors)
-            scores += self._of_words(rates)
+            scores += self._by_rates(rates)
             value, slope = self._loss(scores, self._targets)
             pulls, by_product = self._pulls(slope.astype(np.float32), vectors), self._by_product(slope)
             gradient = np.concatenate([
@@ -184,7 +187,7 @@ class Problem:
         cells, prior = self.cells, prior.unheld()
         learned = weights.learned_vectors(cells.queries, self._queries).astype(np.float32)
         quality = weights.own + np.asarray(self._words @ weights.words, dtype=np.float64)
-        scores = self._scores(learned, quality, self._vectors) + self._of_words(weights.rates - DEFAULT_RATES)
+        scores = self._scores(learned, quality, self._vectors) + self._by_rates(weights.rates - DEFAULT_RATES)
         chances = expected_clicks(self._text + scores - self._offset, cells)
         clicks = np.maximum(cells.spread(cells.query_clicks), FORGOTTEN)
         own = self._by_product(chances * (1 - chances / clicks))
@@ -201,19 +204,21 @@ class Problem:
         """
         learned = weights.without_memory().learned_vectors(self.cells.queries, self._queries).astype(np.float32)
         scores = self._scores(learned, weights.quality_of(self.products, self._words), self._vectors)
-        return np.asarray(scores + self._of_words(weights.rates - DEFAULT_RATES))
+        return np.asarray(scores + self._by_rates(weights.rates - DEFAULT_RATES))
 
-    def _of_words(self, rates: np.ndarray) -> np.ndarray | float:
-        """What the match of each cell's words adds at some rates, (N,); nothing if the ranking has no such term."""
-        if not self._matches.strengths.size:
+    def _by_rates(self, rates: np.ndarray) -> np.ndarray | float:
+        """What meaning and the match of words add to each cell at some rates, (N,); nothing without such rates."""
+        if not self._rated:
             return 0.0
-        return np.asarray(self._matches.shares * self.cells.spread(self._matches.strengths @ rates))
+        words = self._matches.shares * self.cells.spread(self._matches.strengths @ rates[:-1])
+        return np.asarray(words + rates[-1] * self._cosines)
 
     def _by_rate(self, values: np.ndarray) -> np.ndarray:
-        """Of values of the cells, (N,), the sum of each rate, as often as it counts in each cell, (2 * kinds,)."""
-        if not self._matches.strengths.size:
+        """Of values of the cells, (N,), the sum of each rate, as often as it counts in each cell, (2 * kinds + 1,)."""
+        if not self._rated:
             return np.zeros(0)
-        return np.asarray(self.cells.sums(values * self._matches.shares) @ self._matches.strengths)
+        words = self.cells.sums(values * self._matches.shares) @ self._matches.strengths
+        return np.append(words, values @ self._cosines)
 
     def _scores(self, learned: np.ndarray, quality: np.ndarray, vectors: np.ndarray) -> np.ndarray:
         """Of each cell, (N,), given what its query learned, (Q, m), and its product's quality, (P',), and vector."""
@@ -265,13 +270,48 @@ class Problem:
             np.array([own.get(product, 0.0) for product in self.products.tolist()]),
             start.words if len(start.words) == self._features else np.zeros(self._features),
             (np.array(remembered).reshape(-1, self._dim) @ axes[1]).ravel(),
-            (start.rates - DEFAULT_RATES)[: self._matches.strengths.shape[1]],
+            (start.rates - DEFAULT_RATES)[: bounds[-1] - bounds[-2]],
         )
         x = np.zeros(bounds[-1])
         for i, part in enumerate(parts):
             if spread[i] > HELD**-0.5:  # what is held begins at 0: it would take the solver all its budget to get there
                 x[bounds[i] : bounds[i + 1]] = part / spread[i]
         return x
+
+
+def _minimum(
+    objective: Callable[[np.ndarray], tuple[float, np.ndarray]], begin: np.ndarray, least: np.ndarray, budget: int
+) -> tuple[OptimizeResult, int]:
+    """The minimum with none of the last parameters below its least, and the iterations it took.
+
+    What would go below stays there, and the rest is sought anew. With bounds of its own, L-BFGS-B takes several times
+    as long for each iteration, for the sake of seven parameters among a hundred thousand.
+
+    Args:
+        objective: parameters, (X,) -> value and gradient.
+        begin: where to begin, (X,).
+        least: of the last parameters, (R,).
+        budget: iterations of one search.
+    """
+    first = len(begin) - len(least)
+    begin[first:] = np.maximum(begin[first:], least)
+    stays = (begin[first:] <= least) & (objective(begin)[1][first:] > 0)
+    iterations = 0
+
+    def held(x: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = objective(x)
+        gradient[first:][stays] = 0.0
+        return value, gradient
+
+    while True:
+        found = minimize(held, begin, jac=True, method="L-BFGS-B",
+                         options={"maxiter": budget, "ftol": TOLERANCE, "gtol": 0.0, "maxcor": 6})  # fmt: skip
+        iterations += int(found.nit)
+        below = found.x[first:] < least
+        if not below.any():
+            return found, iterations
+        stays, begin = stays | below, found.x.copy()
+        begin[first:] = np.maximum(begin[first:], least)
 
 
 def _main_axes(vectors: np.ndarray, count: int) -> np.ndarray:

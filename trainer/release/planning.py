@@ -197,6 +197,7 @@ def _manifest(
         fence=progress.fence,
         prior=learner.prior(),
         mix={} if verdict.towers is None else verdict.towers.query.mix.named(),
+        text_nats=None if verdict.towers is None else verdict.towers.query.text,
         gain=gain,
         gain_error=gain_error,
         debiasing=learner.debiasing(),

@@ -16,11 +16,16 @@ def unit(rows: int) -> np.ndarray:
     return np.asarray(drawn / np.linalg.norm(drawn, axis=1, keepdims=True), dtype=np.float32)
 
 
+TEXT_NATS = 6.5
+"""What a unit of cosine is worth in the towers of these tests."""
+
+
 def query_tower(*remembered: str) -> QueryTower:
     """Return a tower of random weights that remembers some queries."""
     keys = keys_of(remembered)
     taste, common, mean = (RNG.standard_normal(shape).astype(np.float32) for shape in ((DIM, DIM), DIM, DIM))
-    return QueryTower(taste, common, mean, keys, RNG.standard_normal((len(keys), DIM)).astype(np.float16))
+    memory = RNG.standard_normal((len(keys), DIM)).astype(np.float16)
+    return QueryTower(taste, common, mean, keys, memory, text=TEXT_NATS)
 
 
 def product_tower(*, cap: float = 5.0) -> ProductTower:
@@ -31,13 +36,13 @@ def product_tower(*, cap: float = 5.0) -> ProductTower:
 
 
 def test_the_dot_product_is_the_score_of_the_model() -> None:
-    """(text + taste + common + memory + quality) in nats, divided by what a unit of cosine is worth."""
+    """(text + taste + common + memory + quality) in nats, a tenth of it."""
     tower, queries, products, quality = query_tower("quiet fridge"), unit(2), unit(3), np.array([0.3, -1.0, 0.0])
     texts = ["Quiet  FRIDGE!", "loud fridge"]
     found = tower.vectors(texts, queries) @ product_vectors(products, quality).T * NATS_PER_COSINE
     learned = (queries - tower.mean_query) @ tower.taste + tower.common
     learned[0] += tower.memory[0]
-    np.testing.assert_allclose(found, (NATS_PER_COSINE * queries + learned) @ products.T + quality, atol=1e-4)
+    np.testing.assert_allclose(found, (TEXT_NATS * queries + learned) @ products.T + quality, atol=1e-4)
 
 
 def test_the_terms_of_a_score_sum_to_it() -> None:
@@ -47,7 +52,7 @@ def test_the_terms_of_a_score_sum_to_it() -> None:
     terms = tower.terms("Quiet FRIDGE!", row, product, {"words": 2.0, "launch": 0.5})
     assert list(terms) == ["text", "taste", "memory", "quality", "words", "launch"]
     assert terms["quality"] == pytest.approx(1.5)
-    assert terms["text"] == pytest.approx(NATS_PER_COSINE * float(row @ product[:-1]), abs=1e-5)
+    assert terms["text"] == pytest.approx(TEXT_NATS * float(row @ product[:-1]), abs=1e-5)
     score = NATS_PER_COSINE * float(tower.vectors(["quiet fridge"], row[None])[0] @ product)
     assert sum(terms.values()) == pytest.approx(score + 2.5, abs=1e-4)
     assert terms["memory"] != 0.0 == tower.terms("loud fridge", row, product, {})["memory"]

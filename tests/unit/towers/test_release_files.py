@@ -6,7 +6,7 @@ import pytest
 from contracts.errors import ContractError
 from contracts.releases import PROBE_TOLERANCE, Kind, manifest_of
 from tests.support.tiny_encoder import TinyEncoder
-from towers.model import ProductTower, QueryTower
+from towers.model import NATS_PER_COSINE, ProductTower, QueryTower
 from towers.release_files import PROBE_TEXTS, Release, identity_release, pack, probe_difference, unpack, weights_sha256
 
 KINDS: tuple[Kind, Kind] = ("query", "product")
@@ -85,3 +85,13 @@ def test_tensors_that_do_not_fit_together_are_refused(tensor: str, content: np.n
     with pytest.raises(ContractError) as refused:
         unpack(broken(identity_release("query", TinyEncoder()), **{tensor: content}))
     assert refused.value.reason == reason
+
+
+def test_a_query_release_of_before_is_read_with_the_text_at_its_old_worth() -> None:
+    """It has no number for what a unit of cosine is worth."""
+    release = identity_release("query", TinyEncoder(16))
+    tensors = {name: tensor for name, tensor in release.tensors.items() if name != "text"}
+    manifest = release.manifest.model_copy(update={"weights_sha256": weights_sha256(tensors)})
+    old = unpack(pack(Release(manifest, tensors)))
+    assert old.query_tower().text == NATS_PER_COSINE
+    assert probe_difference(old, TinyEncoder(16)) == 0.0

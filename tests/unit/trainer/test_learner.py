@@ -24,7 +24,7 @@ from tests.support.trainer import (
 )
 from towers.features import key_of
 from towers.lexical import read_query
-from towers.model import DEFAULT_MIX, Mix, QueryTower, Rate
+from towers.model import DEFAULT_MIX, NATS_PER_COSINE, Mix, QueryTower, Rate
 from trainer.learner import MEMORY_QUERIES, Learner, Towers, mixed
 from trainer.preference.debiasing import Judgement
 from trainer.preference.model import OWN_CAP, QUALITY_CAP, rates_of
@@ -338,11 +338,12 @@ def test_no_stream_breaks_the_model(name: str) -> None:
 
 
 def test_a_solver_out_of_budget_keeps_the_best_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two iterations are better than none."""
+    """Two iterations are better than none; rates that would fall too low have it search once more."""
     learner = taught()
     monkeypatch.setattr(learner.preference, "_max_iterations", 2)
     solved = learner.solve(UNTRAINED)
-    assert (solved.iterations, solved.converged) == (2, False)
+    assert solved.iterations in {2, 4}
+    assert not solved.converged
     assert liked(solved.towers, TinyEncoder(DIM)) > 0.05
 
 
@@ -366,7 +367,10 @@ def test_what_words_count_comes_with_the_query_tower() -> None:
     learner.preference.learned = OPEN_GATE
     tower = learner.solve(UNTRAINED).towers.query
     assert rates_of(tower.mix) != pytest.approx(rates_of(DEFAULT_MIX), abs=0.05)
-    assert learner._start(UNTRAINED._replace(query=tower)).rates == pytest.approx(rates_of(tower.mix))
+    assert learner._start(UNTRAINED._replace(query=tower)).rates == pytest.approx([*rates_of(tower.mix), tower.text])
+    assert tower.text != pytest.approx(NATS_PER_COSINE, abs=0.05)
+    assert QueryTower.from_tensors(tower.tensors()).text == pytest.approx(tower.text)
     assert QueryTower.from_tensors(tower.tensors()).mix == pytest.approx(np.array(tower.mix))
     learner.preference.learned = None
-    assert learner.solve(UNTRAINED).towers.query.mix == DEFAULT_MIX
+    closed = learner.solve(UNTRAINED).towers.query
+    assert (closed.mix, closed.text) == (DEFAULT_MIX, NATS_PER_COSINE)
