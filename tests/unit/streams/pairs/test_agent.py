@@ -38,12 +38,14 @@ async def test_partitions_are_taken_over_with_what_is_in_force(
     seen: list[str] = []
 
     async def read_on(reader: PropensityReader) -> None:
+        """Fail twice, then find a version."""
         seen.append("read")
         if len(seen) < 3:
             raise DependencyDown("Kafka does not answer")
         reader.lookup.add(version())
 
     async def take_over(agent: Any, assigned: set[TP]) -> Mapping[TP, int]:
+        """Say that it came to this."""
         seen.append("taken over")
         return dict.fromkeys(assigned, 0)
 
@@ -67,6 +69,7 @@ async def test_what_was_read_a_moment_ago_is_not_read_again(
     reads: list[int] = []
 
     async def read_on(reader: PropensityReader) -> None:
+        """Count the reads."""
         reads.append(1)
 
     monkeypatch.setattr(PropensityReader, "read_on", read_on)

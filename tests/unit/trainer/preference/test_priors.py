@@ -155,6 +155,7 @@ def test_a_part_from_which_nothing_is_gained_is_held() -> None:
 
 
 def _begun_tight(prior: Prior) -> Prior:
+    """Return the widths with those that are held at their first ones."""
     return Prior(*(own if width == HELD else width for own, width in zip(Prior(), prior, strict=True)))
 
 
