@@ -30,8 +30,8 @@ def rates_of(mix: Mix) -> np.ndarray:
 
 DEFAULT_RATES: Final = np.append(rates_of(DEFAULT_MIX), NATS_PER_COSINE)
 """a, and last b, untrained."""
-LEAST_RATES: Final = np.append(np.zeros(len(DEFAULT_RATES) - 1), 0.4 * NATS_PER_COSINE)
-"""No match of words counts against a product, and enough is left of the text."""
+LEAST_RATES: Final = np.append(np.zeros(len(DEFAULT_RATES) - 1), 0.6 * NATS_PER_COSINE)
+"""No match of words counts against a product, and of the text so much is left: with less, few lists mislead."""
 QUALITY_CAP: Final = NATS_PER_COSINE
 """Nats by which a product's quality moves it at most, up or down: no more than all of its text."""
 OWN_CAP: Final = 2.0

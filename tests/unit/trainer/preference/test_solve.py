@@ -353,7 +353,7 @@ def test_no_match_of_words_counts_against_a_product(shop: PlantedShop) -> None:
     assert followed.rates[2 * SHORT] == pytest.approx(2.0, abs=0.3)
 
 
-@pytest.mark.parametrize(("true", "found"), [(6.0, 6.0), (14.0, 14.0), (1.0, 4.0)])
+@pytest.mark.parametrize(("true", "found"), [(7.5, 7.5), (14.0, 14.0), (1.0, 6.0)])
 def test_what_a_unit_of_cosine_is_worth_is_learned(shop: PlantedShop, true: float, found: float) -> None:
     """Shoppers go by the text more or less than it counts untrained; so much is left of it at least."""
     strengths = np.zeros((15, 6))
