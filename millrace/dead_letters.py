@@ -122,9 +122,11 @@ def dlq_ls(
     if json:
         print_json({**report, "newest": [letter.report() for letter in report["newest"]]})
         return
+    if not report["records"]:
+        out().print("there are no such dead letters" if any((stage, reason, topic)) else "there are no dead letters")
+        return
     out().print(counts_table(report["by_reason"]))
-    if report["newest"]:
-        out().print(letters_table(report["newest"]))
+    out().print(letters_table(report["newest"]))
 
 
 def listed(letters: Iterable[DeadLetter], wanted: Wanted, last: int) -> dict[str, Any]:
@@ -148,9 +150,7 @@ def listed(letters: Iterable[DeadLetter], wanted: Wanted, last: int) -> dict[str
 
 def counts_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """How many there are of each kind."""
-    table = Table(
-        *texts("stage", "topic", "reason"), *numbers("records"), title="" if rows else "there are no dead letters"
-    )
+    table = Table(*texts("stage", "topic", "reason"), *numbers("records"))
     for row in rows:
         table.add_row(*(Text(row[name]) for name in ("stage", "topic", "reason")), f"{row['records']:,}")
     return table

@@ -67,10 +67,24 @@ def test_what_a_sender_wrote_is_no_markup() -> None:
     """A title with brackets is shown as it is."""
     console = Console(width=160, record=True)
     console.print(letters_table([letters(record())[0]._replace(error="[bold]no[/bold] title")]))
-    console.print(counts_table([]))
-    printed = console.export_text()
-    assert "[bold]no[/bold] title" in printed
-    assert "there are no dead letters" in printed
+    assert "[bold]no[/bold] title" in console.export_text()
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"), [("", "there are no dead letters"), ("join", "there are no such dead letters")]
+)
+def test_where_there_is_none_a_sentence_says_so(
+    stage: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: SettingsFactory,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """An empty table would look like a mistake."""
+    monkeypatch.setattr(dead_letters, "running_settings", settings)
+    monkeypatch.setattr(dead_letters, "records_of", lambda *_, **__: iter([record()] if stage else []))
+    dead_letters.dlq_ls(stage=stage)
+    assert capsys.readouterr().out == f"{said}\n"
 
 
 def printed_at_80(table: Table) -> str:
