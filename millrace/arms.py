@@ -25,7 +25,7 @@ def arms(json: Json = False) -> None:
     if json:
         print_json({**(report or {"arms": None}), "unknown": unknown_report(seen)})
     elif report is not None:
-        out().print(arms_table(report))
+        out().print(arms_table(report) if report["arms"] else "no search was closed yet")
         out().print(comparisons_table(report))
         out().print(interleaving_words(report["interleaving"]), markup=False)
     tell_unknown(seen, [ARMS_AGENT.progress_topic, Process.KAFKA.value])

@@ -98,6 +98,16 @@ def test_arms_are_shown_with_what_their_difference_says(capsys: pytest.CaptureFi
     assert report["unknown"] == {}
 
 
+def test_before_a_search_is_closed_arms_say_so(
+    deployment: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table without an arm would look like a mistake."""
+    kafka = busy_kafka()
+    deployment(replace(kafka, progress={**kafka.progress, "arms": {}}))
+    arms.arms()
+    assert capsys.readouterr().out.startswith("no search was closed yet\n")
+
+
 def test_arms_that_are_not_known_are_no_equal_arms(
     deployment: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
