@@ -207,7 +207,7 @@ TYPES = "impression, view, click, dwell, cart, purchase"
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"type": "clik"}, f"type: 'clik' is none of {TYPES}; did you mean click?"),
+        ({"type": "clicks"}, f"type: 'clicks' is none of {TYPES}; did you mean click?"),
         ({"type": "Purchase"}, f"type: 'Purchase' is none of {TYPES}; did you mean purchase?"),
         ({"type": 7}, f"type: '7' is none of {TYPES}"),
         ({"type": "view", "slots": "P"}, "slots: must be a list"),

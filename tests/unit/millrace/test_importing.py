@@ -155,8 +155,8 @@ def test_the_file_s_own_columns_are_listed(tmp_path: Path) -> None:
     """Not those that they are mapped to, which the caller knows."""
     path = tmp_path / "products.csv"
     path.write_text("sku,name\nA,a\n", encoding="utf-8")
-    with pytest.raises(UsageError, match=r"no column titel; it has sku, name$"):
-        CatalogFile(path, {"product_id": "sku", "title": "titel"}, Form(NOW_MS)).unused_columns()
+    with pytest.raises(UsageError, match=r"no column label; it has sku, name$"):
+        CatalogFile(path, {"product_id": "sku", "title": "label"}, Form(NOW_MS)).unused_columns()
 
 
 def test_fields_of_json_may_be_missing_from_the_first_line(tmp_path: Path) -> None:
