@@ -3,6 +3,7 @@
 Every failure names a stable reason and the field, so that a dead letter or an HTTP answer can say what to correct.
 """
 
+import difflib
 import json
 import math
 import re
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 import orjson
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from contracts.base import YEAR_2000_MS, YEAR_2100_MS
 from contracts.errors import ContractError, MalformedMessage, UnsupportedSchema
 
 if TYPE_CHECKING:
@@ -48,11 +50,16 @@ _REASONS: Final[Mapping[str, str]] = {
     "string_unicode": "malformed_text",
 }
 _SENTENCES: Final[Mapping[str, str]] = {
+    "extra_forbidden": "there is no such field",
+    **dict.fromkeys(("tuple_type", "list_type"), "must be a list"),
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "must be an object"),
     "union_tag_not_found": "Field required",
     "string_pattern_mismatch": "holds NUL",
     "string_unicode": "holds half of a surrogate pair",
     "finite_number": "is no finite number",
 }
+_EPOCH_UNITS: Final = {"seconds": 1e-3, "microseconds": 1e3, "nanoseconds": 1e6}
+"""How epoch times are written elsewhere, and how many of each are a millisecond."""
 _CUT_DEPTH: Final = 100
 """Where the lenient parser cuts: far below what any message holds, and well within what Python's parser takes."""
 _MARK: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{]+|[\]}]+', re.DOTALL)
@@ -204,8 +211,25 @@ def contract_error(error: ValidationError, *, tagged: bool = True) -> ContractEr
     field = ".".join(path) or None
     if path and path[-1] == "schema_version" and kind != "missing":
         return UnsupportedSchema("unsupported_schema", "schema_version is not one this release knows", field=field)
-    said = _SENTENCES.get(kind, problem["msg"].removeprefix("Value error, "))
-    return MalformedMessage(_REASONS.get(kind, "wrong_type"), f"{field or 'message'}: {said}", field=field)
+    said = _said(kind, problem)
+    told = said if kind == "value_error" and field is None else f"{field or 'message'}: {said}"
+    return MalformedMessage(_REASONS.get(kind, "wrong_type"), told, field=field)
+
+
+def _said(kind: str, problem: "ErrorDetails") -> str:
+    """Say what is wrong in words of JSON, not of Python."""
+    context = problem.get("ctx", {})
+    if kind == "union_tag_invalid":
+        tag, tags = context["tag"], re.findall(r"'(.*?)'", context["expected_tags"])
+        nearest = difflib.get_close_matches(tag.lower(), tags, n=1)
+        return f"{tag!r} is none of {', '.join(tags)}" + (f"; did you mean {nearest[0]}?" if nearest else "")
+    if context.get("ge") == YEAR_2000_MS or context.get("le") == YEAR_2100_MS:
+        given = float(problem["input"]) if isinstance(problem["input"], str) else problem["input"]
+        units = (unit for unit, of in _EPOCH_UNITS.items() if YEAR_2000_MS * of <= given <= YEAR_2100_MS * of)
+        unit = next(units, None)
+        return "must be epoch milliseconds" + (f"; this looks like {unit}" if unit else ", from 2000 to 2100")
+    pydantics = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
+    return _SENTENCES.get(kind, pydantics)
 
 
 def _kind(problem: "ErrorDetails") -> str:

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from contracts.telemetry import Process
-from millrace.asking import numbers, observe, tell_unknown
+from millrace.asking import numbers, observe, tell_unknown, texts
 from millrace.output import Json, out, print_json
 
 
@@ -25,20 +25,22 @@ def arms(json: Json = False) -> None:
     if json:
         print_json({**(report or {"arms": None}), "unknown": unknown_report(seen)})
     elif report is not None:
-        out().print(arms_table(report))
+        out().print(arms_table(report) if report["arms"] else "no search was closed yet")
         out().print(comparisons_table(report))
         out().print(interleaving_words(report["interleaving"]), markup=False)
     tell_unknown(seen, [ARMS_AGENT.progress_topic, Process.KAFKA.value])
 
 
 def arms_table(report: Mapping[str, Any]) -> Table:
-    """The arms as a table; what a site calls its surfaces is shown as it is, never as markup."""
+    """A column for each arm and surface; what a site calls its surfaces is shown as it is, never as markup."""
     from millrace.watch.arms import RATES
 
-    table = Table("arm", "surface", *numbers("searches", *(name.replace("_", " ") for name in RATES)))
-    for row in report["arms"]:
-        figures = (f"{row[name]:.4f}" for name in RATES)
-        table.add_row(Text(row["arm"]), Text(row["surface"]), f"{row['searches']:,}", *figures)
+    arms = report["arms"]
+    table = Table(*texts("per search"), *(Column(Text(row["arm"]), justify="right", overflow="fold") for row in arms))
+    table.add_row("surface", *(Text(row["surface"]) for row in arms))
+    table.add_row("searches", *(f"{row['searches']:,}" for row in arms), end_section=True)
+    for name in RATES:
+        table.add_row(name.replace("_", " "), *(f"{row[name]:.4f}" for row in arms))
     return table
 
 

@@ -217,7 +217,7 @@ def lag(json: Json = False) -> None:
 
 def lag_table(report: Mapping[str, Any]) -> Table:
     """The lag as a table, a line under each group."""
-    table = Table("group", "topic", *numbers("partition", "position", "end", "lag", "held"))
+    table = Table(*texts("group", "topic"), *numbers("partition", "position", "end", "lag", "held"))
     rows = report["partitions"]
     for row, following in zip(rows, [*rows[1:], {"group": None}], strict=True):
         figures = (f"{row[key]:,}" for key in ("partition", "position", "end", "lag", "held"))
@@ -225,9 +225,14 @@ def lag_table(report: Mapping[str, Any]) -> Table:
     return table
 
 
+def texts(*names: str) -> list[Column]:
+    """Columns of ids and other texts that are never cut: what is too long goes on in the next line."""
+    return [Column(name, overflow="fold") for name in names]
+
+
 def numbers(*names: str) -> list[Column]:
-    """Columns of numbers."""
-    return [Column(name, justify="right") for name in names]
+    """Columns of numbers, likewise."""
+    return [Column(name, justify="right", overflow="fold") for name in names]
 
 
 def ledger(json: Json = False) -> None:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from contracts.errors import UsageError
 from contracts.topics import CATALOG, CURATED_PAIRS, DEAD_LETTERS, SEARCH_EVENTS, AsideHeader
-from millrace.asking import numbers
+from millrace.asking import numbers, texts
 from millrace.output import Json, Tell, out, print_json, progress_bars
 from millrace.pairs import running_settings, utc
 from service.kafka import OutgoingRecord, produce_all, producer_config, records_of, translate_kafka_errors
@@ -23,7 +23,6 @@ from service.settings import Settings
 REPLAYED: Final = (SEARCH_EVENTS, CATALOG, CURATED_PAIRS)
 """Topics that anyone may write to, whose readers know a record that comes twice."""
 BATCH: Final = 500
-TEXT_SHOWN: Final = 2_000
 
 dlq_app = typer.Typer(help="Dead letters: records that no stage could use.", no_args_is_help=True)
 
@@ -123,9 +122,11 @@ def dlq_ls(
     if json:
         print_json({**report, "newest": [letter.report() for letter in report["newest"]]})
         return
+    if not report["records"]:
+        out().print("there are no such dead letters" if any((stage, reason, topic)) else "there are no dead letters")
+        return
     out().print(counts_table(report["by_reason"]))
-    if report["newest"]:
-        out().print(letters_table(report["newest"]))
+    out().print(letters_table(report["newest"]))
 
 
 def listed(letters: Iterable[DeadLetter], wanted: Wanted, last: int) -> dict[str, Any]:
@@ -149,7 +150,7 @@ def listed(letters: Iterable[DeadLetter], wanted: Wanted, last: int) -> dict[str
 
 def counts_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """How many there are of each kind."""
-    table = Table("stage", "topic", "reason", *numbers("records"), title="" if rows else "there are no dead letters")
+    table = Table(*texts("stage", "topic", "reason"), *numbers("records"))
     for row in rows:
         table.add_row(*(Text(row[name]) for name in ("stage", "topic", "reason")), f"{row['records']:,}")
     return table
@@ -157,7 +158,7 @@ def counts_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def letters_table(letters: Sequence[DeadLetter]) -> Table:
     """The newest; what a sender wrote is shown as it is, never as markup."""
-    table = Table("set aside (UTC)", "id", "reason", "what is wrong")
+    table = Table(*texts("set aside (UTC)", "id", "reason", "what is wrong"))
     for letter in letters:
         table.add_row(utc(letter.written_at), Text(letter.letter_id), Text(letter.reason), Text(letter.error))
     return table
@@ -175,17 +176,18 @@ def dlq_show(
         letter = next((one for one in dead_letters(running_settings(), tell) if one.letter_id == letter_id), None)
     if letter is None:
         raise UsageError(f"there is no dead letter {letter_id}", fix="`millrace dlq ls` lists them")
+    print_json(letter.report()) if json else out().print(letter_table(letter))
+
+
+def letter_table(letter: DeadLetter) -> Table:
+    """One letter whole, its value as it came."""
     report = letter.report()
-    if json:
-        print_json(report)
-        return
-    table = Table("field", "value", title=Text(letter.letter_id))
+    table = Table("field", *texts("value"), title=Text(letter.letter_id))
     for name in ("stage", "topic", "place", "reason", "error", "key"):
         table.add_row(name, Text(str(report[name])))
     table.add_row("set aside (UTC)", utc(letter.written_at))
-    value = letter.value.decode(errors="backslashreplace")
-    table.add_row("value", Text(value[:TEXT_SHOWN] + ("..." if len(value) > TEXT_SHOWN else "")))
-    out().print(table)
+    table.add_row("value", Text(letter.value.decode(errors="backslashreplace")))
+    return table
 
 
 @dlq_app.command("replay")

@@ -4,7 +4,7 @@ They read the releases in force from `models`, the product from the vector store
 are pure functions of these.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
@@ -189,6 +189,7 @@ def explain_report(
         "pairs": {
             "found": len(about),
             "heaviest": [_pair(pair) for pair in sorted(about, key=lambda pair: -pair.weight)[:PAIRS_SHOWN]],
+            "by_products": _by_products(about)[:PAIRS_SHOWN],
         },
     }
 
@@ -202,8 +203,9 @@ def explain_table(report: Mapping[str, Any]) -> Table:
         table.add_row(name, f"{value:+.3f}")
     for name, value in list(report["quality_parts"].items())[:PARTS_SHOWN]:
         table.add_row(Text(f"  of quality: {name}"), f"{value:+.3f}")
-    for pair in report["pairs"]["heaviest"]:
-        table.add_row(Text(f"  pair: {pair['chosen']} over {pair['rejected']}"), f"weight {pair['weight']:.3f}")
+    for row in report["pairs"]["by_products"]:
+        times = f" in {row['pairs']:,} pairs" if row["pairs"] > 1 else ""
+        table.add_row(Text(f"  pair: {row['chosen']} over {row['rejected']}"), f"weight {row['weight']:.3f}{times}")
     return table
 
 
@@ -216,6 +218,18 @@ def _pair(pair: PreferencePair) -> dict[str, Any]:
         "rejected": pair.rejected.product_id,
         "weight": pair.weight,
     }
+
+
+def _by_products(pairs: Iterable[PreferencePair]) -> list[dict[str, Any]]:
+    """Sum the weights of pairs of the same two products; the heaviest sum first."""
+    weights: dict[tuple[str, str], list[float]] = {}
+    for pair in pairs:
+        weights.setdefault((pair.chosen.product_id, pair.rejected.product_id), []).append(pair.weight)
+    rows = [
+        {"chosen": chosen, "rejected": rejected, "pairs": len(of), "weight": sum(of)}
+        for (chosen, rejected), of in weights.items()
+    ]
+    return sorted(rows, key=lambda row: -row["weight"])
 
 
 def _largest_first(parts: Mapping[str, float]) -> dict[str, float]:

@@ -7,13 +7,14 @@ collector would refuse is refused here too.
 Source: Google Merchant Center, product data specification.
 """
 
+import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from contracts import wire
 from contracts.catalog import CATALOG_CHANGE, CatalogChange, Product
-from contracts.errors import ContractError, MalformedMessage
+from contracts.errors import ContractError, MalformedMessage, UsageError
 from millrace.tables import Row, time_of
 from streams.collector.intake import Arrival, Rejected, decide_product
 
@@ -119,10 +120,28 @@ def lacking_columns(row: Row) -> list[str]:
     return [] if _is_message(row.fields) else [name for name in ("product_id", "title") if name not in names]
 
 
+def known_columns(form: Form) -> list[str]:
+    """The columns of which something comes."""
+    return [*Product.model_fields, *MERCHANT_COLUMNS, *MERCHANT_ATTRIBUTES, *_READ_BESIDE, *form.attributes]
+
+
+def refuse_unknown_fields(names: Sequence[str], form: Form) -> None:
+    """Refuse names for columns that are neither fields of a product or merchant feed nor attributes.
+
+    Raises:
+        UsageError: one is not; the nearest field is told.
+    """
+    for name in names:
+        if name not in (known := known_columns(form)):
+            nearest = difflib.get_close_matches(name, known, n=1)
+            meant = f"; did you mean {nearest[0]}?" if nearest else ""
+            fix = f"fields are {', '.join(Product.model_fields)}; --attributes {name} makes it an attribute"
+            raise UsageError(f"--columns: no field {name}{meant}", fix=fix)
+
+
 def unused_columns(row: Row, form: Form) -> list[str]:
     """The columns of which nothing comes, for a first row that is no message itself."""
-    used = {*Product.model_fields, *MERCHANT_COLUMNS, *MERCHANT_ATTRIBUTES, *_READ_BESIDE, *form.attributes}
-    return [] if _is_message(row.fields) else [name for name in row.fields if name not in used]
+    return [] if _is_message(row.fields) else [name for name in row.fields if name not in known_columns(form)]
 
 
 def _is_message(fields: Mapping[str, Any]) -> bool:

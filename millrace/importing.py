@@ -24,7 +24,7 @@ from contracts.errors import CheckFailed, UsageError
 from contracts.topics import CATALOG
 from deploy.local.state import load_running_settings
 from millrace.backlog import LEAST, Backlog
-from millrace.feed import Fault, Form, has_version, lacking_columns, read_change, unused_columns
+from millrace.feed import Fault, Form, has_version, lacking_columns, read_change, refuse_unknown_fields, unused_columns
 from millrace.output import Json, Tell, messages, out, print_json, progress_bars
 from millrace.tables import column_names, read_rows
 from service.kafka import (
@@ -140,23 +140,22 @@ class CatalogFile:
         """Name the columns of which nothing comes.
 
         Raises:
-            UsageError: those that say what a product is are missing, or of a table one that was named.
+            UsageError: those that say what a product is are missing, or of a table one that was named, or
+                `--columns` names a field that no product has.
         """
+        refuse_unknown_fields([*self._columns], self._form)
         first = next(read_rows(self._path, self._columns), None)
         if first is None or first.error is not None:
             return []
-        if missing := lacking_columns(first):
-            raise UsageError(
-                f"{self._path} has no column {', '.join(missing)}; it has {', '.join(first.fields)}",
-                fix=f"say what they are called: --columns {missing[0]}=COLUMN",
-            )
         named = [*self._columns.values(), *self._form.attributes]
         is_table = all(isinstance(value, str) for value in first.fields.values())
-        if is_table and (missing := [name for name in named if name not in first.fields]):
-            raise UsageError(
-                f"{self._path} has no column {', '.join(missing)}; it has {', '.join(first.fields)}",
-                fix="correct --columns or --attributes",
-            )
+        fix = "correct --columns or --attributes"
+        missing = [name for name in named if is_table and name not in first.fields]
+        if not missing and (missing := lacking_columns(first)):
+            fix = f"say what they are called: --columns {missing[0]}=COLUMN"
+        if missing:
+            own = ", ".join(next(read_rows(self._path, {})).fields)
+            raise UsageError(f"{self._path} has no column {', '.join(missing)}; it has {own}", fix=fix)
         return [name for name in unused_columns(first, self._form) if name not in named]
 
 
@@ -357,7 +356,7 @@ def run_import(
     counts: Counter[str] = Counter()
 
     def changes() -> Iterator[CatalogChange]:
-        for line in source.lines(lambda done, of: tell("sending", done, of)):
+        for line in source.lines(lambda done, of: tell("comparing" if dry_run else "sending", done, of)):
             if isinstance(line, Line):
                 outcome, change = plan_line(line, known.get(line.change.product_id))
                 counts[outcome] += 1

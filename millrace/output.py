@@ -1,9 +1,10 @@
 """What commands print: stable JSON on stdout, people's text through rich, messages on stderr."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import orjson
 import typer
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 Tell = Callable[[str, int, int], None]
 """Told what is being done, how much of it, and of how much."""
+HEARTBEAT_S: Final = 15.0
 Json = Annotated[bool, typer.Option("--json", help="Print stable JSON on stdout.")]
 
 
@@ -44,16 +46,31 @@ def print_error(error: MillraceError) -> None:
 
 
 @contextmanager
-def progress_bars() -> Iterator[Tell]:
-    """Give a function that shows how much of how much is done, a bar for each kind of work."""
+def progress_bars(now: Callable[[], float] = time.monotonic) -> Iterator[Tell]:
+    """Give a function that shows how much of how much is done: a bar for each kind of work, none where there is none.
+
+    Where no bar can be redrawn, in a pipe or a log, it is a line every 15 s, and the bars at the end.
+
+    Args:
+        now: a clock that never runs backwards, in s.
+    """
     from rich.progress import Progress
 
-    with Progress(console=messages()) as bars:
+    console = messages()
+    is_redrawn = console.is_terminal and not console.is_dumb_terminal
+    with Progress(console=console) as bars:
         tasks: dict[str, TaskID] = {}
+        said_s = now()
 
         def tell(what: str, done: int, of: int) -> None:
+            nonlocal said_s
+            if not done and not of:
+                return
             if what not in tasks:
-                tasks[what] = bars.add_task(what)
-            bars.update(tasks[what], completed=done, total=max(of, 1) if of else 0)
+                tasks[what] = bars.add_task(what, total=None)
+            bars.update(tasks[what], completed=done, total=of or None)
+            if not is_redrawn and now() >= said_s + HEARTBEAT_S:
+                said_s = now()
+                console.print(f"{what}: {done:,}{f' of {of:,}' if of else ''}", markup=False)
 
         yield tell

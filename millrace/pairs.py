@@ -19,7 +19,7 @@ from contracts.errors import ContractError, UsageError
 from contracts.pairs import PairSource, PreferencePair
 from contracts.topics import PREFERENCE_PAIRS
 from deploy.local.state import load_running_settings
-from millrace.asking import numbers
+from millrace.asking import numbers, texts
 from millrace.exporting import write_lines
 from millrace.output import Json, Tell, messages, out, print_json, progress_bars
 from service.kafka import admin, beginning_and_end_offsets, records_of
@@ -135,8 +135,11 @@ def pairs_ls(
     if json:
         print_json({**report, "pairs": [pair_json(one) for one in report["pairs"]]})
         return
-    out().print(pairs_table(report["pairs"]))
     told = f"{report['found']:,} of {report['looked_through']:,} pairs looked through are asked for"
+    if report["pairs"]:
+        out().print(pairs_table(report["pairs"]))
+    elif not report["looked_through"]:
+        told = "there are no pairs"
     messages().print(told + (f"; {report['malformed']:,} records are no pairs" if report["malformed"] else ""))
 
 
@@ -163,7 +166,9 @@ def pair_json(one: LoggedPair) -> dict[str, Any]:
 
 def pairs_table(pairs: Sequence[LoggedPair]) -> Table:
     """The pairs as a table; positions stand behind the products, then grades."""
-    table = Table("written (UTC)", "query", "chosen", "rejected", "source", *numbers("weight"), "pair id")
+    table = Table(
+        *texts("written (UTC)", "query", "chosen", "rejected", "source"), *numbers("weight"), *texts("pair id")
+    )
     for one in pairs:
         if one.pair is not None:
             sides = [

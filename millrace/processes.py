@@ -174,7 +174,8 @@ def _report(state: UpState | None, settings: Settings) -> Report:
 
 def _row(process: ProcessState, problem: str | None) -> Report:
     unready = problem is not None and process.state in RUNNING
-    reasons = [reason for reason in (process.detail, problem) if reason]
+    is_asked_anew = process.state == State.STARTING and problem is not None  # its detail is an older answer
+    reasons = [reason for reason in ("" if is_asked_anew else process.detail, problem) if reason]
     return {
         "name": process.name,
         "state": UNREADY if unready else str(process.state),

@@ -11,6 +11,7 @@ from rich.text import Text
 from contracts.errors import MillraceError, UsageError
 from contracts.telemetry import Process
 from deploy.local.state import load_running_settings
+from deploy.local.supervised_process import State
 from millrace.asking import observe
 from millrace.output import Json, messages, out, print_json
 from millrace.watch.scrape import freshness_report, look_at_processes, scrape_targets
@@ -67,6 +68,8 @@ def status(json: Json = False) -> None:
         return
     out().print(processes_table(report["processes"]))
     print_summary(report)
+    if all(row["state"] == State.STOPPED for row in report["processes"]):
+        messages().print("nothing runs here; `millrace up` starts everything", markup=False)
 
 
 def processes_table(rows: Sequence[Mapping[str, Any]]) -> Table:

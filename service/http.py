@@ -271,8 +271,12 @@ def _validated(model: type[M], content: Any) -> M:
         raise Refused(422, wrong.reason, detail, field=wrong.field) from error
 
 
+_MEANT: Final = {"limit": "k", "size": "k", "per_page": "k", "query": "q"}
+"""What other search services call it -> what we do, spelled quite otherwise."""
+
+
 def _nearest(model: type[BaseModel], path: str) -> str | None:
-    """Return the field of a form that is spelled most like one that it does not have."""
+    """Return the field of a form that was probably meant by one that it does not have."""
     name = path
     while "." in name and (parent := name.partition(".")[0]) in model.model_fields:
         within, name = model.model_fields[parent].annotation, name.partition(".")[2]
@@ -280,6 +284,8 @@ def _nearest(model: type[BaseModel], path: str) -> str | None:
             return None
         model = within
     names = [field.alias or known for known, field in model.model_fields.items()]
+    if _MEANT.get(name) in names:
+        return _MEANT[name]
     return next(iter(difflib.get_close_matches(name, names, n=1)), None)
 
 

@@ -16,7 +16,6 @@ from typing import Any, Final
 import httpx
 import orjson
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from contracts.errors import CheckFailed, MillraceError, UsageError
 from contracts.topics import MODELS
@@ -24,7 +23,7 @@ from deploy.local.state import is_running
 from deploy.local.supervisor import LocalMillrace
 from deploy.local.up import SIGNALS, stopping_on_signals
 from indexer.qdrant import connect
-from millrace.output import messages, out
+from millrace.output import messages, out, progress_bars
 from millrace.watch.ledger import ledger_report
 from millrace.watch.observer import Observer
 from service.follow import TopicFollower
@@ -116,20 +115,15 @@ class Demo:
 
     async def _load(self) -> None:
         """Send the catalogue and wait until every product of it is in the index."""
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         total = len(self._world.products)
-        with Progress(*columns, console=self._console) as bars:
-            sent, indexed = (
-                bars.add_task("catalogue sent", total=total),
-                bars.add_task("products searchable", total=total),
-            )
+        with progress_bars() as tell:
             await send_products(
                 self._world.products,
                 self._urls["collector"],
                 secret_key=self._secret_key,
-                progress=lambda done, _: bars.update(sent, completed=done),
+                progress=lambda done, of: tell("catalogue sent", done, of),
             )
-            await self._until_indexed(total, lambda done: bars.update(indexed, completed=done))
+            await self._until_indexed(total, lambda done: tell("products searchable", done, total))
 
     async def _until_indexed(self, total: int, progress: Callable[[int], None]) -> None:
         store = connect(self._settings, timeout_s=30)

@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import re
+import shlex
+import subprocess
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,15 +17,18 @@ import qdrant_client
 from pydantic import BaseModel, TypeAdapter
 from qdrant_client import models
 
-from contracts.catalog import CATALOG_CHANGE, ProductVector, point_id
+from contracts.catalog import CATALOG_CHANGE, Product, ProductVector, point_id
 from contracts.events import SEARCH_RECORD
 from contracts.golden import GOLDEN_QUERY
-from contracts.http import EncodeAnswer, EncodeRequest, IntakeAnswer, SearchAnswer, SearchRequest
+from contracts.http import EncodeAnswer, EncodeRequest, IntakeAnswer, NumberRange, SearchAnswer, SearchRequest
 from contracts.joined import JoinedSearch
 from contracts.pairs import CURATED_PAIR, Factors, PairSide, PreferencePair
 from contracts.progress import JoinProgress
 from contracts.releases import MANIFEST, SERVING, SafetyCheck
 from contracts.training import TrainingSearch
+from millrace.feed import Form
+from millrace.importing import CatalogFile, Line
+from millrace.tables import column_names
 from service.http import Problem
 from service.settings import load_settings
 from simulator.shop.world import load_world
@@ -186,6 +191,48 @@ def test_csv_snippet_sends_a_valid_catalogue(tmp_path: Path, monkeypatch: pytest
     assert headers["Authorization"] == "Bearer secret"
     check(body)
     assert len(body["products"]) == len(list(csv.reader(io.StringIO(table.text)))) - 1
+
+
+def test_the_filter_of_the_quickstart_finds_what_its_import_sends(tmp_path: Path) -> None:
+    """The command over the example CSV gives products that the example of filters and facets asks for."""
+    page = ROOT / "docs/quickstart.md"
+    (table,) = fences(page, "csv")
+    (tmp_path / table.name).write_text(table.text, encoding="utf-8")
+    (command,) = [fence.text for fence in fences(page, "bash") if fence.text.startswith("millrace catalog import")]
+    words = shlex.split(command)
+    columns, attributes, default = (words[words.index(name) + 1] for name in ("--columns", "--attributes", "--default"))
+    form = Form(NOW_MS, attributes.split(","), column_names(default))
+    file = CatalogFile(tmp_path / words[3], column_names(columns), form)
+    assert file.unused_columns() == []
+    lines = list(file.lines(lambda _done, _of: None))
+    (asked,) = [
+        SearchRequest.model_validate_json(one.values[2]) for one in curl_bodies() if '"facets"' in one.values[2]
+    ]
+    assert asked.filters.attributes is not None
+    ((name, bounds),) = asked.filters.attributes.items()
+    assert isinstance(bounds, NumberRange)
+    assert bounds.gte is not None
+    for line in lines:
+        assert isinstance(line, Line)
+        assert isinstance(line.change, Product)
+        assert line.change.category == asked.filters.category
+        found = line.change.attributes[name]
+        assert isinstance(found, int | float)
+        assert found >= bounds.gte
+        assert {facet.partition(".")[2] for facet in asked.facets if "." in facet} <= set(line.change.attributes)
+
+
+def test_the_ids_of_an_answer_are_read_by_one_line_of_shell(tmp_path: Path) -> None:
+    """The quickstart's line sets both variables from the answer that it shows."""
+    page = ROOT / "docs/quickstart.md"
+    (answer,) = [fence.text for fence in fences(page, "json") if '"took_ms"' in fence.text]
+    (tmp_path / "answer.json").write_text(answer, encoding="utf-8")
+    (line,) = [line for fence in fences(page, "bash") for line in fence.text.splitlines() if line.startswith("eval ")]
+    shell = subprocess.run(
+        ["sh", "-ec", f'{line}\necho "$SEARCH_ID $SEARCH_TIME"'],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert shell.stdout.split() == ["01a1fa0e9b043c7f5d2e8a6b9c01", "1795196091000"]
 
 
 def test_server_snippet_sends_valid_events(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from contracts import wire
+from contracts.base import Time
 from contracts.catalog import CATALOG_CHANGE, Product
 from contracts.errors import ContractError, MalformedMessage
 from contracts.events import SEARCH_RECORD, SHOP_EVENT, Click, Impression
@@ -198,6 +199,38 @@ def test_the_field_is_named_in_the_senders_words(attributes: dict[str, Any], rea
     with pytest.raises(MalformedMessage) as refused:
         wire.validate({**PRODUCT, "attributes": attributes}, CATALOG_CHANGE)
     assert (refused.value.reason, refused.value.field) == (reason, field)
+
+
+TYPES = "impression, view, click, dwell, cart, purchase"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"type": "clicks"}, f"type: 'clicks' is none of {TYPES}; did you mean click?"),
+        ({"type": "Purchase"}, f"type: 'Purchase' is none of {TYPES}; did you mean purchase?"),
+        ({"type": 7}, f"type: '7' is none of {TYPES}"),
+        ({"type": "view", "slots": "P"}, "slots: must be a list"),
+        ({"type": "impression", "query": "q", "slots": [], "ranking": 1}, "ranking: must be an object"),
+        ({"event_time": 1_795_196_006}, "event_time: must be epoch milliseconds; this looks like seconds"),
+        ({"event_time": 1_795_196_006_756_000}, "event_time: must be epoch milliseconds; this looks like microseconds"),
+        ({"event_time": 0}, "event_time: must be epoch milliseconds, from 2000 to 2100"),
+        ({"position": 0}, "position: must be greater than or equal to 1"),
+        ({"session_id": None}, "session_id or client_id is required"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_in_the_senders_words(changes: dict[str, Any], told: str) -> None:
+    """Whoever sends JSON knows lists and objects, no tuples, and is told what was probably meant."""
+    with pytest.raises(MalformedMessage) as refused:
+        wire.validate({**CLICK, **changes}, SHOP_EVENT)
+    assert refused.value.message == told
+
+
+def test_a_time_that_is_a_parameter_is_told_its_unit_too() -> None:
+    """It comes as a text."""
+    with pytest.raises(ValidationError) as refused:
+        TypeAdapter(Time).validate_python("1795196006")
+    assert "this looks like seconds" in wire.contract_error(refused.value, tagged=False).message
 
 
 def test_whole_numbers_may_stand_for_prices_but_not_the_reverse() -> None:

@@ -98,6 +98,16 @@ def test_arms_are_shown_with_what_their_difference_says(capsys: pytest.CaptureFi
     assert report["unknown"] == {}
 
 
+def test_before_a_search_is_closed_arms_say_so(
+    deployment: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table without an arm would look like a mistake."""
+    kafka = busy_kafka()
+    deployment(replace(kafka, progress={**kafka.progress, "arms": {}}))
+    arms.arms()
+    assert capsys.readouterr().out.startswith("no search was closed yet\n")
+
+
 def test_arms_that_are_not_known_are_no_equal_arms(
     deployment: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -238,10 +248,11 @@ def test_freshness_is_shown_in_seconds() -> None:
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_lag_fits_its_terminal(width: int) -> None:
-    """No line of the table is wider than the terminal."""
+    """No line of the table is wider than the terminal, and nothing is cut in it."""
     from millrace.watch.ledger import lag_report
 
     console = Console(width=width, soft_wrap=True)
     with console.capture() as captured:
         console.print(asking.lag_table(lag_report(busy_kafka())))
+    assert "…" not in captured.get()
     assert max(len(line) for line in captured.get().splitlines()) <= width

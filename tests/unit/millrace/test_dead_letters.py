@@ -7,11 +7,21 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from contracts.errors import UsageError
 from contracts.topics import set_aside_headers
 from millrace import dead_letters
-from millrace.dead_letters import DeadLetter, Wanted, counts_table, letter_of, letters_table, listed, replay
+from millrace.dead_letters import (
+    DeadLetter,
+    Wanted,
+    counts_table,
+    letter_of,
+    letter_table,
+    letters_table,
+    listed,
+    replay,
+)
 from tests.conftest import SettingsFactory
 
 T0 = 1_795_196_000_000
@@ -57,10 +67,43 @@ def test_what_a_sender_wrote_is_no_markup() -> None:
     """A title with brackets is shown as it is."""
     console = Console(width=160, record=True)
     console.print(letters_table([letters(record())[0]._replace(error="[bold]no[/bold] title")]))
-    console.print(counts_table([]))
-    printed = console.export_text()
-    assert "[bold]no[/bold] title" in printed
-    assert "there are no dead letters" in printed
+    assert "[bold]no[/bold] title" in console.export_text()
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"), [("", "there are no dead letters"), ("join", "there are no such dead letters")]
+)
+def test_where_there_is_none_a_sentence_says_so(
+    stage: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: SettingsFactory,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """An empty table would look like a mistake."""
+    monkeypatch.setattr(dead_letters, "running_settings", settings)
+    monkeypatch.setattr(dead_letters, "records_of", lambda *_, **__: iter([record()] if stage else []))
+    dead_letters.dlq_ls(stage=stage)
+    assert capsys.readouterr().out == f"{said}\n"
+
+
+def printed_at_80(table: Table) -> str:
+    """Return what a table shows in a narrow terminal, without its lines and blanks."""
+    console = Console(width=80, soft_wrap=True)
+    with console.capture() as captured:
+        console.print(table)
+    columns = [line.split("│")[1:-1] for line in captured.get().splitlines() if line.startswith("│")]
+    return " ".join("".join(part.strip() for part in column) for column in zip(*columns, strict=True))
+
+
+def test_a_narrow_terminal_cuts_neither_an_id_nor_a_value() -> None:
+    """Both are needed whole, for `dlq show` and to see what is wrong: they go on in the next line."""
+    letter_id, value = f"attribution:{'preference-pairs' * 2}:11:1234567", "x" * 3_000
+    letter = letters(record(value=value.encode()))[0]._replace(letter_id=letter_id, topic="t" * 90, stage="s" * 90)
+    assert letter_id in printed_at_80(letters_table([letter, letter]))
+    assert value in printed_at_80(letter_table(letter))
+    counted = printed_at_80(counts_table([{"stage": "s" * 90, "topic": "t" * 90, "reason": "r" * 90, "records": 1}]))
+    assert counted.split() == ["s" * 90, "t" * 90, "r" * 90, "1"]
 
 
 @pytest.fixture

@@ -96,6 +96,21 @@ def test_the_pairs_of_this_query_and_product_are_shown_heaviest_first() -> None:
     assert [(pair["search_id"], pair["weight"]) for pair in found["heaviest"]] == [("s-2", 0.75), ("s-1", 0.5)]
 
 
+def test_pairs_of_the_same_products_are_one_row() -> None:
+    """Repeated, they would hide the others: the row says how many there are, and what they weigh together."""
+    pairs = [
+        preference_pair(f"s-{n}", query="quiet fridge", chosen="P-1", rejected="P-2", weight=0.5) for n in range(7)
+    ]
+    pairs.append(preference_pair("s-9", query="quiet fridge", chosen="P-3", rejected="P-1", weight=0.75))
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(explain_table(explained(pairs=pairs)))
+    rows = [
+        [cell.strip() for cell in line.split("│")[1:-1]] for line in captured.get().splitlines() if "pair: " in line
+    ]
+    assert rows == [["pair: P-1 over P-2", "weight 3.500 in 7 pairs"], ["pair: P-3 over P-1", "weight 0.750"]]
+
+
 def test_a_products_quality_is_shown_with_its_parts_and_what_changed() -> None:
     """The parts of the release in force, and each one's difference from the release before."""
     report = product_report(indexed(), product_tower(), product_tower(own=0.75, brand=2.0))

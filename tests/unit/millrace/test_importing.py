@@ -128,6 +128,37 @@ def test_a_column_that_is_missing_is_named_before_anything_is_read(
         CatalogFile(path, columns, Form(NOW_MS, attributes)).unused_columns()
 
 
+@pytest.mark.parametrize(("name", "told"), [("produkt_id", "; did you mean product_id?"), ("zzz", "")])
+def test_a_field_that_no_product_has_is_refused(name: str, told: str, tmp_path: Path) -> None:
+    """It would be left out of every product; the nearest field is told, if any is near."""
+    path = tmp_path / "products.csv"
+    path.write_text("sku,title\nA,a\n", encoding="utf-8")
+    with pytest.raises(UsageError) as refused:
+        CatalogFile(path, {name: "sku"}, Form(NOW_MS)).unused_columns()
+    assert refused.value.message == f"--columns: no field {name}{told}"
+    assert f"--attributes {name}" in refused.value.fix
+
+
+def test_a_column_may_be_named_as_an_attribute(tmp_path: Path) -> None:
+    """What `--attributes` names may have another name in the file."""
+    path = tmp_path / "products.csv"
+    path.write_text("id,title,farbe\nA,a,rot\n", encoding="utf-8")
+    file = CatalogFile(path, {"colour": "farbe"}, Form(NOW_MS, ["colour"]))
+    assert file.unused_columns() == []
+    (line,) = file.lines(lambda _done, _of: None)
+    assert isinstance(line, Line)
+    assert isinstance(line.change, Product)
+    assert line.change.attributes == {"colour": "rot"}
+
+
+def test_the_file_s_own_columns_are_listed(tmp_path: Path) -> None:
+    """Not those that they are mapped to, which the caller knows."""
+    path = tmp_path / "products.csv"
+    path.write_text("sku,name\nA,a\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"no column label; it has sku, name$"):
+        CatalogFile(path, {"product_id": "sku", "title": "label"}, Form(NOW_MS)).unused_columns()
+
+
 def test_fields_of_json_may_be_missing_from_the_first_line(tmp_path: Path) -> None:
     """Each line of JSON names its own; what nothing comes of is told."""
     path = tmp_path / "products.jsonl"

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import millrace.pairs
 from contracts import wire
 from contracts.errors import UsageError
 from contracts.joined import Origin
@@ -19,11 +20,13 @@ from millrace.pairs import (
     newest_pairs,
     pair_json,
     pair_stats,
+    pairs_ls,
     pairs_table,
     stats_table,
     wanted_pairs,
 )
 from millrace.tables import Row
+from service.settings import Settings
 from tests.support.pairs import CLICKED_MS, preference_pair
 from tests.support.search_events import click, impression
 
@@ -47,6 +50,19 @@ def test_the_newest_pairs_that_are_asked_for_come_first() -> None:
     shown = pair_json(report["pairs"][0])
     assert (shown["search_id"], shown["partition"], shown["offset"]) == ("s3", 0, 3)
     assert pairs_table(report["pairs"]).row_count == 1
+
+
+@pytest.mark.parametrize(("pairs", "told"), [((), "there are no pairs"), ((preference_pair(),), "0 of 1 pairs")])
+def test_where_no_pair_is_found_a_sentence_says_so(
+    pairs: tuple[PreferencePair, ...], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No empty table is shown."""
+    monkeypatch.setattr(millrace.pairs, "running_settings", Settings)
+    monkeypatch.setattr(millrace.pairs, "logged_pairs", lambda *_: iter(logged(*pairs)))
+    pairs_ls(query="kettle")
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert told in printed.err
 
 
 @pytest.mark.parametrize(

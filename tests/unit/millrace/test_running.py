@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from contracts.errors import UsageError
+from deploy.local.state import ProcessState, UpState
+from deploy.local.supervised_process import State
 from millrace import asking, processes, running
 
 REPORT = {"processes": [{"name": "search", "state": "ready", "pid": 7, "port": 8081, "restarts": 0, "reasons": []}]}
@@ -61,6 +63,36 @@ def test_status_where_nothing_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert (report["releases"], report["lag"], report["unknown"]) == ({}, {}, {})
     unmeasured = {"p50": None, "p99": None}
     assert report["freshness_s"] == {"click_to_search": unmeasured, "product_to_search": unmeasured}
+
+
+def test_where_nothing_runs_status_says_what_starts_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A new user finds the next command; nobody else is told."""
+    running.status()
+    assert "`millrace up`" in capsys.readouterr().err
+    monkeypatch.setattr(
+        running, "status_report", lambda: {**REPORT, "releases": {}, "lag": {}, "unknown": {}, "freshness_s": {}}
+    )
+    running.status()
+    assert "`millrace up`" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [(State.STARTING, ["trainer: nothing is read"]), (State.BACKING_OFF, ["exit code 1", "trainer: nothing is read"])],
+)
+def test_what_a_starting_process_waits_for_is_told_once(
+    state: State, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The supervisor asked the same a moment ago; why a process ended is told beside what it says now."""
+    detail = "exit code 1" if state is State.BACKING_OFF else "trainer: the base encoder is being loaded"
+    process = ProcessState("trainer", state.value, 7, 9102, 0, detail)
+    monkeypatch.setattr(processes, "read_state", lambda _folder: UpState(1, (process,)))
+    monkeypatch.setattr(processes, "scrape_targets", lambda _settings: {"trainer": "http://127.0.0.1:9102"})
+    monkeypatch.setattr(processes, "http_problem", lambda _url: "trainer: nothing is read")
+    (row,) = processes.status()["processes"]
+    assert row["reasons"] == told
 
 
 def test_status_outlives_a_kafka_that_is_away(

@@ -146,12 +146,13 @@ async def test_a_body_that_is_no_json_is_refused(client: Client, body: bytes) ->
         ("q=x&brnd=Kelto", {"query": "x", "impresion": "none"}, ("brand", "impression")),
         ("q=x&attrs.NAME=red", {"query": "x", "filters": {"prize": {}}}, ("attr.NAME", "price")),
         ("q=x&facets=brand", {"query": "x", "filters": {"price": {"lt_": 1}}}, ("facet", None)),
+        ("query=x", {"query": "x", "limit": 5}, ("q", "k")),
     ],
 )
 async def test_what_was_probably_meant_is_suggested(
     client: Client, parameters: str, body: Any, meant: tuple[str, str | None]
 ) -> None:
-    """Of parameters, fields, and fields within fields."""
+    """Of parameters, fields, fields within fields, and what other services call them."""
     refused = [await client.get(f"/v1/search?{parameters}"), await client.post("/v1/search", json=body)]
     for answer, name in zip(refused, meant, strict=True):
         problem = await answer.json()

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from contracts.arms import ANCHOR, LIVE, ArmCounts, Interleaving
+from contracts.arms import ANCHOR, ARMS, LIVE, ArmCounts, Interleaving
 from contracts.errors import DependencyDown
 from millrace.arms import arms_table, comparisons_table, interleaving_words
 from millrace.watch.arms import RATES, arms_report
@@ -89,6 +89,19 @@ def test_what_a_site_calls_its_surfaces_is_no_markup() -> None:
     report = arms_report(KafkaView(ends={}, progress={"arms": {0: odd}}))
     assert report is not None
     assert "[red]x[/]" in printed(arms_table(report))
+
+
+def test_every_rate_can_be_read_in_a_narrow_terminal() -> None:
+    """Metrics are rows, so that arms and surfaces fit beside one another in 80 columns; no heading is cut."""
+    rates = {name: place / 1_000 for place, name in enumerate(RATES, start=1)}
+    rows = [{"arm": arm, "surface": "search", "searches": 1_234_567, **rates} for arm in ARMS[:4]]
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(arms_table({"arms": rows}))
+    read = {cells[1].strip(): cells[2:-1] for line in captured.get().splitlines() if len(cells := line.split("│")) > 2}
+    for name, rate in rates.items():
+        assert [float(cell) for cell in read[name.replace("_", " ")]] == [rate] * 4
+    assert "…" not in captured.get()
 
 
 def test_interleaved_lists_are_told_with_their_test() -> None:
