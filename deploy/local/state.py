@@ -9,17 +9,20 @@ import fcntl
 import json
 import os
 import shlex
+import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Self
+from urllib.parse import urlsplit
 
 from contracts.errors import UsageError
 from service.machine import write_atomically
 from service.settings import ENV_PREFIX, Settings, env_name, load_settings
 
 ENV_FILE: Final = "up.env"
+ANSWERS_WITHIN_S: Final = 1.0
 OWN_SERVERS: Final = "# started here: "
 """Begins the first line of up.env, which names the settings of servers that `up` started itself."""
 STATE_FILE: Final = "up.json"
@@ -140,7 +143,8 @@ def write_env(data_dir: Path, environ: Mapping[str, str], *, own: Collection[str
 def without_own_servers(settings: Settings) -> Settings:
     """Leave out the servers that the last `up` on this data folder started: a shell may have loaded its up.env.
 
-    They are started again; taken for servers of somebody else's, they would be waited for in vain.
+    They are started again; taken for servers of somebody else's, they would be waited for in vain. One that answers is
+    somebody's.
     """
     stored = read_env(settings.data_dir)
     try:
@@ -148,8 +152,19 @@ def without_own_servers(settings: Settings) -> Settings:
     except FileNotFoundError:
         return settings
     names = first.removeprefix(OWN_SERVERS).split() if first.startswith(OWN_SERVERS) else []
-    own = [name for name in names if getattr(settings, name, None) == stored.get(env_name(name))]
+    named = ((name, getattr(settings, name, None)) for name in names)
+    own = [name for name, url in named if url and url == stored.get(env_name(name)) and not _answers(url)]
     return settings.model_copy(update=dict.fromkeys(own))
+
+
+def _answers(url: str) -> bool:
+    """Whether somebody listens at an address, of several at the first."""
+    found = urlsplit(url if "//" in url else f"//{url.split(',', maxsplit=1)[0]}")
+    try:
+        with socket.create_connection((found.hostname or "", found.port or 0), timeout=ANSWERS_WITHIN_S):
+            return True
+    except OSError:
+        return False
 
 
 def read_env(data_dir: Path) -> dict[str, str]:

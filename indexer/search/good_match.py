@@ -79,6 +79,10 @@ class Bar(NamedTuple):
         best = max((hit.score - hit.words / NATS_PER_COSINE for hit in hits), default=-np.inf)
         return bool(best < (self.with_words if any(hit.words for hit in hits) else self.without_words))
 
+    def times(self, factor: float) -> "Bar":
+        """The bar where meaning counts so many times as much."""
+        return Bar(factor * self.with_words, factor * self.without_words)
+
 
 class GoodMatch:
     """Keeps the bar of the collection in force, by its query release or one of a moment ago, for one event loop.
@@ -98,6 +102,7 @@ class GoodMatch:
         self._bar: Bar | None = None
         self._collection = ""
         self._query_release = 0
+        self._text = NATS_PER_COSINE
         self._set_at_s = 0.0
         self._due_at_s = 0.0
         self._setting: asyncio.Task[None] | None = None
@@ -108,6 +113,8 @@ class GoodMatch:
             self._bar, self._collection, self._due_at_s = None, release.collection, self._monotonic_s()
         if release.query_release != self._query_release:
             self._query_release = release.query_release
+            if self._bar is not None and self._text != release.tower.text:
+                self._bar, self._text = self._bar.times(release.tower.text / self._text), release.tower.text
             self._due_at_s = min(self._due_at_s, self._set_at_s + FOLLOWS_S)
         if self._monotonic_s() >= self._due_at_s and (self._setting is None or self._setting.done()):
             self._setting = asyncio.create_task(self._set(release))
@@ -130,6 +137,7 @@ class GoodMatch:
         except Exception as error:  # noqa: BLE001 - whatever it is, searches go on without being judged
             get_logger().warning("good_match_unknown", error=str(error))
         if release.collection == self._collection:
-            self._bar = Bar.of(scores) if len(scores) == len(texts) else self._bar
+            if len(scores) == len(texts):
+                self._bar, self._text = Bar.of(scores), release.tower.text
             self._set_at_s = self._monotonic_s()
             self._due_at_s = self._set_at_s + (AGAIN_S if len(scores) == len(texts) else RETRY_S)

@@ -166,8 +166,10 @@ class ServingFollower:
         number = serving.query_release
         click_times: tuple[tuple[int, int], ...] = ()
         if self.current is not None:
-            learned = ((number, click_time) for click_time in release.manifest.click_times)
-            click_times = (*self.current.click_times, *learned)[-CLICK_TIMES:]
+            click_times = self.current.click_times
+            if number > self.current.query_release:
+                learned = ((number, click_time) for click_time in release.manifest.click_times)
+                click_times = (*click_times, *learned)[-CLICK_TIMES:]
         self.current = ServedRelease(
             query_release=serving.query_release,
             product_release=serving.product_release,

@@ -27,7 +27,8 @@ BEATEN_ERRORS: Final = 2.0
 """Standard errors by which weaker weighing must predict better than full weighing to take its place."""
 MOST_SCALED: Final = 3.0
 LEAST_EXCHANGES: Final = 100
-"""With fewer nothing is decided: the error is not known either."""
+LEAST_QUERIES: Final = 30
+"""With fewer nothing is decided: the error, which is told by the spread between queries, is not known either."""
 
 Debias = Literal["auto", "on", "off"]
 """Whether showings are weighed: in full (`on`), not (`off`), or in full until less is proven better (`auto`)."""
@@ -83,6 +84,7 @@ class Judgement(NamedTuple):
 
     Args:
         exchanges: neighbours that it is told by.
+        queries: that they were shown for.
         loss: of full weighing.
         naive: of the naive twin.
         over_naive: by how much full weighing is better than the naive twin.
@@ -90,6 +92,7 @@ class Judgement(NamedTuple):
     """
 
     exchanges: int
+    queries: int
     loss: float
     naive: float
     over_naive: Gain
@@ -99,15 +102,17 @@ class Judgement(NamedTuple):
     def strength(self) -> float:
         """In full, unless one that weighs less surely predicts better; of two the better one.
 
-        >>> Judgement(900, 0.60, 0.58, Gain(-0.02, 0.005), Gain(-0.01, 0.005)).strength
+        >>> Judgement(900, 40, 0.60, 0.58, Gain(-0.02, 0.005), Gain(-0.01, 0.005)).strength
         0.0
-        >>> Judgement(90, 0.60, 0.58, Gain(-0.02, 0.02), Gain(-0.01, 0.02)).strength
+        >>> Judgement(90, 40, 0.60, 0.58, Gain(-0.02, 0.02), Gain(-0.01, 0.02)).strength
         1.0
         """
         sure = {
             strength: gain.mean
             for strength, gain in ((NAIVE, self.over_naive), (HALF, self.over_half))
-            if self.exchanges >= LEAST_EXCHANGES and gain.mean < -BEATEN_ERRORS * gain.error
+            if self.exchanges >= LEAST_EXCHANGES
+            and self.queries >= LEAST_QUERIES
+            and gain.mean < -BEATEN_ERRORS * gain.error
         }
         return min(sure, key=sure.__getitem__, default=FULL)
 
@@ -154,7 +159,7 @@ def judge(
     says = say * clicks
     naive, half, full = (say * np.bincount(query_of, _surprise(one, rows)) for one in margins)
     return Judgement(
-        len(rows), float(full.sum() / says.sum()), float(naive.sum() / says.sum()),
+        len(rows), len(clicks), float(full.sum() / says.sum()), float(naive.sum() / says.sum()),
         gain_of(naive, full, says), gain_of(half, full, says),
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ import numpy as np
 from trainer.preference.debiasing import FULL, NAIVE, STRENGTHS, Debias, Judgement, judge
 from trainer.preference.evidence import Cells
 from trainer.preference.losses import LossName
-from trainer.preference.model import HELD, Catalogue, Prior, Weights
+from trainer.preference.model import DEFAULT_RATES, HELD, Catalogue, Prior, Weights
 from trainer.preference.priors import BESIDE_MIX, MIX, Gain, Learned, learn_prior
 from trainer.preference.solve import MAX_ITERATIONS, Problem, Solution
 
@@ -148,11 +148,12 @@ class PreferenceLearner:
         """What was learned of the prior, and when it is learned next."""
         state = {"next_prior": np.array(self._next_prior)}
         if (judged := self.judgement) is not None:
-            numbers = judged.exchanges, judged.loss, judged.naive, *judged.over_naive, *judged.over_half
+            numbers = judged.exchanges, judged.queries, judged.loss, judged.naive, *judged.over_naive, *judged.over_half
             state["judgement"] = np.array(numbers, dtype=np.float64)
         if self.learned is not None:
             learned = self.learned
             state["learned"] = np.array((*learned.prior, *learned.gain, *learned.mix, *learned.rest), dtype=np.float64)
+            state["learned_under"] = self._learned_under()
         return state
 
     @classmethod
@@ -164,18 +165,23 @@ class PreferenceLearner:
             options: as that one was made with.
         """
         learner = cls(**options)
+        if "judgement" in state:
+            count, queries, loss, naive, *gains = state["judgement"].tolist()
+            learner.judgement = Judgement(int(count), int(queries), loss, naive, Gain(*gains[:2]), Gain(*gains[2:]))
         learner._next_prior = float(state["next_prior"])
         widths, numbers = len(Prior()), state.get("learned", np.zeros(0)).tolist()
-        if len(numbers) == widths + 6:
+        is_ours = np.array_equal(state.get("learned_under", ()), learner._learned_under())
+        if len(numbers) == widths + 6 and is_ours:
             learner.learned = Learned(
                 Prior(*numbers[:widths]), *(Gain(*numbers[at : at + 2]) for at in range(widths, len(numbers), 2))
             )
         elif numbers:
             learner._next_prior = 0.0
-        if "judgement" in state:
-            count, loss, naive, *gains = state["judgement"].tolist()
-            learner.judgement = Judgement(int(count), loss, naive, Gain(*gains[:2]), Gain(*gains[2:]))
         return learner
+
+    def _learned_under(self) -> np.ndarray:
+        """What a prior is learned for: which rates there are, and how strongly showings are weighed."""
+        return np.array((len(DEFAULT_RATES), self.strength), dtype=np.float64)
 
     @property
     def _shares(self) -> tuple[float, float]:

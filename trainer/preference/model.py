@@ -33,7 +33,7 @@ DEFAULT_RATES: Final = np.append(rates_of(DEFAULT_MIX), NATS_PER_COSINE)
 LEAST_RATES: Final = np.append(np.zeros(len(DEFAULT_RATES) - 1), 0.6 * NATS_PER_COSINE)
 """No match of words counts against a product, and of the text so much is left: with less, few lists mislead."""
 QUALITY_CAP: Final = NATS_PER_COSINE
-"""Nats by which a product's quality moves it at most, up or down: no more than all of its text."""
+"""Nats by which a product's quality moves it at most, up or down: no more than all of its text counts untrained."""
 OWN_CAP: Final = 2.0
 """Nats of it that are the product's own.
 

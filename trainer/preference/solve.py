@@ -32,6 +32,10 @@ from trainer.preference.model import DEFAULT_RATES, HELD, LEAST_RATES, Catalogue
 MAX_ITERATIONS: Final = 60
 TOLERANCE: Final = 1e-5
 """Relative decrease below which the loss has converged."""
+SEARCHES: Final = 8
+"""At most, until it is known which rates are held at their least."""
+RISING: Final = 0.1
+"""Slope, in nats per standard deviation of the prior, from which a held rate is let go: less gains nothing."""
 DIRECTIONS: Final = 256
 """In which learned tastes may differ, beginning with those in which queries and products differ most."""
 CHUNK: Final = 20_000
@@ -108,7 +112,7 @@ class Problem:
             memory: whether queries get a memory of their own.
             uncertainty: whether the weights come with their standard deviations.
             max_iterations: budget of one search; what is best then is returned, and said not to have converged. Rates
-                that would fall below their least are held there, and have the rest searched once more.
+                that would fall below their least are held there, and have the rest searched again.
         """
         query_axes, axes = self._axes
         dim = axes.shape[1]
@@ -284,8 +288,8 @@ def _minimum(
 ) -> tuple[OptimizeResult, int]:
     """The minimum with none of the last parameters below its least, and the iterations it took.
 
-    What would go below stays there, and the rest is sought anew. With bounds of its own, L-BFGS-B takes several times
-    as long for each iteration, for the sake of seven parameters among a hundred thousand.
+    What would go below is held there and the rest sought anew; what would rise again is let go. With bounds of its own,
+    L-BFGS-B takes several times as long for each iteration, for the sake of seven parameters among a hundred thousand.
 
     Args:
         objective: parameters, (X,) -> value and gradient.
@@ -293,10 +297,9 @@ def _minimum(
         least: of the last parameters, (R,).
         budget: iterations of one search.
     """
-    first = len(begin) - len(least)
+    first, searches, iterations = len(begin) - len(least), 0, 0
     begin[first:] = np.maximum(begin[first:], least)
     stays = (begin[first:] <= least) & (objective(begin)[1][first:] > 0)
-    iterations = 0
 
     def held(x: np.ndarray) -> tuple[float, np.ndarray]:
         value, gradient = objective(x)
@@ -304,14 +307,18 @@ def _minimum(
         return value, gradient
 
     while True:
+        searches += 1
         found = minimize(held, begin, jac=True, method="L-BFGS-B",
                          options={"maxiter": budget, "ftol": TOLERANCE, "gtol": 0.0, "maxcor": 6})  # fmt: skip
         iterations += int(found.nit)
         below = found.x[first:] < least
-        if not below.any():
-            return found, iterations
-        stays, begin = stays | below, found.x.copy()
+        begin = found.x.copy()
         begin[first:] = np.maximum(begin[first:], least)
+        rises = np.zeros_like(stays) if below.any() else stays & (objective(begin)[1][first:] < -RISING)
+        if searches == SEARCHES or not (below.any() or rises.any()):
+            found.x = begin
+            return found, iterations
+        stays = (stays | below) & ~rises
 
 
 def _main_axes(vectors: np.ndarray, count: int) -> np.ndarray:

@@ -102,12 +102,14 @@ class GoldenBar(NamedTuple):
     Args:
         sample: what is measured.
         before: the nDCG of each query untrained or in force, of whichever has the higher mean, (Q,).
+        served: the mean of what is in force, which a release need not exceed: else nothing could mend a bad one.
         product: the product tower in force.
         quality: what it says of each product: most releases leave it as it is, (P,).
     """
 
     sample: GoldenSample
     before: np.ndarray
+    served: float
     product: ProductTower
     quality: np.ndarray
 
@@ -117,7 +119,7 @@ class GoldenBar(NamedTuple):
         quality = sample.quality(in_force.product)
         served = sample.ndcg(in_force.query, quality)
         untrained = sample.ndcg(QueryTower.untrained(sample.query_vectors.shape[1]), np.zeros_like(quality))
-        return cls(sample, max(served, untrained, key=np.mean), in_force.product, quality)
+        return cls(sample, max(served, untrained, key=np.mean), float(served.mean()), in_force.product, quality)
 
     def check(self, towers: Towers) -> SafetyCheck:
         """Measure a release.
@@ -129,7 +131,8 @@ class GoldenBar(NamedTuple):
         is_same = towers.product is self.product
         found = self.sample.ndcg(towers.query, self.quality if is_same else self.sample.quality(towers.product))
         error = np.std(found - self.before, ddof=1) / np.sqrt(len(found))
-        value, limit = float(found.mean()), float(KEPT_RATIO * self.before.mean() - error)
+        value = float(found.mean())
+        limit = min(float(KEPT_RATIO * self.before.mean() - error), self.served)
         return SafetyCheck(name=GOLDEN_NDCG, value=value, limit=limit, passed=value >= limit)
 
 

@@ -1,6 +1,7 @@
 """What a running `up` leaves in its data folder, and who may believe it."""
 
 import fcntl
+import socket
 import stat
 import threading
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from contracts.errors import UsageError
 from deploy.local import state
 from deploy.local.state import DataFolderLock, ProcessState
 from tests.conftest import SettingsFactory
+from tests.support.ports import free_port
 
 
 def test_the_env_file_is_private_and_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -32,16 +34,18 @@ def test_the_env_file_is_private_and_comes_back_as_it_was(tmp_path: Path) -> Non
 def test_a_shell_that_loaded_up_env_starts_the_same_servers_again(tmp_path: Path, settings: SettingsFactory) -> None:
     """Addresses of servers that were started here are left out; one of somebody else's, or a changed one, stays."""
     given = {
-        "kafka_bootstrap": "127.0.0.1:9092",
+        "kafka_bootstrap": f"127.0.0.1:{free_port()}",
         "redis_url": "redis://redis.example:6379/0",
-        "qdrant_url": "http://127.0.0.1:6333",
+        "qdrant_url": f"http://127.0.0.1:{free_port()}",
     }
     loaded = settings(data_dir=tmp_path, **given)
     assert state.without_own_servers(loaded) == loaded
     state.write_env(tmp_path, loaded.as_environ(), own=["kafka_bootstrap", "qdrant_url"])
     found = state.without_own_servers(loaded)
     assert (found.kafka_bootstrap, found.redis_url, found.qdrant_url) == (None, "redis://redis.example:6379/0", None)
-    assert state.read_env(tmp_path)["MILLRACE_KAFKA_BOOTSTRAP"] == "127.0.0.1:9092"
+    assert state.read_env(tmp_path)["MILLRACE_KAFKA_BOOTSTRAP"] == given["kafka_bootstrap"]
+    with socket.create_server(("127.0.0.1", int(given["kafka_bootstrap"].partition(":")[2]))):
+        assert state.without_own_servers(loaded).kafka_bootstrap == given["kafka_bootstrap"]
     other = settings(data_dir=tmp_path, **{**given, "kafka_bootstrap": "broker:9092"})
     assert state.without_own_servers(other).kafka_bootstrap == "broker:9092"
 

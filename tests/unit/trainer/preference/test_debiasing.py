@@ -8,7 +8,17 @@ import pytest
 from tests.support.planted_shop import PlantedShop
 from towers.model import NATS_PER_COSINE
 from trainer.preference import debiasing
-from trainer.preference.debiasing import FULL, HALF, LEAST_EXCHANGES, NAIVE, Debias, Exchanges, Judgement, judge
+from trainer.preference.debiasing import (
+    FULL,
+    HALF,
+    LEAST_EXCHANGES,
+    LEAST_QUERIES,
+    NAIVE,
+    Debias,
+    Exchanges,
+    Judgement,
+    judge,
+)
 from trainer.preference.evidence import EvidenceTable, Shown
 from trainer.preference.learner import PreferenceLearner
 from trainer.preference.model import Prior
@@ -167,20 +177,21 @@ def test_choices_are_predicted_by_order_not_by_how_far_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("exchanges", "naive", "half", "strength"),
+    ("exchanges", "queries", "naive", "half", "strength"),
     [
-        (LEAST_EXCHANGES, (-0.05, 0.02), (-0.02, 0.005), NAIVE),
-        (LEAST_EXCHANGES, (-0.05, 0.03), (-0.02, 0.005), HALF),
-        (LEAST_EXCHANGES, (-0.05, 0.03), (-0.02, 0.015), FULL),
-        (LEAST_EXCHANGES, (0.05, 0.01), (0.02, 0.005), FULL),
-        (LEAST_EXCHANGES - 1, (-0.05, 0.001), (-0.02, 0.001), FULL),
+        (LEAST_EXCHANGES, LEAST_QUERIES, (-0.05, 0.02), (-0.02, 0.005), NAIVE),
+        (LEAST_EXCHANGES, LEAST_QUERIES, (-0.05, 0.03), (-0.02, 0.005), HALF),
+        (LEAST_EXCHANGES, LEAST_QUERIES, (-0.05, 0.03), (-0.02, 0.015), FULL),
+        (LEAST_EXCHANGES, LEAST_QUERIES, (0.05, 0.01), (0.02, 0.005), FULL),
+        (LEAST_EXCHANGES - 1, LEAST_QUERIES, (-0.05, 0.001), (-0.02, 0.001), FULL),
+        (9 * LEAST_EXCHANGES, LEAST_QUERIES - 1, (-0.05, 0.001), (-0.02, 0.001), FULL),
     ],
 )
 def test_weighing_goes_only_if_it_is_surely_worse(
-    exchanges: int, naive: Sequence[float], half: Sequence[float], strength: float
+    exchanges: int, queries: int, naive: Sequence[float], half: Sequence[float], strength: float
 ) -> None:
-    """By two standard errors and with enough exchanges; of two that are surely better the better one is taken."""
-    assert Judgement(exchanges, 0.6, 0.6, Gain(*naive), Gain(*half)).strength == strength
+    """By two standard errors, with enough exchanges of enough queries; of two that are the better one is taken."""
+    assert Judgement(exchanges, queries, 0.6, 0.6, Gain(*naive), Gain(*half)).strength == strength
 
 
 def test_exchanges_are_bounded_and_the_newest_stay(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 
 from tests.support.planted_shop import PlantedShop, cells_of
 from towers.lexical import QueryKind
@@ -11,7 +12,7 @@ from towers.model import DEFAULT_MIX, KINDS, NATS_PER_COSINE
 from trainer.preference.evidence import Cells
 from trainer.preference.matches import Matches
 from trainer.preference.model import DEFAULT_RATES, HELD, Catalogue, Prior, Weights
-from trainer.preference.solve import Problem
+from trainer.preference.solve import Problem, _minimum
 
 ENOUGH = 500
 CLOSE_NATS = 0.05
@@ -119,3 +120,23 @@ def test_rates_have_the_gradient_of_the_loss(shop: PlantedShop) -> None:
     rng = np.random.default_rng(9)
     values, moved = rng.standard_normal(len(problem.cells)), rng.standard_normal(7)
     assert problem._by_rate(values) @ moved == pytest.approx(values @ problem._by_rates(moved))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_minimum_above_the_least_is_that_of_a_solver_with_bounds(seed: int) -> None:
+    """Wherever it begins: what was held because of other parameters is let go once these have moved."""
+    rng = np.random.default_rng(seed)
+    half = rng.standard_normal((8, 8))
+    curvature, slope = half @ half.T + 0.1 * np.eye(8), 5 * rng.standard_normal(8)
+    least = np.array([0.0, -0.5, 0.3])
+
+    def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return a parabola and its gradient."""
+        return float(x @ curvature @ x / 2 + slope @ x), curvature @ x + slope
+
+    bounds = [(None, None)] * 5 + [(float(low), None) for low in least]
+    peer = minimize(objective, np.zeros(8), jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-14})
+    for begin in (np.zeros(8), np.append(np.zeros(5), least), 3 * rng.standard_normal(8)):
+        found, _ = _minimum(objective, begin, least, 500)
+        assert (found.x[5:] >= least).all()
+        assert objective(found.x)[0] == pytest.approx(peer.fun, rel=1e-3, abs=0.02)
