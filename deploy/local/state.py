@@ -146,11 +146,11 @@ def without_own_servers(settings: Settings) -> Settings:
     They are started again; taken for servers of somebody else's, they would be waited for in vain. One that answers is
     somebody's.
     """
-    stored = read_env(settings.data_dir)
     try:
         first = (settings.data_dir / ENV_FILE).read_text(encoding="utf-8").partition("\n")[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return settings
+    stored = read_env(settings.data_dir)
     names = first.removeprefix(OWN_SERVERS).split() if first.startswith(OWN_SERVERS) else []
     named = ((name, getattr(settings, name, None)) for name in names)
     own = [name for name, url in named if url and url == stored.get(env_name(name)) and not _answers(url)]
