@@ -50,9 +50,9 @@ def serve(settings: Settings, shutdown: Shutdown) -> None:
         MillraceError: it cannot start, or a fact that must hold does not.
     """
     settings.require("kafka_bootstrap", "qdrant_url")
-    health = Health(Process.INDEXER)
-    with admin_server(health, settings.host, settings.listen_port(Process.INDEXER)), ExitStack() as stack:
-        indexer = Indexer(settings, shutdown, health, stack)
+    health, stack = Health(Process.INDEXER), ExitStack()
+    indexer = Indexer(settings, shutdown, health, stack)  # first: what checks nothing yet would be ready
+    with admin_server(health, settings.host, settings.listen_port(Process.INDEXER)), stack:
         try:
             indexer.run()
         except Stopped:

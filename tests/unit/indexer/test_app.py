@@ -1,7 +1,7 @@
 """The indexer put together, without its servers: how the two loops end each other."""
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from typing_extensions import override
@@ -9,6 +9,7 @@ from typing_extensions import override
 from contracts.errors import InvariantError, TransientError
 from contracts.releases import Serving
 from contracts.telemetry import Process
+from indexer import app
 from indexer.app import Indexer
 from indexer.catalog.loop import CatalogLoop
 from indexer.points import InForce
@@ -17,6 +18,7 @@ from service.health import Health
 from service.models import ModelsView
 from service.process import Shutdown, expected_failure
 from service.settings import Settings
+from tests.conftest import SettingsFactory
 from tests.support.indexer_fakes import TIME_MS, Catalog, Deployment, Topic, record
 from tests.support.indexing import product
 from tests.support.poll import eventually
@@ -97,3 +99,23 @@ def test_a_batch_that_waits_for_a_switch_ends_when_asked_to() -> None:
     with pytest.raises(Stopped):
         batch.run(look)
     assert batch.catalog.committed == {}
+
+
+def test_it_is_not_ready_from_its_first_answer_on(settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks as soon as it listens is told that it starts."""
+    told: list[list[str]] = []
+
+    @contextmanager
+    def listening(health: Health, _host: str, _port: int) -> Iterator[None]:
+        """Ask at once, as a balancer may."""
+        told.append(health.against_readiness())
+        yield
+
+    def run(_indexer: Indexer) -> None:
+        """End before anything is started."""
+        raise Stopped
+
+    monkeypatch.setattr(app, "admin_server", listening)
+    monkeypatch.setattr(Indexer, "run", run)
+    app.serve(settings(kafka_bootstrap="127.0.0.1:1", qdrant_url="http://127.0.0.1:1"), Shutdown())
+    assert told == [["start: starting"]]
