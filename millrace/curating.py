@@ -118,7 +118,7 @@ def read_file(
     return pairs, bad
 
 
-def send(settings: Settings, topic: str, values: Iterable[tuple[bytes, bytes | None]]) -> int:
+def send(settings: Settings, topic: str, values: Iterable[tuple[bytes | None, bytes | None]]) -> int:
     """Write values to a topic, each under its key, and return how many Kafka acknowledged: all.
 
     Raises:

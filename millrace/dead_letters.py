@@ -3,26 +3,24 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import nlargest
-from itertools import islice
 from typing import Annotated, Any, Final, NamedTuple
 
 import orjson
 import typer
-from kafka import KafkaProducer
 from rich.table import Table
 from rich.text import Text
 
 from contracts.errors import UsageError
 from contracts.topics import CATALOG, CURATED_PAIRS, DEAD_LETTERS, SEARCH_EVENTS, AsideHeader
 from millrace.asking import numbers, texts
+from millrace.curating import send
 from millrace.output import Json, Tell, out, print_json, progress_bars
 from millrace.pairs import running_settings, utc
-from service.kafka import OutgoingRecord, produce_all, producer_config, records_of, translate_kafka_errors
+from service.kafka import records_of
 from service.settings import Settings
 
 REPLAYED: Final = (SEARCH_EVENTS, CATALOG, CURATED_PAIRS)
 """Topics that anyone may write to, whose readers know a record that comes twice."""
-BATCH: Final = 500
 
 dlq_app = typer.Typer(help="Dead letters: records that no stage could use.", no_args_is_help=True)
 
@@ -236,16 +234,7 @@ def replay(
     if not asked:
         raise UsageError("there is no such dead letter", fix="`millrace dlq ls` lists them")
     distinct = {(one.topic, one.key, one.value): one for one in asked if one.topic in REPLAYED and one.value}
-    sent, records = iter(distinct.values()), 0
-    with translate_kafka_errors(settings):
-        while batch := list(islice(sent, BATCH)):
-            records += len(batch)
-            if not dry_run:
-                _send(settings, batch)
+    for topic in () if dry_run else dict.fromkeys(one.topic for one in distinct.values()):
+        send(settings, topic, ((one.key, one.value) for one in distinct.values() if one.topic == topic))
     left = sum(one.topic not in REPLAYED or not one.value for one in asked)
-    return {"records": records, "left": left, "dry_run": dry_run}
-
-
-def _send(settings: Settings, letters: Sequence[DeadLetter]) -> None:
-    with KafkaProducer(**producer_config(settings)) as producer:
-        produce_all(producer, [OutgoingRecord(settings.topic(one.topic), one.value, key=one.key) for one in letters])
+    return {"records": len(distinct), "left": left, "dry_run": dry_run}

@@ -14,8 +14,8 @@ from deploy.local.state import load_running_settings
 from millrace.asking import observe
 from millrace.explaining import following_models
 from millrace.output import Json, out, print_json
+from millrace.releasing import later_than
 from service.kafka import producer_config, translate_kafka_errors
-from service.machine import epoch_ms
 from service.models import ModelsView, ModelsWriter
 
 if TYPE_CHECKING:
@@ -66,7 +66,9 @@ def promote(observer: "Observer", query: int) -> dict[str, Any]:
     """
     settings, view = load_running_settings(), observer.models.look()
     check_promotable(view, query)
-    request = Promotion(query_release=query, requested_at=_after_those_before(view))
+    answered = 0 if view.decisions is None else view.decisions.promotion_answered
+    asked = 0 if view.promotion is None else view.promotion.requested_at
+    request = Promotion(query_release=query, requested_at=later_than(answered, asked))
     with translate_kafka_errors(settings), KafkaProducer(**producer_config(settings)) as producer:
         ModelsWriter(settings, producer).ask_to_promote(request)
 
@@ -103,12 +105,6 @@ def check_promotable(view: ModelsView, query: int) -> None:
             f"query release {query} {reason}",
             fix="choose one that `millrace releases ls` lists, no newer than the one in force, or 0",
         )
-
-
-def _after_those_before(view: ModelsView) -> int:
-    answered = 0 if view.decisions is None else view.decisions.promotion_answered
-    asked = 0 if view.promotion is None else view.promotion.requested_at
-    return max(epoch_ms(), answered + 1, asked + 1)
 
 
 def releases_diff(

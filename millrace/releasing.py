@@ -142,7 +142,9 @@ def roll_back(observer: "Observer", query: int | None) -> dict[str, Any]:
         DependencyDown: no indexer answers; the request stands, and the next one that leads carries it out.
     """
     settings, view = load_running_settings(), observer.models.look()
-    request = Rollback(query_release=rollback_target(view, query), requested_at=_after_those_before(view))
+    answered = 0 if view.serving is None else view.serving.rollback_answered
+    asked = 0 if view.rollback is None else view.rollback.requested_at
+    request = Rollback(query_release=rollback_target(view, query), requested_at=later_than(answered, asked))
     began = time.monotonic()
     with translate_kafka_errors(settings), KafkaProducer(**producer_config(settings)) as producer:
         ModelsWriter(settings, producer).ask_for(request)
@@ -192,10 +194,9 @@ def rollback_target(view: ModelsView, query: int | None) -> int:
     return query
 
 
-def _after_those_before(view: ModelsView) -> int:
-    answered = 0 if view.serving is None else view.serving.rollback_answered
-    asked = 0 if view.rollback is None else view.rollback.requested_at
-    return max(epoch_ms(), answered + 1, asked + 1)
+def later_than(*earlier: int) -> int:
+    """The moment of a request, in epoch ms: now, but later than those before, by which it is told from them."""
+    return max(epoch_ms(), *(one + 1 for one in earlier))
 
 
 def _answered(view: ModelsView, request: Rollback) -> bool:

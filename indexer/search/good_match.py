@@ -113,12 +113,10 @@ class GoodMatch:
             self._bar, self._collection, self._due_at_s = None, release.collection, self._monotonic_s()
         if release.query_release != self._query_release:
             self._query_release = release.query_release
-            if self._bar is not None and self._text != release.tower.text:
-                self._bar, self._text = self._bar.times(release.tower.text / self._text), release.tower.text
             self._due_at_s = min(self._due_at_s, self._set_at_s + FOLLOWS_S)
         if self._monotonic_s() >= self._due_at_s and (self._setting is None or self._setting.done()):
             self._setting = asyncio.create_task(self._set(release))
-        return self._bar is not None and self._bar.is_missed(hits)
+        return self._bar is not None and self._bar.times(release.tower.text / self._text).is_missed(hits)
 
     def close(self) -> None:
         """Stop setting it."""

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple, TypeVar
 
 from contracts.joined import JoinedSearch, JoinedSlot
-from contracts.outcomes import Cell, Grade, Kind, first_swapped, grade, stood_by_rank
+from contracts.outcomes import Cell, Grade, Kind, exchanged_positions, grade, stood_by_rank
 
 PLACES: Final = 20
 """Positions that are estimated: below them there are too few clicks."""
@@ -210,12 +210,11 @@ def ranking_of(search: JoinedSearch) -> str | None:
 
 def swapped_pairs(search: JoinedSearch, shown: tuple[Showing, ...]) -> Iterator[tuple[Showing, Showing]]:
     """Yield the neighbours that were exchanged with chance 1/2, as far as both count."""
-    if search.ranking.exploration.policy == "swap":
-        by_position = {one.position: one for one in shown}
-        for position in range(first_swapped(search.ranking.exploration.seed), PLACES, 2):
-            upper, lower = by_position.get(position), by_position.get(position + 1)
-            if upper and lower:
-                yield upper, lower
+    by_position = {one.position: one for one in shown}
+    for position in exchanged_positions(search) or ():
+        upper, lower = by_position.get(position), by_position.get(position + 1)
+        if upper and lower:
+            yield upper, lower
 
 
 def _showing(asked: bytes, ranked_by: bytes, slot: JoinedSlot) -> Showing:

@@ -1,41 +1,23 @@
 """`millrace golden` on a real Kafka: imported whole or not at all, listed, removed."""
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from contracts.topics import GOLDEN_QUERIES
-from millrace import cli
 from service.settings import Settings
+from tests.support.command_line import Run, command_line
 from tests.support.topics import read_topic
 
 pytestmark = [pytest.mark.kafka]
 
-Run = Callable[..., int]
-
 
 @pytest.fixture
 def run(two_partitions: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Give a function that runs the command line on this test's Kafka and returns its exit code."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-    for name, value in two_partitions.as_environ().items():
-        monkeypatch.setenv(name, value)
-
-    def call(*words: str) -> int:
-        """Run `millrace golden` with these words."""
-        monkeypatch.setattr(sys, "argv", ["millrace", "golden", *words])
-        try:
-            cli.main()
-        except SystemExit as ended:
-            return int(ended.code or 0)
-        return 0
-
-    return call
+    """Give a function that runs `millrace golden` on this test's Kafka and returns its exit code."""
+    return command_line(two_partitions, monkeypatch, tmp_path, "golden")
 
 
 def sent(settings: Settings) -> list[tuple[str, dict[str, int]]]:

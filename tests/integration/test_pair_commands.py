@@ -1,8 +1,6 @@
 """`millrace pairs` on a real Kafka: what is listed, explained from its own records, written and sent."""
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,36 +11,20 @@ from contracts import wire
 from contracts.joined import Origin
 from contracts.pairs import CURATED_PAIR
 from contracts.topics import CURATED_PAIRS, PREFERENCE_PAIRS, SEARCH_EVENTS
-from millrace import cli
 from service.kafka import OutgoingRecord, produce_all, producer_config
 from service.settings import Settings
+from tests.support.command_line import Run, command_line
 from tests.support.pairs import preference_pair
 from tests.support.search_events import click, encoded, impression
 from tests.support.topics import read_topic
 
 pytestmark = [pytest.mark.kafka]
 
-Run = Callable[..., int]
-
 
 @pytest.fixture
 def run(two_partitions: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Give a function that runs the command line on this test's Kafka and returns its exit code."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-    for name, value in two_partitions.as_environ().items():
-        monkeypatch.setenv(name, value)
-
-    def call(*words: str) -> int:
-        """Run `millrace pairs` with these words."""
-        monkeypatch.setattr(sys, "argv", ["millrace", "pairs", *words])
-        try:
-            cli.main()
-        except SystemExit as ended:
-            return int(ended.code or 0)
-        return 0
-
-    return call
+    """Give a function that runs `millrace pairs` on this test's Kafka and returns its exit code."""
+    return command_line(two_partitions, monkeypatch, tmp_path, "pairs")
 
 
 def produced(settings: Settings, topic: str, *values: bytes) -> list[tuple[int, int]]:

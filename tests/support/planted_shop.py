@@ -8,7 +8,7 @@ from scipy.sparse import csr_matrix
 
 from towers.model import NATS_PER_COSINE
 from trainer.preference.evidence import Cells, EvidenceTable, Shown
-from trainer.preference.model import Catalogue
+from trainer.preference.model import Catalogue, Weights
 
 DIM: Final = 16
 NAMES: Final = 5
@@ -82,3 +82,9 @@ def cells_of(rows: Sequence[tuple[int, int, float, float]]) -> Cells:
         np.array([row[2] for row in ordered], dtype=np.float64),
         np.log(np.array([row[3] for row in ordered], dtype=np.float64)),
     )
+
+
+def scores(weights: Weights, shop: PlantedShop) -> np.ndarray:
+    """Return what the index would give each query and product, in nats, (Q, P)."""
+    queries = weights.query_vectors(np.arange(len(shop.queries)), shop.queries)
+    return np.asarray(NATS_PER_COSINE * queries @ weights.product_vectors(shop.catalogue).T, dtype=np.float64)

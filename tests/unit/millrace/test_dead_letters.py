@@ -1,7 +1,7 @@
 """Dead letters as people meet them: counted by reason, shown whole, and sent again."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -111,11 +111,11 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bytes]]:
     """Give what is sent again: topic and value."""
     found: list[tuple[str, bytes]] = []
 
-    def send(_settings: Any, batch: Sequence[DeadLetter]) -> None:
-        """Note a batch."""
-        found.extend((one.topic, one.value) for one in batch)
+    def send(_settings: Any, topic: str, values: Iterable[tuple[bytes, bytes]]) -> None:
+        """Note what goes to a topic."""
+        found.extend((topic, value) for _, value in values)
 
-    monkeypatch.setattr(dead_letters, "_send", send)
+    monkeypatch.setattr(dead_letters, "send", send)
     return found
 
 

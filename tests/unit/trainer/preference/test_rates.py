@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from tests.support.planted_shop import PlantedShop, cells_of
+from tests.support.planted_shop import PlantedShop, cells_of, scores
 from towers.lexical import QueryKind
 from towers.model import DEFAULT_MIX, KINDS, NATS_PER_COSINE
 from trainer.preference.evidence import Cells
@@ -23,12 +23,6 @@ SHORT, LONG = KINDS.index(QueryKind.SHORT), KINDS.index(QueryKind.LONG)
 def shop() -> PlantedShop:
     """Return a shop whose products differ in a quality that their texts do not tell."""
     return PlantedShop(products=20, queries=15, quality_nats=1.0)
-
-
-def scores(weights: Weights, shop: PlantedShop) -> np.ndarray:
-    """Return what the index would give each query and product, in nats, (Q, P)."""
-    queries = weights.query_vectors(np.arange(len(shop.queries)), shop.queries)
-    return np.asarray(NATS_PER_COSINE * queries @ weights.product_vectors(shop.catalogue).T, dtype=np.float64)
 
 
 def matching(shop: PlantedShop, strengths: np.ndarray, *, seed: int = 4) -> tuple[Catalogue, np.ndarray]:

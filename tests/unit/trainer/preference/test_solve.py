@@ -6,7 +6,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from tests.support.planted_shop import DIM, PlantedShop, cells_of, table_of
+from tests.support.planted_shop import DIM, PlantedShop, cells_of, scores, table_of
 from towers.model import NATS_PER_COSINE
 from trainer.preference.evidence import Cells, EvidenceTable, Shown
 from trainer.preference.losses import LossName, surprise
@@ -26,12 +26,6 @@ NAMES: tuple[LossName, ...] = get_args(LossName)
 def shop() -> PlantedShop:
     """Return a shop whose products differ in a quality that their texts do not tell."""
     return PlantedShop(products=20, queries=15, quality_nats=1.0)
-
-
-def scores(weights: Weights, shop: PlantedShop) -> np.ndarray:
-    """Return what the index would give each query and product, in nats, (Q, P)."""
-    queries = weights.query_vectors(np.arange(len(shop.queries)), shop.queries)
-    return np.asarray(NATS_PER_COSINE * queries @ weights.product_vectors(shop.catalogue).T, dtype=np.float64)
 
 
 def solved(cells: Cells, shop: PlantedShop, prior: Prior = LOOSE, loss: LossName = "softmax") -> Weights:
