@@ -278,3 +278,5 @@ class EncodeAnswer(BaseModel):
     collection: str
     """The one that they may be compared with."""
     vectors: tuple[tuple[float, ...], ...]
+    remembered: tuple[dict[str, float], ...] = ()
+    """Of each text what its own shoppers chose: what to add to the dot product, by the id of the point."""

@@ -178,7 +178,8 @@ def explain_report(
 
     about = [pair for pair in pairs if normalised(pair.query) == normalised(query)]
     about = [pair for pair in about if product.product_id in {pair.chosen.product_id, pair.rejected.product_id}]
-    terms = query_tower.terms(query, vector, product.vector, {"words": words, **boosts})
+    memory = query_tower.memory.nats_of(query).get(point_id(product.product_id), 0.0)
+    terms = query_tower.terms(vector, product.vector, {"memory": memory, "words": words, **boosts})
     return {
         "query": query,
         "product_id": product.product_id,

@@ -164,7 +164,7 @@ def _queries_moved(before: "Release", after: "Release") -> dict[str, Any]:
     cosines = np.sum(one * two, axis=1) / np.maximum(
         np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1), np.finfo(np.float64).tiny
     )
-    known, later = (set(release.query_tower().memory_queries.tolist()) for release in (before, after))
+    known, later = (set(release.query_tower().memory.queries.tolist()) for release in (before, after))
     return {
         "probe_cosine_mean": float(cosines.mean()),
         "probe_cosine_least": float(cosines.min()),

@@ -2,7 +2,9 @@
 
 Each click is predicted before it is learned, in order of time: every method ranks the whole catalogue for the query
 that was typed, and the rank of the product that was clicked counts. Old logs hold no lists, so the evidence is a choice
-among the catalogue; old clicks fade. Beside Millrace stand the base model, BM25, both together, and what a shop can do
+among the catalogue; old clicks fade. The model is solved some hundred times; what the shoppers of a query chose counts
+at once, as in the releases of the trainer, of which there are four a minute. Beside Millrace stand the base model,
+BM25, both together, and what a shop can do
 by counting: popularity and the clicks of this very query.
 """
 
@@ -25,7 +27,8 @@ from towers.encoder import BaseEncoder
 from towers.features import key_of
 from towers.model import DEFAULT_MIX, NATS_PER_COSINE
 from trainer.preference.evidence import Cells
-from trainer.preference.learner import PreferenceLearner
+from trainer.preference.learner import PreferenceLearner, Solution
+from trainer.preference.memory import RECENT_SHARE, remember
 from trainer.preference.model import Weights
 from trainer.preference.priors import Learned
 
@@ -115,6 +118,52 @@ class Choices:
         self._now_ms = now_ms
 
 
+class Chosen:
+    """What was chosen for each query, as known with some delay: of all time and of lately, as the trainer keeps it."""
+
+    def __init__(self) -> None:
+        self._of: defaultdict[int, dict[int, tuple[float, float, float]]] = defaultdict(dict)
+        self._read = 0
+
+    def advance(self, clicks: Sequence[Click], queries: np.ndarray, until_ms: float, before: int) -> None:
+        """Count the clicks up to a moment, at most those before a place in the log."""
+        while self._read < before and clicks[self._read].time_ms <= until_ms:
+            click, own = clicks[self._read], self._of[int(queries[self._read])]
+            worth, lately, at_ms = own.get(click.product, (0.0, 0.0, click.time_ms))
+            whole, recent = _faded(click.time_ms - at_ms)
+            own[click.product] = worth * whole + click.value, lately * recent + click.value, click.time_ms
+            self._read += 1
+
+    def added(self, query: int, scores: np.ndarray, now_ms: float) -> np.ndarray:
+        """Scores of the whole catalogue, in nats, (P,), with what is remembered of a query."""
+        own = self._of.get(query)
+        if not own:
+            return scores
+        products = np.array(sorted(own))
+        counts = np.array([[*own[product][:2], *_faded(now_ms - own[product][2])] for product in products.tolist()])
+        counts = np.vstack([counts[:, :2] * counts[:, 2:], np.zeros(2)])
+        highest = scores.max()
+        masses = np.exp(scores - highest)
+        rest = max(float(masses.sum() - masses[products].sum()), np.finfo(float).tiny)
+        nats = np.append(scores[products] - highest, np.log(rest))
+        cells = Cells(
+            np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(len(nats), np.int64),
+            np.append(products, len(scores)), counts[:, 0], np.zeros(len(nats)), width=len(nats),
+        )  # fmt: skip
+        remembered = remember(cells, nats, replace(cells, clicks=counts[:, 1])).get(0)
+        if remembered is None:
+            return scores
+        found = np.append(scores, 0.0)  # the last one stands for all that was not chosen
+        found[remembered[0]] += remembered[1]
+        return found[:-1]
+
+
+def _faded(age_ms: float) -> tuple[float, float]:
+    """What is left of evidence, of all time and of lately."""
+    days = age_ms / DAY_MS
+    return 0.5 ** (days / HALF_LIFE_DAYS), 0.5 ** (days / (RECENT_SHARE * HALF_LIFE_DAYS))
+
+
 class Backtest:
     """One log with its base vectors.
 
@@ -149,18 +198,20 @@ class Backtest:
         clicks, learner = self._log.clicks, PreferenceLearner(max_iterations=WARM_ITERATIONS)
         choices = Choices(len(self._log.products), seed=self._seed)
         counts = {delay: Counts(len(self._log.products)) for delay in delays}
+        chosen = {delay: Chosen() for delay in delays}
         ranks = {(name, delay): [] for name in METHODS for delay in delays}  # type: dict[tuple[str, str], list[float]]
         solved = Weights.untrained(self._catalogue)
         released: deque[tuple[float, Weights]] = deque([(-np.inf, solved)])
         for first, last in self._blocks():
             self._tell("clicks", first, len(clicks))
             if first:
-                solved = self._solve(learner, choices, first, start=solved)
-                released.append((clicks[first - 1].time_ms, learner.released(solved)))
+                solution = self._solve(learner, choices, first, start=solved)
+                solved = solution.weights
+                released.append((clicks[first - 1].time_ms, solution.released))
             vectors = {delay: _in_force(released, clicks[first].time_ms - DELAYS_MS[delay]) for delay in delays}
             products = {delay: weights.product_vectors(self._catalogue) for delay, weights in vectors.items()}
             for place in range(first, last):
-                self._predict(place, counts, vectors, products, ranks)
+                self._predict(place, counts, chosen, vectors, products, ranks)
                 choices.add(int(self._queries[place]), clicks[place])
             while len(released) > 1 and released[1][0] < clicks[last - 1].time_ms - max(DELAYS_MS.values()):
                 released.popleft()
@@ -170,12 +221,12 @@ class Backtest:
             found, delays, cpu_s=time.process_time() - began_s, learned=learner.learned, last=released[-1][1]
         )
 
-    def _solve(self, learner: PreferenceLearner, choices: Choices, clicks: int, *, start: Weights) -> Weights:
+    def _solve(self, learner: PreferenceLearner, choices: Choices, clicks: int, *, start: Weights) -> Solution:
         cells = choices.cells()
         if learner.prior_due(clicks):
             sample = choices.sample(cells)
             learner.learn_prior(sample, self._query_vectors, self._catalogue, clicks, query_keys=self._query_keys)
-        return learner.solve(cells, self._query_vectors, self._catalogue, start=start).weights
+        return learner.solve(cells, self._query_vectors, self._catalogue, start=start)
 
     def _blocks(self) -> Iterator[tuple[int, int]]:
         """Places in the log between which the model is solved anew."""
@@ -192,6 +243,7 @@ class Backtest:
         self,
         place: int,
         counts: dict[str, Counts],
+        chosen: dict[str, Chosen],
         weights: dict[str, Weights],
         products: dict[str, np.ndarray],
         ranks: dict[tuple[str, str], list[float]],
@@ -204,9 +256,11 @@ class Backtest:
         fixed_ranks = {name: _rank(scores, click.product) for name, scores in fixed.items()}
         for delay, known in counts.items():
             known.advance(self._log.clicks, self._queries, click.time_ms - DELAYS_MS[delay], place)
+            chosen[delay].advance(self._log.clicks, self._queries, click.time_ms - DELAYS_MS[delay], place)
             model = weights[delay]
-            vector = model.query_vectors(np.array([query]), self._query_vectors[[query]])[0]
+            vector = model.query_vectors(self._query_vectors[[query]])[0]
             scores = asked.added(NATS_PER_COSINE * (products[delay] @ vector), model.mix)
+            scores = chosen[delay].added(query, scores, click.time_ms)
             for name, rank in fixed_ranks.items():
                 ranks[name, delay].append(rank)
             ranks["boring", delay].append(_rank(hybrid + known.boost(query), click.product))

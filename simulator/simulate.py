@@ -132,8 +132,8 @@ class Simulation:
                     self._learn(learner, table, exchanges)
             if options.learner == "preference":
                 cells = table.cells(debiasing=learner.strength)
-                solved = learner.solve(cells, self._query_vectors, self._catalogue, start=solved).weights
-                weights = learner.released(solved)
+                solution = learner.solve(cells, self._query_vectors, self._catalogue, start=solved)
+                solved, weights = solution.weights, solution.released
                 ranking = self._ranking(weights)
             after = self._scores(ranking)
             curve.append(self._point(first + count, after))
@@ -174,8 +174,8 @@ class Simulation:
         twin = PreferenceLearner(loss=options.loss, debias="on" if learner.strength == NAIVE else "off")
         self._learn(twin, table, Exchanges())
         cells = table.cells(debiasing=twin.strength)
-        solved = twin.solve(cells, self._query_vectors, self._catalogue).weights
-        theirs = self._scores(self._ranking(twin.released(solved)))
+        solved = twin.solve(cells, self._query_vectors, self._catalogue)
+        theirs = self._scores(self._ranking(solved.released))
         quality = {name: evaluation.comparison(theirs[name], ours[name], seed=options.seed) for name in SPLITS}
         return {"strength": twin.strength, "quality": quality}
 
@@ -210,12 +210,13 @@ class Simulation:
     def _ranking(self, weights: Weights) -> Ranking:
         """What ranks first for each query of the world."""
         products = weights.product_vectors(self._catalogue)
-        queries = weights.query_vectors(np.arange(len(self._query_vectors)), self._query_vectors)
+        queries = weights.query_vectors(self._query_vectors)
         most = min(MOST_EXPLORED, len(products))
         found = {}
         for number, query in enumerate(queries):
             asked = self._words.ask(self.world.queries[number].query)
             scores = asked.added(NATS_PER_COSINE * (products @ query), weights.mix)
+            scores = weights.remembered(number, scores)
             rows = np.argpartition(-scores, most - 1)[:most]
             rows = rows[np.lexsort((rows, -scores[rows]))]
             found[number] = (rows, scores[rows])

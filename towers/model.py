@@ -1,22 +1,23 @@
 """What was learned of queries and of products, as every service applies it: two vectors whose dot product is the score.
 
-    query vector    [ (b e_q + (e_q - m) W + v + d_q) / 10 ; 1 ]        product vector    [ e_p ; h_p / 10 ]
+    query vector    [ (b e_q + (e_q - m) W + v) / 10 ; 1 ]        product vector    [ e_p ; h_p / 10 ]
 
-Everything the query side learned rides in the query vector; of a product only one number changes, its quality h. So
-query and product releases over one base fit one another by construction, and a product release needs no new vectors.
+Everything that holds for any query of its meaning rides in the query vector; of a product only one number changes, its
+quality h. So query and product releases over one base fit one another by construction, and a product release needs no
+new vectors. What words count, and what shoppers of this very query chose, search adds.
 
 Source: docs/papers.md, "The preference model".
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Self
 
 import numpy as np
 
 from towers.features import FeatureSpace, key_of, matched
 from towers.lexical import QueryKind
-from towers.text import normalised
+from towers.memory import QueryMemory
 
 NATS_PER_COSINE: Final = 10.0
 """What a unit of cosine is worth untrained, and of which scores are counted in: nats are a tenth of a cosine."""
@@ -106,8 +107,7 @@ class QueryTower:
         taste: W, (D, D) float32.
         common: v, (D,) float32.
         mean_query: m, (D,) float32.
-        memory_queries: keys of the normalised queries that have a memory, rising, (M,) uint64.
-        memory: d of these queries, (M, D) float16.
+        memory: what shoppers of repeated queries chose; it rides in no vector.
         mix: what words count; it rides in no vector.
         text: b, what a unit of cosine between query and product is worth, in nats.
         quality: how much of a product's quality counts; 0 for those who are to see nothing of what was learned.
@@ -116,8 +116,7 @@ class QueryTower:
     taste: np.ndarray
     common: np.ndarray
     mean_query: np.ndarray
-    memory_queries: np.ndarray
-    memory: np.ndarray
+    memory: QueryMemory = field(default_factory=QueryMemory.nothing)
     mix: Mix = DEFAULT_MIX
     text: float = NATS_PER_COSINE
     quality: float = 1.0
@@ -126,16 +125,13 @@ class QueryTower:
     def untrained(cls, dim: int, *, quality: float = 1.0) -> Self:
         """The text alone decides, and as much of the products' quality as is said."""
         nothing = np.zeros(dim, dtype=np.float32)
-        no_queries = np.zeros(0, dtype=np.uint64)
-        no_memory = np.zeros((0, dim), np.float16)
-        return cls(np.zeros((dim, dim), np.float32), nothing, nothing, no_queries, no_memory, quality=quality)
+        return cls(np.zeros((dim, dim), np.float32), nothing, nothing, quality=quality)
 
-    def terms(self, query: str, row: np.ndarray, product: np.ndarray, added: Mapping[str, float]) -> dict[str, float]:
+    def terms(self, row: np.ndarray, product: np.ndarray, added: Mapping[str, float]) -> dict[str, float]:
         """What a product's score is made of, in nats; together ten times the score.
 
         Args:
-            query: as it was typed.
-            row: its base vector, (D,).
+            row: base vector of the query, (D,).
             product: as a collection holds it, base vector and quality, (D + 1,).
             added: what search adds beside the vectors, such as the match of words, by the name of the term.
         """
@@ -143,53 +139,37 @@ class QueryTower:
         return {
             "text": self.text * float(row @ base),
             "taste": float(self.taste_of(row[None])[0] @ base),
-            "memory": float(self.memory_of([query])[0] @ base),
             "quality": NATS_PER_COSINE * self.quality * float(product[-1]),
             **added,
         }
-
-    def learned(self, texts: Sequence[str], vectors: np.ndarray) -> np.ndarray:
-        """What each query prefers beyond its text, in nats, (N, D).
-
-        Args:
-            texts: as they were typed.
-            vectors: their base vectors, unit rows, (N, D).
-        """
-        return np.asarray(self.taste_of(vectors) + self.memory_of(texts))
 
     def taste_of(self, vectors: np.ndarray) -> np.ndarray:
         """The part that any query of this meaning has, in nats, (N, D)."""
         return np.asarray((vectors - self.mean_query) @ self.taste + self.common, dtype=np.float32)
 
-    def memory_of(self, texts: Sequence[str]) -> np.ndarray:
-        """The part that is remembered of repeated queries, in nats, (N, D); 0 for one that is not."""
-        found = np.zeros((len(texts), len(self.common)), dtype=np.float32)
-        if len(self.memory_queries):
-            keys = np.array([key_of(normalised(text)) for text in texts], dtype=np.uint64)
-            places, rows = matched(keys, self.memory_queries)
-            found[places] = self.memory[rows]
-        return found
+    def vectors(self, vectors: np.ndarray) -> np.ndarray:
+        """The vectors that queries are searched with, (N, D + 1) float32.
 
-    def vectors(self, texts: Sequence[str], vectors: np.ndarray) -> np.ndarray:
-        """The vectors that are searched with, (N, D + 1) float32."""
-        moved = self.text / NATS_PER_COSINE * vectors + self.learned(texts, vectors) / NATS_PER_COSINE
+        Args:
+            vectors: their base vectors, unit rows, (N, D).
+        """
+        moved = self.text / NATS_PER_COSINE * vectors + self.taste_of(vectors) / NATS_PER_COSINE
         return np.hstack([moved, np.full((len(moved), 1), self.quality)]).astype(np.float32)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """What a release carries of it."""
         return {
             "taste": self.taste, "common": self.common, "mean_query": self.mean_query,
-            "memory_queries": self.memory_queries, "memory": self.memory, "mix": np.array(self.mix, np.float32),
-            "text": np.array([self.text], np.float32),
+            "mix": np.array(self.mix, np.float32), "text": np.array([self.text], np.float32),
+            **self.memory.tensors(),
         }  # fmt: skip
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> Self:
         """The tower that a release carries."""
-        names = ("taste", "common", "mean_query", "memory_queries", "memory")
-        taste, common, mean_query, memory_queries, memory = (tensors[name] for name in names)
+        taste, common, mean_query = (tensors[name] for name in ("taste", "common", "mean_query"))
         text = float(tensors["text"][0]) if "text" in tensors else NATS_PER_COSINE  # releases of before have none
-        return cls(taste, common, mean_query, memory_queries, memory, Mix.of(tensors["mix"]), text)
+        return cls(taste, common, mean_query, QueryMemory.from_tensors(tensors), Mix.of(tensors["mix"]), text)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -43,6 +43,10 @@ PROBE_TEXTS: Final = (
 IDENTITY: Final = 0
 Tower = QueryTower | ProductTower
 _KEYS: Final = frozenset({"memory_queries", "features", "products"})
+_TYPES: Final = {
+    **dict.fromkeys((*_KEYS, "memory_counts", "memory_points"), np.uint64),
+    **dict.fromkeys(("memory", "memory_nats"), np.float16),
+}
 
 ValueOf = Callable[[str], bytes | None]
 """Returns the value of a key on `models`, None if there is none."""
@@ -126,7 +130,7 @@ def _vectors(tower: Tower, texts: Sequence[str], encoder: Encoder) -> np.ndarray
     """The vectors of texts as queries, or as products of that title and id, (N, D + 1)."""
     vectors = encoder.encode(texts)
     if isinstance(tower, QueryTower):
-        return tower.vectors(texts, vectors)
+        return tower.vectors(vectors)
     features = [keys_of(f"t:{word}" for word in words(text)) for text in texts]
     return product_vectors(vectors, tower.quality(texts, features))
 
@@ -194,12 +198,16 @@ def verified_release(kind: Kind, release: int, *, value_of: ValueOf, encoder: En
 
 def _check_shapes(manifest: ReleaseManifest, tensors: Mapping[str, np.ndarray]) -> None:
     dim, probes = manifest.dim, len(manifest.probe_texts)
-    sizes = {name: len(tensors[name]) if name in tensors else 0 for name in ("memory_queries", "features", "products")}
+    sizes = {name: len(tensors[name]) if name in tensors else 0 for name in (*_KEYS, "memory_nats")}
     shapes: dict[str, tuple[int, ...]] = {PROBE_VECTORS: (probes, dim + 1)}
     if manifest.kind == "query":
-        queries = sizes["memory_queries"]
-        shapes |= {"taste": (dim, dim), "common": (dim,), "mean_query": (dim,)}
-        shapes |= {"memory_queries": (queries,), "memory": (queries, dim), "mix": np.shape(DEFAULT_MIX)}
+        queries, entries = sizes["memory_queries"], sizes["memory_nats"]
+        shapes |= {"taste": (dim, dim), "common": (dim,), "mean_query": (dim,), "mix": np.shape(DEFAULT_MIX)}
+        shapes |= {"memory_queries": (queries,)}
+        if "memory" in tensors:  # as in former releases
+            shapes |= {"memory": (queries, dim)}
+        else:
+            shapes |= {"memory_counts": (queries,), "memory_points": (entries, 2), "memory_nats": (entries,)}
         shapes |= {"text": (1,)} if "text" in tensors else {}
     else:
         shapes |= dict.fromkeys(("features", "idf", "words"), (sizes["features"],))
@@ -211,8 +219,10 @@ def _check_shapes(manifest: ReleaseManifest, tensors: Mapping[str, np.ndarray]) 
             "wrong_shape", f"tensors {found} are not those of a {manifest.kind} tower of width {dim}"
         )
     for name, tensor in tensors.items():
-        kind = np.uint64 if name in _KEYS else np.float16 if name == "memory" else np.float32
+        kind = _TYPES.get(name, np.float32)
         if tensor.dtype != kind:
             raise MalformedMessage("wrong_type", f"{name} is {tensor.dtype}, not {np.dtype(kind)}")
         if name in _KEYS and np.any(tensor[1:] <= tensor[:-1]):
             raise MalformedMessage("wrong_order", f"the keys in {name} do not rise")
+    if "memory_counts" in tensors and int(tensors["memory_counts"].sum()) != len(tensors["memory_nats"]):
+        raise MalformedMessage("wrong_shape", "the counts of remembered products do not add up to them")

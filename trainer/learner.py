@@ -10,9 +10,10 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 
-from contracts.catalog import PointPayload
+from contracts.catalog import PointPayload, point_id
 from towers.features import FeatureSpace, matched
 from towers.lexical import Sparse, word_vector
+from towers.memory import QueryMemory
 from towers.model import NATS_PER_COSINE, Mix, ProductTower, QueryTower, product_vectors
 from towers.word_index import TermCounts, WordIndex
 from trainer.preference.debiasing import Debias
@@ -25,8 +26,8 @@ from trainer.records import TEXT, Evidence
 from trainer.state import Progress
 
 DAY_MS: Final = 86_400_000
-MEMORY_QUERIES: Final = 2_000
-"""Queries with a memory in a release: the most clicked ones; 1.5 MB at 384 dimensions."""
+MEMORY_QUERIES: Final = 10_000
+"""Queries with a memory in a release: the most clicked ones; 18 bytes for each of their products, 24 at most."""
 CHANGED_SHARE: Final = 0.05
 """Share of its products, those before and now together, by which the catalogue has to change until its features and
 words are counted anew."""
@@ -95,8 +96,17 @@ class Sample(NamedTuple):
         quality = towers.product.quality(self.product_ids, self.features)
         products = product_vectors(self.vectors, quality)
         rates = self.matches.strengths @ rates_of(towers.query.mix)
-        words = rates[:, None] * self.matches.shares / NATS_PER_COSINE
-        return np.asarray(towers.query.vectors(self.texts, self.query_vectors) @ products.T + words)
+        added = rates[:, None] * self.matches.shares
+        for row, text in enumerate(self.texts):
+            remembered = towers.query.memory.nats_of(text)
+            if remembered:
+                added[row] += [remembered.get(point, 0.0) for point in self.points]
+        return np.asarray(towers.query.vectors(self.query_vectors) @ products.T + added / NATS_PER_COSINE)
+
+    @property
+    def points(self) -> list[str]:
+        """Ids of the products' points in the vector store."""
+        return [point_id(product_id) for product_id in self.product_ids]
 
 
 class Solved(NamedTuple):
@@ -171,10 +181,11 @@ class Learner:
 
     def solve(self, parent: Towers) -> Solved:
         """Compute the towers of everything that was counted, beginning at those of another release."""
-        cells, catalogue, _ = self._problem()
+        cells, catalogue, known = self._problem()
+        recent = self.evidence.recent_cells(known, debiasing=self.preference.strength)
         vectors = self.evidence.query_vectors
-        solution = self.preference.solve(cells, vectors, catalogue, start=self._start(parent))
-        weights = self.preference.released(solution.weights)
+        solution = self.preference.solve(cells, vectors, catalogue, recent=recent, start=self._start(parent))
+        weights = solution.released
         towers = Towers(self._query_tower(weights, cells), self._product_tower(weights))
         return Solved(towers, solution.iterations, solution.converged)
 
@@ -285,24 +296,23 @@ class Learner:
         query, product = parent
         words = _over(self._space.keys, product.features.keys, product.words)
         products, rows = matched(self.evidence.products.keys(), product.products)
-        queries, remembered = matched(self.evidence.queries.keys(), query.memory_queries)
-        memory = dict(zip(queries.tolist(), query.memory[remembered].astype(np.float32), strict=True))
-        return Weights(
-            query.taste, query.common, query.mean_query, words, products, product.own[rows],
-            memory=memory, rates=np.append(rates_of(query.mix), query.text),
-        )  # fmt: skip
+        rates = np.append(rates_of(query.mix), query.text)
+        return Weights(query.taste, query.common, query.mean_query, words, products, product.own[rows], rates=rates)
 
     def _query_tower(self, weights: Weights, cells: Cells) -> QueryTower:
         clicks = dict(zip(cells.queries.tolist(), cells.query_clicks.tolist(), strict=True))
-        keys = self.evidence.queries.keys()
+        keys, names = self.evidence.queries.keys().tolist(), self.evidence.products.texts
         most = sorted(weights.memory, key=lambda number: (-clicks[number], keys[number]))[:MEMORY_QUERIES]
-        kept = np.array(sorted(most, key=lambda number: keys[number]), dtype=np.int64)
-        memory = np.array([weights.memory[number] for number in kept.tolist()], dtype=np.float16)
+        remembered = []
+        for query in most:
+            products, nats = (part.tolist() for part in weights.memory[query])
+            named = {names[one]: added for one, added in zip(products, nats, strict=True)}
+            of_catalogue = {name: named[name] for name in sorted(named) if not name.startswith(TEXT)}
+            if of_catalogue:
+                remembered.append((keys[query], of_catalogue))
         # Without a taste the mean says nothing, and the tower is the one that it was.
         mean = weights.mean_query if weights.taste.any() else np.zeros_like(weights.mean_query)
-        return QueryTower(
-            weights.taste, weights.common, mean, keys[kept], memory.reshape(-1, self._dim), weights.mix, weights.text
-        )
+        return QueryTower(weights.taste, weights.common, mean, QueryMemory.of(remembered), weights.mix, weights.text)
 
     def _product_tower(self, weights: Weights) -> ProductTower:
         names, keys = self.evidence.products.texts, self.evidence.products.keys()
@@ -347,13 +357,9 @@ def mixed(before: Towers, after: Towers, *, share: float) -> Towers:
     rest = 1 - share
     old, new = before.query, after.query
     common = share * new.common + rest * (old.common + (new.mean_query - old.mean_query) @ old.taste)
-    queries = np.union1d(old.memory_queries, new.memory_queries)
-    memory = share * _over(queries, new.memory_queries, new.memory) + rest * _over(
-        queries, old.memory_queries, old.memory
-    )
     query = QueryTower(
         (share * new.taste + rest * old.taste).astype(np.float32), common.astype(np.float32), new.mean_query,
-        queries, memory.astype(np.float16), Mix.of(share * np.array(new.mix) + rest * np.array(old.mix)),
+        old.memory.towards(new.memory, share=share), Mix.of(share * np.array(new.mix) + rest * np.array(old.mix)),
         share * new.text + rest * old.text,
     )  # fmt: skip
     was, is_now = before.product, after.product

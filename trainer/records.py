@@ -21,6 +21,7 @@ from towers.features import key_of
 from towers.text import normalised
 from trainer.preference.debiasing import FULL, Exchanges
 from trainer.preference.evidence import Cells, EvidenceTable, Shown
+from trainer.preference.memory import RECENT_SHARE
 
 RULE_WEIGHT: Final = 0.5
 CURATED_WEIGHT: Final = 2.0
@@ -116,6 +117,8 @@ class Evidence:
 
     def __init__(self, dim: int, *, half_life_ms: float) -> None:
         self.table = EvidenceTable(half_life_ms=half_life_ms)
+        self.recent = EvidenceTable(half_life_ms=RECENT_SHARE * half_life_ms)
+        """The same, of lately."""
         self.exchanges = Exchanges()
         self.queries, self.products = Names(), Names()
         self.typed: list[str] = []
@@ -140,7 +143,7 @@ class Evidence:
         cap, slots = search.cap, search.slots
         shown = [Shown(self.products.number(one.product_id), cap * one.showing, cap * one.value, cap) for one in slots]
         query = self._number(search.query)
-        self.table.add(query, shown, time_ms=min(search.closed_at, time_ms))
+        self._count(query, shown, time_ms=min(search.closed_at, time_ms))
         at = dict(zip((one.position for one in slots), shown, strict=True))
         for position in search.exchanged or ():
             if position in at and position + 1 in at:
@@ -159,7 +162,7 @@ class Evidence:
         if pair.source == "value":
             value = pair.factors.cap * min(pair.factors.value, VALUE[Grade.PURCHASE])
             shown = [Shown(self.products.number(chosen), 0.0, value, 0.0)]
-            self.table.add(self._number(pair.query), shown, time_ms=pair.closed_at, is_list=False)
+            self._count(self._number(pair.query), shown, time_ms=pair.closed_at, is_list=False)
         elif pair.source != "click":
             weight = RULE_WEIGHT if pair.source == "rule" else CURATED_WEIGHT
             return self._take_preference(pair.query, chosen, rejected, weight * pair.weight, time_ms=pair.closed_at)
@@ -190,6 +193,10 @@ class Evidence:
         """
         return self.table.cells(np.asarray(self.query_vectors.any(axis=1)), known_products, debiasing=debiasing)
 
+    def recent_cells(self, known_products: np.ndarray, *, debiasing: float = FULL) -> Cells:
+        """The evidence of lately, of queries and products that have vectors."""
+        return self.recent.cells(np.asarray(self.query_vectors.any(axis=1)), known_products, debiasing=debiasing)
+
     def renumber(self) -> bool:
         """Give all numbers out anew if many have lost their evidence; return whether that was done."""
         queries, products = self.table.used()
@@ -199,6 +206,7 @@ class Evidence:
         for place, used in zip(places, (queries, products), strict=True):
             place[used] = np.arange(len(used))
         self.table.renumber(*places)
+        self.recent.renumber(*places)
         self.exchanges.renumber(*places)
         self.query_vectors = self.query_vectors[queries[queries < len(self.query_vectors)]]
         self.queries = Names([self.queries.texts[number] for number in queries.tolist()])
@@ -211,6 +219,7 @@ class Evidence:
         texts = [self.queries.texts, self.typed, self.products.texts, self.click_times]
         return {
             **{f"table.{name}": array for name, array in self.table.state().items()},
+            **{f"recent.{name}": array for name, array in self.recent.state().items()},
             "exchanges": self.exchanges.rows(),
             "query_vectors": self.query_vectors,
             "names": np.frombuffer(orjson.dumps(texts), dtype=np.uint8),
@@ -222,8 +231,13 @@ class Evidence:
     def from_state(cls, state: Mapping[str, np.ndarray], *, half_life_ms: float) -> "Evidence":
         """Go on where another one was when it gave its state."""
         evidence = cls(state["query_vectors"].shape[1], half_life_ms=half_life_ms)
-        table = {name.removeprefix("table."): array for name, array in state.items() if name.startswith("table.")}
-        evidence.table = EvidenceTable.from_state(table, half_life_ms=half_life_ms)
+
+        def under(prefix: str) -> dict[str, np.ndarray]:
+            return {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}
+
+        evidence.table = EvidenceTable.from_state(under("table."), half_life_ms=half_life_ms)
+        if recent := under("recent."):  # states of former versions have none
+            evidence.recent = EvidenceTable.from_state(recent, half_life_ms=RECENT_SHARE * half_life_ms)
         evidence.exchanges = Exchanges(state.get("exchanges"))  # states of former versions have none
         # The former form has a fifth part: how far joins had come, when lists were read as the join wrote them.
         queries, evidence.typed, products, evidence.click_times, *_ = orjson.loads(state["names"].tobytes())
@@ -232,6 +246,10 @@ class Evidence:
         evidence._lists, evidence._pairs = Seen(state["lists"]), Seen(state["pairs"])
         return evidence
 
+    def _count(self, query: int, shown: Sequence[Shown], *, time_ms: int, is_list: bool = True) -> None:
+        for table in (self.table, self.recent):
+            table.add(query, shown, time_ms=time_ms, is_list=is_list)
+
     def _take_preference(
         self, query: str, chosen: str, rejected: str, clicks: float, *, time_ms: int
     ) -> PairDropReason | None:
@@ -239,7 +257,7 @@ class Evidence:
             return PairDropReason.DUPLICATE
         numbers = self.products.number(chosen), self.products.number(rejected)
         shown = [Shown(numbers[0], 1.0, min(clicks, MAX_PAIR_CLICKS)), Shown(numbers[1], 1.0, 0.0)]
-        self.table.add(self._number(query), shown, time_ms=time_ms, is_list=False)
+        self._count(self._number(query), shown, time_ms=time_ms, is_list=False)
         return None
 
     def _number(self, query: str) -> int:

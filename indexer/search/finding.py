@@ -207,7 +207,7 @@ class Finder:
         ends_s = asyncio.get_running_loop().time() + (BULK_DEADLINE_S if is_bulk else self._deadline_s)
         async with _until(ends_s, Overloaded("the texts could not be encoded in time", fix="send fewer at once")):
             rows = await (self._encoder.encode_bulk(texts) if is_bulk else self._encoder.encode(texts))
-        return release.tower.vectors(texts, rows)
+        return release.tower.vectors(rows)
 
     async def _found(
         self, query: str, release: ServedRelease, *, most: int, filters: Filters, sort: Sort, with_vectors: bool
@@ -264,8 +264,8 @@ def _key(query: str, release: ServedRelease, filters: Filters, *more: object) ->
 
 def _question(query: str, release: ServedRelease, rows: np.ndarray | None) -> Question | None:
     """What the store is asked for a query and its base vector, (1, D); None without a query."""
-    vector = None if rows is None else release.tower.vectors([query], rows)[0]
-    return Question.of(query, vector, release.tower.mix, release.tower.quality) if query else None
+    vector = None if rows is None else release.tower.vectors(rows)[0]
+    return Question.of(query, vector, release.tower) if query else None
 
 
 def explained(
@@ -288,12 +288,12 @@ def explained(
     for hit in hits:
         added = boosts(hit)
         if row is None:
-            parts = {"quality": NATS_PER_COSINE * hit.score - hit.words - sum(added.values())}
-            parts |= {"words": hit.words} if query else {}
+            parts = {"quality": NATS_PER_COSINE * hit.score - hit.words - hit.memory - sum(added.values())}
+            parts |= {"memory": hit.memory, "words": hit.words} if query else {}
         elif hit.vector is None:
             continue
         else:
-            parts = release.tower.terms(query, row, np.array(hit.vector), {"words": hit.words})
+            parts = release.tower.terms(row, np.array(hit.vector), {"memory": hit.memory, "words": hit.words})
         explanations[hit.payload["product_id"]] = parts | added
     return explanations
 

@@ -128,8 +128,8 @@ class GoodMatch:
         texts, scores = nonsense(), []
         try:
             rows = await self._encoder.encode_bulk(texts)
-            for vector in release.tower.vectors(texts, rows):
-                by_meaning = Question.of("", vector, release.tower.mix)
+            for vector in release.tower.vectors(rows):
+                by_meaning = Question.of("", vector, release.tower)
                 found = await self._retrieval.best(release.collection, by_meaning, k=1, filters=Filters())
                 scores += [hit.score for hit in found[:1]]
         except Exception as error:  # noqa: BLE001 - whatever it is, searches go on without being judged

@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol, cast
 
 import numpy as np
@@ -22,7 +22,7 @@ from indexer.qdrant import qdrant_errors, to_sparse
 from indexer.search.encoding import digest
 from indexer.store import VECTOR_NAME
 from towers.lexical import NAMED, LexicalQuery, read_query
-from towers.model import DEFAULT_MIX, NATS_PER_COSINE, Mix
+from towers.model import DEFAULT_MIX, NATS_PER_COSINE, Mix, QueryTower
 
 TOTAL_FOR_S: Final = 10.0
 """How long a number of matching products is good enough."""
@@ -63,17 +63,19 @@ class Question:
         words: of the query.
         mix: how much words count.
         quality: how much of a product's quality counts without a vector, which says so itself.
+        remembered: what the query's own shoppers add to the scores of products, in nats by the id of their point.
     """
 
     vector: np.ndarray | None
     words: LexicalQuery
     mix: Mix = DEFAULT_MIX
     quality: float = 1.0
+    remembered: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, query: str, vector: np.ndarray | None, mix: Mix, quality: float = 1.0) -> "Question":
-        """Read the words of a query."""
-        return cls(vector, read_query(query), mix, quality)
+    def of(cls, query: str, vector: np.ndarray | None, tower: QueryTower) -> "Question":
+        """What a tower makes of a query."""
+        return cls(vector, read_query(query), tower.mix, tower.quality, tower.memory.nats_of(query))
 
     def arms(self, *, mistyped: bool = False) -> Arms:
         """By what to ask: by meaning if the query could be encoded, and by its words."""
@@ -84,15 +86,16 @@ class Question:
 class Hit(NamedTuple):
     """One product found.
 
-    Its score, the shown part of its payload, its vector if that was asked for, what of the score its words are, in
-    nats, how surely the query names this very product, the ids of the variants that it is shown for, and the team of
-    an interleaved list whose turn it was.
+    Its score, the shown part of its payload, its vector if that was asked for, what of the score its words are and
+    what is remembered, in nats, how surely the query names this very product, the ids of the variants that it is shown
+    for, and the team of an interleaved list whose turn it was.
     """
 
     score: float
     payload: dict[str, Any]
     vector: list[float] | None = None
     words: float = 0.0
+    memory: float = 0.0
     pin: float = 0.0
     variants: tuple[str, ...] = ()
     team: str | None = None
@@ -225,20 +228,28 @@ def _requests(
     filters: Filters,
     with_vectors: bool,
 ) -> list[models.QueryRequest]:
-    """One request an arm, each for its score of all that any arm finds; the first also tells what is shown."""
+    """One request an arm, each for its score of all that any arm finds; the first also tells what is shown.
+
+    What the query's own shoppers chose is found too, whatever its score.
+    """
     meets, size = to_filter(filters), max(k, CANDIDATES) if len(arms) > 1 else k
     finding = [
         models.Prefetch(query=arm, using=name, filter=meets, limit=size, params=_params(name))
         for name, arm in arms.items()
     ]
+    chosen = [point for point, nats in question.remembered.items() if nats > 0]
+    if chosen and VECTOR_NAME in arms:
+        its_own = models.Filter(must=[models.HasIdCondition(has_id=[*chosen]), *([meets] if meets else [])])
+        finding.append(models.Prefetch(query=arms[VECTOR_NAME], using=VECTOR_NAME, filter=its_own, limit=len(chosen)))
+    is_mixed = len(finding) > 1
     return [
         models.QueryRequest(
-            prefetch=finding if len(arms) > 1 else None,
+            prefetch=finding if is_mixed else None,
             query=arm,
             using=name,
-            filter=None if len(arms) > 1 else meets,
-            params=None if len(arms) > 1 else _params(name),
-            limit=size * len(arms),
+            filter=None if is_mixed else meets,
+            params=None if is_mixed else _params(name),
+            limit=size * len(arms) + len(chosen),
             with_payload=SHOWN if is_first or VECTOR_NAME not in arms else False,
             with_vector=[VECTOR_NAME] if with_vectors and is_first else False,
         )
@@ -251,7 +262,7 @@ def _params(arm: str) -> models.SearchParams | None:
 
 
 def mixed(question: Question, found: Mapping[str, Sequence[models.ScoredPoint]]) -> list[Hit]:
-    """Rank what the arms found: the dot product, and beside it what words add, in units of the dot product.
+    """Rank what the arms found: the dot product, and beside it what words and memory add, in units of the dot product.
 
     Without a vector, quality is what there is beside words.
 
@@ -272,7 +283,8 @@ def mixed(question: Question, found: Mapping[str, Sequence[models.ScoredPoint]])
         quality = question.quality * payload.get("quality", 0.0) / NATS_PER_COSINE
         base = quality if question.vector is None else point.score
         pin = _pin(question.words, payload) if place in named and matches[place] else 0.0
-        hits.append(Hit(base + words / NATS_PER_COSINE, payload, _vector_of(point), words, pin))
+        memory = question.remembered.get(str(point.id), 0.0)
+        hits.append(Hit(base + (words + memory) / NATS_PER_COSINE, payload, _vector_of(point), words, memory, pin))
     return sorted(hits, key=lambda hit: (-hit.pin, -hit.score))
 
 

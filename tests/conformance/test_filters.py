@@ -16,8 +16,8 @@ from indexer.search.facets import Facets
 from indexer.search.retrieval import QdrantRetrieval, Question
 from indexer.store import ProductStore
 from tests.conformance.conftest import DIM, Backend
+from tests.support.search_fakes import question_of
 from towers.lexical import product_words
-from towers.model import Mix
 
 pytestmark = pytest.mark.qdrant
 
@@ -99,7 +99,7 @@ async def found(shop: Shop, **filters: Any) -> set[str]:
     """Return what meets filters, by which every way to ask agrees."""
     retrieval, collection = shop
     asked = Filters.model_validate(filters)
-    hits = await retrieval.best(collection, Question.of("?!", MEANING, Mix()), k=10, filters=asked)
+    hits = await retrieval.best(collection, question_of("?!", MEANING), k=10, filters=asked)
     browsed = await retrieval.browse(collection, "relevance", k=10, filters=asked)
     names = {hit.payload["product_id"] for hit in hits}
     assert {hit.payload["product_id"] for hit in browsed} == names
@@ -220,7 +220,7 @@ async def test_all_products_are_counted_by_facet(shop: Shop) -> None:
 @pytest.mark.parametrize("query", ["", "?!"])
 async def test_a_facet_is_counted_over_the_other_filters(shop: Shop, query: str) -> None:
     """A chosen brand narrows the colours, but leaves the other brands to choose, with a query and without."""
-    question = Question.of(query, MEANING, Mix()) if query else None
+    question = question_of(query, MEANING) if query else None
     filters = Filters(brand=("electra",), attributes={"Colour": ("black",)})
     counted = await counted_by(shop, question, filters)
     assert sorted(count for _, count in pairs(counted["brand"])) == [1, 1]

@@ -86,5 +86,5 @@ def cells_of(rows: Sequence[tuple[int, int, float, float]]) -> Cells:
 
 def scores(weights: Weights, shop: PlantedShop) -> np.ndarray:
     """Return what the index would give each query and product, in nats, (Q, P)."""
-    queries = weights.query_vectors(np.arange(len(shop.queries)), shop.queries)
+    queries = weights.query_vectors(shop.queries)
     return np.asarray(NATS_PER_COSINE * queries @ weights.product_vectors(shop.catalogue).T, dtype=np.float64)

@@ -28,6 +28,7 @@ from indexer.search.retrieval import Hit, Question
 from indexer.search.service import Clocks, Ranking, SearchService
 from tests.support.hand_clock import HandClock
 from tests.support.tiny_encoder import TinyEncoder
+from towers.lexical import read_query
 from towers.model import QueryTower
 
 NOW_MS = 1_795_196_600_000
@@ -48,6 +49,11 @@ def served(query: int = 0, product: int = 0, *, click_times: tuple[int, ...] = (
 def request(query: str = "quiet fridge", **fields: object) -> SearchRequest:
     """Return a request."""
     return SearchRequest.model_validate({"query": query, **fields})
+
+
+def question_of(query: str, vector: np.ndarray | None, **said: Any) -> Question:
+    """Return what a store is asked for a query by a tower that says nothing else."""
+    return Question(vector, read_query(query), **said)
 
 
 def observed_clicks() -> float:

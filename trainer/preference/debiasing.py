@@ -150,8 +150,8 @@ def judge(
         for row, strength in enumerate(STRENGTHS):
             solved = weighed[strength].of_queries(folds != fold)
             problem = Problem(solved, query_vectors, catalogue, loss=loss, directions=SEARCH_DIRECTIONS)
-            weights = problem.solve(prior, memory=False, max_iterations=ITERATIONS).weights
-            scores = unseen.unseen_scores(weights)
+            weights = problem.solve(prior, max_iterations=ITERATIONS).weights
+            scores = unseen.scores_by(weights)
             margins[row, asked == fold] = scores[::2] - scores[1::2]
     _, query_of = np.unique(queries, return_inverse=True)
     clicks = np.bincount(query_of, rows[:, 3:].sum(axis=1))

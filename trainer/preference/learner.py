@@ -5,21 +5,32 @@ When the prior is learned depends on the lists alone, not on how often the model
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from trainer.preference.debiasing import FULL, NAIVE, STRENGTHS, Debias, Judgement, judge
 from trainer.preference.evidence import Cells
 from trainer.preference.losses import LossName
+from trainer.preference.memory import remember
 from trainer.preference.model import DEFAULT_RATES, HELD, Catalogue, Prior, Weights
 from trainer.preference.priors import BESIDE_MIX, MIX, Gain, Learned, learn_prior
-from trainer.preference.solve import MAX_ITERATIONS, Problem, Solution
+from trainer.preference.solve import MAX_ITERATIONS, Problem
 
 PRIOR_LISTS: Final = 250
 """Lists after which the prior is learned for the first time."""
 PRIOR_GROWTH: Final = 1.3
 """By which factor the lists have to grow until it is learned anew."""
+
+
+class Solution(NamedTuple):
+    """What was solved, from which the next solve begins, and what of it may be released."""
+
+    weights: Weights
+    released: Weights
+    iterations: int
+    converged: bool
 
 
 class PreferenceLearner:
@@ -111,28 +122,34 @@ class PreferenceLearner:
             self.learn_prior(evidence[self.strength], query_vectors, catalogue, lists, query_keys=query_keys)
 
     def solve(
-        self, cells: Cells, query_vectors: np.ndarray, catalogue: Catalogue, *, start: Weights | None = None
+        self,
+        cells: Cells,
+        query_vectors: np.ndarray,
+        catalogue: Catalogue,
+        *,
+        recent: Cells | None = None,
+        start: Weights | None = None,
     ) -> Solution:
-        """Solve the evidence under the prior in force.
+        """Solve the evidence under the prior in force, and say what of it may be released.
 
-        While left-out queries gain from nothing, the memory of repeated queries is solved alone: it moves no other one.
+        What does not predict left-out queries is held back. What is remembered of a query moves no other one: it is
+        released always.
 
         Args:
             cells: the evidence.
             query_vectors: base vectors of the queries, (all queries, D).
             catalogue: the products.
+            recent: the evidence of lately, of some of these queries and products; None if evidence has no times.
             start: where to begin, as was solved before; at 0 if None.
         """
         problem = Problem(cells, query_vectors, catalogue, loss=self._loss)
         rest, mix = self._shares
         idle = (() if rest else BESIDE_MIX) + (() if mix else MIX)
         prior = self._prior._replace(**dict.fromkeys(idle, HELD))
-        return problem.solve(prior, start=start, uncertainty=True, max_iterations=self._max_iterations)
-
-    def released(self, weights: Weights) -> Weights:
-        """What may be released of what was solved: if it does not predict, the memory of repeated queries alone."""
-        rest, mix = self._shares
-        return weights.scaled(rest, mix=mix)
+        found = problem.solve(prior, start=start, uncertainty=True, max_iterations=self._max_iterations)
+        released = found.weights.scaled(rest, mix=mix)
+        memory = remember(cells, problem.nats(released), recent)
+        return Solution(found.weights, replace(released, memory=memory), found.iterations, found.converged)
 
     def debiasing(self) -> dict[str, float]:
         """How strongly showings are weighed, and what exchanged neighbours say of it."""

@@ -1,16 +1,17 @@
-"""The preference model: s(q, p) = b <e_q, e_p> + (e_q - m)'W e_p + v'e_p + d_q'e_p + h_p, and h_p = u_p + x_p'w.
+"""The preference model: s(q, p) = b <e_q, e_p> + (e_q - m)'W e_p + v'e_p + h_p, and h_p = u_p + x_p'w.
 
-Beside it stands a_q l(q, p): how well the words match, 1 for the best match of a query. What that is worth, a_q,
-depends on the kind of query and on how strong its best match is.
+Beside it stand a_q l(q, p), how well the words match, 1 for the best match of a query, and d_qp, what the shoppers of a
+repeated query chose (`trainer.preference.memory`). What a match is worth, a_q, depends on the kind of query and on how
+strong its best match is.
 
-W says what kinds of products kinds of queries prefer, v what all queries do, d what a repeated query's shoppers chose;
-h is a product's quality: its own, and what its words, brand and category say of it. Everything about the query rides in
-its vector and everything about the product in one number beside its own: one dot product gives the score.
+W says what kinds of products kinds of queries prefer, v what all queries do; h is a product's quality: its own, and
+what its words, brand and category say of it. All of this rides in the query's vector and in one number beside the
+product's: one dot product gives that part of the score.
 
 Source: docs/papers.md, "The preference model".
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
@@ -60,14 +61,16 @@ class Prior(NamedTuple):
     """Of u."""
     words: float = 90.0
     """Of w."""
-    memory: float = 30.0
-    """Of d."""
     lexical: float = 10.0
     """Of a, about what words are worth untrained."""
 
     def unheld(self) -> "Prior":
         """The same widths, but what is held at 0 has its first one: it is not known, which is not the same as sure."""
         return Prior(*(first if width >= HELD else width for first, width in zip(Prior(), self, strict=True)))
+
+
+Memory = dict[int, tuple[np.ndarray, np.ndarray]]
+"""By query the products that it moves, rising, and by how many nats."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class Weights:
         words: w, (F,).
         products: the products that have a quality of their own, rising.
         own: u of these products.
-        memory: d by query.
+        memory: d by query, of the products that it moves.
         rates: a, in nats, and last b, what a unit of cosine is worth, (2 * kinds + 1,); a rides in no vector.
         deviations: how uncertain this is; None if it was not solved here.
     """
@@ -116,7 +119,7 @@ class Weights:
     words: np.ndarray
     products: np.ndarray
     own: np.ndarray
-    memory: Mapping[int, np.ndarray] = field(default_factory=dict)
+    memory: Memory = field(default_factory=dict)
     rates: np.ndarray = field(default_factory=lambda: DEFAULT_RATES)
     deviations: Deviations | None = None
 
@@ -128,7 +131,7 @@ class Weights:
         return cls(taste, common, np.zeros(dim, np.float32), words, np.zeros(0, dtype=np.int64), own)
 
     def scaled(self, share: float, *, mix: float) -> "Weights":
-        """A share of what was learned for all queries, another of what words count; memories stay whole."""
+        """A share of what was learned for all queries, and another of what words count."""
         return replace(
             self,
             taste=share * self.taste,
@@ -138,26 +141,26 @@ class Weights:
             rates=DEFAULT_RATES + mix * (self.rates - DEFAULT_RATES),
         )
 
-    def without_memory(self) -> "Weights":
-        """What is left for a query that nobody typed."""
-        return replace(self, memory={})
+    def remembered(self, query: int, scores: np.ndarray) -> np.ndarray:
+        """Scores of the whole catalogue, in nats, (P,), with what is remembered of a query."""
+        if query not in self.memory:
+            return scores
+        products, nats = self.memory[query]
+        found = scores.copy()
+        found[products] += nats
+        return found
 
-    def learned_vectors(self, queries: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-        """What each query prefers beyond its text, in the space of product vectors and in nats, (Q, D).
+    def learned_vectors(self, vectors: np.ndarray) -> np.ndarray:
+        """What queries prefer beyond their text, in the space of product vectors and in nats, (Q, D).
 
         Args:
-            queries: their numbers, for the memory; -1 for one that has none, (Q,).
             vectors: their base vectors, (Q, D).
         """
-        learned = (vectors - self.mean_query) @ self.taste + self.common
-        for row, query in enumerate(queries.tolist()):
-            if query in self.memory:
-                learned[row] += self.memory[query]
-        return np.asarray(learned)
+        return np.asarray((vectors - self.mean_query) @ self.taste + self.common)
 
-    def query_vectors(self, queries: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    def query_vectors(self, vectors: np.ndarray) -> np.ndarray:
         """The vectors that are searched with, (Q, D + 1): the last number takes a product's quality as it is."""
-        moved = self.text / NATS_PER_COSINE * vectors + self.learned_vectors(queries, vectors) / NATS_PER_COSINE
+        moved = self.text / NATS_PER_COSINE * vectors + self.learned_vectors(vectors) / NATS_PER_COSINE
         return np.hstack([moved, np.ones((len(moved), 1))]).astype(np.float32)
 
     @property

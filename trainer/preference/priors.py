@@ -210,6 +210,6 @@ class _LeftOut:
 
     def surprise(self, prior: Prior) -> np.ndarray:
         """Of each query, by its say."""
-        weights = self._solved.solve(prior, start=self._warm, memory=False, max_iterations=ITERATIONS).weights
+        weights = self._solved.solve(prior, start=self._warm, max_iterations=ITERATIONS).weights
         self._warm = self._warm or weights
         return np.asarray(self._unseen.surprise(weights) * self._per_click)

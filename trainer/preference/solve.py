@@ -41,8 +41,6 @@ DIRECTIONS: Final = 256
 CHUNK: Final = 20_000
 """Cells whose vectors are looked up at once: all of them would not fit into memory."""
 NO_MATCHES: Final = Matches(np.zeros(0), np.zeros((0, 0)))
-REPEATED_CLICKS: Final = 2.0
-"""Clicks from which a query gets a memory of its own."""
 
 
 class Solution(NamedTuple):
@@ -100,7 +98,6 @@ class Problem:
         prior: Prior,
         *,
         start: Weights | None = None,
-        memory: bool = True,
         uncertainty: bool = False,
         max_iterations: int = MAX_ITERATIONS,
     ) -> Solution:
@@ -109,40 +106,31 @@ class Problem:
         Args:
             prior: how strongly each part is held.
             start: where to begin; 0 if None.
-            memory: whether queries get a memory of their own.
             uncertainty: whether the weights come with their standard deviations.
             max_iterations: budget of one search; what is best then is returned, and said not to have converged. Rates
                 that would fall below their least are held there, and have the rest searched again.
         """
         query_axes, axes = self._axes
         dim = axes.shape[1]
-        repeated = np.flatnonzero(self.cells.query_clicks >= REPEATED_CLICKS) if memory else np.zeros(0, np.int64)
-        sizes = (
-            dim * dim,
-            dim,
-            len(self.products),
-            self._features,
-            len(repeated) * dim,
-            len(DEFAULT_RATES) if self._rated else 0,
-        )
+        rates_count = len(DEFAULT_RATES) if self._rated else 0
+        sizes = (dim * dim, dim, len(self.products), self._features, rates_count)
         bounds = np.cumsum((0, *sizes))
         spread = 1 / np.sqrt(np.array(prior))
 
         def unpack(x: np.ndarray) -> list[np.ndarray]:
             return [x[bounds[i] : bounds[i + 1]] * spread[i] for i in range(len(sizes))]
 
-        objective = self._objective(unpack, spread, repeated, (query_axes, axes))
+        objective = self._objective(unpack, spread, (query_axes, axes))
         begin = np.zeros(bounds[-1])
         if start is not None:
-            begin = self._pack(start, bounds, spread, repeated, (query_axes, axes))
+            begin = self._pack(start, bounds, spread, (query_axes, axes))
         if not len(self.cells):
             return Solution(Weights.untrained(self._catalogue), 0.0, 0, converged=True)
         least = (LEAST_RATES - DEFAULT_RATES)[: sizes[-1]] / spread[-1]
         found, iterations = _minimum(objective, begin, least, max_iterations)
-        taste, common, own, words, remembered, rates = (part.astype(np.float32) for part in unpack(found.x))
+        taste, common, own, words, rates = (part.astype(np.float32) for part in unpack(found.x))
         weights = Weights(
             query_axes @ taste.reshape(dim, dim) @ axes.T, axes @ common, self.mean_query, words, self.products, own,
-            memory=dict(zip(self.cells.queries[repeated].tolist(), remembered.reshape(-1, dim) @ axes.T, strict=True)),
             rates=DEFAULT_RATES + (rates if len(rates) else 0.0),
         )  # fmt: skip
         if uncertainty:
@@ -158,7 +146,6 @@ class Problem:
         self,
         unpack: Callable[[np.ndarray], list[np.ndarray]],
         spread: np.ndarray,
-        repeated: np.ndarray,
         axes: tuple[np.ndarray, np.ndarray],
     ) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
         """What is minimised, and its gradient."""
@@ -166,9 +153,8 @@ class Problem:
         dim = vectors.shape[1]
 
         def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
-            taste, common, own, words, remembered, rates = unpack(x)
+            taste, common, own, words, rates = unpack(x)
             learned = centred @ taste.reshape(dim, dim).astype(np.float32) + common.astype(np.float32)
-            learned[repeated] += remembered.reshape(-1, dim).astype(np.float32)
             quality = own + self._words @ words
             scores = self._scores(learned, quality, vectors)
             scores += self._by_rates(rates)
@@ -179,8 +165,7 @@ class Problem:
                 pulls.sum(axis=0) * spread[1],
                 by_product * spread[2],
                 (self._words.T @ by_product) * spread[3],
-                pulls[repeated].ravel() * spread[4],
-                self._by_rate(slope) * spread[5],
+                self._by_rate(slope) * spread[4],
             ])  # fmt: skip
             return value + x @ x / 2, gradient + x
 
@@ -189,7 +174,7 @@ class Problem:
     def _deviations(self, weights: Weights, prior: Prior) -> Deviations:
         """From the curvature of the clicks' multinomial at its optimum, parameter by parameter, whatever the loss."""
         cells, prior = self.cells, prior.unheld()
-        learned = weights.learned_vectors(cells.queries, self._queries).astype(np.float32)
+        learned = weights.learned_vectors(self._queries).astype(np.float32)
         quality = weights.own + np.asarray(self._words @ weights.words, dtype=np.float64)
         scores = self._scores(learned, quality, self._vectors) + self._by_rates(weights.rates - DEFAULT_RATES)
         chances = expected_clicks(self._text + scores - self._offset, cells)
@@ -199,16 +184,17 @@ class Problem:
 
     def surprise(self, weights: Weights) -> np.ndarray:
         """How unlikely the clicks of these queries, on which the weights were not solved, are; in nats, (Q,)."""
-        return surprise(self.unseen_scores(weights), self.cells)
+        return surprise(self.scores_by(weights), self.cells)
 
-    def unseen_scores(self, weights: Weights) -> np.ndarray:
-        """What weights that were not solved on these queries say of each cell, (N,).
-
-        Memory is left out: nobody typed these queries.
-        """
-        learned = weights.without_memory().learned_vectors(self.cells.queries, self._queries).astype(np.float32)
+    def scores_by(self, weights: Weights) -> np.ndarray:
+        """What weights say of each cell beyond what the loss holds them against, (N,); memory is no part of it."""
+        learned = weights.learned_vectors(self._queries).astype(np.float32)
         scores = self._scores(learned, weights.quality_of(self.products, self._words), self._vectors)
         return np.asarray(scores + self._by_rates(weights.rates - DEFAULT_RATES))
+
+    def nats(self, weights: Weights) -> np.ndarray:
+        """The whole score of each cell, text included, (N,); memory is no part of it."""
+        return np.asarray(self._text - self._offset + self.scores_by(weights))
 
     def _by_rates(self, rates: np.ndarray) -> np.ndarray | float:
         """What meaning and the match of words add to each cell at some rates, (N,); nothing without such rates."""
@@ -262,18 +248,14 @@ class Problem:
         start: Weights,
         bounds: np.ndarray,
         spread: np.ndarray,
-        repeated: np.ndarray,
         axes: tuple[np.ndarray, np.ndarray],
     ) -> np.ndarray:
         own = dict(zip(start.products.tolist(), start.own.tolist(), strict=True))
-        nothing = np.zeros(self._dim)
-        remembered = [start.memory.get(one, nothing) for one in self.cells.queries[repeated].tolist()]
         parts = (
             (axes[0].T @ start.taste @ axes[1]).ravel(),
             start.common @ axes[1],
             np.array([own.get(product, 0.0) for product in self.products.tolist()]),
             start.words if len(start.words) == self._features else np.zeros(self._features),
-            (np.array(remembered).reshape(-1, self._dim) @ axes[1]).ravel(),
             (start.rates - DEFAULT_RATES)[: bounds[-1] - bounds[-2]],
         )
         x = np.zeros(bounds[-1])

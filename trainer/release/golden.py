@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import orjson
 
+from contracts.catalog import point_id
 from contracts.golden import GoldenQuery
 from contracts.releases import GoldenSet, SafetyCheck
 from towers.model import NATS_PER_COSINE, ProductTower, QueryTower, product_vectors
@@ -90,9 +91,14 @@ class GoldenSample(NamedTuple):
         products = product_vectors(self.products.vectors, quality)
         scores = (self.matches.strengths @ rates_of(tower.mix))[cells.query_of] * self.matches.shares / NATS_PER_COSINE
         ends = [*cells.starts[1:].tolist(), len(cells)]
-        vectors = tower.vectors(self.texts, self.query_vectors)
-        for vector, first, last in zip(vectors, cells.starts.tolist(), ends, strict=True):
-            scores[first:last] += products[cells.products[first:last]] @ vector
+        points = [point_id(product_id) for product_id in self.product_ids]
+        vectors = tower.vectors(self.query_vectors)
+        for text, vector, first, last in zip(self.texts, vectors, cells.starts.tolist(), ends, strict=True):
+            judged = cells.products[first:last]
+            scores[first:last] += products[judged] @ vector
+            if remembered := tower.memory.nats_of(text):
+                nats = [remembered.get(points[one], 0.0) for one in judged.tolist()]
+                scores[first:last] += np.array(nats) / NATS_PER_COSINE
         return ndcg(scores, cells.clicks, cells.starts)
 
 

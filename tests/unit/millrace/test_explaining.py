@@ -12,7 +12,8 @@ from indexer.search.arrangement import DAY_MS, Boosts
 from indexer.search.retrieval import Hit
 from millrace.explaining import Indexed, explain_report, explain_table, product_report, product_table
 from tests.support.pairs import preference_pair
-from towers.features import FeatureSpace, keys_of
+from towers.features import FeatureSpace, key_of, keys_of
+from towers.memory import QueryMemory
 from towers.model import NATS_PER_COSINE, ProductTower, QueryTower, product_vectors
 
 DIM = 4
@@ -46,7 +47,7 @@ def explained(*, pairs: list[PreferencePair] | None = None, boosts: Mapping[str,
     """Return the report on a query that has a memory."""
     taste = RNG.standard_normal((DIM, DIM)).astype(np.float32)
     mean = RNG.standard_normal(DIM).astype(np.float32)
-    tower = QueryTower(taste, mean / 2, mean, keys_of(["quiet fridge"]), np.ones((1, DIM), np.float16))
+    tower = QueryTower(taste, mean / 2, mean, QueryMemory.of([(key_of("quiet fridge"), {"P-1": 1.25})]))
     query = np.array([0.0, 1.0, 0.0, 0.0], dtype=np.float32)
     return explain_report(
         "Quiet fridge!",
@@ -61,11 +62,11 @@ def explained(*, pairs: list[PreferencePair] | None = None, boosts: Mapping[str,
 
 
 def test_the_terms_add_up_to_the_score_that_the_store_gives() -> None:
-    """Text, taste, memory and quality in nats are the parts of the score; what words add is beside it."""
+    """Text, taste, quality and memory in nats are the parts of the score; what words add is beside it."""
     report = explained()
     assert sum(report["terms"].values()) == pytest.approx(10 * report["score"])
     assert report["terms"]["text"] == pytest.approx(8.0)
-    assert report["terms"]["memory"] == pytest.approx(1.4, abs=1e-3)
+    assert report["terms"]["memory"] == pytest.approx(1.25)
     assert report["terms"]["quality"] == pytest.approx(2.5)
     assert report["terms"]["words"] == 1.5
     assert report["quality_parts"] == pytest.approx({"b:kelto": 2.0, "own": 0.5})
@@ -78,7 +79,7 @@ def test_boosts_are_terms_of_the_score_that_search_gives() -> None:
     report = explained(boosts=boosts.of(payload, NOW_MS))
     *own, launch, priority = report["terms"].values()
     (served,) = boosts.ranked([Hit(sum(own) / NATS_PER_COSINE, payload)], NOW_MS)
-    assert list(report["terms"]) == ["text", "taste", "memory", "quality", "words", "launch", "priority"]
+    assert list(report["terms"]) == ["text", "taste", "quality", "memory", "words", "launch", "priority"]
     assert (launch, priority) == (0.5, 0.5)
     assert report["score"] == pytest.approx(served.score)
 

@@ -6,6 +6,7 @@ import pytest
 from contracts.errors import ContractError
 from contracts.releases import PROBE_TOLERANCE, Kind, manifest_of
 from tests.support.tiny_encoder import TinyEncoder
+from towers.memory import QueryMemory
 from towers.model import NATS_PER_COSINE, ProductTower, QueryTower
 from towers.release_files import PROBE_TEXTS, Release, identity_release, pack, probe_difference, unpack, weights_sha256
 
@@ -78,6 +79,8 @@ def test_bytes_that_are_no_release_are_refused(value: bytes) -> None:
         ("more", np.zeros(1, dtype=np.float32), "wrong_shape"),
         ("taste", np.zeros((16, 16), dtype=np.float64), "wrong_type"),
         ("memory_queries", np.zeros(0, dtype=np.int64), "wrong_type"),
+        ("memory_points", np.zeros((1, 2), dtype=np.uint64), "wrong_shape"),
+        ("memory_counts", np.ones(1, dtype=np.uint64), "wrong_shape"),
     ],
 )
 def test_tensors_that_do_not_fit_together_are_refused(tensor: str, content: np.ndarray, reason: str) -> None:
@@ -85,6 +88,23 @@ def test_tensors_that_do_not_fit_together_are_refused(tensor: str, content: np.n
     with pytest.raises(ContractError) as refused:
         unpack(broken(identity_release("query", TinyEncoder()), **{tensor: content}))
     assert refused.value.reason == reason
+
+
+def test_a_release_whose_memory_was_a_vector_of_each_query_is_read_without_it() -> None:
+    """An upgrade does not refuse what is in force; the next release remembers again."""
+    release = identity_release("query", TinyEncoder(16))
+    tensors = {name: tensor for name, tensor in release.tensors.items() if not name.startswith("memory")}
+    tensors |= {"memory_queries": np.array([3, 7], np.uint64), "memory": np.ones((2, 16), np.float16)}
+    manifest = release.manifest.model_copy(update={"weights_sha256": weights_sha256(tensors)})
+    assert len(unpack(pack(Release(manifest, tensors))).query_tower().memory) == 0
+
+
+def test_counts_that_do_not_add_up_are_refused() -> None:
+    """Else the products of one query would be taken for another's."""
+    memory = QueryMemory.of([(3, {"P-1": 1.0})]).tensors() | {"memory_counts": np.array([2], np.uint64)}
+    with pytest.raises(ContractError) as refused:
+        unpack(broken(identity_release("query", TinyEncoder()), **memory))
+    assert refused.value.reason == "wrong_shape"
 
 
 def test_a_query_release_of_before_is_read_with_the_text_at_its_old_worth() -> None:

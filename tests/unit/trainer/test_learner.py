@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from contracts.catalog import point_id
 from contracts.pairs import CuratedPair
 from contracts.structs import JoinedSearch, JoinedSlot, TrainingSearch
 from streams.pairs.training import training_search
@@ -47,7 +48,7 @@ def liked(towers: Towers, encoder: TinyEncoder) -> float:
     """Return by how much shoppers' favourites lead on average over all queries, in nats."""
     known, vectors, features, _ = FakeProducts(encoder).look(PRODUCTS)
     quality = towers.product.quality(PRODUCTS, features)
-    learned = 10 * towers.query.vectors(QUERIES, encoder.encode(QUERIES))[:, :-1] @ vectors.T + quality
+    learned = 10 * towers.query.vectors(encoder.encode(QUERIES))[:, :-1] @ vectors.T + quality
     text = 10 * encoder.encode(QUERIES) @ vectors.T
     gained = learned - text
     assert known.all()
@@ -131,7 +132,7 @@ def test_the_order_of_lists_and_the_parent_change_little() -> None:
 def test_the_most_clicked_queries_have_a_memory() -> None:
     """Keys rise, and no more queries than a release has room for."""
     towers = taught(900).solve(UNTRAINED).towers
-    keys = towers.query.memory_queries
+    keys = towers.query.memory.queries
     assert 0 < len(keys) <= MEMORY_QUERIES
     assert np.all(keys[1:] > keys[:-1])
     assert set(keys.tolist()) <= {key_of(query) for query in QUERIES}
@@ -142,8 +143,8 @@ def test_a_learner_whose_gate_is_closed_releases_what_single_queries_remember_al
     learner = taught()
     learner.preference.learned = None
     towers = learner.solve(UNTRAINED).towers
-    assert len(towers.query.memory_queries) > 0
-    assert towers.query.memory.any()
+    assert len(towers.query.memory) > 0
+    assert towers.query.memory.nats.any()
     for_all = (
         towers.query.taste,
         towers.query.common,
@@ -171,16 +172,18 @@ def test_a_product_that_is_not_in_the_catalogue_is_left_out_until_it_comes() -> 
 
 
 def test_a_curated_text_teaches_and_is_no_product() -> None:
-    """A person's pair moves the query toward the text's words; the text has no quality of its own in a release."""
+    """A person's pair moves queries toward the text's words; the text has no quality of its own in a release."""
     learner = new_learner()
+    learner.preference.learned = OPEN_GATE
     pair = CuratedPair(query="gift", chosen_text="red small", rejected=PRODUCTS[0])
     learner.evidence.take_curated(pair, time_ms=START_MS)
     towers = learner.solve(UNTRAINED).towers
     encoder = TinyEncoder(DIM)
-    learned = towers.query.learned(["gift"], encoder.encode(["gift"]))[0]
+    learned = towers.query.taste_of(encoder.encode(["gift"]))[0]
     chosen, rejected = encoder.encode(["red small", PRODUCTS[0]])
     assert learned @ chosen > learned @ rejected
     assert set(towers.product.products.tolist()) <= {key_of(name) for name in PRODUCTS}
+    assert set(towers.query.memory.nats_of("gift")) == {point_id(PRODUCTS[0])}
 
 
 def test_a_feature_that_appears_for_the_first_time_begins_at_nothing() -> None:

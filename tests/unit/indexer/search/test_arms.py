@@ -12,7 +12,7 @@ from contracts.events import Exploration, person_id
 from indexer.search.arms import Draw, Shares, anchor_of, arm_of, perturbed, team_draft
 from indexer.search.exploration import JITTER, Policy, swapped
 from indexer.search.retrieval import Hit, Question, mixed
-from tests.support.search_fakes import DIM, Search, request, served
+from tests.support.search_fakes import DIM, Search, question_of, request, served
 from towers.model import Mix
 
 EVERYBODY = Shares(anchor=1.0)
@@ -64,7 +64,7 @@ def test_without_a_vector_the_anchor_arm_ranks_by_words_alone() -> None:
     """Where the query could not be encoded, the live arm adds quality to words; the control does not."""
     point = models.ScoredPoint(id=1, version=1, score=2.0, payload={"product_id": "P-1", "quality": 0.7})
     scores = {
-        quality: mixed(Question.of("fridge", None, Mix(), quality), {"words": [point]})[0] for quality in (0.0, 1.0)
+        quality: mixed(question_of("fridge", None, quality=quality), {"words": [point]})[0] for quality in (0.0, 1.0)
     }
     assert 10 * (scores[1.0].score - scores[0.0].score) == pytest.approx(0.7)
     assert 10 * scores[0.0].score == pytest.approx(scores[0.0].words)

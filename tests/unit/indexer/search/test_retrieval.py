@@ -17,6 +17,7 @@ from indexer.qdrant import WORDS, to_sparse
 from indexer.search import retrieval
 from indexer.search.retrieval import CANDIDATES, Hit, QdrantRetrieval, Question, Totals
 from tests.support.hand_clock import HandClock, settle
+from tests.support.search_fakes import question_of
 from towers.lexical import product_words, read_query
 from towers.model import Mix, Rate
 
@@ -109,7 +110,7 @@ async def test_every_result_meets_every_filter_and_the_total_counts_them(
 async def ask(client: AsyncQdrantClient, query: str, vector: np.ndarray | None = MEANING, **fields: Any) -> list[Hit]:
     """Return what a query finds in the shop."""
     filters = Filters.model_validate(fields.pop("filters", {}))
-    question = Question.of(query, vector, fields.pop("mix", Mix()))
+    question = question_of(query, vector, mix=fields.pop("mix", Mix()))
     return await QdrantRetrieval(client).best("shop", question, k=fields.pop("k", 10), filters=filters, **fields)
 
 
@@ -133,7 +134,7 @@ def test_a_product_that_is_written_between_two_arms_is_left_out() -> None:
     known = models.ScoredPoint(id=1, version=0, score=0.5, payload={"product_id": "P-1"})
     late = models.ScoredPoint(id=2, version=0, score=9.0)
     words = known.model_copy(update={"score": 2.0, "payload": None})
-    found = retrieval.mixed(Question.of("quiet oven", MEANING, Mix()), {"product": [known], "words": [late, words]})
+    found = retrieval.mixed(question_of("quiet oven", MEANING), {"product": [known], "words": [late, words]})
     assert ids(found) == ["P-1"]
 
 
@@ -210,7 +211,7 @@ class Asked:
 async def test_only_the_arms_that_a_query_has_are_asked(query: str, arms: list[list[str]]) -> None:
     """In one round trip, but for a query none of whose words is known; without words it is the dense search alone."""
     client = Asked()
-    question = Question.of(query, MEANING, Mix())
+    question = question_of(query, MEANING)
     await QdrantRetrieval(client).best("shop", question, k=7, filters=Filters(in_stock=True))  # type: ignore[arg-type]
     assert [[one.using for one in batch] for batch in client.requests] == arms
     for batch in client.requests:

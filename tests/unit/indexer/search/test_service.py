@@ -13,11 +13,19 @@ from contracts.events import person_id
 from contracts.http import Filters
 from indexer.search.exploration import MOST_EXPLORED, Policy
 from indexer.search.load import FEWEST_OPEN, MOST_OPEN, AdaptiveLimit
-from indexer.search.retrieval import Question
 from service.health import Health
 from tests.support.hand_clock import HandClock
-from tests.support.search_fakes import DEPTH, DIM, NOW_MS, Search, observed_clicks, product_of, request, served
-from towers.model import Mix
+from tests.support.search_fakes import (
+    DEPTH,
+    DIM,
+    NOW_MS,
+    Search,
+    observed_clicks,
+    product_of,
+    question_of,
+    request,
+    served,
+)
 
 
 @pytest.fixture
@@ -63,7 +71,7 @@ async def test_lists_are_perturbed_only_where_that_is_asked_for_and_allowed() ->
     assert search.impressions.sent[-1].ranking.exploration == explored.exploration
     assert search.store.asked[-1][2] == MOST_EXPLORED
     hits = await search.store.best(
-        "products-r0", Question.of("x", np.ones(DIM + 1), Mix()), k=MOST_EXPLORED, filters=Filters()
+        "products-r0", question_of("x", np.ones(DIM + 1)), k=MOST_EXPLORED, filters=Filters()
     )
     again = Policy.named("noise:0.5").ranked(hits, seed=explored.exploration.seed)[:3]
     assert [one.product_id for one in explored.results] == [hit.payload["product_id"] for hit in again]
@@ -376,7 +384,7 @@ async def test_encode_returns_vectors_of_the_release_in_force(search: Search) ->
     search.release = served(2, 1)
     answer = await search.service.encode(("fridge", "tv"))
     assert (answer.query_release, answer.product_release, answer.collection) == (2, 1, "products-r1")
-    expected = search.release.tower.vectors(["fridge", "tv"], search.encoder.encode(["fridge", "tv"]))
+    expected = search.release.tower.vectors(search.encoder.encode(["fridge", "tv"]))
     assert expected.shape == (2, DIM + 1)
     assert [row[-1] for row in answer.vectors] == [1.0, 1.0]
     np.testing.assert_allclose(np.array(answer.vectors), expected, rtol=1e-6)

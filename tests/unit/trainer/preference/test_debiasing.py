@@ -75,8 +75,8 @@ class Seen:
         """Return how well shoppers like the first three products of each query, on average, when it is solved."""
         shop = self.shop
         cells = self.table.cells(debiasing=learner.strength)
-        weights = learner.released(learner.solve(cells, shop.queries, shop.catalogue).weights)
-        queries = weights.query_vectors(np.arange(len(shop.queries)), shop.queries)
+        weights = learner.solve(cells, shop.queries, shop.catalogue).released
+        queries = weights.query_vectors(shop.queries)
         found = NATS_PER_COSINE * queries @ weights.product_vectors(shop.catalogue).T
         best = np.argsort(-found, axis=1)[:, :3]
         return float(np.mean([np.exp(shop.liking(q) - shop.liking(q).max())[best[q]].sum() for q in range(len(found))]))

@@ -21,7 +21,7 @@ CLOSE_NATS = 0.15
 
 def scores(weights: Weights, shop: PlantedShop) -> np.ndarray:
     """Return what the index would give each query and product, in nats, (Q, P)."""
-    queries = weights.query_vectors(np.arange(len(shop.queries)), shop.queries)
+    queries = weights.query_vectors(shop.queries)
     return np.asarray(NATS_PER_COSINE * queries @ weights.product_vectors(shop.catalogue).T, dtype=np.float64)
 
 
@@ -30,7 +30,7 @@ class Trainer:
 
     def __init__(self, shop: PlantedShop) -> None:
         self.shop, self.table, self.learner, self.lists = shop, EvidenceTable(), PreferenceLearner(), 0
-        self.solved = Weights.untrained(shop.catalogue)
+        self.solved = self.weights = Weights.untrained(shop.catalogue)
 
     def read(self, lists: Iterable[tuple[int, list[Shown]]], *, every: int) -> "Trainer":
         """Count lists and solve after every so many."""
@@ -46,13 +46,9 @@ class Trainer:
     def solve(self) -> Weights:
         """Solve what was counted, beginning at what was solved last."""
         cells = self.table.cells()
-        self.solved = self.learner.solve(cells, self.shop.queries, self.shop.catalogue, start=self.solved).weights
+        solution = self.learner.solve(cells, self.shop.queries, self.shop.catalogue, start=self.solved)
+        self.solved, self.weights = solution.weights, solution.released
         return self.weights
-
-    @property
-    def weights(self) -> Weights:
-        """What may be released."""
-        return self.learner.released(self.solved)
 
 
 def trainer_of(shop: PlantedShop, lists: int, *, every: int, seed: int = 1) -> Trainer:
@@ -81,7 +77,7 @@ def test_nothing_is_released_before_the_prior_is_learned() -> None:
     assert early.solved.own.any()
     assert early.learner.learned is None
     assert early.weights.memory
-    assert np.array_equal(scores(early.weights.without_memory(), shop), scores(untrained(shop), shop))
+    assert np.array_equal(scores(early.weights, shop), scores(untrained(shop), shop))
     assert trainer_of(shop, PRIOR_LISTS, every=PRIOR_LISTS).learner.learned is not None
 
 
@@ -122,7 +118,7 @@ def test_where_there_is_nothing_to_learn_nothing_is_released() -> None:
         assert trainer.learner.learned is not None
         released += trainer.learner.learned.helps
         if not trainer.learner.learned.helps:
-            assert np.array_equal(scores(trainer.weights.without_memory(), shop), scores(untrained(shop), shop))
+            assert np.array_equal(scores(trainer.weights, shop), scores(untrained(shop), shop))
         assert value(trainer.weights, shop) > value(untrained(shop), shop) - 0.1
     assert released <= 1
 
@@ -132,11 +128,11 @@ def test_what_stops_to_predict_is_taken_back() -> None:
     shop = PlantedShop(seed=3, quality_nats=1.0)
     trainer = trainer_of(shop, 600, every=600)
     before = scores(untrained(shop), shop)
-    moved = np.abs(scores(trainer.weights.without_memory(), shop) - before).max()
+    moved = np.abs(scores(trainer.weights, shop) - before).max()
     trainer.table = EvidenceTable()
     trainer.read(PlantedShop(seed=3).lists(1_200, seed=8), every=2_000)
     assert moved > 1.0
-    assert np.abs(scores(trainer.solve().without_memory(), shop) - before).max() < moved / 5
+    assert np.abs(scores(trainer.solve(), shop) - before).max() < moved / 5
 
 
 @pytest.mark.parametrize("lists", [0, PRIOR_LISTS - 1, 900])
@@ -161,12 +157,12 @@ def test_what_only_mends_a_worse_mix_is_not_released() -> None:
     shop = PlantedShop(seed=3)
     learner = PreferenceLearner()
     learner.learned = Learned(Prior(), Gain(0.0, 0.001), Gain(-0.02, 0.001), Gain(0.02, 0.001))
-    weights = learner.solve(shop.cells(300), shop.queries, shop.catalogue).weights
-    assert scores(learner.released(weights).without_memory(), shop) == pytest.approx(
-        scores(Weights.untrained(shop.catalogue), shop)
-    )
+    cells = shop.cells(300)
+    released = learner.solve(cells, shop.queries, shop.catalogue).released
+    assert scores(released, shop) == pytest.approx(scores(Weights.untrained(shop.catalogue), shop))
     learner.learned = Learned(Prior(), Gain(0.5, 0.001), Gain(0.0, 0.001), Gain(0.5, 0.001))
-    assert learner.released(weights).own == pytest.approx(weights.own)
+    solution = learner.solve(cells, shop.queries, shop.catalogue)
+    assert solution.released.own == pytest.approx(solution.weights.own)
 
 
 def test_a_prior_of_another_form_is_learned_anew() -> None:
@@ -189,10 +185,10 @@ def test_a_catalogue_may_grow_between_two_solves() -> None:
     features = hstack([former[:, [4]], csr_matrix(np.ones((30, 1), np.float32)), former[:, :4]]).tocsr()
     grown = Catalogue(np.vstack([shop.catalogue.vectors, more.vectors[24:]]), features)
     cells = trainer.table.cells()
-    warm = trainer.learner.released(trainer.learner.solve(cells, shop.queries, grown, start=trainer.solved).weights)
+    warm = trainer.learner.solve(cells, shop.queries, grown, start=trainer.solved).released
     fresh = PreferenceLearner()
     fresh.learned = trainer.learner.learned
-    cold = fresh.released(fresh.solve(cells, shop.queries, grown).weights)
+    cold = fresh.solve(cells, shop.queries, grown).released
     assert warm.quality(grown) == pytest.approx(cold.quality(grown), abs=CLOSE_NATS)
     assert len(warm.quality(grown)) == 30
 

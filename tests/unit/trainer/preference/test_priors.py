@@ -78,11 +78,10 @@ def harm(shop: PlantedShop, seed: int) -> float:
     """Return by how many nats what is released on some lists predicts other queries worse than the text does."""
     cells, learner = shop.cells(LISTS, seed=seed), PreferenceLearner()
     learner.learn_prior(cells, shop.queries, shop.catalogue, LISTS)
-    solved = learner.solve(cells, shop.queries, shop.catalogue).weights
-    released = learner.released(solved).without_memory()
+    released = learner.solve(cells, shop.queries, shop.catalogue).released
     others = PlantedShop(seed=seed + 1000).queries
     text = NATS_PER_COSINE * others @ shop.catalogue.vectors.T
-    vectors = released.query_vectors(np.full(len(others), -1), others)
+    vectors = released.query_vectors(others)
     scores = NATS_PER_COSINE * vectors @ released.product_vectors(shop.catalogue).T
     chances = softmax(text + shop.quality, axis=1)
     return float((chances * (log_softmax(text, axis=1) - log_softmax(scores, axis=1))).sum(axis=1).mean())
@@ -128,13 +127,12 @@ def test_no_width_gets_looser_than_what_shown_lists_can_tell() -> None:
 
 
 def test_widths_move_in_whole_steps_and_not_too_far() -> None:
-    """One search moves each width by a power of the factor, at most so many steps; memory's widths stay."""
+    """One search moves each width by a power of the factor, at most so many steps."""
     found, start = learned(PlantedShop(quality_nats=1.0), 3).prior, Prior()
     moved = np.array(found) != HELD
     steps = np.log(np.array(found)[moved] / np.array(start)[moved]) / np.log(FACTOR)
     assert steps == pytest.approx(np.round(steps), abs=1e-9)
     assert np.abs(steps).max() <= MAX_MOVES + 1e-9
-    assert found.memory == start.memory
 
 
 def test_a_part_from_which_nothing_is_gained_is_held() -> None:
@@ -145,7 +143,7 @@ def test_a_part_from_which_nothing_is_gained_is_held() -> None:
     assert found is not None
     assert found.prior.own < Prior().own
     assert HELD in found.prior
-    weights = Problem(cells, shop.queries, shop.catalogue).solve(found.prior, memory=False).weights
+    weights = Problem(cells, shop.queries, shop.catalogue).solve(found.prior).weights
     for name in ("words", "taste", "common"):
         if getattr(found.prior, name) == HELD:
             assert np.abs(getattr(weights, name)).max() < 1e-3

@@ -100,7 +100,7 @@ def test_what_a_unit_of_cosine_is_worth_is_learned(shop: PlantedShop, true: floa
         text = scores(Weights.untrained(shop.catalogue), shop)[query] * true / NATS_PER_COSINE
         mass = np.exp(text + DEFAULT_RATES[2 * SHORT] * shares[query])
         rows += [(query, p, float(c), 1.0) for p, c in enumerate(rng.multinomial(4000, mass / mass.sum()))]
-    narrow = Prior(taste=HELD, common=HELD, own=HELD, words=HELD, memory=HELD, lexical=0.1)
+    narrow = Prior(taste=HELD, common=HELD, own=HELD, words=HELD, lexical=0.1)
     weights = Problem(cells_of(rows), shop.queries, catalogue).solve(narrow, max_iterations=ENOUGH).weights
     assert weights.text == pytest.approx(found, abs=0.5)
     assert weights.scaled(1.0, mix=0.5).text == pytest.approx((weights.text + NATS_PER_COSINE) / 2)

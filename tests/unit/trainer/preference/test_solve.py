@@ -11,7 +11,7 @@ from towers.model import NATS_PER_COSINE
 from trainer.preference.evidence import Cells, EvidenceTable, Shown
 from trainer.preference.losses import LossName, surprise
 from trainer.preference.model import HELD, Catalogue, Prior, Weights
-from trainer.preference.solve import REPEATED_CLICKS, Problem, Solution
+from trainer.preference.solve import Problem, Solution
 
 LOOSE = Prior(*(3.0,) * len(Prior._fields))
 TIGHT = Prior(*(1e9,) * len(Prior._fields))
@@ -39,12 +39,7 @@ def same_bytes(one: Solution, two: Solution) -> bool:
     """Whether two solutions are equal to the last bit."""
     first, second = one.weights, two.weights
     arrays = ("taste", "common", "mean_query", "words", "products", "own")
-    return (
-        one.loss == two.loss
-        and all(np.array_equal(getattr(first, name), getattr(second, name)) for name in arrays)
-        and first.memory.keys() == second.memory.keys()
-        and all(np.array_equal(value, second.memory[query]) for query, value in first.memory.items())
-    )
+    return one.loss == two.loss and all(np.array_equal(getattr(first, name), getattr(second, name)) for name in arrays)
 
 
 def test_the_same_table_gives_the_same_bytes(shop: PlantedShop) -> None:
@@ -99,11 +94,10 @@ def test_a_warm_start_ends_where_a_cold_one_does(name: LossName, shop: PlantedSh
 
 
 def test_going_on_from_the_optimum_stays_there(shop: PlantedShop) -> None:
-    """A solution packed as the start of the same problem has its loss, memory of single products included."""
+    """A solution packed as the start of the same problem has its loss."""
     problem = Problem(shop.cells(200), shop.queries, shop.catalogue)
     once = problem.solve(LOOSE, max_iterations=ENOUGH)
     again = problem.solve(LOOSE, start=once.weights, max_iterations=1)
-    assert once.weights.memory
     assert again.loss == pytest.approx(once.loss, rel=1e-4)
     assert again.loss <= once.loss
 
@@ -118,11 +112,11 @@ def test_a_tight_prior_lets_nothing_move(name: LossName, shop: PlantedShop) -> N
 def test_the_loss_is_that_of_the_served_scores_under_the_prior(shop: PlantedShop) -> None:
     """What is minimised is the surprise of the clicks under exactly what would be served, and the prior's pull."""
     cells = shop.cells(200)
-    prior = Prior(taste=2.0, common=3.0, own=4.0, words=5.0, memory=6.0)
+    prior = Prior(taste=2.0, common=3.0, own=4.0, words=5.0)
     solution = Problem(cells, shop.queries, shop.catalogue).solve(prior, max_iterations=ENOUGH)
     found = solution.weights
     served = scores(found, shop)[cells.queries[cells.query_of], cells.products]
-    parts = (found.taste, found.common, found.own, found.words, np.array(list(found.memory.values())))
+    parts = (found.taste, found.common, found.own, found.words)
     held = sum(width * (part**2).sum() / 2 for width, part in zip(prior, parts, strict=False))
     assert solution.loss == pytest.approx(surprise(served, cells).sum() + held, rel=1e-4)
 
@@ -137,12 +131,11 @@ def test_a_budget_that_is_too_small_says_so(shop: PlantedShop) -> None:
 
 
 def test_one_dot_product_is_the_score_written_out(shop: PlantedShop) -> None:
-    """Vectors of query and product give text, taste about the mean query, common, memory and quality."""
+    """Vectors of query and product give text, taste about the mean query, common and quality."""
     rng = np.random.default_rng(8)
     weights = Weights(
         taste=rng.standard_normal((DIM, DIM)), common=rng.standard_normal(DIM), mean_query=rng.standard_normal(DIM),
         words=rng.standard_normal(5), products=np.array([2, 7]), own=np.array([1.5, -2.0]),
-        memory={3: rng.standard_normal(DIM)},
     )  # fmt: skip
     found = scores(weights, shop)
     features = shop.catalogue.features.toarray()
@@ -151,14 +144,9 @@ def test_one_dot_product_is_the_score_written_out(shop: PlantedShop) -> None:
             q, p = shop.queries[query].astype(float), shop.catalogue.vectors[product].astype(float)
             text = NATS_PER_COSINE * q @ p
             taste = (q - weights.mean_query) @ weights.taste @ p
-            memory = weights.memory[3] @ p if query == 3 else 0.0
             own = {2: 1.5, 7: -2.0}.get(product, 0.0)
             quality = own + features[product] @ weights.words
-            assert found[query, product] == pytest.approx(
-                text + taste + weights.common @ p + memory + quality, abs=1e-4
-            )
-    unseen = weights.query_vectors(np.array([-1]), shop.queries[[3]])
-    assert unseen == pytest.approx(weights.without_memory().query_vectors(np.array([3]), shop.queries[[3]]))
+            assert found[query, product] == pytest.approx(text + taste + weights.common @ p + quality, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -177,10 +165,10 @@ def test_a_grid_is_solved_as_its_cells_are(name: LossName, shop: PlantedShop) ->
 
 
 def test_surprise_holds_clicks_against_the_served_scores(shop: PlantedShop) -> None:
-    """Left-out queries are predicted by the scores that would be served to them, memory aside."""
+    """Left-out queries are predicted by the scores that would be served to them."""
     weights = solved(shop.cells(200), shop)
     unseen = PlantedShop(products=20, queries=15, quality_nats=1.0).cells(50, seed=7)
-    served = scores(weights.without_memory(), shop)[unseen.queries[unseen.query_of], unseen.products]
+    served = scores(weights, shop)[unseen.queries[unseen.query_of], unseen.products]
     expected = []
     for query in range(len(unseen.queries)):
         own = unseen.query_of == query
@@ -188,14 +176,6 @@ def test_surprise_holds_clicks_against_the_served_scores(shop: PlantedShop) -> N
         expected.append(-(unseen.clicks[own] @ np.log(mass / mass.sum())))
     found = Problem(unseen, shop.queries, shop.catalogue).surprise(weights)
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)
-
-
-def test_only_repeated_queries_get_a_memory(shop: PlantedShop) -> None:
-    """A query of one click has no memory of its own, a repeated one has; without memory none has."""
-    cells = cells_of([(1, 0, REPEATED_CLICKS, 1.0), (1, 1, 0.0, 1.0), (2, 0, 0.0, 1.0), (2, 1, 1.0, 1.0)])
-    problem = Problem(cells, shop.queries, shop.catalogue)
-    assert set(problem.solve(LOOSE).weights.memory) == {1}
-    assert not problem.solve(LOOSE, memory=False).weights.memory
 
 
 def test_what_is_held_ends_at_zero_wherever_the_solve_begins(shop: PlantedShop) -> None:
@@ -257,7 +237,7 @@ def test_a_product_nobody_saw_starts_with_what_its_names_tell(shop: PlantedShop)
 def test_deviations_are_those_of_the_curvature(shop: PlantedShop) -> None:
     """A product's deviation is 1 / sqrt(prior + second difference of the clicks' surprise by its quality)."""
     cells = shop.cells(200)
-    weights = Problem(cells, shop.queries, shop.catalogue).solve(LOOSE, memory=False, uncertainty=True).weights
+    weights = Problem(cells, shop.queries, shop.catalogue).solve(LOOSE, uncertainty=True).weights
     assert weights.deviations is not None
     served, step = scores(weights, shop)[cells.queries[cells.query_of], cells.products], 0.01
     for place in (0, 7, 15):
@@ -280,14 +260,11 @@ def test_evidence_makes_certain(shop: PlantedShop) -> None:
 
 
 def test_a_share_of_weights_is_a_share_of_what_scores_moved(shop: PlantedShop) -> None:
-    """Half of what was learned of all queries moves every score half as far; what single ones remember stays whole."""
-    remembering = solved(shop.cells(200), shop)
-    weights = remembering.without_memory()
+    """Half of what was learned moves every score half as far."""
+    weights = solved(shop.cells(200), shop)
     text, whole = scores(Weights.untrained(shop.catalogue), shop), scores(weights, shop)
     for share in (0.0, 0.5, 1.0):
         assert scores(weights.scaled(share, mix=0.0), shop) == pytest.approx(text + share * (whole - text), abs=1e-4)
-    assert remembering.memory
-    assert remembering.scaled(0.0, mix=0.0).memory is remembering.memory
 
 
 def test_with_fewer_directions_the_optimum_is_that_of_the_main_ones(shop: PlantedShop) -> None:

@@ -131,7 +131,7 @@ def test_products_are_ranked_as_search_ranks_them(learner: Learner, trained: Tow
     for query, judged in grades.items():
         read = read_query(query)
         words = np.array(mix.nats(read.kind, index.scores(read.words).tolist())) / NATS_PER_COSINE
-        scores = vectors @ towers.query.vectors([query], learner.encode(query)[None])[0] + words
+        scores = vectors @ towers.query.vectors(learner.encode(query)[None])[0] + words
         runs[query] = {name: float(scores[PRODUCTS.index(name)]) for name in judged}
     assert by_query(sampled(learner, grades), towers) == pytest.approx(by_peer(grades, runs), abs=1e-6)
 

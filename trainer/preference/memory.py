@@ -1,0 +1,89 @@
+"""What shoppers of a repeated query chose, beyond what the model says of its products.
+
+Each product of a query has an effect of its own on how often it is chosen: a factor that is 1 before anything is known
+and that clicks move. Of lists its prior is worth the same for every product: all of them were found fit to be shown.
+Of clicks without lists it is shared among the catalogue as the model shares them, so that what the model rules out can
+still be chosen: the predictive rule of a Dirichlet process whose base measure is the model.
+
+Tastes change faster for single products than for words and brands: what was chosen lately has a second say, with
+everything before as its prior.
+
+Source: docs/papers.md, "The memory of a query".
+"""
+
+from typing import Final
+
+import numpy as np
+
+from trainer.preference.evidence import FORGOTTEN, Cells
+from trainer.preference.losses import expected_clicks
+from trainer.preference.model import Memory
+
+LISTED_CLICKS: Final = 10.0
+"""What the model's opinion of a listed product is worth."""
+PRIOR_CLICKS: Final = 30.0
+"""What its opinion of the whole catalogue is worth, where there are no lists."""
+RECENT_PRIOR_CLICKS: Final = 5.0
+"""The same of everything before, where something was chosen lately."""
+RECENT_SHARE: Final = 1 / 16
+"""Of the half-life of evidence: that of what counts as lately."""
+LEAST_NATS: Final = 0.05
+"""What moves a product less is not remembered."""
+LEAST_SHARE: Final = 1e-12
+MOST_NATS: Final = 10.0
+MOST_PRODUCTS: Final = 24
+"""Of one query: those that are moved most."""
+
+
+def lifts(cells: Cells, scores: np.ndarray, *, prior_clicks: float = PRIOR_CLICKS) -> np.ndarray:
+    """By how much the clicks of each cell lift its product for its query, in nats, (N,).
+
+    The posterior mean of a Poisson rate relative to what was expected, under a gamma prior of mean 1. Of a grid, which
+    is a whole catalogue, what was not chosen is 0 and the rest beside that.
+
+    Args:
+        cells: the evidence, N cells.
+        scores: what the model says of each, in nats, (N,).
+        prior_clicks: what its opinion of a whole catalogue is worth.
+    """
+    expected = expected_clicks(scores, cells)
+    if not cells.width:
+        return np.log((cells.clicks + LISTED_CLICKS) / (expected + LISTED_CLICKS))
+    clicks = cells.spread(np.maximum(cells.query_clicks, FORGOTTEN))
+    expected = np.maximum(expected, LEAST_SHARE * clicks)
+    prior = prior_clicks * expected / clicks
+    found = np.log((cells.clicks + prior) / (expected + prior)) - np.log(prior_clicks / (clicks + prior_clicks))
+    return np.asarray(found)
+
+
+def remember(cells: Cells, scores: np.ndarray, recent: Cells | None = None) -> Memory:
+    """What is remembered of each query.
+
+    Args:
+        cells: all evidence, N cells.
+        scores: what the model says of each, in nats, (N,).
+        recent: the same of lately, of some of these queries and products; None if evidence has no times.
+    """
+    if not len(cells):
+        return {}
+    found = lifts(cells, scores)
+    if recent is not None and len(recent):
+        places = _places(cells, recent)
+        found[places] += lifts(recent, (scores + found)[places], prior_clicks=RECENT_PRIOR_CLICKS)
+    found = np.clip(found, -MOST_NATS, MOST_NATS)
+    memory: Memory = {}
+    for row, query in enumerate(cells.queries.tolist()):
+        first = int(cells.starts[row])
+        last = int(cells.starts[row + 1]) if row + 1 < len(cells.starts) else len(cells)
+        own = found[first:last]
+        most = np.argsort(-np.abs(own), kind="stable")[:MOST_PRODUCTS]
+        kept = np.sort(most[np.abs(own[most]) >= LEAST_NATS])
+        if len(kept):
+            memory[query] = (cells.products[first:last][kept], own[kept])
+    return memory
+
+
+def _places(cells: Cells, some: Cells) -> np.ndarray:
+    """Where each cell of some stands among all, (n,)."""
+    keys, wanted = ((one.spread(one.queries) << 32) | one.products for one in (cells, some))
+    return np.asarray(np.searchsorted(keys, wanted))
