@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
-from contracts.catalog import PointPayload
+from contracts.catalog import PointPayload, point_id
 from contracts.http import Filters, PriceRange, Sort
 from indexer.filters import KEYS, stored_keys
 from indexer.points import ProductPoint
@@ -241,3 +241,21 @@ async def test_each_value_of_a_facet_finds_as_many_as_it_says(shop: Shop) -> Non
             if name.startswith("attributes."):
                 chosen = {"attributes": {name.removeprefix("attributes."): [value]}}
             assert len(await found(shop, **chosen)) == count, (name, value)
+
+
+async def test_what_is_remembered_of_a_query_is_found_whatever_its_score(shop: Shop) -> None:
+    """It counts with what its shoppers add, if it is there and meets the filters; the rest is ranked as before."""
+    retrieval, collection = shop
+    plain = await retrieval.best(collection, question_of("?!", MEANING), k=len(PRODUCTS), filters=Filters())
+    best, worst = plain[0], plain[-1]
+    chosen = worst.payload["product_id"]
+    remembered = {point_id(chosen): 60.0, point_id(best.payload["product_id"]): -1.0, point_id("gone"): 90.0}
+    question = question_of("?!", MEANING, remembered=remembered)
+    hits = await retrieval.best(collection, question, k=1, filters=Filters())
+    assert [hit.payload["product_id"] for hit in hits] == [chosen, best.payload["product_id"]]
+    assert [hit.memory for hit in hits] == [60.0, -1.0]
+    assert [hit.score for hit in hits] == pytest.approx([worst.score + 6.0, best.score - 0.1], abs=1e-5)
+    others = Filters(category="Kitchen") if chosen in {"magnet", "poster"} else Filters(category="Decoration")
+    met = await retrieval.best(collection, question, k=1, filters=others)
+    assert chosen not in {hit.payload["product_id"] for hit in met}
+    assert met

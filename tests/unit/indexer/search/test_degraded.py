@@ -47,8 +47,8 @@ async def test_words_answer_alone_while_the_encoder_hangs(monkeypatch: pytest.Mo
     search.encoder.may_go_on.set()
     assert (answer.degraded, answer.age_s, answer.query_release, answer.product_release) == ("lexical", None, 5, 1)
     assert [(one.product_id, one.explanation) for one in answer.results] == [
-        ("P-10", {"quality": 0.5, "words": 3.0}),
-        ("P-11", {"quality": 0.5, "words": 3.0}),
+        ("P-10", {"quality": 0.5, "memory": 0.0, "words": 3.0}),
+        ("P-11", {"quality": 0.5, "memory": 0.0, "words": 3.0}),
     ]
     assert search.store.questions[0].words.kind == read_query("quiet fridge").kind
     assert observed_clicks() == measured
