@@ -26,8 +26,8 @@ from trainer.records import TEXT, Evidence
 from trainer.state import Progress
 
 DAY_MS: Final = 86_400_000
-MEMORY_QUERIES: Final = 10_000
-"""Queries with a memory in a release: the most clicked ones; 18 bytes for each of their products, 24 at most."""
+MEMORY_QUERIES: Final = 5_000
+"""Queries with a memory in a release: the most clicked ones; 1.5 MB if each moves as many products as it may."""
 CHANGED_SHARE: Final = 0.05
 """Share of its products, those before and now together, by which the catalogue has to change until its features and
 words are counted anew."""

@@ -31,8 +31,8 @@ LEAST_NATS: Final = 0.05
 """What moves a product less is not remembered."""
 LEAST_SHARE: Final = 1e-12
 MOST_NATS: Final = 10.0
-MOST_PRODUCTS: Final = 24
-"""Of one query: those that are moved most."""
+MOST_PRODUCTS: Final = 16
+"""Of one query: those whose chance is moved most."""
 
 
 def lifts(cells: Cells, scores: np.ndarray, *, prior_clicks: float = PRIOR_CLICKS) -> np.ndarray:
@@ -71,15 +71,16 @@ def remember(cells: Cells, scores: np.ndarray, recent: Cells | None = None) -> M
         places = _places(cells, recent)
         found[places] += lifts(recent, (scores + found)[places], prior_clicks=RECENT_PRIOR_CLICKS)
     found = np.clip(found, -MOST_NATS, MOST_NATS)
+    moved = np.exp(scores - cells.spread(cells.highest(scores))) * np.abs(np.expm1(found))
+    moved[np.abs(found) < LEAST_NATS] = 0.0
     memory: Memory = {}
     for row, query in enumerate(cells.queries.tolist()):
         first = int(cells.starts[row])
         last = int(cells.starts[row + 1]) if row + 1 < len(cells.starts) else len(cells)
-        own = found[first:last]
-        most = np.argsort(-np.abs(own), kind="stable")[:MOST_PRODUCTS]
-        kept = np.sort(most[np.abs(own[most]) >= LEAST_NATS])
+        most = first + np.argsort(-moved[first:last], kind="stable")[:MOST_PRODUCTS]
+        kept = np.sort(most[moved[most] > 0])
         if len(kept):
-            memory[query] = (cells.products[first:last][kept], own[kept])
+            memory[query] = (cells.products[kept], found[kept])
     return memory
 
 

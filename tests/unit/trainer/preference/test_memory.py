@@ -51,7 +51,7 @@ def test_more_of_the_same_says_more() -> None:
 def test_lately_outweighs_long_ago() -> None:
     """A product that is chosen now comes before the one that was chosen for years."""
     cells = cells_of([(1, 0, 40.0, 90.0), (1, 1, 8.0, 90.0), (2, 0, 5.0, 9.0), (2, 1, 1.0, 9.0)])
-    recent = cells_of([(1, 0, 1.0, 9.0), (1, 1, 8.0, 9.0)])
+    recent = cells_of([(1, 0, 4.0, 40.0), (1, 1, 32.0, 40.0)])
     before, now = (remember(cells, np.zeros(4), lately) for lately in (None, recent))
     assert before[1][1][0] > before[1][1][1]
     assert now[1][1][0] < now[1][1][1]
@@ -69,7 +69,16 @@ def test_a_query_remembers_its_most_moved_products_only() -> None:
     assert np.abs(nats).max() <= MOST_NATS
 
 
+def test_what_is_kept_is_what_moves_the_list_and_not_what_is_moved_from_next_to_nothing() -> None:
+    """A stray click on what the model rules out lifts it by many nats, and to no place that anyone sees."""
+    strays = MOST_PRODUCTS + 4
+    scores = np.log([0.5, 0.3, *[1e-6] * strays])
+    products, nats = remember(grid([10.0, 90.0, *[1.0] * strays]), scores)[5]
+    assert products[:2].tolist() == [0, 1]
+    assert nats[0] < nats[1] < nats[2]
+
+
 def test_what_the_model_rules_out_can_still_be_remembered() -> None:
-    """Scores so far apart that a chance underflows give finite nats, within the bound."""
-    products, nats = remember(grid([0.0, 500.0]), np.array([0.0, -900.0]))[5]
+    """However far behind it is, what shoppers choose comes forward, within a bound."""
+    products, nats = remember(grid([0.0, 500.0]), np.array([0.0, -20.0]))[5]
     assert (products.tolist(), nats.tolist()) == ([1], [MOST_NATS])
