@@ -7,7 +7,7 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from contracts.base import Count, Finite, Label, Part
-from contracts.comparison import Difference, GroupSums, difference
+from contracts.comparison import GROUPS, Difference, GroupSums, difference
 from contracts.events import Ranking
 from contracts.outcomes import VALUE, Grade
 from contracts.progress import AgentProgress
@@ -104,6 +104,9 @@ class PersonGroup(Part):
         return GroupSums(self.searches, getattr(self, metric))
 
 
+Groups = Annotated[tuple[PersonGroup, ...], Field(strict=False, min_length=GROUPS, max_length=GROUPS)]
+
+
 class Interleaving(Part):
     """Interleaved lists by the team with more of its slots chosen."""
 
@@ -121,7 +124,7 @@ class ArmsProgress(AgentProgress):
     """Newest deadline seen."""
     arms: dict[Label, dict[Label, ArmCounts]] = Field(default_factory=dict)
     """Arm -> surface -> what became of its lists."""
-    groups: dict[Label, Annotated[tuple[PersonGroup, ...], Field(strict=False)]] = Field(default_factory=dict)
+    groups: dict[Label, Groups] = Field(default_factory=dict)
     """Arm -> the groups of its persons."""
     interleaving: Interleaving = Interleaving()
 
