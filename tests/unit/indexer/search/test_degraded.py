@@ -59,7 +59,7 @@ async def test_words_answer_alone_while_the_encoder_hangs(monkeypatch: pytest.Mo
 async def test_an_encoder_that_refuses_or_fails_leaves_it_to_words(
     monkeypatch: pytest.MonkeyPatch, refuses: bool
 ) -> None:
-    """Today's prices and stock before an earlier answer; nothing of it is remembered or explored."""
+    """Today's prices and stock before an earlier answer; nothing is remembered or explored, and it is said once."""
     search = Search(explore="noise:3")
     whole = await search.service.search(request(k=3))
 
@@ -69,7 +69,10 @@ async def test_an_encoder_that_refuses_or_fails_leaves_it_to_words(
 
     with monkeypatch.context() as patched:
         patched.setattr(search.finder._encoder, "encode", refused)
-        by_words = await search.service.search(request(k=3))
+        with structlog.testing.capture_logs() as lines:
+            await search.service.search(request("tv"))
+            by_words = await search.service.search(request(k=3))
+        assert [line["event"] for line in lines] == ([] if refuses else ["query_not_encoded"])
         assert (by_words.degraded, by_words.exploration.policy) == ("lexical", "none")
         assert [one.product_id for one in by_words.results] == ["P-10", "P-11", "P-12"]
         search.store.down = True
