@@ -199,15 +199,20 @@ def test_a_restart_anywhere_decides_and_counts_as_if_there_had_been_none(kills: 
     assert state.progress() == at_once.progress()
 
 
-def test_what_waits_is_bounded_and_the_oldest_are_decided_before_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With Redis away for hours memory must not grow; what had no room to wait is counted."""
-    monkeypatch.setattr(conversions, "MOST_WAITING", 2)
+@pytest.mark.parametrize(("bound", "most"), [("MOST_WAITING", 2), ("MOST_WAITING_BYTES", 600)])
+def test_what_waits_is_bounded_and_the_oldest_are_decided_before_their_time(
+    monkeypatch: pytest.MonkeyPatch, bound: str, most: int
+) -> None:
+    """With Redis away for hours memory must not grow, however large records are; what had no room is counted."""
+    monkeypatch.setattr(conversions, bound, most)
     state = rules()
     feed(state, [set_aside(offset, purchase(event_id=f"p{offset}")) for offset in range(5)])
     assert state.is_full
     assert [record.offset for record, _ in state.due(None)] == [0, 1, 2]
     decide(state, clock_ms=0)
     assert (state.progress().counts, state.is_full) == ({"unmatched/no_memory": 3}, False)
+    decide(state)
+    assert (state.waits, state._waiting_bytes) == (False, 0)
 
 
 def test_the_search_that_an_event_names_comes_first_then_the_sessions_last_click() -> None:
