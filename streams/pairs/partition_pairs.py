@@ -38,6 +38,8 @@ from streams.pairs.waiting import JoinWatermarks
 
 MOST_WAITING: Final = 5_000
 """Most lists that wait in a partition; one join that is far behind the others could hold up any number."""
+MOST_WAITING_BYTES: Final = 64 * 2**20
+"""Likewise, by their records: a list may have a thousand slots."""
 MAX_TIME_DIGITS: Final = 16
 
 
@@ -52,6 +54,7 @@ class WaitingList(NamedTuple):
     headers: Headers
     held_out: bytes | None
     """The list itself if it is one that is never learned from."""
+    record_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +102,7 @@ class PartitionPairs(RecordRules):
         self._closed = ClosedSearches()
         self._waiting: list[WaitingList] = []
         """A heap, by key."""
+        self._waiting_bytes = 0
         self._read_again_from = self.next_offset
         self._waited: frozenset[int] = frozenset()
         """Offsets of the lists that waited when the last process wrote its progress."""
@@ -176,8 +180,10 @@ class PartitionPairs(RecordRules):
         facts = facts_of(search, record.offset, made if isinstance(made, list) else ())
         self.lists.add(facts)
         held_out = record.value if is_held_out(facts, self._options.holdout_share) else None
-        waiting = WaitingList(facts.key, record.offset, search, made, _stage_times(record), held_out)
+        size = len(record.value or b"")
+        waiting = WaitingList(facts.key, record.offset, search, made, _stage_times(record), held_out, size)
         heapq.heappush(self._waiting, waiting)
+        self._waiting_bytes += size
 
     def _remember(self, search: JoinedSearch, offset: int, made: list[Pair] | UnpairedReason) -> None:
         """Remember a list that is decided, unless it is known: whoever reads the log again cannot tell repeats."""
@@ -206,11 +212,13 @@ class PartitionPairs(RecordRules):
         while self._waiting:
             closes = self._waiting[0].key.closed_at + self._options.look_ahead_ms
             is_due = closes < least
-            if not is_due and closes >= heard and len(self._waiting) <= MOST_WAITING:
+            has_room = len(self._waiting) <= MOST_WAITING and self._waiting_bytes <= MOST_WAITING_BYTES
+            if not is_due and closes >= heard and has_room:
                 return
             self.without_silent += not is_due and closes < heard
             self.for_want_of_room += not is_due and closes >= heard
             waiting = heapq.heappop(self._waiting)
+            self._waiting_bytes -= waiting.record_bytes
             self.behind_time += self._options.joins > 0 and waiting.key.closed_at < self.lists.newest_closed_ms
             self.lists.advance(waiting.key.closed_at)
             self.counts[EventOutcome.PENDING] -= 1
