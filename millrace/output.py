@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 Tell = Callable[[str, int, int], None]
 """Told what is being done, how much of it, and of how much."""
 HEARTBEAT_S: Final = 15.0
+DEEPEST: Final = 100
+CUT: Final = "..."
+"""Stands for what is nested deeper than so many levels, where that is too deep to be written."""
 Json = Annotated[bool, typer.Option("--json", help="Print stable JSON on stdout.")]
 
 
@@ -40,9 +43,21 @@ class PlainConsole(Console):
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document on stdout."""
-    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
+    """Print one JSON document on stdout; of what is nested without end, as anyone's record may be, the outer part."""
+    try:
+        document = orjson.dumps(value, option=orjson.OPT_INDENT_2)
+    except orjson.JSONEncodeError:
+        document = orjson.dumps(_cut(value, DEEPEST), option=orjson.OPT_INDENT_2)
+    sys.stdout.write(document.decode() + "\n")
     sys.stdout.flush()
+
+
+def _cut(value: Any, levels: int) -> Any:
+    if not levels:
+        return CUT
+    if isinstance(value, dict):
+        return {name: _cut(inner, levels - 1) for name, inner in value.items()}
+    return [_cut(inner, levels - 1) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def out() -> Console:
