@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts import wire
 from contracts.errors import ContractError
 from contracts.joined import CLOSING_NUMBER_HEADER, ClosingNumber, Origin
 from contracts.outcomes import VALUE, Grade
@@ -25,7 +24,7 @@ from streams.attribution.conversions import (
     origin_of,
     value_pair,
 )
-from streams.attribution.remembered import HORIZON_MS, PREFERENCE_PAIR, ChosenProduct, SessionClick, kept_pair
+from streams.attribution.remembered import HORIZON_MS, ChosenProduct, SessionClick, kept_pair
 from tests.support.pairs import preference_pair
 from tests.support.search_events import T0, Record, at, cart, click, encoded, purchase
 
@@ -71,7 +70,7 @@ def feed(state: PartitionConversions, log: Sequence[Record]) -> None:
 
 def value_pairs(plan: Plan) -> list[PreferencePair]:
     """Return the pairs of a plan."""
-    return [wire.decode(one.value, PREFERENCE_PAIR) for one in plan if isinstance(one, Emit)]
+    return [PreferencePair.model_validate_json(one.value) for one in plan if isinstance(one, Emit)]
 
 
 def test_a_late_purchase_adds_what_it_is_worth_more_than_the_click() -> None:
