@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from typing_extensions import override
 
-from contracts.errors import ContractError
+from contracts.errors import ContractError, MalformedMessage
 from contracts.joined import (
     CLOSED_AT_HEADER,
     PAIRED_AT_HEADER,
@@ -32,7 +32,7 @@ from service.settings import Settings
 from streams.agents.spec import WATERMARKS, AgentSpec, Emit, Headers, LogRecord, Plan, RecordRules
 from streams.pairs.filters import is_held_out, judge
 from streams.pairs.pairing import SOURCE, Pair, encode_pairs, pairs_of
-from streams.pairs.recent_lists import ListKey, RecentLists, facts_of
+from streams.pairs.recent_lists import REMEMBERED_MS, ListKey, RecentLists, facts_of
 from streams.pairs.training import training_search
 from streams.pairs.waiting import JoinWatermarks
 
@@ -134,7 +134,7 @@ class PartitionPairs(RecordRules):
     @override
     def decide(self, record: LogRecord, plan: Plan) -> str:
         """Let a list wait, unless what it says itself keeps it out."""
-        search = JOINED_SEARCH.decode(record.value)
+        search = _list_of(record)
         repeated = self._closed.is_repeat(closing_number_of(record.headers))
         if repeated or self.lists.knows(search):
             if filter_reason(search) is None:
@@ -198,7 +198,7 @@ class PartitionPairs(RecordRules):
             told = closed_watermark_of(record.headers)
             if told is not None and told.idle is not None:
                 return
-            search = JOINED_SEARCH.decode(record.value)
+            search = _list_of(record)
             if record.offset in self._waited:
                 self._wait(search, record)
             elif filter_reason(search) is None:
@@ -256,6 +256,14 @@ class PartitionPairs(RecordRules):
     def _by_reason(self, outcome: str) -> dict[str, int]:
         prefix = f"{outcome}/"
         return {name.removeprefix(prefix): n for name, n in self.counts.items() if name.startswith(prefix)}
+
+
+def _list_of(record: LogRecord) -> JoinedSearch:
+    """Decode a list; one that closes long after it was written would make all others too old to be remembered."""
+    search = JOINED_SEARCH.decode(record.value)
+    if search.closed_at > record.timestamp + REMEMBERED_MS:
+        raise MalformedMessage("too_far_ahead", "closed_at: lies days after the list was written", field="closed_at")
+    return search
 
 
 def _stage_times(record: LogRecord) -> Headers:
