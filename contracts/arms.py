@@ -2,12 +2,13 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from typing import Annotated, Final
 
 from pydantic import Field
 
 from contracts.base import Count, Finite, Label, Part
-from contracts.comparison import GROUPS, Difference, GroupSums, difference
+from contracts.comparison import Difference, GroupSums, difference
 from contracts.events import Ranking
 from contracts.outcomes import VALUE, Grade
 from contracts.progress import AgentProgress
@@ -104,9 +105,6 @@ class PersonGroup(Part):
         return GroupSums(self.searches, getattr(self, metric))
 
 
-Groups = Annotated[tuple[PersonGroup, ...], Field(strict=False, min_length=GROUPS, max_length=GROUPS)]
-
-
 class Interleaving(Part):
     """Interleaved lists by the team with more of its slots chosen."""
 
@@ -124,17 +122,20 @@ class ArmsProgress(AgentProgress):
     """Newest deadline seen."""
     arms: dict[Label, dict[Label, ArmCounts]] = Field(default_factory=dict)
     """Arm -> surface -> what became of its lists."""
-    groups: dict[Label, Groups] = Field(default_factory=dict)
+    groups: dict[Label, Annotated[tuple[PersonGroup, ...], Field(strict=False)]] = Field(default_factory=dict)
     """Arm -> the groups of its persons."""
     interleaving: Interleaving = Interleaving()
 
 
 def groups_of(found: Iterable[ArmsProgress], arm: str) -> tuple[PersonGroup, ...]:
-    """Sum an arm's groups over partitions: one person's sessions may lie in several, in groups of one number."""
+    """Sum an arm's groups over partitions: one person's sessions may lie in several, in groups of one number.
+
+    A partition that names fewer groups than another says nothing of the rest.
+    """
     partitions = [progress.groups[arm] for progress in found if arm in progress.groups]
     return tuple(
         PersonGroup(**{name: sum(getattr(one, name) for one in same) for name in PersonGroup.model_fields})
-        for same in zip(*partitions, strict=True)
+        for same in zip_longest(*partitions, fillvalue=PersonGroup())
     )
 
 

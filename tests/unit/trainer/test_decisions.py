@@ -6,7 +6,7 @@ import orjson
 import pytest
 from structlog.testing import capture_logs
 
-from contracts.arms import ArmsProgress
+from contracts.arms import ArmsProgress, groups_of
 from contracts.decisions import DECISIONS_KEY, Decisions
 from contracts.releases import ROLLBACK_KEY, Rollback
 from contracts.wire import encode
@@ -119,17 +119,15 @@ def test_counts_never_go_back(late: dict[str, Any], taken: bool) -> None:
 
 def test_what_is_no_progress_ends_nothing_and_is_told_once() -> None:
     """Whatever stands on the topic, and however often: what was read before counts, and what can be read after."""
-    other_groups = {"partition": 1, "next_offset": 1, "hold_offset": 1, "groups": {"live": [{}], "anchor": [{}]}}
-    junk = (b"{", b"", b"[]", orjson.dumps(other_groups))
     arms = ArmsTable()
     arms.apply(b"0", encode(WORSE))
     with capture_logs() as logs:
-        for value in junk:
+        for value in (b"{", b"", b"[]", b'{"partition":-1}'):
             arms.apply(b"1", value)
         assert [*arms.look()] == [WORSE]
         arms.apply(b"1", encode(BETTER.model_copy(update={"partition": 1})))
         arms.apply(b"1", b"{")
     assert [line["event"] for line in logs] == ["progress_unreadable"] * 2
-    models = models_table()
-    Decider(models, arms, writer=Writer(models), settle_ms=1000).look(NOW_MS)
-    assert len(arms.look()) == 2
+    other_groups = {"partition": 2, "next_offset": 1, "hold_offset": 1, "groups": {"live": [{}], "anchor": [{}]}}
+    arms.apply(b"2", orjson.dumps(other_groups))
+    assert groups_of(arms.look(), "live") == groups_of([WORSE, BETTER], "live")
