@@ -184,7 +184,7 @@ def test_an_emptied_redis_costs_value_pairs_alone_and_they_are_counted(worker: W
 
 
 def test_while_redis_is_away_late_events_wait_and_the_worker_goes_on(worker: WorkerFactory, tmp_path: Path) -> None:
-    """Lists are joined and paired as ever, and `/ready` says what is away; once it is back, what waits finds its pair."""
+    """Lists are joined and paired, and `/ready` says what is away; once it is back, what waits finds its pair."""
     port = free_port()
     one = worker(redis_url=f"redis://127.0.0.1:{port}/0")
     one.wait_ready()
