@@ -96,3 +96,15 @@ async def test_words_that_find_nothing_are_no_answer(monkeypatch: pytest.MonkeyP
         with pytest.raises(Overloaded, match="many wait"):
             await search.service.search(request("tv"))
     assert lines == []
+
+
+async def test_what_is_too_large_to_be_remembered_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of many attributes fail no search; an earlier answer to it stays, and says its age."""
+    monkeypatch.setattr("indexer.search.remembered.REMEMBERED_BYTES", 20_000)
+    search = Search()
+    await search.service.search(request())
+    search.store.said = {"attributes": {"manual": "x" * 4_000}}
+    search.clock.now_s += 1
+    assert len((await search.service.search(request())).results) == 10
+    search.store.down = True
+    assert (await search.service.search(request())).age_s == 1

@@ -210,18 +210,6 @@ async def test_what_is_remembered_is_bounded_in_bytes(search: Search, monkeypatc
     assert 0 < len(remembered) < 20
 
 
-async def test_what_is_too_large_to_be_remembered_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Products of many attributes fail no search; an earlier answer to it stays, and says its age."""
-    monkeypatch.setattr("indexer.search.remembered.REMEMBERED_BYTES", 20_000)
-    search = Search()
-    await search.service.search(request())
-    search.store.said = {"attributes": {"manual": "x" * 4_000}}
-    search.clock.now_s += 1
-    assert len((await search.service.search(request())).results) == 10
-    search.store.down = True
-    assert (await search.service.search(request())).age_s == 1
-
-
 async def test_a_store_that_sheds_load_is_no_outage(search: Search) -> None:
     """The search is refused as too much, with the store's own time to come back, or answered from memory."""
     await search.service.search(request())
