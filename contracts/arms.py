@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from typing import Annotated, Final
 
 from pydantic import Field
@@ -127,11 +128,14 @@ class ArmsProgress(AgentProgress):
 
 
 def groups_of(found: Iterable[ArmsProgress], arm: str) -> tuple[PersonGroup, ...]:
-    """Sum an arm's groups over partitions: one person's sessions may lie in several, in groups of one number."""
+    """Sum an arm's groups over partitions: one person's sessions may lie in several, in groups of one number.
+
+    A partition that names fewer groups than another says nothing of the rest.
+    """
     partitions = [progress.groups[arm] for progress in found if arm in progress.groups]
     return tuple(
         PersonGroup(**{name: sum(getattr(one, name) for one in same) for name in PersonGroup.model_fields})
-        for same in zip(*partitions, strict=True)
+        for same in zip_longest(*partitions, fillvalue=PersonGroup())
     )
 
 

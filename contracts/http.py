@@ -6,7 +6,7 @@ A batch is the form of a collector's request for the documentation: the collecto
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
 
 from contracts.base import Finite, Id, Label, Money, NullIsAbsent, ProductId, Query, Ratio, Release, Time, Whole
 from contracts.catalog import AttributeName, AttributeValue, CatalogChange, CategoryPath
@@ -148,6 +148,12 @@ class Filters(_Body):
     in_stock: bool | None = None
     locale: Label | None = None
     launched_at: TimeRange | None = None
+
+    @field_validator("attributes", mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:
+        """Leave out the attributes of which nothing is asked."""
+        return {name: wanted for name, wanted in given.items() if wanted is not None} if type(given) is dict else given
 
 
 Sort = Literal["relevance", "price", "-price", "newest", "rating"]

@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from contracts.training import LeftOutSlot, TrainingSearch, TrainingSlot
 
 __all__ = [
-    "JOINED_SEARCH", "SEARCH_RECORD", "TRAINING_SEARCH", "Cart", "Click", "Dwell", "Exploration", "Factors",
-    "Impression", "JoinedSearch", "JoinedSlot", "LeftOutSlot", "Origin", "PairSide", "PreferencePair", "Purchase",
-    "PurchaseItem", "Ranking", "Reader", "ShopEvent", "Slot", "Tick", "TrainingSearch", "TrainingSlot", "Unknown",
-    "View", "Viewed", "encode", "struct_of",
+    "JOINED_SEARCH", "PREFERENCE_PAIR", "SEARCH_RECORD", "TRAINING_SEARCH", "Cart", "Click", "Dwell", "Exploration",
+    "Factors", "Impression", "JoinedSearch", "JoinedSlot", "LeftOutSlot", "Origin", "PairSide", "PreferencePair",
+    "Purchase", "PurchaseItem", "Ranking", "Reader", "ShopEvent", "Slot", "Tick", "TrainingSearch", "TrainingSlot",
+    "Unknown", "View", "Viewed", "encode", "struct_of",
 ]  # fmt: skip
 
 M = TypeVar("M")
@@ -137,8 +137,7 @@ def _kind(annotation: Any, marks: Any, *, exact: bool) -> Any:
     elif origin is tuple:
         kind = GenericAlias(tuple, (_kind(inner[0], (), exact=exact), ...))
     else:
-        is_part = isinstance(annotation, type) and issubclass(annotation, Part)
-        kind = struct_of(annotation, exact=exact) if is_part else annotation
+        kind = struct_of(annotation, exact=exact) if _is_part(annotation) else annotation
     bounds = dict(bound for mark in marks for bound in _bounds(mark))
     return Annotated[kind, msgspec.Meta(**bounds)] if bounds else kind
 
@@ -186,7 +185,7 @@ class Reader(Generic[M]):
             record = msgspec.convert(vars(model), self._members[type(model)], from_attributes=True)
             unknown = model.model_extra
         else:
-            known = {*record.__struct_fields__, "type"}
+            known = {*record.__struct_fields__, *(("type",) if hasattr(record, "type") else ())}
             unknown = {name: inner for name, inner in parsed.items() if name not in known and inner is not None}
         if unknown:
             force_setattr(record, "model_extra", Unknown(unknown))
@@ -215,10 +214,14 @@ class Reader(Generic[M]):
 def _ids_of(model: type[Part]) -> Callable[[Any], list[str | None]]:
     """List the ids of a record, which have more rules than msgspec checks."""
     own = [attrgetter(name) for name in _id_names(model)]
+    parts: dict[str, Any] = {
+        n: field.annotation for n, field in model.model_fields.items() if _is_part(field.annotation)
+    }
+    own += [attrgetter(f"{name}.{inner}") for name, part in parts.items() for inner in _id_names(part)]
     lists = [
         (attrgetter(name), [attrgetter(inner) for inner in _id_names(get_args(field.annotation)[0])])
         for name, field in model.model_fields.items()
-        if get_origin(field.annotation) is tuple
+        if get_origin(field.annotation) is tuple and _is_part(get_args(field.annotation)[0])
     ]
 
     def ids(record: Any) -> list[str | None]:
@@ -233,6 +236,10 @@ def _ids_of(model: type[Part]) -> Callable[[Any], list[str | None]]:
 
 def _id_names(model: type[Part]) -> list[str]:
     return [name for name, field in model.model_fields.items() if _is_checked(field.annotation, field.metadata)]
+
+
+def _is_part(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Part)
 
 
 def _is_checked(annotation: Any, marks: Any) -> bool:
@@ -272,5 +279,7 @@ SEARCH_RECORD: Final = Reader(events.SEARCH_RECORD, *_EVENTS, events.Tick)
 """Reads `search-events`."""
 JOINED_SEARCH: Final = Reader(TypeAdapter(joined.JoinedSearch), joined.JoinedSearch)
 """Reads `joined-searches`."""
+PREFERENCE_PAIR: Final = Reader(TypeAdapter(pairs.PreferencePair), pairs.PreferencePair)
+"""Reads `preference-pairs`."""
 TRAINING_SEARCH: Final = Reader(TypeAdapter(training.TrainingSearch), training.TrainingSearch)
 """Reads `training-searches`."""

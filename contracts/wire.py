@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 import orjson
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from contracts.base import YEAR_2000_MS, YEAR_2100_MS
+from contracts.base import NO_NUL, YEAR_2000_MS, YEAR_2100_MS
 from contracts.errors import ContractError, MalformedMessage, UnsupportedSchema
 
 if TYPE_CHECKING:
@@ -228,6 +228,8 @@ def _said(kind: str, problem: "ErrorDetails") -> str:
         units = (unit for unit, of in _EPOCH_UNITS.items() if YEAR_2000_MS * of <= given <= YEAR_2100_MS * of)
         unit = next(units, None)
         return "must be epoch milliseconds" + (f"; this looks like {unit}" if unit else ", from 2000 to 2100")
+    if kind == "string_pattern_mismatch" and context["pattern"] != NO_NUL:
+        return f"must have the form {context['pattern']}"
     pydantics = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
     return _SENTENCES.get(kind, pydantics)
 

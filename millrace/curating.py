@@ -55,7 +55,7 @@ class LineForm(NamedTuple, Generic[M]):
     numbers: Mapping[str, Callable[[str], object]]
 
     def read(self, row: Row, defaults: Mapping[str, str]) -> M | BadLine:
-        """Read a line. In a table, empty fields are absent.
+        """Read a line. Null is absent, and in a table empty fields are.
 
         Args:
             row: of the file.
@@ -63,7 +63,7 @@ class LineForm(NamedTuple, Generic[M]):
         """
         if row.error is not None:
             return BadLine(row.line, row.error.reason, row.error.field, str(row.error))
-        fields = row.fields
+        fields = {name: value for name, value in row.fields.items() if value is not None}
         if all(isinstance(value, str) for value in fields.values()):
             given = {name: value for name, value in fields.items() if name in self.names and value.strip()}
             fields = given | {name: number(given[name]) for name, number in self.numbers.items() if name in given}

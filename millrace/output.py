@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import orjson
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from typing_extensions import override
 
 from contracts.errors import MillraceError
 
@@ -18,23 +20,54 @@ if TYPE_CHECKING:
 Tell = Callable[[str, int, int], None]
 """Told what is being done, how much of it, and of how much."""
 HEARTBEAT_S: Final = 15.0
+DEEPEST: Final = 100
+CUT: Final = "..."
+"""Stands for what is nested deeper than so many levels, where that is too deep to be written."""
 Json = Annotated[bool, typer.Option("--json", help="Print stable JSON on stdout.")]
 
 
+_OBEYED: Final = dict.fromkeys((*range(0x09), 0x0B, 0x0C, *range(0x0E, 0x20), *range(0x7F, 0xA0)))
+"""Control characters, which a terminal obeys instead of showing them, but for tabs and ends of lines."""
+
+
+class PlainConsole(Console):
+    """Shows what anyone wrote as it is: brackets are no markup, and control characters are left out."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(soft_wrap=True, markup=False, emoji=False, **options)
+
+    @override
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=segment.text.translate(_OBEYED))
+
+
 def print_json(value: Any) -> None:
-    """Print one JSON document on stdout."""
-    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
+    """Print one JSON document on stdout; of what is nested without end, as anyone's record may be, the outer part."""
+    try:
+        document = orjson.dumps(value, option=orjson.OPT_INDENT_2)
+    except orjson.JSONEncodeError:
+        document = orjson.dumps(_cut(value, DEEPEST), option=orjson.OPT_INDENT_2)
+    sys.stdout.write(document.decode() + "\n")
     sys.stdout.flush()
+
+
+def _cut(value: Any, levels: int) -> Any:
+    if not levels:
+        return CUT
+    if isinstance(value, dict):
+        return {name: _cut(inner, levels - 1) for name, inner in value.items()}
+    return [_cut(inner, levels - 1) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def out() -> Console:
     """The console for results."""
-    return Console(soft_wrap=True)
+    return PlainConsole()
 
 
 def messages() -> Console:
     """The console for progress and messages."""
-    return Console(stderr=True, soft_wrap=True, highlight=False)
+    return PlainConsole(stderr=True, highlight=False)
 
 
 def print_error(error: MillraceError) -> None:

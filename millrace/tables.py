@@ -18,6 +18,8 @@ from contracts.errors import ContractError, UsageError
 
 EPOCH_UNITS: Final = (("s", 1e3, 1e8, 1e11), ("ms", 1.0, 1e11, 1e14), ("us", 1e-3, 1e14, 1e17))
 """Unit, milliseconds in it, and the range of numbers that are dates of our time in it."""
+DATES_MS: Final = (1e11, 1e14)
+"""The same range; what databases write for no date, such as the year 1, lies outside."""
 LONGEST_FIELD: Final = 10_000_000
 Stream = io.BufferedReader | gzip.GzipFile
 _GZIP: Final = b"\x1f\x8b"
@@ -149,10 +151,10 @@ def text_of(row: Mapping[str, Any], name: str) -> str:
 
 
 def time_of(text: str) -> tuple[float | None, str]:
-    """A time in epoch milliseconds, and how it was written; None if it is no time.
+    """A time in epoch milliseconds, and how it was written; None if it is no time, or none of ours.
 
-    >>> time_of("1704067200"), time_of("2024-01-01T00:00:00Z"), time_of("soon")
-    ((1704067200000.0, 'epoch in s'), (1704067200000.0, 'ISO 8601'), (None, ''))
+    >>> time_of("1704067200"), time_of("2024-01-01T00:00:00Z"), time_of("soon"), time_of("0001-01-01")
+    ((1704067200000.0, 'epoch in s'), (1704067200000.0, 'ISO 8601'), (None, ''), (None, ''))
     """
     try:
         number = float(text)
@@ -162,7 +164,8 @@ def time_of(text: str) -> tuple[float | None, str]:
         except ValueError:
             return None, ""
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        return moment.timestamp() * 1000, "ISO 8601"
+        time_ms = moment.timestamp() * 1000
+        return (time_ms, "ISO 8601") if DATES_MS[0] <= time_ms < DATES_MS[1] else (None, "")
     for unit, factor, low, high in EPOCH_UNITS:
         if low <= number < high:
             return number * factor, f"epoch in {unit}"

@@ -24,6 +24,7 @@ from contracts.releases import (
     Rollback,
     Serving,
     manifest_of,
+    release_key,
 )
 from contracts.topics import MODELS
 from service.kafka import OutgoingRecord, produce_all, translate_kafka_errors
@@ -33,6 +34,8 @@ from service.settings import Settings
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 SHOWN_WITHIN_S: Final = 30.0
 REMEMBERED_UNREADABLE: Final = 1000
+MOST_RELEASES: Final = 2**52
+"""A number of which trainers could not go on counting was given by nobody's trainer."""
 COMPARED_BYTES: Final = 1000
 """How much of an unreadable record tells whether it was said before."""
 
@@ -281,8 +284,8 @@ class ModelsWriter:
 
 
 def _release_of(key: str) -> tuple[Kind, int]:
-    prefix, _, number = key.partition("-")
+    prefix, _, digits = key.partition("-")
     for kind in KINDS:
-        if kind == prefix:
-            return kind, int(number)
+        if kind == prefix and release_key(kind, number := int(digits)).decode() == key and 0 <= number <= MOST_RELEASES:
+            return kind, number
     raise ValueError(f"{key} is no release")

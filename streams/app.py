@@ -59,6 +59,8 @@ async def run_worker(settings: Settings, shutdown: Shutdown) -> None:
     for agent in agents:
         health.add_check(agent.name, agent.not_ready)
         health.add_liveness_check(agent.name, agent.stuck)
+        for name, read in agent.shown().items():
+            health.show(name, read)
     with admin_server(health, settings.host, settings.listen_port(Process.STREAMS)):
         try:
             await _run_agents(agents, settings, shutdown, kafka)

@@ -28,6 +28,8 @@ class ArmsTable:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._progress: dict[int, ArmsProgress] = {}
+        self._unreadable: set[bytes] = set()
+        """Keys whose newest record cannot be read: one comes every second."""
 
     def apply(self, key: bytes, value: bytes | None, _timestamp_ms: int = 0) -> None:
         """Take one record of the topic; one that came further stays, for a worker that was stopped may write late."""
@@ -36,8 +38,11 @@ class ArmsTable:
         try:
             progress = decode(value, PROGRESS)
         except ContractError as error:
-            get_logger().error("progress_unreadable", key=key.decode(errors="replace"), error=error.message)
+            if key not in self._unreadable:
+                get_logger().error("progress_unreadable", key=key.decode(errors="replace"), error=error.message)
+            self._unreadable.add(key)
             return
+        self._unreadable.discard(key)
         with self._lock:
             known = self._progress.get(progress.partition)
             if known is None or known.source_id != progress.source_id or progress.next_offset >= known.next_offset:
@@ -47,6 +52,7 @@ class ArmsTable:
         """Forget everything: the topic was deleted and made anew."""
         with self._lock:
             self._progress.clear()
+        self._unreadable.clear()
 
     def look(self) -> Sequence[ArmsProgress]:
         """Return what was counted last, partition by partition."""

@@ -204,7 +204,7 @@ class TrainerLoop:
         if record.content is None:
             outcome = ListOutcome.MALFORMED
         elif isinstance(record.content, PreferencePair):
-            outcome = evidence.take_pair(record.content)
+            outcome = evidence.take_pair(record.content, time_ms=record.time_ms)
             progress.pairs_trained += outcome is None
         elif isinstance(record.content, CuratedPair):
             outcome = evidence.take_curated(record.content, time_ms=record.time_ms)

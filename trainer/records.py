@@ -152,8 +152,14 @@ class Evidence:
         self._note_clicks(search.search_time, slots)
         return ListOutcome.LEARNED
 
-    def take_pair(self, pair: PreferencePair) -> PairDropReason | None:
-        """Count a preference pair; return why it is not counted."""
+    def take_pair(self, pair: PreferencePair, *, time_ms: int) -> PairDropReason | None:
+        """Count a preference pair; return why it is not counted.
+
+        Args:
+            pair: the pair.
+            time_ms: when it was written; like a list, it is never counted as younger than that.
+        """
+        time_ms = min(pair.closed_at, time_ms)
         if not self._pairs.add(pair.pair_id):
             return PairDropReason.DUPLICATE
         if not normalised(pair.query):
@@ -162,10 +168,10 @@ class Evidence:
         if pair.source == "value":
             value = pair.factors.cap * min(pair.factors.value, VALUE[Grade.PURCHASE])
             shown = [Shown(self.products.number(chosen), 0.0, value, 0.0)]
-            self._count(self._number(pair.query), shown, time_ms=pair.closed_at, is_list=False)
+            self._count(self._number(pair.query), shown, time_ms=time_ms, is_list=False)
         elif pair.source != "click":
             weight = RULE_WEIGHT if pair.source == "rule" else CURATED_WEIGHT
-            return self._take_preference(pair.query, chosen, rejected, weight * pair.weight, time_ms=pair.closed_at)
+            return self._take_preference(pair.query, chosen, rejected, weight * pair.weight, time_ms=time_ms)
         return None
 
     def take_curated(self, pair: CuratedPair, *, time_ms: int) -> PairDropReason | None:

@@ -33,7 +33,8 @@ MOST_KEYS: Final = 1_000
 """Keys that the store counts for one facet. All attributes are one field: what is rarer than so many is not told."""
 COUNTED_FOR_S: Final = 10.0
 """How long a count is good enough, as that of all products that are found."""
-CACHED_COUNTS: Final = 1_000
+CACHED_KEYS: Final = 200_000
+"""Of all counts together, some 40 MB; each set of filters has counts of its own."""
 SPELLED_FOR_S: Final = 600.0
 CACHED_SPELLINGS: Final = 100_000
 ATTRIBUTE: Final = "attributes."
@@ -171,7 +172,9 @@ class Facets:
 
     def __init__(self, retrieval: Retrieval, *, monotonic_s: Callable[[], float] = time.monotonic) -> None:
         self._retrieval = retrieval
-        self._counted: TTLCache[bytes, dict[Key, int]] = TTLCache(CACHED_COUNTS, COUNTED_FOR_S, timer=monotonic_s)
+        self._counted: TTLCache[bytes, dict[Key, int]] = TTLCache(
+            CACHED_KEYS, COUNTED_FOR_S, timer=monotonic_s, getsizeof=lambda counts: 1 + len(counts)
+        )
         self._spelled: TTLCache[tuple[str, str, Key], Any] = TTLCache(
             CACHED_SPELLINGS, SPELLED_FOR_S, timer=monotonic_s
         )

@@ -5,6 +5,7 @@ words are asked alone: prices, stock and deletions are today's.
 """
 
 import asyncio
+import math
 import time
 import unicodedata
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -41,6 +42,9 @@ PAYLOAD_TIMES: Final = 6
 """What a payload takes in memory, in lengths of its JSON: measured with that of a product of six attributes."""
 NUMBER_BYTES: Final = 32
 """A float of a list, and its place there."""
+
+SAID_EVERY_S: Final = 60.0
+"""How often the log says that searches do without something; each search that does is counted."""
 
 NO_GOOD_MATCH: Final[Mapping[str, GoodMatch]] = {}
 
@@ -113,6 +117,7 @@ class Finder:
         self._good_match = good_match
         self._totals = Totals(retrieval.count, monotonic_s=monotonic_s)
         self._facets = Facets(retrieval, monotonic_s=monotonic_s)
+        self._said_s: dict[str, float] = {}
 
     async def find(
         self,
@@ -170,7 +175,8 @@ class Finder:
                     return CountedFacets(facets, is_whole=late is None)
         except MillraceError as error:
             metrics.DEGRADED.labels("no_facets").inc()
-            get_logger().warning("facets_not_counted", error=error.message)
+            if self._is_news("facets_not_counted"):
+                get_logger().warning("facets_not_counted", error=error.message)
             return CountedFacets(None, is_whole=False)
 
     async def shown(self, collection: str, product_ids: Sequence[str], filters: Filters) -> dict[str, dict[str, Any]]:
@@ -251,8 +257,17 @@ class Finder:
         except MillraceError as error:
             return None, error
         except Exception as error:  # noqa: BLE001 - whatever ails the encoder, words need none
-            get_logger().error("query_not_encoded", error=repr(error))
+            if self._is_news("query_not_encoded"):
+                get_logger().error("query_not_encoded", error=repr(error))
             return None, DependencyDown(f"the query cannot be encoded: {error!r}", fix="look at this service's log")
+
+    def _is_news(self, event: str) -> bool:
+        """Whether something was not said for a while; it counts as said from now on."""
+        now_s = self._monotonic_s()
+        if now_s - self._said_s.get(event, -math.inf) < SAID_EVERY_S:
+            return False
+        self._said_s[event] = now_s
+        return True
 
 
 def _key(query: str, release: ServedRelease, filters: Filters, *more: object) -> bytes:

@@ -106,6 +106,7 @@ class GoodMatch:
         self._set_at_s = 0.0
         self._due_at_s = 0.0
         self._setting: asyncio.Task[None] | None = None
+        self._is_told = False  # that it cannot be set
 
     def is_missed(self, release: ServedRelease, hits: Sequence[Hit]) -> bool:
         """Whether nothing found is a good match; no while no bar is set. Begins to set it where that is due."""
@@ -133,7 +134,11 @@ class GoodMatch:
                 found = await self._retrieval.best(release.collection, by_meaning, k=1, filters=Filters())
                 scores += [hit.score for hit in found[:1]]
         except Exception as error:  # noqa: BLE001 - whatever it is, searches go on without being judged
-            get_logger().warning("good_match_unknown", error=str(error))
+            if not self._is_told:
+                get_logger().warning("good_match_unknown", error=str(error))
+            self._is_told = True
+        else:
+            self._is_told = False
         if release.collection == self._collection:
             if len(scores) == len(texts):
                 self._bar, self._text = Bar.of(scores), release.tower.text

@@ -74,6 +74,7 @@ class ServingFollower:
         self._owner = owner
         self._refused: Serving | None = None
         self._reason: str | None = None
+        self._fault: str | None = None  # of ours, for which the one in force is not served
         self._is_anothers = False  # which may change, by the indexer's taking over: unlike other refusals, not for good
         self._changed = threading.Event()
         self._stopping = threading.Event()
@@ -102,6 +103,8 @@ class ServingFollower:
         missed = self.models.newest_unreadable({"query"})
         if refused is not None:
             missed = f"query release {refused.query_release} was refused: {self._reason}"
+        elif self._fault is not None:
+            missed = f"the release in force cannot be served: {self._fault}"
         if current is not None:
             goes_on = f"{missed}; query release {current.query_release} goes on answering"
             return goes_on if missed else self.follower.not_caught_up()
@@ -118,10 +121,14 @@ class ServingFollower:
 
     def _followed(self) -> bool:
         try:
-            return self.follow()
+            is_done = self.follow()
         except Exception as error:  # noqa: BLE001 - a thread that ended here would leave search on an old release
-            get_logger().error("release_not_followed", error=repr(error), exc_info=error)
+            if self._fault != repr(error):
+                get_logger().error("release_not_followed", error=repr(error), exc_info=error)
+            self._fault = repr(error)
             return False
+        self._fault = None
+        return is_done
 
     def follow(self) -> bool:
         """Swap to the release that is in force; return False if that has to be tried again."""

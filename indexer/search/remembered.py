@@ -5,6 +5,7 @@ Of each search the last results, with the releases and the arm that made them; b
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 import orjson
@@ -42,7 +43,7 @@ class RememberedAnswers:
         )
 
     def keep(self, key: bytes, found: Found, shown: Sequence[Hit], found_at_s: float) -> None:
-        """Keep what was shown of a list, unless something newer is kept.
+        """Keep what was shown of a list, unless something newer is kept, or it is too large.
 
         Args:
             key: of what was asked.
@@ -56,7 +57,9 @@ class RememberedAnswers:
         hits = [[*hit[:2], hit.variants] for hit in shown]
         made_by = [found.query_release, found.product_release, found.arm, found.exploration.model_dump()]
         content = [*made_by, hits, found.total, found.no_good_match]
-        self._answers[key] = _Remembered(orjson.dumps(content), found_at_s)
+        answer = _Remembered(orjson.dumps(content), found_at_s)
+        with suppress(ValueError):  # it is larger than all that is kept
+            self._answers[key] = answer
 
     def find(self, key: bytes) -> Found | None:
         """Return what was shown, in one page, and how old it is; None if nothing is kept."""

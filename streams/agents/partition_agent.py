@@ -7,7 +7,7 @@ partition's rules know outlives a rebalance that gives the partition back, if no
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
@@ -166,6 +166,10 @@ class PartitionAgent(Generic[S, P]):
             return "waits for its partitions"
         behind = [number for number, owned in self.owned.items() if self.read_to(owned) < owned.end_at_start]
         return f"catches up on partitions {behind}" if behind else None
+
+    def shown(self) -> Mapping[str, Callable[[], str]]:
+        """Give what `/ready` shows beside the verdict: by name, how it is read."""
+        return {}
 
     def stuck(self) -> str | None:
         """Return why only a restart helps, or None."""

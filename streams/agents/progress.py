@@ -11,7 +11,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from pydantic import TypeAdapter
 
-from contracts.errors import InvariantError
+from contracts.errors import ContractError, InvariantError, UnsupportedSchema
 from contracts.progress import PartitionProgress
 from contracts.wire import decode
 from service.kafka import aiokafka_consumer_config, translate_kafka_errors
@@ -122,19 +122,34 @@ async def _newest_progress(
 ) -> dict[int, P]:
     """Return the progress with the highest offset of each partition.
 
-    The last one written is not always it: a worker that was stopped for longer than its session writes once more.
+    The last one written is not always it: a worker that was stopped for longer than its session writes once more. What
+    somebody else wrote and nobody can read is passed over, and `millrace status` names it.
+
+    Raises:
+        InvariantError: nothing of a partition can be read, or a later version wrote it.
     """
     contract: TypeAdapter[Any] = TypeAdapter(message)
     partitions = [TopicPartition(topic, number) for number in sorted(numbers)]
     begins, ends = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
     starts = {tp: max(begins[tp], ends[tp] - tail) for tp in partitions}
     newest: dict[int, P] = {}
+    unreadable: dict[int, ContractError] = {}
     async for tp, record in read_to_end(consumer, starts, ends):
         if record.value:
-            progress = decode(record.value, contract)
+            try:
+                progress = decode(record.value, contract)
+            except ContractError as error:
+                unreadable[tp.partition] = error
+                continue
             known = newest.get(tp.partition)
             if known is None or progress.next_offset >= known.next_offset:
                 newest[tp.partition] = progress
+    for number, problem in unreadable.items():
+        if number not in newest or isinstance(problem, UnsupportedSchema):
+            raise InvariantError(
+                f"{topic}-{number} holds progress that cannot be read: {problem.message}",
+                fix=f"run the version that wrote it; if it is nobody's, stop the stream workers and delete {topic}",
+            ) from problem
     return newest
 
 

@@ -40,6 +40,8 @@ SLACK_MS: Final = 5_000
 """For a search to close once its event time has come, and for its pairs to be made and kept."""
 MOST_WAITING: Final = 20_000
 """Records of a partition that are held back, about 20 MB; beyond that the oldest are decided before their time."""
+MOST_WAITING_BYTES: Final = 64 * 2**20
+"""Likewise: a record may be as large as its topic allows."""
 BATCH: Final = 500
 MAX_OFFSET_DIGITS: Final = 16
 
@@ -207,6 +209,7 @@ class PartitionConversions(RecordRules):
         self.pairs = 0 if past is None else past.pairs
         self._written = ClosedSearches(None if past is None else past.turns)
         self._waiting: deque[tuple[LogRecord, Conversion | None]] = deque()
+        self._waiting_bytes = 0
         self._read_to = self.next_offset
         self._found: Mapping[int, Found] | None = None
 
@@ -218,7 +221,7 @@ class PartitionConversions(RecordRules):
     @property
     def is_full(self) -> bool:
         """Whether more waits than there is room for."""
-        return len(self._waiting) > MOST_WAITING
+        return _is_too_much(len(self._waiting), self._waiting_bytes)
 
     @override
     def take(self, record: LogRecord, plan: Plan) -> None:
@@ -231,6 +234,7 @@ class PartitionConversions(RecordRules):
             read = conversion_of(record, self.source, self.partition)
             conversion = read if isinstance(read, Conversion) else None
         self._waiting.append((record, conversion))
+        self._waiting_bytes += _size(record)
 
     def due(self, clock_ms: int | None) -> list[tuple[LogRecord, Conversion | None]]:
         """Return the oldest records that can be decided, in order, with the conversions to look up.
@@ -238,13 +242,14 @@ class PartitionConversions(RecordRules):
         Args:
             clock_ms: up to when all that was written to the log is remembered; None if that is not known.
         """
-        excess = len(self._waiting) - MOST_WAITING
+        left, left_bytes = len(self._waiting), self._waiting_bytes
         found: list[tuple[LogRecord, Conversion | None]] = []
-        for number, (record, conversion) in enumerate(islice(self._waiting, BATCH)):
+        for record, conversion in islice(self._waiting, BATCH):
             is_due = clock_ms is not None and record.timestamp + self.delay_ms <= clock_ms
-            if conversion is not None and not is_due and number >= excess:
+            if conversion is not None and not is_due and not _is_too_much(left, left_bytes):
                 break
             found.append((record, conversion))
+            left, left_bytes = left - 1, left_bytes - _size(record)
         return found
 
     def settle(self, count: int, found: Mapping[int, Found] | None, plan: Plan) -> None:
@@ -258,6 +263,7 @@ class PartitionConversions(RecordRules):
         self._found = found
         for _ in range(count):
             record, _ = self._waiting.popleft()
+            self._waiting_bytes -= _size(record)
             super().take(record, plan)
 
     @override
@@ -294,6 +300,14 @@ class PartitionConversions(RecordRules):
             pairs=self.pairs,
             turns=dict(self._written.newest),
         )
+
+
+def _size(record: LogRecord) -> int:
+    return len(record.value or b"")
+
+
+def _is_too_much(records: int, records_bytes: int) -> bool:
+    return records > MOST_WAITING or records_bytes > MOST_WAITING_BYTES
 
 
 def delay_ms(settings: Settings) -> int:

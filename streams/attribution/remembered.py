@@ -8,14 +8,11 @@ Kafka and kept in Redis for about a day (`memory.py` says under which names); wh
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from pydantic import TypeAdapter
 from typing_extensions import override
 
-from contracts import wire
 from contracts.outcomes import filter_reason, grade
-from contracts.pairs import PreferencePair
 from contracts.progress import AgentProgress
-from contracts.structs import JOINED_SEARCH
+from contracts.structs import JOINED_SEARCH, PREFERENCE_PAIR, PreferencePair
 from contracts.telemetry import FilterReason, LeftReason
 from contracts.topics import DEAD_LETTERS, JOINED_SEARCHES, PREFERENCE_PAIRS, SEARCH_EVENTS
 from service import metrics
@@ -26,7 +23,6 @@ HORIZON_MS: Final = 86_400_000
 """How long after the click a cart or purchase still belongs to it."""
 KEPT_ORIGINS: Final = 16
 """Records that a kept pair names as its origins; most pairs have fewer."""
-PREFERENCE_PAIR: Final = TypeAdapter(PreferencePair)
 
 
 class KeptPair(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -135,7 +131,7 @@ class ChosenProducts(Remembering):
     @override
     def decide(self, record: LogRecord, plan: Plan) -> str:
         """Keep one pair."""
-        pair = wire.decode(record.value or b"", PREFERENCE_PAIR)
+        pair = PREFERENCE_PAIR.decode(record.value)
         if pair.source != "click":
             return f"left/{LeftReason.OTHER_SOURCE}"
         until_ms = pair.event_time + HORIZON_MS

@@ -25,7 +25,9 @@ class PairsAgent(PartitionAgent[PartitionPairs, PairsProgress]):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._reader = PropensityReader(self.settings)
-        self._read_s = -float("inf")
+        self._due_s = -float("inf")
+        self._is_told = False
+        """Whether it was said that they cannot be read."""
 
     @override
     async def take_over(self, assigned: set[TP]) -> Mapping[TP, int]:
@@ -44,7 +46,7 @@ class PairsAgent(PartitionAgent[PartitionPairs, PairsProgress]):
 
     @override
     async def idle(self, owned: OwnedPartition[PartitionPairs, PairsProgress]) -> None:
-        if time.monotonic() - self._read_s >= READ_EVERY_S:
+        if time.monotonic() >= self._due_s:
             await self._read_on()
 
     def _theta(self, cell: Cell, position: int, at_ms: int) -> tuple[float, int]:
@@ -55,7 +57,9 @@ class PairsAgent(PartitionAgent[PartitionPairs, PairsProgress]):
         try:
             await self._reader.read_on()
         except DependencyDown as error:
-            self.log.warning("propensities_not_read", error=error.message, fix=error.fix)
+            if not self._is_told:
+                self.log.warning("propensities_not_read", error=error.message, fix=error.fix)
+            self._is_told, self._due_s = True, time.monotonic() + RETRY_S
             return False
-        self._read_s = time.monotonic()
+        self._is_told, self._due_s = False, time.monotonic() + READ_EVERY_S
         return True

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from typing_extensions import override
 
-from contracts.errors import ContractError
+from contracts.errors import ContractError, MalformedMessage
 from contracts.joined import (
     CLOSED_AT_HEADER,
     PAIRED_AT_HEADER,
@@ -32,12 +32,14 @@ from service.settings import Settings
 from streams.agents.spec import WATERMARKS, AgentSpec, Emit, Headers, LogRecord, Plan, RecordRules
 from streams.pairs.filters import is_held_out, judge
 from streams.pairs.pairing import SOURCE, Pair, encode_pairs, pairs_of
-from streams.pairs.recent_lists import ListKey, RecentLists, facts_of
+from streams.pairs.recent_lists import REMEMBERED_MS, ListKey, RecentLists, facts_of
 from streams.pairs.training import training_search
 from streams.pairs.waiting import JoinWatermarks
 
 MOST_WAITING: Final = 5_000
 """Most lists that wait in a partition; one join that is far behind the others could hold up any number."""
+MOST_WAITING_BYTES: Final = 64 * 2**20
+"""Likewise, by their records: a list may have a thousand slots."""
 MAX_TIME_DIGITS: Final = 16
 
 
@@ -52,6 +54,7 @@ class WaitingList(NamedTuple):
     headers: Headers
     held_out: bytes | None
     """The list itself if it is one that is never learned from."""
+    record_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +102,7 @@ class PartitionPairs(RecordRules):
         self._closed = ClosedSearches()
         self._waiting: list[WaitingList] = []
         """A heap, by key."""
+        self._waiting_bytes = 0
         self._read_again_from = self.next_offset
         self._waited: frozenset[int] = frozenset()
         """Offsets of the lists that waited when the last process wrote its progress."""
@@ -130,7 +134,7 @@ class PartitionPairs(RecordRules):
     @override
     def decide(self, record: LogRecord, plan: Plan) -> str:
         """Let a list wait, unless what it says itself keeps it out."""
-        search = JOINED_SEARCH.decode(record.value)
+        search = _list_of(record)
         repeated = self._closed.is_repeat(closing_number_of(record.headers))
         if repeated or self.lists.knows(search):
             if filter_reason(search) is None:
@@ -176,8 +180,10 @@ class PartitionPairs(RecordRules):
         facts = facts_of(search, record.offset, made if isinstance(made, list) else ())
         self.lists.add(facts)
         held_out = record.value if is_held_out(facts, self._options.holdout_share) else None
-        waiting = WaitingList(facts.key, record.offset, search, made, _stage_times(record), held_out)
+        size = len(record.value or b"")
+        waiting = WaitingList(facts.key, record.offset, search, made, _stage_times(record), held_out, size)
         heapq.heappush(self._waiting, waiting)
+        self._waiting_bytes += size
 
     def _remember(self, search: JoinedSearch, offset: int, made: list[Pair] | UnpairedReason) -> None:
         """Remember a list that is decided, unless it is known: whoever reads the log again cannot tell repeats."""
@@ -192,7 +198,7 @@ class PartitionPairs(RecordRules):
             told = closed_watermark_of(record.headers)
             if told is not None and told.idle is not None:
                 return
-            search = JOINED_SEARCH.decode(record.value)
+            search = _list_of(record)
             if record.offset in self._waited:
                 self._wait(search, record)
             elif filter_reason(search) is None:
@@ -206,11 +212,13 @@ class PartitionPairs(RecordRules):
         while self._waiting:
             closes = self._waiting[0].key.closed_at + self._options.look_ahead_ms
             is_due = closes < least
-            if not is_due and closes >= heard and len(self._waiting) <= MOST_WAITING:
+            has_room = len(self._waiting) <= MOST_WAITING and self._waiting_bytes <= MOST_WAITING_BYTES
+            if not is_due and closes >= heard and has_room:
                 return
             self.without_silent += not is_due and closes < heard
             self.for_want_of_room += not is_due and closes >= heard
             waiting = heapq.heappop(self._waiting)
+            self._waiting_bytes -= waiting.record_bytes
             self.behind_time += self._options.joins > 0 and waiting.key.closed_at < self.lists.newest_closed_ms
             self.lists.advance(waiting.key.closed_at)
             self.counts[EventOutcome.PENDING] -= 1
@@ -248,6 +256,14 @@ class PartitionPairs(RecordRules):
     def _by_reason(self, outcome: str) -> dict[str, int]:
         prefix = f"{outcome}/"
         return {name.removeprefix(prefix): n for name, n in self.counts.items() if name.startswith(prefix)}
+
+
+def _list_of(record: LogRecord) -> JoinedSearch:
+    """Decode a list; one that closes long after it was written would make all others too old to be remembered."""
+    search = JOINED_SEARCH.decode(record.value)
+    if search.closed_at > record.timestamp + REMEMBERED_MS:
+        raise MalformedMessage("too_far_ahead", "closed_at: lies days after the list was written", field="closed_at")
+    return search
 
 
 def _stage_times(record: LogRecord) -> Headers:

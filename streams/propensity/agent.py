@@ -38,6 +38,8 @@ class PropensityAgent(PartitionAgent[PartitionPropensity, PropensityProgress]):
         super().__init__(*args, **options)
         self._reader = PropensityReader(self.settings)
         self._looked_s = -float("inf")
+        self._is_told = False
+        """Whether it was said that nothing can be published."""
 
     @override
     async def idle(self, owned: OwnedPartition[PartitionPropensity, PropensityProgress]) -> None:
@@ -46,13 +48,17 @@ class PropensityAgent(PartitionAgent[PartitionPropensity, PropensityProgress]):
         if owned.tp.partition != 0 or time.monotonic() - self._looked_s < look_every_s:
             return
         self._looked_s = time.monotonic()
+        problem: DependencyDown | None = None
         try:
             await self._publish_due(owned)
         except DependencyDown as error:
-            self.log.warning("propensities_not_published", error=error.message, fix=error.fix)
+            problem = error
         except TimeoutError:
-            self.log.warning("propensities_not_published", error=f"Kafka did not answer for {LONGEST_LOOK_S:g} s",
-                             fix="look at the brokers' log; it is tried again")  # fmt: skip
+            told = f"Kafka did not answer for {LONGEST_LOOK_S:g} s"
+            problem = DependencyDown(told, fix="look at the brokers' log; it is tried again")
+        if problem is not None and not self._is_told:
+            self.log.warning("propensities_not_published", error=problem.message, fix=problem.fix)
+        self._is_told = problem is not None
 
     async def _publish_due(self, owned: OwnedPartition[PartitionPropensity, PropensityProgress]) -> None:
         began_s = time.monotonic()

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Final
 
-from contracts.base import YEAR_2100_MS
+from contracts.events import FUTURE_TOLERANCE_MS
 from contracts.outcomes import Cell
 from contracts.propensities import CellPropensities, VersionName
 from contracts.topics import DAY_MS
@@ -40,10 +40,11 @@ def due_versions(
         now_ms: the wall clock.
         interval_ms: shortest event time between two.
     """
-    seen_ms = max((one.newest_closed_ms for one in progresses.values()), default=-1)
+    latest_ms = now_ms + FUTURE_TOLERANCE_MS  # a list that closes later than that was written by nobody's join
+    seen_ms = min(latest_ms, max((one.newest_closed_ms for one in progresses.values()), default=-1))
     if seen_ms < 0:
         return []
-    from_ms = LEAD_MS + max(_event_time(one, now_ms) for one in progresses.values())
+    from_ms = LEAD_MS + min(latest_ms, max(_event_time(one, now_ms) for one in progresses.values()))
     due = []
     for cell, sums in sorted(all_sums(progresses).items()):
         last = newest.get(cell)
@@ -89,7 +90,7 @@ def _version(
         columns=cell.columns,
         kind=cell.kind,
         version=1 if last is None else last.version + 1,
-        effective_from=min(YEAR_2100_MS, from_ms),
+        effective_from=from_ms,
         estimated_at=seen_ms,
         lists=sums.lists,
         swap_clicks=clicks["swap"],

@@ -59,6 +59,23 @@ async def test_the_progress_that_came_furthest_counts(two_partitions: Settings) 
     assert newest.next_offset == 8
 
 
+async def test_what_is_no_progress_is_passed_over(two_partitions: Settings) -> None:
+    """Whatever somebody else writes, workers start from what an agent wrote; if nobody did, they say what to do."""
+    write(two_partitions, JOINED_SEARCHES, [b"{}"] * 9)
+    junk = [b"{", b"[]", b'{"partition":0,"next_offset":-1,"hold_offset":0}', b"\xff"]
+    write(two_partitions, PAIRS_PROGRESS, [junk[0], progress(3), *junk[1:]])
+    newest = (await found(two_partitions, 0))[0].progress
+    assert newest is not None
+    assert newest.next_offset == 3
+    write(two_partitions, PAIRS_PROGRESS, junk, partition=1)
+    with pytest.raises(InvariantError, match="pairs-progress-1 holds progress that cannot be read") as refused:
+        await found(two_partitions, 0, 1)
+    assert two_partitions.topic(PAIRS_PROGRESS) in refused.value.fix
+    write(two_partitions, PAIRS_PROGRESS, [progress(4).replace(b'"schema_version":1', b'"schema_version":2')])
+    with pytest.raises(InvariantError, match="schema_version"):
+        await found(two_partitions, 0)
+
+
 async def test_a_predecessor_that_still_reads_is_no_other_log(
     two_partitions: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -184,7 +184,7 @@ def test_an_emptied_redis_costs_value_pairs_alone_and_they_are_counted(worker: W
 
 
 def test_while_redis_is_away_late_events_wait_and_the_worker_goes_on(worker: WorkerFactory, tmp_path: Path) -> None:
-    """Lists are joined and paired as ever; what waits finds its pair once Redis is back; the worker ends cleanly."""
+    """Lists are joined and paired, and `/ready` says what is away; once it is back, what waits finds its pair."""
     port = free_port()
     one = worker(redis_url=f"redis://127.0.0.1:{port}/0")
     one.wait_ready()
@@ -192,6 +192,7 @@ def test_while_redis_is_away_late_events_wait_and_the_worker_goes_on(worker: Wor
     eventually(lambda: ledgers(one.settings)["searches"]["paired"] == 1, timeout_s=60, interval_s=0.3)
     report = ledgers(one.settings)
     assert [report[name]["pending"] for name in ("attribution_pairs", "attribution_clicks")] != [0, 0]
+    eventually(lambda: b'"redis":"down"' in one._get("/ready"), timeout_s=30)
     assert one.stop() == 0
     one.start()
     one.wait_ready()
@@ -200,6 +201,7 @@ def test_while_redis_is_away_late_events_wait_and_the_worker_goes_on(worker: Wor
     )
     try:
         report = wait_decided(one.settings, 4)
+        eventually(lambda: b'"redis":"up"' in one._get("/ready"), timeout_s=30)
         assert report["late_events"]["attributed"] == report["orphan_events"]["attributed"] == {"raised": 1}
         assert [ledger["balance"] for ledger in report.values()] == [0] * len(report)
         assert one.stop() == 0

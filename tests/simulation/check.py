@@ -20,7 +20,7 @@ from tests.faults.oracle import VALUE, Expected, LogEntry, expect, rounded
 from tests.faults.oracle import _grade as grade_of
 from tests.simulation.edges import installed
 from tests.simulation.kafka import Stored
-from tests.simulation.world import LATENESS_S, PARTITIONS, T0, WINDOW_S, World, is_moving
+from tests.simulation.world import LATENESS_S, PARTITIONS, WINDOW_S, World, is_moving
 
 Json = dict[str, Any]
 SHOWN: int = 3
@@ -196,10 +196,11 @@ class Check:
         known = Propensities(CellPropensities.model_validate_json(value) for value in versions.values() if value)
         options = replace(options_of(self._world.settings), joins=1)
         rules, plan = PartitionPairs(number, options=options, theta=known.theta), Plan()
+        written_ms = self._world.epoch_ms()
         for record in self._lists[number]:
-            rules.take(Stored(rules.next_offset + 1, T0, record.key, record.value, ()), plan)
+            rules.take(Stored(rules.next_offset + 1, written_ms, record.key, record.value, ()), plan)
         end = ClosedWatermark(0, 10**14, idle=False).encode()
-        rules.take(Stored(rules.next_offset + 1, T0, None, b"", ((WATERMARK_HEADER, end),)), plan)
+        rules.take(Stored(rules.next_offset + 1, written_ms, None, b"", ((WATERMARK_HEADER, end),)), plan)
         return [one for one in plan if isinstance(one, Emit)]
 
     def _check_sums(self) -> None:

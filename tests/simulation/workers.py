@@ -97,10 +97,12 @@ class Group:
         return await self._joining[member]
 
     def leave(self, member: "Member") -> None:
-        """Let a member go; if it had partitions others get them."""
+        """Let a member go; if it had partitions others get them, and are asked to join for that."""
         self._joining.pop(member, None)
         if member in self.members:
             self.members.remove(member)
+            for other in self.members:
+                other.asked.set()
             self.kick()
 
     def kick(self) -> None:

@@ -10,9 +10,10 @@ def test_null_in_a_search_means_absent() -> None:
     """A client that writes every field of its own form gets the defaults, filters included."""
     given = {name: None for name in SearchRequest.model_fields if name != "query"}
     assert SearchRequest.model_validate({"query": "fridge", **given}) == SearchRequest(query="fridge")
-    filters = {"brand": None, "price": {"gte": None, "lte": 500}}
+    filters = {"brand": None, "price": {"gte": None, "lte": 500}, "attributes": {"colour": None, "new": [True]}}
     read = SearchRequest.model_validate({"query": "fridge", "filters": filters})
     assert (read.filters.brand, read.filters.price and read.filters.price.lte) == (None, 500)
+    assert read.filters.attributes == {"new": (True,)}
 
 
 @pytest.mark.parametrize("name", ["query", "colour"])

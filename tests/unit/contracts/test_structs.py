@@ -13,15 +13,18 @@ from pydantic import BaseModel, Field, TypeAdapter
 
 from contracts import base, events, joined, pairs, structs, wire
 from contracts.errors import ContractError
-from contracts.structs import JOINED_SEARCH, SEARCH_RECORD, Reader, encode, struct_of
+from contracts.structs import JOINED_SEARCH, PREFERENCE_PAIR, SEARCH_RECORD, Reader, encode, struct_of
 from tests.support.examples import Example, invalid_examples, valid_examples
+from tests.support.pairs import preference_pair
 from tests.support.search_events import T0, cart, click, dwell, impression, purchase, tick, view
 
 SHOP_EVENTS = {"impression", "view", "click", "dwell", "cart", "purchase", "tick"}
+OTHER_TOPICS = {"joined_search": "joined-searches", "preference_pair": "preference-pairs"}
 JOINED_CONTRACT = TypeAdapter(joined.JoinedSearch)
 READERS: dict[str, tuple[Reader[Any], TypeAdapter[Any]]] = {
     "search-events": (SEARCH_RECORD, events.SEARCH_RECORD),
     "joined-searches": (JOINED_SEARCH, JOINED_CONTRACT),
+    "preference-pairs": (PREFERENCE_PAIR, TypeAdapter(pairs.PreferencePair)),
 }
 
 ODD: list[Any] = [
@@ -61,6 +64,7 @@ SEEDS: list[tuple[str, dict[str, Any]]] = [
     )
 ]  # fmt: skip
 SEEDS += [("joined-searches", closed_search()), ("joined-searches", {**closed_search(), "campaign": "diwali"})]
+SEEDS += [("preference-pairs", {**orjson.loads(wire.encode(preference_pair())), "filters": ["caps"], "inferred": True})]
 
 
 def verdict(decode: Any, value: bytes) -> Any:
@@ -79,7 +83,8 @@ def plain(record: Any, *, whole: bool = True) -> Any:
         return record
     names = type(record).model_fields if isinstance(record, BaseModel) else record.__struct_fields__
     fields = {name: plain(getattr(record, name), whole=False) for name in names if name != "model_extra"}
-    kind = {"type": cast(Any, record).type} if hasattr(record, "type") else {}
+    has_type = "type" in type(record).model_fields if isinstance(record, BaseModel) else hasattr(record, "type")
+    kind = {"type": cast(Any, record).type} if has_type else {}
     return {**fields, **kind, "and": cast(Any, record).model_extra or {}} if whole else fields
 
 
@@ -92,13 +97,21 @@ def same(topic: str, value: bytes) -> None:
 
 def examples() -> list[Example]:
     """Return the stored examples of what the structs read."""
-    return [one for one in (*valid_examples(), *invalid_examples()) if one.spec.name in {*SHOP_EVENTS, "joined_search"}]
+    return [one for one in (*valid_examples(), *invalid_examples()) if topic_of(one) is not None]
+
+
+def topic_of(example: Example) -> str | None:
+    """Return the topic of an example; None if no struct reads it."""
+    name = example.spec.name
+    return "search-events" if name in SHOP_EVENTS else OTHER_TOPICS.get(name)
 
 
 @pytest.mark.parametrize("example", examples(), ids=lambda example: example.path)
 def test_stored_examples_are_read_or_refused_alike(example: Example) -> None:
     """Every stored example has the same verdict from both."""
-    same("search-events" if example.spec.name in SHOP_EVENTS else "joined-searches", example.text)
+    topic = topic_of(example)
+    assert topic is not None
+    same(topic, example.text)
 
 
 @st.composite
@@ -157,7 +170,7 @@ def test_damaged_bytes_are_read_or_refused_alike(
     same(topic, value)
 
 
-@pytest.mark.parametrize(("topic", "seed"), SEEDS, ids=[seed["type"] for _, seed in SEEDS])
+@pytest.mark.parametrize(("topic", "seed"), SEEDS, ids=[seed.get("type", "pair") for _, seed in SEEDS])
 def test_damage_at_the_beginning_of_anything_is_judged_alike(topic: str, seed: dict[str, Any]) -> None:
     """The same, before every member and every value, and in place of every value."""
     value = orjson.dumps(seed)

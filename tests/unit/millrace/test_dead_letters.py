@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
+import orjson
 import pytest
 from rich.console import Console
 from rich.table import Table
@@ -22,6 +23,7 @@ from millrace.dead_letters import (
     listed,
     replay,
 )
+from millrace.output import CUT, print_json
 from tests.conftest import SettingsFactory
 
 T0 = 1_795_196_000_000
@@ -48,6 +50,17 @@ def test_a_letter_says_where_it_stood_and_why() -> None:
     assert letters(record(value=b"\xff{"))[0].report()["value"] == "\\xff{"
     bare = letter_of(SimpleNamespace(headers=None, key=None, value=None, timestamp=T0, partition=1, offset=3))
     assert (bare.letter_id, bare.report()["key"], bare.value) == ("dead-letters:1:3", None, b"")
+
+
+def test_a_letter_nested_without_end_keeps_no_others_from_being_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its outer part is."""
+    found = letters(record(value=b'{"a":' * 900 + b"1" + b"}" * 900), record(offset=1))
+    print_json([letter.report() for letter in found])
+    deep, other = orjson.loads(capsys.readouterr().out)
+    assert (deep["reason"], other["value"]) == ("missing", {"a": 1})
+    for _ in range(90):
+        deep["value"] = deep["value"]["a"]
+    assert CUT in str(deep["value"])
 
 
 def test_they_are_counted_by_stage_topic_and_reason() -> None:

@@ -92,10 +92,13 @@ def test_a_query_has_at_most_200_products(tmp_path: Path) -> None:
 
 
 def test_json_lines_are_read_as_well_and_a_file_of_nothing_is_refused(tmp_path: Path) -> None:
-    """What a column is called is said once, in the error of the first line that lacks it."""
+    """Null is absent, so that the default holds; what a column is called is said in the error of the first line."""
     path = tmp_path / "golden.jsonl"
     path.write_text('{"query": "fridge", "product_id": "P-1", "grade": 4, "shop": 7}\n', encoding="utf-8")
     assert read(path).queries == {b"fridge": golden("fridge", **{"P-1": 4})}
+    path.write_text('{"query": "fridge", "product_id": "P-1", "grade": 4, "author": null}\n', encoding="utf-8")
+    (judgment,) = read(path, author="merch").queries[b"fridge"].judgments
+    assert judgment.author == "merch"
     path.write_text("", encoding="utf-8")
     with pytest.raises(UsageError, match="holds no judgment"):
         read(path)

@@ -1,12 +1,14 @@
-"""How commands show their progress: bars on a terminal, lines in a pipe."""
+"""How commands show what they have to say, and their progress: bars on a terminal, lines in a pipe."""
 
 import io
+from collections.abc import Callable
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from millrace import output
-from millrace.output import HEARTBEAT_S, progress_bars
+from millrace.output import HEARTBEAT_S, messages, out, progress_bars
 
 
 @pytest.fixture
@@ -15,6 +17,22 @@ def pipe(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     written = io.StringIO()
     monkeypatch.setattr(output, "messages", lambda: Console(file=written, width=80, force_terminal=False))
     return written
+
+
+@pytest.mark.parametrize("console", [out, messages])
+def test_what_anyone_wrote_is_shown_as_it_is_and_commands_no_terminal(
+    console: Callable[[], Console], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a table, its title and a sentence: brackets are no markup, and nothing clears the screen of who looks."""
+    said = "tv [/b] [red]x :heart: \x1b[2J\x1b]0;title\x07\x9b31m\0end"
+    table = Table("query", title=said)
+    table.add_row(said)
+    console().print(table)
+    console().print(said)
+    captured = capsys.readouterr()
+    shown = captured.out + captured.err
+    assert not set(shown) & set(map(chr, (*range(10), *range(11, 32), *range(0x7F, 0xA0))))
+    assert shown.count("[red]x :heart: [2J]0;title31mend") == 3
 
 
 def test_in_a_pipe_long_work_says_how_far_it_is(pipe: io.StringIO) -> None:

@@ -55,6 +55,16 @@ def test_numbers_only_grow() -> None:
     assert (table.highest("query"), table.highest("product")) == (9, 0)
 
 
+@pytest.mark.parametrize("number", ["9" * 20, "9007199254740991", "-1", "007", "+7", "7_0", "٧", "9" * 5_000, ""])
+def test_a_number_that_no_trainer_gives_is_none(number: str) -> None:
+    """A trainer goes on counting from the highest: what somebody else writes must not end it."""
+    table = ModelsTable()
+    table.apply(f"query-{number}".encode(), None)
+    table.apply(f"query-{number}".encode(), release_value("query", 7))
+    assert (table.highest("query"), table.keys()) == (0, [])
+    assert len(table.unreadable()) == 1
+
+
 def test_what_an_overtaken_trainer_still_writes_is_left_out_and_said_once() -> None:
     """Under a new key it is no candidate, under one that is there it replaces nothing; its number counts as used."""
     newer, older = release_value("query", 2, fence=3), release_value("query", 2, fence=2)

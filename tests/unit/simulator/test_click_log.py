@@ -89,14 +89,14 @@ def test_the_form_of_times_is_found_out_and_said(time: Any, form: str, tmp_path:
 def test_each_line_is_used_or_counted(tmp_path: Path) -> None:
     """What cannot be used is skipped by its reason, and nothing is dropped silently."""
     bad = [
-        at("yesterday"), at(""), at("nan"), at(17),
+        at("yesterday"), at(""), at("nan"), at(17), at("0001-01-01T00:00:00"), at("9999-12-31"),
         {**at("2024-01-01"), "query": " ?! "}, {**at("2024-01-01"), "product_id": "P-9"},
     ]  # fmt: skip
     log = read(tmp_path, [*bad, at("2024-01-01")])
     reasons = sorted((count, reason) for reason, count in log.skipped.items())
-    assert [count for count, _ in reasons] == [1, 1, 4]
+    assert [count for count, _ in reasons] == [1, 1, 6]
     assert "time" in reasons[-1][1]
-    assert len(log.clicks) + log.skipped.total() == 7
+    assert len(log.clicks) + log.skipped.total() == 9
 
 
 def test_products_without_a_title_or_twice_are_counted(tmp_path: Path) -> None:

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import orjson
 import pytest
 from structlog.testing import capture_logs
 
-from contracts.arms import ArmsProgress
+from contracts.arms import ArmsProgress, groups_of
 from contracts.decisions import DECISIONS_KEY, Decisions
 from contracts.releases import ROLLBACK_KEY, Rollback
 from contracts.wire import encode
@@ -112,8 +113,21 @@ def test_counts_never_go_back(late: dict[str, Any], taken: bool) -> None:
     arms.apply(b"0", encode(second))
     arms.apply(b"0", None)
     assert [*arms.look()] == [second if taken else WORSE]
-    with capture_logs() as logs:
-        arms.apply(b"0", b"{")
-    assert [line["event"] for line in logs] == ["progress_unreadable"]
     arms.forget()
     assert [*arms.look()] == []
+
+
+def test_what_is_no_progress_ends_nothing_and_is_told_once() -> None:
+    """Whatever stands on the topic, and however often: what was read before counts, and what can be read after."""
+    arms = ArmsTable()
+    arms.apply(b"0", encode(WORSE))
+    with capture_logs() as logs:
+        for value in (b"{", b"", b"[]", b'{"partition":-1}'):
+            arms.apply(b"1", value)
+        assert [*arms.look()] == [WORSE]
+        arms.apply(b"1", encode(BETTER.model_copy(update={"partition": 1})))
+        arms.apply(b"1", b"{")
+    assert [line["event"] for line in logs] == ["progress_unreadable"] * 2
+    other_groups = {"partition": 2, "next_offset": 1, "hold_offset": 1, "groups": {"live": [{}], "anchor": [{}]}}
+    arms.apply(b"2", orjson.dumps(other_groups))
+    assert groups_of(arms.look(), "live") == groups_of([WORSE, BETTER], "live")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.pairs import CuratedPair
+from contracts.pairs import CuratedPair, PairSource
 from contracts.structs import (
     TRAINING_SEARCH,
     Exploration,
@@ -139,11 +139,23 @@ def test_a_list_from_the_future_fades_nothing() -> None:
     assert clicks["quiet fridge", "b"][0] == pytest.approx(1.0, abs=1e-4)
 
 
+@pytest.mark.parametrize("source", ["rule", "value"])
+def test_a_pair_from_the_future_fades_nothing(source: PairSource) -> None:
+    """Nor does a pair, whoever wrote it."""
+    evidence = new()
+    evidence.take_list(search(slot("a", 1, clicked=True)), time_ms=START_MS + 60_000)
+    late = preference_pair(source=source, event_time=START_MS + 10_000 * DAY_MS)
+    assert evidence.take_pair(late, time_ms=START_MS + 61_000) is None
+    clicks = counted(evidence)
+    assert clicks["quiet fridge", "a"][0] == pytest.approx(1.0, abs=1e-4)
+    assert clicks["quiet fridge", "P-1"][0] == pytest.approx(1.0 if source == "value" else RULE_WEIGHT, abs=1e-4)
+
+
 def test_click_pairs_add_nothing_to_their_lists() -> None:
     """They are counted, each once; the list itself has said it already."""
     evidence, pair = new(), preference_pair()
-    assert evidence.take_pair(pair) is None
-    assert evidence.take_pair(pair) is PairDropReason.DUPLICATE
+    assert evidence.take_pair(pair, time_ms=pair.closed_at) is None
+    assert evidence.take_pair(pair, time_ms=pair.closed_at) is PairDropReason.DUPLICATE
     assert len(evidence.table) == 0
 
 
@@ -152,7 +164,7 @@ def test_a_value_pair_adds_to_what_was_chosen() -> None:
     evidence, bought = new(), search(slot("P-1", 1, clicked=True), slot("P-2", 2))
     evidence.take_list(bought, time_ms=START_MS + 60_000)
     pair = preference_pair(source="value", weight=9.0, event_time=START_MS + 57_000)
-    assert evidence.take_pair(pair) is None
+    assert evidence.take_pair(pair, time_ms=pair.closed_at) is None
     assert counted(evidence) == {("quiet fridge", "P-1"): (10.0, 1.0), ("quiet fridge", "P-2"): (0.0, 0.5)}
     assert evidence.table.lists == 1
 
@@ -161,7 +173,8 @@ def test_pairs_of_rules_and_people_count_once_and_are_capped() -> None:
     """A list of two, of a weight of its own, however often it is sent and however much it claims to weigh."""
     evidence = new()
     for number in range(3):
-        evidence.take_pair(preference_pair(f"s-{number}", source="rule", weight=2.0))
+        pair = preference_pair(f"s-{number}", source="rule", weight=2.0)
+        evidence.take_pair(pair, time_ms=pair.closed_at)
     written = CuratedPair(query="Quiet fridge", chosen="P-3", rejected="P-2", weight=100.0)
     assert evidence.take_curated(written, time_ms=preference_pair().closed_at) is None
     assert evidence.take_curated(written, time_ms=START_MS) is PairDropReason.DUPLICATE
@@ -216,7 +229,7 @@ def test_evidence_goes_on_from_its_state() -> None:
     for evidence in (whole, second):
         for number in range(30, 90):
             evidence.take_list(search_number(number), time_ms=START_MS)
-        evidence.take_pair(preference_pair(source="rule"))
+        evidence.take_pair(preference_pair(source="rule"), time_ms=START_MS)
     expected, found = whole.state(), second.state()
     assert expected.keys() == found.keys()
     assert all(np.array_equal(expected[name], found[name]) for name in expected)

@@ -59,7 +59,7 @@ async def test_words_answer_alone_while_the_encoder_hangs(monkeypatch: pytest.Mo
 async def test_an_encoder_that_refuses_or_fails_leaves_it_to_words(
     monkeypatch: pytest.MonkeyPatch, refuses: bool
 ) -> None:
-    """Today's prices and stock before an earlier answer; nothing of it is remembered or explored."""
+    """Today's prices and stock before an earlier answer; nothing is remembered or explored, and it is said once."""
     search = Search(explore="noise:3")
     whole = await search.service.search(request(k=3))
 
@@ -69,7 +69,10 @@ async def test_an_encoder_that_refuses_or_fails_leaves_it_to_words(
 
     with monkeypatch.context() as patched:
         patched.setattr(search.finder._encoder, "encode", refused)
-        by_words = await search.service.search(request(k=3))
+        with structlog.testing.capture_logs() as lines:
+            await search.service.search(request("tv"))
+            by_words = await search.service.search(request(k=3))
+        assert [line["event"] for line in lines] == ([] if refuses else ["query_not_encoded"])
         assert (by_words.degraded, by_words.exploration.policy) == ("lexical", "none")
         assert [one.product_id for one in by_words.results] == ["P-10", "P-11", "P-12"]
         search.store.down = True
@@ -93,3 +96,15 @@ async def test_words_that_find_nothing_are_no_answer(monkeypatch: pytest.MonkeyP
         with pytest.raises(Overloaded, match="many wait"):
             await search.service.search(request("tv"))
     assert lines == []
+
+
+async def test_what_is_too_large_to_be_remembered_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of many attributes fail no search; an earlier answer to it stays, and says its age."""
+    monkeypatch.setattr("indexer.search.remembered.REMEMBERED_BYTES", 20_000)
+    search = Search()
+    await search.service.search(request())
+    search.store.said = {"attributes": {"manual": "x" * 4_000}}
+    search.clock.now_s += 1
+    assert len((await search.service.search(request())).results) == 10
+    search.store.down = True
+    assert (await search.service.search(request())).age_s == 1

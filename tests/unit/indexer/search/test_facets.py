@@ -101,6 +101,18 @@ async def test_counts_are_kept_for_some_seconds_and_spellings_longer() -> None:
     assert [key for key in store.looked_up if key != '["a","z"]'] == ['["a","x"]']
 
 
+async def test_counts_that_are_kept_are_bounded_in_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each set of filters has counts of its own, each of a thousand keys: those of the oldest go."""
+    monkeypatch.setattr(module, "CACHED_KEYS", 25)
+    store = Store()
+    store.facets = {"brand": {f"brand {number}": 1 for number in range(10)}}
+    facets = Facets(store)
+    for seller in ("a", "b", "c", "c", "b", "a"):
+        await facets.counted("shop", None, ["brand"], Filters(seller=(seller,)))
+    asked = [filters.seller for _, filters in store.faceted]
+    assert asked == [("a",), ("b",), ("c",), ("a",)]
+
+
 async def test_the_most_frequent_values_are_told() -> None:
     """And only those are looked up."""
     store = Store()

@@ -174,6 +174,26 @@ def test_a_process_that_does_not_follow_any_more_is_not_ready(following: Followi
     assert "models" in (following.followed.not_ready() or "")
 
 
+def test_a_fault_of_ours_is_said_once_and_keeps_the_process_from_being_ready(
+    following: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread tries on; what is in force is not served until it succeeds."""
+
+    def fail(*_: object, **__: object) -> Release:
+        raise MemoryError("no room for the tower")
+
+    following.add(query_release(3, following.encoder))
+    with monkeypatch.context() as patched, capture_logs() as lines:
+        patched.setattr("indexer.search.in_force.verified_release", fail)
+        with pytest.raises(MemoryError):
+            following.serve(3)
+        assert not any(following.followed._followed() for _ in range(3))
+        assert "no room for the tower" in (following.followed.not_ready() or "")
+    assert [line["event"] for line in lines] == ["release_not_followed"]
+    assert following.followed._followed()
+    assert (following.followed.not_ready(), following.releases()) == (None, (3, 0))
+
+
 def test_a_release_that_is_gone_is_refused(following: Following) -> None:
     """`serving` alone is not enough."""
     following.add(query_release(3, following.encoder))

@@ -143,17 +143,19 @@ async def test_a_hot_answer_is_no_sign_of_the_store(search: Search) -> None:
 
 
 async def test_a_store_that_fails_leaves_searches_unjudged(search: Search) -> None:
-    """It is tried again some seconds later, not by every search."""
+    """It is tried again some seconds later, not by every search, and said once."""
     search.store.down = True
-    for _ in range(2):
-        search.good_match.is_missed(served(), [])
-        await judged(search)
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(4):
+            search.good_match.is_missed(served(), [])
+            await judged(search)
+            search.clock.now_s += RETRY_S / 2
+    assert [line["event"] for line in lines] == ["good_match_unknown"]
     asked = len(search.store.asked)
     search.store.down = False
-    search.clock.now_s += RETRY_S
     assert not search.good_match.is_missed(served(), [])
     await judged(search)
-    assert (asked, len(search.store.asked)) == (1, 1 + TEXTS)
+    assert (asked, len(search.store.asked)) == (2, 2 + TEXTS)
     assert search.good_match.is_missed(served(), [])
 
 

@@ -132,6 +132,12 @@ async def test_what_is_wrong_with_a_parameter_is_named(client: Client, parameter
     assert (answer.status, (await answer.json())["field"]) == (422, field)
 
 
+async def test_what_a_facet_may_be_called_is_told(client: Client) -> None:
+    """A name that is none is no text with NUL."""
+    problem = await (await client.get("/v1/search?q=x&facet=colour")).json()
+    assert problem["detail"].startswith("facet.0: must have the form ^(brand|seller|")
+
+
 @pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b'{"query": NaN}', b""])
 async def test_a_body_that_is_no_json_is_refused(client: Client, body: bytes) -> None:
     """It is the sender's mistake, said in one line."""

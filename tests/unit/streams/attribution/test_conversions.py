@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts import wire
 from contracts.errors import ContractError
 from contracts.joined import CLOSING_NUMBER_HEADER, ClosingNumber, Origin
 from contracts.outcomes import VALUE, Grade
@@ -25,7 +24,7 @@ from streams.attribution.conversions import (
     origin_of,
     value_pair,
 )
-from streams.attribution.remembered import HORIZON_MS, PREFERENCE_PAIR, ChosenProduct, SessionClick, kept_pair
+from streams.attribution.remembered import HORIZON_MS, ChosenProduct, SessionClick, kept_pair
 from tests.support.pairs import preference_pair
 from tests.support.search_events import T0, Record, at, cart, click, encoded, purchase
 
@@ -71,7 +70,7 @@ def feed(state: PartitionConversions, log: Sequence[Record]) -> None:
 
 def value_pairs(plan: Plan) -> list[PreferencePair]:
     """Return the pairs of a plan."""
-    return [wire.decode(one.value, PREFERENCE_PAIR) for one in plan if isinstance(one, Emit)]
+    return [PreferencePair.model_validate_json(one.value) for one in plan if isinstance(one, Emit)]
 
 
 def test_a_late_purchase_adds_what_it_is_worth_more_than_the_click() -> None:
@@ -199,15 +198,20 @@ def test_a_restart_anywhere_decides_and_counts_as_if_there_had_been_none(kills: 
     assert state.progress() == at_once.progress()
 
 
-def test_what_waits_is_bounded_and_the_oldest_are_decided_before_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With Redis away for hours memory must not grow; what had no room to wait is counted."""
-    monkeypatch.setattr(conversions, "MOST_WAITING", 2)
+@pytest.mark.parametrize(("bound", "most"), [("MOST_WAITING", 2), ("MOST_WAITING_BYTES", 600)])
+def test_what_waits_is_bounded_and_the_oldest_are_decided_before_their_time(
+    monkeypatch: pytest.MonkeyPatch, bound: str, most: int
+) -> None:
+    """With Redis away for hours memory must not grow, however large records are; what had no room is counted."""
+    monkeypatch.setattr(conversions, bound, most)
     state = rules()
     feed(state, [set_aside(offset, purchase(event_id=f"p{offset}")) for offset in range(5)])
     assert state.is_full
     assert [record.offset for record, _ in state.due(None)] == [0, 1, 2]
     decide(state, clock_ms=0)
     assert (state.progress().counts, state.is_full) == ({"unmatched/no_memory": 3}, False)
+    decide(state)
+    assert (state.waits, state._waiting_bytes) == (False, 0)
 
 
 def test_the_search_that_an_event_names_comes_first_then_the_sessions_last_click() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+import structlog.testing
 from faust.types import TP
 
 from contracts.errors import DependencyDown
@@ -77,3 +78,26 @@ async def test_what_was_read_a_moment_ago_is_not_read_again(
     for _ in range(3):
         await agent.idle(None)  # type: ignore[arg-type] # what it looks after does not matter
     assert len(reads) == 1
+
+
+async def test_an_outage_is_said_once_and_asked_about_once_in_a_while(
+    settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often the timer looks: the log has a line for each outage, and Kafka is not asked by each look."""
+    outages = [True, True, True, False, True, True]
+    reads = iter(outages)
+
+    async def read_on(reader: PropensityReader) -> None:
+        """Fail while Kafka is down."""
+        if next(reads):
+            raise DependencyDown("Kafka does not answer")
+
+    monkeypatch.setattr(PropensityReader, "read_on", read_on)
+    agent = PairsAgent(PAIRS, settings(kafka_bootstrap="127.0.0.1:1"))
+    with structlog.testing.capture_logs() as lines:
+        for _ in outages:
+            agent._due_s = 0.0
+            for _ in range(3):
+                await agent.idle(None)  # type: ignore[arg-type] # what it looks after does not matter
+    assert not [*reads]
+    assert [line["event"] for line in lines] == ["propensities_not_read"] * 2

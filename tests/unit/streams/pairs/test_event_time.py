@@ -103,10 +103,14 @@ def test_a_join_that_fell_silent_is_waited_for_no_longer_than_that() -> None:
     assert (progress.without_silent, progress.behind_time, progress.counts.pending) == (1, 1, 0)
 
 
-def test_so_many_lists_wait_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A join that is far behind holds no memory without end; the first ones go, counted."""
-    monkeypatch.setattr(partition_pairs, "MOST_WAITING", 3)
-    pairs, emitted = run(log_of([listed(0, n, 1_000 * n) for n in range(1, 6)]))
+@pytest.mark.parametrize("in_bytes", [False, True])
+def test_so_many_lists_wait_and_no_more(monkeypatch: pytest.MonkeyPatch, in_bytes: bool) -> None:
+    """A join that is far behind holds no memory without end, however long lists are; the first ones go, counted."""
+    log = log_of([listed(0, n, 1_000 * n) for n in range(1, 6)])
+    sizes = [len(record.value or b"") for record in log]
+    bound = ("MOST_WAITING_BYTES", sum(sizes[2:])) if in_bytes else ("MOST_WAITING", 3)
+    monkeypatch.setattr(partition_pairs, *bound)
+    pairs, emitted = run(log)
     assert learned(emitted) == ["s0-1", "s0-2"]
     assert (pairs.progress().for_want_of_room, pairs.progress().counts.pending) == (2, 3)
 

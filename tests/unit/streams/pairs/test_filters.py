@@ -16,6 +16,8 @@ from tests.support.search_events import T0, Record
 
 MINUTE_MS = 60_000
 WINDOW_MS = 600_000
+WRITTEN_MS = T0 + 10**9
+"""When the lists of these tests were written: after they closed."""
 
 
 def shown(number: int, after_ms: int, clicked: str = "", query: str = "red shoe", **fields: Any) -> dict[str, Any]:
@@ -36,9 +38,9 @@ class Judged:
         options = PairsOptions(joins=1, filters=frozenset(on), look_ahead_ms=look_ahead_ms)
         pairs, plan = PartitionPairs(0, options=options), Plan()
         for offset, message in enumerate(lists):
-            pairs.take(Record(offset, T0, orjson.dumps(message)), plan)
-        ended = [("millrace.watermark", ClosedWatermark(0, T0 + 10**9, idle=True).encode())]
-        pairs.take(Record(len(lists), T0, b"{}", headers=ended), plan)
+            pairs.take(Record(offset, WRITTEN_MS, orjson.dumps(message)), plan)
+        ended = [("millrace.watermark", ClosedWatermark(0, WRITTEN_MS, idle=True).encode())]
+        pairs.take(Record(len(lists), WRITTEN_MS, b"{}", headers=ended), plan)
         counts = pairs.progress().counts
         self.filtered, self.unpaired, self.paired = counts.filtered, counts.unpaired, counts.paired
         written = [one for one in plan if isinstance(one, Emit)]

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contracts.base import YEAR_2100_MS
 from contracts.joined import CLOSING_NUMBER_HEADER, MAX_CLOSING_NUMBER, REMEMBERED_JOINS, ClosingNumber
 from contracts.progress import PairsProgress
 from contracts.telemetry import EventOutcome
@@ -22,6 +23,10 @@ from tests.support.search_events import T0, Record
 
 Written = tuple[bytes, ClosingNumber | None]
 """A record of the log: its value, and its closing number unless somebody else wrote it."""
+
+
+WRITTEN_MS = T0 + 10 * REMEMBERED_MS
+"""When the lists of these tests were written: after they closed."""
 
 
 def joined(search_id: str, **fields: Any) -> bytes:
@@ -39,7 +44,7 @@ def records(values: list[bytes]) -> list[Record]:
 def log_of(written: Sequence[Written]) -> list[Record]:
     """Return what was written as a log."""
     return [
-        Record(offset, T0, value, headers=[(CLOSING_NUMBER_HEADER, number.encode())] if number else [])
+        Record(offset, WRITTEN_MS, value, headers=[(CLOSING_NUMBER_HEADER, number.encode())] if number else [])
         for offset, (value, number) in enumerate(written)
     ]
 
@@ -228,6 +233,18 @@ def test_what_is_no_joined_search_is_a_dead_letter() -> None:
     assert isinstance(plan[0], SetAside)
     assert (plan[0].outcome, plan[0].reason) == (EventOutcome.DEAD_LETTERED, "malformed_json")
     assert (pairs.progress().counts.dead_lettered, pairs.progress().counts.paired) == (1, 1)
+
+
+def test_a_list_from_the_future_is_a_dead_letter_and_nothing_is_forgotten_for_it() -> None:
+    """No join writes one; a restart that reads it again passes it over as well."""
+    odd = joined("odd", search_time=YEAR_2100_MS - 1, closed_at=YEAR_2100_MS)
+    log = records([joined("s1"), odd, joined("s1", search_time=T0 + 1), joined("s2")])
+    pairs, plan = run(log[:2])
+    assert [one.reason for one in plan if isinstance(one, SetAside)] == ["too_far_ahead"]
+    again, _ = run(log, PartitionPairs(0, pairs.progress()))
+    for one in (run(log)[0], again):
+        counts = one.progress().counts
+        assert (counts.dead_lettered, counts.paired, counts.filtered) == (1, 2, {"reload": 1})
 
 
 def test_what_is_remembered_is_read_again_after_a_restart() -> None:

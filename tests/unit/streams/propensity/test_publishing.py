@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from contracts.base import YEAR_2100_MS
+from contracts.events import FUTURE_TOLERANCE_MS
 from contracts.outcomes import Cell
 from contracts.propensities import CellPropensities
 from contracts.topics import DAY_MS
@@ -82,6 +84,17 @@ def test_another_version_is_due_after_an_interval_with_evidence() -> None:
     assert due(progress(lists=400, closed_ms=later), last=last) == []
     (version,) = due(progress(lists=500, closed_ms=later, written_ms=later), last=last, now_ms=later)
     assert (version.version, version.effective_from) == (2, later + LEAD_MS)
+
+
+def test_a_list_from_the_future_holds_up_no_version() -> None:
+    """Whoever wrote it: versions begin by the clock, a few minutes after it, and those before them stay."""
+    odd = progress(1, lists=1, clicks=0, closed_ms=YEAR_2100_MS, written_ms=T0)
+    (last,) = due(progress(), odd)
+    later = T0 + INTERVAL_MS
+    (version,) = due(progress(lists=500, closed_ms=later, written_ms=later), odd, last=last, now_ms=later)
+    for one, now_ms in ((last, T0), (version, later)):
+        assert one.effective_from == now_ms + FUTURE_TOLERANCE_MS + LEAD_MS
+        assert one.estimated_at == now_ms + FUTURE_TOLERANCE_MS
 
 
 def test_time_goes_on_while_no_list_comes() -> None:
