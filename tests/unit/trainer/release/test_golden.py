@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.catalog import PointPayload
+from contracts.catalog import PointPayload, point_id
 from contracts.golden import GoldenQuery, Judgment
 from contracts.releases import manifest_of
 from tests.support.tiny_encoder import TinyEncoder
@@ -118,7 +118,7 @@ def test_ndcg_is_that_of_the_peer_library(grades: list[list[int]], random: Rando
 
 
 def test_products_are_ranked_as_search_ranks_them(learner: Learner, trained: Towers) -> None:
-    """By the dot product of both vectors and by what the mix gives the best match of words in the catalogue."""
+    """By the dot product of both vectors, what the mix gives the best match of words, and what the query remembers."""
     rng = np.random.default_rng(0)
     grades = {query: dict(zip(PRODUCTS, rng.integers(0, 5, len(PRODUCTS)).tolist(), strict=True)) for query in QUERIES}
     mix = Mix(short=Rate(9.0, 1.0, 10.0))
@@ -131,7 +131,9 @@ def test_products_are_ranked_as_search_ranks_them(learner: Learner, trained: Tow
     for query, judged in grades.items():
         read = read_query(query)
         words = np.array(mix.nats(read.kind, index.scores(read.words).tolist())) / NATS_PER_COSINE
-        scores = vectors @ towers.query.vectors(learner.encode(query)[None])[0] + words
+        chosen = towers.query.memory.nats_of(query)
+        memory = np.array([chosen.get(point_id(name), 0.0) for name in PRODUCTS]) / NATS_PER_COSINE
+        scores = vectors @ towers.query.vectors(learner.encode(query)[None])[0] + words + memory
         runs[query] = {name: float(scores[PRODUCTS.index(name)]) for name in judged}
     assert by_query(sampled(learner, grades), towers) == pytest.approx(by_peer(grades, runs), abs=1e-6)
 
