@@ -156,6 +156,10 @@ class QueryTower:
         moved = self.text / NATS_PER_COSINE * vectors + self.taste_of(vectors) / NATS_PER_COSINE
         return np.hstack([moved, np.full((len(moved), 1), self.quality)]).astype(np.float32)
 
+    def remembered(self, query: str) -> dict[str, float]:
+        """What the shoppers of a query add to dot products, by point id."""
+        return {point: nats / NATS_PER_COSINE for point, nats in self.memory.nats_of(query).items()}
+
     def tensors(self) -> dict[str, np.ndarray]:
         """What a release carries of it."""
         return {

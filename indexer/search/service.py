@@ -40,7 +40,6 @@ from indexer.search.retrieval import Hit, result_of
 from service import metrics
 from service.health import Dependency
 from service.machine import EpochClock, epoch_ms
-from towers.model import NATS_PER_COSINE
 
 OVERFETCH: Final = 3
 """Products that are asked for, for each that is to be shown, if variants are grouped or sellers are capped."""
@@ -79,11 +78,6 @@ class _Page(NamedTuple):
     ranked: RankedList
     results: tuple[SearchResult, ...]
     age_s: float | None = None
-
-
-def _remembered(release: ServedRelease, text: str) -> dict[str, float]:
-    """What the shoppers of a text add to the dot products of points."""
-    return {point: nats / NATS_PER_COSINE for point, nats in release.tower.memory.nats_of(text).items()}
 
 
 class SearchService:
@@ -179,7 +173,7 @@ class SearchService:
             product_release=release.product_release,
             collection=release.collection,
             vectors=tuple(tuple(row) for row in vectors.tolist()),
-            remembered=tuple(_remembered(release, text) for text in texts),
+            remembered=tuple(map(release.tower.remembered, texts)),
         )
 
     def _is_hidden(self, no_good_match: bool) -> bool:

@@ -388,6 +388,7 @@ async def test_encode_returns_vectors_of_the_release_in_force(search: Search) ->
     assert expected.shape == (2, DIM + 1)
     assert [row[-1] for row in answer.vectors] == [1.0, 1.0]
     np.testing.assert_allclose(np.array(answer.vectors), expected, rtol=1e-6)
+    assert answer.remembered == ({}, {})
 
 
 async def test_filters_reach_the_store_as_they_were_asked(search: Search) -> None:
