@@ -57,5 +57,5 @@ faults: setup ## Run only the tests that kill real processes, the long ones too 
 lock: setup ## Pin every package and jar anew; ARGS=--upgrade takes newer versions
 	@$(BIN)/python -m deploy.local.bootstrap lock $(ARGS)
 
-soak: ## Not built yet
-	@echo "make soak is not built yet; make faults kills real processes" >&2; exit 2
+soak: setup ## Run everything for an hour under shoppers and random faults; ARGS="--minutes 600 --every 60"
+	@$(BIN)/python -m tests.faults.soak $(ARGS)
