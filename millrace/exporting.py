@@ -44,7 +44,7 @@ def catalog_vectors(
 ) -> None:
     """Write the vector of every product on sale, its quality as the last number, for another engine.
 
-    Ask `/v1/encode` for the vector of a query; a score is the inner product of both.
+    Ask `/v1/encode` for the vector of a query and what is `remembered` of it; a score is the inner product and that.
 
     Example: millrace catalog vectors vectors.jsonl.gz
     """

@@ -3,9 +3,8 @@
 Each click is predicted before it is learned, in order of time: every method ranks the whole catalogue for the query
 that was typed, and the rank of the product that was clicked counts. Old logs hold no lists, so the evidence is a choice
 among the catalogue; old clicks fade. The model is solved some hundred times; what the shoppers of a query chose counts
-at once, as in the releases of the trainer, of which there are four a minute. Beside Millrace stand the base model,
-BM25, both together, and what a shop can do
-by counting: popularity and the clicks of this very query.
+at once. Beside Millrace stand the base model, BM25, both together, and what a shop can do by counting: popularity and
+the clicks of this very query.
 """
 
 import resource
@@ -27,7 +26,7 @@ from towers.encoder import BaseEncoder
 from towers.features import key_of
 from towers.model import DEFAULT_MIX, NATS_PER_COSINE
 from trainer.preference.evidence import Cells
-from trainer.preference.learner import PreferenceLearner, Solution
+from trainer.preference.learner import Fit, PreferenceLearner
 from trainer.preference.memory import RECENT_SHARE, remember
 from trainer.preference.model import Weights
 from trainer.preference.priors import Learned
@@ -119,7 +118,11 @@ class Choices:
 
 
 class Chosen:
-    """What was chosen for each query, as known with some delay: of all time and of lately, as the trainer keeps it."""
+    """What was chosen for each query, as known with some delay: of all time and of lately.
+
+    Each click was a choice among the whole catalogue. The trainer reads lists, of which a product's prior is stronger
+    (`trainer.preference.memory`), caps what one query and one product may say, and knows a list once it is closed.
+    """
 
     def __init__(self) -> None:
         self._of: defaultdict[int, dict[int, tuple[float, float, float]]] = defaultdict(dict)
@@ -205,9 +208,9 @@ class Backtest:
         for first, last in self._blocks():
             self._tell("clicks", first, len(clicks))
             if first:
-                solution = self._solve(learner, choices, first, start=solved)
-                solved = solution.weights
-                released.append((clicks[first - 1].time_ms, solution.released))
+                fit = self._solve(learner, choices, first, start=solved)
+                solved = fit.weights
+                released.append((clicks[first - 1].time_ms, fit.released))
             vectors = {delay: _in_force(released, clicks[first].time_ms - DELAYS_MS[delay]) for delay in delays}
             products = {delay: weights.product_vectors(self._catalogue) for delay, weights in vectors.items()}
             for place in range(first, last):
@@ -221,7 +224,7 @@ class Backtest:
             found, delays, cpu_s=time.process_time() - began_s, learned=learner.learned, last=released[-1][1]
         )
 
-    def _solve(self, learner: PreferenceLearner, choices: Choices, clicks: int, *, start: Weights) -> Solution:
+    def _solve(self, learner: PreferenceLearner, choices: Choices, clicks: int, *, start: Weights) -> Fit:
         cells = choices.cells()
         if learner.prior_due(clicks):
             sample = choices.sample(cells)
@@ -259,8 +262,8 @@ class Backtest:
             chosen[delay].advance(self._log.clicks, self._queries, click.time_ms - DELAYS_MS[delay], place)
             model = weights[delay]
             vector = model.query_vectors(self._query_vectors[[query]])[0]
-            scores = asked.added(NATS_PER_COSINE * (products[delay] @ vector), model.mix)
-            scores = chosen[delay].added(query, scores, click.time_ms)
+            scores = asked.mixed(NATS_PER_COSINE * (products[delay] @ vector), model.mix)
+            scores = asked.pinned(chosen[delay].added(query, scores, click.time_ms))
             for name, rank in fixed_ranks.items():
                 ranks[name, delay].append(rank)
             ranks["boring", delay].append(_rank(hybrid + known.boost(query), click.product))

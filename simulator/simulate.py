@@ -132,8 +132,8 @@ class Simulation:
                     self._learn(learner, table, exchanges)
             if options.learner == "preference":
                 cells = table.cells(debiasing=learner.strength)
-                solution = learner.solve(cells, self._query_vectors, self._catalogue, start=solved)
-                solved, weights = solution.weights, solution.released
+                fit = learner.solve(cells, self._query_vectors, self._catalogue, start=solved)
+                solved, weights = fit.weights, fit.remembering()
                 ranking = self._ranking(weights)
             after = self._scores(ranking)
             curve.append(self._point(first + count, after))
@@ -174,8 +174,8 @@ class Simulation:
         twin = PreferenceLearner(loss=options.loss, debias="on" if learner.strength == NAIVE else "off")
         self._learn(twin, table, Exchanges())
         cells = table.cells(debiasing=twin.strength)
-        solved = twin.solve(cells, self._query_vectors, self._catalogue)
-        theirs = self._scores(self._ranking(solved.released))
+        fit = twin.solve(cells, self._query_vectors, self._catalogue)
+        theirs = self._scores(self._ranking(fit.remembering()))
         quality = {name: evaluation.comparison(theirs[name], ours[name], seed=options.seed) for name in SPLITS}
         return {"strength": twin.strength, "quality": quality}
 

@@ -40,8 +40,18 @@ class Asked(NamedTuple):
 
     def added(self, scores: np.ndarray, mix: Mix) -> np.ndarray:
         """Scores of the whole catalogue in nats, (P,), with what words add; what is pinned is before all else."""
+        return self.pinned(self.mixed(scores, mix))
+
+    def mixed(self, scores: np.ndarray, mix: Mix) -> np.ndarray:
+        """Scores of the whole catalogue in nats, (P,), with what words add."""
         found = scores.astype(np.float64)
-        found[self.rows] += mix.nats(self.kind, self.matches.tolist()) + FIRST_NATS * self.pins
+        found[self.rows] += mix.nats(self.kind, self.matches.tolist())
+        return found
+
+    def pinned(self, scores: np.ndarray) -> np.ndarray:
+        """Scores of the whole catalogue in nats, (P,): what the query names is before all else."""
+        found = scores.copy()
+        found[self.rows] += FIRST_NATS * self.pins
         return found
 
 

@@ -6,6 +6,7 @@ looks its products up beside those that both arms find.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Self
 from uuid import UUID
 
@@ -15,6 +16,12 @@ from contracts.catalog import point_id
 from towers.features import key_of
 from towers.text import normalised
 
+MOST_PRODUCTS: Final = 16
+"""Of one query."""
+MOST_NATS: Final = 10.0
+"""By which one product is moved."""
+LEAST_NATS: Final = 0.01
+"""What moves a product less has been forgotten on the way to another release."""
 _WORD: Final = 2**64
 
 
@@ -47,8 +54,8 @@ class QueryMemory:
         """Make it of queries' keys, and of the nats of each one's products by id."""
         ordered = sorted(remembered)
         queries, counts = np.array([(key, len(nats)) for key, nats in ordered], np.uint64).reshape(-1, 2).T
-        numbers = [UUID(point_id(product_id)).int for _, nats in ordered for product_id in nats]
-        points = np.array([divmod(number, _WORD) for number in numbers], dtype=np.uint64).reshape(-1, 2)
+        numbers = [_point(product_id) for _, nats in ordered for product_id in nats]
+        points = np.array(numbers, dtype=np.uint64).reshape(-1, 2)
         added = np.array([value for _, nats in ordered for value in nats.values()], dtype=np.float16)
         return cls(queries.copy(), counts.copy(), points, added)
 
@@ -77,9 +84,12 @@ class QueryMemory:
         is_new = np.ones(len(keys), dtype=bool)
         is_new[1:] = (keys[1:] != keys[:-1]) | (points[1:] != points[:-1]).any(axis=1)
         starts = np.flatnonzero(is_new)
-        queries, counts = np.unique(keys[starts], return_counts=True)
-        sums = np.add.reduceat(nats, starts) if len(starts) else nats
-        return QueryMemory(queries, counts.astype(np.uint64), points[starts], sums.astype(np.float16))
+        keys, points, nats = keys[starts], points[starts], np.add.reduceat(nats, starts) if len(starts) else nats
+        order = np.lexsort((points[:, 1], points[:, 0], -np.abs(nats), keys))
+        first_of = np.searchsorted(keys, keys)  # where each one's query begins: in either order at the same place
+        kept = np.sort(order[(np.arange(len(keys)) - first_of < MOST_PRODUCTS) & (np.abs(nats[order]) >= LEAST_NATS)])
+        queries, counts = np.unique(keys[kept], return_counts=True)
+        return QueryMemory(queries, counts.astype(np.uint64), points[kept], nats[kept].astype(np.float16))
 
     def tensors(self) -> dict[str, np.ndarray]:
         """What a release carries of it."""
@@ -94,3 +104,9 @@ class QueryMemory:
         if "memory_points" not in tensors:
             return cls.nothing()
         return cls(*(tensors[f"memory_{name}"] for name in ("queries", "counts", "points", "nats")))
+
+
+@lru_cache(maxsize=200_000)
+def _point(product_id: str) -> tuple[int, int]:
+    """The id of a product's point, upper and lower half: the same products are remembered in release after release."""
+    return divmod(UUID(point_id(product_id)).int, _WORD)

@@ -97,16 +97,12 @@ class Sample(NamedTuple):
         products = product_vectors(self.vectors, quality)
         rates = self.matches.strengths @ rates_of(towers.query.mix)
         added = rates[:, None] * self.matches.shares
+        points = [point_id(product_id) for product_id in self.product_ids]
         for row, text in enumerate(self.texts):
             remembered = towers.query.memory.nats_of(text)
             if remembered:
-                added[row] += [remembered.get(point, 0.0) for point in self.points]
+                added[row] += [remembered.get(point, 0.0) for point in points]
         return np.asarray(towers.query.vectors(self.query_vectors) @ products.T + added / NATS_PER_COSINE)
-
-    @property
-    def points(self) -> list[str]:
-        """Ids of the products' points in the vector store."""
-        return [point_id(product_id) for product_id in self.product_ids]
 
 
 class Solved(NamedTuple):
@@ -183,11 +179,10 @@ class Learner:
         """Compute the towers of everything that was counted, beginning at those of another release."""
         cells, catalogue, known = self._problem()
         recent = self.evidence.recent_cells(known, debiasing=self.preference.strength)
-        vectors = self.evidence.query_vectors
-        solution = self.preference.solve(cells, vectors, catalogue, recent=recent, start=self._start(parent))
-        weights = solution.released
-        towers = Towers(self._query_tower(weights, cells), self._product_tower(weights))
-        return Solved(towers, solution.iterations, solution.converged)
+        fit = self.preference.solve(cells, self.evidence.query_vectors, catalogue, start=self._start(parent))
+        weights = fit.remembering(recent, among=self._memorable(cells))
+        towers = Towers(self._query_tower(weights), self._product_tower(weights))
+        return Solved(towers, fit.iterations, fit.converged)
 
     def prior(self) -> dict[str, float]:
         """The prior in force and how evidence fades, as manifests name them."""
@@ -299,17 +294,20 @@ class Learner:
         rates = np.append(rates_of(query.mix), query.text)
         return Weights(query.taste, query.common, query.mean_query, words, products, product.own[rows], rates=rates)
 
-    def _query_tower(self, weights: Weights, cells: Cells) -> QueryTower:
-        clicks = dict(zip(cells.queries.tolist(), cells.query_clicks.tolist(), strict=True))
+    def _memorable(self, cells: Cells) -> np.ndarray:
+        """Which cells a release may remember, (N,): of the most clicked queries, and of products that can be shown."""
+        keys, names = self.evidence.queries.keys(), self.evidence.products.texts
+        most = np.zeros(len(cells.queries), dtype=bool)
+        most[np.lexsort((keys[cells.queries], -cells.query_clicks))[:MEMORY_QUERIES]] = True
+        is_product = np.array([not name.startswith(TEXT) for name in names], dtype=bool)
+        return np.asarray(cells.spread(most) & is_product[cells.products])
+
+    def _query_tower(self, weights: Weights) -> QueryTower:
         keys, names = self.evidence.queries.keys().tolist(), self.evidence.products.texts
-        most = sorted(weights.memory, key=lambda number: (-clicks[number], keys[number]))[:MEMORY_QUERIES]
         remembered = []
-        for query in most:
-            products, nats = (part.tolist() for part in weights.memory[query])
-            named = {names[one]: added for one, added in zip(products, nats, strict=True)}
-            of_catalogue = {name: named[name] for name in sorted(named) if not name.startswith(TEXT)}
-            if of_catalogue:
-                remembered.append((keys[query], of_catalogue))
+        for query, (products, nats) in weights.memory.items():
+            named = {names[one]: added for one, added in zip(products.tolist(), nats.tolist(), strict=True)}
+            remembered.append((keys[query], {name: named[name] for name in sorted(named)}))
         # Without a taste the mean says nothing, and the tower is the one that it was.
         mean = weights.mean_query if weights.taste.any() else np.zeros_like(weights.mean_query)
         return QueryTower(weights.taste, weights.common, mean, QueryMemory.of(remembered), weights.mix, weights.text)

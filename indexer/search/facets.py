@@ -46,11 +46,17 @@ Key = str | int
 def matching(hits: Sequence[Hit]) -> list[Hit]:
     """What of the best hits, best first, matches the query: what is named, and what is not much worse than the best.
 
+    What shoppers of this query chose matches too, however far it stands before the others.
+
     >>> [hit.score for hit in matching([Hit(0.2, {}, pin=1.0), Hit(0.9, {}), Hit(0.8, {}), Hit(0.7, {})])]
     [0.2, 0.9, 0.8]
+    >>> [hit.score for hit in matching([Hit(1.2, {}, memory=9.0), Hit(0.9, {}), Hit(0.8, {}, memory=-1.0)])]
+    [1.2, 0.9, 0.8]
     """
-    least = max((hit.score for hit in hits), default=0.0) - MATCHING_NATS / NATS_PER_COSINE
-    return [hit for hit in hits[:MATCHING] if hit.pin or hit.score >= least]
+    scores = [hit.score - hit.memory / NATS_PER_COSINE for hit in hits]
+    least = max(scores, default=0.0) - MATCHING_NATS / NATS_PER_COSINE
+    best = zip(hits[:MATCHING], scores, strict=False)
+    return [hit for hit, score in best if hit.pin or hit.memory > 0 or score >= least]
 
 
 async def listed(

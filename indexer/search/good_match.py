@@ -69,14 +69,14 @@ class Bar(NamedTuple):
         return cls(*(float(np.quantile(scores, share).round(6)) for share in (WITH_WORDS, WITHOUT_WORDS)))
 
     def is_missed(self, hits: Sequence[Hit]) -> bool:
-        """Whether nothing found is a good match; what a query names always is.
+        """Whether nothing found is a good match; what a query names always is, and what was passed over may still be.
 
         >>> [Bar(0.3, 0.4).is_missed([Hit(score, {}, words=words)]) for score, words in ((0.35, 0.0), (0.85, 5.0))]
         [True, False]
         """
         if any(hit.pin for hit in hits):
             return False
-        best = max((hit.score - hit.words / NATS_PER_COSINE for hit in hits), default=-np.inf)
+        best = max((hit.score - (hit.words + min(hit.memory, 0.0)) / NATS_PER_COSINE for hit in hits), default=-np.inf)
         return bool(best < (self.with_words if any(hit.words for hit in hits) else self.without_words))
 
     def times(self, factor: float) -> "Bar":

@@ -230,7 +230,7 @@ def _requests(
 ) -> list[models.QueryRequest]:
     """One request an arm, each for its score of all that any arm finds; the first also tells what is shown.
 
-    What the query's own shoppers chose is found too, whatever its score.
+    What the query's own shoppers chose is found too, whatever its score, if there is a vector to ask by.
     """
     meets, size = to_filter(filters), max(k, CANDIDATES) if len(arms) > 1 else k
     finding = [

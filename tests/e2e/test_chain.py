@@ -140,7 +140,7 @@ def test_every_event_and_every_search_is_accounted_for(running: LocalMillrace, s
 
 
 def test_anyone_can_ask_qdrant_with_our_vectors(running: LocalMillrace, site: ShopSite) -> None:
-    """A query vector from /v1/encode finds in Qdrant, under the alias `products`, what search answers."""
+    """What /v1/encode gives, vector and what is remembered of the query, ranks in Qdrant as search answers."""
     from millrace.client import post
 
     store = QdrantClient(url=running.urls["qdrant"])
@@ -148,11 +148,13 @@ def test_anyone_can_ask_qdrant_with_our_vectors(running: LocalMillrace, site: Sh
     def same_answers() -> bool:
         """Ask both ways; a release that comes into force in between makes the answers differ once."""
         encoded = post(f"{running.urls['search']}/v1/encode", {"texts": [QUERY]})
-        points = store.query_points("products", query=encoded["vectors"][0], using="product", limit=5).points
+        points = store.query_points("products", query=encoded["vectors"][0], using="product", limit=50).points
+        remembered = encoded["remembered"][0]
+        points.sort(key=lambda point: -(point.score + remembered.get(str(point.id), 0.0)))
         answer = site.search(QUERY, k=5)
         if answer["query_release"] != encoded["query_release"]:
             return False
-        return [(point.payload or {})["product_id"] for point in points] == [
+        return [(point.payload or {})["product_id"] for point in points[:5]] == [
             result["product_id"] for result in answer["results"]
         ]
 

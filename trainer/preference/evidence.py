@@ -88,10 +88,12 @@ class Cells:
 
     def of_queries(self, chosen: np.ndarray) -> "Cells":
         """The cells of some of the queries, (Q,) of bool."""
-        kept = self.spread(chosen)
-        queries = self.queries[self.query_of[kept]]
-        found = _cells(queries, self.products[kept], self.clicks[kept], self.log_showings[kept])
-        return replace(found, width=self.width)
+        return replace(self.of_cells(self.spread(chosen)), width=self.width)
+
+    def of_cells(self, kept: np.ndarray) -> "Cells":
+        """Some of the cells, (N,) of bool; no grid any more."""
+        queries = self.spread(self.queries)[kept]
+        return _cells(queries, self.products[kept], self.clicks[kept], self.log_showings[kept])
 
 
 def _cells(queries: np.ndarray, products: np.ndarray, clicks: np.ndarray, log_showings: np.ndarray) -> Cells:
@@ -200,14 +202,16 @@ class EvidenceTable:
         return table
 
     def renumber(self, queries: np.ndarray, products: np.ndarray) -> None:
-        """Give every query and product that has cells another number.
+        """Give every query and product that has cells another number; cells of what gets none leave.
 
         Args:
-            queries: the new number of each query, (all queries,).
-            products: the new number of each product, (all products,).
+            queries: the new number of each query, -1 for none, (all queries,).
+            products: the new number of each product, -1 for none, (all products,).
         """
         keys = self._keys[: len(self)]
-        self._keep(queries[keys >> 32] << 32 | products[keys & 0xFFFFFFFF], self._counts[: len(self)])
+        queries, products = queries[keys >> 32], products[keys & 0xFFFFFFFF]
+        kept = (queries >= 0) & (products >= 0)
+        self._keep(queries[kept] << 32 | products[kept], self._counts[: len(self)][kept])
 
     def used(self) -> tuple[np.ndarray, np.ndarray]:
         """The queries and the products that have cells, rising."""

@@ -24,13 +24,28 @@ PRIOR_GROWTH: Final = 1.3
 """By which factor the lists have to grow until it is learned anew."""
 
 
-class Solution(NamedTuple):
-    """What was solved, from which the next solve begins, and what of it may be released."""
+class Fit(NamedTuple):
+    """What was solved, from which the next solve begins, and what of it may be released, memories aside."""
 
+    problem: Problem
     weights: Weights
     released: Weights
     iterations: int
     converged: bool
+
+    def remembering(self, recent: Cells | None = None, *, among: np.ndarray | None = None) -> Weights:
+        """What may be released, with what is remembered of single queries.
+
+        A memory moves no other query, so nothing has to be shown to predict.
+
+        Args:
+            recent: the evidence of lately; None if evidence has no times.
+            among: which cells may be remembered, (cells,) of bool; all if None.
+        """
+        cells, nats = self.problem.cells, self.problem.nats(self.released)
+        if among is not None:
+            cells, nats = cells.of_cells(among), nats[among]
+        return replace(self.released, memory=remember(cells, nats, recent))
 
 
 class PreferenceLearner:
@@ -127,19 +142,14 @@ class PreferenceLearner:
         query_vectors: np.ndarray,
         catalogue: Catalogue,
         *,
-        recent: Cells | None = None,
         start: Weights | None = None,
-    ) -> Solution:
-        """Solve the evidence under the prior in force, and say what of it may be released.
-
-        What does not predict left-out queries is held back. What is remembered of a query moves no other one: it is
-        released always.
+    ) -> Fit:
+        """Solve the evidence under the prior in force, and hold back what does not predict left-out queries.
 
         Args:
             cells: the evidence.
             query_vectors: base vectors of the queries, (all queries, D).
             catalogue: the products.
-            recent: the evidence of lately, of some of these queries and products; None if evidence has no times.
             start: where to begin, as was solved before; at 0 if None.
         """
         problem = Problem(cells, query_vectors, catalogue, loss=self._loss)
@@ -148,8 +158,7 @@ class PreferenceLearner:
         prior = self._prior._replace(**dict.fromkeys(idle, HELD))
         found = problem.solve(prior, start=start, uncertainty=True, max_iterations=self._max_iterations)
         released = found.weights.scaled(rest, mix=mix)
-        memory = remember(cells, problem.nats(released), recent)
-        return Solution(found.weights, replace(released, memory=memory), found.iterations, found.converged)
+        return Fit(problem, found.weights, released, found.iterations, found.converged)
 
     def debiasing(self) -> dict[str, float]:
         """How strongly showings are weighed, and what exchanged neighbours say of it."""

@@ -6,7 +6,7 @@ Of clicks without lists it is shared among the catalogue as the model shares the
 still be chosen: the predictive rule of a Dirichlet process whose base measure is the model.
 
 Tastes change faster for single products than for words and brands: what was chosen lately has a second say, with
-everything before as its prior.
+everything, lately included, as its prior.
 
 Source: docs/papers.md, "The memory of a query".
 """
@@ -15,7 +15,9 @@ from typing import Final
 
 import numpy as np
 
-from trainer.preference.evidence import FORGOTTEN, Cells
+from towers.features import matched
+from towers.memory import MOST_NATS, MOST_PRODUCTS
+from trainer.preference.evidence import Cells
 from trainer.preference.losses import expected_clicks
 from trainer.preference.model import Memory
 
@@ -24,15 +26,12 @@ LISTED_CLICKS: Final = 10.0
 PRIOR_CLICKS: Final = 30.0
 """What its opinion of the whole catalogue is worth, where there are no lists."""
 RECENT_PRIOR_CLICKS: Final = 5.0
-"""The same of everything before, where something was chosen lately."""
+"""The same of everything that was chosen, where something was chosen lately."""
 RECENT_SHARE: Final = 1 / 16
 """Of the half-life of evidence: that of what counts as lately."""
 LEAST_NATS: Final = 0.05
 """What moves a product less is not remembered."""
 LEAST_SHARE: Final = 1e-12
-MOST_NATS: Final = 10.0
-MOST_PRODUCTS: Final = 16
-"""Of one query: those whose chance is moved most."""
 
 
 def lifts(cells: Cells, scores: np.ndarray, *, prior_clicks: float = PRIOR_CLICKS) -> np.ndarray:
@@ -49,7 +48,7 @@ def lifts(cells: Cells, scores: np.ndarray, *, prior_clicks: float = PRIOR_CLICK
     expected = expected_clicks(scores, cells)
     if not cells.width:
         return np.log((cells.clicks + LISTED_CLICKS) / (expected + LISTED_CLICKS))
-    clicks = cells.spread(np.maximum(cells.query_clicks, FORGOTTEN))
+    clicks = cells.spread(np.maximum(cells.query_clicks, np.finfo(float).tiny))
     expected = np.maximum(expected, LEAST_SHARE * clicks)
     prior = prior_clicks * expected / clicks
     found = np.log((cells.clicks + prior) / (expected + prior)) - np.log(prior_clicks / (clicks + prior_clicks))
@@ -62,13 +61,17 @@ def remember(cells: Cells, scores: np.ndarray, recent: Cells | None = None) -> M
     Args:
         cells: all evidence, N cells.
         scores: what the model says of each, in nats, (N,).
-        recent: the same of lately, of some of these queries and products; None if evidence has no times.
+        recent: the same of lately; None if evidence has no times. What is not among all evidence does not count: the
+            table of all evidence has less room for what is new.
     """
     if not len(cells):
         return {}
     found = lifts(cells, scores)
     if recent is not None and len(recent):
-        places = _places(cells, recent)
+        keys, wanted = ((one.spread(one.queries) << 32) | one.products for one in (cells, recent))
+        known, places = matched(wanted, keys)
+        if len(known) < len(recent):
+            recent = recent.of_cells(np.isin(np.arange(len(recent)), known))
         found[places] += lifts(recent, (scores + found)[places], prior_clicks=RECENT_PRIOR_CLICKS)
     found = np.clip(found, -MOST_NATS, MOST_NATS)
     moved = np.exp(scores - cells.spread(cells.highest(scores))) * np.abs(np.expm1(found))
@@ -82,9 +85,3 @@ def remember(cells: Cells, scores: np.ndarray, recent: Cells | None = None) -> M
         if len(kept):
             memory[query] = (cells.products[kept], found[kept])
     return memory
-
-
-def _places(cells: Cells, some: Cells) -> np.ndarray:
-    """Where each cell of some stands among all, (n,)."""
-    keys, wanted = ((one.spread(one.queries) << 32) | one.products for one in (cells, some))
-    return np.asarray(np.searchsorted(keys, wanted))

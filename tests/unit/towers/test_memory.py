@@ -5,7 +5,7 @@ import pytest
 
 from contracts.catalog import point_id
 from towers.features import key_of
-from towers.memory import QueryMemory
+from towers.memory import MOST_PRODUCTS, QueryMemory
 
 MEMORY = QueryMemory.of([(key_of("quiet fridge"), {"P-2": 0.5, "P-1": -1.5}), (key_of("red shoe"), {"P-3": 2.0})])
 
@@ -36,8 +36,20 @@ def test_a_share_of_the_way_is_a_share_of_what_every_product_gains(share: float)
         expected = {
             point: (1 - share) * before.get(point, 0.0) + share * after.get(point, 0.0) for point in before | after
         }
+        expected = {point: nats for point, nats in expected.items() if nats}
         assert between.nats_of(query) == pytest.approx(expected, abs=1e-3)
     assert np.all(between.queries[1:] > between.queries[:-1])
+
+
+def test_on_a_long_way_in_shares_it_forgets() -> None:
+    """Whatever comes and goes, a query keeps its most moved products, and a query that left is gone after a while."""
+    memory = QueryMemory.nothing()
+    for step in range(60):
+        later = QueryMemory.of([(step // 3, {f"P-{step}-{n}": 1.0 + n for n in range(MOST_PRODUCTS)})])
+        memory = memory.towards(later, share=0.5)
+    assert 0 < len(memory) < 10
+    assert memory.counts.max() <= MOST_PRODUCTS
+    assert np.abs(memory.nats).min() > 0
 
 
 def test_nothing_and_nothing_is_nothing() -> None:

@@ -6,9 +6,19 @@ import pytest
 from contracts.errors import ContractError
 from contracts.releases import PROBE_TOLERANCE, Kind, manifest_of
 from tests.support.tiny_encoder import TinyEncoder
+from towers.features import key_of
 from towers.memory import QueryMemory
 from towers.model import NATS_PER_COSINE, ProductTower, QueryTower
-from towers.release_files import PROBE_TEXTS, Release, identity_release, pack, probe_difference, unpack, weights_sha256
+from towers.release_files import (
+    PROBE_TEXTS,
+    PROBE_VECTORS,
+    Release,
+    identity_release,
+    pack,
+    probe_difference,
+    unpack,
+    weights_sha256,
+)
 
 KINDS: tuple[Kind, Kind] = ("query", "product")
 
@@ -97,6 +107,20 @@ def test_a_release_whose_memory_was_a_vector_of_each_query_is_read_without_it() 
     tensors |= {"memory_queries": np.array([3, 7], np.uint64), "memory": np.ones((2, 16), np.float16)}
     manifest = release.manifest.model_copy(update={"weights_sha256": weights_sha256(tensors)})
     assert len(unpack(pack(Release(manifest, tensors))).query_tower().memory) == 0
+
+
+def test_a_former_release_that_remembers_a_probe_text_is_not_taken_for_a_misfit() -> None:
+    """Its probe's vector had the memory in it, which nobody reads any more; the other probes still have to agree."""
+    release = identity_release("query", TinyEncoder(16))
+    tensors = {name: tensor.copy() for name, tensor in release.tensors.items() if not name.startswith("memory")}
+    tensors |= {
+        "memory_queries": np.array([key_of("running shoes")], np.uint64), "memory": np.ones((1, 16), np.float16)
+    }  # fmt: skip
+    tensors[PROBE_VECTORS][PROBE_TEXTS.index("running shoes")] += 0.1
+    former = Release(release.manifest, tensors)
+    assert probe_difference(former, TinyEncoder(16)) == 0.0
+    tensors[PROBE_VECTORS][0] += 0.2
+    assert probe_difference(former, TinyEncoder(16)) == pytest.approx(0.2)
 
 
 def test_counts_that_do_not_add_up_are_refused() -> None:

@@ -131,6 +131,20 @@ def test_renumbered_cells_are_the_same_cells() -> None:
     )
 
 
+def test_what_gets_no_number_leaves() -> None:
+    """One table may have cells that the other, by which numbers are given out, had no room for."""
+    table = table_of(PlantedShop().lists(50))
+    before = table.cells()
+    queries, products = np.arange(40), np.arange(24)
+    queries[before.queries[:3]] = -1
+    products[before.products[0]] = -1
+    table.renumber(queries, products)
+    left = (queries[before.queries[before.query_of]] >= 0) & (products[before.products] >= 0)
+    assert len(table.cells()) <= left.sum()
+    assert not np.isin(before.queries[:3], table.used()[0]).any()
+    assert before.products[0] not in table.used()[1]
+
+
 def test_a_product_with_a_million_clicks_does_not_outshout_the_shop() -> None:
     """Over however many queries they came, its clicks are a tenth of all at most."""
     table = table_of(

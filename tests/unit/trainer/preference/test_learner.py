@@ -47,7 +47,7 @@ class Trainer:
         """Solve what was counted, beginning at what was solved last."""
         cells = self.table.cells()
         solution = self.learner.solve(cells, self.shop.queries, self.shop.catalogue, start=self.solved)
-        self.solved, self.weights = solution.weights, solution.released
+        self.solved, self.weights = solution.weights, solution.remembering()
         return self.weights
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from tests.support.planted_shop import cells_of
+from towers.memory import MOST_NATS, MOST_PRODUCTS
 from trainer.preference.evidence import Cells
-from trainer.preference.memory import LISTED_CLICKS, MOST_NATS, MOST_PRODUCTS, PRIOR_CLICKS, lifts, remember
+from trainer.preference.memory import LISTED_CLICKS, PRIOR_CLICKS, lifts, remember
 
 
 def grid(clicks: list[float]) -> Cells:
@@ -56,6 +57,21 @@ def test_lately_outweighs_long_ago() -> None:
     assert before[1][1][0] > before[1][1][1]
     assert now[1][1][0] < now[1][1][1]
     assert now[2][1] == pytest.approx(before[2][1])
+
+
+def test_what_only_lately_knows_lifts_nobody_else() -> None:
+    """The table of all evidence may have had no room for it: its neighbours are not taken for it."""
+    cells = cells_of([(1, 0, 40.0, 90.0), (1, 5, 8.0, 90.0), (3, 0, 5.0, 9.0), (3, 1, 1.0, 9.0)])
+    known = [(1, 0, 4.0, 40.0), (1, 5, 32.0, 40.0)]
+    strangers = [(1, 3, 9.0, 9.0), (2, 0, 9.0, 9.0), (9, 9, 9.0, 9.0)]
+    expected = remember(cells, np.zeros(4), cells_of(known))
+    found = remember(cells, np.zeros(4), cells_of([*known, *strangers]))
+    assert found.keys() == expected.keys()
+    for query, (products, nats) in expected.items():
+        assert found[query][0].tolist() == products.tolist()
+        assert found[query][1] == pytest.approx(nats)
+    alone = remember(cells, np.zeros(4), cells_of(strangers))
+    assert alone.keys() == remember(cells, np.zeros(4)).keys()
 
 
 def test_a_query_remembers_its_most_moved_products_only() -> None:
