@@ -104,7 +104,7 @@ def test_event_fields_equal_the_contracts(name: str) -> None:
 
 
 def test_every_metric_is_described_where_operators_look() -> None:
-    """The metrics of docs/operations.md are those of service/metrics.py, each with a meaning."""
+    """The metrics of docs/operations.md are those of service/metrics.py and of agents, each with a meaning."""
     table = table_under("operations.md", "Metrics")
     described = {unquoted(row[0]): row[-1] for row in table.rows}
     assert set(described) == METRICS

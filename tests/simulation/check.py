@@ -27,8 +27,8 @@ SHOWN: int = 3
 """Differences of a kind that are told one by one."""
 OUT_OF_TIME: int = 5
 """Lists a day that may be judged out of event time: what a device sends hours late to an idle partition."""
-SUMMED = ("propensity", "arms", "attribution-clicks", "attribution-pairs")
-"""Agents whose progress is a function of the log that they read, and of nothing else."""
+NOT_SUMMED = ("join", "pairs", "attribution", "attribution-orphans")
+"""Agents whose progress is not a function of the log that they read alone; that of all others is."""
 
 
 def problems(world: World) -> list[str]:
@@ -205,7 +205,8 @@ class Check:
 
     def _check_sums(self) -> None:
         """What is summed up is what one process would have summed up that nobody ever killed."""
-        for spec in (spec for spec in AGENTS if spec.name in SUMMED):
+        summed = [spec for spec in AGENTS if spec.name not in NOT_SUMMED]
+        for spec in summed:
             for number, progress in self._progress[spec.name].items():
                 rules = spec.new_state(number, None, self._world.settings)
                 for record in self._records(spec.source, number):
@@ -214,10 +215,12 @@ class Check:
                 wanted = rules.progress()
                 self._differ(f"sums of {spec.name} {number}", progress.model_dump(), wanted.model_dump())
 
-        for name, outcome in (("propensity", "left/duplicate"), ("arms", "filtered/duplicate")):
+        readers = [spec for spec in summed if spec.source == "joined-searches"]
+        repeats = [(spec.name, name) for spec in readers for name, of in spec.outcomes.items() if "duplicate" in [*of]]
+        for name, outcome in repeats:
             for number, first in self._lists.items():
                 lists = sum(not is_moving(record.value) for record in self._records("joined-searches", number))
-                counted = self._progress[name][number].counts.get(outcome, 0)
+                counted = self._progress[name][number].counts.get(f"{outcome}/duplicate", 0)
                 self._differ(f"repeats seen by {name} {number}", {"": counted}, {"": lists - len(first)})
 
     def _check_arms(self) -> None:

@@ -55,10 +55,16 @@ def settings_table() -> list[tuple[str, str, str, str]]:
     return rows
 
 
+def all_metrics() -> list[MetricWrapperBase]:
+    """Return every metric: those of `service/metrics.py`, and the counters that agents declare beside their rules."""
+    shared = (value for value in vars(metrics).values() if isinstance(value, MetricWrapperBase))
+    own = (counter for spec in registry.AGENTS for counter in (spec.counter, *(one for one, _ in spec.totals.values())))
+    return list(dict.fromkeys([*shared, *own]))
+
+
 def metrics_by_name() -> dict[str, MetricWrapperBase]:
     """Return every metric by the name it is exposed under."""
-    objects = [value for value in vars(metrics).values() if isinstance(value, MetricWrapperBase)]
-    return {f"{value._name}_total" if value._type == "counter" else value._name: value for value in objects}
+    return {f"{one._name}_total" if one._type == "counter" else one._name: one for one in all_metrics()}
 
 
 def settings_rows() -> list[tuple[str, ...]]:

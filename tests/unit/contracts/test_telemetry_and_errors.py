@@ -1,7 +1,6 @@
 """Names that boards and scripts rely on."""
 
 import pytest
-from prometheus_client.metrics import MetricWrapperBase
 
 from contracts.errors import (
     CheckFailed,
@@ -14,8 +13,7 @@ from contracts.errors import (
 )
 from contracts.telemetry import DEFAULT_PORTS, Process
 from contracts.topics import MAX_ERROR_CHARS, set_aside_headers
-from service import metrics
-from tests.support.reference import metrics_by_name
+from tests.support.reference import all_metrics, metrics_by_name
 
 
 @pytest.mark.parametrize(
@@ -39,7 +37,7 @@ def test_an_error_has_the_exit_code_of_the_interfaces(error: MillraceError, code
 def test_metric_names_are_ours_with_units_and_unique() -> None:
     """Prometheus names: prefix, base units, `_total` for counters."""
     names = metrics_by_name()
-    assert len(names) == sum(isinstance(value, MetricWrapperBase) for value in vars(metrics).values())
+    assert len(names) == len(all_metrics())
     assert all(name.startswith("millrace_") and name == name.lower() for name in names)
     assert not [name for name in names if name.endswith(("_ms", "_milliseconds", "_count"))]
 

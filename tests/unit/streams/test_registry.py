@@ -1,6 +1,11 @@
 """The list of agents, and what follows from it for whoever runs, feeds or watches them."""
 
+import ast
+import importlib
+import inspect
+import tomllib
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,7 +16,9 @@ from millrace.watch.kafka_view import KafkaView
 from millrace.watch.ledger import lag_report, ledger_report
 from service.kafka import OffsetRange
 from streams import registry
+from streams.agents.spec import AgentSpec
 from streams.registry import all_messages, all_topics, chosen_agents, group_topics
+from tests.support.markdown import ROOT
 from tests.support.reference import rights
 from tests.support.toy_agent import TOY
 
@@ -96,6 +103,19 @@ def test_an_agents_ledger_and_lag_follow_from_its_line() -> None:
     assert ledger_report(without)["searches"]["balance"] == 0
     assert lag_report(without)["groups"]["toy"]["records"] is None
     assert lag_report(without)["groups"]["pairs"]["records"] == 5
+
+
+@pytest.mark.parametrize("spec", [*registry.AGENTS, TOY], ids=lambda spec: str(spec.name))
+def test_an_agents_rules_know_no_client(spec: AgentSpec[Any]) -> None:
+    """The module of its spec imports nothing that the rules named in pyproject.toml may not import."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (cores,) = (one for one in project["tool"]["importlinter"]["contracts"] if one["name"].startswith("cores know"))
+    source = inspect.getsource(importlib.import_module(spec.new_state.__module__))
+    nodes = list(ast.walk(ast.parse(source)))
+    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert imported
+    assert {name.partition(".")[0] for name in imported} & set(cores["forbidden_modules"]) == set()
 
 
 def test_every_agent_writes_only_to_topics_that_exist() -> None:

@@ -140,7 +140,7 @@ def without(*parts: str) -> KafkaView:
     [
         (SEARCH_EVENTS, {"join"}),
         (JOIN_PROGRESS, {"join"}),
-        (JOINED_SEARCHES, {"pairs", "propensity", "attribution-clicks", "arms"}),
+        (JOINED_SEARCHES, {group for group, read in group_topics().items() if JOINED_SEARCHES in read}),
         (TRAINING_SEARCHES, {"trainer"}),
         (PAIRS_PROGRESS, {"pairs"}),
         (PREFERENCE_PAIRS, {"trainer", "attribution-pairs"}),
