@@ -116,7 +116,7 @@ def main(folders: list[str]) -> int:
     texts = {path: path.read_text(encoding="utf-8") for name in listed.split("\0") if (path := Path(name)).is_file()}
     shape = shape_of(text for path, text in texts.items() if path.parts[0] != "tests")
     found = [line for path, text in texts.items() for line in oversized(path, text)]
-    missed = list(shape.complaints())
+    missed = [line if GOALS_BIND else f"{line} (an aim; no failure)" for line in shape.complaints()]
     sys.stdout.writelines(f"{line}\n" for line in (f"product: {shape}", *found, *missed))
     return 1 if found or (GOALS_BIND and missed) else 0
 
