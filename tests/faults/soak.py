@@ -243,7 +243,7 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=180.0, help="seconds from one fault to the next")
     parser.add_argument("--seed", type=int, default=1, help="of shoppers and faults")
     given = parser.parse_args()
-    console = Console()
+    console = Console(soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="millrace-soak-") as folder:
         found = soak(
             minutes=given.minutes, every_s=given.every, seed=given.seed, data_dir=Path(folder), console=console
