@@ -26,7 +26,7 @@ from towers.encoder import BaseEncoder
 from towers.features import key_of
 from towers.model import DEFAULT_MIX, NATS_PER_COSINE
 from trainer.preference.evidence import Cells
-from trainer.preference.learner import Fit, PreferenceLearner
+from trainer.preference.learner import PreferenceLearner
 from trainer.preference.memory import RECENT_SHARE, remember
 from trainer.preference.model import Weights
 from trainer.preference.priors import Learned
@@ -208,9 +208,8 @@ class Backtest:
         for first, last in self._blocks():
             self._tell("clicks", first, len(clicks))
             if first:
-                fit = self._solve(learner, choices, first, start=solved)
-                solved = fit.weights
-                released.append((clicks[first - 1].time_ms, fit.released))
+                solved, may_go_out = self._solve(learner, choices, first, start=solved)
+                released.append((clicks[first - 1].time_ms, may_go_out))
             vectors = {delay: _in_force(released, clicks[first].time_ms - DELAYS_MS[delay]) for delay in delays}
             products = {delay: weights.product_vectors(self._catalogue) for delay, weights in vectors.items()}
             for place in range(first, last):
@@ -224,12 +223,15 @@ class Backtest:
             found, delays, cpu_s=time.process_time() - began_s, learned=learner.learned, last=released[-1][1]
         )
 
-    def _solve(self, learner: PreferenceLearner, choices: Choices, clicks: int, *, start: Weights) -> Fit:
+    def _solve(
+        self, learner: PreferenceLearner, choices: Choices, clicks: int, *, start: Weights
+    ) -> tuple[Weights, Weights]:
         cells = choices.cells()
         if learner.prior_due(clicks):
             sample = choices.sample(cells)
             learner.learn_prior(sample, self._query_vectors, self._catalogue, clicks, query_keys=self._query_keys)
-        return learner.solve(cells, self._query_vectors, self._catalogue, start=start)
+        fit = learner.solve(cells, self._query_vectors, self._catalogue, start=start)
+        return fit.weights, fit.released
 
     def _blocks(self) -> Iterator[tuple[int, int]]:
         """Places in the log between which the model is solved anew."""

@@ -54,7 +54,7 @@ class QueryMemory:
         """Make it of queries' keys, and of the nats of each one's products by id."""
         ordered = sorted(remembered)
         queries, counts = np.array([(key, len(nats)) for key, nats in ordered], np.uint64).reshape(-1, 2).T
-        numbers = [_point(product_id) for _, nats in ordered for product_id in nats]
+        numbers = [divmod(UUID(_point_id(name)).int, _WORD) for _, nats in ordered for name in nats]
         points = np.array(numbers, dtype=np.uint64).reshape(-1, 2)
         added = np.array([value for _, nats in ordered for value in nats.values()], dtype=np.float16)
         return cls(queries.copy(), counts.copy(), points, added)
@@ -73,6 +73,13 @@ class QueryMemory:
         part = slice(first, first + int(self.counts[place]))
         points = (UUID(int=upper * _WORD + lower) for upper, lower in self.points[part].tolist())
         return dict(zip(map(str, points), self.nats[part].tolist(), strict=True))
+
+    def nats_of_products(self, query: str, product_ids: Sequence[str]) -> np.ndarray:
+        """What is added for a query, as it was typed, to each of some products, in nats, (N,)."""
+        remembered = self.nats_of(query)
+        if not remembered:
+            return np.zeros(len(product_ids))
+        return np.array([remembered.get(_point_id(one), 0.0) for one in product_ids])
 
     def towards(self, other: Self, *, share: float) -> "QueryMemory":
         """What lies on the way to another one: a share of that one, the rest of this one."""
@@ -107,6 +114,6 @@ class QueryMemory:
 
 
 @lru_cache(maxsize=200_000)
-def _point(product_id: str) -> tuple[int, int]:
-    """The id of a product's point, upper and lower half: the same products are remembered in release after release."""
-    return divmod(UUID(point_id(product_id)).int, _WORD)
+def _point_id(product_id: str) -> str:
+    """The id of a product's point: release after release the same products are remembered and looked up."""
+    return point_id(product_id)

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 
-from contracts.catalog import PointPayload, point_id
+from contracts.catalog import PointPayload
 from towers.features import FeatureSpace, matched
 from towers.lexical import Sparse, word_vector
 from towers.memory import QueryMemory
@@ -22,7 +22,7 @@ from trainer.preference.learner import PreferenceLearner
 from trainer.preference.losses import LossName
 from trainer.preference.matches import Matches, WordMatches
 from trainer.preference.model import QUALITY_CAP, Catalogue, Prior, Weights, rates_of
-from trainer.records import TEXT, Evidence
+from trainer.records import TEXT, Evidence, under
 from trainer.state import Progress
 
 DAY_MS: Final = 86_400_000
@@ -97,11 +97,8 @@ class Sample(NamedTuple):
         products = product_vectors(self.vectors, quality)
         rates = self.matches.strengths @ rates_of(towers.query.mix)
         added = rates[:, None] * self.matches.shares
-        points = [point_id(product_id) for product_id in self.product_ids]
         for row, text in enumerate(self.texts):
-            remembered = towers.query.memory.nats_of(text)
-            if remembered:
-                added[row] += [remembered.get(point, 0.0) for point in points]
+            added[row] += towers.query.memory.nats_of_products(text, self.product_ids)
         return np.asarray(towers.query.vectors(self.query_vectors) @ products.T + added / NATS_PER_COSINE)
 
 
@@ -178,7 +175,7 @@ class Learner:
     def solve(self, parent: Towers) -> Solved:
         """Compute the towers of everything that was counted, beginning at those of another release."""
         cells, catalogue, known = self._problem()
-        recent = self.evidence.recent_cells(known, debiasing=self.preference.strength)
+        recent = self.evidence.cells(known, debiasing=self.preference.strength, lately=True)
         fit = self.preference.solve(cells, self.evidence.query_vectors, catalogue, start=self._start(parent))
         weights = fit.remembering(recent, among=self._memorable(cells))
         towers = Towers(self._query_tower(weights), self._product_tower(weights))
@@ -235,14 +232,10 @@ class Learner:
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Go on where another one was when it gave its state; without what is of its base, if that was another."""
-
-        def under(prefix: str) -> dict[str, np.ndarray]:
-            return {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}
-
         none = {"query_vectors": np.zeros((0, self._dim), dtype=np.float16)}
-        self.evidence = Evidence.from_state(none | under("evidence."), half_life_ms=self.half_life_days * DAY_MS)
+        self.evidence = Evidence.from_state(none | under(state, "evidence."), half_life_ms=self.half_life_days * DAY_MS)
         self.preference = PreferenceLearner(**self._options)
-        if preference := under("preference."):
+        if preference := under(state, "preference."):
             self.preference = PreferenceLearner.from_state(preference, **self._options)
         self._space = FeatureSpace(state["space.keys"], state["space.idf"])
         self._sketch = state["space.sketch"]

@@ -41,6 +41,11 @@ SPARE_NUMBERS: Final = 10_000
 Record = TrainingSearch | PreferencePair | CuratedPair
 
 
+def under(state: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The part of a state whose names begin alike, without that beginning."""
+    return {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}
+
+
 class LogRecord(NamedTuple):
     """A record of a topic that the trainer reads; a malformed one has no content and is a dead letter already."""
 
@@ -190,18 +195,16 @@ class Evidence:
             if not self.query_vectors[number].any():
                 self.query_vectors[number] = np.nan_to_num(encode(self.typed[number]))
 
-    def cells(self, known_products: np.ndarray, *, debiasing: float = FULL) -> Cells:
+    def cells(self, known_products: np.ndarray, *, debiasing: float = FULL, lately: bool = False) -> Cells:
         """The evidence of queries and products that have vectors.
 
         Args:
             known_products: whether each product has one, (all products,) of bool.
             debiasing: how strongly showings are weighed.
+            lately: whether the evidence of lately, else all of it.
         """
-        return self.table.cells(np.asarray(self.query_vectors.any(axis=1)), known_products, debiasing=debiasing)
-
-    def recent_cells(self, known_products: np.ndarray, *, debiasing: float = FULL) -> Cells:
-        """The evidence of lately, of queries and products that have vectors."""
-        return self.recent.cells(np.asarray(self.query_vectors.any(axis=1)), known_products, debiasing=debiasing)
+        table = self.recent if lately else self.table
+        return table.cells(np.asarray(self.query_vectors.any(axis=1)), known_products, debiasing=debiasing)
 
     def renumber(self) -> bool:
         """Give all numbers out anew if many have lost their evidence; return whether that was done."""
@@ -237,12 +240,8 @@ class Evidence:
     def from_state(cls, state: Mapping[str, np.ndarray], *, half_life_ms: float) -> "Evidence":
         """Go on where another one was when it gave its state."""
         evidence = cls(state["query_vectors"].shape[1], half_life_ms=half_life_ms)
-
-        def under(prefix: str) -> dict[str, np.ndarray]:
-            return {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}
-
-        evidence.table = EvidenceTable.from_state(under("table."), half_life_ms=half_life_ms)
-        if recent := under("recent."):  # states of former versions have none
+        evidence.table = EvidenceTable.from_state(under(state, "table."), half_life_ms=half_life_ms)
+        if recent := under(state, "recent."):  # states of former versions have none
             evidence.recent = EvidenceTable.from_state(recent, half_life_ms=RECENT_SHARE * half_life_ms)
         evidence.exchanges = Exchanges(state.get("exchanges"))  # states of former versions have none
         # The former form has a fifth part: how far joins had come, when lists were read as the join wrote them.

@@ -53,8 +53,8 @@ class ShopSite:
     def click(self, answer: dict[str, Any], product_id: str, session: str) -> None:
         """Click a product of an answer and stay on its page."""
         place = next(result for result in answer["results"] if result["product_id"] == product_id)
-        click = _event("click", answer, session) | {"product_id": product_id, "position": place["position"]}
-        dwell = _event("dwell", answer, session) | {
+        click = event("click", answer, session) | {"product_id": product_id, "position": place["position"]}
+        dwell = event("dwell", answer, session) | {
             "product_id": product_id, "click_id": click["event_id"], "dwell_ms": 45_000,
         }  # fmt: skip
         accepted = self.events([click, dwell])
@@ -73,7 +73,7 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _event(kind: str, answer: dict[str, Any], session: str) -> dict[str, Any]:
+def event(kind: str, answer: dict[str, Any], session: str) -> dict[str, Any]:
     """Return an event of a search that was answered."""
     return {
         "schema_version": 1, "type": kind, "event_id": uuid.uuid4().hex, "event_time": now_ms(), "session_id": session,

@@ -30,7 +30,7 @@ from typing_extensions import override
 from deploy.local.supervisor import LocalMillrace
 from millrace.watch.ledger import ledger_report
 from millrace.watch.observer import Observer
-from tests.e2e.shop_site import now_ms, product
+from tests.e2e.shop_site import event, product
 
 SETTINGS: Final[dict[str, Any]] = {
     "join_window_s": 3.0, "lateness_s": 1.0, "release_interval_s": 5.0, "product_release_interval_s": 30.0,
@@ -110,12 +110,8 @@ class Shoppers(threading.Thread):
         results = answer.json()["results"]
         if results and self._random.random() < 0.5:
             chosen = self._random.choice(results[:4])
-            click = {
-                "schema_version": 1, "type": "click", "event_id": uuid.uuid4().hex, "event_time": now_ms(),
-                "session_id": session, "search_id": answer.json()["search_id"],
-                "search_time": answer.json()["search_time"], "product_id": chosen["product_id"],
-                "position": chosen["position"],
-            }  # fmt: skip
+            click = event("click", answer.json(), session)
+            click |= {"product_id": chosen["product_id"], "position": chosen["position"]}
             self._send("/v1/events", {"events": [click]}, self._write, 1)
 
     def _send(self, path: str, body: dict[str, Any], headers: dict[str, str], count: int) -> None:

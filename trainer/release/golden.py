@@ -14,7 +14,6 @@ from typing import Final, NamedTuple
 import numpy as np
 import orjson
 
-from contracts.catalog import point_id
 from contracts.golden import GoldenQuery
 from contracts.releases import GoldenSet, SafetyCheck
 from towers.model import NATS_PER_COSINE, ProductTower, QueryTower, product_vectors
@@ -91,14 +90,12 @@ class GoldenSample(NamedTuple):
         products = product_vectors(self.products.vectors, quality)
         scores = (self.matches.strengths @ rates_of(tower.mix))[cells.query_of] * self.matches.shares / NATS_PER_COSINE
         ends = [*cells.starts[1:].tolist(), len(cells)]
-        points = [point_id(product_id) for product_id in self.product_ids]
         vectors = tower.vectors(self.query_vectors)
         for text, vector, first, last in zip(self.texts, vectors, cells.starts.tolist(), ends, strict=True):
             judged = cells.products[first:last]
             scores[first:last] += products[judged] @ vector
-            if remembered := tower.memory.nats_of(text):
-                nats = [remembered.get(points[one], 0.0) for one in judged.tolist()]
-                scores[first:last] += np.array(nats) / NATS_PER_COSINE
+            names = [self.product_ids[one] for one in judged.tolist()]
+            scores[first:last] += tower.memory.nats_of_products(text, names) / NATS_PER_COSINE
         return ndcg(scores, cells.clicks, cells.starts)
 
 
