@@ -46,6 +46,8 @@ class Click:
     typed: str
     product: int
     grade: Grade = Grade.CLICK
+    search_id: str = ""
+    """Of the list that it was made in, if the log says it."""
 
     @property
     def value(self) -> float:
@@ -109,8 +111,9 @@ def read_log(catalogue: Path, clicks: Path, *, columns: Mapping[str, str]) -> Cl
             skipped["clicks: grade is not click, cart or purchase"] += 1
         else:
             forms[form] += 1
-            shopper = text_of(row, "search_id") or text_of(row, "session_id")
-            read.append((shopper, Click(time_ms, query, typed, product_number, grade)))
+            search_id = text_of(row, "search_id")
+            shopper = search_id or text_of(row, "session_id")
+            read.append((shopper, Click(time_ms, query, typed, product_number, grade, search_id)))
     if not read:
         reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
         raise UsageError(f"{clicks} holds no click that can be used ({reasons})", fix="look at --columns NAME=COLUMN")

@@ -215,11 +215,15 @@ def experiment_run(
         out().print(table)
 
 
-def backtest(  # a command line
+def backtest(  # noqa: PLR0913, PLR0917 # a command line
     catalog: Annotated[Path, typer.Option(help="Products: product_id, title and what else you have.")],
     clicks: Annotated[
         Path, typer.Option(help="Clicks: time, query, product_id; if you have them grade, search_id, session_id.")
     ],
+    lists: Annotated[
+        Path | None,
+        typer.Option(help="What was shown: search_id, time, query, product_id, position; or JSON of joined-searches."),
+    ] = None,
     columns: Annotated[str, typer.Option(help="Your names for ours: query=search_term,time=ts.")] = "",
     delay: Annotated[str, typer.Option(help="How late clicks are known: one or more of live, 1h, 1d.")] = "live,1h,1d",
     k: Annotated[int, typer.Option(min=1, max=100, help="Depth of the reciprocal rank.")] = 5,
@@ -230,7 +234,7 @@ def backtest(  # a command line
     """Show what Millrace would have gained on your own old clicks, before you install anything else.
 
     CSV, TSV or JSON lines, packed by gzip or not. Each click is predicted before it is learned. A grade (click, cart or
-    purchase) says what it is worth. Lists as they were shown are not read.
+    purchase) says what it is worth. With lists it learns as the trainer does: from what was passed over, too.
 
     Example: millrace backtest --catalog products.csv --clicks clicks.csv.gz --columns query=term --report report.html
     """
@@ -240,18 +244,21 @@ def backtest(  # a command line
     from simulator.backtest import DELAYS_MS, Backtest
     from simulator.backtest_page import page
     from simulator.click_log import read_log
+    from simulator.shown_lists import read_lists
     from towers.encoder import load_encoder
 
     delays = [name.strip() for name in delay.split(",")]
     if unknown := [name for name in delays if name not in DELAYS_MS]:
         raise UsageError(f"--delay: {unknown[0]!r} is not known", fix=f"one or more of {', '.join(DELAYS_MS)}")
     log = read_log(catalog, clicks, columns=column_names(columns))
+    shown = None if lists is None else read_lists(lists, log, columns=column_names(columns))
     messages().print(f"{len(log.clicks):,} clicks on {len(log.products):,} products; times: {log.times}", markup=False)
     for reason, count in sorted(log.skipped.items()):
         messages().print(f"skipped {count:,}: {reason}", markup=False)
     with threadpool_limits(1), progress_bars() as tell:
         encoder = load_encoder(load_settings().base_model)
-        found = Backtest(log, encoder, cache=catalog.parent, tell=tell, k=k, seed=seed).run(delays)
+        test = Backtest(log, encoder, cache=catalog.parent, tell=tell, k=k, seed=seed, lists=shown)
+        found = test.run(delays)
     if json is not None:
         write_file(json, orjson.dumps(found, option=orjson.OPT_INDENT_2))
     if report is not None:

@@ -9,7 +9,8 @@ import orjson
 import pytest
 
 from contracts.outcomes import Grade
-from simulator.backtest import Backtest, Choices, _rank, verdict
+from simulator.backtest import Backtest, _rank, verdict
+from simulator.choices import Choices
 from simulator.click_log import DAY_MS, Click, ClickLog, read_log
 from tests.support.tiny_encoder import WORDS, TinyEncoder
 
