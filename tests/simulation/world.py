@@ -312,10 +312,10 @@ class World:
             for number in range(PARTITIONS):
                 logged = self.cluster.logs[spec.source, number].records
                 last = next((record.offset for record in reversed(logged) if not is_moving(record.value)), -1)
-                written = self.cluster.logs[spec.progress_topic, number].records[-5:]
+                written = self.cluster.logs[spec.progress_topic, number].records[-1:]
                 known = [orjson.loads(record.value or b"") for record in written]
-                come = max((int(one["next_offset"]) for one in known), default=0)
-                pending = max((int(one["counts"].get("pending", 0)) for one in known[-1:]), default=0)
+                come = sum(int(one["next_offset"]) for one in known)
+                pending = sum(int(one["counts"].get("pending", 0)) for one in known)
                 if come <= last or pending:
                     yield f"{spec.name}/{number} of {last}: {come}, pending {pending}"
 
