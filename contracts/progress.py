@@ -131,7 +131,7 @@ class PairsProgress(PartitionProgress):
     for_want_of_room: Count = 0
     """Lists decided because too many waited."""
     behind_time: Count = 0
-    """Lists that came when later ones had been decided."""
+    """Lists that came when one had been decided that they could have changed: a later one, or one that looks ahead."""
 
 
 class CatalogCounts(Part):
