@@ -127,9 +127,9 @@ class IndexWorld:
         if process.steps_left == 0:
             if self.rng.random() < 0.5:
                 self.kill(process, "killed")
+                self.turns.wait(0.0)
             else:
                 self._hold_up(process)
-            self.turns.wait(0.0)
 
     def _happens(self) -> bool:
         """Draw whether an answer is lost."""
@@ -176,13 +176,14 @@ class IndexWorld:
         self.group.leave(process)
 
     def _hold_up(self, process: Indexer) -> None:
-        """Stop a process, mostly for longer than its session."""
+        """Stop the process that runs, mostly for longer than its session."""
         held_s = self.rng.choice((2.0, 20.0, 40.0, 600.0))
         self.note(process.name, "is held up for", held_s)
         for turn in self.turns.of(process):
             turn.wake_s = max(turn.wake_s, self.turns.now_s) + held_s
         if held_s > SESSION_S:
             self.turns.start(partial(self._bury, process), after_s=SESSION_S)
+        self.turns.wait(held_s)
 
     def _shop(self) -> None:
         """Send what a shop sends: changes late, twice and out of order, deletions, nulls, and what is no product."""
