@@ -284,9 +284,10 @@ class PartitionAgent(Generic[S, P]):
         """Bring the metrics of a partition up to date."""
         counts = self._counts(progress)
         for (outcome, reason), count in counts.items():
-            counter, labels = self.spec.totals.get(outcome, (self.spec.counter, self.spec.labels(outcome, reason)))
-            if outcome in self.spec.outcomes or outcome in self.spec.totals:
-                counter.labels(*labels).inc(max(0, count - owned.counted.get((outcome, reason), 0)))
+            more = count - owned.counted.get((outcome, reason), 0)
+            if more > 0 and (outcome in self.spec.outcomes or outcome in self.spec.totals):
+                counter, labels = self.spec.totals.get(outcome, (self.spec.counter, self.spec.labels(outcome, reason)))
+                counter.labels(*labels).inc(more)
         owned.counted = counts
         event_time_ms = getattr(progress, self.spec.event_time, -1)
         if event_time_ms > 0:

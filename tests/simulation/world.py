@@ -165,7 +165,7 @@ class World:
         """Let something happen every now and then."""
         disturbances = (
             *4 * [self._kill], *3 * [self._pause], self._restart, self._lose_requests, self._jump_clock,
-             self._redis_away, self._fill_disk, self._spoil_disk, self._rebalance,
+             self._redis_away, self._fill_disk, self._spoil_disk, self._fill_broker, self._rebalance,
         )  # fmt: skip
         flushes = self.rng.random() < 0.25
         while True:
@@ -291,11 +291,19 @@ class World:
         for name in disk:
             disk[name] = disk[name][: self.rng.randrange(1 + len(disk[name]))]
 
+    async def _fill_broker(self) -> None:
+        """Let brokers be without room for a while; what the site sends lies on another one."""
+        self.faults.broker_is_full = True
+        self.note("brokers are full")
+        await asyncio.sleep(self.rng.choice((5.0, 90.0, 600.0)))
+        self.faults.broker_is_full = False
+
     def _mend(self) -> None:
         """Let nothing go wrong any more."""
         self.mended = True
         self._interruption = None
         self.faults.lost_send = self.faults.lost_acknowledgement = self.faults.lost_reply = 0.0
+        self.faults.broker_is_full = False
         self.redis.is_up = True
         for worker in self.workers:
             worker.process.steps_left = -1
