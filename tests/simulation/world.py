@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -64,6 +64,7 @@ class World:
         self.is_over = self.mended = False
         self._interruption: tuple[str, int, Callable[[Process], None]] | None = None
         self.loop = VirtualLoop()
+        self.loop.set_exception_handler(self._on_unseen)
         self.faults = Faults(self.rng)
         self.cluster = Cluster(self.faults, self.epoch_ms)
         self.cluster.stamped.add("search-events")
@@ -117,6 +118,11 @@ class World:
         """Remember that something is wrong."""
         self.note("FAILS", what)
         self.failures.append(what)
+
+    def _on_unseen(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Take an error that nobody waited for, as of a task beside the work, for one that is wrong."""
+        if not self.is_over and (error := context.get("exception")) is not None:
+            self.fail(f"nobody saw {error!r}")
 
     def restart_after_s(self) -> float:
         """Return how long whoever restarts workers takes: mostly seconds, sometimes a quarter of an hour."""
