@@ -3,7 +3,7 @@
 Written before the held offset moves; after a crash the counts and the position return together.
 """
 
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import Field
 
@@ -21,6 +21,13 @@ class PartitionProgress(Message):
     """Oldest record that a restart has to read again."""
     source_id: Label | None = None
     """Kafka's id of the source topic; a topic of the same name that was made anew has another."""
+
+    def supersedes(self, known: Self | None) -> bool:
+        """Whether this, written later, holds instead of what is known: unless that came further in the same log.
+
+        A worker that was stopped for longer than its session writes once more what the next one has passed.
+        """
+        return known is None or self.source_id != known.source_id or self.next_offset >= known.next_offset
 
 
 class AgentProgress(PartitionProgress):
@@ -124,7 +131,7 @@ class PairsProgress(PartitionProgress):
     for_want_of_room: Count = 0
     """Lists decided because too many waited."""
     behind_time: Count = 0
-    """Lists that came when later ones had been decided."""
+    """Lists that came when one had been decided that they could have changed: a later one, or one that looks ahead."""
 
 
 class CatalogCounts(Part):

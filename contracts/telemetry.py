@@ -122,7 +122,7 @@ class OutOfTime(StrEnum):
     FOR_WANT_OF_ROOM = "for_want_of_room"
     """Because too many lists waited."""
     BEHIND_TIME = "behind_time"
-    """It came when later ones had been decided."""
+    """It came when one had been decided that it could have changed: a later one, or one that looks ahead."""
 
 
 class SlotReason(StrEnum):

@@ -44,8 +44,7 @@ class ArmsTable:
             return
         self._unreadable.discard(key)
         with self._lock:
-            known = self._progress.get(progress.partition)
-            if known is None or known.source_id != progress.source_id or progress.next_offset >= known.next_offset:
+            if progress.supersedes(self._progress.get(progress.partition)):
                 self._progress[progress.partition] = progress
 
     def forget(self) -> None:

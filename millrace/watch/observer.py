@@ -182,7 +182,7 @@ class Observer:
             except ContractError as error:
                 unreadable[key] = error
             else:
-                if progress is not None:
+                if progress is not None and progress.supersedes(newest.get(progress.partition)):
                     newest[progress.partition] = progress
 
         topic = spec.progress_topic

@@ -261,9 +261,8 @@ class PartitionAgent(Generic[S, P]):
         if not owned.has_news:
             return
         progress: P = owned.state.progress().model_copy(update={"source_id": self._source_id})
-        record = OutRecord(b"%d" % owned.tp.partition, encode(progress))
         lowest_needed = owned.hold_offset
-        await self.output.send(self.settings.topic(self.spec.progress_topic), owned.tp.partition, [record])
+        await self._send_progress(progress)
         owned.written, owned.written_s, owned.owes_progress = progress, time.monotonic(), False
         self.app.consumer.commit_limits[owned.tp] = progress.hold_offset
         metrics.STAGE_PROGRESS.labels(self.name).set(time.time())
@@ -273,6 +272,10 @@ class PartitionAgent(Generic[S, P]):
             owned.skipped_seen = owned.state.skipped_offsets
             await self._report_lost(owned, lowest_needed)
 
+    async def _send_progress(self, progress: P) -> None:
+        record = OutRecord(b"%d" % progress.partition, encode(progress))
+        await self.output.send(self.settings.topic(self.spec.progress_topic), progress.partition, [record])
+
     def _counts(self, progress: P) -> dict[tuple[str, str], int]:
         """Return every count of a progress message that is shown."""
         return outcome_counts(progress) | {(name, ""): getattr(progress, name) for name in self.spec.totals}
@@ -281,9 +284,10 @@ class PartitionAgent(Generic[S, P]):
         """Bring the metrics of a partition up to date."""
         counts = self._counts(progress)
         for (outcome, reason), count in counts.items():
-            counter, labels = self.spec.totals.get(outcome, (self.spec.counter, self.spec.labels(outcome, reason)))
-            if outcome in self.spec.outcomes or outcome in self.spec.totals:
-                counter.labels(*labels).inc(max(0, count - owned.counted.get((outcome, reason), 0)))
+            more = count - owned.counted.get((outcome, reason), 0)
+            if more > 0 and (outcome in self.spec.outcomes or outcome in self.spec.totals):
+                counter, labels = self.spec.totals.get(outcome, (self.spec.counter, self.spec.labels(outcome, reason)))
+                counter.labels(*labels).inc(more)
         owned.counted = counts
         event_time_ms = getattr(progress, self.spec.event_time, -1)
         if event_time_ms > 0:
@@ -325,7 +329,8 @@ class PartitionAgent(Generic[S, P]):
     async def take_over(self, assigned: set[TP]) -> Mapping[TP, int]:
         """Have the state of these partitions and of no others; return the offset from which each is read.
 
-        A partition that comes back keeps its state if the newest progress is the one that was written here.
+        A partition that comes back keeps its state if the newest progress is the one that was written here. Progress
+        behind which a worker that woke late wrote its own is written again: it joins anew after that, so somebody sees.
         """
         revocations = self._revocations
         async with AsyncExitStack() as unmoved:
@@ -338,6 +343,10 @@ class PartitionAgent(Generic[S, P]):
         self.owned, self.assigned = taken, set(taken)
         for owned in taken.values():
             self.app.consumer.commit_limits[owned.tp] = owned.hold_offset
+        with translate_kafka_errors(self.settings):
+            for source in found.values():
+                if source.progress is not None and source.is_buried:
+                    await self._send_progress(source.progress)
         return {owned.tp: owned.read_offset for owned in taken.values()}
 
     async def _read_sources(self, numbers: set[int]) -> dict[int, SourcePartition[P]]:

@@ -33,7 +33,9 @@ class SourcePartition(NamedTuple, Generic[P]):
     end_offset: int
     """Offset of the source's next record."""
     progress: P | None
-    """What was written last; None if nobody ever had it."""
+    """What came furthest; None if nobody ever had it."""
+    is_buried: bool = False
+    """Whether something else was written after it, which is what compaction would keep."""
 
 
 async def read_sources(
@@ -56,7 +58,9 @@ async def read_sources(
         newest = await _newest_progress(consumer, settings.topic(spec.progress_topic), numbers, spec.progress)
         # asked last: whoever had the partitions may read and count on until then
         begins, ends = await consumer.beginning_offsets(sources), await consumer.end_offsets(sources)
-    found = {tp.partition: SourcePartition(begins[tp], ends[tp], newest.get(tp.partition)) for tp in sources}
+    found = {
+        tp.partition: SourcePartition(begins[tp], ends[tp], *newest.get(tp.partition, (None, False))) for tp in sources
+    }
     for number, source in found.items():
         _refuse_another_log(
             source, f"{settings.topic(spec.source)}-{number}", settings.topic(spec.progress_topic), source_id
@@ -77,7 +81,8 @@ async def read_progress(settings: Settings, spec: AgentSpec[P], *, tail: int = T
     """
     async with log_reader(settings) as consumer:
         topic, numbers = settings.topic(spec.progress_topic), range(settings.partitions)
-        return await _newest_progress(consumer, topic, numbers, spec.progress, tail=tail)
+        newest = await _newest_progress(consumer, topic, numbers, spec.progress, tail=tail)
+    return {number: progress for number, (progress, _) in newest.items()}
 
 
 @asynccontextmanager
@@ -119,11 +124,10 @@ async def read_to_end(
 
 async def _newest_progress(
     consumer: AIOKafkaConsumer, topic: str, numbers: Collection[int], message: type[P], *, tail: int = TAIL_RECORDS
-) -> dict[int, P]:
-    """Return the progress with the highest offset of each partition.
+) -> dict[int, tuple[P, bool]]:
+    """Return the progress of each partition that came furthest, and whether something else was written after it.
 
-    The last one written is not always it: a worker that was stopped for longer than its session writes once more. What
-    somebody else wrote and nobody can read is passed over, and `millrace status` names it.
+    What somebody else wrote and nobody can read is passed over, and `millrace status` names it.
 
     Raises:
         InvariantError: nothing of a partition can be read, or a later version wrote it.
@@ -132,18 +136,20 @@ async def _newest_progress(
     partitions = [TopicPartition(topic, number) for number in sorted(numbers)]
     begins, ends = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
     starts = {tp: max(begins[tp], ends[tp] - tail) for tp in partitions}
-    newest: dict[int, P] = {}
+    newest: dict[int, tuple[P, bool]] = {}
     unreadable: dict[int, ContractError] = {}
     async for tp, record in read_to_end(consumer, starts, ends):
+        known, _ = newest.get(tp.partition, (None, False))
+        progress = None
         if record.value:
             try:
                 progress = decode(record.value, contract)
             except ContractError as error:
                 unreadable[tp.partition] = error
-                continue
-            known = newest.get(tp.partition)
-            if known is None or progress.next_offset >= known.next_offset:
-                newest[tp.partition] = progress
+        if progress is not None and progress.supersedes(known):
+            newest[tp.partition] = progress, False
+        elif known is not None:
+            newest[tp.partition] = known, True
     for number, problem in unreadable.items():
         if number not in newest or isinstance(problem, UnsupportedSchema):
             raise InvariantError(

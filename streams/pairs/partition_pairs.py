@@ -142,6 +142,8 @@ class PartitionPairs(RecordRules):
             return f"filtered/{FilterReason.DUPLICATE}"
         if reason := filter_reason(search):
             return f"filtered/{reason}"
+        looked_at = max(-1, search.closed_at - self._options.look_ahead_ms) < self.lists.newest_closed_ms
+        self.behind_time += self._options.joins > 0 and looked_at
         self._wait(search, record)
         return EventOutcome.PENDING
 
@@ -219,7 +221,6 @@ class PartitionPairs(RecordRules):
             self.for_want_of_room += not is_due and closes >= heard
             waiting = heapq.heappop(self._waiting)
             self._waiting_bytes -= waiting.record_bytes
-            self.behind_time += self._options.joins > 0 and waiting.key.closed_at < self.lists.newest_closed_ms
             self.lists.advance(waiting.key.closed_at)
             self.counts[EventOutcome.PENDING] -= 1
             self.counts[self._judge(waiting, plan)] += 1

@@ -53,10 +53,11 @@ async def test_a_partition_that_nobody_had_begins_where_its_log_begins(two_parti
 async def test_the_progress_that_came_furthest_counts(two_partitions: Settings) -> None:
     """A worker that was stopped for longer than its session writes once more what the next one has passed long ago."""
     write(two_partitions, JOINED_SEARCHES, [b"{}"] * 9)
-    write(two_partitions, PAIRS_PROGRESS, [*map(progress, range(1, 9)), progress(4), None])
-    newest = (await found(two_partitions, 0))[0].progress
-    assert newest is not None
-    assert newest.next_offset == 8
+    for late, is_buried in (([], False), ([progress(4)], True), ([progress(8)], False), ([None], True)):
+        write(two_partitions, PAIRS_PROGRESS, late or map(progress, range(1, 9)))
+        source = (await found(two_partitions, 0))[0]
+        assert source.progress is not None
+        assert (source.progress.next_offset, source.is_buried) == (8, is_buried)
 
 
 async def test_what_is_no_progress_is_passed_over(two_partitions: Settings) -> None:

@@ -120,6 +120,14 @@ def test_both_ledgers_balance_by_counting(observer: Observer) -> None:
     }  # fmt: skip
 
 
+def test_a_worker_that_woke_late_takes_nothing_back(deployment: Deployment, observer: Observer) -> None:
+    """What it writes of a position that another has passed is no news; what came after it is."""
+    deployment.progress(JOIN_PROGRESS, join_progress(next_offset=3, counts=EventCounts(joined=1, pending=2)))
+    deployment.progress(JOIN_PROGRESS, join_progress(partition=7))
+    eventually(lambda: 7 in observer.look().progress["join"], what="what came after it is read")
+    assert observer.look().progress["join"][0] == join_progress()
+
+
 def test_lag_is_what_lies_behind_each_group(observer: Observer) -> None:
     """Join and pairs are measured by their progress, the others by their commits; held records stand apart."""
     groups = lag_report(observer.look())["groups"]

@@ -1,10 +1,11 @@
-"""Live through days of the stream workers: `python -m tests.simulation --seed N`, or `--seeds 1000`."""
+"""Live through days of stream workers and of indexers: `python -m tests.simulation --seed N`, or `--seeds 1000`."""
 
 import argparse
 import sys
 import time
 
-from tests.simulation.check import problems
+from tests.simulation import check, check_index
+from tests.simulation.index_world import IndexWorld
 from tests.simulation.world import World
 
 
@@ -21,13 +22,15 @@ def main() -> int:
         seeds = range(arguments.seed, arguments.seed + 1)
     failed, hours, began_s = [], 0.0, time.process_time()
     for seed in seeds:
-        world = World(seed, steps=arguments.steps)
+        world, index = World(seed, steps=arguments.steps), IndexWorld(seed, steps=arguments.steps)
         world.run()
+        index.run()
         hours += world.loop.time() / 3600
-        if found := problems(world):
-            failed.append(seed)
-            steps = [*world.steps] if arguments.seed is not None else []
-            tell(*steps, f"seed {seed}:", *(f"  {one}" for one in found))
+        for lived, found in ((world, check.problems(world)), (index, check_index.problems(index))):
+            if found:
+                failed.append(seed)
+                steps = [*lived.steps] if arguments.seed is not None else []
+                tell(*steps, f"seed {seed}:", *(f"  {one}" for one in found))
     tell(f"{len(seeds)} seeds, {hours:.0f} hours of a shop, {time.process_time() - began_s:.0f} CPU-s; wrong: {failed}")
     if failed and arguments.seed is None:
         tell(f"look at one: python -m tests.simulation --seed {failed[0]}")

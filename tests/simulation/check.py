@@ -25,8 +25,8 @@ from tests.simulation.world import LATENESS_S, PARTITIONS, WINDOW_S, World, is_m
 Json = dict[str, Any]
 SHOWN: int = 3
 """Differences of a kind that are told one by one."""
-OUT_OF_TIME: int = 5
-"""Lists a day that may be judged out of event time: what a device sends hours late to an idle partition."""
+OUT_OF_TIME: int = 10
+"""Lists a day that may be judged out of event time: what comes hours late, or late from a join that had been idle."""
 NOT_SUMMED = ("join", "pairs", "attribution", "attribution-orphans")
 """Agents whose progress is not a function of the log that they read alone; that of all others is."""
 

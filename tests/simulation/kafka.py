@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from typing_extensions import override
 
 from contracts.errors import DependencyDown
-from streams.transport.output import Headers, Output, Writable
+from streams.transport.output import PATIENCE_S, Headers, Output, Writable
 
 
 class Stored(NamedTuple):
@@ -62,6 +62,8 @@ class Faults:
         self.rng = rng
         self.slow_s = 0.05
         self.lost_send = self.lost_acknowledgement = self.lost_reply = 0.0
+        self.broker_is_full = False
+        """Whether brokers have no room left: they give what they hold, and take nothing."""
 
     def happens(self, chance: float) -> bool:
         """Draw."""
@@ -123,6 +125,10 @@ class LoggedOutput(Output):
         """Append records, unless they are lost."""
         records, faults = list(records), self._cluster.faults
         await faults.pass_time()
+        if faults.broker_is_full:
+            await asyncio.sleep(PATIENCE_S)
+        if faults.broker_is_full:
+            raise DependencyDown("nothing was acknowledged")
         if faults.happens(faults.lost_send):
             self._cluster.append(topic, partition, records[: faults.rng.randrange(len(records))], headers)
             raise DependencyDown("a send was lost")

@@ -1,4 +1,4 @@
-"""Days of the stream agents in virtual time and all that may happen to them; `python -m tests.simulation` has more."""
+"""Days of stream agents and indexers in virtual time and all that may happen; `python -m tests.simulation` has more."""
 
 from typing import Any
 
@@ -6,10 +6,14 @@ import pytest
 from typing_extensions import override
 
 from contracts.joined import ClosedSearches
+from indexer.catalog.loop import CatalogLoop
+from indexer.catalog.planning import CatalogRecord, plan_batch
 from streams.agents.partition_agent import PartitionAgent
 from streams.arms import partition_arms
 from streams.transport.consumer import Chunk
+from tests.simulation import check_index
 from tests.simulation.check import problems
+from tests.simulation.index_world import IndexWorld
 from tests.simulation.world import World
 
 
@@ -20,7 +24,14 @@ def lived(seed: int) -> World:
     return world
 
 
-@pytest.mark.parametrize("seed", range(8))
+def indexed(seed: int) -> IndexWorld:
+    """Return the indexers' world of a seed after its day."""
+    world = IndexWorld(seed)
+    world.run()
+    return world
+
+
+@pytest.mark.parametrize("seed", [*range(5), 431])
 def test_whatever_happens_to_the_workers_the_agents_say_what_the_log_says(seed: int) -> None:
     """Lists, pairs, sums, late values and every ledger are those of a day without faults."""
     assert problems(lived(seed)) == []
@@ -66,3 +77,31 @@ def test_repeats_that_are_counted_are_found(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(partition_arms, "ClosedSearches", Forgetful)
     assert any("arms" in problem for seed in range(20) for problem in problems(lived(seed)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_happens_to_the_indexers_the_index_says_what_the_catalogue_says(seed: int) -> None:
+    """Once quiet: nothing missing, stale or resurrected, one base, the newest release that was not taken back."""
+    assert check_index.problems(indexed(seed)) == []
+
+
+def test_an_index_day_is_one_story_too() -> None:
+    """Threads take turns by the seed alone."""
+    first, second = indexed(2), indexed(2)
+    assert (list(first.steps), first.turns.now_s) == (list(second.steps), second.turns.now_s)
+    assert len(first.steps) > 10
+
+
+def test_a_commit_before_its_write_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order of the indexer's promise is what its days are about: turned round, changes are missing soon."""
+
+    def commit_first(self: CatalogLoop, records: list[CatalogRecord]) -> None:
+        """Move the offsets, then do what they stand for."""
+        plan = plan_batch(records, self._log.known.get)
+        self._log.set_aside(plan.refusals)
+        self._commit(records, plan)
+        for changes in plan.batches():
+            self._apply(changes)
+
+    monkeypatch.setattr(CatalogLoop, "_work_off", commit_first)
+    assert any("is committed at" in problem for seed in range(5) for problem in check_index.problems(indexed(seed)))

@@ -123,6 +123,8 @@ class Group:
                 await asyncio.sleep(1.0)
                 waited_s += 1.0
             joined, self._joining = self._joining, {}
+            if not joined:
+                return  # whoever asked is gone
             self.members = [*joined]
             given: dict[Member, list[int]] = {member: [] for member in joined}
             for number in range(self.partitions):

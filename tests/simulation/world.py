@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -64,6 +64,7 @@ class World:
         self.is_over = self.mended = False
         self._interruption: tuple[str, int, Callable[[Process], None]] | None = None
         self.loop = VirtualLoop()
+        self.loop.set_exception_handler(self._on_unseen)
         self.faults = Faults(self.rng)
         self.cluster = Cluster(self.faults, self.epoch_ms)
         self.cluster.stamped.add("search-events")
@@ -118,6 +119,11 @@ class World:
         self.note("FAILS", what)
         self.failures.append(what)
 
+    def _on_unseen(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Take an error that nobody waited for, as of a task beside the work, for one that is wrong."""
+        if not self.is_over and (error := context.get("exception")) is not None:
+            self.fail(f"nobody saw {error!r}")
+
     def restart_after_s(self) -> float:
         """Return how long whoever restarts workers takes: mostly seconds, sometimes a quarter of an hour."""
         return self.rng.choice((0.5, 5.0, 15.0, 60.0, 900.0)) if not self.mended else 0.5
@@ -165,7 +171,7 @@ class World:
         """Let something happen every now and then."""
         disturbances = (
             *4 * [self._kill], *3 * [self._pause], self._restart, self._lose_requests, self._jump_clock,
-             self._redis_away, self._fill_disk, self._spoil_disk, self._rebalance,
+             self._redis_away, self._fill_disk, self._spoil_disk, self._fill_broker, self._rebalance,
         )  # fmt: skip
         flushes = self.rng.random() < 0.25
         while True:
@@ -291,11 +297,19 @@ class World:
         for name in disk:
             disk[name] = disk[name][: self.rng.randrange(1 + len(disk[name]))]
 
+    async def _fill_broker(self) -> None:
+        """Let brokers be without room for a while; what the site sends lies on another one."""
+        self.faults.broker_is_full = True
+        self.note("brokers are full")
+        await asyncio.sleep(self.rng.choice((5.0, 90.0, 600.0)))
+        self.faults.broker_is_full = False
+
     def _mend(self) -> None:
         """Let nothing go wrong any more."""
         self.mended = True
         self._interruption = None
         self.faults.lost_send = self.faults.lost_acknowledgement = self.faults.lost_reply = 0.0
+        self.faults.broker_is_full = False
         self.redis.is_up = True
         for worker in self.workers:
             worker.process.steps_left = -1
@@ -312,10 +326,10 @@ class World:
             for number in range(PARTITIONS):
                 logged = self.cluster.logs[spec.source, number].records
                 last = next((record.offset for record in reversed(logged) if not is_moving(record.value)), -1)
-                written = self.cluster.logs[spec.progress_topic, number].records[-5:]
+                written = self.cluster.logs[spec.progress_topic, number].records[-1:]
                 known = [orjson.loads(record.value or b"") for record in written]
-                come = max((int(one["next_offset"]) for one in known), default=0)
-                pending = max((int(one["counts"].get("pending", 0)) for one in known[-1:]), default=0)
+                come = sum(int(one["next_offset"]) for one in known)
+                pending = sum(int(one["counts"].get("pending", 0)) for one in known)
                 if come <= last or pending:
                     yield f"{spec.name}/{number} of {last}: {come}, pending {pending}"
 

@@ -12,8 +12,11 @@ from faust.types import TP
 from prometheus_client import REGISTRY
 
 from contracts.progress import JoinProgress
+from contracts.topics import SEARCH_EVENTS
+from contracts.wire import encode
 from service.machine import epoch_ms
 from service.metrics import EVENT_OUTCOMES
+from streams.agents import partition_agent
 from streams.agents.partition_agent import STUCK_AFTER_S, OwnedPartition, PartitionAgent
 from streams.agents.progress import SourcePartition
 from streams.join.agent import JoinAgent
@@ -329,3 +332,21 @@ async def test_what_is_not_acknowledged_is_not_told(settings: SettingsFactory) -
     agent.owned[PARTITION].owes_outputs = True
     await agent.idle(agent.owned[PARTITION])
     assert topics.marks == []
+
+
+@pytest.mark.parametrize("is_buried", [True, False])
+async def test_progress_that_was_written_over_is_written_again(
+    settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch, is_buried: bool
+) -> None:
+    """Compaction keeps what was written last: of a partition where nothing happens any more, that is what counts."""
+    agent, topics = join_agent(settings)
+    progress = JoinProgress(partition=PARTITION, next_offset=2, hold_offset=2, watermark_ms=T0)
+
+    async def read_sources(*_arguments: Any, **_options: Any) -> dict[int, Any]:
+        """Answer as Kafka would."""
+        return {PARTITION: SourcePartition(0, 10, progress, is_buried)}
+
+    monkeypatch.setattr(partition_agent, "read_sources", read_sources)
+    await agent.take_over({TP(agent.settings.topic(SEARCH_EVENTS), PARTITION)})
+    assert topics.written == [("join-progress", PARTITION, 1)] * is_buried
+    assert topics.records == ({"join-progress": [OutRecord(b"2", encode(progress))]} if is_buried else {})

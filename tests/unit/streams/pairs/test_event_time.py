@@ -90,6 +90,14 @@ def test_a_partition_that_holds_nothing_open_holds_nobody_up() -> None:
     assert learned(emitted) == []
 
 
+@pytest.mark.parametrize(("closed_at", "behind_time"), [(4_000, 1), (6_999, 1), (7_000, 0)])
+def test_a_list_that_comes_when_it_could_have_changed_another_is_counted(closed_at: int, behind_time: int) -> None:
+    """A join that was idle and stops holds nobody up; what its lists would have changed is told, by a look ahead."""
+    quiet = [mark(1, 0, idle=True), mark(2, 0, idle=True)]
+    pairs, emitted = run(log_of([*quiet, listed(0, 1, 5_000), mark(0, 7_001), listed(1, 1, closed_at)]))
+    assert (learned(emitted)[0], pairs.progress().behind_time) == ("s0-1", behind_time)
+
+
 def test_a_join_that_fell_silent_is_waited_for_no_longer_than_that() -> None:
     """A dead worker costs a minute, by the log's own clock, and what was decided without it is counted."""
     written = [mark(2, 0, idle=True), listed(0, 1, 5_000), *(mark(0, 8_000 + n) for n in range(70))]
