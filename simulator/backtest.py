@@ -24,7 +24,7 @@ from millrace.output import Tell
 from simulator.base_vectors import encode_catalogue
 from simulator.choices import HALF_LIFE_DAYS, ChoiceLearner, Chosen
 from simulator.click_log import DAY_MS, ClickLog, Counts
-from simulator.shown_lists import ListLearner
+from simulator.logged_lists import ListLearner
 from simulator.words import Words
 from towers.encoder import BaseEncoder
 from towers.features import key_of

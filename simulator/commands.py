@@ -244,7 +244,7 @@ def backtest(  # noqa: PLR0913, PLR0917 # a command line
     from simulator.backtest import DELAYS_MS, Backtest
     from simulator.backtest_page import page
     from simulator.click_log import read_log
-    from simulator.shown_lists import read_lists
+    from simulator.logged_lists import read_lists
     from towers.encoder import load_encoder
 
     delays = [name.strip() for name in delay.split(",")]

@@ -10,7 +10,7 @@ import pytest
 from contracts.errors import UsageError
 from simulator.backtest import Backtest
 from simulator.click_log import ClickLog, read_log
-from simulator.shown_lists import read_lists
+from simulator.logged_lists import read_lists
 from tests.support.tiny_encoder import WORDS, TinyEncoder
 
 START_S = 1_704_067_200
