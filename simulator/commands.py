@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from contracts.errors import UsageError
+from contracts.telemetry import FILTERS_ON
 from millrace.output import Json, messages, out, print_json, progress_bars
 from millrace.tables import column_names
 from service.machine import write_atomically
@@ -84,7 +85,7 @@ def simulate(  # noqa: PLR0913, PLR0917 # a command line
     explore_by: Annotated[str, typer.Option(help="noise, or draws of each quality, as search does.")] = "noise",
     learner: Annotated[str, typer.Option(help="preference, or none for the untrained model.")] = "preference",
     loss: Annotated[str, typer.Option(help="softmax, logistic, hinge, squared or ranknet.")] = "softmax",
-    filters: Annotated[str, typer.Option(help="As MILLRACE_FILTERS: comma-separated, none, or all of them.")] = "all",
+    filters: Annotated[str, typer.Option(help="As MILLRACE_FILTERS.")] = ",".join(FILTERS_ON),
     look_ahead: Annotated[float, typer.Option(min=0, help="As MILLRACE_LOOK_AHEAD_S.")] = 0.0,
     trouble: Annotated[str, typer.Option(help="Who comes too: crawl, fraud, heavy and more (quickstart).")] = "none",
     json: Annotated[Path | None, typer.Option("--json", help="Write every figure here.")] = None,
@@ -104,7 +105,7 @@ def simulate(  # noqa: PLR0913, PLR0917 # a command line
         "lists": lists, "seed": seed, "redeploy": redeploy, "shoppers": shoppers, "bias": bias, "weights": weights,
         "click_model": click_model, "ranker": ranker, "swaps": swaps, "twin": twin, "explore": explore,
         "explore_by": explore_by, "learner": learner, "loss": loss, "look_ahead": look_ahead, "trouble": trouble,
-        **({} if filters == "all" else {"filters": [] if filters == "none" else filters.split(",")}),
+        "filters": [] if filters == "none" else filters.split(","),
     })  # fmt: skip
     with threadpool_limits(1), progress_bars() as tell:
         simulation = Simulation(world_of(world, seed), load_encoder(load_settings().base_model), cache=world, tell=tell)

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 
 from contracts.outcomes import examination
-from contracts.telemetry import Filter
+from contracts.telemetry import FILTERS_ON, Filter
 from indexer.search.exploration import swapped
 from simulator.shop.click_models import TRUST, ClickModel, Habits, browse
 from simulator.shop.shoppers import Action, Shoppers
@@ -63,7 +63,7 @@ class SimulateOptions:
     explore_by: Literal["noise", "draws"] = "noise"
     learner: Literal["preference", "none"] = "preference"
     loss: LossName = "softmax"
-    filters: tuple[Filter, ...] = tuple(Filter)
+    filters: tuple[Filter, ...] = FILTERS_ON
     look_ahead: float = 0.0
     trouble: Trouble = "none"
     troubled: float = 0.3
