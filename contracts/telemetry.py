@@ -114,6 +114,10 @@ class Filter(StrEnum):
     REFORMULATIONS = "reformulations"
 
 
+FILTERS_ON: Final = (Filter.ROBOTS, Filter.REPEATS, Filter.CAPS)
+"""Unless a shop says otherwise: the others made no difference where they were tried (docs/experiments.md)."""
+
+
 class OutOfTime(StrEnum):
     """How a list was decided otherwise than in the order of event time."""
 

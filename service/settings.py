@@ -19,7 +19,7 @@ from pydantic import SecretStr, ValidationError, field_validator, model_validato
 
 from contracts.errors import UsageError
 from contracts.releases import ALIAS, collection_name
-from contracts.telemetry import DEFAULT_PORTS, Filter, Process
+from contracts.telemetry import DEFAULT_PORTS, FILTERS_ON, Filter, Process
 from contracts.topics import GROUP_PREFIX
 from service.kafka_settings import ENV_PREFIX, KafkaSettings, comma_list, env_name
 from service.kafka_settings import setting as _setting
@@ -91,7 +91,9 @@ class Settings(KafkaSettings):
         le=600,
     )
     filters: str = _setting(
-        ",".join(Filter), "What keeps lists or products of lists out of learning, comma-separated; none for nothing."
+        ",".join(FILTERS_ON),
+        "What keeps lists or products of lists out of learning, comma-separated; none for nothing. "
+        "variants, later_clicks and reformulations are off, for they made no difference.",
     )
     holdout_share: float = _setting(
         0,

@@ -3,16 +3,20 @@
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import orjson
 import typer
 from rich.table import Table
 
 from contracts.errors import UsageError
+from contracts.telemetry import FILTERS_ON
 from millrace.output import Json, messages, out, print_json, progress_bars
 from millrace.tables import column_names
 from service.machine import write_atomically
+
+if TYPE_CHECKING:
+    from simulator.shown_lists import SimulateOptions
 
 BENCHES: Final = ("streams", "trainer", "indexer", "graph", "search")
 
@@ -81,36 +85,48 @@ def simulate(  # noqa: PLR0913, PLR0917 # a command line
     explore_by: Annotated[str, typer.Option(help="noise, or draws of each quality, as search does.")] = "noise",
     learner: Annotated[str, typer.Option(help="preference, or none for the untrained model.")] = "preference",
     loss: Annotated[str, typer.Option(help="softmax, logistic, hinge, squared or ranknet.")] = "softmax",
+    filters: Annotated[str, typer.Option(help="As MILLRACE_FILTERS.")] = ",".join(FILTERS_ON),
+    look_ahead: Annotated[float, typer.Option(min=0, help="As MILLRACE_LOOK_AHEAD_S.")] = 0.0,
+    trouble: Annotated[str, typer.Option(help="Who comes too: crawl, fraud, heavy and more (quickstart).")] = "none",
     json: Annotated[Path | None, typer.Option("--json", help="Write every figure here.")] = None,
 ) -> None:
     """Show how much a world's clicks teach, without servers: lists are shown, clicked, counted and learned from.
 
     Example: millrace simulate --world my-world --lists 4000
     """
-    from pydantic import TypeAdapter, ValidationError
     from threadpoolctl import threadpool_limits
 
     from service.settings import load_settings
     from simulator.shop.builtin import world_of
-    from simulator.simulate import SimulateOptions, Simulation
+    from simulator.simulate import Simulation
     from towers.encoder import load_encoder
 
-    given = {"lists": lists, "seed": seed, "redeploy": redeploy, "shoppers": shoppers, "bias": bias,
-             "weights": weights, "click_model": click_model, "ranker": ranker, "swaps": swaps, "twin": twin,
-             "explore": explore, "explore_by": explore_by, "learner": learner, "loss": loss}  # fmt: skip
-    try:
-        options = TypeAdapter(SimulateOptions).validate_python(given)
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        raise UsageError(
-            f"--{str(wrong['loc'][0]).replace('_', '-')}: {wrong['msg']}", fix="millrace simulate --help"
-        ) from error
+    options = _simulate_options({
+        "lists": lists, "seed": seed, "redeploy": redeploy, "shoppers": shoppers, "bias": bias, "weights": weights,
+        "click_model": click_model, "ranker": ranker, "swaps": swaps, "twin": twin, "explore": explore,
+        "explore_by": explore_by, "learner": learner, "loss": loss, "look_ahead": look_ahead, "trouble": trouble,
+        "filters": [] if filters == "none" else filters.split(","),
+    })  # fmt: skip
     with threadpool_limits(1), progress_bars() as tell:
         simulation = Simulation(world_of(world, seed), load_encoder(load_settings().base_model), cache=world, tell=tell)
         report = simulation.run(options)
     if json is not None:
         write_file(json, orjson.dumps(report, option=orjson.OPT_INDENT_2))
     out().print(simulation_table(report))
+
+
+def _simulate_options(given: Mapping[str, object]) -> "SimulateOptions":
+    from pydantic import TypeAdapter, ValidationError
+
+    from simulator.shown_lists import SimulateOptions
+
+    try:
+        return TypeAdapter(SimulateOptions).validate_python(given)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise UsageError(
+            f"--{str(wrong['loc'][0]).replace('_', '-')}: {wrong['msg']}", fix="millrace simulate --help"
+        ) from error
 
 
 def simulation_table(report: Mapping[str, Any]) -> Table:

@@ -25,7 +25,8 @@ from service.machine import write_atomically
 from simulator.shop.builtin import world_of
 from simulator.shop.click_models import with_clicks
 from simulator.shop.world import JUDGMENTS, PRODUCTS, QUERIES
-from simulator.simulate import SimulateOptions, Simulation
+from simulator.shown_lists import SimulateOptions
+from simulator.simulate import Simulation
 from towers.release_files import Encoder
 
 REPLICATES: Final = 10_000

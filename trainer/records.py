@@ -62,6 +62,14 @@ class LogRecord(NamedTuple):
         return f"{self.topic}/{self.partition}"
 
 
+def shown_in(search: TrainingSearch, number: Callable[[str], int]) -> tuple[list[Shown], list[tuple[Shown, Shown]]]:
+    """What a list says of each of its products, by their numbers, and its neighbours that chance put in their order."""
+    cap = search.cap
+    shown = [Shown(number(one.product_id), cap * one.showing, cap * one.value, cap) for one in search.slots]
+    at = dict(zip((one.position for one in search.slots), shown, strict=True))
+    return shown, [(at[one], at[one + 1]) for one in search.exchanged or () if one in at and one + 1 in at]
+
+
 class Names:
     """Gives out numbers for texts, and keeps their keys."""
 
@@ -145,16 +153,12 @@ class Evidence:
             return ListOutcome.DUPLICATE
         if not normalised(search.query):
             return ListOutcome.NO_QUERY
-        cap, slots = search.cap, search.slots
-        shown = [Shown(self.products.number(one.product_id), cap * one.showing, cap * one.value, cap) for one in slots]
+        shown, exchanged = shown_in(search, self.products.number)
         query = self._number(search.query)
         self._count(query, shown, time_ms=min(search.closed_at, time_ms))
-        at = dict(zip((one.position for one in slots), shown, strict=True))
-        for position in search.exchanged or ():
-            if position in at and position + 1 in at:
-                upper, lower = at[position], at[position + 1]
-                self.exchanges.add(query, (upper.product, lower.product), (upper.click, lower.click))
-        self._note_clicks(search.search_time, slots)
+        for upper, lower in exchanged:
+            self.exchanges.add(query, (upper.product, lower.product), (upper.click, lower.click))
+        self._note_clicks(search.search_time, search.slots)
         return ListOutcome.LEARNED
 
     def take_pair(self, pair: PreferencePair, *, time_ms: int) -> PairDropReason | None:

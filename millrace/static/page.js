@@ -101,7 +101,7 @@ function showArms(arms) {
   byId("arms").replaceChildren(...(arms ? arms.arms : []).map((arm) => row([
     { text: arm.arm }, { text: arm.surface }, figure(number(arm.searches)), figure(share(arm.click_rate)), figure(share(arm.cart_rate)),
     figure(share(arm.purchase_rate)), figure(arm.value_per_search.toFixed(3)), figure(arm.mrr_of_first_click.toFixed(3)),
-    figure(share(arm.abandonment_rate)), figure(share(arm.zero_results_rate)), figure(share(arm.no_good_match_rate)),
+    figure(share(arm.abandonment_rate)), figure(share(arm.reformulation_rate)), figure(share(arm.zero_results_rate)), figure(share(arm.no_good_match_rate)),
   ])));
   byId("comparisons").replaceChildren(...(arms ? arms.comparisons : []).map((one) => row([
     { text: one.metric }, figure(one.live === null ? "-" : one.live.toFixed(4)), figure(one.anchor === null ? "-" : one.anchor.toFixed(4)),

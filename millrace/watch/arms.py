@@ -12,7 +12,7 @@ from streams.arms.partition_arms import ARMS_AGENT
 RATES: Final = {
     "click_rate": "clicked", "cart_rate": "carted", "purchase_rate": "purchased", "value_per_search": "value",
     "cart_adds_per_search": "cart_adds", "mrr_of_first_click": "reciprocal_rank", "abandonment_rate": "abandoned",
-    "zero_results_rate": "zero_results", "no_good_match_rate": "no_good_match",
+    "reformulation_rate": "reformulated", "zero_results_rate": "zero_results", "no_good_match_rate": "no_good_match",
 }  # fmt: skip
 """What is told of an arm per search -> the sum that it is made of."""
 

@@ -5,7 +5,10 @@ that was killed writes once more is told by its closing number. Counted are list
 learned from, whichever arm they are of, so that no arm is counted otherwise than another.
 """
 
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from typing_extensions import override
@@ -25,7 +28,8 @@ from contracts.arms import (
 )
 from contracts.base import is_visible
 from contracts.comparison import GROUPS
-from contracts.joined import ClosedSearches, closing_number_of
+from contracts.errors import ContractError
+from contracts.joined import ClosedSearches, closed_watermark_of, closing_number_of
 from contracts.outcomes import VALUE, Grade, filter_reason, grade, is_bounce
 from contracts.structs import JOINED_SEARCH, JoinedSearch, JoinedSlot
 from contracts.telemetry import FilterReason
@@ -33,11 +37,15 @@ from contracts.topics import DEAD_LETTERS, JOINED_SEARCHES
 from service import metrics
 from service.settings import Settings
 from streams.agents.spec import AgentSpec, LogRecord, Plan, RecordRules
+from streams.arms.reformulations import Asked, RecentSearches
+from towers.text import normalised
 
 MOST_SURFACES: Final = 8
 """Counted apart, those seen first; anyone may name a surface, and each is a series of metrics."""
 OTHER_SURFACES: Final = "other"
 UNNAMED: Final = "unnamed"
+
+_normalised: Final = lru_cache(maxsize=8_192)(normalised)
 
 
 @dataclass(slots=True)
@@ -109,6 +117,11 @@ def _clicked_at(slot: JoinedSlot) -> tuple[float, int]:
     return float("inf") if slot.click_time is None else slot.click_time, slot.position
 
 
+def _arm_of(search: JoinedSearch) -> str:
+    nobody = search.client_id is None and search.session_id == anonymous_session(search.search_id)
+    return OTHER if nobody else counted_arm(search.ranking)
+
+
 def winner(search: JoinedSearch) -> str | None:
     """Return the team of an interleaved list of which more was chosen; None if neither."""
     chosen = [slot.team for slot in search.slots if not slot.sponsored and grade(slot) is not Grade.SKIP]
@@ -130,6 +143,8 @@ class PartitionArms(RecordRules):
         self.arms: dict[str, ArmSums] = {}
         self.won = {LIVE: 0, ANCHOR: 0, None: 0}
         self._closed = ClosedSearches()
+        self._recent = RecentSearches()
+        self._read_again_from = self.next_offset if past is None else past.hold_offset
         if past is not None:
             self.newest_closed_ms, self._closed = past.newest_closed_ms, ClosedSearches(past.turns)
             for arm, surfaces in past.arms.items():
@@ -139,23 +154,33 @@ class PartitionArms(RecordRules):
             self.won = {LIVE: past.interleaving.live, ANCHOR: past.interleaving.anchor, None: past.interleaving.tied}
 
     @override
+    def take(self, record: LogRecord, plan: Plan) -> None:
+        """Take the next record; of one that was counted before, only remember the list."""
+        if record.offset >= self.next_offset:
+            super().take(record, plan)
+        elif record.offset >= self._read_again_from:
+            self._read_again_from = record.offset + 1
+            self._know_again(record)
+
+    @override
     def decide(self, record: LogRecord, plan: Plan) -> str:
         """Count a list, or say why it is none of an experiment's."""
         search = JOINED_SEARCH.decode(record.value)
         self.newest_closed_ms = max(self.newest_closed_ms, search.closed_at)
-        if self._closed.is_repeat(closing_number_of(record.headers)):
-            return f"filtered/{FilterReason.DUPLICATE}"
-        if reason := filter_reason(search):
+        is_repeat = self._closed.is_repeat(closing_number_of(record.headers))
+        reason = FilterReason.DUPLICATE if is_repeat else filter_reason(search)
+        if reason is None and is_visible(search.query):
+            self._count(search)
+        for one in self._remember(search, record.offset):
+            counted = self._sums(one.arm).surfaces.setdefault(one.surface, {})
+            counted["reformulated"] = counted.get("reformulated", 0) + 1
+        if reason is not None:
             return f"filtered/{reason}"
-        if not is_visible(search.query):
-            return "browsed"
-        self._count(search)
-        return "counted"
+        return "counted" if is_visible(search.query) else "browsed"
 
     def _count(self, search: JoinedSearch) -> None:
-        nobody = search.client_id is None and search.session_id == anonymous_session(search.search_id)
-        arm, outcome = OTHER if nobody else counted_arm(search.ranking), outcome_of(search)
-        sums = self.arms.setdefault(arm, ArmSums())
+        arm, outcome = _arm_of(search), outcome_of(search)
+        sums = self._sums(arm)
         counted = sums.surfaces.setdefault(self._surface(search.surface), {})
         for name, number in asdict(outcome).items():
             counted[name] = counted.get(name, 0) + number
@@ -163,6 +188,31 @@ class PartitionArms(RecordRules):
         sums.groups[hashed(person, b"group") % GROUPS].add(outcome)
         if arm == INTERLEAVED:
             self.won[winner(search)] += 1
+
+    def _sums(self, arm: str) -> ArmSums:
+        return self.arms.setdefault(arm, ArmSums())
+
+    def _remember(self, search: JoinedSearch, offset: int) -> Iterable[Asked]:
+        """Remember a list, a repeat too, which whoever reads the log again cannot tell; return what it reformulates."""
+        if search.session_id is None or filter_reason(search) or not is_visible(search.query):
+            return ()
+        asked = Asked(
+            search.search_time,
+            search.search_id,
+            search.session_id,
+            _normalised(search.query),
+            any(not slot.sponsored and grade(slot) is not Grade.SKIP for slot in search.slots),
+            _arm_of(search),
+            self._surface(search.surface),
+            offset,
+        )
+        return self._recent.add(asked)
+
+    def _know_again(self, record: LogRecord) -> None:
+        told = closed_watermark_of(record.headers)
+        if told is None or told.idle is None:
+            with suppress(ContractError):
+                self._remember(JOINED_SEARCH.decode(record.value), record.offset)
 
     def _surface(self, name: str | None) -> str:
         known = {surface for sums in self.arms.values() for surface in sums.surfaces}
@@ -172,8 +222,9 @@ class PartitionArms(RecordRules):
     @override
     def progress(self) -> ArmsProgress:
         """Return how far the agent has come and what became of every list so far."""
+        oldest = self._recent.oldest_offset
         return ArmsProgress(
-            **super().progress().model_dump(),
+            **{**super().progress().model_dump(), **({} if oldest is None else {"hold_offset": oldest})},
             turns=dict(self._closed.newest),
             newest_closed_ms=self.newest_closed_ms,
             arms={

@@ -43,12 +43,15 @@ def workers(own: Settings, tmp_path: Path) -> Iterator[list[Worker]]:
 
 
 def shown(number: int, arm: str) -> list[dict[str, Any]]:
-    """Return a search of an arm, of which the second product is clicked, on the anchor arm none."""
+    """Return a search of an arm, of which the second product is clicked; on the anchor arm none, but another query."""
     ranking = {"query_release": 0 if arm == "anchor" else 7, "product_release": 1, "arm": arm}
     event = impression(f"{arm}-{number}", surface="search", session_id=f"k{number}", ranking=ranking)
     if arm == "interleaved":
         event["slots"][0]["team"], event["slots"][1]["team"] = "anchor", "live"
-    return [event, *([] if arm == "anchor" else [click("b", search_id=event["search_id"])])]
+    if arm == "anchor":
+        again = impression(f"again-{number}", 40, surface="search", session_id=f"k{number}", query="small fridge")
+        return [event, {**again, "ranking": ranking}]
+    return [event, click("b", search_id=event["search_id"])]
 
 
 def send(settings: Settings) -> None:
@@ -64,13 +67,14 @@ def send(settings: Settings) -> None:
 
 
 def told(settings: Settings) -> dict[str, Any]:
-    """Return what a look from outside shows: searches, clicked, abandoned by arm, who won, and the balance."""
+    """Return what a look from outside shows: searches and what became of them by arm, who won, and the balance."""
     with Observer(settings) as observer:
         observer.wait_caught_up(20)
         seen = observer.look()
     report = arms_report(seen)
     assert report is not None
-    cells = {row["arm"]: (row["searches"], row["clicked"], row["abandoned"]) for row in report["arms"]}
+    what = ("searches", "clicked", "abandoned", "reformulated")
+    cells = {row["arm"]: tuple(row[name] for name in what) for row in report["arms"]}
     won = tuple(report["interleaving"][team] for team in ("live", "anchor", "tied"))
     return {**cells, "won": won, "balance": ledger_report(seen)["arms"]["balance"]}
 
@@ -85,6 +89,6 @@ def test_arms_are_counted_once_though_the_worker_is_killed(own: Settings, worker
     first.kill()
     second.start()
     second.wait_ready()
-    cells = {"live": (20, 20, 0), "anchor": (20, 0, 20), "interleaved": (20, 20, 0)}
+    cells = {"live": (20, 20, 0, 0), "anchor": (40, 0, 40, 20), "interleaved": (20, 20, 0, 0)}
     whole = {**cells, "won": (20, 0, 0), "balance": 0}
     eventually(lambda: told(own) == whole, timeout_s=60, interval_s=1, what="all arms")

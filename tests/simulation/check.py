@@ -228,14 +228,21 @@ class Check:
         found, wanted = Counter[str](), Counter[str]()
         for progress in self._progress["arms"].values():
             for counts in (counts for surfaces in progress.arms.values() for counts in surfaces.values()):
-                for name in ("searches", "clicked", "purchased"):
+                for name in ("searches", "clicked", "purchased", "reformulated"):
                     found[name] += getattr(counts, name)
+        left: dict[str, list[tuple[int, str, bool]]] = defaultdict(list)
         for search in (one for expected in self._expected.values() for one in expected.searches.values()):
             if not search["synthetic"] and not search["denied"] and search["query"].strip():
                 grades = [grade_of(slot) for slot in search["slots"] if not slot["sponsored"]]
                 bought = any(slot["purchase_quantity"] for slot in search["slots"] if not slot["sponsored"])
                 wanted += Counter(searches=1, clicked=int(any(grades)), purchased=int(bought))
-        self._differ("arms", +found, wanted)
+                left[search["session_id"]].append((search["search_time"], search["query"].strip(), any(grades)))
+        for session in left.values():
+            wanted["reformulated"] += sum(
+                not clicked and any(0 < later - at <= 300_000 and other != query for later, other, _ in session)
+                for at, query, clicked in session
+            )
+        self._differ("arms", +found, +wanted)
 
     def _check_values(self) -> None:
         """Late carts and purchases raise the value of a choice to what they say, each order once."""

@@ -8,7 +8,8 @@ import orjson
 import pytest
 
 from simulator.shop.world import Judgment, Query, World
-from simulator.simulate import SHOWN, SimulateOptions, Simulation
+from simulator.shown_lists import SHOWN, SimulateOptions
+from simulator.simulate import Simulation
 from tests.support.tiny_encoder import WORDS, TinyEncoder
 from trainer.preference.model import Deviations, Weights
 
@@ -196,3 +197,20 @@ def test_a_fixed_ranker_shows_the_same_whatever_is_learned(ranker: Any) -> None:
 def test_simple_shoppers_read_as_they_are_told(click_model: Any) -> None:
     """Other clicks than those of who looks at positions one by one."""
     assert run(replace(FEW, click_model=click_model))["clicks"] != run(FEW)["clicks"]
+
+
+def test_lists_go_through_the_pairs_stage() -> None:
+    """Each list comes to something by the names of the ledger, and no filter finds fault with simple shoppers."""
+    plain, unfiltered = (run(replace(FEW, filters=filters)) for filters in (FEW.filters, ()))
+    assert sum(plain["lists_by_outcome"].values()) == 120
+    assert plain["lists_by_outcome"] == unfiltered["lists_by_outcome"]
+    assert plain["curve"] == unfiltered["curve"]
+    assert plain["pushed"] is None
+
+
+def test_a_product_that_robots_push_is_told_by_its_ranks() -> None:
+    """Beside what honest shoppers alone would have taught; nothing moves if all robots are found."""
+    options = SimulateOptions(lists=120, redeploy=120, trouble="fraud")
+    pushed = run(replace(options, filters=()))["pushed"]
+    assert pushed["most"] > 0
+    assert pushed["queries"] > 0

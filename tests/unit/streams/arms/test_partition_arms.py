@@ -1,5 +1,6 @@
 """The arms agent's state: what is counted of a list, under which arm, once whatever happens."""
 
+from itertools import permutations
 from typing import Any
 
 import orjson
@@ -23,6 +24,7 @@ from contracts.joined import CLOSING_NUMBER_HEADER, ClosingNumber
 from contracts.structs import JOINED_SEARCH
 from contracts.wire import encode
 from streams.agents.spec import Plan
+from streams.arms import reformulations
 from streams.arms.partition_arms import MOST_SURFACES, PartitionArms, outcome_of, winner
 from tests.support.search_events import T0, Record
 
@@ -169,14 +171,23 @@ def test_an_interleaved_list_is_won_by_the_team_of_which_more_was_chosen(teams: 
 
 values = st.one_of(
     st.builds(
-        lambda n, arm, surface, clicked: (
-            joined(f"s{n}", arm=arm, surface=surface, slots=[{"clicked": clicked, "team": ANCHOR}, {}]),
+        lambda n, arm, surface, clicked, asked: (
+            joined(
+                f"s{n}",
+                arm=arm,
+                surface=surface,
+                slots=[{"clicked": clicked, "team": ANCHOR}, {}],
+                session_id=f"k{n % 2}",
+                search_time=T0 + 100_000 * n,
+                query=asked,
+            ),
             ClosingNumber("0-0", n),
         ),
         st.integers(1, 12),
         st.sampled_from([*ARMS]),
         st.sampled_from(["search", "home", *(f"s{n}" for n in range(12))]),
         st.booleans(),
+        st.sampled_from(["q", "Q.", "r"]),
     ),
     st.integers(1, 12).map(lambda n: (joined(f"s{n}", synthetic=True), ClosingNumber("1-0", n))),
     st.just((b"junk", None)),
@@ -198,6 +209,63 @@ def test_a_restart_anywhere_counts_nothing_twice(log: list[Written], stops: list
     assert sum(whole.progress().counts.values()) == len(log)
     counted = sum(counts.searches for surfaces in whole.progress().arms.values() for counts in surfaces.values())
     assert counted == whole.progress().counts.get("counted", 0)
+
+
+def asked(number: int, at_s: float, query: str = "fridge", **fields: Any) -> bytes:
+    """Return a list of one session, of which nothing was chosen unless said."""
+    return joined(f"s{number}", search_time=T0 + round(1000 * at_s), query=query, **{"session_id": "k", **fields})
+
+
+def reformulated(*values: bytes) -> dict[str, int]:
+    """Return how many lists of each arm were reformulated, having seen that their order does not matter."""
+    found = [
+        {arm: sum(one.reformulated for one in surfaces.values()) for arm, surfaces in counts(*order).items()}
+        for order in permutations(values)
+    ]
+    assert found[1:] == found[:-1]
+    return {arm: n for arm, n in found[0].items() if n}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([asked(1, 0), asked(2, 300, "quiet fridge")], {LIVE: 1}),
+        ([asked(1, 0), asked(2, 300.001, "quiet fridge")], {}),
+        ([asked(1, 0), asked(2, 0, "quiet fridge")], {}),
+        ([asked(1, 0), asked(2, 60, " FRIDGE!")], {}),
+        ([asked(1, 0, slots=[{"clicked": True}]), asked(2, 60, "quiet fridge")], {}),
+        ([asked(1, 0, slots=[{"sponsored": True, "clicked": True}]), asked(2, 60, "quiet fridge")], {LIVE: 1}),
+        ([asked(1, 0), asked(2, 60, "quiet fridge", session_id="other")], {}),
+        ([asked(1, 0), asked(2, 60, "")], {}),
+        ([asked(1, 0), asked(2, 60, "quiet fridge", synthetic=True)], {}),
+        ([asked(1, 0, arm=ANCHOR), asked(2, 60, "quiet fridge")], {ANCHOR: 1}),
+        ([asked(1, 0), asked(2, 60, "quiet fridge"), asked(3, 90, "small fridge")], {LIVE: 2}),
+        ([asked(1, 0), asked(2, 60), asked(3, 90, "small fridge"), asked(4, 95, "oven")], {LIVE: 3}),
+    ],
+)
+def test_a_search_is_reformulated_by_another_query_soon_after(values: list[bytes], expected: dict[str, int]) -> None:
+    """In the same session within five minutes, once for its own arm, if nothing was chosen; joins come in any order."""
+    assert reformulated(*values) == expected
+
+
+def test_a_restart_knows_the_sessions_that_are_not_over() -> None:
+    """It reads the log again from the oldest list that may still be reformulated, and no further back."""
+    log: list[Written] = [(asked(n, 2_000 * n, session_id=f"k{n}"), None) for n in range(3)]
+    log += [(asked(3, 4_000 - 890), None), (asked(4, 4_000, "oven"), None), (asked(5, 4_020, "stove"), None)]
+    before = run(log[:5]).progress()
+    assert before.hold_offset == 2
+    after = run(log[5:], run(log[2:5], PartitionArms(0, before), begin=2), begin=5).progress()
+    assert after == run(log).progress()
+    assert after.arms[LIVE]["unnamed"].reformulated == 1
+
+
+def test_what_is_remembered_of_sessions_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest leave; a list that comes too late to be remembered tells nothing."""
+    monkeypatch.setattr(reformulations, "REMEMBERED_LISTS", 3)
+    log: list[Written] = [(asked(n, n, session_id=f"k{n}"), None) for n in range(1, 6)]
+    late: Written = (asked(0, 0.5, "oven", session_id="k3"), None)
+    progress = run([*log, late]).progress()
+    assert (progress.hold_offset, progress.arms[LIVE]["unnamed"].reformulated) == (2, 0)
 
 
 def test_what_a_killed_join_writes_again_counts_once() -> None:
