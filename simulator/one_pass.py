@@ -1,0 +1,73 @@
+"""What the preference model replaced, kept as its peer: low-rank heads, one AdamW step a micro-batch, each pair once.
+
+Source: Rafailov et al. 2023 (DPO) with a low-rank head as in LoRA; docs/papers.md, "The preference model".
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+import torch
+
+from trainer.preference.evidence import Shown
+from trainer.preference.model import Catalogue, Weights
+
+BATCH: Final = 128
+"""Lists of a micro-batch."""
+RANK: Final = 64
+RATE: Final = 1e-3
+"""Of AdamW."""
+
+
+class OnePass:
+    """A low-rank head on the query side and a quality per product, learned from each list once, in its order.
+
+    Args:
+        query_vectors: base vectors of queries, (Q, D).
+        product_vectors: base vectors of products, (P, D).
+        seed: of the first weights.
+    """
+
+    def __init__(self, query_vectors: np.ndarray, product_vectors: np.ndarray, *, seed: int = 0) -> None:
+        self._queries, self._products = (torch.from_numpy(rows) for rows in (query_vectors, product_vectors))
+        dim = query_vectors.shape[1]
+        first = torch.randn(dim, RANK, generator=torch.Generator().manual_seed(seed)) / dim**0.5
+        self._down, self._up = torch.nn.Parameter(first), torch.nn.Parameter(torch.zeros(RANK, dim))
+        self._quality = torch.nn.Parameter(torch.zeros(len(product_vectors)))
+        self._optimizer = torch.optim.AdamW([self._down, self._up, self._quality], lr=RATE)
+        self._waiting: list[tuple[int, Sequence[Shown]]] = []
+
+    def add(self, query: int, shown: Sequence[Shown]) -> None:
+        """Take a list; a full micro-batch of them is trained on and forgotten."""
+        self._waiting.append((query, shown))
+        if len(self._waiting) == BATCH:
+            self._step()
+
+    def _step(self) -> None:
+        """Train on every clicked product against every other one of its list, weighted by the ratio of looks."""
+        pairs = [
+            (query, chosen.product, other.product, chosen.click * min(1.0, other.showing / chosen.showing))
+            for query, shown in self._waiting
+            for chosen in shown if chosen.click for other in shown if not other.click
+        ]  # fmt: skip
+        self._waiting = []
+        if not pairs:
+            return
+        columns = np.array(pairs).T
+        query, chosen, rejected = torch.from_numpy(columns[:3].astype(np.int64))
+        weights = torch.from_numpy(columns[3].astype(np.float32))
+        learned = self._queries[query] @ self._down @ self._up
+        margin = (learned * (self._products[chosen] - self._products[rejected])).sum(dim=1)
+        margin = margin + self._quality[chosen] - self._quality[rejected]
+        loss = (weights * torch.nn.functional.softplus(-margin)).mean()
+        self._optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        self._optimizer.step()
+
+    def weights(self, catalogue: Catalogue) -> Weights:
+        """What was learned, as weights of the preference model: the same score, of which fewer parts are learned."""
+        quality = self._quality.detach().numpy().copy()
+        taste = (self._down @ self._up).detach().numpy()
+        untrained = Weights.untrained(catalogue)
+        return replace(untrained, taste=taste, products=np.arange(len(quality)), own=quality)
