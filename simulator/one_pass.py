@@ -27,9 +27,13 @@ class OnePass:
         query_vectors: base vectors of queries, (Q, D).
         product_vectors: base vectors of products, (P, D).
         seed: of the first weights.
+        weighed: whether pairs weigh by the ratio of looks, which undoes position bias.
     """
 
-    def __init__(self, query_vectors: np.ndarray, product_vectors: np.ndarray, *, seed: int = 0) -> None:
+    def __init__(
+        self, query_vectors: np.ndarray, product_vectors: np.ndarray, *, seed: int = 0, weighed: bool = True
+    ) -> None:
+        self._weighed = weighed
         self._queries, self._products = (torch.from_numpy(rows) for rows in (query_vectors, product_vectors))
         dim = query_vectors.shape[1]
         first = torch.randn(dim, RANK, generator=torch.Generator().manual_seed(seed)) / dim**0.5
@@ -45,9 +49,10 @@ class OnePass:
             self._step()
 
     def _step(self) -> None:
-        """Train on every clicked product against every other one of its list, weighted by the ratio of looks."""
+        """Train on every clicked product against every other one of its list."""
+        ratio = self._ratio if self._weighed else lambda *_: 1.0
         pairs = [
-            (query, chosen.product, other.product, chosen.click * min(1.0, other.showing / chosen.showing))
+            (query, chosen.product, other.product, chosen.click * ratio(chosen, other))
             for query, shown in self._waiting
             for chosen in shown if chosen.click for other in shown if not other.click
         ]  # fmt: skip
@@ -64,6 +69,10 @@ class OnePass:
         self._optimizer.zero_grad()
         torch.autograd.backward(loss)
         self._optimizer.step()
+
+    @staticmethod
+    def _ratio(chosen: Shown, other: Shown) -> float:
+        return min(1.0, other.showing / chosen.showing)
 
     def weights(self, catalogue: Catalogue) -> Weights:
         """What was learned, as weights of the preference model: the same score, of which fewer parts are learned."""

@@ -21,6 +21,7 @@ from indexer.search.exploration import MOST_EXPLORED, swapped
 from millrace.output import Tell
 from simulator import evaluation
 from simulator.base_vectors import encode_catalogue
+from simulator.one_pass import OnePass
 from simulator.shop.click_models import TRUST, ClickModel, Habits, browse
 from simulator.shop.shoppers import Action, Shoppers
 from simulator.shop.world import Query, Split, World
@@ -59,7 +60,8 @@ class SimulateOptions:
         explore: standard deviation of noise on the scores of shown lists, in nats; with draws, in deviations of each
             product's own quality.
         explore_by: `noise` is alike for all products; `draws` of their qualities move only what is uncertain.
-        learner: `preference`, or `none` for the untrained model.
+        learner: `preference`; `one-pass` for the heads that it replaced (`simulator.one_pass`); `none` for the
+            untrained model.
         loss: what is solved.
     """
 
@@ -75,7 +77,7 @@ class SimulateOptions:
     twin: bool = False
     explore: float = 0.0
     explore_by: Literal["noise", "draws"] = "noise"
-    learner: Literal["preference", "none"] = "preference"
+    learner: Literal["preference", "one-pass", "none"] = "preference"
     loss: LossName = "softmax"
 
 
@@ -111,6 +113,9 @@ class Simulation:
         began_s = time.process_time()
         table, exchanges = EvidenceTable(), Exchanges()
         learner = PreferenceLearner(loss=options.loss, debias=DEBIAS[options.weights])
+        heads = OnePass(
+            self._query_vectors, self._catalogue.vectors, seed=options.seed, weighed=options.weights != "one"
+        )
         solved = weights = Weights.untrained(self._catalogue)
         ranking = self._ranking(weights)
         shown = _Lists(self, options)
@@ -126,6 +131,8 @@ class Simulation:
                 clicks += sum(slot.click > 0 for slot in slots)
                 lost += utility_lost
                 table.add(number, slots)
+                if options.learner == "one-pass":
+                    heads.add(number, slots)
                 for upper, lower in shown.exchanged(slots):
                     exchanges.add(number, (upper.product, lower.product), (upper.click, lower.click))
                 if options.learner == "preference" and learner.prior_due(place + 1):
@@ -134,6 +141,9 @@ class Simulation:
                 cells = table.cells(debiasing=learner.strength)
                 fit = learner.solve(cells, self._query_vectors, self._catalogue, start=solved)
                 solved, weights = fit.weights, fit.remembering()
+            elif options.learner == "one-pass":
+                weights = heads.weights(self._catalogue)
+            if options.learner != "none":
                 ranking = self._ranking(weights)
             after = self._scores(ranking)
             curve.append(self._point(first + count, after))

@@ -196,3 +196,13 @@ def test_a_fixed_ranker_shows_the_same_whatever_is_learned(ranker: Any) -> None:
 def test_simple_shoppers_read_as_they_are_told(click_model: Any) -> None:
     """Other clicks than those of who looks at positions one by one."""
     assert run(replace(FEW, click_model=click_model))["clicks"] != run(FEW)["clicks"]
+
+
+def test_the_one_pass_heads_learn_in_the_same_loop() -> None:
+    """What shoppers prefer rises, on queries that nobody typed too, once there is a whole micro-batch."""
+    options = SimulateOptions(lists=1280, redeploy=64, learner="one-pass")
+    report = run(options)
+    assert gain(report, "unseen") > 0
+    first, second, *_ = report["curve"]
+    assert first["unseen"] == second["unseen"]
+    assert run(replace(options, weights="one"))["curve"] != report["curve"]
