@@ -14,7 +14,7 @@ from trainer.preference.evidence import Shown
 from trainer.preference.model import Catalogue, Weights
 
 BATCH: Final = 128
-"""Lists of a micro-batch."""
+"""Pairs of a micro-batch."""
 RANK: Final = 64
 RATE: Final = 1e-3
 """Of AdamW."""
@@ -40,28 +40,22 @@ class OnePass:
         self._down, self._up = torch.nn.Parameter(first), torch.nn.Parameter(torch.zeros(RANK, dim))
         self._quality = torch.nn.Parameter(torch.zeros(len(product_vectors)))
         self._optimizer = torch.optim.AdamW([self._down, self._up, self._quality], lr=RATE)
-        self._waiting: list[tuple[int, Sequence[Shown]]] = []
+        self._waiting: list[tuple[int, int, int, float]] = []
 
     def add(self, query: int, shown: Sequence[Shown]) -> None:
-        """Take a list; a full micro-batch of them is trained on and forgotten."""
-        self._waiting.append((query, shown))
-        if len(self._waiting) == BATCH:
-            self._step()
-
-    def _step(self) -> None:
-        """Train on every clicked product against every other one of its list."""
+        """Take a list: each clicked product against each other one; full micro-batches are trained on and forgotten."""
         ratio = self._ratio if self._weighed else lambda *_: 1.0
-        pairs = [
+        self._waiting += [
             (query, chosen.product, other.product, chosen.click * ratio(chosen, other))
-            for query, shown in self._waiting
             for chosen in shown if chosen.click for other in shown if not other.click
         ]  # fmt: skip
-        self._waiting = []
-        if not pairs:
-            return
-        columns = np.array(pairs).T
-        query, chosen, rejected = torch.from_numpy(columns[:3].astype(np.int64))
-        weights = torch.from_numpy(columns[3].astype(np.float32))
+        while len(self._waiting) >= BATCH:
+            self._step(np.array(self._waiting[:BATCH]).T)
+            del self._waiting[:BATCH]
+
+    def _step(self, pairs: np.ndarray) -> None:
+        query, chosen, rejected = torch.from_numpy(pairs[:3].astype(np.int64))
+        weights = torch.from_numpy(pairs[3].astype(np.float32))
         learned = self._queries[query] @ self._down @ self._up
         margin = (learned * (self._products[chosen] - self._products[rejected])).sum(dim=1)
         margin = margin + self._quality[chosen] - self._quality[rejected]

@@ -326,7 +326,8 @@ def sketch_of(digests: np.ndarray) -> np.ndarray:
 
     Source: Broder, On the Resemblance and Containment of Documents, SEQUENCES 1997.
     """
-    return np.sort(digests)[:SKETCHED]
+    least = np.partition(digests, SKETCHED)[:SKETCHED] if len(digests) > SKETCHED else digests  # sorts no catalogue
+    return np.sort(least)
 
 
 def changed_share(before: np.ndarray, now: np.ndarray) -> float:
