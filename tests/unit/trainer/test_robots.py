@@ -19,8 +19,9 @@ PEOPLE, ROBOTS = 400, 160
 
 def log() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the lists of people, two each, and those of a robot that clicks on one product wherever it stands."""
+    people: list[dict[str, Any]] = []
+    robots: list[dict[str, Any]] = []
     rng = np.random.default_rng(3)
-    people, robots = [], []
     for number in range(PEOPLE + ROBOTS):
         is_robot = number >= PEOPLE
         products = rng.permutation(len(PRODUCTS))[:SHOWN]
