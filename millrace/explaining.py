@@ -178,7 +178,7 @@ def explain_report(
 
     about = [pair for pair in pairs if normalised(pair.query) == normalised(query)]
     about = [pair for pair in about if product.product_id in {pair.chosen.product_id, pair.rejected.product_id}]
-    memory = float(query_tower.memory.nats_of_products(query, [product.product_id])[0])
+    memory = float(query_tower.memory.nats_of_products([query], [product.product_id]).item())
     terms = query_tower.terms(vector, product.vector, {"memory": memory, "words": words, **boosts})
     return {
         "query": query,

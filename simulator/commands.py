@@ -83,7 +83,7 @@ def simulate(  # noqa: PLR0913, PLR0917 # a command line
         float, typer.Option(min=0, help="How far scores of shown lists move: nats, or with draws widths of a quality.")
     ] = 0.0,
     explore_by: Annotated[str, typer.Option(help="noise, or draws of each quality, as search does.")] = "noise",
-    learner: Annotated[str, typer.Option(help="preference, or none for the untrained model.")] = "preference",
+    learner: Annotated[str, typer.Option(help="preference, one-pass heads, or none.")] = "preference",
     loss: Annotated[str, typer.Option(help="softmax, logistic, hinge, squared or ranknet.")] = "softmax",
     filters: Annotated[str, typer.Option(help="As MILLRACE_FILTERS.")] = ",".join(FILTERS_ON),
     look_ahead: Annotated[float, typer.Option(min=0, help="As MILLRACE_LOOK_AHEAD_S.")] = 0.0,
@@ -201,7 +201,7 @@ def experiment_run(
 ) -> None:
     """Run a seeded grid of worlds and settings, go on where it was left, and compare.
 
-    Writes a report for each cell, and summary.json, table.txt and report.html beside them.
+    Writes a report for each cell, and summary.json, table.txt, report.html and each plot as PNG beside them.
 
     Example: millrace experiment run docs/experiments/losses.toml --into losses
     """
@@ -219,7 +219,9 @@ def experiment_run(
     write_file(folder / "summary.json", orjson.dumps(found, option=orjson.OPT_INDENT_2))
     write_file(folder / "table.txt", experiment_page.markdown(found).encode())
     write_file(folder / "report.html", experiment_page.page(found).encode())
-    messages().print(f"written to {folder}: summary.json, table.txt, report.html", markup=False)
+    for name, picture in experiment_page.pictures(found):
+        write_file(folder / name, picture)
+    messages().print(f"written to {folder}: summary.json, table.txt, report.html, plots as PNG", markup=False)
     if json:
         print_json(found)
         return

@@ -41,7 +41,8 @@ class SimulateOptions:
         explore: standard deviation of noise on the scores of shown lists, in nats; with draws, in deviations of each
             product's own quality.
         explore_by: `noise` is alike for all products; `draws` of their qualities move only what is uncertain.
-        learner: `preference`, or `none` for the untrained model.
+        learner: `preference`; `one-pass` for the heads that it replaced (`simulator.one_pass`); `none` for the
+            untrained model.
         loss: what is solved.
         filters: of the pairs stage, those that are on (`MILLRACE_FILTERS`).
         look_ahead: seconds that the pairs stage waits for what follows a list (`MILLRACE_LOOK_AHEAD_S`).
@@ -61,7 +62,7 @@ class SimulateOptions:
     twin: bool = False
     explore: float = 0.0
     explore_by: Literal["noise", "draws"] = "noise"
-    learner: Literal["preference", "none"] = "preference"
+    learner: Literal["preference", "one-pass", "none"] = "preference"
     loss: LossName = "softmax"
     filters: tuple[Filter, ...] = FILTERS_ON
     look_ahead: float = 0.0

@@ -20,6 +20,7 @@ from millrace.output import Tell
 from simulator import evaluation
 from simulator.base_vectors import encode_catalogue
 from simulator.judged_lists import JudgedLists
+from simulator.one_pass import OnePass
 from simulator.shop.world import Query, Split, World
 from simulator.shown_lists import SHOWN, Noise, Ranking, ShownLists, SimulateOptions
 from simulator.words import Words
@@ -64,6 +65,9 @@ class Simulation:
         began_s = time.process_time()
         table, honest, exchanges = EvidenceTable(), EvidenceTable(), Exchanges()
         learner = PreferenceLearner(loss=options.loss, debias=DEBIAS[options.weights])
+        heads = OnePass(
+            self._query_vectors, self._catalogue.vectors, seed=options.seed, weighed=options.weights != "one"
+        )
         solved = weights = Weights.untrained(self._catalogue)
         ranking = self._ranking(weights)
         shown = ShownLists(self.world, options, products=self._products, numbers=self._number_of)
@@ -85,6 +89,8 @@ class Simulation:
                     judged += stage.finish()
                 for told, slots, exchanged in judged:
                     table.add(told.number, slots)
+                    if options.learner == "one-pass":
+                        heads.add(told.number, slots)
                     if told.is_usual:
                         honest.add(told.number, slots)
                     for upper, lower in exchanged:
@@ -95,6 +101,9 @@ class Simulation:
                 cells = table.cells(debiasing=learner.strength)
                 fit = learner.solve(cells, self._query_vectors, self._catalogue, start=solved)
                 solved, weights = fit.weights, fit.remembering()
+            elif options.learner == "one-pass":
+                weights = heads.weights(self._catalogue)
+            if options.learner != "none":
                 ranking = self._ranking(weights)
             after = self._scores(ranking)
             curve.append(self._point(first + count, after))

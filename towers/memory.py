@@ -4,7 +4,7 @@ It names single products, so that it can tell one of two that look alike from th
 looks its products up beside those that both arms find.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Self
@@ -52,12 +52,22 @@ class QueryMemory:
     @classmethod
     def of(cls, remembered: Sequence[tuple[int, Mapping[str, float]]]) -> Self:
         """Make it of queries' keys, and of the nats of each one's products by id."""
-        ordered = sorted(remembered)
-        queries, counts = np.array([(key, len(nats)) for key, nats in ordered], np.uint64).reshape(-1, 2).T
-        numbers = [divmod(UUID(_point_id(name)).int, _WORD) for _, nats in ordered for name in nats]
-        points = np.array(numbers, dtype=np.uint64).reshape(-1, 2)
-        added = np.array([value for _, nats in ordered for value in nats.values()], dtype=np.float16)
-        return cls(queries.copy(), counts.copy(), points, added)
+        keys = np.array([key for key, nats in remembered for _ in nats], dtype=np.uint64)
+        added = np.array([value for _, nats in remembered for value in nats.values()], dtype=float)
+        return cls.of_entries(keys, points_of(name for _, nats in remembered for name in nats), added)
+
+    @classmethod
+    def of_entries(cls, keys: np.ndarray, points: np.ndarray, nats: np.ndarray) -> Self:
+        """Make it of entries in any order.
+
+        Args:
+            keys: of their queries, (E,) uint64.
+            points: of their products, (E, 2) uint64, as `points_of` gives them.
+            nats: what each adds, (E,).
+        """
+        order = np.lexsort((points[:, 1], points[:, 0], keys))
+        queries, counts = np.unique(keys, return_counts=True)
+        return cls(queries, counts.astype(np.uint64), points[order], nats[order].astype(np.float16))
 
     def nats_of(self, query: str) -> dict[str, float]:
         """What is added for a query, as it was typed: nats by point id.
@@ -65,21 +75,26 @@ class QueryMemory:
         >>> QueryMemory.of([(key_of("red shoe"), {"P-1": 1.5})]).nats_of("Red  SHOE")
         {'529a5352-385c-5db4-9dd0-0c347ac4b3bb': 1.5}
         """
+        return {str(UUID(int=upper * _WORD + lower)): nats for (upper, lower), nats in self._entries(query)}
+
+    def nats_of_products(self, queries: Sequence[str], product_ids: Sequence[str]) -> np.ndarray:
+        """What is added for queries, as they were typed, to each of some products, in nats, (Q, P)."""
+        column_of = {_point(product_id): column for column, product_id in enumerate(product_ids)}
+        found = np.zeros((len(queries), len(product_ids)))
+        for row, query in enumerate(queries):
+            for point, nats in self._entries(query):
+                if point in column_of:
+                    found[row, column_of[point]] = nats
+        return found
+
+    def _entries(self, query: str) -> Iterable[tuple[tuple[int, int], float]]:
         key = np.uint64(key_of(normalised(query)))
         place = int(np.searchsorted(self.queries, key))
         if place == len(self.queries) or self.queries[place] != key:
-            return {}
+            return ()
         first = int(self.counts[:place].sum())
         part = slice(first, first + int(self.counts[place]))
-        points = (UUID(int=upper * _WORD + lower) for upper, lower in self.points[part].tolist())
-        return dict(zip(map(str, points), self.nats[part].tolist(), strict=True))
-
-    def nats_of_products(self, query: str, product_ids: Sequence[str]) -> np.ndarray:
-        """What is added for a query, as it was typed, to each of some products, in nats, (N,)."""
-        remembered = self.nats_of(query)
-        if not remembered:
-            return np.zeros(len(product_ids))
-        return np.array([remembered.get(_point_id(one), 0.0) for one in product_ids])
+        return zip(map(tuple, self.points[part].tolist()), self.nats[part].tolist(), strict=True)
 
     def towards(self, other: Self, *, share: float) -> "QueryMemory":
         """What lies on the way to another one: a share of that one, the rest of this one."""
@@ -95,8 +110,7 @@ class QueryMemory:
         order = np.lexsort((points[:, 1], points[:, 0], -np.abs(nats), keys))
         first_of = np.searchsorted(keys, keys)  # where each one's query begins: in either order at the same place
         kept = np.sort(order[(np.arange(len(keys)) - first_of < MOST_PRODUCTS) & (np.abs(nats[order]) >= LEAST_NATS)])
-        queries, counts = np.unique(keys[kept], return_counts=True)
-        return QueryMemory(queries, counts.astype(np.uint64), points[kept], nats[kept].astype(np.float16))
+        return QueryMemory.of_entries(keys[kept], points[kept], nats[kept])
 
     def tensors(self) -> dict[str, np.ndarray]:
         """What a release carries of it."""
@@ -113,7 +127,12 @@ class QueryMemory:
         return cls(*(tensors[f"memory_{name}"] for name in ("queries", "counts", "points", "nats")))
 
 
+def points_of(product_ids: Iterable[str]) -> np.ndarray:
+    """Ids of products' points, upper and lower half, (N, 2) uint64."""
+    return np.array([_point(product_id) for product_id in product_ids], dtype=np.uint64).reshape(-1, 2)
+
+
 @lru_cache(maxsize=200_000)
-def _point_id(product_id: str) -> str:
+def _point(product_id: str) -> tuple[int, int]:
     """The id of a product's point: release after release the same products are remembered and looked up."""
-    return point_id(product_id)
+    return divmod(UUID(point_id(product_id)).int, _WORD)

@@ -13,7 +13,7 @@ import numpy as np
 from contracts.catalog import PointPayload
 from towers.features import FeatureSpace, matched
 from towers.lexical import Sparse, word_vector
-from towers.memory import QueryMemory
+from towers.memory import QueryMemory, points_of
 from towers.model import NATS_PER_COSINE, Mix, ProductTower, QueryTower, product_vectors
 from towers.word_index import TermCounts, WordIndex
 from trainer.preference.debiasing import Debias
@@ -35,6 +35,8 @@ SKETCHED: Final = 4096
 """Products of which the change of a larger catalogue is told, by their digests."""
 SAMPLE_QUERIES: Final = 256
 SAMPLE_PRODUCTS: Final = 4096
+NOTHING: Final = np.zeros(0, dtype=np.int64), np.zeros(0)
+"""What a query without a memory remembers."""
 
 
 class Towers(NamedTuple):
@@ -97,8 +99,7 @@ class Sample(NamedTuple):
         products = product_vectors(self.vectors, quality)
         rates = self.matches.strengths @ rates_of(towers.query.mix)
         added = rates[:, None] * self.matches.shares
-        for row, text in enumerate(self.texts):
-            added[row] += towers.query.memory.nats_of_products(text, self.product_ids)
+        added += towers.query.memory.nats_of_products(self.texts, self.product_ids)
         return np.asarray(towers.query.vectors(self.query_vectors) @ products.T + added / NATS_PER_COSINE)
 
 
@@ -296,14 +297,15 @@ class Learner:
         return np.asarray(cells.spread(most) & is_product[cells.products])
 
     def _query_tower(self, weights: Weights) -> QueryTower:
-        keys, names = self.evidence.queries.keys().tolist(), self.evidence.products.texts
-        remembered = []
-        for query, (products, nats) in weights.memory.items():
-            named = {names[one]: added for one, added in zip(products.tolist(), nats.tolist(), strict=True)}
-            remembered.append((keys[query], {name: named[name] for name in sorted(named)}))
+        products, nats = (np.concatenate(one) for one in zip(*(NOTHING, *weights.memory.values()), strict=True))
+        counts = [len(moved) for moved, _ in weights.memory.values()]
+        keys = np.repeat(self.evidence.queries.keys()[np.array(list(weights.memory), dtype=np.int64)], counts)
+        distinct, place = np.unique(products, return_inverse=True)
+        points = points_of(self.evidence.products.texts[number] for number in distinct.tolist())[place]
+        memory = QueryMemory.of_entries(keys, points, nats)
         # Without a taste the mean says nothing, and the tower is the one that it was.
         mean = weights.mean_query if weights.taste.any() else np.zeros_like(weights.mean_query)
-        return QueryTower(weights.taste, weights.common, mean, QueryMemory.of(remembered), weights.mix, weights.text)
+        return QueryTower(weights.taste, weights.common, mean, memory, weights.mix, weights.text)
 
     def _product_tower(self, weights: Weights) -> ProductTower:
         names, keys = self.evidence.products.texts, self.evidence.products.keys()
@@ -324,7 +326,8 @@ def sketch_of(digests: np.ndarray) -> np.ndarray:
 
     Source: Broder, On the Resemblance and Containment of Documents, SEQUENCES 1997.
     """
-    return np.sort(digests)[:SKETCHED]
+    least = np.partition(digests, SKETCHED)[:SKETCHED] if len(digests) > SKETCHED else digests  # sorts no catalogue
+    return np.sort(least)
 
 
 def changed_share(before: np.ndarray, now: np.ndarray) -> float:

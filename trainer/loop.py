@@ -12,8 +12,9 @@ from typing import Final, Protocol
 from threadpoolctl import threadpool_limits
 
 from contracts.errors import ContractError, TransientError
-from contracts.pairs import CuratedPair, PreferencePair
+from contracts.pairs import CuratedPair
 from contracts.releases import Kind, ReleaseManifest, Serving, manifest_of, release_key
+from contracts.structs import PreferencePair
 from contracts.telemetry import ListOutcome, PairDropReason
 from service.logging import get_logger
 from service.machine import EpochClock

@@ -6,6 +6,7 @@ order of records, but for what is forgotten first when a memory is full.
 """
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -14,8 +15,8 @@ import orjson
 from cachetools import FIFOCache
 
 from contracts.outcomes import VALUE, Grade
-from contracts.pairs import CuratedPair, PreferencePair
-from contracts.structs import TrainingSearch, TrainingSlot
+from contracts.pairs import CuratedPair
+from contracts.structs import PreferencePair, TrainingSearch, TrainingSlot
 from contracts.telemetry import ListOutcome, PairDropReason
 from towers.features import key_of
 from towers.text import normalised
@@ -280,7 +281,12 @@ class Evidence:
         return number
 
     def _note_clicks(self, search_time: int, slots: Sequence[TrainingSlot]) -> None:
-        clicked = [search_time if slot.click_time is None else slot.click_time for slot in slots if slot.value]
-        if clicked:
-            times = sorted({*self.click_times, *clicked})
-            self.click_times = times if len(times) <= CLICK_TIMES else times[::2]
+        times = self.click_times
+        for slot in slots:
+            if slot.value:
+                time_ms = search_time if slot.click_time is None else slot.click_time
+                place = bisect_left(times, time_ms)
+                if times[place : place + 1] != [time_ms]:
+                    times.insert(place, time_ms)
+        if len(times) > CLICK_TIMES:
+            self.click_times = times[::2]

@@ -14,13 +14,12 @@ from kafka.cluster import ClusterMetadata
 from kafka.coordinator.assignors.abstract import AbstractPartitionAssignor
 from kafka.errors import RebalanceInProgressError
 from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment, ConsumerProtocolSubscription
-from pydantic import TypeAdapter
 from typing_extensions import override
 
 from contracts import wire
 from contracts.errors import ContractError, DependencyDown, TransientError
-from contracts.pairs import CURATED_PAIR, PreferencePair
-from contracts.structs import TRAINING_SEARCH
+from contracts.pairs import CURATED_PAIR
+from contracts.structs import PREFERENCE_PAIR, TRAINING_SEARCH
 from contracts.telemetry import Process
 from contracts.topics import (
     CURATED_PAIRS,
@@ -42,10 +41,9 @@ MAX_RECORDS: Final = 512
 POLL_S: Final = 0.2
 NEVER: Final = -1
 VERSION: Final = 0
-PAIR: Final[TypeAdapter[PreferencePair]] = TypeAdapter(PreferencePair)
 DECODE: Final[dict[str, Callable[[bytes], Record]]] = {
     TRAINING_SEARCHES: TRAINING_SEARCH.decode,
-    PREFERENCE_PAIRS: lambda value: wire.decode(value, PAIR),
+    PREFERENCE_PAIRS: PREFERENCE_PAIR.decode,
     CURATED_PAIRS: lambda value: wire.decode(value, CURATED_PAIR),
 }
 

@@ -25,9 +25,19 @@ PRIOR_GROWTH: Final = 1.3
 
 
 class Fit(NamedTuple):
-    """What was solved, from which the next solve begins, and what of it may be released, memories aside."""
+    """What was solved, from which the next solve begins, and what of it may be released, memories aside.
 
-    problem: Problem
+    Args:
+        cells: that were solved, N of them.
+        nats: what is released says of each, (N,).
+        weights: from which the next solve begins.
+        released: what of them may be released.
+        iterations: that it took.
+        converged: whether the budget sufficed.
+    """
+
+    cells: Cells
+    nats: np.ndarray
     weights: Weights
     released: Weights
     iterations: int
@@ -42,7 +52,7 @@ class Fit(NamedTuple):
             recent: the evidence of lately; None if evidence has no times.
             among: which cells may be remembered, (cells,) of bool; all if None.
         """
-        cells, nats = self.problem.cells, self.problem.nats(self.released)
+        cells, nats = self.cells, self.nats
         if among is not None:
             cells, nats = cells.of_cells(among), nats[among]
         return replace(self.released, memory=remember(cells, nats, recent))
@@ -158,7 +168,8 @@ class PreferenceLearner:
         prior = self._prior._replace(**dict.fromkeys(idle, HELD))
         found = problem.solve(prior, start=start, uncertainty=True, max_iterations=self._max_iterations)
         released = found.weights.scaled(rest, mix=mix)
-        return Fit(problem, found.weights, released, found.iterations, found.converged)
+        nats = problem.nats(released, rest * found.preferred)
+        return Fit(cells, nats, found.weights, released, found.iterations, found.converged)
 
     def debiasing(self) -> dict[str, float]:
         """How strongly showings are weighed, and what exchanged neighbours say of it."""

@@ -76,12 +76,13 @@ def remember(cells: Cells, scores: np.ndarray, recent: Cells | None = None) -> M
     found = np.clip(found, -MOST_NATS, MOST_NATS)
     moved = np.exp(scores - cells.spread(cells.highest(scores))) * np.abs(np.expm1(found))
     moved[np.abs(found) < LEAST_NATS] = 0.0
-    memory: Memory = {}
-    for row, query in enumerate(cells.queries.tolist()):
-        first = int(cells.starts[row])
-        last = int(cells.starts[row + 1]) if row + 1 < len(cells.starts) else len(cells)
-        most = first + np.argsort(-moved[first:last], kind="stable")[:MOST_PRODUCTS]
-        kept = np.sort(most[moved[most] > 0])
-        if len(kept):
-            memory[query] = (cells.products[kept], found[kept])
-    return memory
+    candidates = np.flatnonzero(moved > 0)
+    query_of = cells.spread(np.arange(len(cells.queries)))[candidates]
+    order = np.lexsort((-moved[candidates], query_of))
+    place = np.arange(len(order)) - np.searchsorted(query_of, query_of)  # among its query's: both orders are by query
+    kept = np.sort(order[place < MOST_PRODUCTS])
+    if not len(kept):
+        return {}
+    queries, starts = np.unique(query_of[kept], return_index=True)
+    parts = (np.split(values[candidates[kept]], starts[1:]) for values in (cells.products, found))
+    return dict(zip(cells.queries[queries].tolist(), zip(*parts, strict=True), strict=True))

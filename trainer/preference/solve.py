@@ -11,9 +11,11 @@ from functools import cached_property
 from typing import Final, NamedTuple
 
 import numpy as np
+from scipy.linalg import eigh
 from scipy.optimize import OptimizeResult, minimize
 from scipy.sparse import csr_matrix
 
+from towers.features import matched
 from towers.model import NATS_PER_COSINE
 from trainer.preference.evidence import FORGOTTEN, Cells
 from trainer.preference.losses import (
@@ -38,15 +40,24 @@ RISING: Final = 0.1
 """Slope, in nats per standard deviation of the prior, from which a held rate is let go: less gains nothing."""
 DIRECTIONS: Final = 256
 """In which learned tastes may differ, beginning with those in which queries and products differ most."""
-CHUNK: Final = 20_000
-"""Cells whose vectors are looked up at once: all of them would not fit into memory."""
+CHUNK: Final = 2_000
+"""Cells whose vectors are looked up at once: so many stay in the processor's cache until they are multiplied."""
 NO_MATCHES: Final = Matches(np.zeros(0), np.zeros((0, 0)))
 
 
 class Solution(NamedTuple):
-    """Weights, and how they were found."""
+    """Weights, and how they were found.
+
+    Args:
+        weights: the most probable ones.
+        preferred: what they say of each cell by its query's taste alone, in nats, (N,).
+        loss: at its least.
+        iterations: that it took.
+        converged: whether the budget sufficed.
+    """
 
     weights: Weights
+    preferred: np.ndarray
     loss: float
     iterations: int
     converged: bool
@@ -83,10 +94,8 @@ class Problem:
         queries = query_vectors[cells.queries].astype(np.float32)
         self.mean_query = queries.mean(axis=0) if len(queries) else np.zeros(self._dim, np.float32)
         self._queries = queries
-        self._centred = queries - self.mean_query
-        self._vectors = catalogue.vectors[self.products].astype(np.float32)
         self._words = catalogue.features[self.products].astype(np.float64)
-        self._cosines = self._dots(queries, self._vectors).astype(np.float64)
+        self._cosines = self._dots(queries, self._vectors()).astype(np.float64)
         self._matches = NO_MATCHES if catalogue.matches is None else catalogue.matches(cells)
         self._rated = bool(self._matches.strengths.size)
         """Whether words count, and how much beside meaning."""
@@ -110,8 +119,10 @@ class Problem:
             max_iterations: budget of one search; what is best then is returned, and said not to have converged. Rates
                 that would fall below their least are held there, and have the rest searched again.
         """
-        query_axes, axes = self._axes
-        dim = axes.shape[1]
+        if not len(self.cells):
+            return Solution(Weights.untrained(self._catalogue), np.zeros(0), 0.0, 0, converged=True)
+        space = self._space
+        dim = space.product_axes.shape[1]
         rates_count = len(DEFAULT_RATES) if self._rated else 0
         sizes = (dim * dim, dim, len(self.products), self._features, rates_count)
         bounds = np.cumsum((0, *sizes))
@@ -120,44 +131,45 @@ class Problem:
         def unpack(x: np.ndarray) -> list[np.ndarray]:
             return [x[bounds[i] : bounds[i + 1]] * spread[i] for i in range(len(sizes))]
 
-        objective = self._objective(unpack, spread, (query_axes, axes))
-        begin = np.zeros(bounds[-1])
-        if start is not None:
-            begin = self._pack(start, bounds, spread, (query_axes, axes))
-        if not len(self.cells):
-            return Solution(Weights.untrained(self._catalogue), 0.0, 0, converged=True)
+        begin = np.zeros(bounds[-1]) if start is None else self._pack(start, bounds, spread)
         least = (LEAST_RATES - DEFAULT_RATES)[: sizes[-1]] / spread[-1]
-        found, iterations = _minimum(objective, begin, least, max_iterations)
+        found, iterations = _minimum(self._objective(unpack, spread), begin, least, max_iterations)
         taste, common, own, words, rates = (part.astype(np.float32) for part in unpack(found.x))
+        preferred = self._dots(space.queries @ taste.reshape(dim, dim) + common, space.products)
         weights = Weights(
-            query_axes @ taste.reshape(dim, dim) @ axes.T, axes @ common, self.mean_query, words, self.products, own,
-            rates=DEFAULT_RATES + (rates if len(rates) else 0.0),
+            space.query_axes @ taste.reshape(dim, dim) @ space.product_axes.T, space.product_axes @ common,
+            self.mean_query, words, self.products, own, rates=DEFAULT_RATES + (rates if len(rates) else 0.0),
         )  # fmt: skip
         if uncertainty:
-            weights = replace(weights, deviations=self._deviations(weights, prior))
-        return Solution(weights, float(found.fun), iterations, bool(found.success))
+            weights = replace(weights, deviations=self._deviations(weights, preferred, prior))
+        return Solution(weights, preferred, float(found.fun), iterations, bool(found.success))
 
     @cached_property
-    def _axes(self) -> tuple[np.ndarray, np.ndarray]:
+    def _space(self) -> "_Space":
         """The directions in which queries, and products, differ most: of one problem whatever its prior."""
-        return _main_axes(self._centred, self._directions), _main_axes(self._vectors, self._directions)
+        centred, vectors = self._queries - self.mean_query, self._vectors()
+        query_axes, product_axes = _main_axes(centred, self._directions), _main_axes(vectors, self._directions)
+        return _Space(query_axes, product_axes, centred @ query_axes, vectors @ product_axes)
+
+    def _vectors(self) -> np.ndarray:
+        """Of the products, (P', D); not kept, for a catalogue's are many and several problems may be solved in turn."""
+        every = self._catalogue.vectors
+        found = every if len(self.products) == len(every) else every[self.products]
+        return np.asarray(found, dtype=np.float32)
 
     def _objective(
         self,
         unpack: Callable[[np.ndarray], list[np.ndarray]],
         spread: np.ndarray,
-        axes: tuple[np.ndarray, np.ndarray],
     ) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
         """What is minimised, and its gradient."""
-        centred, vectors = self._centred @ axes[0], self._vectors @ axes[1]
+        centred, vectors = self._space.queries, self._space.products
         dim = vectors.shape[1]
 
         def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
             taste, common, own, words, rates = unpack(x)
             learned = centred @ taste.reshape(dim, dim).astype(np.float32) + common.astype(np.float32)
-            quality = own + self._words @ words
-            scores = self._scores(learned, quality, vectors)
-            scores += self._by_rates(rates)
+            scores = self._scores(self._dots(learned, vectors), own + self._words @ words, rates)
             value, slope = self._loss(scores, self._targets)
             pulls, by_product = self._pulls(slope.astype(np.float32), vectors), self._by_product(slope)
             gradient = np.concatenate([
@@ -171,12 +183,11 @@ class Problem:
 
         return objective
 
-    def _deviations(self, weights: Weights, prior: Prior) -> Deviations:
+    def _deviations(self, weights: Weights, preferred: np.ndarray, prior: Prior) -> Deviations:
         """From the curvature of the clicks' multinomial at its optimum, parameter by parameter, whatever the loss."""
         cells, prior = self.cells, prior.unheld()
-        learned = weights.learned_vectors(self._queries).astype(np.float32)
         quality = weights.own + np.asarray(self._words @ weights.words, dtype=np.float64)
-        scores = self._scores(learned, quality, self._vectors) + self._by_rates(weights.rates - DEFAULT_RATES)
+        scores = self._scores(preferred, quality, weights.rates - DEFAULT_RATES)
         chances = expected_clicks(self._text + scores - self._offset, cells)
         clicks = np.maximum(cells.spread(cells.query_clicks), FORGOTTEN)
         own = self._by_product(chances * (1 - chances / clicks))
@@ -186,15 +197,22 @@ class Problem:
         """How unlikely the clicks of these queries, on which the weights were not solved, are; in nats, (Q,)."""
         return surprise(self.scores_by(weights), self.cells)
 
-    def scores_by(self, weights: Weights) -> np.ndarray:
-        """What weights say of each cell beyond what the loss holds them against, (N,); memory is no part of it."""
-        learned = weights.learned_vectors(self._queries).astype(np.float32)
-        scores = self._scores(learned, weights.quality_of(self.products, self._words), self._vectors)
-        return np.asarray(scores + self._by_rates(weights.rates - DEFAULT_RATES))
+    def scores_by(self, weights: Weights, preferred: np.ndarray | None = None) -> np.ndarray:
+        """What weights say of each cell beyond what the loss holds them against, (N,); memory is no part of it.
 
-    def nats(self, weights: Weights) -> np.ndarray:
+        Args:
+            weights: any.
+            preferred: what they say by taste alone, (N,), if that is known.
+        """
+        if preferred is None:
+            learned = weights.learned_vectors(self._queries).astype(np.float32)
+            preferred = self._dots(learned, self._vectors())
+        quality = weights.quality_of(self.products, self._words)
+        return self._scores(preferred, quality, weights.rates - DEFAULT_RATES)
+
+    def nats(self, weights: Weights, preferred: np.ndarray) -> np.ndarray:
         """The whole score of each cell, text included, (N,); memory is no part of it."""
-        return np.asarray(self._text - self._offset + self.scores_by(weights))
+        return np.asarray(self._text - self._offset + self.scores_by(weights, preferred))
 
     def _by_rates(self, rates: np.ndarray) -> np.ndarray | float:
         """What meaning and the match of words add to each cell at some rates, (N,); nothing without such rates."""
@@ -210,12 +228,10 @@ class Problem:
         words = self.cells.sums(values * self._matches.shares) @ self._matches.strengths
         return np.append(words, values @ self._cosines)
 
-    def _scores(self, learned: np.ndarray, quality: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-        """Of each cell, (N,), given what its query learned, (Q, m), and its product's quality, (P',), and vector."""
-        dots = self._dots(learned, vectors)
-        if self.cells.width:
-            return np.asarray(self._offset + (dots.reshape(-1, self.cells.width) + quality).reshape(-1))
-        return np.asarray(self._offset + dots + quality[self._product_of])
+    def _scores(self, preferred: np.ndarray, quality: np.ndarray, rates: np.ndarray) -> np.ndarray:
+        """Of each cell, (N,), given what taste, (N,), its product's quality, (P',), and rates say."""
+        spread = np.tile(quality, len(self._queries)) if self.cells.width else quality[self._product_of]
+        return np.asarray(self._offset + preferred + spread + self._by_rates(rates))
 
     def _by_product(self, values: np.ndarray) -> np.ndarray:
         """Of values of the cells, (N,), the sum of each product, (P',)."""
@@ -243,18 +259,13 @@ class Problem:
             csr_matrix((slope, self._product_of, starts), shape=(len(starts) - 1, len(vectors))) @ vectors
         )
 
-    def _pack(
-        self,
-        start: Weights,
-        bounds: np.ndarray,
-        spread: np.ndarray,
-        axes: tuple[np.ndarray, np.ndarray],
-    ) -> np.ndarray:
-        own = dict(zip(start.products.tolist(), start.own.tolist(), strict=True))
+    def _pack(self, start: Weights, bounds: np.ndarray, spread: np.ndarray) -> np.ndarray:
+        own, (places, rows) = np.zeros(len(self.products)), matched(self.products, start.products)
+        own[places] = start.own[rows]
         parts = (
-            (axes[0].T @ start.taste @ axes[1]).ravel(),
-            start.common @ axes[1],
-            np.array([own.get(product, 0.0) for product in self.products.tolist()]),
+            (self._space.query_axes.T @ start.taste @ self._space.product_axes).ravel(),
+            start.common @ self._space.product_axes,
+            own,
             start.words if len(start.words) == self._features else np.zeros(self._features),
             (start.rates - DEFAULT_RATES)[: bounds[-1] - bounds[-2]],
         )
@@ -263,6 +274,22 @@ class Problem:
             if spread[i] > HELD**-0.5:  # what is held begins at 0: it would take the solver all its budget to get there
                 x[bounds[i] : bounds[i + 1]] = part / spread[i]
         return x
+
+
+class _Space(NamedTuple):
+    """Where tastes are sought.
+
+    Args:
+        query_axes: directions, (D, m).
+        product_axes: directions, (D, m).
+        queries: centred, (Q, m).
+        products: (P', m).
+    """
+
+    query_axes: np.ndarray
+    product_axes: np.ndarray
+    queries: np.ndarray
+    products: np.ndarray
 
 
 def _minimum(
@@ -281,12 +308,19 @@ def _minimum(
     """
     first, searches, iterations = len(begin) - len(least), 0, 0
     begin[first:] = np.maximum(begin[first:], least)
-    stays = (begin[first:] <= least) & (objective(begin)[1][first:] > 0)
+    last: tuple[np.ndarray, tuple[float, np.ndarray]] | None = None
+
+    def known(x: np.ndarray) -> tuple[float, np.ndarray]:
+        nonlocal last
+        if last is None or not np.array_equal(last[0], x):
+            last = x.copy(), objective(x)
+        return last[1]
+
+    stays = (begin[first:] <= least) & (known(begin)[1][first:] > 0)
 
     def held(x: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = objective(x)
-        gradient[first:][stays] = 0.0
-        return value, gradient
+        value, gradient = known(x)
+        return value, np.concatenate([gradient[:first], np.where(stays, 0.0, gradient[first:])])
 
     while True:
         searches += 1
@@ -296,7 +330,7 @@ def _minimum(
         below = found.x[first:] < least
         begin = found.x.copy()
         begin[first:] = np.maximum(begin[first:], least)
-        rises = np.zeros_like(stays) if below.any() else stays & (objective(begin)[1][first:] < -RISING)
+        rises = np.zeros_like(stays) if below.any() else stays & (known(begin)[1][first:] < -RISING)
         if searches == SEARCHES or not (below.any() or rises.any()):
             found.x = begin
             return found, iterations
@@ -308,4 +342,5 @@ def _main_axes(vectors: np.ndarray, count: int) -> np.ndarray:
     dim = vectors.shape[1]
     if dim <= count:
         return np.eye(dim, dtype=np.float32)
-    return np.asarray(np.linalg.eigh(vectors.T @ vectors)[1][:, : -count - 1 : -1], dtype=np.float32)
+    found = eigh(vectors.T @ vectors, driver="evd", overwrite_a=True, check_finite=False)[1]
+    return np.asarray(found[:, : -count - 1 : -1], dtype=np.float32)

@@ -95,7 +95,7 @@ class GoldenSample(NamedTuple):
             judged = cells.products[first:last]
             scores[first:last] += products[judged] @ vector
             names = [self.product_ids[one] for one in judged.tolist()]
-            scores[first:last] += tower.memory.nats_of_products(text, names) / NATS_PER_COSINE
+            scores[first:last] += tower.memory.nats_of_products([text], names)[0] / NATS_PER_COSINE
         return ndcg(scores, cells.clicks, cells.starts)
 
 

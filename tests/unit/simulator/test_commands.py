@@ -109,7 +109,7 @@ def test_an_exported_world_is_one_that_loads(tmp_path: Path, capsys: pytest.Capt
 def test_an_experiment_is_written_and_shown(
     as_json: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Cells, summary, table and page lie in the folder; the table, or the same summary as JSON, is on stdout."""
+    """Cells, summary, table, page and pictures are there; the table, or the same summary as JSON, is on stdout."""
     from simulator.shop.world import export_world
 
     monkeypatch.setattr("towers.encoder.load_encoder", lambda _model: TinyEncoder())
@@ -121,7 +121,8 @@ def test_an_experiment_is_written_and_shown(
     (folder,) = tmp_path.glob(".millrace/experiments/noise")
     assert len(list(folder.glob("two_brands-*.json"))) == 4
     summary = json.loads((folder / "summary.json").read_bytes())
-    assert {"table.txt", "report.html"} <= {path.name for path in folder.iterdir()}
+    pictures = {"two_brands-seen.png", "two_brands-unseen.png"}
+    assert {"table.txt", "report.html", *pictures} <= {path.name for path in folder.iterdir()}
     if as_json:
         assert json.loads(printed.out) == summary
     else:

@@ -1,17 +1,19 @@
 """A grid of simulations: what its file may say, what is run again, and what the seeds say together."""
 
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 import pytest
+from PIL import Image
 
 from contracts.errors import UsageError
 from simulator import experiment
 from simulator.experiment import cells_of, interval, read_plan, run
-from simulator.experiment_page import markdown, page, plot
+from simulator.experiment_page import ABOVE, DENSITY, HEIGHT, LEFT, LINE, WIDTH, markdown, page, pictures, plot
 from simulator.shop.click_models import with_clicks
 from simulator.shop.world import World, export_world
 from simulator.simulate import Simulation
@@ -228,6 +230,26 @@ def test_a_plot_holds_what_falls_below_zero() -> None:
     heights = [float(place.split(",")[1]) for place in drawn.split("points='")[1].split("'")[0].split()]
     assert (min(heights), max(heights)) == (0.0, 260.0)
     assert ">-0.40<" in drawn
+
+
+def test_the_picture_of_a_plot_shows_the_same_curves() -> None:
+    """Each variant in its colour, where its median lies, and in the legend below."""
+    rising = [{"lists": lists, "median": gain, "min": gain, "max": gain} for lists, gain in ((0, 0.0), (9, 0.2))]
+    level = [{**point, "median": 0.0, "min": 0.0, "max": 0.0} for point in rising]
+    variants = {
+        name: {split: {"curve": curve} for split in ("seen", "unseen")}
+        for name, curve in (("good", rising), ("idle", level))
+    }
+    drawn = dict(pictures({"worlds": {"brands": variants}}))
+    assert list(drawn) == ["brands-unseen.png", "brands-seen.png"]
+    shown = Image.open(BytesIO(drawn["brands-seen.png"]))
+    shown.load()
+    green, red = (47, 111, 79), (180, 85, 45)
+    place = DENSITY * (LEFT + WIDTH // 2), DENSITY * (ABOVE + HEIGHT // 2)
+    assert (shown.format, shown.getpixel(place)) == ("PNG", green)
+    assert shown.getpixel((place[0], DENSITY * (ABOVE + HEIGHT))) == red
+    legend = [shown.getpixel((DENSITY * (LEFT + 3), DENSITY * (ABOVE + HEIGHT + 35 + LINE * row))) for row in (0, 1)]
+    assert legend == [green, red]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

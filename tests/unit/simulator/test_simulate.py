@@ -214,3 +214,13 @@ def test_a_product_that_robots_push_is_told_by_its_ranks() -> None:
     pushed = run(replace(options, filters=()))["pushed"]
     assert pushed["most"] > 0
     assert pushed["queries"] > 0
+
+
+def test_the_one_pass_heads_learn_in_the_same_loop() -> None:
+    """What shoppers prefer rises, on queries that nobody typed too, once there is a whole micro-batch."""
+    options = SimulateOptions(lists=1280, redeploy=64, learner="one-pass")
+    report = run(options)
+    assert gain(report, "unseen") > 0
+    first, second, *_ = report["curve"]
+    assert first["unseen"] == second["unseen"]
+    assert run(replace(options, weights="one"))["curve"] != report["curve"]

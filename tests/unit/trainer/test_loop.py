@@ -1,6 +1,7 @@
 """The loop: what becomes a release and when, and what is durable before anything leaves."""
 
 import pytest
+from structlog.testing import capture_logs
 
 from contracts.errors import TransientError
 from contracts.releases import manifest_of
@@ -34,6 +35,21 @@ def test_an_idle_shop_gets_neither_releases_nor_checkpoints() -> None:
         world.run_once(after_s=100)
     assert world.models.order == []
     assert world.checkpoints.saved == []
+
+
+def test_a_solver_out_of_its_budget_is_told_and_what_it_found_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One warning a solve, with the iterations that it had; a solve that converged says nothing."""
+    world = World(400)
+    with capture_logs() as quiet:
+        world.run_once()
+    monkeypatch.setattr(world.loop.learner.preference, "_max_iterations", 2)
+    world.send(400, 500)
+    with capture_logs() as told:
+        world.run_once(after_s=61)
+    warned = [[line for line in lines if line["event"] == "solver_out_of_budget"] for lines in (quiet, told)]
+    assert [len(lines) for lines in warned] == [0, 1]
+    assert warned[1][0]["iterations"] in {2, 4}
+    assert world.models.order[-1] == "query-2"
 
 
 def test_lists_without_a_click_are_no_reason_for_a_release() -> None:

@@ -1,7 +1,10 @@
 """What a crash, a rival, a lost disk or a rollback changes: nothing that shoppers or the evidence would show."""
 
+import multiprocessing
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +85,59 @@ def test_a_hundred_kills_lose_nothing_and_repeat_nothing(after: bool) -> None:
     assert np.array_equal(state["table.keys"], expected["table.keys"])
     assert np.array_equal(state["table.counts"], expected["table.counts"])
     assert len(world.models.order) == len(set(world.models.order)) > 10
+
+
+def live(folder: Path, begun: Connection) -> None:
+    """Live on from the newest checkpoint on disk, two lists a round, and say of each solve and save that it begins."""
+    world = World(600)
+    checkpoints = FileCheckpoints(folder, base_version=world.encoder.base_version)
+    world.checkpoints = checkpoints  # type: ignore[assignment] # the port has two adapters, the fake world one
+    learner = world.start().learner
+    for owner, name in ((learner, "solve"), (checkpoints, "save")):
+        setattr(owner, name, told(getattr(owner, name), partial(begun.send, name)))
+    while world.progress.lists_trained < 600:
+        world.source.readable = world.progress.lists_trained + 2
+        world.run_once(after_s=61)
+
+
+def told(act: Callable[..., object], tell: Callable[[], None]) -> Callable[..., object]:
+    """Surround an act by a word that it begins."""
+
+    def acted(*values: object, **named: object) -> object:
+        tell()
+        return act(*values, **named)
+
+    return acted
+
+
+def test_a_hundred_kills_in_solves_and_saves_leave_a_whole_state(tmp_path: Path) -> None:
+    """SIGKILL while it solves or writes: the newest state is whole and never older, and nothing counts twice."""
+    rng, known = np.random.default_rng(5), 0
+    fork = multiprocessing.get_context("fork")
+    read = FileCheckpoints(tmp_path, base_version=TinyEncoder(DIM).base_version).load
+    for kill in range(100):
+        hears, says = fork.Pipe(duplex=False)
+        process = fork.Process(target=live, args=(tmp_path, says))
+        process.start()
+        while hears.recv() != ("save" if kill % 2 else "solve"):
+            pass
+        process.join(float(rng.uniform(0, 0.02)))
+        process.kill()
+        process.join()
+        snapshot = read()
+        lists = 0 if snapshot is None else snapshot.progress.lists_trained
+        assert known <= lists
+        known = lists
+    assert 60 < known < 600
+    _hears, says = fork.Pipe(duplex=False)
+    live(tmp_path, says)
+    snapshot, whole = read(), World(600)
+    whole.run_once()
+    assert snapshot is not None
+    assert snapshot.progress.lists_trained == 600
+    for name, expected in whole.loop.learner.evidence.state().items():
+        if name.startswith(("table.", "recent.")):
+            np.testing.assert_array_equal(snapshot.tensors[f"evidence.{name}"], expected, err_msg=name)
 
 
 @pytest.mark.parametrize(("lists", "release"), [(240, "product-1"), (260, "query-2")])
