@@ -24,8 +24,12 @@ class PartitionsMoved(TransientError):
 class CatalogSource(Protocol):
     """The catalogue as one member of the consumer group reads it."""
 
-    def poll(self) -> list[CatalogRecord]:
+    def poll(self, most: int) -> list[CatalogRecord]:
         """Return the next records, none if there are none now."""
+        ...
+
+    def look_ahead(self) -> list[CatalogRecord]:
+        """Return the last records that were not polled yet, each once; all of them will be polled in their turn."""
         ...
 
     def progress(self, partition: int) -> PartitionProgress:

@@ -3,6 +3,7 @@
 What became of each partition's records travels in the metadata of its commit.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -37,9 +38,13 @@ from service.settings import Settings
 from towers.release_files import Encoder
 
 GROUP: Final = "indexer"
+AHEAD_RECORDS: Final = 2_000
+"""Records that one look ahead reads at most, shared by the partitions."""
+AHEAD_BYTES: Final = 16 * 2**20
+AHEAD_WAIT_MS: Final = 10
+"""How long Kafka may hold back the answer to a look that has read everything."""
 LEADING_PARTITION: Final = 0
 """Who reads it moves the releases; the group gives it to one member at a time."""
-MAX_RECORDS: Final = 256
 POLL_MS: Final = 200
 _VECTOR: Final = TypeAdapter(ProductVector)
 
@@ -82,8 +87,10 @@ class CatalogTopic:
         self._epoch = 0
         self._progress: dict[int, PartitionProgress] = {}
         with translate_kafka_errors(settings):
-            self._consumer = KafkaConsumer(**consumer_config(settings, GROUP), max_poll_records=MAX_RECORDS)
+            self._consumer = KafkaConsumer(**consumer_config(settings, GROUP))
             self._join(settings.topic(CATALOG))
+            self._lookout = KafkaConsumer(**consumer_config(settings), fetch_max_wait_ms=AHEAD_WAIT_MS)
+        self._looked_until: dict[TopicPartition, int] = {}
 
     def _join(self, topic: str) -> None:
         """Subscribe, once the topic's partitions are known: kafka-python hands out what it knows when it joins.
@@ -102,16 +109,50 @@ class CatalogTopic:
         """Return why it reads nothing yet, as a readiness check."""
         return None if self._assignment.is_assigned else "the consumer group has not assigned partitions yet"
 
-    def poll(self) -> list[CatalogRecord]:
+    def poll(self, most: int) -> list[CatalogRecord]:
         """Return the next records, in the order of each partition."""
         with self._asking():
             keep_joining(self._consumer)
-            fetched = self._consumer.poll(timeout_ms=POLL_MS)
+            fetched = self._consumer.poll(timeout_ms=POLL_MS, max_records=most)
         if self._assignment.epoch != self._epoch:
             self._epoch = self._assignment.epoch
             self._progress.clear()
+            self._looked_until.clear()
             get_logger().info("partitions_assigned", partitions=sorted(self._assignment.partitions), leads=self.leads())
         return [catalog_record(record) for records in fetched.values() for record in records]
+
+    def look_ahead(self) -> list[CatalogRecord]:
+        """Return the last records of the partitions that `poll` has not given yet, each once; positions stay."""
+        partitions = self._consumer.assignment()
+        with self._asking():
+            ends = self._lookout.end_offsets(partitions)
+            starts = {
+                partition: max(
+                    self._consumer.position(partition),
+                    self._looked_until.get(partition, 0),
+                    end - AHEAD_RECORDS // len(partitions),
+                )
+                for partition, end in ends.items()
+            }
+            unseen = [partition for partition, end in ends.items() if starts[partition] < end]
+            self._lookout.assign(unseen)
+            for partition in unseen:
+                self._lookout.seek(partition, starts[partition])
+            records = self._read_until({partition: ends[partition] for partition in unseen})
+        self._looked_until.update(ends)
+        return records
+
+    def _read_until(self, ends: Mapping[TopicPartition, int]) -> list[CatalogRecord]:
+        """Read on; of more than may be held the last ones."""
+        found: deque[CatalogRecord] = deque()
+        size = 0
+        while any(self._lookout.position(partition) < end for partition, end in ends.items()):
+            for records in self._lookout.poll(timeout_ms=POLL_MS).values():
+                found.extend(map(catalog_record, records))
+                size += sum(len(record.value or b"") for record in records)
+            while size > AHEAD_BYTES:
+                size -= len(found.popleft().value or b"")
+        return list(found)
 
     def progress(self, partition: int) -> PartitionProgress:
         """Return how far a partition was worked off; if nothing was committed, from the first record there is."""
@@ -172,6 +213,7 @@ class CatalogTopic:
     def close(self) -> None:
         """Leave the group."""
         self._consumer.close()
+        self._lookout.close()
 
     def _partition(self, number: int) -> TopicPartition:
         return TopicPartition(self._settings.topic(CATALOG), number)

@@ -209,6 +209,25 @@ def test_an_indexer_killed_in_the_middle_of_a_refresh_completes_it_after_a_resta
     eventually(lambda: not stale(), timeout_s=30)
 
 
+def test_a_new_product_is_found_ahead_of_a_bulk_load_and_a_kill_right_then_loses_nothing(
+    own: Settings, shop: Shop, store: ProductStore, process: ServiceProcess
+) -> None:
+    """It stands last in the topic and does not wait; after SIGKILL every record is worked off and counted once."""
+    count, collection = 3_000, own.collection(0)
+    shop.send(*(product(f"P-{number}", title=in_words(number)) for number in range(count)))
+    shop.send(product("N-1", title="small oven"), deleted("P-7", 2))
+    eventually(
+        lambda: store.retrieve(collection, ["N-1"]).keys() and store.retrieve(collection, ["P-7"])["P-7"].is_tombstone,
+        timeout_s=60,
+        interval_s=0.01,
+    )
+    process.kill()
+    assert store.counts(collection).live < count / 2
+    process.start()
+    eventually(lambda: catalogue_counts(own) == (count + 2, 0), timeout_s=180)
+    assert store.counts(collection) == (count, 1)
+
+
 def test_a_null_deletes_a_product_and_a_higher_version_brings_it_back(
     own: Settings, shop: Shop, encoder: BaseEncoder, store: ProductStore, indexer: ServiceThread
 ) -> None:

@@ -54,10 +54,19 @@ class Catalog:
         self.started_again = 0
         self.loses_group = False
         self.is_taken_for_dead = False
+        self.ahead: list[CatalogRecord] = []
+        """What the next look ahead finds."""
+        self.asked_for: list[int] = []
         self._at = 0
 
-    def poll(self) -> list[CatalogRecord]:
+    def look_ahead(self) -> list[CatalogRecord]:
+        """Return each record once."""
+        found, self.ahead = self.ahead, []
+        return found
+
+    def poll(self, most: int) -> list[CatalogRecord]:
         """Return the next batch."""
+        self.asked_for.append(most)
         self._at += 1
         return list(self.batches[self._at - 1]) if self._at <= len(self.batches) else []
 
