@@ -77,6 +77,10 @@ class VectorLog(Protocol):
         """Write base vectors to `product-vectors`."""
         ...
 
+    def forget(self, product_ids: Sequence[str]) -> None:
+        """Write nulls to `product-vectors`: products that were deleted long ago."""
+        ...
+
     def read_to_end(self) -> None:
         """Return once the base vectors hold every record that was acknowledged on the topic before the call.
 

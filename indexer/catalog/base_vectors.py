@@ -12,6 +12,8 @@ from towers.features import keys_of, product_features
 from towers.lexical import ProductWords, product_words
 
 NO_FEATURES: Final = keys_of(())
+SHORTEST_KEPT_MS: Final = 3_600_000
+"""A null on `product-vectors` forgets a deletion that is older; anything else it has overtaken, to be written again."""
 
 
 class CatalogPlace(NamedTuple):
@@ -138,6 +140,7 @@ class BaseVectors:
         self._foreign: dict[str, BaseProduct] = {}
         self._products: dict[str, BaseProduct] = {}
         self._outdated: dict[str, None] = {}
+        self._deleted_at: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def apply(self, product: BaseProduct) -> None:
@@ -145,9 +148,12 @@ class BaseVectors:
         with self._lock:
             self._keep(product)
 
-    def read(self, product: BaseProduct) -> None:
+    def read(self, product: BaseProduct, written_at_ms: int = 0) -> None:
         """Take the next record of `product-vectors`."""
         with self._lock:
+            self._deleted_at.pop(product.product_id, None)
+            if product.is_deleted:
+                self._deleted_at[product.product_id] = written_at_ms
             known = self._products.get(product.product_id)
             if product.is_deleted or self._base_version in {None, product.base_version}:
                 self._keep(product)
@@ -158,6 +164,25 @@ class BaseVectors:
                 self._outdated[product.product_id] = None
             else:
                 self._outdated.pop(product.product_id, None)
+
+    def read_null(self, product_id: str, written_at_ms: int) -> None:
+        """Take the next record of `product-vectors` if that is a null: it forgets an old deletion, and nothing else."""
+        with self._lock:
+            known = self._products.get(product_id)
+            if known is None:
+                return
+            if known.is_deleted and written_at_ms - self._deleted_at.get(product_id, written_at_ms) >= SHORTEST_KEPT_MS:
+                for kept in (self._products, self._deleted_at, self._outdated):
+                    kept.pop(product_id, None)
+            else:
+                self._outdated[product_id] = None
+
+    def deleted_before(self, time_ms: int) -> list[BaseProduct]:
+        """Return the products that are deleted for so long."""
+        with self._lock:
+            old = [product_id for product_id, at_ms in self._deleted_at.items() if at_ms < time_ms]
+            found = [self._products.get(product_id) for product_id in old]
+        return [product for product in found if product is not None and product.is_deleted]
 
     def _keep(self, product: BaseProduct) -> None:
         known = self._products.get(product.product_id)

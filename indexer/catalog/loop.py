@@ -167,6 +167,8 @@ class CatalogLoop:
                 began = time.perf_counter()
                 self._until_done(partial(self._store.write, target.collection, points, again=again))
                 metrics.INDEX_WRITE_SECONDS.observe(time.perf_counter() - began)
+                if target.kept is not None:
+                    self._until_done(partial(self._store.carry_over, target.kept, points))
                 written = target
             in_force = self._until_done(self._in_force)
             if in_force == target.in_force:

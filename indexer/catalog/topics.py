@@ -261,12 +261,13 @@ class VectorsTopic:
             settings, PRODUCT_VECTORS, self._take, on_new_topic=self.known.topic_is_new, kafka=kafka
         )
 
-    def _take(self, key: bytes, value: bytes | None, _timestamp_ms: int) -> None:
+    def _take(self, key: bytes, value: bytes | None, timestamp_ms: int) -> None:
         """Take one record; one that only somebody else can have written is said and passed over."""
         if value is None:
+            self.known.read_null(key.decode(errors="replace"), timestamp_ms)
             return
         try:
-            self.known.read(BaseProduct.from_message(wire.decode(value, _VECTOR)))
+            self.known.read(BaseProduct.from_message(wire.decode(value, _VECTOR)), timestamp_ms)
         except ContractError as error:
             get_logger().error("product_vector_unreadable", key=key.decode(errors="replace"), error=error.message)
 
@@ -301,6 +302,15 @@ class VectorsTopic:
         self._produce(
             [OutgoingRecord(topic, wire.encode(one.to_message()), key=one.product_id.encode()) for one in products]
         )
+
+    def forget(self, product_ids: Sequence[str]) -> None:
+        """Write nulls under product ids, so that Kafka forgets them too.
+
+        Raises:
+            DependencyDown: Kafka does not acknowledge.
+        """
+        topic = self._settings.topic(PRODUCT_VECTORS)
+        self._produce([OutgoingRecord(topic, None, key=product_id.encode()) for product_id in product_ids])
 
     def set_aside(self, refusals: Sequence[Refusal]) -> None:
         """Write refused records to `dead-letters`, bytes as they came, where they stood and why in the headers.

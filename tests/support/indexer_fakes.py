@@ -109,6 +109,7 @@ class Log:
         self.known = known or BaseVectors()
         self.vectors: list[BaseProduct] = []
         self.refusals: list[Refusal] = []
+        self.forgotten: list[str] = []
         self.failures = failures
         self.before_end: Callable[[], None] = lambda: None
         """What has come to the topic by the time it is read to its end."""
@@ -117,6 +118,11 @@ class Log:
         """Keep base vectors."""
         self._maybe_fail()
         self.vectors += products
+
+    def forget(self, product_ids: Sequence[str]) -> None:
+        """Note nulls."""
+        self._maybe_fail()
+        self.forgotten += product_ids
 
     def read_to_end(self) -> None:
         """Take what has come meanwhile."""

@@ -17,12 +17,12 @@ from contracts.progress import CatalogCounts
 from contracts.releases import SERVING, SERVING_KEY, Serving, release_key
 from indexer.catalog.base_vectors import BaseProduct, BaseVectors
 from indexer.catalog.loop import CatalogLoop
-from indexer.catalog.planning import CatalogRecord, PartitionProgress, Refusal
+from indexer.catalog.planning import CatalogRecord, PartitionProgress
 from indexer.points import InForce, ProductPoint
 from indexer.rollout.decisions import QUALITY_TOLERANCE
 from indexer.rollout.loop import RollOutLoop
 from service.models import ModelsTable
-from tests.support.indexer_fakes import OWNER, FlakyStore, null, record
+from tests.support.indexer_fakes import OWNER, FlakyStore, Log, null, record
 from tests.support.indexing import deleted, product, product_release, query_release
 from tests.support.tiny_encoder import TinyEncoder
 from towers.release_files import Release, pack
@@ -95,7 +95,7 @@ class Models(ModelsTable):
         self.read()
 
 
-class Vectors:
+class Vectors(Log):
     """`product-vectors` as one indexer has read it.
 
     Args:
@@ -103,30 +103,24 @@ class Vectors:
     """
 
     def __init__(self, world: World) -> None:
+        super().__init__()
         self._world = world
         self._read = 0
-        self.known = BaseVectors()
 
+    @override
     def publish(self, products: Sequence[BaseProduct]) -> None:
         """Keep base vectors between two interruptions."""
         self._world.interrupt()
         self._world.vectors += [product.to_message() for product in products]
         self._world.interrupt()
 
+    @override
     def read_to_end(self) -> None:
         """Read to the end; others act while it begins."""
         self._world.interrupt()
         for message in self._world.vectors[self._read :]:
             self.known.read(BaseProduct.from_message(message))
         self._read = len(self._world.vectors)
-
-    def complete(self) -> None:
-        """Nothing is of another base."""
-        self.read_to_end()
-
-    def set_aside(self, refusals: Sequence[Refusal]) -> None:
-        """Refuse nothing."""
-        assert not refusals
 
 
 class Batch:

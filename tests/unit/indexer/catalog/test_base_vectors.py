@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from contracts.catalog import PointPayload, ProductVector
-from indexer.catalog.base_vectors import BaseProduct, BaseVectors, CatalogPlace
+from indexer.catalog.base_vectors import SHORTEST_KEPT_MS, BaseProduct, BaseVectors, CatalogPlace
 from indexer.points import Target
 from tests.support.indexer_fakes import base_product
 from tests.support.tiny_encoder import TinyEncoder
@@ -46,6 +46,26 @@ def test_of_one_version_the_deletion_wins_whatever_the_order() -> None:
         for product in order:
             vectors.apply(product)
         assert vectors.get("P-1") is gone
+
+
+def test_a_null_forgets_an_old_deletion_and_whatever_else_it_has_overtaken_is_to_be_written_again() -> None:
+    """A leader that stalled may forget a product that has come back, or was deleted again a moment ago."""
+    vectors = BaseVectors()
+    gone = BaseProduct("P-1", 2, ENCODER.base_version)
+    vectors.read(base_product(ENCODER, "P-1"), 1_000)
+    vectors.read(gone, 2_000)
+    assert (vectors.deleted_before(2_000), vectors.deleted_before(2_001)) == ([], [gone])
+    vectors.read_null("P-1", 1_999 + SHORTEST_KEPT_MS)
+    assert (vectors.get("P-1"), vectors.outdated()) == (gone, [gone])
+    vectors.read(gone, 3_000)
+    vectors.read_null("P-1", 3_000 + SHORTEST_KEPT_MS)
+    assert (vectors.get("P-1"), vectors.outdated(), vectors.deleted_before(9_000)) == (None, [], [])
+    again = base_product(ENCODER, "P-1", 3)
+    vectors.read(again, 4_000)
+    vectors.read_null("P-1", 5_000 + SHORTEST_KEPT_MS)
+    assert (vectors.get("P-1"), vectors.outdated()) == (again, [again])
+    vectors.read_null("P-unknown", 5_000)
+    assert vectors.outdated() == [again]
 
 
 def test_a_record_that_is_older_than_what_is_known_leaves_the_topic_out_of_date() -> None:
