@@ -11,7 +11,7 @@ from contracts.catalog import PointVersion, is_newer
 from contracts.releases import ALIAS, Serving, collection_name
 from indexer.catalog.base_vectors import BaseProduct
 from indexer.filters import KEYS, stored_keys
-from towers.lexical import ProductWords
+from towers.lexical import ProductWords, product_words
 from towers.model import ProductTower, product_vectors
 
 OF_THE_VECTOR: Final = ("base_version", "quality", "quality_width")
@@ -173,11 +173,12 @@ class Target:
         return ProductPoint(product.product_id, product.version, self.product_release, None)
 
     def _point(self, product: BaseProduct, vector: np.ndarray, quality: float, width: float) -> ProductPoint:
-        payload = {} if product.payload is None else product.payload.model_dump(mode="json", exclude_none=True)
+        payload: dict[str, Any] = {}
+        words = None  # made for each write: kept, they would take as much memory as the vector
         if product.payload is not None:
-            payload[KEYS] = stored_keys(product.payload)
+            payload = product.payload.model_dump(mode="json", exclude_none=True) | {KEYS: stored_keys(product.payload)}
+            words = product_words(product.product_id, product.payload)
         payload |= {"base_version": product.base_version, "text_hash": product.text_hash}
         payload |= {"quality": quality, "quality_width": width}
-        return ProductPoint(
-            product.product_id, product.version, self.product_release, vector.tolist(), payload, product.words()
-        )
+        release, row = self.product_release, vector.tolist()
+        return ProductPoint(product.product_id, product.version, release, row, payload, words)

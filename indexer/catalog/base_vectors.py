@@ -1,6 +1,7 @@
 """What is known of every product: its base vector and payload, newest wins. The source of every point in the index."""
 
 import base64
+import sys
 import threading
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -9,7 +10,6 @@ import numpy as np
 
 from contracts.catalog import PointPayload, ProductVector
 from towers.features import keys_of, product_features
-from towers.lexical import ProductWords, product_words
 
 NO_FEATURES: Final = keys_of(())
 SHORTEST_KEPT_MS: Final = 3_600_000
@@ -55,7 +55,6 @@ class BaseProduct:
     content_hash: str = ""
     features: np.ndarray = field(init=False, repr=False)
     """Keys of what its quality is learned of: made once, for every product release asks for them all."""
-    _words: ProductWords | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         """Make the features."""
@@ -70,7 +69,7 @@ class BaseProduct:
         return cls(
             message.product_id,
             message.version,
-            message.base_version,
+            sys.intern(message.base_version),
             message.text_hash,
             vector,
             message.payload,
@@ -99,30 +98,10 @@ class BaseProduct:
         """Whether the product is gone."""
         return self.vector is None
 
-    def words(self) -> ProductWords | None:
-        """Its sparse vectors: made when a point is first written, and kept for the next; None once it is deleted.
-
-        Every write carries them: a store cannot set the dense vector and the release that it is of in one step.
-        """
-        if self._words is None and self.payload is not None:
-            object.__setattr__(self, "_words", product_words(self.product_id, self.payload))
-        return self._words
-
-    def take_words(self, before: "BaseProduct | None") -> None:
-        """Take over the sparse vectors of an earlier version if they are the same, as after a change of price."""
-        if before is not None and before._words is not None and _described(before) == _described(self):
-            object.__setattr__(self, "_words", before._words)
-
     @property
     def order(self) -> tuple[int, bool]:
         """What decides between two states of a product: the version, and of one version the deletion."""
         return self.version, self.is_deleted
-
-
-def _described(product: BaseProduct) -> tuple[object, ...]:
-    """What the sparse vectors of a product are made of."""
-    said = product.payload
-    return () if said is None else (product.product_id, said.title, said.brand, said.category, said.attributes)
 
 
 class BaseVectors:
@@ -187,7 +166,6 @@ class BaseVectors:
     def _keep(self, product: BaseProduct) -> None:
         known = self._products.get(product.product_id)
         if known is None or product.order >= known.order:
-            product.take_words(known)
             self._products[product.product_id] = product
             foreign = self._foreign.get(product.product_id)
             if foreign is not None and product.order >= foreign.order:

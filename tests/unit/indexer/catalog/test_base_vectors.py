@@ -2,7 +2,6 @@
 
 import base64
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from indexer.catalog.base_vectors import SHORTEST_KEPT_MS, BaseProduct, BaseVect
 from indexer.points import Target
 from tests.support.indexer_fakes import base_product
 from tests.support.tiny_encoder import TinyEncoder
-from towers.lexical import product_words
 from towers.model import ProductTower
 
 ENCODER = TinyEncoder()
@@ -159,39 +157,3 @@ def test_a_point_says_where_it_comes_from(deleted: bool) -> None:
     assert stored["deleted"] == int(deleted)
     assert ("base_version" in stored) is not deleted
     assert ("text_hash" in stored) is not deleted
-
-
-def described(version: int, **changes: Any) -> BaseProduct:
-    """Return a version of one fridge."""
-    payload = PointPayload.model_validate({"title": "Kelto KG-36 fridge", "brand": "Kelto", "price": 400.0, **changes})
-    return BaseProduct("P-1", version, "base/t1", vector=np.ones(2, np.float32), payload=payload)
-
-
-def test_words_are_made_once() -> None:
-    """Each write of a point asks for them again, whatever release it carries."""
-    product = described(1)
-    assert product.words() is product.words()
-    assert BaseProduct("P-1", 2, "base/t1").words() is None
-
-
-@pytest.mark.parametrize(
-    ("changes", "are_kept"),
-    [
-        ({"price": 300.0, "in_stock": 0}, True),
-        ({"title": "Kelto KG-37 fridge"}, False),
-        ({"brand": "Arvo"}, False),
-        ({"category": ("Fridges",)}, False),
-        ({"attributes": {"model": "X-1"}}, False),
-    ],
-)
-def test_words_go_over_to_the_next_version_if_they_are_the_same(changes: dict[str, Any], are_kept: bool) -> None:
-    """A price costs no reading; a change of anything that they are made of does."""
-    known, before, after = BaseVectors(), described(1), described(2, **changes)
-    known.apply(before)
-    made = before.words()
-    known.apply(after)
-    assert (after.words() is made) is are_kept
-    fresh = product_words("P-1", described(2, **changes).payload or PointPayload())
-    for one, other in zip(after.words() or (), fresh, strict=True):
-        np.testing.assert_array_equal(one.indices, other.indices)
-        np.testing.assert_array_equal(one.values, other.values)
