@@ -3,6 +3,7 @@
 What became of each partition's records travels in the metadata of its commit.
 """
 
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,6 +42,8 @@ GROUP: Final = "indexer"
 AHEAD_RECORDS: Final = 2_000
 """Records that one look ahead reads at most, shared by the partitions."""
 AHEAD_BYTES: Final = 16 * 2**20
+AHEAD_WITHIN_S: Final = 2.0
+"""How long a look may take: of a Kafka that is gone nothing comes."""
 AHEAD_WAIT_MS: Final = 10
 """How long Kafka may hold back the answer to a look that has read everything."""
 LEADING_PARTITION: Final = 0
@@ -89,7 +92,7 @@ class CatalogTopic:
         with translate_kafka_errors(settings):
             self._consumer = KafkaConsumer(**consumer_config(settings, GROUP))
             self._join(settings.topic(CATALOG))
-            self._lookout = KafkaConsumer(**consumer_config(settings), fetch_max_wait_ms=AHEAD_WAIT_MS)
+        self._lookout: KafkaConsumer | None = None
         self._looked_until: dict[TopicPartition, int] = {}
 
     def _join(self, topic: str) -> None:
@@ -125,7 +128,7 @@ class CatalogTopic:
         """Return the last records of the partitions that `poll` has not given yet, each once; positions stay."""
         partitions = self._consumer.assignment()
         with self._asking():
-            ends = self._lookout.end_offsets(partitions)
+            ends = self._consumer.end_offsets(partitions)
             starts = {
                 partition: max(
                     self._consumer.position(partition),
@@ -134,24 +137,25 @@ class CatalogTopic:
                 )
                 for partition, end in ends.items()
             }
-            unseen = [partition for partition, end in ends.items() if starts[partition] < end]
-            self._lookout.assign(unseen)
-            for partition in unseen:
-                self._lookout.seek(partition, starts[partition])
-            records = self._read_until({partition: ends[partition] for partition in unseen})
-        self._looked_until.update(ends)
-        return records
+            unseen = {partition: start for partition, start in starts.items() if start < ends[partition]}
+            return self._between(unseen, ends) if unseen else []
 
-    def _read_until(self, ends: Mapping[TopicPartition, int]) -> list[CatalogRecord]:
-        """Read on; of more than may be held the last ones."""
-        found: deque[CatalogRecord] = deque()
-        size = 0
-        while any(self._lookout.position(partition) < end for partition, end in ends.items()):
-            for records in self._lookout.poll(timeout_ms=POLL_MS).values():
+    def _between(self, starts: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]) -> list[CatalogRecord]:
+        """Read on; of more than may be held return the last ones."""
+        if self._lookout is None:
+            self._lookout = KafkaConsumer(**consumer_config(self._settings), fetch_max_wait_ms=AHEAD_WAIT_MS)
+        lookout, found, size = self._lookout, deque[CatalogRecord](), 0
+        lookout.assign(list(starts))
+        for partition, start in starts.items():
+            lookout.seek(partition, start)
+        until = time.monotonic() + AHEAD_WITHIN_S
+        while any(lookout.position(one) < ends[one] for one in starts) and time.monotonic() < until:
+            for records in lookout.poll(timeout_ms=POLL_MS).values():
                 found.extend(map(catalog_record, records))
                 size += sum(len(record.value or b"") for record in records)
             while size > AHEAD_BYTES:
                 size -= len(found.popleft().value or b"")
+        self._looked_until.update((partition, lookout.position(partition)) for partition in starts)
         return list(found)
 
     def progress(self, partition: int) -> PartitionProgress:
@@ -213,7 +217,8 @@ class CatalogTopic:
     def close(self) -> None:
         """Leave the group."""
         self._consumer.close()
-        self._lookout.close()
+        if self._lookout is not None:
+            self._lookout.close()
 
     def _partition(self, number: int) -> TopicPartition:
         return TopicPartition(self._settings.topic(CATALOG), number)

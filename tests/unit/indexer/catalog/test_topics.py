@@ -158,12 +158,19 @@ def test_a_look_ahead_gives_the_last_records_once_and_moves_nothing(own: Setting
 def test_a_look_ahead_holds_no_more_than_it_may(
     own: Settings, kafka: Dependency, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of more records, or larger ones, the last ones stay."""
+    """Of more records, or larger ones, the last ones stay; what there was no time for comes with the next look."""
     topic = CatalogTopic(own, kafka)
     eventually(lambda: topic.poll(1), timeout_s=60)
     monkeypatch.setattr("indexer.catalog.topics.AHEAD_BYTES", 5)
     assert [record.offset for record in topic.look_ahead()] == [3, 4]
     topic.close()
+    hurried = CatalogTopic(own, kafka)
+    eventually(lambda: hurried.poll(1), timeout_s=60)
+    with monkeypatch.context() as at_once:
+        at_once.setattr("indexer.catalog.topics.AHEAD_WITHIN_S", 0.0)
+        assert hurried.look_ahead() == []
+    assert [record.offset for record in hurried.look_ahead()] == [3, 4]
+    hurried.close()
     behind = CatalogTopic(own, kafka)
     eventually(lambda: behind.poll(1), timeout_s=60)
     monkeypatch.setattr("indexer.catalog.topics.AHEAD_RECORDS", 2)
