@@ -268,6 +268,8 @@ class Indexer:
                 moved = models_not_read() is None and rollout.step(leads=leads())
                 if not moved and time.monotonic() - counted_at >= COUNT_EVERY_S:
                     rollout.count_points()
+                    if leads():
+                        rollout.forget_deletions(epoch_ms() - int(1_000 * self._settings.deletions_kept_s))
                     counted_at = time.monotonic()
             except (TransientError, DependencyDown) as error:
                 self._rollout_waits = error.message

@@ -113,6 +113,8 @@ def differences(facts: Facts) -> list[Difference]:
 def _of_sent(facts: Facts) -> Iterator[Difference]:
     for product_id, sent in facts.due.items():
         vector, point = facts.encoded.get(product_id), facts.indexed.get(product_id)
+        if sent.deleted and vector is None and point is None:
+            continue  # deleted so long ago that it is forgotten
         for kind, found in (_vector(sent, vector, facts.base_version), _point(sent, vector, point, facts.base_version)):
             if kind is not None:
                 yield Difference(kind, product_id, sent.version if found is None else found)

@@ -209,11 +209,12 @@ def _wrong_point(point: ProductPoint, vector: BaseProduct, target: Target, *, is
     """What is wrong with the numbers of a point; its quality may be that of a release that is being written."""
     if point.vector is None or vector.vector is None:
         return None
-    if not _alike(np.asarray(point.vector[:-1]), vector.vector) or not _same_words(point.words, vector.words()):
+    (expected,) = target.points([vector])
+    if not _alike(np.asarray(point.vector[:-1]), vector.vector) or not _same_words(point.words, expected.words):
         return Kind.POINT_WRONG
     if not is_settled or point.product_release > target.product_release:
         return None
-    quality = float(target.quality([vector])[0])
+    quality = expected.payload["quality"]
     told = point.payload.get("quality")
     stored = point.vector[-1] * NATS_PER_COSINE
     is_near = abs(stored - quality) <= 2 * QUALITY_TOLERANCE and told is not None and abs(told - stored) <= TOLERANCE

@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Self
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 
@@ -11,8 +11,11 @@ from contracts.catalog import PointVersion, is_newer
 from contracts.releases import ALIAS, Serving, collection_name
 from indexer.catalog.base_vectors import BaseProduct
 from indexer.filters import KEYS, stored_keys
-from towers.lexical import ProductWords
+from towers.lexical import ProductWords, product_words
 from towers.model import ProductTower, product_vectors
+
+OF_THE_VECTOR: Final = ("base_version", "quality", "quality_width")
+"""What a payload says of its vector, not of its product."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,19 @@ class ProductPoint:
     def is_tombstone(self) -> bool:
         """Whether the product is gone."""
         return self.vector is None
+
+    def carried_to(self, stored: "ProductPoint | None") -> "ProductPoint | None":
+        """Return this as a point of another base's collection, with the vector that is there; None if that is missing.
+
+        A deletion needs none. A vector is that of the text if it was made of the same one.
+        """
+        if self.is_tombstone:
+            return replace(self, product_release=stored.product_release if stored else 0)
+        if stored is None or stored.vector is None or stored.payload.get("text_hash") != self.payload["text_hash"]:
+            return None
+        theirs = {name: stored.payload[name] for name in OF_THE_VECTOR if name in stored.payload}
+        release, vector, payload = stored.product_release, stored.vector, {**self.payload, **theirs}
+        return replace(self, product_release=release, vector=vector, payload=payload)
 
     def stored_payload(self) -> dict[str, Any]:
         """Return the payload as it is stored; a tombstone keeps nothing but what orders it.
@@ -121,11 +137,15 @@ class InForce(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Target:
-    """Where writes go: a collection, and the tower of a product release that tells the quality of a product."""
+    """Where writes go: a collection, and the tower of a product release that tells the quality of a product.
+
+    Beside it a collection of another base may be kept to go back to: what needs none of its vectors goes there too.
+    """
 
     collection: str
     product_release: int
     tower: ProductTower
+    kept: str | None = None
 
     @property
     def in_force(self) -> InForce:
@@ -153,11 +173,12 @@ class Target:
         return ProductPoint(product.product_id, product.version, self.product_release, None)
 
     def _point(self, product: BaseProduct, vector: np.ndarray, quality: float, width: float) -> ProductPoint:
-        payload = {} if product.payload is None else product.payload.model_dump(mode="json", exclude_none=True)
+        payload: dict[str, Any] = {}
+        words = None  # made for each write: kept, they would take as much memory as the vector
         if product.payload is not None:
-            payload[KEYS] = stored_keys(product.payload)
+            payload = product.payload.model_dump(mode="json", exclude_none=True) | {KEYS: stored_keys(product.payload)}
+            words = product_words(product.product_id, product.payload)
         payload |= {"base_version": product.base_version, "text_hash": product.text_hash}
         payload |= {"quality": quality, "quality_width": width}
-        return ProductPoint(
-            product.product_id, product.version, self.product_release, vector.tolist(), payload, product.words()
-        )
+        release, row = self.product_release, vector.tolist()
+        return ProductPoint(product.product_id, product.version, release, row, payload, words)

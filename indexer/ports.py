@@ -24,8 +24,12 @@ class PartitionsMoved(TransientError):
 class CatalogSource(Protocol):
     """The catalogue as one member of the consumer group reads it."""
 
-    def poll(self) -> list[CatalogRecord]:
+    def poll(self, most: int) -> list[CatalogRecord]:
         """Return the next records, none if there are none now."""
+        ...
+
+    def look_ahead(self) -> list[CatalogRecord]:
+        """Return the last records that were not polled yet, each once; all of them will be polled in their turn."""
         ...
 
     def progress(self, partition: int) -> PartitionProgress:
@@ -71,6 +75,10 @@ class VectorLog(Protocol):
 
     def publish(self, products: Sequence[BaseProduct]) -> None:
         """Write base vectors to `product-vectors`."""
+        ...
+
+    def forget(self, product_ids: Sequence[str]) -> None:
+        """Write nulls to `product-vectors`: products that were deleted long ago."""
         ...
 
     def read_to_end(self) -> None:

@@ -1,8 +1,8 @@
 """Qdrant's client for the indexer and search: how it connects, what its errors mean, what is written in its form."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, cast
 
 import httpx
 import numpy as np
@@ -13,16 +13,51 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 
 from contracts.catalog import newer_only_filter, point_id
 from contracts.errors import InvariantError, MillraceError, Overloaded, TransientError, UsageError
+from indexer.filters import KEYS_VERSION
 from indexer.points import ProductPoint
 from service.settings import Settings
-from towers.lexical import ProductWords, Sparse
+from towers.lexical import LEXICAL_VERSION, ProductWords, Sparse
 
 WORDS: Final = ProductWords._fields
 """Names of the sparse vectors."""
 
+VECTOR_NAME: Final = "product"
+ORDERING: Final = ("product_id", "version", "product_release", "deleted")
+
+LEXICAL: Final = "lexical_version"
+"""The entry that tells how the sparse vectors were made: others do not meet the queries of today."""
+
+FILTERED: Final = "keys_version"
+"""The entry that tells how the keys were made that filters ask for."""
+
 _TIMEOUT_S: Final = 10
 _TRY_LATER: Final = frozenset({408, 429, 500, 502, 503, 504})
 _SHEDS: Final = frozenset({429, 503})
+
+
+class Form(NamedTuple):
+    """How a collection holds products, and what its maker wanted remembered."""
+
+    width: int | None
+    distance: models.Distance | None
+    metadata: Mapping[str, Any]
+    sparse: frozenset[str] = frozenset(WORDS)
+
+    def misfit(self, base_version: str, width: int) -> str | None:
+        """Say why vectors of a base, and of this width with their quality, do not belong there; None if they do."""
+        made_by = self.metadata.get("base_version", base_version)
+        if made_by != base_version:
+            return f"holds vectors of {made_by}, not of {base_version}"
+        if (self.width, self.distance) != (width, models.Distance.DOT):
+            held = f"{self.distance.value} of width {self.width}" if self.distance else f"no vectors `{VECTOR_NAME}`"
+            return f"holds {held}, not Dot of width {width}"
+        if missing := sorted(set(WORDS) - self.sparse):
+            return f"holds no sparse vectors {', '.join(f'`{name}`' for name in missing)} with idf"
+        if (lexical := self.metadata.get(LEXICAL, LEXICAL_VERSION)) != LEXICAL_VERSION:
+            return f"holds words as of version {lexical}, not {LEXICAL_VERSION}"
+        if (keys := self.metadata.get(FILTERED, 0)) != KEYS_VERSION:
+            return f"holds keys for filters as of version {keys}, not {KEYS_VERSION}"
+        return None
 
 
 def connect(settings: Settings, *, timeout_s: int = _TIMEOUT_S) -> QdrantClient:
@@ -115,6 +150,28 @@ def words_of(record: models.Record) -> ProductWords | None:
     return ProductWords(*(Sparse(np.array(one.indices, np.uint32), np.array(one.values, np.float32)) for one in sparse))
 
 
+def to_struct(point: ProductPoint) -> models.PointStruct:
+    """A point as the client takes it."""
+    vector: dict[str, Any] = {} if point.vector is None else {VECTOR_NAME: list(point.vector)}
+    if point.words is not None and vector:
+        vector |= {name: to_sparse(one) for name, one in zip(WORDS, point.words, strict=True)}
+    return models.PointStruct(id=point_id(point.product_id), vector=vector, payload=point.stored_payload())
+
+
+def to_point(record: models.Record) -> ProductPoint:
+    """A point as the client gives it."""
+    payload = dict(record.payload or {})
+    vector = record.vector.get(VECTOR_NAME) if isinstance(record.vector, dict) else None
+    return ProductPoint(
+        product_id=payload["product_id"],
+        version=payload["version"],
+        product_release=payload["product_release"],
+        vector=cast("list[float] | None", vector),
+        payload={name: value for name, value in payload.items() if name not in ORDERING},
+        words=words_of(record),
+    )
+
+
 def write_condition(points: Sequence[ProductPoint], *, again: Collection[str] = ()) -> models.Filter:
     """Return the newer-only condition of one request: one for all if they share a version, else one for each."""
     rules = {(point.point_version, point.product_id in again) for point in points}
@@ -122,6 +179,19 @@ def write_condition(points: Sequence[ProductPoint], *, again: Collection[str] = 
         version, is_again = rules.pop()
         return models.Filter.model_validate(newer_only_filter(version, again=is_again))
     return models.Filter(should=[_only_newer(point, again=point.product_id in again) for point in points])
+
+
+def tombstones_of(points: Sequence[ProductPoint]) -> models.Filter:
+    """Return the filter of what is stored of deletions, each under its own version."""
+    is_deleted = models.FieldCondition(key="deleted", match=models.MatchValue(value=1))
+    its_version = [
+        models.FieldCondition(key="version", match=models.MatchValue(value=point.version)) for point in points
+    ]
+    ids = [models.HasIdCondition(has_id=[point_id(point.product_id)]) for point in points]
+    return models.Filter(
+        must=[is_deleted],
+        should=[models.Filter(must=[one, version]) for one, version in zip(ids, its_version, strict=True)],
+    )
 
 
 def _only_newer(point: ProductPoint, *, again: bool) -> models.Filter:

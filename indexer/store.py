@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Final, NamedTuple, Self, cast
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 from qdrant_client import QdrantClient, models
@@ -20,28 +20,32 @@ from contracts.catalog import PointVersion, point_id
 from contracts.errors import DependencyDown, InvariantError, TransientError, UsageError
 from indexer.filters import KEYS_VERSION, PAYLOAD_INDEXES
 from indexer.points import Owner, ProductPoint, newest_per_id
-from indexer.qdrant import WORDS, qdrant_errors, to_sparse, words_of, write_condition
+from indexer.qdrant import (
+    FILTERED,
+    LEXICAL,
+    ORDERING,
+    VECTOR_NAME,
+    WORDS,
+    Form,
+    qdrant_errors,
+    to_point,
+    to_struct,
+    tombstones_of,
+    write_condition,
+)
 from service.health import Dependency
 from service.logging import get_logger
 from towers.lexical import LEXICAL_VERSION
 
-VECTOR_NAME: Final = "product"
 BATCH_SIZE: Final = 256
 """Points of one write; larger ones make searches wait longer."""
 
 OWNER: Final = "owner"
 """The entry of a collection's metadata that names the deployment it belongs to."""
-LEXICAL: Final = "lexical_version"
-"""The entry that tells how the sparse vectors were made: others do not meet the queries of today."""
-
-FILTERED: Final = "keys_version"
-"""The entry that tells how the keys were made that filters ask for."""
-
 _SCROLL_SIZE: Final = 1000
 _POLL_S: Final = 0.2
 
-_ORDERING: Final = ("product_id", "version", "product_release", "deleted")
-_COMPARED: Final = [*_ORDERING, "quality"]
+_COMPARED: Final = [*ORDERING, "quality"]
 _IS_TOMBSTONE: Final = models.FieldCondition(key="deleted", match=models.MatchValue(value=1))
 
 
@@ -58,30 +62,10 @@ class StoredPoint(NamedTuple):
     version: PointVersion
     quality: float
 
-
-class Form(NamedTuple):
-    """How a collection holds products, and what its maker wanted remembered."""
-
-    width: int | None
-    distance: models.Distance | None
-    metadata: Mapping[str, Any]
-    sparse: frozenset[str] = frozenset(WORDS)
-
-    def misfit(self, base_version: str, width: int) -> str | None:
-        """Say why vectors of a base, and of this width with their quality, do not belong there; None if they do."""
-        made_by = self.metadata.get("base_version", base_version)
-        if made_by != base_version:
-            return f"holds vectors of {made_by}, not of {base_version}"
-        if (self.width, self.distance) != (width, models.Distance.DOT):
-            held = f"{self.distance.value} of width {self.width}" if self.distance else f"no vectors `{VECTOR_NAME}`"
-            return f"holds {held}, not Dot of width {width}"
-        if missing := sorted(set(WORDS) - self.sparse):
-            return f"holds no sparse vectors {', '.join(f'`{name}`' for name in missing)} with idf"
-        if (lexical := self.metadata.get(LEXICAL, LEXICAL_VERSION)) != LEXICAL_VERSION:
-            return f"holds words as of version {lexical}, not {LEXICAL_VERSION}"
-        if (keys := self.metadata.get(FILTERED, 0)) != KEYS_VERSION:
-            return f"holds keys for filters as of version {keys}, not {KEYS_VERSION}"
-        return None
+    @property
+    def order(self) -> tuple[int, bool]:
+        """Which state of the product it is, whatever the product release."""
+        return self.version.version, self.version.deleted
 
 
 class ProductStore:
@@ -270,10 +254,33 @@ class ProductStore:
             with self._asking(f"write to {collection}"):
                 self._client.upsert(
                     collection,
-                    points=[_to_struct(point) for point in batch],
+                    points=[to_struct(point) for point in batch],
                     update_filter=write_condition(batch, again=again),
                 )
         return len(newest)
+
+    def carry_over(self, collection: str, points: Iterable[ProductPoint]) -> None:
+        """Write to a collection of another base what needs none of its vectors: deletions, and all but a new text.
+
+        A product whose text is another, or that is not there, waits until the collection is filled on. One that was
+        dropped meanwhile needs nothing.
+        """
+        newest = newest_per_id(points)
+        try:
+            stored = self.retrieve(collection, [point.product_id for point in newest])
+            kept = [carried for point in newest if (carried := point.carried_to(stored.get(point.product_id)))]
+            self.write(collection, kept)
+        except InvariantError:
+            if self.exists(collection):
+                raise
+
+    def forget(self, collection: str, tombstones: Sequence[ProductPoint]) -> None:
+        """Delete tombstones; one whose product has come back, or was deleted under another version, stays."""
+        self._require_ours(collection)
+        for start in range(0, len(tombstones), self._batch_size):
+            batch = tombstones[start : start + self._batch_size]
+            with self._asking(f"forget deletions in {collection}"):
+                self._client.delete(collection, models.FilterSelector(filter=tombstones_of(batch)))
 
     def counts(self, collection: str) -> Counts:
         """Return the numbers of live products and of tombstones."""
@@ -294,7 +301,7 @@ class ProductStore:
             ids = [point_id(product_id) for product_id in product_ids[start : start + self._batch_size]]
             with self._asking(f"read from {collection}"):
                 records = self._client.retrieve(collection, ids, with_payload=True, with_vectors=True)
-            found.update((point.product_id, point) for point in map(_to_point, records))
+            found.update((point.product_id, point) for point in map(to_point, records))
         return found
 
     def stored(self, collection: str) -> dict[str, StoredPoint]:
@@ -313,7 +320,7 @@ class ProductStore:
 
     def all_points(self, collection: str) -> Iterator[ProductPoint]:
         """Give every point with its vectors, tombstones included, in the order of point ids."""
-        return map(_to_point, self._scroll(collection, with_payload=True, with_vectors=True))
+        return map(to_point, self._scroll(collection, with_payload=True, with_vectors=True))
 
     def _scroll(self, collection: str, **wanted: Any) -> Iterator[models.Record]:
         offset: Any = None
@@ -374,23 +381,3 @@ class ProductStore:
         self._ours.discard(collection)
         with self._asking(f"drop {collection}"):
             self._client.delete_collection(collection)
-
-
-def _to_struct(point: ProductPoint) -> models.PointStruct:
-    vector: dict[str, Any] = {} if point.vector is None else {VECTOR_NAME: list(point.vector)}
-    if point.words is not None and vector:
-        vector |= {name: to_sparse(one) for name, one in zip(WORDS, point.words, strict=True)}
-    return models.PointStruct(id=point_id(point.product_id), vector=vector, payload=point.stored_payload())
-
-
-def _to_point(record: models.Record) -> ProductPoint:
-    payload = dict(record.payload or {})
-    vector = record.vector.get(VECTOR_NAME) if isinstance(record.vector, dict) else None
-    return ProductPoint(
-        product_id=payload["product_id"],
-        version=payload["version"],
-        product_release=payload["product_release"],
-        vector=cast("list[float] | None", vector),
-        payload={name: value for name, value in payload.items() if name not in _ORDERING},
-        words=words_of(record),
-    )

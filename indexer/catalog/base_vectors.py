@@ -1,6 +1,7 @@
 """What is known of every product: its base vector and payload, newest wins. The source of every point in the index."""
 
 import base64
+import sys
 import threading
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -9,9 +10,10 @@ import numpy as np
 
 from contracts.catalog import PointPayload, ProductVector
 from towers.features import keys_of, product_features
-from towers.lexical import ProductWords, product_words
 
 NO_FEATURES: Final = keys_of(())
+SHORTEST_KEPT_MS: Final = 3_600_000
+"""A null on `product-vectors` forgets a deletion that is older; anything else it has overtaken, to be written again."""
 
 
 class CatalogPlace(NamedTuple):
@@ -53,7 +55,6 @@ class BaseProduct:
     content_hash: str = ""
     features: np.ndarray = field(init=False, repr=False)
     """Keys of what its quality is learned of: made once, for every product release asks for them all."""
-    _words: ProductWords | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         """Make the features."""
@@ -68,7 +69,7 @@ class BaseProduct:
         return cls(
             message.product_id,
             message.version,
-            message.base_version,
+            sys.intern(message.base_version),
             message.text_hash,
             vector,
             message.payload,
@@ -97,30 +98,10 @@ class BaseProduct:
         """Whether the product is gone."""
         return self.vector is None
 
-    def words(self) -> ProductWords | None:
-        """Its sparse vectors: made when a point is first written, and kept for the next; None once it is deleted.
-
-        Every write carries them: a store cannot set the dense vector and the release that it is of in one step.
-        """
-        if self._words is None and self.payload is not None:
-            object.__setattr__(self, "_words", product_words(self.product_id, self.payload))
-        return self._words
-
-    def take_words(self, before: "BaseProduct | None") -> None:
-        """Take over the sparse vectors of an earlier version if they are the same, as after a change of price."""
-        if before is not None and before._words is not None and _described(before) == _described(self):
-            object.__setattr__(self, "_words", before._words)
-
     @property
     def order(self) -> tuple[int, bool]:
         """What decides between two states of a product: the version, and of one version the deletion."""
         return self.version, self.is_deleted
-
-
-def _described(product: BaseProduct) -> tuple[object, ...]:
-    """What the sparse vectors of a product are made of."""
-    said = product.payload
-    return () if said is None else (product.product_id, said.title, said.brand, said.category, said.attributes)
 
 
 class BaseVectors:
@@ -138,6 +119,7 @@ class BaseVectors:
         self._foreign: dict[str, BaseProduct] = {}
         self._products: dict[str, BaseProduct] = {}
         self._outdated: dict[str, None] = {}
+        self._deleted_at: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def apply(self, product: BaseProduct) -> None:
@@ -145,9 +127,12 @@ class BaseVectors:
         with self._lock:
             self._keep(product)
 
-    def read(self, product: BaseProduct) -> None:
+    def read(self, product: BaseProduct, written_at_ms: int = 0) -> None:
         """Take the next record of `product-vectors`."""
         with self._lock:
+            self._deleted_at.pop(product.product_id, None)
+            if product.is_deleted:
+                self._deleted_at[product.product_id] = written_at_ms
             known = self._products.get(product.product_id)
             if product.is_deleted or self._base_version in {None, product.base_version}:
                 self._keep(product)
@@ -159,10 +144,28 @@ class BaseVectors:
             else:
                 self._outdated.pop(product.product_id, None)
 
+    def read_null(self, product_id: str, written_at_ms: int) -> None:
+        """Take the next record of `product-vectors` if that is a null: it forgets an old deletion, and nothing else."""
+        with self._lock:
+            known = self._products.get(product_id)
+            if known is None:
+                return
+            if known.is_deleted and written_at_ms - self._deleted_at.get(product_id, written_at_ms) >= SHORTEST_KEPT_MS:
+                for kept in (self._products, self._deleted_at, self._outdated):
+                    kept.pop(product_id, None)
+            else:
+                self._outdated[product_id] = None
+
+    def deleted_before(self, time_ms: int) -> list[BaseProduct]:
+        """Return the products that are deleted for so long."""
+        with self._lock:
+            old = [product_id for product_id, at_ms in self._deleted_at.items() if at_ms < time_ms]
+            found = [self._products.get(product_id) for product_id in old]
+        return [product for product in found if product is not None and product.is_deleted]
+
     def _keep(self, product: BaseProduct) -> None:
         known = self._products.get(product.product_id)
         if known is None or product.order >= known.order:
-            product.take_words(known)
             self._products[product.product_id] = product
             foreign = self._foreign.get(product.product_id)
             if foreign is not None and product.order >= foreign.order:

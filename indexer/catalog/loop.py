@@ -1,7 +1,9 @@
 """The catalogue loop: record -> text -> base vector -> `product-vectors` -> quality -> index -> commit.
 
 Every output is acknowledged before the offset moves, so a crash repeats work and loses none; repeats change nothing
-(newer-only). A vector store or a Kafka that does not answer holds the loop up, visibly, and never ends it.
+(newer-only). While much stands before them, the youngest changes are worked off ahead of their turn, in which they
+come once more and change nothing. A vector store or a Kafka that does not answer holds the loop up, visibly, and never
+ends it.
 """
 
 import time
@@ -16,7 +18,16 @@ from contracts.catalog import Product
 from contracts.errors import DependencyDown, TransientError
 from contracts.telemetry import Process
 from indexer.catalog.base_vectors import BaseProduct
-from indexer.catalog.planning import CatalogRecord, Change, Plan, advance, content_hash, payload_of, plan_batch
+from indexer.catalog.planning import (
+    CatalogRecord,
+    Change,
+    Plan,
+    advance,
+    content_hash,
+    in_any_order,
+    payload_of,
+    plan_batch,
+)
 from indexer.points import Target
 from indexer.ports import AskInForce, CatalogSource, PartitionsMoved, Pause, Stopped, VectorLog
 from indexer.store import ProductStore
@@ -27,6 +38,12 @@ from towers.release_files import Encoder
 from towers.text import product_text, text_hash
 
 ENCODE_BATCH: Final = 64
+MOST_RECORDS: Final = 256
+FEWEST_RECORDS: Final = 16
+AHEAD_SHARE: Final = 4
+"""Of how many products that are encoded in their turn one more is encoded ahead of it."""
+BATCH_S: Final = 1.0
+"""How long a batch is to take: a product that is new waits for the one before it, whatever encoding costs."""
 FIRST_PAUSE_S: Final = 0.2
 LONGEST_PAUSE_S: Final = 5.0
 TAKEOVER_PAUSE_S: Final = 0.05
@@ -45,6 +62,7 @@ class CatalogLoop:
         target: tells where writes go.
         in_force: asked before every commit.
         pause: how to wait; True means stop.
+        monotonic_s: clock that measures batches.
     """
 
     def __init__(
@@ -57,7 +75,9 @@ class CatalogLoop:
         target: Callable[[], Target],
         in_force: AskInForce,
         pause: Pause,
+        monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._monotonic_s = monotonic_s
         self._source = source
         self._log = log
         self._store = store
@@ -67,6 +87,7 @@ class CatalogLoop:
         self._pause = pause
         self._waiting_for: str | None = None
         self._goes_back = False
+        self._most = FEWEST_RECORDS
 
     def waiting_for(self) -> str | None:
         """Return what the loop waits for, as a readiness check."""
@@ -82,9 +103,12 @@ class CatalogLoop:
             if self._goes_back:
                 self._source.start_again()
                 self._goes_back = False
-            records = self._source.poll()
+            records = self._source.poll(self._most)
             if records:
+                began = self._monotonic_s()
                 self._work_off(records)
+                self._most = records_in_time(len(records), self._monotonic_s() - began)
+                self._work_ahead()
         except (DependencyDown, TransientError) as error:
             self._goes_back = True
             self._waiting_for = error.message
@@ -107,6 +131,12 @@ class CatalogLoop:
         self._show_progress(records)
         self._count(plan)
 
+    def _work_ahead(self) -> None:
+        """Apply the youngest changes behind those whose turn it is; neither commit nor count them."""
+        ahead = plan_batch(in_any_order(self._source.look_ahead()), self._log.known.get)
+        for changes in ahead.youngest(MOST_RECORDS, to_encode=self._most // AHEAD_SHARE):
+            self._apply(changes)
+
     def _apply(self, changes: Sequence[Change]) -> None:
         products = self._encoded(changes)
         fresh = [product for product, change in zip(products, changes, strict=True) if not change.is_repeat]
@@ -114,12 +144,13 @@ class CatalogLoop:
             self._until_done(lambda: self._publish(fresh, changes))
         for product in fresh:
             self._log.known.apply(product)
-        self._write(products, again=frozenset(one.message.product_id for one in changes if one.record.again))
+        self._write(products, again=frozenset(one.message.product_id for one in changes if one.is_anew))
         now_ms = epoch_ms()
         for product, change in zip(products, changes, strict=True):
             metrics.INDEX_WRITES.labels("tombstone" if product.is_deleted else "upsert").inc()
-            waited_ms = max(now_ms - change.record.timestamp_ms, 0)
-            metrics.FRESHNESS.labels("product_to_search").observe(waited_ms / 1000)
+            if not change.is_repeat:  # else it was found long ago, or a crash hides since when
+                waited_ms = max(now_ms - change.record.timestamp_ms, 0)
+                metrics.FRESHNESS.labels("product_to_search").observe(waited_ms / 1000)
 
     def _publish(self, fresh: Sequence[BaseProduct], changes: Sequence[Change]) -> None:
         """Keep base vectors, as a member of the group: one that stalled would write what is old by now."""
@@ -136,6 +167,8 @@ class CatalogLoop:
                 began = time.perf_counter()
                 self._until_done(partial(self._store.write, target.collection, points, again=again))
                 metrics.INDEX_WRITE_SECONDS.observe(time.perf_counter() - began)
+                if target.kept is not None:
+                    self._until_done(partial(self._store.carry_over, target.kept, points))
                 written = target
             in_force = self._until_done(self._in_force)
             if in_force == target.in_force:
@@ -241,6 +274,15 @@ class CatalogLoop:
     def _wait(self, seconds: float) -> None:
         if self._pause(seconds):
             raise Stopped
+
+
+def records_in_time(records: int, took_s: float) -> int:
+    """Return how many records the next batch may have if one of so many took so long.
+
+    >>> records_in_time(100, 2.0), records_in_time(256, 0.1), records_in_time(1, 30.0)
+    (50, 256, 16)
+    """
+    return min(max(int(records * BATCH_S / max(took_s, 1e-3)), FEWEST_RECORDS), MOST_RECORDS)
 
 
 def _text_to_encode(change: Change) -> str | None:

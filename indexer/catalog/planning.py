@@ -62,9 +62,21 @@ class Change:
     record: CatalogRecord
 
     @property
+    def is_anew(self) -> bool:
+        """Whether it takes the place of its equal: sent again, or the first of a version that was read ahead."""
+        return self.record.again or _is_of_later(self.known, self.message, self.record)
+
+    @property
     def is_repeat(self) -> bool:
         """Whether this very state was encoded before; its write may still be missing (a crash lay in between)."""
-        return self.known is not None and self.known.order == _order(self.message) and not self.record.again
+        return self.known is not None and self.known.order == _order(self.message) and not self.is_anew
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether it needs no encoding: a deletion, or a product whose text is the one before."""
+        if isinstance(self.message, ProductDeleted):
+            return True
+        return self.known is not None and self.known.text_hash == text_hash(product_text(self.message))
 
     @property
     def is_urgent(self) -> bool:
@@ -94,6 +106,26 @@ class Plan:
         """Return the urgent changes and the others, each kind that there is."""
         kinds = ([change for change in self.changes if change.is_urgent is urgent] for urgent in (True, False))
         return [changes for changes in kinds if changes]
+
+    def youngest(self, most: int, *, to_encode: int) -> list[list[Change]]:
+        """Return what to do first where not all can be done: what needs no encoding, and so many that do.
+
+        Of either what is urgent, and the last that came: in a bulk load everything may be new. What comes after it is
+        younger; what was there before has its turn.
+        """
+        waiting = [change for change in self.changes if not change.is_repeat]
+        waiting.sort(key=lambda change: (change.is_urgent, change.record.timestamp_ms), reverse=True)
+        encoded = [change for change in waiting if change.is_encoded][:most]
+        others = [change for change in waiting if not change.is_encoded][:to_encode]
+        return [changes for changes in (encoded, others) if changes]
+
+
+def in_any_order(records: Iterable[CatalogRecord]) -> list[CatalogRecord]:
+    """Return the records that say the same before their turn: a null deletes what came before it, whatever that is.
+
+    What is sent again mends a product that is there, and would be encoded twice.
+    """
+    return [record for record in records if record.value is not None and not record.again]
 
 
 Known = Callable[[str], BaseProduct | None]
@@ -165,7 +197,8 @@ class _Batch:
     def _take(self, message: CatalogChange, record: CatalogRecord) -> None:
         known, before = self._known(message.product_id), self.changes.get(message.product_id)
         newest = _order(before.message) if before else known.order if known else None
-        if newest is None or _order(message) > newest or (record.again and _order(message) == newest):
+        is_anew = record.again or (before is None and _is_of_later(known, message, record))
+        if newest is None or _order(message) > newest or (is_anew and _order(message) == newest):
             self.stale_count += before is not None and before.record not in self.same_version
             self.changes[message.product_id] = Change(message, known, record)
             return
@@ -191,6 +224,13 @@ class _Batch:
         if known.content_hash:
             return content_hash(message) != known.content_hash
         return known.is_deleted or _indexed(message) != (known.text_hash, known.payload)
+
+
+def _is_of_later(known: BaseProduct | None, message: CatalogChange, record: CatalogRecord) -> bool:
+    """Whether the version is known of a later record, which was read ahead: the first content of a version counts."""
+    if known is None or known.place is None or known.order != _order(message):
+        return False
+    return known.place.is_after(record.place)
 
 
 def _order(message: CatalogChange) -> tuple[int, bool]:

@@ -3,6 +3,8 @@
 What became of each partition's records travels in the metadata of its commit.
 """
 
+import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -37,9 +39,15 @@ from service.settings import Settings
 from towers.release_files import Encoder
 
 GROUP: Final = "indexer"
+AHEAD_RECORDS: Final = 2_000
+"""Records that one look ahead reads at most, shared by the partitions."""
+AHEAD_BYTES: Final = 16 * 2**20
+AHEAD_WITHIN_S: Final = 2.0
+"""How long a look may take: of a Kafka that is gone nothing comes."""
+AHEAD_WAIT_MS: Final = 10
+"""How long Kafka may hold back the answer to a look that has read everything."""
 LEADING_PARTITION: Final = 0
 """Who reads it moves the releases; the group gives it to one member at a time."""
-MAX_RECORDS: Final = 256
 POLL_MS: Final = 200
 _VECTOR: Final = TypeAdapter(ProductVector)
 
@@ -82,8 +90,10 @@ class CatalogTopic:
         self._epoch = 0
         self._progress: dict[int, PartitionProgress] = {}
         with translate_kafka_errors(settings):
-            self._consumer = KafkaConsumer(**consumer_config(settings, GROUP), max_poll_records=MAX_RECORDS)
+            self._consumer = KafkaConsumer(**consumer_config(settings, GROUP))
             self._join(settings.topic(CATALOG))
+        self._lookout: KafkaConsumer | None = None
+        self._looked_until: dict[TopicPartition, int] = {}
 
     def _join(self, topic: str) -> None:
         """Subscribe, once the topic's partitions are known: kafka-python hands out what it knows when it joins.
@@ -102,16 +112,51 @@ class CatalogTopic:
         """Return why it reads nothing yet, as a readiness check."""
         return None if self._assignment.is_assigned else "the consumer group has not assigned partitions yet"
 
-    def poll(self) -> list[CatalogRecord]:
+    def poll(self, most: int) -> list[CatalogRecord]:
         """Return the next records, in the order of each partition."""
         with self._asking():
             keep_joining(self._consumer)
-            fetched = self._consumer.poll(timeout_ms=POLL_MS)
+            fetched = self._consumer.poll(timeout_ms=POLL_MS, max_records=most)
         if self._assignment.epoch != self._epoch:
             self._epoch = self._assignment.epoch
             self._progress.clear()
+            self._looked_until.clear()
             get_logger().info("partitions_assigned", partitions=sorted(self._assignment.partitions), leads=self.leads())
         return [catalog_record(record) for records in fetched.values() for record in records]
+
+    def look_ahead(self) -> list[CatalogRecord]:
+        """Return the last records of the partitions that `poll` has not given yet, each once; positions stay."""
+        partitions = self._consumer.assignment()
+        with self._asking():
+            ends = self._consumer.end_offsets(partitions)
+            starts = {
+                partition: max(
+                    self._consumer.position(partition),
+                    self._looked_until.get(partition, 0),
+                    end - AHEAD_RECORDS // len(partitions),
+                )
+                for partition, end in ends.items()
+            }
+            unseen = {partition: start for partition, start in starts.items() if start < ends[partition]}
+            return self._between(unseen, ends) if unseen else []
+
+    def _between(self, starts: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]) -> list[CatalogRecord]:
+        """Read on; of more than may be held return the last ones."""
+        if self._lookout is None:
+            self._lookout = KafkaConsumer(**consumer_config(self._settings), fetch_max_wait_ms=AHEAD_WAIT_MS)
+        lookout, found, size = self._lookout, deque[CatalogRecord](), 0
+        lookout.assign(list(starts))
+        for partition, start in starts.items():
+            lookout.seek(partition, start)
+        until = time.monotonic() + AHEAD_WITHIN_S
+        while any(lookout.position(one) < ends[one] for one in starts) and time.monotonic() < until:
+            for records in lookout.poll(timeout_ms=POLL_MS).values():
+                found.extend(map(catalog_record, records))
+                size += sum(len(record.value or b"") for record in records)
+            while size > AHEAD_BYTES:
+                size -= len(found.popleft().value or b"")
+        self._looked_until.update((partition, lookout.position(partition)) for partition in starts)
+        return list(found)
 
     def progress(self, partition: int) -> PartitionProgress:
         """Return how far a partition was worked off; if nothing was committed, from the first record there is."""
@@ -172,6 +217,8 @@ class CatalogTopic:
     def close(self) -> None:
         """Leave the group."""
         self._consumer.close()
+        if self._lookout is not None:
+            self._lookout.close()
 
     def _partition(self, number: int) -> TopicPartition:
         return TopicPartition(self._settings.topic(CATALOG), number)
@@ -219,12 +266,13 @@ class VectorsTopic:
             settings, PRODUCT_VECTORS, self._take, on_new_topic=self.known.topic_is_new, kafka=kafka
         )
 
-    def _take(self, key: bytes, value: bytes | None, _timestamp_ms: int) -> None:
+    def _take(self, key: bytes, value: bytes | None, timestamp_ms: int) -> None:
         """Take one record; one that only somebody else can have written is said and passed over."""
         if value is None:
+            self.known.read_null(key.decode(errors="replace"), timestamp_ms)
             return
         try:
-            self.known.read(BaseProduct.from_message(wire.decode(value, _VECTOR)))
+            self.known.read(BaseProduct.from_message(wire.decode(value, _VECTOR)), timestamp_ms)
         except ContractError as error:
             get_logger().error("product_vector_unreadable", key=key.decode(errors="replace"), error=error.message)
 
@@ -259,6 +307,15 @@ class VectorsTopic:
         self._produce(
             [OutgoingRecord(topic, wire.encode(one.to_message()), key=one.product_id.encode()) for one in products]
         )
+
+    def forget(self, product_ids: Sequence[str]) -> None:
+        """Write nulls under product ids, so that Kafka forgets them too.
+
+        Raises:
+            DependencyDown: Kafka does not acknowledge.
+        """
+        topic = self._settings.topic(PRODUCT_VECTORS)
+        self._produce([OutgoingRecord(topic, None, key=product_id.encode()) for product_id in product_ids])
 
     def set_aside(self, refusals: Sequence[Refusal]) -> None:
         """Write refused records to `dead-letters`, bytes as they came, where they stood and why in the headers.

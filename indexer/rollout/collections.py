@@ -1,15 +1,17 @@
 """Our collections in the vector store: which there are, whether they can hold our vectors, and how another is made."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import islice
 from typing import Final
 
 import numpy as np
 
-from contracts.catalog import is_newer
 from contracts.errors import CheckFailed, InvariantError
 from contracts.releases import Serving
+from indexer.catalog.base_change import BATCH
 from indexer.catalog.base_vectors import BaseProduct, BaseVectors
-from indexer.points import Owner, Target
+from indexer.points import Owner, ProductPoint, Target
 from indexer.ports import Pause, Stopped, VectorLog
 from indexer.rollout.refresh import Refresh
 from indexer.store import ProductStore, StoredPoint
@@ -57,6 +59,15 @@ class OwnCollections:
             return None
         return self._store.form(collection).misfit(self._encoder.base_version, self._encoder.dim + 1)
 
+    def kept(self, serving: Serving) -> str | None:
+        """Name the collection before the one in force if another base is all that keeps our points out of it."""
+        name = serving.previous_collection
+        if name is None or not self._store.exists(name):
+            return None
+        form = self._store.form(name)
+        misfit = form.misfit(form.metadata.get("base_version", ""), form.width or 0)
+        return name if misfit is None else None
+
     def make(self, target: Target, *, query_release: int) -> None:
         """Make the collection of a target with its indexes, if there is none."""
         metadata = {
@@ -80,6 +91,7 @@ class OwnCollections:
         collection, stored = self._chosen(number, before)
         target = Target(collection, number, product.product_tower())
         self.make(target, query_release=query.manifest.release)
+        self._take_back_vectors()
         self._log.complete()
         fill = Refresh(target, self._store, self._log.known, stored, window_s=FILL_WITHIN_S)
         self.write_all(fill, times_out=True)
@@ -90,17 +102,48 @@ class OwnCollections:
         return target, stored
 
     def _chosen(self, product_release: int, before: Serving | None) -> tuple[str, dict[str, StoredPoint]]:
-        """Name a collection that can be filled, with what it holds: one whose filling was begun, else the next.
+        """Name a collection that can be filled, with what it holds: one that was begun or kept, else the next.
 
         Points of a newer product release would refuse ours: they are left from before `models` was lost.
         """
         names = {number: name for name, number in self.look()[1].items()}
-        newest = names.get(max(names, default=-1))
-        if newest is not None and (before is None or newest != before.collection) and not self.misfit(newest):
-            stored = self._store.stored(newest)
+        in_force, kept = (before.collection, before.previous_collection) if before else (None, None)
+        for name in (names.get(max(names, default=-1)), kept):
+            if name is None or name == in_force or name not in names.values() or self.misfit(name):
+                continue
+            stored = self._store.stored(name)
             if all(point.version.product_release <= product_release for point in stored.values()):
-                return newest, stored
+                return name, stored
         return self._owner.collection(max(names) + 1 if names else product_release), {}
+
+    def _take_back_vectors(self) -> None:
+        """Take vectors of our base from collections that hold them: a text that is the same is not encoded again.
+
+        `product-vectors` has the newest base's alone; after a switch of bases, the way back begins here.
+        """
+        self._log.read_to_end()
+        waiting = {product.product_id: product for product in self._log.known.foreign()}
+        for name in self.look()[1] if waiting else ():
+            if self._store.form(name).metadata.get("base_version") != self._encoder.base_version:
+                continue
+            points = self._store.all_points(name)
+            while batch := list(islice(points, BATCH)):
+                taken = [product for point in batch if (product := self._taken(point, waiting)) is not None]
+                self._log.publish(taken)
+                for product in taken:
+                    self._log.known.apply(product)
+                if self._pause(0.0):
+                    raise Stopped
+            get_logger().info("vectors_taken_back", collection=name, left=len(waiting))
+
+    def _taken(self, point: ProductPoint, waiting: dict[str, BaseProduct]) -> BaseProduct | None:
+        """Return the product that waits for the vector of a point, no longer waiting; None if none does."""
+        product = waiting.get(point.product_id)
+        said = (point.payload.get("text_hash"), point.payload.get("base_version"))
+        if product is None or point.vector is None or said != (product.text_hash, self._encoder.base_version):
+            return None
+        vector = np.array(point.vector[:-1], dtype=np.float32)  # the last number is the quality
+        return replace(waiting.pop(point.product_id), base_version=self._encoder.base_version, vector=vector)
 
     def write_all(self, refresh: Refresh, *, times_out: bool = False) -> None:
         """Write every batch of a refresh.
@@ -188,7 +231,7 @@ def check_collection(
     lacking = [
         product.product_id
         for product in products
-        if (found := stored.get(product.product_id)) is None or is_newer(target.version_of(product), found.version)
+        if (found := stored.get(product.product_id)) is None or product.order > found.order
     ]
     if lacking:
         raise CheckFailed(f"{name} lacks {len(lacking)} of {len(products)} products, {lacking[0]} for one")

@@ -4,6 +4,7 @@ Each step is safe to repeat after a crash, and nothing of a roll-out survives th
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from contracts.errors import CheckFailed, ContractError, InvariantError, UsageError
@@ -13,7 +14,7 @@ from indexer.ports import Pause, PutInForce, VectorLog
 from indexer.rollout import decisions
 from indexer.rollout.collections import OwnCollections
 from indexer.rollout.decisions import ReleaseId, State
-from indexer.rollout.refresh import Refresh
+from indexer.rollout.refresh import Refresh, forget_deletions
 from indexer.rollout.rewritten import quality_again, with_fence
 from indexer.store import ProductStore, StoredPoint
 from service import metrics
@@ -21,7 +22,6 @@ from service.logging import get_logger
 from service.machine import epoch_ms
 from service.models import ModelsTable
 from towers.release_files import (
-    IDENTITY,
     Encoder,
     Release,
     identity_release,
@@ -133,6 +133,11 @@ class RollOutLoop:
             live = self._store.counts(self._target.collection).live
             metrics.INDEX_POINTS.labels(self._target.collection).set(live)
 
+    def forget_deletions(self, before_ms: int) -> None:
+        """Let go of the products that were deleted before a time: points, base vectors, what is known of them."""
+        if self._target is not None and self._stored is not None:
+            forget_deletions(self._target, self._store, self._log, self._stored, before_ms=before_ms)
+
     def newest_refused(self) -> str | None:
         """Return why no newer release comes into force, as a readiness check."""
         view = self._models.look()
@@ -223,7 +228,7 @@ class RollOutLoop:
                 f"product release {number} is in force and cannot be used: {error.message}",
                 fix="give this process the base model of the others, or restore that record on models",
             ) from error
-        return Target(serving.collection, number, release.product_tower())
+        return Target(serving.collection, number, release.product_tower(), self._collections.kept(serving))
 
     def _carry_out(self, step: decisions.Step, serving: Serving | None) -> None:
         if not isinstance(step, decisions.Refresh | decisions.ReleaseQuery):
@@ -247,7 +252,7 @@ class RollOutLoop:
                 raise InvariantError(f"step {step} does not fit the state")
 
     def _begin(self, before: Serving | None) -> None:
-        """Fill a new collection and put it in force; the releases before stay in force if they can be used here.
+        """Fill a collection and put it in force with the newest releases that can be used here.
 
         Raises:
             DependencyDown: it is not filled in time.
@@ -274,10 +279,11 @@ class RollOutLoop:
         self._collections.publish_alias(target.collection)
 
     def _usable_or_identity(self, kind: Kind, before: Serving | None) -> Release:
-        try:
-            return self._verified(kind, IDENTITY if before is None else before.release_of(kind))
-        except (CheckFailed, ContractError):
-            return identity_release(kind, self._encoder)
+        ours = {number for its_kind, number in self._usable(before) if its_kind == kind}
+        for number in sorted(ours if before is None else {*ours, before.release_of(kind)}, reverse=True):
+            with suppress(CheckFailed, ContractError):
+                return self._verified(kind, number)
+        return identity_release(kind, self._encoder)
 
     def _repair(self, serving: Serving) -> None:
         """Write what the collection in force lacks.
@@ -347,6 +353,8 @@ class RollOutLoop:
             self._pause(refresh.write_batch())
         refresh.say()
         if refresh.is_done and (release := self._use_or_refuse("product", number)) is not None:
+            if serving.previous_collection is not None:  # before nobody knows of it: it may have the higher number
+                self._collections.drop(serving.previous_collection)
             self._publish(_with(release.manifest, serving, product_release=number, previous_collection=None))
             metrics.RELEASES.labels("product", "in_force").inc()
 

@@ -8,6 +8,7 @@ from typing import Final
 from contracts.catalog import is_newer
 from indexer.catalog.base_vectors import BaseProduct, BaseVectors
 from indexer.points import Target
+from indexer.ports import VectorLog
 from indexer.rollout.decisions import QUALITY_TOLERANCE, pause_s
 from indexer.store import ProductStore, StoredPoint
 from service import metrics
@@ -63,7 +64,7 @@ class Refresh:
         stored = self._stored.get(product.product_id)
         if not is_newer(self.target.version_of(product), stored and stored.version):
             return 0.0
-        if stored is None or (stored.version.version, stored.version.deleted) != product.order:
+        if stored is None or stored.order != product.order:
             return math.inf
         return 0.0 if product.is_deleted else abs(quality - stored.quality)
 
@@ -102,3 +103,17 @@ class Refresh:
             self._said = self.progress
             release = self.target.product_release
             get_logger().info("rollout_progress", product_release=release, written=self.written, of=self.total)
+
+
+def forget_deletions(
+    target: Target, store: ProductStore, log: VectorLog, stored: MutableMapping[str, StoredPoint], *, before_ms: int
+) -> None:
+    """Let go of deletions, first of their points: who ends between the two leaves what the next one finds."""
+    gone = log.known.deleted_before(before_ms)
+    for batch in (gone[start : start + BATCH] for start in range(0, len(gone), BATCH)):
+        store.forget(target.collection, target.points(batch))
+        log.forget([product.product_id for product in batch])
+        for product in batch:
+            stored.pop(product.product_id, None)
+    if gone:
+        get_logger().info("deletions_forgotten", products=len(gone), collection=target.collection)

@@ -14,7 +14,8 @@ from contracts.errors import CheckFailed, ContractError, MillraceError, UsageErr
 from contracts.releases import Serving
 from contracts.topics import MODELS
 from indexer.points import Owner
-from indexer.store import OWNER, Form
+from indexer.qdrant import Form
+from indexer.store import OWNER
 from service import metrics
 from service.follow import TopicFollower
 from service.logging import get_logger

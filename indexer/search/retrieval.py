@@ -18,9 +18,8 @@ from contracts.catalog import PointPayload, point_id
 from contracts.errors import MillraceError
 from contracts.http import Filters, SearchResult, Sort
 from indexer.filters import KEYS, any_of, to_filter, to_live_filter
-from indexer.qdrant import qdrant_errors, to_sparse
+from indexer.qdrant import VECTOR_NAME, qdrant_errors, to_sparse
 from indexer.search.encoding import digest
-from indexer.store import VECTOR_NAME
 from towers.lexical import NAMED, LexicalQuery, read_query
 from towers.model import DEFAULT_MIX, NATS_PER_COSINE, Mix, QueryTower
 

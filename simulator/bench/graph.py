@@ -19,9 +19,9 @@ from qdrant_client import QdrantClient, models
 
 from deploy.local.supervisor import LocalMillrace
 from indexer.filters import PAYLOAD_INDEXES
-from indexer.qdrant import connect
+from indexer.qdrant import VECTOR_NAME, connect
 from indexer.search.retrieval import CANDIDATES, DENSE_PARAMS
-from indexer.store import BATCH_SIZE, VECTOR_NAME
+from indexer.store import BATCH_SIZE
 from simulator.bench.indexer import Tell
 from simulator.bench.streams import machine
 

@@ -24,9 +24,9 @@ from deploy.local.supervisor import LocalMillrace
 from indexer.catalog.base_vectors import BaseProduct, BaseVectors
 from indexer.catalog.planning import Refusal
 from indexer.points import Owner
-from indexer.qdrant import connect
+from indexer.qdrant import VECTOR_NAME, connect
 from indexer.rollout.loop import RollOutLoop
-from indexer.store import VECTOR_NAME, ProductStore
+from indexer.store import ProductStore
 from service.models import ModelsTable
 from service.settings import Settings
 from simulator.bench.streams import machine
@@ -68,6 +68,7 @@ class _Log:
         self.known = known
 
     def publish(self, products: Sequence[BaseProduct]) -> None: ...
+    def forget(self, product_ids: Sequence[str]) -> None: ...
     def read_to_end(self) -> None: ...
     def complete(self) -> None: ...
     def set_aside(self, refusals: Sequence[Refusal]) -> None: ...

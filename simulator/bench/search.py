@@ -21,7 +21,7 @@ from contracts.catalog import PointPayload
 from contracts.events import Impression
 from deploy.local.supervisor import LocalMillrace
 from indexer.points import ProductPoint
-from indexer.qdrant import connect, connect_async
+from indexer.qdrant import VECTOR_NAME, connect, connect_async
 from indexer.search.encoding import QueryEncoder
 from indexer.search.finding import Finder
 from indexer.search.good_match import GoodMatch
@@ -31,7 +31,7 @@ from indexer.search.load import MOST_OPEN
 from indexer.search.retrieval import QdrantRetrieval
 from indexer.search.service import Ranking, SearchService
 from indexer.search.web import build
-from indexer.store import VECTOR_NAME, ProductStore
+from indexer.store import ProductStore
 from service.health import Health
 from service.http import bind_socket, serving
 from service.logging import configure

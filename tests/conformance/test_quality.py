@@ -7,7 +7,8 @@ from qdrant_client import QdrantClient, models
 from contracts.catalog import PointVersion, point_id
 from contracts.errors import InvariantError
 from indexer.points import ProductPoint
-from indexer.store import VECTOR_NAME, ProductStore, StoredPoint
+from indexer.qdrant import VECTOR_NAME
+from indexer.store import ProductStore, StoredPoint
 from tests.conformance.conftest import DIM
 
 pytestmark = pytest.mark.qdrant

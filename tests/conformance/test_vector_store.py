@@ -13,8 +13,9 @@ from contracts.errors import InvariantError, MillraceError, TransientError
 from contracts.http import Filters
 from indexer.filters import KEYS_VERSION
 from indexer.points import ProductPoint
+from indexer.qdrant import FILTERED, LEXICAL, VECTOR_NAME
 from indexer.search.retrieval import QdrantRetrieval
-from indexer.store import FILTERED, LEXICAL, VECTOR_NAME, Counts, ProductStore
+from indexer.store import Counts, ProductStore
 from tests.conformance.conftest import DIM, Backend
 from tests.support.poll import eventually
 from towers.lexical import LEXICAL_VERSION

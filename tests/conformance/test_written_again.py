@@ -1,4 +1,4 @@
-"""What every vector store must do alike with points that are written again because theirs may be damaged."""
+"""What every vector store must do alike with points that are written again, and with deletions that are forgotten."""
 
 import pytest
 
@@ -19,3 +19,12 @@ def test_what_is_written_again_replaces_its_equal_and_nothing_newer(store: Produ
     assert found["A"].vector == pytest.approx(vector(1.0))
     store.write(collection, [mended[4]], again=frozenset("E"))
     assert store.retrieve(collection, ["E"])["E"].payload["title"] == "mended"
+
+
+def test_a_tombstone_is_forgotten_and_nothing_that_came_after_it(store: ProductStore, collection: str) -> None:
+    """A product that has come back stays, and so does a later deletion."""
+    gone = [tombstone(product_id, 2) for product_id in "ABC"]
+    store.write(collection, gone)
+    store.write(collection, [live("B", 3), tombstone("C", 3)])
+    store.forget(collection, gone)
+    assert store.versions(collection).keys() == {"B", "C"}

@@ -19,8 +19,8 @@ from indexer.audit import Repairs
 from indexer.catalog.base_vectors import BaseProduct
 from indexer.catalog.sent import SentProducts
 from indexer.points import Target
-from indexer.qdrant import connect
-from indexer.store import ProductStore, _to_struct
+from indexer.qdrant import connect, to_struct
+from indexer.store import ProductStore
 from millrace.auditing import base_vectors_on_topic, open_auditor, run_audit, send_repairs
 from millrace.exporting import VectorForm, export_vectors
 from service.kafka import OutgoingRecord, produce_all, producer_config
@@ -71,7 +71,7 @@ class Damage:
     def point(self, of: str, **changes: Any) -> None:
         """Write the point of a product with some of it changed, whatever is stored."""
         (point,) = self._target.points([self.known[of]])
-        self._client.upsert(self._collection, [_to_struct(replace(point, **changes))])
+        self._client.upsert(self._collection, [to_struct(replace(point, **changes))])
 
     def vector_of(self, product_id: str) -> np.ndarray:
         """Return the vector that its point should have."""

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from kafka import KafkaConsumer, TopicPartition
+from structlog.testing import capture_logs
 
-from contracts.topics import DEAD_LETTERS
+from contracts.topics import DEAD_LETTERS, PRODUCT_VECTORS
+from indexer.app import serve
 from indexer.store import ProductStore
 from service.kafka import consumer_config
 from service.settings import Settings
@@ -22,10 +24,13 @@ from tests.support.indexing import (
     product,
     product_release,
     query_release,
+    running,
     serving_of,
     titles,
 )
 from tests.support.poll import eventually
+from tests.support.ports import free_port
+from tests.support.topics import read_compacted
 from towers.encoder import BaseEncoder
 from towers.features import keys_of
 from towers.model import product_vectors
@@ -207,6 +212,46 @@ def test_an_indexer_killed_in_the_middle_of_a_refresh_completes_it_after_a_resta
         return [one for one, nats in wanted.items() if abs(stored[one].quality - nats) > 0.02]
 
     eventually(lambda: not stale(), timeout_s=30)
+
+
+def test_a_new_product_is_found_ahead_of_a_bulk_load_and_a_kill_right_then_loses_nothing(
+    own: Settings, shop: Shop, store: ProductStore, process: ServiceProcess
+) -> None:
+    """It stands last in the topic and does not wait; after SIGKILL every record is worked off and counted once."""
+    count, collection = 3_000, own.collection(0)
+    shop.send(*(product(f"P-{number}", title=in_words(number)) for number in range(count)))
+    shop.send(product("N-1", title="small oven"), deleted("P-7", 2))
+    eventually(
+        lambda: store.retrieve(collection, ["N-1"]).keys() and store.retrieve(collection, ["P-7"])["P-7"].is_tombstone,
+        timeout_s=60,
+        interval_s=0.01,
+    )
+    process.kill()
+    assert store.counts(collection).live < count / 2
+    process.start()
+    eventually(lambda: catalogue_counts(own) == (count + 2, 0), timeout_s=180)
+    assert store.counts(collection) == (count, 1)
+
+
+def test_a_deletion_is_forgotten_everywhere_after_its_time_and_not_before(
+    own: Settings, shop: Shop, store: ProductStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within it an older state stays out; then point, base vector and memory end, and the product may come anew."""
+    monkeypatch.setattr("indexer.catalog.base_vectors.SHORTEST_KEPT_MS", 1_000)
+    collection = own.collection(0)
+    with running(serve, own):
+        shop.send(product("P-1", 5), product("P-2", 1), deleted("P-1", 6))
+        eventually(lambda: store.counts(collection) == (1, 1), timeout_s=60)
+        shop.send(product("P-1", 5))
+        eventually(lambda: catalogue_counts(own) == (4, 0), timeout_s=30)
+        assert store.counts(collection) == (1, 1)
+    soon = own.model_copy(update={"deletions_kept_s": 2.0, "port": free_port()})
+    with running(serve, soon), capture_logs() as lines:
+        eventually(lambda: store.counts(collection) == (1, 0), timeout_s=60, what="no tombstone")
+        eventually(lambda: {key for _, key in read_compacted(own, PRODUCT_VECTORS)} == {b"P-2"}, timeout_s=30)
+        shop.send(product("P-1", 7))
+        eventually(lambda: store.counts(collection) == (2, 0), timeout_s=30)
+    assert [line["products"] for line in lines if line["event"] == "deletions_forgotten"] == [1]
 
 
 def test_a_null_deletes_a_product_and_a_higher_version_brings_it_back(

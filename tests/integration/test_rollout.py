@@ -109,6 +109,43 @@ def test_another_base_comes_into_force_without_sending_the_catalogue_anew(
         assert serving_of(own).collection == own.collection(1)
 
 
+def test_the_way_back_to_the_former_base_loses_nothing_and_encodes_only_new_texts(
+    own: Settings, shop: Shop, encoder: BaseEncoder, store: ProductStore, tmp_path: Path
+) -> None:
+    """The kept collection goes on receiving deletions and prices; going back, what it lacks is written: 0 wrong."""
+    first, second = own.collection(0), own.collection(1)
+    with running(serve, own):
+        shop.send(*(product(f"P-{number}", 3, in_words(number)) for number in range(200)), deleted("P-7", 4))
+        shop.release(query_release(1, encoder, product_release=1), product_release(1, encoder))
+        eventually(lambda: serving_of(own).product_release == 1, timeout_s=90)
+        eventually(lambda: store.counts(first) == (199, 1), timeout_s=60)
+    other = own.model_copy(update={"base_model": str(write_tiny_model(tmp_path, dim=24)), "port": free_port()})
+    with running(serve, other):
+        shop.send(product("P-1", 4, in_words(1), price=9.0), deleted("P-2", 4), product("P-3", 4, "small oven"))
+        shop.send(product("P-new", 1, "red oven"), product("P-7", 5, in_words(7)), product("P-8", 2, "old fridge"))
+        eventually(lambda: store.counts(second) == (200, 1), timeout_s=60)
+        eventually(lambda: store.versions(first)["P-2"].deleted, timeout_s=60)
+        eventually(lambda: store.retrieve(first, ["P-1"])["P-1"].payload.get("price") == 9.0, timeout_s=60)
+        assert "P-new" not in store.versions(first)
+        assert store.versions(first)["P-3"].version == 3
+    shop.send(deleted("P-9", 4), product("P-10", 4, in_words(10), price=3.0))
+    back = own.model_copy(update={"port": free_port()})
+    with capture_logs() as lines, running(serve, back):
+        serving = serving_of(own)
+        assert (serving.collection, serving.previous_collection) == (first, second)
+        assert (serving.query_release, serving.product_release) == (1, 1)
+        eventually(lambda: store.counts(first) == (199, 2), timeout_s=60)
+        newer = {"P-1": 4, "P-2": 4, "P-3": 4, "P-7": 5, "P-9": 4, "P-10": 4, "P-new": 1}
+        expected = {**{f"P-{number}": 3 for number in range(200)}, **newer}
+        eventually(lambda: {one: at.version for one, at in store.versions(first).items()} == expected, timeout_s=30)
+        assert {one for one, at in store.versions(first).items() if at.deleted} == {"P-2", "P-9"}
+        assert "small oven" in titles(own, encoder, "small oven")
+        shop.release(product_release(2, encoder))
+        eventually(lambda: serving_of(own).product_release == 2, timeout_s=60)
+        assert [name for name in store.collections() if name in {first, second}] == [first]
+    assert [line["products"] for line in lines if line["event"] == "base_change_begins"] == [3]
+
+
 def test_a_catalogue_that_was_prepared_leaves_nothing_to_the_start(
     own: Settings,
     shop: Shop,

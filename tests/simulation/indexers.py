@@ -32,6 +32,8 @@ from tests.support.tiny_encoder import TinyEncoder
 PARTITIONS: Final = 2
 SESSION_S: Final = 10.0
 MOST_IDLE_S: Final = 1_800.0
+AHEAD: Final = 6
+"""Records that one look ahead takes of a partition."""
 RETRY_S: Final = 120.0
 """Outages are long here and retries rare, for fewer steps a day."""
 
@@ -112,6 +114,7 @@ class Indexer:
         self.known = BaseVectors(encoder.base_version)
         self.models = ModelsTable(on_change=lambda: world.stir(self))
         self._read_models = self._read_vectors = 0
+        self._looked_until: dict[int, int] = {}
 
     def run(self) -> None:
         """Do what `indexer.app` does: read, settle, then run both loops, until an error ends them."""
@@ -210,20 +213,35 @@ class Indexer:
         with self.world.asking(self):
             self.world.refused |= {(one.record.partition, one.record.offset) for one in refusals}
 
-    def poll(self) -> list[CatalogRecord]:
+    def poll(self, most: int) -> list[CatalogRecord]:
         """Return some of the next records."""
         self.world.point(self)
         group, rng = self.world.group, self.world.rng
         if group.has_moved(self):
             group.join(self)
+            self._looked_until.clear()
             self.world.turns.wait(rng.random() * 3)
             return []
         found: list[CatalogRecord] = []
         for number in self.positions:
-            found += self.world.catalog[number][self.positions[number] :][: rng.choice((1, 3, 12))]
+            found += self.world.catalog[number][self.positions[number] :][: min(rng.choice((1, 3, 12)), most)]
         for one in found:
             self.positions[one.partition] = one.offset + 1
         return found
+
+    def look_ahead(self) -> list[CatalogRecord]:
+        """Return the last records that were not polled yet, each once."""
+        found: list[CatalogRecord] = []
+        with self.world.asking(self):
+            for number, position in self.positions.items():
+                log = self.world.catalog[number]
+                found += log[max(position, self._looked_until.get(number, 0), len(log) - AHEAD) :]
+                self._looked_until[number] = len(log)
+        return found
+
+    def forget(self, product_ids: Sequence[str]) -> None:
+        """Deletions are kept for longer than a day."""
+        raise AssertionError(product_ids)
 
     def progress(self, partition: int) -> PartitionProgress:
         """Return what was committed."""

@@ -54,10 +54,19 @@ class Catalog:
         self.started_again = 0
         self.loses_group = False
         self.is_taken_for_dead = False
+        self.ahead: list[CatalogRecord] = []
+        """What the next look ahead finds."""
+        self.asked_for: list[int] = []
         self._at = 0
 
-    def poll(self) -> list[CatalogRecord]:
+    def look_ahead(self) -> list[CatalogRecord]:
+        """Return each record once."""
+        found, self.ahead = self.ahead, []
+        return found
+
+    def poll(self, most: int) -> list[CatalogRecord]:
         """Return the next batch."""
+        self.asked_for.append(most)
         self._at += 1
         return list(self.batches[self._at - 1]) if self._at <= len(self.batches) else []
 
@@ -100,6 +109,7 @@ class Log:
         self.known = known or BaseVectors()
         self.vectors: list[BaseProduct] = []
         self.refusals: list[Refusal] = []
+        self.forgotten: list[str] = []
         self.failures = failures
         self.before_end: Callable[[], None] = lambda: None
         """What has come to the topic by the time it is read to its end."""
@@ -108,6 +118,11 @@ class Log:
         """Keep base vectors."""
         self._maybe_fail()
         self.vectors += products
+
+    def forget(self, product_ids: Sequence[str]) -> None:
+        """Note nulls."""
+        self._maybe_fail()
+        self.forgotten += product_ids
 
     def read_to_end(self) -> None:
         """Take what has come meanwhile."""

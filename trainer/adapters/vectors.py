@@ -162,7 +162,9 @@ class VectorTable:
         with self._lock:
             if version is not None and version < self._versions.get(product_id, 0):
                 return
-            if version is not None:
+            if version is None:
+                self._versions.pop(product_id, None)
+            else:
                 self._versions[product_id] = version
             known = self._products.pop(product_id, None)
             if known is not None:

@@ -17,9 +17,9 @@ from contracts.errors import DependencyDown, InvariantError, MillraceError, Tran
 from contracts.telemetry import Process
 from indexer.filters import KEYS, KEYS_VERSION, PAYLOAD_INDEXES, stored_keys
 from indexer.points import Owner, ProductPoint
-from indexer.qdrant import connect, qdrant_errors, write_condition
+from indexer.qdrant import FILTERED, LEXICAL, VECTOR_NAME, connect, qdrant_errors, write_condition
 from indexer.search.retrieval import ORDERS
-from indexer.store import FILTERED, LEXICAL, OWNER, VECTOR_NAME, ProductStore
+from indexer.store import OWNER, ProductStore
 from service.health import Dependency
 from service.settings import Settings
 from tests.support.ports import free_port

@@ -2,17 +2,15 @@
 
 import base64
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 
 from contracts.catalog import PointPayload, ProductVector
-from indexer.catalog.base_vectors import BaseProduct, BaseVectors, CatalogPlace
+from indexer.catalog.base_vectors import SHORTEST_KEPT_MS, BaseProduct, BaseVectors, CatalogPlace
 from indexer.points import Target
 from tests.support.indexer_fakes import base_product
 from tests.support.tiny_encoder import TinyEncoder
-from towers.lexical import product_words
 from towers.model import ProductTower
 
 ENCODER = TinyEncoder()
@@ -46,6 +44,26 @@ def test_of_one_version_the_deletion_wins_whatever_the_order() -> None:
         for product in order:
             vectors.apply(product)
         assert vectors.get("P-1") is gone
+
+
+def test_a_null_forgets_an_old_deletion_and_whatever_else_it_has_overtaken_is_to_be_written_again() -> None:
+    """A leader that stalled may forget a product that has come back, or was deleted again a moment ago."""
+    vectors = BaseVectors()
+    gone = BaseProduct("P-1", 2, ENCODER.base_version)
+    vectors.read(base_product(ENCODER, "P-1"), 1_000)
+    vectors.read(gone, 2_000)
+    assert (vectors.deleted_before(2_000), vectors.deleted_before(2_001)) == ([], [gone])
+    vectors.read_null("P-1", 1_999 + SHORTEST_KEPT_MS)
+    assert (vectors.get("P-1"), vectors.outdated()) == (gone, [gone])
+    vectors.read(gone, 3_000)
+    vectors.read_null("P-1", 3_000 + SHORTEST_KEPT_MS)
+    assert (vectors.get("P-1"), vectors.outdated(), vectors.deleted_before(9_000)) == (None, [], [])
+    again = base_product(ENCODER, "P-1", 3)
+    vectors.read(again, 4_000)
+    vectors.read_null("P-1", 5_000 + SHORTEST_KEPT_MS)
+    assert (vectors.get("P-1"), vectors.outdated()) == (again, [again])
+    vectors.read_null("P-unknown", 5_000)
+    assert vectors.outdated() == [again]
 
 
 def test_a_record_that_is_older_than_what_is_known_leaves_the_topic_out_of_date() -> None:
@@ -139,39 +157,3 @@ def test_a_point_says_where_it_comes_from(deleted: bool) -> None:
     assert stored["deleted"] == int(deleted)
     assert ("base_version" in stored) is not deleted
     assert ("text_hash" in stored) is not deleted
-
-
-def described(version: int, **changes: Any) -> BaseProduct:
-    """Return a version of one fridge."""
-    payload = PointPayload.model_validate({"title": "Kelto KG-36 fridge", "brand": "Kelto", "price": 400.0, **changes})
-    return BaseProduct("P-1", version, "base/t1", vector=np.ones(2, np.float32), payload=payload)
-
-
-def test_words_are_made_once() -> None:
-    """Each write of a point asks for them again, whatever release it carries."""
-    product = described(1)
-    assert product.words() is product.words()
-    assert BaseProduct("P-1", 2, "base/t1").words() is None
-
-
-@pytest.mark.parametrize(
-    ("changes", "are_kept"),
-    [
-        ({"price": 300.0, "in_stock": 0}, True),
-        ({"title": "Kelto KG-37 fridge"}, False),
-        ({"brand": "Arvo"}, False),
-        ({"category": ("Fridges",)}, False),
-        ({"attributes": {"model": "X-1"}}, False),
-    ],
-)
-def test_words_go_over_to_the_next_version_if_they_are_the_same(changes: dict[str, Any], are_kept: bool) -> None:
-    """A price costs no reading; a change of anything that they are made of does."""
-    known, before, after = BaseVectors(), described(1), described(2, **changes)
-    known.apply(before)
-    made = before.words()
-    known.apply(after)
-    assert (after.words() is made) is are_kept
-    fresh = product_words("P-1", described(2, **changes).payload or PointPayload())
-    for one, other in zip(after.words() or (), fresh, strict=True):
-        np.testing.assert_array_equal(one.indices, other.indices)
-        np.testing.assert_array_equal(one.values, other.values)

@@ -1,6 +1,7 @@
 """The catalogue loop on a store in memory: order of outputs, failures, repeats."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -47,7 +48,7 @@ class Indexing:
             self.store.ensure_collection(collection, self.encoder.dim + 1)
         self.new_process()
 
-    def new_process(self, pause: Pause | None = None) -> CatalogLoop:
+    def new_process(self, pause: Pause | None = None, monotonic_s: Callable[[], float] = time.monotonic) -> CatalogLoop:
         """Return the loop of an indexer that has just started."""
         self.loop = CatalogLoop(
             self.catalog,
@@ -57,6 +58,7 @@ class Indexing:
             target=lambda: self.target,
             in_force=self._in_force,
             pause=pause or self.pause,
+            monotonic_s=monotonic_s,
         )
         return self.loop
 
@@ -131,6 +133,41 @@ def test_new_products_are_written_before_refreshes() -> None:
     it.loop.step()
     it.loop.step()
     assert it.store.writes == [(R0, ["P-1"]), (R0, ["P-2"]), (R0, ["P-1"])]
+
+
+def test_behind_a_bulk_load_the_youngest_are_written_ahead_of_their_turn_and_committed_in_it() -> None:
+    """They are found at once, encoded once, counted and committed with the batch in which they stand."""
+    youngest = record(product("P-9", title="red oven"), 9)
+    it = Indexing([record(product("P-1"))], [record(product("P-2", title="small tv"), 1)], [youngest])
+    it.catalog.ahead = [youngest, null("P-1", 8)]
+    it.loop.step()
+    assert it.versions() == {"P-1": PointVersion(1, 0), "P-9": PointVersion(1, 0)}
+    assert it.catalog.committed[0].next_offset == 1
+    while it.loop.step():
+        pass
+    assert it.encoder.encoded == ["quiet fridge", "red oven", "small tv"]
+    assert it.catalog.committed[0].counts == CatalogCounts(catalogue=10)
+    assert [product.product_id for product in it.log.vectors] == ["P-1", "P-9", "P-2"]
+
+
+def test_the_first_content_of_a_version_replaces_what_was_read_ahead() -> None:
+    """Reading ahead decides nothing: a shop that sent one version twice finds the content that came first."""
+    it = Indexing([record(product("P-1"))], [record(product("P-2", title="red oven"), 1)])
+    it.catalog.ahead = [record(product("P-2", title="red fridge"), 9)]
+    it.loop.step()
+    assert it.store.retrieve(R0, ["P-2"])["P-2"].payload["title"] == "red fridge"
+    it.loop.step()
+    assert it.store.retrieve(R0, ["P-2"])["P-2"].payload["title"] == "red oven"
+
+
+def test_batches_shrink_where_encoding_is_slow() -> None:
+    """What is new waits for one batch: it takes about a second, whatever the encoder costs."""
+    it = Indexing([record(product(f"P-{number}"), number) for number in range(100)])
+    clock = iter([0.0, 2.0])
+    loop = it.new_process(monotonic_s=lambda: next(clock))
+    loop.step()
+    loop.step()
+    assert it.catalog.asked_for == [16, 50]
 
 
 def test_a_new_product_is_written_with_the_quality_of_its_words_at_once() -> None:

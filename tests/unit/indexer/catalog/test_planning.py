@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from contracts.catalog import ProductDeleted
@@ -17,6 +17,7 @@ from indexer.catalog.planning import (
     Plan,
     advance,
     content_hash,
+    in_any_order,
     payload_of,
     plan_batch,
 )
@@ -236,13 +237,32 @@ def test_wherever_batches_end_and_crashes_come_a_product_ends_alike(
     values: list[int | None], cut: int, crashes: int
 ) -> None:
     """Versions and nulls of one product, replayed from anywhere behind, end as they do when worked off one by one."""
-    records = [
-        null("P-1", offset) if version is None else record(product("P-1", version), offset)
-        for offset, version in enumerate(values)
-    ]
+    records = records_of(values)
     one_by_one = fold([[one] for one in records])
     replayed = fold([records[:cut], records[min(crashes, cut) :]])
     assert state_of(replayed) == state_of(one_by_one)
+
+
+@settings(max_examples=500)
+@example(values=[1, None, 1], looks=[(2, 3)]).via("a null between two of one version")
+@example(values=[1, 1], looks=[(1, 2)]).via("one version with two contents")
+@given(values=RECORDS, looks=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=3))
+def test_what_is_read_ahead_of_its_turn_ends_as_if_it_had_waited(
+    values: list[int | None], looks: list[tuple[int, int]]
+) -> None:
+    """Whichever of a product's records are applied early and early again, version and content end as in their order."""
+    records = records_of(values)
+    ahead = [in_any_order(records[begin:end]) for begin, end in looks]
+    assert state_of(fold([*ahead, *([one] for one in records)])) == state_of(fold([[one] for one in records]))
+    assert state_of(fold([*ahead, records])) == state_of(fold([records]))
+
+
+def records_of(values: list[int | None]) -> list[CatalogRecord]:
+    """Return records of one product, of each version with other content every time."""
+    return [
+        null("P-1", offset) if version is None else record(product("P-1", version, f"fridge {offset}"), offset)
+        for offset, version in enumerate(values)
+    ]
 
 
 def fold(batches: list[list[CatalogRecord]]) -> BaseProduct | None:
@@ -252,14 +272,31 @@ def fold(batches: list[list[CatalogRecord]]) -> BaseProduct | None:
         for change in plan_batch(batch, vectors.get).changes:
             known = BaseProduct("P-1", change.message.version, "b", place=change.record.place)
             if not isinstance(change.message, ProductDeleted):
-                known = replace(known, vector=np.ones(1), payload=payload_of(product()))
-            vectors.apply(known)
+                known = replace(known, vector=np.ones(1), payload=payload_of(change.message))
+            vectors.apply(known if change.known is None or not change.is_repeat else change.known)
     return vectors.get("P-1")
 
 
-def state_of(known: BaseProduct | None) -> tuple[int, bool] | None:
-    """Return version and deletion of what is known."""
-    return None if known is None else known.order
+def state_of(known: BaseProduct | None) -> tuple[int, bool, str] | None:
+    """Return version, deletion and title of what is known."""
+    return None if known is None else (*known.order, known.payload.title if known.payload else "")
+
+
+def test_the_youngest_are_the_urgent_ones_that_came_last_and_what_needs_no_encoding_beside_them() -> None:
+    """Behind a bulk load of new products one more is first; deletions and changes of price do not wait for texts."""
+    known = base_product(ENCODER, "P-1")
+    bulk = [record(product(f"N-{number}"), number) for number in range(5)]
+    launched = record(product("P-9"), 7)
+    priced, retold = record(product("P-1", 2, price=9.0), 5), record(product("P-1", 2, "large fridge"), 5)
+
+    def first(*records: CatalogRecord) -> list[list[str]]:
+        """Return the products that go first where two may be encoded."""
+        batches = plan(*bulk, *records, known=known).youngest(2, to_encode=2)
+        return [[change.message.product_id for change in changes] for changes in batches]
+
+    assert first(priced, record(deleted("P-3"), 6), launched) == [["P-3", "P-1"], ["P-9", "N-4"]]
+    assert first(retold) == [["N-4", "N-3"]]
+    assert plan(record(product("P-1")), known=known).youngest(9, to_encode=9) == []
 
 
 def test_freshness_counts_from_the_version_that_is_applied() -> None:

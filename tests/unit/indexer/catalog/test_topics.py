@@ -50,7 +50,7 @@ def member(own: Settings, kafka: Dependency) -> Iterator[CatalogTopic]:
     def has_read_all() -> bool:
         """Read on."""
         nonlocal read
-        read += len(topic.poll())
+        read += len(topic.poll(256))
         return read == 5
 
     eventually(has_read_all, timeout_s=60)
@@ -131,6 +131,51 @@ def test_a_member_that_the_group_has_removed_is_not_confirmed(
     with pytest.raises(PartitionsMoved):
         member.confirm([0])
     assert kafka.is_up
+
+
+def test_a_look_ahead_gives_the_last_records_once_and_moves_nothing(own: Settings, kafka: Dependency) -> None:
+    """What was read in its turn is not among them; what comes later is; the next records are those that were next."""
+    topic = CatalogTopic(own, kafka)
+    read: list[int] = []
+
+    def reads(most: int) -> bool:
+        """Read on; return whether there was anything."""
+        read.extend(record.offset for record in topic.poll(most))
+        return bool(read)
+
+    eventually(lambda: reads(2), timeout_s=60)
+    assert [record.offset for record in topic.look_ahead()] == [2, 3, 4]
+    assert topic.look_ahead() == []
+    producer = KafkaProducer(**producer_config(own))
+    produce_all(producer, [OutgoingRecord(own.topic(CATALOG), b"{}", key=b"P-5", partition=0)])
+    producer.close()
+    assert [record.offset for record in topic.look_ahead()] == [5]
+    eventually(lambda: reads(2) and len(read) == 6, timeout_s=60)
+    assert read == [0, 1, 2, 3, 4, 5]
+    topic.close()
+
+
+def test_a_look_ahead_holds_no_more_than_it_may(
+    own: Settings, kafka: Dependency, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of more records, or larger ones, the last ones stay; what there was no time for comes with the next look."""
+    topic = CatalogTopic(own, kafka)
+    eventually(lambda: topic.poll(1), timeout_s=60)
+    monkeypatch.setattr("indexer.catalog.topics.AHEAD_BYTES", 5)
+    assert [record.offset for record in topic.look_ahead()] == [3, 4]
+    topic.close()
+    hurried = CatalogTopic(own, kafka)
+    eventually(lambda: hurried.poll(1), timeout_s=60)
+    with monkeypatch.context() as at_once:
+        at_once.setattr("indexer.catalog.topics.AHEAD_WITHIN_S", 0.0)
+        assert hurried.look_ahead() == []
+    assert [record.offset for record in hurried.look_ahead()] == [3, 4]
+    hurried.close()
+    behind = CatalogTopic(own, kafka)
+    eventually(lambda: behind.poll(1), timeout_s=60)
+    monkeypatch.setattr("indexer.catalog.topics.AHEAD_RECORDS", 2)
+    assert [record.offset for record in behind.look_ahead()] == [4]
+    behind.close()
 
 
 def test_what_is_written_is_known_once_the_topic_was_read_to_its_end(own: Settings, kafka: Dependency) -> None:

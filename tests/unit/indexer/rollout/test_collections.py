@@ -1,14 +1,19 @@
 """A second collection: when it is needed, how it is filled, and what never happens to those of others."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from qdrant_client import models
 
 from contracts.errors import InvariantError, UsageError
 from indexer.catalog.base_vectors import BaseProduct, BaseVectors
+from indexer.catalog.planning import payload_of
 from indexer.points import Owner
 from indexer.ports import Stopped
+from indexer.qdrant import VECTOR_NAME
 from indexer.rollout import collections
-from indexer.store import VECTOR_NAME, ProductStore
+from indexer.store import ProductStore
 from tests.support.indexer_fakes import (
     OWNER,
     Deployment,
@@ -18,7 +23,7 @@ from tests.support.indexer_fakes import (
     in_force,
     release_1,
 )
-from tests.support.indexing import product_release, query_release
+from tests.support.indexing import product, product_release, query_release
 from tests.support.tiny_encoder import TinyEncoder
 
 R0, R1 = "products-r0", "products-r1"
@@ -190,4 +195,50 @@ def test_points_from_before_models_was_lost_do_not_keep_new_releases_out(shop: D
     release_1(shop)
     shop.run(loop)
     assert_serves_release_1(shop, collection=R1)
+    assert shop.store.collections() == [R1]
+
+
+def test_the_kept_collection_receives_deletions_and_what_changes_nothing_of_a_text(shop: Deployment) -> None:
+    """Its points keep their own vectors, quality and release; a new text waits; a dropped one needs none."""
+    former = shop.encoder
+    another_base(shop)
+    loop = shop.new_process()
+    loop.settle()
+    shop.run(loop)
+    target = loop.target()
+    assert (target.collection, target.kept) == (R1, R0)
+    priced = product("P-1", 2, "fridge 1", price=9.0)
+    same, other = (base_product(shop.encoder, one.product_id, 2, one.title) for one in (priced, product("P-2", 2)))
+    same = replace(same, payload=payload_of(priced))
+    before = shop.store.retrieve(R0, ["P-1", "P-2"])
+    points = target.points([same, other, BaseProduct("P-3", 2, shop.encoder.base_version)])
+    shop.store.carry_over(R0, points)
+    found = shop.store.retrieve(R0, ["P-1", "P-2", "P-3"])
+    assert (found["P-1"].version, found["P-1"].payload["price"]) == (2, 9.0)
+    assert found["P-1"].vector == before["P-1"].vector
+    assert found["P-1"].payload["base_version"] == former.base_version
+    assert found["P-2"] == before["P-2"]
+    assert found["P-3"].is_tombstone
+    shop.store.drop(R0)
+    shop.store.carry_over(R0, points)
+    assert not shop.store.exists(R0)
+
+
+def test_a_kept_collection_is_gone_before_nobody_names_it(shop: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leader that ends between the two leaves no collection that none will ever drop."""
+    another_base(shop)
+    loop = shop.new_process()
+    loop.settle()
+    shop.topic.add(product_release(2, shop.encoder), query_release(2, shop.encoder, product_release=2))
+    named: list[bool] = []
+    put = shop.topic.put_in_force
+
+    def note_and_put(*given: Any) -> None:
+        """Note whether the kept collection is there."""
+        named.append(shop.store.exists(R0))
+        put(*given)
+
+    monkeypatch.setattr(loop, "_put_in_force", note_and_put)
+    shop.run(loop)
+    assert named == [True, False]
     assert shop.store.collections() == [R1]

@@ -8,12 +8,12 @@ import pytest
 from typing_extensions import override
 
 from contracts.catalog import PointVersion
-from contracts.errors import CheckFailed
+from contracts.errors import CheckFailed, DependencyDown
 from indexer.catalog.base_vectors import BaseProduct, BaseVectors
 from indexer.points import ProductPoint, Target
 from indexer.rollout.collections import check_collection
-from indexer.rollout.refresh import BATCH, Refresh
-from tests.support.indexer_fakes import FlakyStore, base_product, first_target
+from indexer.rollout.refresh import BATCH, Refresh, forget_deletions
+from tests.support.indexer_fakes import FlakyStore, Log, base_product, first_target
 from tests.support.indexing import product_release
 from tests.support.tiny_encoder import TinyEncoder
 
@@ -155,3 +155,22 @@ def test_a_deletion_of_the_same_version_replaces_the_product() -> None:
     refresh.write_batch()
     assert it.store.versions(R1)["P-3"] == PointVersion(1, 1, deleted=True)
     assert Refresh(it.target, it.store, it.vectors, it.store.stored(R1)).total == 0
+
+
+def test_old_deletions_end_in_the_store_before_their_base_vectors_and_newer_ones_stay() -> None:
+    """A leader that ends between the two leaves what the next one finds; a product that came back is not touched."""
+    it = Filled()
+    gone, back = (BaseProduct(f"P-{number}", 2, it.encoder.base_version) for number in (1, 2))
+    for product in (gone, back):
+        it.vectors.read(product, written_at_ms=1_000)
+    it.vectors.read(BaseProduct("P-3", 2, it.encoder.base_version), written_at_ms=9_000)
+    it.store.write(R1, it.target.points(it.vectors.snapshot()))
+    it.store.write(R1, it.target.points([base_product(it.encoder, "P-2", 3)]))
+    log, stored = Log(it.vectors, failures=1), it.store.stored(R1)
+    with pytest.raises(DependencyDown):
+        forget_deletions(it.target, it.store, log, stored, before_ms=5_000)
+    assert it.store.counts(R1) == (18, 1)
+    forget_deletions(it.target, it.store, log, stored, before_ms=5_000)
+    assert log.forgotten == ["P-1", "P-2"]
+    assert it.store.stored(R1).keys() == {f"P-{number}" for number in range(20)} - {"P-1"}
+    assert "P-1" not in stored

@@ -12,8 +12,8 @@ from contracts.errors import TransientError
 from contracts.releases import SERVING_KEY, Serving, release_key
 from indexer.filters import KEYS_VERSION
 from indexer.points import Owner
+from indexer.qdrant import FILTERED, Form
 from indexer.search.in_force import ServingFollower
-from indexer.store import FILTERED, Form
 from service.health import Health
 from service.settings import Settings
 from tests.support.indexing import NOW_MS, query_release
