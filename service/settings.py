@@ -106,10 +106,7 @@ class Settings(KafkaSettings):
     refresh_window_s: float = _setting(900, "Product release to whole index refreshed.", unit="s", gt=0)
     deletions_kept_s: float = _setting(1_209_600, "How long a deletion keeps older states out.", unit="s", ge=3_600)
     audit_interval_s: float = _setting(
-        86_400,
-        "How often the indexer that leads compares the index with the catalogue; 0 for never. It reads all of both.",
-        unit="s",
-        ge=0,
+        86_400, "How often the leading indexer compares all of index and catalogue; 0 for never.", unit="s", ge=0
     )
     explore: str = _setting(
         "none",

@@ -19,7 +19,7 @@ from indexer.search.exploration import MOST_EXPLORED
 from millrace.output import Tell
 from simulator import evaluation
 from simulator.base_vectors import encode_catalogue
-from simulator.judged_lists import JudgedLists
+from simulator.judged_lists import JudgedList, JudgedLists
 from simulator.one_pass import OnePass
 from simulator.shop.world import Query, Split, World
 from simulator.shown_lists import SHOWN, Noise, Ranking, ShownLists, SimulateOptions
@@ -63,11 +63,10 @@ class Simulation:
     def run(self, options: SimulateOptions) -> dict[str, Any]:
         """Run the loop and return the report (docs/quickstart.md, "Would it help my shop?")."""
         began_s = time.process_time()
-        table, honest, exchanges = EvidenceTable(), EvidenceTable(), Exchanges()
         learner = PreferenceLearner(loss=options.loss, debias=DEBIAS[options.weights])
-        heads = OnePass(
-            self._query_vectors, self._catalogue.vectors, seed=options.seed, weighed=options.weights != "one"
-        )
+        weighed = options.weights != "one"
+        heads = OnePass(self._query_vectors, self._catalogue.vectors, seed=options.seed, weighed=weighed)
+        told = _Told(heads if options.learner == "one-pass" else None)
         solved = weights = Weights.untrained(self._catalogue)
         ranking = self._ranking(weights)
         shown = ShownLists(self.world, options, products=self._products, numbers=self._number_of)
@@ -87,18 +86,11 @@ class Simulation:
                 judged = stage.take(listed)
                 if place + 1 == options.lists:
                     judged += stage.finish()
-                for told, slots, exchanged in judged:
-                    table.add(told.number, slots)
-                    if options.learner == "one-pass":
-                        heads.add(told.number, slots)
-                    if told.is_usual:
-                        honest.add(told.number, slots)
-                    for upper, lower in exchanged:
-                        exchanges.add(told.number, (upper.product, lower.product), (upper.click, lower.click))
-                if options.learner == "preference" and learner.prior_due(table.lists):
-                    self._learn(learner, table, exchanges)
+                told.add(judged)
+                if options.learner == "preference" and learner.prior_due(told.table.lists):
+                    self._learn(learner, told.table, told.exchanges)
             if options.learner == "preference":
-                cells = table.cells(debiasing=learner.strength)
+                cells = told.table.cells(debiasing=learner.strength)
                 fit = learner.solve(cells, self._query_vectors, self._catalogue, start=solved)
                 solved, weights = fit.weights, fit.remembering()
             elif options.learner == "one-pass":
@@ -120,8 +112,8 @@ class Simulation:
             "curve": curve,
             "debiasing": learner.debiasing(),
             "lists_by_outcome": stage.outcomes(),
-            "pushed": self._pushed(shown.target, ranking, honest, learner),
-            "twin": self._twin(table, learner, options, after) if options.twin else None,
+            "pushed": self._pushed(shown.target, ranking, told.honest, learner),
+            "twin": self._twin(told.table, learner, options, after) if options.twin else None,
             "exploration": {
                 "by": options.explore_by, "nats": options.explore, "utility_lost": lost / max(options.lists, 1)
             },
@@ -237,6 +229,29 @@ def _rank(rows: np.ndarray, product: int) -> int:
 
 def _standard(values: np.ndarray) -> np.ndarray:
     return np.asarray((values - values.mean()) / max(float(values.std()), 1e-9))
+
+
+class _Told:
+    """What judged lists tell.
+
+    Args:
+        heads: learn beside it; None if they are not compared.
+    """
+
+    def __init__(self, heads: OnePass | None) -> None:
+        self.table, self.exchanges, self._heads = EvidenceTable(), Exchanges(), heads
+        self.honest = EvidenceTable()
+        """Of the lists of usual shoppers alone."""
+
+    def add(self, judged: Sequence[JudgedList]) -> None:
+        for listed, slots, exchanged in judged:
+            self.table.add(listed.number, slots)
+            if listed.is_usual:
+                self.honest.add(listed.number, slots)
+            if self._heads is not None:
+                self._heads.add(listed.number, slots)
+            for upper, lower in exchanged:
+                self.exchanges.add(listed.number, (upper.product, lower.product), (upper.click, lower.click))
 
 
 def _learned(learner: PreferenceLearner, weights: Weights) -> dict[str, Any]:
