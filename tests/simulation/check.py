@@ -9,7 +9,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from contracts.joined import WATERMARK_HEADER, ClosedWatermark
 from contracts.propensities import CellPropensities, Propensities
@@ -27,6 +27,8 @@ SHOWN: int = 3
 """Differences of a kind that are told one by one."""
 OUT_OF_TIME: int = 10
 """Lists a day that may be judged out of event time: what comes hours late, or late from a join that had been idle."""
+REMEMBERED_MS: int = 900_000
+"""How far behind the newest search a list may be and still count as reformulated."""
 NOT_SUMMED = ("join", "pairs", "attribution", "attribution-orphans")
 """Agents whose progress is not a function of the log that they read alone; that of all others is."""
 
@@ -35,6 +37,20 @@ def problems(world: World) -> list[str]:
     """Return everything that is wrong with what came out, in words; an empty list if nothing is."""
     with installed(world):
         return [*world.failures] if world.failures else Check(world).problems()
+
+
+class _Listed(NamedTuple):
+    """A list that counts, and the newest search of its partition when it came."""
+
+    at_ms: int
+    newest_ms: int
+    query: str
+    is_clicked: bool
+
+    def is_left_for(self, other: "_Listed") -> bool:
+        """Whether another search shows that this one did not do; what is too far behind the newest is forgotten."""
+        known = self.at_ms >= max(self.newest_ms, other.newest_ms) - REMEMBERED_MS
+        return known and not self.is_clicked and 0 < other.at_ms - self.at_ms <= 300_000 and other.query != self.query
 
 
 class Check:
@@ -230,18 +246,23 @@ class Check:
             for counts in (counts for surfaces in progress.arms.values() for counts in surfaces.values()):
                 for name in ("searches", "clicked", "purchased", "reformulated"):
                     found[name] += getattr(counts, name)
-        left: dict[str, list[tuple[int, str, bool]]] = defaultdict(list)
-        for search in (one for expected in self._expected.values() for one in expected.searches.values()):
-            if not search["synthetic"] and not search["denied"] and search["query"].strip():
+        searches = {key: one for expected in self._expected.values() for key, one in expected.searches.items()}
+        sessions: defaultdict[str, list[_Listed]] = defaultdict(list)
+        for number in range(PARTITIONS):
+            newest_ms = 0
+            for record in self._lists[number]:
+                told = json.loads(record.value or b"")
+                search = searches[told["search_id"], told["search_time"]]
+                if search["synthetic"] or search["denied"] or not search["query"].strip():
+                    continue
                 grades = [grade_of(slot) for slot in search["slots"] if not slot["sponsored"]]
                 bought = any(slot["purchase_quantity"] for slot in search["slots"] if not slot["sponsored"])
                 wanted += Counter(searches=1, clicked=int(any(grades)), purchased=int(bought))
-                left[search["session_id"]].append((search["search_time"], search["query"].strip(), any(grades)))
-        for session in left.values():
-            wanted["reformulated"] += sum(
-                not clicked and any(0 < later - at <= 300_000 and other != query for later, other, _ in session)
-                for at, query, clicked in session
-            )
+                newest_ms = max(newest_ms, search["search_time"])
+                listed = _Listed(search["search_time"], newest_ms, search["query"].strip(), any(grades))
+                sessions[search["session_id"]].append(listed)
+        for session in sessions.values():
+            wanted["reformulated"] += sum(any(one.is_left_for(other) for other in session) for one in session)
         self._differ("arms", +found, +wanted)
 
     def _check_values(self) -> None:

@@ -23,6 +23,7 @@ from indexer.catalog.loop import CatalogLoop
 from indexer.catalog.planning import CatalogRecord, PartitionProgress, Refusal
 from indexer.points import InForce, ProductPoint
 from indexer.ports import PartitionsMoved
+from indexer.qdrant import qdrant_errors
 from indexer.rollout.loop import RollOutLoop
 from indexer.store import ProductStore
 from service.models import ModelsTable
@@ -316,7 +317,7 @@ class Store(ProductStore):
         if self._peeks or not isinstance(asker, Indexer):
             yield
             return
-        with self._world.asking(asker, is_up=self._world.store_is_up):
+        with self._world.asking(asker, is_up=self._world.store_is_up), qdrant_errors(doing):
             yield
 
     @override
