@@ -82,7 +82,7 @@ class ArmCounts(Part):
     abandoned: Count = 0
     """Lists that showed something, of which nothing was chosen."""
     reformulated: Count = 0
-    """Lists of which nothing was chosen before the session went on, within five minutes, with another query."""
+    """Lists of which nothing was chosen, and whose session went on, within five minutes, with another query."""
     zero_results: Count = 0
     no_good_match: Count = 0
     """Lists of which the ranker said that nothing in them matches well."""

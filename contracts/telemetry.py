@@ -115,7 +115,7 @@ class Filter(StrEnum):
 
 
 FILTERS_ON: Final = (Filter.ROBOTS, Filter.REPEATS, Filter.CAPS)
-"""Unless a shop says otherwise: the others made no difference where they were tried (docs/experiments.md)."""
+"""Unless a shop says otherwise: the others were not shown to make a difference (docs/experiments.md)."""
 
 
 class OutOfTime(StrEnum):

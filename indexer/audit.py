@@ -91,12 +91,18 @@ class Facts(NamedTuple):
     base_version: str
 
 
-def newest_encoded(products: Iterable[tuple[str, Encoded]], base_version: str) -> dict[str, Encoded]:
-    """Keep the newest state of each product; of equal ones that of the base in force, and of its own the last."""
+def newest_encoded(products: Iterable[tuple[str, Encoded | None]], base_version: str) -> dict[str, Encoded]:
+    """Keep the newest state of each product; of equal ones that of the base in force, and of its own the last.
+
+    None, a null on the topic, forgets a deletion.
+    """
     newest: dict[str, Encoded] = {}
     for product_id, one in products:
         known = newest.get(product_id)
-        if known is None or _rank(one, base_version) >= _rank(known, base_version):
+        if one is None:
+            if known is not None and known.deleted:
+                del newest[product_id]
+        elif known is None or _rank(one, base_version) >= _rank(known, base_version):
             newest[product_id] = one
     return newest
 

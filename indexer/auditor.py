@@ -87,7 +87,7 @@ class Auditor:
         settings: Settings,
         store: ProductStore,
         *,
-        vectors: Callable[[], Iterable[tuple[str, Encoded]]],
+        vectors: Callable[[], Iterable[tuple[str, Encoded | None]]],
         base_vectors: Callable[[Collection[str]], Mapping[str, BaseProduct]],
         target: Callable[[], Target],
         encoder: Encoder | None,

@@ -259,7 +259,7 @@ class ProductStore:
                 )
         return len(newest)
 
-    def carry_over(self, collection: str, points: Iterable[ProductPoint]) -> None:
+    def carry_over(self, collection: str, points: Iterable[ProductPoint], *, again: Collection[str] = ()) -> None:
         """Write to a collection of another base what needs none of its vectors: deletions, and all but a new text.
 
         A product whose text is another, or that is not there, waits until the collection is filled on. One that was
@@ -269,7 +269,7 @@ class ProductStore:
         try:
             stored = self.retrieve(collection, [point.product_id for point in newest])
             kept = [carried for point in newest if (carried := point.carried_to(stored.get(point.product_id)))]
-            self.write(collection, kept)
+            self.write(collection, kept, again=again)
         except InvariantError:
             if self.exists(collection):
                 raise

@@ -207,12 +207,12 @@ def target_of(models: "ModelsTable") -> "Target":
     return Target(serving.collection, serving.product_release, product_tower(models, serving.product_release))
 
 
-def vectors_on_topic(settings: Settings) -> "Iterator[tuple[str, Encoded]]":
-    """Read `product-vectors`, without the numbers."""
+def vectors_on_topic(settings: Settings) -> "Iterator[tuple[str, Encoded | None]]":
+    """Read `product-vectors`, without the numbers; a null is None."""
     from indexer.audit import Encoded
 
-    for message in _messages(settings):
-        yield message.product_id, Encoded.of(message)
+    for product_id, message, _ in _messages(settings):
+        yield product_id, None if message is None else Encoded.of(message)
 
 
 def base_vectors_on_topic(
@@ -222,22 +222,26 @@ def base_vectors_on_topic(
     from indexer.catalog.base_vectors import BaseProduct, BaseVectors
 
     wanted, known = frozenset(product_ids), BaseVectors(base_version)
-    for message in _messages(settings):
-        if message.product_id in wanted:
-            known.read(BaseProduct.from_message(message))
+    for product_id, message, written_at_ms in _messages(settings):
+        if product_id in wanted and message is not None:
+            known.read(BaseProduct.from_message(message), written_at_ms)
+        elif product_id in wanted:
+            known.read_null(product_id, written_at_ms)
     return {product.product_id: product for product in known.snapshot()}
 
 
-def _messages(settings: Settings) -> Iterator[ProductVector]:
+def _messages(settings: Settings) -> Iterator[tuple[str, ProductVector | None, int]]:
+    """Read `product-vectors`: product, what is known of it or None, and when that was written."""
     from pydantic import TypeAdapter
 
     contract = TypeAdapter(ProductVector)
     for record in records_of(settings, PRODUCT_VECTORS):
         try:
-            if record.value is not None:
-                yield wire.decode(record.value, contract)
-        except ContractError:
+            message = None if record.value is None else wire.decode(record.value, contract)
+            product_id = (record.key or b"").decode() if message is None else message.product_id
+        except (ContractError, UnicodeDecodeError):
             continue  # the indexers say so in their logs, and pass it over too
+        yield product_id, message, record.timestamp
 
 
 def audit_report(found: "Report") -> dict[str, Any]:

@@ -93,7 +93,7 @@ class Settings(KafkaSettings):
     filters: str = _setting(
         ",".join(FILTERS_ON),
         "What keeps lists or products of lists out of learning, comma-separated; none for nothing. "
-        "variants, later_clicks and reformulations are off, for they made no difference.",
+        "variants, later_clicks and reformulations are off: not shown to help.",
     )
     holdout_share: float = _setting(
         0,

@@ -96,6 +96,7 @@ def simulate(  # noqa: PLR0913, PLR0917 # a command line
     """
     from threadpoolctl import threadpool_limits
 
+    from service.kafka_settings import comma_list
     from service.settings import load_settings
     from simulator.shop.builtin import world_of
     from simulator.simulate import Simulation
@@ -105,7 +106,7 @@ def simulate(  # noqa: PLR0913, PLR0917 # a command line
         "lists": lists, "seed": seed, "redeploy": redeploy, "shoppers": shoppers, "bias": bias, "weights": weights,
         "click_model": click_model, "ranker": ranker, "swaps": swaps, "twin": twin, "explore": explore,
         "explore_by": explore_by, "learner": learner, "loss": loss, "look_ahead": look_ahead, "trouble": trouble,
-        "filters": [] if filters == "none" else filters.split(","),
+        "filters": [] if filters == "none" else comma_list(filters),
     })  # fmt: skip
     with threadpool_limits(1), progress_bars() as tell:
         simulation = Simulation(world_of(world, seed), load_encoder(load_settings().base_model), cache=world, tell=tell)
@@ -120,6 +121,8 @@ def _simulate_options(given: Mapping[str, object]) -> "SimulateOptions":
 
     from simulator.shown_lists import SimulateOptions
 
+    if given["trouble"] != "none" and given["shoppers"] != "simple":
+        raise UsageError("--trouble is made among simple shoppers", fix="leave out --shoppers, or --trouble")
     try:
         return TypeAdapter(SimulateOptions).validate_python(given)
     except ValidationError as error:

@@ -7,7 +7,7 @@ import orjson
 
 from contracts.joined import WATERMARK_HEADER, ClosedWatermark
 from contracts.structs import TRAINING_SEARCH
-from contracts.telemetry import Filter
+from contracts.telemetry import EventOutcome, Filter
 from contracts.topics import TRAINING_SEARCHES
 from simulator.shown_lists import Listed
 from streams.agents.spec import WATERMARKS, Emit, Plan
@@ -80,7 +80,10 @@ class JudgedLists:
         plan: Plan = []
         self._stage.take(LoopRecord(offset, told.watermark_ms, None, value, ((WATERMARK_HEADER, told.encode()),)), plan)
         training = [one.value for one in plan if isinstance(one, Emit) and one.topic == TRAINING_SEARCHES]
-        return [self._judged(value) for value in training]
+        judged = [self._judged(value) for value in training]
+        if not self._stage.counts[EventOutcome.PENDING]:
+            self._waiting.clear()  # the stage has kept them out
+        return judged
 
     def _judged(self, value: bytes) -> JudgedList:
         search: Any = TRAINING_SEARCH.decode(value)

@@ -1,4 +1,4 @@
-"""Lists as an old log shows them: read as the stream worker judges lists, learned as the trainer learns them."""
+"""Lists as an old log shows them, judged by what each says itself, and learned as the trainer learns them."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -75,13 +75,13 @@ def read_lists(path: Path, log: ClickLog, *, columns: Mapping[str, str]) -> list
         else:
             _take_row(row.fields, rows, skipped)
     names = [product.product_id for product in log.products]
-    clicks: defaultdict[str, list[Click]] = defaultdict(list)
-    for click in log.clicks:
-        clicks[click.search_id].append(click)
-    if rows and (lost := sum(len(made) for search_id, made in clicks.items() if search_id not in rows)):
-        skipped["clicks: in no list, so that nothing is learned from them"] = lost
-    messages += [shown.message(one, _outcomes(clicks[one], names)) for one, shown in rows.items()]
-    found = [search for message in messages if (search := _judged(message, skipped)) is not None]
+    clicks = _by_list(log, rows, names) if rows else {}
+    messages += [shown.message(one, _outcomes(clicks.get(one, ()), names)) for one, shown in rows.items()]
+    judged = [search for message in messages if (search := _judged(message, skipped)) is not None]
+    once = {(search.search_id, search.search_time): search for search in reversed(judged)}
+    found = list(once.values())
+    if len(found) < len(judged):
+        skipped["lists: shown twice"] = len(judged) - len(found)
     known = set(names)
     if unknown := sum(slot.product_id not in known for search in found for slot in search.slots):
         skipped["lists: slots of products that are not in the catalogue"] = unknown
@@ -102,7 +102,25 @@ def _take_row(fields: Mapping[str, Any], rows: dict[str, _Rows], skipped: Counte
         skipped["lists: position is no number"] += 1
     else:
         shown = rows.setdefault(search_id, _Rows(time_ms, text_of(fields, "query")))
-        shown.products.setdefault(int(position), text_of(fields, "product_id"))
+        product_id = text_of(fields, "product_id")
+        if shown.products.setdefault(int(position), product_id) != product_id:
+            skipped["lists: another product at the same position"] += 1
+
+
+def _by_list(log: ClickLog, rows: Mapping[str, _Rows], names: Sequence[str]) -> dict[str, list[Click]]:
+    """The clicks that lists are learned with, by search_id; of the others nothing is learned, and they are counted."""
+    found: defaultdict[str, list[Click]] = defaultdict(list)
+    for click in log.clicks:
+        shown = rows.get(click.search_id)
+        if shown is None:
+            log.skipped["clicks: in no list, so that nothing is learned from them"] += 1
+        elif not 0 <= click.time_ms - shown.time_ms <= WINDOW_MS:
+            log.skipped["clicks: not within ten minutes after their list, so that nothing is learned from them"] += 1
+        elif names[click.product] not in shown.products.values():
+            log.skipped["clicks: on what their list does not show, so that nothing is learned from them"] += 1
+        else:
+            found[click.search_id].append(click)
+    return found
 
 
 def _outcomes(clicks: Sequence[Click], names: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -137,7 +137,9 @@ class BaseVectors:
             if product.is_deleted or self._base_version in {None, product.base_version}:
                 self._keep(product)
             elif known is None or product.order > known.order:
-                self._foreign[product.product_id] = product
+                foreign = self._foreign.get(product.product_id)
+                if foreign is None or product.order >= foreign.order:
+                    self._foreign[product.product_id] = product
                 return
             if product.order < self._products[product.product_id].order:
                 self._outdated[product.product_id] = None

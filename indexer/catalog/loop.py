@@ -147,8 +147,8 @@ class CatalogLoop:
         self._write(products, again=frozenset(one.message.product_id for one in changes if one.is_anew))
         now_ms = epoch_ms()
         for product, change in zip(products, changes, strict=True):
-            metrics.INDEX_WRITES.labels("tombstone" if product.is_deleted else "upsert").inc()
             if not change.is_repeat:  # else it was found long ago, or a crash hides since when
+                metrics.INDEX_WRITES.labels("tombstone" if product.is_deleted else "upsert").inc()
                 waited_ms = max(now_ms - change.record.timestamp_ms, 0)
                 metrics.FRESHNESS.labels("product_to_search").observe(waited_ms / 1000)
 
@@ -168,7 +168,7 @@ class CatalogLoop:
                 self._until_done(partial(self._store.write, target.collection, points, again=again))
                 metrics.INDEX_WRITE_SECONDS.observe(time.perf_counter() - began)
                 if target.kept is not None:
-                    self._until_done(partial(self._store.carry_over, target.kept, points))
+                    self._until_done(partial(self._store.carry_over, target.kept, points, again=again))
                 written = target
             in_force = self._until_done(self._in_force)
             if in_force == target.in_force:

@@ -149,13 +149,18 @@ class CatalogTopic:
         for partition, start in starts.items():
             lookout.seek(partition, start)
         until = time.monotonic() + AHEAD_WITHIN_S
-        while any(lookout.position(one) < ends[one] for one in starts) and time.monotonic() < until:
+
+        def place(partition: TopicPartition) -> int:
+            found = lookout.position(partition, timeout_ms=POLL_MS)
+            return starts[partition] if found is None else int(found)
+
+        while any(place(one) < ends[one] for one in starts) and time.monotonic() < until:
             for records in lookout.poll(timeout_ms=POLL_MS).values():
                 found.extend(map(catalog_record, records))
                 size += sum(len(record.value or b"") for record in records)
             while size > AHEAD_BYTES:
                 size -= len(found.popleft().value or b"")
-        self._looked_until.update((partition, lookout.position(partition)) for partition in starts)
+        self._looked_until.update((partition, place(partition)) for partition in starts)
         return list(found)
 
     def progress(self, partition: int) -> PartitionProgress:

@@ -68,7 +68,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """Make the first collection, fill it, and put release 0 of both towers in force."""
+    """Make or take up a collection, fill it, and put the newest releases that can be used here in force with it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,12 +108,17 @@ class Refresh:
 def forget_deletions(
     target: Target, store: ProductStore, log: VectorLog, stored: MutableMapping[str, StoredPoint], *, before_ms: int
 ) -> None:
-    """Let go of deletions, first of their points: who ends between the two leaves what the next one finds."""
+    """Let go of deletions, first of their points: who ends between the two leaves what the next one finds.
+
+    They are known until the nulls are read; before that they would be written again, for nobody to collect.
+    """
     gone = log.known.deleted_before(before_ms)
     for batch in (gone[start : start + BATCH] for start in range(0, len(gone), BATCH)):
-        store.forget(target.collection, target.points(batch))
+        for collection in (target.collection, *([target.kept] if target.kept else [])):
+            store.forget(collection, target.points(batch))
         log.forget([product.product_id for product in batch])
-        for product in batch:
-            stored.pop(product.product_id, None)
     if gone:
+        log.read_to_end()
+        for product in gone:
+            stored.pop(product.product_id, None)
         get_logger().info("deletions_forgotten", products=len(gone), collection=target.collection)

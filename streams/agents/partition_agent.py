@@ -338,15 +338,15 @@ class PartitionAgent(Generic[S, P]):
                 await unmoved.enter_async_context(owned.lock)
             found = await self._read_sources({tp.partition for tp in assigned})
             taken = {tp.partition: self._keep_or_load(tp, found[tp.partition]) for tp in assigned}
+            with translate_kafka_errors(self.settings):
+                for source in found.values():
+                    if source.progress is not None and source.is_buried and revocations == self._revocations:
+                        await self._send_progress(source.progress)
         if revocations != self._revocations:
             return {}  # taken away again meanwhile: what is here stays as it is until the next assignment
         self.owned, self.assigned = taken, set(taken)
         for owned in taken.values():
             self.app.consumer.commit_limits[owned.tp] = owned.hold_offset
-        with translate_kafka_errors(self.settings):
-            for source in found.values():
-                if source.progress is not None and source.is_buried:
-                    await self._send_progress(source.progress)
         return {owned.tp: owned.read_offset for owned in taken.values()}
 
     async def _read_sources(self, numbers: set[int]) -> dict[int, SourcePartition[P]]:

@@ -117,9 +117,12 @@ def _clicked_at(slot: JoinedSlot) -> tuple[float, int]:
     return float("inf") if slot.click_time is None else slot.click_time, slot.position
 
 
+def _is_of_nobody(search: JoinedSearch) -> bool:
+    return search.client_id is None and search.session_id == anonymous_session(search.search_id)
+
+
 def _arm_of(search: JoinedSearch) -> str:
-    nobody = search.client_id is None and search.session_id == anonymous_session(search.search_id)
-    return OTHER if nobody else counted_arm(search.ranking)
+    return OTHER if _is_of_nobody(search) else counted_arm(search.ranking)
 
 
 def winner(search: JoinedSearch) -> str | None:
@@ -194,7 +197,9 @@ class PartitionArms(RecordRules):
 
     def _remember(self, search: JoinedSearch, offset: int) -> Iterable[Asked]:
         """Remember a list, a repeat too, which whoever reads the log again cannot tell; return what it reformulates."""
-        if search.session_id is None or filter_reason(search) or not is_visible(search.query):
+        if search.session_id is None or _is_of_nobody(search):
+            return ()
+        if filter_reason(search) or not is_visible(search.query):
             return ()
         asked = Asked(
             search.search_time,

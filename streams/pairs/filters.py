@@ -141,6 +141,8 @@ def _is_reformulated(facts: ListFacts, lists: RecentLists, look_ahead_ms: int) -
     )
 
 
+LOOK_AHEAD: Final = frozenset({Filter.LATER_CLICKS, Filter.REFORMULATIONS})
+"""Filters that look at lists which close later."""
 _WHOLE_LIST: Final[Mapping[Filter, tuple[Callable[[ListFacts, RecentLists, int], bool], FilterReason]]] = {
     Filter.ROBOTS: (_is_robot, FilterReason.ROBOT),
     Filter.REPEATS: (_is_repeated, FilterReason.REPEATED),

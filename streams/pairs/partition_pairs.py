@@ -30,7 +30,7 @@ from contracts.topics import DEAD_LETTERS, HOLDOUT_SEARCHES, JOINED_SEARCHES, PR
 from service import metrics
 from service.settings import Settings
 from streams.agents.spec import WATERMARKS, AgentSpec, Emit, Headers, LogRecord, Plan, RecordRules
-from streams.pairs.filters import is_held_out, judge
+from streams.pairs.filters import LOOK_AHEAD, is_held_out, judge
 from streams.pairs.pairing import SOURCE, Pair, encode_pairs, pairs_of
 from streams.pairs.recent_lists import REMEMBERED_MS, ListKey, RecentLists, facts_of
 from streams.pairs.training import training_search
@@ -277,12 +277,14 @@ def _stage_times(record: LogRecord) -> Headers:
 
 
 def options_of(settings: Settings) -> PairsOptions:
-    """Return how a deployment judges lists."""
+    """Return how a deployment judges lists; they wait for later ones only if a filter looks at those."""
+    filters = settings.filter_set()
+    looks_ahead = bool(filters & LOOK_AHEAD)
     return PairsOptions(
         joins=settings.partitions,
         silence_ms=round(1000 * settings.join_silence_s),
-        look_ahead_ms=round(1000 * settings.look_ahead_s),
-        filters=settings.filter_set(),
+        look_ahead_ms=round(1000 * settings.look_ahead_s) if looks_ahead else 0,
+        filters=filters,
         holdout_share=settings.holdout_share,
     )
 

@@ -153,6 +153,13 @@ def test_of_two_bases_the_one_in_force_stays() -> None:
     assert newest_encoded([("P-1", VECTOR), ("P-1", last)], BASE) == {"P-1": last}
 
 
+def test_a_null_forgets_a_deletion_and_nothing_else() -> None:
+    """Until compaction the deletion stands before it: an audit that still knew it would have it sent once more."""
+    gone = VECTOR._replace(deleted=True)
+    assert newest_encoded([("P-1", gone), ("P-1", None), ("P-2", None)], BASE) == {}
+    assert newest_encoded([("P-1", VECTOR), ("P-1", None)], BASE) == {"P-1": VECTOR}
+
+
 def test_repairs_send_again_what_was_sent_and_delete_what_nobody_sent() -> None:
     """Each product once; a deletion has the highest version that is there, over which it wins."""
     repairs = plan_repairs(

@@ -48,6 +48,23 @@ def test_a_list_is_rows_and_what_was_clicked_of_it(tmp_path: Path) -> None:
     assert log.skipped == {"clicks: in no list, so that nothing is learned from them": 1}
 
 
+def test_what_is_not_learned_is_counted(tmp_path: Path) -> None:
+    """A click when its list is closed, which would be learned before it is made; one on what is not shown; a row."""
+    times = ("2023-12-31T23:59:59Z", "2024-01-01T00:30:00Z", "2024-01-01T00:00:05Z", "2024-01-01T00:10:00Z")
+    clicks = [f"{time},red,{product},s-1," for time, product in zip(times, ("P-1", "P-1", "P-9", "P-1"), strict=True)]
+    log = log_of(tmp_path, clicks)
+    (judged,) = read_lists(
+        lists_of(tmp_path, [f"s-1,2024-01-01,red,{one},1" for one in ("P-1", "P-2")]), log, columns={}
+    )
+    assert [(slot.product_id, slot.click_time) for slot in judged.slots] == [("P-1", START_S * 1000 + 600_000)]
+    told = "clicks: not within ten minutes after their list, so that nothing is learned from them"
+    assert log.skipped == {
+        told: 2,
+        "clicks: on what their list does not show, so that nothing is learned from them": 1,
+        "lists: another product at the same position": 1,
+    }
+
+
 def test_lists_may_come_as_the_join_writes_them(tmp_path: Path) -> None:
     """They name their outcomes themselves; what the pairs stage keeps out of learning is kept out here, counted."""
     shown = {"type": "joined_search", "search_time": START_S * 1000, "closed_at": START_S * 1000 + 1, "query": "red"}

@@ -106,6 +106,15 @@ def test_vectors_of_another_base_are_set_aside_until_they_are_encoded_anew() -> 
     assert (vectors.foreign(), [one.product_id for one in vectors.snapshot()]) == ([], ["P-2", "P-1"])
 
 
+def test_of_another_base_too_the_newest_state_is_the_one_to_encode() -> None:
+    """A writer that stalled has written last, and nobody has written the newest state again before bases changed."""
+    vectors = BaseVectors("base of today")
+    newest = base_product(ENCODER, "P-1", 4)
+    for product in (newest, base_product(ENCODER, "P-1", 2)):
+        vectors.read(product)
+    assert vectors.foreign() == [newest]
+
+
 def test_an_older_record_of_another_base_leaves_the_topic_out_of_date() -> None:
     """As any older record does."""
     vectors, ours = BaseVectors(ENCODER.base_version), base_product(ENCODER, "P-1", 2)

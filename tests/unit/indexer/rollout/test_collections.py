@@ -219,6 +219,10 @@ def test_the_kept_collection_receives_deletions_and_what_changes_nothing_of_a_te
     assert found["P-1"].payload["base_version"] == former.base_version
     assert found["P-2"] == before["P-2"]
     assert found["P-3"].is_tombstone
+    again = replace(same, payload=payload_of(product("P-1", 2, "fridge 1", price=7.0)))
+    for product_ids, price in ((frozenset[str](), 9.0), (frozenset({"P-1"}), 7.0)):
+        shop.store.carry_over(R0, target.points([again]), again=product_ids)
+        assert shop.store.retrieve(R0, ["P-1"])["P-1"].payload["price"] == price
     shop.store.drop(R0)
     shop.store.carry_over(R0, points)
     assert not shop.store.exists(R0)

@@ -17,6 +17,7 @@ from tests.support.indexer_fakes import FlakyStore, Log, base_product, first_tar
 from tests.support.indexing import product_release
 from tests.support.tiny_encoder import TinyEncoder
 
+R0 = "products-r0"
 R1 = "products-r1"
 
 
@@ -158,19 +159,29 @@ def test_a_deletion_of_the_same_version_replaces_the_product() -> None:
 
 
 def test_old_deletions_end_in_the_store_before_their_base_vectors_and_newer_ones_stay() -> None:
-    """A leader that ends between the two leaves what the next one finds; a product that came back is not touched."""
+    """A leader that ends between the two leaves what the next one finds; a product that came back is not touched.
+
+    They end in the kept collection too, and are remembered until nobody knows of them: else they were written again.
+    """
     it = Filled()
+    it.store.ensure_collection(R0, it.encoder.dim + 1)
+    it.target = replace(it.target, kept=R0)
     gone, back = (BaseProduct(f"P-{number}", 2, it.encoder.base_version) for number in (1, 2))
     for product in (gone, back):
         it.vectors.read(product, written_at_ms=1_000)
     it.vectors.read(BaseProduct("P-3", 2, it.encoder.base_version), written_at_ms=9_000)
     it.store.write(R1, it.target.points(it.vectors.snapshot()))
+    it.store.write(R0, it.target.points(it.vectors.snapshot()))
     it.store.write(R1, it.target.points([base_product(it.encoder, "P-2", 3)]))
     log, stored = Log(it.vectors, failures=1), it.store.stored(R1)
     with pytest.raises(DependencyDown):
         forget_deletions(it.target, it.store, log, stored, before_ms=5_000)
     assert it.store.counts(R1) == (18, 1)
+    remembered: list[bool] = []
+    log.before_end = lambda: remembered.append("P-1" in stored)
     forget_deletions(it.target, it.store, log, stored, before_ms=5_000)
     assert log.forgotten == ["P-1", "P-2"]
     assert it.store.stored(R1).keys() == {f"P-{number}" for number in range(20)} - {"P-1"}
+    assert it.store.stored(R0).keys() == {f"P-{number}" for number in range(20)} - {"P-1", "P-2"}
+    assert remembered == [True]
     assert "P-1" not in stored
