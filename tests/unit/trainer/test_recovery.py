@@ -1,6 +1,7 @@
 """What a crash, a rival, a lost disk or a rollback changes: nothing that shoppers or the evidence would show."""
 
 import multiprocessing
+import threading
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
@@ -87,8 +88,11 @@ def test_a_hundred_kills_lose_nothing_and_repeat_nothing(after: bool) -> None:
     assert len(world.models.order) == len(set(world.models.order)) > 10
 
 
-def live(folder: Path, begun: Connection) -> None:
-    """Live on from the newest checkpoint on disk, two lists a round, and say of each solve and save that it begins."""
+def live(folder: Path, begun: Connection, rounds: int | None = None) -> None:
+    """Live on from the newest checkpoint on disk, two lists a round, and say of each solve and save that it begins.
+
+    After so many rounds it waits to be killed, so that a quick machine comes no further than a slow one.
+    """
     world = World(600)
     checkpoints = FileCheckpoints(folder, base_version=world.encoder.base_version)
     world.checkpoints = checkpoints  # type: ignore[assignment] # the port has two adapters, the fake world one
@@ -96,8 +100,11 @@ def live(folder: Path, begun: Connection) -> None:
     for owner, name in ((learner, "solve"), (checkpoints, "save")):
         setattr(owner, name, told(getattr(owner, name), partial(begun.send, name)))
     while world.progress.lists_trained < 600:
+        if rounds == 0:
+            threading.Event().wait()
         world.source.readable = world.progress.lists_trained + 2
         world.run_once(after_s=61)
+        rounds = None if rounds is None else rounds - 1
 
 
 def told(act: Callable[..., object], tell: Callable[[], None]) -> Callable[..., object]:
@@ -117,8 +124,9 @@ def test_a_hundred_kills_in_solves_and_saves_leave_a_whole_state(tmp_path: Path)
     read = FileCheckpoints(tmp_path, base_version=TinyEncoder(DIM).base_version).load
     for kill in range(100):
         hears, says = fork.Pipe(duplex=False)
-        process = fork.Process(target=live, args=(tmp_path, says))
+        process = fork.Process(target=live, args=(tmp_path, says, 2))
         process.start()
+        says.close()
         while hears.recv() != ("save" if kill % 2 else "solve"):
             pass
         process.join(float(rng.uniform(0, 0.02)))
