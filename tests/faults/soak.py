@@ -83,12 +83,14 @@ class Shoppers(threading.Thread):
     def run(self) -> None:
         """Shop until it is over."""
         try:
-            with self._collector, self._search:
-                while not self._over.is_set():
-                    self._shop(f"s-{uuid.uuid4().hex[:12]}")
-                    self._over.wait(self._random.uniform(0.05, 0.3))
+            while not self._over.is_set():
+                self._shop(f"s-{uuid.uuid4().hex[:12]}")
+                self._over.wait(self._random.uniform(0.05, 0.3))
         except Exception as error:  # noqa: BLE001 - a thread that ended in silence would make an idle soak pass
             self.seen.failures.append(repr(error))
+        finally:
+            self._collector.close()
+            self._search.close()
 
     def stop(self) -> None:
         """Have the last shopper leave."""
