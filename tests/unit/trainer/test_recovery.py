@@ -88,23 +88,28 @@ def test_a_hundred_kills_lose_nothing_and_repeat_nothing(after: bool) -> None:
     assert len(world.models.order) == len(set(world.models.order)) > 10
 
 
-def live(folder: Path, begun: Connection, rounds: int | None = None) -> None:
+def live(folder: Path, begun: Connection, until: str | None = None) -> None:
     """Live on from the newest checkpoint on disk, two lists a round, and say of each solve and save that it begins.
 
-    After so many rounds it waits to be killed, so that a quick machine comes no further than a slow one.
+    After the round that it is to be killed in it waits for that: a quick machine comes no further than a slow one.
     """
+    said: set[str] = set()
+
+    def say(name: str) -> None:
+        said.add(name)
+        begun.send(name)
+
     world = World(600)
     checkpoints = FileCheckpoints(folder, base_version=world.encoder.base_version)
     world.checkpoints = checkpoints  # type: ignore[assignment] # the port has two adapters, the fake world one
     learner = world.start().learner
     for owner, name in ((learner, "solve"), (checkpoints, "save")):
-        setattr(owner, name, told(getattr(owner, name), partial(begun.send, name)))
+        setattr(owner, name, told(getattr(owner, name), partial(say, name)))
     while world.progress.lists_trained < 600:
-        if rounds == 0:
-            threading.Event().wait()
         world.source.readable = world.progress.lists_trained + 2
         world.run_once(after_s=61)
-        rounds = None if rounds is None else rounds - 1
+        if until in said:
+            threading.Event().wait()
 
 
 def told(act: Callable[..., object], tell: Callable[[], None]) -> Callable[..., object]:
@@ -120,14 +125,16 @@ def told(act: Callable[..., object], tell: Callable[[], None]) -> Callable[..., 
 def test_a_hundred_kills_in_solves_and_saves_leave_a_whole_state(tmp_path: Path) -> None:
     """SIGKILL while it solves or writes: the newest state is whole and never older, and nothing counts twice."""
     rng, known = np.random.default_rng(5), 0
-    fork = multiprocessing.get_context("fork")
+    clean = multiprocessing.get_context("forkserver")  # a fork of this process may inherit locks that threads hold
+    clean.set_forkserver_preload([__name__])
     read = FileCheckpoints(tmp_path, base_version=TinyEncoder(DIM).base_version).load
     for kill in range(100):
-        hears, says = fork.Pipe(duplex=False)
-        process = fork.Process(target=live, args=(tmp_path, says, 2))
+        hears, says = clean.Pipe(duplex=False)
+        wanted = "save" if kill % 2 else "solve"
+        process = clean.Process(target=live, args=(tmp_path, says, wanted))
         process.start()
         says.close()
-        while hears.recv() != ("save" if kill % 2 else "solve"):
+        while hears.recv() != wanted:
             pass
         process.join(float(rng.uniform(0, 0.02)))
         process.kill()
@@ -137,7 +144,7 @@ def test_a_hundred_kills_in_solves_and_saves_leave_a_whole_state(tmp_path: Path)
         assert known <= lists
         known = lists
     assert 60 < known < 600
-    _hears, says = fork.Pipe(duplex=False)
+    _hears, says = clean.Pipe(duplex=False)
     live(tmp_path, says)
     snapshot, whole = read(), World(600)
     whole.run_once()
