@@ -29,6 +29,7 @@ from simulator.words import Words
 from towers.encoder import BaseEncoder
 from towers.features import key_of
 from towers.model import DEFAULT_MIX, NATS_PER_COSINE, Mix
+from towers.text import normalised
 from trainer.preference.model import Catalogue
 from trainer.preference.priors import Learned
 
@@ -107,7 +108,8 @@ class Backtest:
         self._query_keys = np.array([key_of(query) for query in typed], dtype=np.uint64)
         numbers = {query: number for number, query in enumerate(typed)}
         self._queries = np.array([numbers[click.query] for click in log.clicks])
-        shown = [" ".join(search.query.split()) for search in lists or ()]
+        clicked = {normalised(search.query) for search in lists or () if any(slot.value for slot in search.slots)}
+        shown = [" ".join(search.query.split()) for search in lists or () if normalised(search.query) in clicked]
         asked = [*self._typed, *dict.fromkeys(shown)]
         catalogue, vectors = encode_catalogue(log.products, asked, encoder, cache=cache, tell=tell)
         self._query_vectors = vectors[: len(self._typed)]

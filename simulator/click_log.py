@@ -28,7 +28,7 @@ NEEDED: Final[Mapping[str, Sequence[str]]] = {
 OPTIONAL: Final = ("brand", "description", "category", "attributes")
 """What else a product may have."""
 GRADES: Final = {"": Grade.CLICK, "click": Grade.CLICK, "cart": Grade.CART, "purchase": Grade.PURCHASE}
-WINDOW_MS: Final = 600_000.0
+WINDOW_MS: Final = 600_000
 """How long after a click a cart or a purchase belongs to it, as the join has it if nothing else is set."""
 _PRODUCT: Final = TypeAdapter(Product)
 

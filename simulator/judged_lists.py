@@ -9,13 +9,13 @@ from contracts.joined import WATERMARK_HEADER, ClosedWatermark
 from contracts.structs import TRAINING_SEARCH
 from contracts.telemetry import EventOutcome, Filter
 from contracts.topics import TRAINING_SEARCHES
+from simulator.click_log import WINDOW_MS
 from simulator.shown_lists import Listed
 from streams.agents.spec import WATERMARKS, Emit, Plan
 from streams.pairs.partition_pairs import PairsOptions, PartitionPairs
 from trainer.preference.evidence import Shown
 from trainer.records import shown_in
 
-WINDOW_MS: Final = 600_000
 NOTHING_LEFT_MS: Final = 10**14
 
 

@@ -18,7 +18,7 @@ from simulator.click_log import WINDOW_MS, Click, ClickLog
 from simulator.words import Words
 from streams.pairs.training import training_search
 from towers.features import FeatureSpace, key_of, keys_of, product_features
-from towers.lexical import Sparse
+from towers.lexical import NO_WORDS, Sparse
 from towers.model import Mix, product_vectors
 from towers.word_index import WordIndex
 from trainer.learner import Learner, Looked, Towers
@@ -27,7 +27,6 @@ from trainer.preference.priors import Learned
 
 NEEDED: Final = ("search_id", "time", "query", "product_id", "position")
 """Of a row for each product of a list; a line that holds `slots` is a whole list in the form of `joined-searches`."""
-_NO_WORDS: Final = Sparse(np.zeros(0, np.uint32), np.zeros(0, np.float32))
 
 
 @dataclass
@@ -175,7 +174,7 @@ class _Products:
         vectors = np.zeros((len(rows), self._vectors.shape[1]), dtype=np.float32)
         vectors[known] = self._vectors[[row for row in rows if row is not None]]
         features = [np.zeros(0, np.uint64) if row is None else self.features[row] for row in rows]
-        words = [_NO_WORDS if row is None else self._words[row] for row in rows]
+        words = [NO_WORDS if row is None else self._words[row] for row in rows]
         return Looked(known, vectors, features, words)
 
 

@@ -78,6 +78,9 @@ class Sparse(NamedTuple):
     values: np.ndarray
 
 
+NO_WORDS: Final = Sparse(np.zeros(0, np.uint32), np.zeros(0, np.float32))
+
+
 class ProductWords(NamedTuple):
     """The sparse vectors of a product, under the names that they have in the store."""
 

@@ -6,6 +6,7 @@ the model that ranks them tomorrow. A change of wording changes every base vecto
 
 import hashlib
 import unicodedata
+from functools import lru_cache
 from typing import Final
 
 from contracts.catalog import AttributeValue, Product
@@ -38,6 +39,7 @@ def product_text(product: Product) -> str:
     return text[:MAX_TEXT_CHARS].rstrip()
 
 
+@lru_cache(maxsize=8_192)
 def normalised(query: str) -> str:
     """Return a query in the form under which it is remembered: lower case, letters and digits, single spaces.
 

@@ -8,7 +8,6 @@ learned from, whichever arm they are of, so that no arm is counted otherwise tha
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from typing import Final
 
 from typing_extensions import override
@@ -44,8 +43,6 @@ MOST_SURFACES: Final = 8
 """Counted apart, those seen first; anyone may name a surface, and each is a series of metrics."""
 OTHER_SURFACES: Final = "other"
 UNNAMED: Final = "unnamed"
-
-_normalised: Final = lru_cache(maxsize=8_192)(normalised)
 
 
 @dataclass(slots=True)
@@ -97,20 +94,25 @@ def outcome_of(search: JoinedSearch) -> ListOutcome:
     >>> found.clicked, found.abandoned, found.value, found.reciprocal_rank
     (1, 0, 1.0, 0.5)
     """
-    organic = [slot for slot in search.slots if not slot.sponsored]
-    chosen = [(slot, one) for slot in organic if (one := grade(slot)) is not Grade.SKIP]
+    has_organic, chosen = any(not slot.sponsored for slot in search.slots), _chosen(search)
     first = min((slot for slot, _ in chosen), key=_clicked_at, default=None)
     return ListOutcome(
         clicked=int(bool(chosen)),
         carted=int(any(slot.cart_quantity for slot, _ in chosen)),
         purchased=int(any(slot.purchase_quantity for slot, _ in chosen)),
-        abandoned=int(bool(organic) and not chosen),
-        zero_results=int(not organic),
+        abandoned=int(has_organic and not chosen),
+        zero_results=int(not has_organic),
         no_good_match=int(bool(search.ranking.no_good_match)),
         cart_adds=sum(bool(slot.cart_quantity) for slot, _ in chosen),
         value=sum(VALUE[one] for slot, one in chosen if not is_bounce(slot)),
         reciprocal_rank=0.0 if first is None else 1 / first.position,
     )
+
+
+def _chosen(search: JoinedSearch) -> list[tuple[JoinedSlot, Grade]]:
+    """What was chosen of a list, advertisements aside, and how."""
+    graded = ((slot, grade(slot)) for slot in search.slots if not slot.sponsored)
+    return [(slot, one) for slot, one in graded if one is not Grade.SKIP]
 
 
 def _clicked_at(slot: JoinedSlot) -> tuple[float, int]:
@@ -127,7 +129,7 @@ def _arm_of(search: JoinedSearch) -> str:
 
 def winner(search: JoinedSearch) -> str | None:
     """Return the team of an interleaved list of which more was chosen; None if neither."""
-    chosen = [slot.team for slot in search.slots if not slot.sponsored and grade(slot) is not Grade.SKIP]
+    chosen = [slot.team for slot, _ in _chosen(search)]
     lead = chosen.count(LIVE) - chosen.count(ANCHOR)
     return None if not lead else LIVE if lead > 0 else ANCHOR
 
@@ -205,8 +207,8 @@ class PartitionArms(RecordRules):
             search.search_time,
             search.search_id,
             search.session_id,
-            _normalised(search.query),
-            any(not slot.sponsored and grade(slot) is not Grade.SKIP for slot in search.slots),
+            normalised(search.query),
+            bool(_chosen(search)),
             _arm_of(search),
             self._surface(search.surface),
             offset,

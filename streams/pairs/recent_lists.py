@@ -8,7 +8,6 @@ import heapq
 from bisect import bisect_left, insort
 from collections import Counter as Counts
 from collections.abc import Hashable, Iterator, Sequence
-from functools import lru_cache
 from typing import Final, NamedTuple
 
 from contracts.outcomes import grade
@@ -20,8 +19,6 @@ REMEMBERED_MS: Final = 86_400_000
 """How long, in event time, a list is remembered: what a shopper may do once a day is counted over as long."""
 REMEMBERED_LISTS: Final = 20_000
 """Most lists remembered in a partition, about 20 MB; a restart reads them again within seconds."""
-
-_normalised: Final = lru_cache(maxsize=8_192)(normalised)
 
 
 class ListKey(NamedTuple):
@@ -82,7 +79,7 @@ def facts_of(search: JoinedSearch, offset: int, pairs: Sequence[Pair]) -> ListFa
         offset=offset,
         session=search.session_id,
         client=search.client_id,
-        query=_normalised(search.query),
+        query=normalised(search.query),
         page=search.page,
         shown=len(search.slots),
         clicked=tuple(dict.fromkeys(slot.product_id for slot in search.slots if grade(slot))),

@@ -15,7 +15,7 @@ from service.models import ModelsTable
 from streams.pairs.training import training_search
 from tests.support.tiny_encoder import WORDS, TinyEncoder
 from towers.features import FeatureSpace, key_of, keys_of, words
-from towers.lexical import Sparse, word_vector
+from towers.lexical import NO_WORDS, word_vector
 from towers.word_index import WordIndex
 from trainer.adapters.vectors import TextVectors
 from trainer.learner import Learner, Looked
@@ -36,7 +36,6 @@ EVERY_FOURTH: Final = frozenset(range(0, len(PRODUCTS), 4))
 """Liked products that share a word which the others lack."""
 SCATTERED: Final = frozenset(product for product in range(len(PRODUCTS)) if 7 * product % len(PRODUCTS) < 10)
 """Liked products of which no word tells."""
-NO_WORDS: Final = Sparse(np.zeros(0, np.uint32), np.zeros(0, np.float32))
 START_MS = 1_795_196_000_000
 OPEN_GATE: Final = Learned(Prior(), Gain(0.5, 0.01), Gain(0.5, 0.01), Gain(0.5, 0.01))
 """What a learner has found that may release from its first click."""
