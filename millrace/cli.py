@@ -29,6 +29,7 @@ from millrace import (
     running,
 )
 from millrace.arms import arms
+from millrace.erasing import erase
 from millrace.golden import golden_app
 from millrace.output import print_error
 from millrace.propensities import propensities
@@ -50,6 +51,7 @@ schema_app = typer.Typer(help="Schemas of every message.", no_args_is_help=True)
 app.command(rich_help_panel="Run")(simulating.demo)
 app.command(rich_help_panel="Run")(running.up)
 app.command(rich_help_panel="Run")(running.down)
+app.command(rich_help_panel="Run")(erase)
 app.command(rich_help_panel="Watch")(running.status)
 app.command(rich_help_panel="Watch")(asking.doctor)
 app.command(rich_help_panel="Watch")(asking.lag)

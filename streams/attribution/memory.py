@@ -15,7 +15,7 @@ emptied costs the value pairs that it knew of. Digests are BLAKE2b of the JSON a
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -86,7 +86,7 @@ class AttributionMemory:
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
-        self._prefix = f"{prefix}millrace:"
+        self._prefix = _whole(prefix)
         self._kept_s = (HORIZON_MS + delay_ms) // 1000
         self._monotonic_s = monotonic_s
         self._redis = Dependency(Process.REDIS, meaning="late carts and purchases wait")
@@ -105,7 +105,7 @@ class AttributionMemory:
                 told = set[str]()
                 for one in batch:
                     if isinstance(one, ChosenProduct):
-                        key = self._chosen_key(one.search_id, one.product_id)
+                        key = _chosen_key(self._prefix, one.search_id, one.product_id)
                         if key not in told:  # the first pair of a product stands for it; most lists have several
                             told.add(key)
                             self._keep_product(pipeline, key, one)
@@ -134,12 +134,12 @@ class AttributionMemory:
 
         def ask_clicks(pipeline: Any) -> None:
             for one in conversions:
-                pipeline.zrange(f"{self._prefix}session-clicks:{one.session_id or ''}", 0, -1)
+                pipeline.zrange(_clicks_key(self._prefix, one.session_id or ""), 0, -1)
 
         def ask_claims(pipeline: Any) -> None:
             for one, searches in zip(conversions, wanted, strict=True):
                 keys = [f"{self._prefix}attribution:event:{_digest(*one.identity)}"]
-                keys += [self._chosen_key(search_id, one.product_id) for search_id, _ in searches]
+                keys += [_chosen_key(self._prefix, search_id, one.product_id) for search_id, _ in searches]
                 origin = f"{one.origin.topic}/{one.origin.partition}/{one.origin.offset}"
                 named = [part for search_id, inferred in searches for part in (search_id, int(inferred))]
                 pipeline.eval(CLAIM, len(keys), *keys, origin, int(one.grade), one.event_time, self._kept_s, *named)
@@ -162,13 +162,10 @@ class AttributionMemory:
         pipeline.expire(key, self._kept_s)
 
     def _keep_clicks(self, pipeline: Any, session: SessionClicks) -> None:
-        key = f"{self._prefix}session-clicks:{session.session_id}"
+        key = _clicks_key(self._prefix, session.session_id)
         pipeline.zadd(key, {orjson.dumps(list(click)): click.click_time for click in session.clicks})
         pipeline.zremrangebyrank(key, 0, -MOST_CLICKS - 1)
         pipeline.expire(key, self._kept_s)
-
-    def _chosen_key(self, search_id: str, product_id: str) -> str:
-        return f"{self._prefix}attribution:chosen:{_digest(search_id, product_id)}"
 
     async def _ask(self, ask: Callable[[Any], object]) -> list[Any] | None:
         """Return the answers of one transaction, or None if Redis is of no use now."""
@@ -184,6 +181,31 @@ class AttributionMemory:
             return None
         self._redis.answered()
         return answers
+
+
+def keys_of(prefix: str, sessions: Iterable[str], chosen: Iterable[tuple[str, str]]) -> list[str]:
+    """Under which keys the clicks of sessions stand, and products that were chosen in searches.
+
+    Args:
+        prefix: the deployment's.
+        sessions: their ids.
+        chosen: search and product.
+    """
+    whole = _whole(prefix)
+    clicks = [_clicks_key(whole, session_id) for session_id in sessions]
+    return clicks + [_chosen_key(whole, search_id, product_id) for search_id, product_id in chosen]
+
+
+def _whole(prefix: str) -> str:
+    return f"{prefix}millrace:"
+
+
+def _clicks_key(prefix: str, session_id: str) -> str:
+    return f"{prefix}session-clicks:{session_id}"
+
+
+def _chosen_key(prefix: str, search_id: str, product_id: str) -> str:
+    return f"{prefix}attribution:chosen:{_digest(search_id, product_id)}"
 
 
 def _digest(*names: str) -> str:

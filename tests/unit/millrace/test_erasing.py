@@ -1,0 +1,72 @@
+"""Erasing a person: who is meant, and which records and sessions are theirs."""
+
+from collections.abc import Iterable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
+import pytest
+
+from contracts.errors import UsageError
+from contracts.events import person_id
+from contracts.topics import DEAD_LETTERS, JOINED_SEARCHES, ORPHAN_EVENTS, SEARCH_EVENTS
+from millrace.erasing import Person, Read, find_records, find_sessions, person_of
+from tests.conftest import SettingsFactory
+
+T0 = 1_795_196_000_000
+
+
+def topics(records: Mapping[str, Iterable[Any]]) -> Read:
+    """Topics of one partition that hold these values."""
+
+    def read(topic: str) -> Iterable[Any]:
+        """Read one of them."""
+        for offset, value in enumerate(records.get(topic, ())):
+            raw = value if value is None or isinstance(value, bytes) else orjson.dumps(value)
+            yield SimpleNamespace(value=raw, offset=offset, partition=0, timestamp=T0 + offset)
+
+    return read
+
+
+def test_a_person_is_known_by_the_id_that_was_sent_and_by_its_stand_in(settings: SettingsFactory) -> None:
+    """Who produces straight to Kafka sends ids as they are; everything else holds stand-ins."""
+    person = person_of(settings(person_key="k" * 32), client_id="c9", user_id="", session_id="")
+    assert person.ids == {"c9", person_id("c9", b"k" * 32)}
+    assert person.is_named_by({"client_id": "c9"})
+    assert person.is_named_by({"user_id": person_id("c9", b"k" * 32)})
+    assert not person.is_named_by({"client_id": "c8", "user_id": None, "session_id": ["c9"]})
+
+
+def test_nobody_is_erased_by_mistake(settings: SettingsFactory) -> None:
+    """Without a name, or without the key by which a name is found, there is a clear refusal."""
+    with pytest.raises(UsageError, match="whom to erase"):
+        person_of(settings(), client_id="", user_id="", session_id="")
+    with pytest.raises(UsageError, match="MILLRACE_PERSON_KEY"):
+        person_of(settings(person_key=None), client_id="c9", user_id="", session_id="")
+    stand_in = person_id("c9", b"key")
+    assert person_of(settings(person_key=None), client_id=stand_in, user_id="", session_id="").ids == {stand_in}
+
+
+def test_sessions_are_found_wherever_one_of_the_names_stands() -> None:
+    """A record without the name is theirs if its session is; what is no message is nobody's."""
+    slots = [{"product_id": "P-1", "clicked": True}, {"product_id": "P-2", "clicked": False}]
+    read = topics({
+        SEARCH_EVENTS: [{"session_id": "k1"}, {"client_id": "c9", "session_id": "k1"}, {"session_id": "k2"}, None],
+        JOINED_SEARCHES: [
+            {"session_id": session_id, "search_id": search_id, "slots": slots}
+            for session_id, search_id in (("k1", "s1"), ("k2", "s2"))
+        ],
+        ORPHAN_EVENTS: [{"user_id": "c9", "session_id": "k3"}],
+        DEAD_LETTERS: [b"\xff{", b"[1]", {"session_id": "k3"}],
+    })  # fmt: skip
+    person = Person(frozenset({"c9"}))
+    assert find_sessions(person, read) == {("s1", "P-1")}
+    assert person.sessions == {"k1", "k3"}
+    held = find_records(person, read)
+    counted = {topic: (one.records, one.newest_at, one.after) for topic, one in held.items() if one.records}
+    assert counted == {
+        SEARCH_EVENTS: (2, T0 + 1, {0: 2}),
+        JOINED_SEARCHES: (1, T0, {0: 1}),
+        ORPHAN_EVENTS: (1, T0, {0: 1}),
+        DEAD_LETTERS: (1, T0 + 2, {0: 3}),
+    }
