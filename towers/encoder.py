@@ -72,6 +72,9 @@ def load_encoder(model_name: str, *, torch_threads: int | None = DEFAULT_THREADS
         ) from error
     model.eval()
     model.requires_grad_(requires_grad=False)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.weight.data = module.weight.data.t().contiguous().t()  # few rows are multiplied faster so
     return BaseEncoder(model, name=model_name.rstrip("/").rsplit("/", 1)[-1])
 
 

@@ -44,6 +44,7 @@ from towers.model import QueryTower
 PRODUCTS: Final = 20_000
 SEARCHES: Final = 300
 WORDS: Final = 3_000
+_LETTERS: Final = str.maketrans("0123456789", "abcdefghij")
 COLLECTION: Final = "products-r0"
 BATCH: Final = 1_000
 GOAL_RATIO: Final = 1.2
@@ -79,7 +80,7 @@ def fill(settings: Settings, dim: int, count: int) -> None:
         points = []
         for number in range(start, min(start + BATCH, count)):
             row = drawn.standard_normal(dim)
-            title = " ".join(f"word{word}" for word in drawn.integers(0, WORDS, 6))
+            title = _words(drawn, 6)
             payload = PointPayload(title=title, brand=f"brand{number % 200}", price=float(number))
             product_id = f"P-{number}"
             points.append(
@@ -128,7 +129,7 @@ async def _measured(settings: Settings, encoder: BaseEncoder, searches: int, tel
             url = f"{settings.qdrant_url}/collections/{COLLECTION}/points/query"
             (await bare.post(url, json=body)).raise_for_status()
 
-        texts = _queries(2 * searches + 20)
+        texts = drawn_queries(2 * searches + 20)
         for text in texts[-20:]:
             await ours(text)
             await peer(text)
@@ -143,9 +144,15 @@ async def _measured(settings: Settings, encoder: BaseEncoder, searches: int, tel
         return times
 
 
-def _queries(count: int) -> list[str]:
+def drawn_queries(count: int) -> list[str]:
+    """Queries of three words that the products have too."""
     drawn = np.random.default_rng(2)
-    return [" ".join(f"word{word}" for word in drawn.integers(0, WORDS, 3)) for _ in range(count)]
+    return [_words(drawn, 3) for _ in range(count)]
+
+
+def _words(drawn: np.random.Generator, count: int) -> str:
+    """Words without a figure: with one they would be taken for model numbers, which are looked for in a third way."""
+    return " ".join(f"word{number}".translate(_LETTERS) for number in drawn.integers(0, WORDS, count))
 
 
 def rows(times: dict[str, list[float]], products: int) -> list[dict[str, Any]]:

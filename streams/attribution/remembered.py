@@ -1,8 +1,8 @@
 """What attribution keeps of pairs and clicks, so that a later cart or purchase finds what it belongs to.
 
 Of each product that was chosen in a list, one pair is kept: the first that comes, which is the one with the least id,
-and so one of them by chance. Of each session the newest clicks are kept; search may read them too. Both are read from
-Kafka and kept in Redis for about a day (`memory.py` says under which names); what Redis loses costs value pairs alone.
+and so one of them by chance. Of each session the newest clicks are kept. Both are read from Kafka and kept in Redis
+for about a day (`memory.py` says under which names); what Redis loses costs value pairs alone.
 """
 
 from typing import Any, Final, NamedTuple

@@ -1,12 +1,15 @@
-"""Where weights are found, in which order, and what is said where they are not."""
+"""Where weights are found, in which order, what is said where they are not, and what they compute once loaded."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from sentence_transformers import SentenceTransformer
 
 from contracts.errors import DependencyDown
+from tests.support.tiny_encoder import write_tiny_model
 from towers import encoder
-from towers.encoder import find_weights
+from towers.encoder import BaseEncoder, find_weights, load_encoder
 
 
 def model_folder(folder: Path) -> Path:
@@ -28,6 +31,16 @@ def test_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:
     """A name that is a model folder needs no hub."""
     folder = model_folder(tmp_path / "own")
     assert find_weights(str(folder)) == (folder, "folder")
+
+
+def test_a_loaded_model_gives_its_own_vectors(tmp_path: Path) -> None:
+    """How weights lie in memory is ours to choose, what they compute is not: vectors and their version stay."""
+    folder = write_tiny_model(tmp_path)
+    texts = ["quiet fridge", "", "double door fridge with a large freezer, small and cheap"]
+    bare = SentenceTransformer(str(folder), device="cpu")
+    loaded = load_encoder(str(folder))
+    assert loaded.base_version == BaseEncoder(bare, name=folder.name).base_version
+    np.testing.assert_allclose(loaded.encode(texts), bare.encode(texts, normalize_embeddings=True), atol=1e-6)
 
 
 def test_the_cache_comes_before_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,6 +1,12 @@
-"""The rows of `millrace bench search`, from times that are given."""
+"""What `millrace bench search` asks, and its rows, from times that are given."""
 
-from simulator.bench.search import rows
+from simulator.bench.search import drawn_queries, rows
+from towers.lexical import QueryKind, read_query
+
+
+def test_queries_are_words_and_no_identifiers() -> None:
+    """What is timed is a usual search: model numbers are looked for in one way more, and each hit is read for them."""
+    assert {read_query(text).kind for text in drawn_queries(200)} == {QueryKind.LONG}
 
 
 def test_only_what_was_measured_as_its_goal_says_is_judged() -> None:
