@@ -111,7 +111,7 @@ class PreferencePair(Message):
 
 
 class CuratedPair(Message):
-    """A preference that a person wrote; either product may be given as text instead of an id."""
+    """A preference that a person wrote, or a rule of the shop; either product may be given as text instead of an id."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -127,6 +127,10 @@ class CuratedPair(Message):
     rejected_text: CuratedText | None = None
     weight: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = 1.0
     margin: Finite | None = None
+    source: Literal["curated", "rule"] = "curated"
+    """`rule`: of a launch or a priority, say. Such pairs weigh a twentieth of the clicks at most, all together."""
+    expires_at: Time | None = None
+    """Of a rule: from when it no longer counts."""
     author: Label | None = None
     """Who wrote it."""
     note: Annotated[Text, Field(max_length=1000)] | None = None
@@ -140,6 +144,8 @@ class CuratedPair(Message):
             raise ValueError("give rejected or rejected_text, not both")
         if (self.chosen, self.chosen_text) == (self.rejected, self.rejected_text):
             raise ValueError("chosen and rejected are the same")
+        if self.expires_at is not None and self.source != "rule":
+            raise ValueError("expires_at is of pairs of source rule: what a person wrote fades as clicks do")
         return self
 
 

@@ -196,6 +196,9 @@ class PairDropReason(StrEnum):
 
     DUPLICATE = "duplicate"
     NO_QUERY = "no_query"
+    EXPIRED = "expired"
+    """A pair of a rule that had ended when it was written; so has what was said of the same before."""
+    TOO_MANY_RULES = "too_many_rules"
     MALFORMED = "malformed"
 
 

@@ -16,7 +16,7 @@ from contracts.topics import CURATED_PAIRS
 from deploy.local.state import load_running_settings
 from millrace.importing import refused, show_bad_lines
 from millrace.output import Json, Tell, out, print_json, progress_bars
-from millrace.tables import Row, column_names, read_rows
+from millrace.tables import Row, column_names, read_rows, time_of
 from service.kafka import OutgoingRecord, produce_all, producer_config, translate_kafka_errors
 from service.settings import Settings
 from towers.text import normalised
@@ -85,10 +85,20 @@ def number_of(text: str) -> float | str:
         return text
 
 
+def time_or_text(text: str) -> int | str:
+    """The time that a text says, in epoch milliseconds, or the text.
+
+    >>> time_or_text("2026-12-24"), time_or_text("soon")
+    (1798070400000, 'soon')
+    """
+    time_ms, _ = time_of(text)
+    return text if time_ms is None else round(time_ms)
+
+
 PAIR_LINE: Final = LineForm(
     CURATED_PAIR,
     [name for name in CuratedPair.model_fields if name != "schema_version"],
-    {"weight": number_of, "margin": number_of},
+    {"weight": number_of, "margin": number_of, "expires_at": time_or_text},
 )
 
 
@@ -155,8 +165,9 @@ def pairs_import(
 ) -> None:
     """Send pairs that people wrote: query, chosen, rejected, and if you like weight, author and note.
 
-    `chosen_text` and `rejected_text` say a product in words instead of its id. Exit code 3 if a line is bad; then none
-    is sent. Sending a pair again does not make it count more.
+    `chosen_text` and `rejected_text` say a product in words instead of its id. `source` is `rule` for pairs of your
+    launches and priorities; all of these weigh a twentieth of the clicks at most, each until its `expires_at`. Exit
+    code 3 if a line is bad; then none is sent. Sending a pair again does not make it count more.
 
     Example: millrace pairs import pairs.csv --author "merchandising" --dry-run
     """

@@ -109,6 +109,8 @@ class Solved(NamedTuple):
     towers: Towers
     iterations: int
     converged: bool
+    rules_asked: float
+    """Weight that pairs of rules ask for, as a share of that of the clicks; 0 without clicks."""
 
 
 class Learner:
@@ -176,11 +178,15 @@ class Learner:
     def solve(self, parent: Towers) -> Solved:
         """Compute the towers of everything that was counted, beginning at those of another release."""
         cells, catalogue, known = self._problem()
+        rules = self.evidence.rule_cells(known)
         recent = self.evidence.cells(known, debiasing=self.preference.strength, lately=True)
-        fit = self.preference.solve(cells, self.evidence.query_vectors, catalogue, start=self._start(parent))
+        start = self._start(parent)
+        fit = self.preference.solve(cells, self.evidence.query_vectors, catalogue, rules=rules, start=start)
         weights = fit.remembering(recent, among=self._memorable(cells))
         towers = Towers(self._query_tower(weights), self._product_tower(weights))
-        return Solved(towers, fit.iterations, fit.converged)
+        clicks = float(cells.clicks.sum())
+        asked = float(rules.clicks.sum()) / clicks if clicks else 0.0
+        return Solved(towers, fit.iterations, fit.converged, asked)
 
     def prior(self) -> dict[str, float]:
         """The prior in force and how evidence fades, as manifests name them."""
@@ -265,7 +271,8 @@ class Learner:
             known[number], vectors[number] = True, np.nan_to_num(self.encode(text))
             words[number] = word_vector("", PointPayload.model_construct(title=text))
         cells = self.evidence.cells(known, debiasing=self.preference.strength)
-        self.words.keep({texts[number] for number in cells.queries.tolist()})
+        asked = np.union1d(cells.queries, self.evidence.rules.used()[0])
+        self.words.keep({texts[number] for number in asked.tolist()})
         catalogue = Catalogue(
             vectors,
             self._space.matrix(features),

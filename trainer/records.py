@@ -1,11 +1,13 @@
 """What the log says, as evidence: training searches and pairs, each counted once.
 
-A pair of source `click` is known through its list. A pair that a rule or a person made is a list of two of its own,
-counted once however often it is sent; a `value` pair adds to the product that was chosen. Nothing here depends on the
-order of records, but for what is forgotten first when a memory is full.
+A pair of source `click` is known through its list. A pair that a person made is a list of two of its own, counted once
+however often it is sent; a `value` pair adds to the product that was chosen. Pairs of rules are kept apart from what
+shoppers and people say. Nothing here depends on the order of records, but for what is forgotten first, or is not taken,
+when a memory is full.
 """
 
 import hashlib
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
@@ -23,6 +25,7 @@ from towers.text import normalised
 from trainer.preference.debiasing import FULL, Exchanges
 from trainer.preference.evidence import Cells, EvidenceTable, Shown
 from trainer.preference.memory import RECENT_SHARE
+from trainer.preference.rules import RulePairs, Said
 
 RULE_WEIGHT: Final = 0.5
 CURATED_WEIGHT: Final = 2.0
@@ -134,6 +137,7 @@ class Evidence:
         self.recent = EvidenceTable(half_life_ms=RECENT_SHARE * half_life_ms)
         """The same, of lately."""
         self.exchanges = Exchanges()
+        self.rules = RulePairs()
         self.queries, self.products = Names(), Names()
         self.typed: list[str] = []
         """By query number what shoppers typed, as search reads it: of all spellings the least, whatever came first."""
@@ -179,24 +183,28 @@ class Evidence:
             value = pair.factors.cap * min(pair.factors.value, VALUE[Grade.PURCHASE])
             shown = [Shown(self.products.number(chosen), 0.0, value, 0.0)]
             self._count(self._number(pair.query), shown, time_ms=time_ms, is_list=False)
-        elif pair.source != "click":
-            weight = RULE_WEIGHT if pair.source == "rule" else CURATED_WEIGHT
-            return self._take_preference(pair.query, chosen, rejected, weight * pair.weight, time_ms=time_ms)
+        elif pair.source == "rule":
+            return self._take_rule(pair.query, chosen, rejected, pair.weight, time_ms=time_ms)
+        elif pair.source == "curated":
+            return self._take_preference(pair.query, chosen, rejected, pair.weight, time_ms=time_ms)
         return None
 
     def take_curated(self, pair: CuratedPair, *, time_ms: int) -> PairDropReason | None:
-        """Count a pair that a person wrote; return why it is not counted."""
+        """Count a pair that a person wrote, or take one of a rule; return why it is not counted."""
         if not normalised(pair.query):
             return PairDropReason.NO_QUERY
         chosen = pair.chosen or f"{TEXT}{pair.chosen_text}"
         rejected = pair.rejected or f"{TEXT}{pair.rejected_text}"
-        return self._take_preference(pair.query, chosen, rejected, CURATED_WEIGHT * pair.weight, time_ms=time_ms)
+        if pair.source == "rule":
+            expires_ms = math.inf if pair.expires_at is None else pair.expires_at
+            return self._take_rule(pair.query, chosen, rejected, pair.weight, time_ms=time_ms, expires_ms=expires_ms)
+        return self._take_preference(pair.query, chosen, rejected, pair.weight, time_ms=time_ms)
 
     def encode_queries(self, encode: Callable[[str], np.ndarray]) -> None:
-        """Make the base vectors of the queries that were clicked and have none, each of what was typed alone."""
+        """Make the base vectors of the queries that say something and have none, each of what was typed alone."""
         rows = np.zeros((len(self.queries) - len(self.query_vectors), self.query_vectors.shape[1]), dtype=np.float16)
         self.query_vectors = np.concatenate([self.query_vectors, rows])
-        for number in self.table.clicked().tolist():
+        for number in np.union1d(self.table.clicked(), self.rules.used()[0]).tolist():
             if not self.query_vectors[number].any():
                 self.query_vectors[number] = np.nan_to_num(encode(self.typed[number]))
 
@@ -211,9 +219,21 @@ class Evidence:
         table = self.recent if lately else self.table
         return table.cells(np.asarray(self.query_vectors.any(axis=1)), known_products, debiasing=debiasing)
 
+    def rule_cells(self, known_products: np.ndarray) -> Cells:
+        """The pairs of rules that count now, of queries and products that have vectors.
+
+        Args:
+            known_products: whether each product has one, (all products,) of bool.
+        """
+        return self.rules.cells(
+            np.asarray(self.query_vectors.any(axis=1)), known_products,
+            now_ms=self.table.newest_ms, half_life_ms=self.table.half_life_ms,
+        )  # fmt: skip
+
     def renumber(self) -> bool:
         """Give all numbers out anew if many have lost their evidence; return whether that was done."""
-        queries, products = self.table.used()
+        self.rules.drop_expired(self.table.newest_ms)
+        queries, products = map(np.union1d, self.table.used(), self.rules.used())
         if len(self.queries) + len(self.products) < 2 * (len(queries) + len(products)) + SPARE_NUMBERS:
             return False
         places = [np.full(len(names), -1, dtype=np.int64) for names in (self.queries, self.products)]
@@ -222,6 +242,7 @@ class Evidence:
         self.table.renumber(*places)
         self.recent.renumber(*places)
         self.exchanges.renumber(*places)
+        self.rules.renumber(*places)
         self.query_vectors = self.query_vectors[queries[queries < len(self.query_vectors)]]
         self.queries = Names([self.queries.texts[number] for number in queries.tolist()])
         self.typed = [self.typed[number] for number in queries.tolist()]
@@ -235,6 +256,7 @@ class Evidence:
             **{f"table.{name}": array for name, array in self.table.state().items()},
             **{f"recent.{name}": array for name, array in self.recent.state().items()},
             "exchanges": self.exchanges.rows(),
+            "rules": self.rules.rows(),
             "query_vectors": self.query_vectors,
             "names": np.frombuffer(orjson.dumps(texts), dtype=np.uint8),
             "lists": self._lists.to_array(),
@@ -249,6 +271,7 @@ class Evidence:
         if recent := under(state, "recent."):  # states of former versions have none
             evidence.recent = EvidenceTable.from_state(recent, half_life_ms=RECENT_SHARE * half_life_ms)
         evidence.exchanges = Exchanges(state.get("exchanges"))  # states of former versions have none
+        evidence.rules = RulePairs(state.get("rules"))  # they had these among what shoppers said
         # The former form has a fifth part: how far joins had come, when lists were read as the join wrote them.
         queries, evidence.typed, products, evidence.click_times, *_ = orjson.loads(state["names"].tobytes())
         evidence.queries, evidence.products = Names(queries), Names(products)
@@ -260,13 +283,23 @@ class Evidence:
         for table in (self.table, self.recent):
             table.add(query, shown, time_ms=time_ms, is_list=is_list)
 
+    def _take_rule(
+        self, query: str, chosen: str, rejected: str, weight: float, *, time_ms: int, expires_ms: float = math.inf
+    ) -> PairDropReason | None:
+        said = Said(time_ms, expires_ms, min(RULE_WEIGHT * weight, MAX_PAIR_CLICKS))
+        numbers = self.products.number(chosen), self.products.number(rejected)
+        if not self.rules.put(self._number(query), *numbers, said):
+            return PairDropReason.TOO_MANY_RULES
+        return PairDropReason.EXPIRED if expires_ms <= time_ms else None
+
     def _take_preference(
-        self, query: str, chosen: str, rejected: str, clicks: float, *, time_ms: int
+        self, query: str, chosen: str, rejected: str, weight: float, *, time_ms: int
     ) -> PairDropReason | None:
         if not self._pairs.add(normalised(query), chosen, rejected):
             return PairDropReason.DUPLICATE
         numbers = self.products.number(chosen), self.products.number(rejected)
-        shown = [Shown(numbers[0], 1.0, min(clicks, MAX_PAIR_CLICKS)), Shown(numbers[1], 1.0, 0.0)]
+        clicks = min(CURATED_WEIGHT * weight, MAX_PAIR_CLICKS)
+        shown = [Shown(numbers[0], 1.0, clicks), Shown(numbers[1], 1.0, 0.0)]
         self._count(self._number(query), shown, time_ms=time_ms, is_list=False)
         return None
 

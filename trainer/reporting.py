@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 from contracts.telemetry import ListOutcome, PairDropReason, Process
-from contracts.topics import CURATED_PAIRS, TRAINING_SEARCHES
+from contracts.topics import TRAINING_SEARCHES
 from service import metrics
 from service.logging import get_logger
 from trainer.learner import Learner, Solved
@@ -32,8 +32,7 @@ def record(taken: LogRecord, outcome: ListOutcome | PairDropReason | None) -> No
         if closed_at is not None:
             metrics.STAGE_WATERMARK.labels(Process.TRAINER, str(taken.partition)).set(closed_at / 1000)
     elif outcome is None:
-        source = "curated" if taken.topic == CURATED_PAIRS else getattr(taken.content, "source", "")
-        metrics.PAIRS_TRAINED.labels(source).inc()
+        metrics.PAIRS_TRAINED.labels(getattr(taken.content, "source", "")).inc()
     else:
         metrics.PAIRS_DROPPED.labels(outcome).inc()
 
@@ -59,6 +58,7 @@ def solved(found: Solved, learner: Learner) -> None:
     table = learner.evidence.table
     metrics.EVIDENCE_CELLS.set(len(table))
     metrics.EVIDENCE_DROPPED.set(table.dropped)
+    metrics.RULES_ASKED.set(found.rules_asked)
     if not found.converged:
         get_logger().warning("solver_out_of_budget", iterations=found.iterations, cells=len(table))
 

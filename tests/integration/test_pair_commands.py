@@ -101,6 +101,7 @@ def test_curated_pairs_are_sent_whole_or_not_at_all(
         {"query": "fridge", "chosen": "P-1", "rejected_text": "Family fridge", "author": "ann", "note": "too large"},
         {"query": "fridge", "chosen": "P-1"},
         {"query": "kettle", "chosen": "P-3", "rejected": "P-4", "weight": 2.0},
+        {"query": "mixer", "chosen": "P-5", "rejected": "P-6", "source": "rule", "expires_at": 1796500000000},
     ]
     path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     assert run("import", str(path)) == 3
@@ -111,7 +112,9 @@ def test_curated_pairs_are_sent_whole_or_not_at_all(
     assert run("import", str(path), "--skip-bad", "--author", "merch") == 0
     records = [record for own in read_topic(two_partitions, CURATED_PAIRS).values() for record in own]
     sent = {record.key: CURATED_PAIR.validate_json(record.value) for record in records}
-    assert {key: (pair.author, pair.note, pair.weight) for key, pair in sent.items()} == {
-        b"fridge": ("ann", "too large", 1.0),
-        b"kettle": ("merch", None, 2.0),
+    assert {key: (pair.author, pair.note, pair.weight, pair.source) for key, pair in sent.items()} == {
+        b"fridge": ("ann", "too large", 1.0, "curated"),
+        b"kettle": ("merch", None, 2.0, "curated"),
+        b"mixer": ("merch", None, 1.0, "rule"),
     }
+    assert sent[b"mixer"].expires_at == 1796500000000

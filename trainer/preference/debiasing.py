@@ -12,7 +12,7 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from trainer.preference.evidence import Cells
+from trainer.preference.evidence import Cells, each_two
 from trainer.preference.losses import LossName
 from trainer.preference.model import Catalogue, Prior
 from trainer.preference.priors import ITERATIONS, KNOWN_CLICKS, SEARCH_DIRECTIONS, Gain, fold_of, gain_of
@@ -146,7 +146,7 @@ def judge(
     asked, folds = (fold_of(one if query_keys is None else query_keys[one]) for one in (queries, known))
     margins = np.zeros((len(STRENGTHS), len(rows)))
     for fold in np.unique(asked).tolist():
-        unseen = Problem(_each_two(rows[asked == fold]), query_vectors, catalogue)
+        unseen = Problem(each_two(rows[asked == fold]), query_vectors, catalogue)
         for row, strength in enumerate(STRENGTHS):
             solved = weighed[strength].of_queries(folds != fold)
             problem = Problem(solved, query_vectors, catalogue, loss=loss, directions=SEARCH_DIRECTIONS)
@@ -175,16 +175,3 @@ def _surprise(margins: np.ndarray, rows: np.ndarray) -> np.ndarray:
         return np.asarray(rows[:, 3] * np.logaddexp(0.0, -z) + rows[:, 4] * np.logaddexp(0.0, z))
 
     return scaled(minimize_scalar(lambda scale: scaled(scale).sum(), bounds=(0.0, MOST_SCALED), method="bounded").x)
-
-
-def _each_two(rows: np.ndarray) -> Cells:
-    """Each two neighbours as a query of their own, in which both were shown alike."""
-    size = len(rows)
-    return Cells(
-        queries=rows[:, 0].astype(np.int64),
-        starts=2 * np.arange(size),
-        query_of=np.repeat(np.arange(size), 2),
-        products=rows[:, 1:3].reshape(-1).astype(np.int64),
-        clicks=rows[:, 3:].reshape(-1),
-        log_showings=np.zeros(2 * size),
-    )

@@ -49,7 +49,7 @@ class Cells:
     """The evidence as arrays, ordered by query, then product; N cells of Q queries.
 
     Args:
-        queries: the queries that have cells, rising, (Q,).
+        queries: the queries that have cells, rising, (Q,); behind them one may come again, as a query of its own.
         starts: first cell of each query, (Q,).
         query_of: place of each cell's query in `queries`, (N,).
         products: of each cell, (N,).
@@ -90,10 +90,40 @@ class Cells:
         """The cells of some of the queries, (Q,) of bool."""
         return replace(self.of_cells(self.spread(chosen)), width=self.width)
 
+    def followed_by(self, others: "Cells") -> "Cells":
+        """These cells and behind them others, of queries of their own."""
+        if not len(others):
+            return self
+        return Cells(
+            np.concatenate([self.queries, others.queries]),
+            np.concatenate([self.starts, len(self) + others.starts]),
+            np.concatenate([self.query_of, len(self.queries) + others.query_of]),
+            np.concatenate([self.products, others.products]),
+            np.concatenate([self.clicks, others.clicks]),
+            np.concatenate([self.log_showings, others.log_showings]),
+        )
+
     def of_cells(self, kept: np.ndarray) -> "Cells":
         """Some of the cells, (N,) of bool; no grid any more."""
         queries = self.spread(self.queries)[kept]
         return _cells(queries, self.products[kept], self.clicks[kept], self.log_showings[kept])
+
+
+def each_two(rows: np.ndarray) -> Cells:
+    """Each two products as a query of their own, in which both were shown alike.
+
+    Args:
+        rows: query, its two products, and what the choice of each was worth, (N, 5).
+    """
+    size = len(rows)
+    return Cells(
+        queries=rows[:, 0].astype(np.int64),
+        starts=2 * np.arange(size),
+        query_of=np.repeat(np.arange(size), 2),
+        products=rows[:, 1:3].reshape(-1).astype(np.int64),
+        clicks=rows[:, 3:].reshape(-1),
+        log_showings=np.zeros(2 * size),
+    )
 
 
 def _cells(queries: np.ndarray, products: np.ndarray, clicks: np.ndarray, log_showings: np.ndarray) -> Cells:
@@ -120,7 +150,7 @@ class EvidenceTable:
     """
 
     def __init__(self, *, half_life_ms: float = math.inf, max_cells: int = MAX_CELLS) -> None:
-        self._half_life_ms, self._max_cells = half_life_ms, max_cells
+        self.half_life_ms, self._max_cells = half_life_ms, max_cells
         self._row_of: dict[int, int] = {}
         self._keys = np.zeros(FIRST_ROWS, dtype=np.int64)
         self._counts = np.zeros((FIRST_ROWS, 3))
@@ -136,9 +166,14 @@ class EvidenceTable:
     def __len__(self) -> int:
         return len(self._row_of)
 
+    @property
+    def newest_ms(self) -> int:
+        """The time of the newest evidence."""
+        return self._newest_ms
+
     def add(self, query: int, shown: Iterable[Shown], *, time_ms: int = 0, is_list: bool = True) -> None:
         """Count one list, or what else is known of a query's products; it is the caller's to give each once."""
-        halves = time_ms / self._half_life_ms
+        halves = time_ms / self.half_life_ms
         half = math.floor(halves)
         if half > self._reference:
             self._move_reference(half)
@@ -167,8 +202,8 @@ class EvidenceTable:
         """
         order = np.argsort(self._keys[: len(self)])
         keys, counts = self._keys[order], self._counts[order]
-        if self._half_life_ms < math.inf and len(keys):
-            counts = counts * 2.0 ** (self._reference - self._newest_ms / self._half_life_ms)
+        if self.half_life_ms < math.inf and len(keys):
+            counts = counts * 2.0 ** (self._reference - self._newest_ms / self.half_life_ms)
         kept = counts[:, :2].max(axis=1, initial=0.0) >= FORGOTTEN
         for usable, numbers in ((queries, keys >> 32), (products, keys & 0xFFFFFFFF)):
             if usable is not None:

@@ -16,6 +16,7 @@ from trainer.preference.losses import LossName
 from trainer.preference.memory import remember
 from trainer.preference.model import DEFAULT_RATES, HELD, Catalogue, Prior, Weights
 from trainer.preference.priors import BESIDE_MIX, MIX, Gain, Learned, learn_prior
+from trainer.preference.rules import NO_RULES
 from trainer.preference.solve import MAX_ITERATIONS, Problem
 
 PRIOR_LISTS: Final = 250
@@ -152,23 +153,27 @@ class PreferenceLearner:
         query_vectors: np.ndarray,
         catalogue: Catalogue,
         *,
+        rules: Cells = NO_RULES,
         start: Weights | None = None,
     ) -> Fit:
         """Solve the evidence under the prior in force, and hold back what does not predict left-out queries.
+
+        What rules say moves the weights, no prior, no share that is released and no memory.
 
         Args:
             cells: the evidence.
             query_vectors: base vectors of the queries, (all queries, D).
             catalogue: the products.
+            rules: pairs of rules (`trainer.preference.rules`).
             start: where to begin, as was solved before; at 0 if None.
         """
-        problem = Problem(cells, query_vectors, catalogue, loss=self._loss)
+        problem = Problem(cells, query_vectors, catalogue, loss=self._loss, rules=rules)
         rest, mix = self._shares
         idle = (() if rest else BESIDE_MIX) + (() if mix else MIX)
         prior = self._prior._replace(**dict.fromkeys(idle, HELD))
         found = problem.solve(prior, start=start, uncertainty=True, max_iterations=self._max_iterations)
         released = found.weights.scaled(rest, mix=mix)
-        nats = problem.nats(released, rest * found.preferred)
+        nats = problem.nats(released, rest * found.preferred)[: len(cells)]
         return Fit(cells, nats, found.weights, released, found.iterations, found.converged)
 
     def debiasing(self) -> dict[str, float]:

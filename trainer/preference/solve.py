@@ -30,6 +30,7 @@ from trainer.preference.losses import (
 )
 from trainer.preference.matches import Matches
 from trainer.preference.model import DEFAULT_RATES, HELD, LEAST_RATES, Catalogue, Deviations, Prior, Weights
+from trainer.preference.rules import NO_RULES, capped
 
 MAX_ITERATIONS: Final = 60
 TOLERANCE: Final = 1e-5
@@ -72,6 +73,7 @@ class Problem:
         catalogue: the products.
         loss: by name.
         directions: in which learned tastes may differ.
+        rules: pairs of rules, each as a query of its own; they count as far as `capped` lets them.
     """
 
     def __init__(
@@ -82,7 +84,12 @@ class Problem:
         *,
         loss: LossName = "softmax",
         directions: int = DIRECTIONS,
+        rules: Cells = NO_RULES,
     ) -> None:
+        self._told = len(cells)
+        """Cells that tell what shoppers chose; those of rules stand behind them."""
+        asked = len(cells.queries)
+        cells = cells.followed_by(capped(rules, float(cells.clicks.sum())))
         self.cells = cells
         self._directions = directions
         self._loss = LOSSES[loss]
@@ -92,7 +99,7 @@ class Problem:
         self._catalogue = catalogue
         self.products, self._product_of = np.unique(cells.products, return_inverse=True)
         queries = query_vectors[cells.queries].astype(np.float32)
-        self.mean_query = queries.mean(axis=0) if len(queries) else np.zeros(self._dim, np.float32)
+        self.mean_query = queries[:asked].mean(axis=0) if asked else np.zeros(self._dim, np.float32)
         self._queries = queries
         self._words = catalogue.features[self.products].astype(np.float64)
         self._cosines = self._dots(queries, self._vectors()).astype(np.float64)
@@ -190,7 +197,9 @@ class Problem:
         scores = self._scores(preferred, quality, weights.rates - DEFAULT_RATES)
         chances = expected_clicks(self._text + scores - self._offset, cells)
         clicks = np.maximum(cells.spread(cells.query_clicks), FORGOTTEN)
-        own = self._by_product(chances * (1 - chances / clicks))
+        information = chances * (1 - chances / clicks)
+        information[self._told :] = 0.0  # a rule makes nobody surer
+        own = self._by_product(information)
         return Deviations(np.sqrt(1 / (prior.own + own)).astype(np.float32), float(prior.own**-0.5))
 
     def surprise(self, weights: Weights) -> np.ndarray:

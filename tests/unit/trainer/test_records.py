@@ -139,7 +139,7 @@ def test_a_list_from_the_future_fades_nothing() -> None:
     assert clicks["quiet fridge", "b"][0] == pytest.approx(1.0, abs=1e-4)
 
 
-@pytest.mark.parametrize("source", ["rule", "value"])
+@pytest.mark.parametrize("source", ["curated", "value"])
 def test_a_pair_from_the_future_fades_nothing(source: PairSource) -> None:
     """Nor does a pair, whoever wrote it."""
     evidence = new()
@@ -148,7 +148,7 @@ def test_a_pair_from_the_future_fades_nothing(source: PairSource) -> None:
     assert evidence.take_pair(late, time_ms=START_MS + 61_000) is None
     clicks = counted(evidence)
     assert clicks["quiet fridge", "a"][0] == pytest.approx(1.0, abs=1e-4)
-    assert clicks["quiet fridge", "P-1"][0] == pytest.approx(1.0 if source == "value" else RULE_WEIGHT, abs=1e-4)
+    assert clicks["quiet fridge", "P-1"][0] == pytest.approx(1.0 if source == "value" else CURATED_WEIGHT, abs=1e-4)
 
 
 def test_click_pairs_add_nothing_to_their_lists() -> None:
@@ -169,20 +169,76 @@ def test_a_value_pair_adds_to_what_was_chosen() -> None:
     assert evidence.table.lists == 1
 
 
-def test_pairs_of_rules_and_people_count_once_and_are_capped() -> None:
+def test_pairs_of_people_count_once_and_are_capped() -> None:
     """A list of two, of a weight of its own, however often it is sent and however much it claims to weigh."""
     evidence = new()
     for number in range(3):
-        pair = preference_pair(f"s-{number}", source="rule", weight=2.0)
+        pair = preference_pair(f"s-{number}", source="curated", weight=2.0)
         evidence.take_pair(pair, time_ms=pair.closed_at)
     written = CuratedPair(query="Quiet fridge", chosen="P-3", rejected="P-2", weight=100.0)
     assert evidence.take_curated(written, time_ms=preference_pair().closed_at) is None
     assert evidence.take_curated(written, time_ms=START_MS) is PairDropReason.DUPLICATE
     assert counted(evidence) == {
-        ("quiet fridge", "P-1"): (2 * RULE_WEIGHT, 1.0),
+        ("quiet fridge", "P-1"): (2 * CURATED_WEIGHT, 1.0),
         ("quiet fridge", "P-2"): (0.0, 2.0),
         ("quiet fridge", "P-3"): (MAX_PAIR_CLICKS, 1.0),
     }
+
+
+def rules_of(evidence: Evidence) -> dict[tuple[str, str, str], float]:
+    """Return the clicks that pairs of rules ask to count as, by query, chosen and rejected."""
+    evidence.encode_queries(lambda _: np.ones(4))
+    cells = evidence.rule_cells(np.ones(len(evidence.products), dtype=bool))
+    names = [evidence.products.texts[number] for number in cells.products.tolist()]
+    queries = [evidence.queries.texts[number] for number in cells.queries.tolist()]
+    return dict(zip(zip(queries, names[::2], names[1::2], strict=True), cells.clicks[::2].tolist(), strict=True))
+
+
+def test_pairs_of_rules_are_no_evidence_and_each_counts_once() -> None:
+    """Through either topic, at most as much as any such pair; what was said last of the same two products stands."""
+    evidence = new()
+    sent = [preference_pair(f"s-{number}", source="rule", weight=2.0) for number in range(3)]
+    assert [evidence.take_pair(pair, time_ms=pair.closed_at) for pair in sent] == [None] * 3
+    assert evidence.take_pair(sent[0], time_ms=sent[0].closed_at) is PairDropReason.DUPLICATE
+    for weight in (1.0, 100.0):
+        rule = CuratedPair(query="gift", chosen="P-3", rejected_text="A red mixer", weight=weight, source="rule")
+        assert evidence.take_curated(rule, time_ms=START_MS + round(weight)) is None
+    assert rules_of(evidence) == {
+        ("quiet fridge", "P-1", "P-2"): 2 * RULE_WEIGHT,
+        ("gift", "P-3", f"{TEXT}A red mixer"): MAX_PAIR_CLICKS,
+    }
+    assert len(evidence.table) == 0
+
+
+def test_a_rule_ends_when_it_says_and_when_it_is_said_to() -> None:
+    """By the time of the newest list, or by a pair that has ended when it is sent; that one is told as expired."""
+    evidence = new()
+
+    def say(chosen: str, expires_at: int, *, time_ms: int) -> PairDropReason | None:
+        rule = CuratedPair(query="gift", chosen=chosen, rejected="P-2", source="rule", expires_at=expires_at)
+        return evidence.take_curated(rule, time_ms=time_ms)
+
+    assert say("P-1", START_MS + DAY_MS, time_ms=START_MS) is None
+    assert say("P-3", START_MS + 9 * DAY_MS, time_ms=START_MS) is None
+    assert len(rules_of(evidence)) == 2
+    tomorrow = START_MS + DAY_MS
+    evidence.take_list(search(slot("P-1", 1, clicked=True), closed_at=tomorrow), time_ms=tomorrow)
+    assert [chosen for _, chosen, _ in rules_of(evidence)] == ["P-3"]
+    assert say("P-3", START_MS, time_ms=tomorrow) is PairDropReason.EXPIRED
+    assert rules_of(evidence) == {}
+
+
+def test_more_rules_than_there_is_room_for_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new pair is refused unless another has ended; what is said anew of known products is not."""
+    monkeypatch.setattr("trainer.preference.rules.MAX_RULE_PAIRS", 1)
+    evidence = new()
+    ends = CuratedPair(query="a", chosen="P-1", rejected="P-2", source="rule", expires_at=START_MS + 10)
+    other = CuratedPair(query="b", chosen="P-1", rejected="P-2", source="rule")
+    assert evidence.take_curated(ends, time_ms=START_MS) is None
+    assert evidence.take_curated(other, time_ms=START_MS + 1) is PairDropReason.TOO_MANY_RULES
+    assert evidence.take_curated(ends, time_ms=START_MS + 2) is None
+    assert evidence.take_curated(other, time_ms=START_MS + 10) is None
+    assert [query for query, _, _ in rules_of(evidence)] == ["b"]
 
 
 def test_a_curated_text_is_a_product_of_its_own() -> None:

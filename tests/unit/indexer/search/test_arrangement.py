@@ -127,6 +127,14 @@ def test_boosts_are_bounded_and_fade() -> None:
     assert Boosts().ranked(found, NOW_MS) == found
 
 
+def test_a_boost_of_every_product_moves_none() -> None:
+    """Where everything is a priority, nothing is."""
+    found = [hit("a", 0.5, priority=1.0), hit("b", 0.45, priority=1.0), hit("c", 0.25, priority=1.0)]
+    assert ids(Boosts(priority_nats=3.0).ranked(found, NOW_MS)) == "abc"
+    del found[0].payload["priority"]
+    assert ids(Boosts(priority_nats=3.0).ranked(found, NOW_MS)) == "bca"
+
+
 def test_groups_come_before_the_seller_cap() -> None:
     """A seller's share of a page is counted in groups."""
     found = [
