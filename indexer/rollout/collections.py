@@ -19,8 +19,8 @@ from service import metrics
 from service.logging import get_logger
 from towers.release_files import PROBE_VECTORS, Encoder, Release
 
-FILL_WITHIN_S: Final = 6 * 3600.0
-"""A collection that is not filled by then will not be: a hundred times what a million products need."""
+FILL_WITHIN_S: Final = 24 * 3600.0
+"""A collection that is not filled by then will not be: two times what ten million products need."""
 GRAPH_WITHIN_S: Final = 3600.0
 """How long a full collection waits for its graph; then its searches scan, which is slow and right."""
 GRAPH_LOOK_S: Final = 1.0

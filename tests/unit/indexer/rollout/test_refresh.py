@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from contracts.catalog import PointVersion
 from contracts.errors import CheckFailed, DependencyDown
-from indexer.catalog.base_vectors import BaseProduct, BaseVectors
+from indexer.catalog.base_vectors import SHORTEST_KEPT_MS, BaseProduct, BaseVectors
 from indexer.points import ProductPoint, Target
 from indexer.rollout.collections import check_collection
 from indexer.rollout.refresh import BATCH, Refresh, forget_deletions
@@ -138,6 +138,24 @@ def test_a_large_fill_is_written_in_small_batches() -> None:
         fill.write_batch()
     assert [len(ids) for _, ids in store.writes] == [BATCH, BATCH, 10]
     assert store.counts("products-r0").live == count
+
+
+def test_what_changes_before_its_turn_is_written_as_it_became_and_what_is_forgotten_is_passed_over() -> None:
+    """The catalogue loop writes the change too: the same point, whoever is first."""
+    it = Filled()
+    it.store.drop(R1)
+    it.store.ensure_collection(R1, it.encoder.dim + 1)
+    it.vectors.read(BaseProduct("P-4", 2, it.encoder.base_version), written_at_ms=0)
+    stored = it.store.stored(R1)
+    refresh = Refresh(it.target, it.store, it.vectors, stored)
+    it.vectors.read(base_product(it.encoder, "P-3", 2, "large fridge"))
+    it.vectors.read_null("P-4", SHORTEST_KEPT_MS)
+    refresh.write_batch()
+    assert (refresh.is_done, refresh.total) == (True, 20)
+    found = it.store.stored(R1)
+    assert found.keys() == {f"P-{number}" for number in range(20)} - {"P-4"}
+    assert found["P-3"].version == PointVersion(2, 1)
+    assert {name: one.order for name, one in stored.items()} == {name: one.order for name, one in found.items()}
 
 
 def test_a_point_that_is_ahead_is_left_alone() -> None:
