@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
+from itertools import chain
 from typing import Final
 
 from kafka import KafkaProducer
@@ -149,7 +150,7 @@ class Indexer:
     def _auditor(self, owner: Owner, log: VectorsTopic, encoder: Encoder, target: Callable[[], Target]) -> Auditor:
 
         def vectors() -> Iterator[tuple[str, Encoded]]:
-            return ((one.product_id, Encoded.of(one)) for one in [*log.known.foreign(), *log.known.snapshot()])
+            return ((one.product_id, Encoded.of(one)) for one in chain(log.known.foreign_states(), log.known.states()))
 
         def base_vectors(product_ids: Collection[str]) -> Mapping[str, BaseProduct]:
             return {name: one for name in product_ids if (one := log.known.get(name)) is not None}

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from contracts.catalog import ProductVector
 from contracts.telemetry import AuditDifference as Kind
-from indexer.catalog.base_vectors import BaseProduct
+from indexer.catalog.product_file import State
 from indexer.catalog.sent import Sent
 
 FACTS: Final = ("product_id", "version", "deleted", "base_version", "text_hash")
@@ -26,9 +26,9 @@ class Encoded(NamedTuple):
     content_hash: str
 
     @classmethod
-    def of(cls, product: BaseProduct | ProductVector) -> Self:
+    def of(cls, product: State | ProductVector) -> Self:
         """Read it off a product."""
-        deleted = product.is_deleted if isinstance(product, BaseProduct) else product.deleted
+        deleted = product.is_deleted if isinstance(product, State) else product.deleted
         return cls(product.version, deleted, product.base_version, product.text_hash, product.content_hash)
 
     @property

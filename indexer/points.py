@@ -10,6 +10,7 @@ import numpy as np
 from contracts.catalog import PointVersion, is_newer
 from contracts.releases import ALIAS, Serving, collection_name
 from indexer.catalog.base_vectors import BaseProduct
+from indexer.catalog.product_file import State
 from indexer.filters import KEYS, stored_keys
 from towers.lexical import ProductWords, product_words
 from towers.model import ProductTower, product_vectors
@@ -152,7 +153,7 @@ class Target:
         """What is in force when this is."""
         return InForce(self.collection, self.product_release)
 
-    def quality(self, products: Sequence[BaseProduct]) -> np.ndarray:
+    def quality(self, products: Sequence[BaseProduct | State]) -> np.ndarray:
         """The quality of products in nats, (N,)."""
         return self.tower.quality([one.product_id for one in products], [one.features for one in products])
 
@@ -165,7 +166,7 @@ class Target:
         made = iter(zip(rows, quality.tolist(), width.tolist(), strict=True))
         return [self._tombstone(one) if one.is_deleted else self._point(one, *next(made)) for one in products]
 
-    def version_of(self, product: BaseProduct) -> PointVersion:
+    def version_of(self, product: BaseProduct | State) -> PointVersion:
         """Return what orders a product's point here."""
         return PointVersion(product.version, self.product_release, product.is_deleted)
 

@@ -227,7 +227,7 @@ def base_vectors_on_topic(
             known.read(BaseProduct.from_message(message), written_at_ms)
         elif product_id in wanted:
             known.read_null(product_id, written_at_ms)
-    return {product.product_id: product for product in known.snapshot()}
+    return {product_id: product for product_id in wanted if (product := known.get(product_id)) is not None}
 
 
 def _messages(settings: Settings) -> Iterator[tuple[str, ProductVector | None, int]]:

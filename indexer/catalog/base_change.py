@@ -37,7 +37,7 @@ def encode_anew(
         publish: writes base vectors to `product-vectors`.
         go_on: called between batches; raises if the process is to stop.
     """
-    waiting = {product.product_id: product for product in known.foreign()}
+    waiting = {state.product_id: state.version for state in known.foreign_states()}
     total, texts = len(waiting), list[tuple[str, BaseProduct]]()
     get_logger().info("base_change_begins", products=total, base_version=encoder.base_version)
 
@@ -56,18 +56,23 @@ def encode_anew(
         get_logger().info("base_change_progress", encoded=total - len(waiting), of=total)
 
     for message in sent:
-        product = waiting.get(message.product_id)
+        if waiting.get(message.product_id) != message.version:
+            continue
+        product = known.foreign(message.product_id)
         if product is not None and product.version == message.version:
-            texts.append((product_text(message), waiting.pop(message.product_id)))
+            del waiting[message.product_id]
+            texts.append((product_text(message), product))
             if len(texts) == BATCH:
                 encode()
     if waiting:
         get_logger().warning("encoded_without_description", products=len(waiting), one=next(iter(waiting)))
     while waiting or texts:
         while waiting and len(texts) < BATCH:
-            _, product = waiting.popitem()
-            texts.append((product_text(_as_sent(product)), product))
-        encode()
+            product = known.foreign(waiting.popitem()[0])
+            if product is not None:  # else it was encoded elsewhere meanwhile
+                texts.append((product_text(_as_sent(product)), product))
+        if texts:
+            encode()
 
 
 def _as_sent(product: BaseProduct) -> Product:

@@ -266,7 +266,7 @@ class VectorsTopic:
         self._kafka = kafka
         self._encoder = encoder
         self._pause = pause
-        self.known = BaseVectors(encoder.base_version)
+        self.known = BaseVectors(encoder.base_version, settings.data_dir / "indexer")
         self.follower = TopicFollower(
             settings, PRODUCT_VECTORS, self._take, on_new_topic=self.known.topic_is_new, kafka=kafka
         )
@@ -293,7 +293,7 @@ class VectorsTopic:
             Stopped: asked to stop in the middle.
         """
         self.read_to_end()
-        if self.known.foreign():
+        if any(True for _ in self.known.foreign_states()):
             with translate_kafka_errors(self._settings):
                 sent = products_sent(self._settings, self._pause)
                 encode_anew(self.known, sent, encoder=self._encoder, publish=self.publish, go_on=self._go_on)

@@ -1,6 +1,6 @@
 """Our collections in the vector store: which there are, whether they can hold our vectors, and how another is made."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Final
@@ -19,8 +19,8 @@ from service import metrics
 from service.logging import get_logger
 from towers.release_files import PROBE_VECTORS, Encoder, Release
 
-FILL_WITHIN_S: Final = 6 * 3600.0
-"""A collection that is not filled by then will not be: a hundred times what a million products need."""
+FILL_WITHIN_S: Final = 24 * 3600.0
+"""A collection that is not filled by then will not be: two times what ten million products need."""
 GRAPH_WITHIN_S: Final = 3600.0
 """How long a full collection waits for its graph; then its searches scan, which is slow and right."""
 GRAPH_LOOK_S: Final = 1.0
@@ -98,7 +98,7 @@ class OwnCollections:
         if before is not None:
             self._wait_for_graph(collection)
             self.write_all(Refresh(target, self._store, self._known_now(), stored, window_s=FILL_WITHIN_S))
-            self._check(fill, query)
+            self._check(target, stored, query)
         return target, stored
 
     def _chosen(self, product_release: int, before: Serving | None) -> tuple[str, dict[str, StoredPoint]]:
@@ -122,7 +122,7 @@ class OwnCollections:
         `product-vectors` has the newest base's alone; after a switch of bases, the way back begins here.
         """
         self._log.read_to_end()
-        waiting = {product.product_id: product for product in self._log.known.foreign()}
+        waiting = {state.product_id: state.text_hash for state in self._log.known.foreign_states()}
         for name in self.look()[1] if waiting else ():
             if self._store.form(name).metadata.get("base_version") != self._encoder.base_version:
                 continue
@@ -136,14 +136,16 @@ class OwnCollections:
                     raise Stopped
             get_logger().info("vectors_taken_back", collection=name, left=len(waiting))
 
-    def _taken(self, point: ProductPoint, waiting: dict[str, BaseProduct]) -> BaseProduct | None:
+    def _taken(self, point: ProductPoint, waiting: dict[str, str]) -> BaseProduct | None:
         """Return the product that waits for the vector of a point, no longer waiting; None if none does."""
-        product = waiting.get(point.product_id)
         said = (point.payload.get("text_hash"), point.payload.get("base_version"))
-        if product is None or point.vector is None or said != (product.text_hash, self._encoder.base_version):
+        if point.vector is None or said != (waiting.get(point.product_id), self._encoder.base_version):
+            return None
+        product = self._log.known.foreign(point.product_id)
+        if product is None or product.text_hash != waiting.pop(point.product_id):
             return None
         vector = np.array(point.vector[:-1], dtype=np.float32)  # the last number is the quality
-        return replace(waiting.pop(point.product_id), base_version=self._encoder.base_version, vector=vector)
+        return replace(product, base_version=self._encoder.base_version, vector=vector)
 
     def write_all(self, refresh: Refresh, *, times_out: bool = False) -> None:
         """Write every batch of a refresh.
@@ -175,11 +177,11 @@ class OwnCollections:
                 raise Stopped
             waited_s += GRAPH_LOOK_S
 
-    def _check(self, fill: Refresh, query: Release) -> None:
+    def _check(self, target: Target, written: Mapping[str, StoredPoint], query: Release) -> None:
         try:
             check_collection(
-                fill.target,
-                fill.products,
+                target,
+                written,
                 store=self._store,
                 known=self._known_now,
                 probes=query.tensors[PROBE_VECTORS],
@@ -208,7 +210,7 @@ class OwnCollections:
 
 def check_collection(
     target: Target,
-    products: Sequence[BaseProduct],
+    written: Mapping[str, StoredPoint],
     *,
     store: ProductStore,
     known: Callable[[], BaseVectors],
@@ -218,7 +220,7 @@ def check_collection(
 
     Args:
         target: the new collection.
-        products: that were written to it.
+        written: what it is to hold of every product.
         store: the index.
         known: every product, read to the end of its topic: a base vector is acknowledged before its point.
         probes: query vectors (N, D + 1).
@@ -229,22 +231,21 @@ def check_collection(
     name = target.collection
     stored = store.stored(name)
     lacking = [
-        product.product_id
-        for product in products
-        if (found := stored.get(product.product_id)) is None or product.order > found.order
+        product_id
+        for product_id, point in written.items()
+        if (found := stored.get(product_id)) is None or point.order > found.order
     ]
     if lacking:
-        raise CheckFailed(f"{name} lacks {len(lacking)} of {len(products)} products, {lacking[0]} for one")
+        raise CheckFailed(f"{name} lacks {len(lacking)} of {len(written)} products, {lacking[0]} for one")
     vectors = known()
     foreign = [
-        product_id
-        for product_id, point in stored.items()
-        if not point.version.deleted and vectors.get(product_id) is None
+        product_id for product_id, point in stored.items() if not point.version.deleted and product_id not in vectors
     ]
     if foreign:
         raise CheckFailed(f"{name} holds {len(foreign)} products that nobody sent, {foreign[0]} for one")
-    live = [product for product in products if not product.is_deleted]
-    _check_vectors(target, live[:: max(1, len(live) // SAMPLE)][:SAMPLE], store)
+    live = [product_id for product_id, point in written.items() if not point.version.deleted]
+    sample = [vectors.get(product_id) for product_id in live[:: max(1, len(live) // SAMPLE)][:SAMPLE]]
+    _check_vectors(target, [product for product in sample if product is not None and not product.is_deleted], store)
     answered = store.answered(name, probes) if live else len(probes)
     if answered < len(probes):
         raise CheckFailed(f"{name} answered {answered} of {len(probes)} shadow queries")

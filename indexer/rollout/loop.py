@@ -92,7 +92,7 @@ class RollOutLoop:
         Raises:
             TransientError: a server did not answer; the step is repeated.
         """
-        if leads and self._log.known.outdated():
+        if leads and self._log.known.outdated(1):
             self._write_newest_again()
             return True
         overwritten = {key: value for key, value in self._models.overwritten().items() if key not in self._damaged}

@@ -3,10 +3,12 @@
 import math
 import time
 from collections.abc import Callable, MutableMapping
+from itertools import islice
 from typing import Final
 
 from contracts.catalog import is_newer
-from indexer.catalog.base_vectors import BaseProduct, BaseVectors
+from indexer.catalog.base_vectors import BaseVectors
+from indexer.catalog.product_file import State
 from indexer.points import Target
 from indexer.ports import VectorLog
 from indexer.rollout.decisions import QUALITY_TOLERANCE, pause_s
@@ -16,6 +18,8 @@ from service.logging import get_logger
 
 BATCH: Final = 64
 """Points of one write: a search that comes meanwhile waits for no more than that."""
+COMPARED: Final = 4_096
+"""Products whose quality is computed at once."""
 SAY_EVERY: Final = 0.1
 """Share of a refresh after which its progress is said again."""
 
@@ -50,16 +54,19 @@ class Refresh:
         self._stored = stored
         self._monotonic_s = monotonic_s
         self._deadline = monotonic_s() + window_s
-        self.products = vectors.snapshot()
-        qualities = target.quality(self.products).tolist()
-        moves = [self._move(*one) for one in zip(self.products, qualities, strict=True)]
-        due = [place for place, move in enumerate(moves) if move > QUALITY_TOLERANCE]
-        self._due = [self.products[place] for place in sorted(due, key=lambda place: -moves[place])]
+        self._vectors = vectors
+        moves = dict[str, float]()
+        states = vectors.states()
+        while some := list(islice(states, COMPARED)):
+            for state, quality in zip(some, target.quality(some).tolist(), strict=True):
+                if (move := self._move(state, quality)) > QUALITY_TOLERANCE:
+                    moves[state.product_id] = move
+        self._due = sorted(moves, key=lambda product_id: -moves[product_id])
         self.total = len(self._due)
         self.written = 0
         self._said = 0.0
 
-    def _move(self, product: BaseProduct, quality: float) -> float:
+    def _move(self, product: State, quality: float) -> float:
         """By how many nats a point's quality must change; infinite if the point is missing or of an older version."""
         stored = self._stored.get(product.product_id)
         if not is_newer(self.target.version_of(product), stored and stored.version):
@@ -85,7 +92,8 @@ class Refresh:
     def write_batch(self) -> float:
         """Write the next batch; return for how many seconds to leave the store alone."""
         batch = self._due[self.written : self.written + BATCH]
-        points = self.target.points(batch)
+        known = map(self._vectors.get, batch)
+        points = self.target.points([product for product in known if product is not None])  # else it was forgotten
         began = self._monotonic_s()
         self._store.write(self.target.collection, points)
         now = self._monotonic_s()

@@ -112,7 +112,7 @@ class _Bench:
         self._settings = settings
         self.cpu_s: list[float] = []
         self._encoder = _Encoder()
-        self._known = BaseVectors()
+        self._known = BaseVectors(folder=settings.data_dir)
         self._models = ModelsTable()
         owner = Owner("bench", "")
         self._loop = RollOutLoop(
@@ -174,7 +174,7 @@ class _Bench:
         return began, ended
 
     def _product_release(self, number: int) -> Release:
-        ids = [product.product_id for product in self._known.snapshot()]
+        ids = [state.product_id for state in self._known.states()]
         moved = np.random.default_rng(3).choice(len(ids), int(MOVED * len(ids)), replace=False)
         products = np.sort(np.array([key_of(ids[place]) for place in moved], dtype=np.uint64))
         words = np.sort(np.array([key_of(f"t:word{word}") for word in range(WORDS)], dtype=np.uint64))

@@ -203,7 +203,7 @@ class Indexer:
     def complete(self) -> None:
         """Read all of it, and encode what is of another base."""
         self.read_to_end()
-        if self.known.foreign():
+        if any(True for _ in self.known.foreign_states()):
             changes = [self.world.change(one) for log in self.world.catalog for one in log if one.value]
             sent = [one for one in changes if isinstance(one, Product)]
             go_on = partial(self.world.turns.wait, 0.01)

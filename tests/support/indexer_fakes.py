@@ -10,7 +10,7 @@ from qdrant_client import QdrantClient
 from typing_extensions import override
 
 from contracts import wire
-from contracts.catalog import CatalogChange
+from contracts.catalog import CatalogChange, ProductVector
 from contracts.errors import DependencyDown, TransientError
 from contracts.progress import CatalogCounts
 from contracts.releases import SERVING_KEY, Serving, release_key
@@ -205,6 +205,23 @@ def base_product(encoder: TinyEncoder, product_id: str, version: int = 1, title:
     return BaseProduct(product_id, version, encoder.base_version, text_hash(text), vector, payload_of(message))
 
 
+def told(*products: BaseProduct | None) -> list[ProductVector | None]:
+    """Return all that is known of products, to be compared."""
+    return [None if product is None else product.to_message() for product in products]
+
+
+def whole(vectors: BaseVectors) -> list[BaseProduct]:
+    """Return everything that is known of every product."""
+    found = [vectors.get(state.product_id) for state in vectors.states()]
+    return [product for product in found if product is not None]
+
+
+def foreign(vectors: BaseVectors) -> list[BaseProduct]:
+    """Return the products of another base."""
+    found = [vectors.foreign(state.product_id) for state in vectors.foreign_states()]
+    return [product for product in found if product is not None]
+
+
 def first_target(encoder: TinyEncoder, collection: str = "products-r0") -> Target:
     """Return a target of release 0."""
     return Target(collection, 0, ProductTower.untrained())
@@ -271,7 +288,7 @@ def assert_serves_release_1(shop: Deployment, *, collection: str = "products-r0"
     assert shop.store.alias_target("products") == collection
     assert shop.store.counts(collection) == (599, 1)
     tower = product_release(1, shop.encoder).product_tower()
-    products = [product for product in shop.vectors.snapshot() if not product.is_deleted]
+    products = [product for product in whole(shop.vectors) if not product.is_deleted]
     quality = tower.quality([one.product_id for one in products], [one.features for one in products])
     stored = shop.store.retrieve(collection, [one.product_id for one in products])
     found = np.array([stored[one.product_id].vector for one in products])

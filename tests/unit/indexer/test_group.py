@@ -22,7 +22,7 @@ from indexer.points import InForce, ProductPoint
 from indexer.rollout.decisions import QUALITY_TOLERANCE
 from indexer.rollout.loop import RollOutLoop
 from service.models import ModelsTable
-from tests.support.indexer_fakes import OWNER, FlakyStore, Log, null, record
+from tests.support.indexer_fakes import OWNER, FlakyStore, Log, null, record, whole
 from tests.support.indexing import deleted, product, product_release, query_release
 from tests.support.tiny_encoder import TinyEncoder
 from towers.release_files import Release, pack
@@ -347,7 +347,7 @@ def assert_whole(world: World, release: Release) -> None:
     known = BaseVectors()
     for message in world.vectors:
         known.apply(BaseProduct.from_message(message))
-    live = [product for product in known.snapshot() if not product.is_deleted]
+    live = [product for product in whole(known) if not product.is_deleted]
     quality = release.product_tower().quality([one.product_id for one in live], [one.features for one in live])
     for one, nats in zip(live, quality.tolist(), strict=True):
         assert stored[one.product_id].quality == pytest.approx(nats, abs=2 * QUALITY_TOLERANCE)

@@ -8,7 +8,7 @@ from indexer.catalog import base_change
 from indexer.catalog.base_change import encode_anew
 from indexer.catalog.base_vectors import BaseProduct, BaseVectors
 from indexer.ports import Stopped
-from tests.support.indexer_fakes import base_product
+from tests.support.indexer_fakes import base_product, foreign, whole
 from tests.support.indexing import product
 from tests.support.tiny_encoder import TinyEncoder
 
@@ -53,8 +53,8 @@ def test_every_product_is_encoded_from_what_was_sent_under_its_version() -> None
     assert [(one.product_id, one.version) for one in shop.published] == [("P-0", 3), ("P-1", 3), ("P-2", 3)]
     assert {one.base_version for one in shop.published} == {NEW.base_version}
     assert shop.encoder.encoded == [f"fridge {number}. quiet" for number in range(3)]
-    assert shop.known.foreign() == []
-    assert len(shop.known.snapshot()) == 5
+    assert foreign(shop.known) == []
+    assert len(whole(shop.known)) == 5
     kept = shop.known.get("P-1")
     assert kept is not None
     assert kept.vector is not None
@@ -81,4 +81,4 @@ def test_what_the_catalogue_no_longer_holds_is_encoded_from_what_was_kept() -> N
     shop = Shop(2)
     shop.change([product("P-0", 2, "older")])
     assert sorted(shop.encoder.encoded) == ["fridge 0", "fridge 1"]
-    assert shop.known.foreign() == []
+    assert foreign(shop.known) == []

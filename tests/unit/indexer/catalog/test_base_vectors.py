@@ -9,7 +9,7 @@ import pytest
 from contracts.catalog import PointPayload, ProductVector
 from indexer.catalog.base_vectors import SHORTEST_KEPT_MS, BaseProduct, BaseVectors, CatalogPlace
 from indexer.points import Target
-from tests.support.indexer_fakes import base_product
+from tests.support.indexer_fakes import base_product, foreign, told, whole
 from tests.support.tiny_encoder import TinyEncoder
 from towers.model import ProductTower
 
@@ -22,9 +22,9 @@ def test_only_what_is_not_older_replaces_a_product() -> None:
     second, third = base_product(ENCODER, "P-1", 2), base_product(ENCODER, "P-1", 3)
     for product in (base_product(ENCODER, "P-1", 2, "other"), second, base_product(ENCODER, "P-1", 1)):
         vectors.apply(product)
-    assert vectors.get("P-1") is second
+    assert told(vectors.get("P-1")) == told(second)
     vectors.apply(third)
-    assert vectors.get("P-1") is third
+    assert told(vectors.get("P-1")) == told(third)
 
 
 def test_deletions_are_kept() -> None:
@@ -33,7 +33,7 @@ def test_deletions_are_kept() -> None:
     vectors.apply(base_product(ENCODER, "P-1"))
     vectors.apply(BaseProduct("P-1", 2, ENCODER.base_version))
     vectors.apply(base_product(ENCODER, "P-2"))
-    assert [product.is_deleted for product in vectors.snapshot()] == [True, False]
+    assert [product.is_deleted for product in whole(vectors)] == [True, False]
 
 
 def test_of_one_version_the_deletion_wins_whatever_the_order() -> None:
@@ -43,7 +43,7 @@ def test_of_one_version_the_deletion_wins_whatever_the_order() -> None:
         vectors = BaseVectors()
         for product in order:
             vectors.apply(product)
-        assert vectors.get("P-1") is gone
+        assert told(vectors.get("P-1")) == told(gone)
 
 
 def test_a_null_forgets_an_old_deletion_and_whatever_else_it_has_overtaken_is_to_be_written_again() -> None:
@@ -52,18 +52,18 @@ def test_a_null_forgets_an_old_deletion_and_whatever_else_it_has_overtaken_is_to
     gone = BaseProduct("P-1", 2, ENCODER.base_version)
     vectors.read(base_product(ENCODER, "P-1"), 1_000)
     vectors.read(gone, 2_000)
-    assert (vectors.deleted_before(2_000), vectors.deleted_before(2_001)) == ([], [gone])
+    assert (vectors.deleted_before(2_000), told(*vectors.deleted_before(2_001))) == ([], told(gone))
     vectors.read_null("P-1", 1_999 + SHORTEST_KEPT_MS)
-    assert (vectors.get("P-1"), vectors.outdated()) == (gone, [gone])
+    assert told(vectors.get("P-1"), *vectors.outdated()) == told(gone, gone)
     vectors.read(gone, 3_000)
     vectors.read_null("P-1", 3_000 + SHORTEST_KEPT_MS)
     assert (vectors.get("P-1"), vectors.outdated(), vectors.deleted_before(9_000)) == (None, [], [])
     again = base_product(ENCODER, "P-1", 3)
     vectors.read(again, 4_000)
     vectors.read_null("P-1", 5_000 + SHORTEST_KEPT_MS)
-    assert (vectors.get("P-1"), vectors.outdated()) == (again, [again])
+    assert told(vectors.get("P-1"), *vectors.outdated()) == told(again, again)
     vectors.read_null("P-unknown", 5_000)
-    assert vectors.outdated() == [again]
+    assert told(*vectors.outdated()) == told(again)
 
 
 def test_a_record_that_is_older_than_what_is_known_leaves_the_topic_out_of_date() -> None:
@@ -73,8 +73,8 @@ def test_a_record_that_is_older_than_what_is_known_leaves_the_topic_out_of_date(
     seen = []
     for product in (old, new, new, old, old, new):
         vectors.read(product)
-        seen.append(vectors.outdated())
-    assert seen == [[], [], [], [new], [new], []]
+        seen.append(told(*vectors.outdated()))
+    assert seen == [[], [], [], told(new), told(new), []]
 
 
 def test_a_topic_that_was_made_anew_is_out_of_date_until_it_was_read() -> None:
@@ -95,15 +95,15 @@ def test_vectors_of_another_base_are_set_aside_until_they_are_encoded_anew() -> 
     other = {number: base_product(TinyEncoder(12), "P-1", number) for number in (1, 2, 3)}
     vectors.read(BaseProduct("P-2", 1, "other/t1"))
     vectors.read(other[2])
-    assert (vectors.get("P-1"), vectors.foreign()) == (None, [other[2]])
+    assert told(vectors.get("P-1"), *foreign(vectors)) == told(None, other[2])
     ours = base_product(ENCODER, "P-1", 2)
     vectors.read(ours)
     vectors.read(other[2])
-    assert (vectors.get("P-1"), vectors.foreign(), vectors.outdated()) == (ours, [], [])
+    assert (told(vectors.get("P-1")), foreign(vectors), vectors.outdated()) == (told(ours), [], [])
     vectors.read(other[3])
-    assert (vectors.get("P-1"), vectors.foreign()) == (ours, [other[3]])
+    assert told(vectors.get("P-1"), *foreign(vectors)) == told(ours, other[3])
     vectors.read(BaseProduct("P-1", 3, "other/t1"))
-    assert (vectors.foreign(), [one.product_id for one in vectors.snapshot()]) == ([], ["P-2", "P-1"])
+    assert (foreign(vectors), [one.product_id for one in whole(vectors)]) == ([], ["P-2", "P-1"])
 
 
 def test_of_another_base_too_the_newest_state_is_the_one_to_encode() -> None:
@@ -112,7 +112,7 @@ def test_of_another_base_too_the_newest_state_is_the_one_to_encode() -> None:
     newest = base_product(ENCODER, "P-1", 4)
     for product in (newest, base_product(ENCODER, "P-1", 2)):
         vectors.read(product)
-    assert vectors.foreign() == [newest]
+    assert told(*foreign(vectors)) == told(newest)
 
 
 def test_an_older_record_of_another_base_leaves_the_topic_out_of_date() -> None:
@@ -120,7 +120,7 @@ def test_an_older_record_of_another_base_leaves_the_topic_out_of_date() -> None:
     vectors, ours = BaseVectors(ENCODER.base_version), base_product(ENCODER, "P-1", 2)
     vectors.read(ours)
     vectors.read(base_product(TinyEncoder(12), "P-1", 1))
-    assert (vectors.outdated(), vectors.foreign()) == ([ours], [])
+    assert (told(*vectors.outdated()), foreign(vectors)) == (told(ours), [])
 
 
 def test_a_message_is_read_bit_for_bit() -> None:

@@ -101,7 +101,7 @@ def test_an_unchanged_text_is_not_encoded_again() -> None:
     while it.loop.step():
         pass
     assert it.encoder.encoded == ["quiet fridge", "large fridge"]
-    assert it.log.vectors[2].vector is it.log.vectors[0].vector
+    np.testing.assert_array_equal(it.log.vectors[2].vector, it.log.vectors[0].vector)
     payload = it.log.vectors[2].payload
     assert payload is not None
     assert payload.price == 9.0

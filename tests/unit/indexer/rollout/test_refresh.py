@@ -9,11 +9,12 @@ from typing_extensions import override
 
 from contracts.catalog import PointVersion
 from contracts.errors import CheckFailed, DependencyDown
-from indexer.catalog.base_vectors import BaseProduct, BaseVectors
+from indexer.catalog.base_vectors import SHORTEST_KEPT_MS, BaseProduct, BaseVectors
 from indexer.points import ProductPoint, Target
 from indexer.rollout.collections import check_collection
 from indexer.rollout.refresh import BATCH, Refresh, forget_deletions
-from tests.support.indexer_fakes import FlakyStore, Log, base_product, first_target
+from indexer.store import StoredPoint
+from tests.support.indexer_fakes import FlakyStore, Log, base_product, first_target, whole
 from tests.support.indexing import product_release
 from tests.support.tiny_encoder import TinyEncoder
 
@@ -36,13 +37,14 @@ class Filled:
         for number in range(20):
             self.vectors.apply(base_product(self.encoder, f"P-{number}", title=f"fridge {number}"))
         self.store.ensure_collection(R1, self.encoder.dim + 1)
-        self.products = self.vectors.snapshot()
+        self.products = whole(self.vectors)
         self.store.write(R1, self.target.points(self.products))
+        self.written = self.store.stored(R1)
 
     def check(self) -> None:
         """Check it."""
         probes = np.ones((2, self.encoder.dim + 1), dtype=np.float32)
-        check_collection(self.target, self.products, store=self.store, known=lambda: self.vectors, probes=probes)
+        check_collection(self.target, self.written, store=self.store, known=lambda: self.vectors, probes=probes)
 
 
 def test_a_collection_that_is_whole_passes() -> None:
@@ -67,7 +69,7 @@ def test_changes_that_arrive_meanwhile_do_not_fail_the_check() -> None:
 def test_a_product_that_is_not_there_fails_the_check() -> None:
     """With the number and one that is lacking."""
     it = Filled()
-    it.products.append(base_product(it.encoder, "P-lost"))
+    it.written["P-lost"] = StoredPoint(PointVersion(1, 1), 0.0)
     with pytest.raises(CheckFailed, match="products-r1 lacks 1 of 21 products, P-lost for one"):
         it.check()
 
@@ -75,7 +77,7 @@ def test_a_product_that_is_not_there_fails_the_check() -> None:
 def test_an_old_version_fails_the_check() -> None:
     """It would stay for ever."""
     it = Filled()
-    it.products[7] = base_product(it.encoder, "P-7", 2)
+    it.written["P-7"] = StoredPoint(PointVersion(2, 1), 0.0)
     with pytest.raises(CheckFailed, match="lacks 1 of 20 products, P-7 for one"):
         it.check()
 
@@ -112,7 +114,7 @@ class Forgetful(FlakyStore):
 
 def test_a_product_that_vanishes_during_the_check_fails_it() -> None:
     """It was there when versions were compared, and is gone when vectors are."""
-    with pytest.raises(CheckFailed, match="products-r1 lacks product P-0"):
+    with pytest.raises(CheckFailed, match="products-r1 lacks product P-"):
         Filled(Forgetful()).check()
 
 
@@ -136,6 +138,24 @@ def test_a_large_fill_is_written_in_small_batches() -> None:
         fill.write_batch()
     assert [len(ids) for _, ids in store.writes] == [BATCH, BATCH, 10]
     assert store.counts("products-r0").live == count
+
+
+def test_what_changes_before_its_turn_is_written_as_it_became_and_what_is_forgotten_is_passed_over() -> None:
+    """The catalogue loop writes the change too: the same point, whoever is first."""
+    it = Filled()
+    it.store.drop(R1)
+    it.store.ensure_collection(R1, it.encoder.dim + 1)
+    it.vectors.read(BaseProduct("P-4", 2, it.encoder.base_version), written_at_ms=0)
+    stored = it.store.stored(R1)
+    refresh = Refresh(it.target, it.store, it.vectors, stored)
+    it.vectors.read(base_product(it.encoder, "P-3", 2, "large fridge"))
+    it.vectors.read_null("P-4", SHORTEST_KEPT_MS)
+    refresh.write_batch()
+    assert (refresh.is_done, refresh.total) == (True, 20)
+    found = it.store.stored(R1)
+    assert found.keys() == {f"P-{number}" for number in range(20)} - {"P-4"}
+    assert found["P-3"].version == PointVersion(2, 1)
+    assert {name: one.order for name, one in stored.items()} == {name: one.order for name, one in found.items()}
 
 
 def test_a_point_that_is_ahead_is_left_alone() -> None:
@@ -170,8 +190,8 @@ def test_old_deletions_end_in_the_store_before_their_base_vectors_and_newer_ones
     for product in (gone, back):
         it.vectors.read(product, written_at_ms=1_000)
     it.vectors.read(BaseProduct("P-3", 2, it.encoder.base_version), written_at_ms=9_000)
-    it.store.write(R1, it.target.points(it.vectors.snapshot()))
-    it.store.write(R0, it.target.points(it.vectors.snapshot()))
+    it.store.write(R1, it.target.points(whole(it.vectors)))
+    it.store.write(R0, it.target.points(whole(it.vectors)))
     it.store.write(R1, it.target.points([base_product(it.encoder, "P-2", 3)]))
     log, stored = Log(it.vectors, failures=1), it.store.stored(R1)
     with pytest.raises(DependencyDown):

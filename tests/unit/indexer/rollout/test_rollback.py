@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from contracts import wire
 from contracts.releases import ROLLBACK_KEY, Rollback, Serving, manifest_of
 from indexer.catalog.base_vectors import BaseProduct
-from tests.support.indexer_fakes import TIME_MS, Deployment
+from tests.support.indexer_fakes import TIME_MS, Deployment, whole
 from tests.support.indexing import product_release, query_release
 from towers.release_files import Release
 
@@ -49,7 +49,7 @@ def at_3(shop: Deployment) -> Deployment:
 def assert_quality_of(shop: Deployment, product: int) -> None:
     """Check that points carry the quality of a product release, whatever its number is now."""
     tower = product_release(product, shop.encoder).product_tower()
-    products = [one for one in shop.vectors.snapshot() if not one.is_deleted]
+    products = [one for one in whole(shop.vectors) if not one.is_deleted]
     wanted = tower.quality([one.product_id for one in products], [one.features for one in products])
     stored = shop.store.stored("products-r0")
     found = [stored[one.product_id].quality for one in products]
