@@ -1,54 +1,10 @@
 """What held-out lists say of a release: by hand, without bias, with intervals that hold, and harm is found."""
 
-from typing import NamedTuple
-
 import numpy as np
 import pytest
 
+from tests.support.held_out_power import logged
 from trainer.release.held_out import CLIP, Difference, HeldOutLists, evaluate
-
-SLOTS = 20
-PRODUCTS = 40
-QUERIES = 60
-
-
-class Logged(NamedTuple):
-    """Lists of a simulated shop: what is known of them, scores of two releases, and what shoppers would have done."""
-
-    lists: HeldOutLists
-    ours: np.ndarray
-    theirs: np.ndarray
-    truth: float
-    """Difference in expected clicks a list."""
-
-
-def logged(
-    rng: np.random.Generator, count: int, *, harmed: bool = False, power: float = 1.0, band: float = 0.0
-) -> Logged:
-    """Show lists by their release B; shoppers look by a power of 1/position and click by a product's appeal.
-
-    Args:
-        rng: draws them.
-        count: of lists.
-        harmed: A ranks by the opposite of what shoppers like; else nearer to it than B.
-        power: of 1/position, by which looks fall.
-        band: by how much that power is less, and more, at the ends of its band, as a share of it.
-    """
-    looks = np.arange(1, SLOTS + 1) ** -power
-    liked = rng.normal(-1.0, 1.2, (QUERIES, PRODUCTS))
-    before = 0.5 * liked + rng.normal(0, 1, liked.shape)
-    after = before - 2 * liked if harmed else before + 0.5 * liked + rng.normal(0, 0.3, liked.shape)
-    queries, persons = rng.integers(QUERIES, size=count), rng.integers(max(2, count // 3), size=count)
-    shown = np.argsort(-before[queries], axis=1)[:, :SLOTS]
-    appeal, ours, theirs = (
-        np.take_along_axis(one[queries], shown, axis=1) for one in (1 / (1 + np.exp(-liked)), after, before)
-    )
-    clicked = (rng.random(shown.shape) < looks * appeal).astype(float)
-    theta = np.array([np.tile(looks**by, count) for by in (1 + band, 1.0, 1 - band)])
-    lists = HeldOutLists(persons, np.repeat(np.arange(count), SLOTS), theta, clicked.ravel(), {})
-    looks_after, looks_before = (looks[np.argsort(np.argsort(-one, axis=1), axis=1)] for one in (ours, theirs))
-    truth = float(((looks_after - looks_before) * appeal).sum(axis=1).mean())
-    return Logged(lists, ours.ravel(), theirs.ravel(), truth)
 
 
 def test_a_list_by_hand() -> None:
@@ -119,7 +75,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
 
 def test_a_harmed_release_is_found_worse_and_a_better_one_better() -> None:
     """The other way round the same holds with the other sign."""
-    harmed, helped = (logged(np.random.default_rng(5), 1_000, harmed=one) for one in (True, False))
+    harmed, helped = (logged(np.random.default_rng(5), 1_000, knows=one) for one in (-1.0, 0.5))
     worse = evaluate(harmed.lists, harmed.ours, harmed.theirs).difference
     assert (worse.verdict, worse.more_lists) == ("worse", None)
     assert evaluate(harmed.lists, harmed.theirs, harmed.ours).difference.value == pytest.approx(-(worse.value or 0.0))
