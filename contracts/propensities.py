@@ -14,6 +14,11 @@ from pydantic import Field, TypeAdapter
 from contracts.base import Count, Finite, Label, Message, Part, Position, Time
 from contracts.outcomes import PRIOR_VERSION, Cell, Kind, examination
 
+STEEPNESS: Final = (1.0, 0.4)
+"""Mean and width of the power of 1/position: the prior in force, and about the range that studies report."""
+NORMAL_95: Final = 1.96
+"""In how many widths 95 % of a prior lies."""
+
 Propensity = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 
 
@@ -112,12 +117,20 @@ def version_key(cell: Cell, version: int) -> bytes:
     return orjson.dumps([*cell, version])
 
 
+class Band(NamedTuple):
+    """The propensity of a position, and the ends of its band."""
+
+    low: float
+    theta: float
+    high: float
+
+
 class _Version(NamedTuple):
     """What is kept of a version."""
 
     effective_from: int
     version: int
-    thetas: tuple[float, ...]
+    bands: tuple[Band, ...]
     steepness: float
     prior_only: frozenset[int]
 
@@ -140,7 +153,7 @@ class Propensities:
         kept = _Version(
             message.effective_from,
             message.version,
-            tuple(slot.theta for slot in message.slots),
+            tuple(Band(slot.low, slot.theta, slot.high) for slot in message.slots),
             message.steepness,
             frozenset(slot.position for slot in message.slots if slot.prior_only),
         )
@@ -166,13 +179,29 @@ class Propensities:
         found = self._at(cell, at_ms)
         if found is None:
             return examination(position), PRIOR_VERSION
-        last = min(position, len(found.thetas))
-        return found.thetas[last - 1] * (last / position) ** found.steepness, found.version
+        last = min(position, len(found.bands))
+        return found.bands[last - 1].theta * (last / position) ** found.steepness, found.version
+
+    def band(self, cell: Cell, position: int, at_ms: int) -> Band:
+        """Return the examination of a position relative to the first one, and between what ends it lies.
+
+        Before the first version is in force these are the powers of 1/position that 95 % of the prior reach.
+
+        >>> [round(end, 3) for end in Propensities().band(Cell(), 4, 0)]
+        [0.084, 0.25, 0.741]
+        """
+        found = self._at(cell, at_ms)
+        if found is None:
+            mean, width = STEEPNESS
+            return Band(*(position ** -(mean - by * NORMAL_95 * width) for by in (-1, 0, 1)))
+        last = min(position, len(found.bands))
+        further = (last / position) ** found.steepness
+        return Band(*(end * further for end in found.bands[last - 1]))
 
     def is_prior_only(self, cell: Cell, position: int, at_ms: int) -> bool:
         """Whether nothing but the prior is known of a position, relative to the first one."""
         found = self._at(cell, at_ms)
-        return found is None or position > len(found.thetas) or position in found.prior_only
+        return found is None or position > len(found.bands) or position in found.prior_only
 
     def _at(self, cell: Cell, at_ms: int) -> _Version | None:
         if cell not in self._in_order:

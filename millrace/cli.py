@@ -18,6 +18,7 @@ from millrace import (
     auditing,
     curating,
     dead_letters,
+    evaluating,
     explaining,
     exporting,
     importing,
@@ -77,6 +78,7 @@ pairs.pairs_app.command("explain")(pair_origins.pairs_explain)
 pairs.pairs_app.command("import")(curating.pairs_import)
 releasing.releases_app.command("promote")(promoting.releases_promote)
 releasing.releases_app.command("diff")(promoting.releases_diff)
+releasing.releases_app.command("evaluate")(evaluating.releases_evaluate)
 app.add_typer(importing.catalog_app, name="catalog", rich_help_panel="Run")
 app.add_typer(releasing.releases_app, name="releases", rich_help_panel="Watch")
 app.add_typer(releasing.base_app, name="base", rich_help_panel="Run")

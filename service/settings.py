@@ -97,8 +97,8 @@ class Settings(KafkaSettings):
     )
     holdout_share: float = _setting(
         0,
-        "Share of shoppers, and of queries, whose lists go to holdout-searches and are never learned from; 0 until "
-        "something reads them, because each costs evidence.",
+        "Share of shoppers, and of queries, whose lists go to holdout-searches and are never learned from, so that "
+        "`millrace releases evaluate` can judge releases by them; 0 unless you want that, because each costs evidence.",
         ge=0,
         le=0.5,
     )

@@ -88,8 +88,14 @@ def is_held_out(facts: ListFacts, share: float) -> bool:
 
     The hash is salted, so that it has nothing to do with which arm a shopper belongs to.
     """
-    named = {"shopper": facts.shopper, "query": facts.query} if share else {}
-    return any(name and is_in_share(f"holdout {kind} {name}", b"", share) for kind, name in named.items())
+    shopper = facts.shopper
+    by_shopper = bool(share and shopper) and is_in_share(f"holdout shopper {shopper}", b"", share)
+    return by_shopper or is_held_out_query(facts.query, share)
+
+
+def is_held_out_query(query: str, share: float) -> bool:
+    """Whether nothing is ever learned from the lists of a normalised query."""
+    return bool(share and query) and is_in_share(f"holdout query {query}", b"", share)
 
 
 def _is_robot(facts: ListFacts, lists: RecentLists, look_ahead_ms: int) -> bool:

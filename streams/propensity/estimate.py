@@ -20,12 +20,10 @@ from statistics import NormalDist, fmean, pstdev
 from typing import Final, NamedTuple
 
 from contracts.outcomes import Cell
-from contracts.propensities import SlotPropensity, TrustFit
+from contracts.propensities import STEEPNESS, SlotPropensity, TrustFit
 from streams.propensity.contests import Contest, Prior, Terms, Vector, solve
 from streams.propensity.evidence import GROUPS, PLACES, UNIT, CellSums
 
-STEEPNESS: Final = (1.0, 0.4)
-"""Mean and width of the power of 1/position: the prior in force, and about the range that studies report."""
 DEPARTURE: Final = 0.25
 """Width of a departure from the power law, over each factor of e in position."""
 STEP: Final = 0.1

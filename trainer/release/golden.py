@@ -16,12 +16,11 @@ import orjson
 
 from contracts.golden import GoldenQuery
 from contracts.releases import GoldenSet, SafetyCheck
-from towers.model import NATS_PER_COSINE, ProductTower, QueryTower, product_vectors
+from towers.model import ProductTower, QueryTower
 from towers.word_index import TermCounts
-from trainer.learner import Learner, Looked, Towers
-from trainer.preference.evidence import Cells
-from trainer.preference.matches import Matches, WordMatches
-from trainer.preference.model import rates_of
+from trainer.learner import Learner, Towers
+from trainer.preference.matches import WordMatches
+from trainer.release.asked import AskedProducts
 
 GOLDEN_NDCG: Final = "golden_ndcg"
 TOP: Final = 10
@@ -55,29 +54,26 @@ def ndcg(scores: np.ndarray, gains: np.ndarray, starts: np.ndarray, *, top: int 
 
 
 class GoldenSample(NamedTuple):
-    """What golden queries and the catalogue give to measure by: Q queries, P products, N judgments.
+    """What golden queries and the catalogue give to measure by.
 
     Args:
         golden: what it is of, for the manifest.
-        texts: of the queries, (Q,).
-        query_vectors: base vectors, (Q, D).
-        product_ids: the judged products that the catalogue knows, (P,).
-        products: what it knows of them.
-        cells: which query judged which product; its `clicks` are gains.
-        matches: how well their words match.
+        asked: queries and the judged products that the catalogue knows, N judgments.
+        gains: of each judgment, (N,).
     """
 
     golden: GoldenSet
-    texts: Sequence[str]
-    query_vectors: np.ndarray
-    product_ids: Sequence[str]
-    products: Looked
-    cells: Cells
-    matches: Matches
+    asked: AskedProducts
+    gains: np.ndarray
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """The queries, (Q,)."""
+        return self.asked.texts
 
     def quality(self, tower: ProductTower) -> np.ndarray:
         """The quality of each product, in nats, (P,)."""
-        return tower.quality(self.product_ids, self.products.features)
+        return self.asked.quality(tower)
 
     def ndcg(self, tower: QueryTower, quality: np.ndarray) -> np.ndarray:
         """The nDCG@10 of each query, (Q,).
@@ -86,17 +82,7 @@ class GoldenSample(NamedTuple):
             tower: of the queries.
             quality: of each product, in nats, (P,).
         """
-        cells = self.cells
-        products = product_vectors(self.products.vectors, quality)
-        scores = (self.matches.strengths @ rates_of(tower.mix))[cells.query_of] * self.matches.shares / NATS_PER_COSINE
-        ends = [*cells.starts[1:].tolist(), len(cells)]
-        vectors = tower.vectors(self.query_vectors)
-        for text, vector, first, last in zip(self.texts, vectors, cells.starts.tolist(), ends, strict=True):
-            judged = cells.products[first:last]
-            scores[first:last] += products[judged] @ vector
-            names = [self.product_ids[one] for one in judged.tolist()]
-            scores[first:last] += tower.memory.nats_of_products([text], names)[0] / NATS_PER_COSINE
-        return ndcg(scores, cells.clicks, cells.starts)
+        return ndcg(self.asked.scores(tower, quality), self.gains, self.asked.cells.starts)
 
 
 class GoldenBar(NamedTuple):
@@ -121,7 +107,7 @@ class GoldenBar(NamedTuple):
         """Measure what shoppers are served, and what they would be served if nothing had been learned."""
         quality = sample.quality(in_force.product)
         served = sample.ndcg(in_force.query, quality)
-        untrained = sample.ndcg(QueryTower.untrained(sample.query_vectors.shape[1]), np.zeros_like(quality))
+        untrained = sample.ndcg(QueryTower.untrained(sample.asked.query_vectors.shape[1]), np.zeros_like(quality))
         return cls(sample, max(served, untrained, key=np.mean), float(served.mean()), in_force.product, quality)
 
     def check(self, towers: Towers) -> SafetyCheck:
@@ -167,7 +153,7 @@ class GoldenCheck:
         if found is None or found[0] is not asked or found[1] != words or found[2] is not counts:
             found = self._found = asked, words, counts, _sample(asked, learner)
         sample = found[3]
-        return sample and sample._replace(products=learner.products.look(sample.product_ids))
+        return sample and sample._replace(asked=sample.asked.looked_up(learner.products))
 
 
 class _Asked(NamedTuple):
@@ -212,13 +198,11 @@ def _sample(asked: _Asked, learner: Learner) -> GoldenSample | None:
         return None
     kept = known & telling[asked.query_of]
     texts = [asked.texts[number] for number in np.flatnonzero(telling).tolist()]
-    product_ids, products = np.unique(asked.product_ids[kept], return_inverse=True)
-    queries, starts, query_of = np.unique(asked.query_of[kept], return_index=True, return_inverse=True)
-    gains = asked.gains[kept]
-    cells = Cells(np.arange(len(queries)), starts, query_of, products, gains, np.zeros(len(gains)))
-    found = learner.products.look(product_ids.tolist())
-    matches = WordMatches(learner.word_index, learner.words.counts).of(cells, texts, found.words)
-    golden = GoldenSet(
-        sha256=asked.sha256, queries=len(texts), judgments=len(gains), left_out=len(asked.texts) - len(texts)
+    matches = WordMatches(learner.word_index, learner.words.counts)
+    found = AskedProducts.of(
+        texts, asked.vectors[telling], asked.query_of[kept], asked.product_ids[kept], learner.products, matches
     )
-    return GoldenSample(golden, texts, asked.vectors[telling], product_ids.tolist(), found, cells, matches)
+    golden = GoldenSet(
+        sha256=asked.sha256, queries=len(texts), judgments=len(found.cells), left_out=len(asked.texts) - len(texts)
+    )
+    return GoldenSample(golden, found, asked.gains[kept])

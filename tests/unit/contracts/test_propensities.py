@@ -61,6 +61,15 @@ def test_positions_below_go_on_by_the_power_law() -> None:
     assert [propensities.is_prior_only(CELL, n, T0) for n in (1, 2, 3, 4)] == [False, False, True, True]
 
 
+def test_a_band_is_that_of_the_version_in_force() -> None:
+    """Below its positions it goes on by the power law, as the propensity itself; before it, the prior's range."""
+    propensities = Propensities([version(1, 100)])
+    assert propensities.band(CELL, 2, T0 + 100) == pytest.approx((0.3, 0.6, 1.2))
+    assert propensities.band(CELL, 12, T0 + 100) == pytest.approx((0.1, 0.2, 0.4))
+    assert propensities.band(CELL, 2, T0) == pytest.approx((2**-1.784, 0.5, 2**-0.216))
+    assert propensities.band(CELL, 1, T0) == (1.0, 1.0, 1.0)
+
+
 def test_what_is_taken_back_is_not_in_force() -> None:
     """The version before it is again; to take back an unknown one changes nothing."""
     propensities = Propensities([version(1, 100), version(2, 200)])

@@ -276,7 +276,7 @@ def test_queries_are_looked_up_again_only_when_something_changed() -> None:
     encoded = len(encoder.encoded)
     again = check.sample(learner)
     assert again is not None
-    assert again.matches is first.matches
+    assert again.asked.matches is first.asked.matches
     assert len(encoder.encoded) == encoded
     learner.products = FakeProducts(encoder)
     grown = check.sample(learner)

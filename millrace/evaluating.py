@@ -1,0 +1,361 @@
+"""`millrace releases evaluate`: what held-out lists say of a release beside another on the same lists."""
+
+import asyncio
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from contracts.errors import ContractError, UsageError
+from contracts.outcomes import cell_of, filter_reason, grade, is_bounce, stood_by_rank
+from contracts.propensities import Propensities
+from contracts.releases import release_key
+from contracts.structs import JOINED_SEARCH, JoinedSearch, JoinedSlot
+from contracts.topics import HOLDOUT_SEARCHES, PRODUCT_VECTORS
+from deploy.local.state import load_running_settings
+from millrace.asking import KAFKA_WAIT_S, numbers
+from millrace.explaining import following_models, in_force, product_tower
+from millrace.output import Json, Tell, out, print_json, progress_bars
+from service.kafka import records_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from service.models import ModelsTable
+    from service.settings import Settings
+    from towers.release_files import Encoder
+    from trainer.learner import Products, Towers
+    from trainer.release.held_out import Estimate, HeldOutLists
+
+HEAD_LISTS: Final = 10
+"""Held-out lists from which a query is a head query."""
+MOST_LABELS: Final = 8
+"""Of a slice: the most frequent ones; the others are told together."""
+ENCODED_AT_ONCE: Final = 64
+
+
+class HeldOutList(NamedTuple):
+    """A held-out list as far as it counts: its slots from the top, and who asked."""
+
+    search: JoinedSearch
+    shopper: str
+    slots: list[JoinedSlot]
+
+
+def releases_evaluate(
+    release: Annotated[int | None, typer.Argument(min=1, help="Query release; by default the one in force.")] = None,
+    against: Annotated[int, typer.Option(min=0, help="Query release that it is compared with; 0 is untrained.")] = 0,
+    json: Json = False,
+) -> None:
+    """Estimate from held-out lists by how many clicks a list one release exceeds another.
+
+    Needs MILLRACE_HOLDOUT_SHARE above 0 at the stream workers. It re-ranks what was shown and takes clicks for looks
+    times appeal; what no list showed it cannot judge. Loads the base encoder, which takes some seconds.
+
+    Example: millrace releases evaluate 57 --against 41
+    """
+    settings = load_running_settings().model_copy(update={"dependency_wait_s": KAFKA_WAIT_S})
+    with progress_bars() as tell:
+        report = evaluate_releases(settings, release, against, tell)
+    if json:
+        print_json(report)
+        return
+    out().print(evaluation_table(report))
+    out().print(evaluation_words(report), markup=False, highlight=False)
+
+
+def evaluate_releases(settings: "Settings", release: int | None, against: int, tell: Tell) -> dict[str, Any]:
+    """Read everything from Kafka and report.
+
+    Raises:
+        UsageError: no list was held out, or a release is not there or of another base model.
+        DependencyDown: Kafka does not answer.
+    """
+    from service.logging import configure
+    from streams.propensity.reader import PropensityReader
+    from towers.encoder import load_encoder
+    from trainer.adapters.vectors import VectorTable
+
+    settings.require("kafka_bootstrap")
+    configure("evaluate", settings)
+    records = records_of(settings, HOLDOUT_SEARCHES, tell=lambda done, of: tell("reading held-out lists", done, of))
+    lists, left_out = held_out_lists(record.value for record in records)
+    if not lists:
+        raise UsageError(
+            f"{HOLDOUT_SEARCHES} has no list that counts ({_reasons(left_out)})",
+            fix="set MILLRACE_HOLDOUT_SHARE for the stream workers, say 0.05; it is 0 by default, and each held-out "
+            "list is one that nothing is learned from",
+        )
+    propensities = PropensityReader(settings)
+    asyncio.run(propensities.read_on())
+    encoder = load_encoder(settings.base_model)
+    with following_models(settings) as models, tempfile.TemporaryDirectory() as folder:
+        number = in_force(models).query_release if release is None else release
+        ours, theirs = (towers_of(models, one, encoder) for one in (number, against))
+        vectors = VectorTable(Path(folder), encoder.dim, base_version=encoder.base_version)
+        for record in records_of(
+            settings, PRODUCT_VECTORS, tell=lambda done, of: tell("reading product vectors", done, of)
+        ):
+            vectors.on_record(record.key or b"", record.value, record.timestamp)
+        report = evaluation_report(
+            lists, ours, theirs, products=vectors, encoder=encoder,
+            propensities=propensities.lookup, share=settings.holdout_share, tell=tell,
+        )  # fmt: skip
+    report["left_out"] = dict(sorted(left_out.items()))
+    return {"query_release": number, "against": against, **report}
+
+
+def held_out_lists(values: Iterable[bytes | None]) -> tuple[list[HeldOutList], Counter[str]]:
+    """Take each list once, with the slots that count, and count those that are left out by reason.
+
+    Slots of the first page count that stood there by their rank, of products that stood nowhere else in the list; if
+    the list has view events, those that were seen. A list counts that has two of them: fewer have no order.
+    """
+    lists: dict[str, HeldOutList] = {}
+    left_out: Counter[str] = Counter()
+    for value in values:
+        try:
+            search = JOINED_SEARCH.decode(value)
+        except ContractError as error:
+            left_out[error.reason] += 1
+            continue
+        slots = _counted(search)
+        if search.search_id in lists:
+            left_out["duplicate"] += 1
+        elif (reason := filter_reason(search)) is not None:
+            left_out[reason.value] += 1
+        elif search.page > 1:
+            left_out["later_page"] += 1
+        elif len(slots) < 2 or not search.query.strip():
+            left_out["no_order"] += 1
+        else:
+            shopper = search.client_id or search.session_id or search.search_id
+            lists[search.search_id] = HeldOutList(search, shopper, slots)
+    return list(lists.values()), left_out
+
+
+def _counted(search: JoinedSearch) -> list[JoinedSlot]:
+    times = Counter(slot.product_id for slot in search.slots)
+    reported = any(slot.visible_ms is not None for slot in search.slots)
+    return [
+        slot
+        for slot in search.slots
+        if stood_by_rank(slot)
+        and times[slot.product_id] == 1
+        and slot.position <= (search.first_page_ends or slot.position)
+        and (not reported or slot.visible_ms or grade(slot))
+    ]
+
+
+def towers_of(models: "ModelsTable", number: int, encoder: "Encoder") -> "Towers":
+    """What a query release ranks with: its own tower, and the quality of products that was solved with it.
+
+    Raises:
+        UsageError: it is not there, or of another base model.
+        DependencyDown: its product release is not there any more.
+    """
+    from towers.release_files import unpack
+    from trainer.learner import Towers
+
+    if not number:
+        return Towers.untrained(encoder.dim)
+    value = models.value(release_key("query", number).decode())
+    if value is None:
+        raise UsageError(
+            f"query-{number} is not on the topic", fix="`millrace releases ls` lists those that are; 0 is untrained"
+        )
+    found = unpack(value)
+    if found.manifest.base_version != encoder.base_version:
+        raise UsageError(
+            f"query release {number} is over {found.manifest.base_version}, not {encoder.base_version}",
+            fix="set MILLRACE_BASE_MODEL to the model that both releases are over",
+        )
+    return Towers(found.query_tower(), product_tower(models, found.manifest.product_release))
+
+
+def evaluation_report(
+    lists: Sequence[HeldOutList],
+    ours: "Towers",
+    theirs: "Towers",
+    *,
+    products: "Products",
+    encoder: "Encoder",
+    propensities: Propensities,
+    share: float,
+    tell: Tell,
+) -> dict[str, Any]:
+    """Score what the lists show under two releases, and put the estimate into stable JSON.
+
+    Args:
+        lists: held out; a product that the catalogue does not know any more is left out of them.
+        ours: towers of the release in question.
+        theirs: towers of the other.
+        products: the catalogue.
+        encoder: of queries.
+        propensities: those of every moment.
+        share: of shoppers and queries that are held out.
+        tell: told how far the queries are encoded.
+
+    Raises:
+        UsageError: the catalogue knows none of their products.
+    """
+    import numpy as np
+
+    from trainer.preference.matches import WordMatches
+    from trainer.release.asked import AskedProducts
+    from trainer.release.held_out import evaluate
+
+    ids = np.array([slot.product_id for one in lists for slot in one.slots], dtype=object)
+    known = products.look(ids.tolist()).known
+    if not known.any():
+        raise UsageError(
+            "no product of a held-out list has a vector",
+            fix="is an indexer running? `millrace doctor` says what is wrong",
+        )
+    list_of = np.repeat(np.arange(len(lists)), [len(one.slots) for one in lists])[known]
+    texts, text_of = np.unique([" ".join(one.search.query.split()) for one in lists], return_inverse=True)
+    encoded = []
+    for start in range(0, len(texts), ENCODED_AT_ONCE):
+        encoded.append(encoder.encode(texts[start : start + ENCODED_AT_ONCE].tolist()))
+        tell("encoding queries", min(start + ENCODED_AT_ONCE, len(texts)), len(texts))
+    distinct, id_of = np.unique(ids[known], return_inverse=True)
+    pairs, pair_of = np.unique(text_of[list_of] * len(distinct) + id_of, return_inverse=True)
+    asked, named = np.divmod(pairs, len(distinct))
+    used = np.unique(asked)
+    index = products.word_index()
+    found = AskedProducts.of(
+        texts[used].tolist(), np.vstack(encoded)[used], asked, distinct[named], products,
+        WordMatches(lambda: index, index.counts),
+    )  # fmt: skip
+    first, second = (found.scores(one.query, found.quality(one.product))[pair_of] for one in (ours, theirs))
+    estimate = evaluate(_arrays(lists, list_of, known, propensities, share), first, second)
+    unestimated = sum(propensities.theta(cell_of(one.search), 1, one.search.search_time)[1] == 0 for one in lists)
+    return _report(estimate, slots=int(known.sum()), unknown=int((~known).sum()), unestimated=unestimated)
+
+
+def _arrays(
+    lists: Sequence[HeldOutList], list_of: "np.ndarray", known: "np.ndarray", propensities: Propensities, share: float
+) -> "HeldOutLists":
+    import numpy as np
+
+    from trainer.release.held_out import HeldOutLists
+
+    bands = [
+        propensities.band(cell_of(one.search), slot.position, one.search.search_time)
+        for one in lists
+        for slot in one.slots
+    ]
+    clicked = np.array([bool(grade(slot)) and not is_bounce(slot) for one in lists for slot in one.slots], dtype=float)
+    _, persons = np.unique([one.shopper for one in lists], return_inverse=True)
+    return HeldOutLists(persons, list_of, np.array(bands)[known].T, clicked[known], _slices(lists, share))
+
+
+def _slices(lists: Sequence[HeldOutList], share: float) -> "dict[str, np.ndarray]":
+    """The label of each list, (L,), by slice."""
+    import numpy as np
+
+    from streams.pairs.filters import is_held_out_query
+    from towers.text import normalised
+
+    queries = [normalised(one.search.query) for one in lists]
+    times = Counter(queries)
+
+    def kind(query: str) -> str:
+        if is_held_out_query(query, share):
+            return "first time"
+        return "head" if times[query] >= HEAD_LISTS else "tail"
+
+    return {
+        "query": np.array([kind(query) for query in queries]),
+        "device": _labels([one.search.device for one in lists]),
+        "layout": _labels([one.search.layout for one in lists]),
+        "arm": _labels([one.search.ranking.arm for one in lists]),
+    }
+
+
+def _labels(names: Sequence[str | None]) -> "np.ndarray":
+    import numpy as np
+
+    frequent = {name for name, _ in Counter(names).most_common(MOST_LABELS)}
+    return np.array([(name or "not said") if name in frequent else "other" for name in names])
+
+
+def _report(estimate: "Estimate", *, slots: int, unknown: int, unestimated: int) -> dict[str, Any]:
+    return {
+        **estimate.difference._asdict(),
+        "slots": slots,
+        "slots_of_unknown_products": unknown,
+        "moved": estimate.moved,
+        "effective_lists": round(estimate.effective_lists, 1),
+        "clipped_share": round(estimate.clipped_share, 4),
+        "lists_by_the_prior": unestimated,
+        "slices": [
+            {"slice": name, "label": label, **one._asdict()}
+            for name, labels in estimate.slices.items()
+            for label, one in labels.items()
+        ],
+    }
+
+
+def evaluation_table(report: Mapping[str, Any]) -> Table:
+    """The estimate as a table, a line for each part of each slice that has more than one."""
+    title = f"query release {report['query_release']} against {report['against']}, on the same held-out lists"
+    table = Table("lists", *numbers("lists", "persons", "clicks", "clicks a list", "95 % interval"), "", title=title)
+    table.add_row("all", *_cells(report), end_section=True)
+    rows = report["slices"]
+    for name in dict.fromkeys(row["slice"] for row in rows):
+        parts = [row for row in rows if row["slice"] == name]
+        for row in parts if len(parts) > 1 else ():
+            table.add_row(Text(f"{name}: {row['label']}"), *_cells(row), end_section=row is parts[-1])
+    return table
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    figures = tuple(f"{row[name]:,}" for name in ("lists", "persons", "clicks"))
+    if row["value"] is None:
+        return (*figures, "-", "-", "too little")
+    return (*figures, f"{row['value']:+.4f}", f"{row['low']:+.4f} to {row['high']:+.4f}", row["verdict"])
+
+
+def evaluation_words(report: Mapping[str, Any]) -> str:
+    """What the estimate says, and what it cannot tell, in sentences."""
+    from trainer.release.held_out import LEAST_CLICKS, LEAST_LISTS, LEAST_PERSONS
+
+    name, other = (f"release {report[one]}" for one in ("query_release", "against"))
+    more = report["more_lists"]
+    verdict = {
+        "better": f"{name} is better than {other} on these lists.",
+        "worse": f"{name} is worse than {other} on these lists.",
+        "equal": f"{name} and {other} rank every list alike.",
+        "undecided": f"It cannot tell {name} from {other}: "
+        + ("too small a difference." if more is None else f"too few clicks: about {more:,} more lists are needed."),
+        "propensities": f"It cannot tell {name} from {other}: that depends on how much more rarely lower positions are "
+        "looked at, which is not known well enough. Exchanged neighbours tell (MILLRACE_SWAP_SHARE).",
+        "too_little": f"Too little to say anything: it takes {LEAST_LISTS} lists with {LEAST_CLICKS} clicks, of "
+        f"{LEAST_PERSONS:g} persons at least.",
+    }[report["verdict"]]
+    lines = [
+        verdict,
+        f"{report['moved']:,} lists are ordered differently, worth {report['effective_lists']:,.0f} of equal weight; "
+        f"clipping takes {report['clipped_share']:.1%} of the weight of clicks.",
+        "It re-ranks what was shown, under a position-based model: it cannot judge what no list showed.",
+        "The interval is of one look; part of the lists, one of twenty is wrong by chance.",
+    ]
+    if report["lists_by_the_prior"]:
+        lines.append(
+            f"{report['lists_by_the_prior']:,} lists are of times before propensities were estimated: 1/position, and "
+            "its whole range, stand for them."
+        )
+    if report["left_out"] or report["slots_of_unknown_products"]:
+        gone = report["slots_of_unknown_products"]
+        lines.append(f"Left out: lists {_reasons(report['left_out'])}; {gone:,} slots whose product is gone.")
+    return "\n".join(lines)
+
+
+def _reasons(left_out: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in left_out.items()) or "none"
