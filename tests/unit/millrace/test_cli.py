@@ -17,8 +17,8 @@ from millrace.doctor import Check
 
 PUBLISHED = (
     "demo", "up", "down", "status", "doctor", "lag", "ledger", "search", "encode", "releases ls", "releases show",
-    "releases diff", "releases promote", "releases rollback", "pairs ls", "pairs import", "pairs export", "pairs stats",
-    "pairs explain", "propensities", "freshness", "replay", "dlq ls", "dlq show", "dlq replay", "golden import",
+    "releases diff", "releases promote", "releases rollback", "releases evaluate", "pairs ls",
+    "pairs import", "pairs export", "pairs stats", "pairs explain", "propensities", "freshness", "replay", "dlq ls", "dlq show", "dlq replay", "golden import",
     "shop export", "experiment run", "bench", "schema export", "erase", "simulate", "backtest", "world prepare",
     "world make", "product show", "explain", "base prepare", "catalog import", "catalog vectors", "audit", "arms",
     "golden ls", "golden remove",
