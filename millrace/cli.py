@@ -34,7 +34,9 @@ from millrace.erasing import erase
 from millrace.golden import golden_app
 from millrace.output import print_error
 from millrace.propensities import propensities
+from service.logging import configure
 from service.process import expected_failure
+from service.settings import Settings
 from simulator import commands as simulating
 
 app = typer.Typer(
@@ -104,6 +106,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def main() -> None:
     """Run the command line; every expected failure is one line, its fix and an exit code."""
     os.environ.update(past_proxies(os.environ))
+    configure("millrace", Settings(log_level="warning"))  # standard output is for what a command prints
     try:
         app()
     except Exception as error:

@@ -76,13 +76,11 @@ def evaluate_releases(settings: "Settings", release: int | None, against: int, t
         UsageError: no list was held out, or a release is not there or of another base model.
         DependencyDown: Kafka does not answer.
     """
-    from service.logging import configure
     from streams.propensity.reader import PropensityReader
     from towers.encoder import load_encoder
     from trainer.adapters.vectors import VectorTable
 
     settings.require("kafka_bootstrap")
-    configure("evaluate", settings)
     records = records_of(settings, HOLDOUT_SEARCHES, tell=lambda done, of: tell("reading held-out lists", done, of))
     lists, left_out = held_out_lists(record.value for record in records)
     if not lists:

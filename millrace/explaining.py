@@ -248,7 +248,7 @@ def following_models(settings: "Settings") -> "Iterator[ModelsTable]":
     from service.follow import TopicFollower
     from service.models import ModelsTable
 
-    settings.require("kafka_bootstrap", "qdrant_url")
+    settings.require("kafka_bootstrap")
     models = ModelsTable()
     follower = TopicFollower(settings.model_copy(update={"dependency_wait_s": KAFKA_WAIT_S}), MODELS, models.apply)
     follower.start()

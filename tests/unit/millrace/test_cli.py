@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import typer
@@ -14,14 +14,15 @@ from kafka.errors import KafkaTimeoutError
 from contracts.errors import CheckFailed, DependencyDown, InvariantError, MillraceError, TransientError, UsageError
 from millrace import cli
 from millrace.doctor import Check
+from service.logging import get_logger
 
 PUBLISHED = (
     "demo", "up", "down", "status", "doctor", "lag", "ledger", "search", "encode", "releases ls", "releases show",
-    "releases diff", "releases promote", "releases rollback", "releases evaluate", "pairs ls",
-    "pairs import", "pairs export", "pairs stats", "pairs explain", "propensities", "freshness", "replay", "dlq ls", "dlq show", "dlq replay", "golden import",
-    "shop export", "experiment run", "bench", "schema export", "erase", "simulate", "backtest", "world prepare",
-    "world make", "product show", "explain", "base prepare", "catalog import", "catalog vectors", "audit", "arms",
-    "golden ls", "golden remove",
+    "releases diff", "releases promote", "releases rollback", "releases evaluate", "pairs ls", "pairs import",
+    "pairs export", "pairs stats", "pairs explain", "propensities", "freshness", "replay", "dlq ls", "dlq show",
+    "dlq replay", "golden import", "shop export", "experiment run", "bench", "schema export", "erase", "simulate",
+    "backtest", "world prepare", "world make", "product show", "explain", "base prepare", "catalog import",
+    "catalog vectors", "audit", "arms", "golden ls", "golden remove",
 )  # fmt: skip
 """Sections 7 and 8 of the published interfaces, worlds, two that say why, the base change, the catalogue, and more."""
 WRITES_FILES = {"world prepare", "world make", "shop export", "schema export", "demo", "simulate", "backtest"}
@@ -154,6 +155,25 @@ def test_every_expected_failure_has_its_exit_code(
     assert printed.out == ""
     assert printed.err.startswith("error: ")
     assert "it broke" in printed.err.splitlines()[0]
+
+
+def test_what_is_logged_does_not_stand_among_what_is_printed(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who reads JSON from standard output reads nothing else there; warnings are on standard error."""
+
+    def work() -> NoReturn:
+        """Stand for any command."""
+        get_logger().info("base_encoder_found")
+        get_logger().warning("dependency_down")
+        raise SystemExit(0)
+
+    monkeypatch.setattr(cli, "app", work)
+    assert run("anything") == 0
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "dependency_down" in printed.err
+    assert "base_encoder_found" not in printed.err
 
 
 def test_no_proxy_of_the_shell_is_asked_for_this_machine(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
