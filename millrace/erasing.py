@@ -33,6 +33,7 @@ from streams.attribution.memory import keys_of
 
 NAMING: Final = (SEARCH_EVENTS, JOINED_SEARCHES, HOLDOUT_SEARCHES, LATE_EVENTS, ORPHAN_EVENTS, DEAD_LETTERS)
 """Topics whose records name persons and sessions."""
+KEPT_BY: Final = {"retention.ms", "segment.ms"}
 KEYS_AT_ONCE: Final = 1_000
 
 Read = Callable[[str], Iterable[Any]]
@@ -104,7 +105,7 @@ def erase(
     if json:
         print_json(report)
         return
-    out().print(_table(report))
+    out().print(topics_table(report))
     out().print(_words(report), markup=False)
 
 
@@ -137,21 +138,21 @@ def erased(settings: Settings, person: Person, *, dry_run: bool, tell: Tell) -> 
     def read(topic: str) -> Iterable[Any]:
         return records_of(settings, topic, tell=lambda done, of: tell(f"reading {topic}", done, of))
 
-    chosen = find_sessions(person, read)
+    shown = find_sessions(person, read)
     held = find_records(person, read)
     with translate_kafka_errors(settings), admin(settings) as client:
-        retention_ms = _retention_ms(client, settings)
-    keys = keys_of(settings.topic_prefix, person.sessions, chosen)
+        kept_ms = _kept_ms(client, settings)
+    keys = keys_of(settings.topic_prefix, person.sessions, shown)
     return {
         "sessions": len(person.sessions),
-        "topics": [_told(topic, one, retention_ms.get(topic, -1)) for topic, one in held.items()],
+        "topics": [_told(topic, one, kept_ms.get(topic)) for topic, one in held.items()],
         "redis_keys": _clear(settings, keys, dry_run=dry_run),
         "dry_run": dry_run,
     }
 
 
 def find_sessions(person: Person, read: Read) -> set[tuple[str, str]]:
-    """Find all sessions in which a person is named; return what was clicked in their lists: search and product."""
+    """Find all sessions in which a person is named; return what their lists showed: search and product."""
     for topic in NAMING:
         for _, fields in _messages(read(topic)):
             if person.is_named_by(fields) and _is_text(session := fields.get("session_id")):
@@ -161,7 +162,6 @@ def find_sessions(person: Person, read: Read) -> set[tuple[str, str]]:
         for _, fields in _messages(read(JOINED_SEARCHES))
         if person.is_named_by(fields)
         for slot in fields.get("slots") or ()
-        if slot.get("clicked")
     }
 
 
@@ -186,19 +186,29 @@ def _messages(records: Iterable[Any]) -> Iterator[tuple[Any, Mapping[str, Any]]]
             yield record, fields
 
 
-def _retention_ms(client: KafkaAdminClient, settings: Settings) -> dict[str, int]:
-    """For how long each topic keeps its records; -1 if for ever, absent if we may not see it."""
+def _kept_ms(client: KafkaAdminClient, settings: Settings) -> dict[str, int]:
+    """For how long each topic keeps a record at most; absent if that is for ever, or if we may not see it.
+
+    Segments are deleted whole: what is kept by time is kept until the last record of its segment is too old.
+    """
     names = {settings.topic(topic): topic for topic in NAMING}
-    resources = [ConfigResource("TOPIC", name, ["retention.ms"]) for name in names]
+    resources = [ConfigResource("TOPIC", name, list(KEPT_BY)) for name in names]
     told = client.describe_configs(resources, config_filter="all")["topic"]
-    return {names[name]: int(entry["retention.ms"]["value"]) for name, entry in told.items() if "retention.ms" in entry}
+    kept = {
+        names[name]: [int(entry[one]["value"]) for one in KEPT_BY]
+        for name, entry in told.items()
+        if entry.keys() >= KEPT_BY
+    }
+    return {topic: sum(parts) for topic, parts in kept.items() if min(parts) >= 0}
 
 
-def _told(topic: str, held: Held, retention_ms: int) -> dict[str, Any]:
-    """A topic's part of the report; `gone_by` is when the newest record is too old for its retention, if it has one."""
-    gone_by = held.newest_at + retention_ms if held.records and retention_ms >= 0 else None
-    newest_at = held.newest_at if held.records else None
-    return {"topic": topic, "records": held.records, "newest_at": newest_at, "gone_by": gone_by, "up_to": held.after}
+def _told(topic: str, held: Held, kept_ms: int | None) -> dict[str, Any]:
+    """A topic's part of the report; `gone_by` is when its retention has taken the newest record, if it ever does."""
+    if not held.records:
+        return {"topic": topic, "records": 0, "newest_at": None, "gone_by": None, "up_to": {}}
+    gone_by = None if kept_ms is None else held.newest_at + kept_ms
+    counted = {"topic": topic, "records": held.records, "newest_at": held.newest_at}
+    return {**counted, "gone_by": gone_by, "up_to": held.after}
 
 
 def _clear(settings: Settings, keys: Sequence[str], *, dry_run: bool) -> int:
@@ -208,12 +218,11 @@ def _clear(settings: Settings, keys: Sequence[str], *, dry_run: bool) -> int:
         return sum(ask(*keys[first : first + KEYS_AT_ONCE]) for first in range(0, len(keys), KEYS_AT_ONCE))
 
 
-def _table(report: Mapping[str, Any]) -> Table:
+def topics_table(report: Mapping[str, Any]) -> Table:
+    """What Kafka holds of a person, topic by topic."""
     table = Table("topic", *numbers("records"), *texts("newest (UTC)", "gone by (UTC)"))
     for row in report["topics"]:
-        gone = (
-            "deleted" if row["deleted"] else utc(row["gone_by"]) if row["gone_by"] else "kept" if row["records"] else ""
-        )
+        gone = utc(row["gone_by"]) if row["gone_by"] else "never" if row["records"] else ""
         table.add_row(row["topic"], f"{row['records']:,}", utc(row["newest_at"]) if row["newest_at"] else "", gone)
     return table
 
@@ -221,6 +230,6 @@ def _table(report: Mapping[str, Any]) -> Table:
 def _words(report: Mapping[str, Any]) -> str:
     done = "there are" if report["dry_run"] else "cleared"
     return (
-        f"{report['sessions']:,} sessions; {done} {report['redis_keys']:,} keys of Redis. Stages that run forget them "
-        "within the join's window and lateness. What was learned names nobody and stays."
+        f"{report['sessions']:,} sessions; {done} {report['redis_keys']:,} keys of Redis. Lists that are open now come "
+        "to Redis when they close: do it again after the join's window. What was learned names nobody and stays."
     )

@@ -1,16 +1,18 @@
 """Erasing a person: who is meant, and which records and sessions are theirs."""
 
 from collections.abc import Iterable, Mapping
+from io import StringIO
 from types import SimpleNamespace
 from typing import Any
 
 import orjson
 import pytest
+from rich.console import Console
 
 from contracts.errors import UsageError
 from contracts.events import person_id
 from contracts.topics import DEAD_LETTERS, JOINED_SEARCHES, ORPHAN_EVENTS, SEARCH_EVENTS
-from millrace.erasing import Person, Read, find_records, find_sessions, person_of
+from millrace.erasing import Person, Read, find_records, find_sessions, person_of, topics_table
 from tests.conftest import SettingsFactory
 
 T0 = 1_795_196_000_000
@@ -60,7 +62,7 @@ def test_sessions_are_found_wherever_one_of_the_names_stands() -> None:
         DEAD_LETTERS: [b"\xff{", b"[1]", {"session_id": "k3"}],
     })  # fmt: skip
     person = Person(frozenset({"c9"}))
-    assert find_sessions(person, read) == {("s1", "P-1")}
+    assert find_sessions(person, read) == {("s1", "P-1"), ("s1", "P-2")}
     assert person.sessions == {"k1", "k3"}
     held = find_records(person, read)
     counted = {topic: (one.records, one.newest_at, one.after) for topic, one in held.items() if one.records}
@@ -70,3 +72,20 @@ def test_sessions_are_found_wherever_one_of_the_names_stands() -> None:
         ORPHAN_EVENTS: (1, T0, {0: 1}),
         DEAD_LETTERS: (1, T0 + 2, {0: 3}),
     }
+
+
+def test_the_table_says_when_records_are_gone() -> None:
+    """A topic without a record is listed, too, and one that is kept for ever says never."""
+    counted = {"records": 2, "newest_at": T0, "up_to": {0: 2}}
+    rows = [
+        {"topic": SEARCH_EVENTS, **counted, "gone_by": T0 + 86_400_000},
+        {"topic": JOINED_SEARCHES, **counted, "gone_by": None},
+        {"topic": ORPHAN_EVENTS, "records": 0, "newest_at": None, "gone_by": None, "up_to": {}},
+    ]
+    console = Console(width=120, record=True, file=StringIO())
+    console.print(topics_table({"topics": rows}))
+    lines = [line.split() for line in console.export_text().splitlines()]
+    (events,) = (one for one in lines if SEARCH_EVENTS in one)
+    assert [word for word in events if word[:1] == "2" and "-" in word] == ["2026-11-20", "2026-11-21"]
+    assert any(JOINED_SEARCHES in one and "never" in one for one in lines)
+    assert any(ORPHAN_EVENTS in one and "0" in one for one in lines)
