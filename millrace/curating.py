@@ -166,8 +166,9 @@ def pairs_import(
     """Send pairs that people wrote: query, chosen, rejected, and if you like weight, author and note.
 
     `chosen_text` and `rejected_text` say a product in words instead of its id. `source` is `rule` for pairs of your
-    launches and priorities; all of these weigh a twentieth of the clicks at most, each until its `expires_at`. Exit
-    code 3 if a line is bad; then none is sent. Sending a pair again does not make it count more.
+    launches and priorities; all of these weigh a twentieth of the clicks at most, each until its `expires_at`
+    (2026-12-31, or epoch milliseconds; one that has passed ends a rule). Exit code 3 if a line is bad; then none is
+    sent, unless you skip them. Sending a pair again does not make it count more.
 
     Example: millrace pairs import pairs.csv --author "merchandising" --dry-run
     """

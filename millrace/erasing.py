@@ -76,17 +76,22 @@ class Held:
 
     records: int = 0
     newest_at: int = 0
-    after: dict[int, int] = field(default_factory=dict)
+    after: dict[str, int] = field(default_factory=dict)
 
     def add(self, record: Any) -> None:
         """Count a record."""
         self.records += 1
         self.newest_at = max(self.newest_at, record.timestamp)
-        self.after[record.partition] = record.offset + 1
+        self.after[str(record.partition)] = record.offset + 1
 
 
 def erase(
-    client_id: Annotated[str, typer.Option("--client-id", help="As the site sends it, or its stand-in.")] = "",
+    client_id: Annotated[
+        str,
+        typer.Option(
+            "--client-id", help="As your site sends it, or as it stands on the topics: 64 hexadecimal digits."
+        ),
+    ] = "",
     user_id: Annotated[str, typer.Option("--user-id", help="Likewise.")] = "",
     session_id: Annotated[str, typer.Option("--session-id", help="A session of theirs.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is.")] = False,
@@ -94,7 +99,8 @@ def erase(
 ) -> None:
     """Erase a person: clear Redis of them, find their records on Kafka, and say when the last of these is gone.
 
-    All sessions in which one of the names occurs are taken to be theirs. What was learned stays: it names nobody.
+    All sessions in which one of the names occurs are taken to be theirs. Kafka deletes no single record: theirs go with
+    the retention of their topics. What was learned stays: it names nobody.
 
     Example: millrace erase --client-id c9
     """
@@ -106,7 +112,7 @@ def erase(
         print_json(report)
         return
     out().print(topics_table(report))
-    out().print(_words(report), markup=False)
+    out().print(words_for(report), markup=False)
 
 
 def person_of(settings: Settings, *, client_id: str, user_id: str, session_id: str) -> Person:
@@ -227,7 +233,10 @@ def topics_table(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def _words(report: Mapping[str, Any]) -> str:
+def words_for(report: Mapping[str, Any]) -> str:
+    """What was done, and what remains to be done."""
+    if not report["sessions"] and not any(row["records"] for row in report["topics"]):
+        return "nobody of that name is found: is it as your site sends it, and MILLRACE_PERSON_KEY the collector's?"
     done = "there are" if report["dry_run"] else "cleared"
     return (
         f"{report['sessions']:,} sessions; {done} {report['redis_keys']:,} keys of Redis. Lists that are open now come "

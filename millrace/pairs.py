@@ -17,7 +17,7 @@ from rich.table import Table
 from contracts import wire
 from contracts.errors import ContractError, UsageError
 from contracts.pairs import PairSource, PreferencePair
-from contracts.topics import PREFERENCE_PAIRS
+from contracts.topics import CURATED_PAIRS, PREFERENCE_PAIRS
 from deploy.local.state import load_running_settings
 from millrace.asking import numbers, texts
 from millrace.exporting import write_lines
@@ -34,7 +34,11 @@ PREFERENCE_PAIR: Final = TypeAdapter(PreferencePair)
 pairs_app = typer.Typer(help="Preference pairs: what the trainer is told.", no_args_is_help=True)
 
 Depth = Annotated[int, typer.Option(min=0, help="Look through the newest N records of each partition; 0: all.")]
-OfSource = Annotated[str, typer.Option("--source", help=f"Only of this source: {', '.join(get_args(PairSource))}.")]
+_SOURCES: Final = ", ".join(get_args(PairSource))
+OfSource = Annotated[
+    str,
+    typer.Option("--source", help=f"Only of this: {_SOURCES}. What was imported, on {CURATED_PAIRS}, is not listed."),
+]
 OfQuery = Annotated[str, typer.Option("--query", help="Only of queries that hold these words, in this order.")]
 OfProduct = Annotated[str, typer.Option("--product", help="Only with this product, chosen or rejected.")]
 
@@ -88,7 +92,7 @@ def wanted_pairs(source: str, query: str, product: str) -> Wanted:
         UsageError: there is no such source.
     """
     if source and source not in get_args(PairSource):
-        raise UsageError(f"--source: {source} is none", fix=f"choose from {', '.join(get_args(PairSource))}")
+        raise UsageError(f"--source: {source} is none", fix=f"choose from {_SOURCES}")
     return Wanted(source, query, product)
 
 

@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import redis
 from kafka import KafkaProducer
 
 from contracts.topics import DAY_MS, JOINED_SEARCHES, SEARCH_EVENTS
 from millrace.erasing import erased, person_of
+from millrace.output import print_json
 from service.kafka import OutgoingRecord, ensure_topics, produce_all, producer_config
 from service.settings import Settings
 from tests.conftest import SettingsFactory
@@ -45,7 +47,9 @@ def found(settings: Settings, client_id: str, *, dry_run: bool) -> dict[str, Any
     return erased(settings, person, dry_run=dry_run, tell=silent)
 
 
-def test_what_redis_holds_of_a_person_goes_and_what_kafka_holds_is_told(worker: Worker, redis_url: str) -> None:
+def test_what_redis_holds_of_a_person_goes_and_what_kafka_holds_is_told(
+    worker: Worker, redis_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A dry run changes nothing; other shoppers keep what they have; records are said to go with their segments."""
     settings = worker.settings
     start_ms = time.time_ns() // 1_000_000 - 10_000
@@ -70,6 +74,8 @@ def test_what_redis_holds_of_a_person_goes_and_what_kafka_holds_is_told(worker: 
         assert server.exists(*clicks) == 2
         assert found(settings, "c-s1", dry_run=False)["redis_keys"] >= 1
         assert [server.exists(one) for one in clicks] == [0, 1]
+    print_json(before)
+    assert orjson.loads(capsys.readouterr().out) == before
     held = {row["topic"]: row for row in before["topics"] if row["records"]}
     assert {topic: row["records"] for topic, row in held.items()} == {SEARCH_EVENTS: 1, JOINED_SEARCHES: 1}
     assert all(row["gone_by"] - row["newest_at"] == (14 + 7) * DAY_MS for row in held.values())

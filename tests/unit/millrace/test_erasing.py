@@ -12,7 +12,7 @@ from rich.console import Console
 from contracts.errors import UsageError
 from contracts.events import person_id
 from contracts.topics import DEAD_LETTERS, JOINED_SEARCHES, ORPHAN_EVENTS, SEARCH_EVENTS
-from millrace.erasing import Person, Read, find_records, find_sessions, person_of, topics_table
+from millrace.erasing import Person, Read, find_records, find_sessions, person_of, topics_table, words_for
 from tests.conftest import SettingsFactory
 
 T0 = 1_795_196_000_000
@@ -67,16 +67,16 @@ def test_sessions_are_found_wherever_one_of_the_names_stands() -> None:
     held = find_records(person, read)
     counted = {topic: (one.records, one.newest_at, one.after) for topic, one in held.items() if one.records}
     assert counted == {
-        SEARCH_EVENTS: (2, T0 + 1, {0: 2}),
-        JOINED_SEARCHES: (1, T0, {0: 1}),
-        ORPHAN_EVENTS: (1, T0, {0: 1}),
-        DEAD_LETTERS: (1, T0 + 2, {0: 3}),
+        SEARCH_EVENTS: (2, T0 + 1, {"0": 2}),
+        JOINED_SEARCHES: (1, T0, {"0": 1}),
+        ORPHAN_EVENTS: (1, T0, {"0": 1}),
+        DEAD_LETTERS: (1, T0 + 2, {"0": 3}),
     }
 
 
 def test_the_table_says_when_records_are_gone() -> None:
     """A topic without a record is listed, too, and one that is kept for ever says never."""
-    counted = {"records": 2, "newest_at": T0, "up_to": {0: 2}}
+    counted = {"records": 2, "newest_at": T0, "up_to": {"0": 2}}
     rows = [
         {"topic": SEARCH_EVENTS, **counted, "gone_by": T0 + 86_400_000},
         {"topic": JOINED_SEARCHES, **counted, "gone_by": None},
@@ -89,3 +89,12 @@ def test_the_table_says_when_records_are_gone() -> None:
     assert [word for word in events if word[:1] == "2" and "-" in word] == ["2026-11-20", "2026-11-21"]
     assert any(JOINED_SEARCHES in one and "never" in one for one in lines)
     assert any(ORPHAN_EVENTS in one and "0" in one for one in lines)
+
+
+def test_a_name_that_nobody_has_looks_like_no_success() -> None:
+    """Who mistypes an id is not told that somebody was erased; an open list is a reason to come again."""
+    none = [{"records": 0}]
+    assert "nobody" in words_for({"sessions": 0, "topics": none, "redis_keys": 0, "dry_run": False})
+    found = words_for({"sessions": 1, "topics": none, "redis_keys": 3, "dry_run": False})
+    assert "cleared 3 keys" in found
+    assert "again" in found
