@@ -136,7 +136,7 @@ class ProductFile:
             self._failure = error
             raise InvariantError(
                 f"the base vectors cannot be kept in {self._folder}: {error}",
-                fix="let MILLRACE_DATA_DIR be writable, with room for 3 kB for each product of the catalogue",
+                fix="let MILLRACE_DATA_DIR be writable, with room for 3 kB for each product, 5 kB while bases change",
             ) from error
 
 
