@@ -95,7 +95,7 @@ class Words:
         pins = np.zeros(len(rows), dtype=np.float32)
         for place in np.argsort(-scores[rows], kind="stable")[:NAMED].tolist():
             product = self._products[rows[place]]
-            pins[place] = query.pins(product.product_id, product)
+            pins[place] = query.pins(product.product_id, product.title, product.attributes)
         return Asked(query.kind, rows, scores[rows], pins)
 
     def _scores(self, arms: Mapping[str, Sparse]) -> np.ndarray:

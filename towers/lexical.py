@@ -123,13 +123,13 @@ class LexicalQuery:
             arms["grams"] = self.grams
         return {name: arm for name, arm in arms.items() if len(arm.indices)}
 
-    def pins(self, product_id: str, product: Described) -> float:
+    def pins(self, product_id: str, title: str, attributes: Mapping[str, AttributeValue]) -> float:
         """How surely it means this very product: 0 not, `IDENTIFIER_PART`, or `IDENTIFIER`. The highest go first.
 
         A query of another kind than an identifier names a product by its id alone.
         """
         named = (
-            identifiers_of(product_id, product)
+            identifiers_of(product_id, title, attributes)
             if self.kind is QueryKind.IDENTIFIER
             else dict.fromkeys({_whole(product_id)} - {""}, IDENTIFIER)
         )
@@ -175,7 +175,7 @@ def product_words(product_id: str, product: Described) -> ProductWords:
         if weight != ATTRIBUTE
         for piece in _analyse(text, widest).pieces
     )
-    grams = _grams(identifiers_of(product_id, product), spelled)
+    grams = _grams(identifiers_of(product_id, product.title, product.attributes), spelled)
     return ProductWords(word_vector(product_id, product), _sparse(grams, MOST_GRAMS))
 
 
@@ -189,25 +189,24 @@ def word_vector(product_id: str, product: Described) -> Sparse:
         joined = dict.fromkeys(join.text for join in written.joins)  # in their order: the last may be cut off
         for term in (*written.pieces, *(term for term in joined if term not in written.pieces)):
             counts[term] = counts.get(term, 0.0) + weight
-    values = {_index(f"={name}"): weight for name, weight in identifiers_of(product_id, product).items()}
+    names = identifiers_of(product_id, product.title, product.attributes)
+    values = {_index(f"={name}"): weight for name, weight in names.items()}
     norm = K1 * (1.0 - B + B * length / AVERAGE_LENGTH)
     for term, count in counts.items():
         values.setdefault(_index(term), count * (K1 + 1.0) / (count + norm))
     return _sparse(values, MOST_TERMS)
 
 
-def identifiers_of(product_id: str, product: Described) -> dict[str, float]:
+def identifiers_of(product_id: str, title: str, attributes: Mapping[str, AttributeValue]) -> dict[str, float]:
     """What identifies a product, folded and without separators, and how surely.
 
-    >>> from contracts.catalog import Product
-    >>> fridge = Product(type="product", product_id="P-1", version=1, title="Kelto KG-36/B fridge")
-    >>> identifiers_of("P-1", fridge)
+    >>> identifiers_of("P-1", "Kelto KG-36/B fridge", {})
     {'p1': 1.0, 'kg36b': 0.5}
     """
     found = {_whole(product_id): IDENTIFIER} if _whole(product_id) else {}
-    values = [text for name, value in product.attributes.items() if _is_identifying(name) for text in _several(value)]
+    values = [text for name, value in attributes.items() if _is_identifying(name) for text in _several(value)]
     found.update(dict.fromkeys((name for name in map(_whole, values) if name), IDENTIFIER))
-    for text in values or [product.title]:
+    for text in values or [title]:
         for join in _analyse(text).identifying():
             found.setdefault(join.text, IDENTIFIER_PART)
     return found

@@ -18,8 +18,8 @@ from towers.features import keys_of, product_features
 NO_FEATURES: Final = keys_of(())
 SHORTEST_KEPT_MS: Final = 3_600_000
 """A null on `product-vectors` forgets a deletion that is older; anything else it has overtaken, to be written again."""
-MOST_OUTDATED: Final = 512
-"""Products that are written again at once."""
+MOST_AT_ONCE: Final = 512
+"""Products that are written again, or whose deletions are forgotten, at once: no reader waits for more."""
 
 
 class CatalogPlace(NamedTuple):
@@ -100,7 +100,7 @@ class BaseProduct:
         made = cls(
             state.product_id,
             state.version,
-            sys.intern(state.base_version),
+            state.base_version,
             state.text_hash,
             None if row.vector is None else np.frombuffer(row.vector, dtype="<f4"),
             None if row.payload is None else PointPayload.model_validate_json(row.payload),
@@ -253,14 +253,14 @@ class BaseVectors:
                 return
             yield from states
 
-    def deleted_before(self, time_ms: int) -> list[BaseProduct]:
-        """Return the products that are deleted for so long."""
+    def deleted_before(self, time_ms: int, most: int = MOST_AT_ONCE) -> list[BaseProduct]:
+        """Return the first products that are deleted for so long."""
         with self._lock:
-            old = [product_id for product_id, at_ms in self._deleted_at.items() if at_ms < time_ms]
-            found = [_read(self._products, product_id) for product_id in old]
+            old = (product_id for product_id, at_ms in self._deleted_at.items() if at_ms < time_ms)
+            found = [_read(self._products, product_id) for product_id in islice(old, most)]
         return [product for product in found if product is not None and product.is_deleted]
 
-    def outdated(self, most: int = MOST_OUTDATED) -> list[BaseProduct]:
+    def outdated(self, most: int = MOST_AT_ONCE) -> list[BaseProduct]:
         """Return the first products whose newest record on the topic is older than this."""
         with self._lock:
             found = [_read(self._products, product_id) for product_id in islice(self._outdated, most)]

@@ -4,6 +4,7 @@ It is a cache of `product-vectors` and gone with its process: what one has left 
 """
 
 import sqlite3
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -73,11 +74,12 @@ class ProductFile:
         folder: of the file; None keeps all in memory, for tests and small catalogues.
 
     Raises:
-        InvariantError: the file cannot be made, written or read; from then on it may be damaged.
+        InvariantError: the file cannot be made, written or read; it may be damaged then, so every later call says so.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = "memory" if folder is None else folder
+        self._failure: Exception | None = None
         with self._asking(), ExitStack() as named:
             where = ":memory:"
             if folder is not None:
@@ -127,15 +129,18 @@ class ProductFile:
     @contextmanager
     def _asking(self) -> Iterator[None]:
         try:
+            if self._failure is not None:
+                raise self._failure
             yield
         except (sqlite3.Error, OSError) as error:
+            self._failure = error
             raise InvariantError(
                 f"the base vectors cannot be kept in {self._folder}: {error}",
-                fix="let MILLRACE_DATA_DIR be writable, with room for 3 kB for each product of the catalogue",
+                fix="let MILLRACE_DATA_DIR be writable, with room for 3 kB for each product, 5 kB while bases change",
             ) from error
 
 
 def _state(*columns: Any) -> State:
     product_id, version, deleted, base_version, text_hash, content_hash, features = columns
     keys = np.frombuffer(features, dtype=np.uint64)
-    return State(product_id, version, bool(deleted), base_version, text_hash, content_hash, keys)
+    return State(product_id, version, bool(deleted), sys.intern(base_version), text_hash, content_hash, keys)

@@ -134,7 +134,7 @@ class RollOutLoop:
             metrics.INDEX_POINTS.labels(self._target.collection).set(live)
 
     def forget_deletions(self, before_ms: int) -> None:
-        """Let go of the products that were deleted before a time: points, base vectors, what is known of them."""
+        """Let go of some products that were deleted before a time; the next call takes the rest."""
         if self._target is not None and self._stored is not None:
             forget_deletions(self._target, self._store, self._log, self._stored, before_ms=before_ms)
 

@@ -116,9 +116,10 @@ class Refresh:
 def forget_deletions(
     target: Target, store: ProductStore, log: VectorLog, stored: MutableMapping[str, StoredPoint], *, before_ms: int
 ) -> None:
-    """Let go of deletions, first of their points: who ends between the two leaves what the next one finds.
+    """Let go of some old deletions, first of their points: who ends between the two leaves what the next one finds.
 
-    They are known until the nulls are read; before that they would be written again, for nobody to collect.
+    The next call takes the rest. They are known until the nulls are read; before that they would be written again, for
+    nobody to collect.
     """
     gone = log.known.deleted_before(before_ms)
     for batch in (gone[start : start + BATCH] for start in range(0, len(gone), BATCH)):

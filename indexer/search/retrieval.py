@@ -14,7 +14,7 @@ import numpy as np
 from cachetools import TTLCache
 from qdrant_client import AsyncQdrantClient, models
 
-from contracts.catalog import AttributeValue, point_id
+from contracts.catalog import point_id
 from contracts.errors import MillraceError
 from contracts.http import Filters, SearchResult, Sort
 from indexer.filters import KEYS, any_of, to_filter, to_live_filter
@@ -287,17 +287,8 @@ def mixed(question: Question, found: Mapping[str, Sequence[models.ScoredPoint]])
     return sorted(hits, key=lambda hit: (-hit.pin, -hit.score))
 
 
-class _Named(NamedTuple):
-    """What of a payload may name its product: to make a whole `PointPayload` of each takes as long as to rank them."""
-
-    title: str
-    attributes: Mapping[str, AttributeValue]
-    brand: str | None = None
-    category: tuple[str, ...] = ()
-
-
 def _pin(query: LexicalQuery, payload: dict[str, Any]) -> float:
-    return query.pins(payload["product_id"], _Named(payload.get("title", ""), payload.get("attributes", {})))
+    return query.pins(payload["product_id"], payload.get("title", ""), payload.get("attributes", {}))
 
 
 def _vector_of(point: models.ScoredPoint) -> list[float] | None:

@@ -86,14 +86,14 @@ SPELLINGS = ["KG-36/B", "kg36b", "KG 36 B", "Kg36-b", "kg_36_b", "ＫＧ－３�
 @pytest.mark.parametrize("written", SPELLINGS)
 def test_joined_and_split_identifiers_meet(query: str, written: str) -> None:
     """However query and product write a model number, the product is meant, by its title or by its attribute."""
-    by_title, by_attribute = product(f"Kelto {written} fridge"), product(attributes={"model_number": written})
+    title, attributes = f"Kelto {written} fridge", {"model_number": written}
     asked = read_query(query)
     assert asked.kind is QueryKind.IDENTIFIER
-    assert asked.pins("P-1", by_title) == IDENTIFIER_PART
-    assert asked.pins("P-1", by_attribute) == IDENTIFIER
-    for owner in (by_title, by_attribute):
+    assert asked.pins("P-1", title, {}) == IDENTIFIER_PART
+    assert asked.pins("P-1", "Fridge", attributes) == IDENTIFIER
+    for owner in (product(title), product(attributes=attributes)):
         assert shared(asked.words, product_words("P-1", owner).words) > 0
-    assert not asked.pins("P-1", product("Kelto KG-36/C fridge"))
+    assert not asked.pins("P-1", "Kelto KG-36/C fridge", {})
 
 
 def test_compounds_meet_their_parts() -> None:
@@ -106,9 +106,9 @@ def test_a_product_is_its_id_and_not_what_mentions_it() -> None:
     toner = product(
         "Toner", attributes={"model": "TN-2420", "compatible_with": "HL-L2310D", "processor_model": "E5520"}
     )
-    assert identifiers_of("SKU/9", toner) == {"sku9": IDENTIFIER, "tn2420": IDENTIFIER}
-    assert not read_query("HL-L2310D").pins("SKU/9", toner)
-    assert read_query("sku 9").pins("SKU/9", toner) == IDENTIFIER
+    assert identifiers_of("SKU/9", toner.title, toner.attributes) == {"sku9": IDENTIFIER, "tn2420": IDENTIFIER}
+    assert not read_query("HL-L2310D").pins("SKU/9", toner.title, toner.attributes)
+    assert read_query("sku 9").pins("SKU/9", toner.title, toner.attributes) == IDENTIFIER
     printer = vectors("Printer", attributes={"model": "HL-L2310D"}).words
     index = WordIndex([printer, product_words("SKU/9", toner).words])
     first, second = index.scores(read_query("hl-l2310d").words)
@@ -131,7 +131,7 @@ def test_a_product_is_its_id_and_not_what_mentions_it() -> None:
 )
 def test_which_attributes_identify(attribute: str, value: Any, names: set[str]) -> None:
     """The usual names of model and article numbers; a value without a digit is a word like any other."""
-    assert set(identifiers_of("P-1", product(attributes={attribute: value}))) - {"p1"} == names
+    assert set(identifiers_of("P-1", "Fridge", {attribute: value})) - {"p1"} == names
 
 
 @pytest.mark.parametrize(
@@ -152,9 +152,9 @@ def test_kind_of_a_query(query: str, kind: str) -> None:
 
 def test_an_id_without_digits_pins_only_if_it_is_the_query() -> None:
     """What a shop calls a product may look like a word."""
-    assert read_query("Blue_Fridge").pins("blue-fridge", product()) == IDENTIFIER
-    assert read_query("blue fridge").pins("blue-fridge", product()) == IDENTIFIER
-    assert not read_query("fridge blue").pins("blue-fridge", product())
+    assert read_query("Blue_Fridge").pins("blue-fridge", "Fridge", {}) == IDENTIFIER
+    assert read_query("blue fridge").pins("blue-fridge", "Fridge", {}) == IDENTIFIER
+    assert not read_query("fridge blue").pins("blue-fridge", "Fridge", {})
 
 
 def test_values_are_bm25_over_weighted_fields() -> None:

@@ -66,6 +66,19 @@ def test_a_null_forgets_an_old_deletion_and_whatever_else_it_has_overtaken_is_to
     assert told(*vectors.outdated()) == told(again)
 
 
+def test_deletions_are_forgotten_some_at_a_time() -> None:
+    """Those that were read first, and after their nulls the next."""
+    vectors = BaseVectors()
+    for number in range(5):
+        vectors.read(BaseProduct(f"P-{number}", 2, ENCODER.base_version), written_at_ms=1_000)
+    turns = []
+    while some := vectors.deleted_before(2_000, most=2):
+        turns.append([product.product_id for product in some])
+        for product in some:
+            vectors.read_null(product.product_id, 1_000 + SHORTEST_KEPT_MS)
+    assert turns == [["P-0", "P-1"], ["P-2", "P-3"], ["P-4"]]
+
+
 def test_a_record_that_is_older_than_what_is_known_leaves_the_topic_out_of_date() -> None:
     """Until the newest is read from it, after the older one; a repeat of what is known is no older record."""
     vectors = BaseVectors()

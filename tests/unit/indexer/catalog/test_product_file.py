@@ -113,3 +113,30 @@ def test_a_file_that_cannot_be_written_ends_the_process_with_the_reason(tmp_path
         vectors.read(large)
     assert "MILLRACE_DATA_DIR" in (caught.value.fix or "")
     assert isinstance(caught.value.__cause__, sqlite3.Error)
+
+
+def test_a_file_that_failed_answers_nothing_more(tmp_path: Path) -> None:
+    """Of a row that was half written it would know the version and not the content."""
+    vectors = BaseVectors(None, tmp_path)
+    small, large = base_product(ENCODER, "P-1"), BaseProduct("P-1", 2, "b", "h", np.ones(100_000, np.float32))
+    vectors.read(small)
+    vectors._products._rows.execute("PRAGMA max_page_count = 20")
+    for call in (
+        lambda: vectors.read(large),
+        lambda: vectors.get("P-1"),
+        lambda: "P-1" in vectors,
+        lambda: next(vectors.states()),
+        lambda: vectors.read(small),
+        vectors.topic_is_new,
+    ):
+        with pytest.raises(InvariantError, match="full"):
+            call()
+
+
+def test_states_share_the_name_of_their_base() -> None:
+    """There are few bases and many products."""
+    vectors = BaseVectors()
+    for number in range(2):
+        vectors.read(base_product(ENCODER, f"P-{number}"))
+    first, second = vectors.states()
+    assert first.base_version is second.base_version
