@@ -1,6 +1,7 @@
 """`millrace releases evaluate`: what held-out lists say of a release beside another on the same lists."""
 
 import asyncio
+import heapq
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from trainer.learner import Products, Towers
     from trainer.release.held_out import Estimate, HeldOutLists
 
+MOST_LISTS: Final = 50_000
+"""Held in memory, the newest: 6.4 kB each with 24 slots."""
 HEAD_LISTS: Final = 10
 """Held-out lists from which a query is a head query."""
 MOST_LABELS: Final = 8
@@ -108,14 +111,15 @@ def evaluate_releases(settings: "Settings", release: int | None, against: int, t
     return {"query_release": number, "against": against, **report}
 
 
-def held_out_lists(values: Iterable[bytes | None]) -> tuple[list[HeldOutList], Counter[str]]:
-    """Take each list once, with the slots that count, and count those that are left out by reason.
+def held_out_lists(values: Iterable[bytes | None], *, most: int = MOST_LISTS) -> tuple[list[HeldOutList], Counter[str]]:
+    """Take each list once, the newest ones, with the slots that count; count those that are left out by reason.
 
     Slots of the first page count that stood there by their rank, of products that stood nowhere else in the list; if
     the list has view events, those that were seen. A list counts that has two of them: fewer have no order.
     """
     lists: dict[str, HeldOutList] = {}
     left_out: Counter[str] = Counter()
+    oldest: list[tuple[int, str]] = []
     for value in values:
         try:
             search = JOINED_SEARCH.decode(value)
@@ -134,6 +138,10 @@ def held_out_lists(values: Iterable[bytes | None]) -> tuple[list[HeldOutList], C
         else:
             shopper = search.client_id or search.session_id or search.search_id
             lists[search.search_id] = HeldOutList(search, shopper, slots)
+            heapq.heappush(oldest, (search.search_time, search.search_id))
+            if len(lists) > most:
+                del lists[heapq.heappop(oldest)[1]]
+                left_out["older"] += 1
     return list(lists.values()), left_out
 
 
@@ -151,7 +159,9 @@ def _counted(search: JoinedSearch) -> list[JoinedSlot]:
 
 
 def towers_of(models: "ModelsTable", number: int, encoder: "Encoder") -> "Towers":
-    """What a query release ranks with: its own tower, and the quality of products that was solved with it.
+    """What a query release ranks with: its own tower, and the quality of products that it was published beside.
+
+    That quality may be up to an hour older than the tower: it was solved with an earlier query release.
 
     Raises:
         UsageError: it is not there, or of another base model.
@@ -216,10 +226,10 @@ def evaluation_report(
             fix="is an indexer running? `millrace doctor` says what is wrong",
         )
     list_of = np.repeat(np.arange(len(lists)), [len(one.slots) for one in lists])[known]
-    texts, text_of = np.unique([" ".join(one.search.query.split()) for one in lists], return_inverse=True)
+    texts, text_of = _numbered([" ".join(one.search.query.split()) for one in lists])
     encoded = []
     for start in range(0, len(texts), ENCODED_AT_ONCE):
-        encoded.append(encoder.encode(texts[start : start + ENCODED_AT_ONCE].tolist()))
+        encoded.append(encoder.encode(texts[start : start + ENCODED_AT_ONCE]))
         tell("encoding queries", min(start + ENCODED_AT_ONCE, len(texts)), len(texts))
     distinct, id_of = np.unique(ids[known], return_inverse=True)
     pairs, pair_of = np.unique(text_of[list_of] * len(distinct) + id_of, return_inverse=True)
@@ -227,13 +237,15 @@ def evaluation_report(
     used = np.unique(asked)
     index = products.word_index()
     found = AskedProducts.of(
-        texts[used].tolist(), np.vstack(encoded)[used], asked, distinct[named], products,
+        [texts[one] for one in used], np.vstack(encoded)[used], asked, distinct[named], products,
         WordMatches(lambda: index, index.counts),
     )  # fmt: skip
     first, second = (found.scores(one.query, found.quality(one.product))[pair_of] for one in (ours, theirs))
     estimate = evaluate(_arrays(lists, list_of, known, propensities, share), first, second)
     unestimated = sum(propensities.theta(cell_of(one.search), 1, one.search.search_time)[1] == 0 for one in lists)
-    return _report(estimate, slots=int(known.sum()), unknown=int((~known).sum()), unestimated=unestimated)
+    return _report(
+        estimate, slots=int(known.sum()), unknown=int((~known).sum()), unestimated=unestimated, share=share
+    )  # fmt: skip
 
 
 def _arrays(
@@ -241,6 +253,7 @@ def _arrays(
 ) -> "HeldOutLists":
     import numpy as np
 
+    from towers.text import normalised
     from trainer.release.held_out import HeldOutLists
 
     bands = [
@@ -249,8 +262,18 @@ def _arrays(
         for slot in one.slots
     ]
     clicked = np.array([bool(grade(slot)) and not is_bounce(slot) for one in lists for slot in one.slots], dtype=float)
-    _, persons = np.unique([one.shopper for one in lists], return_inverse=True)
-    return HeldOutLists(persons, list_of, np.array(bands)[known].T, clicked[known], _slices(lists, share))
+    _, persons = _numbered([one.shopper for one in lists])
+    _, queries = _numbered([normalised(one.search.query) for one in lists])
+    return HeldOutLists(persons, queries, list_of, np.array(bands)[known].T, clicked[known], _slices(lists, share))
+
+
+def _numbered(names: Iterable[str]) -> "tuple[list[str], np.ndarray]":
+    """The distinct names, and the number of each name among them, (L,); no array of strings, as wide as the longest."""
+    import numpy as np
+
+    number: dict[str, int] = {}
+    numbers = np.array([number.setdefault(name, len(number)) for name in names], dtype=np.int64)
+    return list(number), numbers
 
 
 def _slices(lists: Sequence[HeldOutList], share: float) -> "dict[str, np.ndarray]":
@@ -283,7 +306,7 @@ def _labels(names: Sequence[str | None]) -> "np.ndarray":
     return np.array([(name or "not said") if name in frequent else "other" for name in names])
 
 
-def _report(estimate: "Estimate", *, slots: int, unknown: int, unestimated: int) -> dict[str, Any]:
+def _report(estimate: "Estimate", *, slots: int, unknown: int, unestimated: int, share: float) -> dict[str, Any]:
     return {
         **estimate.difference._asdict(),
         "slots": slots,
@@ -292,6 +315,7 @@ def _report(estimate: "Estimate", *, slots: int, unknown: int, unestimated: int)
         "effective_lists": round(estimate.effective_lists, 1),
         "clipped_share": round(estimate.clipped_share, 4),
         "lists_by_the_prior": unestimated,
+        "holdout_share": share,
         "slices": [
             {"slice": name, "label": label, **one._asdict()}
             for name, labels in estimate.slices.items()
@@ -303,7 +327,9 @@ def _report(estimate: "Estimate", *, slots: int, unknown: int, unestimated: int)
 def evaluation_table(report: Mapping[str, Any]) -> Table:
     """The estimate as a table, a line for each part of each slice that has more than one."""
     title = f"query release {report['query_release']} against {report['against']}, on the same held-out lists"
-    table = Table("lists", *numbers("lists", "persons", "clicks", "clicks a list", "95 % interval"), "", title=title)
+    table = Table(
+        "lists", *numbers("lists", "persons", "queries", "clicks", "clicks a list", "95 % interval"), "", title=title
+    )
     table.add_row("all", *_cells(report), end_section=True)
     rows = report["slices"]
     for name in dict.fromkeys(row["slice"] for row in rows):
@@ -314,7 +340,7 @@ def evaluation_table(report: Mapping[str, Any]) -> Table:
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    figures = tuple(f"{row[name]:,}" for name in ("lists", "persons", "clicks"))
+    figures = tuple(f"{row[name]:,}" for name in ("lists", "persons", "queries", "clicks"))
     if row["value"] is None:
         return (*figures, "-", "-", "too little")
     return (*figures, f"{row['value']:+.4f}", f"{row['low']:+.4f} to {row['high']:+.4f}", row["verdict"])
@@ -322,7 +348,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def evaluation_words(report: Mapping[str, Any]) -> str:
     """What the estimate says, and what it cannot tell, in sentences."""
-    from trainer.release.held_out import LEAST_CLICKS, LEAST_LISTS, LEAST_PERSONS
+    from trainer.release.held_out import LEAST_CLICKS, LEAST_LISTS, LEAST_PERSONS, LEAST_QUERIES
 
     name, other = (f"release {report[one]}" for one in ("query_release", "against"))
     more = report["more_lists"]
@@ -331,11 +357,16 @@ def evaluation_words(report: Mapping[str, Any]) -> str:
         "worse": f"{name} is worse than {other} on these lists.",
         "equal": f"{name} and {other} rank every list alike.",
         "undecided": f"It cannot tell {name} from {other}: "
-        + ("too small a difference." if more is None else f"too few clicks: about {more:,} more lists are needed."),
+        + (
+            "too small a difference."
+            if more is None
+            else f"chance hides it; with about {more:,} more lists, of as many more persons and queries, it would not. "
+            "What is not known of propensities may still do so."
+        ),
         "propensities": f"It cannot tell {name} from {other}: that depends on how much more rarely lower positions are "
         "looked at, which is not known well enough. Exchanged neighbours tell (MILLRACE_SWAP_SHARE).",
         "too_little": f"Too little to say anything: it takes {LEAST_LISTS} lists with {LEAST_CLICKS} clicks, of "
-        f"{LEAST_PERSONS:g} persons at least.",
+        f"{LEAST_PERSONS:g} persons and {LEAST_QUERIES:g} queries at least, none of which has most of the lists.",
     }[report["verdict"]]
     lines = [
         verdict,
@@ -344,6 +375,12 @@ def evaluation_words(report: Mapping[str, Any]) -> str:
         "It re-ranks what was shown, under a position-based model: it cannot judge what no list showed.",
         "The interval is of one look; part of the lists, one of twenty is wrong by chance.",
     ]
+    if report["holdout_share"]:
+        lines.append(f"first time: queries held out by a share of {report['holdout_share']:g}, as this command is set.")
+    else:
+        lines.append(
+            "No part `first time`: MILLRACE_HOLDOUT_SHARE of this command is 0. Set it as the stream workers have it."
+        )
     if report["lists_by_the_prior"]:
         lines.append(
             f"{report['lists_by_the_prior']:,} lists are of times before propensities were estimated: 1/position, and "

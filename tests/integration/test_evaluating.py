@@ -29,7 +29,7 @@ def held_out(number: int) -> JoinedSearch:
         for place in range(6)
     )
     return JoinedSearch(
-        search_id=f"s-{number}", search_time=NOW_MS, closed_at=NOW_MS + 1, query=WORDS[number % 5], slots=slots,
+        search_id=f"s-{number}", search_time=NOW_MS, closed_at=NOW_MS + 1, query=WORDS[number % 12], slots=slots,
         client_id=f"c-{number}",
     )  # fmt: skip
 

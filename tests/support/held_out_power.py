@@ -14,10 +14,11 @@ from trainer.release.held_out import HeldOutLists, evaluate
 
 SLOTS: Final = 20
 PRODUCTS: Final = 40
-QUERIES: Final = 60
+QUERIES: Final = 300
+"""Asked by 1/rank: half of the lists are of 5 % of the queries, and 24 equally frequent ones would spread as widely."""
 ANCHOR_SHARE: Final = 0.1
 STREAMS: Final = 40
-SIZES: Final = tuple(100 * 2**power for power in range(5))
+SIZES: Final = tuple(100 * 2**power for power in range(6))
 ARMS: Final = tuple(1_000 * 2**power for power in range(9))
 BANDS: Final = {"known": 0.0, "band of 10 %": 0.1, "band of 30 %": 0.3, "prior": 0.784}
 """What is known of the power of the position: it is 1, and lies so near to it."""
@@ -32,13 +33,19 @@ class Logged(NamedTuple):
     ours: np.ndarray
     theirs: np.ndarray
     truth: float
-    """Difference in expected clicks a list."""
+    """Difference in expected clicks a list, of these queries."""
     chances: np.ndarray
     """That anything is clicked in the order of A, and of B, (2, lists)."""
 
 
 def logged(
-    rng: np.random.Generator, count: int, *, knows: float = 0.5, power: float = 1.0, band: float = 0.0
+    rng: np.random.Generator,
+    count: int,
+    *,
+    knows: float = 0.5,
+    power: float = 1.0,
+    band: float = 0.0,
+    queries: int = QUERIES,
 ) -> Logged:
     """Show lists by their release B; shoppers look by a power of 1/position and click by a product's appeal.
 
@@ -48,19 +55,50 @@ def logged(
         knows: how much more A knows of what shoppers like than B; less if negative.
         power: of 1/position, by which looks fall.
         band: by how much that power is less, and more, at the ends of its band, as a share of it.
+        queries: that are asked, by 1/rank.
     """
-    looks = np.arange(1, SLOTS + 1) ** -power
-    liked = rng.normal(-1.0, 1.2, (QUERIES, PRODUCTS))
+    liked = rng.normal(-1.0, 1.2, (queries, PRODUCTS))
     before = 0.5 * liked + rng.normal(0, 1, liked.shape)
     after = before + knows * liked + rng.normal(0, 0.6 * abs(knows), liked.shape)
-    queries, persons = rng.integers(QUERIES, size=count), rng.integers(max(2, count // 3), size=count)
+    return _shown(rng, asked_by_rank(rng, queries, count), liked, before, after, power=power, band=band)
+
+
+def blind(rng: np.random.Generator, asked: np.ndarray) -> Logged:
+    """Show lists in an order that knows nothing of what shoppers like, and compare it with another such order.
+
+    Args:
+        rng: draws them.
+        asked: query of each list, (lists,).
+    """
+    liked, before, after = rng.normal([[[-1.0]], [[0.0]], [[0.0]]], 1.2, (3, int(asked.max()) + 1, PRODUCTS))
+    return _shown(rng, asked, liked, before, after, power=1.0, band=0.0)
+
+
+def asked_by_rank(rng: np.random.Generator, queries: int, count: int) -> np.ndarray:
+    """Return the query of each of so many lists, (count,); the query of rank k is asked in proportion to 1/k."""
+    chances = 1 / np.arange(1, queries + 1)
+    return rng.choice(queries, size=count, p=chances / chances.sum())
+
+
+def _shown(
+    rng: np.random.Generator,
+    queries: np.ndarray,
+    liked: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
+    *,
+    power: float,
+    band: float,
+) -> Logged:
+    count, looks = len(queries), np.arange(1, SLOTS + 1) ** -power
+    persons = rng.integers(max(2, count // 3), size=count)
     shown = np.argsort(-before[queries], axis=1)[:, :SLOTS]
     appeal, ours, theirs = (
         np.take_along_axis(one[queries], shown, axis=1) for one in (1 / (1 + np.exp(-liked)), after, before)
     )
     clicked = (rng.random(shown.shape) < looks * appeal).astype(float)
     theta = np.array([np.tile(looks**by, count) for by in (1 + band, 1.0, 1 - band)])
-    lists = HeldOutLists(persons, np.repeat(np.arange(count), SLOTS), theta, clicked.ravel(), {})
+    lists = HeldOutLists(persons, queries, np.repeat(np.arange(count), SLOTS), theta, clicked.ravel(), {})
     looks_after, looks_before = (looks[np.argsort(np.argsort(-one, axis=1), axis=1)] for one in (ours, theirs))
     truth = float(((looks_after - looks_before) * appeal).sum(axis=1).mean())
     chances = 1 - np.prod(1 - np.array([looks_after, looks_before]) * appeal, axis=2)

@@ -22,7 +22,8 @@ from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
-from contracts.comparison import LEAST_EVENTS, LEAST_SPREAD, GroupSums, mean_of, student
+from contracts.comparison import LEAST_EVENTS, LEAST_SPREAD, student
+from contracts.propensities import NORMAL_95
 
 CLIP: Final = 0.05
 """A click counts at most as much as twenty at the top. With looks that fall as 1/position that is reached at position
@@ -31,8 +32,9 @@ FOLDS: Final = 5
 LEAST_LISTS: Final = 100
 LEAST_CLICKS: Final = LEAST_EVENTS
 LEAST_PERSONS: Final = LEAST_SPREAD
-"""Persons with equally many lists that would spread them as widely; of less than these three nothing is said."""
-NORMAL_95: Final = 1.96
+"""Persons with equally many lists that would spread them as widely."""
+LEAST_QUERIES: Final = LEAST_SPREAD
+"""Likewise of queries; of less than these four nothing is said."""
 MOST_TIMES: Final = 1_000
 """Of so many times the lists nobody need be told."""
 IN_FORCE: Final = 1
@@ -52,6 +54,7 @@ class HeldOutLists(NamedTuple):
 
     Args:
         persons: number of the person of each list, (L,).
+        queries: number of its query, (L,); all lists of one share both orders.
         list_of: of each slot, rising, (N,).
         theta: propensity of each slot's position at the low end of its band, in force, at the high end, (3, N).
         clicked: 1 of a clicked slot, else 0, (N,).
@@ -59,29 +62,33 @@ class HeldOutLists(NamedTuple):
     """
 
     persons: np.ndarray
+    queries: np.ndarray
     list_of: np.ndarray
     theta: np.ndarray
     clicked: np.ndarray
     slices: Mapping[str, np.ndarray]
 
 
-class Difference(NamedTuple):
+class ClickDifference(NamedTuple):
     """By how many clicks a list A exceeds B; value and ends are None if there is too little.
 
     Args:
         lists: that were looked at.
         persons: of whom they are.
+        queries: that they answer.
         clicks: on them.
         value: expected clicks of a list in A's order less those in B's, by the propensities in force.
         low: lower end of the interval of 95 %, by whichever end of the propensities' band reaches further.
         high: its upper end.
         verdict: what that says.
-        more_lists: until a difference of this size would be told; None if it is, if chance is not what stands in the
-            way, or if it would take more than a thousand times as many.
+        more_lists: until chance would no longer hide a difference of this size, of as many more persons and queries;
+            propensities may still leave it open. None if it is told, if chance is not what stands in the way, or if it
+            would take more than a thousand times as many.
     """
 
     lists: int
     persons: int
+    queries: int
     clicks: int
     value: float | None
     low: float | None
@@ -101,8 +108,8 @@ class Estimate(NamedTuple):
         clipped_share: of the weight of clicks, what the clip takes away.
     """
 
-    difference: Difference
-    slices: dict[str, dict[str, Difference]]
+    difference: ClickDifference
+    slices: dict[str, dict[str, ClickDifference]]
     moved: int
     effective_lists: float
     clipped_share: float
@@ -131,16 +138,17 @@ def evaluate(lists: HeldOutLists, ours: np.ndarray, theirs: np.ndarray, *, clip:
     clipped, whole = moves / np.maximum(theta, clip), moves / theta
     weights = np.bincount(lists.list_of, clipped, size)
     clicks = np.bincount(lists.list_of, lists.clicked, size)
+    moved = np.bincount(lists.list_of, first != second, size) > 0
     slices = {
         name: {
-            str(label): _difference(lists.persons, totals, clicks, labels == label) for label in np.unique(labels)
+            str(label): _difference(lists, totals, clicks, moved, labels == label) for label in np.unique(labels)
         }
         for name, labels in lists.slices.items()
     }  # fmt: skip
     return Estimate(
-        _difference(lists.persons, totals, clicks, np.ones(size, dtype=bool)),
+        _difference(lists, totals, clicks, moved, np.ones(size, dtype=bool)),
         slices,
-        moved=int(np.count_nonzero(weights)),
+        moved=int(np.count_nonzero(moved)),
         effective_lists=float(weights.sum() ** 2 / (weights @ weights)) if weights.any() else 0.0,
         clipped_share=float(1 - clipped.sum() / whole.sum()) if moves.any() else 0.0,
     )
@@ -175,39 +183,58 @@ def _appeal(lists: HeldOutLists, places: np.ndarray, theta: np.ndarray, clip: fl
     return np.asarray(expected + (lists.clicked - theta * expected) / np.maximum(theta, clip))
 
 
-def _difference(persons: np.ndarray, totals: np.ndarray, clicks: np.ndarray, chosen: np.ndarray) -> Difference:
+def _difference(
+    lists: HeldOutLists, totals: np.ndarray, clicks: np.ndarray, moved: np.ndarray, chosen: np.ndarray
+) -> ClickDifference:
     """The difference over some lists.
 
     Args:
-        persons: of all lists, (L,).
+        lists: all of them.
         totals: the difference of each list, by propensities low, in force and high, (3, L).
         clicks: on each list, (L,).
+        moved: which lists the two releases order differently, (L,) of bool.
         chosen: which lists, (L,) of bool.
     """
-    found, number = np.unique(persons[chosen], return_inverse=True)
-    counts = np.bincount(number)
-    lists, clicked = int(counts.sum()), int(clicks[chosen].sum())
-    spread = lists**2 / float(counts @ counts) if lists else 0.0
-    if lists < LEAST_LISTS or clicked < LEAST_CLICKS or spread < LEAST_PERSONS:
-        return Difference(lists, len(found), clicked, None, None, None, "too_little", None)
-    quantile = student(NORMAL_95, len(found) - 1)
-    means = []
-    for row in totals:
-        sums = np.bincount(number, row[chosen])
-        means.append(mean_of([GroupSums(*group) for group in zip(counts.tolist(), sums.tolist(), strict=True)]))
-    halves = [quantile * math.sqrt(mean.variance) for mean in means]
-    low = min(mean.value - half for mean, half in zip(means, halves, strict=True))
-    high = max(mean.value + half for mean, half in zip(means, halves, strict=True))
-    value, half = means[IN_FORCE].value, halves[IN_FORCE]
+    size, clicked = int(chosen.sum()), int(clicks[chosen].sum())
+    persons, queries = (np.unique(one[chosen], return_inverse=True)[1] for one in (lists.persons, lists.queries))
+    by_person, by_query = np.bincount(persons), np.bincount(queries)
+    told = (size, len(by_person), len(by_query), clicked)
+    spreads = [size**2 / float(counts @ counts) if size else 0.0 for counts in (by_person, by_query)]
+    if size < LEAST_LISTS or clicked < LEAST_CLICKS or spreads[0] < LEAST_PERSONS or spreads[1] < LEAST_QUERIES:
+        return ClickDifference(*told, None, None, None, "too_little", None)
+    means = totals[:, chosen].mean(axis=1)
+    left = totals[:, chosen] - means[:, None]
+    _, both = np.unique(persons * len(by_query) + queries, return_inverse=True)
+    of_person, of_query, of_both = (_variance(left, one) for one in (persons, queries, both))
+    variance = np.maximum(of_person + of_query - of_both, np.maximum(of_person, of_query))
+    halves = student(NORMAL_95, int(min(spreads)) - 1) * np.sqrt(variance)
+    low, high = float((means - halves).min()), float((means + halves).max())
+    value, half = float(means[IN_FORCE]), float(halves[IN_FORCE])
     more = None
     if low > 0 or high < 0:
         verdict: Verdict = "better" if low > 0 else "worse"
-    elif not totals[:, chosen].any():
+    elif not moved[chosen].any():
         verdict = "equal"
     elif half < abs(value):
         verdict = "propensities"
     else:
         verdict = "undecided"
         times = (half / value) ** 2 if value else math.inf
-        more = math.ceil((times - 1) * lists) if times < MOST_TIMES else None
-    return Difference(lists, len(found), clicked, value, low, high, verdict, more)
+        more = math.ceil((times - 1) * size) if times < MOST_TIMES else None
+    return ClickDifference(*told, value, low, high, verdict, more)
+
+
+def _variance(left: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """The variance of means over lists that depend on one another within clusters, (K,).
+
+    The divisor makes up for what the mean takes from large clusters: it is 1 - 1/G for G equal ones, and less where a
+    few have most of the lists.
+
+    Args:
+        left: what each list exceeds the mean by, (K, L).
+        clusters: number of each list's cluster, from 0, (L,).
+    """
+    shares = np.bincount(clusters) / len(clusters)
+    sums = np.array([np.bincount(clusters, row) for row in left]) / len(clusters)
+    squares = shares @ shares
+    return np.asarray((sums**2).sum(axis=1) / (1 - 2 * (shares**3).sum() / squares + squares))

@@ -59,13 +59,18 @@ def joined(number: int = 0, **fields: Any) -> JoinedSearch:
 
 
 def report(
-    ours: Towers, theirs: Towers = UNTRAINED, *, lists: int = 600, products: FakeProducts | None = None
+    ours: Towers,
+    theirs: Towers = UNTRAINED,
+    *,
+    lists: int = 600,
+    products: FakeProducts | None = None,
+    share: float = 0.1,
 ) -> dict[str, Any]:
     """Return the report on lists by the numbers, of half as many clients, with one that could not be read."""
     held_out, left_out = held_out_lists([*(encode(joined(number)) for number in range(lists)), b"{"])
     found = evaluation_report(
         held_out, ours, theirs, products=products or FakeProducts(ENCODER), encoder=ENCODER,
-        propensities=Propensities(), share=0.1, tell=lambda *_: None,
+        propensities=Propensities(), share=share, tell=lambda *_: None,
     )  # fmt: skip
     return {"query_release": 2, "against": 0, **found, "left_out": dict(left_out)}
 
@@ -92,6 +97,15 @@ def test_a_list_counts_once_and_what_is_left_out_is_counted_by_reason() -> None:
         "duplicate": 1, "later_page": 1, "consent": 1, "no_order": 2
     }  # fmt: skip
     assert left_out.total() == 6
+
+
+def test_the_newest_lists_are_kept_and_the_others_counted() -> None:
+    """Whatever the order in which partitions give them; a list that was given up does not come back."""
+    times = [5, 1, 4, 2, 3, 1]
+    values = [encode(joined(time, search_time=START_MS + time)) for time in times]
+    lists, left_out = held_out_lists(values, most=2)
+    assert [one.search.search_id for one in lists] == ["s-5", "s-4"]
+    assert left_out == {"older": 4}
 
 
 def test_slots_count_that_stood_by_rank_on_the_first_page() -> None:
@@ -141,6 +155,24 @@ def test_the_report_is_stable_json_with_slices_that_add_up() -> None:
     assert "device: mobile" not in shown
 
 
+def test_the_share_by_which_queries_count_as_held_out_is_said() -> None:
+    """With 0, where the command is set otherwise than the stream workers, the missing part is explained."""
+    found, without = report(pushed(LIKED), share=0.1), report(pushed(LIKED), share=0.0)
+    assert "held out by a share of 0.1" in evaluation_words(found)
+    assert not any(row["label"] == "first time" for row in without["slices"])
+    assert "MILLRACE_HOLDOUT_SHARE of this command is 0" in evaluation_words(without)
+
+
+def test_spellings_of_a_query_are_one_query() -> None:
+    """They share what is remembered of it, so both orders resemble one another: too few queries say nothing."""
+    values = [encode(joined(number, query=("Oven!", "oven", " oven ")[number % 3])) for number in range(300)]
+    found = evaluation_report(
+        held_out_lists(values)[0], pushed(LIKED), UNTRAINED, products=FakeProducts(ENCODER), encoder=ENCODER,
+        propensities=Propensities(), share=0.1, tell=lambda *_: None,
+    )  # fmt: skip
+    assert (found["queries"], found["verdict"]) == (1, "too_little")
+
+
 def test_products_that_are_gone_are_left_out_of_their_lists() -> None:
     """They are counted; if all are gone, that is said."""
     found = report(pushed(LIKED), products=FakeProducts(ENCODER, PRODUCTS[:30]))
@@ -156,10 +188,10 @@ def test_products_that_are_gone_are_left_out_of_their_lists() -> None:
     [
         ("better", None, "release 2 is better than release 0 on these lists"),
         ("worse", None, "release 2 is worse than release 0 on these lists"),
-        ("undecided", 1200, "too few clicks: about 1,200 more lists are needed"),
+        ("undecided", 1200, "with about 1,200 more lists, of as many more persons and queries"),
         ("undecided", None, "too small a difference"),
         ("propensities", None, "MILLRACE_SWAP_SHARE"),
-        ("too_little", None, "it takes 100 lists with 40 clicks, of 8 persons at least"),
+        ("too_little", None, "it takes 100 lists with 40 clicks, of 8 persons and 8 queries at least"),
     ],
 )
 def test_every_verdict_is_said_with_what_it_cannot_know(verdict: str, more: int | None, said: str) -> None:
@@ -169,7 +201,7 @@ def test_every_verdict_is_said_with_what_it_cannot_know(verdict: str, more: int 
     assert "cannot judge what no list showed" in words
 
 
-def test_a_query_release_is_judged_with_the_quality_that_was_solved_with_it() -> None:
+def test_a_query_release_is_judged_with_the_quality_that_it_was_published_beside() -> None:
     """0 is untrained; one that is not there, or of another base model, is refused."""
     table = ModelsTable()
     quality = product_release(1, ENCODER, nats=0.5)
