@@ -16,6 +16,7 @@ from contracts.pairs import CuratedPair
 from contracts.releases import Kind, ReleaseManifest, Serving, manifest_of, release_key
 from contracts.structs import PreferencePair
 from contracts.telemetry import ListOutcome, PairDropReason
+from contracts.topics import CURATED_PAIRS
 from service.logging import get_logger
 from service.machine import EpochClock
 from service.models import ModelsTable
@@ -99,6 +100,12 @@ class LoopSettings:
     checkpoint_ms: int = 15_000
     poll_s: float = 0.2
     overlap: float = LEAST_OVERLAP
+
+
+def ends_a_rule(record: LogRecord) -> bool:
+    """Whether it says of two products that nothing counts any more: that teaches nothing, so it is never left out."""
+    expires_at = record.content.expires_at if isinstance(record.content, CuratedPair) else None
+    return expires_at is not None and expires_at <= record.time_ms
 
 
 class TrainerLoop:
@@ -198,17 +205,18 @@ class TrainerLoop:
     def _take(self, record: LogRecord) -> None:
         """Count one record; the prior is learned as soon as there are lists enough, however they arrive."""
         progress, evidence = self.progress, self.learner.evidence
-        if after(record.offset, progress.left_out.get(record.place, ())) != record.offset:
+        is_left_out = after(record.offset, progress.left_out.get(record.place, ())) != record.offset
+        if is_left_out and not ends_a_rule(record):
             progress.offsets[record.place], self._unsaved = record.offset + 1, True
             return
         outcome: ListOutcome | PairDropReason | None
         if record.content is None:
             outcome = ListOutcome.MALFORMED
         elif isinstance(record.content, PreferencePair):
-            outcome = evidence.take_pair(record.content, time_ms=record.time_ms)
+            outcome = evidence.take_pair(record.content, time_ms=record.time_ms, offset=record.offset)
             progress.pairs_trained += outcome is None
         elif isinstance(record.content, CuratedPair):
-            outcome = evidence.take_curated(record.content, time_ms=record.time_ms)
+            outcome = evidence.take_curated(record.content, time_ms=record.time_ms, offset=record.offset)
             progress.pairs_trained += outcome is None
         else:
             outcome = evidence.take_list(record.content, time_ms=record.time_ms)
@@ -328,7 +336,11 @@ class TrainerLoop:
         progress.lists_trained, progress.pairs_trained = known.lists_trained, known.pairs_trained
         progress.offsets, progress.left_out = known.offsets, known.left_out
         self._leave_out(query_release, since_cut=takes_back)
-        starts = {place: after(known.offsets.get(place, 0), ranges) for place, ranges in progress.left_out.items()}
+        starts = {
+            place: after(known.offsets.get(place, 0), ranges)
+            for place, ranges in progress.left_out.items()
+            if not place.startswith(f"{CURATED_PAIRS}/")  # what ended rules is looked for
+        }
         progress.offsets = self._source.seek({**known.offsets, **starts})
         get_logger().warning(
             "rolled_back", query_release=query_release, evidence_of=known.query_parent, left_out=progress.left_out

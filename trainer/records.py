@@ -137,7 +137,7 @@ class Evidence:
         self.recent = EvidenceTable(half_life_ms=RECENT_SHARE * half_life_ms)
         """The same, of lately."""
         self.exchanges = Exchanges()
-        self.rules = RulePairs()
+        self.rules = RulePairs(half_life_ms=half_life_ms)
         self.queries, self.products = Names(), Names()
         self.typed: list[str] = []
         """By query number what shoppers typed, as search reads it: of all spellings the least, whatever came first."""
@@ -166,12 +166,13 @@ class Evidence:
         self._note_clicks(search.search_time, search.slots)
         return ListOutcome.LEARNED
 
-    def take_pair(self, pair: PreferencePair, *, time_ms: int) -> PairDropReason | None:
+    def take_pair(self, pair: PreferencePair, *, time_ms: int, offset: int = 0) -> PairDropReason | None:
         """Count a preference pair; return why it is not counted.
 
         Args:
             pair: the pair.
             time_ms: when it was written; like a list, it is never counted as younger than that.
+            offset: of its record: of two that a rule made in the same millisecond the later one stands.
         """
         time_ms = min(pair.closed_at, time_ms)
         if not self._pairs.add(pair.pair_id):
@@ -184,20 +185,28 @@ class Evidence:
             shown = [Shown(self.products.number(chosen), 0.0, value, 0.0)]
             self._count(self._number(pair.query), shown, time_ms=time_ms, is_list=False)
         elif pair.source == "rule":
-            return self._take_rule(pair.query, chosen, rejected, pair.weight, time_ms=time_ms)
+            return self._take_rule(pair.query, chosen, rejected, pair.weight, time_ms=time_ms, offset=offset)
         elif pair.source == "curated":
             return self._take_preference(pair.query, chosen, rejected, pair.weight, time_ms=time_ms)
         return None
 
-    def take_curated(self, pair: CuratedPair, *, time_ms: int) -> PairDropReason | None:
-        """Count a pair that a person wrote, or take one of a rule; return why it is not counted."""
+    def take_curated(self, pair: CuratedPair, *, time_ms: int, offset: int = 0) -> PairDropReason | None:
+        """Count a pair that a person wrote, or take one of a rule; return why it is not counted.
+
+        Args:
+            pair: the pair.
+            time_ms: when it was written.
+            offset: of its record: of two that a rule made in the same millisecond the later one stands.
+        """
         if not normalised(pair.query):
             return PairDropReason.NO_QUERY
         chosen = pair.chosen or f"{TEXT}{pair.chosen_text}"
         rejected = pair.rejected or f"{TEXT}{pair.rejected_text}"
         if pair.source == "rule":
             expires_ms = math.inf if pair.expires_at is None else pair.expires_at
-            return self._take_rule(pair.query, chosen, rejected, pair.weight, time_ms=time_ms, expires_ms=expires_ms)
+            return self._take_rule(
+                pair.query, chosen, rejected, pair.weight, time_ms=time_ms, offset=offset, expires_ms=expires_ms
+            )
         return self._take_preference(pair.query, chosen, rejected, pair.weight, time_ms=time_ms)
 
     def encode_queries(self, encode: Callable[[str], np.ndarray]) -> None:
@@ -225,14 +234,11 @@ class Evidence:
         Args:
             known_products: whether each product has one, (all products,) of bool.
         """
-        return self.rules.cells(
-            np.asarray(self.query_vectors.any(axis=1)), known_products,
-            now_ms=self.table.newest_ms, half_life_ms=self.table.half_life_ms,
-        )  # fmt: skip
+        return self.rules.cells(np.asarray(self.query_vectors.any(axis=1)), known_products, now_ms=self.table.newest_ms)
 
     def renumber(self) -> bool:
         """Give all numbers out anew if many have lost their evidence; return whether that was done."""
-        self.rules.drop_expired(self.table.newest_ms)
+        self.rules.drop_ended(self.table.newest_ms)
         queries, products = map(np.union1d, self.table.used(), self.rules.used())
         if len(self.queries) + len(self.products) < 2 * (len(queries) + len(products)) + SPARE_NUMBERS:
             return False
@@ -271,7 +277,8 @@ class Evidence:
         if recent := under(state, "recent."):  # states of former versions have none
             evidence.recent = EvidenceTable.from_state(recent, half_life_ms=RECENT_SHARE * half_life_ms)
         evidence.exchanges = Exchanges(state.get("exchanges"))  # states of former versions have none
-        evidence.rules = RulePairs(state.get("rules"))  # they had these among what shoppers said
+        # States of former versions had these among what shoppers said.
+        evidence.rules = RulePairs(state.get("rules"), half_life_ms=half_life_ms)
         # The former form has a fifth part: how far joins had come, when lists were read as the join wrote them.
         queries, evidence.typed, products, evidence.click_times, *_ = orjson.loads(state["names"].tobytes())
         evidence.queries, evidence.products = Names(queries), Names(products)
@@ -284,9 +291,17 @@ class Evidence:
             table.add(query, shown, time_ms=time_ms, is_list=is_list)
 
     def _take_rule(
-        self, query: str, chosen: str, rejected: str, weight: float, *, time_ms: int, expires_ms: float = math.inf
+        self,
+        query: str,
+        chosen: str,
+        rejected: str,
+        weight: float,
+        *,
+        time_ms: int,
+        offset: int,
+        expires_ms: float = math.inf,
     ) -> PairDropReason | None:
-        said = Said(time_ms, expires_ms, min(RULE_WEIGHT * weight, MAX_PAIR_CLICKS))
+        said = Said(time_ms, offset, expires_ms, min(RULE_WEIGHT * weight, MAX_PAIR_CLICKS))
         numbers = self.products.number(chosen), self.products.number(rejected)
         if not self.rules.put(self._number(query), *numbers, said):
             return PairDropReason.TOO_MANY_RULES

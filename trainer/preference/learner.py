@@ -158,7 +158,7 @@ class PreferenceLearner:
     ) -> Fit:
         """Solve the evidence under the prior in force, and hold back what does not predict left-out queries.
 
-        What rules say moves the weights, no prior, no share that is released and no memory.
+        What rules say moves the weights, no prior and no share that is released, and no query gains a memory by it.
 
         Args:
             cells: the evidence.

@@ -228,6 +228,19 @@ def test_a_rule_ends_when_it_says_and_when_it_is_said_to() -> None:
     assert rules_of(evidence) == {}
 
 
+def test_of_two_rules_of_a_millisecond_the_later_record_stands() -> None:
+    """Though it prefers the other product and weighs less; names of rules that have faded away are given up."""
+    evidence = new()
+    for offset, (chosen, rejected, weight) in enumerate([("P-1", "P-2", 9.0), ("P-2", "P-1", 1.0)]):
+        rule = CuratedPair(query="gift", chosen=chosen, rejected=rejected, weight=weight, source="rule")
+        assert evidence.take_curated(rule, time_ms=START_MS, offset=offset) is None
+    assert rules_of(evidence) == {("gift", "P-2", "P-1"): RULE_WEIGHT}
+    late = START_MS + 400 * DAY_MS
+    evidence.take_list(search(slot("P-3", 1, clicked=True), closed_at=late), time_ms=late)
+    evidence.renumber()
+    assert len(evidence.rules) == 0
+
+
 def test_more_rules_than_there_is_room_for_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """A new pair is refused unless another has ended; what is said anew of known products is not."""
     monkeypatch.setattr("trainer.preference.rules.MAX_RULE_PAIRS", 1)

@@ -1,9 +1,15 @@
 """A rollback takes back what was learned since, whatever is kept of that time, and never more or less."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 
+from contracts.pairs import CuratedPair
 from contracts.releases import manifest_of
-from tests.support.trainer import World, lose_disk, new_learner, offsets, records
+from contracts.topics import CURATED_PAIRS
+from tests.support.trainer import PRODUCTS, QUERIES, START_MS, World, lose_disk, new_learner, offsets, records
+from trainer.records import LogRecord
 
 
 def rolled_back(world: World) -> None:
@@ -207,3 +213,37 @@ def test_a_rollback_hides_no_record_of_a_log_that_was_made_anew() -> None:
     world.run_once(after_s=20)
     assert world.progress.offsets == offsets(400)
     assert world.progress.lists_trained == 200 + 300  # the first hundred are in that state already
+
+
+def curated_record(offset: int, query: str, **told: Any) -> LogRecord:
+    """Return the record of a pair, written one second after the one before it."""
+    pair = CuratedPair(query=query, chosen=PRODUCTS[1], rejected=PRODUCTS[0], **told)
+    return LogRecord(CURATED_PAIRS, 0, offset, START_MS + 1000 * offset, pair)
+
+
+@pytest.mark.parametrize("kept", ["state", "no state", "no disk"])
+def test_a_rule_that_was_ended_does_not_come_back_with_a_rollback(kept: str) -> None:
+    """What else came on `curated-pairs` since that cut is left out like clicks, rules as well as pairs of people."""
+    world = World()
+    world.source.begins[f"{CURATED_PAIRS}/0"] = 0
+    world.source.log += [curated_record(number, QUERIES[number], source="rule") for number in range(2)]
+    rolled_back(world)
+    world.source.log += [
+        curated_record(2, QUERIES[0], source="rule", expires_at=START_MS),
+        curated_record(3, QUERIES[2], source="rule"),
+        curated_record(4, QUERIES[3]),
+    ]
+    world.run_once()
+    if kept == "no state":
+        world.checkpoints.saved.clear()
+    world.models.serve(1, 0, withdrawn=3)
+    if kept == "no disk":
+        lose_disk(world)
+    for _ in range(3):
+        world.run_once(after_s=20)
+    learner = world.loop.learner
+    assert (learner.progress.lists_trained, world.progress.offsets[f"{CURATED_PAIRS}/0"]) == (100, 5)
+    learner.evidence.encode_queries(learner.encode)
+    counted = learner.evidence.rule_cells(np.ones(len(learner.evidence.products), dtype=bool))
+    assert [learner.evidence.queries.texts[number] for number in counted.queries.tolist()] == [QUERIES[1]]
+    assert world.progress.pairs_trained == 2
