@@ -17,7 +17,7 @@ from contracts.outcomes import cell_of, filter_reason, grade, is_bounce, stood_b
 from contracts.propensities import Propensities
 from contracts.releases import release_key
 from contracts.structs import JOINED_SEARCH, JoinedSearch, JoinedSlot
-from contracts.topics import HOLDOUT_SEARCHES, PRODUCT_VECTORS
+from contracts.topics import HOLDOUT_SEARCHES, MODELS, PRODUCT_VECTORS
 from deploy.local.state import load_running_settings
 from millrace.asking import KAFKA_WAIT_S, numbers
 from millrace.explaining import following_models, in_force, product_tower
@@ -51,7 +51,7 @@ class HeldOutList(NamedTuple):
 
 
 def releases_evaluate(
-    release: Annotated[int | None, typer.Argument(min=1, help="Query release; by default the one in force.")] = None,
+    release: Annotated[int | None, typer.Argument(min=0, help="Query release; by default the one in force.")] = None,
     against: Annotated[int, typer.Option(min=0, help="Query release that it is compared with; 0 is untrained.")] = 0,
     json: Json = False,
 ) -> None:
@@ -84,19 +84,21 @@ def evaluate_releases(settings: "Settings", release: int | None, against: int, t
     from trainer.adapters.vectors import VectorTable
 
     settings.require("kafka_bootstrap")
-    records = records_of(settings, HOLDOUT_SEARCHES, tell=lambda done, of: tell("reading held-out lists", done, of))
-    lists, left_out = held_out_lists(record.value for record in records)
-    if not lists:
-        raise UsageError(
-            f"{HOLDOUT_SEARCHES} has no list that counts ({_reasons(left_out)})",
-            fix="set MILLRACE_HOLDOUT_SHARE for the stream workers, say 0.05; it is 0 by default, and each held-out "
-            "list is one that nothing is learned from",
-        )
-    propensities = PropensityReader(settings)
-    asyncio.run(propensities.read_on())
-    encoder = load_encoder(settings.base_model)
     with following_models(settings) as models, tempfile.TemporaryDirectory() as folder:
         number = in_force(models).query_release if release is None else release
+        for one in (number, against):
+            _file_of(models, one)
+        records = records_of(settings, HOLDOUT_SEARCHES, tell=lambda done, of: tell("reading held-out lists", done, of))
+        lists, left_out = held_out_lists(record.value for record in records)
+        if not lists:
+            raise UsageError(
+                f"{HOLDOUT_SEARCHES} has no list that counts ({_reasons(left_out)})",
+                fix="set MILLRACE_HOLDOUT_SHARE for the stream workers, say 0.05; it is 0 by default, and nothing is "
+                "learned from a list that is held out",
+            )
+        propensities = PropensityReader(settings)
+        asyncio.run(propensities.read_on())
+        encoder = load_encoder(settings.base_model)
         ours, theirs = (towers_of(models, one, encoder) for one in (number, against))
         vectors = VectorTable(Path(folder), encoder.dim, base_version=encoder.base_version)
         for record in records_of(
@@ -170,13 +172,9 @@ def towers_of(models: "ModelsTable", number: int, encoder: "Encoder") -> "Towers
     from towers.release_files import unpack
     from trainer.learner import Towers
 
-    if not number:
-        return Towers.untrained(encoder.dim)
-    value = models.value(release_key("query", number).decode())
+    value = _file_of(models, number)
     if value is None:
-        raise UsageError(
-            f"query-{number} is not on the topic", fix="`millrace releases ls` lists those that are; 0 is untrained"
-        )
+        return Towers.untrained(encoder.dim)
     found = unpack(value)
     if found.manifest.base_version != encoder.base_version:
         raise UsageError(
@@ -184,6 +182,17 @@ def towers_of(models: "ModelsTable", number: int, encoder: "Encoder") -> "Towers
             fix="set MILLRACE_BASE_MODEL to the model that both releases are over",
         )
     return Towers(found.query_tower(), product_tower(models, found.manifest.product_release))
+
+
+def _file_of(models: "ModelsTable", number: int) -> bytes | None:
+    """The file of a query release; None of the untrained one, which has none."""
+    value = models.value(release_key("query", number).decode()) if number else None
+    if number and value is None:
+        raise UsageError(
+            f"query release {number} is not on `{MODELS}` (any more)",
+            fix="`millrace releases ls` lists those that are; 0 is untrained",
+        )
+    return value
 
 
 def evaluation_report(
@@ -328,7 +337,7 @@ def evaluation_table(report: Mapping[str, Any]) -> Table:
     """The estimate as a table, a line for each part of each slice that has more than one."""
     title = f"query release {report['query_release']} against {report['against']}, on the same held-out lists"
     table = Table(
-        "lists", *numbers("lists", "persons", "queries", "clicks", "clicks a list", "95 % interval"), "", title=title
+        "of", *numbers("lists", "persons", "queries", "clicks", "clicks a list", "95 % interval"), "it is", title=title
     )
     table.add_row("all", *_cells(report), end_section=True)
     rows = report["slices"]

@@ -212,7 +212,7 @@ def test_a_query_release_is_judged_with_the_quality_that_it_was_published_beside
     found = towers_of(table, 2, ENCODER)
     assert np.array_equal(found.product.words, quality.tensors["words"])
     assert np.array_equal(found.query.taste, query.tensors["taste"])
-    with pytest.raises(UsageError, match="query-3 is not on the topic"):
+    with pytest.raises(UsageError, match="query release 3 is not on"):
         towers_of(table, 3, ENCODER)
     other = replace(query, manifest=query.manifest.model_copy(update={"base_version": "other"}))
     table.apply(b"query-2", pack(other))
