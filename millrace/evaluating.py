@@ -1,26 +1,25 @@
 """`millrace releases evaluate`: what held-out lists say of a release beside another on the same lists."""
 
 import asyncio
-import heapq
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from contracts.errors import ContractError, UsageError
-from contracts.outcomes import cell_of, filter_reason, grade, is_bounce, stood_by_rank
+from contracts.errors import UsageError
+from contracts.outcomes import cell_of, grade, is_bounce
 from contracts.propensities import Propensities
 from contracts.releases import release_key
-from contracts.structs import JOINED_SEARCH, JoinedSearch, JoinedSlot
 from contracts.topics import HOLDOUT_SEARCHES, MODELS, PRODUCT_VECTORS
 from deploy.local.state import load_running_settings
 from millrace.asking import KAFKA_WAIT_S, numbers
 from millrace.explaining import following_models, in_force, product_tower
+from millrace.held_out_lists import HeldOutList, held_out_lists
 from millrace.output import Json, Tell, out, print_json, progress_bars
 from service.kafka import records_of
 
@@ -33,21 +32,11 @@ if TYPE_CHECKING:
     from trainer.learner import Products, Towers
     from trainer.release.held_out import Estimate, HeldOutLists
 
-MOST_LISTS: Final = 50_000
-"""Held in memory, the newest: 6.4 kB each with 24 slots."""
 HEAD_LISTS: Final = 10
 """Held-out lists from which a query is a head query."""
 MOST_LABELS: Final = 8
 """Of a slice: the most frequent ones; the others are told together."""
 ENCODED_AT_ONCE: Final = 64
-
-
-class HeldOutList(NamedTuple):
-    """A held-out list as far as it counts: its slots from the top, and who asked."""
-
-    search: JoinedSearch
-    shopper: str
-    slots: list[JoinedSlot]
 
 
 def releases_evaluate(
@@ -111,53 +100,6 @@ def evaluate_releases(settings: "Settings", release: int | None, against: int, t
         )  # fmt: skip
     report["left_out"] = dict(sorted(left_out.items()))
     return {"query_release": number, "against": against, **report}
-
-
-def held_out_lists(values: Iterable[bytes | None], *, most: int = MOST_LISTS) -> tuple[list[HeldOutList], Counter[str]]:
-    """Take each list once, the newest ones, with the slots that count; count those that are left out by reason.
-
-    Slots of the first page count that stood there by their rank, of products that stood nowhere else in the list; if
-    the list has view events, those that were seen. A list counts that has two of them: fewer have no order.
-    """
-    lists: dict[str, HeldOutList] = {}
-    left_out: Counter[str] = Counter()
-    oldest: list[tuple[int, str]] = []
-    for value in values:
-        try:
-            search = JOINED_SEARCH.decode(value)
-        except ContractError as error:
-            left_out[error.reason] += 1
-            continue
-        slots = _counted(search)
-        if search.search_id in lists:
-            left_out["duplicate"] += 1
-        elif (reason := filter_reason(search)) is not None:
-            left_out[reason.value] += 1
-        elif search.page > 1:
-            left_out["later_page"] += 1
-        elif len(slots) < 2 or not search.query.strip():
-            left_out["no_order"] += 1
-        else:
-            shopper = search.client_id or search.session_id or search.search_id
-            lists[search.search_id] = HeldOutList(search, shopper, slots)
-            heapq.heappush(oldest, (search.search_time, search.search_id))
-            if len(lists) > most:
-                del lists[heapq.heappop(oldest)[1]]
-                left_out["older"] += 1
-    return list(lists.values()), left_out
-
-
-def _counted(search: JoinedSearch) -> list[JoinedSlot]:
-    times = Counter(slot.product_id for slot in search.slots)
-    reported = any(slot.visible_ms is not None for slot in search.slots)
-    return [
-        slot
-        for slot in search.slots
-        if stood_by_rank(slot)
-        and times[slot.product_id] == 1
-        and slot.position <= (search.first_page_ends or slot.position)
-        and (not reported or slot.visible_ms or grade(slot))
-    ]
 
 
 def towers_of(models: "ModelsTable", number: int, encoder: "Encoder") -> "Towers":

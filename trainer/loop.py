@@ -102,12 +102,6 @@ class LoopSettings:
     overlap: float = LEAST_OVERLAP
 
 
-def ends_a_rule(record: LogRecord) -> bool:
-    """Whether it says of two products that nothing counts any more: that teaches nothing, so it is never left out."""
-    expires_at = record.content.expires_at if isinstance(record.content, CuratedPair) else None
-    return expires_at is not None and expires_at <= record.time_ms
-
-
 class TrainerLoop:
     """One trainer at work.
 
@@ -206,7 +200,7 @@ class TrainerLoop:
         """Count one record; the prior is learned as soon as there are lists enough, however they arrive."""
         progress, evidence = self.progress, self.learner.evidence
         is_left_out = after(record.offset, progress.left_out.get(record.place, ())) != record.offset
-        if is_left_out and not ends_a_rule(record):
+        if is_left_out and not record.ends_a_rule:
             progress.offsets[record.place], self._unsaved = record.offset + 1, True
             return
         outcome: ListOutcome | PairDropReason | None
@@ -336,11 +330,8 @@ class TrainerLoop:
         progress.lists_trained, progress.pairs_trained = known.lists_trained, known.pairs_trained
         progress.offsets, progress.left_out = known.offsets, known.left_out
         self._leave_out(query_release, since_cut=takes_back)
-        starts = {
-            place: after(known.offsets.get(place, 0), ranges)
-            for place, ranges in progress.left_out.items()
-            if not place.startswith(f"{CURATED_PAIRS}/")  # what ended rules is looked for
-        }
+        starts = {place: after(known.offsets.get(place, 0), ranges) for place, ranges in progress.left_out.items()}
+        starts = {place: start for place, start in starts.items() if not place.startswith(f"{CURATED_PAIRS}/")}
         progress.offsets = self._source.seek({**known.offsets, **starts})
         get_logger().warning(
             "rolled_back", query_release=query_release, evidence_of=known.query_parent, left_out=progress.left_out
@@ -369,8 +360,7 @@ class TrainerLoop:
             self.progress.catch_up = {}
 
     def _is_behind(self) -> bool:
-        progress = self.progress
-        return any(progress.offsets.get(place, 0) < offset for place, offset in progress.catch_up.items())
+        return any(self.progress.offsets.get(place, 0) < offset for place, offset in self.progress.catch_up.items())
 
     def _end_catch_up(self) -> None:
         """Go on as ever once the cut is reached."""

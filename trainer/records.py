@@ -65,6 +65,12 @@ class LogRecord(NamedTuple):
         """The partition, as offsets name it."""
         return f"{self.topic}/{self.partition}"
 
+    @property
+    def ends_a_rule(self) -> bool:
+        """Whether it says of two products that nothing counts any more: that teaches nothing, so is never left out."""
+        expires_at = self.content.expires_at if isinstance(self.content, CuratedPair) else None
+        return expires_at is not None and expires_at <= self.time_ms
+
 
 def shown_in(search: TrainingSearch, number: Callable[[str], int]) -> tuple[list[Shown], list[tuple[Shown, Shown]]]:
     """What a list says of each of its products, by their numbers, and its neighbours that chance put in their order."""

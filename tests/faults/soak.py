@@ -100,6 +100,7 @@ class Shoppers(threading.Thread):
             self.seen.failures.append("the shoppers did not come to an end")
 
     def _shop(self, session: str) -> None:
+        """Search once, and click on every other list."""
         body = {"query": self._random.choice(WORDS), "session_id": session}
         try:
             answer = self._search.post("/v1/search", json=body)
@@ -118,6 +119,7 @@ class Shoppers(threading.Thread):
             self._send("/v1/events", {"events": [click]}, self._write, 1)
 
     def _send(self, path: str, body: dict[str, Any], headers: dict[str, str], count: int) -> None:
+        """Send events until the collector answers."""
         while True:
             try:
                 answer = self._collector.post(path, json=body, headers=headers)

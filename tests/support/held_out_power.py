@@ -90,6 +90,7 @@ def _shown(
     power: float,
     band: float,
 ) -> Logged:
+    """Show the lists and let shoppers click."""
     count, looks = len(queries), np.arange(1, SLOTS + 1) ** -power
     persons = rng.integers(max(2, count // 3), size=count)
     shown = np.argsort(-before[queries], axis=1)[:, :SLOTS]

@@ -18,7 +18,7 @@ from towers.features import FeatureSpace, key_of, keys_of, words
 from towers.lexical import NO_WORDS, word_vector
 from towers.word_index import WordIndex
 from trainer.adapters.vectors import TextVectors
-from trainer.learner import Learner, Looked
+from trainer.learner import Learner, Looked, Towers
 from trainer.loop import LoopSettings, TrainerLoop
 from trainer.preference.debiasing import Debias
 from trainer.preference.model import Prior
@@ -29,6 +29,7 @@ from trainer.release.planning import Cadence
 from trainer.state import Progress, Snapshot
 
 DIM = 16
+UNTRAINED = Towers.untrained(DIM)
 PRODUCTS = tuple(f"{first} {second}" for first in WORDS[:10] for second in WORDS[10:14])
 QUERIES = tuple(f"{first} {second}" for first in WORDS[:12] for second in WORDS[12:20])
 SHOWN = 6
@@ -311,3 +312,22 @@ def lose_disk(world: World) -> Progress:
     """Start a trainer whose checkpoints are gone and return what it knows."""
     world.checkpoints.saved.clear()
     return world.start().learner.progress
+
+
+def taught(lists: int = 400, learner: Learner | None = None) -> Learner:
+    """Return a learner that has counted so many lists."""
+    learner = learner or new_learner()
+    for record in records(0, lists):
+        assert isinstance(record.content, TrainingSearch)
+        learner.evidence.take_list(record.content, time_ms=record.time_ms)
+    return learner
+
+
+def same(one: Towers, two: Towers, *, nats: float = 0.0) -> bool:
+    """Whether towers are equal, up to some nats."""
+    ours, theirs = ({**towers.query.tensors(), **towers.product.tensors()} for towers in (one, two))
+    return all(
+        ours[name].shape == theirs[name].shape
+        and np.allclose(ours[name].astype(float), theirs[name].astype(float), rtol=0, atol=nats)
+        for name in ours
+    )

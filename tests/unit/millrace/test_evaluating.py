@@ -11,14 +11,8 @@ from rich.console import Console
 from contracts.errors import UsageError
 from contracts.propensities import Propensities
 from contracts.structs import JoinedSearch, JoinedSlot, encode
-from millrace.evaluating import (
-    HeldOutList,
-    evaluation_report,
-    evaluation_table,
-    evaluation_words,
-    held_out_lists,
-    towers_of,
-)
+from millrace.evaluating import evaluation_report, evaluation_table, evaluation_words, towers_of
+from millrace.held_out_lists import HeldOutList, held_out_lists
 from service.models import ModelsTable
 from tests.support.indexing import product_release, query_release
 from tests.support.tiny_encoder import TinyEncoder

@@ -2,8 +2,7 @@
 
 from contracts.catalog import point_id
 from contracts.structs import TrainingSearch, TrainingSlot
-from tests.support.trainer import PRODUCTS, QUERIES, START_MS, new_learner
-from tests.unit.trainer.test_learner import UNTRAINED, same
+from tests.support.trainer import PRODUCTS, QUERIES, START_MS, UNTRAINED, new_learner, same
 
 
 def test_what_is_chosen_lately_outweighs_what_was_chosen_before() -> None:
