@@ -13,7 +13,7 @@ import httpx
 from tests.support.poll import eventually
 from tests.support.ports import free_port
 
-_START_TIMEOUT_S = 30.0
+_START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 20.0
 
 
