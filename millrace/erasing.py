@@ -72,11 +72,13 @@ class Held:
         records: how many.
         newest_at: when Kafka got the newest, epoch milliseconds.
         after: partition -> the offset after their last record.
+        shown: search and product of what was shown to them, of lists alone.
     """
 
     records: int = 0
     newest_at: int = 0
     after: dict[str, int] = field(default_factory=dict)
+    shown: set[tuple[str, str]] = field(default_factory=set)
 
     def add(self, record: Any) -> None:
         """Count a record."""
@@ -144,11 +146,11 @@ def erased(settings: Settings, person: Person, *, dry_run: bool, tell: Tell) -> 
     def read(topic: str) -> Iterable[Any]:
         return records_of(settings, topic, tell=lambda done, of: tell(f"reading {topic}", done, of))
 
-    shown = find_sessions(person, read)
+    find_sessions(person, read)
     held = find_records(person, read)
     with translate_kafka_errors(settings), admin(settings) as client:
         kept_ms = _kept_ms(client, settings)
-    keys = keys_of(settings.topic_prefix, person.sessions, shown)
+    keys = keys_of(settings.topic_prefix, person.sessions, held[JOINED_SEARCHES].shown)
     return {
         "sessions": len(person.sessions),
         "topics": [_told(topic, one, kept_ms.get(topic)) for topic, one in held.items()],
@@ -157,18 +159,12 @@ def erased(settings: Settings, person: Person, *, dry_run: bool, tell: Tell) -> 
     }
 
 
-def find_sessions(person: Person, read: Read) -> set[tuple[str, str]]:
-    """Find all sessions in which a person is named; return what their lists showed: search and product."""
+def find_sessions(person: Person, read: Read) -> None:
+    """Find all sessions in which a person is named."""
     for topic in NAMING:
         for _, fields in _messages(read(topic)):
             if person.is_named_by(fields) and _is_text(session := fields.get("session_id")):
                 person.sessions.add(session)
-    return {
-        (str(fields.get("search_id")), str(slot.get("product_id")))
-        for _, fields in _messages(read(JOINED_SEARCHES))
-        if person.is_named_by(fields)
-        for slot in fields.get("slots") or ()
-    }
 
 
 def find_records(person: Person, read: Read) -> dict[str, Held]:
@@ -178,6 +174,9 @@ def find_records(person: Person, read: Read) -> dict[str, Held]:
         for record, fields in _messages(read(topic)):
             if person.is_named_by(fields):
                 held.add(record)
+                if topic == JOINED_SEARCHES:
+                    slots = fields.get("slots") or ()
+                    held.shown.update((str(fields.get("search_id")), str(slot.get("product_id"))) for slot in slots)
     return found
 
 

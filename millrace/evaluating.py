@@ -214,8 +214,10 @@ def _arrays(
     ]
     clicked = np.array([bool(grade(slot)) and not is_bounce(slot) for one in lists for slot in one.slots], dtype=float)
     _, persons = _numbered([one.shopper for one in lists])
-    _, queries = _numbered([normalised(one.search.query) for one in lists])
-    return HeldOutLists(persons, queries, list_of, np.array(bands)[known].T, clicked[known], _slices(lists, share))
+    texts = [normalised(one.search.query) for one in lists]
+    _, queries = _numbered(texts)
+    slices = _slices(lists, texts, share)
+    return HeldOutLists(persons, queries, list_of, np.array(bands)[known].T, clicked[known], slices)
 
 
 def _numbered(names: Iterable[str]) -> "tuple[list[str], np.ndarray]":
@@ -227,14 +229,12 @@ def _numbered(names: Iterable[str]) -> "tuple[list[str], np.ndarray]":
     return list(number), numbers
 
 
-def _slices(lists: Sequence[HeldOutList], share: float) -> "dict[str, np.ndarray]":
-    """The label of each list, (L,), by slice."""
+def _slices(lists: Sequence[HeldOutList], queries: Sequence[str], share: float) -> "dict[str, np.ndarray]":
+    """The label of each list, (L,), by slice; queries are their normalised ones."""
     import numpy as np
 
     from streams.pairs.filters import is_held_out_query
-    from towers.text import normalised
 
-    queries = [normalised(one.search.query) for one in lists]
     times = Counter(queries)
 
     def kind(query: str) -> str:

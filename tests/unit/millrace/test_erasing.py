@@ -62,9 +62,10 @@ def test_sessions_are_found_wherever_one_of_the_names_stands() -> None:
         DEAD_LETTERS: [b"\xff{", b"[1]", {"session_id": "k3"}],
     })  # fmt: skip
     person = Person(frozenset({"c9"}))
-    assert find_sessions(person, read) == {("s1", "P-1"), ("s1", "P-2")}
+    find_sessions(person, read)
     assert person.sessions == {"k1", "k3"}
     held = find_records(person, read)
+    assert held[JOINED_SEARCHES].shown == {("s1", "P-1"), ("s1", "P-2")}
     counted = {topic: (one.records, one.newest_at, one.after) for topic, one in held.items() if one.records}
     assert counted == {
         SEARCH_EVENTS: (2, T0 + 1, {"0": 2}),
