@@ -221,11 +221,13 @@ def test_a_new_product_is_found_ahead_of_a_bulk_load_and_a_kill_right_then_loses
     count, collection = 3_000, own.collection(0)
     shop.send(*(product(f"P-{number}", title=in_words(number)) for number in range(count)))
     shop.send(product("N-1", title="small oven"), deleted("P-7", 2))
-    eventually(
-        lambda: store.retrieve(collection, ["N-1"]).keys() and store.retrieve(collection, ["P-7"])["P-7"].is_tombstone,
-        timeout_s=60,
-        interval_s=0.01,
-    )
+
+    def both_applied() -> bool:
+        """Tell whether the new product and the deletion, last in their topic, have come into the index."""
+        stored = store.retrieve(collection, ["N-1", "P-7"])
+        return len(stored) == 2 and stored["P-7"].is_tombstone
+
+    eventually(both_applied, timeout_s=60, interval_s=0.01)
     process.kill()
     assert store.counts(collection).live < count / 2
     process.start()

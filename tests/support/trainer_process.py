@@ -56,10 +56,6 @@ class RunningTrainer:
         """Return the lines of its log about one event."""
         return [line for line in self.lines() if line["event"] == event]
 
-    def published(self) -> int:
-        """Return how often it wrote to `models`."""
-        return sum(line["event"] == "releases_published" for line in self.lines())
-
 
 @contextmanager
 def running(settings: Settings, log: Path) -> Iterator[RunningTrainer]:
