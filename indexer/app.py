@@ -102,7 +102,7 @@ class Indexer:
         ensure_topics(settings, wait=self._shutdown.wait)
         owner = Owner(cluster_id(settings, wait=self._shutdown.wait), settings.topic_prefix)
         self._starting = "loading the base encoder"
-        encoder = load_encoder(settings.base_model, torch_threads=min(BULK_THREADS, os.cpu_count() or 1))
+        encoder = load_encoder(settings.base_model, threads=min(BULK_THREADS, os.cpu_count() or 1))
         self._starting = "waiting for the vector store"
         store = self._open_store(owner)
         store.wait_until_answering(settings.dependency_wait_s, where=settings.qdrant_url or "")
@@ -306,7 +306,7 @@ def prepare_base(settings: Settings, base_model: str, *, pause: Pause) -> str:
     Raises:
         Stopped: asked to stop in the middle; what was encoded is kept.
     """
-    encoder = load_encoder(base_model, torch_threads=min(BULK_THREADS, os.cpu_count() or 1))
+    encoder = load_encoder(base_model, threads=min(BULK_THREADS, os.cpu_count() or 1))
     kafka = Dependency(Process.KAFKA, patience_s=PATIENCE_S)
     with translate_kafka_errors(settings), KafkaProducer(**producer_config(settings)) as producer:
         log = VectorsTopic(settings, producer, kafka, encoder=encoder, pause=pause)

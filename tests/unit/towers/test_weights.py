@@ -1,15 +1,12 @@
-"""Where weights are found, in which order, what is said where they are not, and what they compute once loaded."""
+"""Where weights are found, in which order, and what is said where they are not."""
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from sentence_transformers import SentenceTransformer
 
 from contracts.errors import DependencyDown
-from tests.support.tiny_encoder import write_tiny_model
-from towers import encoder
-from towers.encoder import BaseEncoder, find_weights, load_encoder
+from towers import weights
+from towers.weights import find_weights
 
 
 def model_folder(folder: Path) -> Path:
@@ -24,7 +21,7 @@ def model_folder(folder: Path) -> Path:
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep the hub and this machine's cache out of the tests."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(encoder, "_cached", lambda _name: "not there")
+    monkeypatch.setattr(weights, "_cached", lambda _name: "not there")
 
 
 def test_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:
@@ -33,27 +30,17 @@ def test_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:
     assert find_weights(str(folder)) == (folder, "folder")
 
 
-def test_a_loaded_model_gives_its_own_vectors(tmp_path: Path) -> None:
-    """How weights lie in memory is ours to choose, what they compute is not: vectors and their version stay."""
-    folder = write_tiny_model(tmp_path)
-    texts = ["quiet fridge", "", "double door fridge with a large freezer, small and cheap"]
-    bare = SentenceTransformer(str(folder), device="cpu")
-    loaded = load_encoder(str(folder))
-    assert loaded.base_version == BaseEncoder(bare, name=folder.name).base_version
-    np.testing.assert_allclose(loaded.encode(texts), bare.encode(texts, normalize_embeddings=True), atol=1e-6)
-
-
 def test_the_cache_comes_before_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What the hub gave once is used again, also where the package is installed."""
     cached = model_folder(tmp_path / "cached")
-    monkeypatch.setattr(encoder, "_cached", lambda _name: cached)
+    monkeypatch.setattr(weights, "_cached", lambda _name: cached)
     assert find_weights("sentence-transformers/all-MiniLM-L6-v2").source == "hub cache"
 
 
 def test_the_package_stands_in_for_an_unreachable_hub() -> None:
     """The default model's weights come from the offline package, and that is said."""
     found = find_weights("sentence-transformers/all-MiniLM-L6-v2")
-    assert found.source == f"package {encoder.OFFLINE_PACKAGE}"
+    assert found.source == f"package {weights.OFFLINE_PACKAGE}"
     assert (found.path / "model.safetensors").is_file()
 
 
