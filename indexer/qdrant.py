@@ -10,6 +10,7 @@ import orjson
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+from typing_extensions import override
 
 from contracts.catalog import newer_only_filter, point_id
 from contracts.errors import InvariantError, MillraceError, Overloaded, TransientError, UsageError
@@ -69,10 +70,23 @@ def connect(settings: Settings, *, timeout_s: int = _TIMEOUT_S) -> QdrantClient:
     return QdrantClient(**_options(settings, timeout_s))
 
 
+class _PlainQueries(AsyncQdrantClient):
+    """Sends queries as they are: the original copies each one deeply, to look for texts that it is to embed."""
+
+    @override
+    async def query_batch_points(
+        self, collection_name: str, requests: Sequence[models.QueryRequest], *_more: Any, **_others: Any
+    ) -> list[models.QueryResponse]:
+        """Ask several queries at once."""
+        batch = models.QueryRequestBatch(searches=list(requests))
+        answer = await self.http.search_api.query_batch_points(collection_name, query_request_batch=batch)
+        return answer.result or []
+
+
 def connect_async(settings: Settings, *, timeout_s: int, connections: int) -> AsyncQdrantClient:
     """Return an asyncio client that keeps its connections, as `connect` does not for a store on the same machine."""
     limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-    return AsyncQdrantClient(**_options(settings, timeout_s), limits=limits)
+    return _PlainQueries(**_options(settings, timeout_s), limits=limits)
 
 
 def _options(settings: Settings, timeout_s: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from prometheus_client import REGISTRY
@@ -205,6 +205,10 @@ class GatedEncoder(TinyEncoder):
         if self.fails:
             raise RuntimeError("out of memory")
         return super().encode(texts, batch_size=batch_size)
+
+
+UNHURRIED_S: Final = 60.0
+"""Deadline where none is meant to pass, however slow the machine."""
 
 
 class Search:

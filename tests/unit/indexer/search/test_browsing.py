@@ -8,14 +8,14 @@ from contracts.http import Filters
 from indexer.search.facets import MATCHING
 from indexer.search.finding import SAID_EVERY_S
 from service.health import Health
-from tests.support.search_fakes import NOW_MS, Search, request
+from tests.support.search_fakes import NOW_MS, UNHURRIED_S, Search, request
 
 
 @pytest.fixture
 def search() -> Search:
     """A search service with release 0 in force."""
     Health("search")
-    return Search()
+    return Search(deadline_s=UNHURRIED_S)
 
 
 async def test_a_sorted_list_is_of_what_matches_and_says_so() -> None:

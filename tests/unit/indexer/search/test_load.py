@@ -10,14 +10,14 @@ from contracts.errors import DependencyDown
 from indexer.search import finding
 from indexer.search.good_match import FOLLOWS_S, RETRY_S, TEXTS
 from service.health import Health
-from tests.support.search_fakes import Search, request, served
+from tests.support.search_fakes import UNHURRIED_S, Search, request, served
 
 
 @pytest.fixture
 def search() -> Search:
     """A search service that keeps what it found for two seconds."""
     Health("search")
-    return Search(hot_for_s=2)
+    return Search(hot_for_s=2, deadline_s=UNHURRIED_S)
 
 
 async def test_equal_searches_at_one_time_ask_once(search: Search) -> None:

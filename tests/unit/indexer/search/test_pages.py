@@ -22,14 +22,14 @@ from tests.conftest import SettingsFactory
 from tests.support.hand_clock import HandClock
 from tests.support.ports import free_port
 from tests.support.search_events import Record
-from tests.support.search_fakes import DEPTH, LISTS_KEPT_S, NOW_MS, Search, request, served
+from tests.support.search_fakes import DEPTH, LISTS_KEPT_S, NOW_MS, UNHURRIED_S, Search, request, served
 
 
 @pytest.fixture
 def search() -> Search:
     """A search service with release 0 in force."""
     Health("search")
-    return Search()
+    return Search(deadline_s=UNHURRIED_S)
 
 
 async def test_pages_go_on_where_the_one_before_ends(search: Search) -> None:

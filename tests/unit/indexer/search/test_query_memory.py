@@ -6,7 +6,7 @@ import pytest
 
 from contracts.catalog import point_id
 from service.health import Health
-from tests.support.search_fakes import Search, request, served
+from tests.support.search_fakes import UNHURRIED_S, Search, request, served
 from towers.features import key_of
 from towers.memory import QueryMemory
 
@@ -15,7 +15,7 @@ from towers.memory import QueryMemory
 def search() -> Search:
     """A search service with release 0 in force."""
     Health("search")
-    return Search()
+    return Search(deadline_s=UNHURRIED_S)
 
 
 async def test_who_asks_the_store_themselves_is_told_what_shoppers_of_the_query_chose(search: Search) -> None:

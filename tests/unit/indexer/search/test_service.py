@@ -19,6 +19,7 @@ from tests.support.search_fakes import (
     DEPTH,
     DIM,
     NOW_MS,
+    UNHURRIED_S,
     Search,
     observed_clicks,
     product_of,
@@ -32,7 +33,7 @@ from tests.support.search_fakes import (
 def search() -> Search:
     """A search service with release 0 in force."""
     Health("search")
-    return Search()
+    return Search(deadline_s=UNHURRIED_S)
 
 
 async def test_an_answer_names_its_search_its_release_and_its_products(search: Search) -> None:

@@ -11,7 +11,7 @@ from contracts.errors import DependencyDown
 from indexer.search.service import SearchService
 from indexer.search.web import BODY_LIMIT_BYTES, build
 from service.health import Health
-from tests.support.search_fakes import Search
+from tests.support.search_fakes import UNHURRIED_S, Search
 
 Client = TestClient[Any, Any]
 
@@ -19,7 +19,7 @@ Client = TestClient[Any, Any]
 @pytest.fixture
 def search() -> Search:
     """A search service over stand-ins."""
-    return Search()
+    return Search(deadline_s=UNHURRIED_S)
 
 
 @pytest.fixture
