@@ -37,7 +37,7 @@ from towers.encoder import load_encoder
 from towers.release_files import Encoder
 
 BULK_THREADS: Final = 2
-"""Torch threads for whole catalogues; more gain little on texts this short."""
+"""Threads for whole catalogues; more gain little on texts this short."""
 IDLE_S: Final = 1.0
 RETRY_S: Final = 1.0
 COUNT_EVERY_S: Final = 10.0

@@ -1,11 +1,14 @@
 """A base model as ONNX Runtime runs it: graph, tokenizer and a description in one folder."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import orjson
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
 
 GRAPH: Final = "model.onnx"
 TOKENIZER: Final = "tokenizer.json"
@@ -14,6 +17,11 @@ VECTORS: Final = "vectors"
 """The graph's output."""
 CANNOT_BE_READ: Final = 3
 """Exit status of a translation if the model's folder is at fault."""
+TOKENS: Final = 512
+"""Of a batch, padding included. More of them at once take longer each, for they outgrow the processor's cache, and the
+memory of the largest batch is kept."""
+SORTED: Final = 4_096
+"""Texts that are sorted by length at once."""
 PROBE: Final = "red small oven 60 l"
 """Text by whose vector a damaged folder is told."""
 TOLERANCE: Final = 1e-5
@@ -42,6 +50,8 @@ class TranslatedModel:
         self.dim: int = described["dim"]
         self._prompt: str = described["prompt"]
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+        self._padding = self._tokenizer.padding or {"pad_id": 0, "pad_type_id": 0, "direction": "right"}
+        self._tokenizer.no_padding()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -52,21 +62,41 @@ class TranslatedModel:
             raise ValueError(f"{folder} is damaged: remove it, and it is made again")
 
     def encode(self, texts: Sequence[str], *, batch_size: int) -> np.ndarray:
-        """Encode at least one text to unit float32 rows (N, D), in their order."""
+        """Encode at least one text to unit float32 rows (N, D), in their order; a batch may have fewer than asked."""
         rows = np.empty((len(texts), self.dim), dtype=np.float32)
-        # Texts of like length together: a batch is as wide as its longest.
-        order = sorted(range(len(texts)), key=lambda place: -len(texts[place]))
-        for start in range(0, len(order), batch_size):
-            places = order[start : start + batch_size]
-            rows[places] = self._vectors([self._prompt + texts[place] for place in places])
+        for start in range(0, len(texts), SORTED):
+            some = [self._prompt + text for text in texts[start : start + SORTED]]
+            tokens = self._tokenizer.encode_batch_fast(some)
+            for places in batches([len(one) for one in tokens], batch_size):
+                rows[[start + place for place in places]] = self._vectors([tokens[place] for place in places])
         return rows
 
-    def _vectors(self, texts: list[str]) -> np.ndarray:
-        tokens = self._tokenizer.encode_batch(texts)
-        values = {
-            "input_ids": [one.ids for one in tokens],
-            "attention_mask": [one.attention_mask for one in tokens],
-            "token_type_ids": [one.type_ids for one in tokens],
+    def _vectors(self, tokens: list["Encoding"]) -> np.ndarray:
+        width = max(len(one) for one in tokens)
+        rows = {
+            "input_ids": [(one.ids, self._padding["pad_id"]) for one in tokens],
+            "attention_mask": [(one.attention_mask, 0) for one in tokens],
+            "token_type_ids": [(one.type_ids, self._padding["pad_type_id"]) for one in tokens],
         }
-        given = {name: np.array(values[name], dtype=np.int64) for name in self._inputs}
+        given = {name: np.array([self._padded(*row, width) for row in rows[name]], np.int64) for name in self._inputs}
         return np.asarray(self._session.run([VECTORS], given)[0], dtype=np.float32)
+
+    def _padded(self, row: list[int], filler: int, width: int) -> list[int]:
+        filling = [filler] * (width - len(row))
+        return filling + row if self._padding["direction"] == "left" else row + filling
+
+
+def batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Give the places of texts of like length together, each batch as wide as its longest text.
+
+    >>> list(batches([2, 900, 3, 1200], 64)), list(batches([1, 1, 1], 2))
+    ([[3], [1], [2, 0]], [[0, 1], [2]])
+    """
+    batch: list[int] = []
+    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+        if batch and (len(batch) == most or (len(batch) + 1) * lengths[batch[0]] > TOKENS):
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch
