@@ -65,7 +65,7 @@ class LineForm(NamedTuple, Generic[M]):
             return BadLine(row.line, row.error.reason, row.error.field, str(row.error))
         fields = {name: value for name, value in row.fields.items() if value is not None}
         if all(isinstance(value, str) for value in fields.values()):
-            given = {name: value for name, value in fields.items() if name in self.names and value.strip()}
+            given = {name: value.strip() for name, value in fields.items() if name in self.names and value.strip()}
             fields = given | {name: number(given[name]) for name, number in self.numbers.items() if name in given}
         try:
             return wire.validate({**defaults, **fields}, self.contract)

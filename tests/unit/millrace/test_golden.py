@@ -60,6 +60,12 @@ def test_the_judgments_of_a_query_come_together_however_it_is_spelled(tmp_path: 
     assert found.queries[b"kettle"].judgments == (Judgment(product_id="P-9", grade=3, author="merch"),)
 
 
+def test_blanks_around_a_field_are_none_of_it(tmp_path: Path) -> None:
+    """The judgment of `P-1 ` would be of no product of the catalogue."""
+    found = read(written(tmp_path / "golden.csv", " fridge ; P-1 ; 4 ", header="query; product_id ;grade"))
+    assert found.queries == {b"fridge": golden("fridge", **{"P-1": 4})}
+
+
 @pytest.mark.parametrize(
     ("line", "reason", "field"),
     [
