@@ -7,6 +7,7 @@ that cannot be used is skipped and counted by its reason.
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +20,7 @@ from contracts.errors import ContractError, UsageError
 from contracts.outcomes import VALUE, Grade
 from contracts.wire import validate
 from millrace.feed import read_field
+from millrace.output import Tell
 from millrace.tables import Row, read_rows, text_of, time_of
 from towers.features import words
 
@@ -99,13 +101,16 @@ class ClickLog:
     unseen: set[str] = field(default_factory=set)
 
 
-def read_log(catalogue: Path, clicks: Path, *, columns: Mapping[str, str]) -> ClickLog:
+def read_log(
+    catalogue: Path, clicks: Path, *, columns: Mapping[str, str], tell: Tell = lambda _what, _done, _of: None
+) -> ClickLog:
     """Read a catalogue and its clicks.
 
     Args:
         catalogue: columns product_id and title, others of the product message if there are any.
         clicks: columns time, query and product_id; grade, search_id and session_id if there are any.
         columns: our name -> the file's, for those that are called otherwise.
+        tell: told how far reading has come.
 
     Raises:
         UsageError: a file cannot be read, lacks a column, or no line of it can be used; or `columns` has a name that
@@ -116,7 +121,7 @@ def read_log(catalogue: Path, clicks: Path, *, columns: Mapping[str, str]) -> Cl
         raise UsageError(f"--columns: there is no {', '.join(unknown)}", fix=f"one of: {', '.join(known)}")
     skipped, unseen = Skipped(), set(columns.values())
     products: dict[str, Product] = {}
-    for row in _rows(catalogue, columns, "catalogue", skipped):
+    for row in _rows(catalogue, columns, "catalogue", skipped, tell):
         unseen.difference_update(row.fields)
         product = _product(row, skipped)
         if product is not None and products.setdefault(product.product_id, product) is not product:
@@ -126,7 +131,7 @@ def read_log(catalogue: Path, clicks: Path, *, columns: Mapping[str, str]) -> Cl
     numbers = {product_id: number for number, product_id in enumerate(products)}
     read: list[tuple[str, Click]] = []
     forms: Counter[str] = Counter()
-    for row in _rows(clicks, columns, "clicks", skipped):
+    for row in _rows(clicks, columns, "clicks", skipped, tell):
         unseen.difference_update(row.fields)
         said = {name: text_of(row.fields, name) for name in ("time", "query", "product_id", "grade", "search_id")}
         time_ms, form = time_of(said["time"])
@@ -148,17 +153,27 @@ def read_log(catalogue: Path, clicks: Path, *, columns: Mapping[str, str]) -> Cl
     if not read:
         raise nothing_of(clicks, "click", skipped)
     read.sort(key=lambda one: one[1].time_ms)
-    return ClickLog(list(products.values()), _choices(read), skipped, ", ".join(forms), unseen)
+    return ClickLog(list(products.values()), _choices(read, skipped), skipped, ", ".join(forms), unseen)
 
 
-def _choices(read: Sequence[tuple[str, Click]]) -> list[Click]:
+def _choices(read: Sequence[tuple[str, Click]], skipped: Skipped) -> list[Click]:
     """Clicks with what became of them: of a shopper's rows for one query and product only the highest grade counts.
 
-    Rows that name neither search nor session are choices of their own.
+    Rows that name neither search nor session are choices of their own, unless they say the same of one moment: joins of
+    tables, and clicks that are sent twice, repeat rows, and to predict the second after the first is no merit.
     """
     choices: list[Click] = []
     place_of: dict[tuple[str, str, int], int] = {}
+    now_ms, said = 0.0, set[Click]()
     for shopper, click in read:
+        if not shopper and click.time_ms % DAY_MS:  # times that are dates alone say nothing
+            if click.time_ms != now_ms:
+                now_ms, said = click.time_ms, set()
+            if click in said:
+                at = f"the click of {datetime.fromtimestamp(click.time_ms / 1000, UTC):%Y-%m-%d %H:%M:%S}"
+                skipped.add("clicks: the same time, query and product as another", at, click.typed)
+                continue
+            said.add(click)
         key = shopper, click.query, click.product
         place = place_of.get(key) if shopper else None
         if place is not None and click.time_ms <= choices[place].time_ms + WINDOW_MS:
@@ -177,9 +192,12 @@ def nothing_of(path: Path, kind: str, skipped: Skipped) -> UsageError:
     )
 
 
-def _rows(path: Path, columns: Mapping[str, str], kind: str, skipped: Skipped) -> Iterator[Row]:
+def _rows(path: Path, columns: Mapping[str, str], kind: str, skipped: Skipped, tell: Tell) -> Iterator[Row]:
     """The rows of a file with our names; what moves their columns or changes their letters is counted."""
-    for row in read_rows(path, columns, needed=NEEDED[kind], errors="replace"):
+    for row in read_rows(
+        path, columns, needed=NEEDED[kind], errors="replace",
+        tell=lambda done, of: tell(f"reading {kind}", done, of),
+    ):  # fmt: skip
         if not row.fields:
             skipped.add(f"{kind}: no JSON object", row.line, str(row.error))
             continue

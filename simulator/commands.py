@@ -281,7 +281,8 @@ def backtest(  # noqa: PLR0913, PLR0917 # a command line
     if unknown := [name for name in delays if name not in DELAYS_MS]:
         raise UsageError(f"--delay: {unknown[0]!r} is not known", fix=f"one or more of {', '.join(DELAYS_MS)}")
     refuse_unwritable(json, report)
-    log = read_log(catalog, clicks, columns=column_names(columns))
+    with progress_bars() as tell:
+        log = read_log(catalog, clicks, columns=column_names(columns), tell=tell)
     shown = None if lists is None else read_lists(lists, log, columns=column_names(columns))
     if log.unseen:
         fix = "correct --columns NAME=COLUMN"

@@ -161,6 +161,15 @@ def test_rows_that_name_no_shopper_are_choices_of_their_own(tmp_path: Path) -> N
     assert log.skipped.total() == 1
 
 
+def test_rows_that_are_repeated_count_once(tmp_path: Path) -> None:
+    """Whoever is told the first predicts the second; clicks of one day alone may be of many shoppers."""
+    moment, day = at("2024-01-01T10:00:00Z"), at("2024-01-01")
+    log = read(tmp_path, [moment, {**moment, "product_id": "P-2"}, moment, day, day])
+    assert [click.product for click in log.clicks] == [0, 0, 0, 1]
+    told = "1: clicks: the same time, query and product as another; first in the click of 2024-01-01 10:00:00: 'fridge'"
+    assert log.skipped.told() == [told]
+
+
 def test_columns_map_our_names_to_the_files(tmp_path: Path) -> None:
     """An export with names of its own is read once it is said what they are called."""
     clicks = [{"ts": "2024-01-01", "q": "fridge", "sku": "P-1"}]
