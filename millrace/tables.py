@@ -55,6 +55,7 @@ def read_rows(
     columns: Mapping[str, str],
     *,
     needed: Sequence[str] = (),
+    alone: bool = False,
     errors: Literal["surrogateescape", "replace"] = "surrogateescape",
     tell: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Iterator[Row]:
@@ -64,6 +65,7 @@ def read_rows(
         path: the file.
         columns: our name -> the file's, for those that are called otherwise.
         needed: names that the first row must have.
+        alone: whether the columns are named for this file alone; then a table must have each of them.
         errors: what becomes of bytes that are no UTF-8: halves of surrogate pairs, which no message may hold, or marks.
         tell: told how many bytes of how many are read.
 
@@ -78,7 +80,8 @@ def read_rows(
             ours = {name: row.fields[theirs] for name, theirs in columns.items() if theirs in row.fields}
             named = {**row.fields, **ours}
             if is_first and row.error is None:
-                _refuse_lacking(path, row.fields, named, needed)
+                is_table = all(isinstance(value, str) for value in row.fields.values())
+                _refuse_lacking(path, row.fields, named, [*needed, *columns] if alone and is_table else needed)
                 is_first = False
             yield row._replace(fields=named)
         tell(size, size)

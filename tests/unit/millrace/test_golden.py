@@ -87,6 +87,18 @@ def test_a_line_that_is_no_judgment_says_why(tmp_path: Path, line: str, reason: 
     assert set(found.queries) == {b"fridge", b"kettle"}
 
 
+def test_a_column_that_is_misspelt_is_told(tmp_path: Path) -> None:
+    """It would be left out of every line; a line of JSON names its own."""
+    path = written(tmp_path / "golden.csv", "fridge,P-1,4,ann", header="query,product_id,grade,by")
+    assert read(path, {"author": "by"}).bad == []
+    with pytest.raises(UsageError, match="there is no autor"):
+        read(path, {"autor": "by"})
+    with pytest.raises(UsageError, match="no column author"):
+        read(path, {"author": "from"})
+    path.write_text('{"query": "fridge", "product_id": "P-1", "grade": 4}\n', encoding="utf-8")
+    assert read(path, {"author": "by"}).bad == []
+
+
 def test_a_query_has_at_most_200_products(tmp_path: Path) -> None:
     """The lines beyond are bad: nobody would know which of them were left out."""
     lines = [f"fridge,P-{number},{number % 5}" for number in range(MAX_JUDGMENTS + 2)]
