@@ -55,7 +55,7 @@ _SENTENCES: Final[Mapping[str, str]] = {
     **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "must be an object"),
     "union_tag_not_found": "Field required",
     "string_pattern_mismatch": "holds NUL",
-    "string_unicode": "holds half of a surrogate pair",
+    "string_unicode": "holds bytes that are no UTF-8, or half of a surrogate pair",
     "finite_number": "is no finite number",
 }
 _EPOCH_UNITS: Final = {"seconds": 1e-3, "microseconds": 1e3, "nanoseconds": 1e6}

@@ -54,6 +54,15 @@ class LineForm(NamedTuple, Generic[M]):
     names: Collection[str]
     numbers: Mapping[str, Callable[[str], object]]
 
+    def refuse_unknown(self, columns: Iterable[str]) -> None:
+        """Refuse names for columns that are none of a line's, and so would be left out.
+
+        Raises:
+            UsageError: one is not.
+        """
+        if unknown := [name for name in columns if name not in self.names]:
+            raise UsageError(f"--columns: there is no {', '.join(unknown)}", fix=f"one of: {', '.join(self.names)}")
+
     def read(self, row: Row, defaults: Mapping[str, str]) -> M | BadLine:
         """Read a line. Null is absent, and in a table empty fields are.
 
@@ -65,7 +74,7 @@ class LineForm(NamedTuple, Generic[M]):
             return BadLine(row.line, row.error.reason, row.error.field, str(row.error))
         fields = {name: value for name, value in row.fields.items() if value is not None}
         if all(isinstance(value, str) for value in fields.values()):
-            given = {name: value for name, value in fields.items() if name in self.names and value.strip()}
+            given = {name: value.strip() for name, value in fields.items() if name in self.names and value.strip()}
             fields = given | {name: number(given[name]) for name, number in self.numbers.items() if name in given}
         try:
             return wire.validate({**defaults, **fields}, self.contract)
@@ -113,7 +122,8 @@ def read_file(
     pairs: list[CuratedPair] = []
     bad: list[BadLine] = []
     seen: dict[tuple[object, ...], int] = {}
-    for row in read_rows(path, columns, needed=["query"], tell=tell):
+    PAIR_LINE.refuse_unknown(columns)
+    for row in read_rows(path, columns, needed=["query"], alone=True, tell=tell):
         read = PAIR_LINE.read(row, defaults)
         if isinstance(read, BadLine):
             bad.append(read)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from contracts import wire
+from contracts.base import YEAR_2000_MS, YEAR_2100_MS
 from contracts.catalog import CATALOG_CHANGE, CatalogChange, Product
 from contracts.errors import ContractError, MalformedMessage, UsageError
 from millrace.tables import Row, time_of
@@ -89,7 +90,7 @@ def read_change(row: Row, form: Form) -> CatalogChange | Fault:
     >>> made.product_id, made.price, made.currency, made.in_stock, made.attributes
     ('P-1', 1299.0, 'INR', True, {'color': 'red'})
     >>> read_change(Row(3, {"id": "P-2", "title": "Oven", "price": "cheap"}), Form(now_ms=1795196000000)).message
-    "price: 'cheap' is no price"
+    "price: 'cheap' is no price, such as 19.99, 1.299,00 or 19.99 EUR"
     """
     try:
         if row.error is not None:
@@ -129,14 +130,16 @@ def refuse_unknown_fields(names: Sequence[str], form: Form) -> None:
     """Refuse names for columns that are neither fields of a product or merchant feed nor attributes.
 
     Raises:
-        UsageError: one is not; the nearest field is told.
+        UsageError: one is not, or a default is for no field of a product; the nearest field is told.
     """
-    for name in names:
-        if name not in (known := known_columns(form)):
-            nearest = difflib.get_close_matches(name, known, n=1)
-            meant = f"; did you mean {nearest[0]}?" if nearest else ""
-            fix = f"fields are {', '.join(Product.model_fields)}; --attributes {name} makes it an attribute"
-            raise UsageError(f"--columns: no field {name}{meant}", fix=fix)
+    fields = list(Product.model_fields)
+    for option, given, known in (("columns", names, known_columns(form)), ("default", form.defaults, fields)):
+        for name in given:
+            if name not in known:
+                nearest = difflib.get_close_matches(name, known, n=1)
+                meant = f"; did you mean {nearest[0]}?" if nearest else ""
+                fix = f"fields are {', '.join(fields)}; --attributes {name} makes it an attribute"
+                raise UsageError(f"--{option}: no field {name}{meant}", fix=fix)
 
 
 def unused_columns(row: Row, form: Form) -> list[str]:
@@ -220,7 +223,7 @@ def _read(field: str, text: str, read: Callable[[str], Any]) -> Any:
 def _money(text: str) -> dict[str, Any]:
     found = _PRICE.fullmatch(text)
     if found is None:
-        raise ValueError(f"{text!r} is no price")
+        raise ValueError(f"{text!r} is no price, such as 19.99, 1.299,00 or 19.99 EUR")
     before, digits, after = found.groups()
     currency = before or after
     return {"price": _number(digits), **({"currency": currency} if currency else {})}
@@ -266,8 +269,8 @@ def _stock(text: str) -> bool:
 
 def _time(text: str) -> int:
     time_ms, _ = time_of(text)
-    if time_ms is None:
-        raise ValueError(f"{text!r} is no time: ISO 8601, or epoch in s, ms or us")
+    if time_ms is None or not YEAR_2000_MS <= time_ms <= YEAR_2100_MS:
+        raise ValueError(f"{text!r} is no time from 2000 to 2100: ISO 8601, or epoch in s, ms or us")
     return round(time_ms)
 
 

@@ -73,7 +73,8 @@ def read_file(
     texts: dict[bytes, str] = {}
     judged: dict[bytes, dict[str, tuple[int, Judgment]]] = {}
     bad: list[BadLine] = []
-    for row in read_rows(path, columns, needed=["query", "product_id", "grade"], tell=tell):
+    LINE.refuse_unknown(columns)
+    for row in read_rows(path, columns, needed=["query", "product_id", "grade"], alone=True, tell=tell):
         read = LINE.read(row, defaults)
         if isinstance(read, BadLine):
             bad.append(read)

@@ -26,7 +26,7 @@ from deploy.local.state import load_running_settings
 from millrace.backlog import LEAST, Backlog
 from millrace.feed import Fault, Form, has_version, lacking_columns, read_change, refuse_unknown_fields, unused_columns
 from millrace.output import Json, Tell, messages, out, print_json, progress_bars
-from millrace.tables import column_names, read_rows
+from millrace.tables import column_names, read_rows, refuse_pipe
 from service.kafka import (
     OutgoingRecord,
     admin,
@@ -141,8 +141,9 @@ class CatalogFile:
 
         Raises:
             UsageError: those that say what a product is are missing, or of a table one that was named, or
-                `--columns` names a field that no product has.
+                `--columns` names a field that no product has; or it is a pipe, which can be read only once.
         """
+        refuse_pipe(self._path)
         refuse_unknown_fields([*self._columns], self._form)
         first = next(read_rows(self._path, self._columns), None)
         if first is None or first.error is not None:

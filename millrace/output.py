@@ -43,21 +43,27 @@ class PlainConsole(Console):
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document on stdout; of what is nested without end, as anyone's record may be, the outer part."""
+    """Print one JSON document on stdout.
+
+    Of what is nested without end, as anyone's record may be, the outer part; bytes of texts that are no UTF-8, as in
+    names and fields of anyone's files, are escaped.
+    """
     try:
         document = orjson.dumps(value, option=orjson.OPT_INDENT_2)
     except orjson.JSONEncodeError:
-        document = orjson.dumps(_cut(value, DEEPEST), option=orjson.OPT_INDENT_2)
+        document = orjson.dumps(_writable(value, DEEPEST), option=orjson.OPT_INDENT_2)
     sys.stdout.write(document.decode() + "\n")
     sys.stdout.flush()
 
 
-def _cut(value: Any, levels: int) -> Any:
+def _writable(value: Any, levels: int) -> Any:
     if not levels:
         return CUT
     if isinstance(value, dict):
-        return {name: _cut(inner, levels - 1) for name, inner in value.items()}
-    return [_cut(inner, levels - 1) for inner in value] if isinstance(value, list | tuple) else value
+        return {_writable(name, 1): _writable(inner, levels - 1) for name, inner in value.items()}
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    return [_writable(inner, levels - 1) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def out() -> Console:

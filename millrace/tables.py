@@ -6,25 +6,34 @@ What a file is, is found by its first bytes. Names of columns are mapped to ours
 import csv
 import gzip
 import io
+import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from contracts import wire
+from contracts.base import YEAR_2000_MS, YEAR_2100_MS
 from contracts.errors import ContractError, UsageError
 
-EPOCH_UNITS: Final = (("s", 1e3, 1e8, 1e11), ("ms", 1.0, 1e11, 1e14), ("us", 1e-3, 1e14, 1e17))
-"""Unit, milliseconds in it, and the range of numbers that are dates of our time in it."""
+EPOCH_UNITS: Final = (("s", 1e3), ("ms", 1.0), ("us", 1e-3))
+"""Unit, and milliseconds in it. A number is a time if that falls into this century: 20240131120000 is none."""
 DATES_MS: Final = (1e11, 1e14)
-"""The same range; what databases write for no date, such as the year 1, lies outside."""
+"""What databases write for no date, such as the year 1, lies outside."""
 LONGEST_FIELD: Final = 10_000_000
 Stream = io.BufferedReader | gzip.GzipFile
 _GZIP: Final = b"\x1f\x8b"
+_UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
+"""As spreadsheets and PowerShell write."""
 _HEAD_BYTES: Final = 4096
-_BOM: Final = b"\xef\xbb\xbf"
+_BOM: Final = "\ufeff"
+_END: Final = "\0 end of file"
+_BEFORE_ZONE: Final = re.compile(r" (?:UTC$|(?=[+-]\d))")
+"""`2024-01-31 12:00:00 UTC` and `2024-01-31 12:00:00 -0500`, which no ISO 8601 is, but many exports have."""
 
 
 class Row(NamedTuple):
@@ -46,6 +55,7 @@ def read_rows(
     columns: Mapping[str, str],
     *,
     needed: Sequence[str] = (),
+    alone: bool = False,
     errors: Literal["surrogateescape", "replace"] = "surrogateescape",
     tell: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Iterator[Row]:
@@ -55,24 +65,36 @@ def read_rows(
         path: the file.
         columns: our name -> the file's, for those that are called otherwise.
         needed: names that the first row must have.
+        alone: whether the columns are named for this file alone; then a table must have each of them.
         errors: what becomes of bytes that are no UTF-8: halves of surrogate pairs, which no message may hold, or marks.
         tell: told how many bytes of how many are read.
 
     Raises:
         UsageError: it cannot be read, is not whole, or lacks a column.
     """
-    ours = {theirs: name for name, theirs in columns.items()}
     with _opened(path) as (stream, position):
         size = path.stat().st_size
         is_first = True
         for row in _rows(path, stream, errors):
             tell(position(), size)
-            named = {**row.fields, **{ours[name]: value for name, value in row.fields.items() if name in ours}}
+            ours = {name: row.fields[theirs] for name, theirs in columns.items() if theirs in row.fields}
+            named = {**row.fields, **ours}
             if is_first and row.error is None:
-                _refuse_lacking(path, row.fields, named, needed)
+                is_table = all(isinstance(value, str) for value in row.fields.values())
+                _refuse_lacking(path, row.fields, named, [*needed, *columns] if alone and is_table else needed)
                 is_first = False
             yield row._replace(fields=named)
         tell(size, size)
+
+
+def refuse_pipe(path: Path) -> None:
+    """Refuse what would be empty, or begin in the middle, when it is read once more.
+
+    Raises:
+        UsageError: it is no file.
+    """
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is no file", fix="write what it holds to a file, which is read several times")
 
 
 def _refuse_lacking(path: Path, fields: Mapping[str, Any], named: Mapping[str, Any], needed: Sequence[str]) -> None:
@@ -97,40 +119,57 @@ def _opened(path: Path) -> Iterator[tuple[Stream, Callable[[], int]]]:
 
 
 def _rows(path: Path, stream: Stream, errors: str) -> Iterator[Row]:
-    head = stream.peek(_HEAD_BYTES).removeprefix(_BOM).lstrip()[:1]
-    if head == b"{":
-        return _json_lines(stream, errors)
-    if head in {b"[", b"<"}:
-        form = "one JSON array" if head == b"[" else "XML"
-        raise UsageError(f"{path} is {form}", fix="export it as CSV, TSV, or JSON with one object a line")
-    return _table(path, stream, errors)
+    head = stream.peek(_HEAD_BYTES)
+    encoding, errors = ("utf-16", "replace") if head[:2] in _UTF_16 else ("utf-8-sig", errors)
+    begin = head.decode(encoding, "replace").lstrip()
+    fix = "export it as CSV, TSV, or JSON with one object a line, in UTF-8"
+    if begin[:1] in {"[", "<"}:
+        raise UsageError(f"{path} is {'one JSON array' if begin[0] == '[' else 'XML'}", fix=fix)
+    if "\0" in begin:
+        raise UsageError(f"{path} is no text, but perhaps a workbook or an archive", fix=fix)
+    is_json = begin[:1] == "{"
+    with io.TextIOWrapper(stream, encoding, errors, newline="\n" if is_json else "") as text:
+        if is_json:
+            yield from _json_lines(text)
+        else:
+            yield from _table(path, text, delimiter=max("\t,;|", key=begin.partition("\n")[0].count))
 
 
-def _table(path: Path, stream: Stream, errors: str) -> Iterator[Row]:
+def _table(path: Path, text: Iterable[str], *, delimiter: str) -> Iterator[Row]:
     csv.field_size_limit(LONGEST_FIELD)
-    with io.TextIOWrapper(stream, "utf-8-sig", errors, newline="") as text:
-        header = text.readline()
-        delimiter = max("\t,;|", key=header.count)
-        names = next(csv.reader([header], delimiter=delimiter), [])
-        rows = csv.reader(text, delimiter=delimiter)
-        while True:
-            line = rows.line_num + 2
-            try:
-                values = next(rows)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                raise UsageError(f"{path}, line {line}: {error}", fix="is a quotation mark never closed?") from error
-            problem = None
-            if len(values) != len(names):
-                problem = ContractError("columns", f"{len(values)} fields, and the header has {len(names)}")
-            if values:
-                yield Row(line, dict(zip(names, values, strict=False)), problem)
+    rows = csv.reader(chain(text, [_END]), delimiter=delimiter, skipinitialspace=True)
+    names: list[str] = []
+    while True:
+        line = rows.line_num + 1
+        try:
+            values = next(rows)
+        except csv.Error as error:
+            raise UsageError(f"{path}, line {line}: {error}", fix="is a quotation mark never closed?") from error
+        if values == [_END]:
+            return
+        if values and values[-1].endswith(_END):
+            raise UsageError(f"{path}, line {line}: a quotation mark is never closed", fix="double it, or close it")
+        if not any(map(str.strip, values)) or (not names and values[0] == "sep="):
+            continue  # spreadsheets write rows of separators alone, and which separator it is
+        if not names:
+            names = _names(path, values)
+            continue
+        problem = None
+        if len(values) != len(names):
+            problem = ContractError("columns", f"{len(values)} fields, and the header has {len(names)}")
+        yield Row(line, {name: value for name, value in zip(names, values, strict=False) if name}, problem)
 
 
-def _json_lines(stream: Stream, errors: str) -> Iterator[Row]:
-    for line, read in enumerate(stream, start=1):
-        content = read.removeprefix(_BOM).decode("utf-8", errors).encode("utf-8", "surrogateescape")
+def _names(path: Path, header: Sequence[str]) -> list[str]:
+    names = [name.strip() for name in header]
+    if twice := [name for name, count in Counter(names).items() if name and count > 1]:
+        raise UsageError(f"{path} has two columns that are called {twice[0]}", fix="rename one, or leave it out")
+    return names
+
+
+def _json_lines(text: Iterable[str]) -> Iterator[Row]:
+    for line, read in enumerate(text, start=1):
+        content = read.removeprefix(_BOM).encode("utf-8", "surrogateescape")
         if not content.strip():
             continue
         try:
@@ -160,14 +199,14 @@ def time_of(text: str) -> tuple[float | None, str]:
         number = float(text)
     except ValueError:
         try:
-            moment = datetime.fromisoformat(text)
+            moment = datetime.fromisoformat(_BEFORE_ZONE.sub("", text))
         except ValueError:
             return None, ""
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         time_ms = moment.timestamp() * 1000
         return (time_ms, "ISO 8601") if DATES_MS[0] <= time_ms < DATES_MS[1] else (None, "")
-    for unit, factor, low, high in EPOCH_UNITS:
-        if low <= number < high:
+    for unit, factor in EPOCH_UNITS:
+        if YEAR_2000_MS <= number * factor < YEAR_2100_MS:
             return number * factor, f"epoch in {unit}"
     return None, ""
 

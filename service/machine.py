@@ -1,5 +1,6 @@
 """The machine's clock, in the unit of every time that leaves the process, and its disk: files are whole or absent."""
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -31,8 +32,10 @@ def replacing(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
     """Give a file to write that replaces another in one step: temporary file, fsync, rename, fsync of the folder.
 
     If the block raises, the other file stays. `mode` is the rights of the new file, less the process's umask: 0o600 for
-    what holds keys.
+    what holds keys. What is there and no file, such as a device, is refused: nobody means to replace it.
     """
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "is there already and no file", str(path))
     part = path.with_name(f"{path.name}.{os.getpid()}{PART_SUFFIX}")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:

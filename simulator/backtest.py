@@ -38,6 +38,8 @@ SOLVES: Final = 150
 """How often the model is solved over the log, unless a day passes sooner."""
 FEWEST_CLICKS: Final = 100
 """Between two solves."""
+FEWEST_JUDGED: Final = 100
+"""In the half of a log that decides."""
 WINDOW_DAYS: Final = 10
 CURVE_POINTS: Final = 40
 REPLICATES: Final = 1_000
@@ -241,7 +243,7 @@ class Backtest:
             "halves": {"first": figures(~second), "second": figures(second)},
             "windows": self._windows(ranks, delays[0]),
             "curve": self._curve(ranks, delays[0]),
-            "verdict": {"gain": mean, "low": low, "high": high, "words": verdict(mean, low, high)},
+            "verdict": {"gain": mean, "low": low, "high": high, "words": verdict(mean, low, high, int(second.sum()))},
             "cpu_s": round(cpu_s, 1),
             "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         }  # fmt: skip
@@ -268,7 +270,7 @@ class Backtest:
             part, begin_ms = window == number, times[0] + number * WINDOW_DAYS * DAY_MS
             means = {name: float(self._reciprocal(ranks[name, delay][part]).mean()) for name in METHODS}
             found.append(
-                {"from": _day(begin_ms), "to": _day(begin_ms + WINDOW_DAYS * DAY_MS), "n": int(part.sum()), **means}
+                {"from": day_of(begin_ms), "to": day_of(begin_ms + WINDOW_DAYS * DAY_MS), "n": int(part.sum()), **means}
             )
         return found
 
@@ -287,8 +289,17 @@ class Backtest:
 METHODS: Final = ("bm25", "base", "hybrid", "boring", "millrace")
 
 
-def verdict(gain: float, low: float, high: float) -> str:
-    """Say in one sentence whether to install."""
+def verdict(gain: float, low: float, high: float, clicks: int) -> str:
+    """Say in one sentence whether to install.
+
+    Args:
+        gain: over counting clicks, on the second half of a log.
+        low: of its interval.
+        high: likewise.
+        clicks: of the second half; few that are alike have an interval of no width.
+    """
+    if clicks < FEWEST_JUDGED:
+        return f"No: {clicks:,} clicks in the second half of this log are too few to tell; {FEWEST_JUDGED} may do."
     told = f"{gain:+.3f} in MRR over counting clicks on a hybrid search ({low:+.3f} to {high:+.3f})"
     if low > 0:
         return f"Yes: on the second half of this log Millrace would have gained {told}."
@@ -317,5 +328,6 @@ def _interval(values: np.ndarray, rng: np.random.Generator) -> tuple[float, floa
     return float(low), float(high)
 
 
-def _day(time_ms: float) -> str:
+def day_of(time_ms: float) -> str:
+    """The day of a moment, UTC."""
     return datetime.fromtimestamp(time_ms / 1000, UTC).date().isoformat()

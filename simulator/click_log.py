@@ -7,6 +7,8 @@ that cannot be used is skipped and counted by its reason.
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +20,8 @@ from contracts.errors import ContractError, UsageError
 from contracts.outcomes import VALUE, Grade
 from contracts.wire import validate
 from millrace.feed import read_field
-from millrace.tables import read_rows, text_of, time_of
+from millrace.output import Tell
+from millrace.tables import Row, read_rows, text_of, time_of
 from towers.features import words
 
 NEEDED: Final[Mapping[str, Sequence[str]]] = {
@@ -27,10 +30,16 @@ NEEDED: Final[Mapping[str, Sequence[str]]] = {
 }
 OPTIONAL: Final = ("brand", "description", "category", "attributes")
 """What else a product may have."""
+OF_CLICKS: Final = ("grade", "search_id", "session_id")
+OF_LISTS: Final = ("position",)
 GRADES: Final = {"": Grade.CLICK, "click": Grade.CLICK, "cart": Grade.CART, "purchase": Grade.PURCHASE}
 WINDOW_MS: Final = 600_000
 """How long after a click a cart or a purchase belongs to it, as the join has it if nothing else is set."""
 _PRODUCT: Final = TypeAdapter(Product)
+MOST_SHOWN: Final = 80
+"""Characters of what cannot be used."""
+UNREADABLE: Final = "\ufffd"
+"""What stands for bytes that are no UTF-8."""
 
 POPULARITY_DAYS: Final = 7.0
 """Half-life of a product's popularity."""
@@ -55,6 +64,24 @@ class Click:
         return VALUE[self.grade]
 
 
+class Skipped(Counter[str]):
+    """How many lines could not be used, by reason, and where the first of each stands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._first: dict[str, str] = {}
+
+    def add(self, reason: str, where: object, value: str) -> None:
+        """Count what cannot be used: where it stands, by its line if it is one, and what it is."""
+        self[reason] += 1
+        shown = value if len(value) <= MOST_SHOWN else f"{value[:MOST_SHOWN]}..."
+        self._first.setdefault(reason, f"; first in {'line ' if isinstance(where, int) else ''}{where}: {shown!r}")
+
+    def told(self) -> list[str]:
+        """Say each reason, the most frequent first."""
+        return [f"{count:,}: {reason}{self._first.get(reason, '')}" for reason, count in self.most_common()]
+
+
 @dataclass
 class ClickLog:
     """What was read.
@@ -64,71 +91,89 @@ class ClickLog:
         clicks: in order of time.
         skipped: lines that could not be used, by reason.
         times: how times were written.
+        unseen: columns that were named and that no file has, so far.
     """
 
     products: list[Product]
     clicks: list[Click]
-    skipped: Counter[str] = field(default_factory=Counter)
+    skipped: Skipped = field(default_factory=Skipped)
     times: str = ""
+    unseen: set[str] = field(default_factory=set)
 
 
-def read_log(catalogue: Path, clicks: Path, *, columns: Mapping[str, str]) -> ClickLog:
+def read_log(
+    catalogue: Path, clicks: Path, *, columns: Mapping[str, str], tell: Tell = lambda _what, _done, _of: None
+) -> ClickLog:
     """Read a catalogue and its clicks.
 
     Args:
         catalogue: columns product_id and title, others of the product message if there are any.
         clicks: columns time, query and product_id; grade, search_id and session_id if there are any.
         columns: our name -> the file's, for those that are called otherwise.
+        tell: told how far reading has come.
 
     Raises:
-        UsageError: a file cannot be read, lacks a column, or no line of it can be used.
+        UsageError: a file cannot be read, lacks a column, or no line of it can be used; or `columns` has a name that
+            nothing here has.
     """
-    skipped: Counter[str] = Counter()
+    known = dict.fromkeys(chain(*NEEDED.values(), OPTIONAL, OF_CLICKS, OF_LISTS))
+    if unknown := [name for name in columns if name not in known]:
+        raise UsageError(f"--columns: there is no {', '.join(unknown)}", fix=f"one of: {', '.join(known)}")
+    skipped, unseen = Skipped(), set(columns.values())
     products: dict[str, Product] = {}
-    for row in _rows(catalogue, columns, "catalogue", skipped):
+    for row in _rows(catalogue, columns, "catalogue", skipped, tell):
+        unseen.difference_update(row.fields)
         product = _product(row, skipped)
-        if product is None:
-            skipped["catalogue: no product_id or title"] += 1
-        elif products.setdefault(product.product_id, product) is not product:
-            skipped["catalogue: product_id repeated"] += 1
+        if product is not None and products.setdefault(product.product_id, product) is not product:
+            skipped.add("catalogue: product_id repeated", row.line, product.product_id)
     if not products:
-        raise UsageError(f"{catalogue} holds no product", fix="it needs the columns product_id and title")
+        raise nothing_of(catalogue, "product", skipped)
     numbers = {product_id: number for number, product_id in enumerate(products)}
     read: list[tuple[str, Click]] = []
     forms: Counter[str] = Counter()
-    for row in _rows(clicks, columns, "clicks", skipped):
-        time_ms, form = time_of(text_of(row, "time"))
-        typed = text_of(row, "query")
-        product_number = numbers.get(text_of(row, "product_id"))
-        query, grade = " ".join(words(typed)), GRADES.get(text_of(row, "grade").casefold())
+    for row in _rows(clicks, columns, "clicks", skipped, tell):
+        unseen.difference_update(row.fields)
+        said = {name: text_of(row.fields, name) for name in ("time", "query", "product_id", "grade", "search_id")}
+        time_ms, form = time_of(said["time"])
+        product_number = numbers.get(said["product_id"])
+        query, grade = " ".join(words(said["query"])), GRADES.get(said["grade"].casefold())
         if time_ms is None:
-            skipped["clicks: time not understood"] += 1
+            skipped.add("clicks: time not understood", row.line, said["time"])
         elif not query:
-            skipped["clicks: no query"] += 1
+            skipped.add("clicks: no query", row.line, said["query"])
         elif product_number is None:
-            skipped["clicks: product not in the catalogue"] += 1
+            skipped.add("clicks: product not in the catalogue", row.line, said["product_id"])
         elif grade is None:
-            skipped["clicks: grade is not click, cart or purchase"] += 1
+            skipped.add("clicks: grade is not click, cart or purchase", row.line, said["grade"])
         else:
             forms[form] += 1
-            search_id = text_of(row, "search_id")
-            shopper = search_id or text_of(row, "session_id")
-            read.append((shopper, Click(time_ms, query, typed, product_number, grade, search_id)))
+            shopper = said["search_id"] or text_of(row.fields, "session_id")
+            click = Click(time_ms, query, said["query"], product_number, grade, said["search_id"])
+            read.append((shopper, click))
     if not read:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
-        raise UsageError(f"{clicks} holds no click that can be used ({reasons})", fix="look at --columns NAME=COLUMN")
+        raise nothing_of(clicks, "click", skipped)
     read.sort(key=lambda one: one[1].time_ms)
-    return ClickLog(list(products.values()), _choices(read), skipped, ", ".join(forms))
+    return ClickLog(list(products.values()), _choices(read, skipped), skipped, ", ".join(forms), unseen)
 
 
-def _choices(read: Sequence[tuple[str, Click]]) -> list[Click]:
+def _choices(read: Sequence[tuple[str, Click]], skipped: Skipped) -> list[Click]:
     """Clicks with what became of them: of a shopper's rows for one query and product only the highest grade counts.
 
-    Rows that name neither search nor session are choices of their own.
+    Rows that name neither search nor session are choices of their own, unless they say the same of one moment: joins of
+    tables, and clicks that are sent twice, repeat rows, and to predict the second after the first is no merit.
     """
     choices: list[Click] = []
     place_of: dict[tuple[str, str, int], int] = {}
+    now_ms, said = 0.0, set[Click]()
     for shopper, click in read:
+        if not shopper and click.time_ms % DAY_MS:  # times that are dates alone say nothing
+            if click.time_ms != now_ms:
+                now_ms, said = click.time_ms, set()
+            if click in said:
+                at = f"the click of {datetime.fromtimestamp(click.time_ms / 1000, UTC):%Y-%m-%d %H:%M:%S}"
+                skipped.add("clicks: the same time, query and product as another", at, click.typed)
+                continue
+            said.add(click)
         key = shopper, click.query, click.product
         place = place_of.get(key) if shopper else None
         if place is not None and click.time_ms <= choices[place].time_ms + WINDOW_MS:
@@ -139,33 +184,50 @@ def _choices(read: Sequence[tuple[str, Click]]) -> list[Click]:
     return choices
 
 
-def _rows(path: Path, columns: Mapping[str, str], kind: str, skipped: Counter[str]) -> Iterator[Mapping[str, Any]]:
-    """The rows of a file with our names; a row of a table that is too short or too long counts as far as it goes."""
-    for row in read_rows(path, columns, needed=NEEDED[kind], errors="replace"):
-        if row.fields:
-            yield row.fields
-        else:
-            skipped[f"{kind}: no JSON object"] += 1
+def nothing_of(path: Path, kind: str, skipped: Skipped) -> UsageError:
+    """Say why nothing of a file can be used."""
+    return UsageError(
+        "\n  ".join([f"{path} holds no {kind} that can be used", *skipped.told()]),
+        fix="correct the lines, or say what columns are called: --columns NAME=COLUMN",
+    )
 
 
-def _product(row: Mapping[str, Any], skipped: Counter[str]) -> Product | None:
+def _rows(path: Path, columns: Mapping[str, str], kind: str, skipped: Skipped, tell: Tell) -> Iterator[Row]:
+    """The rows of a file with our names; what moves their columns or changes their letters is counted."""
+    for row in read_rows(
+        path, columns, needed=NEEDED[kind], errors="replace",
+        tell=lambda done, of: tell(f"reading {kind}", done, of),
+    ):  # fmt: skip
+        if not row.fields:
+            skipped.add(f"{kind}: no JSON object", row.line, str(row.error))
+            continue
+        if row.error is not None:
+            skipped.add(f"{kind}: fields and columns differ, it counts as far as it goes", row.line, str(row.error))
+        if strange := [value for value in row.fields.values() if isinstance(value, str) and UNREADABLE in value]:
+            skipped.add(f"{kind}: letters are no UTF-8, it counts without them", row.line, strange[0])
+        yield row
+
+
+def _product(row: Row, skipped: Skipped) -> Product | None:
     """The product of a line; wrong optional fields, of which old exports are full, are left out and counted."""
-    product_id, title = text_of(row, "product_id"), text_of(row, "title")
+    product_id, title = text_of(row.fields, "product_id"), text_of(row.fields, "title")
     fields: dict[str, Any] = {
         "type": "product", "version": 1, "product_id": product_id, "title": title, "price": 0.0
     }  # fmt: skip
     try:
         product = validate(fields, _PRODUCT)
-    except ContractError:
+    except ContractError as error:
+        skipped.add("catalogue: no product_id or title", row.line, str(error))
         return None
     for name in OPTIONAL:
-        if not row.get(name):
+        if not (value := row.fields.get(name)):
             continue
         try:
-            more = fields | {name: read_field(name, row[name])}
+            more = fields | {name: read_field(name, value)}
             product = validate(more, _PRODUCT)
         except ContractError:
-            skipped[f"catalogue: {name} not understood, the product counts without it"] += 1
+            reason = f"catalogue: {name} not understood, the product counts without it"
+            skipped.add(reason, row.line, str(value))
         else:
             fields = more
     return product

@@ -1,5 +1,6 @@
 """The simulator's commands: the thin edge between the command line and the demo, the benches and the built-in world."""
 
+import os
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -23,7 +24,7 @@ BENCHES: Final = ("streams", "trainer", "indexer", "graph", "search")
 
 def demo(
     world: Annotated[Path | None, typer.Option(help="Folder with another world; see docs/quickstart.md.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the world and its shoppers.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the world and its shoppers.")] = 1,
     seconds: Annotated[int, typer.Option(min=10, max=86_400, help="How long shoppers shop.")] = 120,
     clicks: Annotated[
         float | None, typer.Option(min=0.01, max=5, help="Clicks a list, about; as the world has it without.")
@@ -42,7 +43,7 @@ def demo(
 
 def shop_export(
     folder: Annotated[Path, typer.Argument(help="Folder to write; must not hold other files.")],
-    seed: Annotated[int, typer.Option(help="Seed of the world.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the world.")] = 1,
 ) -> None:
     """Write the built-in world as products.jsonl, queries.jsonl and judgments.jsonl.
 
@@ -58,7 +59,7 @@ def shop_export(
 def simulate(  # noqa: PLR0913, PLR0917 # a command line
     world: Annotated[Path | None, typer.Option(help="Folder with a world; the built-in one without it.")] = None,
     lists: Annotated[int, typer.Option(min=1, help="How many lists are shown.")] = 12_000,
-    seed: Annotated[int, typer.Option(help="Seed of queries, shoppers, noise and the built-in world.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of queries, shoppers, noise and the built-in world.")] = 1,
     redeploy: Annotated[int, typer.Option(min=1, help="Lists after which the model is solved anew.")] = 500,
     shoppers: Annotated[
         str, typer.Option(help="simple: click on what they looked at; shop: the shop's own.")
@@ -108,12 +109,13 @@ def simulate(  # noqa: PLR0913, PLR0917 # a command line
         "explore_by": explore_by, "learner": learner, "loss": loss, "look_ahead": look_ahead, "trouble": trouble,
         "filters": [] if filters == "none" else comma_list(filters),
     })  # fmt: skip
+    refuse_unwritable(json)
     with threadpool_limits(1), progress_bars() as tell:
         simulation = Simulation(world_of(world, seed), load_encoder(load_settings().base_model), cache=world, tell=tell)
         report = simulation.run(options)
+    out().print(simulation_table(report))
     if json is not None:
         write_file(json, orjson.dumps(report, option=orjson.OPT_INDENT_2))
-    out().print(simulation_table(report))
 
 
 def _simulate_options(given: Mapping[str, object]) -> "SimulateOptions":
@@ -136,15 +138,20 @@ def simulation_table(report: Mapping[str, Any]) -> Table:
     """What a simulation learned, as a table."""
     title = f"{report['world']}: {report['clicks']:,} clicks, {report['cpu_s']:.0f} s of CPU time"
     table = Table("lists", "nDCG@10, queries typed", "nDCG@10, queries never typed", title=title)
+    measured = {name: one["queries"] > one["excluded"]["ndcg@10"] for name, one in report["quality"].items()}
     for point in report["curve"]:
-        table.add_row(f"{point['lists']:,}", f"{point['seen']:.3f}", f"{point['unseen']:.3f}")
+        means = (f"{point[name]:.3f}" if measured[name] else "-" for name in ("seen", "unseen"))
+        table.add_row(f"{point['lists']:,}", *means)
     differences = {"gain": report["quality"]}
     if (twin := report["twin"]) is not None:
         differences["over its naive twin" if twin["strength"] == 0 else "over its weighed twin"] = twin["quality"]
     table.add_section()
     for words, quality in differences.items():
-        changes = [quality[name]["difference"]["ndcg@10"] for name in ("seen", "unseen")]
-        table.add_row(words, *(f"{one['mean']:+.3f} ({one['low']:+.3f} to {one['high']:+.3f})" for one in changes))
+        changes = {name: quality[name]["difference"]["ndcg@10"] for name in ("seen", "unseen")}
+        table.add_row(words, *(
+            f"{one['mean']:+.3f} ({one['low']:+.3f} to {one['high']:+.3f})" if measured[name] else "-"
+            for name, one in changes.items()
+        ))  # fmt: skip
     return table
 
 
@@ -155,7 +162,9 @@ def world_prepare(
         str | None, typer.Option("--from", help="Folder, or address, of the files; their public home without it.")
     ] = None,
     queries: Annotated[int | None, typer.Option(min=0, help="How many queries; 0 for all.")] = None,
-    seed: Annotated[int, typer.Option(help="Of which queries are for the test, and how often each is typed.")] = 1,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of which queries are for the test, and how often each is typed.")
+    ] = 1,
 ) -> None:
     """Turn an open catalogue that people judged into a world; its licence is told.
 
@@ -174,7 +183,7 @@ def world_make(
     law: Annotated[str, typer.Argument(help="What shoppers want: rotation, words, quality or none.")],
     source: Annotated[Path, typer.Option("--from", help="Folder of a world that gives the titles.")],
     into: Annotated[Path, typer.Option(help="Folder to write the world to.")],
-    seed: Annotated[int, typer.Option(help="Of products, queries and law.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of products, queries and law.")] = 1,
 ) -> None:
     """Make a world of another one's titles, whose shoppers want what a known law says.
 
@@ -185,6 +194,8 @@ def world_make(
     from simulator.shop.world import export_world, load_world
     from towers.encoder import load_encoder
 
+    if into.resolve() == source.resolve():
+        raise UsageError(f"{into} holds the world that gives the titles", fix="name another folder with --into")
     titles = load_world(source)
     with progress_bars() as tell:
         made = made_worlds.make(
@@ -248,7 +259,7 @@ def backtest(  # noqa: PLR0913, PLR0917 # a command line
     columns: Annotated[str, typer.Option(help="Your names for ours: query=search_term,time=ts.")] = "",
     delay: Annotated[str, typer.Option(help="How late clicks are known: one or more of live, 1h, 1d.")] = "live,1h,1d",
     k: Annotated[int, typer.Option(min=1, max=100, help="Depth of the reciprocal rank.")] = 5,
-    seed: Annotated[int, typer.Option(help="Of samples and intervals.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of samples and intervals.")] = 1,
     json: Annotated[Path | None, typer.Option("--json", help="Write every figure here.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write a page for your browser here.")] = None,
 ) -> None:
@@ -262,7 +273,7 @@ def backtest(  # noqa: PLR0913, PLR0917 # a command line
     from threadpoolctl import threadpool_limits
 
     from service.settings import load_settings
-    from simulator.backtest import DELAYS_MS, Backtest
+    from simulator.backtest import DELAYS_MS, Backtest, day_of
     from simulator.backtest_page import page
     from simulator.click_log import read_log
     from simulator.logged_lists import read_lists
@@ -271,21 +282,28 @@ def backtest(  # noqa: PLR0913, PLR0917 # a command line
     delays = [name.strip() for name in delay.split(",")]
     if unknown := [name for name in delays if name not in DELAYS_MS]:
         raise UsageError(f"--delay: {unknown[0]!r} is not known", fix=f"one or more of {', '.join(DELAYS_MS)}")
-    log = read_log(catalog, clicks, columns=column_names(columns))
+    refuse_unwritable(json, report)
+    with progress_bars() as tell:
+        log = read_log(catalog, clicks, columns=column_names(columns), tell=tell)
     shown = None if lists is None else read_lists(lists, log, columns=column_names(columns))
-    messages().print(f"{len(log.clicks):,} clicks on {len(log.products):,} products; times: {log.times}", markup=False)
-    for reason, count in sorted(log.skipped.items()):
-        messages().print(f"skipped {count:,}: {reason}", markup=False)
+    if log.unseen:
+        fix = "correct --columns NAME=COLUMN"
+        raise UsageError(f"none of the files has a column {', '.join(sorted(log.unseen))}", fix=fix)
+    between = " to ".join(day_of(log.clicks[place].time_ms) for place in (0, -1))
+    told = f"{len(log.clicks):,} clicks on {len(log.products):,} products, {between}; times: {log.times}"
+    messages().print(told, markup=False)
+    for told in log.skipped.told():
+        messages().print(f"skipped {told}", markup=False)
     with threadpool_limits(1), progress_bars() as tell:
         encoder = load_encoder(load_settings().base_model)
         test = Backtest(log, encoder, cache=catalog.parent, tell=tell, k=k, seed=seed, lists=shown)
         found = test.run(delays)
+    out().print(backtest_table(found))
+    out().print(found["verdict"]["words"], markup=False)
     if json is not None:
         write_file(json, orjson.dumps(found, option=orjson.OPT_INDENT_2))
     if report is not None:
         write_file(report, page(found).encode())
-    out().print(backtest_table(found))
-    out().print(found["verdict"]["words"], markup=False)
 
 
 def backtest_table(report: Mapping[str, Any]) -> Table:
@@ -298,6 +316,17 @@ def backtest_table(report: Mapping[str, Any]) -> Table:
             means = [kinds[kind][f"mrr@{k}"] for kind in ("all", "first_time", "repeated")]
             table.add_row(name, delay, *("-" if mean is None else f"{mean:.3f}" for mean in means))
     return table
+
+
+def refuse_unwritable(*paths: Path | None) -> None:
+    """Refuse early what cannot be written in the end: a long run would have been for nothing.
+
+    Raises:
+        UsageError: a path is no file, or its folder is none that may be written.
+    """
+    for path in paths:
+        if path is not None and ((path.exists() and not path.is_file()) or not os.access(path.parent, os.W_OK)):
+            raise UsageError(f"cannot write {path}", fix="name a file in a folder that is there and may be written")
 
 
 def write_file(path: Path, content: bytes) -> None:

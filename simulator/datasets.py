@@ -92,7 +92,7 @@ def prepare(name: str, *, source: str | None, queries: int | None, seed: int) ->
     contents = {Path(path).name: fetch(path) for path in dataset.files}
     try:
         products, judged = dataset.read(contents)
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
         fix = "fetch the files again; Git LFS may have left pointers in their place"
         raise UsageError(f"the files of {name} cannot be read: {error!r}", fix=fix) from error
     known = {product["product_id"] for product in products}

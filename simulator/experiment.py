@@ -65,9 +65,9 @@ class Plan(_Strict):
     world: Annotated[list[WorldChoice], Field(min_length=1)] = [WorldChoice(name="built-in")]
     settings: Settings = {}
     """Of every cell."""
-    variant: list[Settings] = [{}]
+    variant: Annotated[list[Settings], Field(min_length=1)] = [{}]
     """What is compared: settings of its own, with a `name`."""
-    grid: dict[str, list[Any]] = {}
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     """Values of settings; each variant is run with every combination."""
 
 
@@ -97,7 +97,7 @@ def read_plan(path: Path) -> Plan:
         UsageError: it cannot be read, or says something that no experiment knows.
     """
     try:
-        plan = Plan.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        plan = Plan.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}", fix="docs/experiments holds examples") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -118,7 +118,8 @@ def cells_of(plan: Plan) -> list[Cell]:
         UsageError: a setting is unknown or impossible, or two variants have one name.
     """
     variants = list(_variants(plan))
-    for kind, names in (("variants", [name for name, _ in variants]), ("worlds", [one.name for one in plan.world])):
+    named = {"variants": [name for name, _ in variants], "worlds": [one.name for one in plan.world]}
+    for kind, names in {**named, "seeds": list(map(str, plan.seeds))}.items():
         if twice := [name for name in names if names.count(name) > 1]:
             raise UsageError(f"two {kind} are called {twice[0]!r}", fix="give each a name of its own")
     return [

@@ -1,6 +1,6 @@
 """Lists as an old log shows them, judged by what each says itself, and learned as the trainer learns them."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +13,8 @@ from contracts.catalog import Product, point_id
 from contracts.errors import ContractError, UsageError
 from contracts.outcomes import Grade, filter_reason
 from contracts.structs import JOINED_SEARCH, TrainingSearch
-from millrace.tables import read_rows, text_of, time_of
-from simulator.click_log import WINDOW_MS, Click, ClickLog
+from millrace.tables import Row, read_rows, text_of, time_of
+from simulator.click_log import WINDOW_MS, Click, ClickLog, Skipped, nothing_of
 from simulator.words import Words
 from streams.pairs.training import training_search
 from towers.features import FeatureSpace, key_of, keys_of, product_features
@@ -64,7 +64,10 @@ def read_lists(path: Path, log: ClickLog, *, columns: Mapping[str, str]) -> list
     rows: dict[str, _Rows] = {}
     messages: list[Mapping[str, Any]] = []
     for row in read_rows(path, columns, errors="replace"):
-        if "slots" in row.fields:
+        log.unseen.difference_update(row.fields)
+        if row.error is not None:
+            skipped.add("lists: a line that cannot be read", row.line, str(row.error))
+        elif "slots" in row.fields:
             messages.append(row.fields)
         elif missing := [name for name in NEEDED if name not in row.fields]:
             raise UsageError(
@@ -72,7 +75,7 @@ def read_lists(path: Path, log: ClickLog, *, columns: Mapping[str, str]) -> list
                 fix=f"say what they are called: --columns {missing[0]}=COLUMN",
             )
         else:
-            _take_row(row.fields, rows, skipped)
+            _take_row(row, rows, skipped)
     names = [product.product_id for product in log.products]
     clicks = _by_list(log, rows, names) if rows else {}
     messages += [shown.message(one, _outcomes(clicks.get(one, ()), names)) for one, shown in rows.items()]
@@ -85,25 +88,24 @@ def read_lists(path: Path, log: ClickLog, *, columns: Mapping[str, str]) -> list
     if unknown := sum(slot.product_id not in known for search in found for slot in search.slots):
         skipped["lists: slots of products that are not in the catalogue"] = unknown
     if not found:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items() if reason.startswith("lists"))
-        raise UsageError(f"{path} holds no list that can be used ({reasons})", fix="look at --columns NAME=COLUMN")
+        raise nothing_of(path, "list", skipped)
     return sorted(found, key=lambda search: (search.closed_at, search.search_id))
 
 
-def _take_row(fields: Mapping[str, Any], rows: dict[str, _Rows], skipped: Counter[str]) -> None:
-    search_id, position = text_of(fields, "search_id"), text_of(fields, "position")
-    time_ms, _ = time_of(text_of(fields, "time"))
+def _take_row(row: Row, rows: dict[str, _Rows], skipped: Skipped) -> None:
+    said = {name: text_of(row.fields, name) for name in NEEDED}
+    search_id, position, product_id = said["search_id"], said["position"], said["product_id"]
+    time_ms, _ = time_of(said["time"])
     if not search_id:
-        skipped["lists: no search_id"] += 1
+        skipped.add("lists: no search_id", row.line, search_id)
     elif time_ms is None:
-        skipped["lists: time not understood"] += 1
+        skipped.add("lists: time not understood", row.line, said["time"])
     elif not position.isdecimal():
-        skipped["lists: position is no number"] += 1
+        skipped.add("lists: position is no number", row.line, position)
     else:
-        shown = rows.setdefault(search_id, _Rows(time_ms, text_of(fields, "query")))
-        product_id = text_of(fields, "product_id")
+        shown = rows.setdefault(search_id, _Rows(time_ms, said["query"]))
         if shown.products.setdefault(int(position), product_id) != product_id:
-            skipped["lists: another product at the same position"] += 1
+            skipped.add("lists: another product at the same position", row.line, product_id)
 
 
 def _by_list(log: ClickLog, rows: Mapping[str, _Rows], names: Sequence[str]) -> dict[str, list[Click]]:
@@ -134,12 +136,12 @@ def _outcomes(clicks: Sequence[Click], names: Sequence[str]) -> dict[str, dict[s
     return outcomes
 
 
-def _judged(message: Mapping[str, Any], skipped: Counter[str]) -> TrainingSearch | None:
+def _judged(message: Mapping[str, Any], skipped: Skipped) -> TrainingSearch | None:
     """What may be learned from a list."""
     try:
         search = JOINED_SEARCH.decode(orjson.dumps(message))
     except ContractError as error:
-        skipped[f"lists: {error.reason}"] += 1
+        skipped.add(f"lists: {error.reason}", f"list {message.get('search_id')}", str(error))
         return None
     if reason := filter_reason(search):
         skipped[f"lists: {reason.value}"] += 1

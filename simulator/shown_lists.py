@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import numpy as np
+from pydantic import Field
 
 from contracts.outcomes import examination
 from contracts.telemetry import FILTERS_ON, Filter
@@ -50,24 +51,24 @@ class SimulateOptions:
         troubled: their share of lists.
     """
 
-    lists: int = 12_000
-    seed: int = 1
-    redeploy: int = 500
+    lists: Annotated[int, Field(ge=1)] = 12_000
+    seed: Annotated[int, Field(ge=0)] = 1
+    redeploy: Annotated[int, Field(ge=1)] = 500
     shoppers: Literal["simple", "shop"] = "simple"
     bias: Literal["position", "none"] = "position"
     click_model: ClickModel = "position"
     ranker: Literal["own", "base", "weak", "strong"] = "own"
-    swaps: float = 0.0
+    swaps: Annotated[float, Field(ge=0, le=1)] = 0.0
     weights: Literal["ratio", "one", "auto"] = "ratio"
     twin: bool = False
-    explore: float = 0.0
+    explore: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     explore_by: Literal["noise", "draws"] = "noise"
     learner: Literal["preference", "one-pass", "none"] = "preference"
     loss: LossName = "softmax"
     filters: tuple[Filter, ...] = FILTERS_ON
-    look_ahead: float = 0.0
+    look_ahead: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     trouble: Trouble = "none"
-    troubled: float = 0.3
+    troubled: Annotated[float, Field(ge=0, le=1)] = 0.3
 
 
 Ranking = Mapping[int, tuple[np.ndarray, np.ndarray]]

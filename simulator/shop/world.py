@@ -7,6 +7,7 @@ queries.jsonl and judgments.jsonl; reading goes on after a fault, so that they l
 
 import json
 import math
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -278,6 +279,8 @@ class _WorldReader:
             if row.product_id in judged:
                 self._fault(JUDGMENTS, number, None, f"{row.query_id!r} and {row.product_id!r} are judged twice")
             judged[row.product_id] = Judgment(int(row.grade), row.attraction)
+        if not judgments and not self.fault_counts:
+            self._fault(JUDGMENTS, None, None, "holds no judgment; shoppers would click nothing")
         return judgments
 
     def _rows(
@@ -291,7 +294,7 @@ class _WorldReader:
                         continue
                     fields: Any = None
                     try:
-                        fields = parse(line)
+                        fields = parse(line.removeprefix(BOM_UTF8))
                         row = validate(fields, contract)
                     except ContractError as error:
                         problem = str(error).removeprefix(f"{error.field}: ")

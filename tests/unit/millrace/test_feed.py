@@ -129,6 +129,7 @@ def test_a_message_is_taken_as_it_is() -> None:
         (row(price="1.2.3,4"), "wrong_type", "price"),
         (row(in_stock="perhaps"), "wrong_type", "in_stock"),
         (row(launched_at="soon"), "wrong_type", "launched_at"),
+        (row(launched_at="1995-06-01"), "wrong_type", "launched_at"),
         (row(version="v3"), "wrong_type", "version"),
         (row(version=str(2**60)), "out_of_range", "version"),
         (row(brand="x" * 300), "too_long", "brand"),

@@ -60,6 +60,12 @@ def test_the_judgments_of_a_query_come_together_however_it_is_spelled(tmp_path: 
     assert found.queries[b"kettle"].judgments == (Judgment(product_id="P-9", grade=3, author="merch"),)
 
 
+def test_blanks_around_a_field_are_none_of_it(tmp_path: Path) -> None:
+    """The judgment of `P-1 ` would be of no product of the catalogue."""
+    found = read(written(tmp_path / "golden.csv", " fridge ; P-1 ; 4 ", header="query; product_id ;grade"))
+    assert found.queries == {b"fridge": golden("fridge", **{"P-1": 4})}
+
+
 @pytest.mark.parametrize(
     ("line", "reason", "field"),
     [
@@ -79,6 +85,18 @@ def test_a_line_that_is_no_judgment_says_why(tmp_path: Path, line: str, reason: 
     assert [(one.line, one.reason, one.field) for one in found.bad] == [(3, reason, field)]
     assert found.bad[0].message
     assert set(found.queries) == {b"fridge", b"kettle"}
+
+
+def test_a_column_that_is_misspelt_is_told(tmp_path: Path) -> None:
+    """It would be left out of every line; a line of JSON names its own."""
+    path = written(tmp_path / "golden.csv", "fridge,P-1,4,ann", header="query,product_id,grade,by")
+    assert read(path, {"author": "by"}).bad == []
+    with pytest.raises(UsageError, match="there is no autor"):
+        read(path, {"autor": "by"})
+    with pytest.raises(UsageError, match="no column author"):
+        read(path, {"author": "from"})
+    path.write_text('{"query": "fridge", "product_id": "P-1", "grade": 4}\n', encoding="utf-8")
+    assert read(path, {"author": "by"}).bad == []
 
 
 def test_a_query_has_at_most_200_products(tmp_path: Path) -> None:

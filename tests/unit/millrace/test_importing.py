@@ -1,5 +1,6 @@
 """What is sent of a file: what is new or has changed, under versions that win, and never what would do harm."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -137,6 +138,22 @@ def test_a_field_that_no_product_has_is_refused(name: str, told: str, tmp_path: 
         CatalogFile(path, {name: "sku"}, Form(NOW_MS)).unused_columns()
     assert refused.value.message == f"--columns: no field {name}{told}"
     assert f"--attributes {name}" in refused.value.fix
+
+
+def test_a_default_for_a_field_that_no_product_has_is_refused(tmp_path: Path) -> None:
+    """Misspelt, it would be sent with every product and mean nothing."""
+    path = tmp_path / "products.csv"
+    path.write_text("id,title\nA,a\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="--default: no field currncy; did you mean currency"):
+        CatalogFile(path, {}, Form(NOW_MS, defaults={"currncy": "EUR"})).unused_columns()
+
+
+def test_what_can_be_read_only_once_is_refused(tmp_path: Path) -> None:
+    """A pipe would be empty, or begin in the middle, when the file is checked, and again when it is sent."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(UsageError, match="is no file"):
+        CatalogFile(pipe, {}, Form(NOW_MS)).unused_columns()
 
 
 def test_a_column_may_be_named_as_an_attribute(tmp_path: Path) -> None:

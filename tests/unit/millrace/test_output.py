@@ -1,6 +1,7 @@
 """How commands show what they have to say, and their progress: bars on a terminal, lines in a pipe."""
 
 import io
+import json
 from collections.abc import Callable
 
 import pytest
@@ -8,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from millrace import output
-from millrace.output import HEARTBEAT_S, messages, out, progress_bars
+from millrace.output import HEARTBEAT_S, messages, out, print_json, progress_bars
 
 
 @pytest.fixture
@@ -33,6 +34,12 @@ def test_what_anyone_wrote_is_shown_as_it_is_and_commands_no_terminal(
     shown = captured.out + captured.err
     assert not set(shown) & set(map(chr, (*range(10), *range(11, 32), *range(0x7F, 0xA0))))
     assert shown.count("[red]x :heart: [2J]0;title31mend") == 3
+
+
+def test_bytes_that_are_no_utf_8_are_escaped_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """A bad line of a file in Latin-1, or the file's own name, must not end the command that tells of it."""
+    print_json({"fi\udce4": [{"message": "'19,99 \udc80' is no price", "line": 2}]})
+    assert json.loads(capsys.readouterr().out) == {"fi\\udce4": [{"message": "'19,99 \\udc80' is no price", "line": 2}]}
 
 
 def test_in_a_pipe_long_work_says_how_far_it_is(pipe: io.StringIO) -> None:

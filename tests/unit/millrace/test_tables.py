@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from contracts.errors import UsageError
-from millrace.tables import Row, column_names, read_rows
+from millrace.tables import Row, column_names, read_rows, time_of
 
 
 def rows_of(folder: Path, content: bytes, **columns: str) -> list[Row]:
@@ -54,6 +54,7 @@ def test_a_named_column_is_found_under_our_name_beside_its_own(tmp_path: Path) -
     [
         (b'[{"id": 1}]', "array"),
         (b"<rss></rss>", "XML"),
+        (b"PK\x03\x04\x14\0\x06\0xl/workbook.xml", "workbook"),
         (b'id,title\nP-1,"open', "quotation"),
         (gzip.compress(b"id,title\n" + b"P-1,fridge\n" * 50, mtime=0)[:-9], "not whole"),
     ],
@@ -65,6 +66,58 @@ def test_a_file_that_is_no_table_is_refused(content: bytes, told: str, tmp_path:
     with pytest.raises(UsageError) as error:
         rows_of(tmp_path, content)
     assert told in f"{error.value} {error.value.fix}"
+
+
+def test_rows_and_names_as_spreadsheets_write_them_are_read(tmp_path: Path) -> None:
+    """A line that names the separator, blanks around names and before quotation marks, rows of separators alone."""
+    rows = rows_of(tmp_path, b'sep=,\r\nid, "title\nde" ,,\r\nP-1, "oven, red",,\r\n,,,\r\n')
+    assert [(row.line, row.fields, row.error) for row in rows] == [(4, {"id": "P-1", "title\nde": "oven, red"}, None)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+@pytest.mark.parametrize("content", ["id\ttitle\nP-1\tKühlschrank\n", '{"id": "P-1", "title": "Kühlschrank"}\r\n'])
+def test_utf_16_is_read_by_its_mark(encoding: str, content: str, tmp_path: Path) -> None:
+    """Spreadsheets save it as Unicode text, and PowerShell writes it."""
+    mark = "" if encoding == "utf-16" else "\ufeff"
+    (row,) = rows_of(tmp_path, f"{mark}{content}".encode(encoding))
+    assert row.fields == {"id": "P-1", "title": "Kühlschrank"}
+
+
+def test_a_quotation_mark_that_is_never_closed_swallows_no_rows(tmp_path: Path) -> None:
+    """Everything after it would be one field; the line where it begins is told."""
+    with pytest.raises(UsageError, match="line 3: a quotation mark is never closed"):
+        rows_of(tmp_path, b'id,title\nP-1,oven\nP-2,"19 inch\nP-3,tv\nP-4,ac\n')
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    """Nobody knows which of them is meant; names that are empty mean nothing."""
+    with pytest.raises(UsageError, match="two columns that are called id"):
+        rows_of(tmp_path, b"id,title,id\n1,oven,2\n")
+    (row,) = rows_of(tmp_path, b"id,,\n1,x,y\n")
+    assert row.fields == {"id": "1"}
+
+
+def test_one_column_may_have_two_of_our_names(tmp_path: Path) -> None:
+    """A product that is its own parent, for one."""
+    (row,) = rows_of(tmp_path, b"sku\nA\n", product_id="sku", parent_id="sku")
+    assert row.fields == {"sku": "A", "product_id": "A", "parent_id": "A"}
+
+
+@pytest.mark.parametrize(
+    ("text", "time_ms"),
+    [
+        ("2024-01-31 12:00:00 UTC", 1_706_702_400_000),
+        ("2024-01-31 12:00:00.5 UTC", 1_706_702_400_500),
+        ("2024-01-31 12:00:00 -0500", 1_706_720_400_000),
+        ("2024-01-31 12:00:00+00", 1_706_702_400_000),
+        ("20240131120000", None),
+        ("202401311200", None),
+        ("20240131", None),
+    ],
+)
+def test_times_as_databases_export_them_are_read_or_refused(text: str, time_ms: int | None) -> None:
+    """A blank before the zone does no harm; digits of a date are no epoch of another century."""
+    assert time_of(text)[0] == time_ms
 
 
 def test_an_option_that_names_no_column_is_refused() -> None:

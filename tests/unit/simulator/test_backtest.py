@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from contracts.outcomes import Grade
-from simulator.backtest import Backtest, _rank, verdict
+from simulator.backtest import FEWEST_JUDGED, Backtest, _rank, verdict
 from simulator.choices import Choices
 from simulator.click_log import DAY_MS, Click, ClickLog, read_log
 from tests.support.tiny_encoder import WORDS, TinyEncoder
@@ -191,8 +191,13 @@ def test_equal_scores_share_the_mean_of_their_ranks(scores: list[float], ranks: 
 )
 def test_the_verdict_is_no_unless_the_gain_is_certain(low: float, high: float, answer: str) -> None:
     """Only an interval wholly above 0 says yes; it is one sentence with its figures."""
-    words = verdict((low + high) / 2, low, high)
+    words = verdict((low + high) / 2, low, high, FEWEST_JUDGED)
     assert words.startswith(f"{answer}:")
     assert f"{low:+.3f}" in words
     assert f"{high:+.3f}" in words
     assert "\n" not in words
+
+
+def test_of_few_clicks_nothing_is_certain() -> None:
+    """Some clicks of one person are alike: an interval without width proves nothing."""
+    assert verdict(0.5, 0.5, 0.5, FEWEST_JUDGED - 1).startswith("No: 99 clicks")

@@ -161,6 +161,15 @@ def test_rows_that_name_no_shopper_are_choices_of_their_own(tmp_path: Path) -> N
     assert log.skipped.total() == 1
 
 
+def test_rows_that_are_repeated_count_once(tmp_path: Path) -> None:
+    """Whoever is told the first predicts the second; clicks of one day alone may be of many shoppers."""
+    moment, day = at("2024-01-01T10:00:00Z"), at("2024-01-01")
+    log = read(tmp_path, [moment, {**moment, "product_id": "P-2"}, moment, day, day])
+    assert [click.product for click in log.clicks] == [0, 0, 0, 1]
+    told = "1: clicks: the same time, query and product as another; first in the click of 2024-01-01 10:00:00: 'fridge'"
+    assert log.skipped.told() == [told]
+
+
 def test_columns_map_our_names_to_the_files(tmp_path: Path) -> None:
     """An export with names of its own is read once it is said what they are called."""
     clicks = [{"ts": "2024-01-01", "q": "fridge", "sku": "P-1"}]
@@ -188,6 +197,35 @@ def test_a_log_of_which_nothing_can_be_used_is_an_error(tmp_path: Path) -> None:
     broken.write_bytes(gzip.compress(b"product_id,title\n" * 50)[:-12])
     with pytest.raises(UsageError):
         read_log(broken, tmp_path / "clicks.csv", columns={})
+
+
+def test_what_cannot_be_used_is_told_with_the_first_of_its_kind(tmp_path: Path) -> None:
+    """An id that pandas made a number with a point is seen at once, in the error and in what is skipped."""
+    bad = {**at("2024-01-01"), "product_id": "1.0"}
+    told = "1: clicks: product not in the catalogue; first in line 3: '1.0'"
+    assert read(tmp_path, [at("2024-01-01"), bad]).skipped.told() == [told]
+    with pytest.raises(UsageError, match=r"holds no click that can be used\n  1: clicks: .*; first in line 2: '1\.0'"):
+        read(tmp_path, [bad])
+
+
+def test_rows_whose_fields_moved_or_whose_letters_are_lost_are_counted(tmp_path: Path) -> None:
+    """They count as far as they go, but whoever reads the verdict learns of them."""
+    catalogue = tmp_path / "products.csv"
+    catalogue.write_bytes("product_id,title,brand\nP-1,Kühlschrank,Kelto\nP-2,oven\n".encode("latin-1"))
+    log = read_log(catalogue, written(tmp_path / "clicks.csv", CLICKS), columns={})
+    assert [product.product_id for product in log.products] == ["P-1", "P-2"]
+    assert [told.split(";")[-1] for told in log.skipped.told()] == [
+        " first in line 2: 'K\ufffdhlschrank'", " first in line 3: '2 fields, and the header has 3'",
+    ]  # fmt: skip
+
+
+def test_columns_that_are_not_there_are_told(tmp_path: Path) -> None:
+    """A name that is misspelt must not look like a log without sessions."""
+    log = read(tmp_path, graded((0, "click", "a")), session_id="sesion", grade="grade")
+    assert log.unseen == {"sesion"}
+    with pytest.raises(UsageError, match="there is no sesion_id") as error:
+        read(tmp_path, CLICKS, sesion_id="session_id")
+    assert "session_id, position" in error.value.fix
 
 
 def test_clicks_of_one_moment_keep_the_order_of_the_file(tmp_path: Path) -> None:

@@ -148,3 +148,31 @@ def test_a_real_catalogue_is_written_as_a_world(
     assert asked == [("msrd", {"source": "raw", "queries": 7, "seed": 3})]
     assert load_world(tmp_path / "films") == brands()
     assert "CC BY-SA 4.0" in capsys.readouterr().err
+
+
+def test_where_a_result_cannot_be_written_nothing_is_read(tmp_path: Path) -> None:
+    """An hour of work would be lost in the end: folders, what is no file, and names in folders that are not there."""
+    missing = tmp_path / "missing.csv"
+    for path in (tmp_path, Path("/dev/null"), tmp_path / "none" / "report.html"):
+        with pytest.raises(UsageError, match="cannot write"):
+            commands.backtest(catalog=missing, clicks=missing, report=path)
+        with pytest.raises(UsageError, match="cannot write"):
+            commands.simulate(world=missing, json=path)
+
+
+def test_what_no_query_measures_is_no_gain_of_nothing() -> None:
+    """A world whose queries are all typed says nothing of those that are never typed."""
+    change = {"ndcg@10": {"mean": 0.5, "low": 0.25, "high": 0.75}}
+    quality = {
+        "seen": {"queries": 2, "excluded": {"ndcg@10": 1}, "difference": change},
+        "unseen": {"queries": 2, "excluded": {"ndcg@10": 2}, "difference": change},
+    }
+    report = {"world": "w", "clicks": 1, "cpu_s": 1.0, "quality": quality, "twin": None}
+    table = commands.simulation_table({**report, "curve": [{"lists": 0, "seen": 0.1, "unseen": 0.0}]})
+    assert [list(column.cells)[1:] for column in table.columns[1:]] == [["+0.500 (+0.250 to +0.750)"], ["-"]]
+
+
+def test_a_world_is_not_made_over_the_one_that_gives_its_titles(tmp_path: Path) -> None:
+    """It may have been written by hand."""
+    with pytest.raises(UsageError, match="gives the titles"):
+        commands.world_make("words", source=tmp_path / "films", into=tmp_path / "other" / ".." / "films")

@@ -149,6 +149,15 @@ def test_pointers_of_git_lfs_are_told_as_such(name: str, tmp_path: Path) -> None
     assert "LFS" in raised.value.fix
 
 
+@pytest.mark.parametrize(("corpus", "judgments"), [("[1]\n", "a\t1\t1\n"), ('{"id": 1, "title": "x"}\n', "a\t1\n")])
+def test_rows_of_another_form_are_told_as_well(corpus: str, judgments: str, tmp_path: Path) -> None:
+    """A line that is no object, or that is cut."""
+    (tmp_path / "movies-corpus.jsonl.gz").write_bytes(gzip.compress(corpus.encode()))
+    (tmp_path / "movies-judgments.tsv.gz").write_bytes(gzip.compress(f"query\tdoc_id\tgrade\n{judgments}".encode()))
+    with pytest.raises(UsageError, match="cannot be read"):
+        of("msrd", tmp_path)
+
+
 def serve(monkeypatch: pytest.MonkeyPatch, answer: Any) -> list[str]:
     """Let an answer stand for the web; return the addresses that are asked for."""
     asked: list[str] = []

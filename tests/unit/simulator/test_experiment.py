@@ -88,6 +88,9 @@ def test_without_variants_there_is_one(tmp_path: Path) -> None:
         ("[grid]\nclicks = [-1.0]", "clicks: Input should be"),
         ('variants = ["a"]', "variants: Extra inputs"),
         ('[[variant]]\nname = "a"\n[[variant]]\nname = "a"', "two variants are called 'a'"),
+        ("[grid]\nredeploy = [0]", "redeploy: Input should be greater"),
+        ("[grid]\nswaps = [nan]", "swaps: Input should be"),
+        ("[grid]\nexplore = []", "explore: List should have at least 1"),
         ("[grid", "is no TOML"),
     ],
 )
@@ -104,6 +107,14 @@ def test_a_missing_file_or_empty_seeds_are_refused(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text('title = "a"\nseeds = []')
     with pytest.raises(UsageError, match="seeds: List should have at least 1"):
         read_plan(tmp_path / "plan.toml")
+
+
+@pytest.mark.parametrize(("seeds", "problem"), [("[-1]", "seed: Input should be greater"), ("[7, 7]", "two seeds")])
+def test_seeds_that_are_none_or_one_are_refused(seeds: str, problem: str, tmp_path: Path) -> None:
+    """A seed that counts twice would make the spread smaller than it is; the file may begin with a byte order mark."""
+    (tmp_path / "plan.toml").write_text(f'\ufefftitle = "a"\nseeds = {seeds}', encoding="utf-8")
+    with pytest.raises(UsageError, match=problem):
+        cells_of(read_plan(tmp_path / "plan.toml"))
 
 
 def test_what_was_run_is_not_run_again(plan_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

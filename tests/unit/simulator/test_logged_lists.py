@@ -97,6 +97,18 @@ def test_rows_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_line_that_is_cut_costs_itself_alone(tmp_path: Path) -> None:
+    """The last one of an export that was stopped, in either form."""
+    rows = lists_of(tmp_path, ["s-1,2024-01-01,red,P-1,1", "s-1,2024-01-01,re"])
+    shown = {"type": "joined_search", "search_id": "s-1", "search_time": START_S * 1000, "query": "red"}
+    whole = orjson.dumps({**shown, "closed_at": START_S * 1000, "slots": [{"product_id": "P-1", "position": 1}]})
+    (tmp_path / "lists.jsonl").write_bytes(whole + b"\n" + whole[:-9])
+    for path in (rows, tmp_path / "lists.jsonl"):
+        log = log_of(tmp_path, ["2024-01-01,red,P-1,s-1,"])
+        assert len(read_lists(path, log, columns={})) == 1
+        assert log.skipped["lists: a line that cannot be read"] == 1
+
+
 def test_a_file_without_lists_is_refused_with_its_fix(tmp_path: Path) -> None:
     """A lacking column is named with those that are there; a file of which nothing can be used tells why."""
     log = log_of(tmp_path, ["2024-01-01,red,P-1,s-1,"])
@@ -104,7 +116,7 @@ def test_a_file_without_lists_is_refused_with_its_fix(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no product_id; it has search_id, time, query, sku, position"):
         read_lists(tmp_path / "other.csv", log, columns={})
     assert read_lists(tmp_path / "other.csv", log, columns={"product_id": "sku"})
-    with pytest.raises(UsageError, match="1 lists: time not understood"):
+    with pytest.raises(UsageError, match="1: lists: time not understood; first in line 2: 'soon'"):
         read_lists(
             lists_of(tmp_path, ["s-1,soon,red,P-1,1"]), log_of(tmp_path, ["2024-01-01,red,P-1,s-1,"]), columns={}
         )

@@ -69,6 +69,13 @@ def test_defaults_of_a_short_query_row(tmp_path: Path) -> None:
     assert world.queries[0].popularity == 1.0
 
 
+def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
+    """Editors on Windows write one."""
+    for path in _write(tmp_path).iterdir():
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(load_world(tmp_path).products) == 1
+
+
 def test_world_of_takes_the_folder_where_one_is_named(tmp_path: Path, built_in: World) -> None:
     """A folder replaces the built-in world."""
     assert len(world_of(_write(tmp_path), 1).products) == 1
@@ -124,6 +131,7 @@ def test_a_folder_that_is_none_lacks_every_file(tmp_path: Path) -> None:
         ({"judgments": [{**JUDGMENT, "attraction": 1.5}]}, "judgments.jsonl, line 1, attraction", "less than"),
         ({"judgments": [JUDGMENT, JUDGMENT]}, "judgments.jsonl, line 2", "judged twice"),
         ({"products": [], "judgments": []}, "products.jsonl", "holds no product"),
+        ({"judgments": []}, "judgments.jsonl", "holds no judgment"),
     ],
 )
 def test_a_fault_is_told_by_file_line_and_field(
