@@ -166,6 +166,14 @@ async def test_what_was_probably_meant_is_suggested(
         assert name is None or problem["detail"].endswith(f"; did you mean {name}?")
 
 
+async def test_a_category_is_a_label_or_a_path(client: Client, search: Search) -> None:
+    """Of two that were given none is left out in silence."""
+    answer = await client.get("/v1/search?q=x&category=Kettles&category_path=Kitchen&category_path=Fridges")
+    problem = await answer.json()
+    assert (answer.status, problem["reason"], search.store.asked) == (422, "inconsistent", [])
+    assert "category and category_path" in problem["detail"]
+
+
 @pytest.mark.parametrize("given", ["attr.l=3&attr.l_gte=2", "attr.l_gte=2&attr.l=3"])
 async def test_an_attribute_has_values_or_bounds(client: Client, given: str) -> None:
     """Both of one are a mistake, in whichever order they come."""
