@@ -154,7 +154,8 @@ class SearchService:
             sort=request.sort,
             facets=facets,
         )
-        if request.impression == "server":
+        is_seen = results or request.page == 1
+        if request.impression == "server" and is_seen:
             self._impressions.send(impression_of(request, answer, query=query, person_key=self._person_key))
         metrics.SEARCH_SECONDS.labels("total").observe(time.perf_counter() - began)
         return answer

@@ -176,6 +176,8 @@ def build(service: Callable[[], SearchService], health: Health, *, max_open: int
     async def search_by_parameters(request: web.Request) -> web.StreamResponse:
         asked = read_parameters(request, SearchParameters).to_request()
         _refuse_nothing(asked, "q")
+        if request.method == "HEAD":  # whose list nobody sees
+            asked = asked.model_copy(update={"impression": "none"})
         return json_answer(await service().search(asked))
 
     async def search(request: web.Request) -> web.StreamResponse:
