@@ -253,9 +253,8 @@ class SearchService:
         """Return what the vector store finds, or what it found when the same was asked before."""
         ranking, release = self._ranking, assignment.release
         by_relevance = request.sort == BY_RELEVANCE
-        is_arranged = request.group_variants or request.per_seller is not None
         least = assignment.policy.most_moved if query and by_relevance else MATCHING
-        most = max(ranking.depth, request.k * (OVERFETCH if is_arranged else 1), least)
+        most = max(ranking.depth, request.k * (OVERFETCH if request.group_variants or request.per_seller else 1), least)
         key = digest(f"{asked.hex()} {request.page} {release.arm} {request.explore}")
         began_s = self._clocks.monotonic_s()
         try:
