@@ -228,6 +228,9 @@ def _said(kind: str, problem: "ErrorDetails") -> str:
         units = (unit for unit, of in _EPOCH_UNITS.items() if YEAR_2000_MS * of <= given <= YEAR_2100_MS * of)
         unit = next(units, None)
         return "must be epoch milliseconds" + (f"; this looks like {unit}" if unit else ", from 2000 to 2100")
+    if "max_length" in context:
+        unit = "characters" if isinstance(problem["input"], str) else "entries"
+        return f"may have {context['max_length']} {unit} at most"
     if kind == "string_pattern_mismatch" and context["pattern"] != NO_NUL:
         return f"must have the form {context['pattern']}"
     pydantics = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)

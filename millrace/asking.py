@@ -79,6 +79,8 @@ def search(  # noqa: PLR0913, PLR0917 # a command line
 
     Example: millrace search --category Fridges --attribute colour=red --sort price --facet brand
     """
+    if category and category_path:
+        raise UsageError("--category and --category-path are given", fix="give one of them")
     filters = {
         "brand": brand,
         "seller": seller,

@@ -1,5 +1,6 @@
 """A client of the search service for shops that run Python: typed requests and answers, pages, and query vectors."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
@@ -100,11 +101,17 @@ def post(url: str, body: Mapping[str, Any], *, client: httpx.Client | None = Non
     Raises:
         Overloaded: there is too much to do; come again after `retry_after_s`.
         DependencyDown: the service does not answer, or says that it cannot.
-        UsageError: it refuses the request.
+        UsageError: it refuses the request, or JSON cannot hold it.
         Expired: what is asked for is not kept any more.
     """
     try:
-        answer = httpx.post(url, json=body, timeout=TIMEOUT_S) if client is None else client.post(url, json=body)
+        asked = json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as error:
+        fix = "send finite numbers, and texts that are Unicode"
+        raise UsageError(f"the request cannot be written as JSON: {error}", fix=fix) from error
+    try:
+        call = httpx.post if client is None else client.post
+        answer = call(url, content=asked, headers={"Content-Type": "application/json"}, timeout=TIMEOUT_S)
         if answer.is_success:
             return answer.json()
     except (httpx.HTTPError, ValueError) as error:

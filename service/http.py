@@ -167,10 +167,9 @@ class _Edge:
         except asyncio.CancelledError:
             metrics.REQUESTS.labels(route, str(CLIENT_GONE)).inc()
             raise
-        except Exception as error:
-            if isinstance(error, ConnectionError) and request.transport is None:
-                raise  # the caller is gone; aiohttp knows what to do
-            response = self.render(_refusal(request, error))
+        except Exception as error:  # noqa: BLE001 - each has its answer; what is a fault of ours is logged
+            is_gone = isinstance(error, ConnectionError) and request.transport is None
+            response = web.Response(status=CLIENT_GONE) if is_gone else self.render(_refusal(request, error))
         response.headers.setdefault("Cache-Control", "no-store")
         metrics.REQUESTS.labels(route, str(response.status)).inc()
         metrics.REQUEST_SECONDS.labels(route).observe(time.perf_counter() - began_s)

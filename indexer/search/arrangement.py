@@ -61,13 +61,12 @@ class Boosts(NamedTuple):
 NO_BOOSTS: Final = Boosts()
 
 
-def arranged(hits: Sequence[Hit], request: SearchRequest, *, goes_on: bool = False) -> list[list[Hit]]:
+def arranged(hits: Sequence[Hit], request: SearchRequest) -> list[list[Hit]]:
     """Arrange a list as a request asks for.
 
     Args:
         hits: best first.
         request: what was asked.
-        goes_on: whether there is more behind it, so that a last page that is not full waits for it.
 
     Returns:
         Its pages, of `k` products each but the last; one at least if there is anything.
@@ -76,8 +75,7 @@ def arranged(hits: Sequence[Hit], request: SearchRequest, *, goes_on: bool = Fal
         hits = grouped(hits)
     if request.diversity and request.sort == BY_RELEVANCE:
         hits = diverse(hits, request.diversity)
-    pages = in_pages(hits, request.k, per_seller=request.per_seller)
-    return pages[:-1] if goes_on and len(pages) > 1 and len(pages[-1]) < request.k else pages
+    return in_pages(hits, request.k, per_seller=request.per_seller)
 
 
 def grouped(hits: Sequence[Hit]) -> list[Hit]:

@@ -10,6 +10,7 @@ import time
 import unicodedata
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ import orjson
 from contracts.errors import DependencyDown, MillraceError, Overloaded, TransientError
 from contracts.events import BY_RELEVANCE
 from contracts.http import FacetValue, Filters, Sort
+from indexer.search.arrangement import grouped
 from indexer.search.encoding import ENTRY_BYTES, QueryEncoder, digest
 from indexer.search.facets import Facets, listed
 from indexer.search.good_match import GoodMatch
@@ -35,6 +37,8 @@ ENCODE_SHARE: Final = 0.6
 """Of the deadline: how long a query may take to encode, so that the store still has time for its words."""
 COUNT_SHARE: Final = 0.1
 """Of the deadline: how long results that are there wait for their total."""
+MOST_VARIANTS: Final = 1_000
+"""Products that are asked for once more at most, where variants of a few groups match best."""
 HOT_BYTES: Final = 64 * 2**20
 """About 100 results of 150 products, fewer with their vectors; more different queries are hardly hot."""
 HOT_FACETS: Final = 256
@@ -128,6 +132,7 @@ class Finder:
         filters: Filters,
         sort: Sort = BY_RELEVANCE,
         with_vectors: bool = False,
+        groups: int = 0,
     ) -> Candidates:
         """Return the best products for a query, or all without one, as found now or a moment ago.
 
@@ -138,14 +143,15 @@ class Finder:
             filters: which they meet.
             sort: how they are in order.
             with_vectors: whether their vectors are needed.
+            groups: of variants, that a query is to find if there are so many.
 
         Raises:
             MillraceError: the store does not answer in time; `Overloaded` if it, or this service, has too much to do.
         """
-        key = _key(query, release, filters, most, sort, with_vectors)
+        key = _key(query, release, filters, most, sort, with_vectors, groups)
 
         async def call() -> Candidates:
-            return await self._found(query, release, most=most, filters=filters, sort=sort, with_vectors=with_vectors)
+            return await self._found(query, release, most, filters, sort, with_vectors=with_vectors, groups=groups)
 
         return await self._flights.result(key, call, keeps=lambda found: not found.by_words)
 
@@ -216,7 +222,15 @@ class Finder:
         return release.tower.vectors(rows)
 
     async def _found(
-        self, query: str, release: ServedRelease, *, most: int, filters: Filters, sort: Sort, with_vectors: bool
+        self,
+        query: str,
+        release: ServedRelease,
+        most: int,
+        filters: Filters,
+        sort: Sort,
+        *,
+        with_vectors: bool,
+        groups: int,
     ) -> Candidates:
         ends_s = asyncio.get_running_loop().time() + self._deadline_s
         with self._limit.one_more():
@@ -225,15 +239,19 @@ class Finder:
             question = _question(query, release, rows)
             with self._limit.measured(), _timed("store"):
                 async with _until(ends_s, TransientError("Qdrant did not answer in time")):
-                    hits = await listed(
+                    ask = partial(
+                        listed,
                         self._retrieval,
                         release.collection,
                         question,
                         sort=sort,
-                        k=most,
                         filters=filters,
                         with_vectors=with_vectors and rows is not None,
                     )
+                    hits = await ask(k=most)
+                    is_early = asyncio.get_running_loop().time() < ends_s - self._deadline_s / 2
+                    if groups and is_early and len(hits) >= most and (found := len(grouped(hits))) < groups:
+                        hits = await ask(k=min(2 * len(hits) * groups // found, MOST_VARIANTS))
             if late is not None and not hits:
                 raise late
         if total is None:

@@ -20,7 +20,7 @@ from contracts.arms import LIVE
 from contracts.events import Exploration
 from contracts.http import SearchRequest
 from contracts.telemetry import Process
-from indexer.search.arrangement import arranged, grouped
+from indexer.search.arrangement import grouped, in_pages
 from indexer.search.encoding import ENTRY_BYTES, digest
 from indexer.search.facets import MATCHING
 from indexer.search.retrieval import Hit
@@ -33,7 +33,7 @@ WRITES_AT_ONCE: Final = 64
 """Lists on their way to Redis; one more stays with this process alone."""
 PAUSE_S: Final = 1.0
 """After Redis failed, how long it is not asked."""
-FORM: Final = 3
+FORM: Final = 4
 """Part of each key in Redis: processes of two versions do not read each other's lists."""
 MOST_LISTED: Final = 10_000
 """Products of a list, its variants among them: so many positions an event may name."""
@@ -53,13 +53,26 @@ def asked_by(request: SearchRequest, query: str) -> bytes:
 
 
 class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A product of a list, its score, the ids of the variants that it stands for, its variant group, and its team."""
+    """A product of a list, its score, the variants that it stands for, its variant group, its team and its seller."""
 
     product_id: str
     score: float
     variants: tuple[str, ...] = ()
     parent_id: str | None = None
     team: str | None = None
+    seller_id: str | None = None
+
+    @classmethod
+    def of(cls, hit: Hit) -> "Entry":
+        """What is kept of a hit."""
+        payload = hit.payload
+        group, seller = payload.get("parent_id"), payload.get("seller_id")
+        return cls(payload["product_id"], hit.score, hit.variants, group, hit.team, seller)
+
+    def hit(self) -> Hit:
+        """What arranges it."""
+        payload = {"product_id": self.product_id, "parent_id": self.parent_id, "seller_id": self.seller_id}
+        return Hit(self.score, payload, variants=self.variants, team=self.team)
 
 
 class RankedList(msgspec.Struct, array_like=True, frozen=True):
@@ -77,7 +90,7 @@ class RankedList(msgspec.Struct, array_like=True, frozen=True):
         total: products that meet the filters; None if nobody counted.
         no_good_match: whether nothing in it matches well.
         pages: its products.
-        goes_on: whether the store has more behind them.
+        goes_on: whether the store has more behind them; the last page may not be full then, and is not shown yet.
     """
 
     asked: bytes
@@ -105,13 +118,7 @@ class RankedList(msgspec.Struct, array_like=True, frozen=True):
 
 def entries_of(pages: Sequence[Sequence[Hit]]) -> tuple[tuple[Entry, ...], ...]:
     """What is kept of pages."""
-    return tuple(
-        tuple(
-            Entry(hit.payload["product_id"], hit.score, hit.variants, hit.payload.get("parent_id"), hit.team)
-            for hit in page
-        )
-        for page in pages
-    )
+    return tuple(tuple(map(Entry.of, page)) for page in pages)
 
 
 def page_of(pages: Sequence[Sequence[T]], number: int) -> Sequence[T]:
@@ -159,13 +166,13 @@ def listed_ids(ranked: RankedList) -> list[str]:
 
 
 def wanted(ranked: RankedList, request: SearchRequest, listed: int) -> int:
-    """How many further products to ask for, so that a page is reached; none if the list is as long as it may be."""
-    missing = request.page * request.k - sum(map(len, ranked.pages))
+    """How many further products to ask for, so that something is behind a page; none if the list is at its longest."""
+    missing = request.page * request.k + 1 - sum(map(len, ranked.pages))
     return min(max(MATCHING, missing), MOST_LISTED - listed)
 
 
 def continued(ranked: RankedList, further: Sequence[Hit], request: SearchRequest, *, goes_on: bool) -> RankedList:
-    """Put what comes next behind a list, whose pages stay as they were shown.
+    """Put what comes next behind a list, whose full pages stay as they were shown.
 
     Args:
         ranked: the list.
@@ -173,19 +180,13 @@ def continued(ranked: RankedList, further: Sequence[Hit], request: SearchRequest
         request: what was asked.
         goes_on: whether there is more behind it.
     """
-    pages = ranked.pages
+    pages = [*ranked.pages]
     if request.group_variants:
-        known = [
-            Hit(entry.score, {"product_id": entry.product_id, "parent_id": entry.parent_id}, variants=entry.variants)
-            for entry in _entries(ranked)
-        ]
-        groups = grouped([*known, *further])
-        variants = iter([group.variants for group in groups])
-        pages = tuple(
-            tuple(msgspec.structs.replace(entry, variants=next(variants)) for entry in page) for page in pages
-        )
-        further = groups[len(known) :]
-    more = arranged(further, request, goes_on=goes_on)
+        groups = iter(grouped([*(entry.hit() for entry in _entries(ranked)), *further]))
+        pages = [tuple(Entry.of(next(groups)) for _entry in page) for page in pages]
+        further = [*groups]
+    begun = pages.pop() if pages and len(pages[-1]) < request.k else ()
+    more = in_pages([*(entry.hit() for entry in begun), *further], request.k, per_seller=request.per_seller)
     return msgspec.structs.replace(ranked, pages=(*pages, *entries_of(more)), goes_on=goes_on)
 
 

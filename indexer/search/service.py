@@ -149,12 +149,13 @@ class SearchService:
             total=max(ranked.total or 0, sum(map(len, ranked.pages))),
             total_relation="gte" if ranked.total is None else "eq",
             page=request.page,
-            has_more=request.page < min(len(ranked.pages) + ranked.goes_on, MOST_PAGES),
+            has_more=request.page < min(len(ranked.pages), MOST_PAGES),
             results=results,
             sort=request.sort,
             facets=facets,
         )
-        if request.impression == "server":
+        is_seen = results or request.page == 1
+        if request.impression == "server" and is_seen:
             self._impressions.send(impression_of(request, answer, query=query, person_key=self._person_key))
         metrics.SEARCH_SECONDS.labels("total").observe(time.perf_counter() - began)
         return answer
@@ -218,7 +219,7 @@ class SearchService:
             metrics.NO_GOOD_MATCH.inc()
         search_id, ranked = time_ordered_id(now_ms), kept_of(found, asked=asked, search_time=now_ms)
         self._lists.keep(search_id, ranked)
-        if ranked.goes_on and request.page > len(ranked.pages):
+        if ranked.goes_on and request.page >= len(ranked.pages):
             ranked = await self._as_long(search_id, ranked, request, now_ms)
             return _Page(search_id, ranked, await self._read_again(request, ranked), found.age_s)
         shown = enumerate(page_of(found.pages, request.page), ranked.first_position(request.page))
@@ -252,9 +253,8 @@ class SearchService:
         """Return what the vector store finds, or what it found when the same was asked before."""
         ranking, release = self._ranking, assignment.release
         by_relevance = request.sort == BY_RELEVANCE
-        is_arranged = request.group_variants or request.per_seller is not None
         least = assignment.policy.most_moved if query and by_relevance else MATCHING
-        most = max(ranking.depth, request.k * (OVERFETCH if is_arranged else 1), least)
+        most = max(ranking.depth, request.k * (OVERFETCH if request.group_variants or request.per_seller else 1), least)
         key = digest(f"{asked.hex()} {request.page} {release.arm} {request.explore}")
         began_s = self._clocks.monotonic_s()
         try:
@@ -265,6 +265,7 @@ class SearchService:
                 filters=request.filters,
                 sort=request.sort,
                 with_vectors=request.explain or request.diversity > 0,
+                groups=request.k if query and by_relevance and request.group_variants else 0,
             )
         except MillraceError as error:
             return self._instead(key, error)
@@ -278,7 +279,7 @@ class SearchService:
         if candidates.row is None:  # nothing is perturbed whose scores are not the model's
             assignment = Assignment(release)
         policy, seed = assignment.policy, assignment.seed
-        pages = arranged(policy.ranked(hits, seed=seed), request, goes_on=goes_on)
+        pages = arranged(policy.ranked(hits, seed=seed), request)
         shown = page_of(pages, request.page)
         explanations = {}
         if request.explain:
@@ -321,9 +322,9 @@ class SearchService:
         return ranked
 
     async def _as_long(self, search_id: str, ranked: RankedList, request: SearchRequest, now_ms: int) -> RankedList:
-        """Make a list that goes on so long that it has a page, as far as there are products, and keep it."""
+        """Make a list that goes on so long that something is behind a page, as far as there is, and keep it."""
         kept, release = ranked, self._in_force()
-        while ranked.goes_on and request.page > len(ranked.pages):
+        while ranked.goes_on and request.page >= len(ranked.pages):
             listed = listed_ids(ranked)
             most = wanted(ranked, request, len(listed))
             try:

@@ -115,6 +115,8 @@ class SearchParameters(BaseModel):
                 values[name] = _several(value)
         if twice := sorted(values.keys() & bounds.keys()):
             raise ValueError(f"{ATTRIBUTE}{twice[0]} has values and bounds; send one of them")
+        if given.keys() >= {"category", "category_path"}:
+            raise ValueError("category and category_path are given; send one of them")
         others = {name: value for name, value in given.items() if not name.startswith(ATTRIBUTE)}
         return others | ({f"{ATTRIBUTE}NAME": values | bounds} if values or bounds else {})
 
@@ -174,6 +176,8 @@ def build(service: Callable[[], SearchService], health: Health, *, max_open: int
     async def search_by_parameters(request: web.Request) -> web.StreamResponse:
         asked = read_parameters(request, SearchParameters).to_request()
         _refuse_nothing(asked, "q")
+        if request.method == "HEAD":  # whose list nobody sees
+            asked = asked.model_copy(update={"impression": "none"})
         return json_answer(await service().search(asked))
 
     async def search(request: web.Request) -> web.StreamResponse:

@@ -201,6 +201,7 @@ def test_the_field_is_named_in_the_senders_words(attributes: dict[str, Any], rea
     assert (refused.value.reason, refused.value.field) == (reason, field)
 
 
+SEEN = [{"product_id": "P-1", "visible_ms": 1}]
 TYPES = "impression, view, click, dwell, cart, purchase"
 
 
@@ -216,6 +217,8 @@ TYPES = "impression, view, click, dwell, cart, purchase"
         ({"event_time": 1_795_196_006_756_000}, "event_time: must be epoch milliseconds; this looks like microseconds"),
         ({"event_time": 0}, "event_time: must be epoch milliseconds, from 2000 to 2100"),
         ({"position": 0}, "position: must be greater than or equal to 1"),
+        ({"session_id": "x" * 257}, "session_id: may have 256 characters at most"),
+        ({"type": "view", "slots": SEEN * 501}, "slots: may have 500 entries at most"),
         ({"session_id": None}, "session_id or client_id is required"),
     ],
 )  # fmt: skip

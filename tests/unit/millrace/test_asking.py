@@ -1,6 +1,7 @@
 """Search and encode ask as any client does, and say in one line what is wrong with an answer."""
 
 import json
+import math
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -120,6 +121,23 @@ def test_an_attribute_without_name_or_value_is_a_mistake(given: str) -> None:
         attribute_filters([given])
     with pytest.raises(UsageError, match="l is given before"):
         attribute_filters(["l=3", "l=1..2"])
+
+
+def test_a_category_is_a_label_or_a_path(serve: Serve) -> None:
+    """Of two that were given none is left out in silence."""
+    seen = serve(lambda _request: httpx.Response(200, json=ANSWER))
+    with pytest.raises(UsageError, match="--category and --category-path"):
+        search(category="Kettles", category_path=["Kitchen", "Fridges"])
+    assert seen == []
+
+
+@pytest.mark.parametrize("asked", [{"query": "fridge \udcff"}, {"min_price": math.nan}, {"max_price": math.inf}])
+def test_what_json_cannot_hold_is_wrong_usage(serve: Serve, asked: dict[str, Any]) -> None:
+    """A byte that is no UTF-8, or no number: the mistake is the caller's, and nothing is asked."""
+    seen = serve(lambda _request: httpx.Response(200, json=ANSWER))
+    with pytest.raises(UsageError, match="cannot be written as JSON"):
+        search(**asked)
+    assert seen == []
 
 
 def test_json_is_the_answer_itself(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:

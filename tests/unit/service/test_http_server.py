@@ -8,11 +8,13 @@ import threading
 
 import aiohttp
 import pytest
+from aiohttp import web
+from prometheus_client import REGISTRY
 
 from contracts.errors import DependencyDown, UsageError
 from contracts.telemetry import Process
 from service.health import Health
-from service.http import Route, admin_server, bind_socket, build_app, serving
+from service.http import CLIENT_GONE, Route, admin_server, bind_socket, build_app, read_body, serving
 from tests.support.http import Gate
 from tests.support.poll import eventually_async
 
@@ -61,6 +63,33 @@ async def test_the_end_does_not_wait_for_ever() -> None:
             await gate.has(1)
         with pytest.raises(aiohttp.ClientError):
             await asyncio.wait_for(under_way, 10)
+
+
+async def test_who_hangs_up_while_sending_is_counted_and_leaves_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    """Phones do so all day: the log stays readable."""
+
+    async def read(request: web.Request) -> web.StreamResponse:
+        """Read the body."""
+        return web.Response(body=await read_body(request, limit_bytes=100))
+
+    def gone() -> float:
+        """How often that was counted."""
+        labels = {"route": "/sent-in-part", "code": str(CLIENT_GONE)}
+        return REGISTRY.get_sample_value("millrace_requests_total", labels) or 0.0
+
+    async def is_counted() -> bool:
+        """Whether it was."""
+        return gone() == 1
+
+    listener = bind_socket("127.0.0.1", 0)
+    app = build_app(Health(Process.SEARCH), [Route("POST", "/sent-in-part", read)])
+    async with serving(app, listener, finish_s=1):
+        _, writer = await asyncio.open_connection("127.0.0.1", listener.getsockname()[1])
+        writer.write(b'POST /sent-in-part HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"quer')
+        await writer.drain()
+        writer.close()
+        await eventually_async(is_counted)
+    assert [record for record in caplog.records if record.name == "aiohttp.server"] == []
 
 
 async def test_what_is_no_http_is_answered_and_leaves_no_traceback(caplog: pytest.LogCaptureFixture) -> None:

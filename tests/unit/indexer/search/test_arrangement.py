@@ -145,22 +145,30 @@ def test_groups_come_before_the_seller_cap() -> None:
     assert [one.payload["product_id"] for one in pages[0]] == ["p0", "p3", "p15", "p18"]
 
 
-def test_the_last_page_of_a_list_that_goes_on_waits_until_it_is_full() -> None:
-    """What comes next fills it; a list has one page at least."""
-    found = [hit(one) for one in "abcde"]
-    assert [ids(page) for page in arranged(found, request(k=3), goes_on=True)] == ["abc"]
-    assert [ids(page) for page in arranged(found[:2], request(k=3), goes_on=True)] == ["ab"]
-    assert [ids(page) for page in arranged(found, request(k=3))] == ["abc", "de"]
+@pytest.mark.parametrize(("k", "asked"), [(3, [12, 72]), (1, [12]), (100, [300, 1_000])])
+async def test_a_page_of_variant_groups_is_full_if_the_shop_has_so_many(
+    monkeypatch: pytest.MonkeyPatch, k: int, asked: list[int]
+) -> None:
+    """If the variants of a few match best, more is found; not if it is enough, nor without end."""
+    search = Search()
+    as_it_is = search.store.payload
+    monkeypatch.setattr(
+        search.store, "payload", lambda one, release: as_it_is(one, release) | {"parent_id": f"V-{int(one[2:]) // 20}"}
+    )
+    answer = await search.service.search(request(k=k, group_variants=True))
+    assert [one[2] for one in search.store.asked] == asked
+    assert len(answer.results) == min(k, 51)
+    assert len({one.parent_id for one in answer.results}) == len(answer.results)
 
 
 async def test_an_answer_is_arranged_as_asked() -> None:
-    """Enough is found that k groups are left; boosts are a term of the explanation, which still sums to the score."""
+    """More is asked for if k groups are not found; boosts are a term of the explanation, which sums to the score."""
     Health("search")
     search = Search(boosts=Boosts(priority_nats=1.0))
     answer = await search.service.search(request(k=10, group_variants=True, explain=True))
-    assert search.store.asked[-1][2] == 30
+    assert [one[2] for one in search.store.asked] == [30, 600]
     (one,) = answer.results  # all are of one parent
-    assert one.variants == tuple(f"P-{number}" for number in range(2, 31))
+    assert one.variants == tuple(f"P-{number}" for number in range(2, 601))
     assert one.explanation is not None
     assert list(one.explanation)[-1] == "priority"
     kept = await search.service.search(request(k=10, group_variants=True, search_id=answer.search_id))

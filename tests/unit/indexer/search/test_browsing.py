@@ -85,7 +85,7 @@ async def test_a_late_page_is_reached_at_once_and_a_list_ends_where_positions_do
     search.store.size = 20_000
     late = await search.service.search(request("", k=10, sort="price", page=400))
     assert [one.product_id for one in late.results] == [f"price-{number}" for number in range(3_991, 4_001)]
-    assert [one[2] for one in search.store.browsed] == [MATCHING + 1, 4_000 - MATCHING + 1]
+    assert [one[2] for one in search.store.browsed] == [MATCHING + 1, 4_001 - MATCHING + 1]
     last = await search.service.search(request("", k=10, sort="price", search_id=late.search_id, page=1_000))
     assert ([one.position for one in last.results], last.has_more) == ([*range(9_991, 10_001)], False)
     largest = await search.service.search(request("", k=100, sort="price", page=101))
@@ -119,6 +119,27 @@ async def test_a_variant_group_stands_once_in_a_list_that_goes_on(search: Search
     assert shown == [*(f"price-{number}" for number in range(1, 41)), "price-450"]
     again = await search.service.search(request("", **asked, search_id=pages[0].search_id, page=1))
     assert len(again.results[0].variants) == 12
+
+
+@pytest.mark.parametrize(("k", "groups"), [(24, 10), (50, 40), (10, 10), (7, 40)])
+async def test_pages_of_variant_groups_are_full(search: Search, k: int, groups: int) -> None:
+    """However many variants hide behind one: `k` products a page, and `has_more` only if another page shows any."""
+    search.store.size = 900
+    search.store.said_of = {
+        f"newest-{number}": {"parent_id": f"V-{(number - 1) % groups + (number - 1) // 300 * groups}"}
+        for number in range(1, 901)
+    }
+    asked = {"k": k, "sort": "newest", "group_variants": True}
+    pages = [await search.service.search(request("", **asked))]
+    while pages[-1].has_more:
+        pages.append(
+            await search.service.search(request("", **asked, search_id=pages[0].search_id, page=len(pages) + 1))
+        )
+    shown = [one for page in pages for one in page.results]
+    best = [f"newest-{first + number}" for first in (1, 301, 601) for number in range(groups)]
+    assert [(one.position, one.product_id) for one in shown] == [*enumerate(best, start=1)]
+    assert {len(page.results) for page in pages[:-1]} <= {k}
+    assert pages[-1].results
 
 
 async def test_facets_are_counted_beside_the_search(search: Search) -> None:

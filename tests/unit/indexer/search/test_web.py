@@ -31,9 +31,10 @@ async def client(search: Search) -> AsyncIterator[Client]:
 
 async def test_get_and_post_ask_the_same(client: Client, search: Search) -> None:
     """Every parameter has its field: the store is asked alike."""
+    search.store.said = {"parent_id": None}
     body = {
         "query": "fridge",
-        "k": 3,
+        "k": 1,
         "filters": {
             "brand": ["Kelto", "Arvo"],
             "seller": ["S-2"],
@@ -57,7 +58,7 @@ async def test_get_and_post_ask_the_same(client: Client, search: Search) -> None
         "diversity": 0.5,
     }
     parameters = (
-        "q=fridge&k=3&brand=Kelto&brand=Arvo&price_gte=1&price_lt=9.6&price_lte=9.5&seller=S-2"
+        "q=fridge&k=1&brand=Kelto&brand=Arvo&price_gte=1&price_lt=9.6&price_lte=9.5&seller=S-2"
         "&category_path=Kitchen&category_path=Fridges&in_stock=true&locale=en-IN&attr.colour=red&attr.colour=blue"
         "&attr.new=true&attr.capacity_l_gte=100&attr.capacity_l_lte=200&launched_gte=1795000000000"
         "&launched_lte=1795100000000&sort=-price&facet=brand&facet=attributes.colour"
@@ -164,6 +165,24 @@ async def test_what_was_probably_meant_is_suggested(
         problem = await answer.json()
         assert (answer.status, problem["reason"]) == (422, "unknown_field")
         assert name is None or problem["detail"].endswith(f"; did you mean {name}?")
+
+
+async def test_what_nobody_sees_leaves_no_impression(client: Client, search: Search) -> None:
+    """HEAD has no list, and behind the last page there is nothing; that nothing was found is worth knowing."""
+    await client.head("/v1/search?q=x")
+    behind = await (await client.get("/v1/search?q=x&page=500")).json()
+    assert (behind["results"], behind["has_more"], search.impressions.sent) == ([], False, [])
+    search.store.size = 0
+    await client.get("/v1/search?sort=price")
+    assert [one.slots for one in search.impressions.sent] == [()]
+
+
+async def test_a_category_is_a_label_or_a_path(client: Client, search: Search) -> None:
+    """Of two that were given none is left out in silence."""
+    answer = await client.get("/v1/search?q=x&category=Kettles&category_path=Kitchen&category_path=Fridges")
+    problem = await answer.json()
+    assert (answer.status, problem["reason"], search.store.asked) == (422, "inconsistent", [])
+    assert "category and category_path" in problem["detail"]
 
 
 @pytest.mark.parametrize("given", ["attr.l=3&attr.l_gte=2", "attr.l_gte=2&attr.l=3"])
