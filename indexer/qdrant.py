@@ -70,23 +70,32 @@ def connect(settings: Settings, *, timeout_s: int = _TIMEOUT_S) -> QdrantClient:
     return QdrantClient(**_options(settings, timeout_s))
 
 
-class _PlainQueries(AsyncQdrantClient):
+class _ClientOfPlainQueries(AsyncQdrantClient):
     """Sends queries as they are: the original copies each one deeply, to look for texts that it is to embed."""
 
     @override
     async def query_batch_points(
-        self, collection_name: str, requests: Sequence[models.QueryRequest], *_more: Any, **_others: Any
+        self,
+        collection_name: str,
+        requests: Sequence[models.QueryRequest],
+        consistency: Any = None,
+        timeout: Any = None,
+        **kwargs: Any,
     ) -> list[models.QueryResponse]:
         """Ask several queries at once."""
         batch = models.QueryRequestBatch(searches=list(requests))
-        answer = await self.http.search_api.query_batch_points(collection_name, query_request_batch=batch)
-        return answer.result or []
+        answer = await self.http.search_api.query_batch_points(
+            collection_name, consistency=consistency, timeout=timeout, query_request_batch=batch, **kwargs
+        )
+        if answer.result is None:
+            raise ValueError("the answer holds no result")
+        return answer.result
 
 
 def connect_async(settings: Settings, *, timeout_s: int, connections: int) -> AsyncQdrantClient:
     """Return an asyncio client that keeps its connections, as `connect` does not for a store on the same machine."""
     limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-    return _PlainQueries(**_options(settings, timeout_s), limits=limits)
+    return _ClientOfPlainQueries(**_options(settings, timeout_s), limits=limits)
 
 
 def _options(settings: Settings, timeout_s: int) -> dict[str, Any]:

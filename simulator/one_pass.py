@@ -36,6 +36,7 @@ class OnePass:
         self._weighed = weighed
         self._queries, self._products = (torch.from_numpy(rows) for rows in (query_vectors, product_vectors))
         dim = query_vectors.shape[1]
+        torch.set_num_threads(1)  # the steps are small
         first = torch.randn(dim, RANK, generator=torch.Generator().manual_seed(seed)) / dim**0.5
         self._down, self._up = torch.nn.Parameter(first), torch.nn.Parameter(torch.zeros(RANK, dim))
         self._quality = torch.nn.Parameter(torch.zeros(len(product_vectors)))

@@ -42,6 +42,15 @@ os.environ |= {"LANG": "C.UTF-8", "TZ": "UTC"}
 time.tzset()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_this_run(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Give base models that are translated a folder of this run, which its workers share."""
+    base = tmp_path_factory.getbasetemp()
+    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    cache.mkdir(exist_ok=True)
+    os.environ["XDG_CACHE_HOME"] = str(cache)
+
+
 @pytest.fixture(autouse=True)
 def clean_environ(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give each test a terminal 120 columns wide and no proxy, whatever tests before it left."""

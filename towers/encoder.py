@@ -4,17 +4,20 @@
 digest is taken over the weights themselves: the same weights give the same version whatever source they came from.
 
 A model is translated once for ONNX Runtime and kept so for every later start: it encodes a query in a third of torch's
-time, starts in half a second and needs a fifth of its memory. A model that cannot be translated is run by torch.
+time, starts in a tenth and needs a sixth of its memory. A model that cannot be translated is run by torch.
 """
 
 import fcntl
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatch
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -23,15 +26,17 @@ import structlog
 
 from contracts.errors import DependencyDown
 from towers.text import TEMPLATE_VERSION
-from towers.translated_model import CANNOT_BE_READ, TranslatedModel
-from towers.weights import WeightsFolder, find_weights
+from towers.torch_model import TorchModel
+from towers.translated_model import TranslatedModel, digest_of, is_whole
+from towers.weights import NOT_READ, WeightsFolder, find_weights
 
 DEFAULT_THREADS: Final = 1
 """Several processes share a machine's cores; one text encodes no faster with more."""
-FORM: Final = 1
+TRANSLATION_VERSION: Final = "2"
 """Raised when models are to be translated anew."""
-_NOT_READ: Final = {".md", ".onnx", ".h5", ".ot", ".msgpack", ".tflite"}
-_BLOCK: Final = 2**20
+TRANSLATED_WITHIN_S: Final = 900.0
+_PREFIX: Final = "under-way-"
+_ADAPTER: Final = "adapter_config.json"
 
 
 class Model(Protocol):
@@ -67,74 +72,80 @@ def load_encoder(model_name: str, *, threads: int = DEFAULT_THREADS) -> BaseEnco
     Raises:
         DependencyDown: no source has the model, or it cannot be read.
     """
-    model = _model(find_weights(model_name), threads)
-    return BaseEncoder(model, name=model_name.rstrip("/").rsplit("/", 1)[-1])
-
-
-def _model(weights: WeightsFolder, threads: int) -> Model:
+    weights = find_weights(model_name)
+    name = model_name.rstrip("/").rsplit("/", 1)[-1]
     try:
-        return TranslatedModel(_translated(weights), threads=threads)
-    except DependencyDown:
-        raise
-    except Exception as error:  # noqa: BLE001 - whatever it is, torch can still run the model
-        structlog.get_logger("millrace").warning(
-            "base_encoder_not_translated", model=str(weights.path), runs_by="torch", error=str(error)
-        )
-    from towers.torch_model import TorchModel
-
-    return TorchModel(weights, threads=threads)
+        return BaseEncoder(TranslatedModel(_translated(weights), threads=threads), name=name)
+    except Exception as error:  # noqa: BLE001 - whatever it is, torch may still run the model
+        why = f"{type(error).__name__}: {error}"
+    encoder = BaseEncoder(TorchModel(weights, threads=threads), name=name)
+    structlog.get_logger("millrace").warning("base_encoder_not_translated", model=name, runs_by="torch", error=why)
+    return encoder
 
 
 def _translated(weights: WeightsFolder) -> Path:
-    """Return the folder of a model as ONNX Runtime reads it; made now if that was not done before.
+    """Return the folder of a model as ONNX Runtime reads it; made now if it is not there, or damaged.
 
     Raises:
-        DependencyDown: the model cannot be read.
-        OSError: the folder cannot be written, or the process that translates came to an unexpected end.
+        DependencyDown: the model cannot be translated here.
+        OSError: the folder cannot be written.
+        TimeoutExpired: translating it takes too long.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "millrace" / "encoders"
-    folder = cache / f"{_content(weights.path)}-{FORM}"
-    if folder.is_dir():
+    cache = _cache()
+    folder = cache / _key(weights.path)
+    if is_whole(folder):
         return folder
     cache.mkdir(parents=True, exist_ok=True)
-    with _alone(folder.with_suffix(".lock")):
-        if not folder.is_dir():
+    with _locked(folder.with_suffix(".lock")):
+        if not is_whole(folder):
             structlog.get_logger("millrace").info("base_encoder_translates", source=weights.source, into=str(folder))
-            with tempfile.TemporaryDirectory(dir=cache) as made:
-                _translate(weights, Path(made) / "model")
+            for left in (folder, *cache.glob(f"{_PREFIX}{folder.name}*")):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{folder.name}", dir=cache) as made:
+                _translate(weights.path, Path(made) / "model")
                 (Path(made) / "model").rename(folder)
     return folder
 
 
-def _translate(weights: WeightsFolder, into: Path) -> None:
+def _translate(weights: Path, into: Path) -> None:
     """Translate a model in a process of its own: the memory that takes ends with it."""
-    command = [sys.executable, "-m", "towers.torch_model", str(weights.path), str(into)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-    if done.returncode == CANNOT_BE_READ:
-        raise DependencyDown(
-            f"base model from {weights.source} ({weights.path}) cannot be read: {last}",
-            fix="remove that folder so that it is fetched again, or correct MILLRACE_BASE_MODEL",
-        )
+    command = [sys.executable, "-m", "towers.torch_model", str(weights), str(into)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TRANSLATED_WITHIN_S)
     if done.returncode:
-        raise ChildProcessError(f"the process that translates it ended with {done.returncode}: {last}")
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise DependencyDown(f"the process that translates the base model ended with {done.returncode}: {last}")
+
+
+def _cache() -> Path:
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (given if given.is_absolute() else Path.home() / ".cache") / "millrace" / "encoders"
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[None]:
     """Have one process at a time in a block."""
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            structlog.get_logger("millrace").info("base_encoder_is_translated_by_another_process")
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _content(weights: Path) -> str:
-    """Name what a model's folder holds."""
-    digest = hashlib.sha256()
-    for path in sorted(weights.rglob("*")):
-        if path.is_file() and path.suffix not in _NOT_READ:
-            digest.update(f"{path.relative_to(weights)}\0{path.stat().st_size}\0".encode())
-            with path.open("rb") as file:
-                while block := file.read(_BLOCK):
-                    digest.update(block)
+def _key(weights: Path) -> str:
+    """Name what a model's folder holds, and what translates it.
+
+    Raises:
+        ValueError: it does not hold all of the model.
+    """
+    made_by = [TRANSLATION_VERSION, *(f"{name} {version(name)}" for name in ("torch", "onnxruntime"))]
+    digest = hashlib.sha256("\0".join(made_by).encode())
+    paths = sorted(Path(at) / name for at, _, names in os.walk(weights, followlinks=True) for name in names)
+    for path in paths:
+        relative = str(path.relative_to(weights))
+        if path.name == _ADAPTER:
+            raise ValueError(f"{relative} adapts a model that lies elsewhere")
+        if not any(fnmatch(relative, pattern) for pattern in NOT_READ):
+            digest.update(f"{relative}\0{digest_of(path)}\0".encode())
     return digest.hexdigest()[:16]

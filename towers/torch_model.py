@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import shutil
 import sys
 import threading
 from collections.abc import Sequence
@@ -15,21 +16,14 @@ import orjson
 from typing_extensions import override
 
 from contracts.errors import DependencyDown
-from towers.translated_model import (
-    CANNOT_BE_READ,
-    DESCRIPTION,
-    GRAPH,
-    PROBE,
-    TOKENIZER,
-    TOLERANCE,
-    VECTORS,
-    TranslatedModel,
-)
+from towers.translated_model import DESCRIPTION, GRAPH, TOKENIZER, VECTORS, TranslatedModel, digest_of
 from towers.weights import WeightsFolder, quiet
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+TOLERANCE: Final = 1e-5
+"""By how much a number of a translated model's vectors may differ: rounding of float32 over some hundred numbers."""
 PROBES: Final = (
     "",
     " red  small oven ",
@@ -91,17 +85,26 @@ def weights_digest(model: "SentenceTransformer") -> str:
 
 
 def translate(model: TorchModel, into: Path) -> None:
-    """Write a model for ONNX Runtime into a new folder; of one that cannot be translated, why."""
+    """Write a model for ONNX Runtime into a new folder, or why it cannot be.
+
+    Raises:
+        OSError: the folder cannot be written; that, too little memory and a missing package say nothing of the model.
+    """
     into.mkdir()
-    description: dict[str, object]
+    description, why = dict[str, object](), None
     try:
         description = _write(model, into)
-        (into / DESCRIPTION).write_bytes(orjson.dumps(description))
         ours, theirs = TranslatedModel(into).encode(PROBES, batch_size=2), model.encode(PROBES, batch_size=2)
         if not np.allclose(ours, theirs, rtol=0.0, atol=TOLERANCE):
-            description = {"refused": f"its vectors differ by {np.abs(ours - theirs).max():.1e}"}
+            why = f"its vectors differ by {np.abs(ours - theirs).max():.1e}"
+    except (OSError, MemoryError, ImportError):
+        raise
     except Exception as error:  # noqa: BLE001 - a model is any code, and whatever stops its translation, torch runs it
-        description = {"refused": f"{type(error).__name__}: {error}"[:500]}
+        why = f"{type(error).__name__}: {error}"[:500]
+    if why is not None:
+        shutil.rmtree(into)
+        into.mkdir()
+        description = {"refused": why, "files": {}}
     (into / DESCRIPTION).write_bytes(orjson.dumps(description))
 
 
@@ -114,14 +117,14 @@ def _write(model: TorchModel, into: Path) -> dict[str, object]:
 
         def __init__(self, modules: "SentenceTransformer") -> None:
             super().__init__()
-            self.stages = modules
+            self.parts = modules
 
         @override
         def forward(self, *values: torch.Tensor) -> torch.Tensor:
             """Return rows (N, D) of what the tokenizer gives, each (N, T)."""
             features = dict(zip(tokens, values, strict=True))
-            for stage in self.stages:
-                features = stage(features)
+            for part in self.parts:
+                features = part(features)
             return torch.nn.functional.normalize(features["sentence_embedding"], dim=1)
 
     original = model.model
@@ -141,19 +144,16 @@ def _write(model: TorchModel, into: Path) -> dict[str, object]:
     original.encode([""])  # sets where texts are cut and how they are padded, which the file is to say
     tokenizer.backend_tokenizer.save(str(into / TOKENIZER))
     prompt = original.prompts.get(original.default_prompt_name or "", "")
-    probe = model.encode([PROBE], batch_size=1)[0].tolist()
-    return {"digest": model.digest, "dim": model.dim, "prompt": prompt, "probe": probe}
+    described: dict[str, object] = {"digest": model.digest, "dim": model.dim, "prompt": prompt}
+    (into / DESCRIPTION).write_bytes(orjson.dumps(described))
+    files = {path.name: digest_of(path) for path in into.iterdir() if path.name != DESCRIPTION}
+    return described | {"files": files}
 
 
 def main() -> None:
     """Translate the model of one folder into another."""
     weights, into = sys.argv[1:]
-    try:
-        model = TorchModel(WeightsFolder(Path(weights), "folder"))
-    except DependencyDown as error:
-        sys.stderr.write(f"{error.__cause__}\n")
-        sys.exit(CANNOT_BE_READ)
-    translate(model, Path(into))
+    translate(TorchModel(WeightsFolder(Path(weights), "folder")), Path(into))
 
 
 if __name__ == "__main__":

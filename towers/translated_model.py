@@ -1,5 +1,6 @@
 """A base model as ONNX Runtime runs it: graph, tokenizer and a description in one folder."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -15,17 +16,30 @@ TOKENIZER: Final = "tokenizer.json"
 DESCRIPTION: Final = "description.json"
 VECTORS: Final = "vectors"
 """The graph's output."""
-CANNOT_BE_READ: Final = 3
-"""Exit status of a translation if the model's folder is at fault."""
-TOKENS: Final = 512
+BATCH_TOKENS: Final = 512
 """Of a batch, padding included. More of them at once take longer each, for they outgrow the processor's cache, and the
 memory of the largest batch is kept."""
-SORTED: Final = 4_096
+SORTED_AT_ONCE: Final = 4_096
 """Texts that are sorted by length at once."""
-PROBE: Final = "red small oven 60 l"
-"""Text by whose vector a damaged folder is told."""
-TOLERANCE: Final = 1e-5
-"""By how much a number of a vector may differ: rounding of float32 over some hundred numbers."""
+_BLOCK: Final = 2**20
+
+
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def is_whole(folder: Path) -> bool:
+    """Tell whether a folder holds what its description says: a model, or why there is none."""
+    try:
+        described = orjson.loads((folder / DESCRIPTION).read_bytes())
+        return all(digest_of(folder / name) == digest for name, digest in described["files"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 class TranslatedModel:
@@ -36,7 +50,7 @@ class TranslatedModel:
         threads: of one call.
 
     Raises:
-        ValueError: the model could not be translated, or the folder is damaged.
+        ValueError: the model could not be translated.
     """
 
     def __init__(self, folder: Path, *, threads: int = 1) -> None:
@@ -45,7 +59,7 @@ class TranslatedModel:
 
         described = orjson.loads((folder / DESCRIPTION).read_bytes())
         if "refused" in described:
-            raise ValueError(described["refused"])
+            raise ValueError(f"{described['refused']} (remove {folder} to try again)")
         self.digest: str = described["digest"]
         self.dim: int = described["dim"]
         self._prompt: str = described["prompt"]
@@ -58,16 +72,14 @@ class TranslatedModel:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others need the core meanwhile
         self._session = onnxruntime.InferenceSession(str(folder / GRAPH), options, providers=["CPUExecutionProvider"])
         self._inputs = {one.name for one in self._session.get_inputs()}
-        if not np.allclose(self.encode([PROBE], batch_size=1)[0], described["probe"], rtol=0.0, atol=TOLERANCE):
-            raise ValueError(f"{folder} is damaged: remove it, and it is made again")
 
     def encode(self, texts: Sequence[str], *, batch_size: int) -> np.ndarray:
         """Encode at least one text to unit float32 rows (N, D), in their order; a batch may have fewer than asked."""
         rows = np.empty((len(texts), self.dim), dtype=np.float32)
-        for start in range(0, len(texts), SORTED):
-            some = [self._prompt + text for text in texts[start : start + SORTED]]
+        for start in range(0, len(texts), SORTED_AT_ONCE):
+            some = [self._prompt + text for text in texts[start : start + SORTED_AT_ONCE]]
             tokens = self._tokenizer.encode_batch_fast(some)
-            for places in batches([len(one) for one in tokens], batch_size):
+            for places in batches_of([len(one) for one in tokens], batch_size):
                 rows[[start + place for place in places]] = self._vectors([tokens[place] for place in places])
         return rows
 
@@ -86,15 +98,15 @@ class TranslatedModel:
         return filling + row if self._padding["direction"] == "left" else row + filling
 
 
-def batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+def batches_of(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
     """Give the places of texts of like length together, each batch as wide as its longest text.
 
-    >>> list(batches([2, 900, 3, 1200], 64)), list(batches([1, 1, 1], 2))
+    >>> list(batches_of([2, 900, 3, 1200], 64)), list(batches_of([1, 1, 1], 2))
     ([[3], [1], [2, 0]], [[0, 1], [2]])
     """
     batch: list[int] = []
     for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
-        if batch and (len(batch) == most or (len(batch) + 1) * lengths[batch[0]] > TOKENS):
+        if batch and (len(batch) == most or (len(batch) + 1) * lengths[batch[0]] > BATCH_TOKENS):
             yield batch
             batch = []
         batch.append(place)

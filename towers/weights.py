@@ -19,6 +19,8 @@ HUB_ANSWER_TIMEOUT_S: Final = 5.0
 _TRUE: Final = {"1", "ON", "YES", "TRUE"}
 _UNUSED: Final = ["onnx/*", "openvino/*", "*.onnx", "*.h5", "*.ot", "*.msgpack", "*.tflite"]
 """Weights in other frameworks' forms: several times the size of what is read."""
+NOT_READ: Final = [*_UNUSED, "*.md", ".*"]
+"""What makes no difference to a model."""
 
 _QUIET: Final = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -31,7 +33,7 @@ _QUIET: Final = {
 
 
 def quiet() -> None:
-    """Have the libraries of models print nothing and report to nobody; before they are imported."""
+    """Have the libraries of models print nothing and report to nobody. Call it before they are imported."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
 

@@ -15,10 +15,10 @@ from structlog.testing import capture_logs
 
 from contracts.errors import DependencyDown
 from tests.support.tiny_encoder import write_tiny_model
-from towers.encoder import BaseEncoder, load_encoder
+from towers.encoder import BaseEncoder, _key, load_encoder
 from towers.text import TEMPLATE_VERSION
 from towers.torch_model import PROBES, TorchModel, translate, weights_digest
-from towers.translated_model import GRAPH, TranslatedModel
+from towers.translated_model import DESCRIPTION, GRAPH, TOKENIZER, TranslatedModel
 from towers.weights import WeightsFolder
 
 TEXTS = ["quiet fridge", "", "double door fridge with a large freezer, small and cheap", *PROBES]
@@ -110,17 +110,27 @@ def test_base_version_names_model_weights_and_template(tiny: Path, cache: Path) 
     assert weights_digest(model.model) != model.digest
 
 
-@pytest.mark.parametrize("damage", ["weights", "graph"])
-def test_a_damaged_folder_is_told_and_torch_runs_the_model(tiny: Path, cache: Path, damage: str) -> None:
-    """Wrong vectors would meet right ones in the index; the log says which folder to remove."""
+@pytest.mark.parametrize("damage", ["a part of the weights", "graph", "tokenizer", "description", "all"])
+def test_a_damaged_folder_is_made_again(tiny: Path, cache: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrong vectors would meet right ones in the index, also if only those of some words are wrong."""
     (folder,) = translated(cache)
-    broken = folder / (GRAPH if damage == "graph" else f"{GRAPH}.data")
-    broken.write_bytes(bytes(len(broken.read_bytes())))
+    if damage == "a part of the weights":
+        content = (folder / f"{GRAPH}.data").read_bytes()
+        changed = bytes(255 - one for one in content[100:108])
+        (folder / f"{GRAPH}.data").write_bytes(content[:100] + changed + content[108:])
+    elif damage == "all":
+        shutil.rmtree(folder)
+    else:
+        names = {"graph": GRAPH, "tokenizer": TOKENIZER, "description": DESCRIPTION}
+        (folder / names[damage]).write_bytes(b"")
+    left = cache / f"under-way-{folder.name}-of-a-killed-process"
+    left.mkdir()
+    monkeypatch.setattr("towers.encoder._translate", lambda _weights, into: translate(original(tiny), into))
     with capture_logs() as lines:
         loaded = load_encoder(str(tiny))
-    np.testing.assert_array_equal(loaded.encode(TEXTS), original(tiny).encode(TEXTS, batch_size=64))
-    (warning,) = (line for line in lines if line["event"] == "base_encoder_not_translated")
-    assert str(folder) in warning["error"]
+    assert [line["event"] for line in lines] == ["base_encoder_found", "base_encoder_translates"]
+    np.testing.assert_allclose(loaded.encode(TEXTS), original(tiny).encode(TEXTS, batch_size=64), atol=1e-6)
+    assert translated(cache) == [folder]
 
 
 def test_a_model_that_cannot_be_translated_is_run_by_torch(
@@ -135,9 +145,72 @@ def test_a_model_that_cannot_be_translated_is_run_by_torch(
         return right(texts, batch_size=batch_size) * (1 if len(texts) == 1 else -1)
 
     monkeypatch.setattr(model, "encode", of_one_text)
-    translate(model, tmp_path / "into")
-    with pytest.raises(ValueError, match="its vectors differ by"):
-        TranslatedModel(tmp_path / "into")
+    (folder,) = translated(cache)
+    shutil.rmtree(folder)
+    translate(model, folder)
+    with capture_logs() as lines:
+        loaded = load_encoder(str(tiny))
+    np.testing.assert_array_equal(loaded.encode(TEXTS), original(tiny).encode(TEXTS, batch_size=64))
+    found, warning = lines
+    assert found["event"] == "base_encoder_found"
+    assert "its vectors differ by" in warning["error"]
+    assert str(folder) in warning["error"]
+    assert [one.name for one in folder.iterdir()] == [DESCRIPTION]
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), MemoryError(), ImportError("onnxscript")])
+def test_what_says_nothing_of_the_model_is_not_kept_against_it(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """The next start tries again."""
+
+    def fails(*_: object) -> None:
+        """Fail as a machine does."""
+        raise error
+
+    monkeypatch.setattr("towers.torch_model._write", fails)
+    with pytest.raises(type(error)):
+        translate(original(tiny), tmp_path / "into")
+    assert not (tmp_path / "into" / DESCRIPTION).exists()
+
+
+def test_a_translation_that_dies_costs_speed_alone(tiny: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a process that needs more memory than it is given does: torch runs the model, and nothing is left."""
+    (folder,) = translated(cache)
+    shutil.rmtree(folder)
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with capture_logs() as lines:
+        load_encoder(str(tiny))
+    assert "ended with 1" in lines[-1]["error"]
+    assert [one.suffix for one in cache.iterdir()] == [".lock"]
+
+
+def test_a_folder_that_is_linked_counts_as_what_it_holds(tiny: Path, cache: Path, tmp_path: Path) -> None:
+    """Two models of which only a linked part differs are two; one that adapts another model is run by torch."""
+    keys = set[str]()
+    for content in ("a", "b"):
+        (tmp_path / content).mkdir()
+        (tmp_path / content / "weights.safetensors").write_text(content)
+        model = tmp_path / f"model-{content}"
+        shutil.copytree(tiny, model)
+        (model / "2_Dense").symlink_to(tmp_path / content)
+        keys.add(_key(model))
+    assert len(keys) == 2
+    (tiny.parent / "adapter").mkdir()
+    (tiny.parent / "adapter" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="lies elsewhere"):
+        _key(tiny.parent / "adapter")
+
+
+def test_texts_of_any_number_and_length_keep_their_order(
+    tiny: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are sorted and cut into batches some at a time."""
+    monkeypatch.setattr("towers.translated_model.SORTED_AT_ONCE", 7)
+    monkeypatch.setattr("towers.translated_model.BATCH_TOKENS", 20)
+    texts = [" ".join(["red", "small", "oven", "quiet"][: number % 5]) + f" {number}" for number in range(40)]
+    rows = load_encoder(str(tiny)).encode(texts, batch_size=3)
+    np.testing.assert_allclose(rows, original(tiny).encode(texts, batch_size=64), atol=1e-6)
 
 
 def test_a_cache_that_cannot_be_written_costs_speed_alone(
@@ -153,7 +226,7 @@ def test_a_cache_that_cannot_be_written_costs_speed_alone(
 
 
 def test_a_model_that_cannot_be_read_is_said_with_its_fix(cache: Path, tmp_path: Path) -> None:
-    """Weights that are none are the folder's fault and no reason to try torch."""
+    """Torch cannot run it either, and says why."""
     folder = tmp_path / "broken"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
