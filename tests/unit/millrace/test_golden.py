@@ -91,8 +91,8 @@ def test_a_column_that_is_misspelt_is_told(tmp_path: Path) -> None:
     """It would be left out of every line; a line of JSON names its own."""
     path = written(tmp_path / "golden.csv", "fridge,P-1,4,ann", header="query,product_id,grade,by")
     assert read(path, {"author": "by"}).bad == []
-    with pytest.raises(UsageError, match="there is no autor"):
-        read(path, {"autor": "by"})
+    with pytest.raises(UsageError, match="there is no writer"):
+        read(path, {"writer": "by"})
     with pytest.raises(UsageError, match="no column author"):
         read(path, {"author": "from"})
     path.write_text('{"query": "fridge", "product_id": "P-1", "grade": 4}\n', encoding="utf-8")

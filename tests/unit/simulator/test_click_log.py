@@ -221,8 +221,8 @@ def test_rows_whose_fields_moved_or_whose_letters_are_lost_are_counted(tmp_path:
 
 def test_columns_that_are_not_there_are_told(tmp_path: Path) -> None:
     """A name that is misspelt must not look like a log without sessions."""
-    log = read(tmp_path, graded((0, "click", "a")), session_id="sesion", grade="grade")
-    assert log.unseen == {"sesion"}
+    log = read(tmp_path, graded((0, "click", "a")), session_id="visit", grade="grade")
+    assert log.unseen == {"visit"}
     with pytest.raises(UsageError, match="there is no sesion_id") as error:
         read(tmp_path, CLICKS, sesion_id="session_id")
     assert "session_id, position" in error.value.fix
