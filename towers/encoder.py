@@ -24,7 +24,6 @@ from typing import Final, Protocol
 import numpy as np
 import structlog
 
-from contracts.errors import DependencyDown
 from towers.text import TEMPLATE_VERSION
 from towers.torch_model import TorchModel
 from towers.translated_model import TranslatedModel, digest_of, is_whole
@@ -87,8 +86,7 @@ def _translated(weights: WeightsFolder) -> Path:
     """Return the folder of a model as ONNX Runtime reads it; made now if it is not there, or damaged.
 
     Raises:
-        DependencyDown: the model cannot be translated here.
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written, or the process that translates came to an end.
         TimeoutExpired: translating it takes too long.
     """
     cache = _cache()
@@ -113,7 +111,7 @@ def _translate(weights: Path, into: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TRANSLATED_WITHIN_S)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise DependencyDown(f"the process that translates the base model ended with {done.returncode}: {last}")
+        raise ChildProcessError(f"the process that translates the base model ended with {done.returncode}: {last}")
 
 
 def _cache() -> Path:
