@@ -40,6 +40,8 @@ FEWEST_CLICKS: Final = 100
 """Between two solves."""
 FEWEST_JUDGED: Final = 100
 """In the half of a log that decides."""
+FEWEST_QUERIES: Final = 20
+"""Likewise; of fewer the interval is too narrow."""
 WINDOW_DAYS: Final = 10
 CURVE_POINTS: Final = 40
 REPLICATES: Final = 1_000
@@ -225,7 +227,8 @@ class Backtest:
             }
 
         gain = self._reciprocal(ranks["millrace", delays[0]]) - self._reciprocal(ranks["boring", delays[0]])
-        low, high = _interval(gain[second], rng)
+        low, high = _interval(gain[second], self._queries[second], rng)
+        judged = int(second.sum()), len(np.unique(self._queries[second]))
         mean = float(gain[second].mean())
         return {
             "clicks": len(log.clicks),
@@ -243,7 +246,7 @@ class Backtest:
             "halves": {"first": figures(~second), "second": figures(second)},
             "windows": self._windows(ranks, delays[0]),
             "curve": self._curve(ranks, delays[0]),
-            "verdict": {"gain": mean, "low": low, "high": high, "words": verdict(mean, low, high, int(second.sum()))},
+            "verdict": {"gain": mean, "low": low, "high": high, "words": verdict(mean, low, high, *judged)},
             "cpu_s": round(cpu_s, 1),
             "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         }  # fmt: skip
@@ -259,7 +262,7 @@ class Backtest:
             "n": len(reciprocal),
             f"mrr@{self._k}": float(reciprocal.mean()),
             "recall@10": float((ranks[part] <= 10).mean()),
-            f"mrr@{self._k}_interval": list(_interval(reciprocal, rng)),
+            f"mrr@{self._k}_interval": list(_interval(reciprocal, self._queries[part], rng)),
         }
 
     def _windows(self, ranks: dict[tuple[str, str], np.ndarray], delay: str) -> list[dict[str, Any]]:
@@ -289,7 +292,7 @@ class Backtest:
 METHODS: Final = ("bm25", "base", "hybrid", "boring", "millrace")
 
 
-def verdict(gain: float, low: float, high: float, clicks: int) -> str:
+def verdict(gain: float, low: float, high: float, clicks: int, queries: int) -> str:
     """Say in one sentence whether to install.
 
     Args:
@@ -297,9 +300,12 @@ def verdict(gain: float, low: float, high: float, clicks: int) -> str:
         low: of its interval.
         high: likewise.
         clicks: of the second half; few that are alike have an interval of no width.
+        queries: that they are for; likewise.
     """
     if clicks < FEWEST_JUDGED:
         return f"No: {clicks:,} clicks in the second half of this log are too few to tell; {FEWEST_JUDGED} may do."
+    if queries < FEWEST_QUERIES:
+        return f"No: {queries} queries in the second half of this log are too few to tell; {FEWEST_QUERIES} may do."
     told = f"{gain:+.3f} in MRR over counting clicks on a hybrid search ({low:+.3f} to {high:+.3f})"
     if low > 0:
         return f"Yes: on the second half of this log Millrace would have gained {told}."
@@ -318,12 +324,20 @@ def _rank(scores: np.ndarray, product: int) -> float:
     return 1 + float((scores > own).sum()) + (float((scores == own).sum()) - 1) / 2
 
 
-def _interval(values: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
-    """A bootstrap's 95 % percentile interval of the mean."""
+def _interval(values: np.ndarray, queries: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
+    """A bootstrap's 95 % percentile interval of the mean, over queries: clicks for one of them are much alike.
+
+    Args:
+        values: of clicks, (N,).
+        queries: numbers of their queries, (N,).
+        rng: draws queries.
+    """
     if not len(values):
         return 0.0, 0.0
-    size = len(values)
-    means = [values[rng.integers(0, size, size)].mean() for _ in range(REPLICATES)]
+    _, clusters = np.unique(queries, return_inverse=True)
+    sums, counts = np.bincount(clusters, values), np.bincount(clusters)
+    draws = (rng.integers(0, len(sums), len(sums)) for _ in range(REPLICATES))
+    means = [sums[drawn].sum() / counts[drawn].sum() for drawn in draws]
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from contracts.outcomes import Grade
-from simulator.backtest import FEWEST_JUDGED, Backtest, _rank, verdict
+from simulator.backtest import FEWEST_JUDGED, FEWEST_QUERIES, Backtest, _interval, _rank, verdict
 from simulator.choices import Choices
 from simulator.click_log import DAY_MS, Click, ClickLog, read_log
 from tests.support.tiny_encoder import WORDS, TinyEncoder
@@ -191,7 +191,7 @@ def test_equal_scores_share_the_mean_of_their_ranks(scores: list[float], ranks: 
 )
 def test_the_verdict_is_no_unless_the_gain_is_certain(low: float, high: float, answer: str) -> None:
     """Only an interval wholly above 0 says yes; it is one sentence with its figures."""
-    words = verdict((low + high) / 2, low, high, FEWEST_JUDGED)
+    words = verdict((low + high) / 2, low, high, FEWEST_JUDGED, FEWEST_QUERIES)
     assert words.startswith(f"{answer}:")
     assert f"{low:+.3f}" in words
     assert f"{high:+.3f}" in words
@@ -200,4 +200,13 @@ def test_the_verdict_is_no_unless_the_gain_is_certain(low: float, high: float, a
 
 def test_of_few_clicks_nothing_is_certain() -> None:
     """Some clicks of one person are alike: an interval without width proves nothing."""
-    assert verdict(0.5, 0.5, 0.5, FEWEST_JUDGED - 1).startswith("No: 99 clicks")
+    assert verdict(0.5, 0.5, 0.5, FEWEST_JUDGED - 1, FEWEST_QUERIES).startswith("No: 99 clicks")
+    assert verdict(0.5, 0.5, 0.5, FEWEST_JUDGED, FEWEST_QUERIES - 1).startswith("No: 19 queries")
+
+
+def test_a_choice_that_is_repeated_makes_nothing_more_certain() -> None:
+    """Thirty queries say thirty things, whether each is asked once or ten times."""
+    values, queries = np.random.default_rng(1).standard_normal(30), np.arange(30)
+    once = _interval(values, queries, np.random.default_rng(2))
+    often = _interval(np.repeat(values, 10), np.repeat(queries, 10), np.random.default_rng(2))
+    np.testing.assert_allclose(often, once)
