@@ -47,7 +47,10 @@ Repeated = Annotated[tuple[Label, ...], Field(max_length=MOST_CHOICES, descripti
 
 
 class SearchParameters(BaseModel):
-    """A search as query parameters, the same request as the body; others are refused by name, never ignored."""
+    """A search as query parameters, the same request as the body; others are refused by name, never ignored.
+
+    Those that are empty, as forms send them, count as left out.
+    """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", json_schema_extra={"examples": [{"q": "quiet fridge", "k": 5, "price_lte": 500}]}
@@ -103,7 +106,10 @@ class SearchParameters(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _read(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """Gather what is said of attributes: values, or bounds."""
+        """Leave out what a form left empty, and gather what is said of attributes: values, or bounds."""
+        known = {name for name in given if name in cls.model_fields or name.startswith(ATTRIBUTE)} - {"q"}
+        given = {name: _filled(value) if name in known else value for name, value in given.items()}
+        given = {name: value for name, value in given.items() if name not in known or value not in ("", [])}
         values: dict[str, Any] = {}
         bounds: dict[str, dict[str, Any]] = {}
         for parameter in [name for name in given if name.startswith(ATTRIBUTE)]:
@@ -154,6 +160,10 @@ class SearchParameters(BaseModel):
             per_seller=self.per_seller,
             diversity=self.diversity,
         )
+
+
+def _filled(value: Any) -> Any:
+    return [one for one in value if one] if isinstance(value, list) else value
 
 
 def _several(value: Any) -> Any:

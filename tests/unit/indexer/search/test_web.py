@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from pydantic import ValidationError
 
 from contracts.errors import DependencyDown
 from indexer.search.service import SearchService
-from indexer.search.web import BODY_LIMIT_BYTES, build
+from indexer.search.web import BODY_LIMIT_BYTES, SearchParameters, build
 from service.health import Health
 from tests.support.search_fakes import UNHURRIED_S, Search
 
@@ -107,6 +108,27 @@ async def test_what_is_wrong_with_a_body_is_named(
     assert (problem.get("field"), problem["reason"], problem["status"]) == (field, reason, status)
     assert problem["detail"]
     assert search.store.asked == []
+
+
+def test_what_a_form_left_empty_counts_as_left_out() -> None:
+    """Browsers send every field; but for the query, of which nothing is a mistake, and for names that do not exist."""
+    named = (
+        "k",
+        "brand",
+        "category",
+        "category_path",
+        "attr.litres",
+        "attr.litres_gte",
+        "price_lte",
+        "in_stock",
+        "sort",
+    )
+    empty = {"q": "x", **dict.fromkeys(named, ""), "seller": ["", "S-1"], "facet": ["", ""]}
+    read = SearchParameters.model_validate(empty).to_request()
+    assert read == SearchParameters.model_validate({"q": "x", "seller": "S-1"}).to_request()
+    assert not SearchParameters.model_validate({"q": "x", "explore": False}).explore
+    with pytest.raises(ValidationError, match="color"):
+        SearchParameters.model_validate({"q": "x", "color": ""})
 
 
 @pytest.mark.parametrize(
