@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from contracts.arms import INTERLEAVED
+from contracts.base import is_visible
 from contracts.errors import DependencyDown, Expired, MalformedMessage, MillraceError, Overloaded
 from contracts.events import BY_RELEVANCE, person_id
 from contracts.http import MOST_PAGES, EncodeAnswer, SearchAnswer, SearchRequest, SearchResult
@@ -125,7 +126,7 @@ class SearchService:
             MalformedMessage: the search of which a page is asked for asked for something else.
         """
         began, now_ms = time.perf_counter(), self._clocks.epoch_ms()
-        query = " ".join(request.query.split())
+        query = " ".join(request.query.split()) if is_visible(request.query) else ""
         release = self._answering(query, request)
         if request.facets:
             counted = self._finder.facets(query, release, request.facets, request.filters)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from contracts.base import Id, Label, Money, Query, Ratio, Time
+from contracts.base import Id, Label, Money, Query, Ratio, Time, is_visible
 from contracts.catalog import AttributeName
 from contracts.events import BY_RELEVANCE
 from contracts.http import (
@@ -225,6 +225,6 @@ def build(service: Callable[[], SearchService], health: Health, *, max_open: int
 def _refuse_nothing(asked: SearchRequest, name: str) -> None:
     """Refuse an empty query that asks for nothing else: more often a mistake than a wish to browse everything."""
     browses = asked.filters != Filters() or asked.sort != BY_RELEVANCE or asked.facets
-    if not asked.query.strip() and not browses:
+    if not is_visible(asked.query) and not browses:
         detail = f"{name}: the query is empty; to browse, send filters, sort or facets"
         raise Refused(422, "empty_query", detail, field=name)

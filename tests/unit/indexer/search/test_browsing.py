@@ -32,9 +32,10 @@ async def test_a_sorted_list_is_of_what_matches_and_says_so() -> None:
     assert search.impressions.sent[-1].ranking.sort is None
 
 
-async def test_browsing_is_answered_without_a_query(search: Search) -> None:
+@pytest.mark.parametrize("query", ["", " \u200b"])
+async def test_browsing_is_answered_without_a_query(search: Search, query: str) -> None:
     """Nothing is encoded, no answer is called degraded, and the impression says that there was no query."""
-    answer = await search.service.search(request("", k=2, filters={"brand": ["Kelto"]}, explain=True))
+    answer = await search.service.search(request(query, k=2, filters={"brand": ["Kelto"]}, explain=True))
     assert search.store.browsed == [("products-r0", "relevance", MATCHING + 1, Filters(brand=("Kelto",)))]
     assert (search.encoder.batches, search.store.asked) == ([], [])
     assert (answer.degraded, answer.total) == (None, 412)

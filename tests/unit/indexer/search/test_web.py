@@ -84,6 +84,7 @@ async def test_get_and_post_ask_the_same(client: Client, search: Search) -> None
     [
         ({}, 422, "query", "missing"),
         ({"query": "   "}, 422, "query", "empty_query"),
+        ({"query": "\u200b\ufeff"}, 422, "query", "empty_query"),
         ({"query": 7}, 422, "query", "wrong_type"),
         ({"query": "x" * 1001}, 422, "query", "too_long"),
         ({"query": "x", "k": 0}, 422, "k", "out_of_range"),
