@@ -99,14 +99,16 @@ class Shop:
         """Write any bytes."""
         self._send(topic, {key: value})
 
-    def serve(self, query_release: int, product_release: int) -> None:
-        """Put releases in force, as the indexer does."""
+    def serve(self, query_release: int, product_release: int, *, withdrawn: int = 0) -> None:
+        """Put releases in force, as the indexer does; `withdrawn` is the last of those that are taken back for it."""
         self._served += 1
         serving = Serving(
             query_release=query_release,
             product_release=product_release,
             collection="products-r0",
             published_at=1_795_196_006_756 + self._served,
+            withdrawn_above=query_release if withdrawn else 0,
+            withdrawn=withdrawn,
         )
         self.send_raw(MODELS, "serving", wire.encode(serving))
 
@@ -320,11 +322,11 @@ def test_a_rollback_goes_back_to_what_was_known_then(shop: Shop, tmp_path: Path)
         trainer.wait_ready()
         shop.send_lists(0, LEARNED)
         good = shop.wait_for("query", lists=LEARNED).manifest
+        shop.serve(good.release, good.product_release)  # what is in force is never retired
+        eventually(lambda: trainer.said("in_force"), timeout_s=60, what="the good release is in force")
         shop.send_lists(LEARNED, LEARNED + 100)
-        bad = shop.wait_for("query", lists=LEARNED + 100).manifest
-        shop.serve(bad.release, 0)
-        eventually(lambda: trainer.said("in_force"), timeout_s=60, what="the newer release is in force")
-        shop.serve(good.release, 0)
+        newer = shop.wait_for("query", lists=LEARNED + 100).manifest
+        shop.serve(good.release, good.product_release, withdrawn=newer.release)
         eventually(lambda: trainer.said("rolled_back"), timeout_s=60, what="rolled back")
         shop.send_lists(LEARNED + 100, LEARNED + 150)
 
