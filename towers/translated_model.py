@@ -21,16 +21,12 @@ BATCH_TOKENS: Final = 512
 memory of the largest batch is kept."""
 SORTED_AT_ONCE: Final = 4_096
 """Texts that are sorted by length at once."""
-_BLOCK: Final = 2**20
 
 
 def digest_of(path: Path) -> str:
     """Return the SHA-256 of a file."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_whole(folder: Path) -> bool:
