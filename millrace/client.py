@@ -110,8 +110,8 @@ def post(url: str, body: Mapping[str, Any], *, client: httpx.Client | None = Non
         fix = "send finite numbers, and texts that are Unicode"
         raise UsageError(f"the request cannot be written as JSON: {error}", fix=fix) from error
     try:
-        call = httpx.post if client is None else client.post
-        answer = call(url, content=asked, headers={"Content-Type": "application/json"}, timeout=TIMEOUT_S)
+        sent: dict[str, Any] = {"content": asked, "headers": {"Content-Type": "application/json"}}
+        answer = httpx.post(url, **sent, timeout=TIMEOUT_S) if client is None else client.post(url, **sent)
         if answer.is_success:
             return answer.json()
     except (httpx.HTTPError, ValueError) as error:

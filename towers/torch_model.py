@@ -91,9 +91,9 @@ def translate(model: TorchModel, into: Path) -> None:
         OSError: the folder cannot be written; that, too little memory and a missing package say nothing of the model.
     """
     into.mkdir()
-    description, why = dict[str, object](), None
+    why = None
     try:
-        description = _write(model, into)
+        _write(model, into)
         ours, theirs = TranslatedModel(into).encode(PROBES, batch_size=2), model.encode(PROBES, batch_size=2)
         if not np.allclose(ours, theirs, rtol=0.0, atol=TOLERANCE):
             why = f"its vectors differ by {np.abs(ours - theirs).max():.1e}"
@@ -104,12 +104,11 @@ def translate(model: TorchModel, into: Path) -> None:
     if why is not None:
         shutil.rmtree(into)
         into.mkdir()
-        description = {"refused": why, "files": {}}
-    (into / DESCRIPTION).write_bytes(orjson.dumps(description))
+        (into / DESCRIPTION).write_bytes(orjson.dumps({"refused": why, "files": {}}))
 
 
-def _write(model: TorchModel, into: Path) -> dict[str, object]:
-    """Write graph and tokenizer; return what is to be known beside them."""
+def _write(model: TorchModel, into: Path) -> None:
+    """Write graph, tokenizer and description."""
     import torch
 
     class Vectors(torch.nn.Module):
@@ -144,10 +143,9 @@ def _write(model: TorchModel, into: Path) -> dict[str, object]:
     original.encode([""])  # sets where texts are cut and how they are padded, which the file is to say
     tokenizer.backend_tokenizer.save(str(into / TOKENIZER))
     prompt = original.prompts.get(original.default_prompt_name or "", "")
-    described: dict[str, object] = {"digest": model.digest, "dim": model.dim, "prompt": prompt}
+    files = {path.name: digest_of(path) for path in into.iterdir()}
+    described = {"digest": model.digest, "dim": model.dim, "prompt": prompt, "files": files}
     (into / DESCRIPTION).write_bytes(orjson.dumps(described))
-    files = {path.name: digest_of(path) for path in into.iterdir() if path.name != DESCRIPTION}
-    return described | {"files": files}
 
 
 def main() -> None:

@@ -56,6 +56,10 @@ class RunningTrainer:
         """Return the lines of its log about one event."""
         return [line for line in self.lines() if line["event"] == event]
 
+    def published(self) -> int:
+        """Return how often it wrote to `models`."""
+        return len(self.said("releases_published"))
+
 
 @contextmanager
 def running(settings: Settings, log: Path) -> Iterator[RunningTrainer]:

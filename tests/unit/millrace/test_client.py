@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 
+import httpx
 import pytest
 from aiohttp.test_utils import TestServer
 
@@ -64,6 +65,21 @@ async def test_a_client_encodes(client: SearchClient) -> None:
     """One vector a text, with the number for quality."""
     answer = await call(lambda: client.encode(["fridge", "tv"]))
     assert [len(one) for one in answer.vectors] == [DIM + 1, DIM + 1]
+
+
+def test_a_call_takes_as_long_as_the_client_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shop's own deadline is mostly shorter than ours."""
+    allowed: list[dict[str, float]] = []
+
+    def handle(_transport: httpx.HTTPTransport, request: httpx.Request) -> httpx.Response:
+        """Keep how long the request may take."""
+        allowed.append(request.extensions["timeout"])
+        return httpx.Response(503)
+
+    monkeypatch.setattr(httpx.HTTPTransport, "handle_request", handle)
+    with SearchClient("http://search", timeout_s=2.5) as one, pytest.raises(DependencyDown):
+        one.search("tv")
+    assert [set(one.values()) for one in allowed] == [{2.5}]
 
 
 async def test_what_is_against_it_is_said(client: SearchClient, search: Search) -> None:
