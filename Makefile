@@ -20,7 +20,7 @@ demo: setup ## Run everything with simulated shoppers, and show how search gets 
 	@$(BIN)/millrace demo $(ARGS)
 
 test: setup ## Run every test on real Kafka and Redis (about 20 minutes on 2 cores)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: setup ## Lint, formatting, types, imports, docstrings, spelling and shape
 	@$(MAKE) lint types imports
