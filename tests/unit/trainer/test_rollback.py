@@ -7,7 +7,7 @@ import pytest
 
 from contracts import wire
 from contracts.pairs import CuratedPair
-from contracts.releases import ROLLBACK_KEY, Rollback, manifest_of
+from contracts.releases import ROLLBACK_KEY, Rollback, manifest_of, was_taken_back
 from contracts.topics import CURATED_PAIRS
 from tests.support.trainer import PRODUCTS, QUERIES, START_MS, World, lose_disk, new_learner, offsets, records
 from trainer.records import LogRecord
@@ -43,6 +43,27 @@ def test_a_rollback_goes_back_to_the_evidence_of_that_release() -> None:
         expected.evidence.take_list(record.content, time_ms=record.time_ms)  # type: ignore[arg-type]
     found = world.loop.learner.evidence.table.cells()
     assert found.clicks.sum() == pytest.approx(expected.evidence.table.cells().clicks.sum())
+
+
+def test_releases_tell_which_of_those_before_them_were_taken_back() -> None:
+    """By what they leave out, however many rollbacks there were: `serving` knows the last alone."""
+    world = World()
+    rolled_back(world)
+    world.run_once(after_s=20)
+    values = world.models.values
+    for number in (4, 5, 6):
+        world.send(100 * number, 100 * number + 100)
+        if number == 6:
+            world.models.serve(4, 0)
+            world.run_once()
+            world.send(700, 800)
+        world.run_once(after_s=20)
+        world.models.serve(number, 0)
+        world.run_once()
+        values |= world.models.values  # some are retired
+    made = {number: manifest_of(values[f"query-{number}"]) for number in range(1, 7)}
+    told = {late: [one for one in made if one < late and was_taken_back(made[one], made[late])] for late in made}
+    assert told == {1: [], 2: [], 3: [], 4: [2, 3], 5: [2, 3], 6: [2, 3, 5]}
 
 
 def test_a_rollback_without_a_checkpoint_reads_the_log_again_up_to_that_cut() -> None:
