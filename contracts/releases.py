@@ -167,6 +167,24 @@ def withdrawn(serving: Serving, manifests: Iterable[ReleaseManifest]) -> frozens
     return frozenset(gone)
 
 
+def after(offset: int, ranges: Iterable[tuple[int, int]]) -> int:
+    """The first offset from this one on that lies in no range; ranges do not meet.
+
+    >>> after(3, [(2, 4)]), after(4, [(2, 4)])
+    (4, 4)
+    """
+    return next((high for low, high in ranges if low <= offset < high), offset)
+
+
+def was_taken_back(release: ReleaseManifest, in_force: ReleaseManifest) -> bool:
+    """Whether a rollback took a release back before the one in force was made: it learned what that one leaves out."""
+    return any(
+        after(low, release.left_out.get(place, ())) < min(high, release.offsets.get(place, 0))
+        for place, ranges in in_force.left_out.items()
+        for low, high in ranges
+    )
+
+
 MANIFEST: Final[TypeAdapter[ReleaseManifest]] = TypeAdapter(ReleaseManifest)
 SERVING: Final[TypeAdapter[Serving]] = TypeAdapter(Serving)
 ROLLBACK: Final[TypeAdapter[Rollback]] = TypeAdapter(Rollback)

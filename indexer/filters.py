@@ -5,6 +5,7 @@ width letters are one brand. A path and an attribute become JSON lists: no label
 """
 
 import math
+import re
 import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
@@ -44,6 +45,7 @@ PAYLOAD_INDEXES: Final[dict[str, models.PayloadSchemaType]] = {
 
 _CACHED: Final = 65_536
 """A catalogue repeats its brands, labels and values."""
+_NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII)
 _NAMES: Final = 2**21
 _MAX_FLOAT32: Final = 3.4028234663852886e38
 _STEPS: Final = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
@@ -91,6 +93,17 @@ def attribute_key(name: str, value: AttributeValue) -> str:
     else:
         said = text_key(value) if isinstance(value, str) else f"{value:.15g}"
     return orjson.dumps([text_key(name), said]).decode()
+
+
+def _asked_keys(name: str, value: AttributeValue) -> Iterator[str]:
+    """The keys that an asked value may mean: parameters and commands write every number as a text, in any form.
+
+    >>> list(_asked_keys("width", "12.0")), list(_asked_keys("width", "12 cm"))
+    (['["width","12.0"]', '["width","12"]'], ['["width","12 cm"]'])
+    """
+    yield attribute_key(name, value)
+    if isinstance(value, str) and _NUMBER.fullmatch(said := text_key(value)):
+        yield attribute_key(name, float(said))
 
 
 def attribute_prefix(name: str) -> str:
@@ -205,7 +218,7 @@ def _conditions(filters: Filters) -> Iterator[models.Condition]:
             most = number_key(name, math.inf if wanted.lte is None else wanted.lte)
             yield models.FieldCondition(key=f"{KEYS}.numbers", range=models.Range(gte=least, lte=most))
         elif wanted:
-            yield any_of("attributes", [attribute_key(name, value) for value in wanted])
+            yield any_of("attributes", dict.fromkeys(key for value in wanted for key in _asked_keys(name, value)))
     for field, bounds in (("price", filters.price), ("launched_at", filters.launched_at)):
         given = {} if bounds is None else bounds.model_dump(exclude_none=True)
         if given:

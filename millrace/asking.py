@@ -18,6 +18,7 @@ from deploy.local.state import load_running_settings
 from millrace.client import post
 from millrace.output import Json, messages, out, print_json
 from millrace.watch.scrape import freshness_report, look_at_processes, scrape_targets
+from service.settings import Settings
 
 if TYPE_CHECKING:
     from millrace.doctor import Check
@@ -180,13 +181,18 @@ def encode(
         out().print(f"{text!r}: {len(vector)} dimensions, [{head}, …]", markup=False)
 
 
+def running_settings() -> Settings:
+    """Find the settings of the running deployment, which must name a Kafka, for a question: it does not wait long."""
+    settings = load_running_settings()
+    settings.require("kafka_bootstrap")
+    return settings.model_copy(update={"dependency_wait_s": KAFKA_WAIT_S})
+
+
 def observe(question: Callable[["Observer"], T]) -> T:
     """Ask an observer of the running deployment."""
     from millrace.watch.observer import Observer
 
-    settings = load_running_settings()
-    settings.require("kafka_bootstrap")
-    with Observer(settings.model_copy(update={"dependency_wait_s": KAFKA_WAIT_S})) as observer:
+    with Observer(running_settings()) as observer:
         observer.wait_caught_up(CATCH_UP_S)
         return question(observer)
 

@@ -23,9 +23,9 @@ from contracts.topics import (
     ORPHAN_EVENTS,
     SEARCH_EVENTS,
 )
-from millrace.asking import numbers, texts
+from millrace.asking import numbers, running_settings, texts
 from millrace.output import Json, Tell, out, print_json, progress_bars
-from millrace.pairs import running_settings, utc
+from millrace.pairs import utc
 from service.kafka import admin, records_of, translate_kafka_errors
 from service.redis import redis_client, translate_redis_errors
 from service.settings import Settings

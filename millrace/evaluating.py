@@ -16,8 +16,7 @@ from contracts.outcomes import cell_of, grade, is_bounce
 from contracts.propensities import Propensities
 from contracts.releases import release_key
 from contracts.topics import HOLDOUT_SEARCHES, MODELS, PRODUCT_VECTORS
-from deploy.local.state import load_running_settings
-from millrace.asking import KAFKA_WAIT_S, numbers
+from millrace.asking import numbers, running_settings
 from millrace.explaining import following_models, in_force, product_tower
 from millrace.held_out_lists import HeldOutList, held_out_lists
 from millrace.output import Json, Tell, out, print_json, progress_bars
@@ -51,7 +50,7 @@ def releases_evaluate(
 
     Example: millrace releases evaluate 57 --against 41
     """
-    settings = load_running_settings().model_copy(update={"dependency_wait_s": KAFKA_WAIT_S})
+    settings = running_settings()
     with progress_bars() as tell:
         report = evaluate_releases(settings, release, against, tell)
     if json:

@@ -15,10 +15,9 @@ from contracts.errors import CheckFailed, ContractError, UsageError
 from contracts.golden import GOLDEN_QUERY, MAX_GOLDEN_QUERIES, MAX_JUDGMENTS, GoldenQuery, Judgment
 from contracts.topics import GOLDEN_QUERIES
 from deploy.local.state import load_running_settings
-from millrace.asking import numbers
+from millrace.asking import numbers, running_settings
 from millrace.curating import BadLine, LineForm, send, show_import
 from millrace.output import Json, Tell, messages, out, print_json, progress_bars
-from millrace.pairs import running_settings
 from millrace.tables import column_names, read_rows
 from service.kafka import records_of
 from service.settings import Settings

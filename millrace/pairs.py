@@ -18,8 +18,7 @@ from contracts import wire
 from contracts.errors import ContractError, UsageError
 from contracts.pairs import PairSource, PreferencePair
 from contracts.topics import CURATED_PAIRS, PREFERENCE_PAIRS
-from deploy.local.state import load_running_settings
-from millrace.asking import numbers, texts
+from millrace.asking import numbers, running_settings, texts
 from millrace.exporting import write_lines
 from millrace.output import Json, Tell, messages, out, print_json, progress_bars
 from service.kafka import admin, beginning_and_end_offsets, records_of
@@ -327,10 +326,3 @@ def export_lines(pairs: Iterable[LoggedPair], wanted: Wanted, malformed: list[Lo
 
 def _silent(_what: str, _done: int, _of: int) -> None:
     """Show nothing: the terminal may be where the lines go."""
-
-
-def running_settings() -> Settings:
-    """Find the settings of the running deployment, which must name a Kafka."""
-    settings = load_running_settings()
-    settings.require("kafka_bootstrap")
-    return settings

@@ -16,8 +16,7 @@ from contracts.errors import ContractError
 from contracts.outcomes import Cell, examination
 from contracts.propensities import CELL_PROPENSITIES, CellPropensities
 from contracts.topics import PROPENSITIES
-from deploy.local.state import load_running_settings
-from millrace.asking import KAFKA_WAIT_S, numbers
+from millrace.asking import numbers, running_settings
 from millrace.output import Json, messages, out, print_json
 from service.kafka import records_of
 from service.machine import epoch_ms
@@ -39,8 +38,7 @@ def propensities(
 
     Example: millrace propensities --html propensities.html
     """
-    settings = load_running_settings().model_copy(update={"dependency_wait_s": KAFKA_WAIT_S})
-    settings.require("kafka_bootstrap")
+    settings = running_settings()
     newest = newest_versions((record.key, record.value) for record in records_of(settings, PROPENSITIES))
     report = propensities_report(newest.values(), now_ms=epoch_ms())
     if html is not None:

@@ -11,7 +11,7 @@ from kafka import KafkaProducer
 from rich.table import Table
 
 from contracts.errors import CheckFailed, DependencyDown, UsageError
-from contracts.releases import Kind, Rollback, release_key
+from contracts.releases import Kind, Rollback, release_key, was_taken_back, withdrawn
 from deploy.local.state import load_running_settings
 from millrace.asking import numbers, observe, tell_unknown
 from millrace.output import Json, messages, out, print_json
@@ -119,7 +119,7 @@ def releases_rollback(
 ) -> None:
     """Go back to an older query release and the quality of products that belongs to it.
 
-    What is taken back never returns; the trainer goes on from what it knew then, with what comes from now on.
+    What is taken back never returns by itself; the trainer goes on from what it knew then, with what comes from now on.
 
     Example: millrace releases rollback --query 41
     """
@@ -132,6 +132,8 @@ def releases_rollback(
         f"{report['product_release']} after {report['product_s']:.1f} s; up to {report['withdrawn']} none returns",
         markup=False,
     )
+    if report["was_taken_back"]:
+        messages().print("an earlier rollback had taken it back; now it is learned again what was left out for that")
 
 
 def roll_back(observer: "Observer", query: int | None) -> dict[str, Any]:
@@ -166,6 +168,7 @@ def roll_back(observer: "Observer", query: int | None) -> dict[str, Any]:
     in_force = observer.models.serving() or serving
     return {
         "query_release": serving.query_release,
+        "was_taken_back": comes_back(view, request.query_release),
         "product_release": in_force.product_release,
         "withdrawn": serving.withdrawn,
         "query_s": query_s,
@@ -185,6 +188,11 @@ def rollback_target(view: ModelsView, query: int | None) -> int:
     if query is None:
         manifest = view.manifests.get(release_key("query", serving.query_release).decode())
         query = None if manifest is None else manifest.parent
+    if query in withdrawn(serving, view.manifests.values()):
+        raise UsageError(
+            f"query release {query} was taken back by the last rollback, or trained from what was",
+            fix="choose another one that `millrace releases ls` lists, or 0, with --query",
+        )
     if query is None or query >= serving.query_release or (query and f"query-{query}" not in view.manifests):
         raise UsageError(
             f"query release {'before this one' if query is None else query} is no release to go back to from "
@@ -192,6 +200,13 @@ def rollback_target(view: ModelsView, query: int | None) -> int:
             fix="choose an older one that `millrace releases ls` lists, or 0, with --query",
         )
     return query
+
+
+def comes_back(view: ModelsView, query: int) -> bool:
+    """Whether an earlier rollback than the last took a release back, as far as the one in force tells."""
+    in_force = 0 if view.serving is None else view.serving.query_release
+    asked, serves = (view.manifests.get(release_key("query", number).decode()) for number in (query, in_force))
+    return asked is not None and serves is not None and was_taken_back(asked, serves)
 
 
 def later_than(*earlier: int) -> int:

@@ -19,9 +19,8 @@ from contracts.outcomes import Theta, prior
 from contracts.propensities import CELL_PROPENSITIES, Propensities
 from contracts.topics import JOINED_SEARCHES, PREFERENCE_PAIRS, PROPENSITIES, SEARCH_EVENTS, partition_for
 from contracts.wire import decode
-from millrace.asking import numbers
+from millrace.asking import numbers, running_settings
 from millrace.output import Json, Tell, out, print_json, progress_bars
-from millrace.pairs import running_settings
 from millrace.replay_comparison import by_list, by_pair, compare, report_of, why_a_list, why_a_pair
 from millrace.tables import time_of
 from service.kafka import (

@@ -36,6 +36,10 @@ RETRY_AFTER_S: Final = 1
 
 CLIENT_GONE: Final = 499
 """Counted, never sent: nobody is there to read it."""
+LONGEST_ADDRESS: Final = 8190
+"""Characters of path and parameters: what other servers and proxies take."""
+LONGEST_LINE_BYTES: Final = 64 * 1024
+"""What is read of a request's first line, so that the refusal of a longer address is ours."""
 BODY_TIMEOUT_S: Final = 30.0
 _NO_TYPE: Final = "application/octet-stream"  # aiohttp's word for an absent header
 _PACKED: Final = frozenset({"gzip", "deflate"})
@@ -178,6 +182,9 @@ class _Edge:
     async def _bounded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if self.max_open is not None and self.open >= self.max_open:
             raise come_again(503, "busy", "too many requests are under way; send it again")
+        if len(request.raw_path) > LONGEST_ADDRESS:
+            told = f"the address has {len(request.raw_path)} characters, and {LONGEST_ADDRESS} are taken"
+            raise Refused(414, "address_too_long", f"{told}; send what it asks for as the body of a POST")
         self.open += 1
         try:
             return await handler(request)
@@ -310,7 +317,12 @@ async def serving(
     """
     logging.getLogger("aiohttp.server").addFilter(_is_worth_a_line)
     runner = web.AppRunner(
-        app, access_log=None, auto_decompress=False, handler_cancellation=end_abandoned, shutdown_timeout=finish_s
+        app,
+        access_log=None,
+        auto_decompress=False,
+        handler_cancellation=end_abandoned,
+        shutdown_timeout=finish_s,
+        max_line_size=LONGEST_LINE_BYTES,
     )
     try:
         await runner.setup()

@@ -63,13 +63,23 @@ class ModelsView(NamedTuple):
             return None
         return rollback
 
+    def needs(self, kind: Kind, number: int) -> bool:
+        """Whether a release is in force or is to be gone back to, or is the quality that belongs to one that is."""
+        queries = {one.query_release for one in (self.serving, self.rollback_due()) if one is not None}
+        if kind == "query":
+            return number in queries
+        found = (self.manifests.get(release_key("query", query).decode()) for query in queries)
+        in_force = set() if self.serving is None else {self.serving.product_release}
+        return number in in_force | {manifest.product_release for manifest in found if manifest is not None}
+
 
 class ModelsTable:
     """The newest value of every key of `models`: fed by a follower's thread, read by any.
 
     `serving` is the pair with the newest `published_at`: a follower may hand over what was in force long ago. A null
-    value never takes it back, for a process that runs could not follow. `on_change` is called in the follower's thread
-    after each record; the bytes of releases are kept only of the kinds in `bytes_of`.
+    value never takes it back, for a process that runs could not follow; nor does it take away a release that is needed
+    by then, for the trainer that retired it had not seen that. `on_change` is called in the follower's thread after
+    each record; the bytes of releases are kept only of the kinds in `bytes_of`.
     """
 
     def __init__(self, *, on_change: Callable[[], None] = lambda: None, bytes_of: Collection[Kind] = KINDS) -> None:
@@ -145,7 +155,7 @@ class ModelsTable:
         return reason
 
     def overwritten(self) -> dict[str, bytes]:
-        """Give the releases under whose keys an overtaken trainer has written since, by key.
+        """Give the releases under whose keys a trainer that was overtaken, or retired them too late, has written since.
 
         Compaction would keep its record alone, and whoever starts then would find nothing that may be used.
         """
@@ -195,6 +205,9 @@ class ModelsTable:
         if manifest is not None and manifest.fence < self._view.fence:
             self._numbers[kind].add(number)
             self._note_overtaken(name, manifest)
+            return
+        if value is None and name in self._view.manifests and self._view.needs(kind, number):
+            self._overwritten.add(name)
             return
         self._overwritten.discard(name)
         manifests = {known: kept for known, kept in self._view.manifests.items() if known != name}

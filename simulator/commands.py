@@ -50,8 +50,9 @@ def shop_export(
     Example: millrace shop export my-world && millrace demo --world my-world
     """
     from simulator.shop.builtin import builtin_world
-    from simulator.shop.world import export_world
+    from simulator.shop.world import export_world, refuse_other_files
 
+    refuse_other_files(folder)
     export_world(builtin_world(seed), folder)
     messages().print(f"world {seed} written to {folder}", markup=False)
 
@@ -157,7 +158,7 @@ def simulation_table(report: Mapping[str, Any]) -> Table:
 
 def world_prepare(
     name: Annotated[str, typer.Argument(help="chorus (electronics rated by people) or msrd (films, judged).")],
-    into: Annotated[Path, typer.Option(help="Folder to write the world to.")],
+    into: Annotated[Path, typer.Option(help="Folder to write the world to; must not hold other files.")],
     source: Annotated[
         str | None, typer.Option("--from", help="Folder, or address, of the files; their public home without it.")
     ] = None,
@@ -171,8 +172,9 @@ def world_prepare(
     Example: millrace world prepare msrd --into films && millrace simulate --world films
     """
     from simulator.datasets import DATASETS, prepare
-    from simulator.shop.world import export_world
+    from simulator.shop.world import export_world, refuse_other_files
 
+    refuse_other_files(into)
     made = prepare(name, source=source, queries=queries, seed=seed)
     export_world(made, into)
     messages().print(f"{DATASETS[name].title}; {DATASETS[name].licence}", markup=False)
@@ -182,7 +184,7 @@ def world_prepare(
 def world_make(
     law: Annotated[str, typer.Argument(help="What shoppers want: rotation, words, quality or none.")],
     source: Annotated[Path, typer.Option("--from", help="Folder of a world that gives the titles.")],
-    into: Annotated[Path, typer.Option(help="Folder to write the world to.")],
+    into: Annotated[Path, typer.Option(help="Folder to write the world to; must not hold other files.")],
     seed: Annotated[int, typer.Option(min=0, help="Of products, queries and law.")] = 1,
 ) -> None:
     """Make a world of another one's titles, whose shoppers want what a known law says.
@@ -191,11 +193,10 @@ def world_make(
     """
     from service.settings import load_settings
     from simulator import made_worlds
-    from simulator.shop.world import export_world, load_world
+    from simulator.shop.world import export_world, load_world, refuse_other_files
     from towers.encoder import load_encoder
 
-    if into.resolve() == source.resolve():
-        raise UsageError(f"{into} holds the world that gives the titles", fix="name another folder with --into")
+    refuse_other_files(into)
     titles = load_world(source)
     with progress_bars() as tell:
         made = made_worlds.make(

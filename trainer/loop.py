@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from contracts.errors import ContractError, TransientError
 from contracts.pairs import CuratedPair
-from contracts.releases import Kind, ReleaseManifest, Serving, manifest_of, release_key
+from contracts.releases import Kind, ReleaseManifest, Serving, after, manifest_of, release_key
 from contracts.structs import PreferencePair
 from contracts.telemetry import ListOutcome, PairDropReason
 from contracts.topics import CURATED_PAIRS
@@ -27,7 +27,7 @@ from trainer.records import LogRecord
 from trainer.release.golden import GoldenCheck
 from trainer.release.planning import MOVED_NATS, Cadence, Earlier, plan_release, retired_keys
 from trainer.release.safety import LEAST_OVERLAP
-from trainer.state import Progress, Snapshot, after, cut_of, joined, of_this_log
+from trainer.state import Progress, Snapshot, cut_of, joined, of_this_log
 
 NUMBERS_LEFT: Final[Mapping[Kind, int]] = {"query": 3, "product": 2}
 """Release numbers that a trainer leaves out when it takes over: a stalled one may still publish under them."""

@@ -49,15 +49,6 @@ def of_this_log(ranges: Ranges, known: Mapping[str, int], ends: Mapping[str, int
     }
 
 
-def after(offset: int, ranges: Sequence[tuple[int, int]]) -> int:
-    """The first offset from this one on that lies in no range.
-
-    >>> after(3, [(2, 4)]), after(4, [(2, 4)])
-    (4, 4)
-    """
-    return next((high for low, high in ranges if low <= offset < high), offset)
-
-
 class Progress(BaseModel):
     """Positions, counts, releases."""
 

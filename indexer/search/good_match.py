@@ -71,12 +71,14 @@ class Bar(NamedTuple):
     def is_missed(self, hits: Sequence[Hit]) -> bool:
         """Whether nothing found is a good match; what a query names always is, and what was passed over may still be.
 
+        Meaning finds something for any text: if nothing is found, it is filters that left nothing, not the query.
+
         >>> [Bar(0.3, 0.4).is_missed([Hit(score, {}, words=words)]) for score, words in ((0.35, 0.0), (0.85, 5.0))]
         [True, False]
         """
-        if any(hit.pin for hit in hits):
+        if not hits or any(hit.pin for hit in hits):
             return False
-        best = max((hit.score - (hit.words + min(hit.memory, 0.0)) / NATS_PER_COSINE for hit in hits), default=-np.inf)
+        best = max(hit.score - (hit.words + min(hit.memory, 0.0)) / NATS_PER_COSINE for hit in hits)
         return bool(best < (self.with_words if any(hit.words for hit in hits) else self.without_words))
 
     def times(self, factor: float) -> "Bar":

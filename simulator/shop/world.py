@@ -182,6 +182,16 @@ class UnreadableWorld(UsageError):
         )
 
 
+def refuse_other_files(folder: Path) -> None:
+    """Refuse a folder for a new world that holds anything: files of two worlds would stand side by side.
+
+    Raises:
+        UsageError: it holds something.
+    """
+    if folder.is_dir() and (found := next(folder.iterdir(), None)):
+        raise UsageError(f"{folder} holds other files, {found.name} for one", fix="name a new folder, or an empty one")
+
+
 def export_world(world: World, folder: Path) -> None:
     """Write a world into a folder; the same world gives the same bytes.
 

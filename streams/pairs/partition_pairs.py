@@ -25,7 +25,7 @@ from contracts.joined import (
 from contracts.outcomes import Theta, filter_reason, prior
 from contracts.progress import PairsProgress, SearchCounts
 from contracts.structs import JOINED_SEARCH, JoinedSearch, encode
-from contracts.telemetry import EventOutcome, Filter, FilterReason, OutOfTime, UnpairedReason
+from contracts.telemetry import FILTERS_ON, EventOutcome, Filter, FilterReason, OutOfTime, UnpairedReason
 from contracts.topics import DEAD_LETTERS, HOLDOUT_SEARCHES, JOINED_SEARCHES, PREFERENCE_PAIRS, TRAINING_SEARCHES
 from service import metrics
 from service.settings import Settings
@@ -72,7 +72,7 @@ class PairsOptions:
     joins: int = 0
     silence_ms: int = 60_000
     look_ahead_ms: int = 0
-    filters: frozenset[Filter] = frozenset(Filter)
+    filters: frozenset[Filter] = frozenset(FILTERS_ON)
     holdout_share: float = 0.0
 
 

@@ -132,6 +132,8 @@ async def found(shop: Shop, **filters: Any) -> set[str]:
         ({"attributes": {"frost free": ["false"]}}, "cooler"),
         ({"attributes": {"capacity_l": [190.0]}}, "fridge"),
         ({"attributes": {"capacity_l": ["60.5"]}}, "cooler"),
+        ({"attributes": {"capacity_l": ["190.0", "6.05E1", "1_90"]}}, "fridge cooler"),
+        ({"attributes": {"capacity_l": ["190 l", "１９０"]}}, "fridge"),
         ({"attributes": {"Capacity_L": {"gte": 60.5, "lte": 190}}}, "fridge cooler"),
         ({"attributes": {"capacity_l": {"lte": 60.4}}}, ""),
         ({"attributes": {"capacity_l": {"gte": 60.6}}}, "fridge"),

@@ -7,7 +7,17 @@ import numpy as np
 
 from contracts import wire
 from contracts.catalog import CatalogChange, Product
-from contracts.releases import ROLLBACK, ROLLBACK_KEY, Serving, manifest_of, release_key, withdrawn
+from contracts.releases import (
+    ROLLBACK,
+    ROLLBACK_KEY,
+    SERVING,
+    SERVING_KEY,
+    Rollback,
+    Serving,
+    manifest_of,
+    release_key,
+    withdrawn,
+)
 from indexer.catalog.planning import payload_of
 from indexer.points import ProductPoint
 from indexer.rollout.decisions import QUALITY_TOLERANCE
@@ -31,7 +41,7 @@ def problems(world: IndexWorld) -> list[str]:
     if not history:
         return ["nothing was ever put in force"]
     serving = max(history, key=lambda one: one.published_at)
-    return [*_commits(world), *_releases(world, history, serving), *_index(world, serving)]
+    return [*_commits(world), *_releases(world, history, serving), *_retired(world), *_index(world, serving)]
 
 
 def _newest(world: IndexWorld) -> dict[str, tuple[int, CatalogChange | None]]:
@@ -86,7 +96,7 @@ def _releases(world: IndexWorld, history: list[Serving], serving: Serving) -> It
         in_force = serving.release_of(kind)
         if usable and (in_force < max(usable) or (kind == "query" and in_force not in usable)):
             yield f"{kind} release {in_force} is in force, and not {max(usable)}"
-    asked = [wire.decode(value, ROLLBACK).requested_at for key, value in world.models if key == ROLLBACK_KEY]
+    asked = [wire.decode(value, ROLLBACK).requested_at for key, value in world.models if value and key == ROLLBACK_KEY]
     if asked and serving.rollback_answered < max(asked):
         yield "a rollback was not answered"
     taken_back: set[int] = set()
@@ -96,6 +106,32 @@ def _releases(world: IndexWorld, history: list[Serving], serving: Serving) -> It
         if one.query_release in taken_back:
             yield f"query release {one.query_release} came again after it was taken back"
         taken_back |= {*range(one.withdrawn_above + 1, one.withdrawn + 1)}
+
+
+def _retired(world: IndexWorld) -> Iterator[str]:
+    """What was retired while it was in force or asked back is on the topic again, for whoever starts then."""
+    there: set[bytes] = set()
+    too_late: set[bytes] = set()
+    in_force, answered, published_at = 0, 0, -1
+    asked: Rollback | None = None
+    for key, value in world.models:
+        if value is None:
+            due = {asked.query_release} if asked is not None and asked.requested_at > answered else set()
+            if key in there & {release_key("query", number) for number in {in_force, *due}}:
+                too_late.add(key)
+            else:
+                there.discard(key)
+                too_late.discard(key)
+        elif key == SERVING_KEY:
+            one = wire.decode(value, SERVING)
+            if one.published_at >= published_at:
+                in_force, answered, published_at = one.query_release, one.rollback_answered, one.published_at
+        elif key == ROLLBACK_KEY:
+            asked = wire.decode(value, ROLLBACK)
+        else:
+            there.add(key)
+            too_late.discard(key)
+    yield from (f"{key.decode()} was retired too late and is gone" for key in sorted(too_late))
 
 
 def _index(world: IndexWorld, serving: Serving) -> Iterator[str]:

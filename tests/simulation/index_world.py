@@ -12,7 +12,7 @@ from unittest.mock import patch
 from contracts import wire
 from contracts.catalog import CATALOG_CHANGE, CatalogChange, ProductVector
 from contracts.errors import DependencyDown, MillraceError, UsageError
-from contracts.releases import ROLLBACK_KEY, SERVING, SERVING_KEY, Rollback, Serving, release_key
+from contracts.releases import ROLLBACK_KEY, SERVING, SERVING_KEY, Rollback, Serving, manifest_of, release_key
 from indexer.catalog import base_change
 from indexer.catalog import loop as catalog_loop
 from indexer.catalog.planning import CatalogRecord
@@ -48,7 +48,7 @@ class IndexWorld:
         self.failures: list[str] = []
         self.catalog: list[list[CatalogRecord]] = [[] for _ in range(PARTITIONS)]
         self.vectors: list[ProductVector] = []
-        self.models: list[tuple[bytes, bytes]] = []
+        self.models: list[tuple[bytes, bytes | None]] = []
         self.refused: set[tuple[int, int]] = set()
         self.store_is_up, self.lost, self.mended = True, 0.0, False
         self.store = Store(self)
@@ -226,12 +226,13 @@ class IndexWorld:
         self.stir()
 
     def releases(self) -> dict[bytes, bytes]:
-        """Return the releases on `models`."""
-        return {key: value for key, value in self.models if key.startswith((b"query", b"product"))}
+        """Return the releases that compaction would leave on `models`."""
+        newest = {key: value for key, value in self.models if key.startswith((b"query", b"product"))}
+        return {key: value for key, value in newest.items() if value is not None}
 
     def serving(self) -> list[Serving]:
         """Return everything that was put in force."""
-        return [wire.decode(value, SERVING) for key, value in self.models if key == SERVING_KEY]
+        return [wire.decode(value, SERVING) for key, value in self.models if key == SERVING_KEY and value is not None]
 
     def _trainer(self) -> None:
         """Release, ask for rollbacks, and let another base come."""
@@ -249,10 +250,25 @@ class IndexWorld:
                     self.kill(self.indexers[process.name], "gets another base")
             elif rng.random() < 0.2 and serving.query_release > 1:
                 asked = Rollback(query_release=rng.randrange(serving.query_release), requested_at=self.epoch_ms())
-                self.models.append((ROLLBACK_KEY, wire.encode(asked)))
+                written = self._nulls(asked.query_release, serving) if rng.random() < 0.5 else []
+                written.insert(rng.randrange(len(written) + 1), (ROLLBACK_KEY, wire.encode(asked)))
+                for key, value in written:
+                    self.models.append((key, value))
+                    self.stir()
+                    self.turns.wait(rng.random() ** 4 * 60)
             else:
                 self._release(serving, with_quality=rng.random() < 0.5)
             self.stir()
+
+    def _nulls(self, query_release: int, serving: Serving) -> list[tuple[bytes, bytes | None]]:
+        """Return what a trainer writes that retires a release, with its quality if nothing else needs it."""
+        manifests = map(manifest_of, self.releases().values())
+        named = {one.release: one.product_release for one in manifests if one.kind == "query"}
+        quality = named.pop(query_release, serving.product_release)
+        keys = [release_key("query", query_release)]
+        if quality not in {serving.product_release, *named.values()}:
+            keys.append(release_key("product", quality))
+        return [(key, None) for key in keys]
 
     def _release(self, serving: Serving, *, with_quality: bool) -> None:
         """Release what was trained from what is in force."""

@@ -140,7 +140,7 @@ def retired_keys(
     """List the releases that nobody needs any more.
 
     Kept are the newest of each kind, the newest of each of the last 24 hours, those that are needed, and the product
-    release of every kept query release.
+    release of every kept query release. Query releases come first: none that is still there lacks its products.
 
     Args:
         manifests: of the releases that are on `models`.
@@ -157,7 +157,7 @@ def retired_keys(
         one.product_release for one in manifests if one.kind == "query" and one.release in kept["query"]
     }
     retired = [(one.kind, one.release) for one in manifests if one.release not in kept[one.kind]]
-    return [release_key(kind, release).decode() for kind, release in sorted(retired, key=lambda one: (one[0], one[1]))]
+    return [release_key(*one).decode() for one in sorted(retired, key=lambda one: (KINDS.index(one[0]), one[1]))]
 
 
 def even_sample(times: Sequence[int], count: int) -> list[int]:

@@ -10,10 +10,12 @@ import pytest
 from rich.console import Console
 
 from contracts.errors import CheckFailed, DependencyDown, InvariantError, UsageError
+from contracts.releases import Serving
+from contracts.wire import encode
 from millrace import arms, asking, releasing
 from millrace.watch.kafka_view import KafkaView, Tail
 from service.models import ModelsTable
-from tests.support.deployment import busy_kafka, models_table, process_views, release_value
+from tests.support.deployment import NOW_MS, busy_kafka, models_table, process_views, release_value
 
 
 class Seen:
@@ -214,6 +216,28 @@ def test_there_is_no_rollback_to_what_is_not_older_or_not_there(asked: int | Non
         releasing.rollback_target(models_table().look(), asked)
     with pytest.raises(UsageError, match="no trained query release is in force"):
         releasing.rollback_target(ModelsTable().look(), asked)
+
+
+def test_a_rollback_to_what_the_last_one_took_back_is_refused_at_once() -> None:
+    """The indexer would refuse it, too."""
+    table = models_table()
+    serving = Serving(
+        query_release=2, product_release=1, collection="c", published_at=NOW_MS + 1, withdrawn=1, withdrawn_above=0
+    )
+    table.apply(b"serving", encode(serving))
+    with pytest.raises(UsageError, match="query release 1 was taken back by the last rollback"):
+        releasing.rollback_target(table.look(), 1)
+
+
+@pytest.mark.parametrize(
+    ("left_out", "told"), [({"t/0": ((10, 20),)}, True), ({"t/0": ((15, 20),)}, False), ({}, False)]
+)
+def test_a_rollback_to_what_an_earlier_one_took_back_says_so(left_out: dict[str, Any], told: bool) -> None:
+    """A person may want it all the same; release 0 knows nothing that could be taken back."""
+    table = models_table()
+    table.apply(b"query-1", release_value("query", 1, offsets={"t/0": 15}))
+    table.apply(b"query-2", release_value("query", 2, offsets={"t/0": 30}, left_out=left_out))
+    assert [releasing.comes_back(table.look(), query) for query in (1, 0)] == [told, False]
 
 
 @pytest.mark.usefixtures("deployment")

@@ -9,10 +9,11 @@ import orjson
 import pytest
 from rich.console import Console
 
-from contracts.errors import UsageError
+from contracts.errors import DependencyDown, UsageError
 from contracts.events import person_id
 from contracts.topics import DEAD_LETTERS, JOINED_SEARCHES, ORPHAN_EVENTS, SEARCH_EVENTS
-from millrace.erasing import Person, Read, find_records, find_sessions, person_of, topics_table, words_for
+from millrace import asking
+from millrace.erasing import Person, Read, erase, find_records, find_sessions, person_of, topics_table, words_for
 from tests.conftest import SettingsFactory
 
 T0 = 1_795_196_000_000
@@ -47,6 +48,15 @@ def test_nobody_is_erased_by_mistake(settings: SettingsFactory) -> None:
         person_of(settings(person_key=None), client_id="c9", user_id="", session_id="")
     stand_in = person_id("c9", b"key")
     assert person_of(settings(person_key=None), client_id=stand_in, user_id="", session_id="").ids == {stand_in}
+
+
+def test_a_kafka_that_is_away_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not as long as a start of a process waits, which would take this test an hour."""
+    for name, value in {"KAFKA_BOOTSTRAP": "127.0.0.1:1", "DEPENDENCY_WAIT_S": "3600", "PERSON_KEY": "k" * 32}.items():
+        monkeypatch.setenv(f"MILLRACE_{name}", value)
+    monkeypatch.setattr(asking, "KAFKA_WAIT_S", 0.0)
+    with pytest.raises(DependencyDown, match=r"Kafka does not answer at 127\.0\.0\.1:1"):
+        erase(client_id="c9")
 
 
 def test_sessions_are_found_wherever_one_of_the_names_stands() -> None:

@@ -14,7 +14,17 @@ from prometheus_client import REGISTRY
 from contracts.errors import DependencyDown, UsageError
 from contracts.telemetry import Process
 from service.health import Health
-from service.http import CLIENT_GONE, Route, admin_server, bind_socket, build_app, read_body, serving
+from service.http import (
+    CLIENT_GONE,
+    LONGEST_ADDRESS,
+    PROBLEM,
+    Route,
+    admin_server,
+    bind_socket,
+    build_app,
+    read_body,
+    serving,
+)
 from tests.support.http import Gate
 from tests.support.poll import eventually_async
 
@@ -114,6 +124,24 @@ def ask(port: int, path: str, method: str = "GET") -> tuple[int, bytes]:
         return response.status, response.read()
     finally:
         connection.close()
+
+
+async def test_an_address_that_is_too_long_is_refused_as_everything_else_is() -> None:
+    """What a body has room for does not fit into parameters; up to the limit it is answered."""
+
+    async def answer(_request: web.Request) -> web.StreamResponse:
+        """Answer anything."""
+        return web.Response(text="done")
+
+    listener = bind_socket("127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}/asked?q="
+    app = build_app(Health(Process.SEARCH), [Route("GET", "/asked", answer)])
+    async with serving(app, listener, finish_s=1), aiohttp.ClientSession() as session:
+        assert await (await session.get(url + "x" * (LONGEST_ADDRESS - len("/asked?q=")))).text() == "done"
+        refused = await session.get(url + "x" * LONGEST_ADDRESS)
+        problem = await refused.json(content_type=PROBLEM)
+    assert (refused.status, problem["status"], problem["reason"]) == (414, 414, "address_too_long")
+    assert "as the body of a POST" in problem["detail"]
 
 
 def test_the_admin_server_answers_while_the_main_thread_is_busy() -> None:

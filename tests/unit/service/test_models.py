@@ -94,6 +94,31 @@ def test_what_an_overtaken_trainer_has_written_over_is_named_until_it_is_written
     assert table.overwritten() == {}
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_what_is_in_force_or_asked_back_is_not_retired(asked: bool) -> None:
+    """Who wrote the null had not seen it; the release is named until it is written again, and so is its quality."""
+    quality, query = release_value("product", 1), release_value("query", 1, product_release=1)
+    table = table_of(product_1=quality, query_1=query, query_2=release_value("query", 2))
+    table.apply(SERVING_KEY, wire.encode(serving(2 if asked else 1)))
+    if asked:
+        table.apply(ROLLBACK_KEY, wire.encode(Rollback(query_release=1, requested_at=NOW_MS)))
+    for _ in range(2):
+        for key in (b"query-1", b"product-1"):
+            table.apply(key, None)
+    assert table.overwritten() == {"product-1": quality, "query-1": query}
+    assert {"product-1", "query-1"} <= set(table.keys())
+    table.apply(b"query-1", query)
+    assert table.overwritten() == {"product-1": quality}
+
+
+def test_what_was_retired_before_it_was_asked_back_is_gone() -> None:
+    """Whoever carries the rollback out has seen both in this order, and refuses it."""
+    table = table_of(serving=wire.encode(serving(2)), query_1=release_value("query", 1), query_2=None)
+    table.apply(b"query-1", None)
+    table.apply(ROLLBACK_KEY, wire.encode(Rollback(query_release=1, requested_at=NOW_MS)))
+    assert (table.keys(), table.overwritten()) == ([], {})
+
+
 def test_the_fence_in_force_leaves_out_what_comes_later() -> None:
     """Also if the releases that raised it are gone; a topic that was made anew begins without."""
     table = table_of(serving=wire.encode(serving(3).model_copy(update={"fence": 4})))

@@ -105,6 +105,22 @@ def test_an_exported_world_is_one_that_loads(tmp_path: Path, capsys: pytest.Capt
     assert "world 3 written to" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        commands.shop_export,
+        lambda into: commands.world_prepare("msrd", into=into),
+        lambda into: commands.world_make("words", source=into / "films", into=into),
+    ],
+)
+def test_no_world_is_written_beside_other_files(write: Callable[[Path], None], tmp_path: Path) -> None:
+    """A world that somebody edited stays, and files of two worlds never stand side by side."""
+    (tmp_path / "judgments.jsonl").write_text("")
+    with pytest.raises(UsageError, match=r"judgments\.jsonl for one"):
+        write(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["judgments.jsonl"]
+
+
 @pytest.mark.parametrize("as_json", [True, False])
 def test_an_experiment_is_written_and_shown(
     as_json: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -170,9 +186,3 @@ def test_what_no_query_measures_is_no_gain_of_nothing() -> None:
     report = {"world": "w", "clicks": 1, "cpu_s": 1.0, "quality": quality, "twin": None}
     table = commands.simulation_table({**report, "curve": [{"lists": 0, "seen": 0.1, "unseen": 0.0}]})
     assert [list(column.cells)[1:] for column in table.columns[1:]] == [["+0.500 (+0.250 to +0.750)"], ["-"]]
-
-
-def test_a_world_is_not_made_over_the_one_that_gives_its_titles(tmp_path: Path) -> None:
-    """It may have been written by hand."""
-    with pytest.raises(UsageError, match="gives the titles"):
-        commands.world_make("words", source=tmp_path / "films", into=tmp_path / "other" / ".." / "films")

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from contracts import wire
 from contracts.pairs import CuratedPair
-from contracts.releases import manifest_of
+from contracts.releases import ROLLBACK_KEY, Rollback, manifest_of, was_taken_back
 from contracts.topics import CURATED_PAIRS
 from tests.support.trainer import PRODUCTS, QUERIES, START_MS, World, lose_disk, new_learner, offsets, records
 from trainer.records import LogRecord
@@ -44,6 +45,27 @@ def test_a_rollback_goes_back_to_the_evidence_of_that_release() -> None:
     assert found.clicks.sum() == pytest.approx(expected.evidence.table.cells().clicks.sum())
 
 
+def test_releases_tell_which_of_those_before_them_were_taken_back() -> None:
+    """By what they leave out, however many rollbacks there were: `serving` knows the last alone."""
+    world = World()
+    rolled_back(world)
+    world.run_once(after_s=20)
+    values = world.models.values
+    for number in (4, 5, 6):
+        world.send(100 * number, 100 * number + 100)
+        if number == 6:
+            world.models.serve(4, 0)
+            world.run_once()
+            world.send(700, 800)
+        world.run_once(after_s=20)
+        world.models.serve(number, 0)
+        world.run_once()
+        values |= world.models.values  # some are retired
+    made = {number: manifest_of(values[f"query-{number}"]) for number in range(1, 7)}
+    told = {late: [one for one in made if one < late and was_taken_back(made[one], made[late])] for late in made}
+    assert told == {1: [], 2: [], 3: [], 4: [2, 3], 5: [2, 3], 6: [2, 3, 5]}
+
+
 def test_a_rollback_without_a_checkpoint_reads_the_log_again_up_to_that_cut() -> None:
     """The same evidence as with one, only later."""
     world = World()
@@ -57,6 +79,27 @@ def test_a_rollback_without_a_checkpoint_reads_the_log_again_up_to_that_cut() ->
     world.send(400, 500)
     world.run_once(after_s=20)
     assert world.progress.lists_trained == 200
+    assert manifest_of(world.models.values["query-4"]).parent == 1
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_rollback_to_a_release_that_is_retired_just_then_takes_back_no_more_than_another(asked: bool) -> None:
+    """The request came first, or what it led to did, and the trainer had seen neither: its null takes nothing away."""
+    world = World()
+    rolled_back(world)
+    world.checkpoints.saved.clear()
+    world.models.serve(3, 0)
+    if asked:
+        request = Rollback(query_release=1, requested_at=START_MS)
+        world.models.apply(ROLLBACK_KEY, wire.encode(request))
+        world.models.retire(["query-1"])
+    world.models.serve(1, 0)
+    world.models.retire(["query-1"])
+    world.loop._adopt()
+    world.run_once(after_s=20)
+    assert (world.progress.lists_trained, world.progress.offsets) == (100, offsets(400))
+    world.send(400, 500)
+    world.run_once(after_s=20)
     assert manifest_of(world.models.values["query-4"]).parent == 1
 
 

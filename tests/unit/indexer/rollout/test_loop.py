@@ -287,7 +287,10 @@ def test_a_release_in_force_that_cannot_be_used_stops_the_start(shop: Deployment
     """No other tower may stand in for it: products would have the quality of another release."""
     release_1(shop)
     shop.run(shop.new_process())
-    shop.topic.apply(b"product-1", None)
+    serving = shop.topic.serving()
+    assert serving is not None
+    shop.topic.forget()
+    shop.topic.put_in_force(serving)
     with pytest.raises(InvariantError, match="is in force and cannot be used"):
         shop.new_process().settle()
 

@@ -128,6 +128,20 @@ def test_the_same_quality_is_not_released_again(shop: Deployment) -> None:
     assert (serving(shop).query_release, serving(shop).product_release) == (1, 1)
 
 
+@pytest.mark.parametrize("late", [True, False])
+def test_a_release_that_is_retired_while_it_is_gone_back_to_is_written_again(at_3: Deployment, late: bool) -> None:
+    """The trainer's nulls come after the request, before or after it is carried out; whoever starts then finds all."""
+    ask(at_3, 1)
+    if late:
+        at_3.step()
+    for key in (b"query-1", b"product-1"):
+        at_3.topic.apply(key, None)
+    at_3.run()
+    assert (serving(at_3).query_release, serving(at_3).product_release) == (1, 5)
+    assert at_3.topic.overwritten() == {}
+    assert_quality_of(at_3, 1)
+
+
 @pytest.mark.parametrize("number", [2, 3, 9])
 def test_a_rollback_that_cannot_be_is_refused_once(at_3: Deployment, number: int) -> None:
     """It never was, is in force, or is newer: what is in force stays so, and the request is answered for good."""

@@ -1,7 +1,7 @@
 """Equal searches at one time, and those that come a moment later."""
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import structlog.testing
@@ -9,8 +9,12 @@ import structlog.testing
 from contracts.errors import DependencyDown
 from indexer.search import finding
 from indexer.search.good_match import FOLLOWS_S, RETRY_S, TEXTS
+from indexer.search.retrieval import Hit
 from service.health import Health
 from tests.support.search_fakes import UNHURRIED_S, Search, request, served
+
+POOR: Final = [Hit(-9.0, {"product_id": "P-1"})]
+"""Found, and worse than what nonsense finds."""
 
 
 @pytest.fixture
@@ -143,20 +147,21 @@ async def test_a_hot_answer_is_no_sign_of_the_store(search: Search) -> None:
 
 
 async def test_a_store_that_fails_leaves_searches_unjudged(search: Search) -> None:
-    """It is tried again some seconds later, not by every search, and said once."""
+    """It is tried again some seconds later, not by every search, and said once; what filters emptied never is."""
     search.store.down = True
     with structlog.testing.capture_logs() as lines:
         for _ in range(4):
-            search.good_match.is_missed(served(), [])
+            search.good_match.is_missed(served(), POOR)
             await judged(search)
             search.clock.now_s += RETRY_S / 2
     assert [line["event"] for line in lines] == ["good_match_unknown"]
     asked = len(search.store.asked)
     search.store.down = False
-    assert not search.good_match.is_missed(served(), [])
+    assert not search.good_match.is_missed(served(), POOR)
     await judged(search)
     assert (asked, len(search.store.asked)) == (2, 2 + TEXTS)
-    assert search.good_match.is_missed(served(), [])
+    assert search.good_match.is_missed(served(), POOR)
+    assert not search.good_match.is_missed(served(), [])  # filters left nothing, whatever the query means
 
 
 async def judged(search: Search) -> None:

@@ -11,7 +11,8 @@ from contracts.telemetry import Filter
 from contracts.topics import HOLDOUT_SEARCHES, PREFERENCE_PAIRS, TRAINING_SEARCHES
 from streams.agents.spec import Emit, Plan
 from streams.pairs.filters import FULL_LISTS, MOST_LISTS, PRODUCT_CLICKS
-from streams.pairs.partition_pairs import PairsOptions, PartitionPairs
+from streams.pairs.partition_pairs import PairsOptions, PartitionPairs, options_of
+from tests.conftest import SettingsFactory
 from tests.support.search_events import T0, Record
 
 MINUTE_MS = 60_000
@@ -244,6 +245,11 @@ def order(judged: Judged) -> list[str]:
             sums[slot["product_id"]][0] += told["cap"] * slot["value"]
             sums[slot["product_id"]][1] += told["cap"] * slot["showing"]
     return sorted(sums, key=lambda name: -sums[name][0] / sums[name][1])
+
+
+def test_rules_and_settings_have_the_same_filters_on_by_default(settings: SettingsFactory) -> None:
+    """Whoever feeds the rules without a deployment judges lists as one does."""
+    assert PairsOptions().filters == options_of(settings()).filters
 
 
 def test_shares_of_shoppers_and_of_queries_are_never_learned_from() -> None:

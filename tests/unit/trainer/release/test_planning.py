@@ -127,7 +127,10 @@ def manifest(kind: Kind, number: int, *, product_release: int = 0, created_at: i
 
 
 def test_old_releases_go_and_what_may_be_needed_stays() -> None:
-    """The newest three, one of each of the last 24 hours, those in force, and the products that queries name."""
+    """The newest three, one of each of the last 24 hours, those in force, and the products that queries name.
+
+    Queries go first: none that may still be asked for names a product release that is gone.
+    """
     now_ms = 100 * HOUR_MS
     found = [manifest("query", number, product_release=number // 4) for number in range(1, 13)]
     found += [manifest("query", 20 + hour, created_at=now_ms - hour * HOUR_MS) for hour in (30, 2, 1)]
@@ -139,6 +142,7 @@ def test_old_releases_go_and_what_may_be_needed_stays() -> None:
         "query-5", "query-21", "query-22", "query-61", "query-62", "query-63",
         "product-0", "product-1", "product-3", "product-4", "product-5",
     }  # fmt: skip
+    assert (retired[0], retired[-1]) == ("query-1", "product-2")
 
 
 def test_click_times_are_an_even_sample() -> None:
