@@ -42,7 +42,7 @@ def demo(
 
 
 def shop_export(
-    folder: Annotated[Path, typer.Argument(help="Folder to write; must not hold other files.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write; must not hold another world.")],
     seed: Annotated[int, typer.Option(min=0, help="Seed of the world.")] = 1,
 ) -> None:
     """Write the built-in world as products.jsonl, queries.jsonl and judgments.jsonl.
@@ -50,9 +50,8 @@ def shop_export(
     Example: millrace shop export my-world && millrace demo --world my-world
     """
     from simulator.shop.builtin import builtin_world
-    from simulator.shop.world import export_world, refuse_other_files
+    from simulator.shop.world import export_world
 
-    refuse_other_files(folder)
     export_world(builtin_world(seed), folder)
     messages().print(f"world {seed} written to {folder}", markup=False)
 
@@ -158,7 +157,7 @@ def simulation_table(report: Mapping[str, Any]) -> Table:
 
 def world_prepare(
     name: Annotated[str, typer.Argument(help="chorus (electronics rated by people) or msrd (films, judged).")],
-    into: Annotated[Path, typer.Option(help="Folder to write the world to; must not hold other files.")],
+    into: Annotated[Path, typer.Option(help="Folder to write the world to; must not hold another one.")],
     source: Annotated[
         str | None, typer.Option("--from", help="Folder, or address, of the files; their public home without it.")
     ] = None,
@@ -172,9 +171,8 @@ def world_prepare(
     Example: millrace world prepare msrd --into films && millrace simulate --world films
     """
     from simulator.datasets import DATASETS, prepare
-    from simulator.shop.world import export_world, refuse_other_files
+    from simulator.shop.world import export_world
 
-    refuse_other_files(into)
     made = prepare(name, source=source, queries=queries, seed=seed)
     export_world(made, into)
     messages().print(f"{DATASETS[name].title}; {DATASETS[name].licence}", markup=False)
@@ -184,7 +182,7 @@ def world_prepare(
 def world_make(
     law: Annotated[str, typer.Argument(help="What shoppers want: rotation, words, quality or none.")],
     source: Annotated[Path, typer.Option("--from", help="Folder of a world that gives the titles.")],
-    into: Annotated[Path, typer.Option(help="Folder to write the world to; must not hold other files.")],
+    into: Annotated[Path, typer.Option(help="Folder to write the world to; must not hold another one.")],
     seed: Annotated[int, typer.Option(min=0, help="Of products, queries and law.")] = 1,
 ) -> None:
     """Make a world of another one's titles, whose shoppers want what a known law says.
@@ -193,10 +191,9 @@ def world_make(
     """
     from service.settings import load_settings
     from simulator import made_worlds
-    from simulator.shop.world import export_world, load_world, refuse_other_files
+    from simulator.shop.world import export_world, load_world
     from towers.encoder import load_encoder
 
-    refuse_other_files(into)
     titles = load_world(source)
     with progress_bars() as tell:
         made = made_worlds.make(

@@ -182,30 +182,27 @@ class UnreadableWorld(UsageError):
         )
 
 
-def refuse_other_files(folder: Path) -> None:
-    """Refuse a folder for a new world that holds anything: files of two worlds would stand side by side.
-
-    Raises:
-        UsageError: it holds something.
-    """
-    if folder.is_dir() and (found := next(folder.iterdir(), None)):
-        raise UsageError(f"{folder} holds other files, {found.name} for one", fix="name a new folder, or an empty one")
-
-
 def export_world(world: World, folder: Path) -> None:
     """Write a world into a folder; the same world gives the same bytes.
 
     Raises:
-        UsageError: the folder cannot be written.
+        UsageError: the folder cannot be written, or holds another world, which somebody may have edited.
     """
     files = {PRODUCTS: world.products, QUERIES: map(_query_row, world.queries), JUDGMENTS: _judgment_rows(world)}
+    written = {folder / name: b"".join(map(_line, rows)) for name, rows in files.items()}
     try:
+        for path, content in written.items():
+            if path.exists() and path.read_bytes() != content:
+                raise UsageError(f"{path} is of another world", fix="name a new folder, or an empty one")
         folder.mkdir(parents=True, exist_ok=True)
-        for name, rows in files.items():
-            lines = (json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n" for row in rows)
-            write_atomically(folder / name, "".join(lines).encode())
+        for path, content in written.items():
+            write_atomically(path, content)
     except OSError as error:
         raise UsageError(f"cannot write the world to {folder}: {error}", fix="name a folder you may write") from error
+
+
+def _line(row: Any) -> bytes:
+    return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
 def load_world(folder: Path) -> World:

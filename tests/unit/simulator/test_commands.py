@@ -105,20 +105,19 @@ def test_an_exported_world_is_one_that_loads(tmp_path: Path, capsys: pytest.Capt
     assert "world 3 written to" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "write",
-    [
-        commands.shop_export,
-        lambda into: commands.world_prepare("msrd", into=into),
-        lambda into: commands.world_make("words", source=into / "films", into=into),
-    ],
-)
-def test_no_world_is_written_beside_other_files(write: Callable[[Path], None], tmp_path: Path) -> None:
-    """A world that somebody edited stays, and files of two worlds never stand side by side."""
+def test_a_world_is_never_written_over_another_one(tmp_path: Path) -> None:
+    """What somebody edited stays, and all beside it; what would be the same is simply written again."""
+    commands.shop_export(tmp_path, seed=3)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    commands.shop_export(tmp_path, seed=3)
+    with pytest.raises(UsageError, match=r"products\.jsonl is of another world"):
+        commands.shop_export(tmp_path, seed=4)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    (tmp_path / "products.jsonl").unlink()
     (tmp_path / "judgments.jsonl").write_text("")
-    with pytest.raises(UsageError, match=r"judgments\.jsonl for one"):
-        write(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["judgments.jsonl"]
+    with pytest.raises(UsageError, match=r"judgments\.jsonl is of another world"):
+        commands.shop_export(tmp_path, seed=3)
+    assert not (tmp_path / "products.jsonl").exists()
 
 
 @pytest.mark.parametrize("as_json", [True, False])
