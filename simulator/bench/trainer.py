@@ -28,7 +28,7 @@ from towers.features import key_of
 from trainer.adapters.checkpoints import FileCheckpoints
 from trainer.adapters.vectors import TextVectors, VectorTable
 from trainer.learner import DAY_MS, Learner, Towers
-from trainer.preference.evidence import Shown
+from trainer.preference.evidence import CELLS_LEFT, MAX_CELLS, Shown
 from trainer.release.planning import Earlier, plan_release
 from trainer.state import Snapshot
 
@@ -162,7 +162,8 @@ def _measured(size: int, rounds: int, tell: Tell, *, folder: Path) -> _Times:
     checkpoints = FileCheckpoints(folder, base_version=shop.base_version)
     tell(f"counting until there are {size:,} cells")
     time_ms = BEGIN_MS
-    while len(evidence.table) < size:
+    least = min(size, round(CELLS_LEFT * MAX_CELLS))  # a full table has just let go of some
+    while len(evidence.table) < least:
         for one in shop.lists(len(shop.queries), popular=False):
             time_ms += int(HALF_LIFE_DAYS * DAY_MS / len(shop.queries) / 5)
             evidence.take_list(shop.written(one, time_ms=time_ms), time_ms=time_ms)

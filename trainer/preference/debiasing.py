@@ -15,7 +15,16 @@ from scipy.optimize import minimize_scalar
 from trainer.preference.evidence import Cells, each_two
 from trainer.preference.losses import LossName
 from trainer.preference.model import Catalogue, Prior
-from trainer.preference.priors import ITERATIONS, KNOWN_CLICKS, SEARCH_DIRECTIONS, Gain, fold_of, gain_of
+from trainer.preference.priors import (
+    ITERATIONS,
+    KNOWN_CLICKS,
+    SEARCH_DIRECTIONS,
+    Gain,
+    fold_of,
+    gain_of,
+    names_of,
+    sampled,
+)
 from trainer.preference.solve import Problem
 
 NAIVE, HALF, FULL = 0.0, 0.5, 1.0
@@ -140,10 +149,12 @@ def judge(
             order in which queries arrived.
     """
     rows = exchanges[np.lexsort(exchanges.T[::-1])]
-    queries, known = rows[:, 0].astype(np.int64), weighed[FULL].queries
-    if not (len(rows) and len(known)):
+    queries = rows[:, 0].astype(np.int64)
+    if not (len(rows) and len(weighed[FULL])):
         return None
-    asked, folds = (fold_of(one if query_keys is None else query_keys[one]) for one in (queries, known))
+    weighed = {strength: sampled(cells, names_of(cells, query_keys)) for strength, cells in weighed.items()}
+    folds = fold_of(names_of(weighed[FULL], query_keys))
+    asked = fold_of(queries if query_keys is None else query_keys[queries])
     margins = np.zeros((len(STRENGTHS), len(rows)))
     for fold in np.unique(asked).tolist():
         unseen = Problem(each_two(rows[asked == fold]), query_vectors, catalogue)

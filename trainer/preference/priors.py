@@ -41,6 +41,8 @@ LEAST_GAIN: Final = 2e-4
 ITERATIONS: Final = 15
 SEARCH_DIRECTIONS: Final = 128
 """Fewer than are solved at the end: which width is better shows in them too."""
+MOST_CELLS: Final = 100_000
+"""Widths are learned of queries that have so many cells together: a trainer that learns them releases nothing else."""
 MIN_QUERIES: Final = 20
 """With fewer queries that were clicked, leaving some out tells nothing."""
 KNOWN_CLICKS: Final = 10.0
@@ -53,7 +55,7 @@ NO_ERRORS, ALL_ERRORS = 0.5, 2.0
 Widths that predict left-out queries best hold what is noise near 0 already, and a release brings other products into
 the lists, from which more is learned than from the same ones again (docs/experiments.md).
 """
-_MIX: Final = 0x9E3779B97F4A7C15
+_FOLDS_MIX, _SAMPLE_MIX = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F
 
 
 class Gain(NamedTuple):
@@ -102,9 +104,33 @@ def fold_of(keys: np.ndarray) -> np.ndarray:
     Args:
         keys: what names the queries, whatever the order in which they were first typed, (Q,) of integers.
     """
+    return (_mixed(keys, _FOLDS_MIX) % np.uint64(FOLDS)).astype(np.int64)
+
+
+def names_of(cells: Cells, query_keys: np.ndarray | None) -> np.ndarray:
+    """What names each query that has cells, (Q,): its key, or its number where there are no keys."""
+    return cells.queries if query_keys is None else query_keys[cells.queries]
+
+
+def sampled(cells: Cells, keys: np.ndarray, *, most: int = MOST_CELLS) -> Cells:
+    """The cells of as many queries as have so many together, drawn by what names them: as evidence grows, few change.
+
+    Args:
+        cells: the evidence, of Q queries.
+        keys: what names the queries, (Q,) of integers.
+        most: cells.
+    """
+    if len(cells) <= most:
+        return cells
+    order = np.argsort(_mixed(keys, _SAMPLE_MIX), kind="stable")
+    sizes = cells.sums(np.ones(len(cells)))
+    return cells.of_queries(np.isin(np.arange(len(order)), order[np.cumsum(sizes[order]) <= most]))
+
+
+def _mixed(keys: np.ndarray, factor: int) -> np.ndarray:
+    """Integers that look drawn, (Q,) of uint64 below 2^32."""
     with np.errstate(over="ignore"):
-        mixed = (keys.astype(np.uint64) + np.uint64(1)) * np.uint64(_MIX)
-    return ((mixed >> np.uint64(32)) % np.uint64(FOLDS)).astype(np.int64)
+        return np.asarray((keys.astype(np.uint64) + np.uint64(1)) * np.uint64(factor) >> np.uint64(32))
 
 
 def learn_prior(
@@ -127,7 +153,8 @@ def learn_prior(
         query_keys: what names each query besides its number, (all queries,); None if numbers do not depend on the
             order in which queries arrived.
     """
-    folds = fold_of(cells.queries if query_keys is None else query_keys[cells.queries])
+    cells = sampled(cells, names_of(cells, query_keys))
+    folds = fold_of(names_of(cells, query_keys))
     if len(cells.queries) < MIN_QUERIES:
         return None
     present = np.unique(folds).tolist()

@@ -8,6 +8,7 @@ from scipy.special import log_softmax, softmax
 
 from tests.support.planted_shop import PlantedShop, cells_of, table_of
 from towers.model import NATS_PER_COSINE
+from trainer.preference import priors
 from trainer.preference.evidence import Cells
 from trainer.preference.learner import PreferenceLearner
 from trainer.preference.model import HELD, Prior
@@ -25,6 +26,7 @@ from trainer.preference.priors import (
     Learned,
     fold_of,
     learn_prior,
+    sampled,
 )
 from trainer.preference.solve import Problem
 
@@ -72,6 +74,36 @@ def test_folds_are_about_equal() -> None:
     counts = np.bincount(fold_of(np.arange(5_000)), minlength=FOLDS)
     assert len(counts) == FOLDS
     assert counts.min() > 900
+
+
+def test_of_much_evidence_a_part_tells_the_widths() -> None:
+    """Whole queries are drawn by what names them, up to a bound, and stay drawn under a wider one."""
+    shop, keys = PlantedShop(quality_nats=1.0), np.arange(40) * 7_919
+    cells = shop.cells(LISTS, seed=4)
+    names = keys[cells.queries]
+    sizes = dict(zip(cells.queries.tolist(), np.diff([*cells.starts, len(cells)]).tolist(), strict=True))
+    assert sampled(cells, names, most=len(cells)) is cells
+    drawn = set[int]()
+    for most in (len(cells) // 4, len(cells) // 2, len(cells) - 1):
+        part = sampled(cells, names, most=most)
+        assert most - max(sizes.values()) < len(part) == sum(sizes[query] for query in part.queries.tolist()) <= most
+        assert drawn < set(part.queries.tolist())
+        drawn = set(part.queries.tolist())
+    assert drawn != set(sampled(cells, names[::-1], most=len(cells) - 1).queries.tolist())
+
+
+def test_the_search_for_widths_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much evidence there is, the search solves no more of it than the bound."""
+    shop = PlantedShop(quality_nats=1.0)
+    cells = shop.cells(LISTS, seed=4)
+    most = 3 * len(cells) // 4
+    whole, part = (
+        learn_prior(given, shop.queries, shop.catalogue, start=Prior())
+        for given in (cells, sampled(cells, cells.queries, most=most))
+    )
+    assert part is not None
+    monkeypatch.setattr(priors, "sampled", lambda given, names: sampled(given, names, most=most))
+    assert learn_prior(cells, shop.queries, shop.catalogue, start=Prior()) == part != whole
 
 
 def harm(shop: PlantedShop, seed: int) -> float:
