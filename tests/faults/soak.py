@@ -3,8 +3,9 @@
     python -m tests.faults.soak --minutes 60 --every 180 --seed 1
 
 Every so often one process, a server or one of ours, is killed by SIGKILL, or stopped for longer than its session and
-woken again. Shoppers go on: what the collector acknowledged counts, what it refused is sent again. At the end both
-ledgers have to balance with nothing pending, and every acknowledged event has to be on its topic.
+woken again. Shoppers and shop go on: what the collector acknowledged counts, what it refused is sent again. At the end
+both ledgers have to balance with nothing pending, and each stage has to hold exactly what the one before it gave
+(`whole_chain.py`).
 """
 
 import argparse
@@ -16,6 +17,7 @@ import threading
 import time
 import uuid
 from argparse import RawDescriptionHelpFormatter
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,19 +32,22 @@ from typing_extensions import override
 from deploy.local.supervisor import LocalMillrace
 from millrace.watch.ledger import ledger_report
 from millrace.watch.observer import Observer
-from tests.e2e.shop_site import event, product
+from tests.e2e.shop_site import event, now_ms, product
+from tests.faults import whole_chain
 
 SETTINGS: Final[dict[str, Any]] = {
     "join_window_s": 3.0, "lateness_s": 1.0, "release_interval_s": 5.0, "product_release_interval_s": 30.0,
-    "session_timeout_s": 6,
+    "session_timeout_s": 6, **whole_chain.SETTINGS,
 }  # fmt: skip
 WORDS: Final = ("quiet fridge", "steel kettle", "red lamp", "travel mug", "ceiling fan", "desk chair")
 PRODUCTS: Final = 300
 FAULTED: Final = ("collector", "streams", "trainer", "indexer", "search", "redis", "kafka", "qdrant")
 PAUSE_S: Final = 10.0
 """Longer than a session: the group gives a stopped member's partitions to others."""
-PAUSED_SHARE: Final = 0.3
-"""Of the faults; the others kill."""
+CHANGED_SHARE: Final = 0.2
+"""Of the shoppers, after each of whom the shop changes a product."""
+DELETED_SHARE: Final = 0.2
+"""Of the changes."""
 READY_TIMEOUT_S: Final = 120.0
 SETTLE_TIMEOUT_S: Final = 180.0
 WARM_SHARE: Final = 0.2
@@ -58,10 +63,17 @@ class Shopping:
     searches: int = 0
     unanswered: int = 0
     failures: list[str] = field(default_factory=list)
+    events: set[str] = field(default_factory=set)
+    """Ids of the clicks that were acknowledged."""
+    products: set[str] = field(default_factory=set)
+    """Ids of the products that were."""
 
 
 class Shoppers(threading.Thread):
-    """Search and click, one shopper after the other; an event that is refused is sent until it is acknowledged."""
+    """Search and click, one shopper after the other, and a shop that changes and deletes products meanwhile.
+
+    What is refused is sent until it is acknowledged.
+    """
 
     def __init__(self, running: LocalMillrace, seed: int) -> None:
         super().__init__(name="shoppers", daemon=True)
@@ -76,8 +88,7 @@ class Shoppers(threading.Thread):
     def fill(self) -> None:
         """Send the catalogue."""
         names = [f"{self._random.choice(WORDS)} {number}" for number in range(PRODUCTS)]
-        messages = [product(number, name) for number, name in enumerate(names)]
-        self._send("/v1/products", {"products": messages}, self._secret, len(messages))
+        self._send_products([product(number, name) for number, name in enumerate(names)])
 
     @override
     def run(self) -> None:
@@ -85,6 +96,8 @@ class Shoppers(threading.Thread):
         try:
             while not self._over.is_set():
                 self._shop(f"s-{uuid.uuid4().hex[:12]}")
+                if self._random.random() < CHANGED_SHARE:
+                    self._change()
                 self._over.wait(self._random.uniform(0.05, 0.3))
         except Exception as error:  # noqa: BLE001 - a thread that ended in silence would make an idle soak pass
             self.seen.failures.append(repr(error))
@@ -117,6 +130,22 @@ class Shoppers(threading.Thread):
             click = event("click", answer.json(), session)
             click |= {"product_id": chosen["product_id"], "position": chosen["position"]}
             self._send("/v1/events", {"events": [click]}, self._write, 1)
+            self.seen.events.add(click["event_id"])
+
+    def _change(self) -> None:
+        """Give a product another price or another title, or delete it; what was deleted may come back."""
+        number, version = self._random.randrange(PRODUCTS), now_ms()
+        if self._random.random() < DELETED_SHARE:
+            gone = {"type": "product_deleted", "product_id": f"P-{number}", "version": version}
+            self._send_products([gone])
+        else:
+            title = f"{self._random.choice(WORDS)} {number}"
+            self._send_products([product(number, title, version=version) | {"price": version % 1_000 + 1.0}])
+
+    def _send_products(self, messages: list[dict[str, Any]]) -> None:
+        """Send catalogue messages."""
+        self._send("/v1/products", {"products": messages}, self._secret, len(messages))
+        self.seen.products |= {message["product_id"] for message in messages}
 
     def _send(self, path: str, body: dict[str, Any], headers: dict[str, str], count: int) -> None:
         """Send events until the collector answers."""
@@ -183,9 +212,11 @@ def settled(running: LocalMillrace) -> dict[str, Any]:
             time.sleep(1.0)
 
 
-def soak(*, minutes: float, every_s: float, seed: int, data_dir: Path, console: Console) -> list[str]:
-    """Run it and return what was wrong at the end."""
-    chosen, faults = random.Random(seed), 0
+def soak(
+    *, minutes: float, every_s: float, seed: int, data_dir: Path, console: Console, paused: float = 0.3
+) -> list[str]:
+    """Run it and return what was wrong at the end; `paused` is the share of faults that stop a process, not kill it."""
+    chosen, faults = random.Random(seed), Counter[str]()
     with LocalMillrace(SETTINGS, data_dir=data_dir, environ={}) as running:
         shoppers = Shoppers(running, seed)
         shoppers.fill()
@@ -199,25 +230,28 @@ def soak(*, minutes: float, every_s: float, seed: int, data_dir: Path, console: 
             if not warm and time.monotonic() >= warm_s:
                 warm = footprints(running)
             if time.monotonic() < ends_s:
-                name, pauses = chosen.choice(FAULTED), chosen.random() < PAUSED_SHARE
+                name, pauses = chosen.choice(FAULTED), chosen.random() < paused
                 took_s = strike(running, name, pauses=pauses)
-                faults, slowest = faults + 1, max(slowest, took_s)
                 what, seen = "stopped and woken" if pauses else "killed", shoppers.seen
+                faults[f"{name} {what}"] += 1
+                slowest = max(slowest, took_s)
                 console.print(
                     f"{time.monotonic() - began_s:6.0f} s  {name} {what}, all ready after {took_s:.0f} s; "
                     f"{seen.searches} searches answered, {seen.unanswered} not, {seen.acknowledged} events acknowledged"
                 )
         shoppers.stop()
         now, ledgers = footprints(running), settled(running)
-    table = Table(
-        "process", "MB", "then", "open files", "then", title=f"{faults} faults, slowest return {slowest:.0f} s"
-    )
+        seen = shoppers.seen
+        found = [*whole_chain.differences(running.settings, events=seen.events, products=seen.products)]
+    console.print(", ".join(f"{what} {times} times" for what, times in sorted(faults.items())))
+    title = f"{faults.total()} faults, slowest return {slowest:.0f} s"
+    table = Table("process", "MB", "then", "open files", "then", title=title)
     for name, before in sorted(warm.items()):
         if name in now and now[name].pid == before.pid:
             after = now[name]
             table.add_row(name, f"{before.mb:.0f}", f"{after.mb:.0f}", str(before.files), str(after.files))
     console.print(table)
-    return [*wrong(ledgers, shoppers.seen)]
+    return [*wrong(ledgers, seen), *found]
 
 
 def wrong(ledgers: Mapping[str, Mapping[str, Any]], seen: Shopping) -> Iterator[str]:
@@ -243,17 +277,22 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--every", type=float, default=180.0, help="seconds from one fault to the next")
     parser.add_argument("--seed", type=int, default=1, help="of shoppers and faults")
+    parser.add_argument("--paused", type=float, default=0.3, help="share of the faults that stop, the others kill")
     given = parser.parse_args()
     console = Console(soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="millrace-soak-") as folder:
         found = soak(
-            minutes=given.minutes, every_s=given.every, seed=given.seed, data_dir=Path(folder), console=console
+            minutes=given.minutes,
+            every_s=given.every,
+            seed=given.seed,
+            data_dir=Path(folder),
+            console=console,
+            paused=given.paused,
         )
     for line in found:
         console.print(line, style="red", markup=False)
-    console.print(
-        "something does not add up" if found else "both ledgers balance, nothing is pending, nothing was lost"
-    )
+    adds_up = "both ledgers balance, nothing is pending, each stage holds what the one before it gave"
+    console.print("something does not add up" if found else adds_up)
     sys.exit(3 if found else 0)
 
 

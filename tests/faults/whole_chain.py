@@ -1,0 +1,80 @@
+"""What a whole deployment holds once it is quiet, compared stage by stage with what its shoppers and its shop sent.
+
+Each stage is asked of another: the collector by what it acknowledged, join and pairs by the oracle, the trainer
+by the lists that it was told of, the index by the audit.
+"""
+
+import json
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from contracts.releases import manifest_of
+from contracts.topics import CATALOG, MODELS, SEARCH_EVENTS, TRAINING_SEARCHES
+from millrace.auditing import run_audit
+from service.settings import Settings
+from tests.faults.comparison import compare
+from tests.faults.oracle import PERSON_KEY
+from tests.support.poll import eventually
+from tests.support.topics import read_compacted, read_topic
+
+SETTINGS: Final[dict[str, Any]] = {
+    "person_key": PERSON_KEY.decode(), "filters": "none", "agents": "join,pairs,attribution,arms",
+}  # fmt: skip
+"""What the oracle knows: its own key, no filter that needs vectors, and looks of 1/position throughout."""
+LEARNED_TIMEOUT_S: Final = 120.0
+
+
+def differences(settings: Settings, *, events: set[str], products: set[str]) -> Iterator[str]:
+    """Say in which stage something was lost, counted twice or made wrong.
+
+    Args:
+        settings: of a deployment that runs, in which nothing is pending any more.
+        events: ids of what was acknowledged as shop event, each sent once or more.
+        products: ids of what was acknowledged as product.
+    """
+    checks: list[tuple[str, Callable[[], None]]] = [
+        ("collector", lambda: _check_acknowledged(settings, events, products)),
+        ("streams", lambda: print(json.dumps(compare(settings)))),  # noqa: T201 - the run's figures
+        ("trainer", lambda: _check_learned(settings)),
+        ("indexer", lambda: _check_index(settings)),
+    ]
+    for stage, check in checks:
+        try:
+            check()
+        except AssertionError as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            yield f"{stage}: {where.line} {error}"
+
+
+def _check_acknowledged(settings: Settings, events: set[str], products: set[str]) -> None:
+    """Hold that whatever was acknowledged stands on its topic."""
+    values = [json.loads(record.value) for own in read_topic(settings, SEARCH_EVENTS).values() for record in own]
+    missing = events - {value["event_id"] for value in values if "event_id" in value}
+    assert not missing, sorted(missing)[:5]
+    missing = products - {key.decode() for _, key in read_compacted(settings, CATALOG)}
+    assert not missing, sorted(missing)[:5]
+
+
+def _check_learned(settings: Settings) -> None:
+    """Hold that the newest release has learned each list that learning was told of, once."""
+    records = [record for own in read_topic(settings, TRAINING_SEARCHES).values() for record in own]
+    lists = {(told["search_id"], told["search_time"]) for told in map(json.loads, (one.value for one in records))}
+
+    def learned() -> int:
+        """Return of how many lists the newest query release is."""
+        manifests = [
+            manifest_of(value) for (_, key), value in read_compacted(settings, MODELS).items() if key[:6] == b"query-"
+        ]
+        newest = max(manifests, key=lambda one: one.release, default=None)
+        return 0 if newest is None else newest.lists_trained
+
+    eventually(lambda: learned() >= len(lists), timeout_s=LEARNED_TIMEOUT_S, interval_s=1, what=f"{len(lists)} lists")
+    assert learned() == len(lists), (learned(), len(lists))
+
+
+def _check_index(settings: Settings) -> None:
+    """Hold that catalogue, base vectors and index agree, and numbers computed again with what is stored."""
+    report = run_audit(settings, lambda _what, _done, _of: None, sample=32, repair=False, yes=False)
+    assert not sum(report["differences"].values()), report["examples"]
+    assert not report["pending"], report["pending"]
