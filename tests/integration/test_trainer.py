@@ -14,11 +14,12 @@ from kafka import KafkaProducer
 from contracts import wire
 from contracts.decisions import DECISIONS, DECISIONS_KEY, PROMOTION_KEY, Decisions, Promotion
 from contracts.releases import PROBE_TOLERANCE, ROLLBACK, ROLLBACK_KEY, ReleaseManifest, Rollback, SafetyCheck, Serving
-from contracts.structs import encode
+from contracts.structs import JoinedSearch, JoinedSlot, Ranking, encode
 from contracts.topics import (
     ARMS_PROGRESS,
     CURATED_PAIRS,
     DEAD_LETTERS,
+    HOLDOUT_SEARCHES,
     MODELS,
     PREFERENCE_PAIRS,
     PRODUCT_VECTORS,
@@ -148,6 +149,24 @@ class Shop:
         produce_all(self._producer, [OutgoingRecord(name, value, key=key.encode()) for key, value in values.items()])
 
 
+def held_out(number: int, began_at: int, *, query_release: int) -> bytes:
+    """Return a list of shoppers who like what the learned from did not like."""
+    rng = np.random.default_rng(number)
+    shown = rng.permutation(len(PRODUCTS))[:6].tolist()
+    chances = [(0.02 if product in SCATTERED else 0.8) / place for place, product in enumerate(shown, start=1)]
+    slots = tuple(
+        JoinedSlot(product_id=PRODUCTS[product], position=place, clicked=clicked)
+        for place, (product, clicked) in enumerate(zip(shown, (rng.random(6) < chances).tolist(), strict=True), start=1)
+    )
+    ranking = Ranking(query_release=query_release, arm="live" if query_release else "anchor")
+    return encode(
+        JoinedSearch(
+            search_id=f"s-{number}", search_time=began_at + number, closed_at=began_at + 60_000, slots=slots,
+            query=QUERIES[number % len(QUERIES)], client_id=f"c-{number}", ranking=ranking,
+        )
+    )  # fmt: skip
+
+
 @pytest.fixture
 def shop(kafka_settings: SettingsFactory, encoder: BaseEncoder, tiny_model: Path) -> Iterator[Shop]:
     """Give a deployment with its catalogue's vectors on the topic."""
@@ -215,6 +234,30 @@ def test_live_that_is_worse_than_the_anchor_steps_back_by_itself(shop: Shop, tmp
     assert decision.comparisons[0].high < 0
     assert wire.decode(value, ROLLBACK) == Rollback(query_release=0, requested_at=decision.decided_at)
     assert [line["verdict"] for line in trainer.said("decided")][-1] == "stepped_back"
+
+
+def test_live_that_held_out_lists_find_worse_steps_back_by_itself(shop: Shop, tmp_path: Path) -> None:
+    """Of few searches, of which arms say nothing: the decision says by which lists, and is not made again."""
+    began_at = epoch_ms()
+    with running(shop.settings.model_copy(update={"holdout_share": 0.05}), tmp_path / "trainer.log") as trainer:
+        trainer.wait_ready()
+        shop.send_lists(0, LEARNED)
+        number = shop.wait_for("query").manifest.release
+        for one in range(800):
+            shop.send_raw(HOLDOUT_SEARCHES, f"s-{one}", held_out(one, began_at, query_release=number * (one % 2)))
+        shop.serve(number, 0)
+        begun = Decisions(number=9, began_at=began_at, since={}, collection="products-r0")
+        shop.send_raw(MODELS, DECISIONS_KEY.decode(), wire.encode(begun))
+        value = eventually(lambda: shop.record(ROLLBACK_KEY), timeout_s=120, what="a rollback is asked for")
+        assert value is not None
+        decisions = shop.decisions()
+    decision = decisions.decided[-1]
+    assert (decision.verdict, decision.basis, decision.subject) == ("stepped_back", "held_out_lists", 0)
+    assert decision.held_out is not None
+    assert (decision.held_out.query_release, decision.held_out.lists, decision.held_out.looks) == (number, 800, 1)
+    assert decision.held_out.worse_by[0].high < 0
+    assert wire.decode(value, ROLLBACK) == Rollback(query_release=0, requested_at=decision.decided_at)
+    assert len(trainer.said("held_out_lists_looked_at")) == 1
 
 
 def test_every_release_is_measured_by_the_golden_set(shop: Shop, tmp_path: Path) -> None:

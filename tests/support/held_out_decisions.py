@@ -22,8 +22,8 @@ SLOTS: Final = 10
 PRODUCTS: Final = 60
 QUERIES: Final = 1_500
 ANCHOR_SHARE: Final = 0.1
-STREAMS: Final = 100
-LISTS: Final = 12_800
+STREAMS: Final = 60
+LISTS: Final = 6_400
 PROMOTED: Final = 1
 JUDGED: Final = 9
 NOBODY: Final[Counted] = {LIVE: [], ANCHOR: []}
@@ -212,8 +212,13 @@ def main(seed: int) -> None:
             for shoppers in SHOPPERS if name == "equal" else ("position",):
                 for against in (0, PROMOTED):
                     rng = np.random.default_rng(seed)
-                    options = {"against": against, "steepness": steepness, "lists": LISTS // (4 if against else 1)}
-                    shops = [stream(rng, make, shoppers=SHOPPERS[shoppers], **options) for _ in range(STREAMS)]
+                    lists = LISTS // (2 if against else 1)
+                    shops = [
+                        stream(
+                            rng, make, shoppers=SHOPPERS[shoppers], against=against, lists=lists, steepness=steepness
+                        )
+                        for _ in range(STREAMS)
+                    ]  # fmt: skip
                     truth = float(np.mean([shop.truth for shop in shops]))
                     told = f"| {name} | {steepness:g} | {shoppers} | {truth:+.1%} |"
                     beside = "the promoted" if against else "the untrained"

@@ -78,7 +78,7 @@ class HeldOutLooks:
             self._thread.join(timeout=STOP_S)
 
     def judged(self) -> set[int]:
-        """The releases that are not to be retired while held-out lists are asked about them, and until it is decided."""
+        """The releases that are kept while held-out lists are asked about them, and until that is decided."""
         asked = () if self._asked is None else (self._asked.query_release, self._asked.against)
         return {*asked} - {0}
 

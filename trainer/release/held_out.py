@@ -37,6 +37,8 @@ CLIP: Final = 0.05
 FOLDS: Final = 5
 LEAST_LISTS: Final = 100
 LEAST_CLICKS: Final = LEAST_EVENTS
+FAIR_LISTS: Final = 200
+"""Of the untrained release, and of learned ones, below which nothing is fair: their few heavy clicks err to one side."""
 LEAST_PERSONS: Final = LEAST_SPREAD
 """Persons with equally many lists that would spread them as widely."""
 LEAST_QUERIES: Final = LEAST_SPREAD
@@ -202,7 +204,7 @@ def fair_weights(ranked_by: np.ndarray, against: int) -> np.ndarray:
     """What each list counts if neither release is to gain or lose by what the other chose for the lists, (L,).
 
     Against the untrained release, its lists weigh together as much as those of learned ones; with less than
-    `LEAST_LISTS` of either, nothing is fair. Between two learned releases, lists of learned ones say nothing, for they
+    `FAIR_LISTS` of either, nothing is fair. Between two learned releases, lists of learned ones say nothing, for they
     are of the kind of one more than of the other's: the untrained release chose for neither.
 
     Args:
@@ -213,7 +215,7 @@ def fair_weights(ranked_by: np.ndarray, against: int) -> np.ndarray:
     if against:
         return np.asarray(untrained, dtype=float)
     sides = np.count_nonzero(untrained), np.count_nonzero(~untrained)
-    if min(sides) < LEAST_LISTS:
+    if min(sides) < FAIR_LISTS:
         return np.zeros(len(ranked_by))
     return np.where(untrained, 0.5 / sides[0], 0.5 / sides[1])
 
