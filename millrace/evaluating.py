@@ -238,6 +238,7 @@ def evaluation_words(report: Mapping[str, Any]) -> str:
         f"{report['moved']:,} lists are ordered differently, worth {report['effective_lists']:,.0f} of equal weight; "
         f"clipping takes {report['clipped_share']:.1%} of the weight of clicks.",
         "It re-ranks what was shown, under a position-based model: it cannot judge what no list showed.",
+        "Lists that a release chose itself make it look worse than it is: compare `arm: live` with `arm: anchor`.",
         "The interval is of one look; part of the lists, one of twenty is wrong by chance.",
     ]
     if report["holdout_share"]:
