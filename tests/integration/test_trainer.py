@@ -96,6 +96,10 @@ class Shop:
         searches = [search_number(number, liked=SCATTERED) for number in range(first, last)]
         self._send(TRAINING_SEARCHES, {search.search_id: encode(search) for search in searches})
 
+    def send_held_out(self, lists: dict[str, bytes]) -> None:
+        """Write lists that are not learned from."""
+        self._send(HOLDOUT_SEARCHES, lists)
+
     def send_raw(self, topic: str, key: str, value: bytes) -> None:
         """Write any bytes."""
         self._send(topic, {key: value})
@@ -239,13 +243,13 @@ def test_live_that_is_worse_than_the_anchor_steps_back_by_itself(shop: Shop, tmp
 def test_live_that_held_out_lists_find_worse_steps_back_by_itself(shop: Shop, tmp_path: Path) -> None:
     """Of few searches, of which arms say nothing: the decision says by which lists, and is not made again."""
     began_at = epoch_ms()
-    with running(shop.settings.model_copy(update={"holdout_share": 0.05}), tmp_path / "trainer.log") as trainer:
+    shop.send_held_out({f"s-{one}": held_out(one, began_at, query_release=one % 2) for one in range(800)})
+    changed = shop.settings.model_copy(update={"holdout_share": 0.05, "release_interval_s": 5})
+    with running(changed, tmp_path / "trainer.log") as trainer:
         trainer.wait_ready()
         shop.send_lists(0, LEARNED)
         number = shop.wait_for("query").manifest.release
-        for one in range(800):
-            shop.send_raw(HOLDOUT_SEARCHES, f"s-{one}", held_out(one, began_at, query_release=number * (one % 2)))
-        shop.serve(number, 0)
+        shop.serve(number, 0)  # what is in force is never retired
         begun = Decisions(number=9, began_at=began_at, since={}, collection="products-r0")
         shop.send_raw(MODELS, DECISIONS_KEY.decode(), wire.encode(begun))
         value = eventually(lambda: shop.record(ROLLBACK_KEY), timeout_s=120, what="a rollback is asked for")

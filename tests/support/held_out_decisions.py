@@ -44,6 +44,7 @@ Make = Callable[[np.random.Generator, np.ndarray], Scores]
 
 
 def _noise(rng: np.random.Generator, like: np.ndarray, size: float = 1.0) -> np.ndarray:
+    """Give errors of the shape of what they are errors of."""
     return rng.normal(0, size, like.shape)
 
 
@@ -201,6 +202,7 @@ def naive_move(shop: Stream) -> tuple[str, int]:
 
 
 def _manifest(number: int) -> ReleaseManifest:
+    """Return the manifest of a query release."""
     return MANIFEST.model_copy(update={"release": number, "query_release": number})
 
 
@@ -228,6 +230,7 @@ def main(seed: int) -> None:
 
 
 def _print(told: str, moves: list[tuple[str, int]]) -> None:
+    """Print a row."""
     verdicts = [verdict for verdict, _ in moves]
     counts = [verdicts.count(one) for one in ("promoted", "stepped_back")]
     when = [count for verdict, count in moves if verdict != "nothing"]

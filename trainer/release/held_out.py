@@ -38,7 +38,7 @@ FOLDS: Final = 5
 LEAST_LISTS: Final = 100
 LEAST_CLICKS: Final = LEAST_EVENTS
 FAIR_LISTS: Final = 200
-"""Of the untrained release, and of learned ones, below which nothing is fair: their few heavy clicks err to one side."""
+"""Of the untrained release, and of learned ones; of fewer, a few heavy clicks decide, and err to one side."""
 LEAST_PERSONS: Final = LEAST_SPREAD
 """Persons with equally many lists that would spread them as widely."""
 LEAST_QUERIES: Final = LEAST_SPREAD
