@@ -7,9 +7,10 @@ import pytest
 
 from contracts import wire
 from contracts.decisions import DECISIONS_KEY, Decisions
+from contracts.propensities import CellPropensities, SlotPropensity
 from contracts.releases import ROLLBACK, ROLLBACK_KEY, Rollback
 from contracts.structs import JoinedSearch, JoinedSlot, Ranking, encode
-from contracts.topics import MODELS
+from contracts.topics import MODELS, PROPENSITIES
 from service.machine import epoch_ms
 from tests.conftest import SettingsFactory
 from tests.support.poll import eventually
@@ -21,6 +22,18 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(900)]
 
 LEARNED = 600
 """Lists after which what was learned has been shown to predict, and is released."""
+
+
+def looks_at(began_at: int) -> CellPropensities:
+    """Return what is known well of where shoppers look: by 1/position."""
+    slots = tuple(
+        SlotPropensity(position=k, theta=1 / k, low=0.95 / k, high=1.05 / k, clicks=500.0, prior_only=False)
+        for k in range(1, 7)
+    )
+    return CellPropensities(
+        surface="", device="", layout="list", columns=1, kind="examined", version=1, effective_from=began_at,
+        estimated_at=began_at, lists=400, swap_clicks=100.0, history_clicks=0.0, steepness=1.0, slots=slots,
+    )  # fmt: skip
 
 
 def held_out(number: int, began_at: int, *, query_release: int) -> bytes:
@@ -46,16 +59,25 @@ def test_live_that_held_out_lists_find_worse_steps_back_by_itself(
 ) -> None:
     """Of few searches, of which arms say nothing: the decision says by which lists, and is not made again."""
     own = kafka_settings(
-        base_model=str(model_folder), release_interval_s=5, holdout_share=0.05, session_timeout_s=6, log_format="json"
+        base_model=str(model_folder),
+        release_interval_s=5,
+        product_release_interval_s=5,
+        holdout_share=0.05,
+        session_timeout_s=6,
+        log_format="json",
     )
     shop, began_at = Shop(own, encoder), epoch_ms()
     shop.send_vectors()
+    shop.send_raw(PROPENSITIES, "known", wire.encode(looks_at(began_at)))
     shop.send_held_out({f"s-{one}": held_out(one, began_at, query_release=one % 2) for one in range(800)})
     with running(own, tmp_path / "trainer.log") as trainer:
         trainer.wait_ready()
         shop.send_lists(0, LEARNED)
-        number = shop.wait_for("query").manifest.release
-        shop.serve(number, 0)  # what is in force is never retired
+        shop.wait_for("product")
+        query = shop.newest("query")
+        assert query is not None
+        number = query.manifest.release
+        shop.serve(number, query.manifest.product_release)  # what is in force is never retired
         begun = Decisions(number=9, began_at=began_at, since={}, collection="products-r0")
         shop.send_raw(MODELS, DECISIONS_KEY.decode(), wire.encode(begun))
         value = eventually(lambda: shop.record(ROLLBACK_KEY), timeout_s=120, what="a rollback is asked for")
