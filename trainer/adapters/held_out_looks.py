@@ -192,7 +192,7 @@ def query_file(value_of: Callable[[str], bytes | None], number: int) -> bytes | 
     value = value_of(release_key("query", number).decode()) if number else None
     if number and value is None:
         raise UsageError(
-            f"query release {number} is not on `{MODELS}` (any more)",
+            f"query release {number} is not on {MODELS} any more, or never was",
             fix="`millrace releases ls` lists those that are; 0 is untrained",
         )
     return value

@@ -2,8 +2,10 @@
 
 Who looks again and again finds a difference where there is none. So lists are looked at when they have doubled, and
 each of at most `LOOKS` looks may err by an equal part of what the arms may err by at all times together: by Bonferroni
-their sum is the most that all of them err by, however they depend on one another (docs/papers.md, "Releases judged by
-logged lists"). Lists that are looked at anew are others: of the next comparison, or of the next fortnight.
+their sum is the most that all of them err by, however they depend on one another. Lists that are looked at anew are
+others: of the next comparison, or of the next fortnight.
+
+Source: docs/papers.md, "Releases judged by logged lists".
 """
 
 from statistics import NormalDist

@@ -198,7 +198,7 @@ def test_a_release_that_cannot_be_read_any_more_is_told(
     monkeypatch.setattr(found.models, "value", lambda _key: None)
     with capture_logs() as lines:
         found.looks.look()
-    assert [line["error"] for line in lines] == [f"query release {IN_FORCE} is not on `models` (any more)"]
+    assert [line["error"] for line in lines] == [f"query release {IN_FORCE} is not on models any more, or never was"]
     assert found.looks.last is None
 
 
