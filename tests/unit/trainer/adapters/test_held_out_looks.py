@@ -106,17 +106,17 @@ def shop(settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch) -> Callable
 
 def test_it_looks_at_lists_of_the_comparison_and_keeps_what_it_judges(shop: Callable[[int], Shop]) -> None:
     """What was said is told with its numbers; the release that is judged is named as one that must stay."""
-    found = shop(600)
+    found = shop(1_000)
     with capture_logs() as lines:
         found.looks.look()
     look = found.looks.last
     assert look is not None
-    assert (look.query_release, look.against, look.looks, look.lists) == (IN_FORCE, 0, 1, 600)
+    assert (look.query_release, look.against, look.looks, look.lists) == (IN_FORCE, 0, 1, 1_000)
     assert [one.metric for one in look.better_by] == ["clicked", "value"]
     assert [one.metric for one in look.worse_by] == ["clicked", "value"]
     assert found.topics.read == [(HOLDOUT_SEARCHES, START_MS), (PROPENSITIES, 0)]
     assert found.looks.judged() == {IN_FORCE}
-    assert [line["lists"] for line in lines if line["event"] == "held_out_lists_looked_at"] == [600]
+    assert [line["lists"] for line in lines if line["event"] == "held_out_lists_looked_at"] == [1_000]
 
 
 def test_it_looks_again_when_lists_have_doubled_and_reads_after_a_rest(shop: Callable[[int], Shop]) -> None:
