@@ -15,17 +15,42 @@ Verdict = Literal["promoted", "stepped_back", "undecided", "too_little"]
 
 
 class Comparison(Part):
-    """Live against the anchor by one metric, per search, with an interval that holds at any time."""
+    """Two sides by one metric, per search, with an interval that holds whenever it was looked."""
 
     metric: Label
     live: Finite
+    """Of the live arm; of held-out lists, what is expected of them in the order of the release that is judged."""
     anchor: Finite
+    """Of the anchor; of held-out lists, what is expected in the order of the release that it is compared with."""
     value: Finite
     """Live less anchor."""
     low: Finite
     high: Finite
     more_lists: Count | None = None
-    """Of both arms, until a difference of this size is sure; None if it is, or if nobody can tell."""
+    """Of both arms, or of held-out lists, until a difference of this size is sure; None if it is, or if nobody can
+    tell."""
+
+
+class HeldOutLook(Part):
+    """What held-out lists said of a release beside the one that live would step back to, at one look."""
+
+    query_release: Release
+    """That was judged: in force when it was looked."""
+    against: Release
+    """That it was compared with on the same lists; 0 is untrained."""
+    began_at: Time
+    """Lists shown from then on count; the looks at them spend one error together."""
+    looked_at: Time
+    looks: Annotated[Count, Field(ge=1)]
+    """How often these lists were looked at, this look included."""
+    lists: Count
+    """That were looked at."""
+    better_by: Annotated[tuple[Comparison, ...], Field(strict=False, max_length=16)] = ()
+    """By which the release may prove better, one for each metric of which there is enough: on lists that learned
+    releases chose, by whose choice it gains nothing; against a learned one, on those of the untrained release."""
+    worse_by: Annotated[tuple[Comparison, ...], Field(strict=False, max_length=16)] = ()
+    """By which it may prove worse: on lists of which those of learned releases weigh as much as those of the untrained
+    one, so that neither gains by the choice; against a learned one, on those of the untrained release."""
 
 
 class Decision(Part):
@@ -38,6 +63,8 @@ class Decision(Part):
     subject: Release
     """What a promotion promoted, or what a step back went back to; else the release in force."""
     by: Literal["comparison", "person"] = "comparison"
+    basis: Literal["arms", "held_out_lists"] = "arms"
+    """Which comparison decided."""
     reason: Annotated[Text, Field(max_length=1000)]
     """In a sentence."""
     began_at: Time
@@ -45,7 +72,9 @@ class Decision(Part):
     live_searches: Count = 0
     anchor_searches: Count = 0
     comparisons: Annotated[tuple[Comparison, ...], Field(strict=False, max_length=16)] = ()
-    """One for each metric of which there is enough."""
+    """Of the arms, one for each metric of which there is enough."""
+    held_out: HeldOutLook | None = None
+    """The last look at held-out lists by then, if there was one."""
 
 
 class Candidate(Part):
@@ -72,6 +101,8 @@ class Decisions(Message):
     """Likewise its collection: another base model ends it, too."""
     candidates: Annotated[tuple[Candidate, ...], Field(strict=False, max_length=2)] = ()
     """The release in force when the searches compared last doubled, and the one before: the older is promoted."""
+    held_out: HeldOutLook | None = None
+    """The last look at held-out lists of the present comparison: whoever takes over does not look at them again."""
     promotion_answered: Count = 0
     """`requested_at` of the last promotion that a person asked for."""
     latest: Decision | None = None

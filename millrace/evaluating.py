@@ -1,9 +1,8 @@
 """`millrace releases evaluate`: what held-out lists say of a release beside another on the same lists."""
 
-import asyncio
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -12,30 +11,27 @@ from rich.table import Table
 from rich.text import Text
 
 from contracts.errors import UsageError
-from contracts.outcomes import cell_of, grade, is_bounce
+from contracts.outcomes import cell_of
 from contracts.propensities import Propensities
-from contracts.releases import release_key
-from contracts.topics import HOLDOUT_SEARCHES, MODELS, PRODUCT_VECTORS
+from contracts.topics import HOLDOUT_SEARCHES, PRODUCT_VECTORS
 from millrace.asking import numbers, running_settings
-from millrace.explaining import following_models, in_force, product_tower
-from millrace.held_out_lists import HeldOutList, held_out_lists
+from millrace.explaining import following_models, in_force
 from millrace.output import Json, Tell, out, print_json, progress_bars
 from service.kafka import records_of
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from service.models import ModelsTable
     from service.settings import Settings
     from towers.release_files import Encoder
     from trainer.learner import Products, Towers
-    from trainer.release.held_out import Estimate, HeldOutLists
+    from trainer.release.held_out import Estimate
+    from trainer.release.held_out_lists import HeldOutList
 
 HEAD_LISTS: Final = 10
 """Held-out lists from which a query is a head query."""
 MOST_LABELS: Final = 8
 """Of a slice: the most frequent ones; the others are told together."""
-ENCODED_AT_ONCE: Final = 64
 
 
 def releases_evaluate(
@@ -67,15 +63,16 @@ def evaluate_releases(settings: "Settings", release: int | None, against: int, t
         UsageError: no list was held out, or a release is not there or of another base model.
         DependencyDown: Kafka does not answer.
     """
-    from streams.propensity.reader import PropensityReader
     from towers.encoder import load_encoder
+    from trainer.adapters.held_out_looks import propensities_of, query_file, towers_of
     from trainer.adapters.vectors import VectorTable
+    from trainer.release.held_out_lists import held_out_lists
 
     settings.require("kafka_bootstrap")
     with following_models(settings) as models, tempfile.TemporaryDirectory() as folder:
         number = in_force(models).query_release if release is None else release
         for one in (number, against):
-            _file_of(models, one)
+            query_file(models.value, one)
         records = records_of(settings, HOLDOUT_SEARCHES, tell=lambda done, of: tell("reading held-out lists", done, of))
         lists, left_out = held_out_lists(record.value for record in records)
         if not lists:
@@ -84,10 +81,9 @@ def evaluate_releases(settings: "Settings", release: int | None, against: int, t
                 fix="set MILLRACE_HOLDOUT_SHARE for the stream workers, say 0.05; it is 0 by default, and nothing is "
                 "learned from a list that is held out",
             )
-        propensities = PropensityReader(settings)
-        asyncio.run(propensities.read_on())
+        propensities = propensities_of(settings)
         encoder = load_encoder(settings.base_model)
-        ours, theirs = (towers_of(models, one, encoder) for one in (number, against))
+        ours, theirs = (towers_of(models.value, one, encoder) for one in (number, against))
         vectors = VectorTable(Path(folder), encoder.dim, base_version=encoder.base_version)
         for record in records_of(
             settings, PRODUCT_VECTORS, tell=lambda done, of: tell("reading product vectors", done, of)
@@ -101,43 +97,8 @@ def evaluate_releases(settings: "Settings", release: int | None, against: int, t
     return {"query_release": number, "against": against, **report}
 
 
-def towers_of(models: "ModelsTable", number: int, encoder: "Encoder") -> "Towers":
-    """What a query release ranks with: its own tower, and the quality of products that it was published beside.
-
-    That quality may be up to an hour older than the tower: it was solved with an earlier query release.
-
-    Raises:
-        UsageError: it is not there, or of another base model.
-        DependencyDown: its product release is not there any more.
-    """
-    from towers.release_files import unpack
-    from trainer.learner import Towers
-
-    value = _file_of(models, number)
-    if value is None:
-        return Towers.untrained(encoder.dim)
-    found = unpack(value)
-    if found.manifest.base_version != encoder.base_version:
-        raise UsageError(
-            f"query release {number} is over {found.manifest.base_version}, not {encoder.base_version}",
-            fix="set MILLRACE_BASE_MODEL to the model that both releases are over",
-        )
-    return Towers(found.query_tower(), product_tower(models, found.manifest.product_release))
-
-
-def _file_of(models: "ModelsTable", number: int) -> bytes | None:
-    """The file of a query release; None of the untrained one, which has none."""
-    value = models.value(release_key("query", number).decode()) if number else None
-    if number and value is None:
-        raise UsageError(
-            f"query release {number} is not on `{MODELS}` (any more)",
-            fix="`millrace releases ls` lists those that are; 0 is untrained",
-        )
-    return value
-
-
 def evaluation_report(
-    lists: Sequence[HeldOutList],
+    lists: "Sequence[HeldOutList]",
     ours: "Towers",
     theirs: "Towers",
     *,
@@ -162,78 +123,31 @@ def evaluation_report(
     Raises:
         UsageError: the catalogue knows none of their products.
     """
-    import numpy as np
-
-    from trainer.preference.matches import WordMatches
-    from trainer.release.asked import AskedProducts
     from trainer.release.held_out import evaluate
+    from trainer.release.held_out_lists import known_slots
 
-    ids = np.array([slot.product_id for one in lists for slot in one.slots], dtype=object)
-    known = products.look(ids.tolist()).known
-    if not known.any():
+    found = known_slots(lists, products, encoder, tell=tell)
+    if found is None:
         raise UsageError(
             "no product of a held-out list has a vector",
             fix="is an indexer running? `millrace doctor` says what is wrong",
         )
-    list_of = np.repeat(np.arange(len(lists)), [len(one.slots) for one in lists])[known]
-    texts, text_of = _numbered([" ".join(one.search.query.split()) for one in lists])
-    encoded = []
-    for start in range(0, len(texts), ENCODED_AT_ONCE):
-        encoded.append(encoder.encode(texts[start : start + ENCODED_AT_ONCE]))
-        tell("encoding queries", min(start + ENCODED_AT_ONCE, len(texts)), len(texts))
-    distinct, id_of = np.unique(ids[known], return_inverse=True)
-    pairs, pair_of = np.unique(text_of[list_of] * len(distinct) + id_of, return_inverse=True)
-    asked, named = np.divmod(pairs, len(distinct))
-    used = np.unique(asked)
-    index = products.word_index()
-    found = AskedProducts.of(
-        [texts[one] for one in used], np.vstack(encoded)[used], asked, distinct[named], products,
-        WordMatches(lambda: index, index.counts),
-    )  # fmt: skip
-    first, second = (found.scores(one.query, found.quality(one.product))[pair_of] for one in (ours, theirs))
-    estimate = evaluate(_arrays(lists, list_of, known, propensities, share), first, second)
+    arrays = found.arrays(propensities)._replace(slices=_slices(lists, share))
+    estimate = evaluate(arrays, found.scores(ours), found.scores(theirs))
     unestimated = sum(propensities.theta(cell_of(one.search), 1, one.search.search_time)[1] == 0 for one in lists)
     return _report(
-        estimate, slots=int(known.sum()), unknown=int((~known).sum()), unestimated=unestimated, share=share
+        estimate, slots=len(found.slots), unknown=found.unknown, unestimated=unestimated, share=share
     )  # fmt: skip
 
 
-def _arrays(
-    lists: Sequence[HeldOutList], list_of: "np.ndarray", known: "np.ndarray", propensities: Propensities, share: float
-) -> "HeldOutLists":
-    import numpy as np
-
-    from towers.text import normalised
-    from trainer.release.held_out import HeldOutLists
-
-    bands = [
-        propensities.band(cell_of(one.search), slot.position, one.search.search_time)
-        for one in lists
-        for slot in one.slots
-    ]
-    clicked = np.array([bool(grade(slot)) and not is_bounce(slot) for one in lists for slot in one.slots], dtype=float)
-    _, persons = _numbered([one.shopper for one in lists])
-    texts = [normalised(one.search.query) for one in lists]
-    _, queries = _numbered(texts)
-    slices = _slices(lists, texts, share)
-    return HeldOutLists(persons, queries, list_of, np.array(bands)[known].T, clicked[known], slices)
-
-
-def _numbered(names: Iterable[str]) -> "tuple[list[str], np.ndarray]":
-    """The distinct names, and the number of each name among them, (L,); no array of strings, as wide as the longest."""
-    import numpy as np
-
-    number: dict[str, int] = {}
-    numbers = np.array([number.setdefault(name, len(number)) for name in names], dtype=np.int64)
-    return list(number), numbers
-
-
-def _slices(lists: Sequence[HeldOutList], queries: Sequence[str], share: float) -> "dict[str, np.ndarray]":
-    """The label of each list, (L,), by slice; queries are their normalised ones."""
+def _slices(lists: "Sequence[HeldOutList]", share: float) -> "dict[str, np.ndarray]":
+    """The label of each list, (L,), by slice."""
     import numpy as np
 
     from streams.pairs.filters import is_held_out_query
+    from towers.text import normalised
 
+    queries = [normalised(one.search.query) for one in lists]
     times = Counter(queries)
 
     def kind(query: str) -> str:
@@ -323,6 +237,7 @@ def evaluation_words(report: Mapping[str, Any]) -> str:
         f"{report['moved']:,} lists are ordered differently, worth {report['effective_lists']:,.0f} of equal weight; "
         f"clipping takes {report['clipped_share']:.1%} of the weight of clicks.",
         "It re-ranks what was shown, under a position-based model: it cannot judge what no list showed.",
+        "Lists that a release chose itself make it look worse than it is: compare `arm: live` with `arm: anchor`.",
         "The interval is of one look; part of the lists, one of twenty is wrong by chance.",
     ]
     if report["holdout_share"]:

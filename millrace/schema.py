@@ -38,13 +38,21 @@ For anyone are `search-events`, `catalog`, `curated-pairs` and `golden-queries`;
 
 FOLLOWERS: Final[dict[str, tuple[str, ...]]] = {
     "search": (topics.MODELS,),
-    "trainer": (topics.MODELS, topics.PRODUCT_VECTORS, topics.ARMS_PROGRESS, topics.GOLDEN_QUERIES),
+    "trainer": (
+        topics.MODELS,
+        topics.PRODUCT_VECTORS,
+        topics.ARMS_PROGRESS,
+        topics.GOLDEN_QUERIES,
+        topics.HOLDOUT_SEARCHES,
+        topics.PROPENSITIES,
+    ),
     "indexer": (topics.MODELS, topics.PRODUCT_VECTORS),
     "page": (topics.SEARCH_EVENTS, topics.MODELS),
 }
 """Who reads a topic without a group: compacted ones from their beginning, and what the join has not read yet.
 
-An agent follows its own progress besides, and the page that of every agent.
+An agent follows its own progress besides, and the page that of every agent. The trainer reads the last two only where
+lists are held out.
 """
 
 Json = dict[str, Any]

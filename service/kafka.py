@@ -85,6 +85,7 @@ def records_of(
     topic: str,
     *,
     begins: Mapping[int, int] | None = None,
+    since_ms: int = 0,
     wait: Wait = pause,
     tell: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Iterator[Any]:
@@ -96,11 +97,12 @@ def records_of(
         settings: of the deployment.
         topic: without the deployment's prefix.
         begins: partition -> first offset; from the first record of it if it is not named.
+        since_ms: records that were written before are left out, but for those among later ones.
         wait: waits for a broker that is still starting up.
         tell: told how many offsets of how many are passed.
     """
     with translate_kafka_errors(settings), open_consumer(settings, wait) as consumer:
-        yield from read_to_end(consumer, settings.topic(topic), begins=begins, tell=tell)
+        yield from read_to_end(consumer, settings.topic(topic), begins=begins, since_ms=since_ms, tell=tell)
 
 
 def read_to_end(
@@ -108,6 +110,7 @@ def read_to_end(
     name: str,
     *,
     begins: Mapping[int, int] | None = None,
+    since_ms: int = 0,
     tell: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Iterator[Any]:
     """Give the records of a topic by its whole name, as `records_of` does; for who reads on again and again."""
@@ -116,6 +119,10 @@ def read_to_end(
     starts = {**consumer.beginning_offsets(partitions)}
     starts |= {partition: max(starts[partition], given.get(partition.partition, 0)) for partition in partitions}
     ends = consumer.end_offsets(partitions)
+    if since_ms:
+        later = consumer.offsets_for_times(dict.fromkeys(partitions, since_ms))
+        first = {partition: found.offset if found else ends[partition] for partition, found in later.items()}
+        starts = {partition: max(start, first[partition]) for partition, start in starts.items()}
     for partition, start in starts.items():
         consumer.seek(partition, start)
     of = sum(max(end - starts[partition], 0) for partition, end in ends.items())

@@ -97,8 +97,9 @@ class Settings(KafkaSettings):
     )
     holdout_share: float = _setting(
         0,
-        "Share of shoppers, and of queries, whose lists go to holdout-searches and are never learned from, so that "
-        "`millrace releases evaluate` can judge releases by them; 0 unless you want that, because each costs evidence.",
+        "Share of shoppers, and of queries, whose lists go to holdout-searches and are never learned from, so that the "
+        "trainer and `millrace releases evaluate` can judge releases by them; 0 unless you want that, because each "
+        "costs evidence.",
         ge=0,
         le=0.5,
     )

@@ -20,6 +20,7 @@ from service.settings import Settings
 from towers.encoder import BaseEncoder, load_encoder
 from trainer.adapters.checkpoints import FileCheckpoints, writable_folder
 from trainer.adapters.golden import GoldenTable
+from trainer.adapters.held_out_looks import HeldOutLooks
 from trainer.adapters.log_source import KafkaLog
 from trainer.adapters.vectors import TextVectors, VectorTable
 from trainer.decisions import ArmsTable, Decider
@@ -107,8 +108,18 @@ class TrainerApp:
             for follower in self._followers:
                 follower.read_to_end()  # only now does nobody else publish releases
             writer = ModelsWriter(self._settings, producer)
-            decider = Decider(models, arms, writer=writer, settle_ms=_settle_ms(self._settings))
-            self._work(encoder, vectors, models, source=source, writer=writer, decider=decider)
+            looks = HeldOutLooks(
+                self._settings, models, products=vectors, encoder=encoder, kafka=self._kafka, clock_ms=epoch_ms
+            )
+            decider = Decider(
+                models, arms, writer=writer, settle_ms=_settle_ms(self._settings), held_out=lambda: looks.last
+            )
+            if self._settings.holdout_share:
+                looks.start()
+            try:
+                self._work(encoder, vectors, models, source=source, writer=writer, decider=decider, looks=looks)
+            finally:
+                looks.stop()
 
     def _work(
         self,
@@ -119,6 +130,7 @@ class TrainerApp:
         source: KafkaLog,
         writer: ModelsWriter,
         decider: Decider,
+        looks: HeldOutLooks,
     ) -> None:
         """Run the loop until stopped; what was learned is durable when it returns."""
         settings = self._settings
@@ -149,6 +161,7 @@ class TrainerApp:
             settings=LoopSettings(cadence=cadence),
             clock_ms=epoch_ms,
             golden=GoldenCheck(self._golden.look),
+            judged=looks.judged,
         )
         loop.resume({} if snapshot is None else snapshot.outbox)
         self._starting = None

@@ -1,13 +1,13 @@
 """Decides on releases while the trainer runs: follows what arms count, writes decisions, asks for what they want."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from pydantic import TypeAdapter
 
 from contracts.arms import ANCHOR, LIVE, ArmsProgress, groups_of
-from contracts.decisions import Decision, Decisions
+from contracts.decisions import Decision, Decisions, HeldOutLook
 from contracts.errors import ContractError
 from contracts.releases import Rollback, Serving
 from contracts.wire import decode
@@ -79,13 +79,23 @@ class Decider:
         arms: what was counted.
         writer: of decisions.
         settle_ms: how long lists go on coming in after they were shown.
+        held_out: gives the last look at held-out lists, None if they are not looked at.
     """
 
-    def __init__(self, models: ModelsTable, arms: ArmsTable, *, writer: DecisionWriter, settle_ms: int) -> None:
+    def __init__(
+        self,
+        models: ModelsTable,
+        arms: ArmsTable,
+        *,
+        writer: DecisionWriter,
+        settle_ms: int,
+        held_out: Callable[[], HeldOutLook | None] = lambda: None,
+    ) -> None:
         self._models = models
         self._arms = arms
         self._writer = writer
         self._settle_ms = settle_ms
+        self._held_out = held_out
         self._looked_ms = -LOOK_MS
 
     def look(self, now_ms: int) -> None:
@@ -112,6 +122,7 @@ class Decider:
             promotion=view.promotion,
             rollback=view.rollback,
             settle_ms=self._settle_ms,
+            held_out=self._held_out(),
         )
 
     def _write(self, decisions: Decisions, before: Decisions | None) -> None:
@@ -133,5 +144,5 @@ class Decider:
 def _report(decision: Decision) -> None:
     metrics.DECISIONS.labels(decision.verdict).inc()
     log = get_logger().warning if decision.verdict == "stepped_back" else get_logger().info
-    log("decided", verdict=decision.verdict, by=decision.by, query_release=decision.query_release,
+    log("decided", verdict=decision.verdict, by=decision.by, basis=decision.basis, query_release=decision.query_release,
         subject=decision.subject, reason=decision.reason)  # fmt: skip

@@ -5,7 +5,7 @@ the one. A crash between any two of these repeats what is missing: the checkpoin
 a trainer that was overtaken still publishes has a lower fence and numbers of its own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -115,6 +115,7 @@ class TrainerLoop:
         settings: sizes and times.
         clock_ms: epoch milliseconds.
         golden: finds the queries that the shop judged itself.
+        judged: gives the query releases that are being judged: they are kept until that is decided.
     """
 
     def __init__(  # noqa: PLR0913 # every port of the trainer
@@ -129,20 +130,19 @@ class TrainerLoop:
         settings: LoopSettings,
         clock_ms: EpochClock,
         golden: GoldenCheck | None = None,
+        judged: Callable[[], Collection[int]] = frozenset,
     ) -> None:
         self.learner, self.progress = learner, learner.progress
-        self._source = source
-        self._checkpoints = checkpoints
-        self._models = models
-        self._writer = writer
+        self._source, self._checkpoints = source, checkpoints
+        self._models, self._writer = models, writer
         self._encoder = encoder
         self._settings = settings
         self._clock_ms = clock_ms
         self._golden = golden
+        self._judged = judged
         self._made: dict[str, bytes] = {}
         """The newest releases of this trainer, which `models` may not show yet."""
-        self._saved_ms = clock_ms()
-        self._unsaved = False
+        self._saved_ms, self._unsaved = clock_ms(), False
 
     def resume(self, outbox: Mapping[str, bytes]) -> None:
         """Take over: numbers and fence, releases that were not published, and where to read on.
@@ -267,7 +267,7 @@ class TrainerLoop:
     def _make_durable(self, values: dict[str, bytes]) -> None:
         """Checkpoint, commit, publish, retire, in this order."""
         progress, decisions = self.progress, self._models.look().decisions
-        progress.kept_for = [] if decisions is None else sorted(decisions.needed)
+        progress.kept_for = sorted({*self._judged(), *(() if decisions is None else decisions.needed)})
         self._checkpoints.save(Snapshot(self.learner.state(), progress.model_copy(deep=True), values))
         reporting.saved(self._clock_ms())
         self._source.commit(progress.offsets)

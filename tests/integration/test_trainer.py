@@ -9,42 +9,35 @@ from typing import Final
 
 import numpy as np
 import pytest
-from kafka import KafkaProducer
 
 from contracts import wire
-from contracts.decisions import DECISIONS, DECISIONS_KEY, PROMOTION_KEY, Decisions, Promotion
-from contracts.releases import PROBE_TOLERANCE, ROLLBACK, ROLLBACK_KEY, ReleaseManifest, Rollback, SafetyCheck, Serving
-from contracts.structs import encode
+from contracts.decisions import DECISIONS_KEY, PROMOTION_KEY, Decisions, Promotion
+from contracts.releases import PROBE_TOLERANCE, ROLLBACK, ROLLBACK_KEY, ReleaseManifest, Rollback, SafetyCheck
 from contracts.topics import (
     ARMS_PROGRESS,
     CURATED_PAIRS,
     DEAD_LETTERS,
     MODELS,
     PREFERENCE_PAIRS,
-    PRODUCT_VECTORS,
     TRAINING_SEARCHES,
 )
 from deploy.local.supervisor import LocalMillrace
 from millrace.golden import run_import
 from service.kafka import (
-    OutgoingRecord,
     admin,
     committed_offsets,
-    ensure_topics,
-    produce_all,
-    producer_config,
 )
 from service.machine import epoch_ms
 from service.settings import Settings
 from tests.support.deployment import arms_progress
-from tests.support.pairs import preference_pair, product_vector
+from tests.support.pairs import preference_pair
 from tests.support.poll import eventually
 from tests.support.tiny_encoder import write_tiny_model
 from tests.support.topics import read_compacted
-from tests.support.trainer import PRODUCTS, QUERIES, SCATTERED, search_number
-from tests.support.trainer_process import START_S, RunningTrainer, running
+from tests.support.trainer import PRODUCTS, QUERIES, SCATTERED
+from tests.support.trainer_process import START_S, RunningTrainer, Shop, running
 from towers.encoder import BaseEncoder, load_encoder
-from towers.release_files import Release, probe_difference, unpack
+from towers.release_files import probe_difference
 from trainer.release.golden import GOLDEN_NDCG
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -52,7 +45,6 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(900)]
 SettingsFactory = Callable[..., Settings]
 LEARNED: Final = 600
 """Lists after which what was learned has been shown to predict, and is released."""
-_RELEASES: Final = (b"query-", b"product-")
 
 
 @pytest.fixture(scope="module")
@@ -65,87 +57,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def encoder(tiny_model: Path) -> BaseEncoder:
     """Give the tiny encoder in this process."""
     return load_encoder(str(tiny_model))
-
-
-class Shop:
-    """A deployment's topics as a test sees them."""
-
-    def __init__(self, settings: Settings, encoder: BaseEncoder) -> None:
-        self.settings = settings
-        self._encoder = encoder
-        ensure_topics(settings)
-        self._producer = KafkaProducer(**producer_config(settings))
-        self._served = 0
-
-    def close(self) -> None:
-        """Free the connection."""
-        self._producer.close()
-
-    def send_vectors(self) -> None:
-        """Write every product's base vector."""
-        rows = zip(PRODUCTS, self._encoder.encode(PRODUCTS), strict=True)
-        base = self._encoder.base_version
-        self._send(
-            PRODUCT_VECTORS,
-            {name: wire.encode(product_vector(name, vector, base_version=base)) for name, vector in rows},
-        )
-
-    def send_lists(self, first: int, last: int) -> None:
-        """Write the lists from `first` up to `last`: shoppers prefer products of which no word tells."""
-        searches = [search_number(number, liked=SCATTERED) for number in range(first, last)]
-        self._send(TRAINING_SEARCHES, {search.search_id: encode(search) for search in searches})
-
-    def send_raw(self, topic: str, key: str, value: bytes) -> None:
-        """Write any bytes."""
-        self._send(topic, {key: value})
-
-    def serve(self, query_release: int, product_release: int, *, withdrawn: int = 0) -> None:
-        """Put releases in force, as the indexer does; `withdrawn` is the last of those that are taken back for it."""
-        self._served += 1
-        serving = Serving(
-            query_release=query_release,
-            product_release=product_release,
-            collection="products-r0",
-            published_at=1_795_196_006_756 + self._served,
-            withdrawn_above=query_release if withdrawn else 0,
-            withdrawn=withdrawn,
-        )
-        self.send_raw(MODELS, "serving", wire.encode(serving))
-
-    def releases(self) -> dict[str, Release]:
-        """Return the releases that stand on `models`, unpacked."""
-        found = read_compacted(self.settings, MODELS)
-        return {key.decode(): unpack(value) for (_, key), value in found.items() if key.startswith(_RELEASES)}
-
-    def record(self, key: bytes) -> bytes | None:
-        """Return what stands under a key of `models`."""
-        return read_compacted(self.settings, MODELS).get((0, key))
-
-    def decisions(self) -> Decisions:
-        """Return what was decided on releases; nothing before the first look."""
-        value = self.record(DECISIONS_KEY)
-        return Decisions(began_at=epoch_ms()) if value is None else wire.decode(value, DECISIONS)
-
-    def newest(self, kind: str, *, lists: int = 0) -> Release | None:
-        """Return the newest release of a kind if it saw so many lists."""
-        releases = [
-            release
-            for release in self.releases().values()
-            if release.manifest.kind == kind and release.manifest.lists_trained >= lists
-        ]
-        return max(releases, key=lambda release: release.manifest.release, default=None)
-
-    def wait_for(self, kind: str, *, lists: int = 0) -> Release:
-        """Wait for such a release."""
-        what = f"a {kind} release of {lists} lists"
-        found = eventually(lambda: self.newest(kind, lists=lists), timeout_s=180, interval_s=0.3, what=what)
-        assert found is not None
-        return found
-
-    def _send(self, topic: str, values: dict[str, bytes]) -> None:
-        """Produce and wait."""
-        name = self.settings.topic(topic)
-        produce_all(self._producer, [OutgoingRecord(name, value, key=key.encode()) for key, value in values.items()])
 
 
 @pytest.fixture

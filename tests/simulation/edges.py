@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from service import health
+from service import health, propensities
 from streams.agents import partition_agent, progress
 from streams.arms import partition_arms
 from streams.attribution import agent as attribution_agent
@@ -104,7 +104,8 @@ def installed(world: Any) -> Iterator[None]:
             PROGRESS_EVERY_S=90.0,
             PROGRESS_AFTER_OUTPUT_S=3.0,
         )
-        put(propensity_reader, get_logger=lambda **_: narrator, log_reader=world.cluster.reader)
+        put(propensities, get_logger=lambda **_: narrator)
+        put(propensity_reader, log_reader=world.cluster.reader)
         put(progress, log_reader=world.cluster.reader)
         stack.enter_context(patch.dict(progress._newest_progress.__kwdefaults__, tail=12))
         put(partition_propensity, BLOCK_LISTS=25)

@@ -270,6 +270,8 @@ class World:
         self.encoder = TinyEncoder(DIM)
         self.settings = LoopSettings(Cadence(query_ms=15_000, product_ms=60_000), overlap=overlap)
         self.golden = golden
+        self.judged: set[int] = set()
+        """Releases about which held-out lists are being asked."""
         self.loop = self.start()
 
     def start(self) -> TrainerLoop:
@@ -285,6 +287,7 @@ class World:
             settings=self.settings,
             clock_ms=lambda: self.now_ms,
             golden=self.golden,
+            judged=lambda: self.judged,
         )
         self.loop.resume({} if snapshot is None else snapshot.outbox)
         return self.loop

@@ -4,18 +4,33 @@ Better: a release is promoted, so that a step back goes to it. Worse: live steps
 untrained release. Undecided: nothing moves, and it is told how much more it takes. After each of the first two the
 comparison begins anew, so that lists of long ago, good or bad, say nothing about the present releases.
 
+Where lists are held out, they have a say beside the arms (`trainer.release.looks`): a release that they say is surely
+better than what live would step back to is promoted, one that is surely worse than that steps back. Arms need no model
+of clicks, so they are heard first, and nothing is taken back for being worse than the untrained release while they say
+that it is surely better. Held-out lists err, all looks of a fortnight together, as often as the arms.
+
 Promoted is what is clicked more and is surely not worth much less; a step back follows where either is worse. An
 interval holds at all times together (`contracts.comparison`): of forty comparisons of equal arms at most two end in a
 step back, and one in a promotion, however often one looks.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from contracts.arms import ANCHOR, COMPARED, LIVE, PersonGroup, compared
 from contracts.comparison import BEST_AT, LEAST_EVENTS, LEAST_LISTS, mean_of
-from contracts.decisions import KEPT_DECISIONS, Candidate, Comparison, Decision, Decisions, Promotion, Verdict
+from contracts.decisions import (
+    KEPT_DECISIONS,
+    Candidate,
+    Comparison,
+    Decision,
+    Decisions,
+    HeldOutLook,
+    Promotion,
+    Verdict,
+)
 from contracts.releases import ReleaseManifest, Rollback, Serving, withdrawn
+from trainer.release.looks import LOOKS, MOST_LISTS, Question
 
 CLICKS: Final = "clicked"
 WORTH: Final = "value"
@@ -30,6 +45,7 @@ RENEWED_LISTS: Final = round(10 * BEST_AT)
 
 Counted = Mapping[str, Sequence[PersonGroup]]
 """Arm -> what its groups of persons did."""
+Basis = Literal["arms", "held_out_lists"]
 
 
 class Facts(NamedTuple):
@@ -43,6 +59,7 @@ class Facts(NamedTuple):
         promotion: the last that a person asked for.
         rollback: likewise.
         settle_ms: how long lists of what is taken back go on coming in.
+        held_out: what held-out lists said last, if they were asked.
     """
 
     counted: Counted
@@ -52,6 +69,7 @@ class Facts(NamedTuple):
     promotion: Promotion | None = None
     rollback: Rollback | None = None
     settle_ms: int = 0
+    held_out: HeldOutLook | None = None
 
     def moment(self, now_ms: int) -> int:
         """The time, or just after the last rollback: a step back must be later than what was asked for before."""
@@ -104,18 +122,41 @@ def step_back_to(before: Decisions, facts: Facts) -> int:
     return before.promoted if is_there else 0
 
 
+def question_of(before: Decisions | None, facts: Facts, *, now_ms: int) -> Question | None:
+    """Return what held-out lists are to be asked now; None if there is nothing to compare, or they were asked enough.
+
+    The release in force is judged itself, beside the one that a step back would go to. Lists count of the present
+    comparison, and of one that lasts longer only those of its present fortnight: then all looks begin anew, too.
+    """
+    number = facts.serving.query_release
+    is_compared = before is not None and before.since is not None and before.collection == facts.serving.collection
+    if before is None or not is_compared or not number or before.withdrawn != facts.serving.withdrawn:
+        return None
+    against = step_back_to(before, facts)
+    if number not in facts.query_releases() or (not against and before.promoted == number):
+        return None
+    began_at = before.began_at + RENEWED_MS * max(0, (now_ms - before.began_at) // RENEWED_MS)
+    last = before.held_out if before.held_out and before.held_out.began_at == began_at else None
+    asked = Question(number, against, began_at)
+    if last is not None:
+        # Lists that say something of another two releases are others: counted anew, while the looks go on.
+        same_lists = bool(last.against) == bool(against)
+        asked = asked._replace(looks=last.looks, looked_lists=last.lists if same_lists else 0)
+    return asked if asked.looks < LOOKS and 2 * asked.looked_lists <= MOST_LISTS else None
+
+
 def _begun(before: Decisions | None, facts: Facts, now_ms: int) -> Decisions:
     """See to the beginning of the comparison: what ends one, and what begins one."""
     serving = facts.serving
     settled_ms = now_ms + facts.settle_ms
-    again: dict[str, Any] = {"since": dict(facts.counted), "began_at": now_ms, "candidates": ()}
+    again: dict[str, Any] = {"since": dict(facts.counted), "began_at": now_ms, "candidates": (), "held_out": None}
     if before is None:
         return Decisions(began_at=settled_ms, withdrawn=serving.withdrawn, collection=serving.collection)
     if (before.withdrawn, before.collection) != (serving.withdrawn, serving.collection):
         # Once the lists of what was in force have come in; of what was taken back nothing is promoted any more.
         is_rollback = before.withdrawn != serving.withdrawn
         promoted = min(before.promoted, serving.withdrawn_above) if is_rollback else before.promoted
-        changed = {"since": None, "began_at": settled_ms, "candidates": (), "promoted": promoted}
+        changed = {"since": None, "began_at": settled_ms, "candidates": (), "held_out": None, "promoted": promoted}
         now = {"withdrawn": serving.withdrawn, "collection": serving.collection}
         return before.model_copy(update={**changed, **now})
     if before.since is None:
@@ -135,30 +176,87 @@ def _compared(before: Decisions, since: Counted, facts: Facts, now_ms: int) -> D
     sides = _sides(facts.counted, since) or {}
     found = {metric: one for metric in COMPARED if (one := _comparison(metric, sides[LIVE], sides[ANCHOR])) is not None}
     before = _with_candidate(before, sum(map(_searches, sides.values())), facts.serving.query_release)
+    look = _new_look(before, facts, now_ms)
+    before = before if look is None else before.model_copy(update={"held_out": look})
     clicks, worth = found.get(CLICKS), found.get(WORTH)
     worse = [one for one in (clicks, worth) if one is not None and one.high < 0]
     number = facts.serving.query_release
+    basis: Basis = "arms"
     if worse:
         subject, reason = step_back_to(before, facts), f"live is worse than the anchor: {_told(*worse)}"
         decision = _decision("stepped_back", subject, reason, before, facts, now_ms)
+    elif look is not None and (lost := _lost(look, clicks)):
+        reason = f"{_held_out(look)} say that it is worse: {_told(*lost)}"
+        decision, basis = _decision("stepped_back", look.against, reason, before, facts, now_ms), "held_out_lists"
+    elif clicks is not None and _is_better(clicks, worth):
+        subject = _proven(before, facts)
+        reason = f"live is better than the anchor: {_told(*(one for one in (clicks, worth) if one))}"
+        decision = _decision("promoted", subject, reason, before, facts, now_ms)
+    elif look is not None and (won := _won(look)):
+        reason = f"{_held_out(look)} say that it is better: {_told(*won)}"
+        decision = _decision("promoted", look.query_release, reason, before, facts, now_ms)
+        basis = "held_out_lists"
     elif clicks is None:
         few = f"{_searches(sides[LIVE]):,} live and {_searches(sides[ANCHOR]):,} anchor searches"
         needed = f"each arm needs {LEAST_LISTS} searches, {LEAST_EVENTS} of them with a click, of several persons"
-        decision = _decision("too_little", number, f"{few} say too little: {needed}", before, facts, now_ms)
-    elif clicks.low > 0 and worth is not None and worth.low > -WORTH_MARGIN * worth.anchor:
-        subject, reason = _proven(before, facts), f"live is better than the anchor: {_told(clicks, worth)}"
-        decision = _decision("promoted", subject, reason, before, facts, now_ms)
+        reason = f"{few} say too little: {needed}{_open(before.held_out)}"
+        decision = _decision("too_little", number, reason, before, facts, now_ms)
     else:
-        decision = _decision("undecided", number, _undecided(clicks, worth), before, facts, now_ms)
+        reason = _undecided(clicks, worth) + _open(before.held_out)
+        decision = _decision("undecided", number, reason, before, facts, now_ms)
     counted = {"live_searches": _searches(sides[LIVE]), "anchor_searches": _searches(sides[ANCHOR])}
-    decision = decision.model_copy(update={**counted, "comparisons": tuple(found.values())})
+    told = {"comparisons": tuple(found.values()), "held_out": before.held_out, "basis": basis}
+    decision = decision.model_copy(update={**counted, **told})
     if decision.verdict in {"promoted", "stepped_back"}:
         return _moved(before, decision, facts, now_ms)
     latest = before.latest
     is_known = latest is not None and (latest.verdict, latest.began_at) == (decision.verdict, before.began_at)
-    if latest is not None and is_known and 0 <= now_ms - latest.decided_at < HOUR_MS:
+    if latest is not None and is_known and look is None and 0 <= now_ms - latest.decided_at < HOUR_MS:
         return before
     return before.model_copy(update={"latest": decision})
+
+
+def _new_look(before: Decisions, facts: Facts, now_ms: int) -> HeldOutLook | None:
+    """The look that was made since the last decision, if what it is of can still be decided on."""
+    look = facts.held_out
+    asked = None if look is None else question_of(before, facts, now_ms=now_ms)
+    if look is None or asked is None or look.looks != asked.looks + 1:
+        return None
+    is_same = (look.against, look.began_at) == (asked.against, asked.began_at)
+    return look if is_same and look.query_release in facts.query_releases() else None
+
+
+def _lost(look: HeldOutLook, clicks: Comparison | None) -> list[Comparison]:
+    """By what held-out lists say that a release is surely worse, unless the arms surely say better of the same two."""
+    if not look.against and clicks is not None and clicks.low > 0:
+        return []
+    return [one for one in look.worse_by if one.metric in {CLICKS, WORTH} and one.high < 0]
+
+
+def _won(look: HeldOutLook) -> list[Comparison]:
+    """By what held-out lists say that a release is surely better, and surely not worth much less."""
+    found = {one.metric: one for one in look.better_by}
+    clicks, worth = found.get(CLICKS), found.get(WORTH)
+    return [clicks, worth] if clicks and worth and _is_better(clicks, worth) else []
+
+
+def _is_better(clicks: Comparison, worth: Comparison | None) -> bool:
+    return clicks.low > 0 and worth is not None and worth.low > -WORTH_MARGIN * worth.anchor
+
+
+def _held_out(look: HeldOutLook) -> str:
+    other = f"query release {look.against}" if look.against else "the untrained one"
+    return f"{look.lists:,} held-out lists, with query release {look.query_release} beside {other},"
+
+
+def _open(look: HeldOutLook | None) -> str:
+    """What held-out lists said last, and when they are asked again; nothing if they never were."""
+    if look is None:
+        return ""
+    is_last = look.looks == LOOKS or 2 * look.lists > MOST_LISTS
+    again = "not asked again before the next fortnight" if is_last else f"asked again at {2 * look.lists:,}"
+    said = f"say {_told(*look.better_by)}" if look.better_by else "say too little"
+    return f"; {_held_out(look)} {said}, {again}"
 
 
 def _undecided(clicks: Comparison, worth: Comparison | None) -> str:
@@ -223,7 +321,8 @@ def _decision(verdict: Verdict, subject: int, reason: str, before: Decisions, fa
 
 def _moved(before: Decisions, decision: Decision, facts: Facts, now_ms: int) -> Decisions:
     """Note a decision, after which the comparison begins anew."""
-    begun = before.model_copy(update={"since": dict(facts.counted), "began_at": now_ms, "candidates": ()})
+    anew = {"since": dict(facts.counted), "began_at": now_ms, "candidates": (), "held_out": None}
+    begun = before.model_copy(update=anew)
     return _noted(begun, decision)
 
 

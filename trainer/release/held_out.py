@@ -13,11 +13,17 @@ other persons.
 It cannot know what was not shown, so it re-ranks what was; and it takes clicks for looks times appeal: no list is given
 up early, no product is clicked because it ranks high. Where that is wrong, arms tell.
 
+**Whose lists they are matters.** What a release chose for a list it has ranked by the same scores: among the products
+that it took for the best, another order that knows as much but errs elsewhere looks better. So whoever decides weighs
+lists that either release chose alike, or takes those that neither did (`fair_weights`), or lets a release prove better
+on lists of its own (`own_weights`).
+
 Source: docs/papers.md, "Releases judged by logged lists".
 """
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -31,6 +37,8 @@ CLIP: Final = 0.05
 FOLDS: Final = 5
 LEAST_LISTS: Final = 100
 LEAST_CLICKS: Final = LEAST_EVENTS
+FAIR_LISTS: Final = 200
+"""Of the untrained release, and of learned ones; of fewer, a few heavy clicks decide, and err to one side."""
 LEAST_PERSONS: Final = LEAST_SPREAD
 """Persons with equally many lists that would spread them as widely."""
 LEAST_QUERIES: Final = LEAST_SPREAD
@@ -42,6 +50,9 @@ IN_FORCE: Final = 1
 BAND: Final = 3
 """Places that the model of clicks takes together: the first three of a release's order, the next three, and so on."""
 MOST_BANDS: Final = 4
+_TINY: Final = 1e-300
+_ROUNDING: Final = 1e-9
+"""What sums of shares may miss of a whole number."""
 _SHRUNK_LOOKS: Final = 2.0
 """By how many looks with the mean rate of clicks the model holds what it says of few."""
 
@@ -57,7 +68,7 @@ class HeldOutLists(NamedTuple):
         queries: number of its query, (L,); all lists of one share both orders.
         list_of: of each slot, rising, (N,).
         theta: propensity of each slot's position at the low end of its band, in force, at the high end, (3, N).
-        clicked: 1 of a clicked slot, else 0, (N,).
+        clicked: 1 of a clicked slot, else 0, or what else is counted of slots, (N,).
         slices: label of each list by the name of the slice, (L,) each.
     """
 
@@ -103,6 +114,7 @@ class Estimate(NamedTuple):
     Args:
         difference: over all lists.
         slices: slice -> label -> the same of its lists alone.
+        level: what a list in the order of B is expected to have, by the propensities in force.
         moved: lists that the two releases order differently.
         effective_lists: as many lists with equal weights would be as sure.
         clipped_share: of the weight of clicks, what the clip takes away.
@@ -110,48 +122,102 @@ class Estimate(NamedTuple):
 
     difference: ClickDifference
     slices: dict[str, dict[str, ClickDifference]]
+    level: float
     moved: int
     effective_lists: float
     clipped_share: float
 
 
-def evaluate(lists: HeldOutLists, ours: np.ndarray, theirs: np.ndarray, *, clip: float = CLIP) -> Estimate:
+def evaluate(
+    lists: HeldOutLists,
+    ours: np.ndarray,
+    theirs: np.ndarray,
+    *,
+    weights: np.ndarray | None = None,
+    clip: float = CLIP,
+    normal: float = NORMAL_95,
+    largest: float = 1.0,
+) -> Estimate:
     """Estimate by how many clicks a list release A exceeds release B.
 
     Args:
         lists: none of which either release was learned from.
         ours: scores of the slots' products under A, (N,); of equal ones, the higher slot stays higher.
         theirs: likewise under B, (N,).
+        weights: what each list counts, (L,), with any sum; all alike if None.
         clip: propensity below which the weight of a click grows no further; 0 clips nothing.
+        normal: how far the interval reaches, as a quantile of the normal distribution.
+        largest: what one slot counts at most; a few large ones are too little, too.
     """
     size = len(lists.persons)
+    weights = np.ones(size) if weights is None else weights
     first, second = (_ranks(lists.list_of, scores) for scores in (ours, theirs))
     starts = np.searchsorted(lists.list_of, lists.list_of)
     bands = [np.minimum((ranks - starts) // BAND, MOST_BANDS - 1) for ranks in (first, second)]
     places = MOST_BANDS * bands[0] + bands[1]
     changes = [theta[first] - theta[second] for theta in lists.theta]
+    appeals = [_appeal(lists, places, theta, clip) for theta in lists.theta]
     totals = np.array([
-        np.bincount(lists.list_of, change * _appeal(lists, places, theta, clip), size)
-        for change, theta in zip(changes, lists.theta, strict=True)
+        np.bincount(lists.list_of, change * appeal, size) for change, appeal in zip(changes, appeals, strict=True)
     ])  # fmt: skip
     theta, moves = lists.theta[IN_FORCE], np.abs(changes[IN_FORCE])
     clipped, whole = moves / np.maximum(theta, clip), moves / theta
-    weights = np.bincount(lists.list_of, clipped, size)
+    stakes = weights * np.bincount(lists.list_of, clipped, size)
     clicks = np.bincount(lists.list_of, lists.clicked, size)
     moved = np.bincount(lists.list_of, first != second, size) > 0
-    slices = {
-        name: {
-            str(label): _difference(lists, totals, clicks, moved, labels == label) for label in np.unique(labels)
-        }
-        for name, labels in lists.slices.items()
-    }  # fmt: skip
+    level = np.bincount(lists.list_of, theta[second] * appeals[IN_FORCE], size) @ weights
+    tell = partial(_difference, lists, weights, totals, clicks, moved, normal=normal, largest=largest)
     return Estimate(
-        _difference(lists, totals, clicks, moved, np.ones(size, dtype=bool)),
-        slices,
+        tell(np.ones(size, dtype=bool)),
+        {
+            name: {str(label): tell(labels == label) for label in np.unique(labels)}
+            for name, labels in lists.slices.items()
+        },
+        level=float(level / weights.sum()) if weights.any() else 0.0,
         moved=int(np.count_nonzero(moved)),
-        effective_lists=float(weights.sum() ** 2 / (weights @ weights)) if weights.any() else 0.0,
+        effective_lists=effective(stakes),
         clipped_share=float(1 - clipped.sum() / whole.sum()) if moves.any() else 0.0,
     )
+
+
+def effective(weights: np.ndarray) -> float:
+    """As many of equal weight would be as sure (Kish).
+
+    >>> effective(np.array([1.0, 1.0, 0.0])), effective(np.zeros(0))
+    (2.0, 0.0)
+    """
+    return float(weights.sum() ** 2 / (weights @ weights)) if weights.any() else 0.0
+
+
+def own_weights(ranked_by: np.ndarray) -> np.ndarray:
+    """What each list counts where a learned release may prove better than the untrained one, (L,).
+
+    Those that learned releases chose: by the choice of their products the judged one gains nothing, it may only lose.
+
+    Args:
+        ranked_by: query release that ranked each list, (L,).
+    """
+    return np.asarray(ranked_by > 0, dtype=float)
+
+
+def fair_weights(ranked_by: np.ndarray, against: int) -> np.ndarray:
+    """What each list counts if neither release is to gain or lose by what the other chose for the lists, (L,).
+
+    Against the untrained release, its lists weigh together as much as those of learned ones; with less than
+    `FAIR_LISTS` of either, nothing is fair. Between two learned releases, lists of learned ones say nothing, for they
+    are of the kind of one more than of the other's: the untrained release chose for neither.
+
+    Args:
+        ranked_by: query release that ranked each list, (L,).
+        against: query release that the judged one, which is learned, is compared with.
+    """
+    untrained = ranked_by == 0
+    if against:
+        return np.asarray(untrained, dtype=float)
+    sides = np.count_nonzero(untrained), np.count_nonzero(~untrained)
+    if min(sides) < FAIR_LISTS:
+        return np.zeros(len(ranked_by))
+    return np.where(untrained, 0.5 / sides[0], 0.5 / sides[1])
 
 
 def _ranks(list_of: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -184,30 +250,45 @@ def _appeal(lists: HeldOutLists, places: np.ndarray, theta: np.ndarray, clip: fl
 
 
 def _difference(
-    lists: HeldOutLists, totals: np.ndarray, clicks: np.ndarray, moved: np.ndarray, chosen: np.ndarray
+    lists: HeldOutLists,
+    weights: np.ndarray,
+    totals: np.ndarray,
+    clicks: np.ndarray,
+    moved: np.ndarray,
+    chosen: np.ndarray,
+    *,
+    normal: float,
+    largest: float,
 ) -> ClickDifference:
     """The difference over some lists.
 
     Args:
         lists: all of them.
+        weights: what each counts, (L,).
         totals: the difference of each list, by propensities low, in force and high, (3, L).
         clicks: on each list, (L,).
         moved: which lists the two releases order differently, (L,) of bool.
-        chosen: which lists, (L,) of bool.
+        chosen: which lists, (L,) of bool; those of weight 0 are none.
+        normal: as `evaluate` has it.
+        largest: likewise.
     """
-    size, clicked = int(chosen.sum()), int(clicks[chosen].sum())
+    chosen = chosen & (weights > 0)
+    size, clicked, shares = int(chosen.sum()), clicks[chosen], weights[chosen] / max(weights[chosen].sum(), _TINY)
     persons, queries = (np.unique(one[chosen], return_inverse=True)[1] for one in (lists.persons, lists.queries))
-    by_person, by_query = np.bincount(persons), np.bincount(queries)
-    told = (size, len(by_person), len(by_query), clicked)
-    spreads = [size**2 / float(counts @ counts) if size else 0.0 for counts in (by_person, by_query)]
-    if size < LEAST_LISTS or clicked < LEAST_CLICKS or spreads[0] < LEAST_PERSONS or spreads[1] < LEAST_QUERIES:
+    by_person, by_query = np.bincount(persons, shares), np.bincount(queries, shares)
+    told = (size, len(by_person), len(by_query), int(clicked.sum()))
+    spreads = [effective(by_person), effective(by_query)]
+    # As many clicks of lists of equal weight would be as sure; of equal weights that is their number.
+    sure_clicks = (shares @ clicked) ** 2 / max((shares**2) @ clicked, _TINY)
+    is_enough = effective(shares) >= LEAST_LISTS - _ROUNDING and sure_clicks >= LEAST_CLICKS * largest - _ROUNDING
+    if not is_enough or spreads[0] < LEAST_PERSONS - _ROUNDING or spreads[1] < LEAST_QUERIES - _ROUNDING:
         return ClickDifference(*told, None, None, None, "too_little", None)
-    means = totals[:, chosen].mean(axis=1)
-    left = totals[:, chosen] - means[:, None]
+    means = totals[:, chosen] @ shares
+    left = (totals[:, chosen] - means[:, None]) * shares
     _, both = np.unique(persons * len(by_query) + queries, return_inverse=True)
-    of_person, of_query, of_both = (_variance(left, one) for one in (persons, queries, both))
+    of_person, of_query, of_both = (_variance(left, shares, one) for one in (persons, queries, both))
     variance = np.maximum(of_person + of_query - of_both, np.maximum(of_person, of_query))
-    halves = student(NORMAL_95, int(min(spreads)) - 1) * np.sqrt(variance)
+    halves = student(normal, int(min(spreads) + _ROUNDING) - 1) * np.sqrt(variance)
     low, high = float((means - halves).min()), float((means + halves).max())
     value, half = float(means[IN_FORCE]), float(halves[IN_FORCE])
     more = None
@@ -224,17 +305,18 @@ def _difference(
     return ClickDifference(*told, value, low, high, verdict, more)
 
 
-def _variance(left: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+def _variance(left: np.ndarray, shares: np.ndarray, clusters: np.ndarray) -> np.ndarray:
     """The variance of means over lists that depend on one another within clusters, (K,).
 
     The divisor makes up for what the mean takes from large clusters: it is 1 - 1/G for G equal ones, and less where a
     few have most of the lists.
 
     Args:
-        left: what each list exceeds the mean by, (K, L).
+        left: what each list exceeds the mean by, times its share of the weight, (K, L).
+        shares: of the weight, with a sum of 1, (L,).
         clusters: number of each list's cluster, from 0, (L,).
     """
-    shares = np.bincount(clusters) / len(clusters)
-    sums = np.array([np.bincount(clusters, row) for row in left]) / len(clusters)
-    squares = shares @ shares
-    return np.asarray((sums**2).sum(axis=1) / (1 - 2 * (shares**3).sum() / squares + squares))
+    by_cluster = np.bincount(clusters, shares)
+    sums = np.array([np.bincount(clusters, row) for row in left])
+    squares = by_cluster @ by_cluster
+    return np.asarray((sums**2).sum(axis=1) / (1 - 2 * (by_cluster**3).sum() / squares + squares))

@@ -11,8 +11,7 @@ from rich.console import Console
 from contracts.errors import UsageError
 from contracts.propensities import Propensities
 from contracts.structs import JoinedSearch, JoinedSlot, encode
-from millrace.evaluating import evaluation_report, evaluation_table, evaluation_words, towers_of
-from millrace.held_out_lists import HeldOutList, held_out_lists
+from millrace.evaluating import evaluation_report, evaluation_table, evaluation_words
 from service.models import ModelsTable
 from tests.support.indexing import product_release, query_release
 from tests.support.tiny_encoder import TinyEncoder
@@ -20,7 +19,9 @@ from tests.support.trainer import DIM, EVERY_FOURTH, PRODUCTS, QUERIES, SHOWN, S
 from towers.features import FeatureSpace, key_of
 from towers.model import ProductTower
 from towers.release_files import pack
+from trainer.adapters.held_out_looks import towers_of
 from trainer.learner import Towers
+from trainer.release.held_out_lists import HeldOutList, held_out_lists
 
 ENCODER = TinyEncoder(DIM)
 UNTRAINED = Towers.untrained(DIM)
@@ -202,13 +203,13 @@ def test_a_query_release_is_judged_with_the_quality_that_it_was_published_beside
     query = query_release(2, ENCODER, product_release=1)
     table.apply(b"product-1", pack(quality))
     table.apply(b"query-2", pack(query))
-    assert towers_of(table, 0, ENCODER).product.cap == 0.0
-    found = towers_of(table, 2, ENCODER)
+    assert towers_of(table.value, 0, ENCODER).product.cap == 0.0
+    found = towers_of(table.value, 2, ENCODER)
     assert np.array_equal(found.product.words, quality.tensors["words"])
     assert np.array_equal(found.query.taste, query.tensors["taste"])
     with pytest.raises(UsageError, match="query release 3 is not on"):
-        towers_of(table, 3, ENCODER)
+        towers_of(table.value, 3, ENCODER)
     other = replace(query, manifest=query.manifest.model_copy(update={"base_version": "other"}))
     table.apply(b"query-2", pack(other))
     with pytest.raises(UsageError, match="is over other"):
-        towers_of(table, 2, ENCODER)
+        towers_of(table.value, 2, ENCODER)

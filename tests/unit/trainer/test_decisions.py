@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from contracts.arms import ArmsProgress, groups_of
-from contracts.decisions import DECISIONS_KEY, Decisions
+from contracts.decisions import DECISIONS_KEY, Decisions, HeldOutLook
 from contracts.releases import ROLLBACK_KEY, Rollback
 from contracts.wire import encode
 from service.models import ModelsTable
@@ -92,6 +92,19 @@ def test_it_looks_from_time_to_time_and_writes_what_is_new() -> None:
     for step in range(1, 5):
         decider.look(NOW_MS + step * LOOK_MS)
     assert writer.written == ["decisions", "decisions"]  # the second says that the next comparison has too little
+
+
+def test_what_held_out_lists_said_is_noted_once_and_found_by_a_successor() -> None:
+    """A look that decides nothing is written too: it is spent."""
+    _, writer = make()
+    look = HeldOutLook(query_release=2, against=0, began_at=NOW_MS, looked_at=NOW_MS, looks=1, lists=100)
+    for turn in range(2):
+        decider = Decider(writer.models, ArmsTable(), writer=writer, settle_ms=1000, held_out=lambda: look)
+        decider.look(NOW_MS + turn)
+        view = writer.models.look()
+        assert view.decisions is not None
+        assert (view.decisions.held_out, view.decisions.number) == (look, 1)
+    assert writer.written == ["decisions"]
 
 
 def test_nothing_is_decided_before_anything_serves() -> None:

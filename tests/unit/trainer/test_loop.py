@@ -206,6 +206,23 @@ def test_old_releases_are_retired_and_what_is_needed_is_kept() -> None:
     assert world.models.retired[:2] == ["query-2", "query-3"]
 
 
+def test_a_release_that_is_judged_is_kept_until_that_is_decided() -> None:
+    """Held-out lists may find it better, and a promotion needs it, and the state that made it."""
+    world = World(40)
+    world.run_once()
+    world.models.serve(1, 0)
+    world.judged = {2}
+    for number in range(1, 8):
+        world.send(40 * number, 40 * number + 40)
+        world.run_once(after_s=16)
+    assert "query-2" in world.models.values
+    assert world.progress.kept_for == [2]
+    world.judged = set()
+    world.send(320, 360)
+    world.run_once(after_s=16)
+    assert "query-2" in world.models.retired
+
+
 def test_every_list_counts_although_partitions_are_read_one_after_the_other() -> None:
     """A poll hands over partition by partition what a join has closed in another order."""
     world = World()

@@ -1,0 +1,155 @@
+"""What held-out lists decide beside the arms: step back, promotion, and what they are asked."""
+
+from typing import Any
+
+import pytest
+
+from contracts.decisions import Candidate, Comparison, Decisions, HeldOutLook
+from contracts.releases import Rollback
+from tests.support.gate_facts import (
+    BETTER,
+    EQUAL,
+    IN_FORCE,
+    SCARCE,
+    T0,
+    WORSE,
+    begun,
+    decided,
+    facts,
+    manifest,
+    serving,
+)
+from trainer.release.gate import HOUR_MS, RENEWED_MS, owed_rollback, question_of
+from trainer.release.looks import LOOKS, MOST_LISTS, Question
+
+
+def compared(metric: str, value: float, *, half: float = 0.05) -> Comparison:
+    """What held-out lists say by one metric."""
+    return Comparison(metric=metric, live=1 + value, anchor=1.0, value=value, low=value - half, high=value + half)
+
+
+def held_out(
+    better: float, worse: float | None = None, *, worth: float | None = None, looks: int = 1, **changes: Any
+) -> HeldOutLook:
+    """A look at held-out lists: clicks gained by those that may prove better, and by those that may prove worse."""
+    gained = tuple(compared(name, one) for name, one in (("clicked", better), ("value", worth)) if one is not None)
+    lost = () if worse is None else (compared("clicked", worse),)
+    values: dict[str, Any] = {
+        "query_release": IN_FORCE, "against": 0, "began_at": T0, "looked_at": T0, "looks": looks, "lists": 100 * looks,
+        "better_by": gained, "worse_by": lost, **changes,
+    }  # fmt: skip
+    return HeldOutLook(**values)
+
+
+def test_surely_worse_by_held_out_lists_steps_back_to_what_it_was_compared_with() -> None:
+    """Of few searches, of which arms say too little; the record says by what, with the numbers."""
+    found = decided(SCARCE, held_out=held_out(0.0, -0.2))
+    assert found.latest is not None
+    assert (found.latest.verdict, found.latest.subject, found.latest.basis) == ("stepped_back", 0, "held_out_lists")
+    assert found.latest.held_out == held_out(0.0, -0.2)
+    assert "100 held-out lists" in found.latest.reason
+    assert "clicked 0.8000 against 1.0000 (-0.2500 to -0.1500)" in found.latest.reason
+    assert (found.held_out, found.since) == (None, SCARCE), "it begins anew"
+    assert owed_rollback(found, serving(), None) == Rollback(query_release=0, requested_at=T0)
+    before = begun(promoted=20)
+    back = decided(SCARCE, before, held_out=held_out(0.0, -0.2, against=20))
+    assert back.latest is not None
+    assert (back.latest.subject, back.promoted) == (20, 20)
+
+
+def test_surely_better_by_held_out_lists_is_promoted_itself() -> None:
+    """Not a release that served for long: the one that was judged, though a later one may be in force by now."""
+    before = begun(candidates=(Candidate(searches=1, query_release=20),))
+    found = decided(SCARCE, before, held_out=held_out(0.2, 0.1, worth=0.2, query_release=39))
+    assert found.latest is not None
+    assert (found.latest.verdict, found.latest.subject, found.promoted) == ("promoted", 39, 39)
+    assert (found.latest.query_release, found.latest.basis) == (IN_FORCE, "held_out_lists")
+    assert found.held_out is None
+
+
+@pytest.mark.parametrize("worth", [None, -0.1])
+def test_bait_is_not_promoted_by_held_out_lists(worth: float | None) -> None:
+    """More clicks alone do not do: worth has to be known, and surely not much less."""
+    found = decided(SCARCE, held_out=held_out(0.2, worth=worth))
+    assert found.latest is not None
+    assert (found.latest.verdict, found.promoted) == ("too_little", 0)
+
+
+def test_arms_are_heard_first() -> None:
+    """Surely better by arms is not stepped back from, surely worse is not promoted; between learned ones they are mute.
+
+    Arms compare with the untrained release: better than that says nothing against being worse than the promoted one.
+    """
+    better, worse = decided(BETTER, held_out=held_out(0.0, -0.2)), decided(WORSE, held_out=held_out(0.2, worth=0.2))
+    assert [one.latest and (one.latest.verdict, one.latest.basis) for one in (better, worse)] == [
+        ("promoted", "arms"), ("stepped_back", "arms")
+    ]  # fmt: skip
+    lost = decided(BETTER, begun(promoted=20), held_out=held_out(0.0, -0.2, against=20))
+    assert lost.latest is not None
+    assert (lost.latest.verdict, lost.latest.subject) == ("stepped_back", 20)
+    helped = decided(EQUAL, held_out=held_out(0.2, worth=0.2)).latest
+    assert helped is not None
+    assert (helped.verdict, helped.basis) == ("promoted", "held_out_lists")
+
+
+def test_a_look_that_leaves_it_open_is_noted_once_and_says_what_it_takes() -> None:
+    """Whoever takes over finds it; the same look is not taken for another one."""
+    found = decided(SCARCE, held_out=held_out(0.01, worth=0.01))
+    assert found.held_out == held_out(0.01, worth=0.01)
+    assert found.latest is not None
+    assert "asked again at 200" in found.latest.reason
+    assert decided(SCARCE, found, held_out=held_out(0.01, worth=0.01)) is found
+    again = decided(SCARCE, found, now_ms=T0 + 1, held_out=held_out(0.02, looks=2))
+    assert again.latest is not None
+    assert (again.held_out and again.held_out.looks, again.latest.decided_at) == (2, T0 + 1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"looks": 2}, {"against": 20}, {"began_at": T0 - 1}, {"query_release": 38}],
+    ids=["not the next look", "another rival", "of before", "retired"],
+)
+def test_a_look_at_something_else_decides_nothing(changes: dict[str, Any]) -> None:
+    """A rollback, a promotion, or the judged release's end came between the look and the decision."""
+    found = decided(SCARCE, held_out=held_out(0.0, -0.2, **changes))
+    assert found.latest is not None
+    assert (found.latest.verdict, found.held_out) == ("too_little", None)
+
+
+def question(before: Decisions, *, now_ms: int = T0, **changes: Any) -> Question | None:
+    """What held-out lists are to be asked."""
+    return question_of(before, facts(EQUAL, **changes), now_ms=now_ms)
+
+
+def test_what_is_in_force_is_asked_about_beside_what_a_step_back_goes_to() -> None:
+    """Looks go on where they were left, also by another trainer, and at other lists when the rival is another kind."""
+    assert question(begun()) == Question(IN_FORCE, 0, T0)
+    assert question(begun(promoted=20, held_out=held_out(0.0, looks=3))) == Question(IN_FORCE, 20, T0, 3, 0)
+    assert question(begun(held_out=held_out(0.0, looks=3))) == Question(IN_FORCE, 0, T0, 3, 300)
+    later = T0 + RENEWED_MS + HOUR_MS
+    assert question(begun(held_out=held_out(0.0, looks=3)), now_ms=later) == Question(IN_FORCE, 0, T0 + RENEWED_MS)
+
+
+@pytest.mark.parametrize(
+    ("before", "changes"),
+    [
+        (begun(since=None), {}),
+        (begun(), {"serving": serving(0)}),
+        (begun(), {"serving": serving(withdrawn=IN_FORCE)}),
+        (begun(collection="other"), {}),
+        (begun(promoted=IN_FORCE), {}),
+        (begun(held_out=held_out(0.0, looks=LOOKS)), {}),
+        (begun(held_out=held_out(0.0, lists=MOST_LISTS // 2 + 1)), {}),
+        (begun(), {"manifests": (manifest(3),)}),
+    ],
+    ids=["not begun", "untrained", "rolled back", "another base", "promoted itself", "asked enough", "enough lists",
+         "retired"],
+)  # fmt: skip
+def test_nothing_is_asked_where_nothing_can_be_decided(before: Decisions, changes: dict[str, Any]) -> None:
+    """No lists are read for it."""
+    assert question(before, **changes) is None
+
+
+def test_nobody_is_asked_before_anything_was_decided() -> None:
+    """The comparison has no beginning yet."""
+    assert question_of(None, facts(EQUAL), now_ms=T0) is None

@@ -1,0 +1,198 @@
+"""Asks held-out lists, in a thread of its own, whether what is in force is better than what a step back would go to.
+
+It reads `holdout-searches` when there may be an eighth more lists than before, and looks when they have doubled. What a
+look says is kept for the `Decider`, which notes it with its decision; so whoever takes over looks at what comes later.
+A look that fails is made again after a rest: nothing is decided meanwhile, and the loop does not wait for it.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from contracts.decisions import HeldOutLook
+from contracts.errors import DependencyDown, MillraceError, UsageError
+from contracts.releases import release_key
+from contracts.topics import HOLDOUT_SEARCHES, MODELS, PROPENSITIES
+from service.health import Dependency
+from service.kafka import records_of
+from service.logging import get_logger
+from service.machine import EpochClock
+from service.models import ModelsTable
+from service.propensities import PropensityTable
+from service.settings import Settings
+from towers.release_files import Encoder, unpack
+from trainer.learner import Products, Towers
+from trainer.release.gate import Facts, question_of
+from trainer.release.held_out_lists import held_out_lists, known_slots
+from trainer.release.looks import Question, Scored, look_at
+
+LOOK_S: Final = 5.0
+"""How often it is looked whether there is a question."""
+STOP_S: Final = 2.0
+
+
+class HeldOutLooks:
+    """The looks of one trainer.
+
+    Args:
+        settings: of the deployment.
+        models: what is in force and what was decided.
+        products: the catalogue.
+        encoder: of queries.
+        kafka: whether it answers; while it does not, nothing is asked.
+        clock_ms: epoch milliseconds.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        models: ModelsTable,
+        *,
+        products: Products,
+        encoder: Encoder,
+        kafka: Dependency,
+        clock_ms: EpochClock,
+    ) -> None:
+        self._settings = settings
+        self._models = models
+        self._products = products
+        self._encoder = encoder
+        self._kafka = kafka
+        self._clock_ms = clock_ms
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="held-out-looks", daemon=True)
+        self._read_ms, self._rest_ms = 0, 0
+        self._asked: Question | None = None
+        self._problem = ""
+        self.last: HeldOutLook | None = None
+        """What the last look said; None before the first."""
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Make no more looks; one in progress is given up when the process ends."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=STOP_S)
+
+    def judged(self) -> set[int]:
+        """The releases that are kept while held-out lists are asked about them, and until that is decided."""
+        asked = () if self._asked is None else (self._asked.query_release, self._asked.against)
+        return {*asked} - {0}
+
+    def look(self) -> None:
+        """Look, if there is something to ask, and enough lists may have come to ask it again."""
+        now_ms, view = self._clock_ms(), self._models.look()
+        is_resting = 0 <= now_ms - self._read_ms < self._rest_ms
+        if view.serving is None or is_resting or not self._kafka.is_up:
+            return
+        asked = question_of(view.decisions, Facts({}, view.serving, [*view.manifests.values()]), now_ms=now_ms)
+        if asked is None:
+            return
+        self._read_ms, self._rest_ms, self._asked = now_ms, asked.rest_ms(now_ms), asked
+        try:
+            look = self._answer(asked)
+        except MillraceError as error:
+            self._tell_problem(error.message, fix=error.fix)
+            return
+        except Exception as error:  # noqa: BLE001 - what learns must not end with what judges
+            self._tell_problem(repr(error), exc_info=error)
+            return
+        self._problem = ""
+        if look is not None:
+            self.last = look
+            get_logger().info("held_out_lists_looked_at", took_ms=self._clock_ms() - now_ms, **look.model_dump())
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self.look()
+            self._stop.wait(LOOK_S)
+
+    def _answer(self, asked: Question) -> HeldOutLook | None:
+        """Read the lists; look at them if that is due."""
+        records = records_of(self._settings, HOLDOUT_SEARCHES, since_ms=asked.began_at, wait=self._stop.wait)
+        lists, _ = held_out_lists((record.value for record in records), counts=asked.counts)
+        if not asked.is_due(len(lists)):
+            return None
+        ours, theirs = (
+            towers_of(self._models.value, one, self._encoder) for one in (asked.query_release, asked.against)
+        )
+        found = known_slots(lists, self._products, self._encoder)
+        if found is None:
+            raise DependencyDown(
+                "no product of a held-out list has a vector",
+                fix="is an indexer running? `millrace doctor` says what is wrong",
+            )
+        propensities = propensities_of(self._settings)
+        scored = Scored(
+            found.arrays(propensities.lookup), found.worth(), found.ranked_by(),
+            found.scores(ours), found.scores(theirs),
+        )  # fmt: skip
+        return look_at(asked, scored, now_ms=self._clock_ms())
+
+    def _tell_problem(self, problem: str, **more: object) -> None:
+        """Say once why no look is made."""
+        if problem != self._problem:
+            self._problem = problem
+            get_logger().warning("held_out_lists_not_looked_at", error=problem, **more)
+
+
+def propensities_of(settings: Settings) -> PropensityTable:
+    """Read the propensities of every moment.
+
+    Raises:
+        DependencyDown: Kafka does not answer, or does not know the topic.
+    """
+    found = PropensityTable()
+    for record in records_of(settings, PROPENSITIES):
+        found.apply(record.key or b"", record.value)
+    return found
+
+
+def towers_of(value_of: Callable[[str], bytes | None], number: int, encoder: Encoder) -> Towers:
+    """What a query release ranks with: its own tower, and the quality of products that it was published beside.
+
+    That quality may be up to an hour older than the tower: it was solved with an earlier query release.
+
+    Args:
+        value_of: gives the file of a release, None if it is not there.
+        number: of the query release; 0 is the untrained one.
+        encoder: over whose vectors it must be.
+
+    Raises:
+        UsageError: it is not there, or of another base model.
+        DependencyDown: its product release is not there any more.
+    """
+    untrained = Towers.untrained(encoder.dim)
+    value = query_file(value_of, number)
+    if value is None:
+        return untrained
+    found = unpack(value)
+    if found.manifest.base_version != encoder.base_version:
+        raise UsageError(
+            f"query release {number} is over {found.manifest.base_version}, not {encoder.base_version}",
+            fix="set MILLRACE_BASE_MODEL to the model that both releases are over",
+        )
+    if not (of_products := found.manifest.product_release):
+        return Towers(found.query_tower(), untrained.product)
+    product = value_of(release_key("product", of_products).decode())
+    if product is None:
+        raise DependencyDown(f"product release {of_products} is not on {MODELS}", fix="see `millrace releases ls`")
+    return Towers(found.query_tower(), unpack(product).product_tower())
+
+
+def query_file(value_of: Callable[[str], bytes | None], number: int) -> bytes | None:
+    """The file of a query release; None of the untrained one, which has none.
+
+    Raises:
+        UsageError: it is not there.
+    """
+    value = value_of(release_key("query", number).decode()) if number else None
+    if number and value is None:
+        raise UsageError(
+            f"query release {number} is not on {MODELS} any more, or never was",
+            fix="`millrace releases ls` lists those that are; 0 is untrained",
+        )
+    return value
