@@ -184,7 +184,8 @@ def test_nothing_is_read_while_there_is_nothing_to_ask_or_kafka_is_down(shop: Ca
     found.kafka.failed("gone")
     found.looks.look()
     found.kafka.answered()
-    found.models.apply(b"query-%d" % IN_FORCE, None)
+    untrained = Serving(query_release=0, product_release=0, collection="c", published_at=START_MS + 1)
+    found.models.apply(SERVING_KEY, encode_message(untrained))
     found.looks.look()
     assert found.topics.read == []
     assert found.looks.judged() == set()
