@@ -22,10 +22,14 @@ SEARCH_FOLDS: Final = 2
 """Folds that are left out in turn while widths move; each costs a solve for each width tried."""
 FEW_QUERIES: Final = 300
 """With fewer queries that were clicked all folds are, for each has little to tell."""
-ORDER: Final = ("lexical", "words", "own", "taste", "common")
-"""The rates first: where words mislead, whatever else may move would be loosened to make up for it."""
-MIX, BESIDE_MIX = ORDER[:1], ORDER[1:]
-LOOSEST: Final = Prior(taste=0.2, common=10.0, own=1.0, words=0.3, lexical=0.3)
+ORDER: Final = (("lexical",), ("words",), ("own",), ("taste", "common"))
+"""Widths that move together. The rates first: where words mislead, whatever else may move would make up for it.
+
+What all queries prefer is what the tastes say of the mean query; looser than they are, it shines on what is shown and
+ruins the rest (docs/experiments.md).
+"""
+MIX, BESIDE_MIX = ORDER[0], tuple(name for names in ORDER[1:] for name in names)
+LOOSEST: Final = Prior(taste=0.2, common=1.0, own=1.0, words=0.3, lexical=0.3)
 """Left-out queries are asked about what was shown to them; what is looser than this shines there and ruins the rest."""
 FACTOR: Final = 3.0
 MAX_MOVES: Final = 3
@@ -34,8 +38,9 @@ PARTS: Final = (("words",), ("own",), ("taste", "common"), ("lexical",))
 """What is held at 0 together; the rates of words, last, at what they are worth untrained."""
 PART_ERRORS: Final = 1.0
 """Standard errors by which left-out queries must gain from a part beside the others."""
-TIGHTER_ERRORS: Final = 1.0
-"""Standard errors by which they must gain from a tighter width: what is shown to them differs less than the rest."""
+WIDTH_ERRORS: Final = 1.0
+"""Standard errors by which they must gain from another width: what is shown to them differs less than the rest, so that
+one too loose costs more there than it seems to gain."""
 LEAST_GAIN: Final = 2e-4
 """Nats per click by which a width must be better."""
 ITERATIONS: Final = 15
@@ -140,16 +145,16 @@ def learn_prior(
     start, has_matches = start.unheld(), catalogue.matches is not None
     says = np.concatenate([left_out[fold].says for fold in chosen])
     best, prior = surprise(start), start
-    for name in ORDER if has_matches else ORDER[1:]:
+    for names in ORDER if has_matches else ORDER[1:]:
         for factor in (1 / FACTOR, FACTOR):
             moves = 0
             while moves < MAX_MOVES:
-                tried = prior._replace(**{name: getattr(prior, name) * factor})
-                if getattr(tried, name) < getattr(LOOSEST, name):
+                tried = prior._replace(**{name: getattr(prior, name) * factor for name in names})
+                if any(getattr(tried, name) < getattr(LOOSEST, name) for name in names):
                     break
                 found = surprise(tried)
                 gain, error = gain_of(best, found, says)
-                if gain <= (max(LEAST_GAIN, TIGHTER_ERRORS * error) if factor > 1 else LEAST_GAIN):
+                if gain <= max(LEAST_GAIN, WIDTH_ERRORS * error):
                     break
                 best, prior, moves = found, tried, moves + 1
             if moves:

@@ -8,6 +8,7 @@ from scipy.special import log_softmax, softmax
 
 from tests.support.planted_shop import PlantedShop, cells_of, table_of
 from towers.model import NATS_PER_COSINE
+from trainer.preference import priors
 from trainer.preference.evidence import Cells
 from trainer.preference.learner import PreferenceLearner
 from trainer.preference.model import HELD, Prior
@@ -123,7 +124,7 @@ def test_no_width_gets_looser_than_what_shown_lists_can_tell() -> None:
         assert found is not None
         prior = found.prior
     assert prior.own < 4 * LOOSEST.own
-    assert all(getattr(prior, name) >= getattr(LOOSEST, name) for name in ORDER)
+    assert all(getattr(prior, name) >= getattr(LOOSEST, name) for names in ORDER for name in names)
 
 
 def test_widths_move_in_whole_steps_and_not_too_far() -> None:
@@ -133,6 +134,40 @@ def test_widths_move_in_whole_steps_and_not_too_far() -> None:
     steps = np.log(np.array(found)[moved] / np.array(start)[moved]) / np.log(FACTOR)
     assert steps == pytest.approx(np.round(steps), abs=1e-9)
     assert np.abs(steps).max() <= MAX_MOVES + 1e-9
+
+
+@pytest.mark.parametrize("seed", [1, 3])
+def test_what_all_queries_prefer_is_held_as_the_tastes_are(seed: int) -> None:
+    """However well a direction that all queries share tells what is shown, it is no looser beside the tastes."""
+    found = learned(PlantedShop(seed=seed, quality_nats=1.0), seed + 100).prior
+    assert found.taste < HELD
+    assert found.common / found.taste == pytest.approx(Prior().common / Prior().taste)
+
+
+class Foretold:
+    """Left-out queries of which it is known beforehand what each width of tastes gains, and how much they differ."""
+
+    says = np.ones(100)
+
+    def __init__(self, noise: float) -> None:
+        self._noise = noise * np.resize([1.0, -1.0], 100)
+        self.untrained = np.full(100, 2.0)
+
+    def surprise(self, prior: Prior) -> np.ndarray:
+        """Each step to looser tastes gains .01 nats, of some queries more and of others less."""
+        if prior.taste == HELD:
+            return np.full(100, 2.0)
+        return 1.0 + (0.01 + self._noise) * np.log(prior.taste / Prior().taste) / np.log(FACTOR)
+
+
+@pytest.mark.parametrize(("noise", "steps"), [(0.02, MAX_MOVES), (0.5, 0)])
+def test_a_looser_width_must_surely_gain(monkeypatch: pytest.MonkeyPatch, noise: float, steps: int) -> None:
+    """What left-out queries gain in the mean moves a width only if it exceeds its own error."""
+    monkeypatch.setattr(priors, "_LeftOut", lambda *_: Foretold(noise))
+    shop = PlantedShop()
+    found = learn_prior(shop.cells(LISTS), shop.queries, shop.catalogue, start=Prior())
+    assert found is not None
+    assert found.prior.taste == pytest.approx(Prior().taste / FACTOR**steps)
 
 
 def test_a_part_from_which_nothing_is_gained_is_held() -> None:
