@@ -29,7 +29,7 @@ What all queries prefer is what the tastes say of the mean query; looser than th
 ruins the rest (docs/experiments.md).
 """
 MIX, BESIDE_MIX = ORDER[0], tuple(name for names in ORDER[1:] for name in names)
-LOOSEST: Final = Prior(taste=0.2, common=1.0, own=1.0, words=0.3, lexical=0.3)
+LOOSEST: Final = Prior(taste=2.0, common=10.0, own=1.0, words=0.3, lexical=0.3)
 """Left-out queries are asked about what was shown to them; what is looser than this shines there and ruins the rest."""
 FACTOR: Final = 3.0
 MAX_MOVES: Final = 3
@@ -38,9 +38,8 @@ PARTS: Final = (("words",), ("own",), ("taste", "common"), ("lexical",))
 """What is held at 0 together; the rates of words, last, at what they are worth untrained."""
 PART_ERRORS: Final = 1.0
 """Standard errors by which left-out queries must gain from a part beside the others."""
-WIDTH_ERRORS: Final = 1.0
-"""Standard errors by which they must gain from another width: what is shown to them differs less than the rest, so that
-one too loose costs more there than it seems to gain."""
+TIGHTER_ERRORS: Final = 1.0
+"""Standard errors by which they must gain from a tighter width: what is shown to them differs less than the rest."""
 LEAST_GAIN: Final = 2e-4
 """Nats per click by which a width must be better."""
 ITERATIONS: Final = 15
@@ -154,7 +153,7 @@ def learn_prior(
                     break
                 found = surprise(tried)
                 gain, error = gain_of(best, found, says)
-                if gain <= max(LEAST_GAIN, WIDTH_ERRORS * error):
+                if gain <= (max(LEAST_GAIN, TIGHTER_ERRORS * error) if factor > 1 else LEAST_GAIN):
                     break
                 best, prior, moves = found, tried, moves + 1
             if moves:
@@ -164,7 +163,10 @@ def learn_prior(
 
 
 def _without_idle_parts(prior: Prior, parts: Sequence[tuple[str, ...]], left_out: Sequence["_LeftOut"]) -> Learned:
-    """Hold, one after the other, the part that is worth least beside the others, until each is worth something."""
+    """Hold, one after the other, the part that is worth least beside the others, until each is worth something.
+
+    What is worth something only if it is tighter gets so: its width was the best one in the mean, not the surest.
+    """
     says = np.concatenate([one.says for one in left_out])
 
     def surprise(prior: Prior) -> np.ndarray:
@@ -176,13 +178,24 @@ def _without_idle_parts(prior: Prior, parts: Sequence[tuple[str, ...]], left_out
         surprises = {part: surprise(tried) for part, tried in without.items()}
         worth = {part: gain_of(surprises[part], found, says) for part in parts}
         least = min(parts, key=lambda part: worth[part][0] - PART_ERRORS * worth[part][1])
-        if worth[least][0] > PART_ERRORS * worth[least][1]:
+        if _is_sure(worth[least]):
             break
         parts.remove(least)
-        prior, found = without[least], surprises[least]
+        for steps in range(1, MAX_MOVES):
+            tighter = prior._replace(**{name: getattr(prior, name) * FACTOR**steps for name in least})
+            predicted = surprise(tighter)
+            if _is_sure(gain_of(surprises[least], predicted, says)):
+                prior, found = tighter, predicted
+                break
+        else:
+            prior, found = without[least], surprises[least]
     untrained = np.concatenate([one.untrained for one in left_out])
     mixed = surprise(prior._replace(**dict.fromkeys(BESIDE_MIX, HELD)))
     return Learned(prior, gain_of(untrained, found, says), gain_of(untrained, mixed, says), gain_of(mixed, found, says))
+
+
+def _is_sure(gain: Gain) -> bool:
+    return gain.mean > PART_ERRORS * gain.error
 
 
 def gain_of(before: np.ndarray, after: np.ndarray, says: np.ndarray) -> Gain:
