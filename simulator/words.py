@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from contracts.catalog import Product
-from towers.lexical import NAMED, QueryKind, Sparse, product_words, read_query
+from towers.lexical import NAMED, QueryKind, Sparse, meant, product_words, read_query
 from towers.model import Mix
 from towers.word_index import WordIndex
 from trainer.preference.matches import WordMatches
@@ -93,9 +93,9 @@ class Words:
             scores = self._scores(query.arms(mistyped=True))
         rows = np.flatnonzero(scores).astype(np.int32)
         pins = np.zeros(len(rows), dtype=np.float32)
-        for place in np.argsort(-scores[rows], kind="stable")[:NAMED].tolist():
-            product = self._products[rows[place]]
-            pins[place] = query.pins(product.product_id, product.title, product.attributes)
+        named = np.argsort(-scores[rows], kind="stable")[:NAMED]
+        products = [self._products[row] for row in rows[named]]
+        pins[named] = meant([query.pins(one.product_id, one.title, one.attributes) for one in products])
         return Asked(query.kind, rows, scores[rows], pins)
 
     def _scores(self, arms: Mapping[str, Sparse]) -> np.ndarray:

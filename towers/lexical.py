@@ -8,7 +8,7 @@ Source: docs/papers.md, "Words beside meaning".
 
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from threading import Lock
@@ -45,6 +45,8 @@ IDENTIFIER_PART: Final = 0.5
 """A word within such a value, or in a title: others of its series may have it too."""
 NAMED: Final = 20
 """Products with the best matching words, of which it is asked whether the query names them: reading them takes time."""
+MOST_NAMED: Final = 3
+"""Products that a part of an identifier names at most: what more of them are called is their kind, like `RJ45`."""
 MOST_TERMS: Final = 256
 """Of a product; those of the fields named first above stay."""
 MOST_GRAMS: Final = 160
@@ -156,6 +158,17 @@ def read_query(text: str) -> LexicalQuery:
         kind=_kind(written),
         identifiers=frozenset(names - (within - {whole})),
     )
+
+
+def meant(pins: Sequence[float]) -> list[float]:
+    """The pins of a query's candidates, without those of parts if these name more than a few products.
+
+    >>> meant([0.0, IDENTIFIER_PART, IDENTIFIER]), meant([IDENTIFIER, *4 * [IDENTIFIER_PART]])
+    ([0.0, 0.5, 1.0], [1.0, 0.0, 0.0, 0.0, 0.0])
+    """
+    if sum(pin == IDENTIFIER_PART for pin in pins) <= MOST_NAMED:
+        return list(pins)
+    return [0.0 if pin == IDENTIFIER_PART else pin for pin in pins]
 
 
 def is_identifier(text: str) -> bool:

@@ -20,7 +20,7 @@ from contracts.http import Filters, SearchResult, Sort
 from indexer.filters import KEYS, any_of, to_filter, to_live_filter
 from indexer.qdrant import VECTOR_NAME, qdrant_errors, to_sparse
 from indexer.search.encoding import digest
-from towers.lexical import NAMED, LexicalQuery, read_query
+from towers.lexical import NAMED, LexicalQuery, meant, read_query
 from towers.model import DEFAULT_MIX, NATS_PER_COSINE, Mix, QueryTower
 
 TOTAL_FOR_S: Final = 10.0
@@ -275,13 +275,16 @@ def mixed(question: Question, found: Mapping[str, Sequence[models.ScoredPoint]])
     sparse = [{point.id: point.score for point in found.get(name, ())} for name in ("words", "grams")]
     matches = [sum(scores.get(number, 0.0) for scores in sparse) for number in points]
     named = set(sorted(range(len(matches)), key=lambda place: -matches[place])[:NAMED])
+    pins = meant([
+        _pin(question.words, point.payload or {}) if place in named and matches[place] else 0.0
+        for place, point in enumerate(points.values())
+    ])  # fmt: skip
     hits = []
     nats = question.mix.nats(question.words.kind, matches)
-    for place, (point, words) in enumerate(zip(points.values(), nats, strict=True)):
+    for point, words, pin in zip(points.values(), nats, pins, strict=True):
         payload = dict(point.payload or {})
         quality = question.quality * payload.get("quality", 0.0) / NATS_PER_COSINE
         base = quality if question.vector is None else point.score
-        pin = _pin(question.words, payload) if place in named and matches[place] else 0.0
         memory = question.remembered.get(str(point.id), 0.0)
         hits.append(Hit(base + (words + memory) / NATS_PER_COSINE, payload, _vector_of(point), words, memory, pin))
     return sorted(hits, key=lambda hit: (-hit.pin, -hit.score))

@@ -15,7 +15,7 @@ from trainer.preference.evidence import Cells
 from trainer.preference.losses import LossName
 from trainer.preference.memory import remember
 from trainer.preference.model import DEFAULT_RATES, HELD, Catalogue, Prior, Weights
-from trainer.preference.priors import BESIDE_MIX, MIX, Gain, Learned, learn_prior
+from trainer.preference.priors import BESIDE_MIX, MIX, ORDER, Gain, Learned, learn_prior
 from trainer.preference.rules import NO_RULES
 from trainer.preference.solve import MAX_ITERATIONS, Problem
 
@@ -222,8 +222,8 @@ class PreferenceLearner:
         return learner
 
     def _learned_under(self) -> np.ndarray:
-        """What a prior is learned for: which rates there are, and how strongly showings are weighed."""
-        return np.array((len(DEFAULT_RATES), self.strength), dtype=np.float64)
+        """What a prior is learned for: which rates there are, which widths move apart, and how showings are weighed."""
+        return np.array((len(DEFAULT_RATES), len(ORDER), self.strength), dtype=np.float64)
 
     @property
     def _shares(self) -> tuple[float, float]:

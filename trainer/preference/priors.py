@@ -22,10 +22,14 @@ SEARCH_FOLDS: Final = 2
 """Folds that are left out in turn while widths move; each costs a solve for each width tried."""
 FEW_QUERIES: Final = 300
 """With fewer queries that were clicked all folds are, for each has little to tell."""
-ORDER: Final = ("lexical", "words", "own", "taste", "common")
-"""The rates first: where words mislead, whatever else may move would be loosened to make up for it."""
-MIX, BESIDE_MIX = ORDER[:1], ORDER[1:]
-LOOSEST: Final = Prior(taste=0.2, common=10.0, own=1.0, words=0.3, lexical=0.3)
+ORDER: Final = (("lexical",), ("words",), ("own",), ("taste", "common"))
+"""Widths that move together. The rates first: where words mislead, whatever else may move would make up for it.
+
+What all queries prefer is what the tastes say of the mean query; looser than they are, it shines on what is shown and
+ruins the rest (docs/experiments.md).
+"""
+MIX, BESIDE_MIX = ORDER[0], tuple(name for names in ORDER[1:] for name in names)
+LOOSEST: Final = Prior(taste=2.0, common=10.0, own=1.0, words=0.3, lexical=0.3)
 """Left-out queries are asked about what was shown to them; what is looser than this shines there and ruins the rest."""
 FACTOR: Final = 3.0
 MAX_MOVES: Final = 3
@@ -167,12 +171,12 @@ def learn_prior(
     start, has_matches = start.unheld(), catalogue.matches is not None
     says = np.concatenate([left_out[fold].says for fold in chosen])
     best, prior = surprise(start), start
-    for name in ORDER if has_matches else ORDER[1:]:
+    for names in ORDER if has_matches else ORDER[1:]:
         for factor in (1 / FACTOR, FACTOR):
             moves = 0
             while moves < MAX_MOVES:
-                tried = prior._replace(**{name: getattr(prior, name) * factor})
-                if getattr(tried, name) < getattr(LOOSEST, name):
+                tried = prior._replace(**{name: getattr(prior, name) * factor for name in names})
+                if any(getattr(tried, name) < getattr(LOOSEST, name) for name in names):
                     break
                 found = surprise(tried)
                 gain, error = gain_of(best, found, says)
@@ -186,7 +190,10 @@ def learn_prior(
 
 
 def _without_idle_parts(prior: Prior, parts: Sequence[tuple[str, ...]], left_out: Sequence["_LeftOut"]) -> Learned:
-    """Hold, one after the other, the part that is worth least beside the others, until each is worth something."""
+    """Hold, one after the other, the part that is worth least beside the others, until each is worth something.
+
+    What is worth something only if it is tighter gets so: its width was the best one in the mean, not the surest.
+    """
     says = np.concatenate([one.says for one in left_out])
 
     def surprise(prior: Prior) -> np.ndarray:
@@ -198,13 +205,24 @@ def _without_idle_parts(prior: Prior, parts: Sequence[tuple[str, ...]], left_out
         surprises = {part: surprise(tried) for part, tried in without.items()}
         worth = {part: gain_of(surprises[part], found, says) for part in parts}
         least = min(parts, key=lambda part: worth[part][0] - PART_ERRORS * worth[part][1])
-        if worth[least][0] > PART_ERRORS * worth[least][1]:
+        if _is_sure(worth[least]):
             break
         parts.remove(least)
-        prior, found = without[least], surprises[least]
+        for steps in range(1, MAX_MOVES):
+            tighter = prior._replace(**{name: getattr(prior, name) * FACTOR**steps for name in least})
+            predicted = surprise(tighter)
+            if _is_sure(gain_of(surprises[least], predicted, says)):
+                prior, found = tighter, predicted
+                break
+        else:
+            prior, found = without[least], surprises[least]
     untrained = np.concatenate([one.untrained for one in left_out])
     mixed = surprise(prior._replace(**dict.fromkeys(BESIDE_MIX, HELD)))
     return Learned(prior, gain_of(untrained, found, says), gain_of(untrained, mixed, says), gain_of(mixed, found, says))
+
+
+def _is_sure(gain: Gain) -> bool:
+    return gain.mean > PART_ERRORS * gain.error
 
 
 def gain_of(before: np.ndarray, after: np.ndarray, says: np.ndarray) -> Gain:

@@ -34,6 +34,16 @@ def test_what_a_query_names_goes_first(query: str, first: int) -> None:
     assert bool(added[first] > FIRST_NATS / 4) is (query != "kg36")
 
 
+def test_what_many_products_are_called_names_none() -> None:
+    """Three cables with a plug may be what is meant by it; of four it is the kind, and scores decide."""
+    cables = [
+        Product(type="product", product_id=f"C-{number}", version=1, title=f"RJ-45 cable {number}")
+        for number in range(4)
+    ]
+    assert Words(cables[:3]).ask("rj-45").pins.all()
+    assert not Words(cables).ask("rj-45").pins.any()
+
+
 def test_what_does_not_fit_does_not_push_out_what_is_kept() -> None:
     """Going through all queries again and again finds those that came first, however many there are."""
     queries = ["fridge", "quiet", "oven"]

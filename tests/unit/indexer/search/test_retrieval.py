@@ -168,6 +168,19 @@ async def test_what_a_query_names_goes_first(client: AsyncQdrantClient) -> None:
     assert ids(await ask(client, "fridge", np.array([0.0, 1.0]), mix=light)) == ["P-3", "P-2", "P-1"]
 
 
+async def test_what_many_products_are_called_names_none(client: AsyncQdrantClient) -> None:
+    """A plug that four titles name is a kind of thing: of `kelto rj-45` the best match goes first, and none before."""
+    for number in range(4):
+        payload = {"title": f"Cable RJ-45 to M-{number}", "category": [], "in_stock": 1, "deleted": 0}
+        vectors: dict[str, Any] = {"product": [0.0, 1.0], **words_of(f"C-{number}", payload)}
+        point = models.PointStruct(
+            id=point_id(f"C-{number}"), vector=vectors, payload={"product_id": f"C-{number}", **payload}
+        )
+        await client.upsert("shop", [point])
+        pins = [hit.pin for hit in await ask(client, "rj-45", mix=Mix(identifier=Rate(0.1)))]
+        assert sum(pin > 0 for pin in pins) == (number + 1 if number < 3 else 0)
+
+
 async def test_an_unfinished_or_mistyped_word_is_found(client: AsyncQdrantClient) -> None:
     """Of an identifier at once; of another word if no word of the query is known."""
     assert ids(await ask(client, "t-90", None)) == ["P-3"]
