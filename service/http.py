@@ -39,7 +39,7 @@ CLIENT_GONE: Final = 499
 LONGEST_ADDRESS: Final = 8190
 """Characters of path and parameters: what other servers and proxies take."""
 LONGEST_LINE_BYTES: Final = 64 * 1024
-"""What is read of a request's first line, so that the refusal of a longer address is ours."""
+"""What is read of a request's first line, so that the refusal of an address is ours; a longer one is aiohttp's."""
 BODY_TIMEOUT_S: Final = 30.0
 _NO_TYPE: Final = "application/octet-stream"  # aiohttp's word for an absent header
 _PACKED: Final = frozenset({"gzip", "deflate"})

@@ -194,6 +194,8 @@ def world_make(
     from simulator.shop.world import export_world, load_world
     from towers.encoder import load_encoder
 
+    if into.resolve() == source.resolve():
+        raise UsageError(f"{into} holds the world that gives the titles", fix="name another folder with --into")
     titles = load_world(source)
     with progress_bars() as tell:
         made = made_worlds.make(

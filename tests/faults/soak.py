@@ -65,8 +65,8 @@ class Shopping:
     failures: list[str] = field(default_factory=list)
     events: set[str] = field(default_factory=set)
     """Ids of the clicks that were acknowledged."""
-    products: set[str] = field(default_factory=set)
-    """Ids of the products that were."""
+    products: dict[str, int] = field(default_factory=dict)
+    """Of each product that was the newest version."""
 
 
 class Shoppers(threading.Thread):
@@ -145,7 +145,7 @@ class Shoppers(threading.Thread):
     def _send_products(self, messages: list[dict[str, Any]]) -> None:
         """Send catalogue messages."""
         self._send("/v1/products", {"products": messages}, self._secret, len(messages))
-        self.seen.products |= {message["product_id"] for message in messages}
+        self.seen.products |= {message["product_id"]: message["version"] for message in messages}
 
     def _send(self, path: str, body: dict[str, Any], headers: dict[str, str], count: int) -> None:
         """Send events until the collector answers."""
@@ -242,7 +242,8 @@ def soak(
         shoppers.stop()
         now, ledgers = footprints(running), settled(running)
         seen = shoppers.seen
-        found = [*whole_chain.differences(running.settings, events=seen.events, products=seen.products)]
+        found = [*wrong(ledgers, seen)]
+        found += whole_chain.differences(running.settings, events=seen.events, products=seen.products)
     console.print(", ".join(f"{what} {times} times" for what, times in sorted(faults.items())))
     title = f"{faults.total()} faults, slowest return {slowest:.0f} s"
     table = Table("process", "MB", "then", "open files", "then", title=title)
@@ -251,7 +252,7 @@ def soak(
             after = now[name]
             table.add_row(name, f"{before.mb:.0f}", f"{after.mb:.0f}", str(before.files), str(after.files))
     console.print(table)
-    return [*wrong(ledgers, seen), *found]
+    return found
 
 
 def wrong(ledgers: Mapping[str, Mapping[str, Any]], seen: Shopping) -> Iterator[str]:

@@ -31,6 +31,8 @@ ruins the rest (docs/experiments.md).
 MIX, BESIDE_MIX = ORDER[0], tuple(name for names in ORDER[1:] for name in names)
 LOOSEST: Final = Prior(taste=2.0, common=10.0, own=1.0, words=0.3, lexical=0.3)
 """Left-out queries are asked about what was shown to them; what is looser than this shines there and ruins the rest."""
+LOOSEST_OF_ALL: Final = LOOSEST._replace(taste=0.2)
+"""Where they are asked about every product, as by clicks without lists: there is no rest."""
 FACTOR: Final = 3.0
 MAX_MOVES: Final = 3
 """Times that one width moves at most in one search."""
@@ -171,12 +173,14 @@ def learn_prior(
     start, has_matches = start.unheld(), catalogue.matches is not None
     says = np.concatenate([left_out[fold].says for fold in chosen])
     best, prior = surprise(start), start
+    loosest = LOOSEST_OF_ALL if cells.width else LOOSEST
     for names in ORDER if has_matches else ORDER[1:]:
         for factor in (1 / FACTOR, FACTOR):
             moves = 0
             while moves < MAX_MOVES:
-                tried = prior._replace(**{name: getattr(prior, name) * factor for name in names})
-                if any(getattr(tried, name) < getattr(LOOSEST, name) for name in names):
+                moved = {name: getattr(prior, name) * factor for name in names}
+                tried = prior._replace(**{name: to for name, to in moved.items() if to >= getattr(loosest, name)})
+                if tried == prior:
                     break
                 found = surprise(tried)
                 gain, error = gain_of(best, found, says)

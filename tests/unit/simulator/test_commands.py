@@ -185,3 +185,9 @@ def test_what_no_query_measures_is_no_gain_of_nothing() -> None:
     report = {"world": "w", "clicks": 1, "cpu_s": 1.0, "quality": quality, "twin": None}
     table = commands.simulation_table({**report, "curve": [{"lists": 0, "seen": 0.1, "unseen": 0.0}]})
     assert [list(column.cells)[1:] for column in table.columns[1:]] == [["+0.500 (+0.250 to +0.750)"], ["-"]]
+
+
+def test_a_world_is_not_made_over_the_one_that_gives_its_titles(tmp_path: Path) -> None:
+    """It may have been written by hand, and nothing is encoded before that is said."""
+    with pytest.raises(UsageError, match="gives the titles"):
+        commands.world_make("words", source=tmp_path / "films", into=tmp_path / "other" / ".." / "films")

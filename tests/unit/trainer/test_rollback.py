@@ -66,6 +66,22 @@ def test_releases_tell_which_of_those_before_them_were_taken_back() -> None:
     assert told == {1: [], 2: [], 3: [], 4: [2, 3], 5: [2, 3], 6: [2, 3, 5]}
 
 
+def test_what_is_asked_back_is_not_retired_while_the_request_waits_for_its_answer() -> None:
+    """No indexer may lead for a while, and whoever leads then has to find the release; nor does its state go."""
+    world = World()
+    for number in range(1, 12):
+        world.send(100 * number, 100 * number + 100)
+        world.run_once(after_s=20)
+        world.models.serve(number, 0)
+        world.run_once()
+        if number == 3:
+            world.models.apply(ROLLBACK_KEY, wire.encode(Rollback(query_release=2, requested_at=world.now_ms)))
+    assert world.models.look().rollback_due() is not None
+    assert "query-3" in world.models.retired
+    assert "query-2" not in world.models.retired
+    assert 2 in world.progress.kept_for
+
+
 def test_a_rollback_without_a_checkpoint_reads_the_log_again_up_to_that_cut() -> None:
     """The same evidence as with one, only later."""
     world = World()

@@ -22,7 +22,7 @@ from trainer.preference.debiasing import (
 from trainer.preference.evidence import EvidenceTable, Shown
 from trainer.preference.learner import PreferenceLearner
 from trainer.preference.model import Prior
-from trainer.preference.priors import Gain
+from trainer.preference.priors import Gain, sampled
 
 SHOWN = 6
 BY_RANK = 1 / np.arange(1, SHOWN + 1)
@@ -163,6 +163,20 @@ def test_the_order_of_exchanges_does_not_matter(biased: Seen) -> None:
     ]
     assert judgements[0] == judgements[1]
     assert judgements[0] is not None
+
+
+def test_what_is_solved_to_judge_is_bounded(biased: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much evidence there is; exchanged neighbours are all asked about."""
+    shop, rows = biased.shop, biased.exchanges.rows()
+    weighed = {strength: biased.table.cells(debiasing=strength) for strength in debiasing.STRENGTHS}
+    most = len(weighed[FULL]) // 2
+    part = {strength: sampled(cells, cells.queries, most=most) for strength, cells in weighed.items()}
+    whole, expected = (judge(rows, given, shop.queries, shop.catalogue, prior=Prior()) for given in (weighed, part))
+    assert whole is not None
+    assert expected is not None
+    monkeypatch.setattr(debiasing, "sampled", lambda given, names: sampled(given, names, most=most))
+    assert judge(rows, weighed, shop.queries, shop.catalogue, prior=Prior()) == expected != whole
+    assert expected.exchanges == whole.exchanges
 
 
 def test_choices_are_predicted_by_order_not_by_how_far_apart() -> None:
