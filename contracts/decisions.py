@@ -103,6 +103,8 @@ class Decisions(Message):
     """The release in force when the searches compared last doubled, and the one before: the older is promoted."""
     held_out: HeldOutLook | None = None
     """The last look at held-out lists of the present comparison: whoever takes over does not look at them again."""
+    held_out_began_at: Time | None = None
+    """When the looks at them began, if before the present comparison: without an anchor that begins anew every hour."""
     promotion_answered: Count = 0
     """`requested_at` of the last promotion that a person asked for."""
     latest: Decision | None = None

@@ -42,6 +42,8 @@ RENEWED_MS: Final = 14 * 24 * HOUR_MS
 """After which an undecided comparison begins anew: lists of before would hide that a release of now is worse."""
 RENEWED_LISTS: Final = round(10 * BEST_AT)
 """Of the smaller arm, without which it does not: where little comes in, everything is needed."""
+ANEW: Final[Mapping[str, Any]] = {"candidates": (), "held_out": None, "held_out_began_at": None}
+"""What is forgotten where a comparison ends."""
 
 Counted = Mapping[str, Sequence[PersonGroup]]
 """Arm -> what its groups of persons did."""
@@ -126,7 +128,8 @@ def question_of(before: Decisions | None, facts: Facts, *, now_ms: int) -> Quest
     """Return what held-out lists are to be asked now; None if there is nothing to compare, or they were asked enough.
 
     The release in force is judged itself, beside the one that a step back would go to. Lists count of the present
-    comparison, and of one that lasts longer only those of its present fortnight: then all looks begin anew, too.
+    comparison, and of one that lasts longer only those of its present fortnight: then all looks begin anew, too. They
+    go on where only the arms' comparison begins anew, for want of an anchor.
     """
     number = facts.serving.query_release
     is_compared = before is not None and before.since is not None and before.collection == facts.serving.collection
@@ -135,7 +138,7 @@ def question_of(before: Decisions | None, facts: Facts, *, now_ms: int) -> Quest
     against = step_back_to(before, facts)
     if number not in facts.query_releases() or (not against and before.promoted == number):
         return None
-    began_at = before.began_at + RENEWED_MS * max(0, (now_ms - before.began_at) // RENEWED_MS)
+    began_at = _looks_began_at(before) + RENEWED_MS * max(0, (now_ms - _looks_began_at(before)) // RENEWED_MS)
     last = before.held_out if before.held_out and before.held_out.began_at == began_at else None
     asked = Question(number, against, began_at)
     if last is not None:
@@ -149,14 +152,14 @@ def _begun(before: Decisions | None, facts: Facts, now_ms: int) -> Decisions:
     """See to the beginning of the comparison: what ends one, and what begins one."""
     serving = facts.serving
     settled_ms = now_ms + facts.settle_ms
-    again: dict[str, Any] = {"since": dict(facts.counted), "began_at": now_ms, "candidates": (), "held_out": None}
+    again = {**ANEW, "since": dict(facts.counted), "began_at": now_ms}
     if before is None:
         return Decisions(began_at=settled_ms, withdrawn=serving.withdrawn, collection=serving.collection)
     if (before.withdrawn, before.collection) != (serving.withdrawn, serving.collection):
         # Once the lists of what was in force have come in; of what was taken back nothing is promoted any more.
         is_rollback = before.withdrawn != serving.withdrawn
         promoted = min(before.promoted, serving.withdrawn_above) if is_rollback else before.promoted
-        changed = {"since": None, "began_at": settled_ms, "candidates": (), "held_out": None, "promoted": promoted}
+        changed = {**ANEW, "since": None, "began_at": settled_ms, "promoted": promoted}
         now = {"withdrawn": serving.withdrawn, "collection": serving.collection}
         return before.model_copy(update={**changed, **now})
     if before.since is None:
@@ -167,9 +170,15 @@ def _begun(before: Decisions | None, facts: Facts, now_ms: int) -> Decisions:
         return before.model_copy(update=again)
     fewest = min(_searches(side) for side in sides.values())
     is_old = now_ms - before.began_at >= RENEWED_MS and fewest >= RENEWED_LISTS
-    # The lists of a time in which nobody was in one of the arms have nothing to be compared with.
+    # The lists of a time in which nobody was in one of the arms have nothing to be compared with; held-out ones have.
     is_alone = not fewest and now_ms - before.began_at >= HOUR_MS
-    return before.model_copy(update=again) if is_old or is_alone else before
+    looks = {"held_out": before.held_out, "held_out_began_at": _looks_began_at(before)} if is_alone else {}
+    return before.model_copy(update={**again, **looks}) if is_old or is_alone else before
+
+
+def _looks_began_at(before: Decisions) -> int:
+    """When the first fortnight of the looks at held-out lists began."""
+    return before.began_at if before.held_out_began_at is None else before.held_out_began_at
 
 
 def _compared(before: Decisions, since: Counted, facts: Facts, now_ms: int) -> Decisions:
@@ -206,7 +215,8 @@ def _compared(before: Decisions, since: Counted, facts: Facts, now_ms: int) -> D
         decision = _decision("undecided", number, reason, before, facts, now_ms)
     counted = {"live_searches": _searches(sides[LIVE]), "anchor_searches": _searches(sides[ANCHOR])}
     told = {"comparisons": tuple(found.values()), "held_out": before.held_out, "basis": basis}
-    decision = decision.model_copy(update={**counted, **told})
+    rests_on = {"began_at": look.began_at} if look is not None and basis == "held_out_lists" else {}
+    decision = decision.model_copy(update={**counted, **told, **rests_on})
     if decision.verdict in {"promoted", "stepped_back"}:
         return _moved(before, decision, facts, now_ms)
     latest = before.latest
@@ -321,8 +331,7 @@ def _decision(verdict: Verdict, subject: int, reason: str, before: Decisions, fa
 
 def _moved(before: Decisions, decision: Decision, facts: Facts, now_ms: int) -> Decisions:
     """Note a decision, after which the comparison begins anew."""
-    anew = {"since": dict(facts.counted), "began_at": now_ms, "candidates": (), "held_out": None}
-    begun = before.model_copy(update=anew)
+    begun = before.model_copy(update={**ANEW, "since": dict(facts.counted), "began_at": now_ms})
     return _noted(begun, decision)
 
 
