@@ -63,8 +63,8 @@ class Decision(Part):
     subject: Release
     """What a promotion promoted, or what a step back went back to; else the release in force."""
     by: Literal["comparison", "person"] = "comparison"
-    basis: Literal["arms", "held_out_lists"] = "arms"
-    """Which comparison decided."""
+    basis: Literal["arms", "held_out_lists"] | None = None
+    """Which comparison decided; None where a person did, where a refused step back went on, and in older records."""
     reason: Annotated[Text, Field(max_length=1000)]
     """In a sentence."""
     began_at: Time
