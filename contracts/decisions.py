@@ -74,7 +74,7 @@ class Decision(Part):
     comparisons: Annotated[tuple[Comparison, ...], Field(strict=False, max_length=16)] = ()
     """Of the arms, one for each metric of which there is enough."""
     held_out: HeldOutLook | None = None
-    """The last look at held-out lists by then, if there was one."""
+    """The last look at held-out lists by then, if there was one in their fortnight."""
 
 
 class Candidate(Part):

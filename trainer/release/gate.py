@@ -138,9 +138,8 @@ def question_of(before: Decisions | None, facts: Facts, *, now_ms: int) -> Quest
     against = step_back_to(before, facts)
     if number not in facts.query_releases() or (not against and before.promoted == number):
         return None
-    began_at = _looks_began_at(before) + RENEWED_MS * max(0, (now_ms - _looks_began_at(before)) // RENEWED_MS)
-    last = before.held_out if before.held_out and before.held_out.began_at == began_at else None
-    asked = Question(number, against, began_at)
+    last = _last_look(before, now_ms)
+    asked = Question(number, against, _fortnight_began_at(before, now_ms))
     if last is not None:
         # Lists that say something of another two releases are others: counted anew, while the looks go on.
         same_lists = bool(last.against) == bool(against)
@@ -181,12 +180,25 @@ def _looks_began_at(before: Decisions) -> int:
     return before.began_at if before.held_out_began_at is None else before.held_out_began_at
 
 
+def _fortnight_began_at(before: Decisions, now_ms: int) -> int:
+    """When their present fortnight began."""
+    first = _looks_began_at(before)
+    return first + RENEWED_MS * max(0, (now_ms - first) // RENEWED_MS)
+
+
+def _last_look(before: Decisions, now_ms: int) -> HeldOutLook | None:
+    """The last look of the present fortnight."""
+    look = before.held_out
+    return look if look is not None and look.began_at == _fortnight_began_at(before, now_ms) else None
+
+
 def _compared(before: Decisions, since: Counted, facts: Facts, now_ms: int) -> Decisions:
     sides = _sides(facts.counted, since) or {}
     found = {metric: one for metric in COMPARED if (one := _comparison(metric, sides[LIVE], sides[ANCHOR])) is not None}
     before = _with_candidate(before, sum(map(_searches, sides.values())), facts.serving.query_release)
     look = _new_look(before, facts, now_ms)
     before = before if look is None else before.model_copy(update={"held_out": look})
+    last = _last_look(before, now_ms)
     clicks, worth = found.get(CLICKS), found.get(WORTH)
     worse = [one for one in (clicks, worth) if one is not None and one.high < 0]
     number = facts.serving.query_release
@@ -208,13 +220,13 @@ def _compared(before: Decisions, since: Counted, facts: Facts, now_ms: int) -> D
     elif clicks is None:
         few = f"{_searches(sides[LIVE]):,} live and {_searches(sides[ANCHOR]):,} anchor searches"
         needed = f"each arm needs {LEAST_LISTS} searches, {LEAST_EVENTS} of them with a click, of several persons"
-        reason = f"{few} say too little: {needed}{_open(before.held_out)}"
+        reason = f"{few} say too little: {needed}{_open(last)}"
         decision = _decision("too_little", number, reason, before, facts, now_ms)
     else:
-        reason = _undecided(clicks, worth) + _open(before.held_out)
+        reason = _undecided(clicks, worth) + _open(last)
         decision = _decision("undecided", number, reason, before, facts, now_ms)
     counted = {"live_searches": _searches(sides[LIVE]), "anchor_searches": _searches(sides[ANCHOR])}
-    told = {"comparisons": tuple(found.values()), "held_out": before.held_out, "basis": basis}
+    told = {"comparisons": tuple(found.values()), "held_out": last, "basis": basis}
     rests_on = {"began_at": look.began_at} if look is not None and basis == "held_out_lists" else {}
     decision = decision.model_copy(update={**counted, **told, **rests_on})
     if decision.verdict in {"promoted", "stepped_back"}:
@@ -260,7 +272,7 @@ def _held_out(look: HeldOutLook) -> str:
 
 
 def _open(look: HeldOutLook | None) -> str:
-    """What held-out lists said last, and when they are asked again; nothing if they never were."""
+    """What held-out lists said last, and when they are asked again; nothing if they were not this fortnight."""
     if look is None:
         return ""
     is_last = look.looks == LOOKS or 2 * look.lists > MOST_LISTS

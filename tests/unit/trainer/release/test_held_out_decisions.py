@@ -108,6 +108,25 @@ def test_a_look_that_leaves_it_open_is_noted_once_and_says_what_it_takes() -> No
     assert (again.held_out and again.held_out.looks, again.latest.decided_at) == (2, T0 + 1)
 
 
+@pytest.mark.parametrize("counted", [SCARCE, EQUAL], ids=["too little", "undecided"])
+def test_a_look_of_the_past_fortnight_is_told_no_more(counted: Counted) -> None:
+    """Not even that it was the last: the lists of the present fortnight are asked anew."""
+    spent = begun(held_out=held_out(0.01, worth=0.01, looks=LOOKS))
+    before = decided(counted, spent, now_ms=T0 + RENEWED_MS - 1).latest
+    assert before is not None
+    assert before.held_out == spent.held_out
+    assert "not asked again before the next fortnight" in before.reason
+    found = decided(counted, spent, now_ms=T0 + RENEWED_MS)
+    assert found.latest is not None
+    assert found.latest.held_out is None
+    assert "held-out" not in found.latest.reason
+    look = held_out(0.01, worth=0.01, began_at=T0 + RENEWED_MS)
+    again = decided(counted, found, now_ms=T0 + RENEWED_MS + 1, held_out=look).latest
+    assert again is not None
+    assert again.held_out == look
+    assert "asked again at 200" in again.reason
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"looks": 2}, {"against": 20}, {"began_at": T0 - 1}, {"query_release": 38}],
