@@ -63,8 +63,8 @@ class Decision(Part):
     subject: Release
     """What a promotion promoted, or what a step back went back to; else the release in force."""
     by: Literal["comparison", "person"] = "comparison"
-    basis: Literal["arms", "held_out_lists"] = "arms"
-    """Which comparison decided."""
+    basis: Literal["arms", "held_out_lists"] | None = None
+    """Which comparison decided; None where a person did, where a refused step back went on, and in older records."""
     reason: Annotated[Text, Field(max_length=1000)]
     """In a sentence."""
     began_at: Time
@@ -74,7 +74,7 @@ class Decision(Part):
     comparisons: Annotated[tuple[Comparison, ...], Field(strict=False, max_length=16)] = ()
     """Of the arms, one for each metric of which there is enough."""
     held_out: HeldOutLook | None = None
-    """The last look at held-out lists by then, if there was one."""
+    """The last look at held-out lists by then, if there was one in their fortnight."""
 
 
 class Candidate(Part):
@@ -103,6 +103,8 @@ class Decisions(Message):
     """The release in force when the searches compared last doubled, and the one before: the older is promoted."""
     held_out: HeldOutLook | None = None
     """The last look at held-out lists of the present comparison: whoever takes over does not look at them again."""
+    held_out_began_at: Time | None = None
+    """When the looks at them began, if before the present comparison: without an anchor that begins anew every hour."""
     promotion_answered: Count = 0
     """`requested_at` of the last promotion that a person asked for."""
     latest: Decision | None = None

@@ -42,6 +42,8 @@ RENEWED_MS: Final = 14 * 24 * HOUR_MS
 """After which an undecided comparison begins anew: lists of before would hide that a release of now is worse."""
 RENEWED_LISTS: Final = round(10 * BEST_AT)
 """Of the smaller arm, without which it does not: where little comes in, everything is needed."""
+ANEW: Final[Mapping[str, Any]] = {"candidates": (), "held_out": None, "held_out_began_at": None}
+"""What is forgotten where a comparison ends."""
 
 Counted = Mapping[str, Sequence[PersonGroup]]
 """Arm -> what its groups of persons did."""
@@ -126,7 +128,8 @@ def question_of(before: Decisions | None, facts: Facts, *, now_ms: int) -> Quest
     """Return what held-out lists are to be asked now; None if there is nothing to compare, or they were asked enough.
 
     The release in force is judged itself, beside the one that a step back would go to. Lists count of the present
-    comparison, and of one that lasts longer only those of its present fortnight: then all looks begin anew, too.
+    comparison, and of one that lasts longer only those of its present fortnight: then all looks begin anew, too. They
+    go on where only the arms' comparison begins anew, for want of an anchor.
     """
     number = facts.serving.query_release
     is_compared = before is not None and before.since is not None and before.collection == facts.serving.collection
@@ -135,9 +138,8 @@ def question_of(before: Decisions | None, facts: Facts, *, now_ms: int) -> Quest
     against = step_back_to(before, facts)
     if number not in facts.query_releases() or (not against and before.promoted == number):
         return None
-    began_at = before.began_at + RENEWED_MS * max(0, (now_ms - before.began_at) // RENEWED_MS)
-    last = before.held_out if before.held_out and before.held_out.began_at == began_at else None
-    asked = Question(number, against, began_at)
+    last = _last_look(before, now_ms)
+    asked = Question(number, against, _fortnight_began_at(before, now_ms))
     if last is not None:
         # Lists that say something of another two releases are others: counted anew, while the looks go on.
         same_lists = bool(last.against) == bool(against)
@@ -149,14 +151,14 @@ def _begun(before: Decisions | None, facts: Facts, now_ms: int) -> Decisions:
     """See to the beginning of the comparison: what ends one, and what begins one."""
     serving = facts.serving
     settled_ms = now_ms + facts.settle_ms
-    again: dict[str, Any] = {"since": dict(facts.counted), "began_at": now_ms, "candidates": (), "held_out": None}
+    again = {**ANEW, "since": dict(facts.counted), "began_at": now_ms}
     if before is None:
         return Decisions(began_at=settled_ms, withdrawn=serving.withdrawn, collection=serving.collection)
     if (before.withdrawn, before.collection) != (serving.withdrawn, serving.collection):
         # Once the lists of what was in force have come in; of what was taken back nothing is promoted any more.
         is_rollback = before.withdrawn != serving.withdrawn
         promoted = min(before.promoted, serving.withdrawn_above) if is_rollback else before.promoted
-        changed = {"since": None, "began_at": settled_ms, "candidates": (), "held_out": None, "promoted": promoted}
+        changed = {**ANEW, "since": None, "began_at": settled_ms, "promoted": promoted}
         now = {"withdrawn": serving.withdrawn, "collection": serving.collection}
         return before.model_copy(update={**changed, **now})
     if before.since is None:
@@ -167,9 +169,27 @@ def _begun(before: Decisions | None, facts: Facts, now_ms: int) -> Decisions:
         return before.model_copy(update=again)
     fewest = min(_searches(side) for side in sides.values())
     is_old = now_ms - before.began_at >= RENEWED_MS and fewest >= RENEWED_LISTS
-    # The lists of a time in which nobody was in one of the arms have nothing to be compared with.
+    # The lists of a time in which nobody was in one of the arms have nothing to be compared with; held-out ones have.
     is_alone = not fewest and now_ms - before.began_at >= HOUR_MS
-    return before.model_copy(update=again) if is_old or is_alone else before
+    looks = {"held_out": before.held_out, "held_out_began_at": _looks_began_at(before)} if is_alone else {}
+    return before.model_copy(update={**again, **looks}) if is_old or is_alone else before
+
+
+def _looks_began_at(before: Decisions) -> int:
+    """When the first fortnight of the looks at held-out lists began."""
+    return before.began_at if before.held_out_began_at is None else before.held_out_began_at
+
+
+def _fortnight_began_at(before: Decisions, now_ms: int) -> int:
+    """When their present fortnight began."""
+    first = _looks_began_at(before)
+    return first + RENEWED_MS * max(0, (now_ms - first) // RENEWED_MS)
+
+
+def _last_look(before: Decisions, now_ms: int) -> HeldOutLook | None:
+    """The last look of the present fortnight."""
+    look = before.held_out
+    return look if look is not None and look.began_at == _fortnight_began_at(before, now_ms) else None
 
 
 def _compared(before: Decisions, since: Counted, facts: Facts, now_ms: int) -> Decisions:
@@ -178,6 +198,7 @@ def _compared(before: Decisions, since: Counted, facts: Facts, now_ms: int) -> D
     before = _with_candidate(before, sum(map(_searches, sides.values())), facts.serving.query_release)
     look = _new_look(before, facts, now_ms)
     before = before if look is None else before.model_copy(update={"held_out": look})
+    last = _last_look(before, now_ms)
     clicks, worth = found.get(CLICKS), found.get(WORTH)
     worse = [one for one in (clicks, worth) if one is not None and one.high < 0]
     number = facts.serving.query_release
@@ -199,14 +220,15 @@ def _compared(before: Decisions, since: Counted, facts: Facts, now_ms: int) -> D
     elif clicks is None:
         few = f"{_searches(sides[LIVE]):,} live and {_searches(sides[ANCHOR]):,} anchor searches"
         needed = f"each arm needs {LEAST_LISTS} searches, {LEAST_EVENTS} of them with a click, of several persons"
-        reason = f"{few} say too little: {needed}{_open(before.held_out)}"
+        reason = f"{few} say too little: {needed}{_open(last)}"
         decision = _decision("too_little", number, reason, before, facts, now_ms)
     else:
-        reason = _undecided(clicks, worth) + _open(before.held_out)
+        reason = _undecided(clicks, worth) + _open(last)
         decision = _decision("undecided", number, reason, before, facts, now_ms)
     counted = {"live_searches": _searches(sides[LIVE]), "anchor_searches": _searches(sides[ANCHOR])}
-    told = {"comparisons": tuple(found.values()), "held_out": before.held_out, "basis": basis}
-    decision = decision.model_copy(update={**counted, **told})
+    told = {"comparisons": tuple(found.values()), "held_out": last, "basis": basis}
+    rests_on = {"began_at": look.began_at} if look is not None and basis == "held_out_lists" else {}
+    decision = decision.model_copy(update={**counted, **told, **rests_on})
     if decision.verdict in {"promoted", "stepped_back"}:
         return _moved(before, decision, facts, now_ms)
     latest = before.latest
@@ -250,7 +272,7 @@ def _held_out(look: HeldOutLook) -> str:
 
 
 def _open(look: HeldOutLook | None) -> str:
-    """What held-out lists said last, and when they are asked again; nothing if they never were."""
+    """What held-out lists said last, and when they are asked again; nothing if they were not this fortnight."""
     if look is None:
         return ""
     is_last = look.looks == LOOKS or 2 * look.lists > MOST_LISTS
@@ -321,8 +343,7 @@ def _decision(verdict: Verdict, subject: int, reason: str, before: Decisions, fa
 
 def _moved(before: Decisions, decision: Decision, facts: Facts, now_ms: int) -> Decisions:
     """Note a decision, after which the comparison begins anew."""
-    anew = {"since": dict(facts.counted), "began_at": now_ms, "candidates": (), "held_out": None}
-    begun = before.model_copy(update=anew)
+    begun = before.model_copy(update={**ANEW, "since": dict(facts.counted), "began_at": now_ms})
     return _noted(begun, decision)
 
 

@@ -7,9 +7,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from contracts.arms import ArmsProgress, groups_of
-from contracts.decisions import DECISIONS_KEY, Decisions, HeldOutLook
+from contracts.decisions import DECISIONS_KEY, PROMOTION_KEY, Decisions, HeldOutLook, Promotion
 from contracts.releases import ROLLBACK_KEY, Rollback
 from contracts.wire import encode
+from millrace.watch.observer import releases_report
 from service.models import ModelsTable
 from tests.support.deployment import NOW_MS, arms_progress, models_table
 from trainer.decisions import LOOK_MS, ArmsTable, Decider
@@ -105,6 +106,18 @@ def test_what_held_out_lists_said_is_noted_once_and_found_by_a_successor() -> No
         assert view.decisions is not None
         assert (view.decisions.held_out, view.decisions.number) == (look, 1)
     assert writer.written == ["decisions"]
+
+
+def test_what_a_person_promotes_is_told_without_a_comparison() -> None:
+    """Neither the log nor the report names arms or held-out lists: none of them was asked."""
+    decider, writer = make(WORSE)
+    writer.models.apply(PROMOTION_KEY, encode(Promotion(query_release=1, requested_at=NOW_MS)))
+    with capture_logs() as logs:
+        decider.look(NOW_MS)
+    told = [line for line in logs if line["event"] == "decided"] + releases_report(writer.models.look())["decisions"]
+    assert [(one["verdict"], one["subject"], one["by"], one["basis"]) for one in told] == [
+        ("promoted", 1, "person", None)
+    ] * 2
 
 
 def test_nothing_is_decided_before_anything_serves() -> None:

@@ -98,6 +98,7 @@ def test_a_step_back_that_is_refused_goes_to_the_untrained_release() -> None:
     assert refused.latest is not None
     assert (refused.latest.verdict, refused.latest.subject) == ("stepped_back", 0)
     assert "was refused" in refused.latest.reason
+    assert (found.latest.basis, refused.latest.basis) == ("arms", None), "no other comparison was made"
     assert owed_rollback(refused, answered, None) == Rollback(query_release=0, requested_at=T0 + 4 * HOUR_MS)
     carried_out = serving(
         44, rollback_answered=found.latest.decided_at, withdrawn=IN_FORCE, withdrawn_above=20,
@@ -206,6 +207,7 @@ def test_a_person_may_vouch_for_a_release_that_is_there(number: int, promoted: i
     if number == promoted:
         assert found.latest is not None
         assert (found.latest.by, found.latest.verdict, found.latest.subject) == ("person", "promoted", number)
+        assert found.latest.basis is None, "no comparison decided"
     again = decided(EQUAL, found, promotion=asked)
     assert again.latest is not None
     assert (again.promoted, again.latest.by) == (promoted, "comparison")

@@ -1,9 +1,10 @@
 """What held-out lists decide beside the arms: step back, promotion, and what they are asked."""
 
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
+from contracts.arms import ANCHOR, LIVE
 from contracts.decisions import Candidate, Comparison, Decisions, HeldOutLook
 from contracts.releases import Rollback
 from tests.support.gate_facts import (
@@ -19,8 +20,11 @@ from tests.support.gate_facts import (
     manifest,
     serving,
 )
-from trainer.release.gate import HOUR_MS, RENEWED_MS, owed_rollback, question_of
+from trainer.release.gate import HOUR_MS, RENEWED_MS, Counted, owed_rollback, question_of
 from trainer.release.looks import LOOKS, MOST_LISTS, Question
+
+ALONE: Final[Counted] = {LIVE: SCARCE[LIVE], ANCHOR: []}
+"""What is counted where nobody is in the anchor arm."""
 
 
 def compared(metric: str, value: float, *, half: float = 0.05) -> Comparison:
@@ -104,6 +108,25 @@ def test_a_look_that_leaves_it_open_is_noted_once_and_says_what_it_takes() -> No
     assert (again.held_out and again.held_out.looks, again.latest.decided_at) == (2, T0 + 1)
 
 
+@pytest.mark.parametrize("counted", [SCARCE, EQUAL], ids=["too little", "undecided"])
+def test_a_look_of_the_past_fortnight_is_told_no_more(counted: Counted) -> None:
+    """Not even that it was the last: the lists of the present fortnight are asked anew."""
+    spent = begun(held_out=held_out(0.01, worth=0.01, looks=LOOKS))
+    before = decided(counted, spent, now_ms=T0 + RENEWED_MS - 1).latest
+    assert before is not None
+    assert before.held_out == spent.held_out
+    assert "not asked again before the next fortnight" in before.reason
+    found = decided(counted, spent, now_ms=T0 + RENEWED_MS)
+    assert found.latest is not None
+    assert found.latest.held_out is None
+    assert "held-out" not in found.latest.reason
+    look = held_out(0.01, worth=0.01, began_at=T0 + RENEWED_MS)
+    again = decided(counted, found, now_ms=T0 + RENEWED_MS + 1, held_out=look).latest
+    assert again is not None
+    assert again.held_out == look
+    assert "asked again at 200" in again.reason
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"looks": 2}, {"against": 20}, {"began_at": T0 - 1}, {"query_release": 38}],
@@ -153,3 +176,41 @@ def test_nothing_is_asked_where_nothing_can_be_decided(before: Decisions, change
 def test_nobody_is_asked_before_anything_was_decided() -> None:
     """The comparison has no beginning yet."""
     assert question_of(None, facts(EQUAL), now_ms=T0) is None
+
+
+def test_looks_go_on_where_nobody_is_in_the_anchor_arm() -> None:
+    """The comparison of arms begins anew every hour; held-out lists of all hours of a fortnight are asked together."""
+    found = begun()
+    for hour in range(1, 3):
+        found = decided(ALONE, found, now_ms=T0 + hour * HOUR_MS)
+        assert (found.began_at, found.since) == (T0 + hour * HOUR_MS, ALONE)
+        assert question(found, now_ms=T0 + hour * HOUR_MS) == Question(IN_FORCE, 0, T0)
+    found = decided(ALONE, found, now_ms=T0 + 2 * HOUR_MS + 1, held_out=held_out(0.01))
+    found = decided(ALONE, found, now_ms=T0 + 3 * HOUR_MS)
+    assert question(found, now_ms=T0 + 3 * HOUR_MS) == Question(IN_FORCE, 0, T0, 1, 100)
+    better = decided(ALONE, found, now_ms=T0 + 4 * HOUR_MS, held_out=held_out(0.2, worth=0.2, looks=2))
+    assert better.latest is not None
+    assert (better.latest.verdict, better.latest.basis, better.latest.began_at) == ("promoted", "held_out_lists", T0)
+    assert (better.held_out, better.held_out_began_at) == (None, None), "it begins anew, and so do the looks"
+
+
+def test_looks_without_an_anchor_arm_begin_anew_every_fortnight() -> None:
+    """At the same turns that they would have had with one, whenever the comparison of arms began last."""
+    found = begun()
+    for now_ms in range(T0 + HOUR_MS, T0 + 2 * RENEWED_MS + HOUR_MS, HOUR_MS):
+        found = decided(ALONE, found, now_ms=now_ms)
+        began_at = T0 + RENEWED_MS * ((now_ms - T0) // RENEWED_MS)
+        assert question(found, now_ms=now_ms) == Question(IN_FORCE, 0, began_at)
+    now_ms = T0 + 2 * RENEWED_MS + HOUR_MS
+    late = decided(ALONE, found, now_ms=now_ms, held_out=held_out(0.2, worth=0.2, began_at=T0 + RENEWED_MS))
+    assert late.decided == (), "of the fortnight before"
+    asked = decided(ALONE, found, now_ms=now_ms, held_out=held_out(0.2, worth=0.2, began_at=T0 + 2 * RENEWED_MS))
+    assert [one.verdict for one in asked.decided] == ["promoted"]
+
+
+@pytest.mark.parametrize("changes", [{"withdrawn": IN_FORCE, "withdrawn_above": 10}, {"collection": "other"}])
+def test_looks_without_an_anchor_arm_end_with_the_comparison(changes: dict[str, Any]) -> None:
+    """A rollback and another base model end them, as they do with one."""
+    alone = decided(ALONE, now_ms=T0 + HOUR_MS)
+    ended = decided(ALONE, alone, now_ms=T0 + HOUR_MS, serving=serving(**changes))
+    assert (ended.since, ended.held_out_began_at) == (None, None)
