@@ -121,12 +121,14 @@ def names_of(cells: Cells, query_keys: np.ndarray | None) -> np.ndarray:
 def sampled(cells: Cells, keys: np.ndarray, *, most: int = MOST_CELLS) -> Cells:
     """The cells of as many queries as have so many together, drawn by what names them: as evidence grows, few change.
 
+    All of a grid: it is solved by products of matrices, and each query has as many cells as there are products.
+
     Args:
         cells: the evidence, of Q queries.
         keys: what names the queries, (Q,) of integers.
         most: cells.
     """
-    if len(cells) <= most:
+    if len(cells) <= most or cells.width:
         return cells
     order = np.argsort(_mixed(keys, _SAMPLE_MIX), kind="stable")
     sizes = cells.sums(np.ones(len(cells)))

@@ -83,6 +83,8 @@ def test_of_much_evidence_a_part_tells_the_widths() -> None:
     names = keys[cells.queries]
     sizes = dict(zip(cells.queries.tolist(), np.diff([*cells.starts, len(cells)]).tolist(), strict=True))
     assert sampled(cells, names, most=len(cells)) is cells
+    grid: Cells = replace(cells, width=6)
+    assert sampled(grid, names, most=1) is grid
     drawn = set[int]()
     for most in (len(cells) // 4, len(cells) // 2, len(cells) - 1):
         part = sampled(cells, names, most=most)
@@ -156,6 +158,24 @@ def test_no_width_gets_looser_than_what_shown_lists_can_tell() -> None:
         prior = found.prior
     assert prior.own < 4 * LOOSEST.own
     assert all(getattr(prior, name) >= getattr(LOOSEST, name) for names in ORDER for name in names)
+
+
+def test_tastes_get_looser_where_every_product_is_asked_about() -> None:
+    """Clicks without lists are chosen of all products, so what predicts left-out ones ruins no rest."""
+    shop, rng = PlantedShop(queries=200), np.random.default_rng(2)
+    tastes = 3.0 * rng.standard_normal((shop.queries.shape[1], shop.queries.shape[1]))
+    scores = (NATS_PER_COSINE * shop.queries + shop.queries @ tastes) @ shop.catalogue.vectors.T
+    clicks = 20 * softmax(scores, axis=1)
+    shown = cells_of([(query, p, float(count), 1.0) for query, row in enumerate(clicks) for p, count in enumerate(row)])
+    widths = {}
+    for cells in (shown, replace(shown, width=clicks.shape[1])):
+        prior = Prior()
+        for _ in range(3):
+            found = learn_prior(cells, shop.queries, shop.catalogue, start=prior)
+            assert found is not None
+            prior = found.prior
+        widths[cells.width] = prior.taste
+    assert widths[clicks.shape[1]] < LOOSEST.taste <= widths[0]
 
 
 def test_widths_move_in_whole_steps_and_not_too_far() -> None:
