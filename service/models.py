@@ -63,6 +63,11 @@ class ModelsView(NamedTuple):
             return None
         return rollback
 
+    def gone_back_to(self) -> set[int]:
+        """The query releases to which a step back may go, or a rollback that waits for its answer."""
+        asked, decided = self.rollback_due(), self.decisions
+        return {*(() if asked is None else (asked.query_release,)), *(() if decided is None else decided.needed)} - {0}
+
     def needs(self, kind: Kind, number: int) -> bool:
         """Whether a release is in force or is to be gone back to, or is the quality that belongs to one that is."""
         queries = {one.query_release for one in (self.serving, self.rollback_due()) if one is not None}

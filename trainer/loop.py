@@ -267,12 +267,7 @@ class TrainerLoop:
     def _make_durable(self, values: dict[str, bytes]) -> None:
         """Checkpoint, commit, publish, retire, in this order."""
         progress, view = self.progress, self._models.look()
-        asked_back = view.rollback_due()
-        progress.kept_for = sorted({
-            *self._judged(),
-            *(() if view.decisions is None else view.decisions.needed),
-            *(() if asked_back is None or not asked_back.query_release else (asked_back.query_release,)),
-        })  # fmt: skip
+        progress.kept_for = sorted({*self._judged(), *view.gone_back_to()})
         self._checkpoints.save(Snapshot(self.learner.state(), progress.model_copy(deep=True), values))
         reporting.saved(self._clock_ms())
         self._source.commit(progress.offsets)
