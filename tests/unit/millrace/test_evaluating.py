@@ -1,12 +1,14 @@
 """What is read of held-out lists, what is told of two releases, and in which words."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
+from typing_extensions import override
 
 from contracts.errors import UsageError
 from contracts.propensities import Propensities
@@ -20,7 +22,7 @@ from towers.features import FeatureSpace, key_of
 from towers.model import ProductTower
 from towers.release_files import pack
 from trainer.adapters.held_out_looks import towers_of
-from trainer.learner import Towers
+from trainer.learner import Looked, Towers
 from trainer.release.held_out_lists import HeldOutList, held_out_lists
 
 ENCODER = TinyEncoder(DIM)
@@ -176,6 +178,27 @@ def test_products_that_are_gone_are_left_out_of_their_lists() -> None:
     assert "slots whose product is gone" in evaluation_words(found)
     with pytest.raises(UsageError, match="has a vector"):
         report(UNTRAINED, products=FakeProducts(ENCODER, ["nothing"]))
+
+
+class NotedProducts(FakeProducts):
+    """A catalogue that notes how many products it is asked for at once."""
+
+    def __init__(self) -> None:
+        super().__init__(ENCODER)
+        self.asked: list[int] = []
+
+    @override
+    def look(self, product_ids: Sequence[str]) -> Looked:
+        """Look products up."""
+        self.asked.append(len(product_ids))
+        return super().look(product_ids)
+
+
+def test_a_product_is_looked_up_once_however_many_lists_show_it() -> None:
+    """A look builds the vector of each, and holds the catalogue's lock meanwhile."""
+    products = NotedProducts()
+    report(pushed(LIKED), products=products)
+    assert max(products.asked) == len(PRODUCTS)
 
 
 @pytest.mark.parametrize(
