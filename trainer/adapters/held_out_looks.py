@@ -28,7 +28,12 @@ from trainer.release.looks import Question, Scored, look_at
 
 LOOK_S: Final = 5.0
 """How often it is looked whether there is a question."""
-STOP_S: Final = 2.0
+STOP_S: Final = 15.0
+"""What a stop waits for at most: for 64 texts, or for the scores of one release. A process has 18 s to stop."""
+
+
+class _GivenUp(Exception):
+    """The process ends before the look does."""
 
 
 class HeldOutLooks:
@@ -71,9 +76,13 @@ class HeldOutLooks:
         """Begin to look."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Make no more looks; one in progress is given up when the process ends."""
+    def give_up(self) -> None:
+        """Make no more looks, and end one in progress at its next step; does not wait for that."""
         self._stop.set()
+
+    def stop(self) -> None:
+        """Give up, and wait for it: a thread that encodes while the process ends would abort it."""
+        self.give_up()
         if self._thread.is_alive():
             self._thread.join(timeout=STOP_S)
 
@@ -94,6 +103,8 @@ class HeldOutLooks:
         self._read_ms, self._rest_ms, self._asked = now_ms, asked.rest_ms(now_ms), asked
         try:
             look = self._answer(asked)
+        except _GivenUp:
+            return
         except MillraceError as error:
             self._tell_problem(error.message, fix=error.fix)
             return
@@ -112,25 +123,38 @@ class HeldOutLooks:
 
     def _answer(self, asked: Question) -> HeldOutLook | None:
         """Read the lists; look at them if that is due."""
-        records = records_of(self._settings, HOLDOUT_SEARCHES, since_ms=asked.began_at, wait=self._stop.wait)
+        records = records_of(
+            self._settings, HOLDOUT_SEARCHES, since_ms=asked.began_at, wait=self._stop.wait, tell=self._go_on
+        )
         lists, _ = held_out_lists((record.value for record in records), counts=asked.counts)
         if not asked.is_due(len(lists)):
             return None
         ours, theirs = (
             towers_of(self._models.value, one, self._encoder) for one in (asked.query_release, asked.against)
         )
-        found = known_slots(lists, self._products, self._encoder)
+        found = known_slots(lists, self._products, self._encoder, tell=self._go_on)
         if found is None:
             raise DependencyDown(
                 "no product of a held-out list has a vector",
                 fix="is an indexer running? `millrace doctor` says what is wrong",
             )
         propensities = propensities_of(self._settings)
-        scored = Scored(
-            found.arrays(propensities.lookup), found.worth(), found.ranked_by(),
-            found.scores(ours), found.scores(theirs),
-        )  # fmt: skip
+        scores = []
+        for towers in (ours, theirs):
+            self._go_on()
+            scores.append(found.scores(towers))
+        self._go_on()
+        scored = Scored(found.arrays(propensities.lookup), found.worth(), found.ranked_by(), *scores)
         return look_at(asked, scored, now_ms=self._clock_ms())
+
+    def _go_on(self, *_how_far: object) -> None:
+        """Come here between any two steps of a look.
+
+        Raises:
+            _GivenUp: it must end.
+        """
+        if self._stop.is_set():
+            raise _GivenUp
 
     def _tell_problem(self, problem: str, **more: object) -> None:
         """Say once why no look is made."""

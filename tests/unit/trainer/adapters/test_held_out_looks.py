@@ -1,12 +1,14 @@
 """Looks at held-out lists at the edge: when they are read, what is asked, and what happens if something is missing."""
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from structlog.testing import capture_logs
+from typing_extensions import override
 
 from contracts.decisions import DECISIONS_KEY, Decisions
 from contracts.errors import DependencyDown
@@ -24,10 +26,28 @@ from tests.support.trainer import DIM, PRODUCTS, QUERIES, SHOWN, START_MS, FakeP
 from towers.release_files import pack
 from trainer.adapters import held_out_looks
 from trainer.adapters.held_out_looks import HeldOutLooks
+from trainer.release import held_out_lists
 from trainer.release.looks import APART_MS
 
 ENCODER = TinyEncoder(DIM)
 IN_FORCE = 2
+Told = Callable[[int, int], None]
+
+
+class StoppingEncoder(TinyEncoder):
+    """An encoder that is told to stop while it encodes; counts how often it is asked."""
+
+    def __init__(self, stop: Callable[[], None]) -> None:
+        super().__init__(DIM)
+        self.stop, self.batches, self.entered = stop, 0, threading.Event()
+
+    @override
+    def encode(self, texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
+        """Encode texts."""
+        self.batches += 1
+        self.entered.set()
+        self.stop()
+        return super().encode(texts, batch_size=batch_size)
 
 
 def held_out(number: int, **ranking: Any) -> bytes:
@@ -54,14 +74,19 @@ class Topics:
         self.lists = [held_out(number) for number in range(lists)]
         self.read: list[tuple[str, int]] = []
         self.fails: Exception | None = None
+        self.given = 0
 
-    def records_of(self, _settings: Any, topic: str, *, since_ms: int = 0, **_more: Any) -> Iterator[Any]:
+    def records_of(
+        self, _settings: Any, topic: str, *, since_ms: int = 0, tell: Told = lambda *_: None, **_more: Any
+    ) -> Iterator[Any]:
         """Give the records of a topic."""
         self.read.append((topic, since_ms))
         if self.fails is not None:
             raise self.fails
-        values = self.lists if topic == HOLDOUT_SEARCHES else []
-        return (SimpleNamespace(key=b"", value=value) for value in values)
+        for done, value in enumerate(self.lists if topic == HOLDOUT_SEARCHES else []):
+            tell(done, len(self.lists))
+            self.given += 1
+            yield SimpleNamespace(key=b"", value=value)
 
 
 class Shop:
@@ -210,3 +235,37 @@ def test_without_a_known_product_nothing_is_said(shop: Callable[[int], Shop], mo
     with capture_logs() as lines:
         found.looks.look()
     assert "has a vector" in lines[0]["error"]
+
+
+def test_a_look_is_given_up_between_records_without_a_word(shop: Callable[[int], Shop]) -> None:
+    """The process is asked to stop while it reads."""
+    found = shop(600)
+    found.looks.give_up()
+    with capture_logs() as lines:
+        found.looks.look()
+    assert (lines, found.looks.last, found.topics.given) == ([], None, 0)
+
+
+def test_a_look_is_given_up_between_batches_of_texts(
+    shop: Callable[[int], Shop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process is asked to stop while queries are encoded; of three batches it ends the first."""
+    found = shop(600)
+    encoder = StoppingEncoder(found.looks.give_up)
+    monkeypatch.setattr(held_out_lists, "ENCODED_AT_ONCE", 16)
+    monkeypatch.setattr(found.looks, "_encoder", encoder)
+    with capture_logs() as lines:
+        found.looks.look()
+    assert (lines, found.looks.last, encoder.batches) == ([], None, 1)
+
+
+def test_a_stop_waits_until_the_look_was_given_up(shop: Callable[[int], Shop], monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread is left that encodes while the process ends."""
+    found = shop(600)
+    encoder = StoppingEncoder(found.looks.give_up)
+    monkeypatch.setattr(found.looks, "_encoder", encoder)
+    found.looks.start()
+    assert encoder.entered.wait(30)
+    found.looks.stop()
+    assert "held-out-looks" not in [thread.name for thread in threading.enumerate()]
+    assert found.looks.last is None
