@@ -24,7 +24,7 @@ from towers.release_files import Encoder, unpack
 from trainer.learner import Products, Towers
 from trainer.release.gate import Facts, question_of
 from trainer.release.held_out_lists import held_out_lists, known_slots
-from trainer.release.looks import Question, Scored, look_at
+from trainer.release.looks import APART_MS, Question, Scored, is_noted, look_at
 
 LOOK_S: Final = 5.0
 """How often it is looked whether there is a question."""
@@ -94,13 +94,17 @@ class HeldOutLooks:
     def look(self) -> None:
         """Look, if there is something to ask, and enough lists may have come to ask it again."""
         now_ms, view = self._clock_ms(), self._models.look()
-        is_resting = 0 <= now_ms - self._read_ms < self._rest_ms
-        if view.serving is None or is_resting or not self._kafka.is_up:
+        if view.serving is None or not self._kafka.is_up:
             return
         asked = question_of(view.decisions, Facts({}, view.serving, [*view.manifests.values()]), now_ms=now_ms)
         if asked is None:
+            if self.last is None or is_noted(self.last, view.decisions):
+                self._asked = None
             return
-        self._read_ms, self._rest_ms, self._asked = now_ms, asked.rest_ms(now_ms), asked
+        is_same = self._asked is not None and asked.has_lists_of(self._asked)
+        if is_same and 0 <= now_ms - self._read_ms < self._rest_ms:
+            return
+        self._read_ms, self._rest_ms, self._asked = now_ms, APART_MS, asked
         try:
             look = self._answer(asked)
         except _GivenUp:
@@ -111,7 +115,7 @@ class HeldOutLooks:
         except Exception as error:  # noqa: BLE001 - what learns must not end with what judges
             self._tell_problem(repr(error), exc_info=error)
             return
-        self._problem = ""
+        self._problem, self._rest_ms = "", asked.rest_ms(now_ms)
         if look is not None:
             self.last = look
             get_logger().info("held_out_lists_looked_at", took_ms=self._clock_ms() - now_ms, **look.model_dump())

@@ -98,10 +98,19 @@ class Shop:
 
     def note(self) -> None:
         """Note the last look, as the decider does."""
-        view = self.models.look()
-        assert view.decisions is not None
-        noted = {"held_out": self.looks.last, "number": view.decisions.number + 1}
-        self.models.apply(DECISIONS_KEY, encode_message(view.decisions.model_copy(update=noted)))
+        self.decide(held_out=self.looks.last)
+
+    def decide(self, **changes: Any) -> None:
+        """Decide something."""
+        before = self.models.look().decisions
+        assert before is not None
+        self.models.apply(
+            DECISIONS_KEY, encode_message(before.model_copy(update={"number": before.number + 1, **changes}))
+        )
+
+    def end(self) -> None:
+        """Let nothing be left to ask: a person promotes what is in force, while the comparison goes on."""
+        self.decide(promoted=IN_FORCE)
 
     def rest(self) -> None:
         """Let as much time pass as it rests."""
@@ -201,6 +210,59 @@ def test_a_look_that_fails_is_told_once_and_made_after_a_rest(
     told = [line for line in lines if line["event"] == "held_out_lists_not_looked_at"]
     assert [line["error"] for line in told] == [event]
     assert found.looks.last is not None
+
+
+def test_another_question_does_not_wait_for_the_rest_of_the_one_before(shop: Callable[[int], Shop]) -> None:
+    """The rest is as long as the comparison is old: after a promotion it would last for hours."""
+    found = shop(99)
+    found.now_ms = START_MS + 800 * APART_MS
+    found.looks.look()
+    found.rest()
+    found.looks.look()
+    assert len(found.topics.read) == 1, "it rests"
+    began_at = found.now_ms - APART_MS
+    found.decide(began_at=began_at)
+    found.looks.look()
+    assert found.topics.read[1:] == [(HOLDOUT_SEARCHES, began_at)]
+
+
+def test_after_a_failure_it_rests_no_longer_than_at_first(shop: Callable[[int], Shop]) -> None:
+    """Nothing was read, so nothing has to have come meanwhile."""
+    found = shop(600)
+    found.now_ms = START_MS + 800 * APART_MS
+    found.topics.fails = DependencyDown("Kafka does not answer", fix="start it")
+    found.looks.look()
+    found.topics.fails = None
+    found.now_ms += APART_MS - 1
+    found.looks.look()
+    assert found.looks.last is None
+    found.now_ms += 1
+    found.looks.look()
+    assert found.looks.last is not None
+
+
+def test_what_was_judged_is_let_go_when_nothing_is_asked_and_the_look_was_noted(shop: Callable[[int], Shop]) -> None:
+    """Before, a step back may still go to what it was compared with."""
+    found = shop(600)
+    found.looks.look()
+    last = found.looks.last
+    assert last is not None
+    found.end()
+    found.looks.look()
+    assert found.looks.judged() == {IN_FORCE}
+    found.note()
+    found.looks.look()
+    assert found.looks.judged() == set()
+
+
+def test_what_was_judged_is_let_go_when_its_comparison_is_over(shop: Callable[[int], Shop]) -> None:
+    """Then nobody notes the look any more."""
+    found = shop(600)
+    found.looks.look()
+    assert found.looks.last is not None
+    found.decide(promoted=IN_FORCE, began_at=found.now_ms)
+    found.looks.look()
+    assert found.looks.judged() == set()
 
 
 def test_nothing_is_read_while_there_is_nothing_to_ask_or_kafka_is_down(shop: Callable[[int], Shop]) -> None:
