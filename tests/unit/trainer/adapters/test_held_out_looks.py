@@ -1,7 +1,7 @@
 """Looks at held-out lists at the edge: when they are read, what is asked, and what happens if something is missing."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,12 +20,12 @@ from contracts.wire import encode as encode_message
 from service.health import Dependency
 from service.models import ModelsTable
 from tests.conftest import SettingsFactory
-from tests.support.indexing import query_release
+from tests.support.indexing import product_release, query_release
 from tests.support.tiny_encoder import TinyEncoder
 from tests.support.trainer import DIM, PRODUCTS, QUERIES, SHOWN, START_MS, FakeProducts
 from towers.release_files import pack
 from trainer.adapters import held_out_looks
-from trainer.adapters.held_out_looks import HeldOutLooks
+from trainer.adapters.held_out_looks import HeldOutLooks, towers_of
 from trainer.release import held_out_lists
 from trainer.release.looks import APART_MS
 
@@ -50,18 +50,24 @@ class StoppingEncoder(TinyEncoder):
         return super().encode(texts, batch_size=batch_size)
 
 
-def held_out(number: int, **ranking: Any) -> bytes:
-    """Return a list that live, or every fourth time the anchor, chose; one of six products is clicked."""
+def held_out(
+    number: int, *, time_ms: int = START_MS, appeal: Mapping[str, float] | None = None, **ranking: Any
+) -> bytes:
+    """Return a list that live, or every fourth time the anchor, chose; of six products the most appealing is clicked.
+
+    Where nothing is said of their appeal, it is each place in turn.
+    """
     rng = np.random.default_rng(number)
+    shown = [PRODUCTS[one] for one in rng.permutation(len(PRODUCTS))[:SHOWN].tolist()]
+    chosen = shown[number % SHOWN] if appeal is None else max(shown, key=appeal.__getitem__)
     slots = tuple(
-        JoinedSlot(product_id=PRODUCTS[one], position=place, clicked=place == 1 + number % SHOWN)
-        for place, one in enumerate(rng.permutation(len(PRODUCTS))[:SHOWN].tolist(), start=1)
+        JoinedSlot(product_id=one, position=place, clicked=one == chosen) for place, one in enumerate(shown, start=1)
     )
     is_anchor = number % 4 == 0
     told = {"query_release": 0 if is_anchor else IN_FORCE, "arm": "anchor" if is_anchor else "live", **ranking}
     return encode(
         JoinedSearch(
-            search_id=f"s-{number}", search_time=START_MS + number, closed_at=START_MS + 60_000 + number,
+            search_id=f"s-{number}", search_time=time_ms + number, closed_at=START_MS + 60_000 + number,
             query=QUERIES[number % 40], slots=slots, client_id=f"c{number // 2}", ranking=Ranking(**told),
         )
     )  # fmt: skip
@@ -184,10 +190,44 @@ def test_lists_that_neither_chose_alone_are_left_out(shop: Callable[[int], Shop]
         found.topics.lists[0] = held_out(0, **ranking)
         found.rest()
         found.looks.look()
-    found.topics.lists[0] = found.topics.lists[1]
+    for other in (found.topics.lists[1], held_out(0, time_ms=START_MS - 1)):
+        found.topics.lists[0] = other
+        found.rest()
+        found.looks.look()
+    assert (found.looks.last, len(found.topics.read)) == (None, 5)
+    found.topics.lists[0] = held_out(0)
     found.rest()
     found.looks.look()
-    assert (found.looks.last, len(found.topics.read)) == (None, 4)
+    assert found.looks.last is not None
+
+
+def test_beside_a_promoted_release_only_lists_of_the_untrained_one_count(shop: Callable[[int], Shop]) -> None:
+    """Both learned ones chose their own lists; a quarter is the anchor's."""
+    found = shop(600)
+    promoted = IN_FORCE - 1
+    found.models.apply(b"query-%d" % promoted, pack(query_release(promoted, ENCODER)))
+    found.decide(promoted=promoted)
+    found.looks.look()
+    look = found.looks.last
+    assert look is not None
+    assert (look.query_release, look.against, look.lists) == (IN_FORCE, promoted, 150)
+    assert found.looks.judged() == {IN_FORCE, promoted}
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_release_that_orders_by_what_is_chosen_is_better(shop: Callable[[int], Shop], sign: int) -> None:
+    """One that orders the other way round is worse; the other side is the untrained release."""
+    found = shop(0)
+    found.models.apply(b"product-1", pack(product_release(1, ENCODER)))
+    found.models.apply(b"query-%d" % IN_FORCE, pack(query_release(IN_FORCE, ENCODER, product_release=1, scale=0.0)))
+    judged = towers_of(found.models.value, IN_FORCE, ENCODER)
+    quality = judged.product.quality(PRODUCTS, FakeProducts(ENCODER).look(PRODUCTS).features)
+    appeal = dict(zip(PRODUCTS, (sign * quality).tolist(), strict=True))
+    found.topics.lists = [held_out(number, appeal=appeal) for number in range(1_000)]
+    found.looks.look()
+    look = found.looks.last
+    assert look is not None
+    assert [np.sign(one.value) for one in (*look.better_by, *look.worse_by)] == [sign] * 4
 
 
 @pytest.mark.parametrize(
