@@ -173,9 +173,13 @@ def known_slots(
         [texts[one] for one in used], np.vstack(encoded)[used], asked, np.array(ids, dtype=object)[named], products,
         WordMatches(lambda: index, index.counts),
     )  # fmt: skip
-    return KnownSlots(
-        lists, [slots[place] for place in places.tolist()], list_of[places], len(slots) - len(places), found, pair_of
-    )
+    # Encoding may take minutes: what was deleted meanwhile would stand in both orders by its quality alone.
+    is_left = found.products.known[found.cells.products][pair_of]
+    places, pair_of = places[is_left], pair_of[is_left]
+    if not len(places):
+        return None
+    left = [slots[place] for place in places.tolist()]
+    return KnownSlots(lists, left, list_of[places], len(slots) - len(left), found, pair_of)
 
 
 def numbered(names: Iterable[str]) -> tuple[list[str], np.ndarray]:

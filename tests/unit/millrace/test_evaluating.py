@@ -181,16 +181,20 @@ def test_products_that_are_gone_are_left_out_of_their_lists() -> None:
 
 
 class NotedProducts(FakeProducts):
-    """A catalogue that notes how many products it is asked for at once."""
+    """A catalogue that notes how many products it is asked for at once, and may lose some after the first look."""
 
     def __init__(self) -> None:
         super().__init__(ENCODER)
         self.asked: list[int] = []
+        self.later: FakeProducts | None = None
+        """What is left of it once it was looked at."""
 
     @override
     def look(self, product_ids: Sequence[str]) -> Looked:
         """Look products up."""
         self.asked.append(len(product_ids))
+        if self.later is not None and len(self.asked) > 1:
+            return self.later.look(product_ids)
         return super().look(product_ids)
 
 
@@ -199,6 +203,19 @@ def test_a_product_is_looked_up_once_however_many_lists_show_it() -> None:
     products = NotedProducts()
     report(pushed(LIKED), products=products)
     assert max(products.asked) == len(PRODUCTS)
+
+
+def test_products_that_go_while_queries_are_encoded_are_left_out_of_their_lists() -> None:
+    """Nothing is known of them any more but their quality: they count as those that went before."""
+    products = NotedProducts()
+    products.later = FakeProducts(ENCODER, PRODUCTS[:30])
+    meanwhile, before = (report(pushed(LIKED), products=one) for one in (products, products.later))
+    for name in ("slots", "slots_of_unknown_products"):
+        assert meanwhile[name] == before[name] > 0
+    products = NotedProducts()
+    products.later = FakeProducts(ENCODER, ["nothing"])
+    with pytest.raises(UsageError, match="has a vector"):
+        report(UNTRAINED, products=products)
 
 
 @pytest.mark.parametrize(
