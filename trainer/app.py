@@ -169,6 +169,7 @@ class TrainerApp:
             self._check_followers()
             loop.run_once()
             decider.look(epoch_ms())
+        looks.give_up()
         loop.finish()
 
     def _caught_up(self) -> bool:

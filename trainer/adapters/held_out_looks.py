@@ -24,11 +24,16 @@ from towers.release_files import Encoder, unpack
 from trainer.learner import Products, Towers
 from trainer.release.gate import Facts, question_of
 from trainer.release.held_out_lists import held_out_lists, known_slots
-from trainer.release.looks import Question, Scored, look_at
+from trainer.release.looks import APART_MS, Question, Scored, is_noted, look_at
 
 LOOK_S: Final = 5.0
 """How often it is looked whether there is a question."""
-STOP_S: Final = 2.0
+STOP_S: Final = 15.0
+"""What a stop waits for at most: for 64 texts, or for the scores of one release. A process has 18 s to stop."""
+
+
+class _GivenUp(Exception):
+    """The process ends before the look does."""
 
 
 class HeldOutLooks:
@@ -71,9 +76,13 @@ class HeldOutLooks:
         """Begin to look."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Make no more looks; one in progress is given up when the process ends."""
+    def give_up(self) -> None:
+        """Make no more looks, and end one in progress at its next step; does not wait for that."""
         self._stop.set()
+
+    def stop(self) -> None:
+        """Give up, and wait for it: a thread that encodes while the process ends would abort it."""
+        self.give_up()
         if self._thread.is_alive():
             self._thread.join(timeout=STOP_S)
 
@@ -85,22 +94,28 @@ class HeldOutLooks:
     def look(self) -> None:
         """Look, if there is something to ask, and enough lists may have come to ask it again."""
         now_ms, view = self._clock_ms(), self._models.look()
-        is_resting = 0 <= now_ms - self._read_ms < self._rest_ms
-        if view.serving is None or is_resting or not self._kafka.is_up:
+        if view.serving is None or not self._kafka.is_up:
             return
         asked = question_of(view.decisions, Facts({}, view.serving, [*view.manifests.values()]), now_ms=now_ms)
         if asked is None:
+            if self.last is None or is_noted(self.last, view.decisions):
+                self._asked = None
             return
-        self._read_ms, self._rest_ms, self._asked = now_ms, asked.rest_ms(now_ms), asked
+        is_same = self._asked is not None and asked.has_lists_of(self._asked)
+        if is_same and 0 <= now_ms - self._read_ms < self._rest_ms:
+            return
+        self._read_ms, self._rest_ms, self._asked = now_ms, APART_MS, asked
         try:
             look = self._answer(asked)
+        except _GivenUp:
+            return
         except MillraceError as error:
             self._tell_problem(error.message, fix=error.fix)
             return
         except Exception as error:  # noqa: BLE001 - what learns must not end with what judges
             self._tell_problem(repr(error), exc_info=error)
             return
-        self._problem = ""
+        self._problem, self._rest_ms = "", asked.rest_ms(now_ms)
         if look is not None:
             self.last = look
             get_logger().info("held_out_lists_looked_at", took_ms=self._clock_ms() - now_ms, **look.model_dump())
@@ -112,25 +127,38 @@ class HeldOutLooks:
 
     def _answer(self, asked: Question) -> HeldOutLook | None:
         """Read the lists; look at them if that is due."""
-        records = records_of(self._settings, HOLDOUT_SEARCHES, since_ms=asked.began_at, wait=self._stop.wait)
+        records = records_of(
+            self._settings, HOLDOUT_SEARCHES, since_ms=asked.began_at, wait=self._stop.wait, tell=self._go_on
+        )
         lists, _ = held_out_lists((record.value for record in records), counts=asked.counts)
         if not asked.is_due(len(lists)):
             return None
         ours, theirs = (
             towers_of(self._models.value, one, self._encoder) for one in (asked.query_release, asked.against)
         )
-        found = known_slots(lists, self._products, self._encoder)
+        found = known_slots(lists, self._products, self._encoder, tell=self._go_on)
         if found is None:
             raise DependencyDown(
                 "no product of a held-out list has a vector",
                 fix="is an indexer running? `millrace doctor` says what is wrong",
             )
         propensities = propensities_of(self._settings)
-        scored = Scored(
-            found.arrays(propensities.lookup), found.worth(), found.ranked_by(),
-            found.scores(ours), found.scores(theirs),
-        )  # fmt: skip
+        scores = []
+        for towers in (ours, theirs):
+            self._go_on()
+            scores.append(found.scores(towers))
+        self._go_on()
+        scored = Scored(found.arrays(propensities.lookup), found.worth(), found.ranked_by(), *scores)
         return look_at(asked, scored, now_ms=self._clock_ms())
+
+    def _go_on(self, *_how_far: object) -> None:
+        """Come here between any two steps of a look.
+
+        Raises:
+            _GivenUp: it must end.
+        """
+        if self._stop.is_set():
+            raise _GivenUp
 
     def _tell_problem(self, problem: str, **more: object) -> None:
         """Say once why no look is made."""

@@ -127,14 +127,16 @@ class KnownSlots(NamedTuple):
 
     def arrays(self, propensities: Propensities) -> HeldOutLists:
         """The lists as they are estimated by, without slices."""
-        bands = [
+        searches = (self.lists[one].search for one in self.list_of.tolist())
+        bands = (
             propensities.band(cell_of(search), slot.position, search.search_time)
-            for search, slot in zip((self.lists[one].search for one in self.list_of.tolist()), self.slots, strict=True)
-        ]
+            for search, slot in zip(searches, self.slots, strict=True)
+        )
+        theta = np.fromiter(bands, dtype=(float, 3), count=len(self.slots)).T
         _, persons = numbered([one.shopper for one in self.lists])
         _, queries = numbered([normalised(one.search.query) for one in self.lists])
         clicked = np.asarray(self.worth() > 0, dtype=float)
-        return HeldOutLists(persons, queries, self.list_of, np.array(bands).T, clicked, {})
+        return HeldOutLists(persons, queries, self.list_of, theta, clicked, {})
 
 
 def known_slots(
@@ -152,28 +154,32 @@ def known_slots(
         encoder: of queries.
         tell: told how far they are encoded.
     """
-    ids = np.array([slot.product_id for one in lists for slot in one.slots], dtype=object)
-    known = products.look(ids.tolist()).known
-    if not known.any():
+    slots = [slot for one in lists for slot in one.slots]
+    ids, id_of = numbered([slot.product_id for slot in slots])
+    places = np.flatnonzero(products.look(ids).known[id_of])
+    if not len(places):
         return None
-    list_of = np.repeat(np.arange(len(lists)), [len(one.slots) for one in lists])[known]
+    list_of = np.repeat(np.arange(len(lists)), [len(one.slots) for one in lists])
     texts, text_of = numbered([" ".join(one.search.query.split()) for one in lists])
     encoded = []
     for start in range(0, len(texts), ENCODED_AT_ONCE):
         encoded.append(encoder.encode(texts[start : start + ENCODED_AT_ONCE]))
         tell("encoding queries", min(start + ENCODED_AT_ONCE, len(texts)), len(texts))
-    distinct, id_of = np.unique(ids[known], return_inverse=True)
-    pairs, pair_of = np.unique(text_of[list_of] * len(distinct) + id_of, return_inverse=True)
-    asked, named = np.divmod(pairs, len(distinct))
+    pairs, pair_of = np.unique(text_of[list_of[places]] * len(ids) + id_of[places], return_inverse=True)
+    asked, named = np.divmod(pairs, len(ids))
     used = np.unique(asked)
     index = products.word_index()
     found = AskedProducts.of(
-        [texts[one] for one in used], np.vstack(encoded)[used], asked, distinct[named], products,
+        [texts[one] for one in used], np.vstack(encoded)[used], asked, np.array(ids, dtype=object)[named], products,
         WordMatches(lambda: index, index.counts),
     )  # fmt: skip
-    slots = [slot for one in lists for slot in one.slots]
-    slots = [slots[place] for place in np.flatnonzero(known).tolist()]
-    return KnownSlots(lists, slots, list_of, int((~known).sum()), found, pair_of)
+    # Encoding may take minutes: what was deleted meanwhile would stand in both orders by its quality alone.
+    is_left = found.products.known[found.cells.products][pair_of]
+    places, pair_of = places[is_left], pair_of[is_left]
+    if not len(places):
+        return None
+    left = [slots[place] for place in places.tolist()]
+    return KnownSlots(lists, left, list_of[places], len(slots) - len(left), found, pair_of)
 
 
 def numbered(names: Iterable[str]) -> tuple[list[str], np.ndarray]:

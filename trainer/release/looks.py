@@ -15,7 +15,7 @@ import numpy as np
 
 from contracts.arms import INTERLEAVED
 from contracts.comparison import ALPHA
-from contracts.decisions import Comparison, HeldOutLook
+from contracts.decisions import Comparison, Decisions, HeldOutLook
 from contracts.outcomes import VALUE, Grade
 from contracts.structs import JoinedSearch
 from trainer.release.held_out import LEAST_LISTS, HeldOutLists, evaluate, fair_weights, own_weights
@@ -25,7 +25,7 @@ LOOKS: Final = 9
 APART_MS: Final = 300_000
 """Lists are not read more often."""
 MOST_LISTS: Final = 50_000
-"""Held in memory, the newest: 6.4 kB each with 24 slots."""
+"""Held in memory during a look, the newest: 14 kB each with 24 slots, 0.7 GB in all."""
 NORMAL: Final = NormalDist().inv_cdf(1 - ALPHA / (2 * LOOKS))
 """How far the interval of one look reaches: 2.77 standard errors, where that of a single look reaches 1.96."""
 
@@ -53,6 +53,10 @@ class Question(NamedTuple):
         is_of_one = ranking.ranker == "millrace" and ranking.arm != INTERLEAVED and ranking.query_release is not None
         return is_of_one and search.search_time >= self.began_at and not (self.against and ranking.query_release)
 
+    def has_lists_of(self, other: "Question") -> bool:
+        """Whether the lists that count are those of another question, too, beside the same release."""
+        return (self.against, self.began_at) == (other.against, other.began_at)
+
     def rest_ms(self, now_ms: int) -> int:
         """How long to rest after the lists were read: until there may be an eighth more, and some minutes at least."""
         return max(APART_MS, (now_ms - self.began_at) // 8)
@@ -65,6 +69,14 @@ class Question(NamedTuple):
         (False, True, False)
         """
         return self.looks < LOOKS and lists >= max(LEAST_LISTS, 2 * self.looked_lists)
+
+
+def is_noted(look: HeldOutLook, decisions: Decisions | None) -> bool:
+    """Whether nothing is decided by a look any more: it was noted, or a later one, or its comparison is over."""
+    if decisions is None or look.began_at < decisions.began_at:
+        return True
+    noted = decisions.held_out
+    return noted is not None and (noted.began_at, noted.looks) >= (look.began_at, look.looks)
 
 
 class Scored(NamedTuple):

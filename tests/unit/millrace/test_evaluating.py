@@ -1,12 +1,14 @@
 """What is read of held-out lists, what is told of two releases, and in which words."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
+from typing_extensions import override
 
 from contracts.errors import UsageError
 from contracts.propensities import Propensities
@@ -20,7 +22,7 @@ from towers.features import FeatureSpace, key_of
 from towers.model import ProductTower
 from towers.release_files import pack
 from trainer.adapters.held_out_looks import towers_of
-from trainer.learner import Towers
+from trainer.learner import Looked, Towers
 from trainer.release.held_out_lists import HeldOutList, held_out_lists
 
 ENCODER = TinyEncoder(DIM)
@@ -176,6 +178,44 @@ def test_products_that_are_gone_are_left_out_of_their_lists() -> None:
     assert "slots whose product is gone" in evaluation_words(found)
     with pytest.raises(UsageError, match="has a vector"):
         report(UNTRAINED, products=FakeProducts(ENCODER, ["nothing"]))
+
+
+class NotedProducts(FakeProducts):
+    """A catalogue that notes how many products it is asked for at once, and may lose some after the first look."""
+
+    def __init__(self) -> None:
+        super().__init__(ENCODER)
+        self.asked: list[int] = []
+        self.later: FakeProducts | None = None
+        """What is left of it once it was looked at."""
+
+    @override
+    def look(self, product_ids: Sequence[str]) -> Looked:
+        """Look products up."""
+        self.asked.append(len(product_ids))
+        if self.later is not None and len(self.asked) > 1:
+            return self.later.look(product_ids)
+        return super().look(product_ids)
+
+
+def test_a_product_is_looked_up_once_however_many_lists_show_it() -> None:
+    """A look builds the vector of each, and holds the catalogue's lock meanwhile."""
+    products = NotedProducts()
+    report(pushed(LIKED), products=products)
+    assert max(products.asked) == len(PRODUCTS)
+
+
+def test_products_that_go_while_queries_are_encoded_are_left_out_of_their_lists() -> None:
+    """Nothing is known of them any more but their quality: they count as those that went before."""
+    products = NotedProducts()
+    products.later = FakeProducts(ENCODER, PRODUCTS[:30])
+    meanwhile, before = (report(pushed(LIKED), products=one) for one in (products, products.later))
+    for name in ("slots", "slots_of_unknown_products"):
+        assert meanwhile[name] == before[name] > 0
+    products = NotedProducts()
+    products.later = FakeProducts(ENCODER, ["nothing"])
+    with pytest.raises(UsageError, match="has a vector"):
+        report(UNTRAINED, products=products)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from contracts.comparison import ALPHA
+from contracts.decisions import Decisions, HeldOutLook
 from tests.support.gate_power import T0
 from tests.support.held_out_decisions import (
     JUDGED,
@@ -19,7 +20,7 @@ from tests.support.held_out_decisions import (
     stream,
 )
 from trainer.release.held_out import fair_weights, own_weights
-from trainer.release.looks import APART_MS, LOOKS, NORMAL, Question, look_at
+from trainer.release.looks import APART_MS, LOOKS, NORMAL, Question, is_noted, look_at
 
 
 def test_the_parts_of_the_error_sum_to_what_arms_may_err_by() -> None:
@@ -41,6 +42,22 @@ def test_lists_are_read_again_when_there_may_be_an_eighth_more() -> None:
     """At the beginning not more often than every five minutes."""
     asked = Question(JUDGED, 0, began_at=1_000)
     assert [asked.rest_ms(1_000 + 8 * ms) for ms in (0, APART_MS, 3 * APART_MS)] == [APART_MS, APART_MS, 3 * APART_MS]
+
+
+def test_a_look_waits_to_be_noted_while_its_comparison_goes_on() -> None:
+    """A later look stands for it; one of the fortnight before does not."""
+    look = HeldOutLook(query_release=JUDGED, against=0, began_at=T0 + 5, looked_at=T0 + 9, looks=2, lists=200)
+
+    def noted(began_at: int, held_out: HeldOutLook | None) -> bool:
+        return is_noted(look, Decisions(began_at=began_at, held_out=held_out))
+
+    assert not noted(T0 + 5, None)
+    assert not noted(T0 + 5, look.model_copy(update={"looks": 1}))
+    assert not noted(T0, look.model_copy(update={"began_at": T0, "looks": 9}))
+    assert noted(T0 + 5, look)
+    assert noted(T0, look.model_copy(update={"began_at": T0 + 6, "looks": 1}))
+    assert noted(T0 + 6, None)
+    assert is_noted(look, None)
 
 
 def test_a_look_is_wider_than_a_single_one_and_tells_what_is_expected_of_either() -> None:
