@@ -19,7 +19,7 @@ setup: ## Make .venv and fetch Kafka, installing what the system lacks where tha
 demo: setup ## Run everything with simulated shoppers, and show how search gets better
 	@$(BIN)/millrace demo $(ARGS)
 
-test: setup ## Run every test on real Kafka and Redis (about 15 minutes on 2 cores)
+test: setup ## Run every test on real Kafka and Redis (about 12 minutes on 2 cores)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: setup ## Lint, formatting, types, imports, docstrings, spelling and shape

@@ -47,7 +47,7 @@ def test_help_describes_every_target() -> None:
     [
         ("demo", ".venv/bin/millrace demo --seed 3"),
         ("soak", ".venv/bin/python -m tests.faults.soak --seed 3"),
-        ("test", "OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --seed 3"),
+        ("test", "OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --seed 3"),
         ("up", ".venv/bin/millrace up --seed 3"),
         ("bench", ".venv/bin/millrace bench --seed 3"),
     ],

@@ -156,6 +156,7 @@ def test_a_world_that_changed_is_run_again(plan_file: Path, tmp_path: Path) -> N
     (tmp_path / "brands").rename(tmp_path / "elsewhere" / "brands")
     plan = written(tmp_path / "elsewhere", "[grid]\nexplore = [0.0, 2.0]")
     assert {cell.file_name for cell in cells_of(read_plan(plan))} == before
+    (tmp_path / "elsewhere" / "brands" / "judgments.jsonl").unlink()
     export_world(brands(blue_is_better=False), tmp_path / "elsewhere" / "brands")
     assert not before & {cell.file_name for cell in cells_of(read_plan(plan))}
 
