@@ -88,8 +88,8 @@ class HeldOutLooks:
 
     def judged(self) -> set[int]:
         """The releases that are kept while held-out lists are asked about them, and until that is decided."""
-        asked = () if self._asked is None else (self._asked.query_release, self._asked.against)
-        return {*asked} - {0}
+        asked = self._asked
+        return set() if asked is None else {asked.query_release, asked.against} - {0}
 
     def look(self) -> None:
         """Look, if there is something to ask, and enough lists may have come to ask it again."""

@@ -181,7 +181,8 @@ def learn_prior(
             moves = 0
             while moves < MAX_MOVES:
                 moved = {name: getattr(prior, name) * factor for name in names}
-                tried = prior._replace(**{name: to for name, to in moved.items() if to >= getattr(loosest, name)})
+                within = {name: to for name, to in moved.items() if factor > 1 or to >= getattr(loosest, name)}
+                tried = prior._replace(**within)
                 if tried == prior:
                     break
                 found = surprise(tried)

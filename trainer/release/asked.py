@@ -51,7 +51,7 @@ class AskedProducts(NamedTuple):
             texts: of the queries, each of which has a pair, (Q,).
             query_vectors: their base vectors, (Q, D).
             query_of: of each pair, whatever numbers its query, rising, (N,).
-            product_ids: of each pair, different ones of one query, (N,).
+            product_ids: of each pair, different ones of one query, in any order, (N,).
             products: the catalogue.
             matches: what its words say of queries.
         """

@@ -58,6 +58,8 @@ def test_a_look_waits_to_be_noted_while_its_comparison_goes_on() -> None:
     assert noted(T0, look.model_copy(update={"began_at": T0 + 6, "looks": 1}))
     assert noted(T0 + 6, None)
     assert is_noted(look, None)
+    arms_began_anew = Decisions(began_at=T0 + 6, held_out_began_at=T0 + 5)
+    assert not is_noted(look, arms_began_anew)
 
 
 def test_a_look_is_wider_than_a_single_one_and_tells_what_is_expected_of_either() -> None:
