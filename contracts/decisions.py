@@ -113,6 +113,11 @@ class Decisions(Message):
     """The last ones that moved something, newest last."""
 
     @property
+    def looks_began_at(self) -> int:
+        """When the first fortnight of the looks at held-out lists began."""
+        return self.began_at if self.held_out_began_at is None else self.held_out_began_at
+
+    @property
     def needed(self) -> set[int]:
         """The releases that a step back may go to, now or after a promotion."""
         return {self.promoted, *(one.query_release for one in self.candidates)} - {0}

@@ -72,7 +72,7 @@ def evaluate_releases(settings: "Settings", release: int | None, against: int, t
     with following_models(settings) as models, tempfile.TemporaryDirectory() as folder:
         number = in_force(models).query_release if release is None else release
         for one in (number, against):
-            query_file(models.value, one)
+            query_file(models, one)
         records = records_of(settings, HOLDOUT_SEARCHES, tell=lambda done, of: tell("reading held-out lists", done, of))
         lists, left_out = held_out_lists(record.value for record in records)
         if not lists:
@@ -83,7 +83,7 @@ def evaluate_releases(settings: "Settings", release: int | None, against: int, t
             )
         propensities = propensities_of(settings)
         encoder = load_encoder(settings.base_model)
-        ours, theirs = (towers_of(models.value, one, encoder) for one in (number, against))
+        ours, theirs = (towers_of(models, one, encoder) for one in (number, against))
         vectors = VectorTable(Path(folder), encoder.dim, base_version=encoder.base_version)
         for record in records_of(
             settings, PRODUCT_VECTORS, tell=lambda done, of: tell("reading product vectors", done, of)

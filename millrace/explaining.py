@@ -342,7 +342,7 @@ def _query_tower(models: "ModelsTable", number: int, *, dim: int) -> "QueryTower
     from towers.model import QueryTower
     from towers.release_files import unpack
 
-    value = _value(models, "query", number)
+    value = models.file_of("query", number)
     return QueryTower.untrained(dim) if value is None else unpack(value).query_tower()
 
 
@@ -351,20 +351,8 @@ def product_tower(models: "ModelsTable", number: int) -> "ProductTower":
     from towers.model import ProductTower
     from towers.release_files import unpack
 
-    value = _value(models, "product", number)
+    value = models.file_of("product", number)
     return ProductTower.untrained() if value is None else unpack(value).product_tower()
-
-
-def _value(models: "ModelsTable", kind: "Kind", number: int) -> bytes | None:
-    """Return a release's bytes; None of number 0, which is built in."""
-    if number == 0:
-        return None
-    from contracts.releases import release_key
-
-    value = models.value(release_key(kind, number).decode())
-    if value is None:
-        raise DependencyDown(f"{kind} release {number} is not on {MODELS}", fix="see `millrace releases ls`")
-    return value
 
 
 def _pairs(settings: "Settings") -> list[PreferencePair]:

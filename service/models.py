@@ -13,7 +13,7 @@ from kafka import KafkaProducer
 
 from contracts import wire
 from contracts.decisions import DECISIONS, DECISIONS_KEY, PROMOTION, PROMOTION_KEY, Decisions, Promotion
-from contracts.errors import ContractError, MalformedMessage, TransientError
+from contracts.errors import ContractError, DependencyDown, MalformedMessage, TransientError
 from contracts.releases import (
     ROLLBACK,
     ROLLBACK_KEY,
@@ -127,6 +127,17 @@ class ModelsTable:
     def serving(self) -> Serving | None:
         """Give the releases in force, None before the first."""
         return self._view.serving
+
+    def file_of(self, kind: Kind, number: int) -> bytes | None:
+        """Return a release's file; None of number 0, which is built in.
+
+        Raises:
+            DependencyDown: it is not there.
+        """
+        value = self.value(release_key(kind, number).decode()) if number else None
+        if number and value is None:
+            raise DependencyDown(f"{kind} release {number} is not on {MODELS}", fix="see `millrace releases ls`")
+        return value
 
     def value(self, key: str) -> bytes | None:
         """Give a release's bytes, None if it is unknown or retired."""

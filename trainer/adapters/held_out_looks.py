@@ -6,7 +6,6 @@ A look that fails is made again after a rest: nothing is decided meanwhile, and 
 """
 
 import threading
-from collections.abc import Callable
 from typing import Final
 
 from contracts.decisions import HeldOutLook
@@ -133,9 +132,7 @@ class HeldOutLooks:
         lists, _ = held_out_lists((record.value for record in records), counts=asked.counts)
         if not asked.is_due(len(lists)):
             return None
-        ours, theirs = (
-            towers_of(self._models.value, one, self._encoder) for one in (asked.query_release, asked.against)
-        )
+        ours, theirs = (towers_of(self._models, one, self._encoder) for one in (asked.query_release, asked.against))
         found = known_slots(lists, self._products, self._encoder, tell=self._go_on)
         if found is None:
             raise DependencyDown(
@@ -148,7 +145,7 @@ class HeldOutLooks:
             self._go_on()
             scores.append(found.scores(towers))
         self._go_on()
-        scored = Scored(found.arrays(propensities.lookup), found.worth(), found.ranked_by(), *scores)
+        scored = Scored(found.arrays(propensities.lookup), found.worth, found.ranked_by(), *scores)
         return look_at(asked, scored, now_ms=self._clock_ms())
 
     def _go_on(self, *_how_far: object) -> None:
@@ -179,13 +176,13 @@ def propensities_of(settings: Settings) -> PropensityTable:
     return found
 
 
-def towers_of(value_of: Callable[[str], bytes | None], number: int, encoder: Encoder) -> Towers:
+def towers_of(models: ModelsTable, number: int, encoder: Encoder) -> Towers:
     """What a query release ranks with: its own tower, and the quality of products that it was published beside.
 
     That quality may be up to an hour older than the tower: it was solved with an earlier query release.
 
     Args:
-        value_of: gives the file of a release, None if it is not there.
+        models: the releases that are there.
         number: of the query release; 0 is the untrained one.
         encoder: over whose vectors it must be.
 
@@ -194,7 +191,7 @@ def towers_of(value_of: Callable[[str], bytes | None], number: int, encoder: Enc
         DependencyDown: its product release is not there any more.
     """
     untrained = Towers.untrained(encoder.dim)
-    value = query_file(value_of, number)
+    value = query_file(models, number)
     if value is None:
         return untrained
     found = unpack(value)
@@ -203,21 +200,17 @@ def towers_of(value_of: Callable[[str], bytes | None], number: int, encoder: Enc
             f"query release {number} is over {found.manifest.base_version}, not {encoder.base_version}",
             fix="set MILLRACE_BASE_MODEL to the model that both releases are over",
         )
-    if not (of_products := found.manifest.product_release):
-        return Towers(found.query_tower(), untrained.product)
-    product = value_of(release_key("product", of_products).decode())
-    if product is None:
-        raise DependencyDown(f"product release {of_products} is not on {MODELS}", fix="see `millrace releases ls`")
-    return Towers(found.query_tower(), unpack(product).product_tower())
+    product = models.file_of("product", found.manifest.product_release)
+    return Towers(found.query_tower(), untrained.product if product is None else unpack(product).product_tower())
 
 
-def query_file(value_of: Callable[[str], bytes | None], number: int) -> bytes | None:
+def query_file(models: ModelsTable, number: int) -> bytes | None:
     """The file of a query release; None of the untrained one, which has none.
 
     Raises:
         UsageError: it is not there.
     """
-    value = value_of(release_key("query", number).decode()) if number else None
+    value = models.value(release_key("query", number).decode()) if number else None
     if number and value is None:
         raise UsageError(
             f"query release {number} is not on {MODELS} any more, or never was",

@@ -152,9 +152,9 @@ def judge(
     queries = rows[:, 0].astype(np.int64)
     if not (len(rows) and len(weighed[FULL])):
         return None
-    weighed = {strength: sampled(cells, names_of(cells, query_keys)) for strength, cells in weighed.items()}
-    folds = fold_of(names_of(weighed[FULL], query_keys))
-    asked = fold_of(queries if query_keys is None else query_keys[queries])
+    weighed = {strength: sampled(cells, names_of(cells.queries, query_keys)) for strength, cells in weighed.items()}
+    folds = fold_of(names_of(weighed[FULL].queries, query_keys))
+    asked = fold_of(names_of(queries, query_keys))
     margins = np.zeros((len(STRENGTHS), len(rows)))
     for fold in np.unique(asked).tolist():
         unseen = Problem(each_two(rows[asked == fold]), query_vectors, catalogue)

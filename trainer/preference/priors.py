@@ -113,9 +113,9 @@ def fold_of(keys: np.ndarray) -> np.ndarray:
     return (_mixed(keys, _FOLDS_MIX) % np.uint64(FOLDS)).astype(np.int64)
 
 
-def names_of(cells: Cells, query_keys: np.ndarray | None) -> np.ndarray:
-    """What names each query that has cells, (Q,): its key, or its number where there are no keys."""
-    return cells.queries if query_keys is None else query_keys[cells.queries]
+def names_of(queries: np.ndarray, query_keys: np.ndarray | None) -> np.ndarray:
+    """What names each query, (Q,): its key, or its number where there are no keys."""
+    return queries if query_keys is None else query_keys[queries]
 
 
 def sampled(cells: Cells, keys: np.ndarray, *, most: int = MOST_CELLS) -> Cells:
@@ -161,8 +161,8 @@ def learn_prior(
         query_keys: what names each query besides its number, (all queries,); None if numbers do not depend on the
             order in which queries arrived.
     """
-    cells = sampled(cells, names_of(cells, query_keys))
-    folds = fold_of(names_of(cells, query_keys))
+    cells = sampled(cells, names_of(cells.queries, query_keys))
+    folds = fold_of(names_of(cells.queries, query_keys))
     if len(cells.queries) < MIN_QUERIES:
         return None
     present = np.unique(folds).tolist()

@@ -171,18 +171,13 @@ def _begun(before: Decisions | None, facts: Facts, now_ms: int) -> Decisions:
     is_old = now_ms - before.began_at >= RENEWED_MS and fewest >= RENEWED_LISTS
     # The lists of a time in which nobody was in one of the arms have nothing to be compared with; held-out ones have.
     is_alone = not fewest and now_ms - before.began_at >= HOUR_MS
-    looks = {"held_out": before.held_out, "held_out_began_at": _looks_began_at(before)} if is_alone else {}
+    looks = {"held_out": before.held_out, "held_out_began_at": before.looks_began_at} if is_alone else {}
     return before.model_copy(update={**again, **looks}) if is_old or is_alone else before
 
 
-def _looks_began_at(before: Decisions) -> int:
-    """When the first fortnight of the looks at held-out lists began."""
-    return before.began_at if before.held_out_began_at is None else before.held_out_began_at
-
-
 def _fortnight_began_at(before: Decisions, now_ms: int) -> int:
-    """When their present fortnight began."""
-    first = _looks_began_at(before)
+    """When the present fortnight of the looks at held-out lists began."""
+    first = before.looks_began_at
     return first + RENEWED_MS * max(0, (now_ms - first) // RENEWED_MS)
 
 

@@ -100,6 +100,7 @@ class KnownSlots(NamedTuple):
         lists: L of them.
         slots: their N slots, those of a list together.
         list_of: of each slot, rising, (N,).
+        worth: what was chosen of each slot, in worths of a click, (N,).
         unknown: slots that are left out.
         asked: the distinct pairs of query and product.
         pair_of: of each slot its pair, (N,).
@@ -108,6 +109,7 @@ class KnownSlots(NamedTuple):
     lists: Sequence[HeldOutList]
     slots: Sequence[JoinedSlot]
     list_of: np.ndarray
+    worth: np.ndarray
     unknown: int
     asked: AskedProducts
     pair_of: np.ndarray
@@ -115,11 +117,6 @@ class KnownSlots(NamedTuple):
     def scores(self, towers: Towers) -> np.ndarray:
         """What a release says of each slot's product, (N,)."""
         return np.asarray(self.asked.scores(towers.query, self.asked.quality(towers.product))[self.pair_of])
-
-    def worth(self) -> np.ndarray:
-        """What was chosen of each slot, in worths of a click, (N,)."""
-        worths = [0.0 if is_bounce(slot) else VALUE.get(grade(slot), 0.0) for slot in self.slots]
-        return np.array(worths, dtype=float)
 
     def ranked_by(self) -> np.ndarray:
         """The query release that ranked each list, 0 where that is not said, (L,)."""
@@ -135,7 +132,7 @@ class KnownSlots(NamedTuple):
         theta = np.fromiter(bands, dtype=(float, 3), count=len(self.slots)).T
         _, persons = numbered([one.shopper for one in self.lists])
         _, queries = numbered([normalised(one.search.query) for one in self.lists])
-        clicked = np.asarray(self.worth() > 0, dtype=float)
+        clicked = np.asarray(self.worth > 0, dtype=float)
         return HeldOutLists(persons, queries, self.list_of, theta, clicked, {})
 
 
@@ -179,7 +176,8 @@ def known_slots(
     if not len(places):
         return None
     left = [slots[place] for place in places.tolist()]
-    return KnownSlots(lists, left, list_of[places], len(slots) - len(left), found, pair_of)
+    worth = np.array([0.0 if is_bounce(slot) else VALUE.get(grade(slot), 0.0) for slot in left], dtype=float)
+    return KnownSlots(lists, left, list_of[places], worth, len(slots) - len(left), found, pair_of)
 
 
 def numbered(names: Iterable[str]) -> tuple[list[str], np.ndarray]:

@@ -73,10 +73,7 @@ class Question(NamedTuple):
 
 def is_noted(look: HeldOutLook, decisions: Decisions | None) -> bool:
     """Whether nothing is decided by a look any more: it was noted, or a later one, or its comparison is over."""
-    if decisions is None:
-        return True
-    began_at = decisions.began_at if decisions.held_out_began_at is None else decisions.held_out_began_at
-    if look.began_at < began_at:
+    if decisions is None or look.began_at < decisions.looks_began_at:
         return True
     noted = decisions.held_out
     return noted is not None and (noted.began_at, noted.looks) >= (look.began_at, look.looks)

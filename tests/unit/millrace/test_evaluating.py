@@ -243,13 +243,13 @@ def test_a_query_release_is_judged_with_the_quality_that_it_was_published_beside
     query = query_release(2, ENCODER, product_release=1)
     table.apply(b"product-1", pack(quality))
     table.apply(b"query-2", pack(query))
-    assert towers_of(table.value, 0, ENCODER).product.cap == 0.0
-    found = towers_of(table.value, 2, ENCODER)
+    assert towers_of(table, 0, ENCODER).product.cap == 0.0
+    found = towers_of(table, 2, ENCODER)
     assert np.array_equal(found.product.words, quality.tensors["words"])
     assert np.array_equal(found.query.taste, query.tensors["taste"])
     with pytest.raises(UsageError, match="query release 3 is not on"):
-        towers_of(table.value, 3, ENCODER)
+        towers_of(table, 3, ENCODER)
     other = replace(query, manifest=query.manifest.model_copy(update={"base_version": "other"}))
     table.apply(b"query-2", pack(other))
     with pytest.raises(UsageError, match="is over other"):
-        towers_of(table.value, 2, ENCODER)
+        towers_of(table, 2, ENCODER)

@@ -220,7 +220,7 @@ def test_a_release_that_orders_by_what_is_chosen_is_better(shop: Callable[[int],
     found = shop(0)
     found.models.apply(b"product-1", pack(product_release(1, ENCODER)))
     found.models.apply(b"query-%d" % IN_FORCE, pack(query_release(IN_FORCE, ENCODER, product_release=1, scale=0.0)))
-    judged = towers_of(found.models.value, IN_FORCE, ENCODER)
+    judged = towers_of(found.models, IN_FORCE, ENCODER)
     quality = judged.product.quality(PRODUCTS, FakeProducts(ENCODER).look(PRODUCTS).features)
     appeal = dict(zip(PRODUCTS, (sign * quality).tolist(), strict=True))
     found.topics.lists = [held_out(number, appeal=appeal) for number in range(1_000)]
