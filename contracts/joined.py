@@ -279,12 +279,12 @@ def without_addresses(sent: Mapping[str, Any], form: type[Part], left_out: list[
     >>> names
     ['seller', 'price']
     """
-    known = form.model_fields.keys()
-    if sent.keys() <= known and _CONTAINERS.isdisjoint(map(type, sent.values())) and not _parts_of(form):
+    known, parts = _fields_of(form)
+    if not parts and sent.keys() <= known and _CONTAINERS.isdisjoint(map(type, sent.values())):
         return dict(sent)
     kept: dict[str, Any] = {}
     for name, value in sent.items():
-        part = _parts_of(form).get(name)
+        part = parts.get(name)
         if part is not None and isinstance(value, dict):
             kept[name] = without_addresses(value, part, left_out)
         elif part is not None and isinstance(value, list) and all(isinstance(one, dict) for one in value):
@@ -297,9 +297,9 @@ def without_addresses(sent: Mapping[str, Any], form: type[Part], left_out: list[
 
 
 @cache
-def _parts_of(form: type[Part]) -> dict[str, type[Part]]:
-    """Return the fields that hold a part with a form of its own, or a list of such."""
-    return {
+def _fields_of(form: type[Part]) -> tuple[frozenset[str], dict[str, type[Part]]]:
+    """Return a form's fields, and those of them that hold a part with a form of its own, or a list of such."""
+    return frozenset(form.model_fields), {
         name: kind
         for name, field in form.model_fields.items()
         for kind in (field.annotation, *get_args(field.annotation))

@@ -19,7 +19,7 @@ from service.machine import write_atomically
 if TYPE_CHECKING:
     from simulator.shown_lists import SimulateOptions
 
-BENCHES: Final = ("streams", "trainer", "indexer", "graph", "search")
+BENCHES: Final = ("streams", "collector", "trainer", "indexer", "graph", "search")
 
 
 def demo(
@@ -357,6 +357,6 @@ def bench_table(report: Mapping[str, Any]) -> Table:
     table = Table("what", "unit", "ours", "peer", "peer's", "ratio", "goal", "met")
     for row in report["results"]:
         ours, peers, ratio = f"{row['ours']:,.2f}", f"{row['peer_value']:,.2f}", f"{row['ratio']:.3f}"
-        met = {True: "yes", False: "no"}.get(row.get("met"), "")
-        table.add_row(row["name"], row["unit"], ours, row["peer"], peers, ratio, str(row.get("goal", "")), met)
+        met = {True: "yes", False: "no"}.get(row["met"], "")
+        table.add_row(row["name"], row["unit"], ours, row["peer"], peers, ratio, row["goal"] or "", met)
     return table

@@ -22,8 +22,7 @@ from indexer.filters import PAYLOAD_INDEXES
 from indexer.qdrant import VECTOR_NAME, connect
 from indexer.search.retrieval import CANDIDATES, DENSE_PARAMS
 from indexer.store import BATCH_SIZE
-from simulator.bench.indexer import Tell
-from simulator.bench.streams import machine
+from simulator.bench.report import Tell, figure, machine
 
 SIZES: Final = (5_000, 10_000, 20_000, 50_000, 100_000)
 REWRITTEN: Final = 0.2
@@ -90,17 +89,14 @@ def run(tell: Tell, *, sizes: Sequence[int] = SIZES, queries: int = QUERIES) -> 
 
 def _rows(what: str, asked: _Asked) -> list[dict[str, Any]]:
     rows = [
-        _row(f"{what}: p{percent}", "ms", *(float(np.percentile(times, percent)) for times in asked[:2]))
+        figure(f"{what}: p{percent}", "ms", ours=ours, peer="scan", peer_value=scan, most=1.0)
         for percent in (50, 99)
+        for ours, scan in [(float(np.percentile(times, percent)) for times in asked[:2])]
     ]
-    return [*rows, _row(f"{what}: recall@{K}", "", asked.recall, 1.0, least=GOAL_RECALL)]
-
-
-def _row(name: str, unit: str, ours: float, scan: float, *, least: float | None = None) -> dict[str, Any]:
-    ratio = ours / scan
-    figures = {"name": name, "unit": unit, "ours": ours, "peer": "scan", "peer_value": scan, "ratio": ratio}
-    goal, met = ("<= 1.0", ratio <= 1) if least is None else (f">= {least}", ratio >= least)
-    return {**figures, "goal": goal, "met": met}
+    return [
+        *rows,
+        figure(f"{what}: recall@{K}", "", ours=asked.recall, peer="scan", peer_value=1.0, least=GOAL_RECALL),
+    ]
 
 
 class _Bench:

@@ -8,7 +8,7 @@ while, so that what a search waits for is the store and the machine, not this pr
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -29,7 +29,7 @@ from indexer.rollout.loop import RollOutLoop
 from indexer.store import ProductStore
 from service.models import ModelsTable
 from service.settings import Settings
-from simulator.bench.streams import machine
+from simulator.bench.report import Tell, figure, machine
 from towers.features import FeatureSpace, key_of
 from towers.model import ProductTower
 from towers.release_files import PROBE_TEXTS, Release, pack, release_tensors, weights_sha256
@@ -45,7 +45,6 @@ GOAL_P99: Final = 1.5
 REST_S: Final = 15.0
 """How long searches are measured while nothing is written."""
 
-Tell = Callable[[str], None]
 Span = tuple[float, float]
 
 
@@ -85,26 +84,17 @@ def run(tell: Tell, *, products: int = PRODUCTS, releases: int = RELEASES) -> di
         filled_s = bench.fill(products)
         tell(f"filled at {products / filled_s:,.0f}/s")
         times_s, idle, busy = bench.measure(releases, tell)
+    moved = f"product release, {MOVED:.0%} of {products:,} moved"
     results = [
-        _row(
-            f"product release, {MOVED:.0%} of {products:,} moved", "s", float(np.median(times_s)), "goal", GOAL_S, 1.0
+        figure(moved, "s", ours=float(np.median(times_s)), peer="goal", peer_value=GOAL_S, most=1.0),
+        figure("CPU of the indexer", "s", ours=float(np.median(bench.cpu_s)), peer="goal", peer_value=GOAL_S, most=1.0),
+        *(
+            figure(f"search p{percent} meanwhile", "ms", ours=ours, peer="idle", peer_value=rested, most=GOAL_P99)
+            for percent in (99, 50)
+            for ours, rested in [(float(np.percentile(busy, percent)), float(np.percentile(idle, percent)))]
         ),
-        _row("CPU of the indexer", "s", float(np.median(bench.cpu_s)), "goal", GOAL_S, 1.0),
-        _row("search p99 meanwhile", "ms", _p99(busy), "idle", _p99(idle), GOAL_P99),
-        _row("search p50 meanwhile", "ms", float(np.median(busy)), "idle", float(np.median(idle)), GOAL_P99),
     ]
     return {"bench": "indexer", "machine": machine(), "results": results}
-
-
-def _row(name: str, unit: str, ours: float, peer: str, peer_value: float, goal: float) -> dict[str, Any]:
-    ratio = ours / peer_value
-    met = ratio <= goal
-    figures = {"name": name, "unit": unit, "ours": ours, "peer": peer, "peer_value": peer_value}
-    return {**figures, "ratio": ratio, "goal": f"<= {goal}", "met": met}
-
-
-def _p99(values: Sequence[float]) -> float:
-    return float(np.percentile(values, 99))
 
 
 class _Bench:

@@ -36,7 +36,7 @@ from service.health import Health
 from service.http import bind_socket, serving
 from service.logging import configure
 from service.settings import Settings
-from simulator.bench.streams import machine
+from simulator.bench.report import Tell, figure, machine
 from towers.encoder import BaseEncoder, load_encoder
 from towers.lexical import product_words
 from towers.model import QueryTower
@@ -49,7 +49,6 @@ COLLECTION: Final = "products-r0"
 BATCH: Final = 1_000
 GOAL_RATIO: Final = 1.2
 
-Tell = Callable[[str], None]
 Ask = Callable[[str], Awaitable[None]]
 
 
@@ -175,7 +174,4 @@ def _row(
     name: str, times: dict[str, list[float]], kind: str, percent: int, goal: float | None = None, *, suffix: str = ""
 ) -> dict[str, Any]:
     ours, peer = (float(np.percentile(times[one + suffix], percent)) for one in (kind, "peer"))
-    ratio = ours / peer
-    figures = {"name": name, "unit": "ms", "ours": ours, "peer": "encode and bare query", "peer_value": peer}
-    judged = {} if goal is None else {"goal": f"<= {goal}", "met": ratio <= goal}
-    return {**figures, "ratio": ratio, **judged}
+    return figure(name, "ms", ours=ours, peer="encode and bare query", peer_value=peer, most=goal)

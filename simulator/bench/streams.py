@@ -7,7 +7,6 @@ real Kafka, one at a time, in turns. The medians over the rounds are compared, b
 
 import asyncio
 import os
-import platform
 import random
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import tempfile
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -33,6 +32,7 @@ from service.kafka import admin, beginning_and_end_offsets, ensure_topics
 from service.logging import configure
 from service.machine import epoch_ms
 from service.settings import Settings, load_settings
+from simulator.bench.report import Tell, figure, machine
 from streams.registry import all_topics, chosen_agents
 from streams.transport.app import producer_arguments
 from streams.transport.output import Output, OutRecord
@@ -48,7 +48,6 @@ LEAN: Final = "aiokafka and msgspec by hand"
 LEAN_TOPIC: Final = TopicSpec("lean-joined", key="session_id")
 TOPICS: Final = (*all_topics(), LEAN_TOPIC)
 
-Tell = Callable[[str], None]
 Figures = dict[str, list[dict[str, float]]]
 
 
@@ -98,12 +97,13 @@ def _results(log: Log, measured: Figures, searches_per_event: float) -> list[dic
     rows = []
     for unit, by in (("events/s", "seconds"), ("events/CPU-s", "cpu_seconds")):
         name = f"joined events, {log.name}"
-        rows.append(result(name, unit, ours=per("join", by), peer=LEAN, peers=per("lean", by), goal=0.95))
+        ours, peers = (float(median(per(side, by))) for side in ("join", "lean"))
+        rows.append(figure(name, unit, ours=ours, peer=LEAN, peer_value=peers, least=0.95))
     if measured["pairs"]:
-        joined = [searches_per_event * rate for rate in per("join", "cpu_seconds")]
-        paired = per("pairs", "cpu_seconds")
+        joined = searches_per_event * float(median(per("join", "cpu_seconds")))
+        paired = float(median(per("pairs", "cpu_seconds")))
         name = f"paired searches, {log.name}"
-        rows.append(result(name, "searches/CPU-s", ours=paired, peer="our join", peers=joined, goal=1.0))
+        rows.append(figure(name, "searches/CPU-s", ours=paired, peer="our join", peer_value=joined, least=1.0))
     return rows
 
 
@@ -197,41 +197,6 @@ async def run_agent(name: str, total: int) -> dict[str, float]:
     await over.wait()
     seconds, cpu_seconds = time.perf_counter() - began[1], time.process_time() - began[2]
     return {"events": total - began[0], "seconds": seconds, "cpu_seconds": cpu_seconds}
-
-
-def machine() -> dict[str, Any]:
-    """Say what the figures were measured on."""
-    return {
-        "system": f"{platform.system()} {platform.release()}",
-        "processor": platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
-        "python": platform.python_version(),
-    }
-
-
-def result(
-    name: str, unit: str, *, ours: Sequence[float], peer: str, peers: Sequence[float], goal: float
-) -> dict[str, Any]:
-    """Compare medians over the rounds, and say whether our share of the peer's reaches the goal.
-
-    >>> row = result("events", "events/s", ours=[9, 10, 30], peer="bare loop", peers=[10, 10, 11], goal=0.95)
-    >>> row["ours"], row["ratio"], row["met"]
-    (10.0, 1.0, True)
-    """
-    our_median, peer_median = float(median(ours)), float(median(peers))
-    ratio = our_median / peer_median
-    return {
-        "name": name,
-        "unit": unit,
-        "ours": our_median,
-        "peer": peer,
-        "peer_value": peer_median,
-        "ratio": ratio,
-        "goal": goal,
-        "met": ratio >= goal,
-        "rounds": {"ours": list(ours), "peer": list(peers)},
-    }
 
 
 def bench_log(

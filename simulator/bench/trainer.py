@@ -21,8 +21,7 @@ from threadpoolctl import threadpool_limits
 from contracts import wire
 from contracts.catalog import PointPayload, ProductVector
 from contracts.structs import TrainingSearch, TrainingSlot
-from simulator.bench.indexer import Tell
-from simulator.bench.streams import machine
+from simulator.bench.report import Tell, figure, machine
 from simulator.one_pass import OnePass
 from towers.features import key_of
 from trainer.adapters.checkpoints import FileCheckpoints
@@ -212,12 +211,8 @@ def _rows(size: int, times: _Times) -> list[dict[str, Any]]:
     results: list[dict[str, Any]] = []
     for name, taken, goal in figures:
         ours = float(np.median(taken))
-        judged = {} if goal is None else {"goal": f"<= {goal:g} ms", "met": ours <= goal}
-        row = {"name": name, "unit": "ms", "ours": ours, "peer": "AdamW steps, low-rank head", "peer_value": peer}
-        results.append({**row, "ratio": ours / peer, **judged})
+        beside = "AdamW steps, low-rank head"
+        results.append(figure(name, "ms", ours=ours, peer=beside, peer_value=peer, most=goal, absolute=True))
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    memory = {"name": f"most memory of the process, {named}", "unit": "MB", "ours": used, "peer": "goal"}
-    return [
-        *results,
-        {**memory, "peer_value": GOAL_MB, "ratio": used / GOAL_MB, "goal": f"<= {GOAL_MB:g}", "met": used <= GOAL_MB},
-    ]
+    memory = f"most memory of the process, {named}"
+    return [*results, figure(memory, "MB", ours=used, peer="goal", peer_value=GOAL_MB, most=1.0)]

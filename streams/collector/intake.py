@@ -26,6 +26,7 @@ from streams.collector.sender_clock import by_our_clock
 MAX_DEPTH: Final = 16
 MAX_RECORD_BYTES: Final = 900_000
 """Below the topics' `max.message.bytes` with room for Kafka's envelope."""
+_CONTAINERS: Final = frozenset({dict, list})
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,16 +154,14 @@ def _refuse_depth(value: Any) -> None:
     """Refuse nesting that no message of ours has, before anything walks it recursively."""
     level = [value]
     for _ in range(MAX_DEPTH):
-        level = [child for part in level for child in _containers(part)]
-        if not level:
+        inner: list[Any] = []
+        for part in level:
+            children = part.values() if type(part) is dict else part if type(part) is list else ()
+            inner += [child for child in children if type(child) in _CONTAINERS]
+        if not inner:
             return
+        level = inner
     raise MalformedMessage(IntakeReason.TOO_DEEP, f"nested deeper than {MAX_DEPTH} levels")
-
-
-def _containers(part: Any) -> list[Any]:
-    """Return the objects and lists directly inside a JSON value."""
-    children = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
-    return [child for child in children if isinstance(child, dict | list)]
 
 
 def _refuse_impossible_times(times: Mapping[str, int | None], received_at: int) -> None:

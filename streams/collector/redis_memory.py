@@ -23,6 +23,8 @@ from streams.collector.web import Recollection
 SEEN_S: Final = 86_400
 WINDOW_KEPT_S: Final = 60
 PAUSE_S: Final = 1.0
+MARK: Final = "for _, key in ipairs(KEYS) do redis.call('SET', key, 1, 'EX', ARGV[1]) end"
+"""One script has one answer to read; reading as many as there are commands costs more than all that Kafka is told."""
 FAILURES: Final = (RedisError, OSError, TimeoutError)
 
 
@@ -70,8 +72,7 @@ class RedisMemory:
         """Mark events as acknowledged for a day."""
 
         def ask(pipeline: Any) -> None:
-            for identity in identities:
-                pipeline.set(self._key(identity), 1, ex=SEEN_S)
+            pipeline.eval(MARK, len(identities), *map(self._key, identities), SEEN_S)
 
         if identities:
             await self._ask(ask)

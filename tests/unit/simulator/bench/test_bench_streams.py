@@ -4,14 +4,15 @@ import ast
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
 
 from contracts.structs import SEARCH_RECORD
 from contracts.topics import JOINED_SEARCHES, PREFERENCE_PAIRS, partition_for
-from simulator.bench import lean_join
-from simulator.bench.streams import LOGS, bench_log, machine, result
+from simulator.bench import lean_collector, lean_join
+from simulator.bench.streams import LOGS, bench_log
 from streams.agents.spec import Emit, Plan
 from streams.join.partition_join import PartitionJoin
 from streams.pairs.partition_pairs import PartitionPairs
@@ -74,12 +75,13 @@ def test_the_peer_writes_what_our_join_writes(records: list[Read]) -> None:
     }
 
 
-def test_the_peer_shares_no_code_with_ours() -> None:
-    """It imports the standard library, aiokafka and msgspec; a slow core of ours cannot hide in it."""
-    nodes = list(ast.walk(ast.parse(Path(lean_join.__file__).read_text(encoding="utf-8"))))
+@pytest.mark.parametrize(("peer", "packages"), [(lean_join, set()), (lean_collector, {"aiohttp"})])
+def test_the_peer_shares_no_code_with_ours(peer: ModuleType, packages: set[str]) -> None:
+    """It imports the standard library, aiokafka and msgspec, and a server; a slow core of ours cannot hide in it."""
+    nodes = list(ast.walk(ast.parse(Path(str(peer.__file__)).read_text(encoding="utf-8"))))
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module or "." for node in nodes if isinstance(node, ast.ImportFrom)}
-    assert {name.split(".")[0] for name in names} - sys.stdlib_module_names == {"aiokafka", "msgspec"}
+    assert {name.split(".")[0] for name in names} - sys.stdlib_module_names == {"aiokafka", "msgspec", *packages}
 
 
 def test_the_peer_would_read_again_from_the_oldest_open_search(records: list[Read]) -> None:
@@ -106,16 +108,3 @@ def test_the_shop_like_log_makes_two_pairs_a_list() -> None:
         pairs.take(Read(offset, search.key, search.value, headers=search.headers), plan)
     made = sum(isinstance(one, Emit) and one.topic == PREFERENCE_PAIRS for one in plan)
     assert made / len(searches) == pytest.approx(2.0, abs=0.25)
-
-
-@pytest.mark.parametrize(("ours", "met"), [([94, 96, 95], True), ([90, 94, 99], False)])
-def test_a_row_compares_medians_with_the_goal(ours: list[float], met: bool) -> None:
-    """The middle round of each side decides."""
-    row = result("events", "events/s", ours=ours, peer="bare", peers=[100, 100, 101], goal=0.95)
-    assert (row["met"], row["peer_value"], row["rounds"]["ours"]) == (met, 100, ours)
-
-
-def test_figures_name_the_machine() -> None:
-    """A figure without its machine says nothing."""
-    assert machine()["cores"] >= 1
-    assert set(machine()) == {"system", "processor", "cores", "memory_gb", "python"}
