@@ -75,6 +75,9 @@ class Decision(Part):
     """Of the arms, one for each metric of which there is enough."""
     held_out: HeldOutLook | None = None
     """The last look at held-out lists by then, if there was one in their fortnight."""
+    untested: Annotated[tuple[Annotated[Text, Field(max_length=300)], ...], Field(strict=False, max_length=16)] = ()
+    """What could not be tested by then, and what each test takes. With `too_little` a deployment is bootstrapping:
+    releases serve because they are safe, not because they proved better."""
 
 
 class Candidate(Part):

@@ -32,6 +32,9 @@ DECIDED: Final = {
     "too_little": "nothing moves",
 }
 """Verdict -> what was done."""
+BOOTSTRAPPING: Final = (
+    "bootstrapping: releases serve because they are safe, not because they proved better; not tested:"
+)
 
 releases_app = typer.Typer(help="Releases of both towers.", no_args_is_help=True)
 
@@ -50,7 +53,7 @@ def releases_ls(json: Json = False) -> None:
         print_json(report)
     else:
         out().print(releases_table(report))
-        for line in decision_lines(report["decisions"]):
+        for line in (*decision_lines(report["decisions"]), *untested_lines(report["decisions"])):
             out().print(line, markup=False, highlight=False)
     tell_unknown(seen, [MODELS])
 
@@ -79,6 +82,14 @@ def decision_lines(decisions: Sequence[Mapping[str, Any]]) -> list[str]:
         f"{DECIDED[one['verdict']].format(one['subject'])}; {one['reason']}"
         for one in decisions[:DECISIONS_SHOWN]
     ]
+
+
+def untested_lines(decisions: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What could not be tested by the newest decision."""
+    if not decisions or not decisions[0]["untested"]:
+        return []
+    bootstrapping = decisions[0]["verdict"] == "too_little"
+    return [BOOTSTRAPPING if bootstrapping else "not tested yet:", *(f"  {one}" for one in decisions[0]["untested"])]
 
 
 @releases_app.command("show")

@@ -11,13 +11,14 @@ from contracts.topics import (
     LATE_EVENTS,
     ORPHAN_EVENTS,
     PREFERENCE_PAIRS,
+    PROPENSITIES,
     SEARCH_EVENTS,
     TRAINING_SEARCHES,
 )
 from service.settings import Settings
 from streams.pairs.training import training_search
-from tests.faults.oracle import Expected, LogEntry, expect, rounded
-from tests.support.topics import Records, decided, join_progress, pairs_progress, read_lists, read_topic
+from tests.faults.oracle import Expected, LogEntry, Looks, expect, rounded
+from tests.support.topics import Records, decided, join_progress, pairs_progress, read_compacted, read_lists, read_topic
 
 
 def is_settled(settings: Settings) -> bool:
@@ -40,10 +41,12 @@ def compare(settings: Settings) -> dict[str, int]:
     """Compare what was written with what the oracle makes of the same log; return the figures."""
     log = read_topic(settings, SEARCH_EVENTS)
     progress = join_progress(settings)
+    looks = Looks(json.loads(value) for value in read_compacted(settings, PROPENSITIES).values())
+    window_ms, lateness_ms = settings.join_window_ms, settings.lateness_ms
     expected: dict[int, Expected] = {}
     for number, records in log.items():
         entries = [LogEntry(r.offset, r.timestamp, r.value) for r in records if r.offset < progress[number].next_offset]
-        expected[number] = expect(number, entries, window_ms=settings.join_window_ms, lateness_ms=settings.lateness_ms)
+        expected[number] = expect(number, entries, window_ms=window_ms, lateness_ms=lateness_ms, looks=looks)
         check_join_ledger(
             progress[number].counts.model_dump(exclude={"schema_version"}), expected[number], len(entries)
         )
@@ -52,9 +55,10 @@ def compare(settings: Settings) -> dict[str, int]:
     repeated_searches = check_searches(read_lists(settings), expected)
     check_pairs_ledger(settings, expected, repeated_searches)
     pairs = check_pairs(read_topic(settings, PREFERENCE_PAIRS), expected)
+    weighed = Counter(pair["propensity_version"] for one in expected.values() for pair in one.pairs.values())
     check_training(settings)
     events = sum(sum(one.outcomes.values()) - one.outcomes["ticks"] for one in expected.values())
-    return {"events": events, "repeated_searches": repeated_searches, **pairs}
+    return {"events": events, "repeated_searches": repeated_searches, **pairs, "versions": len(weighed)}
 
 
 def check_join_ledger(counts: dict[str, int], expected: Expected, records: int) -> None:

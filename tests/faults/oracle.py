@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import json
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ FUTURE_MS = 300_000
 PERSONS = ("client_id", "user_id")
 PERSON_KEY = b"the key of the tests"
 VALUE = {1: 1.0, 2: 1.5, 3: 4.0, 4: 10.0}
+CELL = ("surface", "device", "layout", "columns", "kind")
 
 Json = dict[str, Any]
 
@@ -51,8 +53,33 @@ class Expected:
     """Offset -> (outcome, reason) of what was set aside."""
 
 
-def expect(partition: int, log: list[LogEntry], *, window_ms: int, lateness_ms: int) -> Expected:
+class Looks:
+    """How much more rarely a position is looked at than the first one: by versions, or 1/position before the first."""
+
+    def __init__(self, versions: Iterable[Json] = ()) -> None:
+        self._versions = list(versions)
+
+    def at(self, search: Json, position: int) -> tuple[float, int]:
+        """Return it, and the version in force when the list was shown."""
+        in_force = [
+            (one["effective_from"], one["version"], one)
+            for one in self._versions
+            if [one[name] for name in CELL] == search["cell"] and one["effective_from"] <= search["search_time"]
+        ]
+        if not in_force:
+            return 1 / position, 0
+        _, number, version = max(in_force, key=lambda one: one[:2])
+        known = {slot["position"]: slot["theta"] for slot in version["slots"]}
+        last = max(known)
+        further = 1.0 if position in known else (last / position) ** version["steepness"]
+        return known.get(position, known[last]) * further, number
+
+
+def expect(
+    partition: int, log: list[LogEntry], *, window_ms: int, lateness_ms: int, looks: Looks | None = None
+) -> Expected:
     """Return what must come out of one partition whose searches are all over."""
+    looks = looks or Looks()
     expected = Expected()
     groups: dict[tuple[str, int], list[Member]] = defaultdict(list)
     waiting: list[Member] = []
@@ -87,7 +114,7 @@ def expect(partition: int, log: list[LogEntry], *, window_ms: int, lateness_ms: 
     for (search_id, search_time), members in groups.items():
         _close(expected, partition, (search_id, search_time), search_time + window_ms, members)
     for search in expected.searches.values():
-        _pair(expected, search)
+        _pair(expected, search, looks)
     return expected
 
 
@@ -260,6 +287,13 @@ def _joined(partition: int, deadline: int, pages: list[Member], listed: list[Jso
         "synthetic": any(member.event.get("synthetic", False) for member in everything),
         "denied": denied,
         "ranking": impression.get("ranking", {}),
+        "cell": [
+            impression.get("surface", ""),
+            impression.get("device", ""),
+            impression.get("layout", "list"),
+            impression.get("columns", 1),
+            "visible" if any("visible_ms" in slot for slot in slots) else "examined",
+        ],
         "slots": slots,
         "unlisted": unlisted,
         "origins": [
@@ -313,7 +347,7 @@ def _bounced(slot: Json) -> bool:
     return _grade(slot) == 1 and slot.get("dwell_ms", 5_000) < 5_000
 
 
-def _pair(expected: Expected, search: Json) -> None:
+def _pair(expected: Expected, search: Json, looks: Looks) -> None:
     """Decide on one closed search and note its pairs."""
     slots = search["slots"]
     engaged = [slot for slot in slots if _grade(slot) > 0]
@@ -329,13 +363,13 @@ def _pair(expected: Expected, search: Json) -> None:
     if all(_bounced(slot) for slot in engaged):
         expected.search_outcomes["unpaired/bounced"] += 1
         return
-    pairs = _pairs(search, slots, max(slot["position"] for slot in engaged))
+    pairs = _pairs(search, slots, max(slot["position"] for slot in engaged), looks)
     expected.search_outcomes["paired" if pairs else "unpaired/no_rejected"] += 1
     for pair in pairs:
         expected.pairs[pair["pair_id"]] = pair
 
 
-def _pairs(search: Json, slots: list[Json], last_click: int) -> list[Json]:
+def _pairs(search: Json, slots: list[Json], last_click: int, looks: Looks) -> list[Json]:
     """Return a search's pairs, sampled down by the hashes of their ids."""
     anything_seen = any("visible_ms" in slot for slot in slots)
     found: list[tuple[str, Json, Json, float]] = []
@@ -361,7 +395,7 @@ def _pairs(search: Json, slots: list[Json], last_click: int) -> list[Json]:
     if len(found) > 12:
         share = 12 / len(found)
         found = [(i, c, r, rate * share) for i, c, r, rate in sorted(found, key=lambda pair: pair[0][32:])[:12]]
-    return [_pair_message(search, *one) for one in found]
+    return [_pair_message(search, looks, *one) for one in found]
 
 
 def _pair_id(search: Json, chosen: Json, rejected: Json) -> str:
@@ -370,9 +404,10 @@ def _pair_id(search: Json, chosen: Json, rejected: Json) -> str:
     return hashlib.sha256(json.dumps(identity, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
 
 
-def _pair_message(search: Json, pair_id: str, chosen: Json, rejected: Json, rate: float) -> Json:
+def _pair_message(search: Json, looks: Looks, pair_id: str, chosen: Json, rejected: Json, rate: float) -> Json:
     """Return a pair as it stands on the topic."""
-    value, ratio = VALUE[_grade(chosen)], min(1.0, chosen["position"] / rejected["position"])
+    (looked_at, version), (passed, _) = (looks.at(search, one["position"]) for one in (chosen, rejected))
+    value, ratio = VALUE[_grade(chosen)], min(1.0, passed / looked_at)
     seen = rejected.get("visible_ms", 0) > 0 or _grade(rejected) > 0
     nearer = 0.7 if rejected["position"] < chosen["position"] else 0.5
     ranking = search["ranking"]
@@ -388,7 +423,7 @@ def _pair_message(search: Json, pair_id: str, chosen: Json, rejected: Json, rate
         "weight": value * ratio / rate,
         "factors": {"value": value, "ratio": ratio, "similarity": 1.0, "sampling": 1 / rate, "cap": 1.0},
         "confidence": 1.0 if seen else nearer,
-        "propensity_version": 0,
+        "propensity_version": version,
         "filters": [],
         **releases,
         "arm": ranking.get("arm", "live"),

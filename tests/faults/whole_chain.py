@@ -1,27 +1,34 @@
 """What a whole deployment holds once it is quiet, compared stage by stage with what its shoppers and its shop sent.
 
-Each stage is asked of another: the collector by what it acknowledged, join and pairs by the oracle, the trainer
-by the lists that it was told of, the index by the audit.
+Each stage is asked of another: the collector by what it acknowledged, join and pairs by the oracle, propensities and
+arms by what their rules make of the same log in one go, the trainer by the lists that it was told of, the index by the
+audit.
 """
 
+import asyncio
 import json
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
 from contracts.releases import manifest_of
 from contracts.topics import CATALOG, MODELS, SEARCH_EVENTS, TRAINING_SEARCHES
 from millrace.auditing import run_audit
 from service.settings import Settings
+from streams.agents.spec import AgentSpec
+from streams.arms.partition_arms import ARMS_AGENT
+from streams.propensity.partition_propensity import PROPENSITY
 from tests.faults.comparison import compare
 from tests.faults.oracle import PERSON_KEY
+from tests.support.in_one_go import written_and_in_one_go
 from tests.support.poll import eventually
 from tests.support.topics import read_compacted, read_topic
 
 SETTINGS: Final[dict[str, Any]] = {
-    "person_key": PERSON_KEY.decode(), "filters": "none", "agents": "join,pairs,attribution,arms",
+    "person_key": PERSON_KEY.decode(), "filters": "none", "swap_share": 0.5, "propensity_interval_s": 15.0,
 }  # fmt: skip
-"""What the oracle knows: its own key, no filter that needs vectors, and looks of 1/position throughout."""
+"""What the oracle knows: its own key, and no filter that needs vectors. Propensities are learned within minutes."""
 LEARNED_TIMEOUT_S: Final = 120.0
 
 
@@ -36,6 +43,7 @@ def differences(settings: Settings, *, events: set[str], products: dict[str, int
     checks: list[tuple[str, Callable[[], None]]] = [
         ("collector", lambda: _check_acknowledged(settings, events, products)),
         ("streams", lambda: print(json.dumps(compare(settings)))),  # noqa: T201 - the run's figures
+        *((spec.name, partial(_check_counted, settings, spec)) for spec in (PROPENSITY, ARMS_AGENT)),
         ("trainer", lambda: _check_learned(settings)),
         ("indexer", lambda: _check_index(settings)),
     ]
@@ -55,6 +63,13 @@ def _check_acknowledged(settings: Settings, events: set[str], products: dict[str
     sent = {key.decode(): json.loads(value)["version"] for (_, key), value in read_compacted(settings, CATALOG).items()}
     wrong = sorted(name for name in sent.keys() | products.keys() if sent.get(name) != products.get(name))
     assert not wrong, [(name, sent.get(name), products.get(name)) for name in wrong[:5]]
+
+
+def _check_counted(settings: Settings, spec: AgentSpec[Any]) -> None:
+    """Hold that an agent has counted each list once, however often it was killed."""
+    written, in_one_go = asyncio.run(written_and_in_one_go(settings, spec))
+    assert written == in_one_go
+    assert any(one.counts.get("counted") for one in written.values())
 
 
 def _check_learned(settings: Settings) -> None:

@@ -18,14 +18,13 @@ from contracts.wire import decode
 from millrace.cli import app
 from service.kafka import OutgoingRecord, ensure_topics, produce_all, producer_config, records_of
 from service.settings import Settings
-from streams.agents.progress import read_progress
-from streams.propensity.partition_propensity import PROPENSITY, PartitionPropensity, PropensityProgress
+from streams.propensity.partition_propensity import PROPENSITY
 from streams.propensity.reader import PropensityReader
 from tests.conftest import SettingsFactory
+from tests.support.in_one_go import written_and_in_one_go
 from tests.support.poll import eventually
 from tests.support.ports import free_port
 from tests.support.position_log import PositionShop
-from tests.support.search_events import Record
 from tests.support.stream_worker import Worker
 
 pytestmark = [pytest.mark.kafka]
@@ -87,18 +86,6 @@ def wait_counted(settings: Settings, lists: int) -> None:
     eventually(counted, timeout_s=60, interval_s=0.3, what=f"a version of {lists} lists")
 
 
-def in_one_go(settings: Settings) -> dict[int, PropensityProgress]:
-    """Return what the rules make of the log that lies in Kafka when nothing is killed."""
-    rules = {
-        number: PartitionPropensity(number, half_life_lists=settings.propensity_half_life_lists / settings.partitions)
-        for number in range(settings.partitions)
-    }
-    for record in records_of(settings, JOINED_SEARCHES):
-        kept = Record(record.offset, record.timestamp, record.value, record.key, record.headers)
-        rules[record.partition].take(kept, [])
-    return {number: one.progress() for number, one in rules.items()}
-
-
 async def test_lists_become_versions_once_each_though_the_worker_is_killed(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,8 +100,7 @@ async def test_lists_become_versions_once_each_though_the_worker_is_killed(
             worker.start()
             worker.wait_ready()
     wait_counted(worker.settings, 3_000)
-    whole = in_one_go(worker.settings)
-    found = await read_progress(worker.settings, PROPENSITY)
+    found, whole = await written_and_in_one_go(worker.settings, PROPENSITY)
     assert {number: one.cells for number, one in found.items()} == {number: one.cells for number, one in whole.items()}
     assert sum(one.counts["left/duplicate"] for one in found.values()) == 200
     published = versions(worker.settings)

@@ -31,6 +31,7 @@ from contracts.decisions import (
 )
 from contracts.releases import ReleaseManifest, Rollback, Serving, withdrawn
 from trainer.release.looks import LOOKS, MOST_LISTS, Question
+from trainer.release.untested import untested
 
 CLICKS: Final = "clicked"
 WORTH: Final = "value"
@@ -221,7 +222,8 @@ def _compared(before: Decisions, since: Counted, facts: Facts, now_ms: int) -> D
         reason = _undecided(clicks, worth) + _open(last)
         decision = _decision("undecided", number, reason, before, facts, now_ms)
     counted = {"live_searches": _searches(sides[LIVE]), "anchor_searches": _searches(sides[ANCHOR])}
-    told = {"comparisons": tuple(found.values()), "held_out": last, "basis": basis}
+    missed = untested(sides, found, held_out=last, in_force=facts.query_releases().get(number))
+    told = {"comparisons": tuple(found.values()), "held_out": last, "basis": basis, "untested": tuple(missed)}
     rests_on = {"began_at": look.began_at} if look is not None and basis == "held_out_lists" else {}
     decision = decision.model_copy(update={**counted, **told, **rests_on})
     if decision.verdict in {"promoted", "stepped_back"}:

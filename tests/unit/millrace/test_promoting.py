@@ -12,7 +12,7 @@ from contracts.errors import UsageError
 from contracts.releases import Serving
 from contracts.wire import encode
 from millrace.promoting import check_promotable, difference_report, difference_table
-from millrace.releasing import decision_lines, releases_table
+from millrace.releasing import BOOTSTRAPPING, decision_lines, releases_table, untested_lines
 from millrace.watch.observer import releases_report
 from tests.support.deployment import NOW_MS, models_table
 from tests.support.indexing import product_release, query_release
@@ -67,6 +67,17 @@ def test_decisions_are_told_with_the_releases() -> None:
     console = Console(width=120, record=True)
     console.print(releases_table(report))
     assert any("query 1" in line and "promoted" in line for line in console.export_text().splitlines())
+
+
+@pytest.mark.parametrize(("verdict", "says"), [("too_little", BOOTSTRAPPING), ("undecided", "not tested yet:")])
+def test_what_could_not_be_tested_is_told(verdict: str, says: str) -> None:
+    """Under a heading that tells a deployment that is bootstrapping from one that lacks a test; else nothing."""
+    missed = decision(verdict=verdict, subject=2, untested=("clicked: 3 of 40",))
+    table = models_table()
+    table.apply(b"decisions", encode(Decisions(promoted=1, began_at=NOW_MS, latest=missed, decided=())))
+    assert untested_lines(releases_report(table.look())["decisions"]) == [says, "  clicked: 3 of 40"]
+    assert untested_lines([decision().model_dump()]) == []
+    assert untested_lines([]) == []
 
 
 def test_what_differs_between_two_query_releases() -> None:

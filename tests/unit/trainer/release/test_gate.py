@@ -7,8 +7,8 @@ import pytest
 
 from contracts.arms import ANCHOR, LIVE, PersonGroup
 from contracts.comparison import GROUPS
-from contracts.decisions import Candidate, Decisions, Promotion
-from contracts.releases import ReleaseManifest, Rollback
+from contracts.decisions import Candidate, Comparison, Decisions, HeldOutLook, Promotion
+from contracts.releases import GoldenSet, ReleaseManifest, Rollback
 from tests.support.gate_facts import (
     BAIT,
     BETTER,
@@ -153,6 +153,34 @@ def test_too_little_says_what_is_missing() -> None:
     empty = decided({LIVE: [], ANCHOR: []}).latest
     assert empty is not None
     assert empty.verdict == "too_little"
+
+
+def test_whatever_could_not_be_tested_is_said_with_what_it_takes() -> None:
+    """Each metric of the arms, held-out lists and judged queries: as long as there are too few, and no longer."""
+    found = decided(SCARCE).latest
+    assert found is not None
+    assert [one.split(",")[0].split(":")[0] for one in found.untested] == [
+        "clicked",
+        "purchased",
+        "value",
+        "held-out lists",
+        "your own judged queries",
+    ]
+    assert found.untested[0] == (
+        "clicked, live beside the anchor: 12,800 in 32,000 live searches and 64 in 160 anchor searches; "
+        "it takes 40 in 300 searches of each arm, by 8 groups of persons"
+    )
+    judged = manifest(IN_FORCE).model_copy(update={"golden": GoldenSet(sha256="", queries=9, judgments=9)})
+    look = HeldOutLook(
+        query_release=IN_FORCE, against=0, began_at=T0, looked_at=T0, looks=1, lists=120,
+        better_by=(Comparison(metric="clicked", live=1, anchor=1, value=0, low=-1, high=1),),
+    )  # fmt: skip
+    enough = decided(EQUAL, manifests=(*MANIFESTS[:-1], judged), held_out=look).latest
+    assert enough is not None
+    assert [one.split(",")[0] for one in enough.untested] == ["purchased"]
+    alone = decided({LIVE: groups(1000, 0.4), ANCHOR: groups(0, 0.0)}).latest
+    assert alone is not None
+    assert alone.untested[0].startswith("arms: no search of the anchor arm was counted")
 
 
 def test_nothing_is_compared_while_the_untrained_release_is_in_force() -> None:
