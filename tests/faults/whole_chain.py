@@ -26,7 +26,7 @@ from tests.support.poll import eventually
 from tests.support.topics import read_compacted, read_topic
 
 SETTINGS: Final[dict[str, Any]] = {
-    "person_key": PERSON_KEY.decode(), "filters": "none", "swap_share": 0.5, "propensity_interval_s": 15.0,
+    "person_key": PERSON_KEY.decode(), "filters": "none", "swap_share": 0.9, "propensity_interval_s": 15.0,
 }  # fmt: skip
 """What the oracle knows: its own key, and no filter that needs vectors. Propensities are learned within minutes."""
 LEARNED_TIMEOUT_S: Final = 120.0
