@@ -215,7 +215,7 @@ def dlq_replay(
     told = "would be sent" if dry_run else "sent again"
     why = "they stood on topics that are not replayed, or their bytes were not kept"
     left = f"; {report['left']:,} left: {why}" if report["left"] else ""
-    out().print(f"{report['records']:,} {told}{left}", markup=False)
+    out().print(f"{report['records']:,} {told}{left}")
 
 
 def replay(

@@ -114,7 +114,7 @@ def erase(
         print_json(report)
         return
     out().print(topics_table(report))
-    out().print(words_for(report), markup=False)
+    out().print(words_for(report))
 
 
 def person_of(settings: Settings, *, client_id: str, user_id: str, session_id: str) -> Person:

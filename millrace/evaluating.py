@@ -53,7 +53,7 @@ def releases_evaluate(
         print_json(report)
         return
     out().print(evaluation_table(report))
-    out().print(evaluation_words(report), markup=False, highlight=False)
+    out().print(evaluation_words(report), highlight=False)
 
 
 def evaluate_releases(settings: "Settings", release: int | None, against: int, tell: Tell) -> dict[str, Any]:

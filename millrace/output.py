@@ -79,9 +79,9 @@ def messages() -> Console:
 def print_error(error: MillraceError) -> None:
     """Say what went wrong and what to do, in at most two lines."""
     console = messages()
-    console.print(f"error: {error.message}", style="bold red", markup=False)
+    console.print(f"error: {error.message}", style="bold red")
     if error.fix:
-        console.print(f"fix:   {error.fix}", markup=False)
+        console.print(f"fix:   {error.fix}")
 
 
 @contextmanager
@@ -110,6 +110,6 @@ def progress_bars(now: Callable[[], float] = time.monotonic) -> Iterator[Tell]:
             bars.update(tasks[what], completed=done, total=of or None)
             if not is_redrawn and now() >= said_s + HEARTBEAT_S:
                 said_s = now()
-                console.print(f"{what}: {done:,}{f' of {of:,}' if of else ''}", markup=False)
+                console.print(f"{what}: {done:,}{f' of {of:,}' if of else ''}")
 
         yield tell

@@ -310,9 +310,9 @@ def pairs_export(
             if json:
                 print_json({"file": str(file), "pairs": count, "malformed": len(malformed)})
             else:
-                out().print(f"{count:,} pairs written to {file}", markup=False)
+                out().print(f"{count:,} pairs written to {file}")
     if malformed:
-        messages().print(f"{len(malformed):,} records of the topic are no pairs and were left out", markup=False)
+        messages().print(f"{len(malformed):,} records of the topic are no pairs and were left out")
 
 
 def export_lines(pairs: Iterable[LoggedPair], wanted: Wanted, malformed: list[LoggedPair]) -> Iterator[bytes]:

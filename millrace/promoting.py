@@ -54,7 +54,7 @@ def releases_promote(
         return
     number = report["promoted"]
     told = f"query release {number}" if number else "the untrained release"
-    out().print(f"{told} is what a step back goes to, until a later one is promoted", markup=False)
+    out().print(f"{told} is what a step back goes to, until a later one is promoted")
 
 
 def promote(observer: "Observer", query: int) -> dict[str, Any]:

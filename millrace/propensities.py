@@ -43,7 +43,7 @@ def propensities(
     report = propensities_report(newest.values(), now_ms=epoch_ms())
     if html is not None:
         html.write_text(page_of(report["cells"]), encoding="utf-8")
-        messages().print(f"written to {html}", markup=False)
+        messages().print(f"written to {html}")
     if json:
         print_json(report)
         return
@@ -62,7 +62,7 @@ def newest_versions(records: Iterable[tuple[bytes | None, bytes | None]]) -> dic
             if value is not None:
                 kept[key or b""] = wire.decode(value, CELL_PROPENSITIES)
         except ContractError as error:
-            messages().print(f"{(key or b'').decode(errors='replace')} is left out: {error.message}", markup=False)
+            messages().print(f"{(key or b'').decode(errors='replace')} is left out: {error.message}")
     return {one.cell: one for one in sorted(kept.values(), key=lambda one: (one.cell, one.version))}
 
 

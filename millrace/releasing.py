@@ -51,7 +51,7 @@ def releases_ls(json: Json = False) -> None:
     else:
         out().print(releases_table(report))
         for line in decision_lines(report["decisions"]):
-            out().print(line, markup=False, highlight=False)
+            out().print(line, highlight=False)
     tell_unknown(seen, [MODELS])
 
 
@@ -129,8 +129,7 @@ def releases_rollback(
         return
     out().print(
         f"query release {report['query_release']} is in force after {report['query_s']:.1f} s, product release "
-        f"{report['product_release']} after {report['product_s']:.1f} s; up to {report['withdrawn']} none returns",
-        markup=False,
+        f"{report['product_release']} after {report['product_s']:.1f} s; up to {report['withdrawn']} none returns"
     )
     if report["was_taken_back"]:
         messages().print("an earlier rollback had taken it back; now it is learned again what was left out for that")
@@ -249,6 +248,6 @@ def base_prepare(
     if json:
         print_json({"base_version": base_version, "next": steps})
         return
-    out().print(f"the catalogue is encoded by {base_version}", markup=False)
+    out().print(f"the catalogue is encoded by {base_version}")
     for number, step in enumerate(steps, start=1):
-        out().print(f"{number}. {step}", markup=False)
+        out().print(f"{number}. {step}")

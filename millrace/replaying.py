@@ -141,9 +141,7 @@ def replay(
     out().print(replay_table(report))
     for part in ("joined_searches", "preference_pairs"):
         for reason in report[part]["reasons"]:
-            out().print(
-                f"{part}: {reason['count']:,} because {reason['meaning']}; {reason['examples'][0]}", markup=False
-            )
+            out().print(f"{part}: {reason['count']:,} because {reason['meaning']}; {reason['examples'][0]}")
 
 
 def moments(from_: str, to: str) -> tuple[int, int]:
