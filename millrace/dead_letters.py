@@ -14,8 +14,7 @@ from contracts.errors import UsageError
 from contracts.topics import CATALOG, CURATED_PAIRS, DEAD_LETTERS, SEARCH_EVENTS, AsideHeader
 from millrace.asking import numbers, running_settings, texts
 from millrace.curating import send
-from millrace.output import Json, Tell, out, print_json, progress_bars
-from millrace.pairs import utc
+from millrace.output import Json, Tell, out, print_json, progress_bars, utc
 from service.kafka import records_of
 from service.settings import Settings
 

@@ -24,8 +24,7 @@ from contracts.topics import (
     SEARCH_EVENTS,
 )
 from millrace.asking import numbers, running_settings, texts
-from millrace.output import Json, Tell, out, print_json, progress_bars
-from millrace.pairs import utc
+from millrace.output import Json, Tell, out, print_json, progress_bars, utc
 from service.kafka import admin, records_of, translate_kafka_errors
 from service.redis import redis_client, translate_redis_errors
 from service.settings import Settings

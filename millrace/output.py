@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import orjson
@@ -82,6 +83,15 @@ def print_error(error: MillraceError) -> None:
     console.print(f"error: {error.message}", style="bold red")
     if error.fix:
         console.print(f"fix:   {error.fix}")
+
+
+def utc(at_ms: float) -> str:
+    """A moment for people.
+
+    >>> utc(1_795_196_006_756)
+    '2026-11-20 17:33:26'
+    """
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 @contextmanager

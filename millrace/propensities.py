@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -17,7 +16,7 @@ from contracts.outcomes import Cell, examination
 from contracts.propensities import CELL_PROPENSITIES, CellPropensities
 from contracts.topics import PROPENSITIES
 from millrace.asking import numbers, running_settings
-from millrace.output import Json, messages, out, print_json
+from millrace.output import Json, messages, out, print_json, utc
 from service.kafka import records_of
 from service.machine import epoch_ms
 
@@ -100,11 +99,10 @@ def bar(slot: Mapping[str, Any]) -> str:
 
 def _title(cell: Mapping[str, Any]) -> str:
     names = ", ".join(filter(None, (cell["surface"], cell["device"], cell["layout"], _kind(cell))))
-    since = datetime.fromtimestamp(cell["effective_from"] / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     alarm = "\nshoppers trust the rank: clicks are not looks alone" if cell["trust_alarm"] else ""
     return (
-        f"{names}: version {cell['version']}, in force from {since}\n{cell['lists']:,} lists, "
-        f"{cell['swap_clicks']:,.0f} clicks by swaps and {cell['history_clicks']:,.0f} by histories; "
+        f"{names}: version {cell['version']}, in force from {utc(cell['effective_from'])} UTC\n"
+        f"{cell['lists']:,} lists, {cell['swap_clicks']:,.0f} clicks by swaps and {cell['history_clicks']:,.0f} by histories; "
         f"about 1/position^{cell['steepness']:.2f}{alarm}"
     )
 

@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -14,7 +13,7 @@ from contracts.errors import CheckFailed, DependencyDown, UsageError
 from contracts.releases import Kind, Rollback, release_key, was_taken_back, withdrawn
 from deploy.local.state import load_running_settings
 from millrace.asking import numbers, observe, tell_unknown
-from millrace.output import Json, messages, out, print_json
+from millrace.output import Json, messages, out, print_json, utc
 from service.kafka import producer_config, translate_kafka_errors
 from service.machine import epoch_ms
 from service.models import ModelsView, ModelsWriter
@@ -75,7 +74,7 @@ def releases_table(report: Mapping[str, Any]) -> Table:
 def decision_lines(decisions: Sequence[Mapping[str, Any]]) -> list[str]:
     """The last decisions as sentences, newest first."""
     return [
-        f"{datetime.fromtimestamp(one['decided_at'] / 1000, UTC):%Y-%m-%d %H:%M} query release {one['query_release']}: "
+        f"{utc(one['decided_at'])[:16]} query release {one['query_release']}: "
         f"{DECIDED[one['verdict']].format(one['subject'])}; {one['reason']}"
         for one in decisions[:DECISIONS_SHOWN]
     ]

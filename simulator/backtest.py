@@ -13,14 +13,13 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from contracts.structs import TrainingSearch
-from millrace.output import Tell
+from millrace.output import Tell, utc
 from simulator.base_vectors import encode_catalogue
 from simulator.choices import HALF_LIFE_DAYS, ChoiceLearner, Chosen
 from simulator.click_log import DAY_MS, ClickLog, Counts
@@ -315,4 +314,4 @@ def _interval(values: np.ndarray, queries: np.ndarray, rng: np.random.Generator)
 
 def day_of(time_ms: float) -> str:
     """The day of a moment, UTC."""
-    return datetime.fromtimestamp(time_ms / 1000, UTC).date().isoformat()
+    return utc(time_ms)[:10]
