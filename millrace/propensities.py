@@ -99,10 +99,11 @@ def bar(slot: Mapping[str, Any]) -> str:
 
 def _title(cell: Mapping[str, Any]) -> str:
     names = ", ".join(filter(None, (cell["surface"], cell["device"], cell["layout"], _kind(cell))))
+    since = utc(cell["effective_from"])
     alarm = "\nshoppers trust the rank: clicks are not looks alone" if cell["trust_alarm"] else ""
     return (
-        f"{names}: version {cell['version']}, in force from {utc(cell['effective_from'])} UTC\n"
-        f"{cell['lists']:,} lists, {cell['swap_clicks']:,.0f} clicks by swaps and {cell['history_clicks']:,.0f} by histories; "
+        f"{names}: version {cell['version']}, in force from {since} UTC\n{cell['lists']:,} lists, "
+        f"{cell['swap_clicks']:,.0f} clicks by swaps and {cell['history_clicks']:,.0f} by histories; "
         f"about 1/position^{cell['steepness']:.2f}{alarm}"
     )
 
