@@ -8,11 +8,11 @@ import httpx
 from contracts.errors import DependencyDown
 from contracts.http import SearchAnswer
 from simulator.evaluation import QueryScore, by_class, choose_examples, comparison, difference, means, score
+from simulator.shop.shoppers import RESULTS
 from simulator.shop.site import USER_AGENT
 from simulator.shop.world import Query, Split, World
 
 SPLIT_NAMES: Final[dict[Split, str]] = {"train": "seen", "test": "unseen"}
-RESULTS: Final = 10
 QUERIES_AT_ONCE: Final = 4
 ATTEMPTS: Final = 3
 
@@ -48,7 +48,6 @@ async def evaluate(
     search_url: str,
     *,
     split: Split,
-    k: int = RESULTS,
     transport: httpx.AsyncBaseTransport | None = None,
 ) -> tuple[QueryScore, ...]:
     """Ask every query of one split and score the answers, in the world's order.
@@ -60,9 +59,9 @@ async def evaluate(
 
     async def one(query: Query) -> QueryScore:
         async with gate:
-            answer = await ask(client, search_url, query=query.query, k=k)
+            answer = await ask(client, search_url, query=query.query)
         ranked = [result.product_id for result in answer.results]
-        return score(query.query_id, ranked, query_class=query.query_class, grades=world.grades(query.query_id), k=k)
+        return score(query.query_id, ranked, query_class=query.query_class, grades=world.grades(query.query_id))
 
     async with httpx.AsyncClient(transport=transport, timeout=30.0) as client:
         return tuple(await asyncio.gather(*map(one, world.of_split(split))))
