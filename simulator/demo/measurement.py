@@ -10,9 +10,8 @@ from contracts.http import SearchAnswer
 from simulator.evaluation import QueryScore, by_class, choose_examples, comparison, difference, means, score
 from simulator.shop.shoppers import RESULTS
 from simulator.shop.site import USER_AGENT
-from simulator.shop.world import Query, Split, World
+from simulator.shop.world import SPLITS, Query, Split, World
 
-SPLIT_NAMES: Final[dict[Split, str]] = {"train": "seen", "test": "unseen"}
 QUERIES_AT_ONCE: Final = 4
 ATTEMPTS: Final = 3
 
@@ -85,7 +84,7 @@ class Measurement:
         self._after = await self._ask()
 
     async def _ask(self) -> dict[Split, tuple[QueryScore, ...]]:
-        return {split: await evaluate(self._world, self._search_url, split=split) for split in SPLIT_NAMES}
+        return {split: await evaluate(self._world, self._search_url, split=split) for split in SPLITS.values()}
 
     def quality(self, *, seed: int) -> dict[str, Any]:
         """Compare both splits in the form of the demo's report."""
@@ -94,7 +93,7 @@ class Measurement:
                 **comparison(self._before[split], self._after[split], seed=seed),
                 "by_class": by_class(self._before[split], self._after[split], seed=seed),
             }
-            for split, name in SPLIT_NAMES.items()
+            for name, split in SPLITS.items()
         }
 
     def examples(self, *, seed: int) -> list[dict[str, Any]]:
