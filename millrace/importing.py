@@ -36,6 +36,7 @@ from service.kafka import (
     read_to_end,
     translate_kafka_errors,
 )
+from service.kafka_settings import comma_list
 from service.machine import epoch_ms
 from service.settings import Settings
 
@@ -300,8 +301,7 @@ def catalog_import(  # noqa: PLR0913, PLR0917 # a command line
     Example: millrace catalog import products.csv --columns product_id=sku,title=name --attributes litres --dry-run
     """
     settings = load_running_settings()
-    names = [name.strip() for name in attributes.split(",") if name.strip()]
-    form = Form(epoch_ms(), names, column_names(default, option="--default"))
+    form = Form(epoch_ms(), comma_list(attributes), column_names(default, option="--default"))
     source = CatalogFile(file, column_names(columns), form)
     if unused := source.unused_columns():
         messages().print(f"not used: {', '.join(unused)}; --columns or --attributes names what you need")
