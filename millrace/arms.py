@@ -27,7 +27,7 @@ def arms(json: Json = False) -> None:
     elif report is not None:
         out().print(arms_table(report) if report["arms"] else "no search was closed yet")
         out().print(comparisons_table(report))
-        out().print(interleaving_words(report["interleaving"]), markup=False)
+        out().print(interleaving_words(report["interleaving"]))
     tell_unknown(seen, [ARMS_AGENT.progress_topic, Process.KAFKA.value])
 
 

@@ -103,7 +103,7 @@ def search(  # noqa: PLR0913, PLR0917 # a command line
         for table in facet_tables(answer):
             out().print(table)
     if answer["degraded"] is not None:
-        messages().print(f"degraded answer: {answer['degraded']}", markup=False)
+        messages().print(f"degraded answer: {answer['degraded']}")
 
 
 def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,7 +178,7 @@ def encode(
         return
     for text, vector in zip(texts, answer["vectors"], strict=True):
         head = ", ".join(f"{value:+.4f}" for value in vector[:6])
-        out().print(f"{text!r}: {len(vector)} dimensions, [{head}, …]", markup=False)
+        out().print(f"{text!r}: {len(vector)} dimensions, [{head}, …]")
 
 
 def running_settings() -> Settings:
@@ -205,7 +205,7 @@ def tell_unknown(seen: "KafkaView", parts: Sequence[str] = ()) -> None:
     """
     told = {part: error for part, error in seen.unknown.items() if not parts or part in parts}
     for part, error in told.items():
-        messages().print(f"{part} not known: {error.message}", markup=False)
+        messages().print(f"{part} not known: {error.message}")
     for error in told.values():
         raise error
 
@@ -289,7 +289,7 @@ def freshness(json: Json = False) -> None:
         )
     for name, view in views.items():
         if view.problem:
-            messages().print(f"{name} {view.problem}; what it measured is missing", markup=False)
+            messages().print(f"{name} {view.problem}; what it measured is missing")
     report = freshness_report(views.values())
     print_json(report) if json else out().print(freshness_table(report))
 

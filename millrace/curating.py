@@ -160,7 +160,7 @@ def show_import(report: Mapping[str, Any], words: str, *, json: bool, skip_bad: 
     """
     bad = report["bad"]
     show_bad_lines([f"line {one['line']}: {one['message']} [{one['reason']}]" for one in bad])
-    print_json(report) if json else out().print(words, markup=False)
+    print_json(report) if json else out().print(words)
     if bad and not skip_bad:
         raise refused(len(bad), report["lines"])
 

@@ -14,8 +14,7 @@ from contracts.errors import UsageError
 from contracts.topics import CATALOG, CURATED_PAIRS, DEAD_LETTERS, SEARCH_EVENTS, AsideHeader
 from millrace.asking import numbers, running_settings, texts
 from millrace.curating import send
-from millrace.output import Json, Tell, out, print_json, progress_bars
-from millrace.pairs import utc
+from millrace.output import Json, Tell, out, print_json, progress_bars, utc
 from service.kafka import records_of
 from service.settings import Settings
 
@@ -215,7 +214,7 @@ def dlq_replay(
     told = "would be sent" if dry_run else "sent again"
     why = "they stood on topics that are not replayed, or their bytes were not kept"
     left = f"; {report['left']:,} left: {why}" if report["left"] else ""
-    out().print(f"{report['records']:,} {told}{left}", markup=False)
+    out().print(f"{report['records']:,} {told}{left}")
 
 
 def replay(

@@ -24,8 +24,7 @@ from contracts.topics import (
     SEARCH_EVENTS,
 )
 from millrace.asking import numbers, running_settings, texts
-from millrace.output import Json, Tell, out, print_json, progress_bars
-from millrace.pairs import utc
+from millrace.output import Json, Tell, out, print_json, progress_bars, utc
 from service.kafka import admin, records_of, translate_kafka_errors
 from service.redis import redis_client, translate_redis_errors
 from service.settings import Settings
@@ -114,7 +113,7 @@ def erase(
         print_json(report)
         return
     out().print(topics_table(report))
-    out().print(words_for(report), markup=False)
+    out().print(words_for(report))
 
 
 def person_of(settings: Settings, *, client_id: str, user_id: str, session_id: str) -> Person:

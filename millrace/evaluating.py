@@ -53,7 +53,7 @@ def releases_evaluate(
         print_json(report)
         return
     out().print(evaluation_table(report))
-    out().print(evaluation_words(report), markup=False, highlight=False)
+    out().print(evaluation_words(report), highlight=False)
 
 
 def evaluate_releases(settings: "Settings", release: int | None, against: int, tell: Tell) -> dict[str, Any]:
@@ -121,17 +121,12 @@ def evaluation_report(
         tell: told how far the queries are encoded.
 
     Raises:
-        UsageError: the catalogue knows none of their products.
+        DependencyDown: the catalogue knows none of their products.
     """
     from trainer.release.held_out import evaluate
     from trainer.release.held_out_lists import known_slots
 
     found = known_slots(lists, products, encoder, tell=tell)
-    if found is None:
-        raise UsageError(
-            "no product of a held-out list has a vector",
-            fix="is an indexer running? `millrace doctor` says what is wrong",
-        )
     arrays = found.arrays(propensities)._replace(slices=_slices(lists, share))
     estimate = evaluate(arrays, found.scores(ours), found.scores(theirs))
     unestimated = sum(propensities.theta(cell_of(one.search), 1, one.search.search_time)[1] == 0 for one in lists)

@@ -357,18 +357,16 @@ def product_tower(models: "ModelsTable", number: int) -> "ProductTower":
 
 def _pairs(settings: "Settings") -> list[PreferencePair]:
     """Read the newest pairs; what cannot be read as one is left to `millrace doctor`."""
-    from pydantic import TypeAdapter
-
+    from millrace.pairs import PREFERENCE_PAIR
     from service.kafka import newest_records, translate_kafka_errors
 
     messages().print(f"reading {PREFERENCE_PAIRS} …")
-    adapter = TypeAdapter(PreferencePair)
     with translate_kafka_errors(settings):
         _, records = newest_records(settings, PREFERENCE_PAIRS, PAIRS_READ, timeout_s=PAIRS_TIMEOUT_S)
     found = []
     for record in records:
         try:
-            found.append(wire.decode(record.value or b"", adapter))
+            found.append(wire.decode(record.value or b"", PREFERENCE_PAIR))
         except ContractError as error:
             messages().print(f"a pair at {record.partition}/{record.offset} cannot be read: {error.reason}")
     return found

@@ -54,8 +54,8 @@ def catalog_vectors(
     if json:
         print_json(report)
         return
-    out().print(f"{report['products']:,} vectors of {report['width']} numbers written to {file}", markup=False)
-    messages().print(f"product release {report['product_release']}; export again after the next one", markup=False)
+    out().print(f"{report['products']:,} vectors of {report['width']} numbers written to {file}")
+    messages().print(f"product release {report['product_release']}; export again after the next one")
 
 
 def export_vectors(

@@ -201,8 +201,7 @@ def golden_import(
     if report["one_grade"]:
         messages().print(
             f"{report['one_grade']:,} queries have one grade only, so that every order is as good: judge worse "
-            "products as well",
-            markup=False,
+            "products as well"
         )
     show_import(report, import_words(report), json=json, skip_bad=skip_bad)
 
@@ -275,8 +274,7 @@ def golden_ls(json: Json = False) -> None:
     if report["malformed"]:
         messages().print(
             f"{len(report['malformed']):,} records cannot be read: import these queries again, or remove them: "
-            f"{', '.join(report['malformed'])}",
-            markup=False,
+            f"{', '.join(report['malformed'])}"
         )
 
 
@@ -327,4 +325,4 @@ def golden_remove(
         if not keys and not everything:
             raise UsageError(f"{query!r} is no golden query", fix="`millrace golden ls` lists them")
         sent = send(settings, GOLDEN_QUERIES, ((key, None) for key in keys))
-    print_json({"removed": sent}) if json else out().print(f"{sent:,} golden queries removed", markup=False)
+    print_json({"removed": sent}) if json else out().print(f"{sent:,} golden queries removed")

@@ -36,6 +36,7 @@ from service.kafka import (
     read_to_end,
     translate_kafka_errors,
 )
+from service.kafka_settings import comma_list
 from service.machine import epoch_ms
 from service.settings import Settings
 
@@ -262,7 +263,7 @@ def send(
                 backlog.add(places)
                 is_paced = backlog.wait(None, patience_s=patience_s)
                 if not is_paced:
-                    messages().print("no indexer works off the catalogue; the rest is sent at once", markup=False)
+                    messages().print("no indexer works off the catalogue; the rest is sent at once")
     return written, overtaken
 
 
@@ -300,15 +301,14 @@ def catalog_import(  # noqa: PLR0913, PLR0917 # a command line
     Example: millrace catalog import products.csv --columns product_id=sku,title=name --attributes litres --dry-run
     """
     settings = load_running_settings()
-    names = [name.strip() for name in attributes.split(",") if name.strip()]
-    form = Form(epoch_ms(), names, column_names(default, option="--default"))
+    form = Form(epoch_ms(), comma_list(attributes), column_names(default, option="--default"))
     source = CatalogFile(file, column_names(columns), form)
     if unused := source.unused_columns():
-        messages().print(f"not used: {', '.join(unused)}; --columns or --attributes names what you need", markup=False)
+        messages().print(f"not used: {', '.join(unused)}; --columns or --attributes names what you need")
     with progress_bars() as tell:
         report = run_import(settings, source, tell, dry_run=dry_run, skip_bad=skip_bad, full=delete_missing, yes=yes)
     shown = {"file": str(file), **report, "bad": [fault._asdict() for fault in report["bad"]]}
-    print_json(shown) if json else out().print(import_words(shown), markup=False)
+    print_json(shown) if json else out().print(import_words(shown))
     if report["bad"] and not skip_bad:
         raise refused(len(report["bad"]), report["lines"])
 
@@ -375,7 +375,7 @@ def run_import(
 def show_bad_lines(told: Sequence[str]) -> None:
     """Print what is wrong with the lines of a file, those that come first."""
     for one in told[:SHOWN_FAULTS]:
-        messages().print(one, markup=False)
+        messages().print(one)
     if len(told) > SHOWN_FAULTS:
         messages().print(f"and {len(told) - SHOWN_FAULTS:,} more bad lines; --json lists them all")
 

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import orjson
@@ -79,9 +80,18 @@ def messages() -> Console:
 def print_error(error: MillraceError) -> None:
     """Say what went wrong and what to do, in at most two lines."""
     console = messages()
-    console.print(f"error: {error.message}", style="bold red", markup=False)
+    console.print(f"error: {error.message}", style="bold red")
     if error.fix:
-        console.print(f"fix:   {error.fix}", markup=False)
+        console.print(f"fix:   {error.fix}")
+
+
+def utc(at_ms: float) -> str:
+    """A moment for people.
+
+    >>> utc(1_795_196_006_756)
+    '2026-11-20 17:33:26'
+    """
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 @contextmanager
@@ -110,6 +120,6 @@ def progress_bars(now: Callable[[], float] = time.monotonic) -> Iterator[Tell]:
             bars.update(tasks[what], completed=done, total=of or None)
             if not is_redrawn and now() >= said_s + HEARTBEAT_S:
                 said_s = now()
-                console.print(f"{what}: {done:,}{f' of {of:,}' if of else ''}", markup=False)
+                console.print(f"{what}: {done:,}{f' of {of:,}' if of else ''}")
 
         yield tell

@@ -15,8 +15,8 @@ from contracts.outcomes import PRIOR_VERSION, VALUE, Grade, examination
 from contracts.pairs import PreferencePair
 from contracts.topics import PREFERENCE_PAIRS
 from millrace.asking import running_settings
-from millrace.output import Json, Tell, messages, out, print_json, progress_bars
-from millrace.pairs import ID_SHOWN, PREFERENCE_PAIR, utc
+from millrace.output import Json, Tell, messages, out, print_json, progress_bars, utc
+from millrace.pairs import ID_SHOWN, PREFERENCE_PAIR
 from service.kafka import open_consumer, read_to_end, translate_kafka_errors
 from service.settings import Settings
 

@@ -5,7 +5,6 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from datetime import UTC, datetime
 from heapq import nlargest
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple, get_args
@@ -20,7 +19,7 @@ from contracts.pairs import PairSource, PreferencePair
 from contracts.topics import CURATED_PAIRS, PREFERENCE_PAIRS
 from millrace.asking import numbers, running_settings, texts
 from millrace.exporting import write_lines
-from millrace.output import Json, Tell, messages, out, print_json, progress_bars
+from millrace.output import Json, Tell, messages, out, print_json, progress_bars, utc
 from service.kafka import admin, beginning_and_end_offsets, records_of
 from service.settings import Settings
 from towers.text import normalised
@@ -183,15 +182,6 @@ def pairs_table(pairs: Sequence[LoggedPair]) -> Table:
     return table
 
 
-def utc(at_ms: int) -> str:
-    """A moment for people.
-
-    >>> utc(1_795_196_006_756)
-    '2026-11-20 17:33:26'
-    """
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
 @pairs_app.command("stats")
 def pairs_stats(
     source: OfSource = "", query: OfQuery = "", product: OfProduct = "", depth: Depth = 0, json: Json = False
@@ -310,9 +300,9 @@ def pairs_export(
             if json:
                 print_json({"file": str(file), "pairs": count, "malformed": len(malformed)})
             else:
-                out().print(f"{count:,} pairs written to {file}", markup=False)
+                out().print(f"{count:,} pairs written to {file}")
     if malformed:
-        messages().print(f"{len(malformed):,} records of the topic are no pairs and were left out", markup=False)
+        messages().print(f"{len(malformed):,} records of the topic are no pairs and were left out")
 
 
 def export_lines(pairs: Iterable[LoggedPair], wanted: Wanted, malformed: list[LoggedPair]) -> Iterator[bytes]:

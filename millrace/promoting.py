@@ -14,7 +14,7 @@ from deploy.local.state import load_running_settings
 from millrace.asking import observe
 from millrace.explaining import following_models
 from millrace.output import Json, out, print_json
-from millrace.releasing import later_than
+from millrace.releasing import ANSWERED_WITHIN_S, later_than
 from service.kafka import producer_config, translate_kafka_errors
 from service.models import ModelsView, ModelsWriter
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from millrace.watch.observer import Observer
     from towers.release_files import Release
 
-ANSWERED_WITHIN_S: Final = 30.0
 COMPARED: Final = (
     "created_at",
     "lists_trained",
@@ -54,7 +53,7 @@ def releases_promote(
         return
     number = report["promoted"]
     told = f"query release {number}" if number else "the untrained release"
-    out().print(f"{told} is what a step back goes to, until a later one is promoted", markup=False)
+    out().print(f"{told} is what a step back goes to, until a later one is promoted")
 
 
 def promote(observer: "Observer", query: int) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -17,7 +16,7 @@ from contracts.outcomes import Cell, examination
 from contracts.propensities import CELL_PROPENSITIES, CellPropensities
 from contracts.topics import PROPENSITIES
 from millrace.asking import numbers, running_settings
-from millrace.output import Json, messages, out, print_json
+from millrace.output import Json, messages, out, print_json, utc
 from service.kafka import records_of
 from service.machine import epoch_ms
 
@@ -43,7 +42,7 @@ def propensities(
     report = propensities_report(newest.values(), now_ms=epoch_ms())
     if html is not None:
         html.write_text(page_of(report["cells"]), encoding="utf-8")
-        messages().print(f"written to {html}", markup=False)
+        messages().print(f"written to {html}")
     if json:
         print_json(report)
         return
@@ -62,7 +61,7 @@ def newest_versions(records: Iterable[tuple[bytes | None, bytes | None]]) -> dic
             if value is not None:
                 kept[key or b""] = wire.decode(value, CELL_PROPENSITIES)
         except ContractError as error:
-            messages().print(f"{(key or b'').decode(errors='replace')} is left out: {error.message}", markup=False)
+            messages().print(f"{(key or b'').decode(errors='replace')} is left out: {error.message}")
     return {one.cell: one for one in sorted(kept.values(), key=lambda one: (one.cell, one.version))}
 
 
@@ -100,10 +99,10 @@ def bar(slot: Mapping[str, Any]) -> str:
 
 def _title(cell: Mapping[str, Any]) -> str:
     names = ", ".join(filter(None, (cell["surface"], cell["device"], cell["layout"], _kind(cell))))
-    since = datetime.fromtimestamp(cell["effective_from"] / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    since = utc(cell["effective_from"])
     alarm = "\nshoppers trust the rank: clicks are not looks alone" if cell["trust_alarm"] else ""
     return (
-        f"{names}: version {cell['version']}, in force from {since}\n{cell['lists']:,} lists, "
+        f"{names}: version {cell['version']}, in force from {since} UTC\n{cell['lists']:,} lists, "
         f"{cell['swap_clicks']:,.0f} clicks by swaps and {cell['history_clicks']:,.0f} by histories; "
         f"about 1/position^{cell['steepness']:.2f}{alarm}"
     )

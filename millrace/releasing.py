@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -14,7 +13,7 @@ from contracts.errors import CheckFailed, DependencyDown, UsageError
 from contracts.releases import Kind, Rollback, release_key, was_taken_back, withdrawn
 from deploy.local.state import load_running_settings
 from millrace.asking import numbers, observe, tell_unknown
-from millrace.output import Json, messages, out, print_json
+from millrace.output import Json, messages, out, print_json, utc
 from service.kafka import producer_config, translate_kafka_errors
 from service.machine import epoch_ms
 from service.models import ModelsView, ModelsWriter
@@ -54,7 +53,7 @@ def releases_ls(json: Json = False) -> None:
     else:
         out().print(releases_table(report))
         for line in (*decision_lines(report["decisions"]), *untested_lines(report["decisions"])):
-            out().print(line, markup=False, highlight=False)
+            out().print(line, highlight=False)
     tell_unknown(seen, [MODELS])
 
 
@@ -78,7 +77,7 @@ def releases_table(report: Mapping[str, Any]) -> Table:
 def decision_lines(decisions: Sequence[Mapping[str, Any]]) -> list[str]:
     """The last decisions as sentences, newest first."""
     return [
-        f"{datetime.fromtimestamp(one['decided_at'] / 1000, UTC):%Y-%m-%d %H:%M} query release {one['query_release']}: "
+        f"{utc(one['decided_at'])[:16]} query release {one['query_release']}: "
         f"{DECIDED[one['verdict']].format(one['subject'])}; {one['reason']}"
         for one in decisions[:DECISIONS_SHOWN]
     ]
@@ -140,8 +139,7 @@ def releases_rollback(
         return
     out().print(
         f"query release {report['query_release']} is in force after {report['query_s']:.1f} s, product release "
-        f"{report['product_release']} after {report['product_s']:.1f} s; up to {report['withdrawn']} none returns",
-        markup=False,
+        f"{report['product_release']} after {report['product_s']:.1f} s; up to {report['withdrawn']} none returns"
     )
     if report["was_taken_back"]:
         messages().print("an earlier rollback had taken it back; now it is learned again what was left out for that")
@@ -260,6 +258,6 @@ def base_prepare(
     if json:
         print_json({"base_version": base_version, "next": steps})
         return
-    out().print(f"the catalogue is encoded by {base_version}", markup=False)
+    out().print(f"the catalogue is encoded by {base_version}")
     for number, step in enumerate(steps, start=1):
-        out().print(f"{number}. {step}", markup=False)
+        out().print(f"{number}. {step}")

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import orjson
 import typer
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaConsumer, KafkaProducer
 from rich.table import Table
 
-from contracts.errors import DependencyDown, UsageError
+from contracts.errors import UsageError
 from contracts.events import FUTURE_TOLERANCE_MS
 from contracts.outcomes import Theta, prior
 from contracts.propensities import CELL_PROPENSITIES, Propensities
@@ -25,6 +25,8 @@ from millrace.replay_comparison import by_list, by_pair, compare, report_of, why
 from millrace.tables import time_of
 from service.kafka import (
     OutgoingRecord,
+    admin,
+    beginning_and_end_offsets,
     ensure_topics,
     open_consumer,
     produce_all,
@@ -141,9 +143,7 @@ def replay(
     out().print(replay_table(report))
     for part in ("joined_searches", "preference_pairs"):
         for reason in report[part]["reasons"]:
-            out().print(
-                f"{part}: {reason['count']:,} because {reason['meaning']}; {reason['examples'][0]}", markup=False
-            )
+            out().print(f"{part}: {reason['count']:,} because {reason['meaning']}; {reason['examples'][0]}")
 
 
 def moments(from_: str, to: str) -> tuple[int, int]:
@@ -176,10 +176,14 @@ def run_replay(settings: Settings, from_ms: int, to_ms: int, tell: Tell, *, topi
         topic_prefix: of the topics that what was made is written to; nothing is written if it is empty.
     """
     margin_ms = settings.join_window_ms + settings.lateness_ms + FUTURE_TOLERANCE_MS
+    with admin(settings) as client:
+        held = beginning_and_end_offsets(client, settings, [SEARCH_EVENTS])
+    begins = {number: found.begin for (_, number), found in held.items()}
     with translate_kafka_errors(settings), open_consumer(settings) as consumer:
-        begins, log = _log(consumer, settings, from_ms - margin_ms, to_ms + margin_ms, tell)
         published = (one.value for one in read_to_end(consumer, settings.topic(PROPENSITIES)))
         versions = [decode(value, CELL_PROPENSITIES) for value in published if value]
+        events = _since(consumer, settings, SEARCH_EVENTS, from_ms - margin_ms, tell)
+        log = ((event.partition, event) for event in events if event.timestamp <= to_ms + margin_ms)
         rebuilt = rebuild(settings, log, theta=Propensities(versions).theta)
         originals = {
             topic: [record.value or b"" for record in _since(consumer, settings, topic, from_ms - margin_ms, tell)]
@@ -203,31 +207,10 @@ def run_replay(settings: Settings, from_ms: int, to_ms: int, tell: Tell, *, topi
     }
 
 
-def _log(
-    consumer: KafkaConsumer, settings: Settings, from_ms: int, to_ms: int, tell: Tell
-) -> "tuple[dict[int, int], Iterator[tuple[int, LogRecord]]]":
-    """Where the log of events begins, and its records that Kafka appended in a time."""
-    records = _since(consumer, settings, SEARCH_EVENTS, from_ms, tell)
-    partitions = _partitions(consumer, settings.topic(SEARCH_EVENTS))
-    begins = {at.partition: begin for at, begin in consumer.beginning_offsets(partitions).items()}
-    return begins, ((record.partition, record) for record in records if record.timestamp <= to_ms)
-
-
 def _since(consumer: KafkaConsumer, settings: Settings, topic: str, from_ms: int, tell: Tell) -> Iterator[Any]:
     """The records of a topic that Kafka got since a moment."""
-    name = settings.topic(topic)
-    partitions = _partitions(consumer, name)
-    ends = consumer.end_offsets(partitions)
-    found = consumer.offsets_for_times(dict.fromkeys(partitions, max(from_ms, 0)))
-    begins = {at.partition: ends[at] if found[at] is None else found[at].offset for at in partitions}
-    return read_to_end(consumer, name, begins=begins, tell=lambda done, of: tell(f"reading {topic}", done, of))
-
-
-def _partitions(consumer: KafkaConsumer, name: str) -> list[TopicPartition]:
-    numbers = consumer.partitions_for_topic(name)
-    if not numbers:
-        raise DependencyDown(f"Kafka does not know the topic {name}", fix="a restart of any service creates it")
-    return [TopicPartition(name, number) for number in sorted(numbers)]
+    name, what = settings.topic(topic), f"reading {topic}"
+    return read_to_end(consumer, name, since_ms=max(from_ms, 0), tell=lambda done, of: tell(what, done, of))
 
 
 def _write(settings: Settings, topic_prefix: str, rebuilt: Rebuilt) -> dict[str, int]:
@@ -236,9 +219,9 @@ def _write(settings: Settings, topic_prefix: str, rebuilt: Rebuilt) -> dict[str,
 
     own = settings.model_copy(update={"topic_prefix": topic_prefix})
     ensure_topics(own, [spec for spec in all_topics() if spec.name in rebuilt.made])
-    with translate_kafka_errors(own), open_consumer(own) as consumer:
-        for topic in rebuilt.made:
-            if any(consumer.end_offsets(_partitions(consumer, own.topic(topic))).values()):
+    with admin(own) as client:
+        for (topic, _), found in beginning_and_end_offsets(client, own, rebuilt.made).items():
+            if found.end:
                 raise UsageError(f"{own.topic(topic)} holds records", fix="choose a prefix that nobody has used")
     with translate_kafka_errors(own), KafkaProducer(**producer_config(own)) as producer:
         for topic, emitted in rebuilt.made.items():

@@ -19,7 +19,7 @@ from service.settings import Settings
 
 
 def _progress(name: str, state: str, detail: str) -> None:
-    messages().print(f"{name:10} {state}{f'  {detail}' if detail else ''}", markup=False)
+    messages().print(f"{name:10} {state}{f'  {detail}' if detail else ''}")
 
 
 def up(
@@ -54,7 +54,7 @@ def down(json: Json = False) -> None:
         print_json(report)
         return
     what = "stopped what ran" if report["stopped"] else "nothing ran"
-    messages().print(f"{what} on {report['data_dir']}", markup=False)
+    messages().print(f"{what} on {report['data_dir']}")
 
 
 def status(json: Json = False) -> None:
@@ -69,7 +69,7 @@ def status(json: Json = False) -> None:
     out().print(processes_table(report["processes"]))
     print_summary(report)
     if all(row["state"] == State.STOPPED for row in report["processes"]):
-        messages().print("nothing runs here; `millrace up` starts everything", markup=False)
+        messages().print("nothing runs here; `millrace up` starts everything")
 
 
 def processes_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -96,7 +96,7 @@ def print_summary(report: Mapping[str, Any]) -> None:
             lines.append(f"{path.replace('_', ' ')}: p50 {row['p50']:.1f} s, p99 {row['p99']:.1f} s")
     lines += [f"{part} not known: {reason}" for part, reason in report["unknown"].items()]
     for line in lines:
-        out().print(line, markup=False)
+        out().print(line)
 
 
 def status_report() -> dict[str, Any]:
@@ -133,4 +133,4 @@ def schema_export(
     from millrace.schema import export
 
     export(folder)
-    messages().print(f"schemas written to {folder}", markup=False)
+    messages().print(f"schemas written to {folder}")

@@ -13,24 +13,23 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 
 from contracts.structs import TrainingSearch
-from millrace.output import Tell
+from millrace.output import Tell, utc
 from simulator.base_vectors import encode_catalogue
 from simulator.choices import HALF_LIFE_DAYS, ChoiceLearner, Chosen
 from simulator.click_log import DAY_MS, ClickLog, Counts
-from simulator.logged_lists import ListLearner
+from simulator.logged_lists import ListLearner, Release
 from simulator.words import Words
 from towers.encoder import BaseEncoder
 from towers.features import key_of
-from towers.model import DEFAULT_MIX, NATS_PER_COSINE, Mix
+from towers.model import DEFAULT_MIX, NATS_PER_COSINE
 from towers.text import normalised
-from trainer.preference.model import Catalogue
+from trainer.preference.model import Weights
 from trainer.preference.priors import Learned
 
 DELAYS_MS: Final = {"live": 0.0, "1h": 3_600_000.0, "1d": 86_400_000.0}
@@ -46,37 +45,10 @@ WINDOW_DAYS: Final = 10
 CURVE_POINTS: Final = 40
 REPLICATES: Final = 1_000
 
-
-class Model(Protocol):
-    """What a release says, over the rows of a catalogue."""
-
-    @property
-    def mix(self) -> Mix:
-        """What words count."""
-
-    def product_vectors(self, catalogue: Catalogue) -> np.ndarray:
-        """The vectors that are searched, (P, D + 1)."""
-
-    def query_vectors(self, vectors: np.ndarray) -> np.ndarray:
-        """The vectors that are searched with, (Q, D + 1)."""
-
-    def remembered(self, query: int, scores: np.ndarray) -> np.ndarray:
-        """Scores of the whole catalogue, in nats, (P,), with what is remembered of a query."""
-
-
-class Learning(Protocol):
-    """What learns a log."""
-
-    @property
-    def released(self) -> Model:
-        """What may go out."""
-
-    @property
-    def learned(self) -> Learned | None:
-        """The prior in force."""
-
-    def solve(self, clicks: int) -> None:
-        """Learn what is known when so many clicks have been made."""
+Model = Weights | Release
+"""What may go out."""
+Learning = ChoiceLearner | ListLearner
+"""What learns a log: from clicks alone, or from lists."""
 
 
 class Backtest:
@@ -147,15 +119,13 @@ class Backtest:
             found, delays, cpu_s=time.process_time() - began_s, learned=learning.learned, last=released[-1][1]
         )
 
-    def _learning(self) -> "Learning":
+    def _learning(self) -> Learning:
         """What learns: from lists if there are any, else from clicks alone."""
         log = self._log
         if self._lists is None:
             return ChoiceLearner(log, self._queries, self._query_vectors, self._query_keys, self._catalogue, self._seed)
-        return ListLearner(
-            self._lists, log, self._typed, self._catalogue, self._words,
-            encode=self._vector_of.__getitem__, half_life_days=HALF_LIFE_DAYS,
-        )  # fmt: skip
+        encode = self._vector_of.__getitem__
+        return ListLearner(self._lists, log, self._typed, self._catalogue, self._words, encode)
 
     def _blocks(self) -> Iterator[tuple[int, int]]:
         """Places in the log between which the model is solved anew."""
@@ -173,7 +143,7 @@ class Backtest:
         place: int,
         counts: dict[str, Counts],
         chosen: dict[str, Chosen] | None,
-        models: Mapping[str, "Model"],
+        models: Mapping[str, Model],
         products: dict[str, np.ndarray],
         ranks: dict[tuple[str, str], list[float]],
     ) -> None:
@@ -206,7 +176,7 @@ class Backtest:
         *,
         cpu_s: float,
         learned: Learned | None,
-        last: "Model",
+        last: Model,
     ) -> dict[str, Any]:
         log, rng = self._log, np.random.default_rng(self._seed)
         first_time = np.zeros(len(log.clicks), dtype=bool)
@@ -344,4 +314,4 @@ def _interval(values: np.ndarray, queries: np.ndarray, rng: np.random.Generator)
 
 def day_of(time_ms: float) -> str:
     """The day of a moment, UTC."""
-    return datetime.fromtimestamp(time_ms / 1000, UTC).date().isoformat()
+    return utc(time_ms)[:10]

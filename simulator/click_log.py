@@ -7,7 +7,6 @@ that cannot be used is skipped and counted by its reason.
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +19,7 @@ from contracts.errors import ContractError, UsageError
 from contracts.outcomes import VALUE, Grade
 from contracts.wire import validate
 from millrace.feed import read_field
-from millrace.output import Tell
+from millrace.output import Tell, utc
 from millrace.tables import Row, read_rows, text_of, time_of
 from towers.features import words
 
@@ -170,7 +169,7 @@ def _choices(read: Sequence[tuple[str, Click]], skipped: Skipped) -> list[Click]
             if click.time_ms != now_ms:
                 now_ms, said = click.time_ms, set()
             if click in said:
-                at = f"the click of {datetime.fromtimestamp(click.time_ms / 1000, UTC):%Y-%m-%d %H:%M:%S}"
+                at = f"the click of {utc(click.time_ms)}"
                 skipped.add("clicks: the same time, query and product as another", at, click.typed)
                 continue
             said.add(click)

@@ -53,7 +53,7 @@ def shop_export(
     from simulator.shop.world import export_world
 
     export_world(builtin_world(seed), folder)
-    messages().print(f"world {seed} written to {folder}", markup=False)
+    messages().print(f"world {seed} written to {folder}")
 
 
 def simulate(  # noqa: PLR0913, PLR0917 # a command line
@@ -175,8 +175,8 @@ def world_prepare(
 
     made = prepare(name, source=source, queries=queries, seed=seed)
     export_world(made, into)
-    messages().print(f"{DATASETS[name].title}; {DATASETS[name].licence}", markup=False)
-    messages().print(f"{len(made.products):,} products, {len(made.queries):,} queries written to {into}", markup=False)
+    messages().print(f"{DATASETS[name].title}; {DATASETS[name].licence}")
+    messages().print(f"{len(made.products):,} products, {len(made.queries):,} queries written to {into}")
 
 
 def world_make(
@@ -202,7 +202,7 @@ def world_make(
             law, titles, load_encoder(load_settings().base_model), seed=seed, cache=source, tell=tell
         )
     export_world(made, into)
-    messages().print(f"{len(made.products):,} products, {len(made.queries):,} queries written to {into}", markup=False)
+    messages().print(f"{len(made.products):,} products, {len(made.queries):,} queries written to {into}")
 
 
 def experiment_run(
@@ -235,7 +235,7 @@ def experiment_run(
     write_file(folder / "report.html", experiment_page.page(found).encode())
     for name, picture in experiment_page.pictures(found):
         write_file(folder / name, picture)
-    messages().print(f"written to {folder}: summary.json, table.txt, report.html, plots as PNG", markup=False)
+    messages().print(f"written to {folder}: summary.json, table.txt, report.html, plots as PNG")
     if json:
         print_json(found)
         return
@@ -291,15 +291,15 @@ def backtest(  # noqa: PLR0913, PLR0917 # a command line
         raise UsageError(f"none of the files has a column {', '.join(sorted(log.unseen))}", fix=fix)
     between = " to ".join(day_of(log.clicks[place].time_ms) for place in (0, -1))
     told = f"{len(log.clicks):,} clicks on {len(log.products):,} products, {between}; times: {log.times}"
-    messages().print(told, markup=False)
+    messages().print(told)
     for told in log.skipped.told():
-        messages().print(f"skipped {told}", markup=False)
+        messages().print(f"skipped {told}")
     with threadpool_limits(1), progress_bars() as tell:
         encoder = load_encoder(load_settings().base_model)
         test = Backtest(log, encoder, cache=catalog.parent, tell=tell, k=k, seed=seed, lists=shown)
         found = test.run(delays)
     out().print(backtest_table(found))
-    out().print(found["verdict"]["words"], markup=False)
+    out().print(found["verdict"]["words"])
     if json is not None:
         write_file(json, orjson.dumps(found, option=orjson.OPT_INDENT_2))
     if report is not None:
@@ -348,7 +348,7 @@ def bench(
     if name not in BENCHES:
         raise UsageError(f"there is no bench {name}", fix=f"there are: {', '.join(BENCHES)}")
     run: Callable[[Callable[[str], None]], dict[str, Any]] = import_module(f"simulator.bench.{name}").run
-    report = run(lambda line: messages().print(line, markup=False))
+    report = run(lambda line: messages().print(line))
     print_json(report) if json else out().print(bench_table(report))
 
 

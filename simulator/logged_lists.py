@@ -14,6 +14,7 @@ from contracts.errors import ContractError, UsageError
 from contracts.outcomes import Grade, filter_reason
 from contracts.structs import JOINED_SEARCH, TrainingSearch
 from millrace.tables import Row, read_rows, text_of, time_of
+from simulator.choices import HALF_LIFE_DAYS
 from simulator.click_log import WINDOW_MS, Click, ClickLog, Skipped, nothing_of
 from simulator.words import Words
 from streams.pairs.training import training_search
@@ -222,7 +223,6 @@ class ListLearner:
         catalogue: base vectors of the products.
         words: of the products.
         encode: gives the base vector (D,) of a query.
-        half_life_days: after which evidence weighs half as much.
     """
 
     def __init__(
@@ -232,14 +232,12 @@ class ListLearner:
         typed: Sequence[str],
         catalogue: Catalogue,
         words: Words,
-        *,
         encode: Callable[[str], np.ndarray],
-        half_life_days: float,
     ) -> None:
         dim = catalogue.vectors.shape[1]
         self._lists, self._read, self._clicks = lists, 0, log.clicks
         self._products = _Products(log.products, catalogue.vectors, words.of_products)
-        self._learner = Learner(dim, products=self._products, encode=encode, half_life_days=half_life_days)
+        self._learner = Learner(dim, products=self._products, encode=encode, half_life_days=HALF_LIFE_DAYS)
         self._ids, self._typed = [product.product_id for product in log.products], typed
         self._row_of_point = {point_id(product_id): row for row, product_id in enumerate(self._ids)}
         self.released = self._release(Towers.untrained(dim))

@@ -21,7 +21,7 @@ from simulator import evaluation
 from simulator.base_vectors import encode_catalogue
 from simulator.judged_lists import JudgedList, JudgedLists
 from simulator.one_pass import OnePass
-from simulator.shop.world import Query, Split, World
+from simulator.shop.world import SPLITS, Query, World
 from simulator.shown_lists import SHOWN, Noise, Ranking, ShownLists, SimulateOptions
 from simulator.words import Words
 from towers.model import NATS_PER_COSINE
@@ -34,7 +34,6 @@ from trainer.preference.model import Weights
 FIXED_BY: Final = 2.0
 """What distinguishes a fixed ranker from the untrained model, in standard deviations of that one's scores."""
 DEBIAS: Final[Mapping[str, Debias]] = {"ratio": "on", "one": "off", "auto": "auto"}
-SPLITS: Final[Mapping[str, Split]] = {"seen": "train", "unseen": "test"}
 
 
 class Simulation:

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 import structlog
@@ -38,22 +38,10 @@ _PREFIX: Final = "under-way-"
 _ADAPTER: Final = "adapter_config.json"
 
 
-class Model(Protocol):
-    """A model at work."""
-
-    digest: str
-    """Of its weights."""
-    dim: int
-
-    def encode(self, texts: Sequence[str], *, batch_size: int) -> np.ndarray:
-        """Encode at least one text to unit float32 rows (N, D), in their order."""
-        ...
-
-
 class BaseEncoder:
     """The base encoder; several threads may share it."""
 
-    def __init__(self, model: Model, *, name: str) -> None:
+    def __init__(self, model: TorchModel | TranslatedModel, *, name: str) -> None:
         self._model = model
         self.dim = model.dim
         self.base_version = f"{name}/{model.digest}/t{TEMPLATE_VERSION}"

@@ -171,15 +171,6 @@ def meant(pins: Sequence[float]) -> list[float]:
     return [0.0 if pin == IDENTIFIER_PART else pin for pin in pins]
 
 
-def is_identifier(text: str) -> bool:
-    """Whether a query is a product id or a model number, but for two words at most.
-
-    >>> [is_identifier(text) for text in ("kg36b", "P-1043", "3920564", "12.5 kg", "size 42", "quiet fridge")]
-    [True, True, True, False, False, False]
-    """
-    return _kind(_analyse(text)) is QueryKind.IDENTIFIER
-
-
 def product_words(product_id: str, product: Described) -> ProductWords:
     """Both vectors of a product."""
     spelled = (

@@ -54,17 +54,17 @@ def main_version(output: str) -> int:
     return int(found[1]) if found else 0
 
 
-def read_checksums(path: Path = CHECKSUMS) -> dict[str, str]:
+def read_checksums() -> dict[str, str]:
     """Return file name -> sha256 of every jar."""
-    rows = (line.split() for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#"))
+    rows = (line.split() for line in CHECKSUMS.read_text(encoding="utf-8").splitlines() if not line.startswith("#"))
     return {name: digest for digest, name in rows}
 
 
-def write_checksums(folder: Path, path: Path = CHECKSUMS) -> None:
+def write_checksums(folder: Path) -> None:
     """Lock the jars of a folder; part of `make lock`."""
     rows = [f"{hashlib.sha256(jar.read_bytes()).hexdigest()}  {jar.name}" for jar in sorted(folder.glob("*.jar"))]
     head = f"# sha256 of every jar of Kafka {KAFKA_VERSION} and what it needs, written by `make lock` from pom.xml."
-    path.write_text("\n".join([head, *rows, ""]), encoding="utf-8")
+    CHECKSUMS.write_text("\n".join([head, *rows, ""]), encoding="utf-8")
 
 
 def verify(folder: Path, checksums: dict[str, str]) -> None:
@@ -79,9 +79,9 @@ def verify(folder: Path, checksums: dict[str, str]) -> None:
             raise JarError(f"{path} is not the file that was locked: its sha256 differs from {CHECKSUMS.name}")
 
 
-def are_complete(folder: Path = JAR_FOLDER) -> bool:
+def are_complete() -> bool:
     """Return whether the jars are here; their contents were checked when they came."""
-    return folder.is_dir() and {path.name for path in folder.glob("*.jar")} == read_checksums().keys()
+    return {path.name for path in JAR_FOLDER.glob("*.jar")} == read_checksums().keys()
 
 
 def fetch(target: Path = JAR_FOLDER, *, maven: str = "mvn") -> None:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from contracts.errors import UsageError
 from contracts.telemetry import Process
 from deploy.local import REPOSITORY
+from service.kafka_settings import comma_list
 
 KAFKA: Final = Process.KAFKA.value
 REDIS: Final = Process.REDIS.value
@@ -100,7 +101,7 @@ def past_proxies(environ: Mapping[str, str]) -> dict[str, str]:
     >>> past_proxies({"NO_PROXY": "a.example"})["no_proxy"]
     'a.example,127.0.0.1,localhost,::1'
     """
-    hosts = [host.strip() for host in environ.get("no_proxy", environ.get("NO_PROXY", "")).split(",") if host.strip()]
+    hosts = comma_list(environ.get("no_proxy", environ.get("NO_PROXY", "")))
     if "*" not in hosts:
         hosts += [host for host in LOOPBACK if host not in hosts]
     return dict.fromkeys(("NO_PROXY", "no_proxy"), ",".join(hosts))

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from contracts.errors import UsageError
 from contracts.telemetry import FRESHNESS_PATHS, M_FRESHNESS
 from deploy.local.processes import ready_reasons
+from service.kafka_settings import comma_list
 from service.settings import Settings
 
 TIMEOUT_S: Final = 0.8
@@ -50,7 +51,7 @@ def scrape_targets(settings: Settings) -> dict[str, str]:
         UsageError: an entry is not name=url.
     """
     targets = {}
-    for entry in filter(None, (part.strip() for part in settings.scrape.split(","))):
+    for entry in comma_list(settings.scrape):
         name, _, url = (part.strip() for part in entry.partition("="))
         try:
             host = httpx.URL(url).host

@@ -8,11 +8,10 @@ import httpx
 from contracts.errors import DependencyDown
 from contracts.http import SearchAnswer
 from simulator.evaluation import QueryScore, by_class, choose_examples, comparison, difference, means, score
+from simulator.shop.shoppers import RESULTS
 from simulator.shop.site import USER_AGENT
-from simulator.shop.world import Query, Split, World
+from simulator.shop.world import SPLITS, Query, Split, World
 
-SPLIT_NAMES: Final[dict[Split, str]] = {"train": "seen", "test": "unseen"}
-RESULTS: Final = 10
 QUERIES_AT_ONCE: Final = 4
 ATTEMPTS: Final = 3
 
@@ -48,7 +47,6 @@ async def evaluate(
     search_url: str,
     *,
     split: Split,
-    k: int = RESULTS,
     transport: httpx.AsyncBaseTransport | None = None,
 ) -> tuple[QueryScore, ...]:
     """Ask every query of one split and score the answers, in the world's order.
@@ -60,9 +58,9 @@ async def evaluate(
 
     async def one(query: Query) -> QueryScore:
         async with gate:
-            answer = await ask(client, search_url, query=query.query, k=k)
+            answer = await ask(client, search_url, query=query.query)
         ranked = [result.product_id for result in answer.results]
-        return score(query.query_id, ranked, query_class=query.query_class, grades=world.grades(query.query_id), k=k)
+        return score(query.query_id, ranked, query_class=query.query_class, grades=world.grades(query.query_id))
 
     async with httpx.AsyncClient(transport=transport, timeout=30.0) as client:
         return tuple(await asyncio.gather(*map(one, world.of_split(split))))
@@ -86,7 +84,7 @@ class Measurement:
         self._after = await self._ask()
 
     async def _ask(self) -> dict[Split, tuple[QueryScore, ...]]:
-        return {split: await evaluate(self._world, self._search_url, split=split) for split in SPLIT_NAMES}
+        return {split: await evaluate(self._world, self._search_url, split=split) for split in SPLITS.values()}
 
     def quality(self, *, seed: int) -> dict[str, Any]:
         """Compare both splits in the form of the demo's report."""
@@ -95,7 +93,7 @@ class Measurement:
                 **comparison(self._before[split], self._after[split], seed=seed),
                 "by_class": by_class(self._before[split], self._after[split], seed=seed),
             }
-            for split, name in SPLIT_NAMES.items()
+            for name, split in SPLITS.items()
         }
 
     def examples(self, *, seed: int) -> list[dict[str, Any]]:

@@ -212,4 +212,4 @@ class LiveView:
             self._live.update(live_view(self._progress()), refresh=True)
         elif time.monotonic() - self._last_line >= LINE_EVERY_S:
             self._last_line = time.monotonic()
-            self._console.print(live_line(self._progress()), markup=False)
+            self._console.print(live_line(self._progress()))

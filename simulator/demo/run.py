@@ -111,7 +111,7 @@ class Demo:
         self._show(figures, measurement)
 
     def _say(self, text: str) -> None:
-        self._console.print(text, markup=False)
+        self._console.print(text)
 
     async def _load(self) -> None:
         """Send the catalogue and wait until every product of it is in the index."""
@@ -280,7 +280,7 @@ def fresh_deployment(settings: Settings) -> dict[str, Any]:
 def _progress_printer(console: Console, began: float) -> Callable[[str, str, str], None]:
     def show(name: str, state: str, detail: str) -> None:
         if state in ("ready", "external", "failed", "backing_off"):
-            console.print(f"{time.monotonic() - began:6.1f} s  {name} {state} {detail}".rstrip(), markup=False)
+            console.print(f"{time.monotonic() - began:6.1f} s  {name} {state} {detail}".rstrip())
 
     return show
 

@@ -34,7 +34,8 @@ CART_RATE: Final = (0.0, 0.005, 0.02, 0.08, 0.18)
 """P(cart | click), by grade."""
 PURCHASE_RATE: Final = 0.4
 MAX_SEARCHES: Final = 3
-BOT_SEARCHES: Final = 8
+RESULTS: Final = 10
+"""Length of the lists asked for."""
 GROUPS: Final = 4
 TASTE_SPREAD: Final = 0.5
 """Standard deviation of the log of a group's liking for a brand."""
@@ -42,12 +43,10 @@ TASTE_SPREAD: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class ShopperOptions:
-    """How shoppers, their devices and their network behave in one run."""
+    """How shoppers behave in one run."""
 
     compressed: bool = False
     """Clicks and dwell reports within 2 s of the impression; `dwell_ms` keeps the uncompressed value."""
-    results: int = 10
-    """Length of the lists asked for."""
     clicks: float | None = None
     """Clicks a list, about, while search is half as good as it could be; None: as the world's attraction has it."""
     click_model: ClickModel | None = None
@@ -66,17 +65,6 @@ class ShopperOptions:
     """P(ask in other words | no click)."""
     again: float = 0.2
     """P(search for something else | a click)."""
-    bots: float = 0.0
-    """Share of visits by robots that click everything."""
-    duplicates: float = 0.0
-    """Share of events sent twice under the same event_id."""
-    late: float = 0.0
-    """Share of events delivered `late_by_ms` after they happened."""
-    late_by_ms: int = 20_000
-    disorder_ms: int = 0
-    """Events are delivered up to this much after they happened, each by its own delay."""
-    clock_skew_ms: int = 0
-    """Standard deviation of the error of a device's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +74,11 @@ class Visit:
     number: int
     session_id: str
     client_id: str
-    bot: bool
     group: int
     """Who share a taste."""
     tempo: float
     """Log of how much longer than others they read."""
     device: str
-    skew_ms: int
     first: Query
 
 
@@ -104,8 +90,6 @@ class Action:
     position: int
     product_id: str
     at_ms: int
-    send_ms: int
-    copies: int = 1
     dwell_ms: int = 0
     visible: tuple[tuple[int, str, int], ...] = ()
     """Of a view: (position, product_id, visible_ms)."""
@@ -139,12 +123,11 @@ class Shoppers:
         if options.clicks is None:
             return drawn
         staying = max(1 - options.abandon, 1e-3)
-        return drawn.clicking(options.clicks / staying, self._world, length=options.results)
+        return drawn.clicking(options.clicks / staying, self._world, length=RESULTS)
 
     def visit(self, number: int) -> Visit:
         """Say who comes as the visitor of a number, and what they type first."""
         rng = Random(f"visit:{self._seed}:{number}")
-        options = self._options
         draws = [rng.random() for _ in range(4)]
         regular = draws[0] < 0.15 and number > 0
         client = int(draws[1] * number) if regular else number
@@ -153,11 +136,9 @@ class Shoppers:
             number=number,
             session_id=f"s{self._seed}-{number}",
             client_id=f"c{self._seed}-{client}",
-            bot=draws[2] < options.bots,
             group=person.randrange(GROUPS),
             tempo=person.gauss(0, TEMPO_SPREAD),
             device="mobile" if draws[3] < 0.7 else "desktop",
-            skew_ms=round(Random(f"skew:{self._seed}:{client}").gauss(0, options.clock_skew_ms)),
             first=self._popular(rng),
         )
 
@@ -171,18 +152,16 @@ class Shoppers:
             returned: product ids in the order shown; only these can be clicked.
         """
         rng = Random(f"list:{self._seed}:{visit.number}:{step}")
-        draws = [tuple(rng.random() for _ in range(9)) for _ in range(max(len(returned), self._options.results))]
+        draws = [tuple(rng.random() for _ in range(9)) for _ in range(max(len(returned), RESULTS))]
         mood, next_draw = rng.random(), rng.random()
-        if visit.bot:
-            actions = [action for slot, product in enumerate(returned) for action in _bot_click(slot + 1, product)]
-            return Reaction(self._delivered(actions, rng), self._popular(rng) if step + 1 < BOT_SEARCHES else None)
         if mood < self._options.abandon or not returned:
-            seen = self._view(min(3, len(returned)), returned, at_ms=400)
-            return Reaction(self._delivered(seen, rng), None)
+            return Reaction(self._view(min(3, len(returned)), returned, at_ms=400), None)
         attractions = [self._attraction(visit.group, query, product_id) for product_id in returned]
         looked, clicked = browse(attractions, draws, habits=self.habits)
         actions = self._behaviour(visit, query, returned, looked, clicked, draws)
-        return Reaction(self._delivered(actions, rng), self._follow_up(step, query, bool(clicked), next_draw, rng))
+        for _ in range(3 * len(actions)):  # a seed has the visits that it had in former versions, which drew these, too
+            rng.random()
+        return Reaction(actions, self._follow_up(step, query, bool(clicked), next_draw, rng))
 
     def _attraction(self, group: int, query: Query, product_id: str) -> float:
         """What attracts all, seen with the taste of a group: over the groups a brand is liked as much as any other."""
@@ -203,7 +182,7 @@ class Shoppers:
         looked: Sequence[int],
         clicked: Sequence[int],
         draws: Sequence[tuple[float, ...]],
-    ) -> list[Action]:
+    ) -> tuple[Action, ...]:
         """The view, then each click with its dwell, cart and purchase, in order of time."""
         seen = min(len(returned), max([3, *(slot + 1 for slot in looked)]))
         compressed = self._options.compressed
@@ -218,10 +197,10 @@ class Shoppers:
             else:
                 at_ms = max(now_ms, 1_200 * (slot + 1)) + int(1_500 * draw[4])
                 dwell_at = now_ms = at_ms + dwell_ms
-            actions.append(Action("click", slot + 1, product_id, at_ms, at_ms))
-            actions.append(Action("dwell", slot + 1, product_id, dwell_at, dwell_at, dwell_ms=dwell_ms))
+            actions.append(Action("click", slot + 1, product_id, at_ms))
+            actions.append(Action("dwell", slot + 1, product_id, dwell_at, dwell_ms=dwell_ms))
             actions.extend(self._buying(slot + 1, product_id, after_ms=dwell_at, draw=draw, grade=grade))
-        return sorted(actions, key=lambda action: action.at_ms)
+        return tuple(sorted(actions, key=lambda action: action.at_ms))
 
     def _buying(
         self, position: int, product_id: str, *, after_ms: int, draw: tuple[float, ...], grade: int
@@ -236,34 +215,13 @@ class Shoppers:
             cart_ms = after_ms + int(120_000 * draw[7])
             bought_ms = cart_ms + 60_000 + int(1_800_000 * draw[8])
         bought = draw[6] < CART_RATE[grade] * PURCHASE_RATE
-        cart = Action("cart", position, product_id, cart_ms, cart_ms)
-        return [cart, Action("purchase", position, product_id, bought_ms, bought_ms)] if bought else [cart]
+        cart = Action("cart", position, product_id, cart_ms)
+        return [cart, Action("purchase", position, product_id, bought_ms)] if bought else [cart]
 
-    def _view(self, seen: int, returned: Sequence[str], *, at_ms: int) -> list[Action]:
+    def _view(self, seen: int, returned: Sequence[str], *, at_ms: int) -> tuple[Action, ...]:
         """The viewport's report of the first slots; none of an empty list."""
         visible = tuple((slot + 1, returned[slot], 900 + 150 * (seen - slot)) for slot in range(seen))
-        return [Action("view", 1, returned[0], at_ms, at_ms, visible=visible)] if visible else []
-
-    def _delivered(self, actions: Sequence[Action], rng: Random) -> tuple[Action, ...]:
-        """Put the network between what happened and what is sent: duplicates, lateness, disorder."""
-        options, delivered = self._options, []
-        for action in actions:
-            twice, late, delay = rng.random(), rng.random(), rng.random()
-            delivered.append(
-                Action(
-                    action.kind,
-                    action.position,
-                    action.product_id,
-                    action.at_ms,
-                    action.at_ms
-                    + int(delay * options.disorder_ms)
-                    + (options.late_by_ms if late < options.late else 0),
-                    copies=2 if twice < options.duplicates else 1,
-                    dwell_ms=action.dwell_ms,
-                    visible=action.visible,
-                )
-            )
-        return tuple(sorted(delivered, key=lambda action: action.send_ms))
+        return (Action("view", 1, returned[0], at_ms, visible=visible),) if visible else ()
 
     def _follow_up(self, step: int, query: Query, clicked: bool, draw: float, rng: Random) -> Query | None:
         """The next query of the visit: other words after no click, something else after one."""
@@ -311,12 +269,3 @@ def dwell(grade: int, draw: float, *, tempo: float = 0.0) -> int:
     spread = DWELL_SPREAD * NormalDist().inv_cdf(min(max(draw, 1e-9), 1 - 1e-9))
     wanted = DWELL_MEDIAN_MS[grade] * math.exp(tempo + spread)
     return round(min(max(wanted, SHORTEST_DWELL_MS), LONGEST_DWELL_MS))
-
-
-def _bot_click(position: int, product_id: str) -> list[Action]:
-    """A robot's click: at once, on everything, gone in 100 ms."""
-    at_ms = 20 * position
-    return [
-        Action("click", position, product_id, at_ms, at_ms),
-        Action("dwell", position, product_id, at_ms + 100, at_ms + 100, dwell_ms=100),
-    ]

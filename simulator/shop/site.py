@@ -69,29 +69,43 @@ class Delivery:
 
 
 class Poster:
-    """Posts to one route of the collector."""
+    """Posts to one route of the collector.
 
-    def __init__(self, client: httpx.AsyncClient, url: str, *, key: str, name: str, patience_s: float = 30.0) -> None:
+    Args:
+        client: to post with.
+        url: of the route.
+        key: that it asks for.
+        name: of the items in a request.
+        patience_s: for which a request is tried again.
+        stamp: applied to each item at every attempt (`sent_at` must be that of the attempt).
+    """
+
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        url: str,
+        *,
+        key: str,
+        name: str,
+        patience_s: float = 30.0,
+        stamp: Callable[[Item], Item] = dict,
+    ) -> None:
         self._client = client
         self._url = url
         self._headers = {"Authorization": f"Bearer {key}", "User-Agent": USER_AGENT}
         self._name = name
         self._patience_s = patience_s
+        self._stamp = stamp
 
-    async def post(self, items: Sequence[Item], *, stamp: Callable[[Item], Item] | None = None) -> Delivery:
-        """Post items until each has an outcome.
-
-        Args:
-            items: at most one request's worth.
-            stamp: applied to each item at every attempt (`sent_at` must be that of the attempt).
-        """
+    async def post(self, items: Sequence[Item]) -> Delivery:
+        """Post items, at most one request's worth, until each has an outcome."""
         loop = asyncio.get_running_loop()
         deadline, pause_s, retries = loop.time() + self._patience_s, FIRST_PAUSE_S, 0
         while True:
-            body = {self._name: [stamp(item) for item in items] if stamp else list(items)}
+            body = {self._name: [self._stamp(item) for item in items]}
             answer = await self._attempt(body)
             if isinstance(answer, httpx.Response) and answer.status_code not in RETRIED:
-                found = await self._settle(answer, items, stamp)
+                found = await self._settle(answer, items)
                 found.retries += retries
                 return found
             wait_s = max(pause_s, _retry_after_s(answer))
@@ -106,14 +120,12 @@ class Poster:
         except httpx.HTTPError as error:
             return error
 
-    async def _settle(
-        self, answer: httpx.Response, items: Sequence[Item], stamp: Callable[[Item], Item] | None
-    ) -> Delivery:
+    async def _settle(self, answer: httpx.Response, items: Sequence[Item]) -> Delivery:
         """Count a final answer; a batch that was too large is posted in halves."""
         if answer.status_code == TOO_LARGE and len(items) > 1:
             half = len(items) // 2
-            found = await self.post(items[:half], stamp=stamp)
-            found.add(await self.post(items[half:], stamp=stamp))
+            found = await self.post(items[:half])
+            found.add(await self.post(items[half:]))
             return found
         if not answer.is_success:
             return Delivery(failed=len(items), reasons=Counter({_why(answer): len(items)}))
@@ -187,14 +199,13 @@ def event_of(
 ) -> Event:
     """Make the event of an action.
 
-    The id follows from the search and the action, so that a repeat is recognised as one. `event_time` is the
-    device's clock: the true time plus its skew.
+    The id follows from the search and the action, so that a repeat is recognised as one.
     """
     search: Event = {"search_id": search_id, "search_time": search_time}
     return {
         "type": action.kind,
         "event_id": event_id(search_id, action.kind, action.position),
-        "event_time": search_time + action.at_ms + visit.skew_ms,
+        "event_time": search_time + action.at_ms,
         "schema_version": 1,
         "session_id": visit.session_id,
         "client_id": visit.client_id,
@@ -237,27 +248,19 @@ def _fields(action: Action, search: Event, product: ProductMessage) -> Event:
             return {"order_id": order_id, "currency": currency, "items": [line]}
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
-    """An event on its way, and the error of the clock that will stamp it."""
-
-    event: Event
-    skew_ms: int
-
-
 class Outbox:
     """Sends events in the background."""
 
     def __init__(self, poster: Poster, delivery: Delivery) -> None:
         self._poster = poster
         self._delivery = delivery
-        self._waiting: asyncio.Queue[Due] = asyncio.Queue()
+        self._waiting: asyncio.Queue[Event] = asyncio.Queue()
         self.sent = 0
 
-    def put(self, due: Due) -> None:
+    def put(self, event: Event) -> None:
         """Take an event over; from now on it is counted."""
         self.sent += 1
-        self._waiting.put_nowait(due)
+        self._waiting.put_nowait(event)
 
     async def run(self) -> None:
         """Send what is put in, until cancelled; cancel only after `drain`."""
@@ -273,12 +276,12 @@ class Outbox:
         while True:
             batch = await self._batch()
             try:
-                self._delivery.add(await self._poster.post([due.event for due in batch], stamp=_stamp(batch)))
+                self._delivery.add(await self._poster.post(batch))
             finally:
                 for _ in batch:
                     self._waiting.task_done()
 
-    async def _batch(self) -> list[Due]:
+    async def _batch(self) -> list[Event]:
         """Wait for an event, then a little for others."""
         batch = [await self._waiting.get()]
         deadline = asyncio.get_running_loop().time() + FLUSH_S
@@ -291,7 +294,6 @@ class Outbox:
         return batch
 
 
-def _stamp(batch: Sequence[Due]) -> Callable[[Event], Event]:
-    """What puts the sending device's time on an event, whenever it is sent."""
-    skews = {str(due.event["event_id"]): due.skew_ms for due in batch}
-    return lambda event: {**event, "sent_at": epoch_ms() + skews[str(event["event_id"])]}
+def sent_now(event: Event) -> Event:
+    """Put the sending device's time on an event."""
+    return {**event, "sent_at": epoch_ms()}

@@ -16,8 +16,8 @@ import httpx
 
 from contracts.http import SearchAnswer
 from service.machine import epoch_ms
-from simulator.shop.shoppers import Action, ShopperOptions, Shoppers, Visit
-from simulator.shop.site import USER_AGENT, Delivery, Due, Outbox, Poster, Site, event_of
+from simulator.shop.shoppers import RESULTS, Action, ShopperOptions, Shoppers, Visit
+from simulator.shop.site import USER_AGENT, Delivery, Outbox, Poster, Site, event_of, sent_now
 from simulator.shop.world import Query, World
 
 OPEN_SEARCHES: Final = 32
@@ -43,7 +43,7 @@ class Totals:
     search_errors: int = 0
     last_error: str = ""
     actions: Counter[str] = field(default_factory=Counter)
-    """Events by type, repeats left out."""
+    """Events by type."""
     sent: int = 0
     delivery: Delivery = field(default_factory=Delivery)
     search_ms: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
@@ -75,8 +75,7 @@ class Traffic:
     ) -> None:
         self._world = world
         self._site = site
-        self._options = options or ShopperOptions()
-        self._shoppers = Shoppers(world, seed, options=self._options)
+        self._shoppers = Shoppers(world, seed, options=options)
         self._starts = arrivals_s(seed, rate_per_s=rate_per_s, seconds=seconds)
         self._seconds = seconds
         self._transport = transport
@@ -86,7 +85,8 @@ class Traffic:
     async def run(self) -> Totals:
         """Run all visits, deliver all their events, and return the totals."""
         async with httpx.AsyncClient(transport=self._transport, timeout=SEARCH_TIMEOUT_S) as client:
-            poster = Poster(client, f"{self._site.collector_url}/v1/events", key=self._site.write_key, name="events")
+            url = f"{self._site.collector_url}/v1/events"
+            poster = Poster(client, url, key=self._site.write_key, name="events", stamp=sent_now)
             outbox = Outbox(poster, self.totals.delivery)
             async with asyncio.TaskGroup() as running:
                 sending = running.create_task(outbox.run())
@@ -129,7 +129,7 @@ class Traffic:
         """Ask for a list as the site does; None if search failed, which is counted."""
         body = {
             "query": query.query,
-            "k": self._options.results,
+            "k": RESULTS,
             "session_id": visit.session_id,
             "client_id": visit.client_id,
         }
@@ -152,7 +152,7 @@ class Traffic:
     async def _report(self, outbox: Outbox, visit: Visit, answer: SearchAnswer, actions: Sequence[Action]) -> None:
         """Hand each action's event to the outbox when it is due."""
         for action in actions:
-            await self._until(answer.search_time, action.send_ms)
+            await self._until(answer.search_time, action.at_ms)
             event = event_of(
                 action,
                 visit,
@@ -161,8 +161,7 @@ class Traffic:
                 products=self._world.by_product_id,
             )
             self.totals.actions[action.kind] += 1
-            for _ in range(action.copies):
-                outbox.put(Due(event, visit.skew_ms))
+            outbox.put(event)
             self.totals.sent = outbox.sent
 
     async def _until(self, search_time: int, offset_ms: int) -> None:

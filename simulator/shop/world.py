@@ -25,6 +25,8 @@ from contracts.wire import parse, validate
 from service.machine import write_atomically
 
 Split = Literal["train", "test"]
+SPLITS: Final[Mapping[str, Split]] = {"seen": "train", "unseen": "test"}
+"""What reports call them: only `train` queries are typed by shoppers."""
 MAX_GRADE: Final = 4
 WORLD_EPOCH_MS: Final = 1_795_132_800_000
 """The built-in world's present: 20 November 2026, 00:00 UTC. Launch dates and versions count from here."""

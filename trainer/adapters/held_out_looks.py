@@ -9,7 +9,7 @@ import threading
 from typing import Final
 
 from contracts.decisions import HeldOutLook
-from contracts.errors import DependencyDown, MillraceError, UsageError
+from contracts.errors import MillraceError, UsageError
 from contracts.releases import release_key
 from contracts.topics import HOLDOUT_SEARCHES, MODELS, PROPENSITIES
 from service.health import Dependency
@@ -134,11 +134,6 @@ class HeldOutLooks:
             return None
         ours, theirs = (towers_of(self._models, one, self._encoder) for one in (asked.query_release, asked.against))
         found = known_slots(lists, self._products, self._encoder, tell=self._go_on)
-        if found is None:
-            raise DependencyDown(
-                "no product of a held-out list has a vector",
-                fix="is an indexer running? `millrace doctor` says what is wrong",
-            )
         propensities = propensities_of(self._settings)
         scores = []
         for towers in (ours, theirs):

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from contracts.errors import ContractError
+from contracts.errors import ContractError, DependencyDown
 from contracts.outcomes import VALUE, cell_of, filter_reason, grade, is_bounce, stood_by_rank
 from contracts.propensities import Propensities
 from contracts.structs import JOINED_SEARCH, JoinedSearch, JoinedSlot
@@ -142,20 +142,23 @@ def known_slots(
     encoder: Encoder,
     *,
     tell: Tell = lambda _what, _done, _of: None,
-) -> KnownSlots | None:
-    """Look up what lists show, and encode their queries; None if the catalogue knows none of their products.
+) -> KnownSlots:
+    """Look up what lists show, and encode their queries.
 
     Args:
         lists: held out.
         products: the catalogue.
         encoder: of queries.
         tell: told how far they are encoded.
+
+    Raises:
+        DependencyDown: the catalogue knows none of their products.
     """
     slots = [slot for one in lists for slot in one.slots]
     ids, id_of = numbered([slot.product_id for slot in slots])
     places = np.flatnonzero(products.look(ids).known[id_of])
     if not len(places):
-        return None
+        raise _none_known()
     list_of = np.repeat(np.arange(len(lists)), [len(one.slots) for one in lists])
     texts, text_of = numbered([" ".join(one.search.query.split()) for one in lists])
     encoded = []
@@ -174,10 +177,16 @@ def known_slots(
     is_left = found.products.known[found.cells.products][pair_of]
     places, pair_of = places[is_left], pair_of[is_left]
     if not len(places):
-        return None
+        raise _none_known()
     left = [slots[place] for place in places.tolist()]
     worth = np.array([0.0 if is_bounce(slot) else VALUE.get(grade(slot), 0.0) for slot in left], dtype=float)
     return KnownSlots(lists, left, list_of[places], worth, len(slots) - len(left), found, pair_of)
+
+
+def _none_known() -> DependencyDown:
+    return DependencyDown(
+        "no product of a held-out list has a vector", fix="is an indexer running? `millrace doctor` says what is wrong"
+    )
 
 
 def numbered(names: Iterable[str]) -> tuple[list[str], np.ndarray]:

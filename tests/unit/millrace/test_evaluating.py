@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from typing_extensions import override
 
-from contracts.errors import UsageError
+from contracts.errors import DependencyDown, UsageError
 from contracts.propensities import Propensities
 from contracts.structs import JoinedSearch, JoinedSlot, encode
 from millrace.evaluating import evaluation_report, evaluation_table, evaluation_words
@@ -176,7 +176,7 @@ def test_products_that_are_gone_are_left_out_of_their_lists() -> None:
     assert found["slots_of_unknown_products"] > 0
     assert found["slots"] + found["slots_of_unknown_products"] == 600 * SHOWN
     assert "slots whose product is gone" in evaluation_words(found)
-    with pytest.raises(UsageError, match="has a vector"):
+    with pytest.raises(DependencyDown, match="has a vector"):
         report(UNTRAINED, products=FakeProducts(ENCODER, ["nothing"]))
 
 
@@ -214,7 +214,7 @@ def test_products_that_go_while_queries_are_encoded_are_left_out_of_their_lists(
         assert meanwhile[name] == before[name] > 0
     products = NotedProducts()
     products.later = FakeProducts(ENCODER, ["nothing"])
-    with pytest.raises(UsageError, match="has a vector"):
+    with pytest.raises(DependencyDown, match="has a vector"):
         report(UNTRAINED, products=products)
 
 

@@ -9,7 +9,6 @@ import pytest
 
 from simulator.shop.click_models import CLICK_MODELS, ETAS, ClickModel, Habits
 from simulator.shop.shoppers import (
-    BOT_SEARCHES,
     COMPRESSED_CART_MS,
     GROUPS,
     MAX_SEARCHES,
@@ -95,7 +94,7 @@ def test_popular_queries_are_typed_more_often(small: World) -> None:
 
 def test_clicks_fall_only_on_returned_products(built_in: World) -> None:
     """Every action names a product of the list at the position where it stood."""
-    shoppers = Shoppers(built_in, 2, options=ShopperOptions(bots=0.2, noise=0.3))
+    shoppers = Shoppers(built_in, 2, options=ShopperOptions(noise=0.3))
     for number in range(300):
         visit = shoppers.visit(number)
         for action in shoppers.react(visit, 0, query=visit.first, returned=LIST[:7]).actions:
@@ -267,55 +266,6 @@ def test_a_visit_ends_after_a_few_searches() -> None:
     query = _even().queries[0]
     reaction = shoppers.react(shoppers.visit(0), MAX_SEARCHES - 1, query=query, returned=LIST)
     assert reaction.follow_up is None
-
-
-def test_bots_click_everything_at_once() -> None:
-    """A robot clicks the whole list within half a second and goes on and on."""
-    shoppers = Shoppers(_even(0.0), 1, options=ShopperOptions(bots=1.0))
-    visit = shoppers.visit(0)
-    reaction = shoppers.react(visit, 0, query=visit.first, returned=LIST)
-    assert visit.bot
-    assert [click.product_id for click in clicks_of(reaction)] == list(LIST)
-    assert max(action.at_ms for action in reaction.actions) <= 500
-    assert reaction.follow_up is not None
-    assert shoppers.react(visit, BOT_SEARCHES - 1, query=visit.first, returned=LIST).follow_up is None
-
-
-def test_the_share_of_bots_is_as_asked(small: World) -> None:
-    """A share of visits, no more and no less, is by robots; none without the option."""
-    some, none = (Shoppers(small, 1, options=ShopperOptions(bots=share)) for share in (0.2, 0.0))
-    assert np.mean([some.visit(number).bot for number in range(3000)]) == pytest.approx(0.2, abs=0.03)
-    assert not any(none.visit(number).bot for number in range(300))
-
-
-def test_duplicates_lateness_and_disorder_change_only_the_delivery() -> None:
-    """The network's options change copies and sending times, never what happened."""
-    clean = _reactions(_even(), ShopperOptions(), visits=400)
-    network = ShopperOptions(duplicates=0.3, late=0.2, late_by_ms=50_000, disorder_ms=900)
-    disturbed = _reactions(_even(), network, visits=400)
-    happened = [sorted((a.kind, a.position, a.at_ms) for a in reaction.actions) for reaction in clean]
-    assert [sorted((a.kind, a.position, a.at_ms) for a in reaction.actions) for reaction in disturbed] == happened
-    actions = [action for reaction in disturbed for action in reaction.actions]
-    assert all(action.copies == 1 and action.send_ms == action.at_ms for action in clean[0].actions)
-    assert np.mean([action.copies == 2 for action in actions]) == pytest.approx(0.3, abs=0.04)
-    assert np.mean([action.send_ms - action.at_ms >= 50_000 for action in actions]) == pytest.approx(0.2, abs=0.04)
-    assert any(
-        before.at_ms > after.at_ms
-        for reaction in disturbed
-        for before, after in zip(reaction.actions, reaction.actions[1:], strict=False)
-    )
-
-
-def test_a_skewed_clock_belongs_to_its_device(small: World) -> None:
-    """Clocks err by the asked spread, always alike on one device, and not at all without the option."""
-    shoppers = Shoppers(small, 1, options=ShopperOptions(clock_skew_ms=60_000))
-    visits = [shoppers.visit(number) for number in range(2000)]
-    by_client: dict[str, set[int]] = {}
-    for visit in visits:
-        by_client.setdefault(visit.client_id, set()).add(visit.skew_ms)
-    assert all(len(skews) == 1 for skews in by_client.values())
-    assert np.std([visit.skew_ms for visit in visits]) == pytest.approx(60_000, rel=0.1)
-    assert {Shoppers(small, 1).visit(number).skew_ms for number in range(50)} == {0}
 
 
 def test_some_clients_come_back(small: World) -> None:

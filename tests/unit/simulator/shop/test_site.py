@@ -11,17 +11,15 @@ from simulator.shop.world import World
 SEARCH_TIME = 1_795_196_006_756
 
 
-def _visit(world: World, skew_ms: int = 0) -> Visit:
+def _visit(world: World) -> Visit:
     """Return one visit."""
-    return Visit(0, "s1-0", "c1-0", False, 0, 0.0, "mobile", skew_ms, world.queries[0])
+    return Visit(0, "s1-0", "c1-0", 0, 0.0, "mobile", world.queries[0])
 
 
-def _event(world: World, kind: Kind, *, skew_ms: int = 0) -> Event:
+def _event(world: World, kind: Kind) -> Event:
     """Return the event of one action."""
-    action = Action(kind, 2, "P-1", 700, 700, dwell_ms=42_000, visible=((1, "P-0", 900), (2, "P-1", 800)))
-    return event_of(
-        action, _visit(world, skew_ms), search_id="S-1", search_time=SEARCH_TIME, products=world.by_product_id
-    )
+    action = Action(kind, 2, "P-1", 700, dwell_ms=42_000, visible=((1, "P-0", 900), (2, "P-1", 800)))
+    return event_of(action, _visit(world), search_id="S-1", search_time=SEARCH_TIME, products=world.by_product_id)
 
 
 @pytest.mark.parametrize("kind", ["view", "click", "dwell", "cart", "purchase"])
@@ -61,17 +59,10 @@ def test_a_purchase_carries_search_and_price(small: World) -> None:
 
 def test_an_unknown_product_has_no_price(small: World) -> None:
     """Products launched during the run are bought without a price in the event."""
-    action = Action("cart", 1, "L-1", 3_300, 3_300)
+    action = Action("cart", 1, "L-1", 3_300)
     event = event_of(action, _visit(small), search_id="S-1", search_time=SEARCH_TIME, products=small.by_product_id)
     assert "price" not in event
     validate(event, SHOP_EVENT)
-
-
-def test_a_skewed_clock_moves_the_event_time(small: World) -> None:
-    """The device stamps its own time; the search's time is echoed as it was."""
-    event = _event(small, "click", skew_ms=-5_000)
-    assert event["event_time"] == SEARCH_TIME + 700 - 5_000
-    assert event["search_time"] == SEARCH_TIME
 
 
 def test_ids_tell_actions_apart(small: World) -> None:

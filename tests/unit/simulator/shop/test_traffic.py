@@ -96,14 +96,6 @@ async def test_the_same_seed_makes_the_same_clicks(small: World) -> None:
     assert _clicks(shops[0]) != _clicks(shops[2])
 
 
-async def test_duplicates_are_answered_as_duplicates(small: World) -> None:
-    """An event sent twice has the same id twice, and its second copy is counted apart."""
-    shop = Shop(DULL)
-    totals = await _run(small, shop, replace(QUICK, duplicates=1.0, noise=0.5))
-    assert totals.sent == 2 * totals.actions.total()
-    assert totals.delivery.accepted == totals.delivery.duplicate == totals.actions.total()
-
-
 async def test_a_busy_collector_loses_nothing(small: World) -> None:
     """Events refused for a while all arrive in the end."""
     shop = Shop(DULL, refusals=[httpx.Response(503, headers={"Retry-After": "0.01"})] * 5)
@@ -126,7 +118,7 @@ async def test_a_failing_search_is_counted_and_ends_the_visit(small: World) -> N
 async def test_requests_stay_below_the_write_keys_limit(small: World) -> None:
     """No batch is larger than what a browser may send."""
     shop = Shop(DULL)
-    await _run(small, shop, replace(QUICK, bots=1.0))
+    await _run(small, shop, replace(QUICK, eta=0.0, noise=1.0))
     assert 1 < shop.largest_batch <= EVENTS_PER_REQUEST
 
 
