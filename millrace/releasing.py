@@ -15,6 +15,7 @@ from contracts.releases import Kind, Rollback, release_key, was_taken_back, with
 from deploy.local.state import load_running_settings
 from millrace.asking import numbers, observe, tell_unknown
 from millrace.output import Json, messages, out, print_json
+from millrace.pairs import utc
 from service.kafka import producer_config, translate_kafka_errors
 from service.machine import epoch_ms
 from service.models import ModelsView, ModelsWriter
@@ -101,8 +102,14 @@ def releases_show(
         print_json(shown)
         return
     table = Table("field", "value", title=f"{kind} release {release}")
+    times = manifest.click_times
+    shown |= {
+        "created_at": f"{utc(manifest.created_at)} UTC",
+        "click_times": f"{len(times)}, {utc(min(times))} to {utc(max(times))} UTC" if times else "",
+        "checks": "\n".join(map(_check, shown["checks"])),
+    }
     for name, value in shown.items():
-        table.add_row(name, str(value) if name != "checks" else "\n".join(map(_check, value)))
+        table.add_row(name, str(value))
     out().print(table)
 
 

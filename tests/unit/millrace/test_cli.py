@@ -209,7 +209,10 @@ def test_ctrl_c_while_the_command_is_loaded_leaves_no_traceback(command: list[st
     )
     paths = os.pathsep.join([str(tmp_path), str(ROOT)])
     ended = subprocess.run(
-        [sys.executable, *command, "--version"], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, check=False
+        [sys.executable, *command, "--version"],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        check=False,
     )
     assert (ended.returncode, ended.stderr) == (-signal.SIGINT, b"")
 

@@ -227,7 +227,7 @@ def test_a_stopped_process_can_be_started_again(kept: Kept) -> None:
             "ModuleNotFoundError: no torch",
         ),
         (
-            '{"level":"error","event":"crashed","error":"ValueError()"}\n{"level":"warning","event":"dead_letter","error":"not JSON"}\n',
+            '{"level":"error","error":"ValueError()"}\n{"level":"warning","event":"dead_letter","error":"not JSON"}\n',
             "ValueError()",
         ),
         ("", ""),
