@@ -34,6 +34,7 @@ FILTERED: Final = "keys_version"
 _TIMEOUT_S: Final = 10
 _TRY_LATER: Final = frozenset({408, 429, 500, 502, 503, 504})
 _SHEDS: Final = frozenset({429, 503})
+LOADED: Final = "try again; if it lasts, look at the vector store's log and load"
 
 
 class Form(NamedTuple):
@@ -123,7 +124,7 @@ def qdrant_errors(doing: str) -> Iterator[None]:
         yield
     except ResourceExhaustedResponse as error:
         message = f"Qdrant is overloaded: cannot {doing}"
-        raise Overloaded(message, retry_after_s=float(error.retry_after_s)) from error
+        raise Overloaded(message, fix=LOADED, retry_after_s=float(error.retry_after_s)) from error
     except ResponseHandlingException as error:
         raise _unanswered(error, doing) from error
     except UnexpectedResponse as error:
@@ -134,9 +135,10 @@ def qdrant_errors(doing: str) -> Iterator[None]:
 
 def _unanswered(error: ResponseHandlingException, doing: str) -> MillraceError:
     if isinstance(error.source, httpx.TimeoutException):
-        return TransientError(f"Qdrant did not answer in time: cannot {doing}")
+        return TransientError(f"Qdrant did not answer in time: cannot {doing}", fix=LOADED)
     if isinstance(error.source, httpx.TransportError):
-        return TransientError(f"Qdrant cannot be reached: cannot {doing}: {error.source}")
+        fix = "start it (`millrace up` does), or correct MILLRACE_QDRANT_URL"
+        return TransientError(f"Qdrant cannot be reached: cannot {doing}: {error.source}", fix=fix)
     return InvariantError(f"Qdrant answered something unknown: cannot {doing}: {error.source}")
 
 
@@ -147,7 +149,7 @@ def _refused(error: UnexpectedResponse, doing: str) -> MillraceError:
     if error.status_code in _TRY_LATER:
         given = error.headers.get("Retry-After", "")
         kind = Overloaded if error.status_code in _SHEDS else TransientError
-        return kind(message, retry_after_s=float(given) if given.isdecimal() else 1.0)
+        return kind(message, fix=LOADED, retry_after_s=float(given) if given.isdecimal() else 1.0)
     return InvariantError(message)
 
 

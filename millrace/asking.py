@@ -1,7 +1,7 @@
 """Commands that ask: the search service, as any client does; and the running deployment how it is, changing nothing."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, get_args
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 CATCH_UP_S: Final = 30.0
 KAFKA_WAIT_S: Final = 3.0
 """How long a question waits for Kafka: most are asked when something is down."""
+LONGEST_ON_ONE_LINE: Final = 28
 _NUMBER: Final = r"-?\d+(?:\.\d+)?"
 _BOUNDS: Final = re.compile(rf"(?P<gte>{_NUMBER})?\.\.(?P<lte>{_NUMBER})?")
 COLOURS: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -156,11 +157,11 @@ def _shown(value: Any) -> str:
 def results_table(answer: Mapping[str, Any]) -> Table:
     """The results of a search; the shop's texts are shown as they are, never as markup."""
     title = f"query release {answer['query_release']}, product release {answer['product_release']}"
-    table = Table("#", "score", "product", "title", "price", title=title)
+    table = Table("#", "score", *texts("product"), "title", "price", title=title)
     for result in answer["results"]:
         price = "" if result.get("price") is None else f"{result['price']:,.2f} {result.get('currency') or ''}".strip()
-        texts = (Text(result["product_id"]), Text(result["title"]))
-        table.add_row(str(result["position"]), f"{result['score']:.3f}", *texts, Text(price))
+        names = (Text(result["product_id"]), Text(result["title"]))
+        table.add_row(str(result["position"]), f"{result['score']:.3f}", *names, Text(price))
     return table
 
 
@@ -236,6 +237,16 @@ def lag_table(report: Mapping[str, Any]) -> Table:
 def texts(*names: str) -> list[Column]:
     """Columns of ids and other texts that are never cut: what is too long goes on in the next line."""
     return [Column(name, overflow="fold") for name in names]
+
+
+def ids(name: str, shown: Iterable[str]) -> Column:
+    """A column of ids that people copy, on one line if they are not too long for that. Put them in by `an_id`."""
+    return Column(name, overflow="fold", no_wrap=max(map(len, shown), default=0) <= LONGEST_ON_ONE_LINE)
+
+
+def an_id(text: str) -> Text:
+    """An id in such a column: in a terminal that is too narrow it goes on in the next line."""
+    return Text(text, no_wrap=False, overflow="fold")
 
 
 def numbers(*names: str) -> list[Column]:

@@ -106,7 +106,8 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def main() -> None:
     """Run the command line; every expected failure is one line, its fix and an exit code."""
     os.environ.update(past_proxies(os.environ))
-    configure("millrace", Settings(log_level="warning"))  # standard output is for what a command prints
+    # Standard output is for what a command prints; what a Kafka client cannot do, a command says in its own words.
+    configure("millrace", Settings(log_level="warning"), silent=("kafka.",))
     try:
         app()
     except Exception as error:

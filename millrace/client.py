@@ -116,11 +116,13 @@ def post(url: str, body: Mapping[str, Any], *, client: httpx.Client | None = Non
             return answer.json()
     except (httpx.HTTPError, ValueError) as error:
         raise DependencyDown(f"{url} does not answer as it should: {error}", fix="see `millrace status`") from error
-    text = f"{answer.url.path} answers {answer.status_code}: {answer.text[:SHOWN_CHARACTERS]}"
+    problem = answer.json() if answer.headers.get("Content-Type") == PROBLEM else None
+    said = answer.text[:SHOWN_CHARACTERS] if problem is None else f"{problem['detail']} [{problem['reason']}]"
+    text = f"{answer.url.path} answers {answer.status_code}: {said}"
     if answer.status_code == GONE:
         raise Expired(text, fix="ask without search_id")
     if answer.is_client_error:
         raise UsageError(text, fix="correct the request; `/docs` of the search service shows its form")
-    if answer.headers.get("Content-Type") == PROBLEM and answer.json()["reason"] == "busy":
+    if problem and problem["reason"] == "busy":
         raise Overloaded(text, fix="send it again later", retry_after_s=float(answer.headers["Retry-After"]))
     raise DependencyDown(text, fix="see `millrace status`")

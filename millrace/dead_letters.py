@@ -12,7 +12,7 @@ from rich.text import Text
 
 from contracts.errors import UsageError
 from contracts.topics import CATALOG, CURATED_PAIRS, DEAD_LETTERS, SEARCH_EVENTS, AsideHeader
-from millrace.asking import numbers, running_settings, texts
+from millrace.asking import an_id, ids, numbers, running_settings, texts
 from millrace.curating import send
 from millrace.output import Json, Tell, out, print_json, progress_bars, utc
 from service.kafka import records_of
@@ -155,9 +155,10 @@ def counts_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def letters_table(letters: Sequence[DeadLetter]) -> Table:
     """The newest; what a sender wrote is shown as it is, never as markup."""
-    table = Table(*texts("set aside (UTC)", "id", "reason", "what is wrong"))
+    id_column = ids("id", (letter.letter_id for letter in letters))
+    table = Table(*texts("set aside (UTC)"), id_column, *texts("reason", "what is wrong"))
     for letter in letters:
-        table.add_row(utc(letter.written_at), Text(letter.letter_id), Text(letter.reason), Text(letter.error))
+        table.add_row(utc(letter.written_at), an_id(letter.letter_id), Text(letter.reason), Text(letter.error))
     return table
 
 

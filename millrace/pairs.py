@@ -17,7 +17,7 @@ from contracts import wire
 from contracts.errors import ContractError, UsageError
 from contracts.pairs import PairSource, PreferencePair
 from contracts.topics import CURATED_PAIRS, PREFERENCE_PAIRS
-from millrace.asking import numbers, running_settings, texts
+from millrace.asking import an_id, ids, numbers, running_settings, texts
 from millrace.exporting import write_lines
 from millrace.output import Json, Tell, messages, out, print_json, progress_bars, utc
 from service.kafka import admin, beginning_and_end_offsets, records_of
@@ -169,7 +169,9 @@ def pair_json(one: LoggedPair) -> dict[str, Any]:
 def pairs_table(pairs: Sequence[LoggedPair]) -> Table:
     """The pairs as a table; positions stand behind the products, then grades."""
     table = Table(
-        *texts("written (UTC)", "query", "chosen", "rejected", "source"), *numbers("weight"), *texts("pair id")
+        *texts("written (UTC)", "query", "chosen", "rejected", "source"),
+        *numbers("weight"),
+        ids("pair id", ["0" * ID_SHOWN]),
     )
     for one in pairs:
         if one.pair is not None:
@@ -178,7 +180,7 @@ def pairs_table(pairs: Sequence[LoggedPair]) -> Table:
                 for side in (one.pair.chosen, one.pair.rejected)
             ]
             weight, pair_id = f"{one.pair.weight:.3g}", one.pair.pair_id[:ID_SHOWN]
-            table.add_row(utc(one.written_at), one.pair.query, *sides, one.pair.source, weight, pair_id)
+            table.add_row(utc(one.written_at), one.pair.query, *sides, one.pair.source, weight, an_id(pair_id))
     return table
 
 

@@ -13,7 +13,7 @@ from contracts.releases import Kind, ReleaseManifest, release_key, withdrawn
 from deploy.local.state import load_running_settings
 from millrace.asking import observe
 from millrace.explaining import following_models
-from millrace.output import Json, out, print_json
+from millrace.output import Json, out, print_json, utc
 from millrace.releasing import ANSWERED_WITHIN_S, later_than
 from service.kafka import producer_config, translate_kafka_errors
 from service.models import ModelsView, ModelsWriter
@@ -209,7 +209,7 @@ def difference_table(report: Mapping[str, Any]) -> Table:
     for name in dict.fromkeys((*before, *after)):
         values = [one.get(name) for one in (before, after)]
         if name != "release" and values[0] != values[1]:
-            table.add_row(name, *map(_shown, values))
+            table.add_row(name, *map(utc if name == "created_at" else _shown, values))
     table.add_section()
     for name, value in report["moved"].items():
         table.add_row(name.replace("_", " "), "", _shown(value))

@@ -20,7 +20,8 @@ from millrace.output import Json, messages, out, print_json, utc
 from service.kafka import records_of
 from service.machine import epoch_ms
 
-BAR: Final = 40
+BAR: Final = 19
+"""Characters of a plot, so that the table fits a terminal of 80 columns."""
 """Width of the plot in the table, in characters: from 0 to 1."""
 WIDTH: Final = 720
 HEIGHT: Final = 300
@@ -86,7 +87,7 @@ def bar(slot: Mapping[str, Any]) -> str:
     """A position's band on a scale from 0 to 1.
 
     >>> bar({"position": 4, "theta": 0.5, "low": 0.25, "high": 0.75})
-    '          .=========|==========         '
+    '    .====|=====    '
     """
     places = {name: min(BAR - 1, int(slot[name] * BAR)) for name in ("low", "theta", "high")}
     cells = [" "] * BAR

@@ -111,8 +111,14 @@ def releases_show(
         print_json(shown)
         return
     table = Table("field", "value", title=f"{kind} release {release}")
+    times = manifest.click_times
+    shown |= {
+        "created_at": f"{utc(manifest.created_at)} UTC",
+        "click_times": f"{len(times)}, {utc(min(times))} to {utc(max(times))} UTC" if times else "",
+        "checks": "\n".join(map(_check, shown["checks"])),
+    }
     for name, value in shown.items():
-        table.add_row(name, str(value) if name != "checks" else "\n".join(map(_check, value)))
+        table.add_row(name, str(value))
     out().print(table)
 
 

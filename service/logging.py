@@ -25,10 +25,13 @@ _ERRORS_ONLY: Final = ("kafka.net.selector",)
 _FIRST_FIELDS: Final = ("ts", "level", "process", "event")
 
 
-def configure(process: str, settings: Settings | None = None, *, stream: TextIO | None = None) -> None:
+def configure(
+    process: str, settings: Settings | None = None, *, stream: TextIO | None = None, silent: tuple[str, ...] = ()
+) -> None:
     """Route every log line of this process, ours and the libraries', to one stream in one form.
 
-    Defaults hold if the settings could not be read; the stream is standard error unless one is given.
+    Defaults hold if the settings could not be read; the stream is standard error unless one is given. Libraries whose
+    names begin as `silent` says are not heard.
     """
     settings = settings or Settings()
     target = sys.stderr if stream is None else stream
@@ -40,6 +43,7 @@ def configure(process: str, settings: Settings | None = None, *, stream: TextIO 
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(settings, target)],
         )
     )
+    handler.addFilter(lambda record: not record.name.startswith(silent))
     handler.addFilter(_RepeatFilter())
     root = logging.getLogger()
     root.handlers[:] = [handler]

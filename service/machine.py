@@ -37,7 +37,11 @@ def replacing(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
     if path.exists() and not path.is_file():
         raise FileExistsError(errno.EEXIST, "is there already and no file", str(path))
     part = path.with_name(f"{path.name}.{os.getpid()}{PART_SUFFIX}")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    except OSError as error:
+        error.filename = str(path)  # whoever reads of it named this one
+        raise
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file

@@ -208,7 +208,6 @@ def _expected_os_error(error: OSError, *, process: Process | str, settings: Sett
             f"disk full: cannot write {where}", fix="free some space, or set MILLRACE_DATA_DIR to a larger disk"
         )
     if error.errno in _REFUSED and error.filename:
-        return DependencyDown(
-            f"cannot write {where}: {error.strerror}", fix="grant the right, or set MILLRACE_DATA_DIR to another folder"
-        )
+        fix = "grant the right, or name another place (MILLRACE_DATA_DIR, if it is in the data folder)"
+        return DependencyDown(f"cannot write {where}: {error.strerror}", fix=fix)
     return None

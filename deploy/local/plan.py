@@ -70,10 +70,10 @@ class PortChooser:
     def __init__(self) -> None:
         self._claims: dict[int, socket.socket] = {}
 
-    def choose(self, default: int, *, host: str = "127.0.0.1") -> int:
-        """Choose the default port if it is free and was not chosen before, else another; and keep it."""
+    def choose(self, *wanted: int, host: str = "127.0.0.1") -> int:
+        """Choose the first wanted port that is free and was not chosen before, else another; and keep it."""
         # Random, so that two supervisors that start at once do not meet; a port is no secret.
-        for port in [default, *random.sample(OTHER_PORTS, PORT_TRIES)]:
+        for port in [*wanted, *random.sample(OTHER_PORTS, PORT_TRIES)]:
             if port not in self._claims and is_free(port, host) and self._claim(port):
                 return port
         fix = "stop what holds them, see `ss -tlnp`"
@@ -133,10 +133,12 @@ def make_plan(
         raise UsageError(f"{brokers} Kafka brokers cannot be started here", fix="choose 1 or 3")
     external = frozenset(name for name in names if name in SERVERS and getattr(settings, SERVER_SETTING[name]))
     ports: dict[str, int] = {}
+    before = _ports_before(settings.data_dir)
     for name in names:
         if name not in external:
             host = "127.0.0.1" if name in {KAFKA, REDIS} else settings.host
-            ports[name] = chooser.choose(DEFAULT_PORTS[Process(base_name(name))], host=host)
+            default = DEFAULT_PORTS[Process(base_name(name))]
+            ports[name] = chooser.choose(default, before.get(name, default), host=host)
     nodes = _nodes(settings, ports, brokers, chooser) if KAFKA in ports else ()
     urls = _urls(settings, names, ports, nodes)
     complete = _complete(settings, urls, ports, table)
@@ -144,6 +146,14 @@ def make_plan(
         if (port := port_of(urls[name].split(",")[0])) is not None:
             ports[name] = port
     return Plan(complete, tuple(names), ports, urls, external, nodes, table)
+
+
+def _ports_before(data_dir: Path) -> dict[str, int]:
+    """The ports of the last run on the folder, by name: a shop's pages and producers know them."""
+    kept = read_env(data_dir)
+    urls = [one.partition("=")[::2] for one in kept.get(env_name("scrape"), "").split(",")]
+    urls += [(name, kept.get(env_name(setting), "").split(",")[0]) for name, setting in SERVER_SETTING.items()]
+    return {name: port for name, url in urls if (port := port_of(url)) is not None}
 
 
 def _nodes(settings: Settings, ports: Mapping[str, int], brokers: int, chooser: PortChooser) -> tuple[KafkaNode, ...]:

@@ -76,7 +76,7 @@ def last_logged_error(tail: str) -> str:
             fields = json.loads(line)
         except json.JSONDecodeError:
             fields = None
-        if isinstance(fields, dict) and "error" in fields:
+        if isinstance(fields, dict) and "error" in fields and fields.get("level", "error") == "error":
             return f"{fields['error']}; fix: {fields['fix']}" if fields.get("fix") else str(fields["error"])
         if not line.startswith("{"):
             break
@@ -261,6 +261,8 @@ class SupervisedProcess:
         ended = f"exit code {self.exit_code}"
         if self.exit_code < 0:
             ended = f"killed by {signal.Signals(-self.exit_code).name}"
+        if self.exit_code in {0, -signal.SIGKILL}:
+            return ended  # what it logged before that is another matter
         cause = self.command.find_error(read_tail(self.command.log_path, self._log_start))
         return f"{cause} ({ended})" if cause else ended
 

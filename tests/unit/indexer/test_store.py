@@ -117,11 +117,12 @@ def test_mixed_versions_take_a_condition_each() -> None:
     ],
 )
 def test_foreign_errors_are_translated(error: Exception, meaning: type[MillraceError], says: str) -> None:
-    """Each failure of the client means one of ours, with the cause kept."""
+    """Each failure of the client means one of ours, with the cause kept, and says what to do if one can do anything."""
     with pytest.raises(meaning, match=says) as caught, qdrant_errors("write to shop"):
         raise error
     assert "write to shop" in caught.value.message
     assert caught.value.__cause__ is error
+    assert caught.value.fix or meaning is InvariantError
 
 
 @pytest.mark.parametrize(

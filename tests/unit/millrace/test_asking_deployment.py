@@ -1,6 +1,7 @@
 """What the watching commands print, and which exit code their findings have."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -195,6 +196,7 @@ def test_a_release_is_shown_whole(capsys: pytest.CaptureFixture[str]) -> None:
     releasing.releases_show(3)
     printed = capsys.readouterr().out
     assert "overlap@10 0.62 (limit 0.7) FAILED" in printed
+    assert re.search(r"created_at .* \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", printed)
     releasing.releases_show(1, product=True, json=True)
     assert json.loads(capsys.readouterr().out)["kind"] == "product"
     with pytest.raises(UsageError, match="query-9 is not on the topic"):

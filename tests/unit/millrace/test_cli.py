@@ -1,11 +1,14 @@
 """The command line as published: nothing else is there, and every failure has its exit code."""
 
 import json
+import logging
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import pytest
 import typer
@@ -25,6 +28,7 @@ PUBLISHED = (
     "catalog vectors", "audit", "arms", "golden ls", "golden remove",
 )  # fmt: skip
 """Sections 7 and 8 of the published interfaces, worlds, two that say why, the base change, the catalogue, and more."""
+ROOT: Final = Path(cli.__file__).parents[1]
 WRITES_FILES = {"world prepare", "world make", "shop export", "schema export", "demo", "simulate", "backtest"}
 ROOT_COMMAND: Any = typer.main.get_command(cli.app)
 
@@ -174,6 +178,43 @@ def test_what_is_logged_does_not_stand_among_what_is_printed(
     assert printed.out == ""
     assert "dependency_down" in printed.err
     assert "base_encoder_found" not in printed.err
+
+
+def test_what_a_kafka_client_says_of_its_connections_is_not_shown(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its lines, as of a request that the end of a command cancels, are noise: a failure is one line of ours."""
+
+    def work() -> NoReturn:
+        """Stand for any command."""
+        logging.getLogger("kafka.cluster").error("Metadata refresh: failed Cancelled")
+        raise SystemExit(0)
+
+    monkeypatch.setattr(cli, "app", work)
+    assert run("anything") == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("command", [["-m", "millrace"], ["-c", "from millrace.__main__ import main; main()"]])
+def test_ctrl_c_while_the_command_is_loaded_leaves_no_traceback(command: list[str], tmp_path: Path) -> None:
+    """Loading takes a second or more; who gives up meanwhile sees what they see later."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'millrace.cli':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n",
+        encoding="ascii",
+    )
+    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
+    ended = subprocess.run(
+        [sys.executable, *command, "--version"],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, b"")
 
 
 def test_no_proxy_of_the_shell_is_asked_for_this_machine(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

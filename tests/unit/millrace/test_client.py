@@ -83,9 +83,12 @@ def test_a_call_takes_as_long_as_the_client_was_told(monkeypatch: pytest.MonkeyP
 
 
 async def test_what_is_against_it_is_said(client: SearchClient, search: Search) -> None:
-    """A wrong request, too much load with its time to come back, and a store that is down."""
-    with pytest.raises(UsageError, match="empty_query"):
+    """A wrong request, in the service's sentence; too much load with its time to come back; a store that is down."""
+    with pytest.raises(UsageError) as wrong:
         await call(lambda: client.search(" "))
+    assert wrong.value.message == (
+        "/v1/search answers 422: query: the query is empty; to browse, send filters, sort or facets [empty_query]"
+    )
     search.store.sheds = True
     with pytest.raises(Overloaded) as busy:
         await call(lambda: client.search("tv"))

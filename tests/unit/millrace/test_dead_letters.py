@@ -119,6 +119,15 @@ def test_a_narrow_terminal_cuts_neither_an_id_nor_a_value() -> None:
     assert counted.split() == ["s" * 90, "t" * 90, "r" * 90, "1"]
 
 
+def test_an_id_stands_on_one_line_where_there_is_room() -> None:
+    """Who marks it with the mouse copies all of it, for `dlq show`."""
+    letter = letters(record())[0]._replace(letter_id="trainer:curated-pairs:3:17", error="not JSON: " + "x y " * 40)
+    console = Console(width=80, soft_wrap=True)
+    with console.capture() as captured:
+        console.print(letters_table([letter]))
+    assert letter.letter_id in captured.get()
+
+
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bytes]]:
     """Give what is sent again: topic and value."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import millrace.pairs
 from contracts import wire
@@ -14,6 +15,7 @@ from contracts.pairs import Factors, PreferencePair
 from millrace.curating import PAIR_LINE, BadLine, read_file
 from millrace.pair_origins import Place, explanation, explanation_tables, factors
 from millrace.pairs import (
+    ID_SHOWN,
     LoggedPair,
     Wanted,
     export_lines,
@@ -50,6 +52,18 @@ def test_the_newest_pairs_that_are_asked_for_come_first() -> None:
     shown = pair_json(report["pairs"][0])
     assert (shown["search_id"], shown["partition"], shown["offset"]) == ("s3", 0, 3)
     assert pairs_table(report["pairs"]).row_count == 1
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_an_id_can_be_copied_from_a_narrow_terminal(width: int) -> None:
+    """It stands on one line where there is room, and is never cut: `pairs explain` asks for it."""
+    pair = preference_pair(query="a query of quite some words " * 3)
+    console = Console(width=width, soft_wrap=True)
+    with console.capture() as captured:
+        console.print(pairs_table(logged(pair)))
+    columns = zip(*(line.split("│")[1:-1] for line in captured.get().splitlines() if line.startswith("│")), strict=True)
+    assert pair.pair_id[:ID_SHOWN] in {"".join(map(str.strip, column)) for column in columns}
+    assert width < 80 or pair.pair_id[:ID_SHOWN] in captured.get()
 
 
 @pytest.mark.parametrize(("pairs", "told"), [((), "there are no pairs"), ((preference_pair(),), "0 of 1 pairs")])

@@ -11,6 +11,7 @@ from contracts.decisions import Decision, Decisions
 from contracts.errors import UsageError
 from contracts.releases import Serving
 from contracts.wire import encode
+from millrace.pairs import utc
 from millrace.promoting import check_promotable, difference_report, difference_table
 from millrace.releasing import BOOTSTRAPPING, decision_lines, releases_table, untested_lines
 from millrace.watch.observer import releases_report
@@ -88,6 +89,17 @@ def test_what_differs_between_two_query_releases() -> None:
     moved = difference_report(one, two)["moved"]
     assert 0 < moved["probe_cosine_least"] < moved["probe_cosine_mean"] < 1
     assert moved["queries_newly_remembered"] == 0
+
+
+def test_when_releases_were_made_is_told_as_times() -> None:
+    """Nobody reads milliseconds."""
+    one, two = (query_release(number, ENCODER, scale=0.0) for number in (1, 2))
+    later = Release(two.manifest.model_copy(update={"created_at": one.manifest.created_at + 90_000}), two.tensors)
+    console = Console(width=120, record=True)
+    console.print(difference_table(difference_report(one, later)))
+    row = next(line for line in console.export_text().splitlines() if "created_at" in line)
+    assert utc(one.manifest.created_at) in row
+    assert utc(one.manifest.created_at + 90_000) in row
 
 
 def test_what_differs_between_two_product_releases() -> None:

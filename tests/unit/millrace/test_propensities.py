@@ -8,7 +8,7 @@ from rich.console import Console
 from contracts.outcomes import Cell
 from contracts.propensities import CellPropensities
 from contracts.wire import encode
-from millrace.propensities import cell_table, newest_versions, page_of, propensities_report
+from millrace.propensities import BAR, cell_table, newest_versions, page_of, propensities_report
 from tests.support.search_events import T0
 
 
@@ -53,8 +53,23 @@ def test_a_table_has_bands_a_plot_and_what_is_known_by_the_prior_only() -> None:
     assert "search, mobile, list: version 12, in force from 2026-11-20" in printed
     assert "4,211 lists, 1,804 clicks by swaps and 2,214 by histories; about 1/position^1.12" in printed
     line = next(line for line in printed.splitlines() if "0.270" in line)
-    assert re.search(r"3 .* 0\.270 .* 0\.135 .* 0\.405 .* 411 .* prior only .* =+\|==\.==", line)
+    assert re.search(r"3 .* 0\.270 .* 0\.135 .* 0\.405 .* 411 .* prior only .* =+\|=*\.=+", line)
     assert "trust" not in printed
+
+
+def test_bands_are_whole_on_a_terminal_of_80_columns() -> None:
+    """A band that is cut, or broken into two lines, would tell another width."""
+    slots = [
+        {"position": n, "theta": 1 / n, "low": 0.001, "high": 1.0, "clicks": 12_345.0, "prior_only": n > 1}
+        for n in range(1, 13)
+    ]
+    (cell,) = propensities_report([version(1, slots=slots)], now_ms=T0)["cells"]
+    console = Console(width=80, soft_wrap=True)
+    with console.capture() as captured:
+        console.print(cell_table(cell))
+    drawn = [line.split("│")[-2] for line in captured.get().splitlines() if line.startswith("│ ")]
+    assert [len(re.findall(r"[=|.]", one)) for one in drawn] == [BAR] * 12
+    assert max(map(len, captured.get().splitlines())) <= 80
 
 
 def test_an_alarm_and_a_grid_given_visible_are_said() -> None:

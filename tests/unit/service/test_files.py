@@ -29,6 +29,14 @@ def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 
 
+def test_a_refusal_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    """Nobody has heard of the temporary file beside it."""
+    target = tmp_path / "missing" / "pairs.jsonl"
+    with pytest.raises(FileNotFoundError) as refused:
+        write_atomically(target, b"one")
+    assert refused.value.filename == str(target)
+
+
 def test_a_failed_write_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the disk refuses, the file is as before and no part of the new one is left."""
     target = tmp_path / "state.json"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from contracts.errors import DependencyDown, UsageError
+from contracts.telemetry import DEFAULT_PORTS, Process
 from deploy.local import plan, state
 from deploy.local.plan import OTHER_PORTS, Plan, PortChooser, is_free, make_plan, process_commands
 from deploy.local.processes import TABLE, resolve
@@ -102,6 +103,20 @@ def test_one_port_for_many_processes_is_refused(settings: SettingsFactory) -> No
     """MILLRACE_PORT is a setting of one process."""
     with pytest.raises(UsageError, match="MILLRACE_PORT"):
         planned(settings(port=8080))
+
+
+def test_a_port_other_than_the_default_outlives_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next start has the same addresses, which pages and producers of the shop know."""
+    taken = set(map(int, DEFAULT_PORTS.values()))
+    monkeypatch.setattr(plan, "is_free", lambda port, host: port not in taken and is_free(port, host))
+    bare = load_settings({"data_dir": tmp_path}, environ={}, directory=tmp_path)
+    first = planned(bare)
+    state.write_env(tmp_path, first.settings.as_environ())
+    assert planned(bare).ports == first.ports
+    taken.add(first.ports["collector"])
+    assert planned(bare).ports["collector"] != first.ports["collector"]
+    taken.clear()
+    assert planned(bare).ports["collector"] in {DEFAULT_PORTS[Process.COLLECTOR], first.ports["collector"]}
 
 
 def test_children_get_their_settings_and_nothing_of_ours_from_outside(

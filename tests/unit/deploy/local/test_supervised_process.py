@@ -146,6 +146,20 @@ def test_a_wrong_setting_is_not_tried_again(kept: Kept) -> None:
     assert process.detail == "MILLRACE_PORT=x: not a number; fix: set one (exit code 2)"
 
 
+@pytest.mark.parametrize(
+    ("end", "expected"), [("os.kill(os.getpid(), 9)", "killed by SIGKILL"), ("sys.exit(0)", "exit code 0")]
+)
+def test_what_was_logged_before_a_kill_or_an_orderly_end_is_not_its_cause(
+    kept: Kept, end: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is killed, or ends in order, had no time or no reason to say why; an earlier error is another matter."""
+    monkeypatch.setattr(supervised_process, "FIRST_PAUSE_S", 600.0)
+    line = '{"level":"error","event":"release_refused","error":"too large"}'
+    process = kept.start(f"import os, sys; print('{line}', file=sys.stderr, flush=True); {end}")
+    reached(process, State.BACKING_OFF)
+    assert process.detail == expected
+
+
 def test_a_process_that_never_becomes_ready_is_given_up_with_its_last_error(kept: Kept) -> None:
     """A missing dependency does not make it spin for ever."""
     process = kept.start("raise SystemExit('no disk left')")
@@ -212,12 +226,16 @@ def test_a_stopped_process_can_be_started_again(kept: Kept) -> None:
             "Traceback (most recent call last):\n  File x\nModuleNotFoundError: no torch\n",
             "ModuleNotFoundError: no torch",
         ),
+        (
+            '{"level":"error","error":"ValueError()"}\n{"level":"warning","event":"dead_letter","error":"not JSON"}\n',
+            "ValueError()",
+        ),
         ("", ""),
         ("[1, 2]\n", "[1, 2]"),
     ],
 )
 def test_the_last_error_is_found(tail: str, expected: str) -> None:
-    """Our own log lines give cause and fix; anything else gives its last line."""
+    """Our own lines that are errors give cause and fix, warnings do not; anything else gives its last line."""
     assert last_logged_error(tail) == expected
 
 
