@@ -238,12 +238,12 @@ class PartitionPairs(RecordRules):
             plan.append(Emit(HOLDOUT_SEARCHES, search.search_id.encode(), waiting.held_out, waiting.headers))
             return "held_out"
         excluded, cap = judgement.excluded, judgement.cap
-        if excluded:
+        if excluded and not self._is_made(made):
             made = pairs_of(search, excluded=excluded)
+        if self._is_made(made):
+            return f"filtered/{FilterReason.RELOAD}"
         if isinstance(made, list):
             new = [pair for pair in made if not self.lists.make(pair.pair_id)]
-            if not new:
-                return f"filtered/{FilterReason.RELOAD}"
             self.pairs += len(new)
             reasons = [reason.value for reason in excluded.values()]
             values = encode_pairs(search, new, theta=self.theta, cap=cap, filters=reasons)
@@ -253,6 +253,10 @@ class PartitionPairs(RecordRules):
         if training is not None:
             plan.append(Emit(TRAINING_SEARCHES, search.search_id.encode(), encode(training), waiting.headers))
         return "paired" if isinstance(made, list) else f"unpaired/{made}"
+
+    def _is_made(self, made: list[Pair] | UnpairedReason) -> bool:
+        """Whether a list gives pairs, and earlier lists made all of them."""
+        return isinstance(made, list) and all(self.lists.make(pair.pair_id) for pair in made)
 
     def _by_reason(self, outcome: str) -> dict[str, int]:
         prefix = f"{outcome}/"

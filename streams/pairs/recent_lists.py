@@ -7,10 +7,10 @@ about them. So another interleaving of the same joins, or a restart that reads t
 import heapq
 from bisect import bisect_left, insort
 from collections import Counter as Counts
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from contracts.outcomes import grade
+from contracts.outcomes import Grade, grade, is_bounce, stood_by_rank
 from contracts.structs import JoinedSearch
 from streams.pairs.pairing import Pair
 from towers.text import normalised
@@ -39,8 +39,10 @@ class ListFacts(NamedTuple):
         client: its client; None if it names none.
         query: what was typed, in the form under which queries are remembered.
         page: the first of its pages.
+        first: the first position that it shows; 0 if it shows nothing.
         shown: how many slots it has.
         clicked: the products that the shopper went further with.
+        counted: those of them that count, with how far: neither a bounce nor a slot that was placed or sold out.
         pair_ids: of the pairs that it makes by itself, whether or not an earlier list had made them.
     """
 
@@ -50,14 +52,26 @@ class ListFacts(NamedTuple):
     client: str | None
     query: str
     page: int
+    first: int
     shown: int
     clicked: tuple[str, ...]
+    counted: Mapping[str, Grade]
     pair_ids: tuple[str, ...]
 
     @property
     def shopper(self) -> str | None:
         """Who asked: the client, else the session."""
         return self.client or self.session
+
+    @property
+    def visit(self) -> tuple[str, str | None]:
+        """In which visit it was typed: the session, else the client."""
+        return "typed", self.client if self.session is None else self.session
+
+    @property
+    def asked(self) -> Hashable:
+        """What was asked for, and by whom: further pages are another thing, whether or not they are numbered."""
+        return "asked", self.shopper, self.query, self.page, self.first
 
     def places(self) -> Iterator[Hashable]:
         """Yield the names under which the list is found."""
@@ -66,14 +80,18 @@ class ListFacts(NamedTuple):
         if self.client is not None:
             yield "client", self.client
         if (shopper := self.shopper) is not None:
-            yield "asked", shopper, self.query, self.page
-            for product_id in self.clicked:
+            yield self.asked
+            if self.query and self.page == 1:
+                yield self.visit
+            for product_id in self.counted:
                 yield "clicked", shopper, product_id
                 yield "clicked", shopper, product_id, self.query
 
 
 def facts_of(search: JoinedSearch, offset: int, pairs: Sequence[Pair]) -> ListFacts:
     """Return what is remembered of a list."""
+    engaged = [slot for slot in search.slots if grade(slot)]
+    by_rank = [(grade(slot), slot.product_id) for slot in engaged if stood_by_rank(slot) and not is_bounce(slot)]
     return ListFacts(
         key=ListKey(search.closed_at, search.search_time, search.search_id),
         offset=offset,
@@ -81,8 +99,10 @@ def facts_of(search: JoinedSearch, offset: int, pairs: Sequence[Pair]) -> ListFa
         client=search.client_id,
         query=normalised(search.query),
         page=search.page,
+        first=min((slot.position for slot in search.slots), default=0),
         shown=len(search.slots),
-        clicked=tuple(dict.fromkeys(slot.product_id for slot in search.slots if grade(slot))),
+        clicked=tuple(dict.fromkeys(slot.product_id for slot in engaged)),
+        counted={product_id: own for own, product_id in sorted(by_rank)},
         pair_ids=tuple(pair.pair_id for pair in pairs),
     )
 
