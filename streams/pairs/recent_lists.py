@@ -6,13 +6,11 @@ about them. So another interleaving of the same joins, or a restart that reads t
 
 import heapq
 from bisect import bisect_left, insort
-from collections import Counter as Counts
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from contracts.outcomes import Grade, grade, is_bounce, stood_by_rank
 from contracts.structs import JoinedSearch
-from streams.pairs.pairing import Pair
 from towers.text import normalised
 
 REMEMBERED_MS: Final = 86_400_000
@@ -43,7 +41,6 @@ class ListFacts(NamedTuple):
         shown: how many slots it has.
         clicked: the products that the shopper went further with.
         counted: those of them that count, with how far: neither a bounce nor a slot that was placed or sold out.
-        pair_ids: of the pairs that it makes by itself, whether or not an earlier list had made them.
     """
 
     key: ListKey
@@ -56,7 +53,6 @@ class ListFacts(NamedTuple):
     shown: int
     clicked: tuple[str, ...]
     counted: Mapping[str, Grade]
-    pair_ids: tuple[str, ...]
 
     @property
     def shopper(self) -> str | None:
@@ -79,6 +75,8 @@ class ListFacts(NamedTuple):
             yield "session", self.session
         if self.client is not None:
             yield "client", self.client
+        for product_id in self.counted:
+            yield "chosen", self.key.search_id, product_id
         if (shopper := self.shopper) is not None:
             yield self.asked
             if self.query and self.page == 1:
@@ -88,7 +86,7 @@ class ListFacts(NamedTuple):
                 yield "clicked", shopper, product_id, self.query
 
 
-def facts_of(search: JoinedSearch, offset: int, pairs: Sequence[Pair]) -> ListFacts:
+def facts_of(search: JoinedSearch, offset: int) -> ListFacts:
     """Return what is remembered of a list."""
     engaged = [slot for slot in search.slots if grade(slot)]
     by_rank = [(grade(slot), slot.product_id) for slot in engaged if stood_by_rank(slot) and not is_bounce(slot)]
@@ -103,7 +101,6 @@ def facts_of(search: JoinedSearch, offset: int, pairs: Sequence[Pair]) -> ListFa
         shown=len(search.slots),
         clicked=tuple(dict.fromkeys(slot.product_id for slot in engaged)),
         counted={product_id: own for own, product_id in sorted(by_rank)},
-        pair_ids=tuple(pair.pair_id for pair in pairs),
     )
 
 
@@ -122,8 +119,6 @@ class RecentLists:
         """Rising; a list is forgotten only once it is decided, so these are as long as the memory at most."""
         self._decided: list[ListKey] = []
         """A heap."""
-        self._pair_ids: Counts[str] = Counts()
-        """Pair id -> how many decided lists make it."""
         self._known_offsets: set[int] = set()
         self._offsets: list[int] = []
         """A heap; what was forgotten out of turn may stay for a while."""
@@ -135,7 +130,7 @@ class RecentLists:
     def size(self) -> int:
         """How much is kept, in entries."""
         places = sum(map(len, self._by_place.values()))
-        return places + 2 * len(self._facts) + sum(map(len, (self._decided, self._pair_ids, self._offsets)))
+        return places + 2 * len(self._facts) + sum(map(len, (self._decided, self._offsets)))
 
     @property
     def oldest_offset(self) -> int | None:
@@ -146,9 +141,9 @@ class RecentLists:
         """Whether the very same list is known."""
         return (search.search_id, search.search_time) in self._by_identity
 
-    def make(self, pair_id: str) -> bool:
-        """Whether a decided list makes a pair."""
-        return pair_id in self._pair_ids
+    def chose(self, product_id: str, key: ListKey) -> bool:
+        """Whether a product was chosen, and counted, when a list was shown before under the same search id."""
+        return bool(self.before(("chosen", key.search_id, product_id), key, most=1))
 
     def add(self, facts: ListFacts) -> None:
         """Get to know a list, once."""
@@ -165,7 +160,6 @@ class RecentLists:
     def settle(self, key: ListKey) -> None:
         """Note that a list is decided, and forget what is too old or more than there is room for."""
         heapq.heappush(self._decided, key)
-        self._pair_ids.update(self._facts[key].pair_ids)
         self.advance(key.closed_at)
 
     def advance(self, closed_at: int) -> None:
@@ -197,10 +191,6 @@ class RecentLists:
         if facts is None:
             return
         del self._by_identity[key.search_id, key.search_time]
-        for pair_id in facts.pair_ids:
-            self._pair_ids[pair_id] -= 1
-            if not self._pair_ids[pair_id]:
-                del self._pair_ids[pair_id]
         for place in facts.places():
             keys = self._by_place[place]
             del keys[bisect_left(keys, key)]

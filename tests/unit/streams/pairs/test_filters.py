@@ -141,6 +141,18 @@ def test_a_list_shown_again_under_its_search_id_says_nothing_twice() -> None:
     assert [one["search_time"] - T0 for one in judged.told] == [0, 9_000, 20_000]
 
 
+@pytest.mark.parametrize("variant", [0, 1, 2, 3, 4])
+def test_a_pair_is_made_once_though_products_were_left_out(variant: int) -> None:
+    """Which pairs of many are kept hangs on what was left out; shown again, the list makes none of them anew."""
+    lists = [shown(1, 0, "f"), shown(1, 5_000, "f")]
+    for one in lists:
+        one["slots"][variant]["parent_id"] = one["slots"][5]["parent_id"] = "V"
+    lists[1]["slots"].append({"product_id": "g", "position": 7})
+    judged = Judged(lists, Filter.VARIANTS)
+    assert len({pair["pair_id"] for pair in judged.pairs}) == len(judged.pairs) == 3
+    assert judged.filtered == {"reload": 1}
+
+
 @pytest.mark.parametrize("said", [{"dwell_ms": 900}, {"sponsored": True}, {"in_stock": False}])
 def test_a_click_that_did_not_count_uses_none_up(said: dict[str, Any]) -> None:
     """After a bounce, or a click on an advertisement, the shopper's click on the product is the first that counts."""
