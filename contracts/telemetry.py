@@ -81,7 +81,7 @@ class FilterReason(StrEnum):
     SORTED = "sorted"
     """The shopper had it sorted: position is no sign of relevance, and what was passed over may only be dear."""
     RELOAD = "reload"
-    """An earlier list of the same search made all of its pairs; a pair id stands for one content."""
+    """What was chosen had been chosen in an earlier list of the same search; a pair id stands for one content."""
     ROBOT = "robot"
     """The rate, the regularity or the clicks of its session are no person's."""
     REPEATED = "repeated"

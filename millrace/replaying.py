@@ -15,6 +15,7 @@ from rich.table import Table
 
 from contracts.errors import UsageError
 from contracts.events import FUTURE_TOLERANCE_MS
+from contracts.joined import WATERMARK_HEADER, ClosedWatermark
 from contracts.outcomes import Theta, prior
 from contracts.propensities import CELL_PROPENSITIES, Propensities
 from contracts.topics import JOINED_SEARCHES, PREFERENCE_PAIRS, PROPENSITIES, SEARCH_EVENTS, partition_for
@@ -104,13 +105,15 @@ def rebuild(settings: Settings, log: "Iterable[tuple[int, LogRecord]]", *, theta
     logs: dict[int, list[Made]] = {}
     for closed_at, _, _, emitted in joined:
         own = logs.setdefault(partition_for(emitted.key, settings.partitions), [])
-        own.append(Made(len(own), closed_at, emitted.key, emitted.value, emitted.headers))
+        told = (WATERMARK_HEADER, ClosedWatermark(0, closed_at).encode())
+        own.append(Made(len(own), closed_at, emitted.key, emitted.value, [told, *emitted.headers]))
     rebuilt.made[JOINED_SEARCHES] = [emitted for *_, emitted in joined]
     for number, records in logs.items():
-        # They are in the order of event time already: no join has to be waited for.
-        options = replace(options_of(settings), joins=0)
+        # They are in the order of event time already, as if one join had written all of them.
+        options = replace(options_of(settings), joins=1)
         state, plan = PartitionPairs(number, options=options, theta=theta), []
-        for made in records:
+        end = (WATERMARK_HEADER, ClosedWatermark(0, records[-1].timestamp, idle=True).encode())
+        for made in [*records, Made(len(records), records[-1].timestamp, b"", b"", [end])]:
             state.take(made, plan)
         for one in plan:
             if isinstance(one, Emit):
@@ -175,7 +178,8 @@ def run_replay(settings: Settings, from_ms: int, to_ms: int, tell: Tell, *, topi
         tell: told the progress.
         topic_prefix: of the topics that what was made is written to; nothing is written if it is empty.
     """
-    margin_ms = settings.join_window_ms + settings.lateness_ms + FUTURE_TOLERANCE_MS
+    look_ahead_ms = round(1000 * settings.look_ahead_s)
+    margin_ms = settings.join_window_ms + settings.lateness_ms + look_ahead_ms + FUTURE_TOLERANCE_MS
     with admin(settings) as client:
         held = beginning_and_end_offsets(client, settings, [SEARCH_EVENTS])
     begins = {number: found.begin for (_, number), found in held.items()}

@@ -43,10 +43,13 @@ def product_text(product: Product) -> str:
 def normalised(query: str) -> str:
     """Return a query in the form under which it is remembered: lower case, letters and digits, single spaces.
 
+    An accent is part of its letter (NFC), however it was encoded.
+
     >>> normalised("  Quiet FRIDGE, 190-l ")
     'quiet fridge 190 l'
     """
-    return " ".join("".join(letter if _counts(letter) else " " for letter in query.casefold()).split())
+    folded = unicodedata.normalize("NFC", query.casefold())
+    return " ".join("".join(letter if _counts(letter) else " " for letter in folded).split())
 
 
 def _counts(letter: str) -> bool:

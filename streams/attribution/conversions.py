@@ -123,7 +123,8 @@ def origin_of(record: LogRecord) -> Origin | None:
 def candidates(conversion: Conversion, clicks: Sequence[SessionClick]) -> list[tuple[str, bool]]:
     """Return the searches that a conversion may belong to, the likeliest first, each with whether it is inferred.
 
-    The search that it names comes first; else the session's last click on the product before it, within a day.
+    The search that it names comes first; then those in which its session clicked the product before, within a day, the
+    last one first: of a click that said nothing new no pair is known, and the one before it stands for both.
 
     Args:
         conversion: the event.
@@ -131,13 +132,16 @@ def candidates(conversion: Conversion, clicks: Sequence[SessionClick]) -> list[t
     """
     named = [] if conversion.search_id is None else [(conversion.search_id, False)]
     earliest_ms = conversion.event_time - HORIZON_MS
-    before = [
-        click
-        for click in clicks
-        if click.product_id == conversion.product_id and earliest_ms <= click.click_time <= conversion.event_time
-    ]
-    last = [(max(before).search_id, True)] if before else []
-    return [*named, *(one for one in last if one[0] != conversion.search_id)]
+    before = sorted(
+        (
+            click
+            for click in clicks
+            if click.product_id == conversion.product_id and earliest_ms <= click.click_time <= conversion.event_time
+        ),
+        reverse=True,
+    )
+    searches = dict.fromkeys(click.search_id for click in before)
+    return [*named, *((search_id, True) for search_id in searches if search_id != conversion.search_id)]
 
 
 def value_pair(conversion: Conversion, chosen: ChosenProduct, *, inferred: bool) -> PreferencePair | None:

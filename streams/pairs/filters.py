@@ -13,7 +13,7 @@ from contracts.arms import is_in_share
 from contracts.outcomes import grade
 from contracts.structs import JoinedSearch
 from contracts.telemetry import Filter, FilterReason, SlotReason
-from streams.pairs.recent_lists import ListFacts, RecentLists
+from streams.pairs.recent_lists import ListFacts, ListKey, RecentLists
 
 RATE_LISTS: Final = 20
 RATE_MS: Final = 60_000
@@ -99,12 +99,14 @@ def is_held_out_query(query: str, share: float) -> bool:
 
 
 def _is_robot(facts: ListFacts, lists: RecentLists, look_ahead_ms: int) -> bool:
-    """Whether the rate, the regularity or the clicks of a session, else of a client, are no person's."""
+    """Whether the rate, the regularity or the clicks of a session, else of a client, are no person's.
+
+    It is told by first pages of what was typed: a page of shelves, or one that is scrolled, shows many lists at once.
+    """
     del look_ahead_ms
     if facts.shown >= ALL_CLICKED and len(facts.clicked) == facts.shown:
         return True
-    place = ("session", facts.session) if facts.session is not None else ("client", facts.client)
-    before = lists.before(place, facts.key, most=max(RATE_LISTS, REGULAR_GAPS, STREAK_LISTS) - 1)
+    before = lists.before(facts.visit, facts.key, most=max(RATE_LISTS, REGULAR_GAPS, STREAK_LISTS) - 1)
     times = sorted([*(key.search_time for key in before), facts.key.search_time])
     if len(times) >= RATE_LISTS and times[-1] - times[-RATE_LISTS] < RATE_MS:
         return True
@@ -117,7 +119,7 @@ def _is_robot(facts: ListFacts, lists: RecentLists, look_ahead_ms: int) -> bool:
 
 
 def _is_repeated(facts: ListFacts, lists: RecentLists, look_ahead_ms: int) -> bool:
-    """Whether the shopper saw this page of this query shortly before; a reload of the same search is told apart.
+    """Whether the shopper saw this page of this query shortly before, as somebody does who goes back to a list.
 
     A click is new all the same: who comes back to a list, or narrows it down, and goes on. Of clicks that were counted
     before `_clicked_before` takes care.
@@ -125,10 +127,8 @@ def _is_repeated(facts: ListFacts, lists: RecentLists, look_ahead_ms: int) -> bo
     del look_ahead_ms
     if facts.clicked:
         return False
-    place = ("asked", facts.shopper, facts.query, facts.page)
-    before = lists.before(place, facts.key, most=NEXT_LISTS)
     since = facts.key.search_time - REPEATED_MS
-    return any(key.search_id != facts.key.search_id and key.search_time > since for key in before)
+    return any(key.search_time > since for key in lists.before(facts.asked, facts.key, most=NEXT_LISTS))
 
 
 def _is_beyond_cap(facts: ListFacts, lists: RecentLists, look_ahead_ms: int) -> bool:
@@ -142,7 +142,7 @@ def _is_reformulated(facts: ListFacts, lists: RecentLists, look_ahead_ms: int) -
         return False
     until = facts.key.search_time + REFORMULATED_MS
     return any(
-        other.query != facts.query and facts.key.search_time < other.key.search_time <= until
+        other.query not in {"", facts.query} and facts.key.search_time < other.key.search_time <= until
         for other in _following(facts, lists, look_ahead_ms)
     )
 
@@ -164,13 +164,16 @@ def _lists_before(facts: ListFacts, lists: RecentLists) -> int:
 
 
 def _clicked_before(facts: ListFacts, lists: RecentLists) -> list[str]:
-    """Of the clicked products those whose clicks by this shopper have counted in other searches."""
+    """Of the products that count those of which this shopper's other lists have said as much, or often enough."""
 
-    def times(*place: str | None) -> int:
-        before = lists.before(("clicked", facts.shopper, *place), facts.key, most=NEXT_LISTS)
-        return sum(key.search_id != facts.key.search_id for key in before)
+    def before(*place: str | None) -> list[ListKey]:
+        return lists.before(("clicked", facts.shopper, *place), facts.key, most=NEXT_LISTS)
 
-    return [one for one in facts.clicked if times(one, facts.query) or times(one) >= PRODUCT_CLICKS]
+    return [
+        one
+        for one, own in facts.counted.items()
+        if any(lists[key].counted[one] >= own for key in before(one, facts.query)) or len(before(one)) >= PRODUCT_CLICKS
+    ]
 
 
 def _variants(search: JoinedSearch) -> list[str]:

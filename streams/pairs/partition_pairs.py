@@ -2,9 +2,9 @@
 
 A list waits until all joins have come as far in event time; then it is judged by its shopper's other lists and told
 to the learner, with its pairs. A list that is known already, or whose closing number was seen, is a repeat, written by
-a join that was killed between its output and its progress. A list shown again under the same search id makes only those
-pairs that no list remembered here makes. What waits and what is remembered is a function of the log: a restart reads it
-again and decides as before.
+a join that was killed between its output and its progress. Of a list shown again under the same search id what was
+chosen before does not count again, so no pair is made twice. What waits and what is remembered is a function of the
+log: a restart reads it again and decides as before.
 """
 
 import heapq
@@ -25,13 +25,13 @@ from contracts.joined import (
 from contracts.outcomes import Theta, filter_reason, prior
 from contracts.progress import PairsProgress, SearchCounts
 from contracts.structs import JOINED_SEARCH, JoinedSearch, encode
-from contracts.telemetry import FILTERS_ON, EventOutcome, Filter, FilterReason, OutOfTime, UnpairedReason
+from contracts.telemetry import FILTERS_ON, EventOutcome, Filter, FilterReason, OutOfTime, SlotReason, UnpairedReason
 from contracts.topics import DEAD_LETTERS, HOLDOUT_SEARCHES, JOINED_SEARCHES, PREFERENCE_PAIRS, TRAINING_SEARCHES
 from service import metrics
 from service.settings import Settings
 from streams.agents.spec import WATERMARKS, AgentSpec, Emit, Headers, LogRecord, Plan, RecordRules
 from streams.pairs.filters import LOOK_AHEAD, is_held_out, judge
-from streams.pairs.pairing import SOURCE, Pair, encode_pairs, pairs_of
+from streams.pairs.pairing import SOURCE, encode_pairs, pairs_of
 from streams.pairs.recent_lists import REMEMBERED_MS, ListKey, RecentLists, facts_of
 from streams.pairs.training import training_search
 from streams.pairs.waiting import JoinWatermarks
@@ -49,8 +49,6 @@ class WaitingList(NamedTuple):
     key: ListKey
     offset: int
     search: JoinedSearch
-    made: list[Pair] | UnpairedReason
-    """Its pairs, or why it gives none, as far as the list itself tells."""
     headers: Headers
     held_out: bytes | None
     """The list itself if it is one that is never learned from."""
@@ -138,7 +136,7 @@ class PartitionPairs(RecordRules):
         repeated = self._closed.is_repeat(closing_number_of(record.headers))
         if repeated or self.lists.knows(search):
             if filter_reason(search) is None:
-                self._remember(search, record.offset, pairs_of(search))
+                self._remember(search, record.offset)
             return f"filtered/{FilterReason.DUPLICATE}"
         if reason := filter_reason(search):
             return f"filtered/{reason}"
@@ -178,19 +176,18 @@ class PartitionPairs(RecordRules):
 
     def _wait(self, search: JoinedSearch, record: LogRecord) -> None:
         """Let a list wait for its decision."""
-        made = pairs_of(search)
-        facts = facts_of(search, record.offset, made if isinstance(made, list) else ())
+        facts = facts_of(search, record.offset)
         self.lists.add(facts)
         held_out = record.value if is_held_out(facts, self._options.holdout_share) else None
         size = len(record.value or b"")
-        waiting = WaitingList(facts.key, record.offset, search, made, _stage_times(record), held_out, size)
+        waiting = WaitingList(facts.key, record.offset, search, _stage_times(record), held_out, size)
         heapq.heappush(self._waiting, waiting)
         self._waiting_bytes += size
 
-    def _remember(self, search: JoinedSearch, offset: int, made: list[Pair] | UnpairedReason) -> None:
+    def _remember(self, search: JoinedSearch, offset: int) -> None:
         """Remember a list that is decided, unless it is known: whoever reads the log again cannot tell repeats."""
         if not self.lists.knows(search):
-            facts = facts_of(search, offset, made if isinstance(made, list) else ())
+            facts = facts_of(search, offset)
             self.lists.add(facts)
             self.lists.settle(facts.key)
 
@@ -204,7 +201,7 @@ class PartitionPairs(RecordRules):
             if record.offset in self._waited:
                 self._wait(search, record)
             elif filter_reason(search) is None:
-                self._remember(search, record.offset, pairs_of(search))
+                self._remember(search, record.offset)
 
     def _decide_due(self, plan: Plan) -> None:
         """Decide on the lists that nothing can precede any more, in the order of event time."""
@@ -228,25 +225,22 @@ class PartitionPairs(RecordRules):
 
     def _judge(self, waiting: WaitingList, plan: Plan) -> str:
         """Plan what follows from a list and return what became of it."""
-        search, made, options = waiting.search, waiting.made, self._options
-        judgement = judge(
-            search, self.lists[waiting.key], self.lists, filters=options.filters, look_ahead_ms=options.look_ahead_ms
-        )
+        search, facts, options = waiting.search, self.lists[waiting.key], self._options
+        judgement = judge(search, facts, self.lists, filters=options.filters, look_ahead_ms=options.look_ahead_ms)
         if judgement.reason is not None:
             return f"filtered/{judgement.reason}"
         if waiting.held_out is not None:
             plan.append(Emit(HOLDOUT_SEARCHES, search.search_id.encode(), waiting.held_out, waiting.headers))
             return "held_out"
-        excluded, cap = judgement.excluded, judgement.cap
-        if excluded:
-            made = pairs_of(search, excluded=excluded)
+        chosen_before = [one for one in facts.counted if self.lists.chose(one, facts.key)]
+        if chosen_before and len(chosen_before) == len(facts.counted):
+            return f"filtered/{FilterReason.RELOAD}"
+        excluded = {**judgement.excluded, **dict.fromkeys(chosen_before, SlotReason.REPEATED_CLICK)}
+        cap, made = judgement.cap, pairs_of(search, excluded=excluded)
         if isinstance(made, list):
-            new = [pair for pair in made if not self.lists.make(pair.pair_id)]
-            if not new:
-                return f"filtered/{FilterReason.RELOAD}"
-            self.pairs += len(new)
+            self.pairs += len(made)
             reasons = [reason.value for reason in excluded.values()]
-            values = encode_pairs(search, new, theta=self.theta, cap=cap, filters=reasons)
+            values = encode_pairs(search, made, theta=self.theta, cap=cap, filters=reasons)
             key = search.search_id.encode()
             plan.extend(Emit(PREFERENCE_PAIRS, key, value, waiting.headers) for value in values)
         training = training_search(search, theta=self.theta, excluded=excluded, cap=cap)

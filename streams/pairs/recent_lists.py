@@ -6,13 +6,11 @@ about them. So another interleaving of the same joins, or a restart that reads t
 
 import heapq
 from bisect import bisect_left, insort
-from collections import Counter as Counts
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Final, NamedTuple
 
-from contracts.outcomes import grade
+from contracts.outcomes import Grade, grade, is_bounce, stood_by_rank
 from contracts.structs import JoinedSearch
-from streams.pairs.pairing import Pair
 from towers.text import normalised
 
 REMEMBERED_MS: Final = 86_400_000
@@ -39,9 +37,10 @@ class ListFacts(NamedTuple):
         client: its client; None if it names none.
         query: what was typed, in the form under which queries are remembered.
         page: the first of its pages.
+        first: the first position that it shows; 0 if it shows nothing.
         shown: how many slots it has.
         clicked: the products that the shopper went further with.
-        pair_ids: of the pairs that it makes by itself, whether or not an earlier list had made them.
+        counted: those of them that count, with how far: neither a bounce nor a slot that was placed or sold out.
     """
 
     key: ListKey
@@ -50,14 +49,25 @@ class ListFacts(NamedTuple):
     client: str | None
     query: str
     page: int
+    first: int
     shown: int
     clicked: tuple[str, ...]
-    pair_ids: tuple[str, ...]
+    counted: Mapping[str, Grade]
 
     @property
     def shopper(self) -> str | None:
         """Who asked: the client, else the session."""
         return self.client or self.session
+
+    @property
+    def visit(self) -> tuple[str, str | None]:
+        """In which visit it was typed: the session, else the client."""
+        return "typed", self.client if self.session is None else self.session
+
+    @property
+    def asked(self) -> Hashable:
+        """What was asked for, and by whom: further pages are another thing, whether or not they are numbered."""
+        return "asked", self.shopper, self.query, self.page, self.first
 
     def places(self) -> Iterator[Hashable]:
         """Yield the names under which the list is found."""
@@ -65,15 +75,21 @@ class ListFacts(NamedTuple):
             yield "session", self.session
         if self.client is not None:
             yield "client", self.client
+        for product_id in self.counted:
+            yield "chosen", self.key.search_id, product_id
         if (shopper := self.shopper) is not None:
-            yield "asked", shopper, self.query, self.page
-            for product_id in self.clicked:
+            yield self.asked
+            if self.query and self.page == 1:
+                yield self.visit
+            for product_id in self.counted:
                 yield "clicked", shopper, product_id
                 yield "clicked", shopper, product_id, self.query
 
 
-def facts_of(search: JoinedSearch, offset: int, pairs: Sequence[Pair]) -> ListFacts:
+def facts_of(search: JoinedSearch, offset: int) -> ListFacts:
     """Return what is remembered of a list."""
+    engaged = [slot for slot in search.slots if grade(slot)]
+    by_rank = [(grade(slot), slot.product_id) for slot in engaged if stood_by_rank(slot) and not is_bounce(slot)]
     return ListFacts(
         key=ListKey(search.closed_at, search.search_time, search.search_id),
         offset=offset,
@@ -81,9 +97,10 @@ def facts_of(search: JoinedSearch, offset: int, pairs: Sequence[Pair]) -> ListFa
         client=search.client_id,
         query=normalised(search.query),
         page=search.page,
+        first=min((slot.position for slot in search.slots), default=0),
         shown=len(search.slots),
-        clicked=tuple(dict.fromkeys(slot.product_id for slot in search.slots if grade(slot))),
-        pair_ids=tuple(pair.pair_id for pair in pairs),
+        clicked=tuple(dict.fromkeys(slot.product_id for slot in engaged)),
+        counted={product_id: own for own, product_id in sorted(by_rank)},
     )
 
 
@@ -102,8 +119,6 @@ class RecentLists:
         """Rising; a list is forgotten only once it is decided, so these are as long as the memory at most."""
         self._decided: list[ListKey] = []
         """A heap."""
-        self._pair_ids: Counts[str] = Counts()
-        """Pair id -> how many decided lists make it."""
         self._known_offsets: set[int] = set()
         self._offsets: list[int] = []
         """A heap; what was forgotten out of turn may stay for a while."""
@@ -115,7 +130,7 @@ class RecentLists:
     def size(self) -> int:
         """How much is kept, in entries."""
         places = sum(map(len, self._by_place.values()))
-        return places + 2 * len(self._facts) + sum(map(len, (self._decided, self._pair_ids, self._offsets)))
+        return places + 2 * len(self._facts) + len(self._decided) + len(self._offsets)
 
     @property
     def oldest_offset(self) -> int | None:
@@ -126,9 +141,9 @@ class RecentLists:
         """Whether the very same list is known."""
         return (search.search_id, search.search_time) in self._by_identity
 
-    def make(self, pair_id: str) -> bool:
-        """Whether a decided list makes a pair."""
-        return pair_id in self._pair_ids
+    def chose(self, product_id: str, key: ListKey) -> bool:
+        """Whether a product was chosen, and counted, when a list was shown before under the same search id."""
+        return bool(self.before(("chosen", key.search_id, product_id), key, most=1))
 
     def add(self, facts: ListFacts) -> None:
         """Get to know a list, once."""
@@ -145,7 +160,6 @@ class RecentLists:
     def settle(self, key: ListKey) -> None:
         """Note that a list is decided, and forget what is too old or more than there is room for."""
         heapq.heappush(self._decided, key)
-        self._pair_ids.update(self._facts[key].pair_ids)
         self.advance(key.closed_at)
 
     def advance(self, closed_at: int) -> None:
@@ -177,10 +191,6 @@ class RecentLists:
         if facts is None:
             return
         del self._by_identity[key.search_id, key.search_time]
-        for pair_id in facts.pair_ids:
-            self._pair_ids[pair_id] -= 1
-            if not self._pair_ids[pair_id]:
-                del self._pair_ids[pair_id]
         for place in facts.places():
             keys = self._by_place[place]
             del keys[bisect_left(keys, key)]

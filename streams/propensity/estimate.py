@@ -118,6 +118,11 @@ def tied_clicks(sums: CellSums) -> dict[int, float]:
     return tied
 
 
+def is_tied(sums: CellSums) -> bool:
+    """Whether any position is tied to the first one by enough clicks."""
+    return any(clicks >= ENOUGH_CLICKS for position, clicks in tied_clicks(sums).items() if position > 1)
+
+
 def trust_fit(position: int, sums: Sequence[int]) -> TrustFit | None:
     """Regress clicks at a position on the same products' click-through at the first one, whose noise is taken off.
 

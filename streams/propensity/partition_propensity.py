@@ -34,7 +34,10 @@ BLOCK_PRODUCTS: Final = 100_000
 BLOCK_MS: Final = 7 * DAY_MS
 """After so much event time a block ends: Kafka keeps twice as much, and a product's price and picture change."""
 MOST_CELLS: Final = 24
-"""Cells of a partition, about 15 kB of progress each if every position has clicks; shops choose the names."""
+"""Cells of a partition, about 15 kB of progress each if every position has clicks; shops choose the names.
+
+With no room left, those go that had no list in a whole block: names of an experiment that is over, or of one device.
+"""
 
 
 class CellProgress(Part):
@@ -195,6 +198,8 @@ class PartitionPropensity(RecordRules):
     def _begin_block(self, record: LogRecord) -> None:
         """Clear the table of products and let what was summed up fade; in between the sums only grow by it."""
         self._products = Products()
+        if len(self.cells) >= MOST_CELLS:
+            self.cells = {cell: sums for cell, sums in self.cells.items() if sums.fresh}
         for sums in self.cells.values():
             sums.decay(self._half_life_lists)
         self._block_offset, self._block_began_ms, self._block_lists = record.offset, self._newest_closed_ms, 0

@@ -12,12 +12,14 @@ from contracts.events import FUTURE_TOLERANCE_MS
 from contracts.outcomes import Cell
 from contracts.propensities import CellPropensities, VersionName
 from contracts.topics import DAY_MS
-from streams.propensity.estimate import estimate
+from streams.propensity.estimate import estimate, is_tied
 from streams.propensity.evidence import UNIT, CellSums
 from streams.propensity.partition_propensity import PropensityProgress, all_sums
 
 LEAD_MS: Final = 60_000
 """How far ahead of the newest list a version begins to hold: until then every reader has it."""
+MOST_AT_ONCE: Final = 30
+"""Versions at a look, some seconds of work; the others follow at the next one."""
 KEPT_MS: Final = 15 * DAY_MS
 """How long versions stay: a day longer than the lists that are weighed by them."""
 
@@ -32,7 +34,8 @@ def due_versions(
     """Return the versions to publish now.
 
     A cell gets its first one once a position is tied to the first, and another after an interval of event time if lists
-    gave evidence since. Event time goes on while no list comes, so the last lists of an evening are not left out.
+    gave evidence since; the longest overdue come first. Event time goes on while no list comes, so the last lists of an
+    evening are not left out.
 
     Args:
         progresses: partition -> its newest progress.
@@ -45,14 +48,17 @@ def due_versions(
     if seen_ms < 0:
         return []
     from_ms = LEAD_MS + min(latest_ms, max(_event_time(one, now_ms) for one in progresses.values()))
-    due = []
-    for cell, sums in sorted(all_sums(progresses).items()):
+    due: list[tuple[int, Cell, CellSums]] = []
+    for cell, sums in all_sums(progresses).items():
         last = newest.get(cell)
-        if last is None or (sums.lists != last.lists and from_ms >= last.effective_from + interval_ms):
-            version = _version(cell, sums, last, seen_ms=seen_ms, from_ms=from_ms)
-            if last is not None or not all(slot.prior_only for slot in version.slots[1:]):
-                due.append(version)
-    return due
+        if last is None and is_tied(sums):
+            due.append((-1, cell, sums))
+        elif last is not None and sums.lists != last.lists and from_ms >= last.effective_from + interval_ms:
+            due.append((last.effective_from, cell, sums))
+    return [
+        _version(cell, sums, newest.get(cell), seen_ms=seen_ms, from_ms=from_ms)
+        for _, cell, sums in sorted(due)[:MOST_AT_ONCE]
+    ]
 
 
 def outdated(versions: Iterable[VersionName], *, seen_ms: int) -> Iterator[VersionName]:

@@ -314,7 +314,7 @@ class Check:
         self._differ("attribution", {n: counted[n] for n in (*outcomes, "pairs")}, {**outcomes, "pairs": len(values)})
 
     def _place(self, event: Json, before: Mapping[tuple[str, str], int]) -> tuple[str, str] | None:
-        """Return the choice that an event belongs to: in the list that it names, else the session's last click."""
+        """Return the choice that an event belongs to: in the list that it names, else by a click, the last first."""
         part = event["items"][0] if event["type"] == "purchase" else event
         product, at_ms = part["product_id"], event["event_time"]
         clicks = [
@@ -327,7 +327,8 @@ class Check:
         ]
         earlier = [click for click in clicks if at_ms - 86_400_000 <= click[0] <= at_ms]
         named = [part["search_id"]] if part.get("search_id") else []
-        places = [(search_id, product) for search_id in [*named, *([max(earlier)[1]] if earlier else [])]]
+        clicked = [search_id for _, search_id in sorted(earlier, reverse=True)]
+        places = [(search_id, product) for search_id in [*named, *clicked]]
         return next((place for place in places if place in before), None)
 
 

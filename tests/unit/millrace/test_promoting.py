@@ -11,7 +11,7 @@ from contracts.decisions import Decision, Decisions
 from contracts.errors import UsageError
 from contracts.releases import Serving
 from contracts.wire import encode
-from millrace.pairs import utc
+from millrace.output import utc
 from millrace.promoting import check_promotable, difference_report, difference_table
 from millrace.releasing import BOOTSTRAPPING, decision_lines, releases_table, untested_lines
 from millrace.watch.observer import releases_report

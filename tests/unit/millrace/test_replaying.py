@@ -46,6 +46,17 @@ def test_a_replay_runs_the_rules_of_both_stages(settings: SettingsFactory) -> No
     assert once.made == again.made
 
 
+def test_a_replay_looks_ahead_as_far_as_the_original_did(settings: SettingsFactory) -> None:
+    """Filters that look at later lists see them: what was clicked right afterwards was not passed over."""
+    clicks = [click("d", 200, "s1"), click("b", 9_000, "s2", 8_000)]
+    events = [impression("s1"), clicks[0], impression("s2", 8_000), clicks[1], tick(100_000)]
+    own = settings(join_window_s=30, lateness_s=1, filters="later_clicks", look_ahead_s=20)
+    made = rebuild(own, ((3, record) for record in log(events))).made[PREFERENCE_PAIRS]
+    pairs = [pair for pair in map(orjson.loads, (one.value for one in made)) if pair["search_id"] == "s1"]
+    assert {pair["rejected"]["product_id"] for pair in pairs} == {"a", "c", "e", "f"}
+    assert {tuple(pair["filters"]) for pair in pairs} == {("later_clicked",)}
+
+
 def test_what_is_compared_is_what_was_shown_in_the_time() -> None:
     """Other lists, other pairs, and what is no record of ours are left out."""
     values = [orjson.dumps({"type": "joined_search", **joined(search_time=T0 + number)}) for number in (0, 5, 10)]

@@ -1,9 +1,12 @@
 """The text template: what it holds, what it must not hold, and its bounds."""
 
+import unicodedata
 from typing import Any
 
+import pytest
+
 from contracts.catalog import Product
-from towers.text import MAX_TEXT_CHARS, product_text, text_hash
+from towers.text import MAX_TEXT_CHARS, normalised, product_text, text_hash
 
 
 def product(**fields: Any) -> Product:
@@ -47,3 +50,10 @@ def test_text_hash_tells_texts_apart() -> None:
     """The cache key differs where the text does, and is stable."""
     assert text_hash("a") != text_hash("b")
     assert text_hash("a") == "ca978112ca1bbdcafac231b39a23dc4d"
+
+
+@pytest.mark.parametrize("query", ["café", "CAFÉ", "Über-Größe", "पानी", "ｗｉｄｅ", "한국어", "ǰ"])
+def test_a_query_is_one_however_its_accents_are_encoded(query: str) -> None:
+    """Keyboards and apps send an accent within its letter or behind it; nobody sees which."""
+    forms = {normalised(unicodedata.normalize(form, query)) for form in ("NFC", "NFD")}
+    assert forms == {normalised(query)}

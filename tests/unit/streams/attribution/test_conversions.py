@@ -214,20 +214,24 @@ def test_what_waits_is_bounded_and_the_oldest_are_decided_before_their_time(
     assert (state.waits, state._waiting_bytes) == (False, 0)
 
 
-def test_the_search_that_an_event_names_comes_first_then_the_sessions_last_click() -> None:
-    """Of clicks on other products, after the event, or more than a day before it, none is taken."""
+def test_the_search_that_an_event_names_comes_first_then_the_sessions_clicks_the_last_one_first() -> None:
+    """Whose list gave no pair, as of a click that says nothing new, hides no earlier one.
+
+    Of clicks on other products, after the event, or more than a day before it, none is taken.
+    """
     conversion = conversion_of(set_aside(0, purchase("a", LATE, "s9")), LATE_EVENTS, 0)
     assert isinstance(conversion, Conversion)
     clicks = [
         SessionClick(at(LATE) - HORIZON_MS - 1, "a", "too old"),
         SessionClick(at(100), "a", "s1"),
         SessionClick(at(200), "a", "s2"),
+        SessionClick(at(150), "a", "s2"),
         SessionClick(at(300), "b", "another product"),
         SessionClick(at(LATE + 1), "a", "too late"),
     ]
-    assert candidates(conversion, clicks) == [("s9", False), ("s2", True)]
-    assert candidates(conversion._replace(search_id=None), clicks) == [("s2", True)]
-    assert candidates(conversion._replace(search_id="s2"), clicks) == [("s2", False)]
+    assert candidates(conversion, clicks) == [("s9", False), ("s2", True), ("s1", True)]
+    assert candidates(conversion._replace(search_id=None), clicks) == [("s2", True), ("s1", True)]
+    assert candidates(conversion._replace(search_id="s2"), clicks) == [("s2", False), ("s1", True)]
     assert candidates(conversion._replace(search_id=None), []) == []
 
 

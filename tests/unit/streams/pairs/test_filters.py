@@ -45,10 +45,8 @@ class Judged:
         counts = pairs.progress().counts
         self.filtered, self.unpaired, self.paired = counts.filtered, counts.unpaired, counts.paired
         written = [one for one in plan if isinstance(one, Emit)]
-        self.training = {
-            told["search_id"]: told
-            for told in (orjson.loads(one.value) for one in written if one.topic == TRAINING_SEARCHES)
-        }
+        self.told = [orjson.loads(one.value) for one in written if one.topic == TRAINING_SEARCHES]
+        self.training = {told["search_id"]: told for told in self.told}
         self.pairs = [orjson.loads(one.value) for one in written if one.topic == PREFERENCE_PAIRS]
 
     def left_out(self, number: int) -> dict[str, str]:
@@ -90,6 +88,15 @@ def test_a_robots_lists_are_kept_out(lists: list[dict[str, Any]], kept_out: int)
     assert len(Judged(lists).training) == len(lists)
 
 
+@pytest.mark.parametrize("fields", [{"query": ""}, {"page": 2}], ids=["shelves without a query", "further pages"])
+def test_what_nobody_typed_makes_no_robot(fields: dict[str, Any]) -> None:
+    """A home page of many shelves, or a list that is scrolled on and on, is no quick typist's; their search counts."""
+    untyped = [shown(n, n * 100, **fields) for n in range(25)]
+    search = shown(99, 9_000, "b", query="warm coat")
+    judged = Judged([*untyped, search], Filter.ROBOTS)
+    assert (judged.filtered, "s99" in judged.training) == ({}, True)
+
+
 def test_the_same_question_of_the_same_shopper_counts_once() -> None:
     """Within half an hour, whatever its signs; another page, another shopper or another hour is another list."""
     lists = [
@@ -120,6 +127,49 @@ def test_a_list_shown_again_under_its_search_id_is_a_reload_and_no_repeat() -> N
     """It may show more; pairs that are made stay made."""
     lists = [shown(1, 0, "b"), shown(1, 5_000, "b"), shown(1, 9_000, "c")]
     assert (Judged(lists, Filter.REPEATS).filtered, Judged(lists).filtered) == ({"reload": 1}, {"reload": 1})
+
+
+def test_a_list_shown_again_under_its_search_id_says_nothing_twice() -> None:
+    """Neither its products are passed over once more, nor does a click count again; a further page is another list."""
+    lists = [shown(1, 0, "b"), shown(1, 5_000), shown(1, 9_000, "bc"), shown(1, 12_000)]
+    further = shown(1, 20_000)
+    further["slots"] = [{"product_id": name, "position": place} for place, name in enumerate("ghijkl", start=7)]
+    judged = Judged([*lists, further], Filter.REPEATS)
+    assert judged.filtered == {"repeated": 2}
+    (told,) = (one for one in judged.told if one["search_time"] == T0 + 9_000)
+    assert [(one["product_id"], one["value"]) for one in told["slots"] if one["value"]] == [("c", 1.0)]
+    assert [one["search_time"] - T0 for one in judged.told] == [0, 9_000, 20_000]
+
+
+@pytest.mark.parametrize("variant", [0, 1, 2, 3, 4])
+def test_a_pair_is_made_once_though_products_were_left_out(variant: int) -> None:
+    """Which pairs of many are kept hangs on what was left out; shown again, the list makes none of them anew."""
+    lists = [shown(1, 0, "f"), shown(1, 5_000, "f")]
+    for one in lists:
+        one["slots"][variant]["parent_id"] = one["slots"][5]["parent_id"] = "V"
+    lists[1]["slots"].append({"product_id": "g", "position": 7})
+    judged = Judged(lists, Filter.VARIANTS)
+    assert len({pair["pair_id"] for pair in judged.pairs}) == len(judged.pairs) == 3
+    assert judged.filtered == {"reload": 1}
+
+
+@pytest.mark.parametrize("said", [{"dwell_ms": 900}, {"sponsored": True}, {"in_stock": False}])
+def test_a_click_that_did_not_count_uses_none_up(said: dict[str, Any]) -> None:
+    """After a bounce, or a click on an advertisement, the shopper's click on the product is the first that counts."""
+    first = shown(1, 0, "b")
+    first["slots"][1] |= said
+    judged = Judged([first, shown(2, 40 * MINUTE_MS, "b")], Filter.REPEATS)
+    assert judged.left_out(2) == {}
+    assert {pair["chosen"]["product_id"] for pair in judged.pairs if pair["search_id"] == "s2"} == {"b"}
+
+
+def test_who_comes_back_to_buy_has_said_something_new() -> None:
+    """Of one product the furthest that a shopper went counts, whichever list it was in; as far again does not."""
+    lists = [shown(n, n * 60 * MINUTE_MS, "b") for n in range(4)]
+    lists[1]["slots"][1]["purchase_quantity"] = 1
+    lists[3]["slots"][1]["purchase_quantity"] = 1
+    judged = Judged(lists, Filter.REPEATS)
+    assert [judged.left_out(n) for n in range(4)] == [{}, {}, {"b": "repeated_click"}, {"b": "repeated_click"}]
 
 
 def test_a_shoppers_click_on_a_product_counts_once_a_day_for_a_query() -> None:
@@ -197,10 +247,14 @@ def test_what_was_clicked_right_afterwards_was_not_passed_over(
 
 
 def test_a_list_that_was_not_read_says_nothing_against_its_products() -> None:
-    """Whoever types something else within ten seconds, without a click, has not read it; with a click, they have."""
+    """Whoever types something else within ten seconds, without a click, has not read it; with a click, they have.
+
+    A list of something that nobody typed, such as a shelf beside the results, is nothing else.
+    """
     lists = [
         shown(1, 0),
         shown(2, 8_000, query="red shoe cheap"),
+        shown(5, 9_000, query=""),
         shown(3, 30_000, "a", query="hat"),
         shown(4, 35_000, query="cap"),
     ]

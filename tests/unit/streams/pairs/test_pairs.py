@@ -158,20 +158,18 @@ def again(search_id: str, *, after_ms: int = 60_000, clicked: str = "b", order: 
 
 
 def test_a_list_that_is_shown_again_makes_no_pair_twice() -> None:
-    """One pair id stands for one content: the reload's, with other positions, is left out and counted."""
-    pairs, plan = run(
-        log_of(
-            [(joined("s1"), None), (again("s1", order="cba"), None), (again("s1", after_ms=90_000, order="ba"), None)]
-        )
-    )
+    """What was chosen before does not count again, wherever it stands now and beside whatever else."""
+    shown = [("cba", "b"), ("ba", "b"), ("cba", "c")]
+    lists = [again("s1", after_ms=60_000 * n, order=order, clicked=one) for n, (order, one) in enumerate(shown, 1)]
+    pairs, plan = run(log_of([(value, None) for value in [joined("s1"), *lists]]))
     made = [orjson.loads(one.value) for one in pairs_in(plan)]
-    assert len({pair["pair_id"] for pair in made}) == len(made)
     assert [(p["chosen"]["product_id"], p["rejected"]["product_id"], p["event_time"]) for p in made] == [
         ("b", "a", T0),
-        ("b", "c", T0 + 60_000),
+        ("c", "a", T0 + 180_000),
+        ("c", "b", T0 + 180_000),
     ]
-    assert pairs.progress().counts.filtered == {"reload": 1}
-    assert (pairs.progress().counts.paired, pairs.progress().pairs) == (2, 2)
+    assert pairs.progress().counts.filtered == {"reload": 2}
+    assert (pairs.progress().counts.paired, pairs.progress().pairs) == (2, 3)
 
 
 def test_a_search_that_was_written_by_another_join_too_is_a_duplicate() -> None:

@@ -156,6 +156,20 @@ def test_new_cells_beyond_the_room_are_left_out(monkeypatch: pytest.MonkeyPatch)
     assert [(cell.layout, sums.lists) for cell, sums in rules.cells.items()] == [("list", 1), ("grid", 2)]
 
 
+def test_a_cell_that_nobody_uses_any_more_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names of an experiment that is over hold no place for good: with no room left, a block without a list ends it."""
+    monkeypatch.setattr(partition_propensity, "MOST_CELLS", 2)
+    monkeypatch.setattr(partition_propensity, "BLOCK_LISTS", 4)
+    layouts = ["old", *["list"] * 8, "new", "new"]
+    rules = feed(log_of([joined(layout=name) for name in layouts]))
+    assert [(cell.layout, sums.lists) for cell, sums in rules.cells.items()] == [("list", 8), ("new", 2)]
+    assert feed(log_of([joined(layout=name) for name in layouts if name != "new"])).progress().cells.keys() == {
+        Cell(layout="list").key
+    }
+    monkeypatch.setattr(partition_propensity, "MOST_CELLS", 3)
+    assert len(feed(log_of([joined(layout=name) for name in layouts])).cells) == 3
+
+
 @pytest.mark.parametrize("bound", ["BLOCK_LISTS", "BLOCK_RECORDS", "BLOCK_PRODUCTS", "BLOCK_MS"])
 def test_a_block_ends_by_records_by_products_and_by_time(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a restart must read again, what is remembered, and for how long: each has an end."""

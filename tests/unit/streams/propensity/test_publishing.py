@@ -9,7 +9,9 @@ from contracts.events import FUTURE_TOLERANCE_MS
 from contracts.outcomes import Cell
 from contracts.propensities import CellPropensities
 from contracts.topics import DAY_MS
-from streams.propensity.evidence import GROUPS, UNIT
+from streams.propensity import publishing
+from streams.propensity.estimate import Estimate, estimate
+from streams.propensity.evidence import GROUPS, UNIT, CellSums
 from streams.propensity.partition_propensity import CellProgress, PropensityProgress
 from streams.propensity.publishing import KEPT_MS, LEAD_MS, due_versions, outdated
 from tests.support.search_events import T0
@@ -102,6 +104,33 @@ def test_time_goes_on_while_no_list_comes() -> None:
     last, late = first(), progress(lists=500)
     assert due(late, last=last, now_ms=T0 + INTERVAL_MS - 1) == []
     assert [one.version for one in due(late, last=last, now_ms=T0 + INTERVAL_MS)] == [2]
+
+
+def test_however_many_cells_there_are_a_look_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells without enough clicks are not estimated, and of the others the longest overdue come first."""
+    estimated: list[Cell] = []
+
+    def noted(cell: Cell, sums: CellSums) -> Estimate:
+        """Note what is estimated."""
+        estimated.append(cell)
+        return estimate(cell, sums)
+
+    monkeypatch.setattr(publishing, "estimate", noted)
+    monkeypatch.setattr(publishing, "MOST_AT_ONCE", 2)
+    known = progress().cells[CELL.key]
+    names = [Cell("search", f"device {number}") for number in range(5)]
+    few = {Cell("search", f"few {number}").key: CellProgress(lists=3) for number in range(9)}
+    whole = progress().model_copy(update={"cells": {**few, **{cell.key: known for cell in names}}})
+    newest: dict[Cell, CellPropensities] = {}
+    for number in range(3):
+        made = due_versions({0: whole}, newest, now_ms=T0 + number, interval_ms=INTERVAL_MS)
+        newest |= {one.cell: one for one in made}
+    assert estimated == names
+    later = T0 + 2 * INTERVAL_MS
+    more = {cell.key: known.model_copy(update={"lists": 500}) for cell in names}
+    again = whole.model_copy(update={"cells": more})
+    made = due_versions({0: again}, newest, now_ms=later, interval_ms=INTERVAL_MS)
+    assert [one.cell for one in made] == names[:2]
 
 
 def test_versions_that_weigh_no_list_that_is_kept_are_outdated() -> None:
