@@ -283,7 +283,11 @@ def _read(output: Emit | SetAside) -> dict[str, Any]:
     message = orjson.loads(output.value)
     persons = {name: message[name] for name in ("client_id", "user_id") if name in message}
     denied = message.get("consent") == "denied"
-    return {**{name: message[name] for name in FIELDS}, "persons": persons, "denied": denied, "ranking": {}}
+    seen = "visible" if any("visible_ms" in slot for slot in message["slots"]) else "examined"
+    page = {"surface": "", "device": "", "layout": "list", "columns": 1}
+    cell = [*(message.get(name, absent) for name, absent in page.items()), seen]
+    read = {name: message[name] for name in FIELDS}
+    return {**read, "persons": persons, "denied": denied, "ranking": {}, "cell": cell}
 
 
 @given(stream=streams, at=st.integers(0, 40), later=st.integers(0, 40))
