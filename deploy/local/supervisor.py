@@ -193,12 +193,6 @@ class LocalMillrace:
         self._process(name).start()
         self.wait_ready(name, timeout_s=timeout_s)
 
-    def restart(self, name: str, *, timeout_s: float = START_TIMEOUT_S) -> None:
-        """Stop one process cleanly, start it again and return when it is ready."""
-        self.stop(name)
-        self._process(name).restarts += 1
-        self.start(name, timeout_s=timeout_s)
-
     def wait_ready(self, name: str, *, timeout_s: float = START_TIMEOUT_S) -> None:
         """Return when a process is ready."""
         self._process(name)
