@@ -6,7 +6,7 @@ The steepness of looks and the model itself are unknown to whoever learns from t
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from simulator.shop.world import Judgment, World
 ClickModel = Literal["position", "cascade", "trust"]
 """`position`: looks at slot k with probability k^-eta, whatever else is there. `cascade`: reads from the top and stops,
 mostly after a click. `trust`: as `position`, and clicks more on what ranks first because it ranks first."""
-CLICK_MODELS: Final[tuple[ClickModel, ...]] = ("position", "cascade", "trust")
+CLICK_MODELS: Final[tuple[ClickModel, ...]] = get_args(ClickModel)
 ETAS: Final = (0.6, 1.4)
 """Between these lies the steepness of a seed."""
 TRUST: Final[Mapping[ClickModel, float]] = {"position": 0.04, "cascade": 0.04, "trust": 0.2}
