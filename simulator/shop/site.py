@@ -49,7 +49,6 @@ class Delivery:
     duplicate: int = 0
     rejected: int = 0
     failed: int = 0
-    retries: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     """Why items were rejected or failed."""
 
@@ -59,7 +58,6 @@ class Delivery:
         self.duplicate += other.duplicate
         self.rejected += other.rejected
         self.failed += other.failed
-        self.retries += other.retries
         self.reasons.update(other.reasons)
 
     @property
@@ -100,19 +98,17 @@ class Poster:
     async def post(self, items: Sequence[Item]) -> Delivery:
         """Post items, at most one request's worth, until each has an outcome."""
         loop = asyncio.get_running_loop()
-        deadline, pause_s, retries = loop.time() + self._patience_s, FIRST_PAUSE_S, 0
+        deadline, pause_s = loop.time() + self._patience_s, FIRST_PAUSE_S
         while True:
             body = {self._name: [self._stamp(item) for item in items]}
             answer = await self._attempt(body)
             if isinstance(answer, httpx.Response) and answer.status_code not in RETRIED:
-                found = await self._settle(answer, items)
-                found.retries += retries
-                return found
+                return await self._settle(answer, items)
             wait_s = max(pause_s, _retry_after_s(answer))
             if loop.time() + wait_s > deadline:
-                return Delivery(failed=len(items), retries=retries, reasons=Counter({_why(answer): len(items)}))
+                return Delivery(failed=len(items), reasons=Counter({_why(answer): len(items)}))
             await asyncio.sleep(wait_s)
-            pause_s, retries = min(2 * pause_s, LONGEST_PAUSE_S), retries + 1
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     async def _attempt(self, body: dict[str, Any]) -> httpx.Response | httpx.HTTPError:
         try:
