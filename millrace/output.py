@@ -107,19 +107,25 @@ def progress_bars(now: Callable[[], float] = time.monotonic) -> Iterator[Tell]:
 
     console = messages()
     is_redrawn = console.is_terminal and not console.is_dumb_terminal
-    with Progress(console=console) as bars:
-        tasks: dict[str, TaskID] = {}
-        said_s = now()
+    bars = Progress(console=console)
+    tasks: dict[str, TaskID] = {}
+    said_s = now()
 
-        def tell(what: str, done: int, of: int) -> None:
-            nonlocal said_s
-            if not done and not of:
-                return
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=None)
-            bars.update(tasks[what], completed=done, total=of or None)
-            if not is_redrawn and now() >= said_s + HEARTBEAT_S:
-                said_s = now()
-                console.print(f"{what}: {done:,}{f' of {of:,}' if of else ''}")
+    def tell(what: str, done: int, of: int) -> None:
+        nonlocal said_s
+        if not done and not of:
+            return
+        if not tasks:
+            bars.start()
+        if what not in tasks:
+            tasks[what] = bars.add_task(what, total=None)
+        bars.update(tasks[what], completed=done, total=of or None)
+        if not is_redrawn and now() >= said_s + HEARTBEAT_S:
+            said_s = now()
+            console.print(f"{what}: {done:,}{f' of {of:,}' if of else ''}")
 
+    try:
         yield tell
+    finally:
+        if tasks:
+            bars.stop()

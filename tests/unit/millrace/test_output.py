@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from contracts.errors import UsageError
 from millrace import output
 from millrace.output import HEARTBEAT_S, messages, out, print_json, progress_bars
 
@@ -62,6 +63,13 @@ def test_no_bar_is_shown_for_nothing(pipe: io.StringIO) -> None:
     assert "reading pairs" not in pipe.getvalue()
     assert "100%" in pipe.getvalue()
     assert "0%" not in pipe.getvalue().replace("100%", "")
+
+
+def test_where_nothing_was_done_nothing_is_written(pipe: io.StringIO) -> None:
+    """An error that ends a command before its work begins has no empty line above it."""
+    with pytest.raises(UsageError), progress_bars():
+        raise UsageError("no Kafka is named")
+    assert not pipe.getvalue()
 
 
 def test_of_work_without_a_known_end_it_is_told_how_much_is_done(pipe: io.StringIO) -> None:
