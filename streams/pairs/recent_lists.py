@@ -130,7 +130,7 @@ class RecentLists:
     def size(self) -> int:
         """How much is kept, in entries."""
         places = sum(map(len, self._by_place.values()))
-        return places + 2 * len(self._facts) + sum(map(len, (self._decided, self._offsets)))
+        return places + 2 * len(self._facts) + len(self._decided) + len(self._offsets)
 
     @property
     def oldest_offset(self) -> int | None:

@@ -314,7 +314,7 @@ class Check:
         self._differ("attribution", {n: counted[n] for n in (*outcomes, "pairs")}, {**outcomes, "pairs": len(values)})
 
     def _place(self, event: Json, before: Mapping[tuple[str, str], int]) -> tuple[str, str] | None:
-        """Return the choice that an event belongs to: in the list that it names, else a click of its session, the last first."""
+        """Return the choice that an event belongs to: in the list that it names, else the session's, last first."""
         part = event["items"][0] if event["type"] == "purchase" else event
         product, at_ms = part["product_id"], event["event_time"]
         clicks = [
