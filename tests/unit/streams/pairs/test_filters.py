@@ -100,7 +100,9 @@ def test_what_nobody_typed_makes_no_robot(fields: dict[str, Any]) -> None:
 
 def test_who_clicks_half_of_a_long_list_is_a_robot_and_costs_little() -> None:
     """Nobody clicks so many products of one list; what each was preferred to is not even looked at."""
-    slots = [{"product_id": f"P-{n}", "position": n, "clicked": n % 2 == 0} for n in range(1, 501)]
+    slots: list[dict[str, Any]] = [
+        {"product_id": f"P-{n}", "position": n, "clicked": n % 2 == 0} for n in range(1, 501)
+    ]
     lines = Lines("streams/pairs/pairing")
     with lines.counted():
         judged = Judged([shown(1, 0, slots=slots)], Filter.ROBOTS)
