@@ -17,6 +17,8 @@ from contracts.events import Ranking, Slot
 
 MAX_LIST_SLOTS: Final = 2_000
 """Slots of a whole list, all its pages together."""
+MAX_JOINED_BYTES: Final = 1_000_000
+"""Of a whole list as a record; it may go on to `holdout-searches` as it is, which takes 1 MiB with its headers."""
 MAX_ORIGINS: Final = 10_000
 UNKNOWN_FIELDS_BYTES: Final = 4_096
 """How much of what a shop adds to its events a joined search carries on."""

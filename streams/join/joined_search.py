@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 import msgspec
 import orjson
 
-from contracts.joined import MAX_LIST_SLOTS, MAX_ORIGINS
+from contracts.joined import MAX_JOINED_BYTES, MAX_LIST_SLOTS, MAX_ORIGINS
 from contracts.structs import Exploration, JoinedSearch, Origin, Ranking, encode
 from contracts.topics import SEARCH_EVENTS
 from streams.join.open_search import HeldEvent, OpenSearch, ShownList
@@ -52,14 +52,16 @@ class ClosedSearch(msgspec.Struct, gc=False):
     repeated: int
 
 
-def joined_search(search: OpenSearch, *, partition: int) -> ClosedSearch:
+def joined_search(search: OpenSearch, *, partition: int, most_slots: int = MAX_LIST_SLOTS) -> ClosedSearch:
     """Return what a search becomes that showed a list.
 
     Args:
         search: the search that closed.
         partition: where its records are.
+        most_slots: how many are kept, the upper ones; fewer if the record would be larger than its topics take.
     """
     pages, slots = _merged(search.impressions())
+    slots = slots[:most_slots]
     events = _without_repeated_lines(search.events or {})
     shown = pages[0]
     ranker, query_release, product_release, arm, policy, seed, sort, no_good_match = shown.ranking
@@ -104,6 +106,9 @@ def joined_search(search: OpenSearch, *, partition: int) -> ClosedSearch:
         ),
     )
     value = encode(message, orjson.loads(shown.unknown) if shown.unknown else None)
+    if slots and len(value) > MAX_JOINED_BYTES:
+        fewer = len(slots) * MAX_JOINED_BYTES // len(value)
+        return joined_search(search, partition=partition, most_slots=fewer)
     joined = len(pages) + len(events)
     return ClosedSearch((shown.session_id or search.search_id).encode(), value, joined, search.size - joined)
 
@@ -147,7 +152,7 @@ def _organic_once(slots: Iterable[ListedSlot]) -> list[ListedSlot]:
             kept.append(slot)
         if not slot.sponsored:
             organic.add(slot.product_id)
-    return kept[:MAX_LIST_SLOTS]
+    return kept
 
 
 def _without_repeated_lines(events: Mapping[str, HeldEvent]) -> list[HeldEvent]:

@@ -25,6 +25,8 @@ STREAK_LISTS: Final = 20
 """So many lists one after the other with a click in each: people leave a list alone every second or third time."""
 ALL_CLICKED: Final = 5
 """From so many slots on, nobody clicks them all."""
+MOST_CLICKED: Final = 50
+"""Products of one list that a person goes further with, at most."""
 REPEATED_MS: Final = 1_800_000
 """Within half an hour the same query of the same shopper is the same visit."""
 FULL_LISTS: Final = 50
@@ -104,7 +106,8 @@ def _is_robot(facts: ListFacts, lists: RecentLists, look_ahead_ms: int) -> bool:
     It is told by first pages of what was typed: a page of shelves, or one that is scrolled, shows many lists at once.
     """
     del look_ahead_ms
-    if facts.shown >= ALL_CLICKED and len(facts.clicked) == facts.shown:
+    clicked = len(facts.clicked)
+    if clicked > MOST_CLICKED or (facts.shown >= ALL_CLICKED and clicked == facts.shown):
         return True
     before = lists.before(facts.visit, facts.key, most=max(RATE_LISTS, REGULAR_GAPS, STREAK_LISTS) - 1)
     times = sorted([*(key.search_time for key in before), facts.key.search_time])

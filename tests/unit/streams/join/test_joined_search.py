@@ -11,12 +11,14 @@ import msgspec
 import orjson
 import pytest
 
-from contracts.joined import JoinedSearch, JoinedSlot
-from contracts.structs import SEARCH_RECORD, Impression, Slot, Tick
+from contracts.joined import MAX_JOINED_BYTES, JoinedSearch, JoinedSlot
+from contracts.structs import JOINED_SEARCH, SEARCH_RECORD, Impression, Slot, Tick, encode
+from contracts.topics import HOLDOUT_SEARCHES, TOPIC_BY_NAME, TRAINING_SEARCHES
 from streams.agents.spec import Emit, LogRecord, Plan, SetAside
 from streams.join.joined_search import ListedSlot, joined_search
 from streams.join.open_search import OpenSearch, held_event, packed_list
 from streams.join.partition_join import PartitionJoin
+from streams.pairs.training import training_search
 from tests.support.search_events import T0, Record, cart, click, encoded, impression, log, purchase, tick, view
 
 KEY = b"a key of the shop"
@@ -309,3 +311,22 @@ def test_a_value_that_is_not_known_whole_is_not_told(other: dict[str, Any]) -> N
     """A line without a price, or another currency: a part of the sum would pass for all of it."""
     (slot, *_) = closed(impression(), bought("a", 1.0), other)["slots"]
     assert ("value" in slot, "currency" in slot, slot["purchase_quantity"]) == (False, False, 2)
+
+
+@pytest.mark.parametrize("sign", ["x", "\U0001f457", '"'])
+def test_however_long_its_ids_a_list_is_a_record_that_every_topic_takes(sign: str) -> None:
+    """Pages add up to more than Kafka takes: the upper slots are kept, and an event further down is on none of them."""
+    pages = [
+        shown(*((f"{n:04d}{sign * 250}", n) for n in range(page, page + 100)), event_id=f"i{page}")
+        for page in range(1, 2_000, 100)
+    ]
+    for page in pages:
+        page["slots"] = [{**slot, "parent_id": slot["product_id"]} for slot in page["slots"]]
+    top, last = pages[0]["slots"][0]["product_id"], pages[-1]["slots"][-1]["product_id"]
+    search = closed(*pages, click(top, event_id="c1"), click(last, event_id="c2"))
+    assert 500_000 < len(orjson.dumps(search)) <= MAX_JOINED_BYTES < TOPIC_BY_NAME[HOLDOUT_SEARCHES].max_message_bytes
+    assert [slot["position"] for slot in search["slots"]] == list(range(1, len(search["slots"]) + 1))
+    assert search["slots"][0]["clicked"]
+    assert search["unlisted"] == 1
+    told = training_search(JOINED_SEARCH.decode(orjson.dumps(search)))
+    assert len(encode(told)) <= MAX_JOINED_BYTES < TOPIC_BY_NAME[TRAINING_SEARCHES].max_message_bytes

@@ -10,9 +10,10 @@ from contracts.joined import ClosedWatermark
 from contracts.telemetry import Filter
 from contracts.topics import HOLDOUT_SEARCHES, PREFERENCE_PAIRS, TRAINING_SEARCHES
 from streams.agents.spec import Emit, Plan
-from streams.pairs.filters import FULL_LISTS, MOST_LISTS, PRODUCT_CLICKS
+from streams.pairs.filters import FULL_LISTS, MOST_CLICKED, MOST_LISTS, PRODUCT_CLICKS
 from streams.pairs.partition_pairs import PairsOptions, PartitionPairs, options_of
 from tests.conftest import SettingsFactory
+from tests.support.lines import Lines
 from tests.support.search_events import T0, Record
 
 MINUTE_MS = 60_000
@@ -95,6 +96,20 @@ def test_what_nobody_typed_makes_no_robot(fields: dict[str, Any]) -> None:
     search = shown(99, 9_000, "b", query="warm coat")
     judged = Judged([*untyped, search], Filter.ROBOTS)
     assert (judged.filtered, "s99" in judged.training) == ({}, True)
+
+
+def test_who_clicks_half_of_a_long_list_is_a_robot_and_costs_little() -> None:
+    """Nobody clicks so many products of one list; what each was preferred to is not even looked at."""
+    slots: list[dict[str, Any]] = [
+        {"product_id": f"P-{n}", "position": n, "clicked": n % 2 == 0} for n in range(1, 501)
+    ]
+    lines = Lines("streams/pairs/pairing")
+    with lines.counted():
+        judged = Judged([shown(1, 0, slots=slots)], Filter.ROBOTS)
+    assert judged.filtered == {"robot": 1}
+    assert lines.count < 1_000
+    few = [{**one, "clicked": one["position"] <= MOST_CLICKED} for one in slots]
+    assert Judged([shown(1, 0, slots=few)], Filter.ROBOTS).filtered == {}
 
 
 def test_the_same_question_of_the_same_shopper_counts_once() -> None:
