@@ -17,7 +17,8 @@ from contracts.topics import (
 )
 from service.settings import Settings
 from streams.pairs.training import training_search
-from tests.faults.oracle import Expected, LogEntry, Looks, expect, rounded
+from tests.faults.oracle import Expected, LogEntry, expect
+from tests.faults.pair_oracle import Looks, rounded
 from tests.support.topics import Records, decided, join_progress, pairs_progress, read_compacted, read_lists, read_topic
 
 

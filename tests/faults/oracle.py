@@ -8,15 +8,14 @@ import hashlib
 import hmac
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+from tests.faults.pair_oracle import Looks, pairs_of
 
 FUTURE_MS = 300_000
 PERSONS = ("client_id", "user_id")
 PERSON_KEY = b"the key of the tests"
-VALUE = {1: 1.0, 2: 1.5, 3: 4.0, 4: 10.0}
-CELL = ("surface", "device", "layout", "columns", "kind")
 
 Json = dict[str, Any]
 
@@ -51,28 +50,6 @@ class Expected:
     search_outcomes: Counter[str] = field(default_factory=Counter)
     aside: dict[int, tuple[str, str]] = field(default_factory=dict)
     """Offset -> (outcome, reason) of what was set aside."""
-
-
-class Looks:
-    """How much more rarely a position is looked at than the first one: by versions, or 1/position before the first."""
-
-    def __init__(self, versions: Iterable[Json] = ()) -> None:
-        self._versions = list(versions)
-
-    def at(self, search: Json, position: int) -> tuple[float, int]:
-        """Return it, and the version in force when the list was shown."""
-        in_force = [
-            (one["effective_from"], one["version"], one)
-            for one in self._versions
-            if [one[name] for name in CELL] == search["cell"] and one["effective_from"] <= search["search_time"]
-        ]
-        if not in_force:
-            return 1 / position, 0
-        _, number, version = max(in_force, key=lambda one: one[:2])
-        known = {slot["position"]: slot["theta"] for slot in version["slots"]}
-        last = max(known)
-        further = 1.0 if position in known else (last / position) ** version["steepness"]
-        return known.get(position, known[last]) * further, number
 
 
 def expect(
@@ -114,14 +91,10 @@ def expect(
     for (search_id, search_time), members in groups.items():
         _close(expected, partition, (search_id, search_time), search_time + window_ms, members)
     for search in expected.searches.values():
-        _pair(expected, search, looks)
+        outcome, pairs = pairs_of(search, looks)
+        expected.search_outcomes[outcome] += 1
+        expected.pairs |= {pair["pair_id"]: pair for pair in pairs}
     return expected
-
-
-def rounded(pair: dict[str, Any]) -> dict[str, Any]:
-    """Return a pair with its products rounded: another order of multiplication gives another last digit."""
-    factors = {name: round(factor, 9) for name, factor in pair["factors"].items()}
-    return {**pair, "weight": round(pair["weight"], 9), "factors": factors}
 
 
 def _read(entry: LogEntry) -> tuple[Json | None, str | None]:
@@ -329,106 +302,3 @@ def _note(slot: Json, kind: str, part: Json, happened: int) -> None:
         slot["dwell_ms"] = max(slot.get("dwell_ms", 0), part["dwell_ms"])
     else:
         slot[f"{kind}_quantity"] += part.get("quantity", 1)
-
-
-def _grade(slot: Json) -> int:
-    """Return 0 skipped, 1 click, 2 long click, 3 cart, 4 purchase."""
-    if slot["purchase_quantity"] > 0:
-        return 4
-    if slot["cart_quantity"] > 0:
-        return 3
-    if slot.get("dwell_ms", -1) >= 30_000:
-        return 2
-    return 1 if slot["clicked"] or "dwell_ms" in slot else 0
-
-
-def _bounced(slot: Json) -> bool:
-    """Return whether the shopper came straight back."""
-    return _grade(slot) == 1 and slot.get("dwell_ms", 5_000) < 5_000
-
-
-def _pair(expected: Expected, search: Json, looks: Looks) -> None:
-    """Decide on one closed search and note its pairs."""
-    slots = search["slots"]
-    engaged = [slot for slot in slots if _grade(slot) > 0]
-    if search["synthetic"] or search["denied"]:
-        expected.search_outcomes["filtered/synthetic" if search["synthetic"] else "filtered/consent"] += 1
-        return
-    if not search["query"].strip():
-        expected.search_outcomes["unpaired/no_query"] += 1
-        return
-    if not engaged:
-        expected.search_outcomes["unpaired/no_click"] += 1
-        return
-    if all(_bounced(slot) for slot in engaged):
-        expected.search_outcomes["unpaired/bounced"] += 1
-        return
-    pairs = _pairs(search, slots, max(slot["position"] for slot in engaged), looks)
-    expected.search_outcomes["paired" if pairs else "unpaired/no_rejected"] += 1
-    for pair in pairs:
-        expected.pairs[pair["pair_id"]] = pair
-
-
-def _pairs(search: Json, slots: list[Json], last_click: int, looks: Looks) -> list[Json]:
-    """Return a search's pairs, sampled down by the hashes of their ids."""
-    anything_seen = any("visible_ms" in slot for slot in slots)
-    found: list[tuple[str, Json, Json, float]] = []
-    usable = [s for s in slots if s["in_stock"] and not s["sponsored"] and not s["pinned"] and not _bounced(s)]
-    taken_elsewhere = {
-        s["product_id"] for s in slots if _grade(s) > 0 and (not s["in_stock"] or s["sponsored"] or s["pinned"])
-    }
-    for chosen in usable:
-        for side in (-1, 1):
-            lesser = [
-                slot
-                for slot in usable
-                if _grade(slot) < _grade(chosen)
-                and slot["product_id"] not in taken_elsewhere
-                and (slot["position"] - chosen["position"]) * side > 0
-                and slot["position"] <= last_click + 3
-                and (not anything_seen or slot.get("visible_ms", 0) > 0 or _grade(slot) > 0)
-            ]
-            by_hash = sorted((_pair_id(search, chosen, slot)[:32], slot["product_id"]) for slot in lesser)
-            kept = {product for _, product in by_hash[:3]}
-            rate = 1.0 if len(lesser) <= 3 else 3 / len(lesser)
-            found += [(_pair_id(search, chosen, s), chosen, s, rate) for s in lesser if s["product_id"] in kept]
-    if len(found) > 12:
-        share = 12 / len(found)
-        found = [(i, c, r, rate * share) for i, c, r, rate in sorted(found, key=lambda pair: pair[0][32:])[:12]]
-    return [_pair_message(search, looks, *one) for one in found]
-
-
-def _pair_id(search: Json, chosen: Json, rejected: Json) -> str:
-    """Return the id of a pair."""
-    identity = [search["search_id"], chosen["product_id"], rejected["product_id"], "click", 1]
-    return hashlib.sha256(json.dumps(identity, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
-
-
-def _pair_message(search: Json, looks: Looks, pair_id: str, chosen: Json, rejected: Json, rate: float) -> Json:
-    """Return a pair as it stands on the topic."""
-    (looked_at, version), (passed, _) = (looks.at(search, one["position"]) for one in (chosen, rejected))
-    value, ratio = VALUE[_grade(chosen)], min(1.0, passed / looked_at)
-    seen = rejected.get("visible_ms", 0) > 0 or _grade(rejected) > 0
-    nearer = 0.7 if rejected["position"] < chosen["position"] else 0.5
-    ranking = search["ranking"]
-    releases = {name: ranking[name] for name in ("query_release", "product_release") if name in ranking}
-    return {
-        "schema_version": 1,
-        "pair_id": pair_id,
-        "search_id": search["search_id"],
-        "query": search["query"],
-        "source": "click",
-        "chosen": {"product_id": chosen["product_id"], "position": chosen["position"], "grade": _grade(chosen)},
-        "rejected": {"product_id": rejected["product_id"], "position": rejected["position"], "grade": _grade(rejected)},
-        "weight": value * ratio / rate,
-        "factors": {"value": value, "ratio": ratio, "similarity": 1.0, "sampling": 1 / rate, "cap": 1.0},
-        "confidence": 1.0 if seen else nearer,
-        "propensity_version": version,
-        "filters": [],
-        **releases,
-        "arm": ranking.get("arm", "live"),
-        "event_time": chosen.get("click_time", search["search_time"]),
-        "closed_at": search["closed_at"],
-        "origins": search["origins"],
-        "rule_version": 1,
-    }

@@ -16,8 +16,8 @@ from contracts.propensities import CellPropensities, Propensities
 from streams.agents.spec import Emit, Plan
 from streams.pairs.partition_pairs import PartitionPairs, options_of
 from streams.registry import AGENTS
-from tests.faults.oracle import VALUE, Expected, LogEntry, expect, rounded
-from tests.faults.oracle import _grade as grade_of
+from tests.faults.oracle import Expected, LogEntry, expect
+from tests.faults.pair_oracle import VALUE, grade_of, rounded
 from tests.simulation.edges import installed
 from tests.simulation.kafka import Stored
 from tests.simulation.world import LATENESS_S, PARTITIONS, WINDOW_S, World, is_moving

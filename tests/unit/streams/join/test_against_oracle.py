@@ -8,7 +8,8 @@ from contracts.topics import PREFERENCE_PAIRS
 from streams.agents.spec import Emit, Plan, SetAside
 from streams.join.partition_join import PartitionJoin
 from streams.pairs.partition_pairs import PairsOptions, PartitionPairs
-from tests.faults.oracle import LogEntry, expect, rounded
+from tests.faults.oracle import LogEntry, expect
+from tests.faults.pair_oracle import rounded
 from tests.faults.traffic import Traffic
 from tests.support.search_events import T0, Record
 
