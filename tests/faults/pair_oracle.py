@@ -138,3 +138,8 @@ def _pair_message(search: Json, looks: Looks, pair_id: str, chosen: Json, reject
         "origins": search["origins"],
         "rule_version": 1,
     }
+
+
+def _side(slot: Json) -> Json:
+    """Return one side of a pair."""
+    return {"product_id": slot["product_id"], "position": slot["position"], "grade": grade_of(slot)}
