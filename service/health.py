@@ -108,6 +108,8 @@ class Dependency:
         self._lock = threading.Lock()
         self._error: str | None = None
         self._down_since_s = 0.0
+        self.answers = 0
+        """How often it has answered."""
 
     @property
     def is_up(self) -> bool:
@@ -118,14 +120,21 @@ class Dependency:
         """Note that it answers."""
         with self._lock:
             was_down, self._error = self._error is not None, None
+            self.answers += 1
         metrics.DEPENDENCY_UP.labels(self.process).set(1)
         if was_down:
             get_logger().info("dependency_back", dependency=self.process)
 
-    def failed(self, error: MillraceError | str) -> None:
-        """Note that it does not answer, and why."""
+    def failed(self, error: MillraceError | str, *, answers: int | None = None) -> None:
+        """Note that it does not answer, and why.
+
+        Of calls that run beside one another: `answers` as it was when this one began. If others were answered since, it
+        was late, and there is no outage.
+        """
         message, fix = (error.message, error.fix) if isinstance(error, MillraceError) else (error, "")
         with self._lock:
+            if answers is not None and answers < self.answers:
+                return
             was_up, self._error = self._error is None, message
             if was_up:
                 self._down_since_s = self._monotonic_s()
@@ -137,10 +146,11 @@ class Dependency:
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Note how the block ends: an answer, or the DependencyDown or TransientError that it raises on."""
+        answers = self.answers
         try:
             yield
         except (DependencyDown, TransientError) as error:
-            self.failed(error)
+            self.failed(error, answers=answers)
             raise
         self.answered()
 

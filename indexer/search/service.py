@@ -257,7 +257,7 @@ class SearchService:
         least = assignment.policy.most_moved if query and by_relevance else MATCHING
         most = max(ranking.depth, request.k * (OVERFETCH if request.group_variants or request.per_seller else 1), least)
         key = digest(f"{asked.hex()} {request.page} {release.arm} {request.explore}")
-        began_s = self._clocks.monotonic_s()
+        began_s, answers = self._clocks.monotonic_s(), self._qdrant.answers
         try:
             candidates = await self._finder.find(
                 query,
@@ -269,7 +269,7 @@ class SearchService:
                 groups=request.k if query and by_relevance and request.group_variants else 0,
             )
         except MillraceError as error:
-            return self._instead(key, error)
+            return self._instead(key, error, answers)
         age_s = began_s - candidates.found_at_s
         if age_s <= 0:
             self._qdrant.answered()
@@ -360,18 +360,18 @@ class SearchService:
             if entry.product_id in shown
         )
 
-    def _instead(self, key: bytes, error: MillraceError) -> Found:
+    def _instead(self, key: bytes, error: MillraceError, answers: int) -> Found:
         """Return the last results of the same search, whose releases the answer then names."""
         remembered = self._remembered.find(key)
         if remembered is None:
-            raise self._refusal(error) from error
-        self._note(error)
+            raise self._refusal(error, answers) from error
+        self._note(error, answers)
         metrics.DEGRADED.labels("remembered").inc()
         return remembered
 
-    def _refusal(self, error: MillraceError) -> MillraceError:
+    def _refusal(self, error: MillraceError, answers: int | None = None) -> MillraceError:
         """What the shopper is told; an outage is noted."""
-        self._note(error)
+        self._note(error, answers)
         is_overload = isinstance(error, Overloaded)
         metrics.DEGRADED.labels("shed" if is_overload else "unanswered").inc()
         if is_overload:
@@ -381,9 +381,9 @@ class SearchService:
             fix="bring the vector store back; `millrace doctor` shows what is missing",
         )
 
-    def _note(self, error: MillraceError) -> None:
+    def _note(self, error: MillraceError, answers: int | None) -> None:
         if not isinstance(error, Overloaded):
-            self._qdrant.failed(error)
+            self._qdrant.failed(error, answers=answers)
 
     def _observe_first_answer(self, release: ServedRelease) -> None:
         """Measure click to search at the first answer of a release: how old are the clicks that it learned from?

@@ -39,6 +39,21 @@ def test_an_outage_is_said_once_and_its_end_once() -> None:
     assert "dependency_back" in lines[1]
 
 
+def test_a_late_call_is_no_outage_if_others_were_answered_meanwhile() -> None:
+    """Calls run beside one another: what failed says nothing if an answer came since it began, else it does."""
+    store = Dependency(Process.QDRANT)
+    began = store.answers
+    store.answered()
+    store.failed("no answer within the deadline", answers=began)
+    assert store.is_up
+    with pytest.raises(TransientError), store.watched():
+        store.answered()
+        raise TransientError("no answer within the deadline")
+    assert store.is_up
+    store.failed("no answer within the deadline", answers=store.answers)
+    assert not store.is_up
+
+
 def test_the_metric_follows() -> None:
     """The gauge is 0 during an outage and 1 after an answer."""
     kafka = Dependency(Process.KAFKA)
