@@ -346,7 +346,6 @@ def aiokafka_producer_config(settings: Settings) -> dict[str, Any]:
         **aiokafka_config(settings),
         "acks": "all",
         "enable_idempotence": True,
-        "linger_ms": 5,
         "max_request_size": MAX_REQUEST_BYTES,
     }
 

@@ -125,7 +125,6 @@ def producer_arguments(settings: Settings) -> dict[str, Any]:
     """Return the arguments of a producer behind an `Output`, which makes the batches: none waits for more."""
     return {
         **aiokafka_producer_config(settings),
-        "linger_ms": 0,
         "max_batch_size": 2 * BATCH_BYTES,
         "request_timeout_ms": SEND_TIMEOUT_MS,
     }
