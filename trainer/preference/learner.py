@@ -111,7 +111,7 @@ class PreferenceLearner:
                 order in which queries arrived.
         """
         self.learned = learn_prior(
-            cells, query_vectors, catalogue, start=self._prior, loss=self._loss, query_keys=query_keys
+            cells, query_vectors, catalogue, start=self._found, loss=self._loss, query_keys=query_keys
         )
         self._next_prior = lists * PRIOR_GROWTH
 
@@ -194,7 +194,9 @@ class PreferenceLearner:
             state["judgement"] = np.array(numbers, dtype=np.float64)
         if self.learned is not None:
             learned = self.learned
-            state["learned"] = np.array((*learned.prior, *learned.gain, *learned.mix, *learned.rest), dtype=np.float64)
+            state["learned"] = np.array(
+                (*learned.prior, *learned.gain, *learned.mix, *learned.rest, *learned.found), dtype=np.float64
+            )
             state["learned_under"] = self._learned_under()
         return state
 
@@ -213,10 +215,9 @@ class PreferenceLearner:
         learner._next_prior = float(state["next_prior"])
         widths, numbers = len(Prior()), state.get("learned", np.zeros(0)).tolist()
         is_ours = np.array_equal(state.get("learned_under", ()), learner._learned_under())
-        if len(numbers) == widths + 6 and is_ours:
-            learner.learned = Learned(
-                Prior(*numbers[:widths]), *(Gain(*numbers[at : at + 2]) for at in range(widths, len(numbers), 2))
-            )
+        if len(numbers) == 2 * widths + 6 and is_ours:
+            gain, mix, rest = (Gain(*numbers[at : at + 2]) for at in range(widths, widths + 6, 2))
+            learner.learned = Learned(Prior(*numbers[:widths]), gain, mix, rest, Prior(*numbers[-widths:]))
         elif numbers:
             learner._next_prior = 0.0
         return learner
@@ -234,3 +235,7 @@ class PreferenceLearner:
     @property
     def _prior(self) -> Prior:
         return Prior() if self.learned is None else self.learned.prior
+
+    @property
+    def _found(self) -> Prior:
+        return Prior() if self.learned is None else self.learned.found

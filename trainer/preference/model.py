@@ -64,9 +64,14 @@ class Prior(NamedTuple):
     lexical: float = 10.0
     """Of a, about what words are worth untrained."""
 
-    def unheld(self) -> "Prior":
-        """The same widths, but what is held at 0 has its first one: it is not known, which is not the same as sure."""
-        return Prior(*(first if width >= HELD else width for first, width in zip(Prior(), self, strict=True)))
+    def unheld(self, others: "Prior | None" = None) -> "Prior":
+        """The same widths, but what is held at 0 has another one: it is not known, which is not the same as sure.
+
+        Args:
+            others: what it has; its first one if None.
+        """
+        widths = zip(others or Prior(), self, strict=True)
+        return Prior(*(other if width >= HELD else width for other, width in widths))
 
 
 Memory = dict[int, tuple[np.ndarray, np.ndarray]]

@@ -7,7 +7,7 @@ not surely gain is held at 0. Of the rest a share is released that grows with th
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -91,12 +91,14 @@ class Learned:
         gain: of everything beside the untrained ranking.
         mix: of what words count, alone.
         rest: of everything else, beside that.
+        found: the widths from which the next search begins: what is held is not known, but need not be found again.
     """
 
     prior: Prior
     gain: Gain
     mix: Gain
     rest: Gain
+    found: Prior = field(default_factory=Prior)
 
     @property
     def helps(self) -> bool:
@@ -156,7 +158,7 @@ def learn_prior(
         cells: the evidence.
         query_vectors: base vectors by query number.
         catalogue: the products.
-        start: widths to begin with: those of the last time. What was held begins tight.
+        start: widths to begin with: those that the last search found.
         loss: what is solved and predicted.
         query_keys: what names each query besides its number, (all queries,); None if numbers do not depend on the
             order in which queries arrived.
@@ -172,7 +174,7 @@ def learn_prior(
     def surprise(prior: Prior) -> np.ndarray:
         return np.concatenate([left_out[fold].surprise(prior) for fold in chosen])
 
-    start, has_matches = start.unheld(), catalogue.matches is not None
+    has_matches = catalogue.matches is not None
     says = np.concatenate([left_out[fold].says for fold in chosen])
     best, prior = surprise(start), start
     loosest = LOOSEST_OF_ALL if cells.width else LOOSEST
@@ -206,7 +208,7 @@ def _without_idle_parts(prior: Prior, parts: Sequence[tuple[str, ...]], left_out
     def surprise(prior: Prior) -> np.ndarray:
         return np.concatenate([one.surprise(prior) for one in left_out])
 
-    found, parts = surprise(prior), list(parts)
+    searched, found, parts = prior, surprise(prior), list(parts)
     while len(parts) > 1:
         without = {part: prior._replace(**dict.fromkeys(part, HELD)) for part in parts}
         surprises = {part: surprise(tried) for part, tried in without.items()}
@@ -225,7 +227,8 @@ def _without_idle_parts(prior: Prior, parts: Sequence[tuple[str, ...]], left_out
             prior, found = without[least], surprises[least]
     untrained = np.concatenate([one.untrained for one in left_out])
     mixed = surprise(prior._replace(**dict.fromkeys(BESIDE_MIX, HELD)))
-    return Learned(prior, gain_of(untrained, found, says), gain_of(untrained, mixed, says), gain_of(mixed, found, says))
+    gain, mix, rest = gain_of(untrained, found, says), gain_of(untrained, mixed, says), gain_of(mixed, found, says)
+    return Learned(prior, gain, mix, rest, prior.unheld(searched))
 
 
 def _is_sure(gain: Gain) -> bool:
