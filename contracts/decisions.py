@@ -76,8 +76,7 @@ class Decision(Part):
     held_out: HeldOutLook | None = None
     """The last look at held-out lists by then, if there was one in their fortnight."""
     untested: Annotated[tuple[Annotated[Text, Field(max_length=300)], ...], Field(strict=False, max_length=16)] = ()
-    """What could not be tested by then, and what each test takes. With `too_little` a deployment is bootstrapping:
-    releases serve because they are safe, not because they proved better."""
+    """What could not be tested by then, and what each test takes."""
 
 
 class Candidate(Part):

@@ -84,11 +84,14 @@ def decision_lines(decisions: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def untested_lines(decisions: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What could not be tested by the newest decision."""
-    if not decisions or not decisions[0]["untested"]:
+    """What could not be tested by the newest decision, and whether nothing has proved better yet."""
+    if not decisions or not (missed := decisions[0]["untested"]):
         return []
-    bootstrapping = decisions[0]["verdict"] == "too_little"
-    return [BOOTSTRAPPING if bootstrapping else "not tested yet:", *(f"  {one}" for one in decisions[0]["untested"])]
+    newest = decisions[0]
+    is_proven = any(one["verdict"] == "promoted" and one["by"] == "comparison" for one in decisions)
+    is_judged = newest["held_out"] is not None and newest["held_out"]["better_by"]
+    bootstrapping = newest["verdict"] == "too_little" and not is_proven and not is_judged
+    return [BOOTSTRAPPING if bootstrapping else "not tested yet:", *(f"  {one}" for one in missed)]
 
 
 @releases_app.command("show")

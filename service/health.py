@@ -128,8 +128,8 @@ class Dependency:
     def failed(self, error: MillraceError | str, *, answers: int | None = None) -> None:
         """Note that it does not answer, and why.
 
-        Of calls that run beside one another: `answers` as it was when this one began. If others were answered since, it
-        was late, and there is no outage.
+        Of calls of one kind that run beside one another: `answers` as it was when this one began. If others were
+        answered since, it was late, and there is no outage.
         """
         message, fix = (error.message, error.fix) if isinstance(error, MillraceError) else (error, "")
         with self._lock:
@@ -146,11 +146,10 @@ class Dependency:
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Note how the block ends: an answer, or the DependencyDown or TransientError that it raises on."""
-        answers = self.answers
         try:
             yield
         except (DependencyDown, TransientError) as error:
-            self.failed(error, answers=answers)
+            self.failed(error)
             raise
         self.answered()
 

@@ -1,7 +1,7 @@
 """What could not be tested when it was decided, and what each test takes: a small shop has to know what it goes by.
 
-Where nothing can be compared at all, a deployment is bootstrapping: releases serve because they are safe, not because
-they proved better.
+As long as nothing could be compared and nothing was promoted by comparison, a deployment is bootstrapping: releases
+serve because they are safe, not because they proved better.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,11 +34,11 @@ def untested(
     else:
         yield from (_too_few(metric, sides) for metric in COMPARED if metric not in found)
     if held_out is None:
-        yield "held-out lists: none were asked; MILLRACE_HOLDOUT_SHARE gives them a share, and it takes 100 of them"
+        yield "held-out lists: none were asked this fortnight; it takes 100 of them, and MILLRACE_HOLDOUT_SHARE above 0"
     elif not held_out.better_by:
         yield f"held-out lists: {held_out.lists:,} say too little; they are asked again whenever they have doubled"
     if in_force is None or in_force.golden is None:
-        yield "your own judged queries: none of known products are there; `millrace golden import` takes them"
+        yield "your own judged queries: this release was measured by none; `millrace golden import` takes them"
 
 
 def _too_few(metric: str, sides: Mapping[str, Sequence[PersonGroup]]) -> str:

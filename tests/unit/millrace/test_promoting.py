@@ -76,7 +76,13 @@ def test_what_could_not_be_tested_is_told(verdict: str, says: str) -> None:
     missed = decision(verdict=verdict, subject=2, untested=("clicked: 3 of 40",))
     table = models_table()
     table.apply(b"decisions", encode(Decisions(promoted=1, began_at=NOW_MS, latest=missed, decided=())))
-    assert untested_lines(releases_report(table.look())["decisions"]) == [says, "  clicked: 3 of 40"]
+    told = releases_report(table.look())["decisions"]
+    assert untested_lines(told) == [says, "  clicked: 3 of 40"]
+    proven = decision(verdict="promoted").model_dump()
+    assert untested_lines([*told, proven])[0] == "not tested yet:"
+    assert untested_lines([*told, {**proven, "by": "person"}])[0] == says
+    compared = {"better_by": [{"metric": "clicked"}]}
+    assert untested_lines([{**told[0], "held_out": compared}])[0] == "not tested yet:"
     assert untested_lines([decision().model_dump()]) == []
     assert untested_lines([]) == []
 
