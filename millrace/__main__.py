@@ -5,10 +5,14 @@ import signal
 
 def main() -> None:
     """Load the command line and run it."""
-    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Who started the command may have it ignore the signal, which then stays ignored.
+    interrupts = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if interrupts:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     from millrace import cli
 
-    signal.signal(signal.SIGINT, handler)
+    if interrupts:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     cli.main()
 
 

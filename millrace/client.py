@@ -13,6 +13,9 @@ from contracts.http import EncodeAnswer, SearchAnswer, SearchRequest
 TIMEOUT_S: Final = 10.0
 SHOWN_CHARACTERS: Final = 500
 GONE: Final = 410
+TOO_MANY: Final = 429
+RETRY_AFTER_S: Final = 1.0
+"""Where an answer gives no seconds."""
 PROBLEM: Final = "application/problem+json"
 
 
@@ -116,13 +119,27 @@ def post(url: str, body: Mapping[str, Any], *, client: httpx.Client | None = Non
             return answer.json()
     except (httpx.HTTPError, ValueError) as error:
         raise DependencyDown(f"{url} does not answer as it should: {error}", fix="see `millrace status`") from error
-    problem = answer.json() if answer.headers.get("Content-Type") == PROBLEM else None
-    said = answer.text[:SHOWN_CHARACTERS] if problem is None else f"{problem['detail']} [{problem['reason']}]"
-    text = f"{answer.url.path} answers {answer.status_code}: {said}"
+    problem = _problem(answer)
+    reason = f" [{problem['reason']}]" if problem.get("reason") else ""
+    said = problem.get("detail") or problem.get("title") or answer.text[:SHOWN_CHARACTERS]
+    text = f"{answer.url.path} answers {answer.status_code}: {said}{reason}"
     if answer.status_code == GONE:
         raise Expired(text, fix="ask without search_id")
+    if answer.status_code == TOO_MANY or problem.get("reason") == "busy":
+        after = answer.headers.get("Retry-After", "")
+        retry_after_s = float(after) if after.isdecimal() else RETRY_AFTER_S
+        raise Overloaded(text, fix="send it again later", retry_after_s=retry_after_s)
     if answer.is_client_error:
         raise UsageError(text, fix="correct the request; `/docs` of the search service shows its form")
-    if problem and problem["reason"] == "busy":
-        raise Overloaded(text, fix="send it again later", retry_after_s=float(answer.headers["Retry-After"]))
     raise DependencyDown(text, fix="see `millrace status`")
+
+
+def _problem(answer: httpx.Response) -> dict[str, Any]:
+    """The problem details of an answer, of which RFC 9457 requires no member; nothing if there are none."""
+    if answer.headers.get("Content-Type", "").partition(";")[0].strip().lower() != PROBLEM:
+        return {}
+    try:
+        problem = answer.json()
+    except ValueError:
+        return {}
+    return problem if isinstance(problem, dict) else {}

@@ -21,8 +21,7 @@ from service.kafka import records_of
 from service.machine import epoch_ms
 
 BAR: Final = 19
-"""Characters of a plot, so that the table fits a terminal of 80 columns."""
-"""Width of the plot in the table, in characters: from 0 to 1."""
+"""Characters from 0 to 1 of the plot in the table, which so fits a terminal of 80 columns."""
 WIDTH: Final = 720
 HEIGHT: Final = 300
 MARGIN: Final = 40

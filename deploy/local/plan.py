@@ -139,7 +139,7 @@ def make_plan(
             host = "127.0.0.1" if name in {KAFKA, REDIS} else settings.host
             default = DEFAULT_PORTS[Process(base_name(name))]
             ports[name] = chooser.choose(default, before.get(name, default), host=host)
-    nodes = _nodes(settings, ports, brokers, chooser) if KAFKA in ports else ()
+    nodes = _nodes(settings.data_dir, ports[KAFKA], before, brokers, chooser) if KAFKA in ports else ()
     urls = _urls(settings, names, ports, nodes)
     complete = _complete(settings, urls, ports, table)
     for name in external:
@@ -149,18 +149,26 @@ def make_plan(
 
 
 def _ports_before(data_dir: Path) -> dict[str, int]:
-    """The ports of the last run on the folder, by name: a shop's pages and producers know them."""
+    """The ports of the last run on the folder, by name, each broker too: a shop's pages and producers know them."""
     kept = read_env(data_dir)
     urls = [one.partition("=")[::2] for one in kept.get(env_name("scrape"), "").split(",")]
-    urls += [(name, kept.get(env_name(setting), "").split(",")[0]) for name, setting in SERVER_SETTING.items()]
+    for server, setting in SERVER_SETTING.items():
+        urls += [(_node_name(server, n), url) for n, url in enumerate(kept.get(env_name(setting), "").split(","), 1)]
     return {name: port for name, url in urls if (port := port_of(url)) is not None}
 
 
-def _nodes(settings: Settings, ports: Mapping[str, int], brokers: int, chooser: PortChooser) -> tuple[KafkaNode, ...]:
+def _node_name(server: str, number: int) -> str:
+    return server if number == 1 else f"{server}-{number}"
+
+
+def _nodes(
+    data_dir: Path, first_port: int, before: Mapping[str, int], brokers: int, chooser: PortChooser
+) -> tuple[KafkaNode, ...]:
     nodes = []
     for number in range(1, brokers + 1):
-        port = ports[KAFKA] if number == 1 else chooser.choose(ports[KAFKA] + 2 * (number - 1))
-        nodes.append(KafkaNode(number, port, chooser.choose(port + 1), settings.data_dir / KAFKA / f"node-{number}"))
+        default = first_port + 2 * (number - 1)
+        port = first_port if number == 1 else chooser.choose(default, before.get(_node_name(KAFKA, number), default))
+        nodes.append(KafkaNode(number, port, chooser.choose(port + 1), data_dir / KAFKA / f"node-{number}"))
     return tuple(nodes)
 
 
@@ -199,7 +207,7 @@ def _kafka_commands(plan: Plan) -> list[ProcessCommand]:
     java, brokers = require_java(), len(plan.nodes)
     commands = []
     for node in plan.nodes:
-        name = KAFKA if node.number == 1 else f"{KAFKA}-{node.number}"
+        name = _node_name(KAFKA, node.number)
         alone = plan.settings.model_copy(update={"kafka_bootstrap": bootstrap_servers([node])})
         command = ProcessCommand(
             name=name,

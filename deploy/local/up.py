@@ -1,7 +1,7 @@
 """`up` in the foreground: a deployment that runs until Ctrl-C, SIGTERM or the end of its terminal, then stops cleanly.
 
-A second signal ends it at once; the kernel then ends what it started. `python -m deploy.local.up`, which
-`millrace up --detach` starts, logs each change of state as a line.
+Under `nohup` it outlives its terminal. A second signal ends it at once; the kernel then ends what it started.
+`python -m deploy.local.up`, which `millrace up --detach` starts, logs each change of state as a line.
 """
 
 import argparse
@@ -38,7 +38,9 @@ def stopping_on_signals() -> Iterator[None]:
         asked = True
         raise Stopped
 
-    before = {number: signal.signal(number, on_signal) for number in SIGNALS}
+    under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    numbers = [number for number in SIGNALS if not (under_nohup and number is signal.SIGHUP)]
+    before = {number: signal.signal(number, on_signal) for number in numbers}
     try:
         yield
     except Stopped:

@@ -38,6 +38,7 @@ BATCHES: Final = (50, 1)
 """Events of one request: a shop's server sends many, a browser few."""
 CONNECTIONS: Final = 8
 TURNS: Final = 300
+"""Requests of ten events, each sent to both."""
 LEAN: Final = "written by hand"
 
 
@@ -95,7 +96,7 @@ async def _measured(
     searches, rounds, turns = size
     rates: dict[tuple[int, str], list[float]] = defaultdict(list)
     waits: dict[str, list[float]] = defaultdict(list)
-    logs = _Logs()
+    logs = Logs()
     headers = {"Authorization": f"Bearer {settings.require('secret_key')[0]}"}
     async with aiohttp.ClientSession(headers=headers) as client:
         for number in range(rounds):
@@ -107,7 +108,7 @@ async def _measured(
                     rates[batch, name].append(taken / (sides[name].cpu_s() - used))
             told = ", ".join(f"{name} {many[-1]:,.0f}/CPU-s at {batch}" for (batch, name), many in rates.items())
             tell(f"round {number + 1} of {rounds}: {told}")
-        for body in logs.bodies(turns, batch=10):
+        for body in logs.requests(turns, batch=10):
             for name, side in sides.items():
                 began = time.perf_counter()
                 await _post(client, side, body)
@@ -136,7 +137,7 @@ def _wait_rows(waits: dict[str, list[float]]) -> list[dict[str, Any]]:
     ]
 
 
-class _Logs:
+class Logs:
     """Bodies of requests with events that nobody has sent before."""
 
     def __init__(self) -> None:
@@ -149,6 +150,10 @@ class _Logs:
         self._searches += searches
         events = [record.value or b"" for record in log[0]]
         return [b'{"events":[%s]}' % b",".join(events[at : at + batch]) for at in range(0, len(events), batch)]
+
+    def requests(self, count: int, batch: int) -> list[bytes]:
+        """Return so many requests, each of so many events: a search has one at least."""
+        return self.bodies(count * batch, batch)[:count]
 
 
 async def _send(client: aiohttp.ClientSession, side: _Side, bodies: Sequence[bytes]) -> int:

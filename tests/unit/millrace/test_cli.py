@@ -195,10 +195,9 @@ def test_what_a_kafka_client_says_of_its_connections_is_not_shown(
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("command", [["-m", "millrace"], ["-c", "from millrace.__main__ import main; main()"]])
-def test_ctrl_c_while_the_command_is_loaded_leaves_no_traceback(command: list[str], tmp_path: Path) -> None:
-    """Loading takes a second or more; who gives up meanwhile sees what they see later."""
-    (tmp_path / "sitecustomize.py").write_text(
+def loaded_under_ctrl_c(folder: Path, command: list[str]) -> subprocess.CompletedProcess[bytes]:
+    """Run the command, with Ctrl-C pressed while it is loaded."""
+    (folder / "sitecustomize.py").write_text(
         "import os, signal, sys\n"
         "class Finder:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
@@ -207,14 +206,22 @@ def test_ctrl_c_while_the_command_is_loaded_leaves_no_traceback(command: list[st
         "sys.meta_path.insert(0, Finder())\n",
         encoding="ascii",
     )
-    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
-    ended = subprocess.run(
-        [sys.executable, *command, "--version"],
-        env={**os.environ, "PYTHONPATH": paths},
-        capture_output=True,
-        check=False,
-    )
+    paths = os.pathsep.join([str(folder), str(ROOT)])
+    return subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, check=False)
+
+
+@pytest.mark.parametrize("command", [["-m", "millrace"], ["-c", "from millrace.__main__ import main; main()"]])
+def test_ctrl_c_while_the_command_is_loaded_leaves_no_traceback(command: list[str], tmp_path: Path) -> None:
+    """Loading takes a second or more; who gives up meanwhile sees what they see later."""
+    ended = loaded_under_ctrl_c(tmp_path, [sys.executable, *command, "--version"])
     assert (ended.returncode, ended.stderr) == (-signal.SIGINT, b"")
+
+
+def test_a_command_that_is_to_survive_ctrl_c_does_so_while_it_is_loaded(tmp_path: Path) -> None:
+    """A shell that ignores the signal, as for what runs behind it, means the commands that it starts."""
+    ignoring = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", sys.executable, "-m", "millrace", "--version"]
+    ended = loaded_under_ctrl_c(tmp_path, ignoring)
+    assert (ended.returncode, ended.stderr) == (0, b"")
 
 
 def test_no_proxy_of_the_shell_is_asked_for_this_machine(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

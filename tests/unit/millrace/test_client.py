@@ -1,6 +1,7 @@
 """The Python client, against the search service over HTTP."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 
@@ -8,10 +9,10 @@ import httpx
 import pytest
 from aiohttp.test_utils import TestServer
 
-from contracts.errors import DependencyDown, Expired, Overloaded, UsageError
+from contracts.errors import DependencyDown, Expired, MillraceError, Overloaded, UsageError
 from contracts.http import Filters, SearchRequest
 from indexer.search.web import build
-from millrace.client import SearchClient
+from millrace.client import SearchClient, post
 from service.health import Health
 from tests.support.ports import free_port
 from tests.support.search_fakes import DEPTH, DIM, LISTS_KEPT_S, Search
@@ -105,3 +106,31 @@ def test_a_service_that_is_not_there_is_a_dependency() -> None:
         pytest.raises(DependencyDown, match="does not answer"),
     ):
         client.search("tv")
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "kind", "said"),
+    [
+        (429, {}, '{"title":"Too many requests","status":429}', Overloaded, "429: Too many requests"),
+        (503, {}, '{"reason":"busy"}', Overloaded, '503: {"reason":"busy"} [busy]'),
+        (503, {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}, '{"reason":"busy"}', Overloaded, "[busy]"),
+        (502, {}, "<html>bad gateway</html>", DependencyDown, "502: <html>bad gateway</html>"),
+        (502, {}, '["bad gateway"]', DependencyDown, '502: ["bad gateway"]'),
+        (400, {}, "{}", UsageError, "400: {}"),
+        (400, {}, '{"detail":"k is no number","reason":"k"}', UsageError, "400: k is no number [k]"),
+    ],
+)
+@pytest.mark.parametrize("parameter", ["", "; charset=utf-8"])
+def test_problem_details_of_any_form_are_an_error_of_ours(
+    status: int, headers: dict[str, str], body: str, kind: type[MillraceError], said: str, parameter: str
+) -> None:
+    """RFC 9457 requires no member, and a load balancer has its own problems: what is there is said, else the text."""
+    headers = {"Content-Type": f"application/problem+json{parameter}", **headers}
+    answer = httpx.Response(status, headers=headers, text=body)
+    with (
+        httpx.Client(transport=httpx.MockTransport(lambda _: answer)) as client,
+        pytest.raises(kind, match=re.escape(said)) as failed,
+    ):
+        post("http://search/v1/search", {}, client=client)
+    if isinstance(failed.value, Overloaded):
+        assert failed.value.retry_after_s == 1

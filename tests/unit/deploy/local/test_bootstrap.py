@@ -42,12 +42,13 @@ def test_a_virtual_environment_without_its_python_is_made_anew(layout: Layout) -
     assert not bootstrap.venv_is_good(layout)
 
 
-def test_packages_are_installed_again_when_a_lock_changes(layout: Layout) -> None:
-    """The stamp holds for these locks and this project file alone."""
+@pytest.mark.parametrize("path", ["locks/uv.txt", "locks/all.txt", "pyproject.toml"])
+def test_packages_are_installed_again_when_what_they_depend_on_changes(layout: Layout, path: str) -> None:
+    """The stamp holds for these locks and this project file alone, which names where the command begins."""
     assert not bootstrap.packages_are_installed(layout)
     layout.stamp.write_text(layout.fingerprint(), encoding="ascii")
     assert bootstrap.packages_are_installed(layout)
-    layout.lock("all").write_text("y\n", encoding="ascii")
+    (layout.root / path).write_text("y\n", encoding="ascii")
     assert not bootstrap.packages_are_installed(layout)
 
 

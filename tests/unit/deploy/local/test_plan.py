@@ -119,6 +119,16 @@ def test_a_port_other_than_the_default_outlives_a_stop(tmp_path: Path, monkeypat
     assert planned(bare).ports["collector"] in {DEFAULT_PORTS[Process.COLLECTOR], first.ports["collector"]}
 
 
+def test_the_other_port_of_each_broker_outlives_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three brokers the second and the third are found again as the first is."""
+    kafka = DEFAULT_PORTS[Process.KAFKA]
+    monkeypatch.setattr(plan, "is_free", lambda port, host: port not in {kafka + 2, kafka + 4} and is_free(port, host))
+    bare = load_settings({"data_dir": tmp_path}, environ={}, directory=tmp_path)
+    first = planned(bare, brokers=3).settings
+    state.write_env(tmp_path, first.as_environ())
+    assert planned(bare, brokers=3).settings.kafka_bootstrap == first.kafka_bootstrap
+
+
 def test_children_get_their_settings_and_nothing_of_ours_from_outside(
     settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

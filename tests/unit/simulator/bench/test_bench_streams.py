@@ -12,6 +12,7 @@ import pytest
 from contracts.structs import SEARCH_RECORD
 from contracts.topics import JOINED_SEARCHES, PREFERENCE_PAIRS, partition_for
 from simulator.bench import lean_collector, lean_join
+from simulator.bench.collector import Logs
 from simulator.bench.streams import LOGS, bench_log
 from streams.agents.spec import Emit, Plan
 from streams.join.partition_join import PartitionJoin
@@ -108,3 +109,12 @@ def test_the_shop_like_log_makes_two_pairs_a_list() -> None:
         pairs.take(Read(offset, search.key, search.value, headers=search.headers), plan)
     made = sum(isinstance(one, Emit) and one.topic == PREFERENCE_PAIRS for one in plan)
     assert made / len(searches) == pytest.approx(2.0, abs=0.25)
+
+
+def test_the_collector_bench_sends_as_many_requests_as_it_says() -> None:
+    """Each has as many events as its row is called by, and none was sent before."""
+    logs = Logs()
+    bodies = [*logs.requests(7, batch=10), *logs.requests(5, batch=10)]
+    sent = [[event["event_id"] for event in json.loads(body)["events"]] for body in bodies]
+    assert [len(events) for events in sent] == [10] * 12
+    assert len({event for events in sent for event in events}) == 120
