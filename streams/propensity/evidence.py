@@ -77,7 +77,7 @@ class CellSums:
     """The sums of one cell.
 
     Args:
-        lists: how many lists gave evidence, ever.
+        lists: how many lists gave evidence, since the cell last had to make room.
         fresh: how many of them since older ones were last made to weigh less.
         clicks: pair of positions -> clicks in `UNIT` at the upper one, a number for each group, then at the lower one.
         trust: position -> for each group five sums over showings there of products known at the first position.
