@@ -107,10 +107,9 @@ def joined_search(search: OpenSearch, *, partition: int, most_slots: int = MAX_L
     )
     value = encode(message, orjson.loads(shown.unknown) if shown.unknown else None)
     if slots and len(value) > MAX_JOINED_BYTES:
-        slots_bytes = len(encode(slots))
-        room = MAX_JOINED_BYTES - (len(value) - slots_bytes)
-        fewer = min(len(slots) - 1, len(slots) * room // slots_bytes)
-        return joined_search(search, partition=partition, most_slots=max(0, fewer))
+        of_slots = len(encode(slots))
+        fewer = min(len(slots) - 1, len(slots) * max(0, MAX_JOINED_BYTES - len(value) + of_slots) // of_slots)
+        return joined_search(search, partition=partition, most_slots=fewer)
     joined = len(pages) + len(events)
     return ClosedSearch((shown.session_id or search.search_id).encode(), value, joined, search.size - joined)
 

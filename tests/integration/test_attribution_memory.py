@@ -1,6 +1,7 @@
 """What attribution keeps in a real Redis: found once, said again the same way, bounded, and gone after a day."""
 
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 import redis.asyncio
@@ -89,7 +90,7 @@ async def test_clicks_that_were_kept_without_their_query_are_read(
     memory: AttributionMemory, client: redis.asyncio.Redis, topic_prefix: str
 ) -> None:
     """The last one counts; the one before it may be of another query."""
-    members: dict[str | bytes, int] = {f'[{T0 + n},"a","s{n}"]': T0 + n for n in (1, 2)}
+    members: dict[Any, int] = {f'[{T0 + n},"a","s{n}"]': T0 + n for n in (1, 2)}
     await client.zadd(f"{topic_prefix}millrace:session-clicks:k1", members)
     await memory.remember([chosen("s1")])
     assert await found(memory, conversion(1, search_id=None)) == [Found("nothing")]

@@ -204,6 +204,6 @@ def test_sums_of_partitions_add_up_exactly() -> None:
 
 def test_a_query_is_one_query_however_it_is_spelled() -> None:
     """A product is compared with itself over all lists of its query, as everywhere else: accents, case and signs."""
-    spelled = ["caf\u00e9 noir", "Cafe\u0301  NOIR!", "caf\u00e9-noir"]
+    spelled = ["th\u00e9 noir", "The\u0301  NOIR!", "th\u00e9-noir"]
     assert len({shown_of(listed(ANCHOR, query=query)) for query in spelled}) == 1
-    assert shown_of(listed(ANCHOR, query="cafe noir")) != shown_of(listed(ANCHOR, query=spelled[0]))
+    assert shown_of(listed(ANCHOR, query="the noir")) != shown_of(listed(ANCHOR, query=spelled[0]))

@@ -170,8 +170,8 @@ def test_a_cell_that_nobody_uses_any_more_makes_room(monkeypatch: pytest.MonkeyP
     for end in range(1, len(log)):
         past = PropensityProgress.model_validate_json(feed(log[:end]).progress().model_dump_json())
         gone_on = feed(log, PartitionPropensity(0, half_life_lists=HALF_LIFE_LISTS, past=past))
+        assert {cell.layout: sums.lists for cell, sums in gone_on.cells.items()} == {"new": 10, "old": 1}
         assert gone_on.progress() == feed(log).progress()
-    assert {cell.layout: sums.lists for cell, sums in gone_on.cells.items()} == {"new": 10, "old": 1}
     assert feed(log_of([joined(layout=name) for name in layouts if name != "new"])).progress().cells.keys() == {
         Cell(layout="list").key
     }
