@@ -107,7 +107,7 @@ class PreferencePair(Message):
     origins: Annotated[tuple[Origin, ...], Field(strict=False, max_length=MAX_ORIGINS)] = ()
     rule_version: Count = RULE_VERSION
     inferred: bool | None = None
-    """Of source `value`: the event named no search that is known, and is taken to follow a click of its session."""
+    """Of source `value`: the event named no search that gave a pair, and is taken to follow a click of its session."""
 
 
 class CuratedPair(Message):

@@ -75,7 +75,7 @@ class CellPropensities(Message):
     estimated_at: Time
     """Newest event time of the lists it was made of."""
     lists: Count
-    """Lists that gave evidence, ever."""
+    """Lists that gave evidence, since the cell last had to make room."""
     swap_clicks: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     """Decayed clicks on neighbours that were exchanged at random."""
     history_clicks: Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -140,28 +140,40 @@ def plan_import(known: Known, wanted: Mapping[bytes, GoldenQuery], *, replace: b
     Raises:
         CheckFailed: it would be more than a trainer takes.
     """
-    removed = sorted(known.keys() - wanted.keys()) if replace else []
-    total = len(known.keys() | wanted.keys()) - len(removed)
+    held = _by_query(known)
+    removed = held.keys() - wanted.keys() if replace else set()
+    total = len(held.keys() | wanted.keys()) - len(removed)
     if total > MAX_GOLDEN_QUERIES:
         raise CheckFailed(
             f"{total:,} golden queries are more than the {MAX_GOLDEN_QUERIES:,} that a trainer takes; nothing was sent",
             fix="leave some out of the file, or take some away: millrace golden remove QUERY",
         )
-    outcomes = {key: _outcome(known, key, query) for key, query in wanted.items()}
+    outcomes = {key: _outcome(known, held, key, query) for key, query in wanted.items()}
     counts = Counter(outcomes.values())
-    values: dict[bytes, bytes | None] = {
-        key: wire.encode(query) for key, query in wanted.items() if outcomes[key] != "unchanged"
-    }
-    gone = 0
-    for key in [*values, *removed]:
-        before, after = known.get(key), wanted.get(key)
-        gone += len(_products(before) - _products(after))
+    changed = {key: wire.encode(query) for key, query in wanted.items() if outcomes[key] != "unchanged"}
+    replaced = [key for key in sorted(known) if (name := _name_of(key)) in removed or (name in wanted and name != key)]
+    gone = sum(len(_products(held.get(key)) - _products(wanted.get(key))) for key in [*changed, *removed])
     queries = {outcome: counts[outcome] for outcome in ("new", "changed", "unchanged")}
-    return Plan(values | dict.fromkeys(removed), {**queries, "removed": len(removed)}, gone)
+    return Plan({**dict.fromkeys(replaced), **changed}, {**queries, "removed": len(removed)}, gone)
 
 
-def _outcome(known: Known, key: bytes, query: GoldenQuery) -> str:
-    return "new" if key not in known else "unchanged" if known[key] == query else "changed"
+def _outcome(known: Known, held: Known, key: bytes, query: GoldenQuery) -> str:
+    return "new" if key not in held else "unchanged" if known.get(key) == query else "changed"
+
+
+def _name_of(key: bytes) -> bytes:
+    """The normalised query of a key: keys of before told accents apart by how they are encoded."""
+    return normalised(key.decode(errors="replace")).encode() or key
+
+
+def _by_query(known: Known) -> dict[bytes, GoldenQuery | None]:
+    """What is known of each query; what is kept under its normalised form holds before other forms."""
+    return {_name_of(key): known[key] for key in sorted(known, key=lambda one: (one == _name_of(one), one))}
+
+
+def keys_of(known: Known, query: str) -> set[bytes]:
+    """Under which keys a query is kept, however it is spelled."""
+    return {key for key in known if key == query.encode() or _name_of(key) == normalised(query).encode()}
 
 
 def _products(query: GoldenQuery | None) -> set[str]:
@@ -280,6 +292,7 @@ def golden_ls(json: Json = False) -> None:
 
 def golden_report(known: Known) -> dict[str, Any]:
     """Everything that `golden ls` shows."""
+    held = dict(sorted(_by_query(known).items()))
     return {
         "queries": [
             {
@@ -288,10 +301,10 @@ def golden_report(known: Known) -> dict[str, Any]:
                 "grades": {str(grade): sum(one.grade == grade for one in query.judgments) for grade in range(5)},
                 "one_grade": has_one_grade(query),
             }
-            for query in known.values()
+            for query in held.values()
             if query is not None
         ],
-        "malformed": [key.decode(errors="replace") for key, query in known.items() if query is None],
+        "malformed": [key.decode(errors="replace") for key, query in held.items() if query is None],
     }
 
 
@@ -321,7 +334,7 @@ def golden_remove(
     settings = running_settings()
     with progress_bars() as tell:
         known = read_golden(settings, tell)
-        keys = known.keys() if everything else known.keys() & {query.encode(), normalised(query).encode()}
+        keys = known.keys() if everything else keys_of(known, query)
         if not keys and not everything:
             raise UsageError(f"{query!r} is no golden query", fix="`millrace golden ls` lists them")
         sent = send(settings, GOLDEN_QUERIES, ((key, None) for key in keys))

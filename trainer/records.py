@@ -104,6 +104,16 @@ class Names:
         return np.array(self._keys, dtype=np.uint64)
 
 
+def _renamed(queries: Sequence[str]) -> list[str]:
+    """Names of queries in the form of now; one whose name another has keeps its own, is asked no more, and fades."""
+    names, taken = list(queries), set(queries)
+    for number, name in enumerate(names):
+        if (renamed := normalised(name)) not in taken:
+            names[number] = renamed
+            taken.add(renamed)
+    return names
+
+
 class Seen:
     """Remembers the newest names by digest."""
 
@@ -287,7 +297,7 @@ class Evidence:
         evidence.rules = RulePairs(state.get("rules"), half_life_ms=half_life_ms)
         # The former form has a fifth part: how far joins had come, when lists were read as the join wrote them.
         queries, evidence.typed, products, evidence.click_times, *_ = orjson.loads(state["names"].tobytes())
-        evidence.queries, evidence.products = Names(queries), Names(products)
+        evidence.queries, evidence.products = Names(_renamed(queries)), Names(products)
         evidence.query_vectors = state["query_vectors"].copy()
         evidence._lists, evidence._pairs = Seen(state["lists"]), Seen(state["pairs"])
         return evidence

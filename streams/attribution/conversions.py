@@ -124,13 +124,13 @@ def candidates(conversion: Conversion, clicks: Sequence[SessionClick]) -> list[t
     """Return the searches that a conversion may belong to, the likeliest first, each with whether it is inferred.
 
     The search that it names comes first; then those in which its session clicked the product before, within a day, the
-    last one first: of a click that said nothing new no pair is known, and the one before it stands for both.
+    last one first: of a click that said nothing new no pair is known, and the one before it stands for both. Past the
+    first of these searches that is known only those of its query are: its list may have given no pair on purpose.
 
     Args:
         conversion: the event.
         clicks: of its session.
     """
-    named = [] if conversion.search_id is None else [(conversion.search_id, False)]
     earliest_ms = conversion.event_time - HORIZON_MS
     before = sorted(
         (
@@ -140,8 +140,13 @@ def candidates(conversion: Conversion, clicks: Sequence[SessionClick]) -> list[t
         ),
         reverse=True,
     )
-    searches = dict.fromkeys(click.search_id for click in before)
-    return [*named, *((search_id, True) for search_id in searches if search_id != conversion.search_id)]
+    found = {} if conversion.search_id is None else {conversion.search_id: False}
+    query = next((click.query for click in clicks if click.search_id == conversion.search_id), None)
+    for click in before:
+        if query is None or (query and click.query == query):
+            found.setdefault(click.search_id, True)
+            query = click.query
+    return list(found.items())
 
 
 def value_pair(conversion: Conversion, chosen: ChosenProduct, *, inferred: bool) -> PreferencePair | None:
@@ -152,7 +157,7 @@ def value_pair(conversion: Conversion, chosen: ChosenProduct, *, inferred: bool)
     Args:
         conversion: how far the shopper has gone with the product now.
         chosen: how far before, and the pair that stands for it.
-        inferred: whether the event named no search that is known.
+        inferred: whether the event named no search that gave a pair.
     """
     if conversion.grade <= chosen.grade:
         return None

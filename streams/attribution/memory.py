@@ -7,7 +7,8 @@ Under `PREFIXmillrace:` stand:
 - `attribution:event:DIGEST`, a hash: a conversion that found its product. `origin` is the record that told of it first.
 - `attribution:clock`, a hash: partition of a source -> up to when, in epoch milliseconds, what stood there is kept.
 - `session-clicks:SESSION_ID`, a sorted set: the newest clicks of a session, each as JSON `[click_time, product_id,
-  search_id]` with `click_time` as its score. Search may read it; nobody else writes it.
+  search_id, query]` with `click_time` as its score, and the query as `query_hash` has it; those kept before that have
+  none. Search may read it; nobody else writes it.
 
 Kafka is the truth: what was said of a record once is said again, so a killed agent repeats itself, and a Redis that was
 emptied costs the value pairs that it knew of. Digests are BLAKE2b of the JSON array of what is named.

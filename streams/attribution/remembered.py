@@ -18,11 +18,14 @@ from contracts.topics import DEAD_LETTERS, JOINED_SEARCHES, PREFERENCE_PAIRS, SE
 from service import metrics
 from service.settings import Settings
 from streams.agents.spec import AgentSpec, LogRecord, Plan, RecordRules
+from towers.text import normalised, text_hash
 
 HORIZON_MS: Final = 86_400_000
 """How long after the click a cart or purchase still belongs to it."""
 KEPT_ORIGINS: Final = 16
 """Records that a kept pair names as its origins; most pairs have fewer."""
+QUERY_HASH_CHARS: Final = 12
+"""Enough to tell apart what one session typed."""
 
 
 class KeptPair(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -66,6 +69,8 @@ class SessionClick(NamedTuple):
     click_time: int
     product_id: str
     search_id: str
+    query: str = ""
+    """`query_hash` of what was typed; empty if nothing was, or the click was kept before queries were."""
 
 
 class SessionClicks(NamedTuple):
@@ -73,6 +78,12 @@ class SessionClicks(NamedTuple):
 
     session_id: str
     clicks: tuple[SessionClick, ...]
+
+
+def query_hash(query: str) -> str:
+    """Return what tells apart queries of a session, however each is spelled; empty if nothing was typed."""
+    name = normalised(query)
+    return name and text_hash(name)[:QUERY_HASH_CHARS]
 
 
 def kept_pair(pair: PreferencePair) -> KeptPair:
@@ -152,9 +163,13 @@ class ClicksOfSessions(Remembering):
             return f"left/{LeftReason(reason.value)}"
         if search.session_id is None:
             return f"left/{LeftReason.NO_SESSION}"
+        query = query_hash(search.query)
         clicks = tuple(
             SessionClick(
-                search.search_time if slot.click_time is None else slot.click_time, slot.product_id, search.search_id
+                search.search_time if slot.click_time is None else slot.click_time,
+                slot.product_id,
+                search.search_id,
+                query,
             )
             for slot in search.slots
             if grade(slot)

@@ -107,7 +107,8 @@ def joined_search(search: OpenSearch, *, partition: int, most_slots: int = MAX_L
     )
     value = encode(message, orjson.loads(shown.unknown) if shown.unknown else None)
     if slots and len(value) > MAX_JOINED_BYTES:
-        fewer = len(slots) * MAX_JOINED_BYTES // len(value)
+        of_slots = len(encode(slots))
+        fewer = min(len(slots) - 1, len(slots) * max(0, MAX_JOINED_BYTES - len(value) + of_slots) // of_slots)
         return joined_search(search, partition=partition, most_slots=fewer)
     joined = len(pages) + len(events)
     return ClosedSearch((shown.session_id or search.search_id).encode(), value, joined, search.size - joined)

@@ -30,7 +30,7 @@ MOST_CLICKED: Final = 50
 REPEATED_MS: Final = 1_800_000
 """Within half an hour the same query of the same shopper is the same visit."""
 FULL_LISTS: Final = 50
-"""Lists of a shopper within a day that count whole; the n-th weighs 50 / n."""
+"""Lists of a shopper within a day, of what was typed, that count whole; the n-th weighs 50 / n."""
 MOST_LISTS: Final = 200
 """Lists of a shopper within a day that count at all."""
 PRODUCT_CLICKS: Final = 5
@@ -42,7 +42,7 @@ LATER_MS: Final = 300_000
 LIKE_SHARE: Final = 0.5
 """Queries are alike if they share more than this of the words that either has."""
 NEXT_LISTS: Final = 20
-"""How many of the lists that follow are looked at."""
+"""How many of the typed lists before or after are looked at."""
 
 
 class Judgement(NamedTuple):
@@ -103,7 +103,7 @@ def is_held_out_query(query: str, share: float) -> bool:
 def _is_robot(facts: ListFacts, lists: RecentLists, look_ahead_ms: int) -> bool:
     """Whether the rate, the regularity or the clicks of a session, else of a client, are no person's.
 
-    It is told by first pages of what was typed: a page of shelves, or one that is scrolled, shows many lists at once.
+    It is told by lists of what was typed, first pages and those with a click (`ListFacts.places`).
     """
     del look_ahead_ms
     clicked = len(facts.clicked)
@@ -141,11 +141,11 @@ def _is_beyond_cap(facts: ListFacts, lists: RecentLists, look_ahead_ms: int) -> 
 
 def _is_reformulated(facts: ListFacts, lists: RecentLists, look_ahead_ms: int) -> bool:
     """Whether the shopper clicked nothing and typed another query right away."""
-    if facts.clicked:
+    if facts.clicked or not facts.query:
         return False
     until = facts.key.search_time + REFORMULATED_MS
     return any(
-        other.query not in {"", facts.query} and facts.key.search_time < other.key.search_time <= until
+        other.query != facts.query and facts.key.search_time < other.key.search_time <= until
         for other in _following(facts, lists, look_ahead_ms)
     )
 
@@ -161,7 +161,7 @@ _WHOLE_LIST: Final[Mapping[Filter, tuple[Callable[[ListFacts, RecentLists, int],
 
 
 def _lists_before(facts: ListFacts, lists: RecentLists) -> int:
-    """How many lists of the client, or of the session if that has more, came within the last day."""
+    """How many lists that the client typed for, or the session if that has more, came within the last day."""
     places = (("client", facts.client), ("session", facts.session))
     return max((lists.count_before(place, facts.key) for place in places if place[1] is not None), default=0)
 
@@ -198,7 +198,7 @@ def _later_clicks(facts: ListFacts, lists: RecentLists, look_ahead_ms: int) -> s
 
 
 def _following(facts: ListFacts, lists: RecentLists, look_ahead_ms: int) -> list[ListFacts]:
-    """The lists that follow in the session, as far as the look-ahead reaches."""
+    """The lists that were typed for next in the session, as far as the look-ahead reaches."""
     if facts.session is None:
         return []
     until_ms = facts.key.closed_at + look_ahead_ms

@@ -62,7 +62,7 @@ class ListFacts(NamedTuple):
     @property
     def visit(self) -> tuple[str, str | None]:
         """In which visit it was typed: the session, else the client."""
-        return "typed", self.client if self.session is None else self.session
+        return ("client", self.client) if self.session is None else ("session", self.session)
 
     @property
     def asked(self) -> Hashable:
@@ -70,17 +70,20 @@ class ListFacts(NamedTuple):
         return "asked", self.shopper, self.query, self.page, self.first
 
     def places(self) -> Iterator[Hashable]:
-        """Yield the names under which the list is found."""
-        if self.session is not None:
-            yield "session", self.session
-        if self.client is not None:
-            yield "client", self.client
+        """Yield the names under which the list is found.
+
+        Sessions and clients have the lists that a person typed for: a page of shelves, or one that is scrolled, shows
+        many lists at once, and says little of who looks at it but by clicks.
+        """
+        if self.query and (self.page == 1 or self.clicked):
+            if self.session is not None:
+                yield "session", self.session
+            if self.client is not None:
+                yield "client", self.client
         for product_id in self.counted:
             yield "chosen", self.key.search_id, product_id
-        if (shopper := self.shopper) is not None:
+        if self.query and (shopper := self.shopper) is not None:
             yield self.asked
-            if self.query and self.page == 1:
-                yield self.visit
             for product_id in self.counted:
                 yield "clicked", shopper, product_id
                 yield "clicked", shopper, product_id, self.query

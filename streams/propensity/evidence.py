@@ -15,6 +15,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from contracts.joined import JoinedSearch, JoinedSlot
 from contracts.outcomes import Cell, Grade, Kind, exchanged_positions, grade, stood_by_rank
+from towers.text import normalised
 
 PLACES: Final = 20
 """Positions that are estimated: below them there are too few clicks."""
@@ -77,7 +78,7 @@ class CellSums:
     """The sums of one cell.
 
     Args:
-        lists: how many lists gave evidence, ever.
+        lists: how many lists gave evidence, since the cell last had to make room.
         fresh: how many of them since older ones were last made to weigh less.
         clicks: pair of positions -> clicks in `UNIT` at the upper one, a number for each group, then at the lower one.
         trust: position -> for each group five sums over showings there of products known at the first position.
@@ -183,7 +184,7 @@ def cells_of(search: JoinedSearch) -> Iterator[tuple[Cell, tuple[Showing, ...]]]
     """
     last = min(PLACES, search.first_page_ends or PLACES) if search.page == 1 else 0
     ranked = [slot for slot in search.slots if slot.position <= last and stood_by_rank(slot)]
-    query = " ".join(search.query.casefold().split())
+    query = normalised(search.query)
     seen = [slot for slot in ranked if (slot.visible_ms or 0) >= VISIBLE_MS]
     by_kind: tuple[tuple[Kind, list[JoinedSlot]], ...] = (("examined", ranked), ("visible", seen))
     for kind, slots in by_kind:

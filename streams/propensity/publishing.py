@@ -33,9 +33,10 @@ def due_versions(
 ) -> list[CellPropensities]:
     """Return the versions to publish now.
 
-    A cell gets its first one once a position is tied to the first, and another after an interval of event time if lists
-    gave evidence since; the longest overdue come first. Event time goes on while no list comes, so the last lists of an
-    evening are not left out.
+    A cell gets one once a position is tied to the first, and another after an interval of event time if more lists gave
+    evidence; the longest overdue come first. Event time goes on while no list comes, so the last lists of an evening
+    are not left out. Of a cell that made room and came back the last version stays, until more lists than it was made
+    of tell better.
 
     Args:
         progresses: partition -> its newest progress.
@@ -51,10 +52,10 @@ def due_versions(
     due: list[tuple[int, Cell, CellSums]] = []
     for cell, sums in all_sums(progresses).items():
         last = newest.get(cell)
-        if last is None and is_tied(sums):
-            due.append((-1, cell, sums))
-        elif last is not None and sums.lists != last.lists and from_ms >= last.effective_from + interval_ms:
-            due.append((last.effective_from, cell, sums))
+        if last is not None and (sums.lists <= last.lists or from_ms < last.effective_from + interval_ms):
+            continue
+        if is_tied(sums):
+            due.append((-1 if last is None else last.effective_from, cell, sums))
     return [
         _version(cell, sums, newest.get(cell), seen_ms=seen_ms, from_ms=from_ms)
         for _, cell, sums in sorted(due)[:MOST_AT_ONCE]

@@ -1,6 +1,7 @@
 """What attribution keeps in a real Redis: found once, said again the same way, bounded, and gone after a day."""
 
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 import redis.asyncio
@@ -85,6 +86,20 @@ async def test_without_a_known_search_the_sessions_last_click_counts(memory: Att
     assert told == [("s2", "query of s2", True), ("s2", "query of s2", True), ("s1", "query of s1", False)]
 
 
+async def test_clicks_that_were_kept_without_their_query_are_read(
+    memory: AttributionMemory, client: redis.asyncio.Redis, topic_prefix: str
+) -> None:
+    """The last one counts; the one before it may be of another query."""
+    members: dict[Any, int] = {f'[{T0 + n},"a","s{n}"]': T0 + n for n in (1, 2)}
+    await client.zadd(f"{topic_prefix}millrace:session-clicks:k1", members)
+    await memory.remember([chosen("s1")])
+    assert await found(memory, conversion(1, search_id=None)) == [Found("nothing")]
+    await memory.remember([chosen("s2")])
+    (answer,) = await found(memory, conversion(2, search_id=None))
+    assert answer.chosen is not None
+    assert answer.chosen.search_id == "s2"
+
+
 async def test_what_is_not_remembered_or_too_old_is_not_found(memory: AttributionMemory) -> None:
     """After a day nothing belongs to a click, though Redis still had it."""
     await memory.remember([chosen()])
@@ -100,7 +115,7 @@ async def test_a_session_without_end_takes_no_more_room_than_its_newest_clicks(
     assert await memory.remember(many)
     kept = await client.zrange(f"{topic_prefix}millrace:session-clicks:k1", 0, -1)
     assert len(kept) == MOST_CLICKS
-    assert kept[-1] == f'[{T0 + 2 * BATCH + 6},"p{2 * BATCH + 6}","s1"]'.encode()
+    assert kept[-1] == f'[{T0 + 2 * BATCH + 6},"p{2 * BATCH + 6}","s1",""]'.encode()
 
 
 async def test_everything_goes_by_itself(

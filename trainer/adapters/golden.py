@@ -6,10 +6,14 @@ from contracts import wire
 from contracts.errors import ContractError
 from contracts.golden import GOLDEN_QUERY, MAX_GOLDEN_QUERIES, GoldenQuery
 from service.logging import get_logger
+from towers.text import normalised
 
 
 class GoldenTable:
     """The newest record of every golden query: fed by a follower's thread, read by any.
+
+    Under keys of before, which told accents apart by how they are encoded, a query may be there once more: then the
+    record whose key is the normalised query holds.
 
     Args:
         most: queries that are kept: those whose keys come first, so that all trainers keep the same.
@@ -37,7 +41,9 @@ class GoldenTable:
             get_logger().warning("golden_query_unreadable", error=str(error), fix="`millrace golden ls` names it")
             return
         queries = {known: kept for known, kept in self._queries.items() if known != name}
-        if query is not None:
+        own = normalised(name)
+        if query is not None and (name == own or own not in queries):
+            queries = {known: kept for known, kept in queries.items() if normalised(known) != own}
             queries[name] = query
         if len(queries) > self._most:
             del queries[max(queries)]

@@ -13,6 +13,7 @@ from millrace.golden import (
     golden_table,
     has_one_grade,
     import_words,
+    keys_of,
     plan_import,
     read_file,
     run_import,
@@ -148,6 +149,24 @@ def test_an_import_sends_what_is_new_or_has_changed() -> None:
     assert replaced.values == plan.values | {b"oven": None}
     assert (replaced.queries["removed"], replaced.judgments_removed) == (1, 2)
     assert plan_import(wanted, wanted, replace=True).values == {}
+
+
+def test_a_query_that_was_kept_under_another_form_of_its_accents_is_the_same_query() -> None:
+    """It is sent under the key of now and removed under the former one; a list shows it once."""
+    former, key = "the\u0301".encode(), "th\u00e9".encode()
+    known = {former: golden("the\u0301", a=4, b=1)}
+    wanted = {key: golden("th\u00e9", a=4)}
+    plan = plan_import(known, wanted, replace=True)
+    assert plan.queries == {"new": 0, "changed": 1, "unchanged": 0, "removed": 0}
+    assert list(plan.values.items()) == [(former, None), (key, wire.encode(wanted[key]))]
+    assert plan.judgments_removed == 1
+    both = plan_import(known | wanted, wanted, replace=False)
+    assert (both.queries["unchanged"], both.values, both.judgments_removed) == (1, {former: None}, 0)
+    assert [one["judgments"] for one in golden_report(known | wanted)["queries"]] == [1]
+    assert [one["judgments"] for one in golden_report(known)["queries"]] == [2]
+    assert keys_of(known | wanted, "The\u0301!") == {former, key}
+    assert keys_of({b"\xff": None}, "?!") == set()
+    assert keys_of({b"?!": None}, "?!") == {b"?!"}
 
 
 def test_more_queries_than_a_trainer_takes_are_refused() -> None:

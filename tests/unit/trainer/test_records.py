@@ -373,3 +373,18 @@ def test_exchanges_of_an_earlier_state_are_none() -> None:
     state = evidence.state()
     del state["exchanges"]
     assert len(Evidence.from_state(state, half_life_ms=16 * DAY_MS).exchanges) == 0
+
+
+def test_what_was_kept_under_another_form_of_accents_is_found() -> None:
+    """A state of before kept `e` and an accent as two letters; where both forms were kept, that of now goes on."""
+    evidence, composed, decomposed = new(), "th\u00e9", "the\u0301"
+    for number, query in enumerate(("tea", composed)):
+        evidence.take_list(search(slot("a", 1, clicked=True), number=number, query=query), time_ms=START_MS)
+    state = evidence.state()
+    named = orjson.loads(state["names"].tobytes())
+    for former, names in ((["tea", decomposed], ["tea", composed]), ([decomposed, composed],) * 2):
+        told = np.frombuffer(orjson.dumps([former, *named[1:]]), dtype=np.uint8)
+        after = Evidence.from_state({**state, "names": told}, half_life_ms=16 * DAY_MS)
+        assert after.queries.texts == names
+        after.take_list(search(slot("a", 1, clicked=True), number=9, query=decomposed), time_ms=START_MS)
+        assert counted(after)[composed, "a"][0] == 2.0

@@ -215,7 +215,7 @@ def test_what_waits_is_bounded_and_the_oldest_are_decided_before_their_time(
 
 
 def test_the_search_that_an_event_names_comes_first_then_the_sessions_clicks_the_last_one_first() -> None:
-    """Whose list gave no pair, as of a click that says nothing new, hides no earlier one.
+    """Whose list gave no pair, as of a click that says nothing new, hides no earlier one for the same query.
 
     Of clicks on other products, after the event, or more than a day before it, none is taken.
     """
@@ -223,16 +223,34 @@ def test_the_search_that_an_event_names_comes_first_then_the_sessions_clicks_the
     assert isinstance(conversion, Conversion)
     clicks = [
         SessionClick(at(LATE) - HORIZON_MS - 1, "a", "too old"),
-        SessionClick(at(100), "a", "s1"),
-        SessionClick(at(200), "a", "s2"),
-        SessionClick(at(150), "a", "s2"),
-        SessionClick(at(300), "b", "another product"),
-        SessionClick(at(LATE + 1), "a", "too late"),
+        SessionClick(at(100), "a", "s1", "q"),
+        SessionClick(at(200), "a", "s2", "q"),
+        SessionClick(at(150), "a", "s2", "q"),
+        SessionClick(at(300), "b", "another product", "q"),
+        SessionClick(at(LATE + 1), "a", "too late", "q"),
     ]
     assert candidates(conversion, clicks) == [("s9", False), ("s2", True), ("s1", True)]
     assert candidates(conversion._replace(search_id=None), clicks) == [("s2", True), ("s1", True)]
     assert candidates(conversion._replace(search_id="s2"), clicks) == [("s2", False), ("s1", True)]
     assert candidates(conversion._replace(search_id=None), []) == []
+
+
+@pytest.mark.parametrize(
+    ("queries", "named_found", "unnamed_found"),
+    [(("q", "other"), [], []), (("", ""), [], []), (("q", "q"), [("s1", True)], [("s1", True)])],
+    ids=["another query", "of before queries were kept", "the same query"],
+)
+def test_past_a_known_search_only_its_own_query_is_looked_at(
+    queries: tuple[str, str], named_found: list[tuple[str, bool]], unnamed_found: list[tuple[str, bool]]
+) -> None:
+    """What happened in a list that is held out, or a robot's, is no evidence for what was asked otherwise."""
+    named = conversion_of(set_aside(0, purchase("a", LATE, "s2")), LATE_EVENTS, 0)
+    assert isinstance(named, Conversion)
+    clicks = [SessionClick(at(100 * n), "a", f"s{n}", query) for n, query in enumerate(queries, start=1)]
+    assert candidates(named, clicks) == [("s2", False), *named_found]
+    assert candidates(named._replace(search_id=None), clicks) == [("s2", True), *unnamed_found]
+    of_another = [clicks[0], clicks[1]._replace(product_id="b")]
+    assert candidates(named, of_another) == [("s2", False), *named_found]
 
 
 def test_an_order_counts_each_of_its_products_once_and_a_cart_event_counts_once() -> None:

@@ -19,6 +19,7 @@ from streams.attribution.remembered import (
     SessionClick,
     SessionClicks,
     kept_pair,
+    query_hash,
 )
 from tests.support.pairs import CLICKED_MS, preference_pair
 from tests.support.search_events import T0, Record
@@ -65,8 +66,11 @@ def test_what_is_kept_of_a_pair_is_small_and_reads_back() -> None:
 def test_of_a_list_its_clicks_are_kept_for_the_session() -> None:
     """What was put into the cart without a reported click counts as one, at the time of the list."""
     value = joined({}, {"clicked": True, "click_time": T0 + 5}, {"cart_quantity": 1})
-    clicks = (SessionClick(T0 + 5, "p2", "s1"), SessionClick(T0, "p3", "s1"))
+    query = query_hash("Q!")
+    clicks = (SessionClick(T0 + 5, "p2", "s1", query), SessionClick(T0, "p3", "s1", query))
     assert run(ClicksOfSessions(0), value) == ([SessionClicks("k1", clicks)], {"kept": 1})
+    shelf = joined({"clicked": True}, query=" ")
+    assert run(ClicksOfSessions(0), shelf)[0] == [SessionClicks("k1", (SessionClick(T0, "p1", "s1", ""),))]
 
 
 @pytest.mark.parametrize(

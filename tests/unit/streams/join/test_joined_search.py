@@ -11,11 +11,11 @@ import msgspec
 import orjson
 import pytest
 
-from contracts.joined import MAX_JOINED_BYTES, JoinedSearch, JoinedSlot
+from contracts.joined import MAX_JOINED_BYTES, MAX_ORIGINS, JoinedSearch, JoinedSlot
 from contracts.structs import JOINED_SEARCH, SEARCH_RECORD, Impression, Slot, Tick, encode
 from contracts.topics import HOLDOUT_SEARCHES, TOPIC_BY_NAME, TRAINING_SEARCHES
 from streams.agents.spec import Emit, LogRecord, Plan, SetAside
-from streams.join.joined_search import ListedSlot, joined_search
+from streams.join.joined_search import ClosedSearch, ListedSlot, joined_search
 from streams.join.open_search import OpenSearch, held_event, packed_list
 from streams.join.partition_join import PartitionJoin
 from streams.pairs.training import training_search
@@ -313,15 +313,21 @@ def test_a_value_that_is_not_known_whole_is_not_told(other: dict[str, Any]) -> N
     assert ("value" in slot, "currency" in slot, slot["purchase_quantity"]) == (False, False, 2)
 
 
-@pytest.mark.parametrize("sign", ["x", "\U0001f457", '"'])
-def test_however_long_its_ids_a_list_is_a_record_that_every_topic_takes(sign: str) -> None:
-    """Pages add up to more than Kafka takes: the upper slots are kept, and an event further down is on none of them."""
+def long_pages(sign: str) -> list[dict[str, Any]]:
+    """Return the pages of a list of 2,000 products, whose ids are as long as they may be."""
     pages = [
         shown(*((f"{n:04d}{sign * 250}", n) for n in range(page, page + 100)), event_id=f"i{page}")
         for page in range(1, 2_000, 100)
     ]
     for page in pages:
         page["slots"] = [{**slot, "parent_id": slot["product_id"]} for slot in page["slots"]]
+    return pages
+
+
+@pytest.mark.parametrize("sign", ["x", "\U0001f457", '"'])
+def test_however_long_its_ids_a_list_is_a_record_that_every_topic_takes(sign: str) -> None:
+    """Pages add up to more than Kafka takes: the upper slots are kept, and an event further down is on none of them."""
+    pages = long_pages(sign)
     top, last = pages[0]["slots"][0]["product_id"], pages[-1]["slots"][-1]["product_id"]
     search = closed(*pages, click(top, event_id="c1"), click(last, event_id="c2"))
     assert 500_000 < len(orjson.dumps(search)) <= MAX_JOINED_BYTES < TOPIC_BY_NAME[HOLDOUT_SEARCHES].max_message_bytes
@@ -330,3 +336,22 @@ def test_however_long_its_ids_a_list_is_a_record_that_every_topic_takes(sign: st
     assert search["unlisted"] == 1
     told = training_search(JOINED_SEARCH.decode(orjson.dumps(search)))
     assert len(encode(told)) <= MAX_JOINED_BYTES < TOPIC_BY_NAME[TRAINING_SEARCHES].max_message_bytes
+
+
+def test_a_list_that_is_cut_is_written_twice_or_thrice_however_many_events_it_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only slots get fewer: what the record says beside them is taken off before their share is told."""
+    cut: list[int] = []
+
+    def noted(search: OpenSearch, *, partition: int, most_slots: int) -> ClosedSearch:
+        """Note how many slots are kept."""
+        cut.append(most_slots)
+        return joined_search(search, partition=partition, most_slots=most_slots)
+
+    monkeypatch.setattr("streams.join.joined_search.joined_search", noted)
+    pages = long_pages("x")
+    clicks = [click("p", event_id=f"c{n}") for n in range(MAX_ORIGINS)]
+    search = closed(*pages, *clicks)
+    assert 990_000 < len(orjson.dumps(search)) <= MAX_JOINED_BYTES
+    assert len(cut) <= 2

@@ -98,6 +98,26 @@ def test_what_nobody_typed_makes_no_robot(fields: dict[str, Any]) -> None:
     assert (judged.filtered, "s99" in judged.training) == ({}, True)
 
 
+def test_who_pages_on_and_clicks_on_every_page_is_a_robot() -> None:
+    """Pages that follow each other faster than anyone reads are scrolled; with clicks in each, nobody sits there."""
+    judged = Judged([shown(n, n * 100, "ab", page=n + 1) for n in range(190)], Filter.ROBOTS)
+    assert judged.filtered == {"robot": 180}
+
+
+@pytest.mark.parametrize("fields", [{"query": ""}, {"page": 2}], ids=["shelves without a query", "further pages"])
+def test_what_nobody_typed_uses_up_no_day(fields: dict[str, Any]) -> None:
+    """After eight views of a home page of 25 shelves a search counts whole, and the shelves are named what they are."""
+    untyped = [shown(n, n * 20_000, **fields) for n in range(MOST_LISTS)]
+    judged = Judged([*untyped, shown(999, 9_000_000, "b", query="warm coat")], Filter.CAPS, Filter.ROBOTS)
+    assert (judged.filtered, judged.training["s999"]["cap"]) == ({}, 1.0)
+
+
+def test_shelves_that_are_shown_again_are_no_repeats() -> None:
+    """Nobody asked for them: what became of them is that there was no query."""
+    judged = Judged([shown(n, n * 1_000, query="") for n in range(5)], Filter.REPEATS)
+    assert (judged.filtered, judged.unpaired) == ({}, {"no_query": 5})
+
+
 def test_who_clicks_half_of_a_long_list_is_a_robot_and_costs_little() -> None:
     """Nobody clicks so many products of one list; what each was preferred to is not even looked at."""
     slots: list[dict[str, Any]] = [
@@ -176,6 +196,12 @@ def test_a_click_that_did_not_count_uses_none_up(said: dict[str, Any]) -> None:
     judged = Judged([first, shown(2, 40 * MINUTE_MS, "b")], Filter.REPEATS)
     assert judged.left_out(2) == {}
     assert {pair["chosen"]["product_id"] for pair in judged.pairs if pair["search_id"] == "s2"} == {"b"}
+
+
+def test_clicks_on_shelves_use_up_none_of_a_product() -> None:
+    """No query learns from them, so the shopper's first click on it in a search counts."""
+    shelves = [shown(n, n * 1_000, "b", query="") for n in range(PRODUCT_CLICKS)]
+    assert Judged([*shelves, shown(99, 40 * MINUTE_MS, "b")], Filter.REPEATS).left_out(99) == {}
 
 
 def test_who_comes_back_to_buy_has_said_something_new() -> None:
@@ -259,6 +285,15 @@ def test_what_was_clicked_right_afterwards_was_not_passed_over(
     assert Judged(lists, look_ahead_ms=look_ahead_ms).left_out(1) == {}
     other = [lists[0], {**lists[1], "session_id": "k2"}]
     assert Judged(other, Filter.LATER_CLICKS, look_ahead_ms=look_ahead_ms).left_out(1) == {}
+
+
+def test_shelves_in_between_hide_no_later_list() -> None:
+    """However many lists that nobody typed come first, what was typed and clicked right afterwards is found."""
+    shelves = [shown(100 + n, 1_000 + n, query="") for n in range(25)]
+    lists = [shown(1, 0), *shelves, shown(2, 8_000, "a", query="red shoe cheap")]
+    judged = Judged(lists, Filter.REFORMULATIONS, look_ahead_ms=10_000)
+    assert judged.filtered == {"reformulated": 1}
+    assert Judged(lists, Filter.LATER_CLICKS, look_ahead_ms=10_000).left_out(1) == {"a": "later_clicked"}
 
 
 def test_a_list_that_was_not_read_says_nothing_against_its_products() -> None:

@@ -200,3 +200,10 @@ def test_sums_of_partitions_add_up_exactly() -> None:
     assert one.lists == 3
     assert one.clicks == {("swap", 1, 2): [1] * 32, ("swap", 5, 6): [2] * 32, ("swap", 2, 3): [2] * 32}
     assert (one.trust, other.clicks["swap", 2, 3]) == ({2: [3] * 80}, [2] * 32)
+
+
+def test_a_query_is_one_query_however_it_is_spelled() -> None:
+    """A product is compared with itself over all lists of its query, as everywhere else: accents, case and signs."""
+    spelled = ["th\u00e9 noir", "The\u0301  NOIR!", "th\u00e9-noir"]
+    assert len({shown_of(listed(ANCHOR, query=query)) for query in spelled}) == 1
+    assert shown_of(listed(ANCHOR, query="the noir")) != shown_of(listed(ANCHOR, query=spelled[0]))

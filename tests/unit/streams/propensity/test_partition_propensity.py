@@ -157,12 +157,21 @@ def test_new_cells_beyond_the_room_are_left_out(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_cell_that_nobody_uses_any_more_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names of an experiment that is over hold no place for good: with no room left, a block without a list ends it."""
+    """Names of an experiment that is over hold no place for good: with no room left, a block without a list ends it.
+
+    A restart between the drop and the return changes nothing; who comes back begins anew.
+    """
     monkeypatch.setattr(partition_propensity, "MOST_CELLS", 2)
     monkeypatch.setattr(partition_propensity, "BLOCK_LISTS", 4)
     layouts = ["old", *["list"] * 8, "new", "new"]
     rules = feed(log_of([joined(layout=name) for name in layouts]))
     assert [(cell.layout, sums.lists) for cell, sums in rules.cells.items()] == [("list", 8), ("new", 2)]
+    log = log_of([joined(layout=name) for name in [*layouts, *["new"] * 8, "old"]])
+    for end in range(1, len(log)):
+        past = PropensityProgress.model_validate_json(feed(log[:end]).progress().model_dump_json())
+        gone_on = feed(log, PartitionPropensity(0, half_life_lists=HALF_LIFE_LISTS, past=past))
+        assert {cell.layout: sums.lists for cell, sums in gone_on.cells.items()} == {"new": 10, "old": 1}
+        assert gone_on.progress() == feed(log).progress()
     assert feed(log_of([joined(layout=name) for name in layouts if name != "new"])).progress().cells.keys() == {
         Cell(layout="list").key
     }

@@ -88,6 +88,14 @@ def test_another_version_is_due_after_an_interval_with_evidence() -> None:
     assert (version.version, version.effective_from) == (2, later + LEAD_MS)
 
 
+def test_a_cell_that_came_back_takes_nothing_from_its_last_version() -> None:
+    """What was estimated well is in force until the new sums are tied too, and have more lists than it had."""
+    last, later = first(), T0 + 2 * INTERVAL_MS
+    for lists, clicks in ((1, 1), (300, 200), (500, 1)):
+        assert due(progress(lists=lists, clicks=clicks, closed_ms=later), last=last) == []
+    assert [one.version for one in due(progress(lists=500, closed_ms=later), last=last)] == [2]
+
+
 def test_a_list_from_the_future_holds_up_no_version() -> None:
     """Whoever wrote it: versions begin by the clock, a few minutes after it, and those before them stay."""
     odd = progress(1, lists=1, clicks=0, closed_ms=YEAR_2100_MS, written_ms=T0)

@@ -52,3 +52,17 @@ def test_the_same_queries_are_kept_whatever_the_order_of_arrival(order: tuple[st
             table.on_record(*record(query), 0)
     assert set(table.look()) == {"a", "b"}
     assert [(line["event"], line["most"]) for line in lines] == [("golden_queries_left_out", 2)]
+
+
+@pytest.mark.parametrize("order", list(permutations(["th\u00e9", "the\u0301", "tea"])))
+def test_a_query_is_measured_once_however_its_accents_are_encoded(order: tuple[str, ...]) -> None:
+    """Keys of before told them apart: in any order the key of now holds, and what removes another one leaves it."""
+    table = GoldenTable(most=2)
+    for query in order:
+        table.on_record(*record(query), 0)
+    assert set(table.look()) == {"th\u00e9", "tea"}
+    table.on_record("the\u0301".encode(), None, 0)
+    assert set(table.look()) == {"th\u00e9", "tea"}
+    alone = GoldenTable()
+    alone.on_record(*record("the\u0301"), 0)
+    assert len(alone.look()) == 1
