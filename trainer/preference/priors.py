@@ -177,7 +177,7 @@ def learn_prior(
     has_matches = catalogue.matches is not None
     says = np.concatenate([left_out[fold].says for fold in chosen])
     best, prior = surprise(start), start
-    loosest = LOOSEST_OF_ALL if cells.width else LOOSEST
+    loosest = LOOSEST_OF_ALL if cells.width else loosest_by(len(cells.queries))
     for names in ORDER if has_matches else ORDER[1:]:
         for factor in (1 / FACTOR, FACTOR):
             moves = 0
@@ -196,6 +196,17 @@ def learn_prior(
                 break
     parts = PARTS if has_matches else PARTS[:-1]
     return _without_idle_parts(prior, parts, list(left_out.values()))
+
+
+def loosest_by(queries: int) -> Prior:
+    """The loosest widths by the lists of so many queries; words are wide in proportion to these, up to `FEW_QUERIES`.
+
+    What few lists say of a word holds for products that they never showed, and many words add up.
+
+    >>> loosest_by(300).words, round(loosest_by(100).words, 3)
+    (0.3, 2.7)
+    """
+    return LOOSEST._replace(words=LOOSEST.words * max(1.0, FEW_QUERIES / queries) ** 2)
 
 
 def _without_idle_parts(prior: Prior, parts: Sequence[tuple[str, ...]], left_out: Sequence["_LeftOut"]) -> Learned:

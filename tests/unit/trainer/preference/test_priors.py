@@ -26,6 +26,7 @@ from trainer.preference.priors import (
     Learned,
     fold_of,
     learn_prior,
+    loosest_by,
     sampled,
 )
 from trainer.preference.solve import Problem
@@ -38,6 +39,17 @@ def learned(shop: PlantedShop, seed: int) -> Learned:
     found = learn_prior(shop.cells(LISTS, seed=seed), shop.queries, shop.catalogue, start=Prior())
     assert found is not None
     return found
+
+
+def test_words_get_no_looser_than_so_many_queries_can_tell() -> None:
+    """However much left-out queries gain by it within what they were shown."""
+    shop = PlantedShop(quality_nats=2.0)
+    cells = shop.cells(LISTS, seed=1)
+    least = loosest_by(len(cells.queries)).words
+    found = learn_prior(cells, shop.queries, shop.catalogue, start=Prior(words=least))
+    assert found is not None
+    assert found.found.words >= least > 50 * LOOSEST.words
+    assert loosest_by(10_000) == LOOSEST
 
 
 def test_a_query_is_always_in_the_same_fold() -> None:
