@@ -48,12 +48,12 @@ def test_a_late_call_is_no_outage_if_others_were_answered_meanwhile() -> None:
     began = store.answers
     store.answered()
     store.failed("no answer within the deadline", answers=began)
-    assert store.is_up
+    assert gauge(Process.QDRANT) == 1
     store.failed("no space left")
-    assert not store.is_up
+    assert gauge(Process.QDRANT) == 0
     store.answered()
     store.failed("no answer within the deadline", answers=store.answers)
-    assert not store.is_up
+    assert gauge(Process.QDRANT) == 0
 
 
 def test_the_metric_follows() -> None:
