@@ -143,5 +143,10 @@ def groups_of(found: Iterable[ArmsProgress], arm: str) -> tuple[PersonGroup, ...
 
 def compared(metric: str, arm: Sequence[PersonGroup], control: Sequence[PersonGroup]) -> Difference | None:
     """Compare an arm with its control by a metric of `COMPARED`; None while there is too little of either."""
-    largest = float(VALUE[Grade.PURCHASE]) if metric == "value" else 1.0
-    return difference([one.sums(metric) for one in arm], [one.sums(metric) for one in control], largest=largest)
+    sums = [one.sums(metric) for one in arm], [one.sums(metric) for one in control]
+    return difference(*sums, largest=largest_of(metric))
+
+
+def largest_of(metric: str) -> float:
+    """How much one list counts by a metric of `COMPARED` at most, about: a purchase, or one."""
+    return float(VALUE[Grade.PURCHASE]) if metric == "value" else 1.0

@@ -209,7 +209,7 @@ class JoinedSearch(Message):
 
 
 _DEEPEST: Final = 16
-_CONTAINERS: Final = frozenset({dict, list})
+CONTAINERS: Final = frozenset({dict, list})
 _PERSONAL_WORDS: Final = frozenset(
     {"email", "mail", "ip", "ipv4", "ipv6", "phone", "mobile", "msisdn", "tel", "telephone", "fax", "whatsapp"}
 )
@@ -282,7 +282,7 @@ def without_addresses(sent: Mapping[str, Any], form: type[Part], left_out: list[
     ['seller', 'price']
     """
     known, parts = _fields_of(form)
-    if not parts and sent.keys() <= known and _CONTAINERS.isdisjoint(map(type, sent.values())):
+    if not parts and sent.keys() <= known and CONTAINERS.isdisjoint(map(type, sent.values())):
         return dict(sent)
     kept: dict[str, Any] = {}
     for name, value in sent.items():
@@ -291,7 +291,7 @@ def without_addresses(sent: Mapping[str, Any], form: type[Part], left_out: list[
             kept[name] = without_addresses(value, part, left_out)
         elif part is not None and isinstance(value, list) and all(isinstance(one, dict) for one in value):
             kept[name] = [without_addresses(one, part, left_out) for one in value]
-        elif (name in known and part is None and type(value) not in _CONTAINERS) or not is_personal({name: value}):
+        elif (name in known and part is None and type(value) not in CONTAINERS) or not is_personal({name: value}):
             kept[name] = value
         else:
             left_out.append(name)

@@ -17,7 +17,7 @@ from contracts.catalog import CATALOG_CHANGE
 from contracts.errors import ContractError, MalformedMessage
 from contracts.events import FUTURE_TOLERANCE_MS, SHOP_EVENT, person_id
 from contracts.http import IntakeAnswer, IntakeReason, ItemResult
-from contracts.joined import without_addresses
+from contracts.joined import CONTAINERS, without_addresses
 from contracts.pairs import CURATED_PAIR
 from contracts.telemetry import Correction
 from contracts.topics import CATALOG, CURATED_PAIRS, SEARCH_EVENTS
@@ -26,7 +26,6 @@ from streams.collector.sender_clock import by_our_clock
 MAX_DEPTH: Final = 16
 MAX_RECORD_BYTES: Final = 900_000
 """Below the topics' `max.message.bytes` with room for Kafka's envelope."""
-_CONTAINERS: Final = frozenset({dict, list})
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +156,7 @@ def _refuse_depth(value: Any) -> None:
         inner: list[Any] = []
         for part in level:
             children = part.values() if type(part) is dict else part if type(part) is list else ()
-            inner += [child for child in children if type(child) in _CONTAINERS]
+            inner += [child for child in children if type(child) in CONTAINERS]
         if not inner:
             return
         level = inner

@@ -6,10 +6,9 @@ serve because they are safe, not because they proved better.
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from contracts.arms import ANCHOR, COMPARED, LIVE, PersonGroup
+from contracts.arms import ANCHOR, COMPARED, LIVE, PersonGroup, largest_of
 from contracts.comparison import LEAST_EVENTS, LEAST_LISTS, LEAST_SPREAD
 from contracts.decisions import Comparison, HeldOutLook
-from contracts.outcomes import VALUE, Grade
 from contracts.releases import ReleaseManifest
 
 
@@ -42,10 +41,10 @@ def untested(
 
 
 def _too_few(metric: str, sides: Mapping[str, Sequence[PersonGroup]]) -> str:
-    least = LEAST_EVENTS * (VALUE[Grade.PURCHASE] if metric == "value" else 1)
     told = []
     for arm in (LIVE, ANCHOR):
         sums = [group.sums(metric) for group in sides[arm]]
         told.append(f"{sum(one.total for one in sums):,.0f} in {sum(one.lists for one in sums):,} {arm} searches")
+    least = LEAST_EVENTS * largest_of(metric)
     takes = f"{least:g} in {LEAST_LISTS} searches of each arm, by {LEAST_SPREAD:g} groups of persons"
     return f"{metric}, live beside the anchor: {' and '.join(told)}; it takes {takes}"
