@@ -194,9 +194,8 @@ class PreferenceLearner:
             state["judgement"] = np.array(numbers, dtype=np.float64)
         if self.learned is not None:
             learned = self.learned
-            state["learned"] = np.array(
-                (*learned.prior, *learned.gain, *learned.mix, *learned.rest, *learned.found), dtype=np.float64
-            )
+            gains = *learned.gain, *learned.mix, *learned.rest, learned.odds
+            state["learned"] = np.array((*learned.prior, *gains, *learned.found), dtype=np.float64)
             state["learned_under"] = self._learned_under()
         return state
 
@@ -215,9 +214,10 @@ class PreferenceLearner:
         learner._next_prior = float(state["next_prior"])
         widths, numbers = len(Prior()), state.get("learned", np.zeros(0)).tolist()
         is_ours = np.array_equal(state.get("learned_under", ()), learner._learned_under())
-        if len(numbers) == 2 * widths + 6 and is_ours:
+        if len(numbers) == 2 * widths + 7 and is_ours:
             gain, mix, rest = (Gain(*numbers[at : at + 2]) for at in range(widths, widths + 6, 2))
-            learner.learned = Learned(Prior(*numbers[:widths]), gain, mix, rest, Prior(*numbers[-widths:]))
+            odds, found = numbers[widths + 6], Prior(*numbers[-widths:])
+            learner.learned = Learned(Prior(*numbers[:widths]), gain, mix, rest, odds, found)
         elif numbers:
             learner._next_prior = 0.0
         return learner
@@ -230,7 +230,7 @@ class PreferenceLearner:
     def _shares(self) -> tuple[float, float]:
         """Of everything beside the mix, of which all must gain too; and of the mix."""
         learned = self.learned
-        return (0.0, 0.0) if learned is None else (min(learned.rest.share, learned.gain.share), learned.mix.share)
+        return (0.0, 0.0) if learned is None else (learned.rest_share, learned.mix.share)
 
     @property
     def _prior(self) -> Prior:

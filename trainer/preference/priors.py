@@ -6,14 +6,16 @@ while the left-out queries gain. It begins tight: few lists cannot loosen it. A 
 not surely gain is held at 0. Of the rest a share is released that grows with the certainty that it predicts.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import numpy as np
+from scipy.special import expit, rel_entr
 
 from trainer.preference.evidence import FORGOTTEN, Cells
-from trainer.preference.losses import LossName
+from trainer.preference.losses import LossName, expected_clicks
 from trainer.preference.model import HELD, Catalogue, Prior, Weights
 from trainer.preference.solve import Problem
 
@@ -91,6 +93,7 @@ class Learned:
         gain: of everything beside the untrained ranking.
         mix: of what words count, alone.
         rest: of everything else, beside that.
+        odds: log odds that the rest is true, see `odds_of`.
         found: the widths from which the next search begins: what is held is not known, but need not be found again.
     """
 
@@ -98,12 +101,22 @@ class Learned:
     gain: Gain
     mix: Gain
     rest: Gain
+    odds: float = 0.0
     found: Prior = field(default_factory=Prior)
+
+    @property
+    def rest_share(self) -> float:
+        """How much of everything beside the mix shoppers should see, from 0 to 1.
+
+        Where it gains, the chance that it is true; and all together must surely gain.
+        """
+        share = max(self.rest.share, float(expit(self.odds)) if self.rest.mean > LEAST_RELEASED else 0.0)
+        return min(share, self.gain.share)
 
     @property
     def helps(self) -> bool:
         """Whether shoppers should see anything of it."""
-        return max(self.mix.share, self.rest.share) > 0
+        return max(self.mix.share, self.rest_share) > 0
 
 
 def fold_of(keys: np.ndarray) -> np.ndarray:
@@ -237,9 +250,11 @@ def _without_idle_parts(prior: Prior, parts: Sequence[tuple[str, ...]], left_out
         else:
             prior, found = without[least], surprises[least]
     untrained = np.concatenate([one.untrained for one in left_out])
-    mixed = surprise(prior._replace(**dict.fromkeys(BESIDE_MIX, HELD)))
+    mix_alone = prior._replace(**dict.fromkeys(BESIDE_MIX, HELD))
+    mixed = surprise(mix_alone)
     gain, mix, rest = gain_of(untrained, found, says), gain_of(untrained, mixed, says), gain_of(mixed, found, says)
-    return Learned(prior, gain, mix, rest, prior.unheld(searched))
+    expected = sum(rel_entr(one.clicks(prior), one.clicks(mix_alone)).sum() for one in left_out) / says.sum()
+    return Learned(prior, gain, mix, rest, odds_of(rest, float(expected)), prior.unheld(searched))
 
 
 def _is_sure(gain: Gain) -> bool:
@@ -259,6 +274,24 @@ def gain_of(before: np.ndarray, after: np.ndarray, says: np.ndarray) -> Gain:
     return Gain(mean, float(np.sqrt(((before - after - mean * says) ** 2).sum()) / total))
 
 
+def odds_of(gain: Gain, expected: float) -> float:
+    """Log odds that weights are true, against that nothing of them is: near 0 while left-out queries cannot tell.
+
+    If they are true, left-out queries gain about what the weights expect, which is the Kullback-Leibler divergence of
+    what they say from what is said without them; if not, they lose as much. The gain is normal about either.
+
+    Args:
+        gain: of the weights.
+        expected: by themselves, in nats per click.
+
+    >>> [round(odds_of(Gain(0.01, 0.01), expected), 1) for expected in (0.001, 0.02)]
+    [0.2, 4.0]
+    """
+    if not gain.error:
+        return math.copysign(math.inf, gain.mean) if gain.mean else 0.0
+    return 2 * gain.mean * expected / gain.error**2
+
+
 class _LeftOut:
     """Some queries, predicted by what is solved on the others."""
 
@@ -276,6 +309,15 @@ class _LeftOut:
 
     def surprise(self, prior: Prior) -> np.ndarray:
         """Of each query, by its say."""
+        return np.asarray(self._unseen.surprise(self._weights(prior)) * self._per_click)
+
+    def clicks(self, prior: Prior) -> np.ndarray:
+        """Of each cell the clicks to expect, of those that are its query's say, (N,)."""
+        cells = self._unseen.cells
+        expected = expected_clicks(self._unseen.scores_by(self._weights(prior)), cells)
+        return np.asarray(expected * cells.spread(self._per_click))
+
+    def _weights(self, prior: Prior) -> Weights:
         weights = self._solved.solve(prior, start=self._warm, max_iterations=ITERATIONS).weights
         self._warm = self._warm or weights
-        return np.asarray(self._unseen.surprise(weights) * self._per_click)
+        return weights

@@ -27,6 +27,7 @@ from trainer.preference.priors import (
     fold_of,
     learn_prior,
     loosest_by,
+    odds_of,
     sampled,
 )
 from trainer.preference.solve import Problem
@@ -219,6 +220,10 @@ class Foretold:
             return np.full(100, 1.0)
         return np.asarray(0.98 + 9.0 / prior.taste * np.resize([1.0, -1.0], 100))
 
+    def clicks(self, prior: Prior) -> np.ndarray:
+        """Of each cell."""
+        return np.ones(100)
+
 
 def test_tastes_that_gain_surely_only_if_they_are_tighter_get_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are not held at 0 because they are unsure at the width that is best in the mean."""
@@ -251,7 +256,7 @@ def test_a_part_that_was_held_is_sought_where_it_was_found(monkeypatch: pytest.M
     monkeypatch.setattr(priors, "_LeftOut", lambda *_: Unmoved())
     shop, learner = PlantedShop(), PreferenceLearner()
     gain = Gain(0.1, 0.01)
-    learner.learned = Learned(looser, gain, gain, gain, looser)
+    learner.learned = Learned(looser, gain, gain, gain, found=looser)
     learner.learn_prior(shop.cells(LISTS), shop.queries, shop.catalogue, LISTS)
     assert learner.learned.prior.words == HELD
     assert learner.learned.found == looser
@@ -267,6 +272,10 @@ class Unmoved:
     def surprise(self, prior: Prior) -> np.ndarray:
         """Of each query."""
         return self.untrained
+
+    def clicks(self, prior: Prior) -> np.ndarray:
+        """Of each cell."""
+        return self.says
 
 
 def test_too_few_queries_tell_nothing() -> None:
@@ -307,6 +316,28 @@ def test_either_part_helps_alone() -> None:
     sure, nothing = Gain(0.5, 0.01), Gain(0.0, 0.01)
     for mix, rest, helps in ((sure, nothing, True), (nothing, sure, True), (nothing, nothing, False)):
         assert Learned(Prior(), sure, mix, rest).helps is helps
+
+
+@pytest.mark.parametrize(("odds", "share"), [(-3, 1 / 3), (1, 0.731), (50, 1)])
+def test_of_what_gains_as_much_is_shown_as_it_is_likely_to_be_true(odds: float, share: float) -> None:
+    """Unless the errors alone allow more; and nothing if it does not gain, or all together does not."""
+    sure, unsure = Gain(0.5, 0.01), Gain(0.1, 0.1)
+    assert Learned(Prior(), sure, sure, unsure, odds).rest_share == pytest.approx(share, abs=1e-3)
+    assert Learned(Prior(), Gain(0.0, 0.01), sure, unsure, odds).rest_share == 0
+    assert Learned(Prior(), sure, sure, Gain(LEAST_RELEASED, 0.1), odds).rest_share == 0
+
+
+@pytest.mark.parametrize(("mean", "odds"), [(0.1, np.inf), (0.0, 0.0), (-0.1, -np.inf)])
+def test_a_gain_without_error_is_sure(mean: float, odds: float) -> None:
+    """Whatever is expected of it; if nothing changes, nothing is known."""
+    assert odds_of(Gain(mean, 0.0), expected=0.01) == odds
+
+
+@pytest.mark.parametrize(("quality_nats", "low", "high"), [(1.0, 3.0, np.inf), (0.0, -np.inf, 1.0)])
+def test_the_odds_tell_a_planted_quality_from_nothing(quality_nats: float, low: float, high: float) -> None:
+    """In shops of either kind, most of them."""
+    found = [learned(PlantedShop(seed=seed, quality_nats=quality_nats), seed + 100).odds for seed in range(8)]
+    assert low < np.median(found) < high
 
 
 def test_a_gain_too_small_to_matter_is_not_released() -> None:
