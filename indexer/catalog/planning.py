@@ -170,7 +170,7 @@ class _Batch:
 
     def _decoded(self, record: CatalogRecord, value: bytes) -> CatalogChange | None:
         try:
-            return wire.decode(value, CATALOG_CHANGE)
+            return wire.decode(wire.within_bounds(value), CATALOG_CHANGE)
         except ContractError as error:
             self.refusals.append(Refusal(record, error.reason, error.message))
             return None

@@ -19,7 +19,7 @@ from contracts.catalog import CATALOG_CHANGE, Product, ProductVector
 from contracts.errors import ContractError, DependencyDown, TransientError
 from contracts.progress import CatalogCounts
 from contracts.telemetry import Process
-from contracts.topics import AGAIN_HEADER, CATALOG, DEAD_LETTERS, PRODUCT_VECTORS, set_aside_headers
+from contracts.topics import AGAIN_HEADER, CATALOG, DEAD_LETTERS, PRODUCT_VECTORS, kept_aside, set_aside_headers
 from indexer.catalog.base_change import encode_anew
 from indexer.catalog.base_vectors import BaseProduct, BaseVectors
 from indexer.catalog.planning import CatalogRecord, PartitionProgress, Refusal
@@ -347,7 +347,7 @@ def products_sent(settings: Settings, pause: Pause) -> Iterator[Product]:
 def product_of(value: bytes | None) -> Product | None:
     """The product of a record on `catalog`; None if it is a deletion or unreadable."""
     try:
-        message = None if value is None else wire.decode(value, CATALOG_CHANGE)
+        message = None if value is None else wire.decode(wire.within_bounds(value), CATALOG_CHANGE)
     except ContractError:
         return None  # a dead letter already, or soon
     return message if isinstance(message, Product) else None
@@ -358,4 +358,4 @@ def _dead_letter(topic: str, refusal: Refusal) -> OutgoingRecord:
     headers = set_aside_headers(
         CATALOG, record.partition, record.offset, stage=Process.INDEXER, reason=refusal.reason, error=refusal.error
     )
-    return OutgoingRecord(topic, record.value, key=record.key, headers=headers)
+    return OutgoingRecord(topic, kept_aside(record.value), key=record.key, headers=headers)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from contracts.catalog import ProductDeleted
 from contracts.progress import CatalogCounts
+from contracts.topics import MOST_SENT_BYTES
 from indexer.catalog.base_vectors import BaseProduct, BaseVectors, CatalogPlace
 from indexer.catalog.planning import (
     CatalogRecord,
@@ -94,6 +95,7 @@ def test_a_record_that_was_sent_again_is_made_anew(title: str) -> None:
         (b'{"type":"product","product_id":"P-1","version":1,"title":"x","price":"9"}', "wrong_type"),
         (b'{"type":"offer","product_id":"P-1","version":1,"title":"x"}', "unknown_type"),
         (b'{"type":"product","product_id":"P-1","version":1,"title":"x","schema_version":9}', "unsupported_schema"),
+        (b'{"type":"product","product_id":"P-1","version":1,"title":"x"}'.ljust(MOST_SENT_BYTES + 1), "too_large"),
     ],
 )
 def test_a_record_that_breaks_the_contract_is_refused_alone(value: bytes, reason: str) -> None:
