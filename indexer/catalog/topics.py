@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from contracts import wire
 from contracts.catalog import CATALOG_CHANGE, Product, ProductVector
-from contracts.errors import ContractError, DependencyDown, TransientError
+from contracts.errors import ContractError, DependencyDown, MalformedMessage, TransientError
 from contracts.progress import CatalogCounts
 from contracts.telemetry import Process
 from contracts.topics import AGAIN_HEADER, CATALOG, DEAD_LETTERS, PRODUCT_VECTORS, kept_aside, set_aside_headers
@@ -277,7 +277,10 @@ class VectorsTopic:
             self.known.read_null(key.decode(errors="replace"), timestamp_ms)
             return
         try:
-            self.known.read(BaseProduct.from_message(wire.decode(value, _VECTOR)), timestamp_ms)
+            product = BaseProduct.from_message(wire.decode(value, _VECTOR))
+            if product.base_version == self._encoder.base_version and not product.fits(self._encoder.dim):
+                raise MalformedMessage("inconsistent", f"vector: not {self._encoder.dim} finite numbers")
+            self.known.read(product, timestamp_ms)
         except ContractError as error:
             get_logger().error("product_vector_unreadable", key=key.decode(errors="replace"), error=error.message)
 
