@@ -159,7 +159,7 @@ class OwnCollections:
             Stopped: asked to stop in the middle; what was written is kept.
         """
         self._log.read_to_end()
-        known, left = self._log.known, 0
+        known, taken, left = self._log.known, 0, 0
         lost = [one for one in stored if one not in known and known.foreign(one) is None]
         for start in range(0, len(lost), BATCH):
             points = self._store.retrieve(collection, lost[start : start + BATCH]).values()
@@ -167,13 +167,13 @@ class OwnCollections:
             self._log.publish(products)
             for product in products:
                 known.read(product)
-            left += len(points) - len(products)
+            taken, left = taken + len(products), left + len(points) - len(products)
             if self._pause(0.0):
                 raise Stopped
-        if lost:
+        if taken or left:
             get_logger().warning(
                 "base_vectors_taken_from_index",
-                products=len(lost) - left,
+                products=taken,
                 left=left,
                 error="product-vectors does not hold what the index holds",
                 fix="`millrace audit` tells whether the catalogue says the same",
