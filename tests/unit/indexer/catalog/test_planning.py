@@ -105,6 +105,14 @@ def test_a_record_that_breaks_the_contract_is_refused_alone(value: bytes, reason
     assert versions(found) == {"P-2": 1}
 
 
+def test_a_record_under_another_key_counts_for_the_product_that_it_names_and_is_told() -> None:
+    """No null under its key deletes that product, and compaction may leave another's record alone."""
+    records = [replace(record(product("P-1"), offset), key=key) for offset, key in enumerate((b'"P-1"', b"P-1", None))]
+    found = plan(*records, record(b"{", 3), null("P-9", 4))
+    assert versions(found) == {"P-1": 1}
+    assert [one.offset for one in found.other_keys] == [0, 2]
+
+
 def known_at(offset: int, version: int = 1, *, deleted: bool = False) -> BaseProduct:
     """Return what is known of a product whose last record had this offset."""
     place = CatalogPlace(offset, TIME_MS + offset)
