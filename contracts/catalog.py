@@ -14,6 +14,8 @@ from contracts.base import Count, Finite, Label, Message, Money, Part, ProductId
 MAX_VERSION: Final = 2**53 - 1
 """Largest product version: Qdrant compares numbers as float64, above this it cannot tell neighbours apart."""
 
+FLOAT32_BYTES: Final = 4
+
 Version = Annotated[int, Field(ge=0, le=MAX_VERSION, description="The shop's own; only grows.")]
 Url = Annotated[Text, Field(max_length=4_000)]
 Rating = Annotated[float, Field(ge=0, le=1_000, allow_inf_nan=False)]
@@ -108,6 +110,8 @@ class ProductVector(Message):
     def _whole(self) -> Self:
         if self.deleted != (self.vector is None) or self.deleted != (self.payload is None):
             raise ValueError("a product has a vector and a payload, a deletion neither")
+        if len(self.vector_bytes()) % FLOAT32_BYTES:
+            raise ValueError("the vector ends within a number")
         return self
 
     def vector_bytes(self) -> bytes:

@@ -26,8 +26,6 @@ class IntakeReason(StrEnum):
     """A time lies more than five minutes after the collector's clock."""
     TOO_DEEP = "too_deep"
     """Objects and lists are nested deeper than any of our messages."""
-    TOO_LARGE = "too_large"
-    """The record would be larger than its topic allows."""
 
 
 def _with_example(**example: Any) -> ConfigDict:

@@ -9,8 +9,13 @@ from typing import Final, Literal
 Cleanup = Literal["delete", "compact"]
 
 DAY_MS: Final = 86_400_000
+MOST_SENT_BYTES: Final = 900_000
+"""What a shop may send as one record, unpacked: `max.message.bytes` bounds packed ones, and ten times as much may be in
+them. Room is left for Kafka's envelope and a base vector."""
 LARGE_RECORD_BYTES: Final = 2 * 1024 * 1024
 """Room for the largest record that a shop may send plus what we add to it: outcomes per slot, or headers."""
+MOST_ASIDE_BYTES: Final = LARGE_RECORD_BYTES - 64 * 1024
+"""Of a value that is set aside; the rest is for its key and headers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +155,11 @@ class AsideHeader(StrEnum):
 
 AGAIN_HEADER: Final = "millrace.again"
 """Of a record on `catalog` that was sent again: vector and point are made anew, although this version is known."""
+
+
+def kept_aside(value: bytes | None) -> bytes:
+    """What stays of the value of a record that is set aside: all, or nothing if its topic would not take it."""
+    return b"" if value is None or len(value) > MOST_ASIDE_BYTES else value
 
 
 def set_aside_headers(

@@ -15,6 +15,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from contracts.base import NO_NUL, YEAR_2000_MS, YEAR_2100_MS
 from contracts.errors import ContractError, MalformedMessage, UnsupportedSchema
+from contracts.topics import MOST_SENT_BYTES
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -79,6 +80,17 @@ def encode(message: BaseModel) -> bytes:
 def decode(value: bytes, contract: TypeAdapter[M]) -> M:
     """Decode a message; fails as `parse` and `validate` do."""
     return validate(parse(value), contract)
+
+
+def within_bounds(value: bytes) -> bytes:
+    """Give back what a shop sent as one record; one that is too large is a `MalformedMessage`, read by nobody.
+
+    What is made of it would not fit its topic, and would end the process that writes it, at each start again.
+    """
+    if len(value) > MOST_SENT_BYTES:
+        text = f"{len(value):,} bytes as a record, unpacked; {MOST_SENT_BYTES:,} are the most"
+        raise MalformedMessage("too_large", text)
+    return value
 
 
 def parse(value: bytes) -> Any:

@@ -28,7 +28,7 @@ from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 
 from contracts.errors import DependencyDown, MillraceError, UsageError
-from contracts.topics import CATALOG, DAY_MS, SEARCH_EVENTS, TOPICS, TopicSpec
+from contracts.topics import DAY_MS, SEARCH_EVENTS, TOPICS, TopicSpec
 from service.kafka_config import REQUEST_TIMEOUT_MS, base_config, connected
 from service.kafka_errors import expected_kafka_error, translate_kafka_errors
 from service.logging import get_logger
@@ -310,11 +310,8 @@ def _records(spec: TopicSpec, config: Mapping[str, str], settings: Settings) -> 
         refused = spec.name == SEARCH_EVENTS
         why = "one event from the future closes every open search" if refused else "freshness goes by senders' clocks"
         yield refused, "message.timestamp.type", "LogAppendTime", why
-    most = int(config.get("max.message.bytes", spec.max_message_bytes))
-    if most < spec.max_message_bytes:
+    if int(config.get("max.message.bytes", spec.max_message_bytes)) < spec.max_message_bytes:
         yield False, "max.message.bytes", spec.max_message_bytes, "a larger record ends the process that writes it"
-    elif most > spec.max_message_bytes and spec.name in (SEARCH_EVENTS, CATALOG):
-        yield False, "max.message.bytes", spec.max_message_bytes, "a larger record cannot be set aside if it is refused"
     if spec.cleanup == "delete":
         kept_ms = int(config.get("retention.ms", -1))
         least_ms = settings.join_window_ms + settings.lateness_ms

@@ -155,12 +155,14 @@ class Learner:
         """The catalogue's words, and the sum of the digests of what they are of."""
 
     @property
-    def prior_due(self) -> bool:
-        """Whether the prior is to be learned now: that depends on the lists alone, not on when they arrived.
+    def has_catalogue(self) -> bool:
+        """Whether any product has a vector: else a prior and a release would say that nothing was learned."""
+        return len(self.products.digests()) > 0
 
-        Without a catalogue it would learn that nothing can be learned.
-        """
-        return self.preference.prior_due(self.evidence.table.lists) and len(self.products.digests()) > 0
+    @property
+    def prior_due(self) -> bool:
+        """Whether the prior is to be learned now: that depends on the lists alone, not on when they arrived."""
+        return self.preference.prior_due(self.evidence.table.lists) and self.has_catalogue
 
     def learn_prior(self) -> None:
         """Learn the prior anew, and how strongly showings are weighed."""

@@ -187,7 +187,8 @@ class TrainerLoop:
             )
         self._adopt()
         now_ms = self._clock_ms()
-        values = self._decide(now_ms) if self._settings.cadence.due(self.progress, now_ms=now_ms) else {}
+        is_due = self.learner.has_catalogue and self._settings.cadence.due(self.progress, now_ms=now_ms)
+        values = self._decide(now_ms) if is_due else {}
         if values or (self._unsaved and now_ms - self._saved_ms >= self._settings.checkpoint_ms):
             self._make_durable(values)
 
@@ -305,8 +306,7 @@ class TrainerLoop:
                 progress.query_parent = max(progress.query_parent, named.query_release)
             progress.product_parent = max(progress.product_parent, named.product_release)
             self._leave_out(named.query_release, since_cut=takes_back)
-        numbers = progress.last_query_release, named.query_release, named.withdrawn
-        progress.last_query_release = max(numbers)
+        progress.last_query_release = max(progress.last_query_release, named.query_release, named.withdrawn)
         progress.last_product_release = max(progress.last_product_release, named.product_release)
         self._unsaved = True
         reporting.adopted(named.query_release, named.product_release)

@@ -141,6 +141,10 @@ class BaseProduct:
         """Whether the product is gone."""
         return self.vector is None
 
+    def fits(self, dim: int) -> bool:
+        """Whether it has no vector, or one of this width that the index takes."""
+        return self.vector is None or (len(self.vector) == dim and bool(np.isfinite(self.vector).all()))
+
     @property
     def order(self) -> tuple[int, bool]:
         """What decides between two states of a product: the version, and of one version the deletion."""

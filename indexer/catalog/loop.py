@@ -247,6 +247,15 @@ class CatalogLoop:
                 offset=plan.same_version[0].offset,
                 fix="raise the version with every change of a product",
             )
+        if plan.other_keys:
+            get_logger().warning(
+                "key_is_not_the_product_id",
+                count=len(plan.other_keys),
+                partition=plan.other_keys[0].partition,
+                offset=plan.other_keys[0].offset,
+                fix="give each record its product_id as key, plain: else no null deletes the product, and compaction "
+                "may leave another's record alone",
+            )
         if plan.unknown_nulls:
             get_logger().info(
                 "null_of_unknown_product",

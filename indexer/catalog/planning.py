@@ -94,6 +94,7 @@ class Plan:
         stale_count: changes older than what is known, or than another of the same product in the batch.
         same_version: records whose content is another than that of the same version before; they change nothing.
         unknown_nulls: null values of products that nobody knows.
+        other_keys: records whose key is not the id of the product that they are about.
     """
 
     changes: tuple[Change, ...]
@@ -101,6 +102,7 @@ class Plan:
     stale_count: int = 0
     same_version: tuple[CatalogRecord, ...] = ()
     unknown_nulls: int = 0
+    other_keys: tuple[CatalogRecord, ...] = ()
 
     def batches(self) -> list[list[Change]]:
         """Return the urgent changes and the others, each kind that there is."""
@@ -148,6 +150,7 @@ def plan_batch(records: Iterable[CatalogRecord], known: Known) -> Plan:
         stale_count=batch.stale_count,
         same_version=tuple(batch.same_version),
         unknown_nulls=batch.unknown_nulls,
+        other_keys=tuple(batch.other_keys),
     )
 
 
@@ -161,16 +164,19 @@ class _Batch:
         self.stale_count = 0
         self.same_version: list[CatalogRecord] = []
         self.unknown_nulls = 0
+        self.other_keys: list[CatalogRecord] = []
 
     def add(self, record: CatalogRecord) -> None:
         """Account for the next record."""
         message = self._deletion(record) if record.value is None else self._decoded(record, record.value)
         if message is not None:
+            if record.value is not None and record.key != message.product_id.encode():
+                self.other_keys.append(record)
             self._take(message, record)
 
     def _decoded(self, record: CatalogRecord, value: bytes) -> CatalogChange | None:
         try:
-            return wire.decode(value, CATALOG_CHANGE)
+            return wire.decode(wire.within_bounds(value), CATALOG_CHANGE)
         except ContractError as error:
             self.refusals.append(Refusal(record, error.reason, error.message))
             return None

@@ -60,7 +60,7 @@ class SentProducts:
             self._delete(key)
             return
         try:
-            self.add(wire.decode(record.value, CATALOG_CHANGE))
+            self.add(wire.decode(wire.within_bounds(record.value), CATALOG_CHANGE))
         except ContractError:
             self._refused.add(key)
 

@@ -16,10 +16,10 @@ from typing_extensions import override
 
 from contracts import wire
 from contracts.catalog import CATALOG_CHANGE, Product, ProductVector
-from contracts.errors import ContractError, DependencyDown, TransientError
+from contracts.errors import ContractError, DependencyDown, MalformedMessage, TransientError
 from contracts.progress import CatalogCounts
 from contracts.telemetry import Process
-from contracts.topics import AGAIN_HEADER, CATALOG, DEAD_LETTERS, PRODUCT_VECTORS, set_aside_headers
+from contracts.topics import AGAIN_HEADER, CATALOG, DEAD_LETTERS, PRODUCT_VECTORS, kept_aside, set_aside_headers
 from indexer.catalog.base_change import encode_anew
 from indexer.catalog.base_vectors import BaseProduct, BaseVectors
 from indexer.catalog.planning import CatalogRecord, PartitionProgress, Refusal
@@ -277,7 +277,10 @@ class VectorsTopic:
             self.known.read_null(key.decode(errors="replace"), timestamp_ms)
             return
         try:
-            self.known.read(BaseProduct.from_message(wire.decode(value, _VECTOR)), timestamp_ms)
+            product = BaseProduct.from_message(wire.decode(value, _VECTOR))
+            if product.base_version == self._encoder.base_version and not product.fits(self._encoder.dim):
+                raise MalformedMessage("inconsistent", f"vector: not {self._encoder.dim} finite numbers")
+            self.known.read(product, timestamp_ms)
         except ContractError as error:
             get_logger().error("product_vector_unreadable", key=key.decode(errors="replace"), error=error.message)
 
@@ -347,7 +350,7 @@ def products_sent(settings: Settings, pause: Pause) -> Iterator[Product]:
 def product_of(value: bytes | None) -> Product | None:
     """The product of a record on `catalog`; None if it is a deletion or unreadable."""
     try:
-        message = None if value is None else wire.decode(value, CATALOG_CHANGE)
+        message = None if value is None else wire.decode(wire.within_bounds(value), CATALOG_CHANGE)
     except ContractError:
         return None  # a dead letter already, or soon
     return message if isinstance(message, Product) else None
@@ -358,4 +361,4 @@ def _dead_letter(topic: str, refusal: Refusal) -> OutgoingRecord:
     headers = set_aside_headers(
         CATALOG, record.partition, record.offset, stage=Process.INDEXER, reason=refusal.reason, error=refusal.error
     )
-    return OutgoingRecord(topic, record.value, key=record.key, headers=headers)
+    return OutgoingRecord(topic, kept_aside(record.value), key=record.key, headers=headers)

@@ -6,7 +6,9 @@ from itertools import islice
 from typing import Final
 
 import numpy as np
+from pydantic import ValidationError
 
+from contracts.catalog import PointPayload
 from contracts.errors import CheckFailed, InvariantError
 from contracts.releases import Serving
 from indexer.catalog.base_change import BATCH
@@ -92,7 +94,7 @@ class OwnCollections:
         target = Target(collection, number, product.product_tower())
         self.make(target, query_release=query.manifest.release)
         self._take_back_vectors()
-        self._log.complete()
+        self.complete(before.collection, self._store.stored(before.collection)) if before else self._log.complete()
         fill = Refresh(target, self._store, self._log.known, stored, window_s=FILL_WITHIN_S)
         self.write_all(fill, times_out=True)
         if before is not None:
@@ -146,6 +148,37 @@ class OwnCollections:
             return None
         vector = np.array(point.vector[:-1], dtype=np.float32)  # the last number is the quality
         return replace(product, base_version=self._encoder.base_version, vector=vector)
+
+    def complete(self, collection: str, stored: Mapping[str, StoredPoint]) -> None:
+        """Return once the base vectors hold every product, those included that are in a collection alone.
+
+        Nothing is left on `product-vectors` of what was lost with the topic: its points would be neither refreshed nor
+        learned of, and a second collection would lack them.
+
+        Raises:
+            Stopped: asked to stop in the middle; what was written is kept.
+        """
+        self._log.read_to_end()
+        known, taken, left = self._log.known, 0, 0
+        lost = [one for one in stored if one not in known and known.foreign(one) is None]
+        for start in range(0, len(lost), BATCH):
+            points = self._store.retrieve(collection, lost[start : start + BATCH]).values()
+            products = [product for point in points if (product := _of_point(point, self._encoder.base_version))]
+            self._log.publish(products)
+            for product in products:
+                known.read(product)
+            taken, left = taken + len(products), left + len(points) - len(products)
+            if self._pause(0.0):
+                raise Stopped
+        if taken or left:
+            get_logger().warning(
+                "base_vectors_taken_from_index",
+                products=taken,
+                left=left,
+                error="product-vectors does not hold what the index holds",
+                fix="`millrace audit` tells whether the catalogue says the same",
+            )
+        self._log.complete()
 
     def write_all(self, refresh: Refresh, *, times_out: bool = False) -> None:
         """Write every batch of a refresh.
@@ -206,6 +239,21 @@ class OwnCollections:
         self._store.drop(collection)
         metrics.INDEX_POINTS.labels(collection).set(0)
         get_logger().info("collection_dropped", collection=collection)
+
+
+def _of_point(point: ProductPoint, base_version: str) -> BaseProduct | None:
+    """Return a product as its point has it; None of one that somebody else wrote. A deletion is of any base."""
+    if point.vector is None:
+        return BaseProduct(point.product_id, point.version, base_version)
+    try:
+        said = {name: point.payload[name] for name in PointPayload.model_fields if name in point.payload}
+        payload, made_by = PointPayload.model_validate(said), point.payload["base_version"]
+        vector = np.array(point.vector[:-1], dtype=np.float32)  # the last number is the quality
+        return BaseProduct(
+            point.product_id, point.version, made_by, point.payload["text_hash"], vector=vector, payload=payload
+        )
+    except (KeyError, ValidationError):
+        return None
 
 
 def check_collection(

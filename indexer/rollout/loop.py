@@ -295,7 +295,7 @@ class RollOutLoop:
         if self._stored is None:
             self._collections.make(target, query_release=serving.query_release)
             self._stored = self._store.stored(target.collection)
-        self._log.complete()
+        self._collections.complete(target.collection, self._stored)
         repair = Refresh(target, self._store, self._log.known, self._stored)
         self._collections.write_all(repair)
         if self._collections.look()[0] is None:

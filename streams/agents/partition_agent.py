@@ -17,7 +17,7 @@ from faust.types import TP
 from contracts.errors import DependencyDown
 from contracts.progress import PartitionProgress
 from contracts.telemetry import EventOutcome
-from contracts.topics import TOPIC_BY_NAME, set_aside_headers
+from contracts.topics import TOPIC_BY_NAME, kept_aside, set_aside_headers
 from contracts.wire import encode
 from service import metrics
 from service.kafka import translate_kafka_errors
@@ -250,7 +250,7 @@ class PartitionAgent(Generic[S, P]):
             headers = set_aside_headers(
                 self.spec.source, tp.partition, one.record.offset, stage=self.name, reason=one.reason, error=one.error
             )
-            records.append(OutRecord(one.record.key, one.record.value or b"", [*headers, *one.headers]))
+            records.append(OutRecord(one.record.key, kept_aside(one.record.value), [*headers, *one.headers]))
         await self.output.send(self.settings.topic(ASIDE_TOPICS[outcome]), tp.partition, records)
         if outcome is EventOutcome.DEAD_LETTERED:
             for one in planned:

@@ -24,8 +24,6 @@ from contracts.topics import CATALOG, CURATED_PAIRS, SEARCH_EVENTS
 from streams.collector.sender_clock import by_our_clock
 
 MAX_DEPTH: Final = 16
-MAX_RECORD_BYTES: Final = 900_000
-"""Below the topics' `max.message.bytes` with room for Kafka's envelope."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,10 +221,7 @@ def _record(topic: str, key: Any, message: dict[str, Any]) -> OutgoingRecord:
     value = wire.dump(whole)
     if b":null" in value:  # in a text, perhaps, which costs nothing but a second look
         value = wire.dump(_without_nulls(whole))
-    if len(value) > MAX_RECORD_BYTES:
-        text = f"{len(value)} bytes as a record, more than the {MAX_RECORD_BYTES} that its topic takes"
-        raise MalformedMessage(IntakeReason.TOO_LARGE, text)
-    return OutgoingRecord(topic, str(key).encode(), value)
+    return OutgoingRecord(topic, str(key).encode(), wire.within_bounds(value))
 
 
 def _without_nulls(value: Any) -> Any:

@@ -17,6 +17,7 @@ from contracts.progress import EventCounts, JoinProgress
 from contracts.structs import SEARCH_RECORD, ShopEvent, Tick
 from contracts.telemetry import AsideReason, EventOutcome
 from contracts.topics import JOINED_SEARCHES, belongs
+from contracts.wire import within_bounds
 from streams.agents.spec import Emit, LogRecord, Plan, SetAside
 from streams.join.event_time import BEFORE_FIRST_MS, EventTime, Hold, LowWater, Windows, happened_ms
 from streams.join.joined_search import joined_search
@@ -110,7 +111,7 @@ class PartitionJoin:
             self.event_time.lateness_ms = self._windows.lateness_at(offset)
         plan = plan if self._past is None else []
         try:
-            self._take(SEARCH_RECORD.decode(record.value), record, plan)
+            self._take(SEARCH_RECORD.decode(within_bounds(record.value or b"")), record, plan)
         except ContractError as error:
             self._set_aside(EventOutcome.DEAD_LETTERED, error.reason, record, plan, error=str(error))
         self.next_offset = offset + 1

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from structlog.testing import capture_logs
 
-from contracts.topics import DEAD_LETTERS, PRODUCT_VECTORS
+from contracts.topics import CATALOG, DEAD_LETTERS, PRODUCT_VECTORS
 from indexer.app import serve
 from indexer.store import ProductStore
-from service.kafka import consumer_config
+from service.kafka import OutgoingRecord, consumer_config, produce_all, producer_config
 from service.settings import Settings
 from tests.support.indexing import (
     ServiceProcess,
@@ -100,6 +100,21 @@ def test_changes_become_searchable_and_deletions_gone_while_poison_is_set_aside(
     assert headers["millrace.reason"] == b"missing"
     assert dict(letters[b"P-9"].headers)["millrace.reason"] == b"malformed_json"
     assert indexer.metric('millrace_freshness_seconds_count{path="product_to_search"}') >= 3
+
+
+def test_what_unpacks_beyond_all_bounds_is_set_aside_and_ends_no_indexer(
+    own: Settings, shop: Shop, store: ProductStore, indexer: ServiceThread
+) -> None:
+    """Kafka bounds a record as it is packed: neither its base vector nor its dead letter would fit a topic of ours."""
+    too_large = b'{"type":"product","product_id":"B-1","version":1,"title":"fridge"}'.ljust(3_000_000)
+    with KafkaProducer(**producer_config(own), compression_type="gzip") as packing:
+        topic = own.topic(CATALOG)
+        produce_all(packing, [OutgoingRecord(topic, too_large, b"B-1"), OutgoingRecord(topic, too_large[1:], b"B-2")])
+    shop.send(product("P-1"))
+    eventually(lambda: catalogue_counts(own) == (1, 2), timeout_s=60, what="every record counted")
+    assert store.counts(own.collection(0)) == (1, 0)
+    letters = {record.key: (record.value, dict(record.headers)["millrace.reason"]) for record in dead_letters(own)}
+    assert letters == dict.fromkeys((b"B-1", b"B-2"), (b"", b"too_large"))
 
 
 def test_only_a_newer_version_changes_a_product(

@@ -27,6 +27,7 @@ from contracts.topics import (
     GROUP_TOPICS,
     PREFERENCE_PAIRS,
     TRAINING_SEARCHES,
+    kept_aside,
     set_aside_headers,
 )
 from service import metrics
@@ -44,7 +45,7 @@ VERSION: Final = 0
 DECODE: Final[dict[str, Callable[[bytes], Record]]] = {
     TRAINING_SEARCHES: TRAINING_SEARCH.decode,
     PREFERENCE_PAIRS: PREFERENCE_PAIR.decode,
-    CURATED_PAIRS: lambda value: wire.decode(value, CURATED_PAIR),
+    CURATED_PAIRS: lambda value: wire.decode(wire.within_bounds(value), CURATED_PAIR),
 }
 
 
@@ -291,7 +292,9 @@ class KafkaLog(ConsumerRebalanceListener):  # type: ignore[misc] # kafka-python 
         """Write a record to `dead-letters`, unchanged, with its place and the reason."""
         place = (topic, record.partition, record.offset)
         headers = set_aside_headers(*place, stage=Process.TRAINER, reason=error.reason, error=error.message)
-        letter = OutgoingRecord(self._settings.topic(DEAD_LETTERS), record.value, key=record.key, headers=headers)
+        letter = OutgoingRecord(
+            self._settings.topic(DEAD_LETTERS), kept_aside(record.value), key=record.key, headers=headers
+        )
         with translate_kafka_errors(self._settings):
             produce_all(self._producer, [letter])
         metrics.DEAD_LETTERS.labels(Process.TRAINER, error.reason).inc()

@@ -282,7 +282,6 @@ def test_what_loses_or_misreads_records_is_refused(name: str, config: dict[str, 
     [
         ("catalog", {"message.timestamp.type": "CreateTime"}, "message.timestamp.type=LogAppendTime"),
         ("models", {"max.message.bytes": "1048588"}, "max.message.bytes=16777216"),
-        ("search-events", {"max.message.bytes": "10485760"}, "max.message.bytes=1048588"),
         ("search-events", {"retention.ms": "43200000"}, "retention.ms=1209600000"),
         ("preference-pairs", {"retention.ms": "60000"}, "retention.ms=1209600000"),
         ("joined-searches", {"retention.bytes": "1000000"}, "retention.bytes=-1"),

@@ -8,6 +8,7 @@ from contracts.releases import manifest_of
 from tests.support.trainer import (
     DIM,
     START_MS,
+    FakeProducts,
     World,
     list_record,
     offsets,
@@ -62,6 +63,21 @@ def test_lists_without_a_click_are_no_reason_for_a_release() -> None:
     assert len(quiet) > 10
     assert world.progress.lists_trained == len(quiet)
     assert world.models.order == []
+
+
+def test_nothing_is_released_without_a_catalogue() -> None:
+    """Of what was learned nothing could be said, and shoppers would lose it; once it is there again all goes on."""
+    world = World(100)
+    world.run_once()
+    learner = world.loop.learner
+    known, learner.products = learner.products, FakeProducts(world.encoder, ())
+    world.send(100, 200)
+    world.run_once(after_s=16)
+    assert world.models.order == ["query-1"]
+    learner.products = known
+    world.run_once(after_s=1)
+    assert world.models.order == ["query-1", "query-2"]
+    assert manifest_of(world.models.values["query-2"]).lists_trained == 200
 
 
 def test_query_releases_keep_their_interval() -> None:

@@ -310,6 +310,16 @@ def test_a_batch_with_a_null_waits_until_the_base_vectors_are_known() -> None:
     assert it.catalog.committed[0].next_offset == 10
 
 
+def test_a_key_that_is_not_the_product_id_is_warned_of() -> None:
+    """Once a batch, with the place of the first such record; the product is found nevertheless."""
+    it = Indexing([replace(record(product(f"P-{n}"), n), key=b'{"id":"P-%d"}' % n) for n in range(3)])
+    with capture_logs() as lines:
+        it.loop.step()
+    (line,) = [line for line in lines if line["event"] == "key_is_not_the_product_id"]
+    assert (line["count"], line["partition"], line["offset"]) == (3, 0, 0)
+    assert it.store.counts(R0) == (3, 0)
+
+
 @pytest.mark.parametrize(
     "other", [product("P-1", 5, "large fridge"), product("P-1", 5, image_url="https://a.shop/P-1.jpg")]
 )

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from contracts.catalog import ProductDeleted
 from contracts.progress import CatalogCounts
+from contracts.topics import MOST_SENT_BYTES
 from indexer.catalog.base_vectors import BaseProduct, BaseVectors, CatalogPlace
 from indexer.catalog.planning import (
     CatalogRecord,
@@ -94,6 +95,7 @@ def test_a_record_that_was_sent_again_is_made_anew(title: str) -> None:
         (b'{"type":"product","product_id":"P-1","version":1,"title":"x","price":"9"}', "wrong_type"),
         (b'{"type":"offer","product_id":"P-1","version":1,"title":"x"}', "unknown_type"),
         (b'{"type":"product","product_id":"P-1","version":1,"title":"x","schema_version":9}', "unsupported_schema"),
+        (b'{"type":"product","product_id":"P-1","version":1,"title":"x"}'.ljust(MOST_SENT_BYTES + 1), "too_large"),
     ],
 )
 def test_a_record_that_breaks_the_contract_is_refused_alone(value: bytes, reason: str) -> None:
@@ -101,6 +103,14 @@ def test_a_record_that_breaks_the_contract_is_refused_alone(value: bytes, reason
     found = plan(record(value, 0), record(product("P-2"), 1))
     assert [(refusal.reason, refusal.record.value) for refusal in found.refusals] == [(reason, value)]
     assert versions(found) == {"P-2": 1}
+
+
+def test_a_record_under_another_key_counts_for_the_product_that_it_names_and_is_told() -> None:
+    """No null under its key deletes that product, and compaction may leave another's record alone."""
+    records = [replace(record(product("P-1"), offset), key=key) for offset, key in enumerate((b'"P-1"', b"P-1", None))]
+    found = plan(*records, record(b"{", 3), null("P-9", 4))
+    assert versions(found) == {"P-1": 1}
+    assert [one.offset for one in found.other_keys] == [0, 2]
 
 
 def known_at(offset: int, version: int = 1, *, deleted: bool = False) -> BaseProduct:

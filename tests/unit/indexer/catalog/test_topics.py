@@ -1,12 +1,15 @@
 """The catalogue as a member of the group reads it, on a real Kafka: where it begins, and when it may not write."""
 
+import base64
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import MemberToRemove
 from kafka.structs import OffsetAndMetadata
 
+from contracts import wire
 from contracts.progress import CatalogCounts
 from contracts.telemetry import Process
 from contracts.topics import CATALOG
@@ -184,7 +187,11 @@ def test_what_is_written_is_known_once_the_topic_was_read_to_its_end(own: Settin
     log = VectorsTopic(own, producer, kafka, encoder=TinyEncoder(), pause=lambda _seconds: False)
     log.follower.start()
     product = base_product(TinyEncoder(), "P-1", 3)
-    produce_all(producer, [OutgoingRecord(own.topic("product-vectors"), b"junk", key=b"P-0")])
+    newer = base_product(TinyEncoder(), "P-1", 4).to_message()
+    texts = (b"x", b"AAAA", np.ones(3, "<f4"), np.full(TinyEncoder().dim, np.nan, "<f4"))  # no Base64, 3 bytes, ...
+    vectors = (text if isinstance(text, bytes) else base64.b64encode(text.tobytes()) for text in texts)
+    junk = [wire.encode(newer.model_copy(update={"vector": vector.decode()})) for vector in vectors]
+    produce_all(producer, [OutgoingRecord(own.topic("product-vectors"), one, b"P-1") for one in (b"junk", *junk)])
     log.publish([product])
     log.read_to_end()
     known = log.known.get("P-1")

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from qdrant_client import models
+from structlog.testing import capture_logs
 
 from contracts.errors import InvariantError, UsageError
 from indexer.catalog.base_vectors import BaseProduct, BaseVectors
@@ -22,6 +23,8 @@ from tests.support.indexer_fakes import (
     base_product,
     in_force,
     release_1,
+    told,
+    whole,
 )
 from tests.support.indexing import product, product_release, query_release
 from tests.support.tiny_encoder import TinyEncoder
@@ -246,3 +249,37 @@ def test_a_kept_collection_is_gone_before_nobody_names_it(shop: Deployment, monk
     shop.run(loop)
     assert named == [True, False]
     assert shop.store.collections() == [R1]
+
+
+def test_base_vectors_that_were_lost_are_taken_from_the_index(shop: Deployment) -> None:
+    """Those of some products, or all of them with their deletions, as they were; and their quality moves again."""
+    before = {product.product_id: product for product in whole(shop.vectors)}
+    for lost in (range(600), range(0, 600, 7)):
+        names = {f"P-{number}" for number in lost}
+        left = BaseVectors(shop.encoder.base_version)
+        for product_id, kept in before.items():
+            if product_id not in names:
+                left.apply(kept)
+        shop.vectors, shop.log = left, Log(left)
+        with capture_logs() as lines:
+            shop.new_process().settle()
+        assert {one.product_id for one in shop.log.vectors} == names
+        assert told(*(left.get(one) for one in before)) == told(*before.values())
+        said = [(line["products"], line["left"]) for line in lines if line["event"] == "base_vectors_taken_from_index"]
+        assert said == [(len(names), 0)]
+    release_1(shop)
+    shop.run()
+    assert_serves_release_1(shop)
+
+
+def test_a_second_collection_is_not_filled_with_nothing_if_base_vectors_were_lost(
+    shop: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the shop would not be found any more once it is in force."""
+    for module in ("qdrant", "store"):
+        monkeypatch.setattr(f"indexer.{module}.KEYS_VERSION", 99)
+    shop.vectors = BaseVectors()
+    shop.log = Log(shop.vectors)
+    shop.new_process().settle()
+    assert in_force(shop) == (0, 0, R1)
+    assert shop.store.counts(R1) == (599, 1)

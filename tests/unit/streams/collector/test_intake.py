@@ -8,8 +8,8 @@ import pytest
 from contracts import wire
 from contracts.base import YEAR_2000_MS, YEAR_2100_MS
 from contracts.events import FUTURE_TOLERANCE_MS, SHOP_EVENT, person_id
+from contracts.topics import MOST_SENT_BYTES
 from streams.collector.intake import (
-    MAX_RECORD_BYTES,
     Accepted,
     Arrival,
     Decision,
@@ -102,7 +102,7 @@ BAD = [
     Bad("a blank id", click(search_id=" \u200b"), "blank", "search_id"),
     Bad("NUL", click(device="a\0"), "malformed_text", "device"),
     Bad("too deep", click(extra=nested(40)), "too_deep", None),
-    Bad("too large", click(extra="x" * MAX_RECORD_BYTES), "too_large", None),
+    Bad("too large", click(extra="x" * MOST_SENT_BYTES), "too_large", None),
 ]  # fmt: skip
 
 

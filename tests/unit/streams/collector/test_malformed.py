@@ -15,8 +15,8 @@ import structlog
 from contracts import structs, wire
 from contracts.catalog import CATALOG_CHANGE
 from contracts.pairs import CURATED_PAIR
-from contracts.topics import CATALOG, CURATED_PAIRS, SEARCH_EVENTS
-from streams.collector.intake import MAX_RECORD_BYTES, OutgoingRecord
+from contracts.topics import CATALOG, CURATED_PAIRS, MOST_SENT_BYTES, SEARCH_EVENTS
+from streams.collector.intake import OutgoingRecord
 from tests.support.collector import NOW_MS, POLICY, SECRET, Running, click, impression, product, purchase
 
 ITEMS: Final = 20_000
@@ -116,7 +116,7 @@ def broken(body: bytes, random: Random) -> tuple[bytes, dict[str, str]]:
 def check(record: OutgoingRecord) -> None:
     """Check that a record is what readers of its topic take, and leaves nothing open."""
     assert READERS[record.topic](record.value) is not None
-    assert len(record.value) <= MAX_RECORD_BYTES
+    assert len(record.value) <= MOST_SENT_BYTES
     assert record.key
     assert not _nulls(json.loads(record.value)), record.value
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from typing_extensions import override
 
-from streams.agents.spec import Plan
+from contracts.topics import MOST_SENT_BYTES
+from streams.agents.spec import Plan, SetAside
 from streams.join.open_search import HeldEvent, KeptRecord
 from streams.join.partition_join import PartitionJoin
 from streams.join.waiting_events import WaitingEvent, WaitingEvents
@@ -171,6 +172,16 @@ def test_one_event_without_its_search_time_holds_the_log_for_one_window() -> Non
         assert join.progress().hold_offset <= 1
         join, _ = run([*events, tick(WINDOW_MS + LATENESS_MS + 1_001)])
         assert join.progress().hold_offset == 2
+
+
+def test_a_record_is_bounded_as_it_is_unpacked() -> None:
+    """Kafka bounds packed records; what is larger in itself would fit no topic of ours, so it is a dead letter."""
+    event = impression()
+    join, plan = new_join(), Plan()
+    for offset, size in enumerate((MOST_SENT_BYTES, MOST_SENT_BYTES + 1)):
+        join.take(Record(offset, at(0), encoded(event | {"event_id": f"i-{size}"}).ljust(size)), plan)
+    assert [(one.record.offset, one.reason) for one in plan if isinstance(one, SetAside)] == [(1, "too_large")]
+    assert join.open_searches == 1
 
 
 def run(events: Sequence[dict[str, Any]]) -> tuple[PartitionJoin, Plan]:

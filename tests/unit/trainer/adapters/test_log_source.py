@@ -219,6 +219,7 @@ def test_each_topic_gives_its_own_content(member: Member, monkeypatch: pytest.Mo
         pair(0),
         record(CURATED_PAIRS, 0, b'{"query":"gift","chosen":"P-1","rejected_text":"dull"}'),
         record(CURATED_PAIRS, 1, b"{}"),
+        record(CURATED_PAIRS, 2, b'{"query":"gift","chosen":"P-1","rejected_text":"dull"}'.ljust(3_000_000)),
     ]
     for one in written:
         consumer.fetched.setdefault(TopicPartition(one.topic, 0), []).append(one)
@@ -228,8 +229,9 @@ def test_each_topic_gives_its_own_content(member: Member, monkeypatch: pytest.Mo
     ]
     assert isinstance(found[0].content, TrainingSearch)
     assert encode(found[0].content) == encode(search)
-    assert [one.content is None for one in found] == [False, True, False, False, True]
-    assert [letter.topic for letter in letters] == ["dead-letters"] * 2
+    assert [one.content is None for one in found] == [False, True, False, False, True, True]
+    assert [letter.topic for letter in letters] == ["dead-letters"] * 3
+    assert [letter.value for letter in letters] == [b'{"search_id": 1}', b"{}", b""]
 
 
 @pytest.mark.parametrize("moved", [FakeConsumer.assign, FakeConsumer.lose], ids=["assigned nothing", "lost"])

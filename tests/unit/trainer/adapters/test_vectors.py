@@ -113,7 +113,13 @@ def test_a_catalogue_of_foreign_vectors_alone_is_a_reason_against_readiness() ->
     assert table.not_usable() is None
 
 
-@pytest.mark.parametrize("value", [b"", b"{}", b"\xff", b'{"product_id": 1}'])
+BROKEN_VECTOR = b'{"product_id":"a","version":2,"base_version":"%s","payload":{},"vector":"%s"}'
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"", b"{}", b"\xff", b'{"product_id": 1}', *(BROKEN_VECTOR % (BASE.encode(), text) for text in (b"x", b"AAAA"))],
+)
 def test_a_broken_record_changes_nothing(value: bytes) -> None:
     """One bad record does not end the trainer."""
     table = new_table()
