@@ -35,6 +35,8 @@ from trainer.preference.rules import NO_RULES, capped
 MAX_ITERATIONS: Final = 60
 TOLERANCE: Final = 1e-5
 """Relative decrease below which the loss has converged."""
+OUT_OF_BUDGET: Final = 1
+"""Status of a search that ended by its iterations; one that finds no step down any more is where rounding allows."""
 SEARCHES: Final = 8
 """At most, until it is known which rates are held at their least."""
 RISING: Final = 0.1
@@ -149,7 +151,7 @@ class Problem:
         )  # fmt: skip
         if uncertainty:
             weights = replace(weights, deviations=self._deviations(weights, preferred, prior))
-        return Solution(weights, preferred, float(found.fun), iterations, bool(found.success))
+        return Solution(weights, preferred, float(found.fun), iterations, found.status != OUT_OF_BUDGET)
 
     @cached_property
     def _space(self) -> "_Space":

@@ -5,9 +5,11 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from scipy.optimize import OptimizeResult
 
 from tests.support.planted_shop import DIM, PlantedShop, cells_of, scores, table_of
 from towers.model import NATS_PER_COSINE
+from trainer.preference import solve
 from trainer.preference.evidence import Cells, EvidenceTable, Shown
 from trainer.preference.losses import LossName, surprise
 from trainer.preference.model import HELD, Catalogue, Prior, Weights
@@ -128,6 +130,20 @@ def test_a_budget_that_is_too_small_says_so(shop: PlantedShop) -> None:
     assert (little.converged, little.iterations) == (False, 2)
     assert enough.converged
     assert enough.loss < little.loss
+
+
+@pytest.mark.parametrize(("status", "converged"), [(0, True), (1, False), (2, True)])
+def test_a_search_that_rounding_ends_was_not_short_of_its_budget(
+    status: int, converged: bool, shop: PlantedShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L-BFGS-B ends with status 2, and calls it abnormal, where no step along the slope changes the loss any more."""
+
+    def ended(_: object, begin: np.ndarray, **__: object) -> OptimizeResult:
+        return OptimizeResult(x=begin, fun=1.0, nit=1, status=status, success=status == 0)
+
+    monkeypatch.setattr(solve, "minimize", ended)
+    problem = Problem(shop.cells(200), shop.queries, shop.catalogue)
+    assert problem.solve(LOOSE).converged is converged
 
 
 def test_one_dot_product_is_the_score_written_out(shop: PlantedShop) -> None:
