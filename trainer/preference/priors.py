@@ -108,10 +108,11 @@ class Learned:
     def rest_share(self) -> float:
         """How much of everything beside the mix shoppers should see, from 0 to 1.
 
-        Where it gains, the chance that it is true; and all together must surely gain.
+        Where it gains, the chance that it is true; and all together must surely gain. Tastes that were loosened must
+        gain surely themselves, for they bring products first that no list has shown.
         """
-        share = max(self.rest.share, float(expit(self.odds)) if self.rest.mean > LEAST_RELEASED else 0.0)
-        return min(share, self.gain.share)
+        by_odds = self.rest.mean > LEAST_RELEASED and self.prior.taste >= Prior().taste
+        return min(max(self.rest.share, float(expit(self.odds)) if by_odds else 0.0), self.gain.share)
 
     @property
     def helps(self) -> bool:

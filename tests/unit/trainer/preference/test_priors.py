@@ -320,8 +320,9 @@ def test_either_part_helps_alone() -> None:
 
 @pytest.mark.parametrize(("odds", "share"), [(-3, 1 / 3), (1, 0.731), (50, 1)])
 def test_of_what_gains_as_much_is_shown_as_it_is_likely_to_be_true(odds: float, share: float) -> None:
-    """Unless the errors alone allow more; and nothing if it does not gain, or all together does not."""
+    """Unless the errors alone allow more; nothing if it does not gain, or all together not; and by errors of tastes."""
     sure, unsure = Gain(0.5, 0.01), Gain(0.1, 0.1)
+    assert Learned(Prior(taste=6.0), sure, sure, unsure, odds).rest_share == pytest.approx(1 / 3)
     assert Learned(Prior(), sure, sure, unsure, odds).rest_share == pytest.approx(share, abs=1e-3)
     assert Learned(Prior(), Gain(0.0, 0.01), sure, unsure, odds).rest_share == 0
     assert Learned(Prior(), sure, sure, Gain(LEAST_RELEASED, 0.1), odds).rest_share == 0
