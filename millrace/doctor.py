@@ -80,7 +80,9 @@ def check_disk(settings: Settings) -> Check:
 
 
 def check_keys(settings: Settings) -> Check:
-    """Every key is set, and long enough not to be guessed."""
+    """Every key is set, long enough not to be guessed, and as the collector takes them."""
+    from streams.collector.access import Keys
+
     keys = {"write_key": settings.write_key, "secret_key": settings.secret_key, "person_key": settings.person_key}
     missing = [f"MILLRACE_{name.upper()}" for name, key in keys.items() if key is None]
     if missing:
@@ -88,6 +90,7 @@ def check_keys(settings: Settings) -> Check:
     short = [f"MILLRACE_{name.upper()}" for name, key in keys.items() if key and len(key.get_secret_value()) < 16]
     if short:
         return Check("keys", "fail", f"shorter than 16 characters: {', '.join(short)}", "set longer random keys")
+    Keys(*(key.encode() for key in settings.require("write_key", "secret_key")))
     return Check("keys", "ok", "all three are set")
 
 
