@@ -145,7 +145,7 @@ def test_a_process_that_was_ready_outlasts_any_outage(kept: Kept) -> None:
     (kept.folder / "outage").touch()
     (kept.folder / "ready").unlink()
     process.send(signal.SIGKILL)
-    eventually(lambda: process.restarts > 2 * supervised_process.MOST_FAILED_STARTS, timeout_s=30)
+    eventually(lambda: process.restarts > supervised_process.MOST_FAILED_STARTS + 1, timeout_s=30)
     (kept.folder / "outage").unlink()
     reached(process, State.READY)
 
