@@ -316,7 +316,8 @@ def test_a_producer_with_transactions_does_not_stop_the_look(deployment: Deploym
 @pytest.mark.parametrize(
     "words",
     [
-        ("audit",), ("releases", "diff", "1", "2"), ("releases", "evaluate"), ("product", "show", "P-1"),
+        ("audit",), ("releases", "diff", "1", "2"), ("releases", "show", "1"), ("releases", "rollback"),
+        ("releases", "promote", "1"), ("releases", "evaluate"), ("product", "show", "P-1"),
         ("explain", "tv", "P-1"), ("catalog", "vectors", "vectors.jsonl"),
     ],
     ids=" ".join,
