@@ -145,11 +145,15 @@ def check_topics(settings: Settings) -> Check:
 
 def check_event_keys(settings: Settings) -> Check:
     """Events that shops write to Kafka themselves lie where the join looks for them."""
-    from service.kafka import newest_records, translate_kafka_errors
+    from service.kafka import admin, newest_records, translate_kafka_errors
 
     if settings.kafka_bootstrap is None:
         return Check("event keys", "warn", "no Kafka is named", "`millrace up`")
     with translate_kafka_errors(settings):
+        with admin(settings) as client:
+            if settings.topic(SEARCH_EVENTS) not in client.list_topics():
+                fix = "`millrace up`, or a restart of any service, creates it"
+                return Check("event keys", "warn", f"there is no topic {settings.topic(SEARCH_EVENTS)} yet", fix)
         partitions, records = newest_records(settings, SEARCH_EVENTS, EVENTS_SAMPLED, timeout_s=SAMPLE_S)
     return judge_event_keys([(record.partition, record.key, record.value) for record in records], partitions)
 
