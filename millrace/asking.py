@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, get_args
 
 import typer
+from rich.box import HORIZONTALS
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -226,11 +227,13 @@ def lag(json: Json = False) -> None:
 
 def lag_table(report: Mapping[str, Any]) -> Table:
     """The lag as a table, a line under each group."""
-    table = Table(*texts("group", "topic"), *numbers("partition", "position", "end", "lag", "held"))
+    names = ("position", "end", "lag", "held")
+    # fits into 80 columns
+    table = Table(*texts("group", "partition"), *numbers(*names), box=HORIZONTALS, padding=0)
     rows = report["partitions"]
     for row, following in zip(rows, [*rows[1:], {"group": None}], strict=True):
-        figures = (f"{row[key]:,}" for key in ("partition", "position", "end", "lag", "held"))
-        table.add_row(row["group"], row["topic"], *figures, end_section=row["group"] != following["group"])
+        figures, place = (f"{row[name]:,}" for name in names), f"{row['topic']}-{row['partition']}"
+        table.add_row(row["group"], place, *figures, end_section=row["group"] != following["group"])
     return table
 
 

@@ -23,7 +23,7 @@ from deploy.local.state import load_running_settings
 from millrace.backlog import Backlog
 from millrace.explaining import following_models, in_force, product_tower
 from millrace.importing import MOST_DELETED_RATIO, read_catalogue
-from millrace.output import Json, Tell, out, print_json, progress_bars
+from millrace.output import Json, Tell, counted, out, print_json, progress_bars
 from service.kafka import (
     OutgoingRecord,
     admin,
@@ -71,7 +71,7 @@ def audit(
     left = report["differences"] if report["left"] is None else report["left"]
     if total := sum(left.values()):
         fix = "see the indexer's log for what it refuses" if repair else "`millrace audit --repair` sends them again"
-        raise CheckFailed(f"{total:,} differences between the catalogue and the index", fix=fix)
+        raise CheckFailed(f"{counted(total, 'difference')} between the catalogue and the index", fix=fix)
 
 
 def run_audit(settings: Settings, tell: Tell, *, sample: int, repair: bool, yes: bool) -> dict[str, Any]:
@@ -262,9 +262,9 @@ def audit_report(found: "Report") -> dict[str, Any]:
 
 def audit_table(report: Mapping[str, Any]) -> Table:
     """An audit as a table: a line for each way in which products differ, with one of them."""
-    looked_at = f"{report['products']:,} products, {report['sampled']:,} computed again"
+    looked_at = f"{counted(report['products'], 'product')}, {report['sampled']:,} computed again"
     total = sum(report["differences"].values())
-    title = f"{looked_at}, {report['pending']:,} changes on their way: {total:,} differences"
+    title = f"{looked_at}, {counted(report['pending'], 'change')} under way: {counted(total, 'difference')}"
     table = Table("difference", "products", "for one", "left", title=title)
     for kind, count in report["differences"].items():
         one = next((example["product_id"] for example in report["examples"] if example["kind"] == kind), "")

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from contracts.errors import MillraceError, UsageError
+from contracts.errors import DependencyDown, MillraceError, UsageError
 from contracts.telemetry import Process
 from deploy.local.processes import past_proxies
 from millrace import (
@@ -35,6 +35,7 @@ from millrace.golden import golden_app
 from millrace.output import print_error
 from millrace.propensities import propensities
 from service.logging import configure
+from service.machine import FULL
 from service.process import expected_failure
 from service.settings import Settings
 from simulator import commands as simulating
@@ -120,6 +121,8 @@ def main() -> None:
 
 def meaning(error: Exception) -> MillraceError | None:
     """Say what a failure means to the person at the terminal; None if nobody foresaw it."""
+    if isinstance(error, OSError) and error.filename is None and error.errno in FULL:
+        return DependencyDown("disk full: cannot write standard output", fix="free some space, or send it elsewhere")
     expected = expected_failure(error, process=Process.PAGE)
     if expected is None and isinstance(error, OSError) and error.filename is not None:
         return UsageError(f"{error.filename}: {error.strerror}", fix="give a path that can be read or written")

@@ -1,11 +1,13 @@
 """A client of the search service for shops that run Python: typed requests and answers, pages, and query vectors."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import httpx
+from pydantic import BaseModel, ValidationError
 
 from contracts.errors import DependencyDown, Expired, Overloaded, UsageError
 from contracts.http import EncodeAnswer, SearchAnswer, SearchRequest
@@ -18,17 +20,30 @@ RETRY_AFTER_S: Final = 1.0
 """Where an answer gives no seconds."""
 PROBLEM: Final = "application/problem+json"
 
+A = TypeVar("A", bound=BaseModel)
+
 
 class SearchClient:
     """Asks one search service, from any thread, over connections that it keeps.
 
     Args:
         url: of the service, such as `http://127.0.0.1:8081`.
-        timeout_s: how long a call may take; the service itself answers a search within a second, or refuses.
+        timeout_s: how long a call may wait for the service to connect, take it, or go on answering; the service itself
+            answers a search within a second, or refuses.
+
+    Raises:
+        UsageError: that is no address.
     """
 
     def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
-        self._http = httpx.Client(base_url=url, timeout=timeout_s)
+        if not re.match(r"https?://[^/]", url):
+            raise UsageError(f"{url!r} is no address of a service", fix="give it as http://host:8081")
+        try:
+            self._http = httpx.Client(base_url=url, timeout=timeout_s)
+        except httpx.InvalidURL as error:
+            raise UsageError(
+                f"{url!r} is no address of a service: {error}", fix="give it as http://host:8081"
+            ) from error
 
     def __enter__(self) -> Self:
         """Use it."""
@@ -54,7 +69,7 @@ class SearchClient:
             Expired: the list whose page is asked for is not kept any more.
         """
         asked = SearchRequest(query=request) if isinstance(request, str) else request
-        return SearchAnswer.model_validate(self._post("/v1/search", asked.model_dump(mode="json", exclude_none=True)))
+        return self._post("/v1/search", asked.model_dump(mode="json", exclude_none=True), SearchAnswer)
 
     def next_page(self, request: SearchRequest, answer: SearchAnswer) -> SearchAnswer | None:
         """The page behind an answer to a request; None behind the last. One whose list is gone is ranked anew.
@@ -87,10 +102,19 @@ class SearchClient:
         Raises:
             MillraceError: as `search` does, but for `Expired`.
         """
-        return EncodeAnswer.model_validate(self._post("/v1/encode", {"texts": list(texts)}))
+        return self._post("/v1/encode", {"texts": list(texts)}, EncodeAnswer)
 
-    def _post(self, path: str, body: Mapping[str, Any]) -> Any:
-        return post(path, body, client=self._http)
+    def _post(self, path: str, body: Mapping[str, Any], form: type[A]) -> A:
+        said = post(path, body, client=self._http)
+        try:
+            return form.model_validate(said)
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False)[0]
+            what = ".".join(map(str, problem["loc"])) or "the answer"
+            raise DependencyDown(
+                f"{_whole(path, self._http)} gives no answer that is known here: {what}: {problem['msg']}",
+                fix="is it the search service, and of this version?",
+            ) from error
 
 
 def post(url: str, body: Mapping[str, Any], *, client: httpx.Client | None = None) -> Any:
@@ -118,7 +142,9 @@ def post(url: str, body: Mapping[str, Any], *, client: httpx.Client | None = Non
         if answer.is_success:
             return answer.json()
     except (httpx.HTTPError, ValueError) as error:
-        raise DependencyDown(f"{url} does not answer as it should: {error}", fix="see `millrace status`") from error
+        raise DependencyDown(
+            f"{_whole(url, client)} does not answer as it should: {error}", fix="see `millrace status`"
+        ) from error
     problem = _problem(answer)
     reason = f" [{problem['reason']}]" if problem.get("reason") else ""
     said = problem.get("detail") or problem.get("title") or answer.text[:SHOWN_CHARACTERS]
@@ -132,6 +158,10 @@ def post(url: str, body: Mapping[str, Any], *, client: httpx.Client | None = Non
     if answer.is_client_error:
         raise UsageError(text, fix="correct the request; `/docs` of the search service shows its form")
     raise DependencyDown(text, fix="see `millrace status`")
+
+
+def _whole(url: str, client: httpx.Client | None) -> str:
+    return url if client is None else f"{client.base_url}".rstrip("/") + url
 
 
 def _problem(answer: httpx.Response) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from contracts.pairs import CURATED_PAIR, CuratedPair
 from contracts.topics import CURATED_PAIRS
 from deploy.local.state import load_running_settings
 from millrace.importing import refused, show_bad_lines
-from millrace.output import Json, Tell, out, print_json, progress_bars
+from millrace.output import Json, Tell, counted, out, print_json, progress_bars
 from millrace.tables import Row, column_names, read_rows, time_of
 from service.kafka import OutgoingRecord, produce_all, producer_config, translate_kafka_errors
 from service.settings import Settings
@@ -188,8 +188,8 @@ def pairs_import(
             settings, file, column_names(columns), tell, author=author, dry_run=dry_run, skip_bad=skip_bad
         )
     told = "nothing was sent (dry run)" if dry_run else f"{report['sent']:,} sent"
-    words = f"{report['lines']:,} lines: {report['used']:,} pairs, {len(report['bad']):,} bad; {told}."
-    show_import(report, words, json=json, skip_bad=skip_bad)
+    used = f"{counted(report['lines'], 'line')}: {counted(report['used'], 'pair')}, {len(report['bad']):,} bad"
+    show_import(report, f"{used}; {told}.", json=json, skip_bad=skip_bad)
 
 
 def run_import(

@@ -80,7 +80,9 @@ def check_disk(settings: Settings) -> Check:
 
 
 def check_keys(settings: Settings) -> Check:
-    """Every key is set, and long enough not to be guessed."""
+    """Every key is set, long enough not to be guessed, and as the collector takes them."""
+    from streams.collector.access import Keys
+
     keys = {"write_key": settings.write_key, "secret_key": settings.secret_key, "person_key": settings.person_key}
     missing = [f"MILLRACE_{name.upper()}" for name, key in keys.items() if key is None]
     if missing:
@@ -88,6 +90,7 @@ def check_keys(settings: Settings) -> Check:
     short = [f"MILLRACE_{name.upper()}" for name, key in keys.items() if key and len(key.get_secret_value()) < 16]
     if short:
         return Check("keys", "fail", f"shorter than 16 characters: {', '.join(short)}", "set longer random keys")
+    Keys(*(key.encode() for key in settings.require("write_key", "secret_key")))
     return Check("keys", "ok", "all three are set")
 
 
@@ -142,11 +145,15 @@ def check_topics(settings: Settings) -> Check:
 
 def check_event_keys(settings: Settings) -> Check:
     """Events that shops write to Kafka themselves lie where the join looks for them."""
-    from service.kafka import newest_records, translate_kafka_errors
+    from service.kafka import admin, newest_records, translate_kafka_errors
 
     if settings.kafka_bootstrap is None:
         return Check("event keys", "warn", "no Kafka is named", "`millrace up`")
     with translate_kafka_errors(settings):
+        with admin(settings) as client:
+            if settings.topic(SEARCH_EVENTS) not in client.list_topics():
+                fix = "`millrace up`, or a restart of any service, creates it"
+                return Check("event keys", "warn", f"there is no topic {settings.topic(SEARCH_EVENTS)} yet", fix)
         partitions, records = newest_records(settings, SEARCH_EVENTS, EVENTS_SAMPLED, timeout_s=SAMPLE_S)
     return judge_event_keys([(record.partition, record.key, record.value) for record in records], partitions)
 

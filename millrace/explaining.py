@@ -243,14 +243,17 @@ def following_models(settings: "Settings") -> "Iterator[ModelsTable]":
     """Give what `models` holds, read to its end and kept current.
 
     Raises:
-        DependencyDown: Kafka does not answer.
+        DependencyDown: Kafka does not answer, or has no such topic.
     """
     from service.follow import TopicFollower
+    from service.kafka import admin, beginning_and_end_offsets
     from service.models import ModelsTable
 
-    settings.require("kafka_bootstrap")
+    quick = settings.model_copy(update={"dependency_wait_s": KAFKA_WAIT_S})
+    with admin(quick) as client:  # says at once what a follower would wait for
+        beginning_and_end_offsets(client, quick, [MODELS])
     models = ModelsTable()
-    follower = TopicFollower(settings.model_copy(update={"dependency_wait_s": KAFKA_WAIT_S}), MODELS, models.apply)
+    follower = TopicFollower(quick, MODELS, models.apply)
     follower.start()
     try:
         if not follower.caught_up.wait(CATCH_UP_S):

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import orjson
 import typer
 
-from contracts.errors import TransientError
+from contracts.errors import TransientError, UsageError
 from deploy.local.state import load_running_settings
 from millrace.explaining import following_models, in_force
-from millrace.output import Json, messages, out, print_json, progress_bars
+from millrace.output import Json, counted, messages, out, print_json, progress_bars
 from service.machine import replacing
 from service.settings import Settings
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from service.models import ModelsTable
 
 TOLD_EVERY: Final = 1000
+STDOUT: Final = Path("-")
 
 
 class VectorForm(StrEnum):
@@ -54,7 +55,7 @@ def catalog_vectors(
     if json:
         print_json(report)
         return
-    out().print(f"{report['products']:,} vectors of {report['width']} numbers written to {file}")
+    out().print(f"{counted(report['products'], 'vector')} of {report['width']} numbers written to {file}")
     messages().print(f"product release {report['product_release']}; export again after the next one")
 
 
@@ -124,7 +125,10 @@ def write_lines(path: Path, lines: Iterable[bytes], tell: Callable[[int], None])
 
     Raises:
         OSError: it cannot be written.
+        UsageError: it is no file but standard output, where nothing can be taken back.
     """
+    if path == STDOUT:
+        raise UsageError(f"{STDOUT} is no file", fix="name a file: it is there once it is whole")
     count = 0
     with replacing(path) as whole, gzip.open(whole, "wb") if path.suffix == ".gz" else nullcontext(whole) as file:
         for count, line in enumerate(lines, start=1):

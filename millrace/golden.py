@@ -17,7 +17,7 @@ from contracts.topics import GOLDEN_QUERIES
 from deploy.local.state import load_running_settings
 from millrace.asking import numbers, running_settings
 from millrace.curating import BadLine, LineForm, send, show_import
-from millrace.output import Json, Tell, messages, out, print_json, progress_bars
+from millrace.output import Json, Tell, counted, messages, out, print_json, progress_bars
 from millrace.tables import column_names, read_rows
 from service.kafka import records_of
 from service.settings import Settings
@@ -262,7 +262,7 @@ def run_import(
 
 def import_words(report: Mapping[str, Any]) -> str:
     """Say in a sentence what became of a file."""
-    used = f"{report['lines']:,} lines: {report['used']:,} judgments, {len(report['bad']):,} bad"
+    used = f"{counted(report['lines'], 'line')}: {counted(report['used'], 'judgment')}, {len(report['bad']):,} bad"
     if not report["compared"]:
         return f"{used}; nothing was compared or sent."
     outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in report["queries"].items())

@@ -25,7 +25,7 @@ from contracts.topics import CATALOG
 from deploy.local.state import load_running_settings
 from millrace.backlog import LEAST, Backlog
 from millrace.feed import Fault, Form, has_version, lacking_columns, read_change, refuse_unknown_fields, unused_columns
-from millrace.output import Json, Tell, messages, out, print_json, progress_bars
+from millrace.output import Json, Tell, counted, messages, out, print_json, progress_bars
 from millrace.tables import column_names, read_rows, refuse_pipe
 from service.kafka import (
     OutgoingRecord,
@@ -397,4 +397,4 @@ def import_words(report: Mapping[str, Any]) -> str:
     if report["overtaken"]:
         sent += f", {report['overtaken']:,} overtaken by newer changes"
     bad = f", {len(report['bad']):,} bad" if report["bad"] else ""
-    return f"{report['lines']:,} lines: {outcomes}{bad}; {sent}. Versions are from {versions}."
+    return f"{counted(report['lines'], 'line')}: {outcomes}{bad}; {sent}. Versions are from {versions}."

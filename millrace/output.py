@@ -11,6 +11,7 @@ import orjson
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.table import Table
 from typing_extensions import override
 
 from contracts.errors import MillraceError
@@ -31,14 +32,28 @@ _OBEYED: Final = dict.fromkeys((*range(0x09), 0x0B, 0x0C, *range(0x0E, 0x20), *r
 """Control characters, which a terminal obeys instead of showing them, but for tabs and ends of lines."""
 
 
+WIDEST: Final = 10_000
+"""Of a table in a pipe or a file, which have no width: whoever searches its lines wants them whole."""
+
+
 class PlainConsole(Console):
-    """Shows what anyone wrote as it is: brackets are no markup, and control characters are left out."""
+    """Shows what anyone wrote as it is, and whole.
+
+    Brackets are no markup, control characters are left out, and what is too long for its column goes on in the next
+    line.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(soft_wrap=True, markup=False, emoji=False, **options)
 
     @override
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        options = self.options if options is None else options
+        if isinstance(renderable, Table) and not renderable.expand:
+            for column in renderable.columns:
+                column.overflow = "fold"
+            if not (self.is_terminal or self._width):
+                options = options.update(width=WIDEST)
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=segment.text.translate(_OBEYED))
 
@@ -83,6 +98,15 @@ def print_error(error: MillraceError) -> None:
     console.print(f"error: {error.message}", style="bold red")
     if error.fix:
         console.print(f"fix:   {error.fix}")
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number of things for people; `many` of a word that takes no s.
+
+    >>> counted(1, "line"), counted(1_200, "search", "searches")
+    ('1 line', '1,200 searches')
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def utc(at_ms: float) -> str:

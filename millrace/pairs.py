@@ -18,8 +18,8 @@ from contracts.errors import ContractError, UsageError
 from contracts.pairs import PairSource, PreferencePair
 from contracts.topics import CURATED_PAIRS, PREFERENCE_PAIRS
 from millrace.asking import an_id, ids, numbers, running_settings, texts
-from millrace.exporting import write_lines
-from millrace.output import Json, Tell, messages, out, print_json, progress_bars, utc
+from millrace.exporting import STDOUT, write_lines
+from millrace.output import Json, Tell, counted, messages, out, print_json, progress_bars, utc
 from service.kafka import admin, beginning_and_end_offsets, records_of
 from service.settings import Settings
 from towers.text import normalised
@@ -261,7 +261,11 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def stats_table(report: Mapping[str, Any]) -> Table:
     """The counts as a table."""
-    table = Table("of the pairs", "", title=f"{report['pairs']:,} pairs of {report['searches']:,} searches")
+    table = Table(
+        "of the pairs",
+        "",
+        title=f"{counted(report['pairs'], 'pair')} of {counted(report['searches'], 'search', 'searches')}",
+    )
     if report["pairs"]:
         table.add_row("clicked", f"{utc(report['from'])} to {utc(report['to'])} UTC")
     for name in ("source", "grade", "arm", "propensity_version", "filters"):
@@ -279,7 +283,7 @@ def stats_table(report: Mapping[str, Any]) -> Table:
 
 @pairs_app.command("export")
 def pairs_export(
-    file: Annotated[Path | None, typer.Argument(help="JSON lines to write, packed if *.gz; else stdout.")] = None,
+    file: Annotated[Path, typer.Argument(help="JSON lines to write, packed if *.gz; - is stdout.")] = STDOUT,
     source: OfSource = "",
     query: OfQuery = "",
     product: OfProduct = "",
@@ -292,9 +296,9 @@ def pairs_export(
     """
     wanted, settings = wanted_pairs(source, query, product), running_settings()
     malformed: list[LoggedPair] = []
-    with progress_bars() if file is not None else nullcontext(_silent) as tell:
+    with progress_bars() if file != STDOUT else nullcontext(_silent) as tell:
         lines = export_lines(logged_pairs(settings, depth, tell), wanted, malformed)
-        if file is None:
+        if file == STDOUT:
             sys.stdout.buffer.writelines(lines)
             sys.stdout.buffer.flush()
         else:
@@ -302,7 +306,7 @@ def pairs_export(
             if json:
                 print_json({"file": str(file), "pairs": count, "malformed": len(malformed)})
             else:
-                out().print(f"{count:,} pairs written to {file}")
+                out().print(f"{counted(count, 'pair')} written to {file}")
     if malformed:
         messages().print(f"{len(malformed):,} records of the topic are no pairs and were left out")
 

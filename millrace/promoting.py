@@ -63,7 +63,7 @@ def promote(observer: "Observer", query: int) -> dict[str, Any]:
         UsageError: there is no such release to promote.
         DependencyDown: no trainer answers; the request stands, and the next one takes it up.
     """
-    settings, view = load_running_settings(), observer.models.look()
+    settings, view = load_running_settings(), observer.known_models().look()
     check_promotable(view, query)
     answered = 0 if view.decisions is None else view.decisions.promotion_answered
     asked = 0 if view.promotion is None else view.promotion.requested_at

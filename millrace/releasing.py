@@ -106,7 +106,7 @@ def releases_show(
     """
     kind: Kind = "product" if product else "query"
     key = release_key(kind, release).decode()
-    manifest = observe(lambda observer: observer.models.look().manifests.get(key))
+    manifest = observe(lambda observer: observer.known_models().look().manifests.get(key))
     if manifest is None:
         raise UsageError(f"{key} is not on the topic", fix="`millrace releases ls` lists those that are")
     shown = manifest.model_dump(mode="json")
@@ -161,7 +161,7 @@ def roll_back(observer: "Observer", query: int | None) -> dict[str, Any]:
         UsageError: there is no such release to go back to.
         DependencyDown: no indexer answers; the request stands, and the next one that leads carries it out.
     """
-    settings, view = load_running_settings(), observer.models.look()
+    settings, view = load_running_settings(), observer.known_models().look()
     answered = 0 if view.serving is None else view.serving.rollback_answered
     asked = 0 if view.rollback is None else view.rollback.requested_at
     request = Rollback(query_release=rollback_target(view, query), requested_at=later_than(answered, asked))

@@ -21,7 +21,7 @@ from contracts.propensities import CELL_PROPENSITIES, Propensities
 from contracts.topics import JOINED_SEARCHES, PREFERENCE_PAIRS, PROPENSITIES, SEARCH_EVENTS, partition_for
 from contracts.wire import decode
 from millrace.asking import numbers, running_settings
-from millrace.output import Json, Tell, out, print_json, progress_bars
+from millrace.output import Json, Tell, counted, out, print_json, progress_bars
 from millrace.replay_comparison import by_list, by_pair, compare, report_of, why_a_list, why_a_pair
 from millrace.tables import time_of
 from service.kafka import (
@@ -238,7 +238,8 @@ def _write(settings: Settings, topic_prefix: str, rebuilt: Rebuilt) -> dict[str,
 def replay_table(report: Mapping[str, Any]) -> Table:
     """A comparison as a table."""
     columns = ("original", "rebuilt", "same", "differs", "only_original", "only_rebuilt")
-    title = f"{report['events']:,} events replayed, {report['open_searches']:,} searches still open"
+    still_open = counted(report["open_searches"], "search", "searches")
+    title = f"{counted(report['events'], 'event')} replayed, {still_open} still open"
     table = Table("", *numbers(*(name.replace("_", " ") for name in columns)), title=title)
     for part in ("joined_searches", "preference_pairs"):
         table.add_row(part.replace("_", " "), *(f"{report[part][name]:,}" for name in columns))

@@ -13,7 +13,7 @@ from contracts.telemetry import Process
 from deploy.local.state import load_running_settings
 from deploy.local.supervised_process import State
 from millrace.asking import observe
-from millrace.output import Json, messages, out, print_json
+from millrace.output import Json, counted, messages, out, print_json
 from millrace.watch.scrape import freshness_report, look_at_processes, scrape_targets
 from service.settings import Settings
 
@@ -90,7 +90,7 @@ def print_summary(report: Mapping[str, Any]) -> None:
         )
     for group, totals in report["lag"].items():
         records = totals["records"]
-        lines.append(f"lag of {group}: " + ("not known" if records is None else f"{records:,} records"))
+        lines.append(f"lag of {group}: " + ("not known" if records is None else counted(records, "record")))
     for path, row in report["freshness_s"].items():
         if row["p50"] is not None:
             lines.append(f"{path.replace('_', ' ')}: p50 {row['p50']:.1f} s, p99 {row['p99']:.1f} s")

@@ -30,6 +30,10 @@ PATIENCE_S: Final = 5.0
 READ_WITHIN_S: Final = 5.0
 
 
+class _TopicMissing(DependencyDown):
+    """Kafka answers, and has no such topic."""
+
+
 class _Topic(NamedTuple):
     """Which topic it is, although its name be used again, and where it ends."""
 
@@ -61,6 +65,7 @@ class TopicFollower:
         self._on_new_topic = on_new_topic
         self._kafka = kafka or Dependency(Process.KAFKA, patience_s=PATIENCE_S)
         self._names_outages = kafka is None
+        self._missing: str | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"follow-{topic}", daemon=True)
         self.caught_up = threading.Event()
@@ -91,7 +96,7 @@ class TopicFollower:
         if self.failure:
             return self.failure.message
         if not self.caught_up.is_set():
-            return f"{self._topic} has not been read to its end yet"
+            return self._missing or f"{self._topic} has not been read to its end yet"
         return self._kafka.not_ready() if self._names_outages else None
 
     def read_to_end(self, timeout_s: float | None = None) -> None:
@@ -117,7 +122,7 @@ class TopicFollower:
                 with translate_kafka_errors(self._settings):
                     self._follow()
             except (DependencyDown, TransientError) as error:
-                self._kafka.failed(error)
+                self._note(error)
                 self._stop.wait(RETRY_S)
             except MillraceError as error:
                 get_logger().error("follower_stopped", topic=self._topic, error=error.message, fix=error.fix)
@@ -126,8 +131,19 @@ class TopicFollower:
                 self.failure = InvariantError(f"a record of {self._topic} could not be applied: {error!r}")
                 raise
 
+    def _note(self, error: DependencyDown | TransientError) -> None:
+        """Note an outage; who says that there is no such topic is there, and one line for it is enough."""
+        if not isinstance(error, _TopicMissing):
+            self._kafka.failed(error)
+            return
+        self._kafka.answered()
+        if self._missing is None:
+            get_logger().info("topic_missing", topic=self._topic, reason=error.message)
+        self._missing = error.message
+
     def _follow(self) -> None:
         topic = self._describe()
+        self._missing = None
         if self._topic_id not in {None, topic.topic_id}:
             get_logger().warning("topic_made_anew", topic=self._topic)
             self._forget_offsets()
@@ -188,7 +204,7 @@ class TopicFollower:
         try:
             topic = self._describe()
         except (DependencyDown, TransientError) as error:
-            self._kafka.failed(error)
+            self._note(error)
             return False
         self._kafka.answered()
         return topic.topic_id != self._topic_id or self._is_cut(topic)
@@ -225,7 +241,7 @@ def _described(client: KafkaAdminClient, name: str) -> _Topic:
     (topic,) = client.describe_topics([name])
     partitions = [TopicPartition(name, partition["partition_index"]) for partition in topic["partitions"]]
     if not partitions:
-        raise DependencyDown(f"topic {name} does not exist yet", fix="any Millrace process creates it at its start")
+        raise _TopicMissing(f"topic {name} does not exist yet", fix="any Millrace process creates it at its start")
     found = client.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST))
     return _Topic(str(topic["topic_id"]), {partition.partition: end.offset for partition, end in found.items()})
 

@@ -8,6 +8,7 @@ that somebody keeps fresh, or by client credentials (RFC 6749, 4.4), once for al
 import asyncio
 import base64
 import json
+import ssl
 import threading
 import time
 import urllib.error
@@ -207,6 +208,8 @@ def _hear_refusals() -> None:
 def _login(settings: Settings, as_provider: Callable[[TokenSource], Any]) -> dict[str, Any]:
     """Ask for a first token, so that a refusal is told as such; inside a client it would be a failed connection."""
     login: dict[str, Any] = {"security_protocol": settings.kafka_security_protocol}
+    if settings.kafka_security_protocol.endswith("SSL"):
+        login["ssl_context"] = _certificates(settings)
     if settings.kafka_security_protocol.startswith("SASL_"):
         login["sasl_mechanism"] = settings.kafka_sasl_mechanism
         if settings.kafka_sasl_mechanism == "OAUTHBEARER":
@@ -217,6 +220,27 @@ def _login(settings: Settings, as_provider: Callable[[TokenSource], Any]) -> dic
         login["sasl_plain_username"] = settings.kafka_sasl_username
         login["sasl_plain_password"] = settings.kafka_sasl_password.get_secret_value()
     return login
+
+
+def _certificates(settings: Settings) -> ssl.SSLContext:
+    """Read the certificates here: of a file that they cannot use, both libraries say neither which nor why."""
+    context, ca, own = ssl.create_default_context(), settings.kafka_ssl_cafile, settings.kafka_ssl_certfile
+    try:
+        if ca is not None:
+            context = ssl.create_default_context(cafile=ca)
+    except OSError as error:
+        raise _unusable(f"MILLRACE_KAFKA_SSL_CAFILE={ca}", error) from error
+    try:
+        if own is not None:
+            context.load_cert_chain(own, settings.kafka_ssl_keyfile)
+    except OSError as error:
+        names = f"MILLRACE_KAFKA_SSL_CERTFILE={own} with MILLRACE_KAFKA_SSL_KEYFILE={settings.kafka_ssl_keyfile}"
+        raise _unusable(names, error) from error
+    return context
+
+
+def _unusable(names: str, error: OSError) -> UsageError:
+    return UsageError(f"{names} cannot be used: {error.strerror}", fix="name PEM files that this user may read")
 
 
 def _require_codecs(codecs: ModuleType, library: str) -> None:
@@ -231,18 +255,12 @@ def _require_codecs(codecs: ModuleType, library: str) -> None:
 def base_config(settings: Settings) -> dict[str, Any]:
     """Return the arguments that every kafka-python client takes."""
     _hear_last_answers()
-    files = {
-        "ssl_cafile": settings.kafka_ssl_cafile,
-        "ssl_certfile": settings.kafka_ssl_certfile,
-        "ssl_keyfile": settings.kafka_ssl_keyfile,
-    }
     return {
         "bootstrap_servers": settings.brokers(),
         "client_id": CLIENT_ID,
         "request_timeout_ms": REQUEST_TIMEOUT_MS,
         "reconnect_backoff_max_ms": RECONNECT_MS,
         "bootstrap_timeout_ms": max(1, round(settings.dependency_wait_s * 1000)),
-        **{name: str(path) for name, path in files.items() if path is not None},
         **_login(settings, kafka_python_tokens),
     }
 
@@ -316,19 +334,12 @@ def producer_config(settings: Settings) -> dict[str, Any]:
 
 def aiokafka_config(settings: Settings) -> dict[str, Any]:
     """Return the arguments that every aiokafka client takes."""
-    config = {
+    return {
         "bootstrap_servers": settings.brokers(),
         "client_id": CLIENT_ID,
         "request_timeout_ms": REQUEST_TIMEOUT_MS,
         **_login(settings, aiokafka_tokens),
     }
-    if settings.kafka_security_protocol.endswith("SSL"):
-        from aiokafka.helpers import create_ssl_context
-
-        config["ssl_context"] = create_ssl_context(
-            cafile=settings.kafka_ssl_cafile, certfile=settings.kafka_ssl_certfile, keyfile=settings.kafka_ssl_keyfile
-        )
-    return config
 
 
 def aiokafka_consumer_config(settings: Settings, group: str | None = None) -> dict[str, Any]:

@@ -17,6 +17,8 @@ def epoch_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a disk, or a share of it, on which nothing more has room."""
 PART_SUFFIX: Final = ".part"
 """Ends the name of a file that is being written; one that is left over belongs to an interrupted write."""
 
@@ -48,8 +50,10 @@ def replacing(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in FULL:
+            error.filename = str(path)  # the system names none
         raise
     sync_folder(path.parent)
 

@@ -20,12 +20,12 @@ from typing import Any, Final, NoReturn
 from contracts.errors import DependencyDown, MillraceError, UsageError
 from contracts.telemetry import Process
 from service import logging
+from service.machine import FULL
 from service.settings import Settings, load_settings
 
 STOP_GRACE_S: Final = 18.0
 SAME_STOP_S: Final = 1.0  # Ctrl-C reaches a child twice: from the terminal, and from its supervisor
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -203,7 +203,7 @@ def _expected_os_error(error: OSError, *, process: Process | str, settings: Sett
     if error.errno == errno.EADDRINUSE:
         return listen_error(error, host=settings.host, port=settings.listen_port(process))
     where = error.filename or settings.data_dir
-    if error.errno in _FULL:
+    if error.errno in FULL:
         return DependencyDown(
             f"disk full: cannot write {where}", fix="free some space, or set MILLRACE_DATA_DIR to a larger disk"
         )

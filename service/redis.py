@@ -4,8 +4,9 @@ Redis holds nothing that Kafka does not: it may be emptied or gone at any time. 
 is not retried, and what to do without the answer is the caller's choice.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -15,10 +16,13 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from contracts.errors import DependencyDown, MillraceError, UsageError
+from contracts.errors import DependencyDown, MillraceError
+from service.health import Dependency
 from service.settings import Settings
 
 TIMEOUT_S: Final = 0.25
+PROBE_S: Final = 5.0
+FAILURES: Final = (redis.RedisError, OSError, TimeoutError)
 _QUICK: Final[dict[str, Any]] = {
     "socket_timeout": TIMEOUT_S,
     "socket_connect_timeout": TIMEOUT_S,
@@ -28,12 +32,39 @@ _QUICK: Final[dict[str, Any]] = {
 
 def redis_client(settings: Settings) -> redis.Redis:
     """Give a client for threads; it connects at its first call."""
-    return redis.Redis.from_url(_url(settings), retry=Retry(NoBackoff(), 0), **_QUICK)
+    return redis.Redis.from_url(settings.require("redis_url")[0], retry=Retry(NoBackoff(), 0), **_QUICK)
 
 
 def async_redis_client(settings: Settings) -> redis.asyncio.Redis:
     """Give a client for one event loop; it connects at its first call. Close it with `aclose()`."""
-    return redis.asyncio.Redis.from_url(_url(settings), retry=AsyncRetry(NoBackoff(), 0), **_QUICK)
+    return redis.asyncio.Redis.from_url(settings.require("redis_url")[0], retry=AsyncRetry(NoBackoff(), 0), **_QUICK)
+
+
+@asynccontextmanager
+async def probed(
+    client: redis.asyncio.Redis, dependency: Dependency, *, every_s: float = PROBE_S
+) -> AsyncIterator[None]:
+    """Ask Redis now and then during the block, so that what is said of it does not depend on traffic.
+
+    Else an outage that ended would be told until the next shopper comes, and one at night not before.
+    """
+
+    async def ask() -> None:
+        while True:
+            await asyncio.sleep(every_s)
+            try:
+                await client.ping()
+            except FAILURES as error:
+                dependency.failed(type(error).__name__)
+            else:
+                dependency.answered()
+
+    asking = asyncio.create_task(ask())
+    try:
+        yield
+    finally:
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
 
 
 @contextmanager
@@ -57,14 +88,6 @@ def redis_check(client: redis.Redis) -> str | None:
     except redis.RedisError as error:
         return f"Redis does not answer ({type(error).__name__})"
     return None
-
-
-def _url(settings: Settings) -> str:
-    """Give the address if it is one of Redis; it may hold a password, so it is not shown."""
-    (url,) = settings.require("redis_url")
-    if urlsplit(url).scheme not in {"redis", "rediss", "unix"}:
-        raise UsageError("MILLRACE_REDIS_URL is not a Redis address", fix="set it to redis://host:port/0")
-    return url
 
 
 def _down(error: BaseException, settings: Settings) -> MillraceError:

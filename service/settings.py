@@ -12,15 +12,15 @@ import tomllib
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Any, Final, Literal, Self
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, SecretStr, ValidationError, field_validator, model_validator
 
 from contracts.errors import UsageError
 from contracts.releases import ALIAS, collection_name
 from contracts.telemetry import DEFAULT_PORTS, FILTERS_ON, Filter, Process
 from contracts.topics import GROUP_PREFIX
+from service.addresses import origins, qdrant_address, redis_address
 from service.kafka_settings import ENV_PREFIX, KafkaSettings, comma_list, env_name
 from service.kafka_settings import setting as _setting
 
@@ -28,7 +28,7 @@ __all__ = ["ENV_PREFIX", "Settings", "env_name", "load_settings", "plain"]
 
 SETTINGS_FILE: Final = "millrace.toml"
 NONE: Final = "none"
-_NEVER_SHOWN: Final = ("redis_url",)
+_NEVER_SHOWN: Final = ("redis_url", "qdrant_url")
 _UNSET_FIXES: Final = {
     "kafka_bootstrap": "start everything with `millrace up`, or set MILLRACE_KAFKA_BOOTSTRAP=host:port",
     "redis_url": "start everything with `millrace up`, or set MILLRACE_REDIS_URL=redis://host:port/0",
@@ -44,8 +44,12 @@ LogFormat = Literal["auto", "json", "console"]
 class Settings(KafkaSettings):
     """The settings in force. A field's environment variable is `MILLRACE_` and its name in capitals."""
 
-    redis_url: str | None = _setting(None, "Redis as redis://host:port/db; may be emptied at any time.", repr=False)
-    qdrant_url: str | None = _setting(None, "Vector store as http://host:port.")
+    redis_url: Annotated[str, AfterValidator(redis_address)] | None = _setting(
+        None, "Redis as redis://host:port/db; may be emptied at any time.", repr=False
+    )
+    qdrant_url: Annotated[str, AfterValidator(qdrant_address)] | None = _setting(
+        None, "Vector store as http://host:port.", repr=False
+    )
     qdrant_api_key: SecretStr | None = _setting(None, "Key of the vector store where it asks for one.")
     qdrant_take_over: bool = _setting(
         False, "Drop another deployment's collections under our names and fill them anew; set it for one start."
@@ -190,7 +194,9 @@ class Settings(KafkaSettings):
     person_key: SecretStr | None = _setting(None, "HMAC-SHA256 key for client and user ids. No default, on purpose.")
     data_dir: Path = _setting(Path(".millrace"), "Checkpoints, embedded stores and logs.")
     agents: str = _setting("", "Agents that a stream worker runs, comma-separated; all of them if unset.")
-    cors_origins: str = _setting("", "Origins that may call the collector from a browser, comma-separated; none.")
+    cors_origins: Annotated[str, AfterValidator(origins)] = _setting(
+        "", "Origins that may call the collector from a browser, comma-separated; none."
+    )
     trusted_proxies: str = _setting(
         "",
         "Networks (CIDR, comma-separated) of load balancers before the collector, whose X-Forwarded-For or Forwarded "
@@ -203,16 +209,6 @@ class Settings(KafkaSettings):
     )
     log_level: LogLevel = _setting("info", "Least level of our own log lines; libraries log from warning.")
     log_format: LogFormat = _setting("auto", "json, console, or auto: console on a terminal, JSON elsewhere.")
-
-    @field_validator("redis_url", "qdrant_url")
-    @classmethod
-    def _names_a_port_that_exists(cls, value: str | None) -> str | None:
-        """Refuse an address without repeating it: it may hold a password."""
-        try:
-            _ = urlsplit(value or "").port  # is taken apart only when asked for
-        except ValueError:
-            raise ValueError("is not an address: host or port is malformed") from None
-        return value
 
     @field_validator("replication_factor")
     @classmethod

@@ -175,12 +175,14 @@ class SupervisedProcess:
 
     def _keep_running(self) -> None:
         failed_starts = failures = 0
+        was_ever_ready = False
         while self._wait_for_needs():
             lasted_s, was_ready = self._run_once()
             if self._stopping.is_set():
                 break
             by_us, self._ended_by_us = self._ended_by_us, False
-            failed_starts = 0 if was_ready or by_us else failed_starts + 1
+            was_ever_ready = was_ever_ready or was_ready
+            failed_starts = 0 if was_ever_ready or by_us else failed_starts + 1
             failures = 1 if by_us or lasted_s >= HEALTHY_S else failures + 1
             if self.exit_code == USAGE_EXIT or failed_starts >= MOST_FAILED_STARTS:
                 self._change(State.FAILED, self._why_it_ended())

@@ -125,6 +125,7 @@ class Starting:
             prefix=settings.topic_prefix,
         )
         stack.push_async_callback(lists.close)
+        await stack.enter_async_context(lists.probed())
         self._service = SearchService(
             lambda: followed.current,
             Finder(

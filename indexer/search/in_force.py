@@ -19,14 +19,13 @@ from indexer.store import OWNER
 from service import metrics
 from service.follow import TopicFollower
 from service.logging import get_logger
+from service.machine import EpochClock, epoch_ms
 from service.models import ModelsTable
 from service.settings import Settings
 from towers.model import QueryTower
 from towers.release_files import Encoder, Release, verified_release
 
 RETRY_S: Final = 1.0
-CLICK_TIMES: Final = 1024
-"""Kept at most; a release brings 256."""
 
 FormOf = Callable[[str], Form]
 """Tells how a collection holds products; raises MillraceError if it cannot be asked."""
@@ -41,8 +40,6 @@ class ServedRelease:
         product_release: whose quality the products in the collection have.
         collection: its name in the vector store.
         tower: of queries.
-        click_times: the newest clicks that it and releases before it learned from, each with the first release that
-            knew it, for the freshness of the first answer that goes by it; epoch ms.
         arm: that it answers for.
     """
 
@@ -50,7 +47,6 @@ class ServedRelease:
     product_release: int
     collection: str
     tower: QueryTower
-    click_times: tuple[tuple[int, int], ...] = ()
     arm: str = LIVE
 
     def is_of(self, serving: Serving) -> bool:
@@ -67,12 +63,17 @@ class ServingFollower:
         encoder: the base encoder.
         form_of: of a collection.
         owner: whose collections are served.
+        clock_ms: epoch milliseconds.
     """
 
-    def __init__(self, settings: Settings, encoder: Encoder, *, form_of: FormOf, owner: Owner) -> None:
+    def __init__(
+        self, settings: Settings, encoder: Encoder, *, form_of: FormOf, owner: Owner, clock_ms: EpochClock = epoch_ms
+    ) -> None:
         self._encoder = encoder
         self._form_of = form_of
         self._owner = owner
+        self._clock_ms = clock_ms
+        self._measured_release = 0
         self._refused: Serving | None = None
         self._reason: str | None = None
         self._fault: str | None = None  # of ours, for which the one in force is not served
@@ -169,21 +170,14 @@ class ServingFollower:
             raise CheckFailed(f"{serving.collection} {misfit}")
 
     def _swap(self, serving: Serving, release: Release) -> None:
-        # The first answers of a process tell how long it was away, not how fresh the way from click to search is.
-        # A release that is overtaken before anybody searches leaves its clicks to the next one.
-        number = serving.query_release
-        click_times: tuple[tuple[int, int], ...] = ()
-        if self.current is not None:
-            click_times = self.current.click_times
-            if number > self.current.query_release:
-                learned = ((number, click_time) for click_time in release.manifest.click_times)
-                click_times = (*click_times, *learned)[-CLICK_TIMES:]
+        if self.current is not None:  # the first release of a process tells how long that was away
+            self._measure(serving.query_release, release)
+        self._measured_release = max(self._measured_release, serving.query_release)
         self.current = ServedRelease(
             query_release=serving.query_release,
             product_release=serving.product_release,
             collection=serving.collection,
             tower=release.query_tower(),
-            click_times=click_times,
         )
         self._refused = self._reason = None
         metrics.RELEASE_INFO.labels("query").set(serving.query_release)
@@ -195,6 +189,16 @@ class ServingFollower:
             product_release=serving.product_release,
             collection=serving.collection,
         )
+
+    def _measure(self, query_release: int, release: Release) -> None:
+        """Measure click to search: how old are the clicks that searches are answered by from now on?
+
+        Whether somebody searches at once does not matter: at night nobody may for hours. A release that comes back was
+        measured when it came first.
+        """
+        now_ms = self._clock_ms()
+        for click_time in release.manifest.click_times if query_release > self._measured_release else ():
+            metrics.FRESHNESS.labels("click_to_search").observe(max(now_ms - click_time, 0) / 1000)
 
     def _refuse(self, serving: Serving, error: MillraceError) -> None:
         if serving is self._refused and self._reason == error.message:

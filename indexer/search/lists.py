@@ -8,13 +8,13 @@ long as a shopper turns its pages: the store is asked for what comes next of all
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 import orjson
 import redis.asyncio
 from cachetools import TTLCache
-from redis.exceptions import RedisError
 
 from contracts.arms import LIVE
 from contracts.events import Exploration
@@ -26,6 +26,7 @@ from indexer.search.facets import MATCHING
 from indexer.search.retrieval import Hit
 from service import metrics
 from service.health import Dependency
+from service.redis import FAILURES, probed
 
 MEMORY_BYTES: Final = 64 * 2**20
 """About 15,000 lists of 100 products."""
@@ -244,11 +245,15 @@ class KeptLists:
         if value is None and self._client is not None and self._is_asked:
             try:
                 value = await self._client.get(self._prefix + search_id)
-            except (RedisError, OSError, TimeoutError) as error:
+            except FAILURES as error:
                 self._failed(error)
             else:
                 self._redis.answered()
         return None if value is None else msgspec.msgpack.decode(value, type=RankedList)
+
+    def probed(self) -> AbstractAsyncContextManager[None]:
+        """Know of Redis during the block although nobody turns pages."""
+        return nullcontext() if self._client is None else probed(self._client, self._redis)
 
     async def close(self) -> None:
         """Let go of Redis."""
@@ -264,7 +269,7 @@ class KeptLists:
     async def _write(self, client: redis.asyncio.Redis, search_id: str, value: bytes) -> None:
         try:
             await client.set(self._prefix + search_id, value, px=round(1000 * self.kept_for_s))
-        except (RedisError, OSError, TimeoutError) as error:
+        except FAILURES as error:
             self._failed(error)
         else:
             self._redis.answered()

@@ -114,7 +114,6 @@ class SearchService:
         self._clocks = clocks or Clocks()
         self._remembered = RememberedAnswers(self._clocks.monotonic_s)
         self._qdrant = Dependency(Process.QDRANT, meaning="searches are answered from memory, or not at all")
-        self._answered_release = 0
 
     async def search(self, request: SearchRequest) -> SearchAnswer:
         """Answer a search, or give another page of an earlier one, and hand the impression over.
@@ -301,8 +300,6 @@ class SearchService:
         if candidates.by_words:  # nothing of it is remembered, for whole answers are better
             metrics.DEGRADED.labels("lexical").inc()
             return found
-        if query:
-            self._observe_first_answer(release)
         if request.page == 1:
             self._remembered.keep(key, found, shown, candidates.found_at_s)
         if policy.swaps and not any(hit.pin for hit in hits):  # what the query names keeps its place
@@ -384,16 +381,3 @@ class SearchService:
     def _note(self, error: MillraceError, answers: int | None) -> None:
         if not isinstance(error, Overloaded):
             self._qdrant.failed(error, answers=answers)
-
-    def _observe_first_answer(self, release: ServedRelease) -> None:
-        """Measure click to search at the first answer of a release: how old are the clicks that it learned from?
-
-        Releases only grow: an answer from an older one was overtaken by a swap.
-        """
-        if release.query_release <= self._answered_release:
-            return
-        answered, self._answered_release = self._answered_release, release.query_release
-        now_ms = self._clocks.epoch_ms()
-        for first_release, click_time in release.click_times:
-            if first_release > answered:
-                metrics.FRESHNESS.labels("click_to_search").observe(max(now_ms - click_time, 0) / 1000)

@@ -43,6 +43,7 @@ from streams.join.spec import JOIN
 
 LOOK_S: Final = 20.0
 """How long one look goes on asking; a question that is under way takes its own time."""
+LOOK: Final = "look at the broker with `millrace doctor`"
 
 T = TypeVar("T")
 
@@ -102,9 +103,7 @@ class Observer:
         existing = self._existing((*watched, *self._followers))
         for topic in (*watched, *self._followers):
             if topic not in existing:
-                name = self._settings.topic(topic)
-                fix = "`millrace up` or a restart of any service creates it"
-                unknown[topic] = DependencyDown(f"Kafka does not know {name}, or hides it", fix=fix)
+                unknown[topic] = self._missing(topic)
             elif topic in self._followers and (problem := self._not_read(topic)) is not None:
                 unknown[topic] = problem
         committed = self._committed(unknown)
@@ -118,6 +117,22 @@ class Observer:
         tails = self._unread(progress[JOIN.name], ends, unknown)
         return KafkaView(ends=ends, committed=committed, progress=progress, tails=tails, unknown=unknown)
 
+    def known_models(self) -> ModelsTable:
+        """Give what `models` holds; before it is read, releases that are there would seem to be gone.
+
+        Raises:
+            MillraceError: there is no such topic, or it could not be read to its end.
+        """
+        if not self._existing([MODELS]):
+            raise self._missing(MODELS)
+        if (waits := self._followers[MODELS].not_caught_up()) is not None:
+            raise self._followers[MODELS].failure or DependencyDown(waits, fix=LOOK)
+        return self.models
+
+    def _missing(self, topic: str) -> DependencyDown:
+        fix = "`millrace up` or a restart of any service creates it"
+        return DependencyDown(f"Kafka does not know {self._settings.topic(topic)}, or hides it", fix=fix)
+
     def _existing(self, topics: Iterable[str]) -> list[str]:
         names = {self._settings.topic(topic): topic for topic in topics}
         with translate_kafka_errors(self._settings):
@@ -128,7 +143,7 @@ class Observer:
         if (failure := self._followers[topic].failure) is not None:
             return failure
         if (waits := self._followers[topic].not_caught_up()) is not None:
-            return DependencyDown(waits, fix="look at the broker with `millrace doctor`")
+            return DependencyDown(waits, fix=LOOK)
         unreadable = self.models.unreadable() if topic == MODELS else self._unreadable[topic]
         for key, error in list(unreadable.items()):
             name = key.decode("utf-8", "replace")

@@ -12,6 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from millrace.output import counted
 from simulator.demo.freshness import quantiles
 from simulator.evaluation import METRICS
 from simulator.shop.traffic import Totals
@@ -55,9 +56,10 @@ def shortfalls(totals: Totals, never_found: Sequence[str]) -> list[str]:
     """
     lines = []
     if totals.search_errors:
-        lines.append(f"{totals.search_errors} searches failed, the last one with {totals.last_error}")
+        failed = counted(totals.search_errors, "search", "searches")
+        lines.append(f"{failed} failed, the last one with {totals.last_error}")
     if totals.visits_skipped:
-        lines.append(f"{totals.visits_skipped} visits did not begin: this machine was too slow")
+        lines.append(f"{counted(totals.visits_skipped, 'visit')} did not begin: this machine was too slow")
     if totals.delivery.rejected or totals.delivery.failed:
         reasons = ", ".join(f"{reason} {count}" for reason, count in totals.delivery.reasons.most_common(3))
         lines.append(f"{totals.delivery.rejected + totals.delivery.failed} events were not accepted: {reasons}")

@@ -65,6 +65,7 @@ async def serve(
         listener = stack.enter_context(bind_socket(settings.host, port))
         memory = RedisMemory(async_redis_client(settings), prefix=settings.topic_prefix)
         stack.push_async_callback(memory.close)
+        await stack.enter_async_context(memory.probed())
         writer = KafkaWriter(settings, ack_timeout_s=ack_timeout_s)
         stack.push_async_callback(writer.stop)
         await writer.start()

@@ -10,14 +10,15 @@ line in the log, and Redis is asked again once a second.
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 import redis.asyncio
-from redis.exceptions import RedisError
 
 from contracts.telemetry import Process
 from service import metrics
 from service.health import Dependency
+from service.redis import FAILURES, probed
 from streams.collector.web import Recollection
 
 SEEN_S: Final = 86_400
@@ -25,7 +26,6 @@ WINDOW_KEPT_S: Final = 60
 PAUSE_S: Final = 1.0
 MARK: Final = "for _, key in ipairs(KEYS) do redis.call('SET', key, 1, 'EX', ARGV[1]) end"
 """One script has one answer to read; reading as many as there are commands costs more than all that Kafka is told."""
-FAILURES: Final = (RedisError, OSError, TimeoutError)
 
 
 class RedisMemory:
@@ -50,6 +50,10 @@ class RedisMemory:
     def is_up(self) -> bool:
         """Whether Redis answered when last asked."""
         return self._redis.is_up
+
+    def probed(self) -> AbstractAsyncContextManager[None]:
+        """Know of Redis during the block although nothing is sent."""
+        return probed(self._client, self._redis)
 
     async def recall(self, identities: Sequence[str], *, caller: str, item_count: int, window: int) -> Recollection:
         """Return which events were seen, and count the caller's items, in one round trip."""

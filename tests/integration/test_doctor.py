@@ -16,9 +16,10 @@ from kafka.admin import ConfigResource
 
 from contracts.errors import UsageError
 from contracts.topics import CATALOG, SEARCH_EVENTS
-from millrace.doctor import check_event_keys, check_topics
+from millrace.doctor import check_event_keys, check_kafka, check_topics, examine
 from service.kafka import OutgoingRecord, admin, ensure_topics, produce_all, producer_config
 from service.settings import Settings, env_name
+from tests.conftest import SettingsFactory
 from tests.support.poll import eventually
 
 pytestmark = pytest.mark.kafka
@@ -36,6 +37,15 @@ def set_config(settings: Settings, topic: str, **config: str) -> None:
 def test_topics_as_we_make_them_are_well(two_partitions: Settings) -> None:
     """On one broker there is nothing to say."""
     assert (check_topics(two_partitions).status, check_topics(two_partitions).cause) == ("ok", "as Millrace needs them")
+
+
+def test_a_kafka_without_topics_fails_no_check(kafka_settings: SettingsFactory) -> None:
+    """Whoever asks before the first start reads what will be made, and finds nothing wrong."""
+    probes = (check_kafka, check_topics, check_event_keys)
+    checks = examine(kafka_settings(topic_prefix="nobodys-"), probes, deadline_s=60)
+    assert [check.status for check in checks] == ["warn", "ok", "warn"]
+    assert "topics missing: nobodys-" in checks[0].cause
+    assert checks[2].cause == "there is no topic nobodys-search-events yet"
 
 
 def test_a_topic_that_others_made_is_told_with_its_command(two_partitions: Settings) -> None:

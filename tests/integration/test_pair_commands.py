@@ -60,10 +60,12 @@ def test_pairs_are_listed_counted_and_written(
     report = json.loads(capsys.readouterr().out)
     assert (report["pairs"], report["repeated"], report["malformed"]) == (2, 1, 1)
     assert run("stats", "--source", "value") == 0
-    assert "1 pairs of 1 searches" in capsys.readouterr().out
+    assert "1 pair of 1 search" in capsys.readouterr().out
     assert run("export", "--source", "value") == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert json.loads(line)["query"] == "kettle"
+    assert run("export", "-", "--source", "value") == 0
+    assert capsys.readouterr().out.splitlines() == [line]
     assert run("export", str(tmp_path / "pairs.jsonl"), "--json") == 0
     assert json.loads(capsys.readouterr().out)["pairs"] == 3
     assert len((tmp_path / "pairs.jsonl").read_bytes().splitlines()) == 3

@@ -30,6 +30,7 @@ from millrace.watch.observer import Observer, releases_report
 from service.kafka import OutgoingRecord, admin, consumer_config, ensure_topics, produce_all, producer_config
 from service.settings import Settings
 from streams.registry import group_topics
+from tests.support.command_line import command_line
 from tests.support.deployment import NOW_MS, release_value, serving_value
 from tests.support.poll import eventually
 
@@ -310,3 +311,28 @@ def test_a_producer_with_transactions_does_not_stop_the_look(deployment: Deploym
     eventually(lambda: observer.look().ends[SEARCH_EVENTS, 1].end == 4 + 2, what="the record and its mark")
     after = observer.look().tails[1]
     assert (after.events, after.ticks) == (before.events + 1, before.ticks)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("audit",), ("releases", "diff", "1", "2"), ("releases", "show", "1"), ("releases", "rollback"),
+        ("releases", "promote", "1"), ("releases", "evaluate"), ("product", "show", "P-1"),
+        ("explain", "tv", "P-1"), ("catalog", "vectors", "vectors.jsonl"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_wrong_prefix_is_named_at_once(
+    kafka_settings: SettingsFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+) -> None:
+    """Whoever mistypes the prefix reads the topic's name, not that something took half a minute."""
+    run = command_line(kafka_settings(qdrant_url="http://127.0.0.1:1", topic_prefix="nobodys-"), monkeypatch, tmp_path)
+    assert run(*words) == 4
+    told = capsys.readouterr()
+    assert "error: Kafka does not know nobodys-models" in told.err
+    assert "dependency_down" not in told.err
+    assert not told.out

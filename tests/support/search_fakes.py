@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
-from prometheus_client import REGISTRY
 from typing_extensions import override
 
 from contracts.arms import LIVE
@@ -37,13 +36,12 @@ DEPTH = 12
 LISTS_KEPT_S = 600
 
 
-def served(query: int = 0, product: int = 0, *, click_times: tuple[int, ...] = ()) -> ServedRelease:
+def served(query: int = 0, product: int = 0) -> ServedRelease:
     """Return a release whose tower moves vectors by its number; release 0 moves nothing."""
     taste = np.zeros((DIM, DIM), dtype=np.float32)
     taste[:, 0] = query
     tower = replace(QueryTower.untrained(DIM), taste=taste)
-    learned = tuple((query, click_time) for click_time in click_times)
-    return ServedRelease(query, product, f"products-r{product}", tower, learned)
+    return ServedRelease(query, product, f"products-r{product}", tower)
 
 
 def request(query: str = "quiet fridge", **fields: object) -> SearchRequest:
@@ -54,12 +52,6 @@ def request(query: str = "quiet fridge", **fields: object) -> SearchRequest:
 def question_of(query: str, vector: np.ndarray | None, **said: Any) -> Question:
     """Return what a store is asked for a query by a tower that says nothing else."""
     return Question(vector, read_query(query), **said)
-
-
-def observed_clicks() -> float:
-    """Return how many click-to-search times were measured so far."""
-    labels = {"path": "click_to_search"}
-    return REGISTRY.get_sample_value("millrace_freshness_seconds_count", labels) or 0.0
 
 
 class Store:

@@ -282,3 +282,16 @@ def test_lag_fits_its_terminal(width: int) -> None:
         console.print(asking.lag_table(lag_report(busy_kafka())))
     assert "…" not in captured.get()
     assert max(len(line) for line in captured.get().splitlines()) <= width
+
+
+def test_lag_is_a_line_a_partition_in_80_columns() -> None:
+    """Also after millions of records: the longest names are ours, and `preference-pairs-3` is how Kafka says it."""
+    row = {"group": "attribution-orphans", "topic": "preference-pairs", "partition": 3}
+    figures = {"position": 123_456_789, "end": 123_461_133, "lag": 4_344, "held": 4_344}
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(asking.lag_table({"partitions": [{**row, **figures}]}))
+    (line,) = (line for line in captured.get().splitlines() if "attribution" in line)
+    assert line.split() == [
+        "attribution-orphans", "preference-pairs-3", "123,456,789", "123,461,133", "4,344", "4,344",
+    ]  # fmt: skip

@@ -74,6 +74,17 @@ def test_what_is_built_is_what_is_published() -> None:
     assert set(BUILT) == set(PUBLISHED)
 
 
+def test_output_that_has_no_room_is_named_as_such() -> None:
+    """`millrace status > file` on a full disk: the data folder, where there is room, is not to blame."""
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "millrace", "status", "--json"], env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert ended.returncode == 4
+    assert ended.stderr.startswith("error: disk full: cannot write standard output\nfix: ")
+
+
 @pytest.mark.parametrize("name", sorted(BUILT))
 def test_help_shows_an_example(name: str, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     """The help of each command ends with one line that can be typed."""

@@ -103,9 +103,33 @@ def test_a_service_that_is_not_there_is_a_dependency() -> None:
     """In one line, with where to look."""
     with (
         SearchClient(f"http://127.0.0.1:{free_port()}") as client,
-        pytest.raises(DependencyDown, match="does not answer"),
+        pytest.raises(DependencyDown, match=r"http://127.0.0.1:\d+/v1/search does not answer"),
     ):
         client.search("tv")
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8081", "ftp://search", "http://", "http://[::1", ""])
+def test_what_is_no_address_is_said_at_once(url: str) -> None:
+    """It is the caller's mistake, not a service that is down."""
+    with pytest.raises(UsageError, match="is no address") as wrong:
+        SearchClient(url)
+    assert wrong.value.fix
+
+
+@pytest.mark.parametrize("body", ["[]", "null", '{"results":[]}', '{"vectors":"none"}'])
+def test_an_answer_of_another_form_is_an_error_of_ours(body: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of another service, or another version: who catches our errors catches this one too, and reads who answered."""
+    answers = httpx.MockTransport(
+        lambda _: httpx.Response(200, text=body, headers={"Content-Type": "application/json"})
+    )
+    with SearchClient("http://search:8081") as client:
+        monkeypatch.setattr(client, "_http", httpx.Client(base_url="http://search:8081", transport=answers))
+        for call, path in ((lambda: client.search("tv"), "search"), (lambda: client.encode(["tv"]), "encode")):
+            with pytest.raises(
+                DependencyDown, match=rf"http://search:8081/v1/{path} gives no answer that is known"
+            ) as e:
+                call()
+            assert e.value.fix
 
 
 @pytest.mark.parametrize(

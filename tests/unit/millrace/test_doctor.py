@@ -60,6 +60,14 @@ def test_short_keys_fail_without_showing_them(tmp_path: Path) -> None:
     assert "hunter2" not in check.cause + check.fix
 
 
+def test_keys_that_the_collector_refuses_fail(tmp_path: Path) -> None:
+    """`ok` beside a collector that does not start would send people elsewhere."""
+    keys = {"write_key": "s" * 32, "secret_key": "s" * 32, "person_key": "p" * 32}
+    (check,) = examine(settings(tmp_path, **keys), (check_keys,))
+    assert (check.status, "are the same" in check.cause) == ("fail", True)
+    assert check.fix
+
+
 def test_listening_beyond_this_machine_is_a_warning(tmp_path: Path) -> None:
     """It may be meant, in containers; it must not go unseen."""
     assert check_loopback(settings(tmp_path, host="0.0.0.0")).status == "warn"  # noqa: S104 - the very thing warned of

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from contracts.errors import UsageError
 from millrace import output
-from millrace.output import HEARTBEAT_S, messages, out, print_json, progress_bars
+from millrace.output import HEARTBEAT_S, PlainConsole, counted, messages, out, print_json, progress_bars
 
 
 @pytest.fixture
@@ -35,6 +35,39 @@ def test_what_anyone_wrote_is_shown_as_it_is_and_commands_no_terminal(
     shown = captured.out + captured.err
     assert not set(shown) & set(map(chr, (*range(10), *range(11, 32), *range(0x7F, 0xA0))))
     assert shown.count("[red]x :heart: [2J]0;title31mend") == 3
+
+
+LONG = "attribution-orphans"
+
+
+def shown(*, terminal: bool, columns: str | None = None) -> list[str]:
+    """Return the lines of a table of long ids, as a console shows them there."""
+    table = Table("group", "topic", "state")
+    table.add_row(LONG, "joined-searches" * 4, "stopped")
+    environ = {"TERM": "xterm"} | ({} if columns is None else {"COLUMNS": columns})
+    file = io.StringIO()
+    PlainConsole(file=file, force_terminal=terminal, color_system=None, _environ=environ).print(table)
+    return file.getvalue().splitlines()
+
+
+def test_a_table_in_a_pipe_is_as_wide_as_what_it_holds() -> None:
+    """`millrace lag | grep attribution-orphans` finds whole lines, unless a person says how wide they may be."""
+    assert any(LONG in line and "joined-searches" * 4 in line and "stopped" in line for line in shown(terminal=False))
+    assert max(map(len, shown(terminal=False, columns="60"))) <= 60
+
+
+def test_no_cell_is_cut_where_a_terminal_is_narrow() -> None:
+    """What is too long goes on in the next line: a state that reads `stop...` is none."""
+    lines = shown(terminal=True, columns="30")
+    assert max(map(len, lines)) <= 30
+    columns = zip(*([cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line), strict=True)
+    assert ["".join(cells) for cells in columns] == [LONG, "joined-searches" * 4, "stopped"]
+
+
+def test_one_of_something_is_not_many() -> None:
+    """A sentence that says `1 lines` reads as if nobody had looked at it."""
+    assert [counted(n, "line") for n in (0, 1, 1_200)] == ["0 lines", "1 line", "1,200 lines"]
+    assert [counted(n, "search", "searches") for n in (1, 2)] == ["1 search", "2 searches"]
 
 
 def test_bytes_that_are_no_utf_8_are_escaped_in_json(capsys: pytest.CaptureFixture[str]) -> None:

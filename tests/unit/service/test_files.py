@@ -1,12 +1,13 @@
 """A file is replaced whole or not at all."""
 
+import errno
 import os
 import stat
 from pathlib import Path
 
 import pytest
 
-from service.machine import PART_SUFFIX, write_atomically
+from service.machine import PART_SUFFIX, replacing, write_atomically
 
 
 def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
@@ -35,6 +36,14 @@ def test_a_refusal_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as refused:
         write_atomically(target, b"one")
     assert refused.value.filename == str(target)
+
+
+def test_a_full_disk_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    """The system does not say what it had no room for."""
+    target = tmp_path / "pairs.jsonl"
+    with pytest.raises(OSError, match="No space left") as full, replacing(target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert full.value.filename == str(target)
 
 
 def test_a_failed_write_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterator
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaConnectionError
+from structlog.testing import capture_logs
 
 from contracts.errors import DependencyDown, InvariantError, MalformedMessage
+from contracts.telemetry import Process
 from contracts.topics import MODELS, PRODUCT_VECTORS
 from service import follow
 from service.follow import TopicFollower
+from service.health import Dependency
 from service.kafka import OutgoingRecord, admin, ensure_topics, produce_all, producer_config
 from service.settings import Settings
 from tests.support.poll import eventually
@@ -285,6 +288,25 @@ def test_it_waits_for_a_topic_that_is_not_there_yet(kafka_settings: SettingsFact
     ensure_topics(settings)
     assert follower.caught_up.wait(30)
     assert follower.failure is None
+    follower.stop()
+
+
+@pytest.mark.kafka
+def test_a_topic_that_is_not_there_is_no_outage(kafka_settings: SettingsFactory) -> None:
+    """Beside others that are there, as after an upgrade, the alert on Kafka and the log would flap for hours."""
+    own = kafka_settings(partitions=2)
+    kafka = Dependency(Process.KAFKA)
+    follower = TopicFollower(own, MODELS, Seen().take, kafka=kafka)
+    with capture_logs() as lines:
+        follower.start()
+        eventually(lambda: "does not exist yet" in str(follower.not_caught_up()))
+        asked = kafka.answers
+        eventually(lambda: kafka.answers > asked)
+    assert kafka.is_up
+    assert [line["event"] for line in lines] == ["topic_missing"]
+    ensure_topics(own)
+    assert follower.caught_up.wait(30)
+    assert follower.not_caught_up() is None
     follower.stop()
 
 

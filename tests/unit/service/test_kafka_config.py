@@ -150,11 +150,27 @@ def test_a_codec_that_is_missing_is_told_at_the_start(
     assert caught.value.fix == f"pip install '{library}[{codec}]'"
 
 
-def test_ssl_gives_aiokafka_a_context_that_checks_the_broker() -> None:
+def test_ssl_gives_both_libraries_a_context_that_checks_the_broker() -> None:
     """Encryption without checking whom one talks to is none."""
-    context = aiokafka_config(settings(kafka_security_protocol="SSL"))["ssl_context"]
-    assert context.verify_mode is ssl.CERT_REQUIRED
-    assert context.check_hostname
+    secured = settings(kafka_security_protocol="SSL")
+    for config in (base_config(secured), aiokafka_config(secured)):
+        assert config["ssl_context"].verify_mode is ssl.CERT_REQUIRED
+        assert config["ssl_context"].check_hostname
+
+
+@pytest.mark.parametrize("named", ["kafka_ssl_cafile", "kafka_ssl_certfile"])
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_a_certificate_that_cannot_be_used_is_named(tmp_path: Path, named: str, content: str | None) -> None:
+    """A typing error in a path, or the wrong file, is the setting's fault and no crash."""
+    path = tmp_path / "cert.pem"
+    if content is not None:
+        path.write_text(content)
+    given = {named: path} if named == "kafka_ssl_cafile" else {named: path, "kafka_ssl_keyfile": path}
+    secured = settings(kafka_security_protocol="SSL", **given)
+    for config in (base_config, aiokafka_config):
+        with pytest.raises(UsageError, match=rf"{named.upper()}={path} .*cannot be used: \S") as refused:
+            config(secured)
+        assert refused.value.fix
 
 
 def test_without_a_broker_the_setting_is_named() -> None:

@@ -104,7 +104,16 @@ def test_an_unknown_name_like_no_other_is_refused_without_a_guess() -> None:
         ("MILLRACE_KAFKA_BOOTSTRAP", "broker-without-port", "is not host:port"),
         ("MILLRACE_KAFKA_BOOTSTRAP", "broker:99999", "is not host:port"),
         ("MILLRACE_REDIS_URL", "redis://:hush@redis:99999/0", "is not an address"),
+        ("MILLRACE_REDIS_URL", "http://redis:6379", "is not redis://host:port/0"),
+        ("MILLRACE_REDIS_URL", "redis://:hush@redis:6379/shop", "is not redis://host:port/0"),
         ("MILLRACE_QDRANT_URL", "http://qdrant:port", "is not an address"),
+        ("MILLRACE_QDRANT_URL", "qdrant:6333", "is not http://host:port"),
+        ("MILLRACE_QDRANT_URL", "https://", "is not http://host:port"),
+        ("MILLRACE_QDRANT_URL", "http://shop:hush@qdrant:6333", "MILLRACE_QDRANT_API_KEY"),
+        ("MILLRACE_CORS_ORIGINS", "https://a.example,shop.example", "'shop.example' is not https://host"),
+        ("MILLRACE_CORS_ORIGINS", "https://a.example/", "'https://a.example/' is not https://host"),
+        ("MILLRACE_CORS_ORIGINS", "https://Shop.example", "lower-case"),
+        ("MILLRACE_CORS_ORIGINS", "*", "'*' is not https://host"),
         ("MILLRACE_TOPIC_PREFIX", "my shop/", "only letters, digits"),
         ("MILLRACE_TRUSTED_PROXIES", "10.0.0.0/8,10.0.0.1/8", "10.0.0.1/8 has host bits set"),
         ("MILLRACE_TRUSTED_PROXIES", "balancer", "does not appear to be an IPv4 or IPv6 network"),
@@ -128,6 +137,7 @@ def test_impossible_values_are_refused_by_name(name: str, value: str, says: str)
     assert says in error.message
     assert error.fix
     assert "\n" not in error.message
+    assert "hush" not in error.message
 
 
 SASL = {"MILLRACE_KAFKA_SECURITY_PROTOCOL": "SASL_SSL"}

@@ -137,6 +137,19 @@ def test_a_process_that_falls_after_it_was_ready_is_never_given_up(kept: Kept) -
     assert process.state is not State.FAILED
 
 
+def test_a_process_that_was_ready_outlasts_any_outage(kept: Kept) -> None:
+    """While Kafka is away for minutes no start succeeds; whoever gave it up would be down for good after that."""
+    script = "import os, time; os.path.exists('outage') and exit(4); open('ready', 'w').close(); time.sleep(600)"
+    process = kept.start(script)
+    reached(process, State.READY)
+    (kept.folder / "outage").touch()
+    (kept.folder / "ready").unlink()
+    process.send(signal.SIGKILL)
+    eventually(lambda: process.restarts > supervised_process.MOST_FAILED_STARTS + 1, timeout_s=30)
+    (kept.folder / "outage").unlink()
+    reached(process, State.READY)
+
+
 def test_a_wrong_setting_is_not_tried_again(kept: Kept) -> None:
     """Exit code 2 ends the tries at once, with the error that it logged."""
     line = '{"error":"MILLRACE_PORT=x: not a number","fix":"set one"}'

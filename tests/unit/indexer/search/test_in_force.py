@@ -32,8 +32,13 @@ class Following:
         self.metadata: dict[str, Any] = {}
         self.width, self.distance = self.encoder.dim + 1, models.Distance.DOT
         self.store_is_down = False
+        self.clock_ms = NOW_MS
         self.followed = ServingFollower(
-            Settings(kafka_bootstrap="nowhere:1"), self.encoder, form_of=self._form_of, owner=OWN
+            Settings(kafka_bootstrap="nowhere:1"),
+            self.encoder,
+            form_of=self._form_of,
+            owner=OWN,
+            clock_ms=lambda: self.clock_ms,
         )
         self.followed.follower.caught_up.set()
         self._published = NOW_MS
@@ -82,6 +87,13 @@ def refusals() -> float:
     return REGISTRY.get_sample_value("millrace_releases_total", labels) or 0.0
 
 
+def click_to_search() -> tuple[float, float]:
+    """Return how many clicks were measured so far, and the sum of their seconds."""
+    labels, name = {"path": "click_to_search"}, "millrace_freshness_seconds"
+    count, total = (REGISTRY.get_sample_value(f"{name}_{what}", labels) or 0.0 for what in ("count", "sum"))
+    return count, total
+
+
 def test_nothing_is_ready_before_the_first_release() -> None:
     """The reason is said."""
     it = Following()
@@ -101,11 +113,6 @@ def test_a_proven_release_is_swapped_in_whole(following: Following) -> None:
     assert before is not None
     assert (after.query_release, after.product_release, after.collection) == (3, 2, "products-r2")
     assert (before.query_release, before.product_release, before.collection) == (0, 0, "products-r0")
-    assert after.click_times == ((3, NOW_MS),)
-    following.add(query_release(4, following.encoder, product_release=2))
-    assert following.serve(4, 2)
-    assert following.followed.current is not None
-    assert following.followed.current.click_times == ((3, NOW_MS), (4, NOW_MS))
 
 
 def broken(encoder: TinyEncoder) -> Release:
@@ -306,10 +313,34 @@ def test_a_pair_that_cannot_be_read_is_the_reason_before_the_first() -> None:
     assert "serving cannot be read" in (it.followed.not_ready() or "")
 
 
+def test_a_release_measures_its_clicks_when_it_comes_into_force(following: Following) -> None:
+    """Nobody may search before morning: what was clicked in the evening was searchable a minute later all the same."""
+    following.add(query_release(3, following.encoder))
+    following.clock_ms = NOW_MS + 60_000
+    count, total_s = click_to_search()
+    following.serve(3)
+    assert click_to_search()[0] == count + 1
+    assert click_to_search()[1] == pytest.approx(total_s + 60)
+
+
+def test_a_release_that_comes_back_measures_nothing(following: Following) -> None:
+    """After a rollback and back again its clicks are hours old, and were searchable long ago."""
+    for number in (3, 4):
+        following.add(query_release(number, following.encoder))
+        following.serve(number)
+    before = click_to_search()
+    following.clock_ms = NOW_MS + 3_600_000
+    for number in (3, 4):
+        following.serve(number)
+        assert following.releases() == (number, 0)
+    assert click_to_search() == before
+
+
 def test_the_first_release_of_a_process_measures_no_freshness() -> None:
     """How long the process was away says nothing of the way from click to search."""
     it = Following()
     it.add(query_release(3, it.encoder))
+    before = click_to_search()
     it.serve(3)
-    assert it.followed.current is not None
-    assert it.followed.current.click_times == ()
+    assert it.releases() == (3, 0)
+    assert click_to_search() == before

@@ -2,7 +2,6 @@
 
 import asyncio
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,7 +20,6 @@ from tests.support.search_fakes import (
     NOW_MS,
     UNHURRIED_S,
     Search,
-    observed_clicks,
     product_of,
     question_of,
     request,
@@ -344,40 +342,6 @@ async def test_nothing_is_answered_before_a_release_is_in_force(search: Search) 
         await search.service.search(request())
     with pytest.raises(DependencyDown, match="nothing is served yet"):
         await search.service.encode(("x",))
-
-
-async def test_the_first_answer_of_a_release_measures_click_to_search_once(search: Search) -> None:
-    """Each click that it learned from counts once, even where the impression is left out."""
-    search.release = served(3, 0, click_times=(NOW_MS - 20_000, NOW_MS - 5_000))
-    before = observed_clicks()
-    for _ in range(3):
-        await search.service.search(request(impression="none"))
-    assert observed_clicks() == before + 2
-
-
-async def test_clicks_of_a_release_that_was_overtaken_unanswered_are_measured(search: Search) -> None:
-    """Where few search, several releases come before the first answer: the oldest clicks waited longest."""
-    search.release = served(3, 0, click_times=(NOW_MS - 20_000,))
-    await search.service.search(request())
-    before, learned = observed_clicks(), ((3, NOW_MS - 20_000), (4, NOW_MS - 9_000), (5, NOW_MS - 1_000))
-    search.release = replace(served(5, 0), click_times=learned)
-    for _ in range(2):
-        await search.service.search(request(k=3))
-    assert observed_clicks() == before + 2
-
-
-async def test_an_answer_of_an_older_release_is_no_first_answer(search: Search) -> None:
-    """A remembered answer names the release that made it, whose clicks were measured long ago."""
-    search.release = served(3, 0, click_times=(NOW_MS - 5_000,))
-    await search.service.search(request())
-    search.release = served(4, 0, click_times=(NOW_MS - 1_000,))
-    await search.service.search(request(k=3))
-    before = observed_clicks()
-    search.store.down = True
-    assert (await search.service.search(request())).query_release == 3
-    search.store.down = False
-    await search.service.search(request(k=3))
-    assert observed_clicks() == before
 
 
 async def test_encode_returns_vectors_of_the_release_in_force(search: Search) -> None:
