@@ -83,12 +83,12 @@ class Shop(NamedTuple):
 
     def harmed(self, rng: np.random.Generator, scores: np.ndarray, *, clicks: float) -> np.ndarray:
         """Scores with errors of the products' qualities, so large that just so many clicks are left."""
-        errors = rng.normal(0, 1, scores.shape[1]).astype(np.float32)
+        errors = rng.standard_normal(scores.shape[1], dtype=np.float32)
         low, high = 0.0, 16.0
         for _ in range(10):
             size = (low + high) / 2
             low, high = (size, high) if self.clicks(scores + size * errors) > clicks else (low, size)
-        return scores + high * errors
+        return np.asarray(scores + high * errors)
 
     def found_by(self, scores: Scores) -> tuple[np.ndarray, Scores]:
         """The appeal, and what releases say, of the products that one of them ranks first, (Q, 3 * SLOTS) each."""
