@@ -77,6 +77,7 @@ PAIRS_DROPPED = _counter("millrace_pairs_dropped_total", "Preference pairs read,
 LISTS_READ = _counter("millrace_lists_read_total", "Training searches read by the trainer.", "outcome")
 EVIDENCE_CELLS = _gauge("millrace_evidence_cells", "Query and product pairs with evidence.")
 EVIDENCE_DROPPED = _gauge("millrace_evidence_dropped_cells", "Cells that left for want of room.")
+EVIDENCE_SOUGHT = _gauge("millrace_evidence_sought_products", "Products chosen more often than they are looked at.")
 RULES_ASKED = _gauge("millrace_rules_asked_ratio", "Weight that pairs of rules ask for, as a share of the clicks'.")
 SOLVE_SECONDS = _histogram("millrace_solve_duration_seconds", "Time of computing weights or a prior.", "what")
 DEBIASING = _gauge(
@@ -116,8 +117,8 @@ METRICS_OF: Final[dict[Process, tuple[MetricWrapperBase, ...]]] = {
     ),
     Process.TRAINER: (
         DEAD_LETTERS, STAGE_WATERMARK, STAGE_PROGRESS, LISTS_READ, PAIRS_TRAINED, PAIRS_DROPPED, EVIDENCE_CELLS,
-        EVIDENCE_DROPPED, RULES_ASKED, SOLVE_SECONDS, DEBIASING, GAIN_NATS, CHECKPOINT_TIME, RELEASES, DECISIONS,
-        RELEASE_INFO, DEPENDENCY_UP,
+        EVIDENCE_DROPPED, EVIDENCE_SOUGHT, RULES_ASKED, SOLVE_SECONDS, DEBIASING, GAIN_NATS, CHECKPOINT_TIME, RELEASES,
+        DECISIONS, RELEASE_INFO, DEPENDENCY_UP,
     ),
     Process.INDEXER: (
         DEAD_LETTERS, STAGE_WATERMARK, STAGE_PROGRESS, RELEASES, RELEASE_INFO, INDEX_WRITES, INDEX_WRITE_SECONDS,

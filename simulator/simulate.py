@@ -186,16 +186,18 @@ class Simulation:
         own = weights.own_deviations(len(self._product_ids))
         return lambda rows: np.asarray(options.explore * own[rows] * rng.standard_normal(len(rows)))
 
+    def nats(self, weights: Weights) -> Iterator[np.ndarray]:
+        """What weights say of the whole catalogue for each query of the world, in nats, (P,) each."""
+        products = weights.product_vectors(self._catalogue)
+        for number, query in enumerate(weights.query_vectors(self._query_vectors)):
+            asked = self._words.ask(self.world.queries[number].query)
+            yield weights.remembered(number, asked.added(NATS_PER_COSINE * (products @ query), weights.mix))
+
     def _ranking(self, weights: Weights) -> Ranking:
         """What ranks first for each query of the world."""
-        products = weights.product_vectors(self._catalogue)
-        queries = weights.query_vectors(self._query_vectors)
-        most = min(MOST_EXPLORED, len(products))
         found = {}
-        for number, query in enumerate(queries):
-            asked = self._words.ask(self.world.queries[number].query)
-            scores = asked.added(NATS_PER_COSINE * (products @ query), weights.mix)
-            scores = weights.remembered(number, scores)
+        for number, scores in enumerate(self.nats(weights)):
+            most = min(MOST_EXPLORED, len(scores))
             rows = np.argpartition(-scores, most - 1)[:most]
             rows = rows[np.lexsort((rows, -scores[rows]))]
             found[number] = (rows, scores[rows])

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Final, Literal
 
 from contracts.telemetry import ListOutcome, PairDropReason, Process
 from contracts.topics import TRAINING_SEARCHES
@@ -13,6 +13,9 @@ from trainer.learner import Learner, Solved
 from trainer.records import LogRecord
 from trainer.release.planning import PlannedRelease
 from trainer.state import Progress
+
+SOUGHT_TOLD: Final = 10
+"""Products that are named at most."""
 
 
 @contextmanager
@@ -51,6 +54,11 @@ def prior(learner: Learner) -> None:
         metrics.DEBIASING.labels(name).set(value)
     get_logger().info("debiasing_judged", **{name: round(value, 4) for name, value in debiasing.items()})
     get_logger().info("prior_learned", lists=lists, gain_nats=round(gain, 4), gain_error=round(error, 4), **widths)
+    evidence = learner.evidence
+    sought = evidence.table.sought(debiasing=learner.preference.strength)
+    if len(sought):
+        names = [evidence.products.texts[product] for product in sought[:SOUGHT_TOLD].tolist()]
+        get_logger().warning("products_sought", count=len(sought), products=names)
 
 
 def solved(found: Solved, learner: Learner) -> None:
@@ -58,6 +66,7 @@ def solved(found: Solved, learner: Learner) -> None:
     table = learner.evidence.table
     metrics.EVIDENCE_CELLS.set(len(table))
     metrics.EVIDENCE_DROPPED.set(table.dropped)
+    metrics.EVIDENCE_SOUGHT.set(len(table.sought(debiasing=learner.preference.strength)))
     metrics.RULES_ASKED.set(found.rules_asked)
     if not found.converged:
         get_logger().warning("solver_out_of_budget", iterations=found.iterations, cells=len(table))

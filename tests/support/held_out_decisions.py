@@ -144,20 +144,42 @@ def stream(
     """
     liked = rng.normal(0, 1, (queries, PRODUCTS))
     appeal, scores = 1 / (1 + np.exp(2 - 1.2 * liked)), make(rng, liked)
-    other = scores.promoted if against else scores.untrained
     chances = np.arange(1, queries + 1) ** -steepness
-    asked = rng.choice(queries, size=lists, p=chances / chances.sum())
-    ranked_by = np.where((rng.random(lists) < ANCHOR_SHARE) | bool(against), 0, JUDGED - 1)
-    ranking = np.where((ranked_by == 0)[:, None], scores.untrained[asked], scores.judged[asked])
+    return shown_to(rng, appeal, chances / chances.sum(), scores, shoppers=shoppers, against=against, lists=lists)
 
-    def shown_by(of: np.ndarray) -> np.ndarray:
-        return np.argsort(-of, axis=1)[:, :SLOTS]
+
+def shown_to(
+    rng: np.random.Generator,
+    appeal: np.ndarray,
+    asked_by: np.ndarray,
+    scores: Scores,
+    *,
+    shoppers: Shoppers = position_based,
+    against: int = 0,
+    lists: int = LISTS,
+) -> Stream:
+    """Show lists of known releases to shoppers.
+
+    Args:
+        rng: draws everything.
+        appeal: chance of a click by who looks, (queries, products).
+        asked_by: chance of each query, (queries,).
+        scores: what the releases say.
+        shoppers: how they click.
+        against: as `stream` has it.
+        lists: how many.
+    """
+    other = scores.promoted if against else scores.untrained
+    asked = rng.choice(len(asked_by), size=lists, p=asked_by)
+    ranked_by = np.where((rng.random(lists) < ANCHOR_SHARE) | bool(against), 0, JUDGED - 1)
+    tops = {id(of): np.argsort(-of, axis=1)[:, :SLOTS] for of in scores}
 
     def clicks_by(of: np.ndarray) -> float:
-        return float(shoppers(rng, np.take_along_axis(appeal[asked], shown_by(of[asked]), 1)).sum(axis=1).mean())
+        own = np.take_along_axis(appeal, tops[id(of)], 1)[asked]
+        return float(shoppers(rng, own).sum(axis=1).mean())
 
-    shown = shown_by(ranking)
-    of_shown = np.take_along_axis(appeal[asked], shown, 1)
+    shown = np.where((ranked_by == 0)[:, None], tops[id(scores.untrained)][asked], tops[id(scores.judged)][asked])
+    of_shown = appeal[asked[:, None], shown]
     rates = shoppers(rng, rng.permuted(of_shown[rng.integers(lists, size=40_000)], axis=1)).mean(axis=0)
     theta = np.tile(rates / rates[0], (3, lists))
     clicked = shoppers(rng, of_shown).astype(float).ravel()
@@ -165,7 +187,7 @@ def stream(
     held_out = HeldOutLists(
         rng.integers(max(2, lists // 3), size=lists), asked, np.repeat(np.arange(lists), SLOTS), theta, clicked, {}
     )
-    ours, theirs = (np.take_along_axis(one[asked], shown, 1).ravel() for one in (scores.judged, other))
+    ours, theirs = (one[asked[:, None], shown].ravel() for one in (scores.judged, other))
     level = clicks_by(other)
     return Stream(Scored(held_out, worth, ranked_by, ours, theirs), (clicks_by(scores.judged) - level) / level)
 
@@ -224,12 +246,12 @@ def main(seed: int) -> None:
                     truth = float(np.mean([shop.truth for shop in shops]))
                     told = f"| {name} | {steepness:g} | {shoppers} | {truth:+.1%} |"
                     beside = "the promoted" if against else "the untrained"
-                    _print(f"{told} beside {beside}", [first_move(shop, against=against) for shop in shops])
+                    print_moves(f"{told} beside {beside}", [first_move(shop, against=against) for shop in shops])
                     if not against:
-                        _print(f"{told} all lists alike", [naive_move(shop) for shop in shops])
+                        print_moves(f"{told} all lists alike", [naive_move(shop) for shop in shops])
 
 
-def _print(told: str, moves: list[tuple[str, int]]) -> None:
+def print_moves(told: str, moves: list[tuple[str, int]]) -> None:
     """Print a row."""
     verdicts = [verdict for verdict, _ in moves]
     counts = [verdicts.count(one) for one in ("promoted", "stepped_back")]

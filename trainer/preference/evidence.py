@@ -7,7 +7,7 @@ they say at which rate a query's products are passed over. What is one half-life
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -20,12 +20,25 @@ MAX_PRODUCT_SHARE: Final = 0.1
 """Share of the clicks that one product may have, once it has more than a query may: no product outshouts the shop."""
 MAX_TIMES_MEAN: Final = 3.0
 """In a shop of few products, a product may have so many times the clicks of the average one."""
+LOOKS_MISTOLD: Final = 1.5
+"""By which factor looks may be told too low until a product that is chosen more often than that is taken for sought."""
+CHANCE_NATS: Final = 12.0
+"""So far beyond it that chance does it to one product of 160,000, by Chernoff's bound."""
 MAX_CELLS: Final = 500_000
+UNSEEN: Final = -50.0
+"""Logarithm of the showings of what counts nothing."""
 CELLS_LEFT: Final = 0.95
 """Share of the cells that stays when there are too many: then many go at once, seldom."""
 QUANTUM: Final = 2.0**-20
 """What one list adds is a multiple of it. Sums of such numbers round nothing off, so no order gives another sum."""
 FIRST_ROWS: Final = 1024
+COLUMNS: Final = 6
+TOP_LOOKS: Final = 0.75
+"""What is looked at less often stands below the top."""
+STEPS: Final = 8
+"""Depths of lists while looks halve on the way down, so that the first of a second page is not of the first one's."""
+DEPTHS: Final = 10 * STEPS
+"""Of 1,000 places in a list the last have about the last one."""
 
 
 class Shown(NamedTuple):
@@ -56,6 +69,7 @@ class Cells:
         clicks: graded and capped, (N,).
         log_showings: logarithm of the examination-weighted showings, (N,).
         width: products of each query if all have the same ones: the cells are a grid; else 0.
+        sought: products of which only the memory of their queries learns (`EvidenceTable.sought`), rising.
     """
 
     queries: np.ndarray
@@ -65,6 +79,7 @@ class Cells:
     clicks: np.ndarray
     log_showings: np.ndarray
     width: int = 0
+    sought: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.products)
@@ -85,6 +100,14 @@ class Cells:
     def spread(self, values: np.ndarray) -> np.ndarray:
         """Values of queries, (Q,), for each of their cells, (N,)."""
         return np.repeat(values, self.width) if self.width else values[self.query_of]
+
+    def of_all_queries(self) -> "Cells":
+        """The cells as far as they say something of other queries: those of products that are sought count nothing."""
+        if not len(self.sought):
+            return self
+        is_sought = np.isin(self.products, self.sought)
+        clicks, log_showings = np.where(is_sought, 0.0, self.clicks), np.where(is_sought, UNSEEN, self.log_showings)
+        return replace(self, clicks=clicks, log_showings=log_showings)
 
     def of_queries(self, chosen: np.ndarray) -> "Cells":
         """The cells of some of the queries, (Q,) of bool."""
@@ -153,8 +176,9 @@ class EvidenceTable:
         self.half_life_ms, self._max_cells = half_life_ms, max_cells
         self._row_of: dict[int, int] = {}
         self._keys = np.zeros(FIRST_ROWS, dtype=np.int64)
-        self._counts = np.zeros((FIRST_ROWS, 3))
-        """Of each cell its clicks, its examination-weighted showings, and how often it was listed."""
+        self._counts = np.zeros((FIRST_ROWS, COLUMNS))
+        """Of each cell its clicks, its examination-weighted showings, how often it was listed; and of the lists that
+        have it below the top how often it was chosen, its showings, and how often it was listed."""
         self._reference = -(2**62)
         """The half-life, counted from 1970, in which what is added weighs between 1 and 2."""
         self._newest_ms = 0
@@ -181,7 +205,9 @@ class EvidenceTable:
         weight, shift = 2.0 ** (halves - half) / QUANTUM, half - self._reference
         for product, showing, click, listed in shown:
             row = self._row(query << 32 | product)
-            for column, value in enumerate((click, showing, listed)):
+            is_below = showing < TOP_LOOKS * listed
+            below = (listed if click else 0.0, showing, listed) if is_below else (0.0, 0.0, 0.0)
+            for column, value in enumerate((click, showing, listed, *below)):
                 self._counts[row, column] += math.ldexp(round(value * weight) * QUANTUM, shift)
         self.lists += is_list
         if len(self._row_of) > self._max_cells:
@@ -201,20 +227,51 @@ class EvidenceTable:
                 them lies the geometric mean, so weighed.
         """
         order = np.argsort(self._keys[: len(self)])
-        keys, counts = self._keys[order], self._counts[order]
-        if self.half_life_ms < math.inf and len(keys):
-            counts = counts * 2.0 ** (self._reference - self._newest_ms / self.half_life_ms)
+        keys, counts = self._keys[order], self._faded(order)
         kept = counts[:, :2].max(axis=1, initial=0.0) >= FORGOTTEN
         for usable, numbers in ((queries, keys >> 32), (products, keys & 0xFFFFFFFF)):
             if usable is not None:
                 kept &= usable[numbers]
         keys, counts = keys[kept], counts[kept]
-        log_showings = np.log(np.maximum(counts[:, 1:], FORGOTTEN)) @ (debiasing, 1 - debiasing)
+        log_showings = _log_showings(counts, debiasing)
         clicks = _capped_by_product(keys & 0xFFFFFFFF, counts[:, 0])
         found = _cells(keys >> 32, keys & 0xFFFFFFFF, clicks, log_showings)
         query_clicks = found.query_clicks
         scale = np.minimum(1.0, MAX_QUERY_CLICKS / np.maximum(query_clicks, FORGOTTEN))
-        return replace(found, clicks=clicks * found.spread(scale)).of_queries(query_clicks > 0)
+        found = replace(found, clicks=clicks * found.spread(scale)).of_queries(query_clicks > 0)
+        return replace(found, sought=self.sought(debiasing=debiasing))
+
+    def sought(self, *, debiasing: float = 1.0) -> np.ndarray:
+        """The products that below the top are chosen more often, over all queries, than anybody looks there, rising.
+
+        Only who seeks a product, wherever it stands, does that: shoppers who know it, or a robot, by whichever names it
+        goes. It says what they want who typed that, and nothing of what shoppers prefer among products that they look
+        at. At the top each choice is a look: what has come there by being sought stays sought. Where looks are told too
+        low for a depth of lists, what else stands there is chosen too often, too, beside what stands second: as much
+        is allowed for.
+
+        Args:
+            debiasing: as `cells` has it; where each listed product counts as looked at, none is found.
+        """
+        counts, products = self._faded(np.arange(len(self))), self._keys[: len(self)] & 0xFFFFFFFF
+        is_below = counts[:, 5] >= FORGOTTEN
+        counts, products = counts[is_below], products[is_below]
+        chosen, listed, log_looks = counts[:, 3], counts[:, 5], _log_showings(counts[:, 3:], debiasing)
+        looks = np.exp(log_looks)
+        depths = np.clip(np.rint(STEPS * (np.log2(listed) - log_looks / math.log(2))), 0, DEPTHS - 1).astype(np.int64)
+        places, place_of = np.unique(products * DEPTHS + depths, return_inverse=True)
+        own, every = (
+            [np.bincount(by, of, size) for of in (chosen, looks)]
+            for by, size in ((place_of, len(places)), (depths, DEPTHS))
+        )
+        others = [all_[places % DEPTHS] - ours for all_, ours in zip(every, own, strict=True)]
+        near_top = [all_[: STEPS + 1].sum() for all_ in every]
+        rates, rate_near_top = (of[0] / np.maximum(of[1], FORGOTTEN) for of in (others, near_top))
+        allowed = LOOKS_MISTOLD * own[1] * np.maximum(1.0, rates / max(rate_near_top, FORGOTTEN))
+        most, taken = (np.bincount(places // DEPTHS, of) for of in (allowed, own[0]))
+        most = np.maximum(most, FORGOTTEN)
+        beyond = taken * np.log(np.maximum(taken / most, 1.0)) - taken + most
+        return np.flatnonzero((taken > most) & (beyond > CHANCE_NATS))
 
     def clicked(self) -> np.ndarray:
         """The queries of which something was chosen, rising."""
@@ -232,8 +289,13 @@ class EvidenceTable:
         table = cls(half_life_ms=half_life_ms)
         table._reference, table._newest_ms, table.lists, table.dropped = state["numbers"].tolist()
         counts = state["counts"]
-        # The former form did not know how often a product was listed: its cells are weighed alike either way.
-        table._keep(state["keys"], np.hstack([counts, counts[:, 1:]]) if counts.shape[1] == 2 else counts)
+        if counts.shape[1] == 2:
+            # That form did not know how often a product was listed: its cells are weighed alike either way.
+            counts = np.hstack([counts, counts[:, 1:]])
+        if counts.shape[1] < COLUMNS:
+            # Nor did this one know what happened below the top: what it counted is believed.
+            counts = np.hstack([counts, np.zeros((len(counts), COLUMNS - counts.shape[1]))])
+        table._keep(state["keys"], counts)
         return table
 
     def renumber(self, queries: np.ndarray, products: np.ndarray) -> None:
@@ -252,6 +314,12 @@ class EvidenceTable:
         """The queries and the products that have cells, rising."""
         keys = self._keys[: len(self)]
         return np.unique(keys >> 32), np.unique(keys & 0xFFFFFFFF)
+
+    def _faded(self, rows: np.ndarray) -> np.ndarray:
+        """What was counted of some cells, (N, COLUMNS): the newest evidence weighs 1."""
+        if self.half_life_ms == math.inf or not len(rows):
+            return np.asarray(self._counts[rows])
+        return np.asarray(self._counts[rows] * 2.0 ** (self._reference - self._newest_ms / self.half_life_ms))
 
     def _row(self, key: int) -> int:
         row = self._row_of.get(key)
@@ -279,9 +347,14 @@ class EvidenceTable:
 
     def _keep(self, keys: np.ndarray, counts: np.ndarray) -> None:
         rows = max(FIRST_ROWS, len(keys))
-        self._keys, self._counts = np.zeros(rows, dtype=np.int64), np.zeros((rows, 3))
+        self._keys, self._counts = np.zeros(rows, dtype=np.int64), np.zeros((rows, COLUMNS))
         self._keys[: len(keys)], self._counts[: len(keys)] = keys, counts
         self._row_of = dict(zip(keys.tolist(), range(len(keys)), strict=True))
+
+
+def _log_showings(counts: np.ndarray, debiasing: float) -> np.ndarray:
+    """Logarithm of the showings of cells, (N,), as `EvidenceTable.cells` weighs them."""
+    return np.asarray(np.log(np.maximum(counts[:, 1:3], FORGOTTEN)) @ (debiasing, 1 - debiasing))
 
 
 def _capped_by_product(products: np.ndarray, clicks: np.ndarray) -> np.ndarray:

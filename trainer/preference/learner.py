@@ -110,6 +110,9 @@ class PreferenceLearner:
             query_keys: what names each query besides its number, (all queries,); None if numbers do not depend on the
                 order in which queries arrived.
         """
+        if len(cells.sought):
+            cells = cells.of_all_queries()
+            cells = cells.of_queries(cells.query_clicks > 0)
         self.learned = learn_prior(
             cells, query_vectors, catalogue, start=self._found, loss=self._loss, query_keys=query_keys
         )
@@ -135,7 +138,7 @@ class PreferenceLearner:
             lists: how many were counted.
             query_keys: as for `learn_prior`.
         """
-        evidence = {strength: weighed(strength) for strength in STRENGTHS}
+        evidence = {strength: weighed(strength).of_all_queries() for strength in STRENGTHS}
         before = self.strength
         self.learn_prior(evidence[before], query_vectors, catalogue, lists, query_keys=query_keys)
         if self.learned is None:
@@ -159,6 +162,7 @@ class PreferenceLearner:
         """Solve the evidence under the prior in force, and hold back what does not predict left-out queries.
 
         What rules say moves the weights, no prior and no share that is released, and no query gains a memory by it.
+        Of a product that is sought it is the other way round: it is remembered, and moves no other query.
 
         Args:
             cells: the evidence.
@@ -167,7 +171,7 @@ class PreferenceLearner:
             rules: pairs of rules (`trainer.preference.rules`).
             start: where to begin, as was solved before; at 0 if None.
         """
-        problem = Problem(cells, query_vectors, catalogue, loss=self._loss, rules=rules)
+        problem = Problem(cells.of_all_queries(), query_vectors, catalogue, loss=self._loss, rules=rules)
         rest, mix = self._shares
         idle = (() if rest else BESIDE_MIX) + (() if mix else MIX)
         prior = self._prior._replace(**dict.fromkeys(idle, HELD))

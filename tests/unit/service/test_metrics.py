@@ -37,6 +37,7 @@ NAMES = {
     "millrace_lists_read_total",
     "millrace_evidence_cells",
     "millrace_evidence_dropped_cells",
+    "millrace_evidence_sought_products",
     "millrace_rules_asked_ratio",
     "millrace_debiasing",
     "millrace_gain_nats",

@@ -225,3 +225,61 @@ def test_a_table_of_the_former_form_is_weighed_alike_either_way() -> None:
     assert same(old.cells(), table.cells())
     assert same(old.cells(debiasing=0.0), old.cells())
     assert not same(table.cells(debiasing=0.0), table.cells())
+
+
+def lists_of(places: list[int], *, sought: bool, lists: int = 400) -> EvidenceTable:
+    """Return lists of ten products, looked at by 1/place; where product 0 stands is chosen always, or as looks go."""
+    table, rng = EvidenceTable(), np.random.default_rng(1)
+    for number in range(lists * len(places)):
+        place = places[number % len(places)]
+        rest = iter(range(1, 10))
+        ranked = [0 if one == place else next(rest) for one in range(1, 11)]
+        clicked = rng.random(10) < 0.5 / np.arange(1, 11)
+        clicked[place - 1] |= sought
+        shown = [Shown(p, 1 / k, float(c)) for p, k, c in zip(ranked, range(1, 11), clicked, strict=True)]
+        table.add(number % len(places), shown)
+    return table
+
+
+@pytest.mark.parametrize("places", [[10], [3], [2], [4, 6, 8]])
+def test_what_is_chosen_more_often_than_it_is_looked_at_is_sought(places: list[int]) -> None:
+    """Whoever clicks a product wherever it stands, by one name or many, is found, and the click of who looks is not."""
+    assert lists_of(places, sought=True).sought().tolist() == [0]
+    assert lists_of(places, sought=False).sought().tolist() == []
+
+
+def test_nobody_is_found_by_few_clicks_or_at_the_top_or_where_looks_are_not_weighed() -> None:
+    """A few clicks may be chance; at the top each is a look; and a list that counts as looked at says nothing."""
+    assert lists_of([10], sought=True, lists=3).sought().tolist() == []
+    assert lists_of([1], sought=True).sought().tolist() == []
+    assert lists_of([10], sought=True).sought(debiasing=0.0).tolist() == []
+
+
+def test_where_looks_are_told_too_low_for_all_nobody_is_found() -> None:
+    """Whoever opens a second page looks at it: what stands there is chosen more often than a look by place has it."""
+    table, rng = EvidenceTable(), np.random.default_rng(1)
+    for number in range(2_000):
+        query, before = number % 20, 10 * (number % 2)
+        for k, clicked in enumerate(rng.random(10) < 0.5 / np.arange(1, 11), start=before + 1):
+            table.add(query, [Shown(100 * query + k, 1 / k, float(clicked))])
+    chosen, looks = table._counts[: len(table), 3], table._counts[: len(table), 4]
+    assert (chosen > 2 * looks).any()
+    assert table.sought().tolist() == []
+
+
+def test_a_product_that_is_sought_says_nothing_of_other_queries() -> None:
+    """Its cells have neither clicks nor showings there, the others keep theirs, and every cell stays in its place."""
+    cells = lists_of([10], sought=True).cells()
+    told = cells.of_all_queries()
+    assert same(told.of_cells(told.products > 0), cells.of_cells(cells.products > 0))
+    assert told.clicks[told.products == 0].tolist() == [0.0]
+    assert np.exp(told.log_showings[told.products == 0]) < FORGOTTEN
+    assert len(told) == len(cells)
+
+
+def test_a_table_that_did_not_know_how_often_a_product_was_chosen_goes_on() -> None:
+    """What it counted is believed, and what comes from now on is judged."""
+    state = lists_of([10], sought=True).state()
+    old = EvidenceTable.from_state({**state, "counts": state["counts"][:, :3]}, half_life_ms=np.inf)
+    assert old.sought().tolist() == []
+    assert same(old.cells(), lists_of([10], sought=True).cells())

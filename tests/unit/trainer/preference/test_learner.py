@@ -210,3 +210,24 @@ def test_a_products_own_quality_is_capped_and_what_its_words_say_is_not() -> Non
         Weights.untrained(catalogue), words=np.array([3.0]), products=np.array([0, 1]), own=np.array([1.0, -5.0])
     )
     assert weights.quality(catalogue) == pytest.approx([4.0, -OWN_CAP])
+
+
+def test_a_product_that_is_sought_is_remembered_and_moves_no_other_query() -> None:
+    """A third of all lists click one product at their end: those queries remember it, and nothing else is learned."""
+    shop, asked, sought = PlantedShop(products=60, queries=60), 3, 7
+    lists = list(shop.lists(600))
+    robots = []
+    for number, (_, shown) in enumerate(shop.lists(300, seed=2)):
+        others = [one for one in shown if one.product != sought][: len(shown) - 1]
+        last = Shown(sought, 1 / (len(others) + 1), 1.0)
+        robots.append((number % asked, [*(one._replace(click=0.0) for one in others), last]))
+    alone, pushed = Trainer(shop).read(lists, every=10_000), Trainer(shop).read([*lists, *robots], every=10_000)
+    ranks = []
+    for trainer in (alone, pushed):
+        trainer.learner.learn_prior(trainer.table.cells(), shop.queries, shop.catalogue, trainer.lists)
+        found = scores(trainer.solve(), shop)
+        ranks.append((found > found[:, [sought]]).sum(axis=1))
+    assert pushed.table.sought().tolist() == [sought]
+    assert np.abs(ranks[0] - ranks[1])[asked:].mean() < 1
+    remembered = pushed.weights.memory
+    assert all(dict(zip(*remembered[query], strict=True)).get(sought, 0.0) > 1 for query in range(asked))
