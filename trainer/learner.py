@@ -111,6 +111,8 @@ class Solved(NamedTuple):
     converged: bool
     rules_asked: float
     """Weight that pairs of rules ask for, as a share of that of the clicks; 0 without clicks."""
+    sought: int
+    """Products of which only the memory of their queries learns."""
 
 
 class Learner:
@@ -188,7 +190,7 @@ class Learner:
         towers = Towers(self._query_tower(weights), self._product_tower(weights))
         clicks = float(cells.clicks.sum())
         asked = float(rules.clicks.sum()) / clicks if clicks else 0.0
-        return Solved(towers, fit.iterations, fit.converged, asked)
+        return Solved(towers, fit.iterations, fit.converged, asked, len(cells.sought))
 
     def prior(self) -> dict[str, float]:
         """The prior in force and how evidence fades, as manifests name them."""

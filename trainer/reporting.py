@@ -66,7 +66,7 @@ def solved(found: Solved, learner: Learner) -> None:
     table = learner.evidence.table
     metrics.EVIDENCE_CELLS.set(len(table))
     metrics.EVIDENCE_DROPPED.set(table.dropped)
-    metrics.EVIDENCE_SOUGHT.set(len(table.sought(debiasing=learner.preference.strength)))
+    metrics.EVIDENCE_SOUGHT.set(found.sought)
     metrics.RULES_ASKED.set(found.rules_asked)
     if not found.converged:
         get_logger().warning("solver_out_of_budget", iterations=found.iterations, cells=len(table))

@@ -206,7 +206,7 @@ class EvidenceTable:
         for product, showing, click, listed in shown:
             row = self._row(query << 32 | product)
             is_below = showing < TOP_LOOKS * listed
-            below = (listed if click else 0.0, showing, listed) if is_below else (0.0, 0.0, 0.0)
+            below = (listed if click else 0.0, showing, listed) if is_below else ()
             for column, value in enumerate((click, showing, listed, *below)):
                 self._counts[row, column] += math.ldexp(round(value * weight) * QUANTUM, shift)
         self.lists += is_list
