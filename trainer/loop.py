@@ -187,7 +187,7 @@ class TrainerLoop:
             )
         self._adopt()
         now_ms = self._clock_ms()
-        is_due = self.learner.has_catalogue and self._settings.cadence.due(self.progress, now_ms=now_ms)
+        is_due = self._settings.cadence.due(self.progress, now_ms=now_ms) and self.learner.has_catalogue
         values = self._decide(now_ms) if is_due else {}
         if values or (self._unsaved and now_ms - self._saved_ms >= self._settings.checkpoint_ms):
             self._make_durable(values)

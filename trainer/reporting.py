@@ -55,7 +55,7 @@ def prior(learner: Learner) -> None:
     get_logger().info("debiasing_judged", **{name: round(value, 4) for name, value in debiasing.items()})
     get_logger().info("prior_learned", lists=lists, gain_nats=round(gain, 4), gain_error=round(error, 4), **widths)
     evidence = learner.evidence
-    sought = evidence.table.sought(debiasing=learner.preference.strength)
+    sought = evidence.table.sought()
     if len(sought):
         names = [evidence.products.texts[product] for product in sought[:SOUGHT_TOLD].tolist()]
         get_logger().warning("products_sought", count=len(sought), products=names)

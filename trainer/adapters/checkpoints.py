@@ -22,7 +22,8 @@ from service.logging import get_logger
 from service.machine import write_atomically
 from trainer.state import OF_THE_BASE, Progress, Snapshot
 
-FORMAT: Final = 4
+FORMAT: Final = 5
+READABLE: Final = (4, FORMAT)
 KEPT: Final = 3
 """The newest ones."""
 HOUR_S: Final = 3600
@@ -180,6 +181,6 @@ def _read(checkpoint: _Checkpoint) -> tuple[CheckpointManifest, dict[str, np.nda
         raise ValueError("the content is not what the name says")
     tensors: dict[str, np.ndarray] = load(content)
     stored = orjson.loads(tensors.pop(MANIFEST).tobytes())
-    if stored["format"] != FORMAT:
+    if stored["format"] not in READABLE:
         raise ValueError(f"format {stored['format']} is not known here")
     return CheckpointManifest.model_validate(stored), tensors

@@ -101,12 +101,17 @@ class Cells:
         """Values of queries, (Q,), for each of their cells, (N,)."""
         return np.repeat(values, self.width) if self.width else values[self.query_of]
 
+    @property
+    def is_sought(self) -> np.ndarray:
+        """Of which products only the memory of their queries learns, (N,) of bool."""
+        return np.isin(self.products, self.sought)
+
     def of_all_queries(self) -> "Cells":
         """The cells as far as they say something of other queries: those of products that are sought count nothing."""
         if not len(self.sought):
             return self
-        is_sought = np.isin(self.products, self.sought)
-        clicks, log_showings = np.where(is_sought, 0.0, self.clicks), np.where(is_sought, UNSEEN, self.log_showings)
+        gone = self.is_sought
+        clicks, log_showings = np.where(gone, 0.0, self.clicks), np.where(gone, UNSEEN, self.log_showings)
         return replace(self, clicks=clicks, log_showings=log_showings)
 
     def of_queries(self, chosen: np.ndarray) -> "Cells":
@@ -129,7 +134,8 @@ class Cells:
     def of_cells(self, kept: np.ndarray) -> "Cells":
         """Some of the cells, (N,) of bool; no grid any more."""
         queries = self.spread(self.queries)[kept]
-        return _cells(queries, self.products[kept], self.clicks[kept], self.log_showings[kept])
+        found = _cells(queries, self.products[kept], self.clicks[kept], self.log_showings[kept])
+        return replace(found, sought=self.sought)
 
 
 def each_two(rows: np.ndarray) -> Cells:
@@ -233,32 +239,31 @@ class EvidenceTable:
             if usable is not None:
                 kept &= usable[numbers]
         keys, counts = keys[kept], counts[kept]
-        log_showings = _log_showings(counts, debiasing)
+        log_showings = np.log(np.maximum(counts[:, 1:3], FORGOTTEN)) @ (debiasing, 1 - debiasing)
         clicks = _capped_by_product(keys & 0xFFFFFFFF, counts[:, 0])
-        found = _cells(keys >> 32, keys & 0xFFFFFFFF, clicks, log_showings)
-        query_clicks = found.query_clicks
-        scale = np.minimum(1.0, MAX_QUERY_CLICKS / np.maximum(query_clicks, FORGOTTEN))
-        found = replace(found, clicks=clicks * found.spread(scale)).of_queries(query_clicks > 0)
-        return replace(found, sought=self.sought(debiasing=debiasing))
+        found = replace(_cells(keys >> 32, keys & 0xFFFFFFFF, clicks, log_showings), sought=self.sought())
+        of_all, of_others = (
+            np.minimum(1.0, MAX_QUERY_CLICKS / np.maximum(one.query_clicks, FORGOTTEN))
+            for one in (found, found.of_all_queries())
+        )
+        scale = np.where(found.is_sought, found.spread(of_all), found.spread(of_others))
+        return replace(found, clicks=clicks * scale).of_queries(found.query_clicks > 0)
 
-    def sought(self, *, debiasing: float = 1.0) -> np.ndarray:
+    def sought(self) -> np.ndarray:
         """The products that below the top are chosen more often, over all queries, than anybody looks there, rising.
 
         Only who seeks a product, wherever it stands, does that: shoppers who know it, or a robot, by whichever names it
         goes. It says what they want who typed that, and nothing of what shoppers prefer among products that they look
         at. At the top each choice is a look: what has come there by being sought stays sought. Where looks are told too
         low for a depth of lists, what else stands there is chosen too often, too, beside what stands second: as much
-        is allowed for.
-
-        Args:
-            debiasing: as `cells` has it; where each listed product counts as looked at, none is found.
+        is allowed for. So this is asked of looks in full, however showings are weighed: else whoever pushes a product
+        could, by that, have them weighed less, and would be found no more.
         """
         counts, products = self._faded(np.arange(len(self))), self._keys[: len(self)] & 0xFFFFFFFF
         is_below = counts[:, 5] >= FORGOTTEN
         counts, products = counts[is_below], products[is_below]
-        chosen, listed, log_looks = counts[:, 3], counts[:, 5], _log_showings(counts[:, 3:], debiasing)
-        looks = np.exp(log_looks)
-        depths = np.clip(np.rint(STEPS * (np.log2(listed) - log_looks / math.log(2))), 0, DEPTHS - 1).astype(np.int64)
+        chosen, looks, listed = counts[:, 3], np.maximum(counts[:, 4], FORGOTTEN), counts[:, 5]
+        depths = np.clip(np.rint(STEPS * np.log2(listed / looks)), 0, DEPTHS - 1).astype(np.int64)
         places, place_of = np.unique(products * DEPTHS + depths, return_inverse=True)
         own, every = (
             [np.bincount(by, of, size) for of in (chosen, looks)]
@@ -350,11 +355,6 @@ class EvidenceTable:
         self._keys, self._counts = np.zeros(rows, dtype=np.int64), np.zeros((rows, COLUMNS))
         self._keys[: len(keys)], self._counts[: len(keys)] = keys, counts
         self._row_of = dict(zip(keys.tolist(), range(len(keys)), strict=True))
-
-
-def _log_showings(counts: np.ndarray, debiasing: float) -> np.ndarray:
-    """Logarithm of the showings of cells, (N,), as `EvidenceTable.cells` weighs them."""
-    return np.asarray(np.log(np.maximum(counts[:, 1:3], FORGOTTEN)) @ (debiasing, 1 - debiasing))
 
 
 def _capped_by_product(products: np.ndarray, clicks: np.ndarray) -> np.ndarray:

@@ -139,6 +139,7 @@ class PreferenceLearner:
             query_keys: as for `learn_prior`.
         """
         evidence = {strength: weighed(strength).of_all_queries() for strength in STRENGTHS}
+        exchanges = exchanges[~np.isin(exchanges[:, 1:3], evidence[FULL].sought).any(axis=1)]
         before = self.strength
         self.learn_prior(evidence[before], query_vectors, catalogue, lists, query_keys=query_keys)
         if self.learned is None:

@@ -12,7 +12,7 @@ from safetensors.numpy import save
 from contracts.errors import DependencyDown
 from tests.support.trainer import new_learner, records
 from trainer.adapters import checkpoints
-from trainer.adapters.checkpoints import FORMAT, HOUR_S, HOURS_KEPT, KEPT, FileCheckpoints, writable_folder
+from trainer.adapters.checkpoints import FORMAT, HOUR_S, HOURS_KEPT, KEPT, READABLE, FileCheckpoints, writable_folder
 from trainer.state import Progress, Snapshot
 
 BASE = "tiny/16/t1"
@@ -160,6 +160,17 @@ def with_its_own_digest(path: Path, content: bytes) -> None:
     stem = "-".join(path.name.split("-")[:3])
     path.unlink()
     (path.parent / f"{stem}-{hashlib.sha256(content).hexdigest()}.safetensors").write_bytes(content)
+
+
+@pytest.mark.parametrize("known", READABLE)
+def test_a_checkpoint_of_the_version_before_is_read(tmp_path: Path, known: int) -> None:
+    """An upgrade goes on from what was known; how its parts are read is each part's own."""
+    store = FileCheckpoints(tmp_path, base_version=BASE)
+    store.save(snapshot(1))
+    newest = files(tmp_path)[-1]
+    content = newest.read_bytes()
+    with_its_own_digest(newest, content.replace(b'"format":%d' % FORMAT, b'"format":%d' % known))
+    assert loaded_number(FileCheckpoints(tmp_path, base_version=BASE)) == 1
 
 
 @pytest.mark.parametrize(

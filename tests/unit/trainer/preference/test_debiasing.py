@@ -29,13 +29,23 @@ BY_RANK = 1 / np.arange(1, SHOWN + 1)
 """The prior's chance of a look, which the learner takes for true."""
 EQUAL = np.full(SHOWN, 0.5)
 LISTS = 3_000
+PUSHED = 7
+"""The product that robots choose, wherever it stands."""
 
 
 class Seen:
-    """What shoppers with such looks leave behind in a shop that ranks by a fixed preference of its own, not theirs."""
+    """What shoppers with such looks leave behind in a shop that ranks by a fixed preference of its own, not theirs.
 
-    def __init__(self, shop: PlantedShop, looks: np.ndarray, *, exchanged: bool = True) -> None:
+    Args:
+        shop: the shop.
+        looks: chance of a look by place, (SHOWN,).
+        exchanged: whether neighbours are exchanged.
+        robots: share of the lists that have the pushed product last, and are a robot's.
+    """
+
+    def __init__(self, shop: PlantedShop, looks: np.ndarray, *, exchanged: bool = True, robots: float = 0.0) -> None:
         self.shop, self.table, self.exchanges = shop, EvidenceTable(), Exchanges()
+        self._robots = robots
         for query, shown, first in self._lists(looks):
             self.table.add(query, shown)
             if exchanged:
@@ -51,10 +61,14 @@ class Seen:
             liking = self.shop.liking(query)
             products = rng.permutation(len(liking))[:SHOWN]
             products = products[np.argsort(-pushed[products])]
+            is_robot = self._robots > rng.random() if self._robots else False
+            if is_robot:
+                products = np.append(products[products != PUSHED][: SHOWN - 1], PUSHED)
             for place in range(first, SHOWN - 1, 2):
                 if rng.random() < 0.5:
                     products[place : place + 2] = products[place : place + 2][::-1].copy()
             clicks = (rng.random(SHOWN) < looks * np.exp(liking[products] - liking.max())).astype(float)
+            clicks = (products == PUSHED).astype(float) if is_robot else clicks
             slots = zip(products.tolist(), BY_RANK.tolist(), clicks.tolist(), strict=True)
             yield query, [Shown(*slot) for slot in slots], first
 
@@ -103,6 +117,17 @@ def test_weighing_stays_where_it_helps(biased: Seen) -> None:
     assert judged.over_naive.mean > judged.over_naive.error
     assert judged.naive - judged.loss == pytest.approx(judged.over_naive.mean)
     assert biased.liked(learner) > biased.liked(biased.learner("off"))
+
+
+def test_robots_that_push_a_product_neither_end_weighing_nor_hide_it() -> None:
+    """What exchanged neighbours say of a sought product says nothing of looks: by it, weighing would be beaten."""
+    seen = Seen(PlantedShop(seed=3, quality_nats=1.0), BY_RANK, robots=0.3)
+    learner = seen.learner()
+    seen.teach(learner)
+    assert learner.strength == FULL
+    assert learner.judgement is not None
+    assert LEAST_EXCHANGES < learner.judgement.exchanges < len(seen.exchanges)
+    assert seen.table.cells(debiasing=learner.strength).sought.tolist() == [PUSHED]
 
 
 def test_weighing_goes_where_it_hurts(unbiased: Seen) -> None:

@@ -248,11 +248,23 @@ def test_what_is_chosen_more_often_than_it_is_looked_at_is_sought(places: list[i
     assert lists_of(places, sought=False).sought().tolist() == []
 
 
-def test_nobody_is_found_by_few_clicks_or_at_the_top_or_where_looks_are_not_weighed() -> None:
-    """A few clicks may be chance; at the top each is a look; and a list that counts as looked at says nothing."""
+def test_nobody_is_found_by_few_clicks_or_at_the_top() -> None:
+    """A few clicks may be chance, and at the top each is a look."""
     assert lists_of([10], sought=True, lists=3).sought().tolist() == []
     assert lists_of([1], sought=True).sought().tolist() == []
-    assert lists_of([10], sought=True).sought(debiasing=0.0).tolist() == []
+
+
+def test_who_is_found_does_not_depend_on_how_showings_are_weighed() -> None:
+    """Else a robot could have them weighed less by its own clicks, and would be found no more."""
+    table = lists_of([10], sought=True)
+    assert all(table.cells(debiasing=strength).sought.tolist() == [0] for strength in (0.0, 0.5, 1.0))
+
+
+def test_clicks_of_a_sought_product_take_no_room_from_others() -> None:
+    """A query counts at most so many clicks: those that seek one product leave all the room to what others chose."""
+    cells = lists_of([10], sought=True, lists=4_000).cells()
+    assert cells.query_clicks.tolist() > [MAX_QUERY_CLICKS]
+    assert cells.of_all_queries().query_clicks == pytest.approx([MAX_QUERY_CLICKS])
 
 
 def test_where_looks_are_told_too_low_for_all_nobody_is_found() -> None:
@@ -269,7 +281,7 @@ def test_where_looks_are_told_too_low_for_all_nobody_is_found() -> None:
 
 def test_a_product_that_is_sought_says_nothing_of_other_queries() -> None:
     """Its cells have neither clicks nor showings there, the others keep theirs, and every cell stays in its place."""
-    cells = lists_of([10], sought=True).cells()
+    cells = lists_of([10], sought=True, lists=100).cells()
     told = cells.of_all_queries()
     assert same(told.of_cells(told.products > 0), cells.of_cells(cells.products > 0))
     assert told.clicks[told.products == 0].tolist() == [0.0]
@@ -279,7 +291,7 @@ def test_a_product_that_is_sought_says_nothing_of_other_queries() -> None:
 
 def test_a_table_that_did_not_know_how_often_a_product_was_chosen_goes_on() -> None:
     """What it counted is believed, and what comes from now on is judged."""
-    state = lists_of([10], sought=True).state()
+    state = lists_of([10], sought=True, lists=100).state()
     old = EvidenceTable.from_state({**state, "counts": state["counts"][:, :3]}, half_life_ms=np.inf)
     assert old.sought().tolist() == []
-    assert same(old.cells(), lists_of([10], sought=True).cells())
+    assert same(old.cells(), lists_of([10], sought=True, lists=100).cells())
