@@ -88,6 +88,10 @@ def test_a_hundred_kills_lose_nothing_and_repeat_nothing(after: bool) -> None:
     assert len(world.models.order) == len(set(world.models.order)) > 10
 
 
+LISTS = 900
+"""More than a hundred lives come to, however far each gets: a life that finds nothing to do says no word."""
+
+
 def live(folder: Path, begun: Connection, until: str | None = None) -> None:
     """Live on from the newest checkpoint on disk, two lists a round, and say of each solve and save that it begins.
 
@@ -99,13 +103,13 @@ def live(folder: Path, begun: Connection, until: str | None = None) -> None:
         said.add(name)
         begun.send(name)
 
-    world = World(600)
+    world = World(LISTS)
     checkpoints = FileCheckpoints(folder, base_version=world.encoder.base_version)
     world.checkpoints = checkpoints  # type: ignore[assignment] # the port has two adapters, the fake world one
     learner = world.start().learner
     for owner, name in ((learner, "solve"), (checkpoints, "save")):
         setattr(owner, name, told(getattr(owner, name), partial(say, name)))
-    while world.progress.lists_trained < 600:
+    while world.progress.lists_trained < LISTS:
         world.source.readable = world.progress.lists_trained + 2
         world.run_once(after_s=61)
         if until in said:
@@ -143,13 +147,13 @@ def test_a_hundred_kills_in_solves_and_saves_leave_a_whole_state(tmp_path: Path)
         lists = 0 if snapshot is None else snapshot.progress.lists_trained
         assert known <= lists
         known = lists
-    assert 60 < known < 600
+    assert 60 < known < LISTS
     _hears, says = clean.Pipe(duplex=False)
     live(tmp_path, says)
-    snapshot, whole = read(), World(600)
+    snapshot, whole = read(), World(LISTS)
     whole.run_once()
     assert snapshot is not None
-    assert snapshot.progress.lists_trained == 600
+    assert snapshot.progress.lists_trained == LISTS
     for name, expected in whole.loop.learner.evidence.state().items():
         if name.startswith(("table.", "recent.")):
             np.testing.assert_array_equal(snapshot.tensors[f"evidence.{name}"], expected, err_msg=name)
