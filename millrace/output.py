@@ -52,7 +52,8 @@ class PlainConsole(Console):
         if isinstance(renderable, Table) and not renderable.expand:
             for column in renderable.columns:
                 column.overflow = "fold"
-            if not (self.is_terminal or self._width):
+            is_framed = options.max_width < self.width
+            if not (self.is_terminal or self._width or is_framed):
                 options = options.update(width=WIDEST)
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=segment.text.translate(_OBEYED))
