@@ -16,6 +16,7 @@ LARGE_RECORD_BYTES: Final = 2 * 1024 * 1024
 """Room for the largest record that a shop may send plus what we add to it: outcomes per slot, or headers."""
 MOST_ASIDE_BYTES: Final = LARGE_RECORD_BYTES - 64 * 1024
 """Of a value that is set aside; the rest is for its key and headers."""
+MOST_ASIDE_KEY_BYTES: Final = 32 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,7 @@ MAX_ERROR_CHARS: Final = 1000
 
 
 class AsideHeader(StrEnum):
-    """Headers of a record on `dead-letters`, `late-events` or `orphan-events`; value and key stay as they came."""
+    """Headers of a record on `dead-letters`, `late-events` or `orphan-events`; value and key as `kept_aside`."""
 
     ID = "millrace.id"
     """Made of the origin alone: a record that is set aside twice, after a crash, is recognised as one."""
@@ -157,9 +158,14 @@ AGAIN_HEADER: Final = "millrace.again"
 """Of a record on `catalog` that was sent again: vector and point are made anew, although this version is known."""
 
 
-def kept_aside(value: bytes | None) -> bytes:
-    """What stays of the value of a record that is set aside: all, or nothing if its topic would not take it."""
-    return b"" if value is None or len(value) > MOST_ASIDE_BYTES else value
+def kept_aside(key: bytes | None, value: bytes | None) -> tuple[bytes | None, bytes]:
+    """What stays of a record that is set aside: all, its key alone, or nothing, as far as its topic takes it.
+
+    A value is not kept without its key: sent again, it would be another record, or one that a compacted topic refuses.
+    """
+    if len(key or b"") > MOST_ASIDE_KEY_BYTES:
+        return None, b""
+    return key, b"" if value is None or len(value) > MOST_ASIDE_BYTES else value
 
 
 def set_aside_headers(

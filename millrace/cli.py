@@ -32,10 +32,9 @@ from millrace import (
 from millrace.arms import arms
 from millrace.erasing import erase
 from millrace.golden import golden_app
-from millrace.output import print_error
+from millrace.output import STDOUT_NAME, name_stdout, print_error
 from millrace.propensities import propensities
 from service.logging import configure
-from service.machine import FULL
 from service.process import expected_failure
 from service.settings import Settings
 from simulator import commands as simulating
@@ -101,6 +100,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         from importlib.metadata import version as installed
 
         sys.stdout.write(f"millrace {installed('millrace')}\n")
+        sys.stdout.flush()
         raise typer.Exit
 
 
@@ -109,6 +109,7 @@ def main() -> None:
     os.environ.update(past_proxies(os.environ))
     # Standard output is for what a command prints; what a Kafka client cannot do, a command says in its own words.
     configure("millrace", Settings(log_level="warning"), silent=("kafka.",))
+    name_stdout()
     try:
         app()
     except Exception as error:
@@ -121,8 +122,8 @@ def main() -> None:
 
 def meaning(error: Exception) -> MillraceError | None:
     """Say what a failure means to the person at the terminal; None if nobody foresaw it."""
-    if isinstance(error, OSError) and error.filename is None and error.errno in FULL:
-        return DependencyDown("disk full: cannot write standard output", fix="free some space, or send it elsewhere")
+    if isinstance(error, OSError) and error.filename == STDOUT_NAME:
+        return DependencyDown(f"disk full: cannot write {STDOUT_NAME}", fix="free some space, or send it elsewhere")
     expected = expected_failure(error, process=Process.PAGE)
     if expected is None and isinstance(error, OSError) and error.filename is not None:
         return UsageError(f"{error.filename}: {error.strerror}", fix="give a path that can be read or written")

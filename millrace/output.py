@@ -1,5 +1,7 @@
 """What commands print: stable JSON on stdout, people's text through rich, messages on stderr."""
 
+import io
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,8 +17,10 @@ from rich.table import Table
 from typing_extensions import override
 
 from contracts.errors import MillraceError
+from service.machine import FULL
 
 if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
     from rich.progress import TaskID
 
 Tell = Callable[[str, int, int], None]
@@ -52,10 +56,41 @@ class PlainConsole(Console):
         if isinstance(renderable, Table) and not renderable.expand:
             for column in renderable.columns:
                 column.overflow = "fold"
-            if not (self.is_terminal or self._width):
+            is_framed = options.max_width < self.width
+            if not (self.is_terminal or self._width or is_framed):
                 options = options.update(width=WIDEST)
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=segment.text.translate(_OBEYED))
+
+
+STDOUT_NAME: Final = "standard output"
+
+
+class _Stdout(io.FileIO):
+    """Standard output as a file that says which it is if its disk is full."""
+
+    @override
+    def write(self, content: "ReadableBuffer", /) -> int:
+        try:
+            return super().write(content)
+        except OSError as error:
+            if error.errno in FULL:
+                error.filename = STDOUT_NAME
+                # The flush at the end would fail once more, and end with Python's exit code.
+                os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), self.fileno())
+            raise
+
+
+def name_stdout() -> None:
+    """Let whoever writes to standard output in vain learn that it was there; the system names no file."""
+    before = sys.stdout
+    if isinstance(before, io.TextIOWrapper) and isinstance(before.buffer, io.BufferedWriter | io.FileIO):
+        raw = _Stdout(before.fileno(), "wb", closefd=False)
+        sys.stdout = io.TextIOWrapper(
+            raw if isinstance(before.buffer, io.FileIO) else io.BufferedWriter(raw),  # PYTHONUNBUFFERED
+            before.encoding, before.errors,
+            line_buffering=before.line_buffering, write_through=before.write_through,
+        )  # fmt: skip
 
 
 def print_json(value: Any) -> None:

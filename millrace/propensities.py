@@ -18,7 +18,7 @@ from contracts.topics import PROPENSITIES
 from millrace.asking import numbers, running_settings
 from millrace.output import Json, messages, out, print_json, utc
 from service.kafka import records_of
-from service.machine import epoch_ms
+from service.machine import epoch_ms, write_atomically
 
 BAR: Final = 19
 """Characters from 0 to 1 of the plot in the table, which so fits a terminal of 80 columns."""
@@ -41,7 +41,7 @@ def propensities(
     newest = newest_versions((record.key, record.value) for record in records_of(settings, PROPENSITIES))
     report = propensities_report(newest.values(), now_ms=epoch_ms())
     if html is not None:
-        html.write_text(page_of(report["cells"]), encoding="utf-8")
+        write_atomically(html, page_of(report["cells"]).encode())
         messages().print(f"written to {html}")
     if json:
         print_json(report)

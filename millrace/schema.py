@@ -15,6 +15,7 @@ from contracts import topics
 from contracts.base import SCHEMA_VERSION
 from contracts.messages import MessageSpec
 from contracts.topics import GROUP_PREFIX, TopicSpec
+from service.machine import write_atomically
 from service.settings import Settings
 from streams import registry
 
@@ -107,7 +108,7 @@ def export(folder: Path) -> list[Path]:
     }
     for name, document in documents.items():
         text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-        (folder / name).write_text(text, encoding="utf-8")
+        write_atomically(folder / name, text.encode())
     return [folder / name for name in documents]
 
 

@@ -5,23 +5,25 @@ It may hold a password, and a client that is given one would only say, again and
 
 import re
 from typing import Final
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from service.kafka_settings import comma_list
 
-_REDIS: Final = ("redis", "rediss")
+_REDIS: Final = ("redis://", "rediss://")
 _WEB: Final = ("http", "https")
 
 
 def redis_address(url: str) -> str:
-    """Return the address of a Redis, or of its socket.
+    """Return the address of a Redis, or of its socket, as its client takes it apart.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is none, or its database is no number, which the client would pass over.
     """
     parts = _taken_apart(url)
-    is_server = parts.scheme in _REDIS and parts.hostname and re.fullmatch(r"/?\d*", parts.path)
-    if not is_server and not (parts.scheme == "unix" and parts.path):
+    is_socket = url.startswith("unix://") and parts.path
+    database = "" if is_socket else unquote(parts.path).replace("/", "")
+    database = parse_qs(parts.query).get("db", [database])[0]
+    if not (is_socket or url.startswith(_REDIS)) or not re.fullmatch(r"\d*", database):
         raise ValueError("is not redis://host:port/0")
     return url
 
@@ -41,13 +43,13 @@ def qdrant_address(url: str) -> str:
 
 
 def origins(listed: str) -> str:
-    """Return a list of origins as browsers send them; another spelling would never meet one.
+    """Return a list of origins as browsers and web views of apps send them; another spelling would never meet one.
 
     Raises:
         ValueError: one of them is none.
     """
     for origin in comma_list(listed):
-        if not re.fullmatch(r"https?://[^/?#@\s*A-Z]+", origin):
+        if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@\s*A-Z]+|null", origin):
             raise ValueError(f"{origin!r} is not https://host, lower-case and without a path or *")
     return listed
 

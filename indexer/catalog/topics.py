@@ -361,4 +361,5 @@ def _dead_letter(topic: str, refusal: Refusal) -> OutgoingRecord:
     headers = set_aside_headers(
         CATALOG, record.partition, record.offset, stage=Process.INDEXER, reason=refusal.reason, error=refusal.error
     )
-    return OutgoingRecord(topic, kept_aside(record.value), key=record.key, headers=headers)
+    key, value = kept_aside(record.key, record.value)
+    return OutgoingRecord(topic, value, key, headers)

@@ -27,6 +27,8 @@ GRAPH_WITHIN_S: Final = 3600.0
 """How long a full collection waits for its graph; then its searches scan, which is slow and right."""
 GRAPH_LOOK_S: Final = 1.0
 SAMPLE: Final = 64
+NAMED: Final = 10
+"""So many of the points that are left alone are named in the log."""
 VECTOR_TOLERANCE: Final = 1e-4
 """Largest difference at which a stored vector still is the one of its product."""
 
@@ -48,6 +50,7 @@ class OwnCollections:
         self._log = log
         self._encoder = encoder
         self._pause = pause
+        self._left_alone: set[tuple[str, str]] = set()
 
     def look(self) -> tuple[str | None, dict[str, int]]:
         """Return (collection that the alias names, all of ours with their numbers)."""
@@ -153,28 +156,42 @@ class OwnCollections:
         """Return once the base vectors hold every product, those included that are in a collection alone.
 
         Nothing is left on `product-vectors` of what was lost with the topic: its points would be neither refreshed nor
-        learned of, and a second collection would lack them.
+        learned of, and a second collection would lack them. Points that are no products of ours are named once.
 
         Raises:
             Stopped: asked to stop in the middle; what was written is kept.
         """
         self._log.read_to_end()
-        known, taken, left = self._log.known, 0, 0
-        lost = [one for one in stored if one not in known and known.foreign(one) is None]
+        known, taken, left = self._log.known, 0, list[str]()
+        lost = [
+            one
+            for one in stored
+            if one not in known and known.foreign(one) is None and (collection, one) not in self._left_alone
+        ]
         for start in range(0, len(lost), BATCH):
-            points = self._store.retrieve(collection, lost[start : start + BATCH]).values()
-            products = [product for point in points if (product := _of_point(point, self._encoder.base_version))]
-            self._log.publish(products)
-            for product in products:
+            points = self._store.retrieve(collection, lost[start : start + BATCH])
+            products = {one: product for one, point in points.items() if (product := _of_point(point, self._encoder))}
+            self._log.publish(list(products.values()))
+            for product in products.values():
                 known.read(product)
-            taken, left = taken + len(products), left + len(points) - len(products)
+            taken += len(products)
+            left += [one for one in points if one not in products]
             if self._pause(0.0):
                 raise Stopped
-        if taken or left:
+        if left:
+            self._left_alone.update((collection, one) for one in left)
+            get_logger().warning(
+                "points_left_alone",
+                collection=collection,
+                points=len(left),
+                product_ids=sorted(left)[:NAMED],
+                error="they are in our collection and no products of ours",
+                fix="delete them, or send these products again: Millrace alone writes there",
+            )
+        if taken:
             get_logger().warning(
                 "base_vectors_taken_from_index",
                 products=taken,
-                left=left,
                 error="product-vectors does not hold what the index holds",
                 fix="`millrace audit` tells whether the catalogue says the same",
             )
@@ -241,19 +258,20 @@ class OwnCollections:
         get_logger().info("collection_dropped", collection=collection)
 
 
-def _of_point(point: ProductPoint, base_version: str) -> BaseProduct | None:
+def _of_point(point: ProductPoint, encoder: Encoder) -> BaseProduct | None:
     """Return a product as its point has it; None of one that somebody else wrote. A deletion is of any base."""
     if point.vector is None:
-        return BaseProduct(point.product_id, point.version, base_version)
+        return BaseProduct(point.product_id, point.version, encoder.base_version)
     try:
         said = {name: point.payload[name] for name in PointPayload.model_fields if name in point.payload}
         payload, made_by = PointPayload.model_validate(said), point.payload["base_version"]
         vector = np.array(point.vector[:-1], dtype=np.float32)  # the last number is the quality
-        return BaseProduct(
+        product = BaseProduct(
             point.product_id, point.version, made_by, point.payload["text_hash"], vector=vector, payload=payload
         )
     except (KeyError, ValidationError):
         return None
+    return product if made_by != encoder.base_version or product.fits(encoder.dim) else None
 
 
 def check_collection(

@@ -27,6 +27,7 @@ from millrace.output import messages, out, progress_bars
 from millrace.watch.ledger import ledger_report
 from millrace.watch.observer import Observer
 from service.follow import TopicFollower
+from service.machine import write_atomically
 from service.settings import Settings, load_settings
 from simulator.demo.freshness import ClickFreshness, LaunchProbe, ReleaseLog, measured
 from simulator.demo.measurement import Measurement
@@ -186,7 +187,7 @@ class Demo:
 
     def _show(self, figures: dict[str, Any], measurement: Measurement) -> None:
         if self._options.json_file:
-            self._options.json_file.write_bytes(orjson.dumps(figures, option=orjson.OPT_INDENT_2) + b"\n")
+            write_atomically(self._options.json_file, orjson.dumps(figures, option=orjson.OPT_INDENT_2) + b"\n")
         links = {
             "the page": self._urls["page"] + "/",
             "search API": self._urls["search"] + "/docs",
@@ -250,9 +251,9 @@ def _require_writable(file: Path | None) -> None:
     """Refuse a place for the figures that could not be written, before minutes of work.
 
     Raises:
-        UsageError: its folder does not exist or may not be written.
+        UsageError: its folder does not exist or may not be written, or something is there that is no file.
     """
-    if file is not None and (file.is_dir() or not os.access(file.parent, os.W_OK)):
+    if file is not None and ((file.exists() and not file.is_file()) or not os.access(file.parent, os.W_OK)):
         raise UsageError(f"--json {file} cannot be written", fix="name a file in a folder that exists")
 
 

@@ -250,7 +250,7 @@ class PartitionAgent(Generic[S, P]):
             headers = set_aside_headers(
                 self.spec.source, tp.partition, one.record.offset, stage=self.name, reason=one.reason, error=one.error
             )
-            records.append(OutRecord(one.record.key, kept_aside(one.record.value), [*headers, *one.headers]))
+            records.append(OutRecord(*kept_aside(one.record.key, one.record.value), [*headers, *one.headers]))
         await self.output.send(self.settings.topic(ASIDE_TOPICS[outcome]), tp.partition, records)
         if outcome is EventOutcome.DEAD_LETTERED:
             for one in planned:

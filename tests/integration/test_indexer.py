@@ -109,12 +109,14 @@ def test_what_unpacks_beyond_all_bounds_is_set_aside_and_ends_no_indexer(
     too_large = b'{"type":"product","product_id":"B-1","version":1,"title":"fridge"}'.ljust(3_000_000)
     with KafkaProducer(**producer_config(own), compression_type="gzip") as packing:
         topic = own.topic(CATALOG)
-        produce_all(packing, [OutgoingRecord(topic, too_large, b"B-1"), OutgoingRecord(topic, too_large[1:], b"B-2")])
+        records = [(b"B-1", too_large), (b"B-2", too_large[1:]), (b"B" * 3_000_000, b"{")]
+        produce_all(packing, [OutgoingRecord(topic, value, key) for key, value in records])
     shop.send(product("P-1"))
-    eventually(lambda: catalogue_counts(own) == (1, 2), timeout_s=60, what="every record counted")
+    eventually(lambda: catalogue_counts(own) == (1, 3), timeout_s=60, what="every record counted")
     assert store.counts(own.collection(0)) == (1, 0)
     letters = {record.key: (record.value, dict(record.headers)["millrace.reason"]) for record in dead_letters(own)}
-    assert letters == dict.fromkeys((b"B-1", b"B-2"), (b"", b"too_large"))
+    nothing = (b"", b"too_large")
+    assert letters == {b"B-1": nothing, b"B-2": nothing, None: (b"", b"malformed_json")}
 
 
 def test_only_a_newer_version_changes_a_product(

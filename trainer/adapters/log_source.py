@@ -292,9 +292,8 @@ class KafkaLog(ConsumerRebalanceListener):  # type: ignore[misc] # kafka-python 
         """Write a record to `dead-letters`, unchanged, with its place and the reason."""
         place = (topic, record.partition, record.offset)
         headers = set_aside_headers(*place, stage=Process.TRAINER, reason=error.reason, error=error.message)
-        letter = OutgoingRecord(
-            self._settings.topic(DEAD_LETTERS), kept_aside(record.value), key=record.key, headers=headers
-        )
+        key, value = kept_aside(record.key, record.value)
+        letter = OutgoingRecord(self._settings.topic(DEAD_LETTERS), value, key, headers)
         with translate_kafka_errors(self._settings):
             produce_all(self._producer, [letter])
         metrics.DEAD_LETTERS.labels(Process.TRAINER, error.reason).inc()

@@ -12,12 +12,16 @@ from contracts.messages import MESSAGES
 from contracts.topics import (
     CATALOG,
     GROUP_TOPICS,
+    LARGE_RECORD_BYTES,
     MODELS,
+    MOST_ASIDE_BYTES,
+    MOST_ASIDE_KEY_BYTES,
     SEARCH_EVENTS,
     TOPIC_BY_NAME,
     TOPICS,
     TopicSpec,
     belongs,
+    kept_aside,
     partition_for,
 )
 
@@ -96,3 +100,28 @@ def test_librdkafkas_default_partitioner_puts_most_keys_elsewhere() -> None:
     keys = [b"search-%d" % number for number in range(4000)]
     astray = sum(not belongs(key, zlib.crc32(key) % 4, 4) for key in keys)
     assert 0.7 * len(keys) < astray < 0.8 * len(keys)
+
+
+@pytest.mark.parametrize(
+    ("key_bytes", "value_bytes", "kept"),
+    [
+        (3, 9, (3, 9)),
+        (MOST_ASIDE_KEY_BYTES, MOST_ASIDE_BYTES, (MOST_ASIDE_KEY_BYTES, MOST_ASIDE_BYTES)),
+        (3, MOST_ASIDE_BYTES + 1, (3, 0)),
+        (MOST_ASIDE_KEY_BYTES + 1, 9, (0, 0)),
+        (3_000_000, 3_000_000, (0, 0)),
+    ],
+)
+def test_a_record_that_is_set_aside_fits_its_topic_whatever_is_large(
+    key_bytes: int, value_bytes: int, kept: tuple[int, int]
+) -> None:
+    """A value goes no further without its key: sent again, it would be another record, or none that a topic takes."""
+    key, value = kept_aside(b"k" * key_bytes, b"v" * value_bytes)
+    assert (len(key or b""), len(value)) == kept
+    assert sum(kept) + 16 * 1024 < LARGE_RECORD_BYTES
+
+
+def test_a_record_without_key_or_value_is_set_aside_without() -> None:
+    """No key stays none, and nothing is an empty value: a null would delete nothing there, and mean nothing."""
+    assert kept_aside(None, b"{") == (None, b"{")
+    assert kept_aside(b"k", None) == (b"k", b"")

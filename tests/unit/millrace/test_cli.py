@@ -1,5 +1,6 @@
 """The command line as published: nothing else is there, and every failure has its exit code."""
 
+import errno
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ from contracts.errors import CheckFailed, DependencyDown, InvariantError, Millra
 from millrace import cli
 from millrace.doctor import Check
 from service.logging import get_logger
+from service.settings import Settings
 
 PUBLISHED = (
     "demo", "up", "down", "status", "doctor", "lag", "ledger", "search", "encode", "releases ls", "releases show",
@@ -74,15 +76,25 @@ def test_what_is_built_is_what_is_published() -> None:
     assert set(BUILT) == set(PUBLISHED)
 
 
-def test_output_that_has_no_room_is_named_as_such() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [["status", "--json"], ["--version"], ["--help"]])
+def test_output_that_has_no_room_is_named_as_such(words: list[str], unbuffered: str) -> None:
     """`millrace status > file` on a full disk: the data folder, where there is room, is not to blame."""
     with Path("/dev/full").open("wb") as full:
         ended = subprocess.run(
-            [sys.executable, "-m", "millrace", "status", "--json"], env={**os.environ, "PYTHONPATH": str(ROOT)},
+            [sys.executable, "-m", "millrace", *words],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": unbuffered},
             stdout=full, stderr=subprocess.PIPE, text=True, check=False,
         )  # fmt: skip
     assert ended.returncode == 4
     assert ended.stderr.startswith("error: disk full: cannot write standard output\nfix: ")
+
+
+def test_standard_output_is_not_blamed_for_what_another_write_had_no_room_for() -> None:
+    """The system names no file if a write fails; temporary files are in the data folder."""
+    failure = cli.meaning(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    assert failure is not None
+    assert failure.message == f"disk full: cannot write {Settings().data_dir}"
 
 
 @pytest.mark.parametrize("name", sorted(BUILT))

@@ -5,12 +5,13 @@ import json
 from collections.abc import Callable
 
 import pytest
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from contracts.errors import UsageError
 from millrace import output
 from millrace.output import HEARTBEAT_S, PlainConsole, counted, messages, out, print_json, progress_bars
+from simulator.demo.report import next_steps
 
 
 @pytest.fixture
@@ -44,9 +45,14 @@ def shown(*, terminal: bool, columns: str | None = None) -> list[str]:
     """Return the lines of a table of long ids, as a console shows them there."""
     table = Table("group", "topic", "state")
     table.add_row(LONG, "joined-searches" * 4, "stopped")
+    return lines_of(table, terminal=terminal, columns=columns)
+
+
+def lines_of(shown: RenderableType, *, terminal: bool, columns: str | None = None) -> list[str]:
+    """Return the lines of anything, as a console shows them there."""
     environ = {"TERM": "xterm"} | ({} if columns is None else {"COLUMNS": columns})
     file = io.StringIO()
-    PlainConsole(file=file, force_terminal=terminal, color_system=None, _environ=environ).print(table)
+    PlainConsole(file=file, force_terminal=terminal, color_system=None, _environ=environ).print(shown)
     return file.getvalue().splitlines()
 
 
@@ -54,6 +60,17 @@ def test_a_table_in_a_pipe_is_as_wide_as_what_it_holds() -> None:
     """`millrace lag | grep attribution-orphans` finds whole lines, unless a person says how wide they may be."""
     assert any(LONG in line and "joined-searches" * 4 in line and "stopped" in line for line in shown(terminal=False))
     assert max(map(len, shown(terminal=False, columns="60"))) <= 60
+
+
+def test_what_stands_in_a_frame_is_as_wide_as_the_frame() -> None:
+    """A frame has no width of its own in a pipe: what is too long for it goes on in the next line, and is not cut."""
+    path = "/data/" + "folder/" * 30
+    steps = next_steps({"logs": path})
+    for frame in (steps, Group("closing", steps)):
+        lines = lines_of(frame, terminal=False)
+        assert max(map(len, lines)) <= 80
+        inner = [line.strip("│ ").removeprefix("logs").strip() for line in lines if line.startswith("│")]
+        assert "".join(inner) == path
 
 
 def test_no_cell_is_cut_where_a_terminal_is_narrow() -> None:

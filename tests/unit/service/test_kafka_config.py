@@ -158,6 +158,22 @@ def test_ssl_gives_both_libraries_a_context_that_checks_the_broker() -> None:
         assert config["ssl_context"].check_hostname
 
 
+def test_private_authorities_are_taken_on_every_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From Python 3.13 on its default refuses certificates that lack extensions; those of many private ones do."""
+    create = ssl.create_default_context
+
+    def strict(**given: Any) -> ssl.SSLContext:
+        """Make a context as Python 3.13 does."""
+        context = create(**given)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", strict)
+    secured = settings(kafka_security_protocol="SSL")
+    for config in (base_config(secured), aiokafka_config(secured)):
+        assert not config["ssl_context"].verify_flags & ssl.VERIFY_X509_STRICT
+
+
 @pytest.mark.parametrize("named", ["kafka_ssl_cafile", "kafka_ssl_certfile"])
 @pytest.mark.parametrize("content", [None, "no certificate"])
 def test_a_certificate_that_cannot_be_used_is_named(tmp_path: Path, named: str, content: str | None) -> None:

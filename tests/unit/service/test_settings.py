@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import ConnectionPool
 
 from contracts.errors import UsageError
 from contracts.telemetry import DEFAULT_PORTS, FILTERS_ON, Filter, Process
@@ -105,7 +106,9 @@ def test_an_unknown_name_like_no_other_is_refused_without_a_guess() -> None:
         ("MILLRACE_KAFKA_BOOTSTRAP", "broker:99999", "is not host:port"),
         ("MILLRACE_REDIS_URL", "redis://:hush@redis:99999/0", "is not an address"),
         ("MILLRACE_REDIS_URL", "http://redis:6379", "is not redis://host:port/0"),
+        ("MILLRACE_REDIS_URL", "redis:6379", "is not redis://host:port/0"),
         ("MILLRACE_REDIS_URL", "redis://:hush@redis:6379/shop", "is not redis://host:port/0"),
+        ("MILLRACE_REDIS_URL", "unix:///run/redis.sock?db=shop", "is not redis://host:port/0"),
         ("MILLRACE_QDRANT_URL", "http://qdrant:port", "is not an address"),
         ("MILLRACE_QDRANT_URL", "qdrant:6333", "is not http://host:port"),
         ("MILLRACE_QDRANT_URL", "https://", "is not http://host:port"),
@@ -113,7 +116,10 @@ def test_an_unknown_name_like_no_other_is_refused_without_a_guess() -> None:
         ("MILLRACE_CORS_ORIGINS", "https://a.example,shop.example", "'shop.example' is not https://host"),
         ("MILLRACE_CORS_ORIGINS", "https://a.example/", "'https://a.example/' is not https://host"),
         ("MILLRACE_CORS_ORIGINS", "https://Shop.example", "lower-case"),
+        ("MILLRACE_CORS_ORIGINS", "Capacitor://localhost", "lower-case"),
+        ("MILLRACE_CORS_ORIGINS", "capacitor://", "'capacitor://' is not https://host"),
         ("MILLRACE_CORS_ORIGINS", "*", "'*' is not https://host"),
+        ("MILLRACE_CORS_ORIGINS", "https://*", "'https://*' is not https://host"),
         ("MILLRACE_TOPIC_PREFIX", "my shop/", "only letters, digits"),
         ("MILLRACE_TRUSTED_PROXIES", "10.0.0.0/8,10.0.0.1/8", "10.0.0.1/8 has host bits set"),
         ("MILLRACE_TRUSTED_PROXIES", "balancer", "does not appear to be an IPv4 or IPv6 network"),
@@ -241,6 +247,22 @@ def test_lists_are_split_at_commas() -> None:
     """Blanks around names mean nothing."""
     settings = load({"MILLRACE_CORS_ORIGINS": "https://a.shop,,https://b.shop"})
     assert settings.cors_origin_list() == ("https://a.shop", "https://b.shop")
+
+
+def test_an_origin_is_whatever_a_page_or_the_web_view_of_an_app_sends() -> None:
+    """Apps have schemes of their own, and what has no origin, as a file, sends the word `null`."""
+    sent = ("https://a.shop:8443", "http://[::1]:3000", "capacitor://localhost", "ionic://localhost", "null")
+    assert load({"MILLRACE_CORS_ORIGINS": ",".join(sent)}).cors_origin_list() == sent
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis:///0", "redis://", "rediss://h:1/0/", "redis://h?db=3", "redis://h/%31", "unix:///run/redis.sock?db=2"],
+)
+def test_an_address_that_the_redis_client_takes_is_taken(url: str) -> None:
+    """Host, port and database have defaults there, and only a database that is no number is passed over."""
+    assert load({"MILLRACE_REDIS_URL": url}).redis_url == url
+    ConnectionPool.from_url(url)
 
 
 def test_filters_are_on_unless_told_otherwise() -> None:

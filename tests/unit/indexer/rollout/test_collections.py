@@ -1,5 +1,6 @@
 """A second collection: when it is needed, how it is filled, and what never happens to those of others."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +11,11 @@ from structlog.testing import capture_logs
 from contracts.errors import InvariantError, UsageError
 from indexer.catalog.base_vectors import BaseProduct, BaseVectors
 from indexer.catalog.planning import payload_of
-from indexer.points import Owner
+from indexer.points import Owner, ProductPoint
 from indexer.ports import Stopped
 from indexer.qdrant import VECTOR_NAME
 from indexer.rollout import collections
+from indexer.rollout.collections import OwnCollections
 from indexer.store import ProductStore
 from tests.support.indexer_fakes import (
     OWNER,
@@ -265,11 +267,36 @@ def test_base_vectors_that_were_lost_are_taken_from_the_index(shop: Deployment) 
             shop.new_process().settle()
         assert {one.product_id for one in shop.log.vectors} == names
         assert told(*(left.get(one) for one in before)) == told(*before.values())
-        said = [(line["products"], line["left"]) for line in lines if line["event"] == "base_vectors_taken_from_index"]
-        assert said == [(len(names), 0)]
+        said = [line["products"] for line in lines if line["event"] == "base_vectors_taken_from_index"]
+        assert said == [len(names)]
     release_1(shop)
     shop.run()
     assert_serves_release_1(shop)
+
+
+def test_points_that_are_no_products_of_ours_are_left_and_named_once(
+    shop: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without our fields, or of another width under our base: what took nothing from the index does not say it did."""
+    ours = next(point for point in shop.store.all_points(R0) if point.vector is not None)
+    no_fields = replace(ours, product_id="X-1", payload={})
+    shop.store.write(R0, [no_fields, replace(ours, product_id="X-2")])
+    retrieve = shop.store.retrieve
+
+    def cut(collection: str, product_ids: Sequence[str]) -> dict[str, ProductPoint]:
+        """Give the vector of one product without its first number."""
+        found = retrieve(collection, product_ids)
+        return {one: replace(point, vector=point.vector[1:]) for one, point in found.items() if point.vector}
+
+    monkeypatch.setattr(shop.store, "retrieve", cut)
+    held = OwnCollections(shop.store, OWNER, log=shop.log, encoder=shop.encoder, pause=lambda _seconds: False)
+    with capture_logs() as lines:
+        for _ in range(2):
+            held.complete(R0, shop.store.stored(R0))
+    assert [(line["event"], line["points"], line["product_ids"]) for line in lines] == [
+        ("points_left_alone", 2, ["X-1", "X-2"])
+    ]
+    assert not shop.log.vectors
 
 
 def test_a_second_collection_is_not_filled_with_nothing_if_base_vectors_were_lost(

@@ -81,7 +81,7 @@ def test_two_demos_do_not_share_a_folder(tmp_path: Path) -> None:
         lock.release()
 
 
-@pytest.mark.parametrize("place", ["missing/figures.json", "."])
+@pytest.mark.parametrize("place", ["missing/figures.json", ".", "/dev/full"])
 def test_figures_that_cannot_be_written_are_refused_first(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

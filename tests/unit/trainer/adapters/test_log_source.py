@@ -144,10 +144,12 @@ def member(monkeypatch: pytest.MonkeyPatch) -> Member:
     return KafkaLog(SETTINGS, SimpleNamespace()), consumer
 
 
-def record(topic: str, offset: int, value: bytes, *, headers: list[tuple[str, bytes]] | None = None) -> Any:
+def record(
+    topic: str, offset: int, value: bytes, *, key: bytes = b"", headers: list[tuple[str, bytes]] | None = None
+) -> Any:
     """Return a record as a consumer gives it."""
     return SimpleNamespace(
-        topic=topic, partition=0, offset=offset, key=b"", value=value, timestamp=7, headers=headers or []
+        topic=topic, partition=0, offset=offset, key=key, value=value, timestamp=7, headers=headers or []
     )
 
 
@@ -220,6 +222,7 @@ def test_each_topic_gives_its_own_content(member: Member, monkeypatch: pytest.Mo
         record(CURATED_PAIRS, 0, b'{"query":"gift","chosen":"P-1","rejected_text":"dull"}'),
         record(CURATED_PAIRS, 1, b"{}"),
         record(CURATED_PAIRS, 2, b'{"query":"gift","chosen":"P-1","rejected_text":"dull"}'.ljust(3_000_000)),
+        record(CURATED_PAIRS, 3, b"{", key=b"k" * 3_000_000),
     ]
     for one in written:
         consumer.fetched.setdefault(TopicPartition(one.topic, 0), []).append(one)
@@ -229,9 +232,10 @@ def test_each_topic_gives_its_own_content(member: Member, monkeypatch: pytest.Mo
     ]
     assert isinstance(found[0].content, TrainingSearch)
     assert encode(found[0].content) == encode(search)
-    assert [one.content is None for one in found] == [False, True, False, False, True, True]
-    assert [letter.topic for letter in letters] == ["dead-letters"] * 3
-    assert [letter.value for letter in letters] == [b'{"search_id": 1}', b"{}", b""]
+    assert [one.content is None for one in found] == [False, True, False, False, True, True, True]
+    assert [letter.topic for letter in letters] == ["dead-letters"] * 4
+    assert [letter.value for letter in letters] == [b'{"search_id": 1}', b"{}", b"", b""]
+    assert letters[-1].key is None
 
 
 @pytest.mark.parametrize("moved", [FakeConsumer.assign, FakeConsumer.lose], ids=["assigned nothing", "lost"])
