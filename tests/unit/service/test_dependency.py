@@ -149,7 +149,7 @@ async def test_a_late_probe_is_no_outage_if_others_were_answered_meanwhile() -> 
 
 
 async def test_nobody_is_asked_of_whom_traffic_tells() -> None:
-    """If searches fail and a cheaper question is answered, the log must not go to and fro as long as that lasts."""
+    """If searches fail and a cheaper question is answered, the log must not say down and back in turns."""
     dependency = Dependency(Process.QDRANT)
     server = Server(dependency)
     now_s = asyncio.get_running_loop().time
