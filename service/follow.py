@@ -95,8 +95,10 @@ class TopicFollower:
         """Say why its view is not current, as a readiness check."""
         if self.failure:
             return self.failure.message
+        if self._missing is not None:
+            return self._missing
         if not self.caught_up.is_set():
-            return self._missing or f"{self._topic} has not been read to its end yet"
+            return f"{self._topic} has not been read to its end yet"
         return self._kafka.not_ready() if self._names_outages else None
 
     def read_to_end(self, timeout_s: float | None = None) -> None:
@@ -138,12 +140,13 @@ class TopicFollower:
             return
         self._kafka.answered()
         if self._missing is None:
-            get_logger().info("topic_missing", topic=self._topic, reason=error.message)
+            was_read = self._topic_id is not None
+            log = get_logger().warning if was_read else get_logger().info
+            log("topic_missing", topic=self._topic, reason=error.message, fix=error.fix)
         self._missing = error.message
 
     def _follow(self) -> None:
         topic = self._describe()
-        self._missing = None
         if self._topic_id not in {None, topic.topic_id}:
             get_logger().warning("topic_made_anew", topic=self._topic)
             self._forget_offsets()
@@ -226,10 +229,12 @@ class TopicFollower:
                         self._admin = admin(
                             self._settings, wait=lambda _seconds: True
                         )  # one try: whoever asks tries again
-                    return _described(self._admin, name)
+                    topic = _described(self._admin, name)
             except MillraceError:
                 self._close_admin()  # a new one finds a broker that is back sooner than this one would
                 raise
+        self._missing = None
+        return topic
 
     def _close_admin(self) -> None:
         if self._admin is not None:
@@ -241,7 +246,7 @@ def _described(client: KafkaAdminClient, name: str) -> _Topic:
     (topic,) = client.describe_topics([name])
     partitions = [TopicPartition(name, partition["partition_index"]) for partition in topic["partitions"]]
     if not partitions:
-        raise _TopicMissing(f"topic {name} does not exist yet", fix="any Millrace process creates it at its start")
+        raise _TopicMissing(f"topic {name} does not exist", fix="any Millrace process creates it at its start")
     found = client.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST))
     return _Topic(str(topic["topic_id"]), {partition.partition: end.offset for partition, end in found.items()})
 

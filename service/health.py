@@ -4,10 +4,11 @@ A process is ready when none of its checks gives a reason against; it is alive w
 What it leans on is a `Dependency`: an outage is in the metric, in `/ready`, and in the log once.
 """
 
+import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 import orjson
@@ -19,6 +20,7 @@ from service import metrics
 from service.logging import get_logger
 
 HEALTH_PATHS: Final = ("/live", "/ready", "/metrics")
+PROBE_S: Final = 5.0
 _JSON: Final = "application/json"
 
 Check = Callable[[], str | None]
@@ -110,6 +112,8 @@ class Dependency:
         self._down_since_s = 0.0
         self.answers = 0
         """How often it has answered."""
+        self.failures = 0
+        """How often it has not."""
 
     @property
     def is_up(self) -> bool:
@@ -136,6 +140,7 @@ class Dependency:
             if answers is not None and answers < self.answers:
                 return
             was_up, self._error = self._error is None, message
+            self.failures += 1
             if was_up:
                 self._down_since_s = self._monotonic_s()
         metrics.DEPENDENCY_UP.labels(self.process).set(0)
@@ -159,3 +164,40 @@ class Dependency:
         if error is None or self._monotonic_s() - down_since_s < self._patience_s:
             return None
         return error if self.process in error.lower() else f"{self.process} does not answer: {error}"
+
+
+@asynccontextmanager
+async def probed(
+    dependency: Dependency, ask: Callable[[], Awaitable[bool]], *, every_s: float = PROBE_S
+) -> AsyncIterator[None]:
+    """Ask a server during the block whenever traffic has told nothing of it for a while.
+
+    Else an outage that ended would be told until the next shopper comes, and one at night not before.
+
+    Args:
+        dependency: told how it ended.
+        ask: a cheap question; false if there is nothing to ask yet.
+        every_s: seconds between two looks.
+    """
+
+    async def keep_asking() -> None:
+        while True:
+            heard = dependency.answers, dependency.failures
+            await asyncio.sleep(every_s)
+            if heard != (dependency.answers, dependency.failures):
+                continue
+            try:
+                was_asked = await ask()
+            except Exception as error:  # noqa: BLE001 - a probe that ended here would leave its last word for ever
+                said = error if isinstance(error, MillraceError) else type(error).__name__
+                dependency.failed(said, answers=heard[0])
+            else:
+                if was_asked:
+                    dependency.answered()
+
+    asking = asyncio.create_task(keep_asking())
+    try:
+        yield
+    finally:
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)

@@ -4,9 +4,8 @@ Redis holds nothing that Kafka does not: it may be emptied or gone at any time. 
 is not retried, and what to do without the answer is the caller's choice.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -17,11 +16,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from contracts.errors import DependencyDown, MillraceError
-from service.health import Dependency
 from service.settings import Settings
 
 TIMEOUT_S: Final = 0.25
-PROBE_S: Final = 5.0
 FAILURES: Final = (redis.RedisError, OSError, TimeoutError)
 _QUICK: Final[dict[str, Any]] = {
     "socket_timeout": TIMEOUT_S,
@@ -38,33 +35,6 @@ def redis_client(settings: Settings) -> redis.Redis:
 def async_redis_client(settings: Settings) -> redis.asyncio.Redis:
     """Give a client for one event loop; it connects at its first call. Close it with `aclose()`."""
     return redis.asyncio.Redis.from_url(settings.require("redis_url")[0], retry=AsyncRetry(NoBackoff(), 0), **_QUICK)
-
-
-@asynccontextmanager
-async def probed(
-    client: redis.asyncio.Redis, dependency: Dependency, *, every_s: float = PROBE_S
-) -> AsyncIterator[None]:
-    """Ask Redis now and then during the block, so that what is said of it does not depend on traffic.
-
-    Else an outage that ended would be told until the next shopper comes, and one at night not before.
-    """
-
-    async def ask() -> None:
-        while True:
-            await asyncio.sleep(every_s)
-            try:
-                await client.ping()
-            except FAILURES as error:
-                dependency.failed(type(error).__name__)
-            else:
-                dependency.answered()
-
-    asking = asyncio.create_task(ask())
-    try:
-        yield
-    finally:
-        asking.cancel()
-        await asyncio.gather(asking, return_exceptions=True)
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """One supervised process: started when its needs are ready, watched, started again with back-off, stopped cleanly.
 
 Each has a thread of its own, which is also the process's parent for the kernel. Exit code 2 is not tried again, because
-a wrong setting stays wrong. A process that never becomes ready is given up after five tries; one that was ready is
-started again for ever, ever more slowly while it keeps failing. Run as a script, this file turns into a command that
-dies with its supervisor, so it imports the standard library alone.
+a wrong setting stays wrong. A process that never becomes ready is given up after five tries. One that was ready is
+started again for ever, ever more slowly, at least every half minute, until it has been ready for ten seconds. Run as a
+script, this file turns into a command that dies with its supervisor, so it imports the standard library alone.
 """
 
 import ctypes
@@ -177,13 +177,13 @@ class SupervisedProcess:
         failed_starts = failures = 0
         was_ever_ready = False
         while self._wait_for_needs():
-            lasted_s, was_ready = self._run_once()
+            ready_s = self._run_once()
             if self._stopping.is_set():
                 break
             by_us, self._ended_by_us = self._ended_by_us, False
-            was_ever_ready = was_ever_ready or was_ready
+            was_ever_ready = was_ever_ready or ready_s is not None
             failed_starts = 0 if was_ever_ready or by_us else failed_starts + 1
-            failures = 1 if by_us or lasted_s >= HEALTHY_S else failures + 1
+            failures = 1 if by_us or (ready_s or 0.0) >= HEALTHY_S else failures + 1
             if self.exit_code == USAGE_EXIT or failed_starts >= MOST_FAILED_STARTS:
                 self._change(State.FAILED, self._why_it_ended())
                 return
@@ -201,21 +201,22 @@ class SupervisedProcess:
                 return False
         return not self._stopping.is_set()
 
-    def _run_once(self) -> tuple[float, bool]:
-        started = time.monotonic()
+    def _run_once(self) -> float | None:
+        """Run it to its end; return how long it was ready, None if it never was."""
         try:
             self._process = self._spawn()
         except OSError as error:
             self.exit_code = None
             self.detail = f"cannot start: {error.strerror}"
-            return 0.0, False
+            return None
         self._change(State.STARTING)
-        was_ready = self._watch_start(self._process)
+        ready_at_s = time.monotonic() if self._watch_start(self._process) else None
         self.exit_code = self._process.wait()
+        ready_s = None if ready_at_s is None else time.monotonic() - ready_at_s
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)  # whatever it started itself
         self._process = None
-        return time.monotonic() - started, was_ready
+        return ready_s
 
     def _spawn(self) -> "subprocess.Popen[bytes]":
         self._ended_by_us = False

@@ -146,6 +146,7 @@ class Starting:
                 hides_no_good_match=settings.hide_no_good_match,
             ),
         )
+        await stack.enter_async_context(self._service.probed())
         self._health.add_check("serving", followed.not_ready)
         self._health.add_check("impressions", impressions.not_ready)
         self._reason = None

@@ -9,7 +9,7 @@ import math
 import time
 import unicodedata
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -195,6 +195,15 @@ class Finder:
         with self._limit.one_more(), self._limit.measured(), _timed("store"):
             async with _until(ends_s, TransientError("Qdrant did not answer in time")):
                 return await self._retrieval.shown(collection, product_ids, filters=filters)
+
+    async def ask(self, collection: str) -> None:
+        """Ask the store for no product, beside searches: an answer shows that it is there.
+
+        Raises:
+            MillraceError: it does not answer, or refuses.
+        """
+        with suppress(Overloaded):  # who sheds load is there
+            await self._retrieval.shown(collection, [""], filters=Filters())
 
     async def further(
         self, release: ServedRelease, *, sort: Sort, most: int, filters: Filters, without: Sequence[str]

@@ -25,8 +25,8 @@ from indexer.search.encoding import ENTRY_BYTES, digest
 from indexer.search.facets import MATCHING
 from indexer.search.retrieval import Hit
 from service import metrics
-from service.health import Dependency
-from service.redis import FAILURES, probed
+from service.health import Dependency, probed
+from service.redis import FAILURES
 
 MEMORY_BYTES: Final = 64 * 2**20
 """About 15,000 lists of 100 products."""
@@ -253,7 +253,7 @@ class KeptLists:
 
     def probed(self) -> AbstractAsyncContextManager[None]:
         """Know of Redis during the block although nobody turns pages."""
-        return nullcontext() if self._client is None else probed(self._client, self._redis)
+        return nullcontext() if self._client is None else probed(self._redis, self._client.ping)
 
     async def close(self) -> None:
         """Let go of Redis."""

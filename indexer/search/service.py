@@ -7,6 +7,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -39,7 +40,7 @@ from indexer.search.lists import (
 from indexer.search.remembered import RememberedAnswers
 from indexer.search.retrieval import Hit, result_of
 from service import metrics
-from service.health import Dependency
+from service.health import PROBE_S, Dependency, probed
 from service.machine import EpochClock, epoch_ms
 
 OVERFETCH: Final = 3
@@ -114,6 +115,15 @@ class SearchService:
         self._clocks = clocks or Clocks()
         self._remembered = RememberedAnswers(self._clocks.monotonic_s)
         self._qdrant = Dependency(Process.QDRANT, meaning="searches are answered from memory, or not at all")
+
+    def probed(self, *, every_s: float = PROBE_S) -> AbstractAsyncContextManager[None]:
+        """Know of the vector store during the block although nobody searches."""
+        return probed(self._qdrant, self._ask_store, every_s=every_s)
+
+    async def _ask_store(self) -> bool:
+        if (release := self._release_in_force()) is not None:
+            await self._finder.ask(release.collection)
+        return release is not None
 
     async def search(self, request: SearchRequest) -> SearchAnswer:
         """Answer a search, or give another page of an earlier one, and hand the impression over.

@@ -17,8 +17,8 @@ import redis.asyncio
 
 from contracts.telemetry import Process
 from service import metrics
-from service.health import Dependency
-from service.redis import FAILURES, probed
+from service.health import Dependency, probed
+from service.redis import FAILURES
 from streams.collector.web import Recollection
 
 SEEN_S: Final = 86_400
@@ -53,7 +53,7 @@ class RedisMemory:
 
     def probed(self) -> AbstractAsyncContextManager[None]:
         """Know of Redis during the block although nothing is sent."""
-        return probed(self._client, self._redis)
+        return probed(self._redis, self._client.ping)
 
     async def recall(self, identities: Sequence[str], *, caller: str, item_count: int, window: int) -> Recollection:
         """Return which events were seen, and count the caller's items, in one round trip."""

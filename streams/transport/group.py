@@ -20,6 +20,7 @@ from aiokafka.errors import (
 from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBatchPy
 from aiokafka.record.memory_records import _MemoryRecordsPy
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
+from mode.threads import ServiceThread, WorkerThread
 from typing_extensions import override
 
 from contracts.errors import UsageError
@@ -81,9 +82,18 @@ class ReadableRecords(_MemoryRecordsPy):
 aiokafka.consumer.fetcher.MemoryRecords = ReadableRecords
 
 
+class GroupWorkerThread(WorkerThread):
+    """The operating system's thread below; it does not outlive a process whose stop did not wait for it any longer."""
+
+    def __init__(self, service: ServiceThread, **options: Any) -> None:
+        super().__init__(service, **options)
+        self.daemon = True
+
+
 class GroupThread(AIOKafkaConsumerThread):
     """The consumer's thread, on our settings."""
 
+    Worker = GroupWorkerThread
     app: Any  # a BatchApp, which would be a circular import
 
     @override

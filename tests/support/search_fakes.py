@@ -141,8 +141,11 @@ class Store:
     ) -> dict[str, dict[str, Any]]:
         """Return what is shown of products that are not gone, at a price that has changed."""
         del filters
+        self.was_asked.set()
         if self.down:
             raise TransientError("Qdrant cannot be reached")
+        if self.sheds:
+            raise Overloaded("Qdrant refused: 503", retry_after_s=2)
         release = int(collection.removeprefix("products-r"))
         return {one: payload(one, release) | {"price": 9.5} for one in product_ids if one not in self.gone}
 

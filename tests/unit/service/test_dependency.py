@@ -1,5 +1,6 @@
 """One outage of a dependency: the metric, readiness and a single line in the log."""
 
+import asyncio
 from io import StringIO
 
 import pytest
@@ -8,7 +9,7 @@ from prometheus_client import REGISTRY
 from contracts.errors import DependencyDown, TransientError
 from contracts.telemetry import Process
 from service import logging, metrics
-from service.health import Dependency
+from service.health import Dependency, probed
 
 
 @pytest.fixture(autouse=True)
@@ -93,3 +94,69 @@ def test_a_watched_block_tells_an_outage_from_a_fault_of_ours() -> None:
         raise ZeroDivisionError
     states.append(redis.is_up)
     assert states == [False, True, True]
+
+
+class Server:
+    """Answers in turn with what was given, then with True, and tells what was known when it was asked."""
+
+    def __init__(self, dependency: Dependency, *answers: bool | Exception) -> None:
+        self._dependency = dependency
+        self._answers = iter(answers)
+        self.seen: asyncio.Queue[bool] = asyncio.Queue()
+
+    async def ask(self) -> bool:
+        """Give the next answer, or raise it."""
+        await self.seen.put(self._dependency.is_up)
+        answer = next(self._answers, True)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@pytest.mark.parametrize("error", [TransientError("gone"), ConnectionError("gone"), ZeroDivisionError()])
+async def test_an_outage_without_traffic_begins_and_ends(error: Exception) -> None:
+    """At night nobody sends anything: an alert must neither stay until morning nor wait for it, whatever failed."""
+    dependency = Dependency(Process.REDIS)
+    server = Server(dependency, error)
+    async with probed(dependency, server.ask, every_s=0.001), asyncio.timeout(5):
+        assert [await server.seen.get() for _ in range(3)] == [True, False, True]
+
+
+async def test_an_answer_to_nothing_is_none() -> None:
+    """If there is nothing to ask yet, an outage is not over."""
+    dependency = Dependency(Process.QDRANT)
+    dependency.failed("gone")
+    server = Server(dependency, False, False)
+    async with probed(dependency, server.ask, every_s=0.001), asyncio.timeout(5):
+        assert [await server.seen.get() for _ in range(4)] == [False, False, False, True]
+
+
+async def test_a_late_probe_is_no_outage_if_others_were_answered_meanwhile() -> None:
+    """An event loop that was busy for a moment lets the probe's time run out, which says nothing of the server."""
+    dependency = Dependency(Process.REDIS)
+    asked = asyncio.Event()
+
+    async def ask() -> bool:
+        dependency.answered()
+        asked.set()
+        raise TimeoutError
+
+    async with probed(dependency, ask, every_s=0.001), asyncio.timeout(5):
+        for _ in range(2):
+            asked.clear()
+            await asked.wait()
+            assert dependency.is_up
+
+
+async def test_nobody_is_asked_of_whom_traffic_tells() -> None:
+    """If searches fail and a cheaper question is answered, the log must not say down and back in turns."""
+    dependency = Dependency(Process.QDRANT)
+    server = Server(dependency)
+    now_s = asyncio.get_running_loop().time
+    async with probed(dependency, server.ask, every_s=0.001), asyncio.timeout(5):
+        ends_s = now_s() + 0.05
+        while now_s() < ends_s:
+            dependency.failed("no answer within the deadline")
+            await asyncio.sleep(0)
+        assert server.seen.empty()
+        assert [await server.seen.get() for _ in range(2)] == [False, True]

@@ -131,7 +131,7 @@ def test_what_ended_a_follower_ends_the_wait_for_it(two_partitions: Settings, wr
 def test_the_end_of_a_topic_that_is_not_there_is_unknown(kafka_settings: SettingsFactory) -> None:
     """It is not 0: nobody takes a missing topic for one that was read."""
     follower = TopicFollower(kafka_settings(), PRODUCT_VECTORS, Seen().take)
-    with pytest.raises(DependencyDown, match="does not exist yet"):
+    with pytest.raises(DependencyDown, match="does not exist"):
         follower.read_to_end(0.05)
     follower.stop()
 
@@ -299,7 +299,7 @@ def test_a_topic_that_is_not_there_is_no_outage(kafka_settings: SettingsFactory)
     follower = TopicFollower(own, MODELS, Seen().take, kafka=kafka)
     with capture_logs() as lines:
         follower.start()
-        eventually(lambda: "does not exist yet" in str(follower.not_caught_up()))
+        eventually(lambda: "does not exist" in str(follower.not_caught_up()))
         asked = kafka.answers
         eventually(lambda: kafka.answers > asked)
     assert kafka.is_up
@@ -307,6 +307,31 @@ def test_a_topic_that_is_not_there_is_no_outage(kafka_settings: SettingsFactory)
     ensure_topics(own)
     assert follower.caught_up.wait(30)
     assert follower.not_caught_up() is None
+    follower.stop()
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("has_own_kafka", [False, True])
+def test_a_topic_that_is_deleted_once_it_was_read_is_said(
+    kafka_settings: SettingsFactory, monkeypatch: pytest.MonkeyPatch, has_own_kafka: bool
+) -> None:
+    """What was read goes on, and may be out of date: readiness names the topic until there is one again."""
+    monkeypatch.setattr(follow, "PROBE_S", 0.01)
+    own = kafka_settings()
+    ensure_topics(own)
+    kafka = Dependency(Process.KAFKA) if has_own_kafka else None
+    follower = TopicFollower(own, MODELS, Seen().take, kafka=kafka)
+    follower.start()
+    assert follower.caught_up.wait(30)
+    with capture_logs() as lines:
+        with admin(own) as client:
+            client.delete_topics([own.topic(MODELS)])
+        reason = eventually(follower.not_caught_up, timeout_s=30)
+        assert reason == f"topic {own.topic(MODELS)} does not exist"
+        ensure_topics(own)
+        eventually(lambda: follower.not_caught_up() is None, timeout_s=30)
+    said = [(line["event"], line["log_level"]) for line in lines if line["event"].startswith("topic_")]
+    assert said == [("topic_missing", "warning"), ("topic_made_anew", "warning")]
     follower.stop()
 
 

@@ -1,21 +1,13 @@
 """Redis clients that give up quickly and say so in one line."""
 
-import asyncio
-from typing import Any
-
 import pytest
 import redis
-import redis.asyncio
-from typing_extensions import override
 
 from contracts.errors import DependencyDown, UsageError
-from contracts.telemetry import Process
-from service.health import Dependency
 from service.redis import (
     TIMEOUT_S,
     async_redis_client,
     expected_redis_error,
-    probed,
     redis_check,
     redis_client,
     translate_redis_errors,
@@ -66,24 +58,3 @@ def test_only_redis_errors_are_redis_errors() -> None:
     """Everybody else's errors pass."""
     assert expected_redis_error(ValueError("x"), GONE) is None
     assert isinstance(expected_redis_error(redis.TimeoutError("slow"), GONE), DependencyDown)
-
-
-async def test_an_outage_without_traffic_begins_and_ends() -> None:
-    """At night nobody sends anything: an alert on Redis must neither stay until morning nor wait for it."""
-    dependency, answers = Dependency(Process.REDIS), iter((redis.ConnectionError("gone"), True))
-    seen: asyncio.Queue[bool] = asyncio.Queue()
-
-    class Client(redis.asyncio.Redis):
-        """Fails once, then answers."""
-
-        @override
-        async def ping(self, **_options: Any) -> Any:
-            """Tell first what was known when it was asked."""
-            await seen.put(dependency.is_up)
-            answer = next(answers, True)
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
-
-    async with probed(Client(), dependency, every_s=0.001), asyncio.timeout(5):
-        assert [await seen.get() for _ in range(3)] == [True, False, True]

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -148,6 +149,39 @@ def test_a_process_that_was_ready_outlasts_any_outage(kept: Kept) -> None:
     eventually(lambda: process.restarts > supervised_process.MOST_FAILED_STARTS + 1, timeout_s=30)
     (kept.folder / "outage").unlink()
     reached(process, State.READY)
+
+
+def test_starts_that_last_long_and_fail_are_tried_ever_more_slowly(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a minute of waiting for Kafka is no success; having been ready for a while is, and begins anew."""
+    monkeypatch.setattr(supervised_process, "HEALTHY_S", 0.05)
+    pauses: list[int] = []
+
+    def pause_s(failures: int) -> float:
+        """Note the failures, and wait shortly."""
+        pauses.append(failures)
+        return 0.01
+
+    monkeypatch.setattr(supervised_process, "pause_s", pause_s)
+    (kept.folder / "up").touch()
+    process = kept.start(
+        "import os, time; os.path.exists('up') or time.sleep(0.1) or exit(4); open('ready', 'w').close()\n"
+        "while os.path.exists('up'): time.sleep(0.01)\n"
+        "os.remove('ready')"
+    )
+
+    def fails(times: int) -> None:
+        """Have it end once it was ready for a while, and fail so many starts."""
+        reached(process, State.READY)
+        time.sleep(0.1)
+        pauses.clear()
+        (kept.folder / "up").unlink()
+        eventually(lambda: len(pauses) >= times, timeout_s=30)
+        (kept.folder / "up").touch()
+
+    fails(4)
+    assert pauses[:4] == [1, 2, 3, 4]
+    fails(2)
+    assert pauses[:2] == [1, 2]
 
 
 def test_a_wrong_setting_is_not_tried_again(kept: Kept) -> None:

@@ -5,6 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 import structlog.testing
+from prometheus_client import REGISTRY
 
 from contracts.errors import DependencyDown, Overloaded
 from service.health import Health
@@ -107,3 +108,19 @@ async def test_what_is_too_large_to_be_remembered_is_answered(monkeypatch: pytes
     assert len((await search.service.search(request())).results) == 10
     search.store.down = True
     assert (await search.service.search(request())).age_s == 1
+
+
+@pytest.mark.parametrize("fault", ["down", "sheds"])
+async def test_an_outage_ends_although_nobody_searches(fault: str) -> None:
+    """The search that failed at night may be the last until morning; who sheds load is there."""
+    search = Search()
+    search.store.down = True
+    with pytest.raises(DependencyDown):
+        await search.service.search(request())
+    assert REGISTRY.get_sample_value("millrace_dependency_up", {"dependency": "qdrant"}) == 0
+    search.store.down = False
+    search.store.sheds = fault == "sheds"
+    search.store.was_asked.clear()
+    async with search.service.probed(every_s=0.001), asyncio.timeout(5):
+        await search.store.was_asked.wait()
+    assert REGISTRY.get_sample_value("millrace_dependency_up", {"dependency": "qdrant"}) == 1

@@ -1,5 +1,7 @@
 """What ends a worker whose group, topic or rights are gone."""
 
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -110,3 +112,31 @@ def test_the_answer_to_a_namesake_is_known() -> None:
     assert for_code(82).__name__ == "FencedInstanceIdError"
     meaning = expected_kafka_error(KafkaError(repr(for_code(82)())), Settings(worker_id="w1"))
     assert isinstance(meaning, UsageError)
+
+
+HANGS_IN_ITS_STOP = """
+import asyncio
+from types import SimpleNamespace
+from streams.transport.group import GroupThread
+
+class Hanging(GroupThread):
+    def __post_init__(self): pass
+    async def on_start(self): pass
+    async def on_thread_stop(self): await asyncio.sleep(600)
+
+async def main():
+    thread = Hanging(SimpleNamespace(transport=SimpleNamespace(app=None)))
+    await thread.start()
+    await asyncio.wait([asyncio.create_task(thread.stop())], timeout=0.1)
+    print("stopped")
+
+asyncio.run(main())
+"""
+
+
+def test_a_thread_that_does_not_end_keeps_no_process() -> None:
+    """A worker that has said why it stops must end, although its farewell to a Kafka that hangs takes a minute."""
+    ended = subprocess.run(
+        [sys.executable, "-c", HANGS_IN_ITS_STOP], capture_output=True, timeout=30, check=True, text=True
+    )
+    assert (ended.stdout, ended.stderr) == ("stopped\n", "")
