@@ -163,9 +163,9 @@ def kept_aside(key: bytes | None, value: bytes | None) -> tuple[bytes | None, by
 
     A value is not kept without its key: sent again, it would be another record, or one that a compacted topic refuses.
     """
-    if len(key or b"") > MOST_ASIDE_KEY_BYTES:
-        return None, b""
-    return key, b"" if value is None or len(value) > MOST_ASIDE_BYTES else value
+    if len(key or b"") + len(value or b"") <= MOST_ASIDE_BYTES:
+        return key, value or b""
+    return (None if len(key or b"") > MOST_ASIDE_KEY_BYTES else key), b""
 
 
 def set_aside_headers(

@@ -29,7 +29,7 @@ OfTopic = Annotated[str, typer.Option("--topic", help="Only those that stood on 
 
 
 class DeadLetter(NamedTuple):
-    """A record that was set aside, as it came.
+    """A record that was set aside, as it came; nothing of a key or value that its topic does not take.
 
     Args:
         letter_id: made of its origin: one that was set aside twice, after a crash, has one id.
@@ -166,7 +166,7 @@ def letters_table(letters: Sequence[DeadLetter]) -> Table:
 def dlq_show(
     letter_id: Annotated[str, typer.Argument(help="As `millrace dlq ls` shows it.")], json: Json = False
 ) -> None:
-    """Show a dead letter whole: where it stood, why it was set aside, and its bytes as they came.
+    """Show a dead letter whole: where it stood, why it was set aside, and its bytes, as far as they were kept.
 
     Example: millrace dlq show join:search-events:2:1706
     """
@@ -178,7 +178,7 @@ def dlq_show(
 
 
 def letter_table(letter: DeadLetter) -> Table:
-    """One letter whole, its value as it came."""
+    """One letter whole."""
     report = letter.report()
     table = Table("field", *texts("value"), title=Text(letter.letter_id))
     for name in ("stage", "topic", "place", "reason", "error", "key"):

@@ -165,7 +165,7 @@ def _messages_without_json() -> Json:
         },
         DEAD_LETTER: {
             "name": DEAD_LETTER,
-            "summary": "A record that was set aside, value and key as they came.",
+            "summary": "A record that was set aside, value and key as they came, or empty if they were too large.",
             "contentType": "application/octet-stream",
             "headers": {
                 "type": "object",

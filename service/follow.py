@@ -153,7 +153,7 @@ class TopicFollower:
             self._on_new_topic()
         elif self._is_cut(topic):
             self._forget_offsets()
-        self._topic_id = topic.topic_id
+        self._topic_id, self._missing = topic.topic_id, None
         with open_consumer(self._settings, self._stop.wait) as consumer:
             partitions = [TopicPartition(self._settings.topic(self._topic), number) for number in sorted(topic.ends)]
             consumer.assign(partitions)
@@ -210,7 +210,10 @@ class TopicFollower:
             self._note(error)
             return False
         self._kafka.answered()
-        return topic.topic_id != self._topic_id or self._is_cut(topic)
+        if topic.topic_id != self._topic_id or self._is_cut(topic):
+            return True
+        self._missing = None
+        return False
 
     def _is_cut(self, topic: _Topic) -> bool:
         return any(self._next_offsets.get(number, 0) > end for number, end in topic.ends.items())
@@ -229,12 +232,10 @@ class TopicFollower:
                         self._admin = admin(
                             self._settings, wait=lambda _seconds: True
                         )  # one try: whoever asks tries again
-                    topic = _described(self._admin, name)
+                    return _described(self._admin, name)
             except MillraceError:
                 self._close_admin()  # a new one finds a broker that is back sooner than this one would
                 raise
-        self._missing = None
-        return topic
 
     def _close_admin(self) -> None:
         if self._admin is not None:

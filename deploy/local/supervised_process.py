@@ -2,8 +2,8 @@
 
 Each has a thread of its own, which is also the process's parent for the kernel. Exit code 2 is not tried again, because
 a wrong setting stays wrong. A process that never becomes ready is given up after five tries. One that was ready is
-started again for ever, ever more slowly, at least every half minute, until it has been ready for ten seconds. Run as a
-script, this file turns into a command that dies with its supervisor, so it imports the standard library alone.
+started again for ever, ever more slowly, with pauses of half a minute at most, until it has been ready for ten seconds.
+Run as a script, this file turns into a command that dies with its supervisor, so it imports the standard library alone.
 """
 
 import ctypes

@@ -175,7 +175,7 @@ class OwnCollections:
             for product in products.values():
                 known.read(product)
             taken += len(products)
-            left += [one for one in points if one not in products]
+            left += [one for one in lost[start : start + BATCH] if one not in products]
             if self._pause(0.0):
                 raise Stopped
         if left:

@@ -233,7 +233,7 @@ class EvidenceTable:
                 them lies the geometric mean, so weighed.
         """
         order = np.argsort(self._keys[: len(self)])
-        keys, counts = self._keys[order], self._faded(order)
+        keys, counts = self._keys[order], self._counts[order] * self._fade
         kept = counts[:, :2].max(axis=1, initial=0.0) >= FORGOTTEN
         for usable, numbers in ((queries, keys >> 32), (products, keys & 0xFFFFFFFF)):
             if usable is not None:
@@ -259,14 +259,15 @@ class EvidenceTable:
         is allowed for. So this is asked of looks in full, however showings are weighed: else whoever pushes a product
         could, by that, have them weighed less, and would be found no more.
         """
-        counts, products = self._faded(np.arange(len(self))), self._keys[: len(self)] & 0xFFFFFFFF
-        is_below = counts[:, 5] >= FORGOTTEN
+        counts, products = self._counts[: len(self)], self._keys[: len(self)] & 0xFFFFFFFF
+        is_below = counts[:, 5] * self._fade >= FORGOTTEN
         counts, products = counts[is_below], products[is_below]
-        chosen, looks, listed = counts[:, 3], np.maximum(counts[:, 4], FORGOTTEN), counts[:, 5]
-        depths = np.clip(np.rint(STEPS * np.log2(listed / looks)), 0, DEPTHS - 1).astype(np.int64)
+        chosen, looks, listed = counts[:, 3:].T
+        depths = STEPS * np.log2(listed / np.maximum(looks, FORGOTTEN * listed))
+        depths = np.clip(np.rint(depths), 0, DEPTHS - 1).astype(np.int64)
         places, place_of = np.unique(products * DEPTHS + depths, return_inverse=True)
         own, every = (
-            [np.bincount(by, of, size) for of in (chosen, looks)]
+            [np.bincount(by, of, size) * self._fade for of in (chosen, looks)]
             for by, size in ((place_of, len(places)), (depths, DEPTHS))
         )
         others = [all_[places % DEPTHS] - ours for all_, ours in zip(every, own, strict=True)]
@@ -320,11 +321,12 @@ class EvidenceTable:
         keys = self._keys[: len(self)]
         return np.unique(keys >> 32), np.unique(keys & 0xFFFFFFFF)
 
-    def _faded(self, rows: np.ndarray) -> np.ndarray:
-        """What was counted of some cells, (N, COLUMNS): the newest evidence weighs 1."""
-        if self.half_life_ms == math.inf or not len(rows):
-            return np.asarray(self._counts[rows])
-        return np.asarray(self._counts[rows] * 2.0 ** (self._reference - self._newest_ms / self.half_life_ms))
+    @property
+    def _fade(self) -> float:
+        """What counts weigh now: the newest evidence weighs 1. Sums of counts are exact, so they fade, not each one."""
+        if self.half_life_ms == math.inf or not len(self):
+            return 1.0
+        return float(2.0 ** (self._reference - self._newest_ms / self.half_life_ms))
 
     def _row(self, key: int) -> int:
         row = self._row_of.get(key)

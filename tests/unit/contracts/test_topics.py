@@ -106,9 +106,11 @@ def test_librdkafkas_default_partitioner_puts_most_keys_elsewhere() -> None:
     ("key_bytes", "value_bytes", "kept"),
     [
         (3, 9, (3, 9)),
-        (MOST_ASIDE_KEY_BYTES, MOST_ASIDE_BYTES, (MOST_ASIDE_KEY_BYTES, MOST_ASIDE_BYTES)),
-        (3, MOST_ASIDE_BYTES + 1, (3, 0)),
-        (MOST_ASIDE_KEY_BYTES + 1, 9, (0, 0)),
+        (MOST_ASIDE_KEY_BYTES + 1, 9, (MOST_ASIDE_KEY_BYTES + 1, 9)),
+        (3, MOST_ASIDE_BYTES - 3, (3, MOST_ASIDE_BYTES - 3)),
+        (3, MOST_ASIDE_BYTES - 2, (3, 0)),
+        (MOST_ASIDE_KEY_BYTES, MOST_ASIDE_BYTES, (MOST_ASIDE_KEY_BYTES, 0)),
+        (MOST_ASIDE_KEY_BYTES + 1, MOST_ASIDE_BYTES, (0, 0)),
         (3_000_000, 3_000_000, (0, 0)),
     ],
 )

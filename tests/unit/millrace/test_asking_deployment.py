@@ -30,6 +30,10 @@ class Seen:
         """Return what was seen."""
         return self._kafka
 
+    def known_models(self) -> ModelsTable:
+        """Return what is known of releases."""
+        return self.models
+
 
 @pytest.fixture
 def deployment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:

@@ -330,6 +330,7 @@ def test_a_topic_that_is_deleted_once_it_was_read_is_said(
         assert reason == f"topic {own.topic(MODELS)} does not exist"
         ensure_topics(own)
         eventually(lambda: follower.not_caught_up() is None, timeout_s=30)
+        assert lines[-1]["event"] == "topic_made_anew"
     said = [(line["event"], line["log_level"]) for line in lines if line["event"].startswith("topic_")]
     assert said == [("topic_missing", "warning"), ("topic_made_anew", "warning")]
     follower.stop()
