@@ -15,7 +15,7 @@ them. Room is left for Kafka's envelope and a base vector."""
 LARGE_RECORD_BYTES: Final = 2 * 1024 * 1024
 """Room for the largest record that a shop may send plus what we add to it: outcomes per slot, or headers."""
 MOST_ASIDE_BYTES: Final = LARGE_RECORD_BYTES - 64 * 1024
-"""Of a value that is set aside; the rest is for its key and headers."""
+"""Of a record that is set aside, key and value together; the rest is for headers."""
 MOST_ASIDE_KEY_BYTES: Final = 32 * 1024
 
 

@@ -224,10 +224,9 @@ def _login(settings: Settings, as_provider: Callable[[TokenSource], Any]) -> dic
 
 def _certificates(settings: Settings) -> ssl.SSLContext:
     """Read the certificates here: of a file that they cannot use, both libraries say neither which nor why."""
-    context, ca, own = ssl.create_default_context(), settings.kafka_ssl_cafile, settings.kafka_ssl_certfile
+    ca, own = settings.kafka_ssl_cafile, settings.kafka_ssl_certfile
     try:
-        if ca is not None:
-            context = ssl.create_default_context(cafile=ca)
+        context = ssl.create_default_context(cafile=ca)
     except OSError as error:
         raise _unusable(f"MILLRACE_KAFKA_SSL_CAFILE={ca}", error) from error
     try:

@@ -240,22 +240,14 @@ class CatalogLoop:
                 error=refusal.error,
             )
         if plan.same_version:
-            get_logger().warning(
-                "same_version_other_content",
-                count=len(plan.same_version),
-                partition=plan.same_version[0].partition,
-                offset=plan.same_version[0].offset,
-                fix="raise the version with every change of a product",
-            )
+            fix = "raise the version with every change of a product"
+            get_logger().warning("same_version_other_content", **_where(plan.same_version), fix=fix)
         if plan.other_keys:
-            get_logger().warning(
-                "key_is_not_the_product_id",
-                count=len(plan.other_keys),
-                partition=plan.other_keys[0].partition,
-                offset=plan.other_keys[0].offset,
-                fix="give each record its product_id as key, plain: else no null deletes the product, and compaction "
-                "may leave another's record alone",
+            fix = (
+                "give each record its product_id as key, plain: else no null deletes the product, and compaction may "
+                "leave another's record alone"
             )
+            get_logger().warning("key_is_not_the_product_id", **_where(plan.other_keys), fix=fix)
         if plan.unknown_nulls:
             get_logger().info(
                 "null_of_unknown_product",
@@ -298,3 +290,8 @@ def _text_to_encode(change: Change) -> str | None:
     if change.is_repeat or not isinstance(change.message, Product):
         return None
     return product_text(change.message)
+
+
+def _where(records: Sequence[CatalogRecord]) -> dict[str, int]:
+    """How many records there are, and where the first stands."""
+    return {"count": len(records), "partition": records[0].partition, "offset": records[0].offset}

@@ -97,7 +97,10 @@ class OwnCollections:
         target = Target(collection, number, product.product_tower())
         self.make(target, query_release=query.manifest.release)
         self._take_back_vectors()
-        self.complete(before.collection, self._store.stored(before.collection)) if before else self._log.complete()
+        if before is None:
+            self._log.complete()
+        else:
+            self.complete(before.collection, self._store.stored(before.collection))
         fill = Refresh(target, self._store, self._log.known, stored, window_s=FILL_WITHIN_S)
         self.write_all(fill, times_out=True)
         if before is not None:
